@@ -25,6 +25,7 @@ from minitoolai.wiring import Services, build, catalog_path, database_file, pepp
 T = TypeVar("T")
 DEMO_EMAIL = "demo@example.com"
 DEMO_CREDIT = "5.00"
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - read, not bound
 CLOCK = SystemClock()
 
 
@@ -140,9 +141,8 @@ def credit_grant(settings: Settings, options: argparse.Namespace) -> None:
 def balance(settings: Settings, options: argparse.Namespace) -> None:
     """balance EMAIL"""
     money = read(settings, lambda c: accounts.balance_of(c, account_service.require_account(c, options.email)))
-    say(
-        f"balance ${format_dollars(money.posted)}  held ${format_dollars(money.held)}  available ${format_dollars(money.available)}"
-    )
+    parts = {"balance": money.posted, "held": money.held, "available": money.available}
+    say("  ".join(f"{name} ${format_dollars(nano)}" for name, nano in parts.items()))
 
 
 def _dollars(text: str) -> int:
@@ -242,10 +242,8 @@ def serve(settings: Settings, options: argparse.Namespace) -> None:
     key = _demo_key(settings) if options.demo else None
 
     def ready(port: int) -> None:
-        url = (
-            settings.public_url
-            or f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{port}"
-        )
+        host = "127.0.0.1" if settings.host in EVERY_ADDRESS else settings.host
+        url = settings.public_url or f"http://{host}:{port}"
         say(f"MiniToolAI answers at {url}")
         if key:
             _print_demo(url, key)

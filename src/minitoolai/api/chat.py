@@ -12,7 +12,8 @@ from minitoolai.api.errors import status_and_type
 from minitoolai.api.wire import Dialect, parse_chat
 from minitoolai.core.errors import ClientLeft, Overloaded, ServiceError, StoreError
 from minitoolai.services.accounts import KeyRing
-from minitoolai.services.chat import ChatRun, ChatService
+from minitoolai.services.chat import ChatService
+from minitoolai.services.chat_run import ChatRun
 from minitoolai.services.events import error_event
 
 log = logging.getLogger(__name__)

@@ -175,7 +175,7 @@ def _check_message(message: Any, at: str, seen: _Seen) -> None:
 
 def _check_part(part: Any, at: str, role: str, seen: _Seen) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" or kind == "refusal":
+    if kind in ("text", "refusal"):
         text = part.get(kind)
         if not isinstance(text, str):
             raise InvalidRequest(f"{at}.{kind} must be a string", param=f"{at}.{kind}")

@@ -25,36 +25,9 @@ START_TIMEOUT_S = 120.0
 LONGEST_RESTART_S = 10.0
 #: What llama.cpp honours, or what asks nothing of an engine. Anything else is refused rather than ignored.
 HONOURED = frozenset(
-    [
-        "messages",
-        "model",
-        "stream",
-        "stream_options",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "typical_p",
-        "seed",
-        "stop",
-        "n",
-        "logprobs",
-        "top_logprobs",
-        "presence_penalty",
-        "frequency_penalty",
-        "repeat_penalty",
-        "logit_bias",
-        "response_format",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "user",
-        "metadata",
-        "safety_identifier",
-        "prompt_cache_key",
-        "store",
-        "service_tier",
-    ]
+    """messages model stream stream_options temperature top_p top_k min_p typical_p seed stop n logprobs top_logprobs
+    presence_penalty frequency_penalty repeat_penalty logit_bias response_format tools tool_choice
+    parallel_tool_calls user metadata safety_identifier prompt_cache_key store service_tier""".split()  # noqa: SIM905
 )
 
 

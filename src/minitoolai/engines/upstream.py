@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server as an engine: the caller's body with the limit forced, its bytes handed on as they come."""
+"""Any OpenAI-compatible server as an engine: the caller's body with the limit forced, its bytes handed on."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def upstream_failure(
         return EngineRefused(message, param=param if isinstance(param, str) else None)
     if status == 503:
         return Overloaded(f"{name} is overloaded; try again", retry_after_s=wait_s or 2)
-    if status == 504 or status == 408:
+    if status in (408, 504):
         return EngineTimeout(f"{name} timed out (status {status})")
     # 401 and 403 are about the operator's key: the caller can do nothing and need not know more.
     return EngineError(f"{name} failed with status {status}; nothing was charged")

@@ -157,7 +157,7 @@ class Writer:
         """One transaction for all; on any surprise, one for each."""
         try:
             self._commit(connection, batch)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, each operation is tried alone below
             log.warning("a batch of %d was rolled back and is replayed one by one: %s", len(batch), error)
             self.counts.replays += 1
             for ticket in batch:

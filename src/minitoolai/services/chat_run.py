@@ -1,0 +1,220 @@
+"""One chat answer under way: read from the engine, paid for, ended. Knows no HTTP.
+
+The charge is queued by `finish`, which awaits nothing, so no way out of an answer is free of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from minitoolai.core.books import Verdict
+from minitoolai.core.clock import Clock, generation_name
+from minitoolai.core.errors import ClientLeft, EngineError, EngineTimeout, ServiceError
+from minitoolai.core.inference import ChatRequest, Usage
+from minitoolai.core.records import GenerationState, Outcome
+from minitoolai.engines.base import ChatAnswer, ChatEngine
+from minitoolai.services import pricing
+from minitoolai.services.charging import Charging, Reservation
+from minitoolai.services.events import EventStream, whole_answer
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_EVERY_S = 1.0
+HEARTBEAT_AFTER_S = 15.0
+#: Bytes of text a token stands for where nobody counted: English in the tokenizers in use.
+BYTES_PER_TOKEN = 4
+
+
+class Home(Protocol):
+    """What a run needs of the service that began it."""
+
+    clock: Clock
+    charging: Charging
+
+    def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
+        """Seconds to the first token, and in all."""
+
+    def forget(self, run: ChatRun) -> None:
+        """The run has ended."""
+
+    def reads_on(self, run: ChatRun, answer: ChatAnswer) -> bool:
+        """Whether the rest of an abandoned answer is now read in the background."""
+
+
+class ChatRun:
+    """One answer under way. Made by ChatService.begin; whoever began it calls `finish`, on every path."""
+
+    def __init__(
+        self,
+        service: Home,
+        request: ChatRequest,
+        engine: ChatEngine,
+        reservation: Reservation,
+        prompt_tokens: int | None,
+    ) -> None:
+        self._service = service
+        self.request = request
+        self.engine = engine
+        self.reservation = reservation
+        self.name = generation_name(reservation.hold_id)
+        self.events = EventStream(
+            forwards=engine.complete_chunks,
+            include_usage=request.include_usage,
+            name=f"chatcmpl-{self.name[4:]}",
+            created_s=service.clock.now_ms() // 1000,
+        )
+        self.started_s = self._checkpoint_s = self._silent_since_s = service.clock.steady_s()
+        self._first_token_s: float | None = None
+        self._spoke = False
+        self._prompt_tokens = request.text_bytes // BYTES_PER_TOKEN if prompt_tokens is None else prompt_tokens
+        self._answer: ChatAnswer | None = None
+        self._charge: asyncio.Future[Verdict] | None = None
+        self.is_finished = False
+        self.usage: Usage | None = None
+        #: Set while somebody may break the answer off by cancelling this task.
+        self.task: asyncio.Task[object] | None = None
+        self.stop_reason: ServiceError | None = None
+        #: Called when the engine has said nothing for HEARTBEAT_AFTER_S.
+        self.on_silence: Callable[[], None] | None = None
+        #: Called once, when the answer turns out to take longer than a moment.
+        self.on_slow: Callable[[], None] | None = None
+
+    # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def open(self) -> None:
+        """Send the request to the engine; returns as its answer begins. EngineError where it does not."""
+        self._answer = await self.engine.open(self.request, self.reservation.units)
+
+    async def next_block(self) -> bytes | None:
+        """Whole events for the caller, or None at the end. EngineError if the engine breaks off."""
+        assert self._answer is not None
+        events = self.events
+        while True:
+            if events.error is not None:
+                raise EngineError(events.error)
+            if events.done:
+                return None
+            data = await self._answer.next_bytes()
+            if not data:
+                if events.usage is None:
+                    raise EngineError(f"{self.engine.name} broke off its answer; what was written is charged")
+                return None
+            block = events.feed(data)
+            self.usage = events.usage
+            self._spoke = True
+            if block:
+                if self._first_token_s is None:
+                    self._first_token_s = self._service.clock.steady_s()
+                return block
+
+    async def read_whole(self) -> bytes:
+        """The answer that is not streamed, with every documented field."""
+        assert self._answer is not None
+        body, self.usage, self.events.served_model, self.events.tokens = whole_answer(
+            await self._answer.read(), forwards=self.engine.complete_chunks, name=self.name, prompt=self._prompt_tokens
+        )
+        self._first_token_s = self._service.clock.steady_s()
+        return body
+
+    # ── paying ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def usage_so_far(self) -> Usage:
+        """What the engine said, or our own count; nothing at all before the first token."""
+        if self.usage is not None:
+            return self.usage
+        tokens = self.events.tokens
+        return Usage(self._prompt_tokens if tokens else 0, tokens)
+
+    def cost_so_far(self) -> int:
+        """What would be charged if the answer ended now, in nano-dollars."""
+        held = self.reservation
+        return pricing.chat_cost(held.price_input, held.price_output, self.usage_so_far())
+
+    async def charge(self) -> None:
+        """Settle, and return once that is durable."""
+        self.finish()
+        if self._charge is not None:
+            await self._charge
+
+    def finish(self, error: ServiceError | None = None) -> None:
+        """Queue the charge for what was read and written. The first call counts; awaits nothing."""
+        if self.is_finished:
+            return
+        self.is_finished = True
+        self._service.forget(self)
+        cost = self.cost_so_far()
+        if cost > self.reservation.amount:
+            log.error("%s cost %d over its hold of %d: the house pays", self.name, cost, self.reservation.amount)
+        self._charge = self._service.charging.settle(self.reservation, cost, self._outcome(error))
+
+    def _outcome(self, error: ServiceError | None) -> Outcome:
+        usage, first_s = self.usage_so_far(), self._first_token_s
+        state: GenerationState = "succeeded"
+        if error is not None:
+            state = "cancelled" if isinstance(error, ClientLeft) else "failed"
+        return Outcome(
+            state=state,
+            input_units=usage.prompt_tokens,
+            output_units=usage.completion_tokens,
+            cached_units=usage.cached_tokens,
+            estimated=self.usage is None and usage.completion_tokens > 0,
+            served_model=self.events.served_model,
+            error_code=error.code if error else None,
+            first_token_ms=None if first_s is None else round((first_s - self.started_s) * 1000),
+        )
+
+    # ── ending ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def close(self, error: ServiceError | None = None) -> None:
+        """Let go of the engine and finish. An engine that goes on billing is read to its end all the same."""
+        answer, self._answer = self._answer, None
+        if answer is not None and isinstance(error, ClientLeft) and self._service.reads_on(self, answer):
+            return
+        self.finish(error)
+        if answer is not None:
+            await answer.close()
+
+    async def read_on(self, answer: ChatAnswer) -> None:
+        """The caller left, the engine bills all the same: read to the usage it reports."""
+        self._answer = answer
+        error: ServiceError = ClientLeft("the caller hung up")
+        try:
+            while await self.next_block() is not None:
+                pass
+        except ServiceError as failure:
+            error = failure
+        finally:
+            self.finish(error)
+            await answer.close()
+
+    def stop(self, reason: ServiceError) -> None:
+        """Break off from outside: a timeout, a caller who left, a server that stops."""
+        if self.stop_reason is None and self.task is not None:
+            self.stop_reason = reason
+            self.task.cancel()
+
+    def tick(self, now_s: float) -> None:
+        """Called twice a second: renew the lease, enforce the timeouts, break the silence."""
+        if self.on_slow is not None:
+            self.on_slow()
+            self.on_slow = None
+        if self._spoke:
+            self._spoke = False
+            self._silent_since_s = now_s
+        elif now_s - self._silent_since_s >= HEARTBEAT_AFTER_S and self.on_silence is not None:
+            self._silent_since_s = now_s
+            self.on_silence()
+        if now_s - self._checkpoint_s >= CHECKPOINT_EVERY_S:
+            self._checkpoint_s = now_s
+            self._service.charging.keep_alive(self.reservation, self.cost_so_far())
+        first_s, total_s = self._service.timeouts(self.engine)
+        waited_s = now_s - self.started_s
+        if self._first_token_s is None and waited_s > first_s:
+            self.stop(EngineTimeout(f"{self.engine.name} sent no token for {first_s:g} s; nothing was charged"))
+        elif waited_s > total_s:
+            self.stop(
+                EngineTimeout(f"the answer took more than {total_s:g} s and was cut; what was written is charged")
+            )
