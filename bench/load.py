@@ -6,8 +6,10 @@ It reads only what it must to know that an answer is whole and right; everything
 import argparse
 import asyncio
 import json
+import os
 import time
 from statistics import median, quantiles
+from typing import cast
 
 import uvloop
 
@@ -38,12 +40,12 @@ class Caller(asyncio.Protocol):
 
     def __init__(self, request: bytes, *, stream: bool, ends: float, tally: Tally) -> None:
         self.request, self.stream, self.ends, self.tally = request, stream, ends, tally
-        self.finished = asyncio.get_running_loop().create_future()
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.first: float | None = None
         self.got = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.send()
 
     def send(self) -> None:
@@ -138,7 +140,10 @@ def main() -> None:
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--callers", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--cores", type=lambda text: {int(core) for core in text.split(",")})
     args = parser.parse_args()
+    if args.cores:
+        os.sched_setaffinity(0, args.cores)
     request = build_request(args.port, args.path, args.key, stream=args.stream, headers=args.header)
     result = uvloop.run(
         run(args.port, request, stream=args.stream, callers=args.callers, seconds=args.seconds)

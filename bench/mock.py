@@ -1,7 +1,7 @@
-"""The mock upstream: an OpenAI-compatible server of precomputed bytes, so cheap that it is never the bottleneck.
+"""The mock upstream: an OpenAI-compatible server of precomputed bytes, too cheap to be the bottleneck.
 
-A plain request is answered at once; a stream is paced, one token every TOKEN_S. It listens on two ports: on the
-first every chunk carries all documented fields, on the second the chunks are lean, as many engines send them.
+A plain request is answered at once; a stream is paced, one token every TOKEN_S. It listens on two ports: on
+the first every chunk carries all documented fields, on the second chunks are lean, as many engines send them.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import asyncio
 import json
 import signal
 from functools import partial
+from typing import cast
 
 import uvloop
 
@@ -75,7 +76,8 @@ def _choice(delta: dict[str, str], reason: str | None, *, lean: bool) -> dict[st
 
 def _stream(*, lean: bool, usage: bool) -> list[bytes]:
     """What each tick of a stream writes: 50 tokens, and with the last one the end of the stream."""
-    ticks = [_event([_choice({"content": " token"}, None, lean=lean)], None, lean=lean) for _ in range(TOKENS)]
+    token = _event([_choice({"content": " token"}, None, lean=lean)], None, lean=lean)
+    ticks = [token] * TOKENS
     ticks[0] = _STREAM_HEAD + ticks[0]
     done = b"data: [DONE]\n\n"
     last = _event([_choice({}, "stop", lean=lean)], None, lean=lean)
@@ -94,8 +96,7 @@ class Upstream(asyncio.Protocol):
         self.timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.loop = asyncio.get_running_loop()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -139,9 +140,10 @@ def _whole_body(head: bytes, rest: bytes) -> bytes | None:
 def _answer_get(head: bytes) -> bytes:
     path = head.split(b" ", 2)[1]
     if path.endswith(b"/models"):
-        return _response(_dump({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "bench"}]}))
-    info = {"status": "ok", "model_path": MODEL, "model_id": MODEL, "served_model_name": MODEL, "is_generation": True}
-    return _response(_dump(info))
+        model = {"id": MODEL, "object": "model", "owned_by": "bench"}
+        return _response(_dump({"object": "list", "data": [model]}))
+    # sglang-router asks its workers who they are.
+    return _response(_dump({"status": "ok", "model_path": MODEL, "model_id": MODEL, "is_generation": True}))
 
 
 async def _serve(ports: list[int]) -> None:
