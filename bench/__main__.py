@@ -26,9 +26,9 @@ ALL: dict[str, gateways.Gateway] = {
 }
 
 _DESCRIPTION = """Ours beside its peers, in one run and one table. A mock upstream answers plain requests at
-once and streams 50 tokens, 5 ms apart; the CPU is that of each gateway's whole process tree over the answers it
-gave. Absolute figures are this machine's; compare the ratios. Missing peers are named; `make bench-peers` installs
-them."""
+once and streams 50 tokens, 5 ms apart; the CPU is that of each gateway's whole process tree over the answers
+it gave. Absolute figures are this machine's; compare the ratios. Missing peers are named; `make bench-peers`
+installs them."""
 _EXAMPLES = """examples:
   python -m bench                                     every gateway, about four minutes
   python -m bench --gateways sglang-router,minitoolai --rounds 5

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import time
+from functools import partial
 from statistics import median, quantiles
 from typing import cast
 
@@ -90,6 +91,10 @@ def _whole(got: bytes) -> bool:
     return bool(found) and length != b"" and len(body) >= int(length)
 
 
+def _same(caller: Caller) -> Caller:
+    return caller
+
+
 def build_request(port: int, path: str, key: str, *, stream: bool, headers: list[str]) -> bytes:
     body = _BODY | ({"stream": True, "stream_options": {"include_usage": True}} if stream else {})
     data = json.dumps(body, separators=(",", ":")).encode()
@@ -112,7 +117,7 @@ async def run(port: int, request: bytes, *, stream: bool, callers: int, seconds:
     for _ in range(callers):
         caller = Caller(request, stream=stream, ends=start + seconds, tally=tally)
         protocols.append(caller)
-        await loop.create_connection(lambda caller=caller: caller, "127.0.0.1", port)
+        await loop.create_connection(partial(_same, caller), "127.0.0.1", port)
         if stream:
             await asyncio.sleep(0.25 / callers)  # spread the callers over one stream's length
     await asyncio.wait([c.finished for c in protocols], timeout=seconds + 30)
