@@ -1,0 +1,1 @@
+"""The nouns every floor shares; standard library and msgspec only."""

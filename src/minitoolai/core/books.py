@@ -1,0 +1,186 @@
+"""The vocabulary of the ledger: what may be asked of the books, what they answer, and the part of them in memory.
+
+Every amount is in nano-dollars. The rules live in services/ledger.py, the rows in storage/ledger.py.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from minitoolai.core.records import Kind, NewGeneration, Outcome
+
+#: System accounts. Their balances are derived from transfers, never stored: one hot row would serialise everybody.
+REVENUE = 1
+FUNDING = 2
+FIRST_CUSTOMER = 1000
+
+
+# ── operations ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PlaceHold(msgspec.Struct, frozen=True):
+    """Promise money before work: `base` (the prompt) plus `unit` for each of up to `units` of output.
+
+    Where the account cannot buy all units, fewer are granted, but never fewer than `least_units`.
+    """
+
+    hold_id: int
+    account_id: int
+    key_id: str
+    kind: Kind
+    base: int
+    unit: int
+    units: int
+    least_units: int
+    lease_until_ms: int | None
+    now_ms: int
+    generation: NewGeneration
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """Capture min(cost, hold), release the rest, and write down how the work ended. Cost 0 releases all."""
+
+    hold_id: int
+    account_id: int
+    cost: int
+    now_ms: int
+    outcome: Outcome
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """Work goes on: `progress` is the cost so far, and the lease moves forward."""
+
+    hold_id: int
+    account_id: int
+    progress: int
+    lease_until_ms: int
+
+
+class Recover(msgspec.Struct, frozen=True):
+    """Nobody renews this hold: post its last checkpoint. Refused while the lease runs, unless `forced`."""
+
+    hold_id: int
+    account_id: int
+    now_ms: int
+    forced: bool = False
+
+
+class Credit(msgspec.Struct, frozen=True):
+    """Money from outside into an account, once for each `external_ref`."""
+
+    account_id: int
+    amount: int
+    kind: str
+    external_ref: str
+    now_ms: int
+    reason: str | None = None
+
+
+Operation = PlaceHold | Settle | Checkpoint | Recover | Credit
+
+
+# ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Held(msgspec.Struct, frozen=True):
+    """The money is promised: `amount` for `units` of output."""
+
+    amount: int
+    units: int
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The account cannot pay `needed`; it has `available`. Nothing changed."""
+
+    needed: int
+    available: int
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """The hold is final. `repeated` when it was so before: then nothing changed."""
+
+    cost: int
+    shortfall: int = 0
+    repeated: bool = False
+
+
+class Renewed(msgspec.Struct, frozen=True):
+    """The checkpoint is written."""
+
+
+class StillLeased(msgspec.Struct, frozen=True):
+    """Somebody renews this hold; it is not ours to recover."""
+
+
+class Credited(msgspec.Struct, frozen=True):
+    """The money is in. `repeated` when this reference was credited before: then nothing changed."""
+
+    posted: int
+    repeated: bool = False
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """No such account or hold. Nothing changed."""
+
+
+Verdict = Held | Refused | Settled | Renewed | StillLeased | Credited | Unknown
+
+
+# ── the part of the books a batch touches ─────────────────────────────────────────────────────────────────
+
+
+class AccountState(msgspec.Struct):
+    """A customer's account. `version` counts its transfers."""
+
+    posted: int
+    held: int
+    version: int
+    dirty: bool = False
+
+    @property
+    def available(self) -> int:
+        return self.posted - self.held
+
+
+class HoldState(msgspec.Struct):
+    """A hold. `settled` and `shortfall` mean something once it is no longer pending."""
+
+    account_id: int
+    amount: int
+    progress: int = 0
+    state: str = "pending"
+    settled: int = 0
+    shortfall: int = 0
+    lease_until_ms: int | None = None
+    kind: str = "chat"
+    dirty: bool = False
+    fresh: bool = False
+
+
+class NewTransfer(msgspec.Struct, frozen=True):
+    """Money moved between two accounts, with the customer's version and balance after it."""
+
+    kind: str
+    debit: int
+    credit: int
+    amount: int
+    hold_id: int | None
+    external_ref: str | None
+    account_version: int
+    balance_after: int
+    created_ms: int
+    reason: str | None = None
+
+
+class Books:
+    """The accounts and holds that a batch touches, and what it has decided to write."""
+
+    __slots__ = ("accounts", "credited", "holds", "outcomes", "placed", "transfers")
+
+    def __init__(self, accounts: dict[int, AccountState], holds: dict[int, HoldState], credited: set[str]) -> None:
+        self.accounts = accounts
+        self.holds = holds
+        self.credited = credited
+        self.placed: list[tuple[PlaceHold, int]] = []
+        self.outcomes: list[tuple[int, int, int, int, Outcome]] = []
+        self.transfers: list[NewTransfer] = []

@@ -1,0 +1,206 @@
+"""What is on offer: models, prices, limits and the engines that may answer, read from catalog.toml.
+
+Strict: an unknown key, a missing one or a price that is not whole nano-dollars is a CatalogError that names the
+line and the remedy. A mistake here is money.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from minitoolai.core.errors import CatalogError, ModelNotFound
+from minitoolai.core.money import price_per_token
+
+
+class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One engine: somebody who answers. Which fields mean something depends on `kind`."""
+
+    kind: Literal["upstream", "llama", "fake"]
+    #: upstream: an OpenAI-compatible server, up to and including /v1.
+    base_url: str = ""
+    needs_key: bool = False
+    headers: dict[str, str] = {}
+    #: upstream: its chunks carry every documented field, so that bytes are forwarded as they come.
+    complete_chunks: bool = False
+    #: upstream: it goes on, and bills, after we hang up; so we read on to the usage it reports.
+    bills_after_cancel: bool = False
+    #: upstream: how it calls the limit, and whether it knows the role `developer`.
+    limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    developer_role: bool = True
+    vision: bool = True
+    #: upstream: model name there, by model name here; a name that is absent is passed on as it is.
+    names: dict[str, str] = {}
+    first_token_timeout_s: float | None = None
+    total_timeout_s: float | None = None
+    #: upstream: requests under way at once; more wait. 0 is no cap.
+    concurrency: int = 0
+    #: llama and fake: the name that answers carry.
+    model: str = ""
+    context: int = 0
+    #: fake: tokens of an answer and milliseconds before each.
+    tokens: int = 16
+    delay_ms: float = 0.0
+
+
+class ImageTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The most one picture can count, by the `detail` asked for."""
+
+    low: int
+    high: int
+
+
+class ChatEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A chat model as offered. Prices are dollars for a million tokens, as text."""
+
+    input: str
+    output: str
+    context: int
+    max_output: int
+    engines: list[str]
+    image_tokens: ImageTokens | None = None
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    engines: dict[str, EngineEntry] = {}
+    chat: dict[str, ChatEntry] = {}
+
+
+class ChatModel(msgspec.Struct, frozen=True):
+    """A chat model, checked. Prices are nano-dollars a token."""
+
+    name: str
+    price_input: int
+    price_output: int
+    context: int
+    max_output: int
+    engines: tuple[str, ...]
+    image_tokens: ImageTokens | None
+
+
+class Catalog(msgspec.Struct, frozen=True):
+    """Everything on offer."""
+
+    engines: dict[str, EngineEntry]
+    chat: dict[str, ChatModel]
+
+    def chat_model(self, name: str) -> ChatModel:
+        """The model of this name; ModelNotFound lists the nearest ones."""
+        model = self.chat.get(name)
+        if model is None:
+            raise ModelNotFound(f"there is no chat model {name[:80]!r}; {nearest(name, self.chat)}", param="model")
+        return model
+
+
+def nearest(name: str, offered: dict[str, Any]) -> str:
+    """`the nearest are a, b` or, where nothing is near, `on offer are a, b, c`."""
+    close = difflib.get_close_matches(name[:80].lower(), offered, n=3, cutoff=0.5)
+    if close:
+        return f"the nearest {'is' if len(close) == 1 else 'are'} {', '.join(close)}"
+    return f"on offer are {', '.join(sorted(offered))}"
+
+
+def read_catalog(path: Path) -> Catalog:
+    """The catalog in a file. CatalogError names file, line and remedy."""
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise CatalogError(f"{path}: cannot be read: {error.strerror}; set MINITOOLAI_CATALOG to a file") from error
+    try:
+        return parse_catalog(text)
+    except CatalogError as error:
+        raise CatalogError(f"{path.name}, {error}") from None
+
+
+def parse_catalog(text: str) -> Catalog:
+    """The catalog in a text; CatalogError begins with the line."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogError(f"not TOML: {error}") from None
+    try:
+        parsed = msgspec.convert(raw, _File)
+    except msgspec.ValidationError as error:
+        raise _located(text, raw, str(error)) from None
+    for name, engine in parsed.engines.items():
+        _check_engine(text, name, engine)
+    models = {name: _check_chat(text, name, entry, parsed.engines) for name, entry in parsed.chat.items()}
+    return Catalog(parsed.engines, models)
+
+
+def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
+    table = f"engines.{name}"
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise _at(text, table, None, "an engine's name is lower-case letters, digits and _, for it names variables")
+    if engine.kind == "upstream" and not engine.base_url.startswith(("http://", "https://")):
+        raise _at(text, table, "base_url", 'an upstream needs base_url = "https://host/v1"')
+    if engine.kind in ("llama", "fake") and not engine.model:
+        raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that answers carry"')
+    if engine.kind == "llama" and engine.context < 512:
+        raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
+
+
+def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, EngineEntry]) -> ChatModel:
+    table = f'chat."{name}"'
+    for field in ("input", "output"):
+        try:
+            price_per_token(getattr(entry, field))
+        except (ValueError, ArithmeticError):
+            raise _at(
+                text, table, field, f'{field} = "0.15" means dollars a million tokens, at most three decimals'
+            ) from None
+    if not entry.engines:
+        raise _at(text, table, "engines", 'engines = ["…"] needs at least one name')
+    for engine in entry.engines:
+        if engine not in engines:
+            raise _at(text, table, "engines", f"there is no [engines.{engine}]; {nearest(engine, engines)}")
+    if entry.max_output < 16 or entry.context < entry.max_output:
+        raise _at(text, table, "max_output", "max_output must be at least 16 and at most context")
+    return ChatModel(
+        name,
+        price_per_token(entry.input),
+        price_per_token(entry.output),
+        entry.context,
+        entry.max_output,
+        tuple(entry.engines),
+        entry.image_tokens,
+    )
+
+
+def _at(text: str, table: str, key: str | None, remedy: str) -> CatalogError:
+    """The complaint with the line of `key` in `[table]`, or of the table's head where the key is absent."""
+    line, in_table, found = 0, False, 0
+    wanted = table.replace('"', "").replace("'", "").replace(" ", "")
+    for line, content in enumerate(text.splitlines(), 1):
+        stripped = content.strip()
+        if stripped.startswith("["):
+            head = stripped.split("]")[0].strip("[ ").replace('"', "").replace("'", "").replace(" ", "")
+            in_table = head == wanted
+            found = line if in_table else found
+        elif in_table and key and re.match(rf"{re.escape(key)}\s*=", stripped):
+            found = line
+            break
+    where = f"line {found}" if found else "at the top"
+    return CatalogError(f"{where}: [{table}]{' ' + key if key else ''}: {remedy}")
+
+
+def _located(text: str, raw: dict[str, Any], complaint: str) -> CatalogError:
+    """msgspec's complaint ends in a path such as `$.chat[...].input`; find the entry that it speaks of."""
+    what, _, path = complaint.partition(" - at `$")
+    section = re.match(r"\.(\w+)", path)
+    field = re.search(r"\]\.(\w+)", path)
+    unknown = re.search(r"unknown field `(\w+)`", what)
+    key = unknown.group(1) if unknown else field.group(1) if field else None
+    for name, entry in raw.get(section.group(1), {}).items() if section else ():
+        kind: Any = EngineEntry if section and section.group(1) == "engines" else ChatEntry
+        try:
+            msgspec.convert(entry, kind)
+        except msgspec.ValidationError:
+            quoted = name if re.fullmatch(r"\w+", name) else f'"{name}"'
+            return _at(text, f"{section.group(1) if section else ''}.{quoted}", key, what)
+    return _at(text, section.group(1) if section else str(key), None, what)

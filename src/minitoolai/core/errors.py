@@ -1,0 +1,137 @@
+"""What can go wrong, as facts. The edges turn these into statuses and bodies; nothing here knows HTTP.
+
+ServiceError
+├── InvalidRequest          the caller's words: names the field
+│   ├── ContextExceeded
+│   ├── ModelNotFound
+│   └── NotFound
+├── AccessDenied            InvalidKey
+├── InsufficientBalance
+├── Overloaded              ours: queue or disk full
+└── EngineError             whoever does the work
+    ├── EngineRefused       it said no to this request (4xx)
+    ├── EngineRateLimited
+    └── EngineTimeout
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """The root. `code` is stable and public; `param` names the field at fault; `retryable` is advice."""
+
+    code = "internal_error"
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        if code is not None:
+            self.code = code
+
+
+class InvalidRequest(ServiceError):
+    """The request cannot be served as written; the message says what to write instead."""
+
+    code = "invalid_request"
+
+
+class ContextExceeded(InvalidRequest):
+    """Prompt and answer together do not fit the model."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(InvalidRequest):
+    """No such model on offer; the message lists the nearest names."""
+
+    code = "model_not_found"
+
+
+class NotFound(InvalidRequest):
+    """No such object, or not the caller's."""
+
+    code = "not_found"
+
+
+class BodyTooLarge(InvalidRequest):
+    """More bytes than a body may have."""
+
+    code = "body_too_large"
+
+
+class WrongContentType(InvalidRequest):
+    """The body is not announced as JSON."""
+
+    code = "unsupported_media_type"
+
+
+class AccessDenied(ServiceError):
+    """Nobody we know."""
+
+    code = "invalid_api_key"
+
+
+class InsufficientBalance(ServiceError):
+    """The account cannot pay for what was asked. `needed` and `available` in nano-dollars."""
+
+    code = "insufficient_balance"
+
+    def __init__(self, message: str, *, needed: int, available: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.available = available
+
+
+class Overloaded(ServiceError):
+    """We cannot take this on now; trying again later is right."""
+
+    code = "overloaded"
+    retryable = True
+
+
+class EngineError(ServiceError):
+    """The engine failed. Foreign exceptions become this once, at the engine's border."""
+
+    code = "upstream_error"
+    retryable = True
+
+
+class EngineRefused(EngineError):
+    """The engine understood the request and declined it, for a reason the caller can mend."""
+
+    code = "invalid_request"
+    retryable = False
+
+
+class EngineRateLimited(EngineError):
+    """The engine asks us to slow down."""
+
+    code = "rate_limit_exceeded"
+
+
+class EngineTimeout(EngineError):
+    """The engine took too long: to connect, to its first token, or in all."""
+
+    code = "upstream_timeout"
+
+
+class CatalogError(Exception):
+    """catalog.toml is wrong; the message names file, line and remedy."""
+
+
+class SettingsError(Exception):
+    """A MINITOOLAI_* variable is wrong; the message names it and the remedy."""
+
+
+class StoreError(Exception):
+    """The database could not do what was asked (disk full, gone, locked)."""

@@ -1,0 +1,54 @@
+"""What goes to a chat engine and what comes back, in words that fit every engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class TokenDetails(msgspec.Struct, frozen=True):
+    """OpenAI's finer counts; an engine that knows none leaves zeros."""
+
+    cached_tokens: int | None = 0
+    audio_tokens: int | None = 0
+
+
+class CompletionDetails(msgspec.Struct, frozen=True):
+    """OpenAI's finer counts of what was generated."""
+
+    reasoning_tokens: int | None = 0
+    audio_tokens: int | None = 0
+    accepted_prediction_tokens: int | None = 0
+    rejected_prediction_tokens: int | None = 0
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens read and written. `prompt_tokens` includes the cached ones."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int = 0
+    prompt_tokens_details: TokenDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        details = self.prompt_tokens_details
+        return (details.cached_tokens or 0) if details else 0
+
+
+class ChatRequest(msgspec.Struct):
+    """A checked request. `fields` is the caller's body without what the other attributes carry."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    fields: dict[str, Any]
+    stream: bool
+    include_usage: bool
+    limit: int | None
+    choices: int = 1
+    text_bytes: int = 0
+    images: list[str] = []
+    #: A limit nobody asked for may be lowered to fit the context; one that was asked for may not.
+    limit_is_default: bool = False

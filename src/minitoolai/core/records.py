@@ -1,0 +1,103 @@
+"""Rows as the services see them: frozen, without behaviour. Amounts in nano-dollars, times in ms since 1970."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["chat", "image", "speech"]
+HoldState = Literal["pending", "posted", "voided"]
+GenerationState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who sent a request: the account that pays and the key that was shown."""
+
+    account_id: int
+    key_id: str
+
+
+class NewGeneration(msgspec.Struct, frozen=True):
+    """What is known of paid work when its hold is placed. Prices are nano-dollars a unit, fixed here."""
+
+    kind: Kind
+    model: str
+    engine: str
+    price_input: int
+    price_output: int
+    state: GenerationState = "running"
+    request: str | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How paid work ended: units used, what really answered, and whether we had to estimate."""
+
+    state: GenerationState
+    input_units: int = 0
+    output_units: int = 0
+    cached_units: int = 0
+    estimated: bool = False
+    served_model: str | None = None
+    error_code: str | None = None
+    first_token_ms: int | None = None
+    duration_ms: int | None = None
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """One piece of paid work, as its owner may see it."""
+
+    id: int
+    account_id: int
+    key_id: str
+    kind: Kind
+    model: str
+    engine: str
+    served_model: str | None
+    state: GenerationState
+    price_input: int
+    price_output: int
+    input_units: int
+    output_units: int
+    cached_units: int
+    estimated: bool
+    cost: int
+    shortfall: int
+    held: int
+    error_code: str | None
+    created_ms: int
+    finished_ms: int | None
+    first_token_ms: int | None
+
+
+class Balance(msgspec.Struct, frozen=True):
+    """posted is what was paid in less what was used; held is promised to work under way."""
+
+    posted: int
+    held: int
+
+    @property
+    def available(self) -> int:
+        return self.posted - self.held
+
+
+class UsageRow(msgspec.Struct, frozen=True):
+    """One line of the usage report."""
+
+    group: str
+    kind: Kind
+    requests: int
+    input_units: int
+    output_units: int
+    cost: int
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """A key as its owner sees it; the secret is not here, nor anywhere."""
+
+    id: str
+    account_id: int
+    name: str
+    secret_hmac: bytes
+    created_ms: int
+    revoked_ms: int | None

@@ -1,0 +1,63 @@
+"""What every chat engine offers, and the border at which its failures become ours.
+
+An engine answers in OpenAI's own bytes (server-sent events, or one JSON object), so that one path serves them all.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from minitoolai.core.inference import ChatRequest
+
+
+class ChatAnswer(Protocol):
+    """An answer under way. Whoever opened it closes it, on every path."""
+
+    async def next_bytes(self) -> bytes:
+        """The next bytes as they come, empty at the end. EngineError if the engine broke off."""
+
+    async def read(self) -> bytes:
+        """All that is left, for an answer that is not streamed."""
+
+    async def close(self) -> None:
+        """Let go. If the answer has not ended, the engine is told to stop."""
+
+
+class ChatEngine(Protocol):
+    """Somebody who answers chats. Frozen facts as attributes; everything may be called at any time."""
+
+    name: str
+    #: Chunks carry every documented field: they may be forwarded as they are.
+    complete_chunks: bool
+    #: After we hang up it goes on, and bills: read on to the usage it reports.
+    bills_after_cancel: bool
+    vision: bool
+    first_token_timeout_s: float | None
+    total_timeout_s: float | None
+
+    def why_not_ready(self) -> str | None:
+        """None when it can answer; else a sentence with the remedy, for `minitoolai models`."""
+
+    def context_tokens(self) -> int | None:
+        """Tokens of prompt and answer together, where this is narrower than what the catalog says."""
+
+    def unsupported_field(self, request: ChatRequest) -> str | None:
+        """The first field of the request that this engine cannot honour."""
+
+    def check_room(self) -> None:
+        """Overloaded if a request sent now would not even be queued."""
+
+    async def count_prompt(self, request: ChatRequest) -> int | None:
+        """The exact count of the prompt's tokens, or None where only the engine itself knows."""
+
+    async def open(self, request: ChatRequest, limit: int) -> ChatAnswer:
+        """Send the request with `limit` output tokens forced; returns when the answer begins.
+
+        EngineRefused, EngineRateLimited, EngineTimeout or EngineError where it does not.
+        """
+
+    async def start(self) -> None:
+        """Get ready: load, spawn, connect."""
+
+    async def stop(self) -> None:
+        """Let go of everything."""

@@ -1,0 +1,108 @@
+"""Sign-up and keys: made here, shown once, and recognised again without their secret being stored."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import zlib
+
+import msgspec
+
+from minitoolai.core.clock import Clock, base62, random_text
+from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound
+from minitoolai.core.records import Caller, KeyRow
+from minitoolai.storage import accounts
+from minitoolai.storage.database import Connection, Database
+
+KEY_PATTERN = re.compile(r"sk-mt-([0-9A-Za-z]{12})-([0-9A-Za-z]{32})-([0-9A-Za-z]{6})")
+#: A revoked key may go on working for this long: the age of what is remembered of it.
+REMEMBER_S = 0.9
+LARGEST_MEMORY = 10_000
+
+
+class NewKey(msgspec.Struct, frozen=True):
+    """A key just made: the only moment at which its text exists."""
+
+    row: KeyRow
+    text: str
+
+
+def make_key(account_id: int, name: str, pepper: bytes, clock: Clock) -> NewKey:
+    """Draw a key `sk-mt-<id12>-<secret32>-<crc6>`."""
+    key_id, secret = random_text(12), random_text(32)
+    row = KeyRow(key_id, account_id, name, _hmac(secret, pepper), clock.now_ms(), None)
+    return NewKey(row, f"sk-mt-{key_id}-{secret}-{_checksum(key_id, secret)}")
+
+
+def _hmac(secret: str, pepper: bytes) -> bytes:
+    return hmac.digest(pepper, secret.encode(), "sha256")
+
+
+def _checksum(key_id: str, secret: str) -> str:
+    return base62(zlib.crc32(f"{key_id}-{secret}".encode()), 6)
+
+
+def check_email(text: str) -> str:
+    """The address in the form under which it is kept; InvalidRequest names the field."""
+    email = text.strip().lower()
+    if len(email) > 254 or not re.fullmatch(r"[^@\s]+@[^@\s]+", email):
+        raise InvalidRequest(f"{text!r} is not an e-mail address; write it like ann@example.com", param="email")
+    return email
+
+
+def hash_password(password: str) -> str:
+    """argon2id with the library's parameters; InvalidRequest for a short one."""
+    if len(password) < 8:
+        raise InvalidRequest("a password needs at least 8 characters", param="password")
+    from argon2 import PasswordHasher  # 30 ms that only a sign-up pays
+
+    return PasswordHasher().hash(password)
+
+
+def require_account(connection: Connection, email: str) -> int:
+    """The account of this address; NotFound says how to make one."""
+    account_id = accounts.find_account(connection, check_email(email))
+    if account_id is None:
+        raise NotFound(f"there is no account {email}; make it with: minitoolai account create {email}", param="email")
+    return account_id
+
+
+class KeyRing:
+    """Recognises keys. What it has seen is remembered for less than a second."""
+
+    def __init__(self, database: Database, pepper: bytes, clock: Clock) -> None:
+        self._database = database
+        self._pepper = pepper
+        self._clock = clock
+        self._known: dict[str, tuple[float, Caller]] = {}
+
+    def remembered(self, text: str) -> Caller | None:
+        """The caller, if this key was recognised a moment ago. Never waits: for the hot path."""
+        entry = self._known.get(text)
+        if entry is not None and entry[0] > self._clock.steady_s():
+            return entry[1]
+        return None
+
+    async def recognise(self, text: str) -> Caller:
+        """The caller behind a key; AccessDenied says what is wrong with it."""
+        caller = self.remembered(text)
+        if caller is not None:
+            return caller
+        # Taken before the look-up: the memory must not outlive a revocation by more than it says.
+        asked_s = self._clock.steady_s()
+        match = KEY_PATTERN.fullmatch(text)
+        if match is None or _checksum(match[1], match[2]) != match[3]:
+            raise AccessDenied("this is not a key of this service: it should look like sk-mt-…; copy it whole")
+        row = await self._database.read_soon(accounts.find_key, match[1])
+        if row is None or not hmac.compare_digest(row.secret_hmac, _hmac(match[2], self._pepper)):
+            self._known.pop(text, None)
+            raise AccessDenied("this key is not known here; make one with: minitoolai key create EMAIL")
+        if row.revoked_ms is not None:
+            self._known.pop(text, None)
+            raise AccessDenied("this key was revoked", code="invalid_api_key")
+        caller = Caller(row.account_id, row.id)
+        if len(self._known) >= LARGEST_MEMORY:
+            self._known.clear()
+        self._known[text] = (asked_s + REMEMBER_S, caller)
+        return caller

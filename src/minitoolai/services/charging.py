@@ -1,0 +1,111 @@
+"""Joins prices and money: what a request may cost becomes a hold, what it did cost becomes a charge."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from minitoolai.core.books import Checkpoint, Held, PlaceHold, Refused, Settle, Settled, Verdict
+from minitoolai.core.clock import Clock
+from minitoolai.core.errors import AccessDenied, InsufficientBalance, Overloaded, StoreError
+from minitoolai.core.money import format_dollars
+from minitoolai.core.records import Caller, NewGeneration, Outcome
+from minitoolai.services.pricing import Bound
+from minitoolai.storage.writer import Writer
+
+#: A hold without a sign of life for this long is recovered.
+LEASE_MS = 10_000
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """Money held for one piece of work. `units` is what was granted, `price_*` what it was held at."""
+
+    hold_id: int
+    account_id: int
+    amount: int
+    units: int
+    price_input: int
+    price_output: int
+
+
+class Charging:
+    """Reserve, keep alive, settle. One instance a process."""
+
+    def __init__(self, writer: Writer, clock: Clock) -> None:
+        self._writer = writer
+        self._clock = clock
+
+    async def reserve(self, caller: Caller, bound: Bound, generation: NewGeneration) -> Reservation:
+        """Hold the bound, in one commit with the generation's row.
+
+        InsufficientBalance where the account cannot pay, Overloaded where the ledger cannot take it now.
+        """
+        now_ms = self._clock.now_ms()
+        hold = PlaceHold(
+            hold_id=self._clock.new_id(),
+            account_id=caller.account_id,
+            key_id=caller.key_id,
+            kind=generation.kind,
+            base=bound.base,
+            unit=bound.unit,
+            units=bound.units,
+            least_units=bound.least_units,
+            lease_until_ms=now_ms + LEASE_MS,
+            now_ms=now_ms,
+            generation=generation,
+        )
+        future = self._writer.submit(hold)
+        assert future is not None
+        try:
+            verdict = await future
+        except StoreError as error:
+            raise Overloaded("the ledger cannot write just now; nothing was charged", retry_after_s=5) from error
+        except asyncio.CancelledError:
+            # Nobody is left to use the hold, and the commit may happen all the same: queue its release behind it.
+            self._writer.submit(self._release(hold.hold_id, caller.account_id), wait=False)
+            raise
+        if isinstance(verdict, Refused):
+            raise _cannot_pay(verdict)
+        if not isinstance(verdict, Held):
+            raise AccessDenied("the account of this key does not exist any more")
+        return Reservation(
+            hold.hold_id,
+            caller.account_id,
+            verdict.amount,
+            verdict.units,
+            generation.price_input,
+            generation.price_output,
+        )
+
+    def settle(
+        self, reservation: Reservation, cost: int, outcome: Outcome, *, wait: bool = True
+    ) -> asyncio.Future[Verdict] | None:
+        """Queue the charge; synchronous, so that it may stand in a `finally`. Await the future to know it durable."""
+        settle = Settle(reservation.hold_id, reservation.account_id, cost, self._clock.now_ms(), outcome)
+        return self._writer.submit(settle, wait=wait)
+
+    def keep_alive(self, reservation: Reservation, progress: int) -> None:
+        """Write down the cost so far and move the lease; rides with the next commit."""
+        lease_until_ms = self._clock.now_ms() + LEASE_MS
+        self._writer.submit(
+            Checkpoint(reservation.hold_id, reservation.account_id, progress, lease_until_ms), wait=False
+        )
+
+    def _release(self, hold_id: int, account_id: int) -> Settle:
+        outcome = Outcome(state="cancelled", error_code="client_left")
+        return Settle(hold_id, account_id, 0, self._clock.now_ms(), outcome)
+
+
+def charged(verdict: Verdict) -> int:
+    """What a settle took."""
+    return verdict.cost if isinstance(verdict, Settled) else 0
+
+
+def _cannot_pay(refused: Refused) -> InsufficientBalance:
+    return InsufficientBalance(
+        f"this request may cost ${format_dollars(refused.needed)} at least and the account has "
+        f"${format_dollars(max(0, refused.available))} available; top up or ask for less",
+        needed=refused.needed,
+        available=refused.available,
+    )

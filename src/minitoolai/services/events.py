@@ -1,0 +1,219 @@
+"""An engine's server-sent events on their way to the caller: forwarded as bytes where that is right, else rewritten.
+
+Watches for the usage, the end and errors; counts what was generated, should the engine never say.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Any
+
+import msgspec
+
+from minitoolai.core.errors import EngineError
+from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
+
+DONE = b"data: [DONE]\n\n"
+LARGEST_EVENT = 16 * 1024 * 1024
+# In valid JSON a quote inside text is escaped, so no answer can contain these by accident.
+_SPECIAL = re.compile(rb'"usage": ?\{|"error": ?[{"]|data: ?\[DONE\]')
+
+
+class Choice(msgspec.Struct):
+    """One choice of a chunk; the delta passes through unread."""
+
+    index: int = 0
+    delta: msgspec.Raw = msgspec.Raw(b"{}")
+    logprobs: msgspec.Raw | None = None
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct):
+    """A `chat.completion.chunk` with every documented field."""
+
+    id: str = ""
+    object: str = "chat.completion.chunk"
+    created: int = 0
+    model: str = ""
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+    choices: list[Choice] = []
+    usage: Usage | None = None
+
+
+class ChunkWithoutUsage(msgspec.Struct):
+    """The same for a caller who did not ask for the usage."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    service_tier: str | None
+    system_fingerprint: str | None
+    choices: list[Choice]
+
+
+class _Fault(msgspec.Struct):
+    error: Any = None
+
+
+class _Delta(msgspec.Struct):
+    role: str | None = None
+    content: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: msgspec.Raw | None = None
+    function_call: msgspec.Raw | None = None
+
+
+_decode_chunk = msgspec.json.Decoder(Chunk, strict=False).decode
+_decode_fault = msgspec.json.Decoder(_Fault).decode
+_decode_delta = msgspec.json.Decoder(_Delta, strict=False).decode
+_encode = msgspec.json.Encoder().encode
+_FIRST_DELTA = msgspec.Raw(b'{"role":"assistant","content":""}')
+
+
+def full_usage(usage: Usage) -> Usage:
+    """The usage with a total and both detail objects, whatever the engine left out."""
+    return Usage(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.prompt_tokens + usage.completion_tokens,
+        usage.prompt_tokens_details or TokenDetails(),
+        usage.completion_tokens_details or CompletionDetails(),
+    )
+
+
+def fingerprint(model: str) -> str:
+    """What stands in for `system_fingerprint` where the engine gives none."""
+    return f"fp_{zlib.crc32(model.encode()):08x}"
+
+
+def error_event(message: str, *, kind: str, code: str, param: str | None = None) -> bytes:
+    """An error after the stream has begun."""
+    return b"data: " + _encode({"error": {"message": message, "type": kind, "param": param, "code": code}}) + b"\n\n"
+
+
+class EventStream:
+    """Feed it what the engine sends, send the caller what it returns; then look at the attributes."""
+
+    __slots__ = (
+        "_created_s", "_forwards", "_head", "_include_usage", "_name", "_rest", "done", "error", "finished",
+        "served_model", "tokens", "usage",
+    )  # fmt: skip
+
+    def __init__(self, *, forwards: bool, include_usage: bool, name: str, created_s: int) -> None:
+        self._forwards = forwards and include_usage
+        self._include_usage = include_usage
+        self._name = name
+        self._created_s = created_s
+        self._rest = b""
+        self._head: Chunk | None = None
+        self.done = False
+        self.finished = False
+        self.error: str | None = None
+        self.usage: Usage | None = None
+        self.served_model: str | None = None
+        self.tokens = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """What to send on now. Whole events only; the end and the usage are kept back for `ending`.
+
+        EngineError where the bytes are no events.
+        """
+        if self._rest:
+            data = self._rest + data
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        cut = data.rfind(b"\n\n") + 2
+        if cut == 1:
+            if len(data) > LARGEST_EVENT:
+                raise EngineError("the engine sent an event without end")
+            self._rest = data
+            return b""
+        self._rest = data[cut:]
+        block = data[:cut] if self._rest else data
+        if self._forwards and self._head is not None and _SPECIAL.search(block) is None:
+            self.tokens += block.count(b'"delta":{') - block.count(b'"delta":{}')
+            return block
+        return b"".join([self._event(event) for event in block.split(b"\n\n") if event])
+
+    def ending(self, usage: Usage) -> bytes:
+        """The last events, to be sent once the charge is durable: the usage chunk, where asked for, and `[DONE]`."""
+        if not self._include_usage:
+            return DONE
+        head = self._head or Chunk(id=self._name, created=self._created_s)
+        chunk = Chunk(
+            id=head.id,
+            created=head.created,
+            model=head.model,
+            service_tier=head.service_tier,
+            system_fingerprint=head.system_fingerprint,
+            usage=full_usage(usage),
+        )
+        return b"data: " + _encode(chunk) + b"\n\n" + DONE
+
+    def _event(self, event: bytes) -> bytes:
+        if self.done or self.error:
+            return b""
+        data = b"\n".join(line[5:].lstrip(b" ") for line in event.split(b"\n") if line.startswith(b"data:"))
+        if not data:
+            return b""
+        if data == b"[DONE]":
+            self.done = True
+            return b""
+        try:
+            chunk = _decode_chunk(data)
+            if not chunk.choices and b'"error"' in data:
+                self.error = _fault_message(_decode_fault(data).error)
+                return b""
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise EngineError(f"the engine sent something that is no chunk: {error}") from error
+        return self._chunk(chunk, event)
+
+    def _chunk(self, chunk: Chunk, event: bytes) -> bytes:
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if self._head is None:
+            self._remember(chunk)
+        for choice in chunk.choices:
+            self.tokens += _says_something(choice.delta)
+            self.finished = self.finished or choice.finish_reason is not None
+        if not chunk.choices:
+            return b""
+        if self._forwards and chunk.usage is None:
+            return event + b"\n\n"
+        return b"data: " + self._rewritten(chunk) + b"\n\n"
+
+    def _remember(self, chunk: Chunk) -> None:
+        """The first chunk says what all of them share; what it leaves out is filled in once."""
+        chunk.id = chunk.id or self._name
+        chunk.created = chunk.created or self._created_s
+        chunk.system_fingerprint = chunk.system_fingerprint or fingerprint(chunk.model)
+        chunk.service_tier = chunk.service_tier or "default"
+        self.served_model = chunk.model
+        self._head = chunk
+
+    def _rewritten(self, chunk: Chunk) -> bytes:
+        head = self._head or chunk
+        for choice in chunk.choices:
+            if choice.delta == b'{"role":"assistant","content":null}':
+                choice.delta = _FIRST_DELTA
+        shared = (head.id, head.object, head.created, head.model, head.service_tier, head.system_fingerprint)
+        if self._include_usage:
+            return _encode(Chunk(*shared, chunk.choices))
+        return _encode(ChunkWithoutUsage(*shared, chunk.choices))
+
+
+def _says_something(delta: msgspec.Raw) -> bool:
+    if delta == b"{}":
+        return False
+    said = _decode_delta(delta)
+    return bool(said.content or said.refusal or said.reasoning_content or said.tool_calls or said.function_call)
+
+
+def _fault_message(fault: Any) -> str:
+    if isinstance(fault, dict):
+        return str(fault.get("message") or "the engine failed")[:500]
+    return str(fault or "the engine failed")[:500]

@@ -1,0 +1,201 @@
+"""The only money logic: a pure function from books and an operation to a verdict. It reads no clock and no row.
+
+Every check comes first; after "Every check is behind us" nothing may fail. See docs/ledger.md.
+"""
+
+from __future__ import annotations
+
+from minitoolai.core.books import (
+    FUNDING,
+    REVENUE,
+    AccountState,
+    Books,
+    Checkpoint,
+    Credit,
+    Credited,
+    Held,
+    HoldState,
+    NewTransfer,
+    Operation,
+    PlaceHold,
+    Recover,
+    Refused,
+    Renewed,
+    Settle,
+    Settled,
+    StillLeased,
+    Unknown,
+    Verdict,
+)
+from minitoolai.core.records import Outcome
+
+
+def decide(books: Books, operation: Operation) -> Verdict:
+    """Judge one operation and, where it is granted, change the books in memory. Never raises on bad input."""
+    match operation:
+        case PlaceHold():
+            return _place(books, operation)
+        case Settle():
+            return _settle(books, operation)
+        case Checkpoint():
+            return _checkpoint(books, operation)
+        case Recover():
+            return _recover(books, operation)
+        case Credit():
+            return _credit(books, operation)
+
+
+def _place(books: Books, ask: PlaceHold) -> Verdict:
+    account = books.accounts.get(ask.account_id)
+    if account is None:
+        return Unknown()
+    known = books.holds.get(ask.hold_id)
+    if known is not None:
+        # The same hold again: a COMMIT whose answer was lost, replayed. Answer from the row.
+        return Held(known.amount, (known.amount - ask.base) // ask.unit if ask.unit else ask.units)
+    units = ask.units
+    amount = ask.base + units * ask.unit
+    if amount > account.available:
+        units = (account.available - ask.base) // ask.unit if ask.unit else 0
+        if units < ask.least_units or ask.least_units >= ask.units:
+            return Refused(ask.base + ask.least_units * ask.unit, account.available)
+        amount = ask.base + units * ask.unit
+    assert amount > 0, "a hold of nothing protects nothing"
+    assert account.posted - account.held >= amount, "a hold never exceeds what is available"
+    # Every check is behind us.
+    account.held += amount
+    account.dirty = True
+    hold = HoldState(ask.account_id, amount, lease_until_ms=ask.lease_until_ms, kind=ask.kind, fresh=True)
+    books.holds[ask.hold_id] = hold
+    books.placed.append((ask, amount))
+    return Held(amount, units)
+
+
+def _settle(books: Books, ask: Settle) -> Verdict:
+    hold = books.holds.get(ask.hold_id)
+    account = books.accounts.get(ask.account_id)
+    if hold is None or account is None or hold.account_id != ask.account_id:
+        return Unknown()
+    if hold.state != "pending":
+        return Settled(hold.settled, hold.shortfall, repeated=True)
+    return _close(books, ask.hold_id, hold, account, ask.cost, ask.now_ms, ask.outcome)
+
+
+def _checkpoint(books: Books, ask: Checkpoint) -> Verdict:
+    hold = books.holds.get(ask.hold_id)
+    if hold is None or hold.account_id != ask.account_id:
+        return Unknown()
+    if hold.state != "pending":
+        return Settled(hold.settled, hold.shortfall, repeated=True)
+    # Progress only grows, and never past the hold: a late checkpoint must not undo a later one.
+    hold.progress = max(hold.progress, min(ask.progress, hold.amount))
+    hold.lease_until_ms = max(hold.lease_until_ms or 0, ask.lease_until_ms)
+    hold.dirty = True
+    return Renewed()
+
+
+def _recover(books: Books, ask: Recover) -> Verdict:
+    hold = books.holds.get(ask.hold_id)
+    account = books.accounts.get(ask.account_id)
+    if hold is None or account is None or hold.account_id != ask.account_id:
+        return Unknown()
+    if hold.state != "pending":
+        return Settled(hold.settled, hold.shortfall, repeated=True)
+    if hold.lease_until_ms is None or (hold.lease_until_ms > ask.now_ms and not ask.forced):
+        return StillLeased()
+    outcome = Outcome(state="failed", error_code="interrupted", estimated=True)
+    return _close(books, ask.hold_id, hold, account, hold.progress, ask.now_ms, outcome)
+
+
+def _close(
+    books: Books,
+    hold_id: int,
+    hold: HoldState,
+    account: AccountState,
+    cost: int,
+    now_ms: int,
+    outcome: Outcome,
+) -> Settled:
+    """Capture what the hold covers of the cost, release the rest, and note the difference as shortfall."""
+    assert cost >= 0, "work never pays the customer"
+    captured = min(cost, hold.amount)
+    assert account.held >= hold.amount, "held is the sum of pending holds, this one among them"
+    # Every check is behind us.
+    account.held -= hold.amount
+    account.dirty = True
+    hold.state = "posted" if captured else "voided"
+    hold.settled = captured
+    hold.shortfall = cost - captured
+    hold.dirty = True
+    if captured:
+        account.posted -= captured
+        _transfer(
+            books,
+            account,
+            "usage",
+            debit=hold.account_id,
+            credit=REVENUE,
+            amount=captured,
+            now_ms=now_ms,
+            hold_id=hold_id,
+        )
+    books.outcomes.append((hold_id, captured, hold.shortfall, now_ms, outcome))
+    return Settled(captured, hold.shortfall)
+
+
+def _credit(books: Books, ask: Credit) -> Verdict:
+    account = books.accounts.get(ask.account_id)
+    if account is None:
+        return Unknown()
+    if ask.external_ref in books.credited:
+        return Credited(account.posted, repeated=True)
+    assert ask.amount > 0, "a credit adds"
+    # Every check is behind us.
+    account.posted += ask.amount
+    account.dirty = True
+    books.credited.add(ask.external_ref)
+    _transfer(
+        books,
+        account,
+        ask.kind,
+        debit=FUNDING,
+        credit=ask.account_id,
+        amount=ask.amount,
+        now_ms=ask.now_ms,
+        external_ref=ask.external_ref,
+        reason=ask.reason,
+    )
+    return Credited(account.posted)
+
+
+def _transfer(
+    books: Books,
+    account: AccountState,
+    kind: str,
+    *,
+    debit: int,
+    credit: int,
+    amount: int,
+    now_ms: int,
+    hold_id: int | None = None,
+    external_ref: str | None = None,
+    reason: str | None = None,
+) -> None:
+    """Write down one movement, with the customer's version and balance after it."""
+    account.version += 1
+    assert account.posted >= account.held >= 0, "no balance below zero"
+    assert debit != credit, "money moves between two accounts"
+    books.transfers.append(
+        NewTransfer(
+            kind=kind,
+            debit=debit,
+            credit=credit,
+            amount=amount,
+            hold_id=hold_id,
+            external_ref=external_ref,
+            account_version=account.version,
+            balance_after=account.posted,
+            created_ms=now_ms,
+            reason=reason,
+        )
+    )

@@ -1,0 +1,47 @@
+"""Pure arithmetic of prices: a request to the upper bound of its cost, usage to its cost. Nano-dollars throughout."""
+
+from __future__ import annotations
+
+import msgspec
+
+from minitoolai.core.catalog import ChatModel
+from minitoolai.core.inference import ChatRequest, Usage
+
+#: Tokens a chat template may add around one message, and around all of them. The templates in use need 3 to 8.
+TOKENS_PER_MESSAGE = 16
+TOKENS_PER_PROMPT = 64
+#: Below this many output tokens an answer is no answer: 402 instead.
+LEAST_OUTPUT_TOKENS = 16
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """What a request may cost at most: `base` plus `unit` for each of `units` output tokens."""
+
+    base: int
+    unit: int
+    units: int
+    least_units: int
+
+
+def prompt_bound(request: ChatRequest, model: ChatModel) -> int:
+    """Tokens the prompt can count at most, without a tokenizer: no token is shorter than a byte."""
+    images = sum(image_bound(model, detail) for detail in request.images)
+    return request.text_bytes + TOKENS_PER_MESSAGE * len(request.messages) + TOKENS_PER_PROMPT + images
+
+
+def image_bound(model: ChatModel, detail: str) -> int:
+    """Tokens one picture can count at most; never the bytes of its data URL."""
+    if model.image_tokens is None:
+        return 0
+    return model.image_tokens.low if detail == "low" else model.image_tokens.high
+
+
+def chat_bound(model: ChatModel, *, prompt_tokens: int, limit: int, choices: int) -> Bound:
+    """The hold for one chat request. It is never nothing, even where a model is free."""
+    base = max(1, prompt_tokens * model.price_input)
+    return Bound(base, choices * model.price_output, limit, min(limit, LEAST_OUTPUT_TOKENS))
+
+
+def chat_cost(price_input: int, price_output: int, usage: Usage) -> int:
+    """The exact cost of what was read and written."""
+    return usage.prompt_tokens * price_input + usage.completion_tokens * price_output

@@ -1,0 +1,101 @@
+"""One frozen object from MINITOOLAI_* variables. Secrets do not print; an unknown variable is an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TypeVar, cast
+
+from minitoolai.core.errors import SettingsError
+
+PREFIX = "MINITOOLAI_"
+T = TypeVar("T")
+
+
+class Secret(str):
+    """A string that hides itself from logs and tracebacks."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+
+def _setting(default: T, about: str) -> T:
+    return cast(T, field(default=default, metadata={"about": about}))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every variable, with its default and what it is for (docs/reference/settings.md is made from this)."""
+
+    data_dir: Path = _setting(Path("data"), "Folder of the database, images and models.")
+    database_url: Secret = _setting(Secret(""), "Another database than the file in the data folder.")
+    catalog: str = _setting("", "Path of the catalog; empty means the one that is shipped.")
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    port: int = _setting(8000, "Port to listen on; 0 takes a free one.")
+    public_url: str = _setting("", "How clients reach this server, for links in answers.")
+    secret_key: Secret = _setting(Secret(""), "Pepper of API keys; made in the data folder where absent.")
+    log_level: str = _setting("info", "debug, info, warning or error.")
+    access_log: bool = _setting(False, "One line a request.")
+    audit_every_s: float = _setting(60.0, "Seconds between checks of the books beside a running server.")
+    llama_model: str = _setting("", "A GGUF file of yours instead of the embedded model.")
+    llama_slots: int = _setting(4, "Answers the embedded model writes at once.")
+    llama_queue: int = _setting(128, "Requests that may wait for the embedded model; more are a 503.")
+    llama_context: int = _setting(4096, "Tokens of prompt and answer together, a request.")
+    llama_threads: int = _setting(0, "CPU threads of the embedded model; 0 takes all cores.")
+    first_token_timeout_s: float = _setting(60.0, "Longest wait for an engine's first token.")
+    total_timeout_s: float = _setting(600.0, "Longest time for one answer.")
+    drain_timeout_s: float = _setting(30.0, "How long a stopping server lets streams finish.")
+    #: `MINITOOLAI_<ENGINE>_API_KEY` and `_BASE_URL` for each engine of the catalog, by engine name.
+    engine_keys: Mapping[str, Secret] = field(default_factory=dict)
+    engine_urls: Mapping[str, str] = field(default_factory=dict)
+
+
+_FIELDS = {f.name: f for f in fields(Settings) if f.metadata}
+
+
+def load_settings(environment: Mapping[str, str] | None = None, **overrides: object) -> Settings:
+    """Read MINITOOLAI_*; `overrides` (the command line) win where not None. SettingsError names the variable."""
+    values: dict[str, object] = {}
+    keys: dict[str, Secret] = {}
+    urls: dict[str, str] = {}
+    for name, text in (os.environ if environment is None else environment).items():
+        if not name.startswith(PREFIX):
+            continue
+        key = name.removeprefix(PREFIX).lower()
+        if key in _FIELDS:
+            values[key] = _parse(name, key, text)
+        elif key.endswith("_api_key"):
+            keys[key.removesuffix("_api_key")] = Secret(text)
+        elif key.endswith("_base_url"):
+            urls[key.removesuffix("_base_url")] = text.rstrip("/")
+        else:
+            raise SettingsError(f"{name} is no setting; the settings are {', '.join(variables())}")
+    values.update({key: value for key, value in overrides.items() if value is not None})
+    return Settings(**values, engine_keys=keys, engine_urls=urls)  # type: ignore[arg-type]
+
+
+def variables() -> list[str]:
+    """The names of all variables, for messages and docs."""
+    return [PREFIX + name.upper() for name in _FIELDS] + [
+        PREFIX + "<ENGINE>_API_KEY",
+        PREFIX + "<ENGINE>_BASE_URL",
+    ]
+
+
+def _parse(name: str, key: str, text: str) -> object:
+    default = _FIELDS[key].default
+    try:
+        if isinstance(default, bool):
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[
+                text.lower()
+            ]
+        if isinstance(default, int | float):
+            return type(default)(text)
+        return type(default)(text)  # type: ignore[call-arg]
+    except (KeyError, ValueError):
+        expected = "1 or 0" if isinstance(default, bool) else f"a number like {default}"
+        raise SettingsError(f"{name}={text!r} is wrong: expected {expected}") from None

@@ -1,0 +1,74 @@
+"""Accounts, users and keys in rows. Plain functions of a connection; the caller holds the transaction."""
+
+from __future__ import annotations
+
+from minitoolai.core.books import FIRST_CUSTOMER, FUNDING, REVENUE
+from minitoolai.core.errors import InvalidRequest
+from minitoolai.core.records import Balance, KeyRow
+from minitoolai.storage.database import Connection
+
+_KEY_COLUMNS = "id, account_id, name, secret_hmac, created_ms, revoked_ms"
+
+
+def ensure_system_accounts(connection: Connection, now_ms: int) -> None:
+    """Revenue and funding, made once."""
+    connection.execute_many(
+        "INSERT INTO accounts (id, is_system, created_ms) VALUES (?, 1, ?) ON CONFLICT DO NOTHING",
+        [(REVENUE, now_ms), (FUNDING, now_ms)],
+    )
+
+
+def create_account(connection: Connection, email: str, password_hash: str | None, now_ms: int) -> int:
+    """The number of the new account. InvalidRequest if the e-mail address has one already."""
+    if find_account(connection, email) is not None:
+        raise InvalidRequest(f"{email} has an account already", param="email", code="email_taken")
+    highest = connection.execute("SELECT max(id) FROM accounts")[0][0] or 0
+    account_id: int = max(highest + 1, FIRST_CUSTOMER)
+    connection.execute("INSERT INTO accounts (id, created_ms) VALUES (?, ?)", (account_id, now_ms))
+    connection.execute(
+        "INSERT INTO users (email, account_id, password_hash, created_ms) VALUES (?, ?, ?, ?)",
+        (email, account_id, password_hash, now_ms),
+    )
+    return account_id
+
+
+def find_account(connection: Connection, email: str) -> int | None:
+    """The account behind an e-mail address."""
+    rows = connection.execute("SELECT account_id FROM users WHERE email = ?", (email,))
+    return rows[0][0] if rows else None
+
+
+def insert_key(connection: Connection, key: KeyRow) -> None:
+    """A new key; its id must be new."""
+    connection.execute(
+        f"INSERT INTO api_keys ({_KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
+        (key.id, key.account_id, key.name, key.secret_hmac, key.created_ms, key.revoked_ms),
+    )
+
+
+def find_key(connection: Connection, key_id: str) -> KeyRow | None:
+    """The key with this public id, revoked or not."""
+    rows = connection.execute(f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE id = ?", (key_id,))
+    return KeyRow(*rows[0]) if rows else None
+
+
+def keys_of(connection: Connection, account_id: int) -> list[KeyRow]:
+    """Every key of an account, oldest first."""
+    rows = connection.execute(
+        f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE account_id = ? ORDER BY created_ms, id", (account_id,)
+    )
+    return [KeyRow(*row) for row in rows]
+
+
+def revoke_key(connection: Connection, key_id: str, now_ms: int) -> bool:
+    """False where there is no such key, or it was revoked before."""
+    changed = connection.execute_many(
+        "UPDATE api_keys SET revoked_ms = ? WHERE id = ? AND revoked_ms IS NULL", [(now_ms, key_id)]
+    )
+    return changed == 1
+
+
+def balance_of(connection: Connection, account_id: int) -> Balance:
+    """What an account has and what of it is held."""
+    rows = connection.execute("SELECT posted, held FROM accounts WHERE id = ?", (account_id,))
+    return Balance(*rows[0]) if rows else Balance(0, 0)

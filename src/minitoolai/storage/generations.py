@@ -1,0 +1,44 @@
+"""Paid work in rows: one generation, and the usage report over many."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from minitoolai.core.records import Generation, UsageRow
+from minitoolai.storage.database import Connection
+
+GroupBy = Literal["day", "model", "key"]
+
+_MS_PER_DAY = 86_400_000
+_GROUPS: dict[GroupBy, str] = {"day": f"g.created_ms / {_MS_PER_DAY}", "model": "g.model", "key": "g.key_id"}
+
+
+def find_generation(connection: Connection, generation_id: int, account_id: int) -> Generation | None:
+    """The generation, if this account owns it."""
+    rows = connection.execute(
+        "SELECT g.id, g.account_id, g.key_id, g.kind, g.model, g.engine, g.served_model, g.state, g.price_input,"
+        " g.price_output, g.input_units, g.output_units, g.cached_units, g.estimated, h.settled, h.shortfall,"
+        " h.amount, g.error_code, g.created_ms, g.finished_ms, g.first_token_ms"
+        " FROM generations g JOIN holds h ON h.id = g.id WHERE g.id = ? AND g.account_id = ?",
+        (generation_id, account_id),
+    )
+    if not rows:
+        return None
+    row = list(rows[0])
+    row[13] = bool(row[13])
+    return Generation(*row)
+
+
+def usage_report(
+    connection: Connection, account_id: int, from_ms: int, until_ms: int, group_by: GroupBy
+) -> list[UsageRow]:
+    """Requests, units and charged cost from `from_ms` up to, not including, `until_ms`; days are UTC."""
+    group = _GROUPS[group_by]
+    rows = connection.execute(
+        f"SELECT {group}, g.kind, count(*), sum(g.input_units), sum(g.output_units), sum(h.settled)"
+        " FROM generations g JOIN holds h ON h.id = g.id"
+        " WHERE g.account_id = ? AND g.created_ms >= ? AND g.created_ms < ?"
+        f" GROUP BY {group}, g.kind ORDER BY {group}, g.kind",
+        (account_id, from_ms, until_ms),
+    )
+    return [UsageRow(str(row[0]), row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]

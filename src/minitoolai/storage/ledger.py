@@ -1,0 +1,134 @@
+"""Books in and out of rows: two queries load what a batch touches, a handful of statements write what it decided.
+
+Everything here is a plain function of a connection, called inside the writer's transaction. Locks are taken in
+one order on every path: accounts by ascending id, then holds, then generations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from minitoolai.core.books import AccountState, Books, Credit, HoldState, Operation, PlaceHold, Verdict
+from minitoolai.core.errors import StoreError
+from minitoolai.storage.database import Connection
+
+Decide = Callable[[Books, Operation], Verdict]
+
+
+def apply(connection: Connection, operations: Sequence[Operation], decide: Decide) -> list[Verdict]:
+    """Judge a batch against the books and write the result; the caller holds the transaction."""
+    books = load(connection, operations)
+    verdicts = [decide(books, operation) for operation in operations]
+    save(connection, books)
+    return verdicts
+
+
+def load(connection: Connection, operations: Sequence[Operation]) -> Books:
+    """The accounts and holds these operations name, as they are now."""
+    account_ids = sorted({operation.account_id for operation in operations})
+    rows = connection.select_by_ids(
+        "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)", account_ids
+    )
+    accounts = {row[0]: AccountState(row[1], row[2], row[3]) for row in rows}
+    hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Credit)]
+    rows = connection.select_by_ids(
+        "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind"
+        " FROM holds WHERE id IN (…)",
+        hold_ids,
+    )
+    holds = {row[0]: HoldState(*row[1:]) for row in rows}
+    references = [operation.external_ref for operation in operations if isinstance(operation, Credit)]
+    rows = connection.select_by_ids("SELECT external_ref FROM transfers WHERE external_ref IN (…)", references)
+    return Books(accounts, holds, {row[0] for row in rows})
+
+
+def save(connection: Connection, books: Books) -> None:
+    """Write everything the batch changed."""
+    _update_accounts(connection, books)
+    _write_holds(connection, books)
+    _write_generations(connection, books)
+    if books.transfers:
+        connection.execute_many(
+            "INSERT INTO transfers (kind, debit, credit, amount, hold_id, external_ref, account_version,"
+            " balance_after, created_ms, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (t.kind, t.debit, t.credit, t.amount, t.hold_id, t.external_ref, t.account_version)
+                + (t.balance_after, t.created_ms, t.reason)
+                for t in books.transfers
+            ],
+        )
+
+
+def _update_accounts(connection: Connection, books: Books) -> None:
+    changed = [(a.posted, a.held, a.version, key) for key, a in books.accounts.items() if a.dirty]
+    if changed:
+        connection.execute_many("UPDATE accounts SET posted = ?, held = ?, version = ? WHERE id = ?", changed)
+
+
+def _write_holds(connection: Connection, books: Books) -> None:
+    if books.placed:
+        connection.execute_many(
+            "INSERT INTO holds (id, account_id, key_id, kind, amount, lease_until_ms) VALUES (?, ?, ?, ?, ?, ?)",
+            [(p.hold_id, p.account_id, p.key_id, p.kind, amount, p.lease_until_ms) for p, amount in books.placed],
+        )
+    changed = [
+        (h.progress, h.state, h.settled, h.shortfall, h.lease_until_ms, key)
+        for key, h in books.holds.items()
+        if h.dirty
+    ]
+    if changed:
+        # Compare and set: a hold leaves `pending` once, whoever else may be writing.
+        written = connection.execute_many(
+            "UPDATE holds SET progress = ?, state = ?, settled = ?, shortfall = ?, lease_until_ms = ?"
+            " WHERE id = ? AND state = 'pending'",
+            changed,
+        )
+        if written != len(changed):
+            raise StoreError("a hold was settled by somebody else in the same moment; nothing was written")
+
+
+def _write_generations(connection: Connection, books: Books) -> None:
+    if books.placed:
+        connection.execute_many(
+            "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input,"
+            " price_output, request, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [_generation_row(placed) for placed, _ in books.placed],
+        )
+    if books.outcomes:
+        connection.execute_many(
+            "UPDATE generations SET state = ?, input_units = ?, output_units = ?, cached_units = ?,"
+            " estimated = ?, served_model = ?, error_code = ?, first_token_ms = ?, cost = ?, finished_ms = ?"
+            " WHERE id = ?",
+            [
+                (o.state, o.input_units, o.output_units, o.cached_units, int(o.estimated), o.served_model)
+                + (o.error_code, o.first_token_ms, captured + shortfall, now_ms, hold_id)
+                for hold_id, captured, shortfall, now_ms, o in books.outcomes
+            ],
+        )
+
+
+def _generation_row(placed: PlaceHold) -> tuple[object, ...]:
+    g = placed.generation
+    head = (placed.hold_id, placed.account_id, placed.key_id, g.kind, g.model, g.engine, g.state)
+    return (*head, g.price_input, g.price_output, g.request, placed.now_ms)
+
+
+def pending_chat_holds(connection: Connection, lease_before_ms: int) -> list[tuple[int, int]]:
+    """(hold, account) of chat and speech holds whose lease ended before this moment; images have no lease."""
+    return [
+        (row[0], row[1])
+        for row in connection.execute(
+            "SELECT id, account_id FROM holds WHERE state = 'pending' AND kind IN ('chat', 'speech')"
+            " AND lease_until_ms < ? ORDER BY id LIMIT 512",
+            (lease_before_ms,),
+        )
+    ]
+
+
+def hold_facts(connection: Connection, hold_id: int) -> HoldState | None:
+    """One hold as it is now."""
+    rows = connection.execute(
+        "SELECT account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind FROM holds WHERE id = ?",
+        (hold_id,),
+    )
+    return HoldState(*rows[0]) if rows else None

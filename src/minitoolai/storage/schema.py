@@ -1,0 +1,157 @@
+"""Every table and CHECK. The database enforces what services/ledger.py promises: once, and never below zero."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+# STRICT tables of SQLite know INTEGER only; PostgreSQL wants to be told that 64 bits are meant.
+Int64 = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("posted", Int64, nullable=False, server_default="0"),
+    Column("held", Int64, nullable=False, server_default="0"),
+    Column("version", Int64, nullable=False, server_default="0"),
+    Column("is_system", Integer, nullable=False, server_default="0"),
+    Column("created_ms", Int64, nullable=False),
+    CheckConstraint("held >= 0", name="held_not_negative"),
+    CheckConstraint("is_system = 1 OR posted - held >= 0", name="never_below_zero"),
+    CheckConstraint("is_system IN (0, 1)", name="is_system_is_a_flag"),
+    # The balance of a system account is derived from transfers: a stored one would be a hot row.
+    CheckConstraint("is_system = 0 OR (posted = 0 AND held = 0)", name="system_balance_is_derived"),
+    sqlite_strict=True,
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("email", Text, primary_key=True),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, unique=True),
+    Column("password_hash", Text),
+    Column("created_ms", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("secret_hmac", LargeBinary, nullable=False),
+    Column("created_ms", Int64, nullable=False),
+    Column("revoked_ms", Int64),
+    sqlite_strict=True,
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("amount", Int64, nullable=False),
+    Column("progress", Int64, nullable=False, server_default="0"),
+    Column("state", Text, nullable=False, server_default="pending"),
+    Column("settled", Int64, nullable=False, server_default="0"),
+    Column("shortfall", Int64, nullable=False, server_default="0"),
+    Column("lease_until_ms", Int64),
+    CheckConstraint("amount > 0", name="amount_positive"),
+    CheckConstraint("kind IN ('chat', 'image', 'speech')", name="kind_known"),
+    CheckConstraint("state IN ('pending', 'posted', 'voided')", name="state_known"),
+    CheckConstraint("progress BETWEEN 0 AND amount", name="progress_within_amount"),
+    CheckConstraint("settled BETWEEN 0 AND amount", name="settled_within_amount"),
+    CheckConstraint("(state = 'posted') = (settled > 0)", name="posted_means_settled"),
+    CheckConstraint("shortfall >= 0", name="shortfall_not_negative"),
+    Index(
+        "ix_holds_pending",
+        "kind",
+        "lease_until_ms",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+    sqlite_strict=True,
+)
+
+generations = Table(
+    "generations",
+    metadata,
+    # A generation is named by its hold: one hold, one piece of paid work.
+    Column("id", Int64, ForeignKey("holds.id"), primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("engine", Text, nullable=False),
+    Column("served_model", Text),
+    Column("state", Text, nullable=False),
+    Column("price_input", Int64, nullable=False),
+    Column("price_output", Int64, nullable=False),
+    Column("input_units", Int64, nullable=False, server_default="0"),
+    Column("output_units", Int64, nullable=False, server_default="0"),
+    Column("cached_units", Int64, nullable=False, server_default="0"),
+    Column("estimated", Integer, nullable=False, server_default="0"),
+    Column("cost", Int64, nullable=False, server_default="0"),
+    Column("request", Text),
+    Column("result", Text),
+    Column("seed", Int64),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("lease_until_ms", Int64),
+    Column("error_code", Text),
+    Column("created_ms", Int64, nullable=False),
+    Column("first_token_ms", Int64),
+    Column("finished_ms", Int64),
+    CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state_known"),
+    CheckConstraint("cost >= 0", name="cost_not_negative"),
+    CheckConstraint("price_input >= 0 AND price_output >= 0", name="prices_not_negative"),
+    CheckConstraint("estimated IN (0, 1)", name="estimated_is_a_flag"),
+    Index("ix_generations_account", "account_id", "created_ms"),
+    sqlite_strict=True,
+)
+
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", Int64, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("debit", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("credit", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("amount", Int64, nullable=False),
+    Column("hold_id", Int64, ForeignKey("holds.id"), unique=True),
+    Column("external_ref", Text, unique=True),
+    Column("account_version", Int64, nullable=False),
+    Column("balance_after", Int64, nullable=False),
+    Column("reason", Text),
+    Column("created_ms", Int64, nullable=False),
+    CheckConstraint("amount > 0", name="amount_positive"),
+    CheckConstraint("debit <> credit", name="two_accounts"),
+    CheckConstraint("balance_after >= 0", name="never_below_zero"),
+    CheckConstraint("(hold_id IS NULL) <> (external_ref IS NULL)", name="one_reason_to_exist"),
+    Index("ix_transfers_debit", "debit"),
+    Index("ix_transfers_credit", "credit"),
+    sqlite_strict=True,
+)

@@ -1,0 +1,221 @@
+"""The group-commit writer: one thread, one connection, one COMMIT for everything that waits.
+
+A refusal is a verdict, not an error, so one poor account cannot fail a batch. An unexpected error rolls the batch
+back and replays it one by one. The queue is bounded for holds and never for settles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from minitoolai.core.books import Operation, PlaceHold, Verdict
+from minitoolai.core.errors import Overloaded, StoreError
+from minitoolai.storage import ledger
+from minitoolai.storage.database import Connection, Database
+
+log = logging.getLogger(__name__)
+
+LARGEST_BATCH = 512
+#: A settle is on nobody's way: it rides with the next hold's commit, or goes after this long.
+LINGER_S = 0.005
+#: Holds that may wait at once; beyond this the answer is 503.
+QUEUED_HOLDS = 4096
+FIRST_RETRY_S = 0.05
+LONGEST_RETRY_S = 2.0
+
+Change = Callable[[Connection], Any]
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One thing to write, and whom to tell. Exactly one of `operation` and `change` is set."""
+
+    operation: Operation | None
+    change: Change | None
+    future: asyncio.Future[Any] | None
+    urgent: bool
+    #: Money owed is written however long it takes; anything else is told of the failure.
+    owed: bool = False
+    answer: Any = None
+    failure: BaseException | None = None
+    is_over: bool = False
+
+    def fail(self, error: BaseException) -> None:
+        self.failure = error
+        self.is_over = True
+
+
+@dataclass(slots=True)
+class WriterCounts:
+    """What the writer has done, for metrics and tests."""
+
+    commits: int = 0
+    operations: int = 0
+    replays: int = 0
+    failures: int = 0
+    largest_batch: int = 0
+
+
+class Writer:
+    """Owns the connection that writes. `submit` may be called from any thread and awaits nothing."""
+
+    def __init__(self, database: Database, decide: ledger.Decide, *, linger_s: float = LINGER_S) -> None:
+        self._database = database
+        self._decide = decide
+        self._linger_s = linger_s
+        self._tickets: deque[Ticket] = deque()
+        self._wake = threading.Condition(threading.Lock())
+        self._urgent = 0
+        self._stopping = False
+        self._owed: list[Ticket] = []
+        self._retry_at_s = 0.0
+        self._retry_delay_s = FIRST_RETRY_S
+        self._thread: threading.Thread | None = None
+        self.counts = WriterCounts()
+
+    def start(self) -> None:
+        """Open the connection and start the thread. StoreError if the database cannot be opened."""
+        connection = self._database.connect()
+        self._thread = threading.Thread(target=self._run, args=(connection,), name="writer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is queued, then end the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def submit(self, operation: Operation, *, wait: bool = True) -> asyncio.Future[Verdict] | None:
+        """Queue a ledger operation; the future, if asked for, resolves once it is durable.
+
+        Holds raise Overloaded when too many wait already. Everything else is always taken.
+        """
+        is_hold = isinstance(operation, PlaceHold)
+        if is_hold and self._urgent >= QUEUED_HOLDS:
+            raise Overloaded("too many requests are waiting for the ledger; try again", retry_after_s=1)
+        future = asyncio.get_running_loop().create_future() if wait else None
+        self._put(Ticket(operation, None, future, urgent=is_hold, owed=not is_hold))
+        return future
+
+    async def run(self, change: Change) -> Any:
+        """Run a plain function of a connection inside the next transaction; its result once durable."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._put(Ticket(None, change, future, urgent=True))
+        return await future
+
+    def _put(self, ticket: Ticket) -> None:
+        with self._wake:
+            if self._stopping:
+                raise Overloaded("the server is stopping; try again", retry_after_s=1)
+            self._tickets.append(ticket)
+            if ticket.urgent:
+                self._urgent += 1
+                self._wake.notify()
+            elif len(self._tickets) == 1 or len(self._tickets) >= LARGEST_BATCH:
+                self._wake.notify()
+
+    # ── the thread ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self, connection: Connection) -> None:
+        while batch := self._take():
+            self._write(connection, batch)
+            self.counts.largest_batch = max(self.counts.largest_batch, len(batch))
+            _wake_callers(batch)
+        connection.close()
+
+    def _take(self) -> list[Ticket]:
+        """Whatever waits, at most LARGEST_BATCH; an empty list means: stop."""
+        with self._wake:
+            while not self._tickets and not self._retry_is_due() and not self._stopping:
+                self._wake.wait(self._retry_delay_s if self._owed else None)
+            if not self._urgent and not self._stopping and len(self._tickets) < LARGEST_BATCH:
+                self._wake.wait_for(self._is_pressing, self._linger_s)
+            size = min(len(self._tickets), LARGEST_BATCH)
+            batch = [self._tickets.popleft() for _ in range(size)]
+            self._urgent -= sum(ticket.urgent for ticket in batch)
+            if self._retry_is_due() or self._stopping:
+                batch = self._owed + batch
+                self._owed = []
+            return batch
+
+    def _is_pressing(self) -> bool:
+        return self._urgent > 0 or self._stopping or len(self._tickets) >= LARGEST_BATCH
+
+    def _retry_is_due(self) -> bool:
+        return bool(self._owed) and time.monotonic() >= self._retry_at_s
+
+    def _write(self, connection: Connection, batch: Sequence[Ticket]) -> None:
+        """One transaction for all; on any surprise, one for each."""
+        try:
+            self._commit(connection, batch)
+        except Exception as error:
+            log.warning("a batch of %d was rolled back and is replayed one by one: %s", len(batch), error)
+            self.counts.replays += 1
+            for ticket in batch:
+                self._write_alone(connection, ticket)
+            if self._owed:
+                self._retry_at_s = time.monotonic() + self._retry_delay_s
+                self._retry_delay_s = min(self._retry_delay_s * 2, LONGEST_RETRY_S)
+        else:
+            self._retry_delay_s = FIRST_RETRY_S
+
+    def _write_alone(self, connection: Connection, ticket: Ticket) -> None:
+        """What is owed and meets a sick database waits for the next try; its caller goes on waiting."""
+        try:
+            self._commit(connection, [ticket])
+        except StoreError as error:
+            self.counts.failures += 1
+            if ticket.owed and not self._stopping:
+                log.error("a settle could not be written and will be tried again: %s", error)
+                self._owed.append(ticket)
+            else:
+                ticket.fail(error)
+        except Exception as error:
+            self.counts.failures += 1
+            log.exception("an operation failed and was dropped")
+            ticket.fail(error)
+
+    def _commit(self, connection: Connection, batch: Sequence[Ticket]) -> None:
+        operations = [ticket.operation for ticket in batch if ticket.operation is not None]
+        with connection.transaction():
+            answers = iter(ledger.apply(connection, operations, self._decide) if operations else ())
+            for ticket in batch:
+                ticket.answer = ticket.change(connection) if ticket.change else next(answers)
+        for ticket in batch:
+            ticket.is_over = True
+        self.counts.commits += 1
+        self.counts.operations += len(batch)
+
+
+def _wake_callers(batch: Sequence[Ticket]) -> None:
+    """One wake-up of each event loop, however many of its callers wait."""
+    loops: dict[asyncio.AbstractEventLoop, list[Ticket]] = {}
+    for ticket in batch:
+        if ticket.future is not None and ticket.is_over:
+            loops.setdefault(ticket.future.get_loop(), []).append(ticket)
+    for loop, tickets in loops.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, tickets)
+        except RuntimeError:
+            # The loop is closed: nobody is left to tell, and what was written stays written.
+            log.debug("%d callers were gone before their answer", len(tickets))
+
+
+def _resolve(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        future = ticket.future
+        if future is None or future.done():
+            continue
+        if ticket.failure is not None:
+            future.set_exception(ticket.failure)
+        else:
+            future.set_result(ticket.answer)
