@@ -4,28 +4,22 @@ import argparse
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import aiohttp
 import uvicorn
+
+from minitoolai.engines.http import HttpClient
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 _STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
+_HEADERS = {"content-type": "application/json", "authorization": "Bearer sk-upstream"}
+
+
 class Proxy:
     def __init__(self, upstream: str) -> None:
         self.url = f"{upstream}/chat/completions"
-        self.session: aiohttp.ClientSession | None = None
-
-    def open(self) -> aiohttp.ClientSession:
-        self.session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"content-type": "application/json", "authorization": "Bearer sk-upstream"},
-        )
-        return self.session
+        self.client = HttpClient()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         message = await receive()
@@ -36,15 +30,17 @@ class Proxy:
         if scope["method"] != "POST":
             await _whole(send, 200, b"ok")
             return
-        session = self.session or self.open()
-        async with session.post(self.url, data=body, allow_redirects=False) as answer:
-            if answer.content_type != "text/event-stream":
+        answer = await self.client.request("POST", self.url, headers=_HEADERS, body=body)
+        try:
+            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                 await _whole(send, answer.status, await answer.read())
                 return
             await send({"type": "http.response.start", "status": answer.status, "headers": _STREAM})
-            while chunk := await answer.content.readany():
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            while data := await answer.next_bytes():
+                await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            answer.close()
 
 
 async def _whole(send: Send, status: int, body: bytes) -> None:

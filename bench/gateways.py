@@ -142,7 +142,7 @@ class Portkey(Gateway):
 
 
 class Bare(Gateway):
-    name, title = "bare", "bare ASGI + aiohttp on uvicorn (the floor)"
+    name, title = "bare", "bare ASGI proxy (the floor)"
 
     def missing(self) -> None:
         return None
@@ -153,9 +153,7 @@ class Bare(Gateway):
         return _up([sys.executable, "-m", "bench.bare", str(port), upstream], port, place, within_s=20)
 
 
-def _up(
-    command: list[str], port: int, place: Place, *, within_s: float, env: dict[str, str] | None = None
-) -> Running:
+def _up(command: list[str], port: int, place: Place, *, within_s: float, env: dict[str, str] | None = None) -> Running:
     child = Child(command, log=place.folder / "log", cores=place.cores, env=env)
     try:
         child.wait_ready(f"http://127.0.0.1:{port}/healthz", within_s=within_s)

@@ -60,7 +60,7 @@ class Caller(asyncio.Protocol):
         self.got = got = self.got + data
         if self.stream and self.first is None and b"data: {" in got:
             self.first = time.perf_counter() - self.sent
-        if got.endswith(b"0\r\n\r\n") or (not self.stream and _whole(got)):
+        if got.endswith(b"0\r\n\r\n") or (self.first is None and _whole(got)):
             self.judge(got)
             self.send()
 
@@ -150,9 +150,7 @@ def main() -> None:
     if args.cores:
         os.sched_setaffinity(0, args.cores)
     request = build_request(args.port, args.path, args.key, stream=args.stream, headers=args.header)
-    result = uvloop.run(
-        run(args.port, request, stream=args.stream, callers=args.callers, seconds=args.seconds)
-    )
+    result = uvloop.run(run(args.port, request, stream=args.stream, callers=args.callers, seconds=args.seconds))
     print(json.dumps(result))
 
 

@@ -55,9 +55,7 @@ def install(peer: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="example: python -m bench.peers sglang-router litellm"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, epilog="example: python -m bench.peers sglang-router litellm")
     known = ["nginx", *PYTHON_PEERS, "portkey"]
     parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(known)}; all without any")
     wanted = parser.parse_args().peers or known

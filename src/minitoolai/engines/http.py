@@ -1,7 +1,7 @@
-"""The HTTP/1.1 client of the engines: a pool of connections, answers read as their bytes come, a cancel that closes.
+"""The HTTP/1.1 client of the engines: pooled connections, bytes as they come, a cancel that closes.
 
-Made for few origins and many streams; docs/decisions/0002 says why it is our own. It follows no redirect, keeps no
-cookie, unpacks nothing, reads no proxy from the environment, and never sends a request twice.
+Made for few origins and many streams; docs/decisions/0002 says why it is our own. It follows no redirect,
+keeps no cookie, unpacks nothing, reads no proxy from the environment, and never sends a request twice.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class HttpError(Exception):
     """The exchange failed; how is in the class, where in the message."""
 
 
-class Unreachable(HttpError):
+class Unreachable(HttpError):  # noqa: N818 - errors are named as facts
     """No connection: name, refusal, TLS or time-out. Nothing was sent."""
 
 
-class Silent(HttpError):
+class Silent(HttpError):  # noqa: N818 - errors are named as facts
     """Connected, but not a byte for `silence_s`."""
 
 
-class Broken(HttpError):
+class Broken(HttpError):  # noqa: N818 - errors are named as facts
     """Closed, reset or not HTTP before the answer was whole."""
 
 
@@ -101,7 +101,7 @@ class HttpAnswer:
         else:
             data = b"".join(self._chunks)
             self._chunks.clear()
-        if self._waiting > _HIGH_WATER:
+        if self._waiting > _HIGH_WATER and not self._ended:
             self._heard_at = self._loop.time()
             self._connection.resume()
         self._waiting = 0
@@ -162,7 +162,7 @@ class HttpAnswer:
         await self._waiter
 
     def _check_silence(self) -> None:
-        """One timer a stream, not one a chunk: it looks when the last byte came, and sleeps for what is left."""
+        """One timer a stream, not one a chunk: it looks when the last byte came and sleeps for the rest."""
         left = self._heard_at + self._silence_s - self._loop.time()
         if self._chunks:
             left = self._silence_s  # It is our reader who is slow.
@@ -193,15 +193,21 @@ class _Connection(asyncio.Protocol):
         self._transport.write(request)
         return self._answer
 
+    def is_usable(self) -> bool:
+        return not self.is_lost and not self._transport.is_closing()
+
     def abort(self) -> None:
         self.is_lost = True
+        self._answer = None
         self._transport.abort()
 
     def pause(self) -> None:
-        self._transport.pause_reading()
+        if self.is_usable():
+            self._transport.pause_reading()
 
     def resume(self) -> None:
-        self._transport.resume_reading()
+        if self.is_usable():
+            self._transport.resume_reading()
 
     # asyncio calls these.
 
@@ -215,6 +221,7 @@ class _Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
+            self._check_head(answer, len(data))
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, ValueError) as error:
             answer.fail(Broken(f"not HTTP, or more than was asked for: {error}"))
             self.abort()
@@ -223,12 +230,18 @@ class _Connection(asyncio.Protocol):
             self._finish(answer)
         answer.heard()
 
+    def _check_head(self, answer: HttpAnswer, size: int) -> None:
+        self._head_size += 0 if answer.status else size
+        if self._head_size > _LARGEST_HEAD:
+            raise ValueError("the head of the answer has no end")
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         answer, self._answer = self._answer, None
+        self._release(self)
         if answer is None:
-            self._release(self)
-        elif exc is None and self._until_close and answer.status:
+            return
+        if exc is None and self._until_close and answer.status:
             answer.end()
             answer.heard()
         else:
@@ -237,7 +250,8 @@ class _Connection(asyncio.Protocol):
     def _finish(self, answer: HttpAnswer) -> None:
         answer.end()
         self._answer = None
-        if self._keep and not self._transport.get_write_buffer_size():
+        if self._keep and self.is_usable() and not self._transport.get_write_buffer_size():
+            self.resume()  # The end may have come in one piece with more than the high water.
             self._release(self)
         else:
             self.abort()
@@ -245,9 +259,6 @@ class _Connection(asyncio.Protocol):
     # The parser calls these.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_size += len(name) + len(value)
-        if self._head_size > _LARGEST_HEAD:
-            raise ValueError("the head of the answer is too large")
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
 
@@ -289,7 +300,7 @@ class HttpClient:
     async def request(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"", silence_s: float = 60.0
     ) -> HttpAnswer:
-        """Send, and return when the head of the answer is here. A cancel cuts the connection. HttpError, ValueError."""
+        """Send, and return when the answer's head is here; a cancel cuts the connection. HttpError, ValueError."""
         target = parse_target(url)
         request = encode_head(method, target, headers, len(body)) + body
         connection = self._take(target[:3]) or await self._connect(target)
@@ -312,7 +323,7 @@ class HttpClient:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            if not connection.is_lost and connection.loop.time() - connection.idle_since < self._idle_s:
+            if connection.is_usable() and connection.loop.time() - connection.idle_since < self._idle_s:
                 return connection
             connection.abort()
         return None
@@ -322,11 +333,14 @@ class HttpClient:
         origin = target[:3]
 
         def release(connection: _Connection) -> None:
-            if connection.is_lost:
-                self._all.discard(connection)
+            idle = self._idle.setdefault(origin, [])
+            if not connection.is_lost:
+                connection.idle_since = loop.time()
+                idle.append(connection)
                 return
-            connection.idle_since = loop.time()
-            self._idle.setdefault(origin, []).append(connection)
+            self._all.discard(connection)
+            if connection in idle:
+                idle.remove(connection)
 
         try:
             async with asyncio.timeout(self._connect_s):
