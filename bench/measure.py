@@ -123,10 +123,10 @@ def _load(row: Row, running: Running, plan: Plan, *, stream: bool, seconds: floa
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 90, check=False)
     used_s = cpu_s_of(running.child.pid) - before if running.child else None
     if done.returncode:
-        row.complaints.append(done.stderr.strip().splitlines()[-1][:300])
+        row.complaints.append(f"the load generator failed: {done.stderr.strip()[-300:]}")
         return Sample(0, 1, seconds, None, None, None, None)
     report = json.loads(done.stdout)
-    row.complaints += report["samples"]
+    row.complaints += [" ".join(sample.split()) for sample in report["samples"]]
     return Sample(
         done=report["done"],
         errors=report["errors"],

@@ -334,7 +334,7 @@ def test_a_slow_reader_holds_the_server_back_and_loses_nothing() -> None:
     async def flood(peer: Peer, _: bytes) -> None:
         nonlocal sent
         await peer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % total)
-        for _ in range(total // 100_000):
+        for _number in range(total // 100_000):
             await peer.write(b"z" * 100_000)
             sent += 100_000
 
