@@ -290,12 +290,14 @@ class _Connection(asyncio.Protocol):
 class HttpClient:
     """Connections by origin. One for the process; every method belongs to the event loop."""
 
-    def __init__(self, *, connect_s: float = CONNECT_S, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, *, connect_s: float = CONNECT_S, idle_s: float = IDLE_S, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._connect_s = connect_s
         self._idle_s = idle_s
         self._idle: dict[tuple[bool, str, int], list[_Connection]] = {}
         self._all: set[_Connection] = set()
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
 
     async def request(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"", silence_s: float = 60.0
