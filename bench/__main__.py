@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from shutil import which
@@ -38,6 +39,7 @@ _EXAMPLES = """examples:
 
 def main() -> int:
     args = _parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are stopped, as on Ctrl-C
     chosen = [ALL[name] for name in args.gateways]
     gateway_cores, load_cores = _cores(pin=not args.no_pin)
     plan = Plan(args.rounds, args.seconds, args.callers, args.streams, gateway_cores, load_cores)

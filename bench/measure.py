@@ -49,6 +49,8 @@ class Row:
     missing: str | None = None
     plain: list[Sample] = field(default_factory=list)
     stream: list[Sample] = field(default_factory=list)
+    answers: int = 0
+    failures: int = 0
     rss_mb: float | None = None
     books: str = "–"
     complaints: list[str] = field(default_factory=list)
@@ -65,14 +67,16 @@ def run(gateways: list[Gateway], plan: Plan, say: Say) -> list[Row]:
         for gateway, row in zip(gateways, rows, strict=True):
             if row.missing is None and (running := _start(gateway, row, place, stack, say)):
                 up.append((gateway, row, running))
-        totals = {row.name: _warm_up(row, running, plan) for _, row, running in up}
+        for _, row, running in up:
+            _warm_up(row, running, plan)
         for number in range(plan.rounds):
             for _, row, running in up:
                 say(f"round {number + 1} of {plan.rounds}: {row.title}")
-                totals[row.name] += _round(row, running, plan)
+                row.plain.append(_load(row, running, plan, stream=False, seconds=plan.seconds))
+                row.stream.append(_load(row, running, plan, stream=True, seconds=plan.seconds))
         for gateway, row, running in up:
             row.rss_mb = rss_mb_of(running.child.pid) if running.child else None
-            _check_books(gateway, row, running, totals[row.name])
+            _check_books(gateway, row, running)
     return rows
 
 
@@ -99,17 +103,10 @@ def _start(gateway: Gateway, row: Row, place: Place, stack: ExitStack, say: Say)
     return running
 
 
-def _warm_up(row: Row, running: Running, plan: Plan) -> int:
-    """A second of each kind, not counted but for the books."""
-    return sum(_load(row, running, plan, stream=stream, seconds=1.0).done for stream in (False, True))
-
-
-def _round(row: Row, running: Running, plan: Plan) -> int:
-    plain = _load(row, running, plan, stream=False, seconds=plan.seconds)
-    stream = _load(row, running, plan, stream=True, seconds=plan.seconds)
-    row.plain.append(plain)
-    row.stream.append(stream)
-    return plain.done + stream.done
+def _warm_up(row: Row, running: Running, plan: Plan) -> None:
+    """A moment of each kind, counted for the books only."""
+    for stream in (False, True):
+        _load(row, running, plan, stream=stream, seconds=min(1.0, plan.seconds))
 
 
 def _load(row: Row, running: Running, plan: Plan, *, stream: bool, seconds: float) -> Sample:
@@ -123,10 +120,13 @@ def _load(row: Row, running: Running, plan: Plan, *, stream: bool, seconds: floa
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 90, check=False)
     used_s = cpu_s_of(running.child.pid) - before if running.child else None
     if done.returncode:
+        row.failures += 1
         row.complaints.append(f"the load generator failed: {done.stderr.strip()[-300:]}")
         return Sample(0, 1, seconds, None, None, None, None)
     report = json.loads(done.stdout)
     row.complaints += [" ".join(sample.split()) for sample in report["samples"]]
+    row.answers += report["done"]
+    row.failures += report["errors"]
     return Sample(
         done=report["done"],
         errors=report["errors"],
@@ -138,9 +138,8 @@ def _load(row: Row, running: Running, plan: Plan, *, stream: bool, seconds: floa
     )
 
 
-def _check_books(gateway: Gateway, row: Row, running: Running, answers: int) -> None:
-    errors = sum(sample.errors for sample in row.plain + row.stream)
+def _check_books(gateway: Gateway, row: Row, running: Running) -> None:
     try:
-        row.books = gateway.check_books(running, answers=answers, errors=errors)
+        row.books = gateway.check_books(running, answers=row.answers, errors=row.failures)
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         row.books = f"could not be checked: {error}"

@@ -52,7 +52,7 @@ def _cells(row: Row, by_name: dict[str, Row]) -> list[str]:
         _number(_ratio(row.plain, base.plain if base else []), 2),
         _number(_ratio(row.stream, base.stream if base else []), 2),
         _number(row.rss_mb, 0),
-        str(sum(sample.errors for sample in row.plain + row.stream)),
+        str(row.failures),
         row.books,
     ]
 
