@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
 from minitoolai.core.errors import SettingsError
 
@@ -24,7 +24,8 @@ class Secret(str):
 
 
 def _setting(default: T, about: str) -> T:
-    return cast(T, field(default=default, metadata={"about": about}))
+    made: T = field(default=default, metadata={"about": about})
+    return made
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Settings:
     llama_model: str = _setting("", "A GGUF file of yours instead of the embedded model.")
     llama_slots: int = _setting(4, "Answers the embedded model writes at once.")
     llama_queue: int = _setting(128, "Requests that may wait for the embedded model; more are a 503.")
-    llama_context: int = _setting(4096, "Tokens of prompt and answer together, a request.")
+    llama_context: int = _setting(0, "Tokens of prompt and answer together, a request; 0 takes the catalog's.")
     llama_threads: int = _setting(0, "CPU threads of the embedded model; 0 takes all cores.")
     first_token_timeout_s: float = _setting(60.0, "Longest wait for an engine's first token.")
     total_timeout_s: float = _setting(600.0, "Longest time for one answer.")
@@ -87,7 +88,7 @@ def variables() -> list[str]:
 
 
 def _parse(name: str, key: str, text: str) -> object:
-    default = _FIELDS[key].default
+    default: Any = _FIELDS[key].default
     try:
         if isinstance(default, bool):
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[
@@ -95,7 +96,7 @@ def _parse(name: str, key: str, text: str) -> object:
             ]
         if isinstance(default, int | float):
             return type(default)(text)
-        return type(default)(text)  # type: ignore[call-arg]
+        return type(default)(text)
     except (KeyError, ValueError):
         expected = "1 or 0" if isinstance(default, bool) else f"a number like {default}"
         raise SettingsError(f"{name}={text!r} is wrong: expected {expected}") from None

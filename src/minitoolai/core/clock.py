@@ -55,7 +55,7 @@ def random_bytes(length: int) -> bytes:
 
 def base62(number: int, width: int = 1) -> str:
     """A non-negative integer in letters and digits, padded with zeros to `width`."""
-    digits = []
+    digits: list[str] = []
     while number or len(digits) < width:
         number, digit = divmod(number, 62)
         digits.append(ALPHABET[digit])

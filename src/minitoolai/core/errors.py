@@ -99,6 +99,12 @@ class Overloaded(ServiceError):
     retryable = True
 
 
+class ClientLeft(ServiceError):
+    """The caller hung up; what was written until then is charged."""
+
+    code = "client_left"
+
+
 class EngineError(ServiceError):
     """The engine failed. Foreign exceptions become this once, at the engine's border."""
 

@@ -52,3 +52,5 @@ class ChatRequest(msgspec.Struct):
     images: list[str] = []
     #: A limit nobody asked for may be lowered to fit the context; one that was asked for may not.
     limit_is_default: bool = False
+    #: The balance bought fewer output tokens than were asked for.
+    clamped: bool = False

@@ -11,6 +11,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ IDLE_S = 30.0
 #: Unread bytes at which the socket is no longer read: a slow caller slows the engine.
 _HIGH_WATER = 256 * 1024
 _LARGEST_HEAD = 64 * 1024
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class HttpError(Exception):
@@ -300,7 +302,13 @@ class HttpClient:
         self._tls = tls
 
     async def request(
-        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"", silence_s: float = 60.0
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        body: bytes = b"",
+        silence_s: float = 60.0,
     ) -> HttpAnswer:
         """Send, and return when the answer's head is here; a cancel cuts the connection. HttpError, ValueError."""
         target = parse_target(url)

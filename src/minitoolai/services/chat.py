@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from minitoolai.core.books import Verdict
 from minitoolai.core.catalog import Catalog, ChatModel
 from minitoolai.core.clock import Clock, generation_name
-from minitoolai.core.errors import ContextExceeded, EngineError, EngineTimeout, InvalidRequest, Overloaded, ServiceError
+from minitoolai.core.errors import (
+    ClientLeft,
+    ContextExceeded,
+    EngineError,
+    EngineTimeout,
+    InvalidRequest,
+    Overloaded,
+    ServiceError,
+)
 from minitoolai.core.inference import ChatRequest, Usage
-from minitoolai.core.records import Caller, NewGeneration, Outcome
+from minitoolai.core.records import Caller, GenerationState, NewGeneration, Outcome
 from minitoolai.engines.base import ChatAnswer, ChatEngine
 from minitoolai.services import pricing
 from minitoolai.services.charging import Charging, Reservation
+from minitoolai.services.events import EventStream, whole_answer
 
 log = logging.getLogger(__name__)
 
@@ -25,109 +35,183 @@ CHECKPOINT_EVERY_S = 1.0
 HEARTBEAT_AFTER_S = 15.0
 #: Bytes of text a token stands for where nobody counted: English in the tokenizers in use.
 BYTES_PER_TOKEN = 4
+#: Abandoned answers that are read to their end at once; more are cut, and charged by our own count.
+READ_ON_AT_MOST = 64
 
 
 class ChatRun:
-    """One answer under way. Made by ChatService.begin; must end in exactly one call of `finish`."""
-
-    __slots__ = (
-        "_checkpoint_s", "_service", "answer", "clamped", "engine", "estimated_prompt", "first_token_s", "model",
-        "name", "prompt_tokens", "request", "reservation", "started_s", "stop_reason", "task", "tokens", "usage",
-    )  # fmt: skip
+    """One answer under way. Made by ChatService.begin; whoever began it calls `finish`, on every path."""
 
     def __init__(
         self,
         service: ChatService,
         request: ChatRequest,
-        model: ChatModel,
         engine: ChatEngine,
         reservation: Reservation,
         prompt_tokens: int | None,
     ) -> None:
         self._service = service
         self.request = request
-        self.model = model
         self.engine = engine
         self.reservation = reservation
         self.name = generation_name(reservation.hold_id)
-        self.estimated_prompt = prompt_tokens is None
-        self.prompt_tokens = prompt_tokens if prompt_tokens is not None else request.text_bytes // BYTES_PER_TOKEN
-        self.started_s = self._checkpoint_s = service.clock.steady_s()
-        self.first_token_s: float | None = None
-        self.answer: ChatAnswer | None = None
-        self.tokens = 0
+        self.events = EventStream(
+            forwards=engine.complete_chunks,
+            include_usage=request.include_usage,
+            name=f"chatcmpl-{self.name[4:]}",
+            created_s=service.clock.now_ms() // 1000,
+        )
+        self.started_s = self._checkpoint_s = self._silent_since_s = service.clock.steady_s()
+        self._first_token_s: float | None = None
+        self._spoke = False
+        self._prompt_tokens = request.text_bytes // BYTES_PER_TOKEN if prompt_tokens is None else prompt_tokens
+        self._answer: ChatAnswer | None = None
+        self._charge: asyncio.Future[Verdict] | None = None
+        self.is_finished = False
         self.usage: Usage | None = None
-        self.stop_reason: ServiceError | None = None
+        #: Set while somebody may break the answer off by cancelling this task.
         self.task: asyncio.Task[object] | None = None
-        self.clamped = False
+        self.stop_reason: ServiceError | None = None
+        #: Called when the engine has said nothing for HEARTBEAT_AFTER_S.
+        self.on_silence: Callable[[], None] | None = None
+        #: Called once, when the answer turns out to take longer than a moment.
+        self.on_slow: Callable[[], None] | None = None
 
-    async def open(self) -> ChatAnswer:
-        """Send the request to the engine; returns as its answer begins."""
-        self.answer = await self.engine.open(self.request, self.reservation.units)
-        return self.answer
+    # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def stop(self, reason: ServiceError) -> None:
-        """Break off from outside: a timeout, a caller who left, a server that stops."""
-        if self.stop_reason is None and self.task is not None and not self.task.done():
-            self.stop_reason = reason
-            self.task.cancel()
+    async def open(self) -> None:
+        """Send the request to the engine; returns as its answer begins. EngineError where it does not."""
+        self._answer = await self.engine.open(self.request, self.reservation.units)
 
-    def saw_first_token(self) -> None:
-        """Note the time of the first token, once."""
-        if self.first_token_s is None:
-            self.first_token_s = self._service.clock.steady_s()
+    async def next_block(self) -> bytes | None:
+        """Whole events for the caller, or None at the end. EngineError if the engine breaks off."""
+        assert self._answer is not None
+        events = self.events
+        while True:
+            if events.error is not None:
+                raise EngineError(events.error)
+            if events.done:
+                return None
+            data = await self._answer.next_bytes()
+            if not data:
+                if events.usage is None:
+                    raise EngineError(f"{self.engine.name} broke off its answer; what was written is charged")
+                return None
+            block = events.feed(data)
+            self.usage = events.usage
+            self._spoke = True
+            if block:
+                if self._first_token_s is None:
+                    self._first_token_s = self._service.clock.steady_s()
+                return block
+
+    async def read_whole(self) -> bytes:
+        """The answer that is not streamed, with every documented field."""
+        assert self._answer is not None
+        body, self.usage, self.events.served_model, self.events.tokens = whole_answer(
+            await self._answer.read(), forwards=self.engine.complete_chunks, name=self.name, prompt=self._prompt_tokens
+        )
+        self._first_token_s = self._service.clock.steady_s()
+        return body
+
+    # ── paying ────────────────────────────────────────────────────────────────────────────────────────────
 
     def usage_so_far(self) -> Usage:
-        """What the engine said, or our own count."""
+        """What the engine said, or our own count; nothing at all before the first token."""
         if self.usage is not None:
             return self.usage
-        return Usage(self.prompt_tokens if self.tokens else 0, self.tokens, self.prompt_tokens + self.tokens)
+        tokens = self.events.tokens
+        return Usage(self._prompt_tokens if tokens else 0, tokens)
 
     def cost_so_far(self) -> int:
-        """What would be charged if the answer ended now."""
+        """What would be charged if the answer ended now, in nano-dollars."""
         held = self.reservation
         return pricing.chat_cost(held.price_input, held.price_output, self.usage_so_far())
 
-    def finish(
-        self, error: ServiceError | None = None, *, served_model: str | None = None, wait: bool = True
-    ) -> asyncio.Future[object] | None:
-        """Queue the charge for what was read and written; the future resolves once it is durable."""
+    async def charge(self) -> None:
+        """Settle, and return once that is durable."""
+        self.finish()
+        if self._charge is not None:
+            await self._charge
+
+    def finish(self, error: ServiceError | None = None) -> None:
+        """Queue the charge for what was read and written. The first call counts; awaits nothing."""
+        if self.is_finished:
+            return
+        self.is_finished = True
         self._service.forget(self)
-        usage = self.usage_so_far()
-        failed = error is not None
         cost = self.cost_so_far()
         if cost > self.reservation.amount:
             log.error("%s cost %d over its hold of %d: the house pays", self.name, cost, self.reservation.amount)
-        now_s = self._service.clock.steady_s()
-        outcome = Outcome(
-            state="cancelled"
-            if failed and error and error.code == "client_left"
-            else "failed"
-            if failed
-            else "succeeded",
+        self._charge = self._service.charging.settle(self.reservation, cost, self._outcome(error))
+
+    def _outcome(self, error: ServiceError | None) -> Outcome:
+        usage, first_s = self.usage_so_far(), self._first_token_s
+        state: GenerationState = "succeeded"
+        if error is not None:
+            state = "cancelled" if isinstance(error, ClientLeft) else "failed"
+        return Outcome(
+            state=state,
             input_units=usage.prompt_tokens,
             output_units=usage.completion_tokens,
             cached_units=usage.cached_tokens,
             estimated=self.usage is None and usage.completion_tokens > 0,
-            served_model=served_model,
+            served_model=self.events.served_model,
             error_code=error.code if error else None,
-            first_token_ms=round((self.first_token_s - self.started_s) * 1000) if self.first_token_s else None,
-            duration_ms=round((now_s - self.started_s) * 1000),
+            first_token_ms=None if first_s is None else round((first_s - self.started_s) * 1000),
         )
-        return self._service.charging.settle(self.reservation, cost, outcome, wait=wait)
+
+    # ── ending ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def close(self, error: ServiceError | None = None) -> None:
+        """Let go of the engine and finish. An engine that goes on billing is read to its end behind the caller's back."""
+        answer, self._answer = self._answer, None
+        if answer is not None and isinstance(error, ClientLeft) and self._service.reads_on(self, answer):
+            return
+        self.finish(error)
+        if answer is not None:
+            await answer.close()
+
+    async def read_on(self, answer: ChatAnswer) -> None:
+        """The caller left, the engine bills all the same: read to the usage it reports."""
+        self._answer = answer
+        error: ServiceError = ClientLeft("the caller hung up")
+        try:
+            while await self.next_block() is not None:
+                pass
+        except ServiceError as failure:
+            error = failure
+        finally:
+            self.finish(error)
+            await answer.close()
+
+    def stop(self, reason: ServiceError) -> None:
+        """Break off from outside: a timeout, a caller who left, a server that stops."""
+        if self.stop_reason is None and self.task is not None:
+            self.stop_reason = reason
+            self.task.cancel()
 
     def tick(self, now_s: float) -> None:
-        """Called twice a second: renew the lease, enforce the timeouts."""
+        """Called twice a second: renew the lease, enforce the timeouts, break the silence."""
+        if self.on_slow is not None:
+            self.on_slow()
+            self.on_slow = None
+        if self._spoke:
+            self._spoke = False
+            self._silent_since_s = now_s
+        elif now_s - self._silent_since_s >= HEARTBEAT_AFTER_S and self.on_silence is not None:
+            self._silent_since_s = now_s
+            self.on_silence()
         if now_s - self._checkpoint_s >= CHECKPOINT_EVERY_S:
             self._checkpoint_s = now_s
             self._service.charging.keep_alive(self.reservation, self.cost_so_far())
+        first_s, total_s = self._service.timeouts(self.engine)
         waited_s = now_s - self.started_s
-        first, total = self._service.timeouts(self.engine)
-        if self.first_token_s is None and waited_s > first:
-            self.stop(EngineTimeout(f"the model sent no token for {first:.0f} s; nothing was charged"))
-        elif waited_s > total:
+        if self._first_token_s is None and waited_s > first_s:
+            self.stop(EngineTimeout(f"{self.engine.name} sent no token for {first_s:g} s; nothing was charged"))
+        elif waited_s > total_s:
             self.stop(
-                EngineTimeout(f"the answer took more than {total:.0f} s and was cut; what was written is charged")
+                EngineTimeout(f"the answer took more than {total_s:g} s and was cut; what was written is charged")
             )
 
 
@@ -151,6 +235,7 @@ class ChatService:
         self._first_token_timeout_s = first_token_timeout_s
         self._total_timeout_s = total_timeout_s
         self.runs: set[ChatRun] = set()
+        self._reading_on: set[asyncio.Task[None]] = set()
         self.draining = False
 
     def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
@@ -185,8 +270,8 @@ class ChatService:
         bound = pricing.chat_bound(model, prompt_tokens=counted, limit=limit, choices=request.choices)
         generation = NewGeneration("chat", model.name, engine.name, model.price_input, model.price_output)
         reservation = await self.charging.reserve(caller, bound, generation)
-        run = ChatRun(self, request, model, engine, reservation, prompt_tokens)
-        run.clamped = reservation.units < limit
+        request.clamped = reservation.units < limit
+        run = ChatRun(self, request, engine, reservation, prompt_tokens)
         self.runs.add(run)
         return run
 
@@ -200,6 +285,16 @@ class ChatService:
     def forget(self, run: ChatRun) -> None:
         """The run has ended."""
         self.runs.discard(run)
+
+    def reads_on(self, run: ChatRun, answer: ChatAnswer) -> bool:
+        """Whether the rest of an abandoned answer is now read in the background, for its usage."""
+        if run.is_finished or not run.engine.bills_after_cancel or len(self._reading_on) >= READ_ON_AT_MOST:
+            return False
+        task = asyncio.ensure_future(run.read_on(answer))
+        run.task = task
+        self._reading_on.add(task)
+        task.add_done_callback(self._reading_on.discard)
+        return True
 
     async def keep_time(self) -> None:
         """Drive the clocks of all answers until cancelled: one task for all of them, no timer for each."""

@@ -198,7 +198,7 @@ class EventStream:
     def _rewritten(self, chunk: Chunk) -> bytes:
         head = self._head or chunk
         for choice in chunk.choices:
-            if choice.delta == b'{"role":"assistant","content":null}':
+            if bytes(choice.delta) == b'{"role":"assistant","content":null}':
                 choice.delta = _FIRST_DELTA
         shared = (head.id, head.object, head.created, head.model, head.service_tier, head.system_fingerprint)
         if self._include_usage:
@@ -207,7 +207,7 @@ class EventStream:
 
 
 def _says_something(delta: msgspec.Raw) -> bool:
-    if delta == b"{}":
+    if bytes(delta) == b"{}":
         return False
     said = _decode_delta(delta)
     return bool(said.content or said.refusal or said.reasoning_content or said.tool_calls or said.function_call)
@@ -217,3 +217,38 @@ def _fault_message(fault: Any) -> str:
     if isinstance(fault, dict):
         return str(fault.get("message") or "the engine failed")[:500]
     return str(fault or "the engine failed")[:500]
+
+
+class _Completion(msgspec.Struct):
+    id: str = ""
+    object: str = "chat.completion"
+    created: int = 0
+    model: str = ""
+    choices: msgspec.Raw = msgspec.Raw(b"[]")
+    usage: Usage | None = None
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+
+
+_decode_completion = msgspec.json.Decoder(_Completion, strict=False).decode
+
+
+def whole_answer(body: bytes, *, forwards: bool, name: str, prompt: int) -> tuple[bytes, Usage | None, str, int]:
+    """(body for the caller, the engine's usage, model that answered, our own count of tokens).
+
+    EngineError where it is no completion.
+    """
+    try:
+        completion = _decode_completion(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineError(f"the engine sent something that is no completion: {error}") from error
+    if bytes(completion.choices) == b"[]":
+        raise EngineError("the engine sent a completion without choices")
+    usage, tokens = completion.usage, len(completion.choices) // 4
+    if forwards and usage is not None:
+        return body, usage, completion.model, tokens
+    completion.id = completion.id or f"chatcmpl-{name[4:]}"
+    completion.service_tier = completion.service_tier or "default"
+    completion.system_fingerprint = completion.system_fingerprint or fingerprint(completion.model)
+    completion.usage = full_usage(usage or Usage(prompt, tokens))
+    return _encode(completion), usage, completion.model, tokens

@@ -70,13 +70,13 @@ class SqliteConnection:
         try:
             return self._db.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"{error} in {sql.split()[0]}") from error
+            raise StoreError(f"{error} in {sql.split(maxsplit=1)[0]}") from error
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
         try:
             return self._db.executemany(sql, rows).rowcount
         except sqlite3.Error as error:
-            raise StoreError(f"{error} in {sql.split()[0]}") from error
+            raise StoreError(f"{error} in {sql.split(maxsplit=1)[0]}") from error
 
     def select_by_ids(self, sql: str, ids: Iterable[int | str]) -> list[Row]:
         listed = list(ids)

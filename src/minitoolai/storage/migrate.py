@@ -12,6 +12,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 def migrate(url: str) -> tuple[str | None, str | None]:
     """Run every migration that has not run; (revision before, revision after). `url` is SQLAlchemy's."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     # Alembic is imported here: a server that is up to date would pay 0.2 s for it at every start.
     from alembic import command
     from alembic.config import Config
@@ -20,7 +21,6 @@ def migrate(url: str) -> tuple[str | None, str | None]:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import SQLAlchemyError
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     engine = create_engine(url)

@@ -1,0 +1,50 @@
+# make help lists what there is to make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PORT     ?= 8000
+DATA_DIR ?= data
+
+.PHONY: help install dev serve test acceptance chaos check bench clean
+
+help:           ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+install: $(STAMP)  ## the program, in .venv
+
+$(STAMP): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+dev: $(VENV)/.dev  ## the program and what its tests need
+
+$(VENV)/.dev: $(STAMP) requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
+	@touch $@
+
+serve: install  ## the server on PORT (8000), with a demo account; DATA_DIR (data) holds everything
+	@exec $(BIN)/minitoolai serve --demo --port $(PORT) --data-dir $(DATA_DIR)
+
+test: dev       ## every quick test
+	$(BIN)/pytest -m "not acceptance and not chaos"
+
+acceptance: dev ## the long tests, against real servers
+	$(BIN)/pytest -m acceptance
+
+chaos: dev      ## the proofs of docs/ledger.md, at length
+	$(BIN)/python -m tests.chaos
+
+check: dev      ## formatting, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: dev      ## side by side with peers: one table
+	$(BIN)/python -m bench
+
+clean:          ## forget the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

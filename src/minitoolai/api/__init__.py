@@ -1,0 +1,1 @@
+"""The JSON edge, for callers with keys: parse, call one service, render."""

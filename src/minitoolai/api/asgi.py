@@ -1,0 +1,68 @@
+"""What bare ASGI handlers share: reading a body with a limit, answering with bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from minitoolai.api.errors import error_body, error_headers, status_and_type
+from minitoolai.core.errors import BodyTooLarge, ClientLeft, ServiceError, WrongContentType
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+LARGEST_BODY = 20 * 1024 * 1024
+JSON = (b"content-type", b"application/json")
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """The first header of this lower-case name, or nothing."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return b""
+
+
+async def read_json_body(scope: Scope, receive: Receive) -> bytes:
+    """The whole body. BodyTooLarge, WrongContentType; ClientLeft if the caller hangs up meanwhile."""
+    length = header(scope, b"content-length")
+    if length.isdigit() and int(length) > LARGEST_BODY:
+        raise _too_large()
+    kind = header(scope, b"content-type").split(b";")[0].strip().lower()
+    if kind != b"application/json" and not kind.endswith(b"+json"):
+        raise WrongContentType("send the body as JSON with the header Content-Type: application/json")
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        if message["type"] == "http.disconnect":
+            raise ClientLeft("the caller hung up before its request was whole")
+        return body
+    parts, size = [body], len(body)
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft("the caller hung up before its request was whole")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > LARGEST_BODY:
+            raise _too_large()
+    return b"".join(parts)
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {LARGEST_BODY // 1024 // 1024} MB; send less")
+
+
+async def answer(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    """One whole answer."""
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_error(send: Send, error: ServiceError, headers: Headers) -> None:
+    """One error, in OpenAI's shape."""
+    await answer(send, status_and_type(error)[0], error_body(error), [JSON, *headers, *error_headers(error)])

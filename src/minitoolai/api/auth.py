@@ -1,0 +1,26 @@
+"""Header to Caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from minitoolai.core.errors import AccessDenied
+from minitoolai.core.records import Caller
+from minitoolai.services.accounts import KeyRing
+
+
+async def authenticate(headers: Iterable[tuple[bytes, bytes]], keys: KeyRing) -> Caller:
+    """The caller behind `Authorization: Bearer sk-…`; AccessDenied says what is missing."""
+    for name, value in headers:
+        if name == b"authorization":
+            return await _bearer(value, keys)
+    raise AccessDenied(
+        "no key: send the header Authorization: Bearer sk-…", code="invalid_api_key", param="Authorization"
+    )
+
+
+async def _bearer(value: bytes, keys: KeyRing) -> Caller:
+    if value[:7].lower() != b"bearer ":
+        raise AccessDenied("the header Authorization must read: Bearer sk-…", param="Authorization")
+    key = value[7:].strip().decode("latin-1")
+    return keys.remembered(key) or await keys.recognise(key)

@@ -1,0 +1,47 @@
+"""One table: what went wrong, as status and body in OpenAI's shape."""
+
+from __future__ import annotations
+
+import msgspec
+
+from minitoolai.core import errors
+
+#: (error, status, OpenAI's `type`). The first class that fits decides.
+TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
+    (errors.BodyTooLarge, 413, "invalid_request_error"),
+    (errors.WrongContentType, 415, "invalid_request_error"),
+    (errors.ModelNotFound, 404, "invalid_request_error"),
+    (errors.NotFound, 404, "invalid_request_error"),
+    (errors.InvalidRequest, 400, "invalid_request_error"),
+    (errors.AccessDenied, 401, "authentication_error"),
+    (errors.InsufficientBalance, 402, "insufficient_quota"),
+    (errors.Overloaded, 503, "server_error"),
+    (errors.EngineRefused, 400, "invalid_request_error"),
+    (errors.EngineRateLimited, 429, "rate_limit_error"),
+    (errors.EngineTimeout, 504, "server_error"),
+    (errors.EngineError, 502, "server_error"),
+    (errors.ServiceError, 500, "server_error"),
+)
+
+_encode = msgspec.json.Encoder().encode
+
+
+def status_and_type(error: errors.ServiceError) -> tuple[int, str]:
+    """The HTTP status and OpenAI's `type` for an error."""
+    return next((status, kind) for cls, status, kind in TABLE if isinstance(error, cls))
+
+
+def error_body(error: errors.ServiceError) -> bytes:
+    """`{"error": {message, type, param, code}}`."""
+    _, kind = status_and_type(error)
+    return _encode({"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}})
+
+
+def error_headers(error: errors.ServiceError) -> list[tuple[bytes, bytes]]:
+    """`Retry-After`, where trying again makes sense; `WWW-Authenticate` on 401."""
+    headers = []
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    if isinstance(error, errors.AccessDenied):
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers

@@ -1,0 +1,69 @@
+"""Method and path to handler, nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Litestar, Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from minitoolai.api import account, health, openapi
+from minitoolai.api.asgi import App
+from minitoolai.api.chat import ChatEndpoint
+from minitoolai.api.errors import error_body, error_headers, status_and_type
+from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
+from minitoolai.services.accounts import KeyRing
+from minitoolai.services.chat import ChatService
+
+HANDLERS = [
+    account.balance,
+    account.usage,
+    account.generation,
+    account.models,
+    account.model,
+    health.healthz,
+    health.readyz,
+    openapi.document,
+]
+
+
+def hot_paths(chats: ChatService, keys: KeyRing) -> dict[str, App]:
+    """The paths that bypass the framework: it would cost more than all of the work."""
+    api, openai = ChatEndpoint(chats, keys, "api"), ChatEndpoint(chats, keys, "openai")
+    return {
+        "/api/chat-completions": api,
+        "/api/chat-completions/": api,
+        "/v1/chat/completions": openai,
+        "/v1/chat/completions/": openai,
+    }
+
+
+def other_paths(state: State) -> Litestar:
+    """Everything else, in the framework."""
+    return Litestar(
+        HANDLERS,
+        state=state,
+        openapi_config=None,
+        exception_handlers={ServiceError: _service_error, HTTPException: _http_error},
+        logging_config=None,
+    )
+
+
+def _service_error(_: Request[Any, Any, State], error: ServiceError) -> Response[bytes]:
+    headers = {key.decode(): value.decode() for key, value in error_headers(error)}
+    return Response(
+        error_body(error), status_code=status_and_type(error)[0], media_type="application/json", headers=headers
+    )
+
+
+def _http_error(request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:
+    """The framework's own refusals, in our words and shape."""
+    path = request.scope["path"]
+    if error.status_code == 404:
+        return _service_error(request, NotFound(f"there is nothing at {path[:200]}; /openapi.json lists what there is"))
+    mapped = InvalidRequest(f"{request.method} {path[:200]}: {error.detail}", code="method_not_allowed")
+    answer = _service_error(request, mapped)
+    answer.status_code = error.status_code
+    answer.headers.update(error.headers or {})
+    return answer

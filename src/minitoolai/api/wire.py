@@ -1,0 +1,217 @@
+"""Bodies of chat requests into checked requests. Every refusal names the field and what would be right."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import msgspec
+
+from minitoolai.core.errors import InvalidRequest
+from minitoolai.core.inference import ChatRequest
+
+Dialect = Literal["api", "openai"]
+
+ROLES = ("developer", "system", "user", "assistant", "tool", "function")
+DEFAULT_LIMIT = 1000
+LARGEST_INTEGER = 2**31
+#: Deeper than any honest body; msgspec and the engines behind us recurse.
+DEEPEST = 64
+_IMAGE_TYPES = ("jpeg", "jpg", "png", "webp", "gif")
+_DETAILS = ("auto", "low", "high")
+_OURS = frozenset(("model", "messages", "stream", "max_completion_tokens", "max_tokens"))
+_decode = msgspec.json.Decoder().decode
+
+
+def parse_chat(body: bytes, dialect: Dialect) -> ChatRequest:
+    """The checked request; InvalidRequest names the field. `dialect` decides the defaults."""
+    fields = _object(body)
+    model = _text(fields, "model")
+    messages = fields.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest(
+            'messages must be a list with at least one message, like [{"role": "user", "content": "Hello"}]',
+            param="messages",
+        )
+    seen = _Seen()
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages[{index}]", seen)
+    limit, is_default = _limit(fields, dialect)
+    stream = _flag(fields, "stream", default=dialect == "api")
+    _number(fields, "temperature", 0.0, 2.0)
+    _number(fields, "top_p", 0.0, 1.0)
+    choices = _integer(fields, "n", 1, 128) or 1
+    options = fields.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise InvalidRequest("stream_options must be an object", param="stream_options")
+    rest = {key: value for key, value in fields.items() if key not in _OURS and value is not None}
+    return ChatRequest(
+        model=model,
+        messages=messages,
+        fields=rest,
+        stream=stream,
+        include_usage=dialect == "api" or bool(options and options.get("include_usage")),
+        limit=limit,
+        limit_is_default=is_default,
+        choices=choices,
+        text_bytes=seen.text_bytes + _schema_bytes(rest),
+        images=seen.images,
+    )
+
+
+class _Seen:
+    """What a walk over the messages adds up."""
+
+    def __init__(self) -> None:
+        self.text_bytes = 0
+        self.images: list[str] = []
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        fields = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}", code="invalid_json") from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
+    if body.count(b"[") + body.count(b"{") > DEEPEST:
+        _check_depth(fields)
+    return fields
+
+
+def _check_depth(fields: dict[str, Any]) -> None:
+    level: list[Any] = [fields]
+    for _ in range(DEEPEST):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise InvalidRequest(f"the body is nested more than {DEEPEST} deep", code="invalid_json")
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str) or not value:
+        raise InvalidRequest(f"{name} must be a non-empty string", param=name)
+    return value
+
+
+def _flag(fields: dict[str, Any], name: str, *, default: bool) -> bool:
+    value = fields.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be true or false", param=name)
+    return value
+
+
+def _number(fields: dict[str, Any], name: str, low: float, high: float) -> float | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}", param=name)
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name} is {value:g}; it must be from {low:g} to {high:g}", param=name)
+    return value
+
+
+def _integer(fields: dict[str, Any], name: str, low: int, high: int) -> int | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    # 4.0 is an integer in JSON; a boolean or a numeric string is not.
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise InvalidRequest(f"{name} must be a whole number of at least {low}", param=name)
+    if not low <= value <= high:
+        bound = f"at least {low}" if value < low else f"at most {high}"
+        raise InvalidRequest(f"{name} is {value:.15g}; it must be {bound}", param=name)
+    fields[name] = int(value)
+    return int(value)
+
+
+def _limit(fields: dict[str, Any], dialect: Dialect) -> tuple[int | None, bool]:
+    """(limit, nobody asked for it). None means: the most the model can."""
+    new = _integer(fields, "max_completion_tokens", 1, LARGEST_INTEGER)
+    old = _integer(fields, "max_tokens", 1, LARGEST_INTEGER)
+    if new is not None and old is not None and new != old:
+        raise InvalidRequest(
+            f"max_tokens is the old name of max_completion_tokens; they are {old} and {new}: send one",
+            param="max_tokens",
+        )
+    asked = new if new is not None else old
+    if asked is not None:
+        return asked, False
+    return (DEFAULT_LIMIT if dialect == "api" else None), True
+
+
+def _check_message(message: Any, at: str, seen: _Seen) -> None:
+    if not isinstance(message, dict):
+        raise InvalidRequest(f'{at} must be an object like {{"role": "user", "content": "Hello"}}', param=at)
+    role = message.get("role")
+    if role not in ROLES:
+        raise InvalidRequest(
+            f"{at}.role is {_short(role)}; it must be one of {', '.join(ROLES[:5])}", param=f"{at}.role"
+        )
+    content = message.get("content")
+    if isinstance(content, str):
+        seen.text_bytes += len(content.encode("utf-8", "surrogatepass"))
+    elif isinstance(content, list) and content:
+        for index, part in enumerate(content):
+            _check_part(part, f"{at}.content[{index}]", role, seen)
+    elif content is not None or role not in ("assistant", "function"):
+        raise InvalidRequest(f"{at}.content must be a string or a list of parts", param=f"{at}.content")
+    # Names, tool calls and what else a message may carry are tokens, too.
+    for key, value in message.items():
+        if key not in ("role", "content") and value is not None:
+            seen.text_bytes += len(msgspec.json.encode(value))
+
+
+def _check_part(part: Any, at: str, role: str, seen: _Seen) -> None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" or kind == "refusal":
+        text = part.get(kind)
+        if not isinstance(text, str):
+            raise InvalidRequest(f"{at}.{kind} must be a string", param=f"{at}.{kind}")
+        seen.text_bytes += len(text.encode("utf-8", "surrogatepass"))
+    elif kind == "image_url":
+        if role != "user":
+            raise InvalidRequest(f"{at}: only a user message can carry an image", param=at)
+        seen.images.append(_image_detail(part, at))
+    else:
+        raise InvalidRequest(f'{at}.type is {_short(kind)}; it must be "text" or "image_url"', param=f"{at}.type")
+
+
+def _image_detail(part: dict[str, Any], at: str) -> str:
+    image = part.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else None
+    if not isinstance(image, dict) or not isinstance(url, str):
+        raise InvalidRequest(f'{at}.image_url must be an object like {{"url": "https://…"}}', param=f"{at}.image_url")
+    is_picture = any(url.startswith(f"data:image/{kind};base64,") for kind in _IMAGE_TYPES)
+    if not url.startswith("https://") and not is_picture:
+        raise InvalidRequest(
+            f"{at}.image_url.url must be an https URL, or a data URL of a jpg, jpeg, png, webp or gif",
+            param=f"{at}.image_url.url",
+        )
+    detail = image.get("detail") or "auto"
+    if detail not in _DETAILS:
+        raise InvalidRequest(f"{at}.image_url.detail must be auto, low or high", param=f"{at}.image_url.detail")
+    return str(detail)
+
+
+def _schema_bytes(fields: dict[str, Any]) -> int:
+    """Tools and schemas become part of the prompt."""
+    return sum(
+        len(msgspec.json.encode(fields[key])) for key in ("tools", "functions", "response_format") if key in fields
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

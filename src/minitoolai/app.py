@@ -1,0 +1,176 @@
+"""The ASGI app, and the process around it: start-up in order, shutdown in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO, Any
+
+import uvicorn
+from litestar.datastructures import State
+
+from minitoolai.api.asgi import App, Receive, Scope, Send
+from minitoolai.api.routes import hot_paths, other_paths
+from minitoolai.core.errors import EngineError, SettingsError
+from minitoolai.wiring import Services
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """One serving process: the app, its background tasks, and whether it is ready."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._tasks: list[asyncio.Task[None]] = []
+        self._why_not_ready: str | None = "starting"
+        state = State({"keyring": services.keys, "reports": services.reports, "why_not_ready": self.why_not_ready})
+        self._hot = hot_paths(services.chats, services.keys)
+        self._other: Any = other_paths(state)
+
+    def why_not_ready(self) -> str | None:
+        """None once requests will be served."""
+        if self._services.chats.draining:
+            return "stopping"
+        return self._why_not_ready
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI. The hot paths go by a dictionary, everything else through the framework."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        handler: App = self._hot.get(scope.get("path", ""), self._other)
+        await handler(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._running())
+            except Exception as error:
+                log.exception("the server could not start")
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        services = self._services
+        services.writer.start()
+        # No other process can be renewing holds on this file: recover all of them, at once.
+        await services.auditor.recover(all_of_them=True)
+        self._tasks = [
+            asyncio.create_task(services.chats.keep_time()),
+            asyncio.create_task(services.auditor.run()),
+            asyncio.create_task(self._start_engines()),
+        ]
+        try:
+            yield
+        finally:
+            await services.chats.drain(2.0)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            for engine in services.engines.values():
+                await engine.stop()
+            await services.http.close()
+            await asyncio.to_thread(services.writer.stop)
+            services.database.close()
+
+    async def _start_engines(self) -> None:
+        """Those that some model would use now; the others would only cost memory."""
+        used = {engine.name for model in self._services.chats.catalog.chat.values() if (engine := self._engine(model))}
+        for name in sorted(used):
+            try:
+                await self._services.engines[name].start()
+            except (EngineError, OSError) as error:
+                log.error("engine %s did not start: %s", name, error)
+        self._why_not_ready = None
+
+    def _engine(self, model: Any) -> Any:
+        return self._services.chats.engine_for(model)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Stops by our rules: streams first, then a clean exit status."""
+
+    def __init__(self, config: uvicorn.Config, services: Services, ready: Any) -> None:
+        super().__init__(config)
+        self._services = services
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        """SIGTERM and SIGINT let streams finish; a second one does not wait. Exit status 0."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        if self.should_exit:
+            self.force_exit = True
+            return
+        self._services.chats.draining = True
+        self.should_exit = True
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen, then say where."""
+        await super().startup(sockets)
+        for server in getattr(self, "servers", []):
+            for socket in server.sockets:
+                self._ready(socket.getsockname()[1])
+                return
+
+
+def serve(services: Services, *, ready: Any) -> None:
+    """Serve until told to stop; `ready(port)` is called once, as soon as requests are accepted.
+
+    SettingsError if another server works on the same data folder.
+    """
+    settings = services.settings
+    with only_server(settings.data_dir):
+        config = uvicorn.Config(
+            Server(services),
+            host=settings.host,
+            port=settings.port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=settings.access_log,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=round(settings.drain_timeout_s),
+            backlog=2048,
+        )
+        _Uvicorn(config, services, ready).run()
+
+
+@contextlib.contextmanager
+def only_server(data_dir: Path) -> Any:
+    """Hold the folder's lock; the kernel lets go of it however the process ends."""
+    file: IO[str] = (data_dir / "serve.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SettingsError(
+            f"another minitoolai serve works on {data_dir} already, and two would corrupt its books; "
+            "stop it, or choose another --data-dir"
+        ) from None
+    try:
+        yield
+    finally:
+        file.close()

@@ -1,0 +1,148 @@
+"""The command line. Every command works beside a running server, which sees its change within a second."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from minitoolai import __version__
+from minitoolai.core.errors import CatalogError, ServiceError, SettingsError, StoreError
+
+EXAMPLES = """examples:
+  minitoolai serve --demo                          a server, an account with $5, a key, and a curl line to paste
+  minitoolai account create ann@example.com --credit 5.00
+  minitoolai key create ann@example.com --name laptop
+  minitoolai credit grant ann@example.com 20.00 --reason "invoice 17"
+  minitoolai audit                                 exit status 1 if the books do not add up
+
+Every setting is a variable MINITOOLAI_*; see docs/reference/settings.md."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 refused or broken, 2 wrong usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        sys.exit(options.run(options) or 0)
+    except (CatalogError, ServiceError, SettingsError, StoreError) as error:
+        sys.stderr.write(f"minitoolai: {error}\n")
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minitoolai",
+        description="An AI API that anyone can run and resell.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"minitoolai {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _serve(commands)
+    _account(commands)
+    _key(commands)
+    _credit(commands)
+    _simple(commands, "balance", "print what an account has", "balance", ("email", "e-mail address of the account"))
+    _simple(commands, "models", "what is offered, by which engine, ready or why not", "models")
+    _simple(commands, "audit", "check every invariant of the books; exit 1 and rows if any breaks", "audit")
+    _simple(commands, "migrate", "bring the database to the newest schema", "migrate")
+    _simple(commands, "doctor", "check settings, catalog, database and engines, with a remedy for each fault", "doctor")
+    return parser
+
+
+Commands = argparse._SubParsersAction  # the standard library has no public name for it
+
+
+def _add(
+    commands: Commands[argparse.ArgumentParser], name: str, about: str, function: str, example: str = ""
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=f"example:\n  minitoolai {example}" if example else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of database, images and models (MINITOOLAI_DATA_DIR; data)"
+    )
+    parser.set_defaults(run=lambda options: _call(function, options))
+    return parser
+
+
+def _call(function: str, options: argparse.Namespace) -> int | None:
+    # Imported here, so that --help and a wrong option answer at once.
+    from minitoolai import commands
+    from minitoolai.settings import load_settings
+
+    overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port")}
+    settings = load_settings(**overrides)
+    level = settings.log_level.upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise SettingsError(f"MINITOOLAI_LOG_LEVEL={settings.log_level!r} is wrong: debug, info, warning or error")
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    result: int | None = getattr(commands, function)(settings, options)
+    return result
+
+
+def _simple(
+    commands: Commands[argparse.ArgumentParser], name: str, about: str, function: str, *positional: tuple[str, str]
+) -> None:
+    parser = _add(commands, name, about, function, " ".join([name, *("ann@example.com" for _ in positional)]))
+    for argument, meaning in positional:
+        parser.add_argument(argument, help=meaning)
+
+
+def _serve(commands: Commands[argparse.ArgumentParser]) -> None:
+    parser = _add(commands, "serve", "API and engines in one process", "serve", "serve --demo --port 8000")
+    parser.add_argument("--host", help="address to listen on (MINITOOLAI_HOST; 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (MINITOOLAI_PORT; 8000)")
+    parser.add_argument("--demo", action="store_true", help="make an account with $5 and print a key and a curl line")
+
+
+def _account(commands: Commands[argparse.ArgumentParser]) -> None:
+    group = commands.add_parser("account", help="make accounts").add_subparsers(required=True, metavar="COMMAND")
+    parser = _add(group, "create", "make an account", "account_create", "account create ann@example.com --credit 5.00")
+    parser.add_argument("email", help="e-mail address, the name of the account")
+    parser.add_argument("--password-stdin", action="store_true", help="read its password from standard input")
+    parser.add_argument("--credit", metavar="DOLLARS", help="credit it at once, like 5.00")
+
+
+def _key(commands: Commands[argparse.ArgumentParser]) -> None:
+    group = commands.add_parser("key", help="make, list and revoke keys").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    parser = _add(
+        group,
+        "create",
+        "make a key; printed once, alone on standard output",
+        "key_create",
+        "key create ann@example.com",
+    )
+    parser.add_argument("email", help="e-mail address of the account")
+    parser.add_argument("--name", default="default", help="what the key is for (default)")
+    parser = _add(group, "list", "list the keys of an account", "key_list", "key list ann@example.com")
+    parser.add_argument("email", help="e-mail address of the account")
+    parser = _add(
+        group,
+        "revoke",
+        "revoke a key; a running server refuses it within a second",
+        "key_revoke",
+        "key revoke 0aB1cD2eF3gH",
+    )
+    parser.add_argument("id", help="the twelve characters after sk-mt-, or the whole key")
+
+
+def _credit(commands: Commands[argparse.ArgumentParser]) -> None:
+    group = commands.add_parser("credit", help="credit accounts").add_subparsers(required=True, metavar="COMMAND")
+    parser = _add(group, "grant", "credit an account", "credit_grant", "credit grant ann@example.com 20.00")
+    parser.add_argument("email", help="e-mail address of the account")
+    parser.add_argument("amount", metavar="DOLLARS", help="like 20.00")
+    parser.add_argument("--reason", default="granted on the command line", help="kept with the transfer")
+    parser.add_argument("--reference", help="credit only once for this reference, such as an invoice number")

@@ -1,0 +1,278 @@
+"""What each command does: open the database, call a service, print."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from minitoolai.core.clock import SystemClock
+from minitoolai.core.errors import CatalogError, InvalidRequest, NotFound, SettingsError
+from minitoolai.core.money import format_dollars, parse_dollars
+from minitoolai.services import accounts as account_service
+from minitoolai.services import payments
+from minitoolai.settings import Settings
+from minitoolai.storage import accounts
+from minitoolai.storage import audit as audit_rows
+from minitoolai.storage.database import Connection, open_sqlite
+from minitoolai.storage.migrate import migrate as run_migrations
+from minitoolai.wiring import Services, build, catalog_path, database_file, pepper
+
+T = TypeVar("T")
+DEMO_EMAIL = "demo@example.com"
+DEMO_CREDIT = "5.00"
+CLOCK = SystemClock()
+
+
+def say(text: str) -> None:
+    """One line on standard output."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def prepare(settings: Settings) -> Path:
+    """The database file, at the newest schema, with its system accounts."""
+    path = database_file(settings)
+    run_migrations(f"sqlite:///{path}")
+    write(settings, lambda connection: accounts.ensure_system_accounts(connection, CLOCK.now_ms()))
+    return path
+
+
+@contextmanager
+def _connected(settings: Settings) -> Iterator[Connection]:
+    database = open_sqlite(database_file(settings), serving=False)
+    connection = database.connect()
+    try:
+        yield connection
+    finally:
+        connection.close()
+        database.close()
+
+
+def write(settings: Settings, change: Callable[[Connection], T]) -> T:
+    """Run a change in a transaction of its own; a server beside us goes on."""
+    with _connected(settings) as connection, connection.transaction():
+        return change(connection)
+
+
+def read(settings: Settings, question: Callable[[Connection], T]) -> T:
+    """Ask the database, which must exist."""
+    if not database_file(settings).exists():
+        raise SettingsError(
+            f"there is no database in {settings.data_dir}; run minitoolai migrate, or choose --data-dir"
+        )
+    with _connected(settings) as connection:
+        return question(connection)
+
+
+# ── accounts ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def account_create(settings: Settings, options: argparse.Namespace) -> None:
+    """account create EMAIL [--password-stdin] [--credit DOLLARS]"""
+    email = account_service.check_email(options.email)
+    credit = _dollars(options.credit) if options.credit else None
+    password = sys.stdin.readline().rstrip("\n") if options.password_stdin else None
+    password_hash = account_service.hash_password(password) if password is not None else None
+    prepare(settings)
+
+    def change(connection: Connection) -> int:
+        account_id = accounts.create_account(connection, email, password_hash, CLOCK.now_ms())
+        if credit:
+            payments.grant(connection, CLOCK, account_id, credit, reason="credit at creation")
+        return account_id
+
+    account_id = write(settings, change)
+    say(f"account {account_id} {email} ${format_dollars(credit or 0)}")
+
+
+def key_create(settings: Settings, options: argparse.Namespace) -> None:
+    """key create EMAIL [--name N]: the key alone on standard output."""
+    name = options.name.strip()
+    if not 1 <= len(name) <= 80:
+        raise InvalidRequest("a key's name has 1 to 80 characters", param="name")
+    prepare(settings)
+    secret = pepper(settings)
+
+    def change(connection: Connection) -> str:
+        account_id = account_service.require_account(connection, options.email)
+        key = account_service.make_key(account_id, name, secret, CLOCK)
+        accounts.insert_key(connection, key.row)
+        return key.text
+
+    say(write(settings, change))
+
+
+def key_list(settings: Settings, options: argparse.Namespace) -> None:
+    """key list EMAIL"""
+    keys = read(settings, lambda c: accounts.keys_of(c, account_service.require_account(c, options.email)))
+    for key in keys:
+        say(f"{key.id}  {'revoked' if key.revoked_ms else 'active '}  {key.name}")
+
+
+def key_revoke(settings: Settings, options: argparse.Namespace) -> None:
+    """key revoke ID"""
+    match = account_service.KEY_PATTERN.fullmatch(options.id)
+    key_id = match[1] if match else options.id
+    if not write(settings, lambda connection: accounts.revoke_key(connection, key_id, CLOCK.now_ms())):
+        raise NotFound(f"there is no active key {key_id}; see minitoolai key list EMAIL")
+    say(f"revoked {key_id}")
+
+
+def credit_grant(settings: Settings, options: argparse.Namespace) -> None:
+    """credit grant EMAIL DOLLARS [--reason R] [--reference R]"""
+    amount = _dollars(options.amount)
+
+    def change(connection: Connection) -> str:
+        account_id = account_service.require_account(connection, options.email)
+        done = payments.grant(connection, CLOCK, account_id, amount, reason=options.reason, reference=options.reference)
+        note = " (this reference was credited before; nothing changed)" if done.repeated else ""
+        return f"balance ${format_dollars(done.posted)}{note}"
+
+    prepare(settings)
+    say(write(settings, change))
+
+
+def balance(settings: Settings, options: argparse.Namespace) -> None:
+    """balance EMAIL"""
+    money = read(settings, lambda c: accounts.balance_of(c, account_service.require_account(c, options.email)))
+    say(
+        f"balance ${format_dollars(money.posted)}  held ${format_dollars(money.held)}  available ${format_dollars(money.available)}"
+    )
+
+
+def _dollars(text: str) -> int:
+    try:
+        return parse_dollars(text)
+    except ValueError as error:
+        raise InvalidRequest(str(error), param="amount") from None
+
+
+# ── operations ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def audit(settings: Settings, _: argparse.Namespace) -> int:
+    """audit: exit 1 and rows if any invariant breaks."""
+    broken = read(settings, audit_rows.broken_invariants)
+    for name, rows in broken.items():
+        say(f"BROKEN: {name}")
+        for row in rows:
+            say("  " + "  ".join(str(value) for value in row))
+    if not broken:
+        say(f"{len(audit_rows.INVARIANTS)} invariants hold")
+    return 1 if broken else 0
+
+
+def migrate(settings: Settings, _: argparse.Namespace) -> None:
+    """migrate"""
+    before, after = run_migrations(f"sqlite:///{database_file(settings)}")
+    prepare(settings)
+    say(f"already at {after}" if before == after else f"migrated from {before or 'nothing'} to {after}")
+
+
+def models(settings: Settings, _: argparse.Namespace) -> None:
+    """models: what is offered, by which engine, ready or why not."""
+    prepare(settings)
+    for offer in _built(settings).reports.offers():
+        state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
+        price = (offer.model.price_input * 1_000_000, offer.model.price_output * 1_000_000)
+        dollars = "  ".join(format_dollars(nano)[:-6].rjust(9) for nano in price)
+        say(f"{offer.model.name:<16} chat  $/1M in, out: {dollars}   {state}")
+
+
+def _built(settings: Settings) -> Services:
+    async def make() -> Services:
+        return build(settings)
+
+    return asyncio.run(make())
+
+
+def doctor(settings: Settings, _: argparse.Namespace) -> int:
+    """doctor: each part, and what to do about what is wrong."""
+    faults = 0
+    for name, check in (("catalog", _check_catalog), ("data folder", _check_folder), ("database", _check_database)):
+        try:
+            say(f"ok     {name}: {check(settings)}")
+        except (CatalogError, SettingsError) as error:
+            faults += 1
+            say(f"FAULT  {name}: {error}")
+    if not faults:
+        for offer in _built(settings).reports.offers():
+            faults += offer.engine is None
+            say(f"{'ok    ' if offer.engine else 'FAULT '} model {offer.model.name}: {offer.engine or offer.why_not}")
+    return 1 if faults else 0
+
+
+def _check_catalog(settings: Settings) -> str:
+    from minitoolai.core.catalog import read_catalog
+
+    path = catalog_path(settings)
+    return f"{len(read_catalog(path).chat)} chat models in {path}"
+
+
+def _check_folder(settings: Settings) -> str:
+    import os
+
+    database_file(settings)
+    if not os.access(settings.data_dir, os.W_OK):
+        raise SettingsError(f"{settings.data_dir} cannot be written; change its owner or choose --data-dir")
+    return str(settings.data_dir.resolve())
+
+
+def _check_database(settings: Settings) -> str:
+    path = prepare(settings)
+    broken = read(settings, audit_rows.broken_invariants)
+    if broken:
+        raise SettingsError(f"the books do not add up: {', '.join(broken)}; run minitoolai audit")
+    return f"{path}, all invariants hold"
+
+
+# ── serving ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def serve(settings: Settings, options: argparse.Namespace) -> None:
+    """serve [--host H] [--port P] [--data-dir D] [--demo]"""
+    from minitoolai import app
+
+    prepare(settings)
+    key = _demo_key(settings) if options.demo else None
+
+    def ready(port: int) -> None:
+        url = (
+            settings.public_url
+            or f"http://{'127.0.0.1' if settings.host in ('0.0.0.0', '::') else settings.host}:{port}"
+        )
+        say(f"MiniToolAI answers at {url}")
+        if key:
+            _print_demo(url, key)
+
+    app.serve(build(settings), ready=ready)
+
+
+def _demo_key(settings: Settings) -> str:
+    """A new key for the demo account, which is made where it is not there yet."""
+    secret = pepper(settings)
+
+    def change(connection: Connection) -> str:
+        account_id = accounts.find_account(connection, DEMO_EMAIL)
+        if account_id is None:
+            account_id = accounts.create_account(connection, DEMO_EMAIL, None, CLOCK.now_ms())
+            payments.grant(connection, CLOCK, account_id, parse_dollars(DEMO_CREDIT), reason="demo credit")
+        key = account_service.make_key(account_id, "demo", secret, CLOCK)
+        accounts.insert_key(connection, key.row)
+        return key.text
+
+    return write(settings, change)
+
+
+def _print_demo(url: str, key: str) -> None:
+    body = '{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Which planet has the most moons?"}]}'
+    say(f"\nThe demo account has a key (shown once):\n\n{key}\n\nPaste this into another terminal:\n")
+    say(
+        f"curl -N {url}/api/chat-completions/ -H 'Authorization: Bearer {key}' "
+        f"-H 'Content-Type: application/json' -d '{body}'\n"
+    )

@@ -1,0 +1,141 @@
+"""Settings to services: the only place that chooses implementations."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from minitoolai.core.catalog import Catalog, EngineEntry, read_catalog
+from minitoolai.core.clock import Clock, SystemClock, random_bytes
+from minitoolai.core.errors import SettingsError
+from minitoolai.engines.base import ChatEngine
+from minitoolai.engines.fake import FakeEngine
+from minitoolai.engines.http import HttpClient
+from minitoolai.engines.llama import LlamaEngine
+from minitoolai.engines.upstream import UpstreamEngine
+from minitoolai.services.accounts import KeyRing
+from minitoolai.services.audit import Auditor
+from minitoolai.services.charging import Charging
+from minitoolai.services.chat import ChatService
+from minitoolai.services.ledger import decide
+from minitoolai.services.reports import Reports
+from minitoolai.settings import Settings
+from minitoolai.storage.database import Database, open_sqlite
+from minitoolai.storage.writer import Writer
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything one serving process holds."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    writer: Writer
+    http: HttpClient
+    engines: dict[str, ChatEngine]
+    chats: ChatService
+    keys: KeyRing
+    reports: Reports
+    auditor: Auditor
+
+
+def catalog_path(settings: Settings) -> Path:
+    """The operator's catalog, or the one that is shipped."""
+    return Path(settings.catalog) if settings.catalog else Path(str(files("minitoolai") / "catalog.toml"))
+
+
+def database_file(settings: Settings) -> Path:
+    """Where the SQLite database lies; its folder is made. SettingsError where that cannot be."""
+    if settings.database_url:
+        raise SettingsError(
+            "MINITOOLAI_DATABASE_URL is set, but this version keeps its books in SQLite only; "
+            "unset it and use MINITOOLAI_DATA_DIR"
+        )
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"cannot make the data folder {settings.data_dir}: {error.strerror}") from error
+    return settings.data_dir / "minitoolai.db"
+
+
+def pepper(settings: Settings) -> bytes:
+    """The key under which API keys are hashed: from the settings, or drawn once into the data folder."""
+    if settings.secret_key:
+        return settings.secret_key.encode()
+    path = settings.data_dir / "secret.key"
+    try:
+        # Exclusive creation: of two processes that start at once, one draws and both read the same.
+        with open(path, "xb", opener=_private) as file:
+            file.write(random_bytes(32))
+    except FileExistsError:
+        pass
+    return path.read_bytes()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def make_engine(name: str, entry: EngineEntry, settings: Settings, http: HttpClient) -> ChatEngine:
+    """The adapter that the catalog asks for."""
+    if entry.kind == "llama":
+        return LlamaEngine(
+            name,
+            entry,
+            http,
+            path=settings.llama_model,
+            slots=settings.llama_slots,
+            queue=settings.llama_queue,
+            context=settings.llama_context,
+            threads=settings.llama_threads,
+        )
+    if entry.kind == "fake":
+        return FakeEngine(name, entry)
+    return UpstreamEngine(
+        name, entry, http, base_url=settings.engine_urls.get(name, ""), key=settings.engine_keys.get(name, "")
+    )
+
+
+def make_engines(catalog: Catalog, settings: Settings, http: HttpClient) -> dict[str, ChatEngine]:
+    """Every engine of the catalog. SettingsError for a key or address that belongs to none."""
+    for variable, named in (("API_KEY", settings.engine_keys), ("BASE_URL", settings.engine_urls)):
+        for name in named:
+            if name not in catalog.engines:
+                raise SettingsError(
+                    f"MINITOOLAI_{name.upper()}_{variable} names no engine of the catalog; "
+                    f"its engines are {', '.join(catalog.engines)}"
+                )
+    return {name: make_engine(name, entry, settings, http) for name, entry in catalog.engines.items()}
+
+
+def build(settings: Settings) -> Services:
+    """Everything a server needs, not yet started. CatalogError, SettingsError, StoreError."""
+    catalog = read_catalog(catalog_path(settings))
+    clock = SystemClock()
+    database = open_sqlite(database_file(settings), serving=True)
+    writer = Writer(database, decide)
+    http = HttpClient()
+    engines = make_engines(catalog, settings, http)
+    chats = ChatService(
+        catalog,
+        engines,
+        Charging(writer, clock),
+        clock,
+        first_token_timeout_s=settings.first_token_timeout_s,
+        total_timeout_s=settings.total_timeout_s,
+    )
+    return Services(
+        settings=settings,
+        clock=clock,
+        database=database,
+        writer=writer,
+        http=http,
+        engines=engines,
+        chats=chats,
+        keys=KeyRing(database, pepper(settings), clock),
+        reports=Reports(database, chats),
+        auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
+    )
