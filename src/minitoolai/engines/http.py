@@ -29,15 +29,15 @@ class HttpError(Exception):
     """The exchange failed; how is in the class, where in the message."""
 
 
-class Unreachable(HttpError):  # noqa: N818 - errors are named as facts
+class Unreachable(HttpError):
     """No connection: name, refusal, TLS or time-out. Nothing was sent."""
 
 
-class Silent(HttpError):  # noqa: N818 - errors are named as facts
+class Silent(HttpError):
     """Connected, but not a byte for `silence_s`."""
 
 
-class Broken(HttpError):  # noqa: N818 - errors are named as facts
+class Broken(HttpError):
     """Closed, reset or not HTTP before the answer was whole."""
 
 
