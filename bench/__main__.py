@@ -1,0 +1,86 @@
+"""Command line of the bench."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from shutil import which
+
+from bench import gateways, ours
+from bench.measure import Plan, run
+from bench.report import table
+
+ALL: dict[str, gateways.Gateway] = {
+    gateway.name: gateway
+    for gateway in (
+        gateways.Direct(),
+        gateways.Nginx(),
+        gateways.SglangRouter(),
+        gateways.Bare(),
+        ours.Ours(),
+        ours.OursLean(),
+        gateways.Portkey(),
+        gateways.LiteLLM(),
+    )
+}
+
+_DESCRIPTION = """Ours beside its peers, in one run and one table. A mock upstream answers plain requests at
+once and streams 50 tokens, 5 ms apart; the CPU is that of each gateway's whole process tree over the answers
+it gave. Absolute figures are this machine's; compare the ratios. Missing peers are named; `make bench-peers`
+installs them."""
+_EXAMPLES = """examples:
+  python -m bench                                     every gateway, about four minutes
+  python -m bench --gateways sglang-router,minitoolai --rounds 5
+  python -m bench --seconds 1 --rounds 1 --json out.json
+"""
+
+
+def main() -> int:
+    args = _parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are stopped, as on Ctrl-C
+    chosen = [ALL[name] for name in args.gateways]
+    gateway_cores, load_cores = _cores(pin=not args.no_pin)
+    plan = Plan(args.rounds, args.seconds, args.callers, args.streams, gateway_cores, load_cores)
+    rows = run(chosen, plan, lambda line: print(line, file=sys.stderr, flush=True))
+    print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps([row.as_json() for row in rows], indent=1))
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--gateways", type=_names, default=list(ALL), help=f"of {','.join(ALL)}; default all")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved; the table has their medians")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
+    parser.add_argument("--callers", type=int, default=32, help="connections with plain requests")
+    parser.add_argument("--streams", type=int, default=48, help="streams at once")
+    parser.add_argument("--no-pin", action="store_true", help="let the system place the processes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every sample of every round")
+    return parser.parse_args()
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if strangers := [name for name in names if name not in ALL]:
+        raise argparse.ArgumentTypeError(f"unknown {', '.join(strangers)}; known are {', '.join(ALL)}")
+    return ["direct", *[name for name in names if name != "direct"]]
+
+
+def _cores(*, pin: bool) -> tuple[set[int] | None, set[int] | None]:
+    """One core for the gateway, the others for mock and load."""
+    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not pin or len(mine) < 2 or not which("taskset"):
+        return None, None
+    return {mine[0]}, set(mine[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Ours under load: authentication, durable hold, settle and usage always on; then the books are checked."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from decimal import Decimal
+from pathlib import Path
+from typing import ClassVar
+
+from bench.gateways import MODEL, Gateway, Place, Running
+from bench.mock import PROMPT_TOKENS, TOKENS
+from bench.procs import Child, free_port
+
+_EMAIL = "bench@example.com"
+_CREDIT = Decimal("10000.00")
+_HELD_WITHIN_S = 15.0
+
+
+class Ours(Gateway):
+    """The upstream sends every documented field, as OpenAI does."""
+
+    name, title, bills = "minitoolai", "MiniToolAI", "yes"
+    lean: ClassVar[bool] = False
+
+    def missing(self) -> str | None:
+        return None if _program() else "not installed: make install"
+
+    def start(self, place: Place) -> Running:
+        upstream = place.lean_port if self.lean else place.full_port
+        env = {
+            "MINITOOLAI_DATA_DIR": str(place.folder / "data"),
+            "MINITOOLAI_OPENAI_API_KEY": "sk-upstream",
+            "MINITOOLAI_OPENAI_BASE_URL": f"http://127.0.0.1:{upstream}/v1",
+            "MINITOOLAI_RATE_LIMIT_PER_MINUTE": "100000000",
+        }
+        self.env = env
+        _run(["account", "create", _EMAIL, "--credit", str(_CREDIT)], env)
+        key = _run(["key", "create", _EMAIL], env).strip()
+        port = free_port()
+        command = [str(_program()), "serve", "--host", "127.0.0.1", "--port", str(port)]
+        child = Child(command, log=place.folder / "log", cores=place.cores, env=env)
+        try:
+            child.wait_ready(f"http://127.0.0.1:{port}/readyz", within_s=60)
+        except BaseException:
+            child.stop()
+            raise
+        return Running(child, port, key)
+
+    def check_books(self, running: Running, *, answers: int, errors: int) -> str:
+        balance = _settled_balance(running)
+        audit = _audit(self.env)
+        if audit:
+            return f"AUDIT: {audit}"
+        if balance["held"]:
+            return f"STILL HELD: {balance['held']}"
+        if errors:
+            return "audit empty; sum not checked for the errors"
+        charged, due = _CREDIT - balance["balance"], answers * _price_of_one(running)
+        return "exact" if charged == due else f"CHARGED {charged}, DUE {due}"
+
+
+class OursLean(Ours):
+    """The upstream leaves fields out, so that each event is rewritten."""
+
+    name, title = "minitoolai-lean", "MiniToolAI, every event rewritten"
+    lean = True
+
+
+def _program() -> Path | None:
+    beside = Path(sys.executable).parent / "minitoolai"
+    found = str(beside) if beside.exists() else shutil.which("minitoolai")
+    return Path(found) if found else None
+
+
+def _run(arguments: list[str], env: dict[str, str]) -> str:
+    command = [str(_program()), *arguments]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"minitoolai {' '.join(arguments)}: {done.stderr.strip()[-400:]}")
+    return done.stdout
+
+
+def _audit(env: dict[str, str]) -> str:
+    """Empty where every invariant holds."""
+    command = [str(_program()), "audit"]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    return (done.stdout + done.stderr).strip()[-300:] if done.returncode else ""
+
+
+def _get(running: Running, path: str) -> dict[str, object]:
+    request = urllib.request.Request(f"http://127.0.0.1:{running.port}{path}")
+    request.add_header("Authorization", f"Bearer {running.key}")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        body: dict[str, object] = json.load(answer)
+    return body
+
+
+def _settled_balance(running: Running) -> dict[str, Decimal]:
+    """The balance once nothing is held, or what it is when a hold outlives its lease."""
+    end = time.monotonic() + _HELD_WITHIN_S
+    while True:
+        answer = _get(running, "/api/balance/")
+        balance = {name: Decimal(str(answer[name])) for name in ("balance", "held")}
+        if not balance["held"] or time.monotonic() > end:
+            return balance
+        time.sleep(0.2)
+
+
+def _price_of_one(running: Running) -> Decimal:
+    """What the mock's usage costs at the listed prices, in dollars (per million tokens: 0.15 and 0.60)."""
+    per_million = {MODEL: (Decimal("0.15"), Decimal("0.60"))}[MODEL]
+    return (PROMPT_TOKENS * per_million[0] + TOKENS * per_million[1]) / 1_000_000

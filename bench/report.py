@@ -1,0 +1,93 @@
+"""The one table of `make bench`: medians over the rounds, ratios to sglang-router, what is missing named."""
+
+from collections.abc import Iterable
+from statistics import median
+
+from bench.measure import Row, Sample
+
+_BASE = "sglang-router"
+_HEADS = [
+    "gateway",
+    "bills",
+    "plain req/s, one core",
+    "CPU ms a plain request",
+    "CPU ms a stream",
+    "first token +ms",
+    "p99 +ms",
+    "× router, plain",
+    "× router, stream",
+    "MB",
+    "errors",
+    "books",
+]
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown; the gateways that could not be measured follow below it."""
+    by_name = {row.name: row for row in rows}
+    measured = [row for row in rows if row.plain]
+    lines = [_HEADS, *[_cells(row, by_name) for row in measured]]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(_HEADS))]
+    out = [_line(_HEADS, widths), "|" + "|".join("-" * (width + 2) for width in widths) + "|"]
+    out += [_line(line, widths) for line in lines[1:]]
+    out += [f"missing: {row.title}: {row.missing}" for row in rows if row.missing]
+    out += [f"{row.title}: {row.complaints[0]}" for row in measured if row.complaints]
+    return "\n".join(out)
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+
+def _cells(row: Row, by_name: dict[str, Row]) -> list[str]:
+    direct, base = by_name.get("direct"), by_name.get(_BASE)
+    return [
+        row.title,
+        row.bills,
+        _rate(row),
+        _number(_cpu(row.plain), 3),
+        _number(_cpu(row.stream), 2),
+        _number(_added(row, direct, "first_median_ms"), 2),
+        _number(_added(row, direct, "first_p99_ms"), 1),
+        _number(_ratio(row.plain, base.plain if base else []), 2),
+        _number(_ratio(row.stream, base.stream if base else []), 2),
+        _number(row.rss_mb, 0),
+        str(row.failures),
+        row.books,
+    ]
+
+
+def _rate(row: Row) -> str:
+    """Requests a second; with ≥ where the gateway was not the bottleneck."""
+    rates = [sample.done / sample.seconds for sample in row.plain if sample.done]
+    if not rates or row.name == "direct":
+        return "–"
+    busy = _median(sample.busy for sample in row.plain)
+    return f"{'≥ ' if busy is not None and busy < 0.9 else ''}{median(rates):,.0f}"
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _cpu(samples: list[Sample]) -> float | None:
+    return _median(sample.cpu_ms for sample in samples)
+
+
+def _added(row: Row, direct: Row | None, name: str) -> float | None:
+    """Milliseconds over the upstream spoken to directly, round by round."""
+    if direct is None or direct is row:
+        return None
+    pairs = [(getattr(s, name), getattr(d, name)) for s, d in zip(row.stream, direct.stream, strict=False)]
+    return _median(ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None)
+
+
+def _ratio(samples: list[Sample], base: list[Sample]) -> float | None:
+    """The median of the rounds' ratios: what both saw in one round is compared, not what they saw at all."""
+    pairs = [(s.cpu_ms, b.cpu_ms) for s, b in zip(samples, base, strict=False)]
+    return _median(mine / theirs for mine, theirs in pairs if mine is not None and theirs)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
