@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PORT     ?= 8000
 DATA_DIR ?= data
 
-.PHONY: help install dev serve test acceptance chaos check bench clean
+.PHONY: help install dev serve test acceptance chaos check bench bench-peers pin clean
 
 help:           ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -14,6 +14,7 @@ help:           ## this list
 install: $(STAMP)  ## the program, in .venv
 
 $(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "MiniToolAI needs Python 3.11 or newer; try: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -45,6 +46,9 @@ check: dev      ## formatting, lint, types, floors
 
 bench: dev      ## side by side with peers: one table
 	$(BIN)/python -m bench
+
+pin: dev        ## pin the newest packages by version and hash
+	tools/pin.sh
 
 clean:          ## forget the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,21 @@ from bench.procs import Child, free_port
 _EMAIL = "bench@example.com"
 _CREDIT = Decimal("10000.00")
 _HELD_WITHIN_S = 15.0
+_PRICE = (Decimal("0.15"), Decimal("0.60"))  # dollars per million tokens, in and out, in both catalogs
+_LEAN_CATALOG = f"""
+[engines.openai]
+kind = "upstream"
+base_url = "http://127.0.0.1:1/v1"
+needs_key = true
+complete_chunks = false
+
+[chat."{MODEL}"]
+input = "{_PRICE[0]}"
+output = "{_PRICE[1]}"
+context = 128_000
+max_output = 16_384
+engines = ["openai"]
+"""
 
 
 class Ours(Gateway):
@@ -35,8 +50,11 @@ class Ours(Gateway):
             "MINITOOLAI_DATA_DIR": str(place.folder / "data"),
             "MINITOOLAI_OPENAI_API_KEY": "sk-upstream",
             "MINITOOLAI_OPENAI_BASE_URL": f"http://127.0.0.1:{upstream}/v1",
-            "MINITOOLAI_RATE_LIMIT_PER_MINUTE": "100000000",
         }
+        if self.lean:
+            catalog = place.folder / "catalog.toml"
+            catalog.write_text(_LEAN_CATALOG)
+            env["MINITOOLAI_CATALOG"] = str(catalog)
         self.env = env
         _run(["account", "create", _EMAIL, "--credit", str(_CREDIT)], env)
         key = _run(["key", "create", _EMAIL], env).strip()
@@ -59,7 +77,7 @@ class Ours(Gateway):
             return f"STILL HELD: {balance['held']}"
         if errors:
             return "audit empty; sum not checked for the errors"
-        charged, due = _CREDIT - balance["balance"], answers * _price_of_one(running)
+        charged, due = _CREDIT - balance["balance"], answers * _price_of_one()
         return "exact" if charged == due else f"CHARGED {charged}, DUE {due}"
 
 
@@ -110,7 +128,6 @@ def _settled_balance(running: Running) -> dict[str, Decimal]:
         time.sleep(0.2)
 
 
-def _price_of_one(running: Running) -> Decimal:
-    """What the mock's usage costs at the listed prices, in dollars (per million tokens: 0.15 and 0.60)."""
-    per_million = {MODEL: (Decimal("0.15"), Decimal("0.60"))}[MODEL]
-    return (PROMPT_TOKENS * per_million[0] + TOKENS * per_million[1]) / 1_000_000
+def _price_of_one() -> Decimal:
+    """What the mock's usage costs, in dollars."""
+    return (PROMPT_TOKENS * _PRICE[0] + TOKENS * _PRICE[1]) / 1_000_000

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httptools
 
 CONNECT_S = 5.0
-IDLE_S = 30.0
+IDLE_S = 4.0
 #: Unread bytes at which the socket is no longer read: a slow caller slows the engine.
 _HIGH_WATER = 256 * 1024
 _LARGEST_HEAD = 64 * 1024
@@ -347,6 +347,9 @@ class HttpClient:
             if not connection.is_lost:
                 connection.idle_since = loop.time()
                 idle.append(connection)
+                # The last used is taken first, so the first in the list waits longest.
+                while idle[0].idle_since < connection.idle_since - self._idle_s:
+                    idle.pop(0).abort()
                 return
             self._all.discard(connection)
             if connection in idle:

