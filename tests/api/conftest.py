@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -30,7 +29,9 @@ def shared_server(standin: Upstream, tmp_path_factory: pytest.TempPathFactory) -
 def server(shared_server: ServerProcess) -> Iterator[ServerProcess]:
     """Fake engines and the stand-in; after each test the books add up and nothing stays held."""
     yield shared_server
-    eventually(lambda: shared_server.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'")) == [(0,)])
+    eventually(
+        lambda: shared_server.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'")) == [(0,)]
+    )
     assert shared_server.read(broken_invariants) == {}
 
 

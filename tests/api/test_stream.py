@@ -21,6 +21,14 @@ USAGE_DETAILS = {
     },
 }  # fmt: skip
 
+TEXTS = [
+    "Ätna über Ñandú",
+    "雪国 の トンネル",
+    "🌋🧂👩\u200d🚀",
+    'quote " and \\ back\nslash',
+    "\u2028 \x7f \0",
+]
+
 
 def check_usage(usage: dict[str, Any], prompt: int, completion: int) -> None:
     assert set(usage) == {"prompt_tokens", "completion_tokens", "total_tokens", *USAGE_DETAILS}
@@ -69,7 +77,8 @@ def test_the_api_streams_by_default_with_every_documented_header(account: Accoun
 
 def test_nothing_is_compressed_even_for_a_client_who_would_like_it(account: Account) -> None:
     headers = account.headers | {"accept-encoding": "gzip, deflate, br, zstd"}
-    answer = requests.post(account.server.url + API, json={"model": "quick", "messages": HELLO}, headers=headers, timeout=30)
+    body = {"model": "quick", "messages": HELLO}
+    answer = requests.post(account.server.url + API, json=body, headers=headers, timeout=30)
     assert "content-encoding" not in answer.headers
 
 
@@ -134,22 +143,33 @@ def test_the_limit_is_1000_here_and_the_largest_there(account: Account, upstream
     assert "max_tokens" not in upstream.last.body
 
 
-def test_what_we_do_not_know_is_passed_on_and_the_usage_is_always_asked_for(account: Account, upstream: Upstream) -> None:
-    post(account, OPENAI, model="standin", stream=True, seed=7, stop=["x"], tools=[], reasoning_effort="low", surprise={"a": 1})
+def test_unknown_fields_are_passed_on_and_the_usage_is_always_asked_for(account: Account, upstream: Upstream) -> None:
+    post(
+        account,
+        OPENAI,
+        model="standin",
+        stream=True,
+        seed=7,
+        stop=["x"],
+        tools=[],
+        reasoning_effort="low",
+        surprise={"a": 1},
+    )
     sent = upstream.last.body
-    assert (sent["seed"], sent["stop"], sent["reasoning_effort"], sent["surprise"]) == (7, ["x"], "low", {"a": 1})
+    assert {name: sent[name] for name in fields} == fields
     assert sent["stream_options"] == {"include_usage": True}
     assert sent["messages"] == HELLO
     assert "authorization" not in upstream.last.headers  # The caller's key is ours to know, nobody else's.
 
 
 def test_an_image_goes_through_to_an_engine_that_sees(account: Account, upstream: Upstream) -> None:
-    parts = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    parts = [{"type": "text", "text": "What is this?"}, picture]
     assert post(account, model="standin", messages=[{"role": "user", "content": parts}]).status_code == 200
     assert upstream.last.body["messages"][0]["content"] == parts
 
 
-@pytest.mark.parametrize("text", ["Ätna über Ñandú", "雪国 の トンネル", "🌋🧂👩‍🚀", 'quote " and \\ back\nslash', "\u2028 \x7f"])
+@pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("stream", [True, False])
 def test_text_beyond_ascii_arrives_intact_through_requests(
     account: Account, upstream: Upstream, text: str, stream: bool

@@ -60,18 +60,20 @@ def answer(
             exchange.answer(200, completion(words, with_usage=with_usage, lean=lean))
             return
         exchange.begin()
-        exchange.event(chunk({"role": "assistant", "content": ""}, lean=lean), newline)
+        exchange.event(chunk({"role": "assistant", "content": ""}, lean=lean), newline=newline)
         for word in words:
             if delay_s:
                 await asyncio.sleep(delay_s)
             if exchange.gone.is_set():
                 return
-            exchange.event(chunk({"content": word}, lean=lean), newline)
-        exchange.event(chunk({}, finish="stop", lean=lean), newline)
+            exchange.event(chunk({"content": word}, lean=lean), newline=newline)
+        exchange.event(chunk({}, finish="stop", lean=lean), newline=newline)
         if with_usage:
-            exchange.event({**head("chat.completion.chunk"), "choices": [], "usage": usage(len(words))}, newline)
+            exchange.event(
+                {**head("chat.completion.chunk"), "choices": [], "usage": usage(len(words))}, newline=newline
+            )
         if done:
-            exchange.event("[DONE]", newline)
+            exchange.event("[DONE]", newline=newline)
         exchange.end()
 
     return behave
@@ -108,13 +110,13 @@ async def hang_before_token(exchange: Exchange) -> None:
     await exchange.hang()
 
 
-def break_off(how: str, words: Sequence[str] = WORDS) -> Behaviour:
+def break_off(how: str, words: Sequence[str] = WORDS, *, spaced: bool = False) -> Behaviour:
     """Some words, and then `hang`, `reset`, `close` (in the middle of the chunked body), or an `error` event."""
 
     async def behave(exchange: Exchange) -> None:
         exchange.begin()
         for word in words:
-            exchange.event(chunk({"content": word}))
+            exchange.event(chunk({"content": word}), spaced=spaced)
         # What was written must have left before the connection is cut.
         await asyncio.sleep(0.2)
         if how == "hang":

@@ -69,7 +69,7 @@ def is_alive(pid: int) -> bool:
 class Account:
     """A customer, with one key. Amounts are nano-dollars."""
 
-    server: Server
+    server: ServerProcess
     id: int
     email: str
     key: str
@@ -216,16 +216,32 @@ class ServerProcess:
         return made
 
     def generation(self, name: str) -> dict[str, Any]:
-        """The row behind an `x-generation-id`, with its hold and its transfers."""
-        number = parse_generation_name(name)
-        columns = "g.state, g.cost, g.input_units, g.output_units, g.estimated, g.error_code, g.served_model, h.state, h.amount"
-        rows = self.read(
-            lambda c: c.execute(f"SELECT {columns} FROM generations g JOIN holds h ON h.id = g.id WHERE g.id = ?", (number,))
-        )
-        names = [column.replace("h.", "hold_").replace("g.", "") for column in columns.split(", ")]
-        return dict(zip(names, rows[0], strict=True))
+        """The row behind an `x-generation-id`, with the state and amount of its hold."""
+        return self.read(lambda c: _generation(c, parse_generation_name(name)))  # type: ignore[no-any-return]
 
     def transfers_of(self, name: str) -> list[int]:
         """What was taken for one generation; one entry for each time."""
         number = parse_generation_name(name)
-        return [row[0] for row in self.read(lambda c: c.execute("SELECT amount FROM transfers WHERE hold_id = ?", (number,)))]
+        rows = self.read(lambda c: c.execute("SELECT amount FROM transfers WHERE hold_id = ?", (number,)))
+        return [row[0] for row in rows]
+
+
+_GENERATION = {
+    "state": "g.state",
+    "cost": "g.cost",
+    "input_units": "g.input_units",
+    "output_units": "g.output_units",
+    "estimated": "g.estimated",
+    "error_code": "g.error_code",
+    "served_model": "g.served_model",
+    "hold_state": "h.state",
+    "hold_amount": "h.amount",
+}
+
+
+def _generation(connection: Connection, number: int | None) -> dict[str, Any]:
+    columns = ", ".join(_GENERATION.values())
+    rows = connection.execute(
+        f"SELECT {columns} FROM generations g JOIN holds h ON h.id = g.id WHERE g.id = ?", (number,)
+    )
+    return dict(zip(_GENERATION, rows[0], strict=True))

@@ -50,9 +50,10 @@ class Exchange:
         """One chunk of a stream."""
         self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
-    def event(self, data: dict[str, Any] | str, newline: str = "\n") -> None:
-        """One server-sent event."""
-        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    def event(self, data: dict[str, Any] | str, *, newline: str = "\n", spaced: bool = False) -> None:
+        """One server-sent event; compact, as most write it, or with blanks, as Python does."""
+        marks = (", ", ": ") if spaced else (",", ":")
+        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=marks)
         self.write(f"data: {text}{newline}{newline}".encode())
         self.events_sent += 1
 
