@@ -144,17 +144,8 @@ def test_the_limit_is_1000_here_and_the_largest_there(account: Account, upstream
 
 
 def test_unknown_fields_are_passed_on_and_the_usage_is_always_asked_for(account: Account, upstream: Upstream) -> None:
-    post(
-        account,
-        OPENAI,
-        model="standin",
-        stream=True,
-        seed=7,
-        stop=["x"],
-        tools=[],
-        reasoning_effort="low",
-        surprise={"a": 1},
-    )
+    fields = {"seed": 7, "stop": ["x"], "tools": [], "reasoning_effort": "low", "surprise": {"a": 1}}
+    post(account, OPENAI, model="standin", stream=True, **fields)
     sent = upstream.last.body
     assert {name: sent[name] for name in fields} == fields
     assert sent["stream_options"] == {"include_usage": True}
