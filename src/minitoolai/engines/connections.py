@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
             if self.ended:
                 return b""
             await self._wait()
-        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        data = b"".join(self._chunks)  # one chunk is returned as it is
         self._chunks.clear()
         self._unread = 0
         if self._is_paused:
@@ -120,8 +120,7 @@ class Connection(asyncio.Protocol):
             return
         unsent = self._transport.get_write_buffer_size()
         if unsent != self._unsent:
-            self._unsent = unsent
-            self._quiet_ticks = 0
+            self._unsent, self._quiet_ticks = unsent, 0
         self._quiet_ticks += 1
         if (self._quiet_ticks - 1) * TICK_S >= self._silence_s:
             what = "between two chunks" if self.has_head else "before the head of the answer"
@@ -160,8 +159,7 @@ class Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     def _resume(self) -> None:
-        self._is_paused = False
-        self._quiet_ticks = 0
+        self._is_paused, self._quiet_ticks = False, 0
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -174,7 +172,6 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.is_busy or self.ended:
             # Bytes nobody asked for: whose answer the next ones were, nobody could tell.
-            self._may_reuse = False
             self.abort()
             return
         self.has_heard = True
@@ -247,7 +244,6 @@ class Connection(asyncio.Protocol):
 def _join(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for name, value in raw:
-        key = name.decode("latin-1").lower()
-        text = value.decode("latin-1")
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers
