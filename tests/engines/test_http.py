@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from minitoolai.engines.dialing import _first_of
 from minitoolai.engines.http import Broken, HttpClient, HttpError, Silent, Unreachable
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -440,6 +441,24 @@ def test_tls_is_spoken_and_a_stranger_is_not_trusted(certificate: tuple[str, str
             async with using() as client:
                 with pytest.raises(Unreachable):
                     await client.request("POST", server.url)
+
+    run(test())
+
+
+def test_an_address_that_refuses_gives_way_to_the_next() -> None:
+    async def test() -> None:
+        listener = await asyncio.start_server(Server(always(OK)).serve, "127.0.0.1", 0)
+        where = listener.sockets[0].getsockname()
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+            won = await _first_of([(*kind, bound.getsockname()), (*kind, where), (*kind, where)])
+            assert won.getpeername() == where
+            won.close()
+            with pytest.raises(ConnectionRefusedError):
+                await _first_of([(*kind, bound.getsockname())] * 2)
+        listener.close()
+        await asyncio.sleep(0.02)
 
     run(test())
 
