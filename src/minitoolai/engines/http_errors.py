@@ -9,15 +9,15 @@ class HttpError(Exception):
     sent = True
 
 
-class Unreachable(HttpError):  # noqa: N818  # a fact, not a category
+class Unreachable(HttpError):  # a fact, not a category
     """Refused, no such name, TLS, or no connection in time: nothing was sent."""
 
     sent = False
 
 
-class Silent(HttpError):  # noqa: N818  # a fact, not a category
+class Silent(HttpError):  # a fact, not a category
     """No head in time, or too long a gap in the body."""
 
 
-class Broken(HttpError):  # noqa: N818  # a fact, not a category
+class Broken(HttpError):  # a fact, not a category
     """Closed early, not HTTP, or less than was promised."""
