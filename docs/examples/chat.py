@@ -1,4 +1,4 @@
-"""Print an answer as it is written. Needs: pip install requests; MINITOOLAI_URL and MINITOOLAI_KEY in the environment."""
+"""Print an answer as it is written. Needs requests, and MINITOOLAI_URL and MINITOOLAI_KEY in the environment."""
 
 import json
 import os
@@ -24,7 +24,7 @@ with requests.post(
         raise SystemExit(answer.json()["error"]["message"])
     for line in answer.iter_lines():
         data = line.removeprefix(b"data: ")
-        if data == line or data == b"[DONE]":
+        if data in (line, b"[DONE]"):
             continue  # an empty line, a comment, or the end
         event = json.loads(data)
         if "error" in event:

@@ -89,6 +89,7 @@ def test_a_stream_that_outlasts_the_patience_is_cut_and_charged(tmp_path: Path) 
         assert server.wait() == 0
         assert time.monotonic() - stopped_s < 10
         assert "data: [DONE]" not in found
+        assert "the server stopped before the answer ended" in found[-2]
         server.check_books()
         row = server.generation(name)
         assert row["hold_state"] == "posted"
@@ -106,7 +107,7 @@ def test_a_full_disk_refuses_holds_and_an_answer_under_way_is_charged_once_it_is
         lines = answer.iter_lines(decode_unicode=True)
         next(lines)
         with disk_full(own_server):
-            message = check_refusal(eventually(lambda: refused(account)), 503, "overloaded")
+            message = check_refusal(eventually(lambda: refused(account))[0], 503, "overloaded")
             assert "nothing was charged" in message
             assert requests.get(own_server.url + "/healthz", timeout=10).status_code == 200
             # The answer has ended by now; its end waits for the charge.
@@ -118,9 +119,9 @@ def test_a_full_disk_refuses_holds_and_an_answer_under_way_is_charged_once_it_is
     assert "will be tried again" in log
 
 
-def refused(account: Account) -> requests.Response | None:
+def refused(account: Account) -> list[requests.Response]:
     answer = post(account)
-    return answer if answer.status_code != 200 else None
+    return [answer] if answer.status_code != 200 else []
 
 
 class disk_full:

@@ -56,7 +56,7 @@ def with_upstream(base_url: str) -> str:
     """The fakes, and `standin`: a model answered by whoever listens at `base_url`, with short time-outs.
 
     `billing` is the same server as one that goes on billing after we hang up; `whole` as one whose chunks carry
-    every field; `nowhere` listens to nobody.
+    every field; `nowhere` listens to nobody. `gpt-4o-mini` is the stand-in, too, for programs that ask for it.
     """
     engines = {
         "standin": "first_token_timeout_s = 1.5\ntotal_timeout_s = 5.0",
@@ -67,11 +67,11 @@ def with_upstream(base_url: str) -> str:
     for name, extra in engines.items():
         text += f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\n{extra}\n' + _model(name)
     text += '\n[engines.nowhere]\nkind = "upstream"\nbase_url = "http://127.0.0.1:9/v1"\n' + _model("nowhere")
-    return text
+    return text + _model("gpt-4o-mini", "standin")
 
 
-def _model(name: str) -> str:
+def _model(name: str, engine: str = "") -> str:
     return (
-        f'\n[chat.{name}]\ninput = "0.15"\noutput = "0.60"\ncontext = 128_000\nmax_output = 4096\n'
-        f'image_tokens = {{ low = 85, high = 1_445 }}\nengines = ["{name}"]\n'
+        f'\n[chat."{name}"]\ninput = "0.15"\noutput = "0.60"\ncontext = 128_000\nmax_output = 4096\n'
+        f'image_tokens = {{ low = 85, high = 1_445 }}\nengines = ["{engine or name}"]\n'
     )

@@ -132,6 +132,15 @@ class ServerProcess:
         eventually(lambda: requests.get(self.url + "/readyz", timeout=10).status_code == 200, within_s=START_TIMEOUT_S)
         return self
 
+    def demo_key(self) -> str:
+        """The key that `serve --demo` prints."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("sk-mt-"):
+                return line.strip()
+        raise AssertionError("no key was printed")
+
     def kill(self) -> None:
         """SIGKILL, as a power cut would; what the books then say is for `start` and the test to find out."""
         assert self._process is not None
