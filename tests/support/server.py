@@ -121,8 +121,8 @@ class ServerProcess:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
 
-    def wait(self, within_s: float = 30.0) -> int:
-        """The exit status."""
+    def wait(self, within_s: float = 15.0) -> int:
+        """The exit status. An answer that was never let go would keep a server waiting for longer than this."""
         assert self._process is not None
         self._process.communicate(timeout=within_s)
         return self._process.returncode
