@@ -166,6 +166,11 @@ class ServerProcess:
                 return int(line.split()[1]) / 1024
         raise AssertionError("the process is gone")
 
+    def cpu_s(self) -> float:
+        """Seconds of processor time it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     # ── its books ─────────────────────────────────────────────────────────────────────────────────────────
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
