@@ -54,6 +54,7 @@ def test_the_model_answers_under_its_own_name_and_is_charged_to_the_token(
         last = answer.json()
         assert last["choices"][0]["message"]["role"] == "assistant"
     assert last["model"] == SERVED
+    assert last["system_fingerprint"].startswith("fp_")
     usage = last["usage"]
     assert usage["prompt_tokens"] > 8
     assert 1 <= usage["completion_tokens"] <= 12
@@ -133,8 +134,7 @@ def test_a_full_queue_is_a_503_and_leaving_frees_the_slots_at_once(account: Acco
         for one in [*waiting, *at_work]:
             one.close()
     freed_s = time.monotonic()
-    quick = post(account, model=MODEL, max_completion_tokens=2)
-    assert quick.status_code == 200, quick.text
+    eventually(lambda: post(account, model=MODEL, max_completion_tokens=2).status_code == 200)
     # The long ones would have gone on for half a minute.
     assert time.monotonic() - freed_s < 8
     account.settled(within_s=3)
