@@ -152,6 +152,7 @@ def serve(services: Services, *, ready: Any) -> None:
             access_log=settings.access_log,
             log_config=None,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=round(settings.drain_timeout_s),
             backlog=2048,

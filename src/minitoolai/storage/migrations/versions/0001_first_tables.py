@@ -148,9 +148,37 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["debit"], ["accounts.id"], name=op.f("fk_transfers_debit")),
         sa.ForeignKeyConstraint(["hold_id"], ["holds.id"], name=op.f("fk_transfers_hold_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_transfers")),
-        sa.UniqueConstraint("external_ref", name=op.f("uq_transfers_external_ref")),
-        sa.UniqueConstraint("hold_id", name=op.f("uq_transfers_hold_id")),
         sqlite_strict=True,
     )
-    op.create_index("ix_transfers_credit", "transfers", ["credit"], unique=False)
-    op.create_index("ix_transfers_debit", "transfers", ["debit"], unique=False)
+    op.create_index(
+        "ix_transfers_credit",
+        "transfers",
+        ["credit"],
+        unique=False,
+        sqlite_where=sa.text("kind <> 'usage'"),
+        postgresql_where=sa.text("kind <> 'usage'"),
+    )
+    op.create_index(
+        "ix_transfers_debit",
+        "transfers",
+        ["debit"],
+        unique=False,
+        sqlite_where=sa.text("kind <> 'usage'"),
+        postgresql_where=sa.text("kind <> 'usage'"),
+    )
+    op.create_index(
+        "uq_transfers_external_ref",
+        "transfers",
+        ["external_ref"],
+        unique=True,
+        sqlite_where=sa.text("external_ref IS NOT NULL"),
+        postgresql_where=sa.text("external_ref IS NOT NULL"),
+    )
+    op.create_index(
+        "uq_transfers_hold_id",
+        "transfers",
+        ["hold_id"],
+        unique=True,
+        sqlite_where=sa.text("hold_id IS NOT NULL"),
+        postgresql_where=sa.text("hold_id IS NOT NULL"),
+    )
