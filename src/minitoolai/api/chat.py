@@ -139,8 +139,7 @@ async def _whole(run: ChatRun, receive: Receive, send: Send) -> None:
 async def _charge(run: ChatRun) -> None:
     """The end leaves only when the charge is durable."""
     try:
-        async with asyncio.timeout(CHARGE_TIMEOUT_S):
-            await run.charge()
+        await run.charge(within_s=CHARGE_TIMEOUT_S)
     except (StoreError, TimeoutError) as error:
         raise Overloaded("the charge could not be written; the answer is not complete", retry_after_s=5) from error
 

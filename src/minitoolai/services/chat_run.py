@@ -133,11 +133,18 @@ class ChatRun:
         held = self.reservation
         return pricing.chat_cost(held.price_input, held.price_output, self.usage_so_far())
 
-    async def charge(self) -> None:
-        """Settle, and return once that is durable."""
+    async def charge(self, *, within_s: float) -> None:
+        """Settle, and return once that is durable. TimeoutError if the database is too sick for that."""
         self.finish()
-        if self._charge is not None:
-            await self._charge
+        charge = self._charge
+        if charge is None:
+            return
+        # A timer on the future itself costs a third of asyncio.timeout, and every request comes by here.
+        timer = charge.get_loop().call_later(within_s, _give_up, charge)
+        try:
+            await charge
+        finally:
+            timer.cancel()
 
     def finish(self, error: ServiceError | None = None) -> None:
         """Queue the charge for what was read and written. The first call counts; awaits nothing."""
@@ -218,3 +225,8 @@ class ChatRun:
             self.stop(
                 EngineTimeout(f"the answer took more than {total_s:g} s and was cut; what was written is charged")
             )
+
+
+def _give_up(charge: asyncio.Future[Verdict]) -> None:
+    if not charge.done():
+        charge.set_exception(TimeoutError("the charge is not durable yet"))
