@@ -44,10 +44,14 @@ def test_a_writer_does_not_wait_for_a_reader(books: TemporaryBooks) -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing(books: TemporaryBooks) -> None:
+    def fail() -> None:
+        with books.connection.transaction():
+            books.connection.execute("UPDATE accounts SET version = 99")
+            raise ZeroDivisionError
+
     before = books.everything()
-    with pytest.raises(ZeroDivisionError), books.connection.transaction():
-        books.connection.execute("UPDATE accounts SET version = 99")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert books.everything() == before
 
 
