@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import msgspec
@@ -44,13 +43,14 @@ def parse_chat(body: bytes, dialect: Dialect) -> ChatRequest:
     options = fields.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise InvalidRequest("stream_options must be an object", param="stream_options")
+    wants_usage = options is not None and _flag(options, "include_usage", default=False, inside="stream_options.")
     rest = {key: value for key, value in fields.items() if key not in _OURS and value is not None}
     return ChatRequest(
         model=model,
         messages=messages,
         fields=rest,
         stream=stream,
-        include_usage=dialect == "api" or bool(options and options.get("include_usage")),
+        include_usage=dialect == "api" or wants_usage,
         limit=limit,
         limit_is_default=is_default,
         choices=choices,
@@ -102,12 +102,12 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return value
 
 
-def _flag(fields: dict[str, Any], name: str, *, default: bool) -> bool:
+def _flag(fields: dict[str, Any], name: str, *, default: bool, inside: str = "") -> bool:
     value = fields.get(name)
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} must be true or false", param=name)
+        raise InvalidRequest(f"{inside}{name} must be true or false", param=f"{inside}{name}")
     return value
 
 
@@ -115,10 +115,10 @@ def _number(fields: dict[str, Any], name: str, low: float, high: float) -> float
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}", param=name)
     if not low <= value <= high:
-        raise InvalidRequest(f"{name} is {value:g}; it must be from {low:g} to {high:g}", param=name)
+        raise InvalidRequest(f"{name} is {_written(value)}; it must be from {low:g} to {high:g}", param=name)
     return value
 
 
@@ -131,7 +131,7 @@ def _integer(fields: dict[str, Any], name: str, low: int, high: int) -> int | No
         raise InvalidRequest(f"{name} must be a whole number of at least {low}", param=name)
     if not low <= value <= high:
         bound = f"at least {low}" if value < low else f"at most {high}"
-        raise InvalidRequest(f"{name} is {value:.15g}; it must be {bound}", param=name)
+        raise InvalidRequest(f"{name} is {_written(value)}; it must be {bound}", param=name)
     fields[name] = int(value)
     return int(value)
 
@@ -210,6 +210,11 @@ def _schema_bytes(fields: dict[str, Any]) -> int:
     return sum(
         len(msgspec.json.encode(fields[key])) for key in ("tools", "functions", "response_format") if key in fields
     )
+
+
+def _written(number: float) -> str:
+    # A JSON integer of 400 digits fits no float.
+    return f"{number:.15g}" if abs(number) < 1e300 else "beyond all bounds"
 
 
 def _short(value: Any) -> str:
