@@ -35,7 +35,7 @@ class Server:
 
     def why_not_ready(self) -> str | None:
         """None once requests will be served."""
-        if self._services.chats.draining:
+        if self._services.underway.draining:
             return "stopping"
         return self._why_not_ready
 
@@ -67,14 +67,14 @@ class Server:
         # No other process can be renewing holds on this file: recover all of them, at once.
         await services.auditor.recover(all_of_them=True)
         self._tasks = [
-            asyncio.create_task(services.chats.keep_time()),
+            asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
             asyncio.create_task(self._start_engines()),
         ]
         try:
             yield
         finally:
-            await services.chats.drain(2.0)
+            await services.underway.drain(2.0)
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -122,7 +122,7 @@ class _Uvicorn(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
             return
-        self._services.chats.draining = True
+        self._services.underway.draining = True
         self.should_exit = True
 
     async def startup(self, sockets: Any = None) -> None:

@@ -21,6 +21,7 @@ from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
 from minitoolai.services.ledger import decide
 from minitoolai.services.reports import Reports
+from minitoolai.services.underway import Underway
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database, open_sqlite
 from minitoolai.storage.writer import Writer
@@ -37,6 +38,7 @@ class Services:
     http: HttpClient
     engines: dict[str, ChatEngine]
     chats: ChatService
+    underway: Underway
     keys: KeyRing
     reports: Reports
     auditor: Auditor
@@ -119,11 +121,13 @@ def build(settings: Settings) -> Services:
     writer = Writer(database, decide)
     http = HttpClient()
     engines = make_engines(catalog, settings, http)
+    underway = Underway(clock)
     chats = ChatService(
         catalog,
         engines,
         Charging(writer, clock),
         clock,
+        underway,
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
     )
@@ -135,6 +139,7 @@ def build(settings: Settings) -> Services:
         http=http,
         engines=engines,
         chats=chats,
+        underway=underway,
         keys=KeyRing(database, pepper(settings), clock),
         reports=Reports(database, chats),
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),

@@ -119,6 +119,10 @@ class ChatRun:
         self._first_token_s = self._service.clock.steady_s()
         return body
 
+    def ending(self) -> bytes:
+        """The last events, for when the charge is durable."""
+        return self.events.ending(self.usage_so_far())
+
     # ── paying ────────────────────────────────────────────────────────────────────────────────────────────
 
     def usage_so_far(self) -> Usage:
