@@ -9,7 +9,7 @@ from typing import Any
 from minitoolai.api.asgi import JSON, Headers, Receive, Scope, Send, answer, answer_error, read_json_body
 from minitoolai.api.auth import authenticate
 from minitoolai.api.errors import status_and_type
-from minitoolai.api.streaming import StreamWriter, charge, forward, only_post, reason_to_stop, watch
+from minitoolai.api.streaming import EVENT_STREAM, StreamWriter, charge, forward, only_post, reason_to_stop, watch
 from minitoolai.api.wire import Dialect, parse_chat
 from minitoolai.core.errors import ClientLeft, ServiceError
 from minitoolai.services.accounts import KeyRing
@@ -18,12 +18,6 @@ from minitoolai.services.chat_run import ChatRun
 from minitoolai.services.events import error_event
 
 log = logging.getLogger(__name__)
-
-STREAM_HEADERS: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
 
 
 class ChatEndpoint:
@@ -55,7 +49,7 @@ class ChatEndpoint:
 
 
 async def _stream(run: ChatRun, receive: Receive, send: Send) -> None:
-    out = StreamWriter(send, [*STREAM_HEADERS, *_headers(run)])
+    out = StreamWriter(send, [*EVENT_STREAM, *_headers(run)])
     run.on_silence = out.break_silence
     error = await forward(run, out, receive)
     if error is not None and not isinstance(error, ClientLeft):

@@ -1,4 +1,4 @@
-"""What streamed answers of every kind share at the edge: the caller's side, the watch for one who leaves, the charge."""
+"""What streamed answers of every kind share at the edge: the caller, the watch for one who leaves, the charge."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ log = logging.getLogger(__name__)
 
 #: Longest that the end of an answer waits for its charge, should the database be sick.
 CHARGE_TIMEOUT_S = 15.0
+EVENT_STREAM: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
 
 
 class Run(Protocol):
