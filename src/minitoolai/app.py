@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import math
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -131,12 +132,21 @@ class _Uvicorn(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
             return
-        self._services.underway.draining = True
+        settings = self._services.settings
+        self._drain = asyncio.ensure_future(self._services.underway.drain(settings.drain_timeout_s))
         self.should_exit = True
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, then say where."""
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            if self.lifespan.should_exit:
+                raise
+            where = f"{self.config.host}:{self.config.port}"
+            raise SettingsError(
+                f"cannot listen on {where}: is another program there? Choose another --host or --port"
+            ) from None
         for server in getattr(self, "servers", []):
             for socket in server.sockets:
                 self._ready(socket.getsockname()[1])
@@ -163,7 +173,8 @@ def serve(services: Services, *, ready: Any) -> None:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=round(settings.drain_timeout_s),
+            # Our own drain tells each caller why; this is a net below it.
+            timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + 5,
             backlog=2048,
         )
         _Uvicorn(config, services, ready).run()

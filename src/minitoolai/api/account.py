@@ -182,7 +182,7 @@ def _csv(lines: list[dict[str, Any]], group_by: str) -> Response[Any]:
     writer.writeheader()
     writer.writerows(lines)
     headers = {"content-disposition": f'attachment; filename="usage-by-{group_by}.csv"'}
-    return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
+    return Response(text.getvalue(), media_type="text/csv", headers=headers)
 
 
 def _choice(query: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:

@@ -18,14 +18,12 @@ from minitoolai.core.records import GenerationState, Outcome
 from minitoolai.engines.base import ChatAnswer, ChatEngine
 from minitoolai.services import pricing
 from minitoolai.services.charging import Charging, Reservation
-from minitoolai.services.events import EventStream, whole_answer
+from minitoolai.services.events import BYTES_PER_TOKEN, EventStream, whole_answer
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 1.0
 HEARTBEAT_AFTER_S = 15.0
-#: Bytes of text a token stands for where nobody counted: English in the tokenizers in use.
-BYTES_PER_TOKEN = 4
 
 
 class Home(Protocol):
@@ -106,7 +104,8 @@ class ChatRun:
             self.usage = events.usage
             self._spoke = True
             if block:
-                if self._first_token_s is None:
+                # A role, or an empty word, is no token yet.
+                if self._first_token_s is None and events.tokens:
                     self._first_token_s = self._service.clock.steady_s()
                 return block
 
@@ -114,7 +113,11 @@ class ChatRun:
         """The answer that is not streamed, with every documented field."""
         assert self._answer is not None
         body, self.usage, self.events.served_model, self.events.tokens = whole_answer(
-            await self._answer.read(), forwards=self.engine.complete_chunks, name=self.name, prompt=self._prompt_tokens
+            await self._answer.read(),
+            forwards=self.engine.complete_chunks,
+            name=self.name,
+            prompt=self._prompt_tokens,
+            created_s=self._service.clock.now_ms() // 1000,
         )
         self._first_token_s = self._service.clock.steady_s()
         return body

@@ -1,0 +1,57 @@
+"""Real servers are slow to start: one for each configuration serves all quick tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from minitoolai.storage.audit import broken_invariants
+from tests.support import catalogs, manners
+from tests.support.server import Account, ServerProcess, eventually
+from tests.support.upstream import Upstream
+
+
+@pytest.fixture(scope="session")
+def standin() -> Iterator[Upstream]:
+    with Upstream(manners.answer()) as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="session")
+def shared_server(standin: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    catalog = catalogs.with_upstream(standin.base_url)
+    with ServerProcess(tmp_path_factory.mktemp("server"), catalog=catalog) as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: ServerProcess) -> Iterator[ServerProcess]:
+    """Fake engines and the stand-in; after each test the books add up and nothing stays held."""
+    yield shared_server
+    eventually(
+        lambda: shared_server.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'")) == [(0,)]
+    )
+    assert shared_server.read(broken_invariants) == {}
+
+
+@pytest.fixture
+def upstream(standin: Upstream) -> Upstream:
+    """The stand-in with good manners and no memory."""
+    standin.behave = manners.answer()
+    standin.seen.clear()
+    return standin
+
+
+@pytest.fixture
+def account(server: ServerProcess) -> Account:
+    """A customer with $5."""
+    return server.account()
+
+
+@pytest.fixture(scope="session")
+def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The shipped catalog and no key: the embedded model, with room for two answers and two waiting."""
+    env = {"MINITOOLAI_LLAMA_SLOTS": "2", "MINITOOLAI_LLAMA_QUEUE": "2"}
+    with ServerProcess(tmp_path_factory.mktemp("llama"), env=env) as server:
+        yield server

@@ -1,0 +1,79 @@
+"""What a balance buys: refusals below sixteen tokens, a lowered limit above, and an exact charge in the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.ask import HELLO, check_refusal, events, get, post, start
+from tests.support.server import Account, ServerProcess
+
+# HELLO is six words, so six tokens to the fake engines: `quick` costs 150 each in and 600 each out.
+PROMPT = 6 * 150
+
+
+def funded(server: ServerProcess, nano: int) -> Account:
+    return server.account(f"{nano / 1e9:.9f}")
+
+
+def test_an_empty_account_is_refused(server: ServerProcess) -> None:
+    account = server.account(credit=None)
+    message = check_refusal(post(account), 402, "insufficient_balance")
+    assert "$0.000000000" in message
+
+
+@pytest.mark.parametrize("tokens", [3, 15])
+def test_a_balance_for_fewer_than_sixteen_tokens_is_refused_and_untouched(server: ServerProcess, tokens: int) -> None:
+    account = funded(server, PROMPT + tokens * 600)
+    check_refusal(post(account), 402, "insufficient_balance")
+    assert (account.money().posted, account.money().held) == (PROMPT + tokens * 600, 0)
+
+
+def test_who_asks_for_three_tokens_and_can_pay_them_gets_them(server: ServerProcess) -> None:
+    account = funded(server, PROMPT + 3 * 600)
+    answer = post(account, max_completion_tokens=3)
+    assert answer.status_code == 200
+    assert "x-max-completion-tokens" not in answer.headers
+    assert account.settled() == 0
+    check_refusal(post(account, max_completion_tokens=4), 402, "insufficient_balance")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_low_balance_lowers_the_limit_and_says_so(server: ServerProcess, stream: bool) -> None:
+    account = funded(server, PROMPT + 20 * 600 + 599)
+    answer = post(account, stream=stream)
+    assert answer.status_code == 200
+    assert answer.headers["x-max-completion-tokens"] == "20"
+    assert account.settled() == 20 * 600 + 599 - 16 * 600
+
+
+def test_the_lowered_limit_is_forced_on_the_engine(server: ServerProcess) -> None:
+    account = funded(server, 6 * 2007 + 17 * 8003)
+    answer = post(account, model="paced", max_completion_tokens=40)
+    assert answer.headers["x-max-completion-tokens"] == "17"
+    found = events(answer.text)
+    assert found[-2]["usage"]["completion_tokens"] == 17
+    assert found[-3]["choices"][0]["finish_reason"] == "length"
+    assert account.settled() == 0
+
+
+def test_a_rich_account_is_told_nothing(server: ServerProcess) -> None:
+    assert "x-max-completion-tokens" not in post(server.account()).headers
+
+
+def test_the_page_of_the_balance_adds_up_and_shows_what_is_held(account: Account) -> None:
+    with start(account, model="endless", max_completion_tokens=100) as answer:
+        next(answer.iter_lines())
+        page = get(account, "/api/balance/").json()
+        assert set(page) == {"balance", "held", "available", "currency"}
+        assert page["held"] == f"{(6 * 2007 + 100 * 8003) / 1e9:.9f}"
+        assert page["balance"] == "5.000000000"
+        assert page["available"] == f"{(5_000_000_000 - 6 * 2007 - 100 * 8003) / 1e9:.9f}"
+        assert page["currency"] == "USD"
+    account.settled()
+    assert get(account, "/api/balance").json()["held"] == "0.000000000"
+
+
+def test_a_price_of_nothing_for_the_prompt_is_charged_as_nothing(server: ServerProcess) -> None:
+    account = funded(server, 16_000_001)
+    post(account, model="exact", messages=HELLO)
+    assert account.settled() == 1

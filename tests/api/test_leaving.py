@@ -1,0 +1,136 @@
+"""Callers who hang up early or read slowly pay for what was written, and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import pytest
+
+from minitoolai.core.clock import generation_name
+from tests.support import manners
+from tests.support.ask import HELLO, events, start
+from tests.support.server import Account, eventually
+from tests.support.upstream import Upstream
+
+CREDIT = 5_000_000_000
+PRICE_IN, PRICE_OUT = 150, 600
+
+
+def last_generation(account: Account) -> str:
+    rows = account.server.read(
+        lambda c: c.execute("SELECT max(id) FROM generations WHERE account_id = ?", (account.id,))
+    )
+    return generation_name(rows[0][0])
+
+
+@pytest.mark.parametrize("behave", [manners.hang_before_head, manners.hang_before_token])
+@pytest.mark.parametrize("stream", [True, False])
+def test_leaving_before_the_first_token_is_free_and_the_upstream_is_let_go(
+    account: Account, upstream: Upstream, behave: object, stream: bool
+) -> None:
+    upstream.behave = behave  # type: ignore[assignment]
+    with dial(account, model="standin", stream=stream):
+        eventually(lambda: upstream.seen)
+        # A plain answer is watched for callers who leave from its first half second on.
+        time.sleep(0.1 if stream else 0.7)
+    assert account.settled(within_s=1.0) == CREDIT
+    assert eventually(upstream.last.gone.is_set, within_s=1.0)
+    row = account.server.generation(last_generation(account))
+    assert (row["state"], row["error_code"], row["cost"]) == ("cancelled", "client_left", 0)
+
+
+def test_leaving_in_the_middle_stops_the_upstream_and_charges_what_was_written(
+    account: Account, upstream: Upstream
+) -> None:
+    upstream.behave = manners.answer(["word "] * 200, delay_s=0.02)
+    answer = start(account, model="standin")
+    lines = answer.iter_lines()
+    for _ in range(20):
+        next(lines)
+    answer.close()
+    left = account.settled(within_s=2.0)
+    assert eventually(upstream.last.gone.is_set, within_s=1.0)
+    assert upstream.last.events_sent < 100
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert (row["state"], row["error_code"], row["estimated"]) == ("cancelled", "client_left", 1)
+    assert 8 <= row["output_units"] <= upstream.last.events_sent
+    assert CREDIT - left == row["cost"] == row["input_units"] * PRICE_IN + row["output_units"] * PRICE_OUT
+
+
+def test_where_the_upstream_bills_on_we_read_on_to_its_usage(account: Account, upstream: Upstream) -> None:
+    upstream.behave = manners.answer(["word "] * 30, delay_s=0.02)
+    answer = start(account, model="billing")
+    next(answer.iter_lines())
+    answer.close()
+    left = account.settled()
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert (row["state"], row["estimated"], row["output_units"]) == ("cancelled", 0, 30)
+    assert CREDIT - left == manners.PROMPT_TOKENS * PRICE_IN + 30 * PRICE_OUT
+
+
+def test_leaving_a_fake_engine_in_the_middle_charges_its_tokens(account: Account) -> None:
+    answer = start(account, model="endless", max_completion_tokens=3000)
+    lines = answer.iter_lines()
+    for _ in range(20):
+        next(lines)
+    answer.close()
+    left = account.settled(within_s=2.0)
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert 8 <= row["output_units"] < 100
+    assert CREDIT - left == 6 * 2007 + row["output_units"] * 8003
+
+
+def test_a_caller_who_reads_one_byte_at_a_time_gets_everything_and_slows_nobody(
+    account: Account, upstream: Upstream
+) -> None:
+    upstream.behave = manners.answer(["word " * 2000] * 40)
+    with dial(account, receive_buffer=4096, model="standin", stream=True) as connection:
+        slow = b"".join(connection.recv(1) for _ in range(200))
+        time.sleep(0.5)
+        with start(account) as other:
+            assert events(other.text)[-1] == "[DONE]"
+        rest = b"".join(iter(lambda: connection.recv(65536), b""))
+    whole = (slow + rest).decode()
+    assert whole.count("word ") == 2000 * 40
+    assert "data: [DONE]" in whole
+    assert CREDIT - account.settled() == manners.PROMPT_TOKENS * PRICE_IN + 40 * PRICE_OUT + (6 * 150 + 16 * 600)
+
+
+def test_a_request_cut_off_in_its_body_leaves_no_trace(account: Account) -> None:
+    with socket.create_connection(("127.0.0.1", account.server.port)) as connection:
+        connection.sendall(head(account, 1000) + b'{"model":')
+    assert account.server.read(lambda c: c.execute("SELECT * FROM holds WHERE account_id = ?", (account.id,))) == []
+
+
+def test_a_second_request_behind_a_first_is_not_a_caller_who_left(account: Account) -> None:
+    body = json.dumps({"model": "paced", "messages": HELLO, "max_completion_tokens": 10}).encode()
+    with socket.create_connection(("127.0.0.1", account.server.port), timeout=30) as connection:
+        connection.sendall((head(account, len(body)) + body) * 2)
+        whole = b""
+        while whole.count(b"[DONE]") < 2:
+            data = connection.recv(65536)
+            assert data, whole
+            whole += data
+    assert CREDIT - account.settled() == 2 * (6 * 2007 + 10 * 8003)
+
+
+def head(account: Account, length: int) -> bytes:
+    return (
+        f"POST /api/chat-completions/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {account.key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def dial(account: Account, receive_buffer: int = 0, **fields: object) -> socket.socket:
+    """A connection on which the request has been sent; closing it is hanging up."""
+    body = json.dumps({"messages": HELLO, **fields}).encode()
+    connection = socket.socket()
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.settimeout(30)
+    connection.connect(("127.0.0.1", account.server.port))
+    request = head(account, len(body)) + body
+    connection.sendall(request.replace(b"Host: x\r\n", b"Host: x\r\nConnection: close\r\n"))
+    return connection

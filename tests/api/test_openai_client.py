@@ -1,0 +1,103 @@
+"""OpenAI's own client works by changing its base URL: streaming or not, and its error classes fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessageParam
+
+from tests.support import manners
+from tests.support.server import Account
+from tests.support.upstream import Upstream
+
+QUESTION: list[ChatCompletionMessageParam] = [
+    {"role": "developer", "content": "You are terse."},
+    {"role": "user", "content": "Which planet has the most moons?"},
+]
+
+
+@pytest.fixture
+def client(account: Account) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=account.server.url + "/v1", api_key=account.key, max_retries=0, timeout=30) as made:
+        yield made
+
+
+def test_a_whole_answer(client: openai.OpenAI, upstream: Upstream) -> None:
+    answer = client.chat.completions.create(model="standin", messages=QUESTION, max_completion_tokens=50)
+    assert answer.choices[0].message.content == "".join(manners.WORDS)
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.model == manners.MODEL
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == len(manners.WORDS)
+    assert upstream.last.body["messages"] == QUESTION
+
+
+def test_a_stream_with_usage(client: openai.OpenAI, upstream: Upstream) -> None:
+    upstream.behave = manners.answer(["Ätna ", "雪 ", "🌋"], lean=True)
+    stream = client.chat.completions.create(
+        model="standin", messages=QUESTION, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    said = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert said == "Ätna 雪 🌋"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == manners.PROMPT_TOKENS + 3
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+
+
+def test_a_stream_without_usage_and_one_that_is_left(client: openai.OpenAI, account: Account) -> None:
+    stream = client.chat.completions.create(model="quick", messages=QUESTION, stream=True)
+    assert all(chunk.usage is None for chunk in stream)
+    with client.chat.completions.create(model="endless", messages=QUESTION, stream=True) as long:
+        assert next(iter(long)).model == "fake-endless-1"
+    assert account.settled(within_s=2) < 5_000_000_000
+
+
+def test_the_models(client: openai.OpenAI) -> None:
+    assert "quick" in [model.id for model in client.models.list()]
+    assert client.models.retrieve("quick").id == "quick"
+
+
+def test_the_raw_response_names_the_generation(client: openai.OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(model="quick", messages=QUESTION)
+    assert raw.headers["x-generation-id"].startswith("gen-")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, openai.BadRequestError),
+        (429, openai.RateLimitError),
+        (500, openai.InternalServerError),
+        (503, openai.InternalServerError),
+    ],
+)
+def test_an_upstreams_failure_is_the_clients_own_error(
+    client: openai.OpenAI, upstream: Upstream, status: int, error: type[openai.APIStatusError]
+) -> None:
+    upstream.behave = manners.refuse(status)
+    with pytest.raises(error):
+        client.chat.completions.create(model="standin", messages=QUESTION)
+
+
+def test_our_refusals_are_the_clients_own_errors(client: openai.OpenAI, account: Account) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="quik", messages=QUESTION)
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.chat.completions.create(model="quick", messages=QUESTION, temperature=2.1)
+    assert wrong.value.param == "temperature"
+    poor = client.with_options(api_key=account.server.account(credit=None).key)
+    with pytest.raises(openai.APIStatusError) as unpaid:
+        poor.chat.completions.create(model="quick", messages=QUESTION)
+    assert (unpaid.value.status_code, unpaid.value.code) == (402, "insufficient_balance")
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="sk-wrong").models.list()
+
+
+def test_an_error_in_the_middle_of_a_stream_is_raised(client: openai.OpenAI, upstream: Upstream) -> None:
+    upstream.behave = manners.break_off("error")
+    with pytest.raises(openai.APIError, match="the GPU fell off"):
+        list(client.chat.completions.create(model="standin", messages=QUESTION, stream=True))

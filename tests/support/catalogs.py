@@ -1,0 +1,77 @@
+"""Catalogs for tests: whole cents where the arithmetic should be plain, odd prices where it should not."""
+
+from __future__ import annotations
+
+#: Fake engines. `quick` answers at once with 16 tokens, `paced` with 50 tokens 20 ms apart, `endless` for a minute.
+FAKE = """
+[engines.quick]
+kind = "fake"
+model = "fake-quick-1"
+tokens = 16
+
+[engines.paced]
+kind = "fake"
+model = "fake-paced-1"
+tokens = 50
+delay_ms = 20
+
+[engines.endless]
+kind = "fake"
+model = "fake-endless-1"
+tokens = 3000
+delay_ms = 20
+
+[chat.quick]
+input = "0.15"
+output = "0.60"
+context = 8192
+max_output = 4096
+image_tokens = { low = 85, high = 1_445 }
+engines = ["quick"]
+
+[chat.paced]
+input = "2.007"
+output = "8.003"
+context = 8192
+max_output = 4096
+engines = ["paced"]
+
+[chat.endless]
+input = "2.007"
+output = "8.003"
+context = 8192
+max_output = 4096
+engines = ["endless"]
+
+[chat.exact]
+input = "0"
+output = "1000"
+context = 8192
+max_output = 16
+engines = ["quick"]
+"""
+
+
+def with_upstream(base_url: str) -> str:
+    """The fakes, and `standin`: a model answered by whoever listens at `base_url`, with short time-outs.
+
+    `billing` is the same server as one that goes on billing after we hang up; `whole` as one whose chunks carry
+    every field; `nowhere` listens to nobody. `gpt-4o-mini` is the stand-in, too, for programs that ask for it.
+    """
+    engines = {
+        "standin": "first_token_timeout_s = 1.5\ntotal_timeout_s = 5.0",
+        "billing": "bills_after_cancel = true\ntotal_timeout_s = 20.0",
+        "whole": "complete_chunks = true",
+    }
+    text = FAKE
+    for name, extra in engines.items():
+        text += f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\n{extra}\n' + _model(name)
+    text += '\n[engines.nowhere]\nkind = "upstream"\nbase_url = "http://127.0.0.1:9/v1"\n' + _model("nowhere")
+    return text + _model("gpt-4o-mini", "standin")
+
+
+def _model(name: str, engine: str = "") -> str:
+    return (
+        f'\n[chat."{name}"]\ninput = "0.15"\noutput = "0.60"\ncontext = 128_000\nmax_output = 4096\n'
+        f'image_tokens = {{ low = 85, high = 1_445 }}\nengines = ["{engine or name}"]\n'
+    )

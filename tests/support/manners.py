@@ -1,0 +1,162 @@
+"""How an upstream may behave: well, badly, and in the ways that real ones do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tests.support.upstream import Behaviour, Exchange
+
+MODEL = "standin-2026-01-31"
+WORDS = ("Saturn ", "has ", "the ", "most ", "moons. ")
+#: Every token of the stand-in's prompts counts so many, whatever was asked.
+PROMPT_TOKENS = 7
+
+
+def usage(completion_tokens: int) -> dict[str, Any]:
+    """A usage as lean servers send it."""
+    return {
+        "prompt_tokens": PROMPT_TOKENS,
+        "completion_tokens": completion_tokens,
+        "total_tokens": PROMPT_TOKENS + completion_tokens,
+    }
+
+
+def chunk(delta: dict[str, Any], *, finish: str | None = None, lean: bool = False) -> dict[str, Any]:
+    """One chunk: with every documented field, or with the least that a client could still read."""
+    if lean:
+        return {"choices": [{"delta": delta, "finish_reason": finish} if finish else {"delta": delta}], "model": MODEL}
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return {**head("chat.completion.chunk"), "choices": [choice], "usage": None}
+
+
+def head(kind: str) -> dict[str, Any]:
+    """What all chunks share."""
+    return {
+        "id": "chatcmpl-standin",
+        "object": kind,
+        "created": 1_767_225_600,
+        "model": MODEL,
+        "service_tier": "default",
+        "system_fingerprint": "fp_standin",
+    }
+
+
+def answer(
+    words: Sequence[str] = WORDS,
+    *,
+    delay_s: float = 0.0,
+    with_usage: bool = True,
+    done: bool = True,
+    lean: bool = False,
+    newline: str = "\n",
+) -> Behaviour:
+    """What was asked for: a stream, or one object. The flags leave out what some servers leave out."""
+
+    async def behave(exchange: Exchange) -> None:
+        if not exchange.body.get("stream"):
+            exchange.answer(200, completion(words, with_usage=with_usage, lean=lean))
+            return
+        exchange.begin()
+        exchange.event(chunk({"role": "assistant", "content": ""}, lean=lean), newline=newline)
+        for word in words:
+            if delay_s:
+                await asyncio.sleep(delay_s)
+            if exchange.gone.is_set():
+                return
+            exchange.event(chunk({"content": word}, lean=lean), newline=newline)
+        exchange.event(chunk({}, finish="stop", lean=lean), newline=newline)
+        if with_usage:
+            exchange.event(
+                {**head("chat.completion.chunk"), "choices": [], "usage": usage(len(words))}, newline=newline
+            )
+        if done:
+            exchange.event("[DONE]", newline=newline)
+        exchange.end()
+
+    return behave
+
+
+def completion(words: Sequence[str], *, with_usage: bool = True, lean: bool = False) -> dict[str, Any]:
+    """The answer as one object."""
+    message = {"role": "assistant", "content": "".join(words)}
+    body: dict[str, Any] = {"model": MODEL} if lean else head("chat.completion")
+    body["choices"] = [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]
+    if with_usage:
+        body["usage"] = usage(len(words))
+    return body
+
+
+def refuse(status: int, message: str = "no, thank you", **headers: str) -> Behaviour:
+    """An error before anything was written."""
+
+    async def behave(exchange: Exchange) -> None:
+        error = {"message": message, "type": "invalid_request_error", "param": "messages", "code": None}
+        exchange.answer(status, {"error": error}, **headers)
+
+    return behave
+
+
+async def hang_before_head(exchange: Exchange) -> None:
+    """Accept, read, and never answer."""
+    await exchange.hang()
+
+
+async def hang_before_token(exchange: Exchange) -> None:
+    """A head, a role, and then nothing."""
+    exchange.begin()
+    await exchange.hang()
+
+
+def break_off(how: str, words: Sequence[str] = WORDS, *, spaced: bool = False) -> Behaviour:
+    """Some words, and then `hang`, `reset`, `close` (in the middle of the chunked body), or an `error` event."""
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.begin()
+        for word in words:
+            exchange.event(chunk({"content": word}), spaced=spaced)
+        # What was written must have left before the connection is cut.
+        await asyncio.sleep(0.2)
+        if how == "hang":
+            await exchange.hang()
+        elif how == "reset":
+            exchange.reset()
+        elif how == "close":
+            exchange.close()
+        else:
+            exchange.event({"error": {"message": "the GPU fell off", "type": "server_error", "code": 500}})
+            exchange.end()
+
+    return behave
+
+
+def raw(data: bytes) -> Behaviour:
+    """These bytes, whatever they are, and the end of the connection."""
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.send(data)
+        exchange.close()
+
+    return behave
+
+
+def body(data: bytes) -> Behaviour:
+    """These bytes as a proper 200."""
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(200, data, content_type="text/event-stream")
+
+    return behave
+
+
+async def drip(exchange: Exchange) -> None:
+    """A good stream, one byte at a time: every event arrives in pieces."""
+    exchange.begin()
+    events = [json.dumps(chunk({"content": word}), ensure_ascii=False) for word in ("Ätna ", "雪 ", "🌋")]
+    events += [json.dumps({**head("chat.completion.chunk"), "choices": [], "usage": usage(3)}), "[DONE]"]
+    for byte in "".join(f"data: {event}\n\n" for event in events).encode():
+        exchange.write(bytes([byte]))
+        await asyncio.sleep(0.0002)
+    exchange.end()

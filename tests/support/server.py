@@ -1,0 +1,256 @@
+"""A real `minitoolai serve` in a process of its own: started, filled with accounts, stopped and examined."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import requests
+
+from minitoolai import commands
+from minitoolai.core.clock import SystemClock, parse_generation_name
+from minitoolai.core.money import parse_dollars
+from minitoolai.core.records import Balance
+from minitoolai.services import accounts as account_service
+from minitoolai.services import payments
+from minitoolai.settings import Settings
+from minitoolai.storage import accounts, audit
+from minitoolai.storage.database import Connection
+from minitoolai.wiring import pepper
+
+PROGRAM = [str(Path(sys.executable).with_name("minitoolai"))]
+START_TIMEOUT_S = 90.0
+#: What a healthy server never writes to standard error.
+SIGNS_OF_ILLNESS = ("Traceback", "never retrieved", "never awaited", "was destroyed", "BOOKS ARE WRONG")
+_numbers = itertools.count(1)
+
+
+def eventually(question: Callable[[], Any], *, within_s: float = 5.0, every_s: float = 0.02) -> Any:
+    """The first truthy answer; AssertionError with the last one where none comes in time."""
+    give_up_s = time.monotonic() + within_s
+    while not (answer := question()):
+        assert time.monotonic() < give_up_s, f"still {answer!r} after {within_s:g} s"
+        time.sleep(every_s)
+    return answer
+
+
+def children_of(pid: int) -> set[int]:
+    """Process ids of its direct children, from /proc."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+            if parent == pid:
+                found.add(int(entry.name))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this id runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Account:
+    """A customer, with one key. Amounts are nano-dollars."""
+
+    server: ServerProcess
+    id: int
+    email: str
+    key: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
+    def money(self) -> Balance:
+        """What the books say now."""
+        return self.server.read(lambda connection: accounts.balance_of(connection, self.id))
+
+    def settled(self, within_s: float = 5.0) -> int:
+        """The balance once nothing is held any more."""
+        eventually(lambda: self.money().held == 0, within_s=within_s)
+        return self.money().posted
+
+
+class ServerProcess:
+    """One data folder and the process that serves it; may be started again after a kill."""
+
+    def __init__(self, folder: Path, *, catalog: str | None = None, env: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("MINITOOLAI_")} | dict(env or {})
+        self.settings = Settings(data_dir=self.data_dir)
+        self.port = 0
+        if catalog is not None:
+            path = folder / "catalog.toml"
+            path.write_text(catalog)
+            self.env["MINITOOLAI_CATALOG"] = str(path)
+        self.log = folder / "serve.log"
+        self._process: subprocess.Popen[str] | None = None
+
+    # ── the process ───────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, *arguments: str) -> ServerProcess:
+        """Start and wait until requests will be served."""
+        with self.log.open("a") as log:
+            self._process = subprocess.Popen(
+                [*PROGRAM, "serve", "--port", str(self.port), "--data-dir", str(self.data_dir), *arguments],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self.env,
+                text=True,
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line.startswith("MiniToolAI answers at http"), f"{line!r}\n{self.log.read_text()}"
+        self.port = int(line.rsplit(":", 1)[1])
+        eventually(lambda: requests.get(self.url + "/readyz", timeout=10).status_code == 200, within_s=START_TIMEOUT_S)
+        return self
+
+    def demo_key(self) -> str:
+        """The key that `serve --demo` prints."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("sk-mt-"):
+                return line.strip()
+        raise AssertionError("no key was printed")
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would; what the books then say is for `start` and the test to find out."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.communicate()
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, within_s: float = 30.0) -> int:
+        """The exit status."""
+        assert self._process is not None
+        self._process.communicate(timeout=within_s)
+        return self._process.returncode
+
+    def stop(self) -> None:
+        """SIGTERM, then everything that a clean end promises."""
+        children = children_of(self.pid)
+        self.terminate()
+        assert self.wait() == 0, self.log.read_text()
+        eventually(lambda: not any(map(is_alive, children)), within_s=5)
+        self.check_books()
+        log = self.log.read_text()
+        assert not [sign for sign in SIGNS_OF_ILLNESS if sign in log], log[-4000:]
+
+    def check_books(self) -> None:
+        """Every invariant holds and nothing is pending, by the program's own word and ours."""
+        done = self.command("audit")
+        assert done.returncode == 0, done.stdout
+        assert self.read(audit.broken_invariants) == {}
+        pending = self.read(lambda c: c.execute("SELECT id, amount, progress FROM holds WHERE state = 'pending'"))
+        assert pending == []
+
+    def __enter__(self) -> ServerProcess:
+        return self if self._process is not None else self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if self._process is not None and self._process.poll() is None:
+            if kind is None:
+                self.stop()
+            else:
+                self.kill()
+
+    def open_files(self) -> int:
+        """File descriptors the process has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def resident_mb(self) -> float:
+        """Memory in RAM, as the kernel counts it."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+        raise AssertionError("the process is gone")
+
+    # ── its books ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `minitoolai …` beside the server."""
+        command = [*PROGRAM, *arguments, "--data-dir", str(self.data_dir)]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
+
+    def read(self, question: Callable[[Connection], Any]) -> Any:
+        """Ask the database."""
+        return commands.read(self.settings, question)
+
+    def account(self, credit: str | None = "5.00") -> Account:
+        """A new customer with a key, through the functions behind the command line (a process each would be slow)."""
+        commands.prepare(self.settings)
+        secret, clock, email = pepper(self.settings), SystemClock(), f"customer-{next(_numbers)}@example.com"
+
+        def change(connection: Connection) -> Account:
+            account_id = accounts.create_account(connection, email, None, clock.now_ms())
+            if credit is not None:
+                payments.grant(connection, clock, account_id, parse_dollars(credit), reason="test")
+            key = account_service.make_key(account_id, "test", secret, clock)
+            accounts.insert_key(connection, key.row)
+            return Account(self, account_id, email, key.text)
+
+        made: Account = commands.write(self.settings, change)
+        return made
+
+    def generation(self, name: str) -> dict[str, Any]:
+        """The row behind an `x-generation-id`, with the state and amount of its hold."""
+        return self.read(lambda c: _generation(c, parse_generation_name(name)))  # type: ignore[no-any-return]
+
+    def transfers_of(self, name: str) -> list[int]:
+        """What was taken for one generation; one entry for each time."""
+        number = parse_generation_name(name)
+        rows = self.read(lambda c: c.execute("SELECT amount FROM transfers WHERE hold_id = ?", (number,)))
+        return [row[0] for row in rows]
+
+
+_GENERATION = {
+    "state": "g.state",
+    "cost": "g.cost",
+    "input_units": "g.input_units",
+    "output_units": "g.output_units",
+    "estimated": "g.estimated",
+    "error_code": "g.error_code",
+    "served_model": "g.served_model",
+    "hold_state": "h.state",
+    "hold_amount": "h.amount",
+}
+
+
+def _generation(connection: Connection, number: int | None) -> dict[str, Any]:
+    columns = ", ".join(_GENERATION.values())
+    rows = connection.execute(
+        f"SELECT {columns} FROM generations g JOIN holds h ON h.id = g.id WHERE g.id = ?", (number,)
+    )
+    return dict(zip(_GENERATION, rows[0], strict=True))

@@ -1,0 +1,172 @@
+"""An upstream stand-in over raw sockets: does as it is told, however rude, and remembers what it was sent.
+
+`upstream.behave` is a coroutine function of an Exchange; tests/support/manners.py has the ready ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+import threading
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any
+
+STREAM_HEAD = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Exchange:
+    """One request and what is done about it."""
+
+    def __init__(self, connection: _Connection, path: str, headers: dict[str, str], raw: bytes) -> None:
+        self._connection = connection
+        self.path = path
+        self.headers = headers
+        self.body: dict[str, Any] = json.loads(raw or b"{}")
+        #: Set when the other side is gone, whoever cut the connection.
+        self.gone = connection.gone
+        #: Events written before the other side left.
+        self.events_sent = 0
+
+    def send(self, data: bytes) -> None:
+        """Bytes as they are."""
+        self._connection.transport.write(data)
+
+    def answer(self, status: int, body: bytes | dict[str, Any], **headers: str) -> None:
+        """One whole answer; header names are written with _ for -."""
+        raw = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
+        named = {"content-type": "application/json", "content-length": str(len(raw))}
+        named |= {name.replace("_", "-"): value for name, value in headers.items()}
+        head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+        self.send(f"HTTP/1.1 {status} As Told\r\n{head}\r\n".encode() + raw)
+
+    def begin(self) -> None:
+        """The head of a stream."""
+        self.send(STREAM_HEAD.encode())
+
+    def write(self, data: bytes) -> None:
+        """One chunk of a stream."""
+        self.send(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def event(self, data: dict[str, Any] | str, *, newline: str = "\n", spaced: bool = False) -> None:
+        """One server-sent event; compact, as most write it, or with blanks, as Python does."""
+        marks = (", ", ": ") if spaced else (",", ":")
+        text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=marks)
+        self.write(f"data: {text}{newline}{newline}".encode())
+        self.events_sent += 1
+
+    def end(self) -> None:
+        """The proper end of a stream."""
+        self.send(b"0\r\n\r\n")
+
+    def close(self) -> None:
+        """FIN."""
+        self._connection.transport.close()
+
+    def reset(self) -> None:
+        """RST, once what was written has left."""
+        transport = self._connection.transport
+        sock: socket.socket = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
+    async def hang(self) -> None:
+        """Nothing, until the other side has had enough."""
+        await self.gone.wait()
+
+
+Behaviour = Callable[[Exchange], Awaitable[None]]
+
+
+class _Connection(asyncio.Protocol):
+    """Reads requests, one after the other."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._buffer = b""
+        self.gone = asyncio.Event()
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._upstream.connections += 1
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._upstream.connections -= 1
+        self.gone.set()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, rest = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        length = int(headers.get("content-length", "0"))
+        if len(rest) < length:
+            return
+        self._buffer = rest[length:]
+        exchange = Exchange(self, lines[0].split(" ")[1], headers, rest[:length])
+        self._upstream.seen.append(exchange)
+        task = asyncio.ensure_future(self._upstream.behave(exchange))
+        self._upstream.tasks.add(task)
+        task.add_done_callback(self._upstream.over)
+
+
+class Upstream:
+    """The server, on an event loop in a thread of its own."""
+
+    def __init__(self, behave: Behaviour) -> None:
+        self.behave = behave
+        self.seen: list[Exchange] = []
+        self.connections = 0
+        self.tasks: set[asyncio.Future[None]] = set()
+        #: What went wrong in the stand-in itself; looked at when it ends.
+        self.faults: list[BaseException] = []
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def last(self) -> Exchange:
+        return self.seen[-1]
+
+    def over(self, task: asyncio.Future[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self.faults.append(fault)
+
+    def __enter__(self) -> Upstream:
+        ready = threading.Event()
+        self._loop.call_soon(lambda: asyncio.ensure_future(self._listen(ready)))
+        self._thread.start()
+        assert ready.wait(10)
+        return self
+
+    async def _listen(self, ready: threading.Event) -> None:
+        self._server = await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", 0, backlog=1024)
+        self.port = self._server.sockets[0].getsockname()[1]
+        ready.set()
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0.01))
+        self._loop.close()
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join(10)
+        assert self.faults == []
+
+    def _stop(self) -> None:
+        self._server.close()
+        self._loop.stop()
