@@ -11,6 +11,7 @@ import pytest
 from minitoolai.core.clock import generation_name
 from tests.support import manners
 from tests.support.ask import HELLO, events, start
+from tests.support.dial import dial, head
 from tests.support.server import Account, eventually
 from tests.support.upstream import Upstream
 
@@ -114,23 +115,3 @@ def test_a_second_request_behind_a_first_is_not_a_caller_who_left(account: Accou
             assert data, whole
             whole += data
     assert CREDIT - account.settled() == 2 * (6 * 2007 + 10 * 8003)
-
-
-def head(account: Account, length: int) -> bytes:
-    return (
-        f"POST /api/chat-completions/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {account.key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
-
-
-def dial(account: Account, receive_buffer: int = 0, **fields: object) -> socket.socket:
-    """A connection on which the request has been sent; closing it is hanging up."""
-    body = json.dumps({"messages": HELLO, **fields}).encode()
-    connection = socket.socket()
-    if receive_buffer:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    connection.settimeout(30)
-    connection.connect(("127.0.0.1", account.server.port))
-    request = head(account, len(body)) + body
-    connection.sendall(request.replace(b"Host: x\r\n", b"Host: x\r\nConnection: close\r\n"))
-    return connection

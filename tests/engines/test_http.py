@@ -253,6 +253,31 @@ def test_a_cancel_before_the_head_is_seen_at_once() -> None:
     run(test())
 
 
+def test_an_answer_whose_reader_was_cancelled_can_be_read_on() -> None:
+    async def test() -> None:
+        cancelled = asyncio.Event()
+
+        async def script(peer: Peer) -> None:
+            await peer.take()
+            await peer.say(CHUNKED + b"1\r\na\r\n")
+            await cancelled.wait()
+            await peer.say(b"1\r\nb\r\n0\r\n\r\n")
+            await peer.until_closed()
+
+        async with serving(script) as server, using() as client:
+            answer = await client.request("POST", server.url)
+            assert await answer.next_bytes() == b"a"
+            reader = asyncio.create_task(answer.next_bytes())
+            await asyncio.sleep(0.01)
+            reader.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reader
+            cancelled.set()
+            assert await answer.read() == b"b"
+
+    run(test())
+
+
 def test_a_thousand_cancelled_streams_leave_nothing_behind() -> None:
     async def test() -> None:
         async def script(peer: Peer) -> None:
@@ -262,8 +287,11 @@ def test_a_thousand_cancelled_streams_leave_nothing_behind() -> None:
 
         async def read(client: HttpClient, url: str) -> None:
             answer = await client.request("POST", url)
-            while await answer.next_bytes():
-                pass
+            try:
+                while await answer.next_bytes():
+                    pass
+            finally:
+                answer.close()
 
         async with serving(script) as server, using() as client:
             sockets, running = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())

@@ -41,7 +41,7 @@ class HttpAnswer:
     async def next_bytes(self) -> bytes:
         """Everything that has come since the last call, joined; b"" at the end. Silent, Broken.
 
-        A cancel in here closes the answer.
+        A cancel in here loses nothing: the answer may be read on, or closed, by whoever got it.
         """
         connection = self._connection
         if connection is None:
@@ -54,9 +54,6 @@ class HttpAnswer:
             self._connection = None
             self._error = error
             connection.release()
-            raise
-        except asyncio.CancelledError:
-            self.close()
             raise
         if connection.is_drained and self._connection is connection:
             self._connection = None

@@ -207,7 +207,10 @@ class LlamaEngine:
             answer = await self._client.request(
                 "POST", self._address + path, headers=headers, body=msgspec.json.encode(body), silence_s=30.0
             )
-            raw = await answer.read()
+            try:
+                raw = await answer.read()
+            finally:
+                answer.close()
         except HttpError as error:
             raise EngineError(f"{self.name} did not count the prompt; try again") from error
         if answer.status != 200:
