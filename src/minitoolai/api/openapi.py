@@ -43,7 +43,7 @@ def describe() -> Json:
         "info": {
             "title": "MiniToolAI",
             "version": __version__,
-            "description": "Chat and speech, billed to the nano-dollar. Every path answers with and without its last slash.",
+            "description": "Chat and speech, billed to the nano-dollar. A last slash changes nothing.",
         },
         "security": [{"key": []}],
         "paths": {

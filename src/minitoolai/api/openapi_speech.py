@@ -52,14 +52,14 @@ SCHEMAS: Json = {
             "input": {"type": "string", "minLength": 1, "description": "Plain text; the catalog says how long."},
             "voice": {
                 "type": ["string", "null"],
-                "description": "One of /v1/audio/voices or an alias; heart unless said.",
+                "description": "One of /v1/audio/voices, or an alias; default heart.",
             },
             "response_format": {"enum": [*FORMATS, None], "default": "mp3"},
             "speed": {"type": ["number", "null"], "minimum": SLOWEST, "maximum": FASTEST, "default": 1},
             "stream_format": {"enum": ["audio", "sse", None], "default": "audio"},
             "language": {
                 "type": ["string", "null"],
-                "description": "What the input is written in; guessed unless said.",
+                "description": "What the input is written in; else we guess.",
             },
         },
         "additionalProperties": True,
