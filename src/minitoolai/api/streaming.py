@@ -40,8 +40,8 @@ class Run(Protocol):
     async def close(self, error: ServiceError | None = None) -> None:
         """Let go of the engine and finish."""
 
-    async def charge(self) -> None:
-        """Settle, and return once that is durable."""
+    async def charge(self, *, within_s: float) -> None:
+        """Settle, and return once that is durable. TimeoutError, StoreError."""
 
     def finish(self, error: ServiceError | None = None) -> None:
         """Queue the charge for what was done so far."""
@@ -103,8 +103,7 @@ async def forward(run: Run, out: StreamWriter, receive: Receive) -> ServiceError
 async def charge(run: Run) -> None:
     """The end leaves only when the charge is durable."""
     try:
-        async with asyncio.timeout(CHARGE_TIMEOUT_S):
-            await run.charge()
+        await run.charge(within_s=CHARGE_TIMEOUT_S)
     except (StoreError, TimeoutError) as error:
         raise Overloaded("the charge could not be written; the answer is not complete", retry_after_s=5) from error
 

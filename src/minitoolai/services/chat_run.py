@@ -17,7 +17,7 @@ from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.records import GenerationState, Outcome
 from minitoolai.engines.base import ChatAnswer, ChatEngine
 from minitoolai.services import pricing
-from minitoolai.services.charging import Charging, Reservation
+from minitoolai.services.charging import Charging, Reservation, durable
 from minitoolai.services.events import BYTES_PER_TOKEN, EventStream, whole_answer
 
 log = logging.getLogger(__name__)
@@ -140,11 +140,11 @@ class ChatRun:
         held = self.reservation
         return pricing.chat_cost(held.price_input, held.price_output, self.usage_so_far())
 
-    async def charge(self) -> None:
-        """Settle, and return once that is durable."""
+    async def charge(self, *, within_s: float) -> None:
+        """Settle, and return once that is durable. TimeoutError if the database is too sick for that."""
         self.finish()
         if self._charge is not None:
-            await self._charge
+            await durable(self._charge, within_s=within_s)
 
     def finish(self, error: ServiceError | None = None) -> None:
         """Queue the charge for what was read and written. The first call counts; awaits nothing."""

@@ -19,7 +19,7 @@ from minitoolai.core.inference import SpeechRequest
 from minitoolai.core.records import GenerationState, Outcome
 from minitoolai.core.voices import VoiceEntry
 from minitoolai.engines.base_speech import SpeechEngine, SpokenAnswer
-from minitoolai.services.charging import Charging, Reservation
+from minitoolai.services.charging import Charging, Reservation, durable
 from minitoolai.services.speech_text import SpeechText
 
 log = logging.getLogger(__name__)
@@ -114,11 +114,11 @@ class SpeechRun:
         """What would be charged if it ended now, in nano-dollars."""
         return self.characters * self.reservation.price_input
 
-    async def charge(self) -> None:
-        """Settle, and return once that is durable."""
+    async def charge(self, *, within_s: float) -> None:
+        """Settle, and return once that is durable. TimeoutError if the database is too sick for that."""
         self.finish()
         if self._charge is not None:
-            await self._charge
+            await durable(self._charge, within_s=within_s)
 
     def finish(self, error: ServiceError | None = None) -> None:
         """Queue the charge for what was spoken. The first call counts; awaits nothing."""
