@@ -98,7 +98,7 @@ class Charging:
 
 
 async def durable(charge: asyncio.Future[Verdict], *, within_s: float) -> None:
-    """Return once the charge is written. TimeoutError if the database is too sick for that, StoreError if it refuses."""
+    """Return once the charge is written. TimeoutError if the database is too sick for that, StoreError."""
     # A timer on the future itself costs a third of asyncio.timeout, and every request comes by here.
     timer = charge.get_loop().call_later(within_s, _give_up, charge)
     try:

@@ -77,10 +77,11 @@ class SpeechRun:
     async def next_block(self) -> bytes | None:
         """Audio for the caller, or None at the end. Nothing is spoken ahead: a slow caller slows the voice."""
         assert self._answer is not None
-        held_back = b""
+        held_back, is_counted = b"", False
         while (sound := await self._answer.next_sound()) is not None:
             self._moved_s = self._service.clock.steady_s()
             held_back += sound.audio
+            is_counted = sound.samples is not None
             # The head of a file is no sound: it waits for some.
             if not held_back or sound.samples == 0:
                 continue
@@ -89,13 +90,16 @@ class SpeechRun:
             self.characters = sound.characters
             return self._event(held_back) if self.request.as_events else held_back
         if self._first_sound_s is None:
-            raise InvalidRequest(
-                f"the voice {self.voice.id} found nothing to speak in input; nothing was charged",
-                param="input",
-                code="nothing_to_speak",
-            )
+            raise self._silence(is_counted=is_counted)
         self.characters = self.text.characters
         return None
+
+    def _silence(self, *, is_counted: bool) -> ServiceError:
+        """A whole text without a sound: where the engine counts its samples, the text is to blame."""
+        if is_counted:
+            message = f"the voice {self.voice.id} found nothing to speak in input; nothing was charged"
+            return InvalidRequest(message, param="input", code="nothing_to_speak")
+        return EngineError(f"{self.engine.name} sent no audio; nothing was charged")
 
     def ending(self) -> bytes:
         """What leaves once the charge is durable: an event, or nothing but the end itself."""
