@@ -16,6 +16,7 @@ import msgspec
 
 from minitoolai.core.errors import CatalogError, ModelNotFound
 from minitoolai.core.money import price_per_token
+from minitoolai.core.voices import SpeechEntry, SpeechModel
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
@@ -24,7 +25,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One engine: somebody who answers. Which fields mean something depends on `kind`."""
 
-    kind: Literal["upstream", "llama", "fake"]
+    kind: Literal["upstream", "llama", "hibari", "piper", "fake"]
     #: upstream: an OpenAI-compatible server, up to and including /v1.
     base_url: str = ""
     needs_key: bool = False
@@ -43,10 +44,12 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total_timeout_s: Seconds | None = None
     #: upstream: requests under way at once; more wait. 0 is no cap.
     concurrency: Count = 0
-    #: llama and fake: the name that answers carry.
+    #: upstream: characters of text in one request for speech; a longer text is sent in several.
+    max_characters: Count = 4096
+    #: Everybody but an upstream: the name that answers carry.
     model: str = ""
     context: Count = 0
-    #: fake: tokens of an answer and milliseconds before each.
+    #: fake: tokens of an answer, and milliseconds before each of them or before each sentence spoken.
     tokens: Count = 16
     delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
@@ -72,6 +75,10 @@ class ChatEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engines: dict[str, EngineEntry] = {}
     chat: dict[str, ChatEntry] = {}
+    speech: dict[str, SpeechEntry] = {}
+
+
+_SECTIONS: dict[str, Any] = {"engines": EngineEntry, "chat": ChatEntry, "speech": SpeechEntry}
 
 
 class ChatModel(msgspec.Struct, frozen=True):
@@ -91,12 +98,20 @@ class Catalog(msgspec.Struct, frozen=True):
 
     engines: dict[str, EngineEntry]
     chat: dict[str, ChatModel]
+    speech: dict[str, SpeechModel] = {}
 
     def chat_model(self, name: str) -> ChatModel:
         """The model of this name; ModelNotFound lists the nearest ones."""
         model = self.chat.get(name)
         if model is None:
             raise ModelNotFound(f"there is no chat model {name[:80]!r}; {nearest(name, self.chat)}", param="model")
+        return model
+
+    def speech_model(self, name: str) -> SpeechModel:
+        """The model of this name; ModelNotFound lists the nearest ones."""
+        model = self.speech.get(name)
+        if model is None:
+            raise ModelNotFound(f"there is no speech model {name[:80]!r}; {nearest(name, self.speech)}", param="model")
         return model
 
 
@@ -136,7 +151,8 @@ def parse_catalog(text: str) -> Catalog:
     for name, engine in parsed.engines.items():
         _check_engine(text, name, engine)
     models = {name: _check_chat(text, name, entry, parsed.engines) for name, entry in parsed.chat.items()}
-    return Catalog(parsed.engines, models)
+    speech = {name: _check_speech(text, name, entry, parsed.engines) for name, entry in parsed.speech.items()}
+    return Catalog(parsed.engines, models, speech)
 
 
 def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
@@ -145,7 +161,7 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
         raise _at(text, table, None, "an engine's name is lower-case letters, digits and _, for it names variables")
     if engine.kind == "upstream" and not engine.base_url.startswith(("http://", "https://")):
         raise _at(text, table, "base_url", 'an upstream needs base_url = "https://host/v1"')
-    if engine.kind in ("llama", "fake") and not engine.model:
+    if engine.kind != "upstream" and not engine.model:
         raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that answers carry"')
     if engine.kind == "llama" and engine.context < 512:
         raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
@@ -176,6 +192,30 @@ def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, Engin
         tuple(entry.engines),
         entry.image_tokens,
     )
+
+
+def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, EngineEntry]) -> SpeechModel:
+    table = f'speech."{name}"'
+    try:
+        price = price_per_token(entry.price)
+    except (ValueError, ArithmeticError):
+        remedy = 'price = "15.00" means dollars a million characters, at most three decimals'
+        raise _at(text, table, "price", remedy) from None
+    if entry.max_characters < 1:
+        raise _at(text, table, "max_characters", "max_characters must be at least 1")
+    ids = [voice.id for voice in entry.voices]
+    if len(set(ids)) != len(ids):
+        raise _at(text, table, "voices", "two voices have one id")
+    for voice in entry.voices:
+        if voice.engine not in engines:
+            raise _at(text, table, "voices", f"there is no [engines.{voice.engine}]; {nearest(voice.engine, engines)}")
+        if engines[voice.engine].kind == "llama":
+            raise _at(text, table, "voices", f"the engine {voice.engine} of voice {voice.id} cannot speak")
+    if entry.voice not in ids:
+        raise _at(
+            text, table, "voice", f"no voice has the id {entry.voice!r}; {nearest(entry.voice, dict.fromkeys(ids))}"
+        )
+    return SpeechModel(name, price, entry.max_characters, entry.voice, tuple(entry.voices))
 
 
 def _at(text: str, table: str, key: str | None, remedy: str) -> CatalogError:
@@ -211,7 +251,7 @@ def _located(text: str, raw: dict[str, Any], complaint: str) -> CatalogError:
     key = field.group(1) if field else unknown.group(1) if unknown else None
     if section is None:
         return _at(text, str(key), None, f"there is no such table; {nearest(str(key), _keys(_File))}")
-    kind: Any = EngineEntry if section.group(1) == "engines" else ChatEntry
+    kind: Any = _SECTIONS[section.group(1)]
     entries = raw[section.group(1)]
     for name, entry in entries.items() if isinstance(entries, dict) else ():
         try:

@@ -1,8 +1,8 @@
-"""What goes to a chat engine and what comes back, in words that fit every engine."""
+"""What goes to an engine and what comes back, in words that fit every engine."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -57,3 +57,39 @@ class ChatRequest(msgspec.Struct):
     limit_is_default: bool = False
     #: The balance bought fewer output tokens than were asked for.
     clamped: bool = False
+
+
+AudioFormat = Literal["mp3", "wav", "flac", "opus", "pcm"]
+
+
+class SpeechRequest(msgspec.Struct):
+    """A checked request. `fields` is the caller's body without what the other attributes carry."""
+
+    model: str
+    text: str
+    voice: str | None
+    format: AudioFormat
+    speed: float
+    fields: dict[str, Any]
+    #: Audio inside server-sent events instead of plain bytes.
+    as_events: bool = False
+    #: What the caller says the text is written in; None leaves it to us.
+    language: str | None = None
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A sentence, or as much of one as is spoken at once; `characters` of the text are behind it."""
+
+    text: str
+    characters: int
+
+
+class Sound(msgspec.Struct, frozen=True):
+    """Some audio in the format asked for; with it, `characters` of the text are spoken.
+
+    `samples` counts what is heard so far, None where only the engine knows.
+    """
+
+    audio: bytes
+    characters: int
+    samples: int | None = None

@@ -17,7 +17,8 @@ from minitoolai.core.clock import random_text
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.http import HttpClient, HttpError
-from minitoolai.engines.upstream import Slots, UpstreamAnswer, UpstreamEngine, upstream_failure
+from minitoolai.engines.slots import Slots
+from minitoolai.engines.upstream import UpstreamAnswer, UpstreamEngine, upstream_failure
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.records import GenerationState, Outcome
 from minitoolai.engines.base import ChatAnswer, ChatEngine
 from minitoolai.services import pricing
-from minitoolai.services.charging import Charging, Reservation
+from minitoolai.services.charging import Charging, Reservation, durable
 from minitoolai.services.events import BYTES_PER_TOKEN, EventStream, whole_answer
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,10 @@ class ChatRun:
         self._first_token_s = self._service.clock.steady_s()
         return body
 
+    def ending(self) -> bytes:
+        """The last events, for when the charge is durable."""
+        return self.events.ending(self.usage_so_far())
+
     # ── paying ────────────────────────────────────────────────────────────────────────────────────────────
 
     def usage_so_far(self) -> Usage:
@@ -139,15 +143,8 @@ class ChatRun:
     async def charge(self, *, within_s: float) -> None:
         """Settle, and return once that is durable. TimeoutError if the database is too sick for that."""
         self.finish()
-        charge = self._charge
-        if charge is None:
-            return
-        # A timer on the future itself costs a third of asyncio.timeout, and every request comes by here.
-        timer = charge.get_loop().call_later(within_s, _give_up, charge)
-        try:
-            await charge
-        finally:
-            timer.cancel()
+        if self._charge is not None:
+            await durable(self._charge, within_s=within_s)
 
     def finish(self, error: ServiceError | None = None) -> None:
         """Queue the charge for what was read and written. The first call counts; awaits nothing."""
@@ -228,8 +225,3 @@ class ChatRun:
             self.stop(
                 EngineTimeout(f"the answer took more than {total_s:g} s and was cut; what was written is charged")
             )
-
-
-def _give_up(charge: asyncio.Future[Verdict]) -> None:
-    if not charge.done():
-        charge.set_exception(TimeoutError("the charge is not durable yet"))
