@@ -28,7 +28,7 @@ def program(peer: str) -> Path | None:
 
 def install_python(peer: str, requirement: str) -> None:
     venv.create(CACHE / peer, with_pip=True)
-    subprocess.run([CACHE / peer / "bin/pip", "install", "-q", requirement], check=True)
+    subprocess.run([CACHE / peer / "bin/pip", "install", "-qq", requirement], check=True)
 
 
 def install_portkey() -> None:

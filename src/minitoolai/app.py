@@ -18,9 +18,12 @@ from litestar.datastructures import State
 from minitoolai.api.asgi import App, Receive, Scope, Send
 from minitoolai.api.routes import hot_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
+from minitoolai.engines.base import ChatEngine
+from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
+Engine = ChatEngine | SpeechEngine
 
 
 class Server:
@@ -31,12 +34,12 @@ class Server:
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
         state = State({"keyring": services.keys, "reports": services.reports, "why_not_ready": self.why_not_ready})
-        self._hot = hot_paths(services.chats, services.keys)
+        self._hot = hot_paths(services.chats, services.speech, services.keys)
         self._other: Any = other_paths(state)
 
     def why_not_ready(self) -> str | None:
         """None once requests will be served."""
-        if self._services.chats.draining:
+        if self._services.underway.draining:
             return "stopping"
         return self._why_not_ready
 
@@ -68,35 +71,41 @@ class Server:
         # No other process can be renewing holds on this file: recover all of them, at once.
         await services.auditor.recover(all_of_them=True)
         self._tasks = [
-            asyncio.create_task(services.chats.keep_time()),
+            asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
             asyncio.create_task(self._start_engines()),
         ]
         try:
             yield
         finally:
-            await services.chats.drain(2.0)
+            await services.underway.drain(2.0)
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            for engine in services.engines.values():
-                await engine.stop()
+            await asyncio.gather(*(engine.stop() for engine in services.engines.values()))
+            await asyncio.gather(*(engine.stop() for engine in services.speech_engines.values()))
             await services.http.close()
             await asyncio.to_thread(services.writer.stop)
             services.database.close()
 
     async def _start_engines(self) -> None:
         """Those that some model would use now; the others would only cost memory."""
-        used = {engine.name for model in self._services.chats.catalog.chat.values() if (engine := self._engine(model))}
-        for name in sorted(used):
-            try:
-                await self._services.engines[name].start()
-            except (EngineError, OSError) as error:
-                log.error("engine %s did not start: %s", name, error)
+        chats, speech = self._services.chats, self._services.speech
+        used: dict[str, Engine] = {}
+        for model in chats.catalog.chat.values():
+            if (engine := chats.engine_for(model)) is not None:
+                used[f"chat {engine.name}"] = engine
+        for voice in self._services.reports.voices():
+            used[f"speech {voice.engine}"] = speech.engines[voice.engine]
+        await asyncio.gather(*(_start(engine) for engine in used.values()))
         self._why_not_ready = None
 
-    def _engine(self, model: Any) -> Any:
-        return self._services.chats.engine_for(model)
+
+async def _start(engine: Engine) -> None:
+    try:
+        await engine.start()
+    except (EngineError, OSError) as error:
+        log.error("engine %s did not start: %s", engine.name, error)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -124,7 +133,7 @@ class _Uvicorn(uvicorn.Server):
             self.force_exit = True
             return
         settings = self._services.settings
-        self._drain = asyncio.ensure_future(self._services.chats.drain(settings.drain_timeout_s))
+        self._drain = asyncio.ensure_future(self._services.underway.drain(settings.drain_timeout_s))
         self.should_exit = True
 
     async def startup(self, sockets: Any = None) -> None:

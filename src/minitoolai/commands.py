@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from minitoolai.core.catalog import ChatModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import CatalogError, InvalidRequest, NotFound, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
+from minitoolai.core.voices import SpeechModel
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
 from minitoolai.settings import Settings
@@ -177,11 +179,28 @@ def migrate(settings: Settings, _: argparse.Namespace) -> None:
 def models(settings: Settings, _: argparse.Namespace) -> None:
     """models: what is offered, by which engine, ready or why not."""
     prepare(settings)
-    for offer in _built(settings).reports.offers():
+    services = _built(settings)
+    for offer in services.reports.offers():
         state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
-        price = (offer.model.price_input * 1_000_000, offer.model.price_output * 1_000_000)
-        dollars = "  ".join(format_dollars(nano)[:-6].rjust(9) for nano in price)
-        say(f"{offer.model.name:<16} chat  $/1M in, out: {dollars}   {state}")
+        say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
+    for model in services.speech.catalog.speech.values():
+        voices: dict[str, list[str]] = {}
+        for voice in model.voices:
+            why_not = services.speech.why_not(voice)
+            state = f"MISSING  {voice.engine}: {why_not}" if why_not else f"ready    {voice.engine}, {voice.language}"
+            voices.setdefault(state, []).append(voice.id)
+        for state, names in voices.items():
+            say(f"  voice {', '.join(names)}: {state}")
+
+
+def _kind_and_price(model: ChatModel | SpeechModel) -> str:
+    if isinstance(model, SpeechModel):
+        return f"speech  $/1M characters: {_dollars_per_million(model.price)}"
+    return f"chat  $/1M in, out: {_dollars_per_million(model.price_input)}  {_dollars_per_million(model.price_output)}"
+
+
+def _dollars_per_million(price: int) -> str:
+    return format_dollars(price * 1_000_000)[:-6].rjust(9)
 
 
 def _built(settings: Settings) -> Services:
@@ -211,7 +230,8 @@ def _check_catalog(settings: Settings) -> str:
     from minitoolai.core.catalog import read_catalog
 
     path = catalog_path(settings)
-    return f"{len(read_catalog(path).chat)} chat models in {path}"
+    catalog = read_catalog(path)
+    return f"{len(catalog.chat)} chat models and {len(catalog.speech)} speech models in {path}"
 
 
 def _check_folder(settings: Settings) -> str:

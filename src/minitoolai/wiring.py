@@ -11,16 +11,24 @@ from minitoolai.core.catalog import Catalog, EngineEntry, read_catalog
 from minitoolai.core.clock import Clock, SystemClock, random_bytes
 from minitoolai.core.errors import SettingsError
 from minitoolai.engines.base import ChatEngine
+from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.fake import FakeEngine
+from minitoolai.engines.fake_speech import FakeSpeechEngine
+from minitoolai.engines.hibari import HibariEngine
 from minitoolai.engines.http import HttpClient
 from minitoolai.engines.llama import LlamaEngine
+from minitoolai.engines.piper import PiperEngine
 from minitoolai.engines.upstream import UpstreamEngine
+from minitoolai.engines.upstream_speech import UpstreamSpeech
+from minitoolai.engines.voice_pool import VoicePool
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
 from minitoolai.services.ledger import decide
 from minitoolai.services.reports import Reports
+from minitoolai.services.speech import SpeechService
+from minitoolai.services.underway import Underway
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database, open_sqlite
 from minitoolai.storage.writer import Writer
@@ -36,7 +44,10 @@ class Services:
     writer: Writer
     http: HttpClient
     engines: dict[str, ChatEngine]
+    speech_engines: dict[str, SpeechEngine]
     chats: ChatService
+    speech: SpeechService
+    underway: Underway
     keys: KeyRing
     reports: Reports
     auditor: Auditor
@@ -108,7 +119,35 @@ def make_engines(catalog: Catalog, settings: Settings, http: HttpClient) -> dict
                     f"MINITOOLAI_{name.upper()}_{variable} names no engine of the catalog; "
                     f"its engines are {', '.join(catalog.engines)}"
                 )
-    return {name: make_engine(name, entry, settings, http) for name, entry in catalog.engines.items()}
+    used = {name for model in catalog.chat.values() for name in model.engines}
+    return {name: make_engine(name, entry, settings, http) for name, entry in catalog.engines.items() if name in used}
+
+
+_VOICE_POOLS: dict[str, type[VoicePool]] = {"hibari": HibariEngine, "piper": PiperEngine, "fake": FakeSpeechEngine}
+
+
+def make_speech_engine(name: str, catalog: Catalog, settings: Settings, http: HttpClient) -> SpeechEngine:
+    """The adapter that the catalog asks for, with the voices that it gives it."""
+    entry = catalog.engines[name]
+    if entry.kind == "upstream":
+        url, key = settings.engine_urls.get(name, ""), settings.engine_keys.get(name, "")
+        return UpstreamSpeech(name, entry, http, base_url=url, key=key)
+    voices = {voice.id: voice for model in catalog.speech.values() for voice in model.voices if voice.engine == name}
+    return _VOICE_POOLS[entry.kind](
+        name,
+        entry,
+        list(voices.values()),
+        folder=Path(settings.voices_dir) if settings.voices_dir else settings.data_dir / "voices",
+        processes=settings.speech_processes,
+        at_once=settings.speech_voices,
+        queue=settings.speech_queue,
+    )
+
+
+def make_speech_engines(catalog: Catalog, settings: Settings, http: HttpClient) -> dict[str, SpeechEngine]:
+    """Every engine that some voice of the catalog names."""
+    used = dict.fromkeys(name for model in catalog.speech.values() for name in model.engines)
+    return {name: make_speech_engine(name, catalog, settings, http) for name in used}
 
 
 def build(settings: Settings) -> Services:
@@ -119,13 +158,26 @@ def build(settings: Settings) -> Services:
     writer = Writer(database, decide)
     http = HttpClient()
     engines = make_engines(catalog, settings, http)
+    underway = Underway(clock)
+    charging = Charging(writer, clock)
     chats = ChatService(
         catalog,
         engines,
-        Charging(writer, clock),
+        charging,
         clock,
+        underway,
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
+    )
+    speech_engines = make_speech_engines(catalog, settings, http)
+    speech = SpeechService(
+        catalog,
+        speech_engines,
+        charging,
+        clock,
+        underway,
+        first_sound_timeout_s=settings.first_token_timeout_s,
+        stall_timeout_s=settings.total_timeout_s,
     )
     return Services(
         settings=settings,
@@ -134,8 +186,11 @@ def build(settings: Settings) -> Services:
         writer=writer,
         http=http,
         engines=engines,
+        speech_engines=speech_engines,
         chats=chats,
+        speech=speech,
+        underway=underway,
         keys=KeyRing(database, pepper(settings), clock),
-        reports=Reports(database, chats),
+        reports=Reports(database, chats, speech),
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
     )

@@ -12,11 +12,12 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 
 from minitoolai.api.auth import authenticate
-from minitoolai.core.catalog import nearest
+from minitoolai.core.catalog import ChatModel, nearest
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.money import format_dollars
 from minitoolai.core.records import Caller, Generation, UsageRow
+from minitoolai.core.voices import SpeechModel
 from minitoolai.services.reports import Offer, Reports
 from minitoolai.storage.generations import GroupBy
 
@@ -92,35 +93,45 @@ async def model(request: Request[Any, Any, State], name: str) -> dict[str, Any]:
     """One of them."""
     await _caller(request)
     reports = _reports(request)
-    found = reports.catalog.chat.get(name.strip("/"))
+    offered = reports.models()
+    found = offered.get(name.strip("/"))
     if found is None:
         raise ModelNotFound(
-            f"there is no model {name.strip('/')[:80]!r}; {nearest(name.strip('/'), reports.catalog.chat)}",
-            param="model",
+            f"there is no model {name.strip('/')[:80]!r}; {nearest(name.strip('/'), offered)}", param="model"
         )
     return _model(reports.offer(found))
 
 
 def _model(offer: Offer) -> dict[str, Any]:
-    m = offer.model
     return {
-        "id": m.name,
+        "id": offer.model.name,
         "object": "model",
         "created": _CREATED_S,
         "owned_by": offer.engine or "nobody",
-        "kind": "chat",
         "engine": offer.engine,
         "ready": offer.engine is not None,
         "why_not_ready": offer.why_not,
-        "context_length": m.context,
-        "max_output_tokens": m.max_output,
-        "vision": m.image_tokens is not None,
+        **(_speech_facts(offer.model) if isinstance(offer.model, SpeechModel) else _chat_facts(offer.model)),
+    }
+
+
+def _chat_facts(model: ChatModel) -> dict[str, Any]:
+    return {
+        "kind": "chat",
+        "context_length": model.context,
+        "max_output_tokens": model.max_output,
+        "vision": model.image_tokens is not None,
         "price": {
-            "input_per_million": format_dollars(m.price_input * 1_000_000),
-            "output_per_million": format_dollars(m.price_output * 1_000_000),
+            "input_per_million": format_dollars(model.price_input * 1_000_000),
+            "output_per_million": format_dollars(model.price_output * 1_000_000),
             "currency": "USD",
         },
     }
+
+
+def _speech_facts(model: SpeechModel) -> dict[str, Any]:
+    price = {"characters_per_million": format_dollars(model.price * 1_000_000), "currency": "USD"}
+    return {"kind": "speech", "max_characters": model.max_characters, "voice": model.default_voice, "price": price}
 
 
 def _generation(g: Generation) -> dict[str, Any]:

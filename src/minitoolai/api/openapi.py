@@ -8,6 +8,7 @@ from typing import Any
 from litestar import get
 
 from minitoolai import __version__
+from minitoolai.api import openapi_speech as speech
 
 Json = dict[str, Any]
 
@@ -36,17 +37,21 @@ async def document() -> Json:
 @cache
 def describe() -> Json:
     """OpenAPI 3.1 of everything that callers with keys can reach."""
+    failures = _errors(400, 401, 402, 404, 413, 415, 429, 500, 502, 503, 504)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "MiniToolAI",
             "version": __version__,
-            "description": "Chat, billed to the nano-dollar. Every path answers with and without its last slash.",
+            "description": "Chat and speech, billed to the nano-dollar. A last slash changes nothing.",
         },
         "security": [{"key": []}],
         "paths": {
             "/api/chat-completions/": {"post": _chat("Chat, streamed unless `stream` is false", ours=True)},
             "/v1/chat/completions": {"post": _chat("Chat in OpenAI's own defaults", ours=False)},
+            "/api/texttospeech/": {"post": speech.operation("Text to speech, streamed as it is spoken", failures)},
+            "/v1/audio/speech": {"post": speech.operation("Text to speech, as OpenAI's clients ask for it", failures)},
+            "/v1/audio/voices": {"get": _read("The voices that can speak now", "VoiceList")},
             "/v1/models": {"get": _read("What is on offer", "ModelList")},
             "/v1/models/{id}": {"get": _read("One model", "Model", 404, path="id")},
             "/api/balance/": {"get": _read("Balance, held and available", "Balance")},
@@ -58,7 +63,7 @@ def describe() -> Json:
         },
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`sk-mt-…`"}},
-            "schemas": _schemas(),
+            "schemas": _schemas() | speech.SCHEMAS,
         },
     }
 

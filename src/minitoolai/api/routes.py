@@ -8,13 +8,14 @@ from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from minitoolai.api import account, health, openapi
+from minitoolai.api import account, health, openapi, speech
 from minitoolai.api.asgi import App
 from minitoolai.api.chat import ChatEndpoint
 from minitoolai.api.errors import error_body, error_headers, status_and_type
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.chat import ChatService
+from minitoolai.services.speech import SpeechService
 
 HANDLERS = [
     account.balance,
@@ -22,20 +23,26 @@ HANDLERS = [
     account.generation,
     account.models,
     account.model,
+    speech.voices,
     health.healthz,
     health.readyz,
     openapi.document,
 ]
 
 
-def hot_paths(chats: ChatService, keys: KeyRing) -> dict[str, App]:
+def hot_paths(chats: ChatService, speeches: SpeechService, keys: KeyRing) -> dict[str, App]:
     """The paths that bypass the framework: it would cost more than all of the work."""
     api, openai = ChatEndpoint(chats, keys, "api"), ChatEndpoint(chats, keys, "openai")
+    speaks = speech.SpeechEndpoint(speeches, keys)
     return {
         "/api/chat-completions": api,
         "/api/chat-completions/": api,
         "/v1/chat/completions": openai,
         "/v1/chat/completions/": openai,
+        "/api/texttospeech": speaks,
+        "/api/texttospeech/": speaks,
+        "/v1/audio/speech": speaks,
+        "/v1/audio/speech/": speaks,
     }
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import msgspec
 
+from minitoolai.api.fields import flag, integer, json_object, non_empty_text, number, shortened
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
 
@@ -15,18 +15,15 @@ Dialect = Literal["api", "openai"]
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 DEFAULT_LIMIT = 1000
 LARGEST_INTEGER = 2**31
-#: Deeper than any honest body; msgspec and the engines behind us recurse.
-DEEPEST = 64
 _IMAGE_TYPES = ("jpeg", "jpg", "png", "webp", "gif")
 _DETAILS = ("auto", "low", "high")
 _OURS = frozenset(("model", "messages", "stream", "max_completion_tokens", "max_tokens"))
-_decode = msgspec.json.Decoder().decode
 
 
 def parse_chat(body: bytes, dialect: Dialect) -> ChatRequest:
     """The checked request; InvalidRequest names the field. `dialect` decides the defaults."""
-    fields = _object(body)
-    model = _text(fields, "model")
+    fields = json_object(body)
+    model = non_empty_text(fields, "model")
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest(
@@ -37,20 +34,21 @@ def parse_chat(body: bytes, dialect: Dialect) -> ChatRequest:
     for index, message in enumerate(messages):
         _check_message(message, f"messages[{index}]", seen)
     limit, is_default = _limit(fields, dialect)
-    stream = _flag(fields, "stream", default=dialect == "api")
-    _number(fields, "temperature", 0.0, 2.0)
-    _number(fields, "top_p", 0.0, 1.0)
-    choices = _integer(fields, "n", 1, 128) or 1
+    stream = flag(fields, "stream", default=dialect == "api")
+    number(fields, "temperature", 0.0, 2.0)
+    number(fields, "top_p", 0.0, 1.0)
+    choices = integer(fields, "n", 1, 128) or 1
     options = fields.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise InvalidRequest("stream_options must be an object", param="stream_options")
+    wants_usage = options is not None and flag(options, "include_usage", default=False, inside="stream_options.")
     rest = {key: value for key, value in fields.items() if key not in _OURS and value is not None}
     return ChatRequest(
         model=model,
         messages=messages,
         fields=rest,
         stream=stream,
-        include_usage=dialect == "api" or bool(options and options.get("include_usage")),
+        include_usage=dialect == "api" or wants_usage,
         limit=limit,
         limit_is_default=is_default,
         choices=choices,
@@ -67,79 +65,10 @@ class _Seen:
         self.images: list[str] = []
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        fields = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}", code="invalid_json") from None
-    except RecursionError:
-        raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
-    if not isinstance(fields, dict):
-        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
-    if body.count(b"[") + body.count(b"{") > DEEPEST:
-        _check_depth(fields)
-    return fields
-
-
-def _check_depth(fields: dict[str, Any]) -> None:
-    level: list[Any] = [fields]
-    for _ in range(DEEPEST):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return
-    raise InvalidRequest(f"the body is nested more than {DEEPEST} deep", code="invalid_json")
-
-
-def _text(fields: dict[str, Any], name: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str) or not value:
-        raise InvalidRequest(f"{name} must be a non-empty string", param=name)
-    return value
-
-
-def _flag(fields: dict[str, Any], name: str, *, default: bool) -> bool:
-    value = fields.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} must be true or false", param=name)
-    return value
-
-
-def _number(fields: dict[str, Any], name: str, low: float, high: float) -> float | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}", param=name)
-    if not low <= value <= high:
-        raise InvalidRequest(f"{name} is {value:g}; it must be from {low:g} to {high:g}", param=name)
-    return value
-
-
-def _integer(fields: dict[str, Any], name: str, low: int, high: int) -> int | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    # 4.0 is an integer in JSON; a boolean or a numeric string is not.
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise InvalidRequest(f"{name} must be a whole number of at least {low}", param=name)
-    if not low <= value <= high:
-        bound = f"at least {low}" if value < low else f"at most {high}"
-        raise InvalidRequest(f"{name} is {value:.15g}; it must be {bound}", param=name)
-    fields[name] = int(value)
-    return int(value)
-
-
 def _limit(fields: dict[str, Any], dialect: Dialect) -> tuple[int | None, bool]:
     """(limit, nobody asked for it). None means: the most the model can."""
-    new = _integer(fields, "max_completion_tokens", 1, LARGEST_INTEGER)
-    old = _integer(fields, "max_tokens", 1, LARGEST_INTEGER)
+    new = integer(fields, "max_completion_tokens", 1, LARGEST_INTEGER)
+    old = integer(fields, "max_tokens", 1, LARGEST_INTEGER)
     if new is not None and old is not None and new != old:
         raise InvalidRequest(
             f"max_tokens is the old name of max_completion_tokens; they are {old} and {new}: send one",
@@ -157,7 +86,7 @@ def _check_message(message: Any, at: str, seen: _Seen) -> None:
     role = message.get("role")
     if role not in ROLES:
         raise InvalidRequest(
-            f"{at}.role is {_short(role)}; it must be one of {', '.join(ROLES[:5])}", param=f"{at}.role"
+            f"{at}.role is {shortened(role)}; it must be one of {', '.join(ROLES[:5])}", param=f"{at}.role"
         )
     content = message.get("content")
     if isinstance(content, str):
@@ -185,7 +114,7 @@ def _check_part(part: Any, at: str, role: str, seen: _Seen) -> None:
             raise InvalidRequest(f"{at}: only a user message can carry an image", param=at)
         seen.images.append(_image_detail(part, at))
     else:
-        raise InvalidRequest(f'{at}.type is {_short(kind)}; it must be "text" or "image_url"', param=f"{at}.type")
+        raise InvalidRequest(f'{at}.type is {shortened(kind)}; it must be "text" or "image_url"', param=f"{at}.type")
 
 
 def _image_detail(part: dict[str, Any], at: str) -> str:
@@ -210,8 +139,3 @@ def _schema_bytes(fields: dict[str, Any]) -> int:
     return sum(
         len(msgspec.json.encode(fields[key])) for key in ("tools", "functions", "response_format") if key in fields
     )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

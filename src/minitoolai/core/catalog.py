@@ -10,18 +10,22 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from minitoolai.core.errors import CatalogError, ModelNotFound
 from minitoolai.core.money import price_per_token
+from minitoolai.core.voices import SpeechEntry, SpeechModel
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 
 class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One engine: somebody who answers. Which fields mean something depends on `kind`."""
 
-    kind: Literal["upstream", "llama", "fake"]
+    kind: Literal["upstream", "llama", "hibari", "piper", "fake"]
     #: upstream: an OpenAI-compatible server, up to and including /v1.
     base_url: str = ""
     needs_key: bool = False
@@ -36,23 +40,25 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vision: bool = True
     #: upstream: model name there, by model name here; a name that is absent is passed on as it is.
     names: dict[str, str] = {}
-    first_token_timeout_s: float | None = None
-    total_timeout_s: float | None = None
+    first_token_timeout_s: Seconds | None = None
+    total_timeout_s: Seconds | None = None
     #: upstream: requests under way at once; more wait. 0 is no cap.
-    concurrency: int = 0
-    #: llama and fake: the name that answers carry.
+    concurrency: Count = 0
+    #: upstream: characters of text in one request for speech; a longer text is sent in several.
+    max_characters: Count = 4096
+    #: Everybody but an upstream: the name that answers carry.
     model: str = ""
-    context: int = 0
-    #: fake: tokens of an answer and milliseconds before each.
-    tokens: int = 16
-    delay_ms: float = 0.0
+    context: Count = 0
+    #: fake: tokens of an answer, and milliseconds before each of them or before each sentence spoken.
+    tokens: Count = 16
+    delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class ImageTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The most one picture can count, by the `detail` asked for."""
 
-    low: int
-    high: int
+    low: Count
+    high: Count
 
 
 class ChatEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +75,10 @@ class ChatEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engines: dict[str, EngineEntry] = {}
     chat: dict[str, ChatEntry] = {}
+    speech: dict[str, SpeechEntry] = {}
+
+
+_SECTIONS: dict[str, Any] = {"engines": EngineEntry, "chat": ChatEntry, "speech": SpeechEntry}
 
 
 class ChatModel(msgspec.Struct, frozen=True):
@@ -88,12 +98,20 @@ class Catalog(msgspec.Struct, frozen=True):
 
     engines: dict[str, EngineEntry]
     chat: dict[str, ChatModel]
+    speech: dict[str, SpeechModel] = {}
 
     def chat_model(self, name: str) -> ChatModel:
         """The model of this name; ModelNotFound lists the nearest ones."""
         model = self.chat.get(name)
         if model is None:
             raise ModelNotFound(f"there is no chat model {name[:80]!r}; {nearest(name, self.chat)}", param="model")
+        return model
+
+    def speech_model(self, name: str) -> SpeechModel:
+        """The model of this name; ModelNotFound lists the nearest ones."""
+        model = self.speech.get(name)
+        if model is None:
+            raise ModelNotFound(f"there is no speech model {name[:80]!r}; {nearest(name, self.speech)}", param="model")
         return model
 
 
@@ -111,6 +129,9 @@ def read_catalog(path: Path) -> Catalog:
         text = path.read_text("utf-8")
     except OSError as error:
         raise CatalogError(f"{path}: cannot be read: {error.strerror}; set MINITOOLAI_CATALOG to a file") from error
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise CatalogError(f"{path.name}, line {line}: not UTF-8; save the file as UTF-8") from None
     try:
         return parse_catalog(text)
     except CatalogError as error:
@@ -130,7 +151,8 @@ def parse_catalog(text: str) -> Catalog:
     for name, engine in parsed.engines.items():
         _check_engine(text, name, engine)
     models = {name: _check_chat(text, name, entry, parsed.engines) for name, entry in parsed.chat.items()}
-    return Catalog(parsed.engines, models)
+    speech = {name: _check_speech(text, name, entry, parsed.engines) for name, entry in parsed.speech.items()}
+    return Catalog(parsed.engines, models, speech)
 
 
 def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
@@ -139,7 +161,7 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
         raise _at(text, table, None, "an engine's name is lower-case letters, digits and _, for it names variables")
     if engine.kind == "upstream" and not engine.base_url.startswith(("http://", "https://")):
         raise _at(text, table, "base_url", 'an upstream needs base_url = "https://host/v1"')
-    if engine.kind in ("llama", "fake") and not engine.model:
+    if engine.kind != "upstream" and not engine.model:
         raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that answers carry"')
     if engine.kind == "llama" and engine.context < 512:
         raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
@@ -172,21 +194,52 @@ def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, Engin
     )
 
 
+def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, EngineEntry]) -> SpeechModel:
+    table = f'speech."{name}"'
+    try:
+        price = price_per_token(entry.price)
+    except (ValueError, ArithmeticError):
+        remedy = 'price = "15.00" means dollars a million characters, at most three decimals'
+        raise _at(text, table, "price", remedy) from None
+    if entry.max_characters < 1:
+        raise _at(text, table, "max_characters", "max_characters must be at least 1")
+    ids = [voice.id for voice in entry.voices]
+    if len(set(ids)) != len(ids):
+        raise _at(text, table, "voices", "two voices have one id")
+    for voice in entry.voices:
+        if voice.engine not in engines:
+            raise _at(text, table, "voices", f"there is no [engines.{voice.engine}]; {nearest(voice.engine, engines)}")
+        if engines[voice.engine].kind == "llama":
+            raise _at(text, table, "voices", f"the engine {voice.engine} of voice {voice.id} cannot speak")
+    if entry.voice not in ids:
+        raise _at(
+            text, table, "voice", f"no voice has the id {entry.voice!r}; {nearest(entry.voice, dict.fromkeys(ids))}"
+        )
+    return SpeechModel(name, price, entry.max_characters, entry.voice, tuple(entry.voices))
+
+
 def _at(text: str, table: str, key: str | None, remedy: str) -> CatalogError:
     """The complaint with the line of `key` in `[table]`, or of the table's head where the key is absent."""
-    line, in_table, found = 0, False, 0
-    wanted = table.replace('"', "").replace("'", "").replace(" ", "")
+    in_table, found = False, 0
+    wanted = _bare(table)
     for line, content in enumerate(text.splitlines(), 1):
         stripped = content.strip()
         if stripped.startswith("["):
-            head = stripped.split("]")[0].strip("[ ").replace('"', "").replace("'", "").replace(" ", "")
+            head = _bare(stripped.split("]")[0].strip("["))
             in_table = head == wanted
-            found = line if in_table else found
+            # Of a table that is there in parts only, the first part.
+            found = line if in_table or (not found and head.startswith(f"{wanted}.")) else found
         elif in_table and key and re.match(rf"{re.escape(key)}\s*=", stripped):
             found = line
             break
+        elif not found and _bare(stripped.split("=")[0]) in (wanted, wanted.rpartition(".")[2]):
+            found = line
     where = f"line {found}" if found else "at the top"
     return CatalogError(f"{where}: [{table}]{' ' + key if key else ''}: {remedy}")
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\s\"']", "", name)
 
 
 def _located(text: str, raw: dict[str, Any], complaint: str) -> CatalogError:
@@ -194,13 +247,35 @@ def _located(text: str, raw: dict[str, Any], complaint: str) -> CatalogError:
     what, _, path = complaint.partition(" - at `$")
     section = re.match(r"\.(\w+)", path)
     field = re.search(r"\]\.(\w+)", path)
-    unknown = re.search(r"unknown field `(\w+)`", what)
-    key = unknown.group(1) if unknown else field.group(1) if field else None
-    for name, entry in raw.get(section.group(1), {}).items() if section else ():
-        kind: Any = EngineEntry if section and section.group(1) == "engines" else ChatEntry
+    unknown = re.search(r"unknown field `(.+)`", what)
+    key = field.group(1) if field else unknown.group(1) if unknown else None
+    if section is None:
+        return _at(text, str(key), None, f"there is no such table; {nearest(str(key), _keys(_File))}")
+    kind: Any = _SECTIONS[section.group(1)]
+    entries = raw[section.group(1)]
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
         try:
             msgspec.convert(entry, kind)
         except msgspec.ValidationError:
             quoted = name if re.fullmatch(r"\w+", name) else f'"{name}"'
-            return _at(text, f"{section.group(1) if section else ''}.{quoted}", key, what)
-    return _at(text, section.group(1) if section else str(key), None, what)
+            known = _keys(ImageTokens if field and field.group(1) == "image_tokens" else kind)
+            return _at(text, f"{section.group(1)}.{quoted}", key, _remedy(what, known))
+    return _at(text, section.group(1), None, _remedy(what, {}))
+
+
+def _keys(kind: Any) -> dict[str, Any]:
+    return dict.fromkeys(field.name for field in msgspec.structs.fields(kind))
+
+
+def _remedy(what: str, known: dict[str, Any]) -> str:
+    """msgspec's words, and what to do about it."""
+    name = re.search(r"field `(.+)`", what)
+    if "unknown field" in what and name:
+        return f"there is no key {name[1]}; {nearest(name[1], known)}"
+    if "missing required field" in what and name:
+        return f"needs a line {name[1]} = …"
+    if "Expected `str`" in what:
+        return f"{what}; write it in quotes"
+    if "Invalid enum value" in what:
+        return f"{what}; the kinds are upstream, llama and fake, the limit fields max_completion_tokens and max_tokens"
+    return what

@@ -1,36 +1,33 @@
-"""What goes to a chat engine and what comes back, in words that fit every engine."""
+"""What goes to an engine and what comes back, in words that fit every engine."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import msgspec
-
-#: A count as an engine may report it. Beyond this it is a lie, and would not fit the books.
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 class TokenDetails(msgspec.Struct, frozen=True):
     """OpenAI's finer counts; an engine that knows none leaves zeros."""
 
-    cached_tokens: Count | None = 0
-    audio_tokens: Count | None = 0
+    cached_tokens: int | None = 0
+    audio_tokens: int | None = 0
 
 
 class CompletionDetails(msgspec.Struct, frozen=True):
     """OpenAI's finer counts of what was generated."""
 
-    reasoning_tokens: Count | None = 0
-    audio_tokens: Count | None = 0
-    accepted_prediction_tokens: Count | None = 0
-    rejected_prediction_tokens: Count | None = 0
+    reasoning_tokens: int | None = 0
+    audio_tokens: int | None = 0
+    accepted_prediction_tokens: int | None = 0
+    rejected_prediction_tokens: int | None = 0
 
 
 class Usage(msgspec.Struct, frozen=True):
     """Tokens read and written. `prompt_tokens` includes the cached ones."""
 
-    prompt_tokens: Count
-    completion_tokens: Count
+    prompt_tokens: int
+    completion_tokens: int
     total_tokens: int = 0
     prompt_tokens_details: TokenDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
@@ -57,3 +54,39 @@ class ChatRequest(msgspec.Struct):
     limit_is_default: bool = False
     #: The balance bought fewer output tokens than were asked for.
     clamped: bool = False
+
+
+AudioFormat = Literal["mp3", "wav", "flac", "opus", "pcm"]
+
+
+class SpeechRequest(msgspec.Struct):
+    """A checked request. `fields` is the caller's body without what the other attributes carry."""
+
+    model: str
+    text: str
+    voice: str | None
+    format: AudioFormat
+    speed: float
+    fields: dict[str, Any]
+    #: Audio inside server-sent events instead of plain bytes.
+    as_events: bool = False
+    #: What the caller says the text is written in; None leaves it to us.
+    language: str | None = None
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A sentence, or as much of one as is spoken at once; `characters` of the text are behind it."""
+
+    text: str
+    characters: int
+
+
+class Sound(msgspec.Struct, frozen=True):
+    """Some audio in the format asked for; with it, `characters` of the text are spoken.
+
+    `samples` counts what is heard so far, None where only the engine knows.
+    """
+
+    audio: bytes
+    characters: int
+    samples: int | None = None

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from minitoolai.core.clock import random_text
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.http import HttpClient, HttpError
-from minitoolai.engines.upstream import Slots, UpstreamAnswer, UpstreamEngine, upstream_failure
+from minitoolai.engines.slots import Slots
+from minitoolai.engines.upstream import UpstreamAnswer, UpstreamEngine, upstream_failure
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,12 @@ class LlamaAnswer:
 
     async def next_bytes(self) -> bytes:
         return await self._answer.next_bytes()
+
+    def take(self) -> bytes | None:
+        return self._answer.take()
+
+    def listen(self, listener: Callable[[], None] | None) -> bool:
+        return self._answer.listen(listener)
 
     async def read(self) -> bytes:
         return await self._answer.read()

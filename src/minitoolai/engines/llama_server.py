@@ -6,19 +6,16 @@ then lives until standard input ends or its parent dies.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
 
-PR_SET_PDEATHSIG = 1
+from minitoolai.engines.child_process import belong_to_parent
 
 
 def main() -> None:
     """Load the model, say where it listens, wait for the end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then lets streams finish
-    _die_with_parent()
+    belong_to_parent()
     settings = json.loads(sys.stdin.readline())
     import xllamacpp
 
@@ -45,13 +42,6 @@ def main() -> None:
     sys.stdin.read()
     # Nothing to save: leave without waiting for llama.cpp's threads.
     os._exit(0)
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
-            os._exit(1)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -36,13 +36,23 @@ class UpstreamAnswer:
         try:
             return await self._answer.next_bytes()
         except HttpError as error:
-            raise _mapped(error, self._engine.name) from error
+            raise mapped(error, self._engine.name) from error
+
+    def take(self) -> bytes | None:
+        try:
+            return self._answer.take()
+        except HttpError as error:
+            raise mapped(error, self._engine.name) from error
+
+    def listen(self, listener: Callable[[], None] | None) -> bool:
+        self._answer.listen(listener)
+        return True
 
     async def read(self) -> bytes:
         try:
             return await self._answer.read()
         except HttpError as error:
-            raise _mapped(error, self._engine.name) from error
+            raise mapped(error, self._engine.name) from error
 
     async def close(self) -> None:
         self._answer.close()
@@ -103,7 +113,7 @@ class UpstreamEngine:
                 "POST", self._url, headers=self._headers, body=body, silence_s=self._entry.total_timeout_s or 600.0
             )
         except HttpError as error:
-            raise _mapped(error, self.name) from error
+            raise mapped(error, self.name) from error
 
     async def _failure(self, answer: HttpAnswer) -> EngineError | ContextExceeded | Overloaded:
         try:
@@ -165,41 +175,10 @@ def _fault(body: bytes) -> dict[str, Any]:
     return fault if isinstance(fault, dict) else {"message": str(fault)}
 
 
-def _mapped(error: HttpError, name: str) -> EngineError:
+def mapped(error: HttpError, name: str) -> EngineError:
+    """A failed exchange as ours."""
     if isinstance(error, Unreachable):
         return EngineError(f"{name} cannot be reached")
     if isinstance(error, Silent):
         return EngineTimeout(f"{name} went silent")
     return EngineError(f"{name} broke off its answer")
-
-
-class Slots:
-    """A bounded number at work, a bounded number waiting; more is refused at once."""
-
-    def __init__(self, at_work: int, waiting: int, name: str) -> None:
-        self._semaphore = asyncio.Semaphore(at_work)
-        self._room = at_work + waiting
-        self._name = name
-        self.taken = 0
-
-    def check(self) -> None:
-        """Overloaded if even the queue is full."""
-        if self.taken >= self._room:
-            raise Overloaded(
-                f"{self._name} has {self.taken} requests at work and waiting, its most; try again", retry_after_s=2
-            )
-
-    async def take(self) -> None:
-        """Wait for a slot, in order of arrival."""
-        self.check()
-        self.taken += 1
-        try:
-            await self._semaphore.acquire()
-        except BaseException:
-            self.taken -= 1
-            raise
-
-    def give_back(self) -> None:
-        """The slot is free again."""
-        self.taken -= 1
-        self._semaphore.release()

@@ -97,6 +97,21 @@ class Charging:
         return Settle(hold_id, account_id, 0, self._clock.now_ms(), outcome)
 
 
+async def durable(charge: asyncio.Future[Verdict], *, within_s: float) -> None:
+    """Return once the charge is written. TimeoutError if the database is too sick for that, StoreError."""
+    # A timer on the future itself costs a third of asyncio.timeout, and every request comes by here.
+    timer = charge.get_loop().call_later(within_s, _give_up, charge)
+    try:
+        await charge
+    finally:
+        timer.cancel()
+
+
+def _give_up(charge: asyncio.Future[Verdict]) -> None:
+    if not charge.done():
+        charge.set_exception(TimeoutError("the charge is not durable yet"))
+
+
 def charged(verdict: Verdict) -> int:
     """What a settle took."""
     return verdict.cost if isinstance(verdict, Settled) else 0

@@ -10,7 +10,6 @@ from minitoolai.core.catalog import Catalog, ChatModel
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import (
     ContextExceeded,
-    EngineError,
     InvalidRequest,
     Overloaded,
 )
@@ -20,10 +19,10 @@ from minitoolai.engines.base import ChatAnswer, ChatEngine
 from minitoolai.services import pricing
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat_run import ChatRun
+from minitoolai.services.underway import Underway
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.5
 #: Abandoned answers that are read to their end at once; more are cut, and charged by our own count.
 READ_ON_AT_MOST = 64
 
@@ -37,6 +36,7 @@ class ChatService:
         engines: Mapping[str, ChatEngine],
         charging: Charging,
         clock: Clock,
+        underway: Underway,
         *,
         first_token_timeout_s: float,
         total_timeout_s: float,
@@ -47,9 +47,8 @@ class ChatService:
         self.clock = clock
         self._first_token_timeout_s = first_token_timeout_s
         self._total_timeout_s = total_timeout_s
-        self.runs: set[ChatRun] = set()
+        self.underway = underway
         self._reading_on: set[asyncio.Task[None]] = set()
-        self.draining = False
 
     def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
         """Seconds to the first token, and in all."""
@@ -71,8 +70,7 @@ class ChatService:
 
         ModelNotFound, InvalidRequest, ContextExceeded, InsufficientBalance, Overloaded.
         """
-        if self.draining:
-            raise Overloaded("the server is restarting; try again", retry_after_s=2)
+        self.underway.check_open()
         model = self.catalog.chat_model(request.model)
         engine = self._ready_engine(model)
         check_fit(request, model, engine)
@@ -85,7 +83,7 @@ class ChatService:
         reservation = await self.charging.reserve(caller, bound, generation)
         request.clamped = reservation.units < limit
         run = ChatRun(self, request, engine, reservation, prompt_tokens)
-        self.runs.add(run)
+        self.underway.add(run)
         return run
 
     def _ready_engine(self, model: ChatModel) -> ChatEngine:
@@ -97,7 +95,7 @@ class ChatService:
 
     def forget(self, run: ChatRun) -> None:
         """The run has ended."""
-        self.runs.discard(run)
+        self.underway.discard(run)
 
     def reads_on(self, run: ChatRun, answer: ChatAnswer) -> bool:
         """Whether the rest of an abandoned answer is now read in the background, for its usage."""
@@ -108,27 +106,6 @@ class ChatService:
         self._reading_on.add(task)
         task.add_done_callback(self._reading_on.discard)
         return True
-
-    async def keep_time(self) -> None:
-        """Drive the clocks of all answers until cancelled: one task for all of them, no timer for each."""
-        while True:
-            await asyncio.sleep(TICK_S)
-            now_s = self.clock.steady_s()
-            for run in list(self.runs):
-                run.tick(now_s)
-
-    async def drain(self, timeout_s: float) -> int:
-        """Take no more, let what runs finish, break off the rest; how many were broken off."""
-        self.draining = True
-        give_up_s = self.clock.steady_s() + timeout_s
-        while self.runs and self.clock.steady_s() < give_up_s:
-            await asyncio.sleep(0.05)
-        left = list(self.runs)
-        for run in left:
-            run.stop(EngineError("the server stopped before the answer ended; what was written is charged"))
-        while self.runs and self.clock.steady_s() < give_up_s + 2:
-            await asyncio.sleep(0.02)
-        return len(left)
 
 
 def check_fit(request: ChatRequest, model: ChatModel, engine: ChatEngine) -> None:

@@ -42,6 +42,11 @@ def chat_bound(model: ChatModel, *, prompt_tokens: int, limit: int, choices: int
     return Bound(base, choices * model.price_output, limit, min(limit, LEAST_OUTPUT_TOKENS))
 
 
+def speech_bound(price: int, characters: int) -> Bound:
+    """The hold for a text: all of it. It is never nothing, even where a voice is free."""
+    return Bound(max(1, characters * price), 0, 0, 0)
+
+
 def chat_cost(price_input: int, price_output: int, usage: Usage) -> int:
     """The exact cost of what was read and written."""
     return usage.prompt_tokens * price_input + usage.completion_tokens * price_output

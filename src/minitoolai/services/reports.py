@@ -8,7 +8,9 @@ from minitoolai.core.catalog import Catalog, ChatModel
 from minitoolai.core.clock import parse_generation_name
 from minitoolai.core.errors import NotFound
 from minitoolai.core.records import Balance, Caller, Generation, UsageRow
+from minitoolai.core.voices import SpeechModel, VoiceEntry
 from minitoolai.services.chat import ChatService
+from minitoolai.services.speech import SpeechService
 from minitoolai.storage import accounts, generations
 from minitoolai.storage.database import Database
 from minitoolai.storage.generations import GroupBy
@@ -17,7 +19,7 @@ from minitoolai.storage.generations import GroupBy
 class Offer(msgspec.Struct, frozen=True):
     """One model as it stands now: by which engine, or why by none."""
 
-    model: ChatModel
+    model: ChatModel | SpeechModel
     engine: str | None
     why_not: str | None
 
@@ -25,9 +27,10 @@ class Offer(msgspec.Struct, frozen=True):
 class Reports:
     """Every report in one place, for the JSON edge, the portal and the command line."""
 
-    def __init__(self, database: Database, chats: ChatService) -> None:
+    def __init__(self, database: Database, chats: ChatService, speech: SpeechService) -> None:
         self._database = database
         self._chats = chats
+        self._speech = speech
 
     @property
     def catalog(self) -> Catalog:
@@ -36,15 +39,25 @@ class Reports:
 
     def offers(self) -> list[Offer]:
         """Every model, with the engine that would answer now."""
-        return [self.offer(model) for model in self.catalog.chat.values()]
+        return [self.offer(model) for model in self.models().values()]
 
-    def offer(self, model: ChatModel) -> Offer:
+    def models(self) -> dict[str, ChatModel | SpeechModel]:
+        """Every model by its name."""
+        return {**self.catalog.chat, **self.catalog.speech}
+
+    def offer(self, model: ChatModel | SpeechModel) -> Offer:
         """One model, with the engine that would answer now."""
-        engine = self._chats.engine_for(model)
+        engine = self._speech.engine_for(model) if isinstance(model, SpeechModel) else self._chats.engine_for(model)
         if engine is not None:
             return Offer(model, engine.name, None)
+        if isinstance(model, SpeechModel):
+            return Offer(model, None, self._speech.why_no_voice(model))
         reasons = (f"{name}: {self._chats.engines[name].why_not_ready()}" for name in model.engines)
         return Offer(model, None, "; ".join(reasons))
+
+    def voices(self) -> list[VoiceEntry]:
+        """Every voice that can speak now."""
+        return [voice for model in self.catalog.speech.values() for voice in self._speech.ready_voices(model)]
 
     async def balance(self, caller: Caller) -> Balance:
         """Posted and held, as committed."""

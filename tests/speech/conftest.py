@@ -1,0 +1,50 @@
+"""One server for all quick tests of speech: the embedded voice, a tone, and an upstream that can be told what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from minitoolai.storage.audit import broken_invariants
+from tests.support import manners, speech
+from tests.support.server import Account, ServerProcess, eventually
+from tests.support.upstream import Upstream
+
+
+@pytest.fixture(scope="session")
+def far_voice() -> Iterator[Upstream]:
+    with Upstream(manners.answer()) as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="session")
+def speech_server(far_voice: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("speech")
+    # An address that answers nothing: whoever tries to download a voice fails.
+    env = {"HF_ENDPOINT": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    with ServerProcess(folder, catalog=speech.catalog(far_voice.base_url), env=env) as server:
+        yield server
+
+
+@pytest.fixture
+def server(speech_server: ServerProcess) -> Iterator[ServerProcess]:
+    """After each test the books add up and nothing stays held."""
+    yield speech_server
+    eventually(
+        lambda: speech_server.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'")) == [(0,)]
+    )
+    assert speech_server.read(broken_invariants) == {}
+
+
+@pytest.fixture
+def account(server: ServerProcess) -> Account:
+    """A customer with $5."""
+    return server.account()
+
+
+@pytest.fixture
+def upstream(far_voice: Upstream) -> Upstream:
+    """The far voice without a memory."""
+    far_voice.seen.clear()
+    return far_voice
