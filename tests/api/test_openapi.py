@@ -13,7 +13,7 @@ from minitoolai.api.errors import TABLE
 from minitoolai.api.openapi import describe
 from minitoolai.api.routes import HANDLERS
 
-HOT = {"/api/chat-completions/", "/v1/chat/completions"}
+HOT = {"/api/chat-completions/", "/v1/chat/completions", "/api/texttospeech/", "/v1/audio/speech"}
 OPEN = {"/healthz", "/readyz", "/openapi.json"}
 
 
