@@ -34,6 +34,7 @@ def migrate(url: str) -> tuple[str | None, str | None]:
                 connection.commit()
             return before, newest
     except SQLAlchemyError as error:
-        raise StoreError(f"cannot migrate the database: {error}") from error
+        # The driver's own words; SQLAlchemy's go on for five lines.
+        raise StoreError(f"cannot migrate {engine.url.database}: {getattr(error, 'orig', error)}") from error
     finally:
         engine.dispose()
