@@ -71,5 +71,5 @@ def test_the_revisions_are_one_line_without_forks() -> None:
 def test_a_file_that_is_no_database_is_refused_in_words(tmp_path: Path) -> None:
     path = tmp_path / "rubbish.db"
     path.write_bytes(b"this is not a database, whatever its name says" * 100)
-    with pytest.raises(StoreError, match=r"cannot migrate the database: .*not a database"):
+    with pytest.raises(StoreError, match=r"cannot migrate .*rubbish.db: file is not a database"):
         migrate(f"sqlite:///{path}")
