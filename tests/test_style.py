@@ -58,7 +58,7 @@ def test_whatever_is_public_says_what_it_does(path: Path) -> None:
 
 
 def _is_said_elsewhere(node: Function | ast.ClassDef, tree: ast.Module) -> bool:
-    """A method of a few lines, or one that a protocol or a library calls by this name, in a class that says its purpose."""
+    """In a class that says its purpose: a method of a few lines, or one that a protocol or library describes."""
     if not any(node in owner.body for owner in tree.body if isinstance(owner, ast.ClassDef)):
         return False
     is_short = (node.end_lineno or 0) - node.lineno < SHORT_METHOD
