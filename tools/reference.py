@@ -13,7 +13,7 @@ import minitoolai
 from minitoolai.api.errors import TABLE
 from minitoolai.api.openapi import describe
 from minitoolai.cli import _parser
-from minitoolai.core import catalog, errors
+from minitoolai.core import catalog, errors, voices
 from minitoolai.core.catalog import read_catalog
 from minitoolai.core.money import format_dollars
 from minitoolai.settings import PREFIX, Settings
@@ -24,6 +24,11 @@ NOTE = "<!-- Made from the code by python -m tools.reference; a test compares. -
 MORE_CODES = {
     "invalid_json": (400, "invalid_request_error", "The body is not one JSON object, or nested too deeply."),
     "method_not_allowed": (405, "invalid_request_error", "The path is there, the method is not."),
+    "string_above_max_length": (400, "invalid_request_error", "The text to speak is longer than the model takes."),
+    "nothing_to_speak": (400, "invalid_request_error", "The text to speak has no letter and no digit."),
+    "markup_not_supported": (400, "invalid_request_error", "The text to speak is markup, and voices read plain text."),
+    "voice_not_found": (400, "invalid_request_error", "No such voice on offer; the message lists the nearest names."),
+    "language_not_supported": (400, "invalid_request_error", "No voice speaks this language; the message lists them."),
     "email_taken": (None, "", "On the command line: the address has an account already."),
     "interrupted": (None, "", "In a generation: its server died; the last checkpoint was charged."),
     "client_left": (None, "", "In a generation: the caller hung up; what was written until then was charged."),
@@ -165,6 +170,8 @@ def _catalog() -> str:
         "mistake is refused at the start with its line and a remedy.\n\n"
         f"## `[engines.NAME]`\n\n{_keys(catalog.EngineEntry)}\n"
         f'## `[chat."MODEL"]`\n\n{_keys(catalog.ChatEntry)}\n'
+        f'## `[speech."MODEL"]`\n\n{_keys(voices.SpeechEntry)}\n'
+        f"## `voices`\n\n{_keys(voices.VoiceEntry)}\n"
         f"## `image_tokens`\n\n{_keys(catalog.ImageTokens)}\n"
         f"## As shipped\n\n{_table(*rows)}"
     )
