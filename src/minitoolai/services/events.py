@@ -85,9 +85,11 @@ def full_usage(usage: Usage) -> Usage:
     )
 
 
-def fingerprint(model: str) -> str:
-    """What stands in for `system_fingerprint` where the engine gives none."""
-    return f"fp_{zlib.crc32(model.encode()):08x}"
+def fingerprint(model: str, theirs: str | None = None) -> str:
+    """`system_fingerprint` in the documented form: the engine's own where it has it, else drawn from what it says."""
+    if theirs and theirs.startswith("fp_"):
+        return theirs
+    return f"fp_{zlib.crc32((model + (theirs or '')).encode()):08x}"
 
 
 def error_event(message: str, *, kind: str, code: str, param: str | None = None) -> bytes:
@@ -191,7 +193,7 @@ class EventStream:
         """The first chunk says what all of them share; what it leaves out is filled in once."""
         chunk.id = chunk.id or self._name
         chunk.created = chunk.created or self._created_s
-        chunk.system_fingerprint = chunk.system_fingerprint or fingerprint(chunk.model)
+        chunk.system_fingerprint = fingerprint(chunk.model, chunk.system_fingerprint)
         chunk.service_tier = chunk.service_tier or "default"
         self.served_model = chunk.model
         self._head = chunk
@@ -265,7 +267,7 @@ def whole_answer(
     completion.id = completion.id or f"chatcmpl-{name[4:]}"
     completion.created = completion.created or created_s
     completion.service_tier = completion.service_tier or "default"
-    completion.system_fingerprint = completion.system_fingerprint or fingerprint(completion.model)
+    completion.system_fingerprint = fingerprint(completion.model, completion.system_fingerprint)
     completion.usage = full_usage(usage or Usage(prompt, tokens))
     return _encode(completion), usage, completion.model, tokens
 
