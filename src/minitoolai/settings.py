@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -79,7 +80,9 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: obj
             urls[key.removesuffix("_base_url")] = text.rstrip("/")
         else:
             raise SettingsError(f"{name} is no setting; the settings are {', '.join(variables())}")
-    values.update({key: value for key, value in overrides.items() if value is not None})
+    for key, value in overrides.items():
+        if value is not None:
+            values[key] = _in_range(f"--{key}", key, value, value)
     return Settings(**values, engine_keys=keys, engine_urls=urls)  # type: ignore[arg-type]
 
 
@@ -93,14 +96,23 @@ def variables() -> list[str]:
 
 def _parse(name: str, key: str, text: str) -> object:
     default: Any = _FIELDS[key].default
-    try:
-        if isinstance(default, bool):
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}[
-                text.lower()
-            ]
-        if isinstance(default, int | float):
-            return type(default)(text)
+    if isinstance(default, bool):
+        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+        if text.lower() not in words:
+            raise SettingsError(f"{name}={text!r} is wrong: expected 1 or 0")
+        return words[text.lower()]
+    if not isinstance(default, int | float):
         return type(default)(text)
-    except (KeyError, ValueError):
-        expected = "1 or 0" if isinstance(default, bool) else f"a number like {default}"
-        raise SettingsError(f"{name}={text!r} is wrong: expected {expected}") from None
+    try:
+        number: float = type(default)(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise SettingsError(f"{name}={text!r} is wrong: expected a number like {default}")
+    return _in_range(name, key, number, text)
+
+
+def _in_range(name: str, key: str, value: object, text: object) -> object:
+    if isinstance(value, int | float) and (value < 0 or (key == "port" and value > 65535)):
+        raise SettingsError(f"{name}={text!r} is wrong: it must be {'0 to 65535' if key == 'port' else 'not below 0'}")
+    return value

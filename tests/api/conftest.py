@@ -8,8 +8,9 @@ import pytest
 
 from minitoolai.storage.audit import broken_invariants
 from tests.support import catalogs, manners
-from tests.support.server import Account, ServerProcess, eventually
+from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Upstream
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +53,7 @@ def account(server: ServerProcess) -> Account:
 @pytest.fixture(scope="session")
 def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The shipped catalog and no key: the embedded model, with room for two answers and two waiting."""
-    env = {"MINITOOLAI_LLAMA_SLOTS": "2", "MINITOOLAI_LLAMA_QUEUE": "2"}
+    # One thread: two would wait for each other whenever a machine with two cores has something else to do.
+    env = {"MINITOOLAI_LLAMA_SLOTS": "2", "MINITOOLAI_LLAMA_QUEUE": "2", "MINITOOLAI_LLAMA_THREADS": "1"}
     with ServerProcess(tmp_path_factory.mktemp("llama"), env=env) as server:
         yield server

@@ -10,7 +10,8 @@ import requests
 
 from minitoolai.core.clock import base62
 from tests.support.ask import API, HELLO, OPENAI, check_refusal, post
-from tests.support.server import Account, eventually
+from tests.support.server import Account
+from tests.support.waiting import eventually
 
 PATHS = [API, OPENAI]
 PAGES = ["/api/balance/", "/api/balance", "/api/usage/", "/v1/models", "/v1/models/quick", "/v1/generations/gen-1"]

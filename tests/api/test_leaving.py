@@ -12,8 +12,9 @@ from minitoolai.core.clock import generation_name
 from tests.support import manners
 from tests.support.ask import HELLO, events, start
 from tests.support.dial import dial, head
-from tests.support.server import Account, eventually
+from tests.support.server import Account
 from tests.support.upstream import Upstream
+from tests.support.waiting import eventually
 
 CREDIT = 5_000_000_000
 PRICE_IN, PRICE_OUT = 150, 600

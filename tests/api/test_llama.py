@@ -14,7 +14,8 @@ import requests
 from minitoolai.storage.audit import broken_invariants
 from tests.support.ask import API, OPENAI, check_refusal, events, get, post, said, start
 from tests.support.dial import dial
-from tests.support.server import Account, ServerProcess, children_of, eventually
+from tests.support.server import Account, ServerProcess
+from tests.support.waiting import children_of, eventually
 
 CREDIT = 5_000_000_000
 MODEL = "gpt-4o-mini"

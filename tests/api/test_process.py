@@ -14,7 +14,8 @@ import requests
 
 from tests.support import catalogs
 from tests.support.ask import check_refusal, events, post, start
-from tests.support.server import PROGRAM, Account, ServerProcess, eventually
+from tests.support.server import PROGRAM, Account, ServerProcess
+from tests.support.waiting import eventually
 
 CREDIT = 5_000_000_000
 

@@ -59,7 +59,7 @@ def with_upstream(base_url: str) -> str:
     every field; `nowhere` listens to nobody. `gpt-4o-mini` is the stand-in, too, for programs that ask for it.
     """
     engines = {
-        "standin": "first_token_timeout_s = 1.5\ntotal_timeout_s = 5.0",
+        "standin": "first_token_timeout_s = 1.0\ntotal_timeout_s = 2.5",
         "billing": "bills_after_cancel = true\ntotal_timeout_s = 20.0",
         "whole": "complete_chunks = true",
     }

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,43 +25,13 @@ from minitoolai.settings import Settings
 from minitoolai.storage import accounts, audit
 from minitoolai.storage.database import Connection
 from minitoolai.wiring import pepper
+from tests.support.waiting import children_of, eventually, is_alive
 
 PROGRAM = [str(Path(sys.executable).with_name("minitoolai"))]
 START_TIMEOUT_S = 90.0
 #: What a healthy server never writes to standard error.
 SIGNS_OF_ILLNESS = ("Traceback", "never retrieved", "never awaited", "was destroyed", "BOOKS ARE WRONG")
 _numbers = itertools.count(1)
-
-
-def eventually(question: Callable[[], Any], *, within_s: float = 5.0, every_s: float = 0.02) -> Any:
-    """The first truthy answer; AssertionError with the last one where none comes in time."""
-    give_up_s = time.monotonic() + within_s
-    while not (answer := question()):
-        assert time.monotonic() < give_up_s, f"still {answer!r} after {within_s:g} s"
-        time.sleep(every_s)
-    return answer
-
-
-def children_of(pid: int) -> set[int]:
-    """Process ids of its direct children, from /proc."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (OSError, IndexError):
-                continue
-            if parent == pid:
-                found.add(int(entry.name))
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this id runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True)

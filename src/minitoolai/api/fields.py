@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -51,13 +50,13 @@ def non_empty_text(fields: dict[str, Any], name: str) -> str:
     return value
 
 
-def flag(fields: dict[str, Any], name: str, *, default: bool) -> bool:
-    """True or false, `default` where absent."""
+def flag(fields: dict[str, Any], name: str, *, default: bool, inside: str = "") -> bool:
+    """True or false, `default` where absent. `inside` is the path of an inner object, ending in a dot."""
     value = fields.get(name)
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} must be true or false", param=name)
+        raise InvalidRequest(f"{inside}{name} must be true or false", param=f"{inside}{name}")
     return value
 
 
@@ -66,10 +65,10 @@ def number(fields: dict[str, Any], name: str, low: float, high: float) -> float 
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"{name} must be a number from {low:g} to {high:g}", param=name)
     if not low <= value <= high:
-        raise InvalidRequest(f"{name} is {value:g}; it must be from {low:g} to {high:g}", param=name)
+        raise InvalidRequest(f"{name} is {_written(value)}; it must be from {low:g} to {high:g}", param=name)
     return value
 
 
@@ -83,9 +82,14 @@ def integer(fields: dict[str, Any], name: str, low: int, high: int) -> int | Non
         raise InvalidRequest(f"{name} must be a whole number of at least {low}", param=name)
     if not low <= value <= high:
         bound = f"at least {low}" if value < low else f"at most {high}"
-        raise InvalidRequest(f"{name} is {value:.15g}; it must be {bound}", param=name)
+        raise InvalidRequest(f"{name} is {_written(value)}; it must be {bound}", param=name)
     fields[name] = int(value)
     return int(value)
+
+
+def _written(number: float) -> str:
+    # A JSON integer of 400 digits fits no float.
+    return f"{number:.15g}" if abs(number) < 1e300 else "beyond all bounds"
 
 
 def shortened(value: Any) -> str:

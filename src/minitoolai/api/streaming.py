@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Protocol
 
 from minitoolai.api.asgi import JSON, Headers, Receive, Send, answer
@@ -31,8 +32,8 @@ class Run(Protocol):
     async def open(self) -> None:
         """Send the request to the engine; returns as its answer begins."""
 
-    async def next_block(self) -> bytes | None:
-        """What to send next, or None at the end."""
+    async def flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
+        """Hand every block to `write` as it comes, until the end; wait for what `write` returns, if anything."""
 
     def ending(self) -> bytes:
         """What to send last, once the charge is durable."""
@@ -48,6 +49,24 @@ class Run(Protocol):
 
     def stop(self, reason: ServiceError) -> None:
         """Break off from outside."""
+
+
+class _Begun:
+    """A coroutine that was begun by hand, to be awaited to its end."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], pause: Any) -> None:
+        self._coroutine = coroutine
+        self._pause = pause
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        try:
+            while True:
+                yield self._pause
+                self._pause = self._coroutine.send(None)
+        except StopIteration:
+            return
+        finally:
+            self._coroutine.close()
 
 
 class StreamWriter:
@@ -68,6 +87,15 @@ class StreamWriter:
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
         self._is_sending = False
 
+    def write_soon(self, data: bytes) -> Awaitable[None] | None:
+        """Send at once, without a task; where the caller reads slowly, what to wait for before the next."""
+        writing = self.write(data)
+        try:
+            pause = writing.send(None)
+        except StopIteration:
+            return None
+        return _Begun(writing, pause)
+
     def break_silence(self) -> None:
         """A comment, so that proxies between us keep the connection. Nothing if a write is under way."""
         if not self._is_sending:
@@ -80,8 +108,7 @@ async def forward(run: Run, out: StreamWriter, receive: Receive) -> ServiceError
     error: ServiceError | None = ClientLeft("the caller hung up")
     try:
         await run.open()
-        while (block := await run.next_block()) is not None:
-            await out.write(block)
+        await run.flow(out.write_soon)
         await charge(run)
         error = run.task = None
         await out.write(run.ending(), is_last=True)

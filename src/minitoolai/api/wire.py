@@ -41,13 +41,14 @@ def parse_chat(body: bytes, dialect: Dialect) -> ChatRequest:
     options = fields.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise InvalidRequest("stream_options must be an object", param="stream_options")
+    wants_usage = options is not None and flag(options, "include_usage", default=False, inside="stream_options.")
     rest = {key: value for key, value in fields.items() if key not in _OURS and value is not None}
     return ChatRequest(
         model=model,
         messages=messages,
         fields=rest,
         stream=stream,
-        include_usage=dialect == "api" or bool(options and options.get("include_usage")),
+        include_usage=dialect == "api" or wants_usage,
         limit=limit,
         limit_is_default=is_default,
         choices=choices,

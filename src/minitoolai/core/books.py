@@ -154,7 +154,6 @@ class HoldState(msgspec.Struct):
     lease_until_ms: int | None = None
     kind: str = "chat"
     dirty: bool = False
-    fresh: bool = False
 
 
 class NewTransfer(msgspec.Struct, frozen=True):

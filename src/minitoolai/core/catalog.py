@@ -10,13 +10,16 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from minitoolai.core.errors import CatalogError, ModelNotFound
 from minitoolai.core.money import price_per_token
 from minitoolai.core.voices import SpeechEntry, SpeechModel
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 
 class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,25 +40,25 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vision: bool = True
     #: upstream: model name there, by model name here; a name that is absent is passed on as it is.
     names: dict[str, str] = {}
-    first_token_timeout_s: float | None = None
-    total_timeout_s: float | None = None
+    first_token_timeout_s: Seconds | None = None
+    total_timeout_s: Seconds | None = None
     #: upstream: requests under way at once; more wait. 0 is no cap.
-    concurrency: int = 0
+    concurrency: Count = 0
     #: upstream: characters of text in one request for speech; a longer text is sent in several.
-    max_characters: int = 4096
+    max_characters: Count = 4096
     #: Everybody but an upstream: the name that answers carry.
     model: str = ""
-    context: int = 0
+    context: Count = 0
     #: fake: tokens of an answer, and milliseconds before each of them or before each sentence spoken.
-    tokens: int = 16
-    delay_ms: float = 0.0
+    tokens: Count = 16
+    delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class ImageTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The most one picture can count, by the `detail` asked for."""
 
-    low: int
-    high: int
+    low: Count
+    high: Count
 
 
 class ChatEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,6 +129,9 @@ def read_catalog(path: Path) -> Catalog:
         text = path.read_text("utf-8")
     except OSError as error:
         raise CatalogError(f"{path}: cannot be read: {error.strerror}; set MINITOOLAI_CATALOG to a file") from error
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise CatalogError(f"{path.name}, line {line}: not UTF-8; save the file as UTF-8") from None
     try:
         return parse_catalog(text)
     except CatalogError as error:
@@ -214,19 +220,26 @@ def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, E
 
 def _at(text: str, table: str, key: str | None, remedy: str) -> CatalogError:
     """The complaint with the line of `key` in `[table]`, or of the table's head where the key is absent."""
-    line, in_table, found = 0, False, 0
-    wanted = table.replace('"', "").replace("'", "").replace(" ", "")
+    in_table, found = False, 0
+    wanted = _bare(table)
     for line, content in enumerate(text.splitlines(), 1):
         stripped = content.strip()
         if stripped.startswith("["):
-            head = stripped.split("]")[0].strip("[ ").replace('"', "").replace("'", "").replace(" ", "")
+            head = _bare(stripped.split("]")[0].strip("["))
             in_table = head == wanted
-            found = line if in_table else found
+            # Of a table that is there in parts only, the first part.
+            found = line if in_table or (not found and head.startswith(f"{wanted}.")) else found
         elif in_table and key and re.match(rf"{re.escape(key)}\s*=", stripped):
             found = line
             break
+        elif not found and _bare(stripped.split("=")[0]) in (wanted, wanted.rpartition(".")[2]):
+            found = line
     where = f"line {found}" if found else "at the top"
     return CatalogError(f"{where}: [{table}]{' ' + key if key else ''}: {remedy}")
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\s\"']", "", name)
 
 
 def _located(text: str, raw: dict[str, Any], complaint: str) -> CatalogError:
@@ -234,13 +247,35 @@ def _located(text: str, raw: dict[str, Any], complaint: str) -> CatalogError:
     what, _, path = complaint.partition(" - at `$")
     section = re.match(r"\.(\w+)", path)
     field = re.search(r"\]\.(\w+)", path)
-    unknown = re.search(r"unknown field `(\w+)`", what)
-    key = unknown.group(1) if unknown else field.group(1) if field else None
-    for name, entry in raw.get(section.group(1), {}).items() if section else ():
-        kind: Any = _SECTIONS[section.group(1)] if section else ChatEntry
+    unknown = re.search(r"unknown field `(.+)`", what)
+    key = field.group(1) if field else unknown.group(1) if unknown else None
+    if section is None:
+        return _at(text, str(key), None, f"there is no such table; {nearest(str(key), _keys(_File))}")
+    kind: Any = _SECTIONS[section.group(1)]
+    entries = raw[section.group(1)]
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
         try:
             msgspec.convert(entry, kind)
         except msgspec.ValidationError:
             quoted = name if re.fullmatch(r"\w+", name) else f'"{name}"'
-            return _at(text, f"{section.group(1) if section else ''}.{quoted}", key, what)
-    return _at(text, section.group(1) if section else str(key), None, what)
+            known = _keys(ImageTokens if field and field.group(1) == "image_tokens" else kind)
+            return _at(text, f"{section.group(1)}.{quoted}", key, _remedy(what, known))
+    return _at(text, section.group(1), None, _remedy(what, {}))
+
+
+def _keys(kind: Any) -> dict[str, Any]:
+    return dict.fromkeys(field.name for field in msgspec.structs.fields(kind))
+
+
+def _remedy(what: str, known: dict[str, Any]) -> str:
+    """msgspec's words, and what to do about it."""
+    name = re.search(r"field `(.+)`", what)
+    if "unknown field" in what and name:
+        return f"there is no key {name[1]}; {nearest(name[1], known)}"
+    if "missing required field" in what and name:
+        return f"needs a line {name[1]} = …"
+    if "Expected `str`" in what:
+        return f"{what}; write it in quotes"
+    if "Invalid enum value" in what:
+        return f"{what}; the kinds are upstream, llama and fake, the limit fields max_completion_tokens and max_tokens"
+    return what

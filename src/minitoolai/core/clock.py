@@ -79,8 +79,8 @@ def generation_name(generation_id: int) -> str:
 
 def parse_generation_name(name: str) -> int | None:
     """The identifier inside `gen-…`, or None for anything else."""
-    text = name.removeprefix("gen-")
-    if not 1 <= len(text) <= 11 or not text.isascii() or not text.isalnum():
+    prefix, text = name[:4], name[4:]
+    if prefix != "gen-" or not 1 <= len(text) <= 11 or not text.isascii() or not text.isalnum():
         return None
     number = from_base62(text)
     return number if number < 2**63 else None

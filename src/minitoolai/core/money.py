@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 
 NANO_PER_DOLLAR = 1_000_000_000
 #: The largest single amount anyone may move: $1,000,000,000. Sums of nine of them still fit 64 bits.
 LARGEST_NANO = 10**9 * NANO_PER_DOLLAR
+#: The highest price: a dollar for one unit. The cost of any request then fits 64 bits.
+LARGEST_PRICE_NANO = NANO_PER_DOLLAR
+_PLAIN = re.compile(r"[0-9]{1,15}(\.[0-9]+)?")
 
 
 def parse_dollars(text: str) -> int:
@@ -15,18 +19,17 @@ def parse_dollars(text: str) -> int:
     Raises ValueError, with a sentence for the user, on anything but a plain positive decimal number of at
     most nine places.
     """
-    try:
-        amount = Decimal(text.strip().removeprefix("$"))
-    except InvalidOperation:
-        raise ValueError(f"{text!r} is not an amount of dollars; write it like 5.00") from None
-    if not amount.is_finite() or amount <= 0:
+    plain = text.strip().removeprefix("$")
+    if _PLAIN.fullmatch(plain.removeprefix("-")) is None:
+        raise ValueError(f"{text!r} is not an amount of dollars; write it like 5.00")
+    amount = Decimal(plain)
+    if amount <= 0:
         raise ValueError(f"{text!r} must be more than zero dollars")
-    if amount * NANO_PER_DOLLAR > LARGEST_NANO:
+    if amount > LARGEST_NANO // NANO_PER_DOLLAR:
         raise ValueError(f"{text!r} is more than the largest amount, $1,000,000,000")
-    nano = amount * NANO_PER_DOLLAR
-    if nano != nano.to_integral_value():
+    if len(_decimals(plain)) > 9:
         raise ValueError(f"{text!r} has more than nine decimal places; a nano-dollar is the smallest unit")
-    return int(nano)
+    return int(amount * NANO_PER_DOLLAR)
 
 
 def format_dollars(nano: int) -> str:
@@ -41,7 +44,13 @@ def price_per_token(dollars_per_million: str) -> int:
 
     Raises ValueError where the price does not come out whole: the ledger holds no fractions.
     """
+    if _PLAIN.fullmatch(dollars_per_million) is None:
+        raise ValueError(f"{dollars_per_million!r} is not a price; write it like 0.15")
     nano = Decimal(dollars_per_million) * 1000
-    if nano < 0 or nano != nano.to_integral_value():
-        raise ValueError(f"{dollars_per_million!r} per million is not a whole number of nano-dollars a unit")
+    if len(_decimals(dollars_per_million)) > 3 or nano > LARGEST_PRICE_NANO:
+        raise ValueError(f"{dollars_per_million!r} per million is not a whole number of nano-dollars a unit, up to $1")
     return int(nano)
+
+
+def _decimals(number: str) -> str:
+    return number.partition(".")[2].rstrip("0")

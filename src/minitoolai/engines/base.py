@@ -5,6 +5,7 @@ An engine answers in OpenAI's own bytes (server-sent events, or one JSON object)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from minitoolai.core.inference import ChatRequest
@@ -15,6 +16,12 @@ class ChatAnswer(Protocol):
 
     async def next_bytes(self) -> bytes:
         """The next bytes as they come, empty at the end. EngineError if the engine broke off."""
+
+    def listen(self, listener: Callable[[], None] | None) -> bool:
+        """Have `listener` called whenever `take` has something; None ends that. False: only `next_bytes` is offered."""
+
+    def take(self) -> bytes | None:
+        """What `next_bytes` would return at once, or None where it would wait. EngineError."""
 
     async def read(self) -> bytes:
         """All that is left, for an answer that is not streamed."""

@@ -32,6 +32,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
+        #: Called when something came, in place of a waiting task.
+        self.listener: Callable[[], None] | None = None
         self._chunks: list[bytes] = []
         #: The parser finds its callbacks here; appending a body costs no Python frame.
         self.on_body = self._chunks.append
@@ -45,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._is_head = is_head
         self._silence_s = silence_s
         self._quiet_ticks = self._barren = self._unread = self._unsent = 0
+        self.listener = None
         self._raw: list[tuple[bytes, bytes]] = []
         self._until_close = self._may_reuse = self._is_paused = False
         self.error: HttpError | None = None
@@ -73,16 +76,24 @@ class Connection(asyncio.Protocol):
 
     async def next_bytes(self) -> bytes:
         """All that has come since the last call; b"" at the end. Silent, Broken, once what came before is taken."""
-        while not self._chunks:
-            if self.ended:
-                return b""
+        while (data := self.take()) is None:
             await self._wait()
-        data = b"".join(self._chunks)  # one chunk is returned as it is
-        self._chunks.clear()
-        self._unread = 0
-        if self._is_paused:
-            self._resume()
         return data
+
+    def take(self) -> bytes | None:
+        """The same without waiting: None where nothing has come. Silent, Broken."""
+        if self._chunks:
+            data = b"".join(self._chunks)  # one chunk is returned as it is
+            self._chunks.clear()
+            self._unread = 0
+            if self._is_paused:
+                self._resume()
+            return data
+        if self.ended:
+            return b""
+        if self.error is not None:
+            raise self.error
+        return None
 
     @property
     def is_drained(self) -> bool:
@@ -157,6 +168,8 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        if self.listener is not None:
+            self.listener()
 
     def _resume(self) -> None:
         self._is_paused, self._quiet_ticks = False, 0
@@ -191,7 +204,7 @@ class Connection(asyncio.Protocol):
         elif self._unread > UNREAD_LIMIT and not self._is_paused and not self.ended and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
-        if self._waiter is not None:
+        if self._waiter is not None or self.listener is not None:
             self._wake()
 
     def eof_received(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 
@@ -29,6 +30,12 @@ class FakeAnswer:
         await asyncio.sleep(self._engine.delay_s if self._next else 0)
         self._next += 1
         return self._events[self._next - 1]
+
+    def take(self) -> bytes | None:
+        return None
+
+    def listen(self, listener: Callable[[], None] | None) -> bool:
+        return False
 
     async def read(self) -> bytes:
         await asyncio.sleep(self._engine.delay_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import minitoolai
@@ -45,20 +45,48 @@ class HttpAnswer:
         """
         connection = self._connection
         if connection is None:
-            if self._error is not None:
-                raise self._error
-            return b""
+            return self._after_the_end()
         try:
             data = await connection.next_bytes()
         except HttpError as error:
-            self._connection = None
-            self._error = error
-            connection.release()
+            self._give_up(connection, error)
             raise
+        self._let_go_if_drained(connection)
+        return data
+
+    def take(self) -> bytes | None:
+        """What `next_bytes` would return at once, or None where it would wait. Silent, Broken."""
+        connection = self._connection
+        if connection is None:
+            return self._after_the_end()
+        try:
+            data = connection.take()
+        except HttpError as error:
+            self._give_up(connection, error)
+            raise
+        self._let_go_if_drained(connection)
+        return data
+
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Have `listener` called whenever `take` has something, be it an error: a stream then wakes no task."""
+        if self._connection is not None:
+            self._connection.listener = listener
+
+    def _after_the_end(self) -> bytes:
+        if self._error is not None:
+            raise self._error
+        return b""
+
+    def _give_up(self, connection: Connection, error: HttpError) -> None:
+        self._connection = None
+        self._error = error
+        connection.release()
+
+    def _let_go_if_drained(self, connection: Connection) -> None:
         if connection.is_drained and self._connection is connection:
             self._connection = None
+            connection.listener = None
             connection.release()
-        return data
 
     async def read(self, limit: int = 64 * 1024 * 1024) -> bytes:
         """The rest. Broken, and closed, if it is more than `limit` bytes."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,12 @@ class LlamaAnswer:
 
     async def next_bytes(self) -> bytes:
         return await self._answer.next_bytes()
+
+    def take(self) -> bytes | None:
+        return self._answer.take()
+
+    def listen(self, listener: Callable[[], None] | None) -> bool:
+        return self._answer.listen(listener)
 
     async def read(self) -> bytes:
         return await self._answer.read()

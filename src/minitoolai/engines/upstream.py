@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -36,6 +37,16 @@ class UpstreamAnswer:
             return await self._answer.next_bytes()
         except HttpError as error:
             raise mapped(error, self._engine.name) from error
+
+    def take(self) -> bytes | None:
+        try:
+            return self._answer.take()
+        except HttpError as error:
+            raise mapped(error, self._engine.name) from error
+
+    def listen(self, listener: Callable[[], None] | None) -> bool:
+        self._answer.listen(listener)
+        return True
 
     async def read(self) -> bytes:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from minitoolai.core.books import Verdict
@@ -89,25 +89,78 @@ class ChatRun:
     async def next_block(self) -> bytes | None:
         """Whole events for the caller, or None at the end. EngineError if the engine breaks off."""
         assert self._answer is not None
-        events = self.events
-        while True:
-            if events.error is not None:
-                raise EngineError(events.error)
-            if events.done:
-                return None
-            data = await self._answer.next_bytes()
-            if not data:
-                if events.usage is None:
-                    raise EngineError(f"{self.engine.name} broke off its answer; what was written is charged")
-                return None
-            block = events.feed(data)
-            self.usage = events.usage
-            self._spoke = True
+        while not self._has_ended():
+            block = self._digest(await self._answer.next_bytes())
             if block:
-                # A role, or an empty word, is no token yet.
-                if self._first_token_s is None and events.tokens:
-                    self._first_token_s = self._service.clock.steady_s()
                 return block
+        return None
+
+    async def flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
+        """Hand every block to `write` as it comes, until the end. EngineError if the engine breaks off.
+
+        Where the engine can call back, no task wakes for a block. `write` returns what to wait for, should the
+        caller read too slowly, else None.
+        """
+        assert self._answer is not None
+        while True:
+            if self._answer.listen(None):
+                slow = await self._listen(self._answer, write)
+            else:
+                block = await self.next_block()
+                slow = write(block) if block else None
+            if slow is not None:
+                await slow
+            elif self._has_ended():
+                return
+
+    async def _listen(
+        self, answer: ChatAnswer, write: Callable[[bytes], Awaitable[None] | None]
+    ) -> Awaitable[None] | None:
+        """Write what comes until the end, or until `write` asks to wait: then what it asks to wait for."""
+        halt: asyncio.Future[Awaitable[None] | None] = asyncio.get_running_loop().create_future()
+
+        def came() -> None:
+            if halt.done():
+                return
+            try:
+                slow = None
+                while slow is None and not self._has_ended():
+                    data = answer.take()
+                    if data is None:
+                        return
+                    block = self._digest(data)
+                    slow = write(block) if block else None
+                halt.set_result(slow)
+            except Exception as error:  # noqa: BLE001 - raised again in the task that waits
+                halt.set_exception(error)
+
+        answer.listen(came)
+        try:
+            came()
+            return await halt
+        finally:
+            answer.listen(None)
+
+    def _digest(self, data: bytes) -> bytes:
+        """Bytes of the engine's into whole events for the caller; empty bytes are the engine's end."""
+        events = self.events
+        if not data:
+            if events.usage is None:
+                raise EngineError(f"{self.engine.name} broke off its answer; what was written is charged")
+            events.done = True
+            return b""
+        block = events.feed(data)
+        self.usage = events.usage
+        self._spoke = True
+        # A role, or an empty word, is no token yet.
+        if self._first_token_s is None and events.tokens:
+            self._first_token_s = self._service.clock.steady_s()
+        return block
+
+    def _has_ended(self) -> bool:
+        if self.events.error is not None:
+            raise EngineError(self.events.error)
+        return self.events.done
 
     async def read_whole(self) -> bytes:
         """The answer that is not streamed, with every documented field."""

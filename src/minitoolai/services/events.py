@@ -17,6 +17,7 @@ DONE = b"data: [DONE]\n\n"
 LARGEST_EVENT = 16 * 1024 * 1024
 #: Bytes of text a token stands for where nobody counted: English in the tokenizers in use.
 BYTES_PER_TOKEN = 4
+LARGEST_COUNT = 2**31
 # A block without any of these is text on its way. A false alarm costs a parse, nothing else.
 _USAGE, _SPACED_USAGE, _ERROR, _END = b'"usage":{', b'"usage": {', b'"error":', b"[DONE]"
 
@@ -26,7 +27,7 @@ class Choice(msgspec.Struct):
 
     index: int = 0
     delta: msgspec.Raw = msgspec.Raw(b"{}")
-    logprobs: msgspec.Raw | None = None
+    logprobs: msgspec.Raw = msgspec.Raw(b"null")
     finish_reason: str | None = None
 
 
@@ -60,17 +61,16 @@ class _Fault(msgspec.Struct):
 
 
 class _Delta(msgspec.Struct):
-    role: str | None = None
-    content: str | None = None
-    refusal: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: msgspec.Raw | None = None
-    function_call: msgspec.Raw | None = None
+    content: Any = None
+    refusal: Any = None
+    reasoning_content: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
 
 
 _decode_chunk = msgspec.json.Decoder(Chunk, strict=False).decode
 _decode_fault = msgspec.json.Decoder(_Fault).decode
-_decode_delta = msgspec.json.Decoder(_Delta, strict=False).decode
+_decode_delta = msgspec.json.Decoder(_Delta | None).decode
 _encode = msgspec.json.Encoder().encode
 _FIRST_DELTA = msgspec.Raw(b'{"role":"assistant","content":""}')
 
@@ -84,6 +84,11 @@ def full_usage(usage: Usage) -> Usage:
         usage.prompt_tokens_details or TokenDetails(),
         usage.completion_tokens_details or CompletionDetails(),
     )
+
+
+def is_sane(usage: Usage) -> bool:
+    """Counts that can be believed. Any other usage is none: our own count is charged, marked as estimated."""
+    return 0 <= usage.prompt_tokens <= LARGEST_COUNT and 0 <= usage.completion_tokens <= LARGEST_COUNT
 
 
 def fingerprint(model: str) -> str:
@@ -100,8 +105,8 @@ class EventStream:
     """Feed it what the engine sends, send the caller what it returns; then look at the attributes."""
 
     __slots__ = (
-        "_created_s", "_forwards", "_head", "_include_usage", "_name", "_rest", "done", "error", "finished",
-        "served_model", "tokens", "usage",
+        "_created_s", "_forwards", "_head", "_include_usage", "_name", "_rest", "done", "error", "served_model",
+        "tokens", "usage",
     )  # fmt: skip
 
     def __init__(self, *, forwards: bool, include_usage: bool, name: str, created_s: int) -> None:
@@ -112,7 +117,6 @@ class EventStream:
         self._rest = b""
         self._head: Chunk | None = None
         self.done = False
-        self.finished = False
         self.error: str | None = None
         self.usage: Usage | None = None
         self.served_model: str | None = None
@@ -136,8 +140,11 @@ class EventStream:
         self._rest = data[cut:]
         block = data[:cut] if self._rest else data
         if self._forwards and self._head is not None and _is_plain(block):
-            self.tokens += block.count(b'"delta":{') - block.count(b'"delta":{}')
-            return block
+            deltas = block.count(b'"delta":{')
+            # One delta an event: no comment and no rubbish is among them.
+            if deltas == block.count(b"\n\n"):
+                self.tokens += deltas - block.count(b'"delta":{}')
+                return block
         return b"".join([self._event(event) for event in block.split(b"\n\n") if event])
 
     def ending(self, usage: Usage) -> bytes:
@@ -162,19 +169,19 @@ class EventStream:
         if not data:
             return b""
         if data == b"[DONE]":
-            self.done = True
+            self.done, self._forwards = True, False
             return b""
         try:
             chunk = _decode_chunk(data)
             if not chunk.choices and b'"error"' in data:
-                self.error = _fault_message(_decode_fault(data).error)
+                self.error, self._forwards = _fault_message(_decode_fault(data).error), False
                 return b""
             return self._chunk(chunk, event)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise EngineError(f"the engine sent something that is no chunk: {error}") from error
 
     def _chunk(self, chunk: Chunk, event: bytes) -> bytes:
-        if chunk.usage is not None:
+        if chunk.usage is not None and is_sane(chunk.usage):
             self.usage = chunk.usage
         if self._head is None:
             # Tokens of forwarded bytes are counted by this mark; JSON written with blanks must be parsed.
@@ -182,7 +189,6 @@ class EventStream:
             self._remember(chunk)
         for choice in chunk.choices:
             self.tokens += _says_something(choice.delta)
-            self.finished = self.finished or choice.finish_reason is not None
         if not chunk.choices:
             return b""
         if self._forwards and chunk.usage is None:
@@ -217,7 +223,7 @@ def _is_plain(block: bytes) -> bool:
 def _says_something(delta: msgspec.Raw) -> bool:
     if bytes(delta) == b"{}":
         return False
-    said = _decode_delta(delta)
+    said = _decode_delta(delta) or _Delta()
     return bool(said.content or said.refusal or said.reasoning_content or said.tool_calls or said.function_call)
 
 
@@ -261,7 +267,7 @@ def whole_answer(
         raise EngineError(f"the engine sent something that is no completion: {error}") from error
     if not spoken:
         raise EngineError("the engine sent a completion without choices")
-    usage = completion.usage
+    usage = completion.usage if completion.usage is not None and is_sane(completion.usage) else None
     if forwards and usage is not None:
         return body, usage, completion.model, tokens
     completion.id = completion.id or f"chatcmpl-{name[4:]}"
@@ -274,7 +280,7 @@ def whole_answer(
 
 def _tokens_of(message: msgspec.Raw) -> int:
     """Our own count of a whole message, by its bytes: at least one for whatever was said."""
-    said = _decode_delta(message)
-    text = "".join(filter(None, (said.content, said.refusal, said.reasoning_content)))
-    size = len(text.encode()) + len(said.tool_calls or b"") + len(said.function_call or b"")
+    said = _decode_delta(message) or _Delta()
+    parts = (said.content, said.refusal, said.reasoning_content, said.tool_calls, said.function_call)
+    size = sum(len(part.encode() if isinstance(part, str) else _encode(part)) for part in parts if part)
     return -(-size // BYTES_PER_TOKEN)

@@ -50,14 +50,17 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
     if account is None:
         return Unknown()
     known = books.holds.get(ask.hold_id)
+    if known is not None and known.account_id != ask.account_id:
+        return Unknown()
     if known is not None:
         # The same hold again: a COMMIT whose answer was lost, replayed. Answer from the row.
         return Held(known.amount, (known.amount - ask.base) // ask.unit if ask.unit else ask.units)
     units = ask.units
     amount = ask.base + units * ask.unit
     if amount > account.available:
-        units = (account.available - ask.base) // ask.unit if ask.unit else 0
-        if units < ask.least_units or ask.least_units >= ask.units:
+        # What the balance buys; a price that does not depend on the units cannot be cut.
+        units = (account.available - ask.base) // ask.unit if ask.unit else -1
+        if units < ask.least_units:
             return Refused(ask.base + ask.least_units * ask.unit, account.available)
         amount = ask.base + units * ask.unit
     assert amount > 0, "a hold of nothing protects nothing"
@@ -65,7 +68,7 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
     # Every check is behind us.
     account.held += amount
     account.dirty = True
-    hold = HoldState(ask.account_id, amount, lease_until_ms=ask.lease_until_ms, kind=ask.kind, fresh=True)
+    hold = HoldState(ask.account_id, amount, lease_until_ms=ask.lease_until_ms, kind=ask.kind)
     books.holds[ask.hold_id] = hold
     books.placed.append((ask, amount))
     return Held(amount, units)

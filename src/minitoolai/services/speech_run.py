@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
@@ -73,6 +74,12 @@ class SpeechRun:
     async def open(self) -> None:
         """Take a voice."""
         self._answer = await self.engine.open(self.request, self.voice, self.text.pieces())
+
+    async def flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
+        """Hand every block to `write` as it is spoken, until the end; wait for what `write` returns, if anything."""
+        while (block := await self.next_block()) is not None:
+            if (slow := write(block)) is not None:
+                await slow
 
     async def next_block(self) -> bytes | None:
         """Audio for the caller, or None at the end. Nothing is spoken ahead: a slow caller slows the voice."""

@@ -132,7 +132,7 @@ class Database:
             connection = self._connect(True)
         try:
             answer = function(connection, *arguments)
-        except StoreError:
+        except BaseException:
             connection.close()
             raise
         self._idle.put(connection)

@@ -163,6 +163,7 @@ class Writer:
             for ticket in batch:
                 self._write_alone(connection, ticket)
             if self._owed:
+                log.error("%d charges could not be written and will be tried again", len(self._owed))
                 self._retry_at_s = time.monotonic() + self._retry_delay_s
                 self._retry_delay_s = min(self._retry_delay_s * 2, LONGEST_RETRY_S)
         else:
@@ -175,7 +176,6 @@ class Writer:
         except StoreError as error:
             self.counts.failures += 1
             if ticket.owed and not self._stopping:
-                log.error("a settle could not be written and will be tried again: %s", error)
                 self._owed.append(ticket)
             else:
                 ticket.fail(error)

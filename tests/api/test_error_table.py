@@ -1,0 +1,69 @@
+"""What can go wrong, as a caller sees it: one status, one shape, one stable code for each error."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from minitoolai.api.errors import TABLE, error_body, error_headers, status_and_type
+from minitoolai.core import errors
+from minitoolai.core.errors import ServiceError
+
+#: The contract: class → (status, type, code, may it help to try again).
+PROMISED = {
+    errors.ServiceError: (500, "server_error", "internal_error", False),
+    errors.InvalidRequest: (400, "invalid_request_error", "invalid_request", False),
+    errors.ContextExceeded: (400, "invalid_request_error", "context_length_exceeded", False),
+    errors.ModelNotFound: (404, "invalid_request_error", "model_not_found", False),
+    errors.NotFound: (404, "invalid_request_error", "not_found", False),
+    errors.BodyTooLarge: (413, "invalid_request_error", "body_too_large", False),
+    errors.WrongContentType: (415, "invalid_request_error", "unsupported_media_type", False),
+    errors.AccessDenied: (401, "authentication_error", "invalid_api_key", False),
+    errors.InsufficientBalance: (402, "insufficient_quota", "insufficient_balance", False),
+    errors.Overloaded: (503, "server_error", "overloaded", True),
+    errors.EngineError: (502, "server_error", "upstream_error", True),
+    errors.EngineRefused: (400, "invalid_request_error", "invalid_request", False),
+    errors.EngineRateLimited: (429, "rate_limit_error", "rate_limit_exceeded", True),
+    errors.EngineTimeout: (504, "server_error", "upstream_timeout", True),
+}
+
+
+def make(kind: type[ServiceError]) -> ServiceError:
+    if kind is errors.InsufficientBalance:
+        return errors.InsufficientBalance("too poor", needed=5, available=3)
+    return kind("it is so", param="model", retry_after_s=7)
+
+
+def descendants(kind: type[ServiceError]) -> set[type[ServiceError]]:
+    return {kind}.union(*(descendants(child) for child in kind.__subclasses__()))
+
+
+def test_every_error_that_a_caller_can_see_is_promised() -> None:
+    # ClientLeft is nobody's answer: its caller is gone.
+    assert descendants(ServiceError) - {errors.ClientLeft} == set(PROMISED)
+
+
+@pytest.mark.parametrize("kind", PROMISED, ids=lambda kind: kind.__name__)
+def test_an_error_has_its_promised_status_type_and_code(kind: type[ServiceError]) -> None:
+    status, type_, code, retryable = PROMISED[kind]
+    error = make(kind)
+    assert status_and_type(error) == (status, type_)
+    assert (error.code, error.retryable) == (code, retryable)
+    assert json.loads(error_body(error)) == {
+        "error": {"message": error.message, "type": type_, "param": error.param, "code": code}
+    }
+
+
+def test_no_row_of_the_table_hides_a_later_one() -> None:
+    for place, (kind, _, _) in enumerate(TABLE):
+        assert not any(issubclass(kind, earlier) for earlier, _, _ in TABLE[:place]), kind
+
+
+def test_whoever_should_come_back_is_told_when() -> None:
+    assert error_headers(errors.Overloaded("full", retry_after_s=5)) == [(b"retry-after", b"5")]
+    assert error_headers(errors.InvalidRequest("no")) == []
+
+
+def test_a_401_says_how_to_authenticate() -> None:
+    assert (b"www-authenticate", b"Bearer") in error_headers(errors.AccessDenied("who?"))

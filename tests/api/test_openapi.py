@@ -1,0 +1,118 @@
+"""The description at /openapi.json is a valid document, and it is about this server: no route more or less."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from minitoolai.api.errors import TABLE
+from minitoolai.api.openapi import describe
+from minitoolai.api.routes import HANDLERS
+
+HOT = {"/api/chat-completions/", "/v1/chat/completions"}
+OPEN = {"/healthz", "/readyz", "/openapi.json"}
+
+
+def operations() -> list[tuple[str, str, dict[str, Any]]]:
+    return [(path, method, what) for path, item in describe()["paths"].items() for method, what in item.items()]
+
+
+def schema(name: str) -> Draft202012Validator:
+    document = describe()
+    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": document["components"]})
+
+
+def _template(path: str) -> str:
+    """Without the last slash and the names of parameters: the framework's are its own affair."""
+    return re.sub(r"\{[^}]*\}", "{}", path).rstrip("/")
+
+
+def test_the_document_is_valid_openapi() -> None:
+    assert [error.message for error in OpenAPIV31SpecValidator(describe()).iter_errors()] == []
+
+
+def test_every_route_is_described_and_nothing_else() -> None:
+    served = {_template(path) for handler in HANDLERS for path in handler.paths} | {p.rstrip("/") for p in HOT}
+    assert {_template(path) for path in describe()["paths"]} == served
+
+
+def test_methods_are_described_as_they_are_served() -> None:
+    methods = {_template(path): {m.lower() for m in h.http_methods} - {"head"} for h in HANDLERS for path in h.paths}
+    for path, method, _ in operations():
+        assert method in methods.get(_template(path), {"post"}), path
+
+
+def test_every_status_an_error_can_have_is_described_for_chat() -> None:
+    statuses = {str(status) for _, status, _ in TABLE}
+    for path in HOT:
+        assert statuses <= set(describe()["paths"][path]["post"]["responses"])
+
+
+def test_every_error_answer_has_the_shape_of_errors() -> None:
+    for path, _, what in operations():
+        for status, response in what["responses"].items():
+            if int(status) >= 400 and path not in OPEN:
+                assert response["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Error"}
+
+
+def test_what_needs_a_key_says_so_and_what_does_not_says_so_too() -> None:
+    assert describe()["security"] == [{"key": []}]
+    for path, _, what in operations():
+        assert ("security" in what) == (path in OPEN)
+        assert (path in OPEN) or "401" in what["responses"]
+
+
+def test_every_operation_says_what_it_is_for() -> None:
+    assert all(what["summary"] for _, _, what in operations())
+
+
+GOOD = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
+PART = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"temperature": None, "stream": None, "max_completion_tokens": None},
+        {"temperature": 2, "max_completion_tokens": 4.0, "n": 3, "tools": []},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, PART]}]},
+        {"messages": [{"role": "assistant", "content": None}, {"role": "tool", "content": "x"}]},
+    ],
+)
+@pytest.mark.parametrize("name", ["ChatRequest", "ChatRequestOpenAI"])
+def test_requests_that_are_taken_fit_the_schema(name: str, fields: dict[str, Any]) -> None:
+    assert schema(name).is_valid({**GOOD, **fields})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": []},
+        {"messages": [{"role": "robot", "content": "x"}]},
+        {"messages": [{"content": "x"}]},
+        {"temperature": 2.1},
+        {"temperature": "1"},
+        {"max_completion_tokens": 0},
+        {"max_completion_tokens": "4"},
+        {"stream": "true"},
+        {"model": 7},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"detail": "low"}}]}]},
+    ],
+)
+def test_requests_that_are_refused_do_not_fit_the_schema(fields: dict[str, Any]) -> None:
+    assert not schema("ChatRequest").is_valid({**GOOD, **fields})
+
+
+def test_the_shape_of_errors_is_the_one_that_is_sent() -> None:
+    import json
+
+    from minitoolai.api.errors import error_body
+    from minitoolai.core.errors import InvalidRequest
+
+    assert schema("Error").is_valid(json.loads(error_body(InvalidRequest("no", param="model"))))
+    assert schema("Error").is_valid(json.loads(error_body(InvalidRequest("no"))))

@@ -1,0 +1,293 @@
+"""Bodies of chat requests: what is right is read, what is wrong is refused with the exact field and what to write."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minitoolai.api.wire import DEFAULT_LIMIT, parse_chat
+from minitoolai.core.errors import InvalidRequest
+from minitoolai.core.inference import ChatRequest
+
+HELLO = [{"role": "user", "content": "Hello"}]
+GOOD = {"model": "gpt-4o", "messages": HELLO}
+HUGE = 10**400
+PICTURE = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+
+
+def parse(dialect: Any = "api", **fields: Any) -> ChatRequest:
+    return parse_chat(json.dumps({**GOOD, **fields}).encode(), dialect)
+
+
+def refusal(body: bytes) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat(body, "api")
+    return caught.value
+
+
+def user(*parts: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": list(parts)}]
+
+
+def picture(**image: Any) -> list[dict[str, Any]]:
+    return user({"type": "image_url", "image_url": {"url": "https://example.com/a.png", **image}})
+
+
+#: (the field that must be named, what is sent, a part of the message)
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("model", {"model": ""}, "non-empty string"),
+    ("model", {"model": 7}, "non-empty string"),
+    ("model", {"model": None}, "non-empty string"),
+    ("model", {"model": ["gpt-4o"]}, "non-empty string"),
+    ("messages", {"messages": []}, "at least one message"),
+    ("messages", {"messages": None}, "at least one message"),
+    ("messages", {"messages": "Hello"}, "at least one message"),
+    ("messages", {"messages": {"role": "user"}}, "at least one message"),
+    ("messages[0]", {"messages": ["Hello"]}, '{"role": "user", "content": "Hello"}'),
+    ("messages[1]", {"messages": [*HELLO, None]}, '{"role": "user", "content": "Hello"}'),
+    ("messages[0].role", {"messages": [{"role": "robot", "content": "x"}]}, "developer, system, user, assistant, tool"),
+    ("messages[0].role", {"messages": [{"content": "x"}]}, "must be one of"),
+    ("messages[0].role", {"messages": [{"role": ["user"], "content": "x"}]}, "must be one of"),
+    ("messages[2].role", {"messages": [*HELLO, *HELLO, {"role": "x" * 500, "content": "x"}]}, "must be one of"),
+    ("messages[0].content", {"messages": [{"role": "user"}]}, "a string or a list of parts"),
+    ("messages[0].content", {"messages": [{"role": "user", "content": None}]}, "a string or a list of parts"),
+    ("messages[0].content", {"messages": [{"role": "user", "content": 7}]}, "a string or a list of parts"),
+    ("messages[0].content", {"messages": [{"role": "tool", "content": []}]}, "a string or a list of parts"),
+    ("messages[0].content[0].type", {"messages": user({"type": "video"})}, '"text" or "image_url"'),
+    (
+        "messages[0].content[1].type",
+        {"messages": user({"type": "text", "text": "x"}, "words")},
+        '"text" or "image_url"',
+    ),
+    ("messages[0].content[0].type", {"messages": user({"text": "x"})}, '"text" or "image_url"'),
+    ("messages[0].content[0].text", {"messages": user({"type": "text"})}, "must be a string"),
+    ("messages[0].content[0].text", {"messages": user({"type": "text", "text": 5})}, "must be a string"),
+    ("messages[0].content[0]", {"messages": [{"role": "assistant", "content": [PICTURE]}]}, "only a user message"),
+    ("messages[0].content[0].image_url", {"messages": user({"type": "image_url"})}, '{"url": "https://…"}'),
+    (
+        "messages[0].content[0].image_url",
+        {"messages": user({**PICTURE, "image_url": "https://x"})},
+        '{"url": "https://…"}',
+    ),
+    ("messages[0].content[0].image_url", {"messages": picture(url=7)}, '{"url": "https://…"}'),
+    ("messages[0].content[0].image_url.url", {"messages": picture(url="http://x/a.png")}, "https URL"),
+    ("messages[0].content[0].image_url.url", {"messages": picture(url="file:///etc/passwd")}, "https URL"),
+    (
+        "messages[0].content[0].image_url.url",
+        {"messages": picture(url="data:image/svg+xml;base64,AA")},
+        "jpg, jpeg, png",
+    ),
+    ("messages[0].content[0].image_url.url", {"messages": picture(url="data:image/png,AA")}, "data URL"),
+    ("messages[0].content[0].image_url.detail", {"messages": picture(detail="extreme")}, "auto, low or high"),
+    ("messages[0].content[0].image_url.detail", {"messages": picture(detail=["low"])}, "auto, low or high"),
+    ("temperature", {"temperature": 2.1}, "is 2.1; it must be from 0 to 2"),
+    ("temperature", {"temperature": -0.1}, "from 0 to 2"),
+    ("temperature", {"temperature": "hot"}, "a number from 0 to 2"),
+    ("temperature", {"temperature": "1"}, "a number from 0 to 2"),
+    ("temperature", {"temperature": True}, "a number from 0 to 2"),
+    ("temperature", {"temperature": [1]}, "a number from 0 to 2"),
+    ("temperature", {"temperature": HUGE}, "from 0 to 2"),
+    ("top_p", {"top_p": 1.5}, "from 0 to 1"),
+    ("top_p", {"top_p": "1"}, "from 0 to 1"),
+    ("max_completion_tokens", {"max_completion_tokens": 0}, "is 0; it must be at least 1"),
+    ("max_completion_tokens", {"max_completion_tokens": -1}, "is -1; it must be at least 1"),
+    ("max_completion_tokens", {"max_completion_tokens": 10**12}, "is 1000000000000; it must be at most"),
+    ("max_completion_tokens", {"max_completion_tokens": HUGE}, "at most"),
+    ("max_completion_tokens", {"max_completion_tokens": -HUGE}, "at least 1"),
+    ("max_completion_tokens", {"max_completion_tokens": 4.5}, "a whole number"),
+    ("max_completion_tokens", {"max_completion_tokens": "4"}, "a whole number"),
+    ("max_completion_tokens", {"max_completion_tokens": True}, "a whole number"),
+    ("max_completion_tokens", {"max_completion_tokens": False}, "a whole number"),
+    ("max_completion_tokens", {"max_completion_tokens": {}}, "a whole number"),
+    ("max_tokens", {"max_tokens": 0}, "at least 1"),
+    ("max_tokens", {"max_tokens": "4"}, "a whole number"),
+    ("max_tokens", {"max_tokens": 5, "max_completion_tokens": 6}, "old name of max_completion_tokens"),
+    ("n", {"n": 0}, "at least 1"),
+    ("n", {"n": 129}, "at most 128"),
+    ("n", {"n": 1.5}, "a whole number"),
+    ("n", {"n": True}, "a whole number"),
+    ("stream", {"stream": "true"}, "true or false"),
+    ("stream", {"stream": 1}, "true or false"),
+    ("stream_options", {"stream_options": True}, "an object"),
+    ("stream_options", {"stream_options": []}, "an object"),
+    ("stream_options.include_usage", {"stream_options": {"include_usage": "false"}}, "true or false"),
+]
+
+
+@pytest.mark.parametrize(("param", "fields", "words"), WRONG, ids=lambda value: str(value)[:40])
+def test_a_wrong_field_is_named_with_what_would_be_right(param: str, fields: dict[str, Any], words: str) -> None:
+    for dialect in ("api", "openai"):
+        with pytest.raises(InvalidRequest) as caught:
+            parse(dialect, **fields)
+        assert (caught.value.param, caught.value.code) == (param, "invalid_request")
+        assert words in caught.value.message
+        assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("field", ["model", "messages"])
+def test_a_missing_field_is_named(field: str) -> None:
+    body = {key: value for key, value in GOOD.items() if key != field}
+    assert refusal(json.dumps(body).encode()).param == field
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"model=gpt-4o",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"\xff\xfe{}",
+        b'{"model": "\xff"}',
+        b"{} {}",
+        b'{"temperature": NaN}',
+        b'{"temperature": 1e999}',
+        b"{'model': 'gpt-4o'}",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        json.dumps(GOOD).encode().replace(b'"Hello"', b'"\\ud800"'),
+    ],
+    ids=lambda body: str(body[:24]),
+)
+def test_what_is_not_one_json_object_is_refused_as_such(body: bytes) -> None:
+    assert refusal(body).code == "invalid_json"
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_nesting_is_bounded_wherever_it_hides() -> None:
+    parse(metadata=nested(60))
+    for fields in ({"metadata": nested(200)}, {"tools": nested(900)}, {"messages": nested(900)}):
+        assert refusal(json.dumps({**GOOD, **fields}).encode()).code == "invalid_json"
+
+
+def test_many_brackets_that_are_not_deep_are_fine() -> None:
+    assert parse(metadata=[[] for _ in range(5000)]).fields["metadata"]
+
+
+@pytest.mark.parametrize(("written", "read"), [("4.0", 4), ("4", 4), ("4e0", 4), ("1e3", 1000), ("2147483648", 2**31)])
+@pytest.mark.parametrize("field", ["max_completion_tokens", "max_tokens"])
+def test_whole_numbers_are_integers_however_they_are_written(field: str, written: str, read: int) -> None:
+    body = json.dumps(GOOD)[:-1] + f', "{field}": {written}}}'
+    limit = parse_chat(body.encode(), "api").limit
+    assert limit == read
+    assert isinstance(limit, int)
+
+
+def test_a_whole_float_reaches_the_engine_as_an_integer() -> None:
+    request = parse_chat(json.dumps(GOOD)[:-1].encode() + b', "n": 2.0}', "api")
+    assert request.choices == 2
+    assert isinstance(request.fields["n"], int)
+
+
+def test_both_names_of_the_limit_may_be_sent_if_they_agree() -> None:
+    assert parse(max_tokens=5, max_completion_tokens=5.0).limit == 5
+
+
+def test_null_means_absent_for_every_optional_field() -> None:
+    names = [
+        "temperature",
+        "top_p",
+        "n",
+        "max_tokens",
+        "max_completion_tokens",
+        "stream",
+        "stream_options",
+        "stop",
+        "tools",
+    ]
+    assert parse(**dict.fromkeys(names)) == parse()
+
+
+def test_the_two_dialects_differ_in_their_defaults_only() -> None:
+    ours, openai = parse("api"), parse("openai")
+    assert (ours.stream, ours.include_usage, ours.limit, ours.limit_is_default) == (True, True, DEFAULT_LIMIT, True)
+    assert (openai.stream, openai.include_usage, openai.limit, openai.limit_is_default) == (False, False, None, True)
+    explicit = {"stream": True, "stream_options": {"include_usage": True}, "max_completion_tokens": 7}
+    assert parse("api", **explicit) == parse("openai", **explicit)
+
+
+def test_whatever_else_openai_takes_is_passed_on() -> None:
+    extra = {
+        "tools": [{"type": "function"}],
+        "seed": 5,
+        "stop": ["x"],
+        "logit_bias": {"5": -100},
+        "user": "u",
+        "new": 1,
+    }
+    assert parse(**extra).fields == extra
+    assert parse(temperature=0.5, top_p=0, n=3).fields == {"temperature": 0.5, "top_p": 0, "n": 3}
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "jpg", "png", "webp", "gif"])
+def test_pictures_are_counted_by_their_detail_and_not_by_their_bytes(kind: str) -> None:
+    url = f"data:image/{kind};base64," + "A" * 50_000
+    request = parse(
+        messages=user({"type": "text", "text": "what?"}, picture(url=url, detail="low")[0]["content"][0], PICTURE)
+    )
+    assert request.images == ["low", "auto"]
+    assert request.text_bytes == 5
+
+
+def test_an_assistants_message_may_be_without_content() -> None:
+    calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    messages = [*HELLO, {"role": "assistant", "content": None, "tool_calls": calls}, {"role": "tool", "content": "7"}]
+    assert parse(messages=messages).messages == messages
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(), st.text())
+def test_the_bytes_of_all_that_becomes_prompt_are_counted(content: str, name: str) -> None:
+    messages = [
+        {"role": "user", "content": content, "name": name},
+        {"role": "assistant", "content": [{"type": "text", "text": content}, {"type": "refusal", "refusal": name}]},
+    ]
+    request = parse_chat(json.dumps({**GOOD, "messages": messages}, ensure_ascii=False).encode(), "api")
+    bytes_of_text = 2 * len(content.encode()) + 2 * len(name.encode())
+    assert request.text_bytes >= bytes_of_text
+
+
+def test_tools_and_schemas_are_counted_as_prompt() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": "d" * 1000}}]
+    assert parse(tools=tools).text_bytes > 1000
+    assert parse(response_format={"type": "json_schema", "json_schema": {"x": "d" * 1000}}).text_bytes > 1000
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_no_bytes_whatever_do_more_than_a_refusal(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_chat(body, "openai")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "role", "url", "text"]), inner)
+    ),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(["model", "messages", "temperature", "top_p", "n", "stream", "stream_options", "max_tokens"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(FIELDS, ANYTHING))
+def test_any_value_in_any_field_is_read_or_refused_with_a_name(fields: dict[str, Any]) -> None:
+    refused = None
+    try:
+        parse(**fields)
+    except InvalidRequest as error:
+        refused = error
+    assert refused is None or refused.param is not None

@@ -1,0 +1,305 @@
+"""An engine's stream on its way to the caller: the same answer however the bytes are cut, and nothing lost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from minitoolai.core.errors import EngineError
+from minitoolai.core.inference import TokenDetails, Usage
+from minitoolai.services.events import DONE, LARGEST_EVENT, EventStream, error_event
+
+HEAD = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion.chunk",
+    "created": 1_700_000_000,
+    "model": "gpt-4o-2024-08-06",
+    "service_tier": "default",
+    "system_fingerprint": "fp_1",
+}
+USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "prompt_tokens_details": {"cached_tokens": 2}}
+DELTAS: list[dict[str, Any]] = [
+    {"role": "assistant", "content": ""},
+    {"content": "Grüße "},
+    {"content": 'a "usage": {quote} '},
+    {"content": "[DONE] \n\n☃"},
+    {"content": "🪐"},
+]
+
+
+def event(choices: list[dict[str, Any]], usage: Any = None, **head: Any) -> bytes:
+    chunk = {**HEAD, **head, "choices": choices, "usage": usage}
+    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def choice(delta: dict[str, Any], finish: str | None = None) -> list[dict[str, Any]]:
+    return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
+
+
+TEXT = b"".join(event(choice(delta)) for delta in DELTAS)
+END = event(choice({}, "stop"))
+USAGE_EVENT = event([], USAGE)
+WHOLE = TEXT + END + USAGE_EVENT + DONE
+#: Every manner of writing that the standard of server-sent events allows, and that engines have.
+COMMENTED = b": hello\n\n" + TEXT.replace(b"data: ", b": ping\n\ndata: ", 3) + END + b": ping\n\n" + USAGE_EVENT + DONE
+
+
+def stream(*, forwards: bool = True, include_usage: bool = True) -> EventStream:
+    return EventStream(forwards=forwards, include_usage=include_usage, name="chatcmpl-ours", created_s=1_800_000_000)
+
+
+def feed(source: bytes, *pieces: int, **options: bool) -> tuple[bytes, EventStream]:
+    """What comes out when the bytes come in pieces that end at these places."""
+    events = stream(**options)
+    return b"".join(events.feed(source[a:b]) for a, b in itertools.pairwise([0, *pieces, len(source)])), events
+
+
+def chunks(output: bytes) -> list[dict[str, Any]]:
+    assert output.endswith(b"\n\n")
+    lines = [line for line in output.split(b"\n\n") if line]
+    assert all(line.startswith(b"data: ") for line in lines)
+    return [json.loads(line[6:]) for line in lines]
+
+
+def text(output: bytes) -> str:
+    return "".join(c["delta"].get("content") or "" for chunk in chunks(output) for c in chunk["choices"])
+
+
+SAID = "".join(delta["content"] for delta in DELTAS)
+MODES = [{"forwards": forwards, "include_usage": usage} for forwards in (True, False) for usage in (True, False)]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("source", [WHOLE, COMMENTED, WHOLE.replace(b"\n", b"\r\n")], ids=["plain", "comments", "CRLF"])
+def test_bytes_cut_at_any_place_give_the_same_answer(source: bytes, mode: dict[str, bool]) -> None:
+    expected, whole = feed(source, **mode)
+    assert text(expected) == SAID
+    for cut in range(1, len(source)):
+        output, events = feed(source, cut, **mode)
+        assert output == expected
+        assert (events.tokens, events.done, events.usage, events.error) == (whole.tokens, True, whole.usage, None)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_bytes_that_come_one_by_one_give_the_same_answer(mode: dict[str, bool]) -> None:
+    assert feed(COMMENTED, *range(1, len(COMMENTED)), **mode)[0] == feed(WHOLE, **mode)[0]
+
+
+def test_a_complete_engine_is_forwarded_to_the_byte() -> None:
+    assert feed(WHOLE)[0] == TEXT + END
+
+
+def test_what_is_rewritten_says_the_same_as_what_is_forwarded() -> None:
+    forwarded, rewritten = chunks(feed(WHOLE)[0]), chunks(feed(WHOLE, forwards=False)[0])
+    assert rewritten == forwarded
+
+
+def test_without_usage_wanted_no_chunk_has_the_field() -> None:
+    output, events = feed(WHOLE, include_usage=False)
+    assert all("usage" not in chunk for chunk in chunks(output))
+    assert [chunk["choices"] for chunk in chunks(output)] == [chunk["choices"] for chunk in chunks(feed(WHOLE)[0])]
+    assert events.usage is not None
+    assert events.ending(events.usage) == DONE
+
+
+def test_nothing_leaves_before_its_event_is_whole() -> None:
+    events = stream()
+    first = event(choice({"content": "Grüße"}))
+    assert events.feed(first[:-1]) == b""
+    assert events.feed(first[-1:]) == first
+
+
+def test_the_usage_and_the_end_are_kept_back_for_the_ending() -> None:
+    output, events = feed(WHOLE)
+    assert events.done
+    assert b'"usage":{' not in output
+    assert b"data: [DONE]" not in output
+    usage_chunk = chunks(events.ending(events.usage or Usage(0, 0)).removesuffix(DONE))[0]
+    assert usage_chunk == {
+        **HEAD,
+        "choices": [],
+        "usage": {
+            "prompt_tokens": 9,
+            "completion_tokens": 4,
+            "total_tokens": 13,
+            "prompt_tokens_details": {"cached_tokens": 2, "audio_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": 0,
+                "audio_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
+        },
+    }
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+def test_usage_that_comes_in_the_finish_chunk_is_seen_and_kept_back(forwards: bool) -> None:
+    output, events = feed(TEXT + event(choice({}, "stop"), USAGE) + DONE, forwards=forwards)
+    assert (events.usage, events.done) == (Usage(9, 4, 13, TokenDetails(2)), True)
+    last = chunks(output)[-1]
+    assert last["usage"] is None
+    assert last["choices"] == choice({}, "stop")
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+def test_usage_in_every_chunk_ends_as_the_last_one(forwards: bool) -> None:
+    growing = [event(choice(d), {**USAGE, "completion_tokens": n}) for n, d in enumerate(DELTAS)]
+    output, events = feed(b"".join(growing) + END + DONE, forwards=forwards)
+    assert events.usage is not None
+    assert events.usage.completion_tokens == len(DELTAS) - 1
+    assert text(output) == SAID
+    assert all(chunk["usage"] is None for chunk in chunks(output))
+
+
+@pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": -9, "completion_tokens": 4}, {"prompt_tokens": 9, "completion_tokens": 10**15}]
+)
+def test_a_usage_that_cannot_be_is_no_usage(usage: dict[str, int]) -> None:
+    _, events = feed(TEXT + END + event([], usage) + DONE)
+    assert events.usage is None
+    assert events.tokens == 4
+
+
+def test_a_stream_without_an_end_is_not_done() -> None:
+    for source in (TEXT + END, TEXT + END + USAGE_EVENT, WHOLE[:-1]):
+        assert not feed(source)[1].done
+
+
+def test_what_follows_the_end_is_not_sent_on() -> None:
+    late = event(choice({"content": "late"}))
+    assert feed(WHOLE + late)[0] == feed(WHOLE)[0] == feed(WHOLE + late, len(WHOLE))[0]
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"message": "the GPU is on fire", "type": "server_error"}, "the GPU is on fire"),
+        ("plain words", "plain words"),
+        ({"code": 7}, "the engine failed"),
+        ({"message": "x" * 9000}, "x" * 500),
+    ],
+)
+def test_an_error_event_is_noticed_and_never_passed_on_as_text(forwards: bool, fault: Any, message: str) -> None:
+    source = TEXT + b"data: " + json.dumps({"error": fault}).encode() + b"\n\n" + TEXT
+    output, events = feed(source, forwards=forwards)
+    assert events.error == message
+    assert text(output) == SAID
+    assert events.tokens == 4
+    for cut in range(len(TEXT) - 20, len(TEXT) + 60):
+        assert feed(source, cut, forwards=forwards)[0] == output
+
+
+def test_an_error_that_is_null_is_no_error() -> None:
+    output, events = feed(
+        event(choice({"content": "a"}), error=None) + event(choice({"content": "b"}), error=None) + DONE
+    )
+    assert (events.error, events.done, text(output)) == (None, True, "ab")
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b'data: {"choices":[{"delta": "words"}]}\n\n',
+        b"data: <html>502 Bad Gateway</html>\n\n",
+        b"data: {\n\n",
+        b'data: {"choices": 7}\n\n',
+        b"data: \xff\xfe\n\n",
+        b"data: [1]\n\n",
+    ],
+)
+def test_rubbish_is_the_engines_error_wherever_it_comes(rubbish: bytes, forwards: bool) -> None:
+    for source in (rubbish, TEXT + rubbish, TEXT + rubbish + TEXT):
+        with pytest.raises(EngineError, match="no chunk"):
+            feed(source, forwards=forwards)
+
+
+def test_an_event_that_never_ends_is_given_up() -> None:
+    events = stream()
+    for _ in range(LARGEST_EVENT // 2**20):
+        assert events.feed(b"x" * 2**20) == b""
+    with pytest.raises(EngineError, match="without end"):
+        events.feed(b"x")
+
+
+def test_the_first_chunk_lends_the_others_what_they_leave_out() -> None:
+    bare = (
+        b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'
+        b'data: {"model":"b","choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+    )
+    first, last = chunks(feed(bare, forwards=False)[0])
+    assert list(first) == ["id", "object", "created", "model", "service_tier", "system_fingerprint", "choices", "usage"]
+    assert (first["id"], first["created"], first["service_tier"]) == ("chatcmpl-ours", 1_800_000_000, "default")
+    assert first["system_fingerprint"].startswith("fp_")
+    assert first["choices"] == [{"index": 0, "delta": {"content": "Hi"}, "logprobs": None, "finish_reason": None}]
+    assert {key: last[key] for key in last if key != "choices"} == {
+        key: first[key] for key in first if key != "choices"
+    }
+
+
+def test_the_model_that_answers_is_the_one_that_is_named() -> None:
+    output, events = feed(WHOLE, forwards=False)
+    assert events.served_model == "gpt-4o-2024-08-06"
+    assert {chunk["model"] for chunk in chunks(output)} == {"gpt-4o-2024-08-06"}
+
+
+def test_an_event_on_several_data_lines_is_one_chunk() -> None:
+    split = TEXT.replace(b'"choices":', b'\ndata: "choices":') + END + DONE
+    assert text(feed(split, forwards=False)[0]) == SAID
+
+
+def test_data_without_a_space_is_read_too() -> None:
+    output, events = feed(WHOLE.replace(b"data: ", b"data:"), forwards=False)
+    assert (text(output), events.done) == (SAID, True)
+
+
+def test_a_first_delta_without_text_is_written_as_openai_does() -> None:
+    output, _ = feed(event(choice({"role": "assistant", "content": None})), forwards=False)
+    assert chunks(output)[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+@pytest.mark.parametrize("forwards", [True, False])
+def test_tokens_are_counted_by_the_deltas_that_say_something(forwards: bool, spaced: bool) -> None:
+    deltas = [
+        {"role": "assistant", "content": ""},
+        {"content": "a"},
+        {"reasoning_content": "b"},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]},
+        {"refusal": "no"},
+    ]
+    source = b"".join(event(choice(d)) for d in deltas) + END
+    if spaced:
+        source = source.replace(b'":', b'": ')
+    assert feed(source, forwards=forwards)[1].tokens == 4
+    assert feed(source, *range(1, len(source)), forwards=forwards)[1].tokens == 4
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+def test_tool_calls_and_logprobs_pass_through_as_they_came(forwards: bool) -> None:
+    call = {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}]}
+    said = [{"index": 0, "delta": {"content": "x"}, "logprobs": {"content": [{"token": "x", "logprob": -0.5}]}}]
+    sent = [choice(call), [{**said[0], "finish_reason": None}], [{**choice({})[0], "delta": None}]]
+    output, events = feed(b"".join(map(event, sent)) + DONE, forwards=forwards)
+    assert [chunk["choices"] for chunk in chunks(output)] == sent
+    assert events.tokens == 2
+
+
+def test_several_choices_are_passed_on_and_counted() -> None:
+    both = [{"index": n, "delta": {"content": "x"}, "logprobs": None, "finish_reason": None} for n in range(2)]
+    for forwards in (True, False):
+        output, events = feed(event(both) + event(both) + DONE, forwards=forwards)
+        assert [c["index"] for chunk in chunks(output) for c in chunk["choices"]] == [0, 1, 0, 1]
+        assert events.tokens == 4
+
+
+def test_an_error_of_ours_is_an_event_in_the_same_shape() -> None:
+    written = error_event('no "quotes" lost', kind="server_error", code="upstream_error")
+    assert chunks(written) == [
+        {"error": {"message": 'no "quotes" lost', "type": "server_error", "param": None, "code": "upstream_error"}}
+    ]

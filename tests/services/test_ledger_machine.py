@@ -1,0 +1,55 @@
+"""Whatever is asked, in whatever batches, with whatever repeats: the rows on disk say what a dictionary says."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from minitoolai.core.books import Operation
+from tests.support.books import TemporaryBooks
+from tests.support.ledger_model import Customers
+from tests.support.ledger_run import CUSTOMERS, SideBySide
+
+
+class LedgerOnDisk(RuleBasedStateMachine):
+    """A batch grows operation by operation and is committed at some moment, through storage, to a SQLite file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory(prefix="minitoolai-ledger-")
+        self.books = TemporaryBooks(Path(self.folder.name))
+        self.both = SideBySide(self.books.connection)
+        self.customers = Customers(CUSTOMERS, random.Random(0))
+        self.batch: list[Operation] = []
+
+    @rule(draw=st.randoms(use_true_random=False))
+    def ask(self, draw: random.Random) -> None:
+        self.customers.draw = draw
+        self.batch.append(self.customers.operation())
+
+    @precondition(lambda self: bool(self.batch))
+    @rule(place=st.integers(0, 50))
+    def repeat_within_the_batch(self, place: int) -> None:
+        self.batch.append(self.batch[place % len(self.batch)])
+
+    @precondition(lambda self: bool(self.batch))
+    @rule()
+    def commit(self) -> None:
+        """Every row must then agree with the model, and the audit must be empty."""
+        batch, self.batch = self.batch, []
+        self.both.apply(batch)
+
+    def teardown(self) -> None:
+        self.books.close()
+        self.folder.cleanup()
+
+
+LedgerOnDisk.TestCase.settings = settings(
+    max_examples=100, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+TestLedgerOnDisk = LedgerOnDisk.TestCase

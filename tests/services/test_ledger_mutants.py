@@ -1,0 +1,40 @@
+"""The properties themselves are tested: nearly every wrong version of the ledger must fail them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from minitoolai.services import ledger
+from tests.support.ledger_run import random_walk
+from tests.support.mutants import load, mutants
+
+SOURCE = Path(ledger.__file__).read_text("utf-8")
+
+
+def _survives(tree: object, name: str) -> bool:
+    try:
+        wrong = load(tree, name).decide
+        for seed in range(16):
+            random_walk(wrong, seed=seed, batches=40)
+    except Exception:  # noqa: BLE001 - a wrong ledger may fail in any way
+        return False
+    return True
+
+
+def test_the_right_ledger_survives_what_its_mutants_must_not() -> None:
+    for seed in range(16):
+        random_walk(ledger.decide, seed=seed, batches=40)
+
+
+def test_at_least_95_percent_of_the_mutants_of_the_ledger_are_killed(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = itertools.count(1)
+    fates = {f"{next(numbers)}. {what}": _survives(tree, "wrong_ledger") for what, tree in mutants(SOURCE)}
+    survivors = [what for what, survived in fates.items() if survived]
+    killed = len(fates) - len(survivors)
+    with capsys.disabled():
+        print(f"\nledger: {killed} of {len(fates)} mutants killed; survivors: {survivors or 'none'}")
+    assert len(fates) > 80
+    assert killed >= 0.95 * len(fates)

@@ -1,0 +1,112 @@
+"""The database enforces by itself what the ledger asserts: raw SQL that breaks a rule is refused."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from sqlalchemy import CheckConstraint
+
+from minitoolai.core.errors import StoreError
+from minitoolai.storage.schema import metadata
+from tests.support.books import TemporaryBooks, hold, settle
+
+#: CHECK → a statement that breaks it and nothing else. A is an account with 1000, 400 of it held by hold 1;
+#: hold 2 was settled for 50.
+BREAKERS = {
+    "ck_accounts_held_not_negative": "UPDATE accounts SET held = -1 WHERE id = A",
+    "ck_accounts_never_below_zero": "UPDATE accounts SET posted = held - 1 WHERE id = A",
+    "ck_accounts_is_system_is_a_flag": "UPDATE accounts SET is_system = 2, posted = 0, held = 0 WHERE id = A",
+    "ck_accounts_system_balance_is_derived": "UPDATE accounts SET posted = 1 WHERE id = 1",
+    "ck_holds_amount_positive": "UPDATE holds SET amount = 0 WHERE id = 1",
+    "ck_holds_kind_known": "UPDATE holds SET kind = 'video' WHERE id = 1",
+    "ck_holds_state_known": "UPDATE holds SET state = 'lost' WHERE id = 1",
+    "ck_holds_progress_within_amount": "UPDATE holds SET progress = 401 WHERE id = 1",
+    "ck_holds_settled_within_amount": "UPDATE holds SET state = 'posted', settled = 401 WHERE id = 1",
+    "ck_holds_posted_means_settled": "UPDATE holds SET state = 'posted' WHERE id = 1",
+    "ck_holds_shortfall_not_negative": "UPDATE holds SET shortfall = -1 WHERE id = 1",
+    "ck_generations_state_known": "UPDATE generations SET state = 'lost' WHERE id = 1",
+    "ck_generations_cost_not_negative": "UPDATE generations SET cost = -1 WHERE id = 1",
+    "ck_generations_prices_not_negative": "UPDATE generations SET price_input = -1 WHERE id = 1",
+    "ck_generations_estimated_is_a_flag": "UPDATE generations SET estimated = 2 WHERE id = 1",
+    "ck_transfers_amount_positive": "UPDATE transfers SET amount = 0 WHERE hold_id = 2",
+    "ck_transfers_two_accounts": "UPDATE transfers SET credit = debit WHERE hold_id = 2",
+    "ck_transfers_never_below_zero": "UPDATE transfers SET balance_after = -1 WHERE hold_id = 2",
+    "ck_transfers_one_reason_to_exist": "UPDATE transfers SET external_ref = 'both' WHERE hold_id = 2",
+}
+
+#: What only the database can promise: once.
+ONCE = {
+    "a hold has one transfer": (
+        "INSERT INTO transfers (kind, debit, credit, amount, hold_id, account_version, balance_after, created_ms)"
+        " SELECT kind, debit, credit, amount, hold_id, 9, balance_after, created_ms FROM transfers WHERE hold_id = 2"
+    ),
+    "a reference has one credit": (
+        "INSERT INTO transfers (kind, debit, credit, amount, external_ref, account_version, balance_after, created_ms)"
+        " SELECT kind, debit, credit, amount, external_ref, 9, 1, created_ms FROM transfers WHERE kind = 'grant'"
+    ),
+    "a hold has one row": (
+        "INSERT INTO holds (id, account_id, key_id, kind, amount) SELECT id, account_id, key_id, kind, 5 FROM holds"
+    ),
+    "a hold has one generation": (
+        "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
+        " created_ms) SELECT id, account_id, key_id, kind, model, engine, state, 1, 1, created_ms FROM generations"
+    ),
+    "an address has one account": (
+        "INSERT INTO users (email, account_id, created_ms) SELECT email, 1, created_ms FROM users"
+    ),
+    "money goes to accounts that exist": "UPDATE transfers SET credit = 999999 WHERE hold_id = 2",
+    "a generation has a hold": (
+        "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
+        " created_ms) VALUES (77, A, 'k', 'chat', 'm', 'e', 'running', 1, 1, 5)"
+    ),
+    "amounts are integers": "UPDATE accounts SET posted = 1000.5 WHERE id = A",
+}
+
+
+@pytest.fixture
+def account(books: TemporaryBooks) -> int:
+    number = books.account(1050)
+    books.apply(hold(1, number, 400), hold(2, number, 60), settle(2, number, 50))
+    return number
+
+
+def test_every_check_of_the_schema_has_a_breaker() -> None:
+    names = {str(c.name) for t in metadata.sorted_tables for c in t.constraints if isinstance(c, CheckConstraint)}
+    assert names == set(BREAKERS)
+
+
+@pytest.mark.parametrize("check", BREAKERS)
+def test_a_row_that_breaks_a_rule_of_the_ledger_is_refused(books: TemporaryBooks, account: int, check: str) -> None:
+    before = books.everything()
+    with pytest.raises(StoreError, match=rf"CHECK constraint failed: {check}\b"):
+        books.rows(re.sub(r"\bA\b", str(account), BREAKERS[check]))
+    assert books.everything() == before
+
+
+@pytest.mark.parametrize("promise", ONCE)
+def test_what_happens_once_cannot_be_written_twice(books: TemporaryBooks, account: int, promise: str) -> None:
+    before = books.everything()
+    with pytest.raises(StoreError, match=r"UNIQUE|FOREIGN KEY|cannot store REAL"):
+        books.rows(re.sub(r"\bA\b", str(account), ONCE[promise]))
+    assert books.everything() == before
+
+
+def test_every_table_is_strict(books: TemporaryBooks) -> None:
+    loose = books.rows("SELECT name FROM pragma_table_list WHERE schema = 'main' AND NOT strict AND type = 'table'")
+    assert {name for (name,) in loose} <= {"alembic_version", "sqlite_schema"}
+
+
+def test_a_hold_settled_by_somebody_else_meanwhile_is_not_written_over(books: TemporaryBooks, account: int) -> None:
+    # Another process settles hold 1 between our reading and our writing; the compare-and-set must notice.
+    from minitoolai.services.ledger import decide
+    from minitoolai.storage import ledger
+
+    operation = settle(1, account, 300)
+    loaded = ledger.load(books.connection, [operation])
+    books.apply(settle(1, account, 10))
+    before = books.everything()
+    decide(loaded, operation)
+    with pytest.raises(StoreError, match="somebody else"), books.connection.transaction():
+        ledger.save(books.connection, loaded)
+    assert books.everything() == before

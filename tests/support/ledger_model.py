@@ -1,0 +1,165 @@
+"""The ledger once more, as plainly as possible: dictionaries, no rows, no batches. The real one must agree with it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from minitoolai.core.books import (
+    Checkpoint,
+    Credit,
+    Credited,
+    Held,
+    Operation,
+    PlaceHold,
+    Recover,
+    Refused,
+    Renewed,
+    Settle,
+    Settled,
+    StillLeased,
+    Unknown,
+    Verdict,
+)
+from minitoolai.core.records import NewGeneration
+from tests.support.books import NOON_MS, checkpoint, credit, hold, recover, settle
+
+IMAGE = NewGeneration("image", "dreamshaper", "fake", 0, 1_500_000, state="queued")
+
+
+class Model:
+    """What everybody has and what became of every hold."""
+
+    def __init__(self, accounts: list[int]) -> None:
+        self.posted = dict.fromkeys(accounts, 0)
+        self.holds: dict[int, dict[str, Any]] = {}
+        #: (account, what was added or taken, hold or reference, balance after, when, why), in order.
+        self.moves: list[tuple[int, int, int | str, int, int, str | None]] = []
+
+    def held(self, account: int) -> int:
+        return sum(h["amount"] for h in self.holds.values() if h["account"] == account and h["state"] == "pending")
+
+    def judge(self, operation: Operation) -> Verdict:
+        if operation.account_id not in self.posted:
+            return Unknown()
+        if isinstance(operation, Credit):
+            return self._credit(operation)
+        if isinstance(operation, PlaceHold):
+            return self._place(operation)
+        known = self.holds.get(operation.hold_id)
+        if known is None or known["account"] != operation.account_id:
+            return Unknown()
+        if known["state"] != "pending":
+            return Settled(known["settled"], known["shortfall"], repeated=True)
+        if isinstance(operation, Checkpoint):
+            known["progress"] = sorted((known["progress"], operation.progress, known["amount"]))[1]
+            known["lease"] = max(known["lease"] or 0, operation.lease_until_ms)
+            return Renewed()
+        if isinstance(operation, Recover):
+            if known["lease"] is None or (not operation.forced and known["lease"] > operation.now_ms):
+                return StillLeased()
+            ended = ("failed", known["progress"], operation.now_ms, "interrupted", 1)
+        else:
+            ended = (operation.outcome.state, operation.cost, operation.now_ms, operation.outcome.error_code, 0)
+        return self._end(operation.hold_id, known, ended)
+
+    def _credit(self, ask: Credit) -> Verdict:
+        if any(move[2] == ask.external_ref for move in self.moves):
+            return Credited(self.posted[ask.account_id], repeated=True)
+        self._move(ask.account_id, ask.amount, ask.external_ref, ask.now_ms, ask.reason)
+        return Credited(self.posted[ask.account_id])
+
+    def _place(self, ask: PlaceHold) -> Verdict:
+        known = self.holds.get(ask.hold_id)
+        if known is not None:
+            same = known["account"] == ask.account_id
+            return Held(known["amount"], known["units"]) if same else Unknown()
+        available = self.posted[ask.account_id] - self.held(ask.account_id)
+        fewest = min(ask.least_units, ask.units) if ask.unit else ask.units
+        for units in range(ask.units, fewest - 1, -1):
+            amount = ask.base + units * ask.unit
+            if amount <= available:
+                self.holds[ask.hold_id] = {
+                    "account": ask.account_id, "amount": amount, "units": units, "state": "pending", "progress": 0,
+                    "settled": 0, "shortfall": 0, "lease": ask.lease_until_ms,
+                    "generation": (ask.generation.state, 0, None, None, 0),
+                }  # fmt: skip
+                return Held(amount, units)
+        return Refused(ask.base + ask.least_units * ask.unit, available)
+
+    def _end(self, hold_id: int, known: dict[str, Any], ended: tuple[Any, ...]) -> Verdict:
+        cost, now_ms = ended[1:3]
+        taken = cost if cost < known["amount"] else known["amount"]
+        known.update(state="posted" if taken else "voided", settled=taken, shortfall=cost - taken, generation=ended)
+        if taken:
+            self._move(known["account"], -taken, hold_id, now_ms, None)
+        return Settled(taken, cost - taken)
+
+    def _move(self, account: int, change: int, cause: int | str, now_ms: int, reason: str | None) -> None:
+        self.posted[account] += change
+        self.moves.append((account, change, cause, self.posted[account], now_ms, reason))
+
+
+class Customers:
+    """Draws operations on a few accounts and holds, small enough that they meet often. Also foreign ones."""
+
+    def __init__(self, accounts: list[int], draw: random.Random) -> None:
+        self.accounts = accounts
+        self.draw = draw
+        self.past: list[Operation] = []
+        self._holds: list[tuple[int, int]] = []
+        self._borrowed = 0
+        self._last_hold = 0
+
+    def batch(self, largest: int) -> list[Operation]:
+        return [self.operation() for _ in range(self.draw.randint(1, largest))]
+
+    def operation(self) -> Operation:
+        draw = self.draw
+        if self.past and draw.random() < 0.15:
+            return draw.choice(self.past[-3:] if draw.random() < 0.5 else self.past)
+        operation = draw.choice(
+            (self._place, self._place, self._settle, self._checkpoint, self._recover, self._credit)
+        )()
+        self.past.append(operation)
+        return operation
+
+    def _account(self) -> int:
+        return self.draw.choice(self.accounts) if self.draw.random() < 0.97 else self.draw.choice((1, 2, 777))
+
+    def _known(self) -> tuple[int, int]:
+        hold_id, account = self.draw.choice(self._holds[-6:] or [(1, self.accounts[0])])
+        return (hold_id, account) if self.draw.random() < 0.93 else (hold_id, self._account())
+
+    def _place(self) -> PlaceHold:
+        draw = self.draw
+        self._last_hold += 1
+        number, account = self._last_hold, self._account()
+        if len(self._holds) > self._borrowed and draw.random() < 0.04:
+            # Somebody else's hold: its number must answer nobody but its owner.
+            number, owner = self._holds[self._borrowed]
+            self._borrowed += 1
+            account = draw.choice([other for other in self.accounts if other != owner])
+        else:
+            self._holds.append((number, account))
+        base, unit = draw.choice((1, 7, 40, 100, 100)), draw.choice((0, 0, 1, 3, 10))
+        units = draw.randint(1, 20)
+        least = min(units, draw.choice((1, 1, 4, 16)))
+        if draw.random() < 0.2:
+            return hold(number, account, base, unit=unit, units=units, least=units, lease_ms=None, generation=IMAGE)
+        lease_ms = NOON_MS + draw.choice((0, 5, 10, 15))
+        return hold(number, account, base, unit=unit, units=units, least=least, lease_ms=lease_ms)
+
+    def _settle(self) -> Settle:
+        return settle(*self._known(), self.draw.choice((0, 0, 1, 5, 20, 40, 100, 300)))
+
+    def _checkpoint(self) -> Checkpoint:
+        return checkpoint(*self._known(), self.draw.choice((0, 1, 5, 30, 500)), NOON_MS + self.draw.choice((0, 5, 20)))
+
+    def _recover(self) -> Recover:
+        return recover(*self._known(), NOON_MS + self.draw.choice((0, 5, 10, 15, 30)), forced=self.draw.random() < 0.2)
+
+    def _credit(self) -> Credit:
+        return credit(
+            self._account(), self.draw.choice((1, 30, 100, 100, 200, 700)), f"grant:{self.draw.randint(1, 400)}"
+        )

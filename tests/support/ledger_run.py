@@ -1,0 +1,85 @@
+"""Drives a ledger and the model side by side, and says where they part."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from minitoolai.core.books import Operation
+from minitoolai.services.ledger import decide
+from minitoolai.storage import audit, ledger
+from minitoolai.storage.database import Connection, SqliteConnection
+from tests.support.books import NOON_MS, _template
+from tests.support.ledger_model import Customers, Model
+
+CUSTOMERS = [1001, 1002, 1003]
+
+
+def books_in_memory() -> SqliteConnection:
+    """The real tables, without a disk: for what must run thousands of times."""
+    schema = SqliteConnection(_template())
+    statements = [row[0] for row in schema.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+    schema.close()
+    connection = SqliteConnection(Path(":memory:"))
+    for statement in statements:
+        connection.execute(statement)
+    return connection
+
+
+def open_accounts(connection: Connection, customers: list[int]) -> None:
+    """The two system accounts and these customers, all empty."""
+    rows = [(1, 1, NOON_MS), (2, 1, NOON_MS)] + [(customer, 0, NOON_MS) for customer in customers]
+    connection.execute_many("INSERT OR IGNORE INTO accounts (id, is_system, created_ms) VALUES (?, ?, ?)", rows)
+
+
+class SideBySide:
+    """One ledger in a database, one model; every batch goes to both."""
+
+    def __init__(self, connection: Connection, decide: ledger.Decide = decide) -> None:
+        self.connection = connection
+        self.model = Model(CUSTOMERS)
+        self._decide = decide
+        open_accounts(connection, CUSTOMERS)
+
+    def apply(self, batch: list[Operation]) -> None:
+        """Judge the batch twice; AssertionError where the verdicts, a row or the audit differ."""
+        with self.connection.transaction():
+            verdicts = ledger.apply(self.connection, batch, self._decide)
+        assert verdicts == [self.model.judge(operation) for operation in batch]
+        self.compare()
+
+    def compare(self) -> None:
+        model, rows = self.model, self.connection.execute
+        for account in CUSTOMERS:
+            moves = [move for move in model.moves if move[0] == account]
+            money = rows("SELECT posted, held, version FROM accounts WHERE id = ?", (account,))
+            assert money == [(model.posted[account], model.held(account), len(moves))]
+            written = rows(
+                "SELECT CASE WHEN credit = ? THEN amount ELSE -amount END, coalesce(hold_id, external_ref),"
+                " balance_after, created_ms, reason, account_version, kind,"
+                " CASE WHEN credit = ? THEN debit ELSE credit END"
+                " FROM transfers WHERE ? IN (debit, credit) ORDER BY account_version",
+                (account, account, account),
+            )
+            assert written == [
+                (*move[1:], version, *(("usage", 1) if move[1] < 0 else ("grant", 2)))
+                for version, move in enumerate(moves, 1)
+            ]
+        holds = rows("SELECT id, account_id, amount, state, progress, settled, shortfall, lease_until_ms FROM holds")
+        keys = ("account", "amount", "state", "progress", "settled", "shortfall", "lease")
+        assert holds == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
+        generations = rows("SELECT id, state, cost, finished_ms, error_code, estimated FROM generations")
+        assert generations == [(number, *h["generation"]) for number, h in sorted(model.holds.items())]
+        assert audit.broken_invariants(self.connection) == {}
+
+
+def random_walk(decide: ledger.Decide, *, seed: int, batches: int, largest: int = 6) -> None:
+    """Batches that a seed decides, in memory; AssertionError or any other where the ledger is wrong."""
+    connection = books_in_memory()
+    try:
+        both = SideBySide(connection, decide)
+        customers = Customers(CUSTOMERS, random.Random(seed))
+        for _ in range(batches):
+            both.apply(customers.batch(largest))
+    finally:
+        connection.close()

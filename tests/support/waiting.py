@@ -1,0 +1,39 @@
+"""Waiting for what must come, and looking at processes from outside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def eventually(question: Callable[[], Any], *, within_s: float = 5.0, every_s: float = 0.02) -> Any:
+    """The first truthy answer; AssertionError with the last one where none comes in time."""
+    give_up_s = time.monotonic() + within_s
+    while not (answer := question()):
+        assert time.monotonic() < give_up_s, f"still {answer!r} after {within_s:g} s"
+        time.sleep(every_s)
+    return answer
+
+
+def children_of(pid: int) -> set[int]:
+    """Process ids of its direct children, from /proc."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError):
+                continue
+            if parent == pid:
+                found.add(int(entry.name))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this id runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
