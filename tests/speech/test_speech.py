@@ -22,7 +22,7 @@ TYPES = {
     "opus": "audio/ogg; codecs=opus",
     "pcm": "audio/pcm",
 }
-#: 200 sentences of 25 letters and digits: 250 s as a tone of 50 ms each, and 4 s to speak.
+#: 200 sentences of 20 ms each: 4 s to speak.
 LONG = " ".join(f"Sentence number {n:03} of many." for n in range(200))
 
 

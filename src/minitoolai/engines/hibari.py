@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from importlib import util
 from typing import TYPE_CHECKING, Any
 
 from minitoolai.core.voices import VoiceEntry
-from minitoolai.engines.voice_pool import VoicePool
+from minitoolai.engines.voice_pool import VoicePool, is_installed
 from minitoolai.engines.voice_process import VoiceFile
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ class HibariEngine(VoicePool):
     module = "minitoolai.engines.hibari"
 
     def why_not_ready(self) -> str | None:
-        if util.find_spec("hibari") is None:
+        if not is_installed("hibari"):
             return "no hibari: pip install hibari-tts"
         return super().why_not_ready()
 

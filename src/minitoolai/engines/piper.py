@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minitoolai.core.voices import VoiceEntry
 from minitoolai.engines.encoding import RATE_HZ
-from minitoolai.engines.voice_pool import VoicePool
+from minitoolai.engines.voice_pool import VoicePool, is_installed
 from minitoolai.engines.voice_process import VoiceFile
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ class PiperEngine(VoicePool):
     module = "minitoolai.engines.piper"
 
     def why_not_ready(self) -> str | None:
-        if util.find_spec("piper") is None:
+        if not is_installed("piper"):
             return "no piper: pip install 'minitoolai[piper]'"
         return super().why_not_ready()
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from functools import cache
+from importlib import util
 from itertools import count
 from pathlib import Path
 
 from minitoolai.core.catalog import EngineEntry
-from minitoolai.core.errors import EngineError, EngineTimeout
+from minitoolai.core.errors import EngineError, EngineTimeout, Overloaded
 from minitoolai.core.inference import Piece, Sound, SpeechRequest
 from minitoolai.core.voices import VoiceEntry
 from minitoolai.engines.slots import Slots
 from minitoolai.engines.voice_child import VoiceChild
-from minitoolai.engines.voice_process import Begin, Drop, Load, Say, VoiceFile
+from minitoolai.engines.voice_process import Begin, Drop, Load, More, Say, VoiceFile
 
 log = logging.getLogger(__name__)
 
@@ -34,30 +36,36 @@ class PooledAnswer:
         self._pieces = pieces
         self._samples = 0
         self._characters = 0
+        self._has_more = False
         self._is_whole = False
 
     async def next_sound(self) -> Sound | None:
         if self._is_whole:
             return None
-        piece = next(self._pieces, None)
+        order = self._next_order()
         if self._child.restarts != self._life or not self._child.is_up:
             raise EngineError(f"{self._name} broke off; what was spoken is charged")
         try:
-            said = await asyncio.wait_for(
-                self._child.ask(Say(self._id, piece.text if piece else None)), SENTENCE_TIMEOUT_S
-            )
+            said = await asyncio.wait_for(self._child.ask(order), SENTENCE_TIMEOUT_S)
         except TimeoutError:
             self._child.kill()
             raise EngineTimeout(f"{self._name} hung; what was spoken is charged") from None
         if said.error:
-            log.error("%s could not speak %.80r: %s", self._name, piece, said.error)
+            log.error("%s could not carry out %.100r: %s", self._name, order, said.error)
             raise EngineError(f"{self._name} could not speak a sentence; what was spoken before is charged")
-        if piece is None:
-            self._is_whole = True
-        else:
-            self._characters = piece.characters
+        self._has_more = said.more
         self._samples += said.samples
         return Sound(said.audio, self._characters, self._samples)
+
+    def _next_order(self) -> More | Say:
+        if self._has_more:
+            return More(self._id)
+        piece = next(self._pieces, None)
+        if piece is None:
+            self._is_whole = True
+            return Say(self._id, None)
+        self._characters = piece.characters
+        return Say(self._id, piece.text)
 
     async def close(self) -> None:
         pool, self._pool = self._pool, None
@@ -65,6 +73,12 @@ class PooledAnswer:
             if not self._is_whole:
                 self._child.tell(Drop(self._id))
             pool.give_back(self._child)
+
+
+@cache
+def is_installed(package: str) -> bool:
+    """Without importing it; asked on every request, so the file system is asked once."""
+    return util.find_spec(package) is not None
 
 
 class VoicePool:
@@ -92,6 +106,7 @@ class VoicePool:
         self._slots = Slots(at_once, queue, name)
         self._ids = count(1)
         self.children: list[VoiceChild] = []
+        self._loaded: frozenset[str] | None = None
 
     # ── readiness ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,6 +129,8 @@ class VoicePool:
             return f"no file {path}: put it there, or set MINITOOLAI_VOICES_DIR"
         if not path and not self.is_bundled(voice):
             return f"{self.name} brings no voice {voice.id}: give it a file in the catalog"
+        if self._loaded is not None and voice.id not in self._loaded:
+            return "its file came after the server had started: restart it"
         return None
 
     def served_model(self, model: str) -> str:
@@ -132,7 +149,7 @@ class VoicePool:
         up = [child for child in self.children if child.is_up]
         if not up:
             self._slots.give_back()
-            raise EngineError(f"{self.name} is starting; try in a moment", retry_after_s=2)
+            raise Overloaded(f"{self.name} is starting; try in a moment", retry_after_s=2)
         child = min(up, key=lambda each: each.texts)
         child.texts += 1
         text_id = next(self._ids)
@@ -153,6 +170,7 @@ class VoicePool:
         if self.children or self.why_not_ready() is not None:
             return
         files = [VoiceFile(voice.id, self.path_of(voice)) for voice in self._voices if not self.why_not_voice(voice)]
+        self._loaded = frozenset(file.id for file in files)
         load = Load(self.module, files, self._entry.delay_ms)
         self.children = [VoiceChild(self.name, load) for _ in range(self._processes)]
         for child in self.children:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 HEAD = struct.Struct("<I")
 #: Chats come first: a voice is many times faster than real time, and yields the processor to whoever wants it.
 NICENESS = 10
+#: Samples encoded at once. The first of a sentence are few, for somebody waits; opus makes a page of each second.
+FIRST_SLICE = 30_000
+SLICE = 120_000
 
 
 class VoiceFile(msgspec.Struct, frozen=True):
@@ -57,6 +60,12 @@ class Say(msgspec.Struct, frozen=True, tag="say"):
     text: str | None
 
 
+class More(msgspec.Struct, frozen=True, tag="more"):
+    """The rest of the sentence said last, or another slice of it. Answered."""
+
+    id: int
+
+
 class Drop(msgspec.Struct, frozen=True, tag="drop"):
     """Nobody listens any more. Not answered."""
 
@@ -64,14 +73,15 @@ class Drop(msgspec.Struct, frozen=True, tag="drop"):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """The answer: audio, the samples in it, or why there are none."""
+    """The answer: audio, the samples in it, whether the sentence goes on; or why there is none."""
 
     audio: bytes = b""
     samples: int = 0
+    more: bool = False
     error: str | None = None
 
 
-Order = Load | Begin | Say | Drop
+Order = Load | Begin | Say | More | Drop
 
 
 class Speaker(Protocol):
@@ -85,6 +95,13 @@ class _Text:
     def __init__(self, order: Begin) -> None:
         self.order = order
         self.encoder = Encoder(order.format)
+        self.rest: Samples | None = None
+
+    def next_slice(self, most: int) -> Said:
+        """Encode as much of the sentence."""
+        assert self.rest is not None
+        part, self.rest = self.rest[:most], self.rest[most:]
+        return Said(self.encoder.encode(part), len(part), more=len(self.rest) > 0)
 
 
 class Desk:
@@ -107,6 +124,8 @@ class Desk:
                 return None
             case Say():
                 return self._say(order)
+            case More():
+                return self._texts[order.id].next_slice(SLICE)
 
     def _load(self, order: Load) -> Said:
         try:
@@ -123,10 +142,10 @@ class Desk:
             del self._texts[order.id]
             return Said(text.encoder.finish())
         try:
-            samples = self._speaker.speak(text.order.voice, order.text, text.order.speed)
+            text.rest = self._speaker.speak(text.order.voice, order.text, text.order.speed)
         except Exception as fault:  # noqa: BLE001 one sentence's fault
             return _failed(fault)
-        return Said(text.encoder.encode(samples), len(samples))
+        return text.next_slice(FIRST_SLICE)
 
 
 def _failed(fault: Exception) -> Said:

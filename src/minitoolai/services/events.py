@@ -17,7 +17,6 @@ DONE = b"data: [DONE]\n\n"
 LARGEST_EVENT = 16 * 1024 * 1024
 #: Bytes of text a token stands for where nobody counted: English in the tokenizers in use.
 BYTES_PER_TOKEN = 4
-LARGEST_COUNT = 2**31
 # A block without any of these is text on its way. A false alarm costs a parse, nothing else.
 _USAGE, _SPACED_USAGE, _ERROR, _END = b'"usage":{', b'"usage": {', b'"error":', b"[DONE]"
 
@@ -86,12 +85,6 @@ def full_usage(usage: Usage) -> Usage:
     )
 
 
-def is_sane(usage: Usage) -> bool:
-    """Counts that can be believed. Any other usage is none: our own count is charged, marked as estimated."""
-    counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-    return all(0 <= count <= LARGEST_COUNT for count in counts)
-
-
 def fingerprint(model: str, theirs: str | None = None) -> str:
     """`system_fingerprint` in the documented form: the engine's own where it has it, else drawn from what it says."""
     if theirs and theirs.startswith("fp_"):
@@ -144,7 +137,7 @@ class EventStream:
         block = data[:cut] if self._rest else data
         if self._forwards and self._head is not None and _is_plain(block):
             deltas = block.count(b'"delta":{')
-            # One delta an event: no comment and no rubbish is among them.
+            # One delta an event: no comment, no rubbish and no JSON written with blanks is among them.
             if deltas == block.count(b"\n\n"):
                 self.tokens += deltas - block.count(b'"delta":{}')
                 return block
@@ -184,11 +177,9 @@ class EventStream:
             raise EngineError(f"the engine sent something that is no chunk: {error}") from error
 
     def _chunk(self, chunk: Chunk, event: bytes) -> bytes:
-        if chunk.usage is not None and is_sane(chunk.usage):
+        if chunk.usage is not None:
             self.usage = chunk.usage
         if self._head is None:
-            # Tokens of forwarded bytes are counted by this mark; JSON written with blanks must be parsed.
-            self._forwards = self._forwards and b'"delta":{' in event
             self._remember(chunk)
         for choice in chunk.choices:
             self.tokens += _says_something(choice.delta)
@@ -270,7 +261,7 @@ def whole_answer(
         raise EngineError(f"the engine sent something that is no completion: {error}") from error
     if not spoken:
         raise EngineError("the engine sent a completion without choices")
-    usage = completion.usage if completion.usage is not None and is_sane(completion.usage) else None
+    usage = completion.usage
     if forwards and usage is not None:
         return body, usage, completion.model, tokens
     completion.id = completion.id or f"chatcmpl-{name[4:]}"

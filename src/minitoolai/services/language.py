@@ -71,8 +71,9 @@ LANGUAGE_NAMES = {
     "en": "English", "de": "German", "fr": "French", "es": "Spanish", "pt": "Portuguese", "it": "Italian",
     "nl": "Dutch", "tr": "Turkish", "id": "Indonesian", "pl": "Polish", "sv": "Swedish",
 }  # fmt: skip
-#: Characters that are looked at: enough to tell, whatever the length.
+#: Characters that are looked at for words and for scripts: enough to tell, whatever the length.
 _SAMPLE = 4000
+_LONG_SAMPLE = 20_000
 
 
 def unreadable(voice_language: str) -> re.Pattern[str]:
@@ -86,7 +87,7 @@ def foreign_script(text: str, voice_language: str) -> str | None:
     """What the text is written in, if most of its letters are in scripts that the voice does not read."""
     if text.isascii():
         return None
-    code = language_of(voice_language)
+    text, code = text[:_LONG_SAMPLE], language_of(voice_language)
     counts = {
         name: len(re.findall(f"[{letters}]", text))
         for name, (letters, codes, _) in _SCRIPTS.items()

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 FIRST_LONGEST = 160
 LONGEST = 400
 
-_END = re.compile(r"""[.!?…]+["'”’»)\]]*(?=\s)\s+|[。！？]+["'”’»」』）]*\s*|\s*\n\s*""")
-_BREATH = re.compile(r"[,;:—–](?=\s)\s*|[、，；：]")
+# Every alternative begins at the only place where it can match: no text makes the search slow.
+_END = re.compile(r"""(?<![.!?…])[.!?…]++["'”’»)\]]*+\s+|[。！？]++["'”’»」』）]*+\s*|\n\s*""")
+_BREATH = re.compile(r"[,;:—–]\s+|[、，；：]")
 _WORD = re.compile(r"""[^\s"'“”‘’«»()\[\]]*\Z""")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]\Z")
 _LIST_NUMBER = re.compile(r"\s*[(\[]?(?:\d{1,3}|[ivxIVX]{1,4})\Z")

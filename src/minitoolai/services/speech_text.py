@@ -13,7 +13,10 @@ from minitoolai.services.language import LANGUAGE_NAMES, foreign_script, guessed
 from minitoolai.services.sentences import sentences
 
 _SPEAKABLE = re.compile(r"[^\W_]")
-_MARKUP = re.compile(r"<\s*/?\s*(speak|break|prosody|phoneme|say-as|emphasis|voice|audio|sub)\b[^<>]*>", re.I)
+# Bounded, so that no text makes the search slow.
+_MARKUP = re.compile(
+    r"<\s{0,3}/?\s{0,3}(speak|break|prosody|phoneme|say-as|emphasis|voice|audio|sub)\b[^<>]{0,200}>", re.I
+)
 #: The language of a voice that takes any text as it is.
 ANY = "*"
 
