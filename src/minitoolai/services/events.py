@@ -88,7 +88,8 @@ def full_usage(usage: Usage) -> Usage:
 
 def is_sane(usage: Usage) -> bool:
     """Counts that can be believed. Any other usage is none: our own count is charged, marked as estimated."""
-    return 0 <= usage.prompt_tokens <= LARGEST_COUNT and 0 <= usage.completion_tokens <= LARGEST_COUNT
+    counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    return all(0 <= count <= LARGEST_COUNT for count in counts)
 
 
 def fingerprint(model: str, theirs: str | None = None) -> str:
