@@ -1,4 +1,4 @@
-"""Assertions of the support modules explain themselves as those of tests do; where CI is set, nothing may be skipped."""
+"""Assertions of the support modules explain themselves as those of tests do; in CI nothing may be skipped."""
 
 import os
 
