@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import logging
 import math
 import signal
@@ -75,6 +76,9 @@ class Server:
             asyncio.create_task(services.auditor.run()),
             asyncio.create_task(self._start_engines()),
         ]
+        # What is here now stays for good; the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
         try:
             yield
         finally:

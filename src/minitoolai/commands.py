@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from minitoolai.core.catalog import ChatModel
 from minitoolai.core.clock import SystemClock
-from minitoolai.core.errors import CatalogError, InvalidRequest, NotFound, SettingsError
+from minitoolai.core.errors import CatalogError, InvalidRequest, NotFound, SettingsError, StoreError
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.core.voices import SpeechModel
 from minitoolai.services import accounts as account_service
@@ -121,6 +121,7 @@ def key_revoke(settings: Settings, options: argparse.Namespace) -> None:
     """key revoke ID"""
     match = account_service.KEY_PATTERN.fullmatch(options.id)
     key_id = match[1] if match else options.id
+    prepare(settings)
     if not write(settings, lambda connection: accounts.revoke_key(connection, key_id, CLOCK.now_ms())):
         raise NotFound(f"there is no active key {key_id}; see minitoolai key list EMAIL")
     say(f"revoked {key_id}")
@@ -216,7 +217,7 @@ def doctor(settings: Settings, _: argparse.Namespace) -> int:
     for name, check in (("catalog", _check_catalog), ("data folder", _check_folder), ("database", _check_database)):
         try:
             say(f"ok     {name}: {check(settings)}")
-        except (CatalogError, SettingsError) as error:
+        except (CatalogError, SettingsError, StoreError) as error:
             faults += 1
             say(f"FAULT  {name}: {error}")
     if not faults:

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from minitoolai.core.errors import SettingsError
 
 PREFIX = "MINITOOLAI_"
+#: What the example programs read: set in the same shell, they are none of our business.
+_OF_CLIENTS = frozenset(("url", "key"))
 T = TypeVar("T")
 
 
@@ -72,6 +74,8 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: obj
         if not name.startswith(PREFIX):
             continue
         key = name.removeprefix(PREFIX).lower()
+        if key in _OF_CLIENTS:
+            continue
         if key in _FIELDS:
             values[key] = _parse(name, key, text)
         elif key.endswith("_api_key"):

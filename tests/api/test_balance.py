@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.ask import HELLO, check_refusal, events, get, post, start
+from tests.support.ask import check_refusal, events, get, post, start
 from tests.support.server import Account, ServerProcess
 
 # HELLO is six words, so six tokens to the fake engines: `quick` costs 150 each in and 600 each out.
@@ -75,5 +75,5 @@ def test_the_page_of_the_balance_adds_up_and_shows_what_is_held(account: Account
 
 def test_a_price_of_nothing_for_the_prompt_is_charged_as_nothing(server: ServerProcess) -> None:
     account = funded(server, 16_000_001)
-    post(account, model="exact", messages=HELLO)
+    post(account, model="promptless")
     assert account.settled() == 1

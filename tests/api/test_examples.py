@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import manners
-from tests.support.server import Account, ServerProcess
+from tests.support.server import PROGRAM, Account, ServerProcess
 from tests.support.upstream import Upstream
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -58,3 +58,10 @@ def test_an_example_is_answered_by_the_embedded_model(program: str, llama_server
     assert len(words.split()) >= 2
     assert tokens.endswith(" tokens\n")
     assert account.settled() < 5_000_000_000
+
+
+def test_the_variables_of_the_examples_do_not_disturb_the_program_itself(account: Account) -> None:
+    env = {**account.server.env, "MINITOOLAI_URL": account.server.url, "MINITOOLAI_KEY": account.key}
+    command = [*PROGRAM, "balance", account.email, "--data-dir", str(account.server.data_dir)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -16,7 +16,9 @@ USAGE = {"prompt_tokens": 9, "completion_tokens": 4}
 
 
 def read(answer: Any, *, forwards: bool = False) -> tuple[dict[str, Any], Any, str, int]:
-    body, usage, model, tokens = whole_answer(json.dumps(answer).encode(), forwards=forwards, name="gen-1", prompt=7)
+    body, usage, model, tokens = whole_answer(
+        json.dumps(answer).encode(), forwards=forwards, name="gen-1", prompt=7, created_s=99
+    )
     return json.loads(body), usage, model, tokens
 
 
@@ -25,7 +27,7 @@ def test_what_the_engine_leaves_out_is_filled_in() -> None:
     assert body["choices"] == CHOICES
     assert (body["object"], body["service_tier"], body["usage"]["total_tokens"]) == ("chat.completion", "default", 13)
     assert body["system_fingerprint"].startswith("fp_")
-    assert body["id"] == "chatcmpl-1"
+    assert (body["id"], body["created"]) == ("chatcmpl-1", 99)
     assert set(body["usage"]) == {
         "prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details",
     }  # fmt: skip
@@ -34,13 +36,12 @@ def test_what_the_engine_leaves_out_is_filled_in() -> None:
 
 def test_a_complete_answer_is_forwarded_to_the_byte() -> None:
     body = json.dumps({**ANSWER, "usage": USAGE, "more": 1}, indent=1).encode()
-    assert whole_answer(body, forwards=True, name="gen-1", prompt=7)[0] == body
+    assert whole_answer(body, forwards=True, name="gen-1", prompt=7, created_s=99)[0] == body
 
 
 @pytest.mark.parametrize("forwards", [True, False])
-@pytest.mark.parametrize("usage", [None, {"prompt_tokens": -1, "completion_tokens": 4}])
-def test_without_a_usage_our_own_count_is_shown_and_marked_as_ours(usage: Any, forwards: bool) -> None:
-    body, engines_own, _, tokens = read({**ANSWER, "usage": usage}, forwards=forwards)
+def test_without_a_usage_our_own_count_is_shown_and_marked_as_ours(forwards: bool) -> None:
+    body, engines_own, _, tokens = read({**ANSWER, "usage": None}, forwards=forwards)
     assert engines_own is None
     assert tokens > 0
     assert body["usage"]["prompt_tokens"] == 7
@@ -55,6 +56,7 @@ def test_without_a_usage_our_own_count_is_shown_and_marked_as_ours(usage: Any, f
         {**ANSWER, "choices": None},
         {**ANSWER, "choices": {}},
         {"error": {"message": "x"}},
+        {**ANSWER, "usage": {"prompt_tokens": -1, "completion_tokens": 4}},
         [],
         "x",
         7,
@@ -68,4 +70,4 @@ def test_what_is_no_completion_is_the_engines_error(answer: Any) -> None:
 def test_rubbish_is_the_engines_error() -> None:
     for body in (b"", b"<html>", b"\xff", b'{"choices": [{"x":'):
         with pytest.raises(EngineError, match="no completion"):
-            whole_answer(body, forwards=True, name="gen-1", prompt=7)
+            whole_answer(body, forwards=True, name="gen-1", prompt=7, created_s=99)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -68,8 +70,25 @@ def test_the_revisions_are_one_line_without_forks() -> None:
     assert len(script.get_bases()) == 1
 
 
+def test_each_revision_is_the_beginning_of_its_files_name() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    for revision in ScriptDirectory.from_config(config).walk_revisions():
+        assert Path(revision.path).name.startswith(f"{revision.revision}_")
+
+
+def test_a_database_that_is_up_to_date_costs_no_import_of_alembic(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    migrate(url)
+    program = (
+        "import sys; from minitoolai.storage.migrate import migrate; migrate(sys.argv[1]);"
+        " sys.exit(any(name in sys.modules for name in ('alembic', 'sqlalchemy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program, url], check=False).returncode == 0
+
+
 def test_a_file_that_is_no_database_is_refused_in_words(tmp_path: Path) -> None:
     path = tmp_path / "rubbish.db"
     path.write_bytes(b"this is not a database, whatever its name says" * 100)
-    with pytest.raises(StoreError, match=r"cannot migrate the database: .*not a database"):
+    with pytest.raises(StoreError, match=r"cannot migrate .*rubbish.db: file is not a database"):
         migrate(f"sqlite:///{path}")

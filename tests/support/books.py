@@ -60,11 +60,12 @@ def _template() -> Path:
 
 
 class TemporaryBooks:
-    """One database file and a connection to it that may write."""
+    """One database file, made where there is none, and a connection to it that may write."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "minitoolai.db"
-        shutil.copy(_template(), self.path)
+        if not self.path.exists():
+            shutil.copy(_template(), self.path)
         self.clock = FixedClock()
         self.database = open_sqlite(self.path, serving=True)
         self.connection = self.database.connect()

@@ -44,6 +44,13 @@ max_output = 4096
 engines = ["endless"]
 
 [chat.exact]
+input = "1"
+output = "1000"
+context = 8192
+max_output = 16
+engines = ["quick"]
+
+[chat.promptless]
 input = "0"
 output = "1000"
 context = 8192

@@ -121,8 +121,8 @@ class ServerProcess:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
 
-    def wait(self, within_s: float = 30.0) -> int:
-        """The exit status."""
+    def wait(self, within_s: float = 15.0) -> int:
+        """The exit status. An answer that was never let go would keep a server waiting for longer than this."""
         assert self._process is not None
         self._process.communicate(timeout=within_s)
         return self._process.returncode
@@ -165,6 +165,11 @@ class ServerProcess:
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) / 1024
         raise AssertionError("the process is gone")
+
+    def cpu_s(self) -> float:
+        """Seconds of processor time it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     # ── its books ─────────────────────────────────────────────────────────────────────────────────────────
 

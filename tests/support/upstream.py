@@ -92,10 +92,10 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        self._upstream.connections += 1
+        self._upstream.connections.add(self)
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._upstream.connections -= 1
+        self._upstream.connections.discard(self)
         self.gone.set()
 
     def data_received(self, data: bytes) -> None:
@@ -122,7 +122,7 @@ class Upstream:
     def __init__(self, behave: Behaviour) -> None:
         self.behave = behave
         self.seen: list[Exchange] = []
-        self.connections = 0
+        self.connections: set[_Connection] = set()
         self.tasks: set[asyncio.Future[None]] = set()
         #: What went wrong in the stand-in itself; looked at when it ends.
         self.faults: list[BaseException] = []
@@ -169,4 +169,6 @@ class Upstream:
 
     def _stop(self) -> None:
         self._server.close()
+        for connection in self.connections:
+            connection.transport.abort()
         self._loop.stop()

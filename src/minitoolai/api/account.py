@@ -52,7 +52,7 @@ async def usage(request: Request[Any, Any, State]) -> Response[Any]:
     query = request.query_params
     group_by = _choice(query, "group_by", get_args(GroupBy), "day")
     form = _choice(query, "format", ("json", "csv"), "json")
-    now = datetime.now(UTC)
+    now = datetime.fromtimestamp(_reports(request).now_ms() / 1000, UTC)
     until = _moment(query, "to", default=now + timedelta(days=1), whole_day=True)
     start = _moment(query, "from", default=now - timedelta(days=30), whole_day=False)
     if start >= until:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Protocol
 
 from minitoolai.api.asgi import JSON, Headers, Receive, Send, answer
@@ -51,22 +51,32 @@ class Run(Protocol):
         """Break off from outside."""
 
 
-class _Begun:
+class Begun:
     """A coroutine that was begun by hand, to be awaited to its end."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, None], pause: Any) -> None:
-        self._coroutine = coroutine
+    def __init__(self, steps: Generator[Any, Any, None], pause: Any) -> None:
+        self._steps = steps
         self._pause = pause
 
     def __await__(self) -> Generator[Any, Any, None]:
         try:
             while True:
                 yield self._pause
-                self._pause = self._coroutine.send(None)
+                self._pause = self._steps.send(None)
         except StopIteration:
             return
         finally:
-            self._coroutine.close()
+            self._steps.close()
+
+
+def begin(work: Awaitable[None]) -> Begun | None:
+    """Take the first step without a task. Mostly it is the only one: then None, else what is left to await."""
+    steps: Any = work.__await__()
+    try:
+        pause = steps.send(None)
+    except StopIteration:
+        return None
+    return Begun(steps, pause)
 
 
 class StreamWriter:
@@ -89,12 +99,19 @@ class StreamWriter:
 
     def write_soon(self, data: bytes) -> Awaitable[None] | None:
         """Send at once, without a task; where the caller reads slowly, what to wait for before the next."""
-        writing = self.write(data)
-        try:
-            pause = writing.send(None)
-        except StopIteration:
+        if self.has_begun and not self._is_sending:
+            writing = self._send({"type": "http.response.body", "body": data, "more_body": True})
+        else:
+            writing = self.write(data)
+        begun = begin(writing)
+        if begun is None:
             return None
-        return _Begun(writing, pause)
+        return self._rest(begun)
+
+    async def _rest(self, begun: Begun) -> None:
+        self._is_sending = True
+        await begun
+        self._is_sending = False
 
     def break_silence(self) -> None:
         """A comment, so that proxies between us keep the connection. Nothing if a write is under way."""

@@ -25,9 +25,11 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One engine: somebody who answers. Which fields mean something depends on `kind`."""
 
+    #: any OpenAI-compatible server, an embedded engine, or a deterministic stand-in for tests.
     kind: Literal["upstream", "llama", "hibari", "piper", "fake"]
     #: upstream: an OpenAI-compatible server, up to and including /v1.
     base_url: str = ""
+    #: upstream: it is ready only once its key is set; what else to send with every request.
     needs_key: bool = False
     headers: dict[str, str] = {}
     #: upstream: its chunks carry every documented field, so that bytes are forwarded as they come.
@@ -37,16 +39,18 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: upstream: how it calls the limit, and whether it knows the role `developer`.
     limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     developer_role: bool = True
+    #: it sees pictures, where the model does.
     vision: bool = True
     #: upstream: model name there, by model name here; a name that is absent is passed on as it is.
     names: dict[str, str] = {}
+    #: instead of the settings of the same names.
     first_token_timeout_s: Seconds | None = None
     total_timeout_s: Seconds | None = None
     #: upstream: requests under way at once; more wait. 0 is no cap.
     concurrency: Count = 0
     #: upstream: characters of text in one request for speech; a longer text is sent in several.
     max_characters: Count = 4096
-    #: Everybody but an upstream: the name that answers carry.
+    #: everybody but an upstream: the name that answers carry, and tokens of prompt and answer together.
     model: str = ""
     context: Count = 0
     #: fake: tokens of an answer, and milliseconds before each of them or before each sentence spoken.
@@ -57,6 +61,7 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ImageTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The most one picture can count, by the `detail` asked for."""
 
+    #: tokens; `auto` counts as `high`.
     low: Count
     high: Count
 
@@ -64,11 +69,15 @@ class ImageTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ChatEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A chat model as offered. Prices are dollars for a million tokens, as text."""
 
+    #: dollars for a million tokens read and written, in quotes, at most three decimals.
     input: str
     output: str
+    #: tokens of prompt and answer together, and the most that an answer may have.
     context: int
     max_output: int
+    #: in order: the first that is ready answers.
     engines: list[str]
+    #: for a model that sees: the most one picture counts, by the `detail` asked for.
     image_tokens: ImageTokens | None = None
 
 

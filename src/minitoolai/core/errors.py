@@ -18,7 +18,10 @@ from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """The root. `code` is stable and public; `param` names the field at fault; `retryable` is advice."""
+    """Our mistake, and the root of the others.
+
+    `code` is stable and public; `param` names the field at fault; `retryable` is advice.
+    """
 
     code = "internal_error"
     retryable = False
@@ -76,7 +79,7 @@ class WrongContentType(InvalidRequest):
 
 
 class AccessDenied(ServiceError):
-    """Nobody we know."""
+    """No key, or one that is not known here."""
 
     code = "invalid_api_key"
 

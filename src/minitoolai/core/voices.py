@@ -8,10 +8,12 @@ import msgspec
 class VoiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One voice: who speaks it, in which language, and on which terms."""
 
+    #: The name in a request, and who speaks it.
     id: str
     engine: str
     #: A tag like en-US; "*" for a voice that speaks whatever it is given.
     language: str
+    #: The terms on which it may be used.
     licence: str
     #: Other names that mean this voice where no ready voice has the name itself.
     aliases: list[str] = []
@@ -22,8 +24,11 @@ class VoiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SpeechEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A speech model as offered. The price is dollars for a million characters, as text."""
 
+    #: Dollars for a million characters, in quotes.
     price: str
+    #: The longest text of one request.
     max_characters: int
+    #: The voice of a request that names none, and all there are, in order.
     voice: str
     voices: list[VoiceEntry]
 

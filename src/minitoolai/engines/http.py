@@ -80,6 +80,8 @@ class HttpAnswer:
     def _give_up(self, connection: Connection, error: HttpError) -> None:
         self._connection = None
         self._error = error
+        # Whoever listens is in the middle of `take` and learns it there; letting go would tell him again.
+        connection.listener = None
         connection.release()
 
     def _let_go_if_drained(self, connection: Connection) -> None:

@@ -20,11 +20,20 @@ FOREVER_MS = 2**62
 class Auditor:
     """Runs beside the server: recovers lost holds every few seconds, checks the books every minute."""
 
-    def __init__(self, database: Database, writer: Writer, clock: Clock, *, audit_every_s: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        clock: Clock,
+        *,
+        audit_every_s: float,
+        sweep_every_s: float = SWEEP_EVERY_S,
+    ) -> None:
         self._database = database
         self._writer = writer
         self._clock = clock
         self._audit_every_s = audit_every_s
+        self._sweep_every_s = sweep_every_s
         self.broken: dict[str, list[Row]] = {}
 
     async def recover(self, *, all_of_them: bool = False) -> int:
@@ -67,4 +76,4 @@ class Auditor:
                     await self.check()
             except Exception:
                 log.exception("the sweep failed and will be tried again")
-            await asyncio.sleep(SWEEP_EVERY_S)
+            await asyncio.sleep(self._sweep_every_s)

@@ -17,7 +17,6 @@ DONE = b"data: [DONE]\n\n"
 LARGEST_EVENT = 16 * 1024 * 1024
 #: Bytes of text a token stands for where nobody counted: English in the tokenizers in use.
 BYTES_PER_TOKEN = 4
-LARGEST_COUNT = 2**31
 # A block without any of these is text on its way. A false alarm costs a parse, nothing else.
 _USAGE, _SPACED_USAGE, _ERROR, _END = b'"usage":{', b'"usage": {', b'"error":', b"[DONE]"
 
@@ -86,14 +85,11 @@ def full_usage(usage: Usage) -> Usage:
     )
 
 
-def is_sane(usage: Usage) -> bool:
-    """Counts that can be believed. Any other usage is none: our own count is charged, marked as estimated."""
-    return 0 <= usage.prompt_tokens <= LARGEST_COUNT and 0 <= usage.completion_tokens <= LARGEST_COUNT
-
-
-def fingerprint(model: str) -> str:
-    """What stands in for `system_fingerprint` where the engine gives none."""
-    return f"fp_{zlib.crc32(model.encode()):08x}"
+def fingerprint(model: str, theirs: str | None = None) -> str:
+    """`system_fingerprint` in the documented form: the engine's own where it has it, else drawn from what it says."""
+    if theirs and theirs.startswith("fp_"):
+        return theirs
+    return f"fp_{zlib.crc32((model + (theirs or '')).encode()):08x}"
 
 
 def error_event(message: str, *, kind: str, code: str, param: str | None = None) -> bytes:
@@ -141,7 +137,7 @@ class EventStream:
         block = data[:cut] if self._rest else data
         if self._forwards and self._head is not None and _is_plain(block):
             deltas = block.count(b'"delta":{')
-            # One delta an event: no comment and no rubbish is among them.
+            # One delta an event: no comment, no rubbish and no JSON written with blanks is among them.
             if deltas == block.count(b"\n\n"):
                 self.tokens += deltas - block.count(b'"delta":{}')
                 return block
@@ -181,11 +177,9 @@ class EventStream:
             raise EngineError(f"the engine sent something that is no chunk: {error}") from error
 
     def _chunk(self, chunk: Chunk, event: bytes) -> bytes:
-        if chunk.usage is not None and is_sane(chunk.usage):
+        if chunk.usage is not None:
             self.usage = chunk.usage
         if self._head is None:
-            # Tokens of forwarded bytes are counted by this mark; JSON written with blanks must be parsed.
-            self._forwards = self._forwards and b'"delta":{' in event
             self._remember(chunk)
         for choice in chunk.choices:
             self.tokens += _says_something(choice.delta)
@@ -199,7 +193,7 @@ class EventStream:
         """The first chunk says what all of them share; what it leaves out is filled in once."""
         chunk.id = chunk.id or self._name
         chunk.created = chunk.created or self._created_s
-        chunk.system_fingerprint = chunk.system_fingerprint or fingerprint(chunk.model)
+        chunk.system_fingerprint = fingerprint(chunk.model, chunk.system_fingerprint)
         chunk.service_tier = chunk.service_tier or "default"
         self.served_model = chunk.model
         self._head = chunk
@@ -267,13 +261,13 @@ def whole_answer(
         raise EngineError(f"the engine sent something that is no completion: {error}") from error
     if not spoken:
         raise EngineError("the engine sent a completion without choices")
-    usage = completion.usage if completion.usage is not None and is_sane(completion.usage) else None
+    usage = completion.usage
     if forwards and usage is not None:
         return body, usage, completion.model, tokens
     completion.id = completion.id or f"chatcmpl-{name[4:]}"
     completion.created = completion.created or created_s
     completion.service_tier = completion.service_tier or "default"
-    completion.system_fingerprint = completion.system_fingerprint or fingerprint(completion.model)
+    completion.system_fingerprint = fingerprint(completion.model, completion.system_fingerprint)
     completion.usage = full_usage(usage or Usage(prompt, tokens))
     return _encode(completion), usage, completion.model, tokens
 

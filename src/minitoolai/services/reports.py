@@ -37,6 +37,10 @@ class Reports:
         """What is on offer at all."""
         return self._chats.catalog
 
+    def now_ms(self) -> int:
+        """The moment a report is asked for."""
+        return self._chats.clock.now_ms()
+
     def offers(self) -> list[Offer]:
         """Every model, with the engine that would answer now."""
         return [self.offer(model) for model in self.models().values()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from minitoolai.core.errors import StoreError
@@ -12,8 +14,11 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 def migrate(url: str) -> tuple[str | None, str | None]:
     """Run every migration that has not run; (revision before, revision after). `url` is SQLAlchemy's."""
+    revision = _revision(url)
+    if revision is not None and revision == _newest():
+        return revision, revision
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # Alembic is imported here: a server that is up to date would pay 0.2 s for it at every start.
+    # Imported here: every command and every start on a database that is up to date would pay for it.
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
@@ -34,6 +39,25 @@ def migrate(url: str) -> tuple[str | None, str | None]:
                 connection.commit()
             return before, newest
     except SQLAlchemyError as error:
-        raise StoreError(f"cannot migrate the database: {error}") from error
+        # The driver's own words; SQLAlchemy's go on for five lines.
+        raise StoreError(f"cannot migrate {engine.url.database}: {getattr(error, 'orig', error)}") from error
     finally:
         engine.dispose()
+
+
+def _newest() -> str:
+    """The last revision; each file's name begins with its own (a test compares)."""
+    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def _revision(url: str) -> str | None:
+    """Where a SQLite file stands; None where only Alembic can tell, in its own words."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if not url.startswith("sqlite:///") or not path.exists():
+        return None
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            rows = database.execute("SELECT version_num FROM alembic_version").fetchall()
+    except sqlite3.Error:
+        return None
+    return str(rows[0][0]) if len(rows) == 1 else None

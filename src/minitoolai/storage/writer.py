@@ -73,6 +73,8 @@ class Writer:
         self._tickets: deque[Ticket] = deque()
         self._wake = threading.Condition(threading.Lock())
         self._urgent = 0
+        self._is_due = False
+        self._has_timer = False
         self._stopping = False
         self._owed: list[Ticket] = []
         self._retry_at_s = 0.0
@@ -120,7 +122,25 @@ class Writer:
             if ticket.urgent:
                 self._urgent += 1
                 self._wake.notify()
-            elif len(self._tickets) == 1 or len(self._tickets) >= LARGEST_BATCH:
+            elif not self._lingers() or len(self._tickets) >= LARGEST_BATCH:
+                self._is_due = True
+                self._wake.notify()
+
+    def _lingers(self) -> bool:
+        """Let the event loop keep the time of what may wait: waking this thread for it costs more than the SQL."""
+        if not self._has_timer:
+            try:
+                asyncio.get_running_loop().call_later(self._linger_s, self._linger_is_over)
+            except RuntimeError:
+                return False
+            self._has_timer = True
+        return True
+
+    def _linger_is_over(self) -> None:
+        with self._wake:
+            self._has_timer = False
+            if self._tickets:
+                self._is_due = True
                 self._wake.notify()
 
     # ── the thread ────────────────────────────────────────────────────────────────────────────────────────
@@ -135,12 +155,11 @@ class Writer:
     def _take(self) -> list[Ticket]:
         """Whatever waits, at most LARGEST_BATCH; an empty list means: stop."""
         with self._wake:
-            while not self._tickets and not self._retry_is_due() and not self._stopping:
+            while not self._is_pressing():
                 self._wake.wait(self._retry_delay_s if self._owed else None)
-            if not self._urgent and not self._stopping and len(self._tickets) < LARGEST_BATCH:
-                self._wake.wait_for(self._is_pressing, self._linger_s)
             size = min(len(self._tickets), LARGEST_BATCH)
             batch = [self._tickets.popleft() for _ in range(size)]
+            self._is_due = bool(self._tickets)
             self._urgent -= sum(ticket.urgent for ticket in batch)
             if self._retry_is_due() or self._stopping:
                 batch = self._owed + batch
@@ -148,7 +167,7 @@ class Writer:
             return batch
 
     def _is_pressing(self) -> bool:
-        return self._urgent > 0 or self._stopping or len(self._tickets) >= LARGEST_BATCH
+        return self._urgent > 0 or self._is_due or self._stopping or self._retry_is_due()
 
     def _retry_is_due(self) -> bool:
         return bool(self._owed) and time.monotonic() >= self._retry_at_s

@@ -1,0 +1,51 @@
+"""A comment after fifteen seconds of silence, so that proxies between us keep the connection; never sooner."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.support import manners
+from tests.support.ask import events, said, start
+from tests.support.server import Account, ServerProcess
+from tests.support.upstream import Exchange, Upstream
+
+
+def timed_lines(account: Account) -> list[tuple[float, str]]:
+    """Each line with the second in which it came."""
+    started_s = time.monotonic()
+    with start(account, model="billing") as answer:
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        return [(time.monotonic() - started_s, line) for line in answer.iter_lines(chunk_size=1, decode_unicode=True)]
+
+
+def test_fifteen_seconds_of_silence_are_broken_by_a_comment(proxy_server: ServerProcess, upstream: Upstream) -> None:
+    async def behave(exchange: Exchange) -> None:
+        is_early = exchange.body["user"] == "early" if "user" in exchange.body else len(upstream.seen) == 1
+        if is_early:
+            exchange.begin()
+            exchange.event(manners.chunk({"content": "before "}))
+        await asyncio.sleep(16.5)
+        if not is_early:
+            exchange.begin()
+        exchange.event(manners.chunk({"content": "after"}, finish="stop"))
+        exchange.event({**manners.head("chat.completion.chunk"), "choices": [], "usage": manners.usage(2)})
+        exchange.event("[DONE]")
+        exchange.end()
+
+    upstream.behave = behave
+    account = proxy_server.account()
+    with ThreadPoolExecutor() as pool:
+        silent_in_the_middle = pool.submit(timed_lines, account)
+        time.sleep(0.5)
+        silent_from_the_start = pool.submit(timed_lines, account)
+        found = [silent_in_the_middle.result(), silent_from_the_start.result()]
+    for lines, words in zip(found, ["before after", "after"], strict=True):
+        comments = [at_s for at_s, line in lines if line.startswith(":")]
+        assert len(comments) == 1
+        assert 15 <= comments[0] < 16.5
+        text = "\n".join(line for _, line in lines) + "\n"
+        assert said(events(text)) == words
+        assert events(text)[-1] == "[DONE]"
+    assert account.settled() == 5_000_000_000 - 2 * (manners.PROMPT_TOKENS * 150 + 2 * 600)

@@ -1,0 +1,36 @@
+"""`make chaos`: the proofs of docs/ledger.md at length. A line for each database; exit status 1 if any is bad."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.burst import run_burst
+from tests.support.kills import run_kills
+
+
+def main() -> int:
+    """Print the lines, and what was violated on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--kills", type=int, default=50, help="how often the server is killed (50)")
+    parser.add_argument("--bursts", type=int, default=5, help="how often 500 callers hit an account for 100 (5)")
+    parser.add_argument("--seed", type=int, default=1, help="draws the same moments and requests again (1)")
+    options = parser.parse_args()
+    violations: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("kills", "burst"):
+            (Path(folder) / name).mkdir()
+        kills = run_kills(Path(folder) / "kills", options.kills, seed=options.seed)
+        print(kills, flush=True)
+        burst = run_burst(Path(folder) / "burst", options.bursts)
+        print(burst, flush=True)
+        violations += kills.violations + burst.violations
+    for violation in violations:
+        print(violation, file=sys.stderr)
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

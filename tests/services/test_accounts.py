@@ -1,0 +1,154 @@
+"""Keys: recognised without their secret being stored, refused when junk, revoked or foreign."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound
+from minitoolai.core.records import Caller
+from minitoolai.services import accounts as service
+from minitoolai.services.accounts import KEY_PATTERN, REMEMBER_S, KeyRing, make_key
+from minitoolai.storage import accounts
+from tests.support.books import TemporaryBooks
+
+PEPPER = b"p" * 32
+
+
+def new_key(books: TemporaryBooks, account: int, pepper: bytes = PEPPER) -> str:
+    key = make_key(account, "laptop", pepper, books.clock)
+    with books.connection.transaction():
+        accounts.insert_key(books.connection, key.row)
+    return key.text
+
+
+def ring(books: TemporaryBooks, pepper: bytes = PEPPER) -> KeyRing:
+    return KeyRing(books.database, pepper, books.clock)
+
+
+def recognise(keys: KeyRing, text: str) -> Caller:
+    return asyncio.run(keys.recognise(text))
+
+
+def test_a_key_leads_to_its_account(books: TemporaryBooks) -> None:
+    account = books.account()
+    text = new_key(books, account)
+    assert KEY_PATTERN.fullmatch(text)
+    assert recognise(ring(books), text) == Caller(account, text[6:18])
+
+
+def test_the_secret_is_not_in_the_row(books: TemporaryBooks) -> None:
+    text = new_key(books, books.account())
+    (row,) = books.rows("SELECT * FROM api_keys")
+    assert text.split("-")[3] not in repr(row)
+    assert text.split("-")[3].encode() not in row[3]
+
+
+def test_two_keys_are_never_alike(books: TemporaryBooks) -> None:
+    assert len({make_key(1000, "", PEPPER, books.clock).text for _ in range(500)}) == 500
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda key: "",
+        lambda key: "sk-abc",
+        lambda key: key[:-1],
+        lambda key: key + "x",
+        lambda key: f" {key}",
+        lambda key: key.replace("sk-mt-", "sk-"),
+        lambda key: key[:-1] + ("0" if key[-1] != "0" else "1"),
+        lambda key: key[:20] + ("0" if key[20] != "0" else "1") + key[21:],
+        lambda key: key[:20] + "é" + key[21:],
+    ],
+)
+def test_junk_is_refused_with_a_hint_and_without_a_look_up(books: TemporaryBooks, spoil: object) -> None:
+    text = new_key(books, books.account())
+    books.rows("ALTER TABLE api_keys RENAME TO out_of_reach")
+    with pytest.raises(AccessDenied, match=r"should look like sk-mt-…; copy it whole"):
+        recognise(ring(books), spoil(text))  # type: ignore[operator]
+    books.rows("ALTER TABLE out_of_reach RENAME TO api_keys")
+
+
+def test_a_well_formed_key_that_nobody_made_is_refused(books: TemporaryBooks) -> None:
+    forged = make_key(books.account(), "", PEPPER, books.clock).text
+    with pytest.raises(AccessDenied, match="make one with: minitoolai key create"):
+        recognise(ring(books), forged)
+
+
+def test_a_known_id_with_another_secret_is_refused(books: TemporaryBooks) -> None:
+    account = books.account()
+    mine, foreign = new_key(books, account), make_key(account, "", PEPPER, books.clock).text
+    secret = foreign.split("-")[3]
+    forged = f"sk-mt-{mine[6:18]}-{secret}-{service._checksum(mine[6:18], secret)}"
+    with pytest.raises(AccessDenied, match="not known here"):
+        recognise(ring(books), forged)
+
+
+def test_another_pepper_makes_every_key_unknown(books: TemporaryBooks) -> None:
+    text = new_key(books, books.account())
+    with pytest.raises(AccessDenied, match="not known here"):
+        recognise(ring(books, b"q" * 32), text)
+
+
+def test_a_key_is_remembered_for_less_than_a_second(books: TemporaryBooks) -> None:
+    text, keys = new_key(books, books.account()), ring(books)
+    assert keys.remembered(text) is None
+    caller = recognise(keys, text)
+    assert keys.remembered(text) == caller
+    books.clock.steady += REMEMBER_S - 0.01
+    assert keys.remembered(text) == caller
+    books.clock.steady += 0.02
+    assert keys.remembered(text) is None
+    assert REMEMBER_S < 1
+
+
+def test_a_revoked_key_stops_within_a_second_and_stays_stopped(books: TemporaryBooks) -> None:
+    text, keys = new_key(books, books.account()), ring(books)
+    recognise(keys, text)
+    with books.connection.transaction():
+        assert accounts.revoke_key(books.connection, text[6:18], books.clock.ms)
+        assert not accounts.revoke_key(books.connection, text[6:18], books.clock.ms)
+    books.clock.steady += REMEMBER_S + 0.01
+    for _ in range(2):
+        with pytest.raises(AccessDenied, match="revoked"):
+            recognise(keys, text)
+
+
+def test_what_is_remembered_has_a_bound(books: TemporaryBooks) -> None:
+    keys, account = ring(books), books.account()
+    keys._known = {str(n): (1e9, Caller(account, "")) for n in range(service.LARGEST_MEMORY)}
+    recognise(keys, new_key(books, account))
+    assert len(keys._known) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("Ann@Example.COM", "ann@example.com"), (" a@b ", "a@b"), ("ä@ö.de", "ä@ö.de")]
+)
+def test_an_address_is_kept_in_one_form(text: str, kept: str) -> None:
+    assert service.check_email(text) == kept
+
+
+@pytest.mark.parametrize("text", ["", "ann", "@b", "a@", "a b@c", "a@b@c", "a@" + "b" * 300, "a@b\nc"])
+def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"write it like ann@example\.com") as refusal:
+        service.check_email(text)
+    assert refusal.value.param == "email"
+
+
+def test_a_password_is_hashed_with_argon2_and_a_short_one_refused() -> None:
+    assert re.match(r"\$argon2id\$v=19\$", service.hash_password("correct horse"))
+    with pytest.raises(InvalidRequest, match="at least 8 characters"):
+        service.hash_password("seven77")
+
+
+def test_an_address_has_one_account(books: TemporaryBooks) -> None:
+    with books.connection.transaction():
+        first = accounts.create_account(books.connection, "ann@example.com", None, 5)
+        assert service.require_account(books.connection, "Ann@example.com") == first
+    with pytest.raises(InvalidRequest, match="has an account already"):
+        accounts.create_account(books.connection, "ann@example.com", None, 5)
+    with pytest.raises(NotFound, match=r"make it with: minitoolai account create bob@example\.com"):
+        service.require_account(books.connection, "bob@example.com")

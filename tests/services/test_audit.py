@@ -1,0 +1,207 @@
+"""The audit is itself audited: each invariant, broken by hand, makes `minitoolai audit` exit 1 and name it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from minitoolai.core.records import Balance
+from minitoolai.services.audit import Auditor
+from minitoolai.storage.audit import INVARIANTS, broken_invariants
+from tests.support.books import LEASE_MS, TemporaryBooks, checkpoint, hold, settle
+from tests.support.cli import Cli
+
+#: What somebody did to the file behind our back → the invariants that must then be named.
+DEEDS: dict[str, tuple[str, set[str]]] = {
+    "a balance one nano-dollar too high": (
+        "UPDATE accounts SET posted = posted + 1 WHERE id = A",
+        {"posted equals the sum of transfers", "all accounts sum to zero"},
+    ),
+    "two balances, one too high by what the other is too low": (
+        "UPDATE accounts SET posted = posted + CASE id WHEN A THEN 1 ELSE -1 END WHERE id IN (A, B)",
+        {"posted equals the sum of transfers"},
+    ),
+    "held one nano-dollar too low": (
+        "UPDATE accounts SET held = held - 1 WHERE id = A",
+        {"held equals the sum of pending holds"},
+    ),
+    "a balance below zero, with its transfer": (
+        "INSERT INTO transfers (kind, debit, credit, amount, external_ref, account_version, balance_after, created_ms)"
+        " VALUES ('theft', A, 1, 5000, 'theft', 9, 0, 5); UPDATE accounts SET posted = posted - 5000 WHERE id = A",
+        {"no account below zero"},
+    ),
+    "a transfer to a house that is none": (
+        "INSERT INTO accounts (id, is_system, created_ms) VALUES (3, 1, 5);"
+        "INSERT INTO transfers (kind, debit, credit, amount, external_ref, account_version, balance_after, created_ms)"
+        " VALUES ('grant', 2, 3, 50, 'odd', 1, 50, 5)",
+        {"all accounts sum to zero"},
+    ),
+    "a transfer deleted": (
+        "DELETE FROM transfers WHERE hold_id = 2",
+        {
+            "posted equals the sum of transfers",
+            "all accounts sum to zero",
+            "every posted hold has its transfer, and the reverse",
+            "cost of usage equals usage transfers and shortfall",
+        },
+    ),
+    "a settled hold made pending again": (
+        "UPDATE holds SET state = 'pending', settled = 0 WHERE id = 2",
+        {
+            "held equals the sum of pending holds",
+            "every posted hold has its transfer, and the reverse",
+            "the state of a generation fits its hold",
+        },
+    ),
+    "a hold that says it took more than it did": (
+        "UPDATE holds SET settled = settled + 1 WHERE id = 2",
+        {"every posted hold has its transfer, and the reverse"},
+    ),
+    "a charge moved to another customer's hold": (
+        "UPDATE holds SET account_id = B WHERE id = 2; UPDATE generations SET account_id = B WHERE id = 2",
+        {"every posted hold has its transfer, and the reverse"},
+    ),
+    "a generation ended while its hold is pending": (
+        "UPDATE generations SET state = 'succeeded' WHERE id = 1",
+        {"the state of a generation fits its hold"},
+    ),
+    "a generation running after its hold was settled": (
+        "UPDATE generations SET state = 'running' WHERE id = 2",
+        {"the state of a generation fits its hold"},
+    ),
+    "a generation of another account than its hold": (
+        "UPDATE generations SET account_id = B WHERE id = 1",
+        {"the state of a generation fits its hold"},
+    ),
+    "a generation deleted": ("DELETE FROM generations WHERE id = 1", {"no hold without a generation"}),
+    "a cost one nano-dollar too high": (
+        "UPDATE generations SET cost = cost + 1 WHERE id = 2",
+        {"cost of usage equals usage transfers and shortfall"},
+    ),
+    "a shortfall forgotten": (
+        "UPDATE holds SET shortfall = 0 WHERE id = 3",
+        {"cost of usage equals usage transfers and shortfall"},
+    ),
+}
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A data folder whose books are right but for one deed; not the fixture `books`, which would object."""
+    (tmp_path / "data").mkdir()
+    books = TemporaryBooks(tmp_path / "data")
+    a, b = books.account(1000), books.account(1000)
+    books.apply(hold(1, a, 400), hold(2, a, 60), hold(3, b, 60), settle(2, a, 50), settle(3, b, 70))
+    assert books.broken() == {}
+    books.rows("PRAGMA foreign_keys=OFF")
+    books.rows("PRAGMA ignore_check_constraints=ON")
+    for statement in request.param.split(";"):
+        books.rows(re.sub(r"\b[AB]\b", lambda who: str({"A": a, "B": b}[who[0]]), statement))
+    books.close()
+    return tmp_path
+
+
+def test_every_invariant_is_broken_by_some_deed() -> None:
+    assert len(INVARIANTS) == 8
+    assert set().union(*(named for _, named in DEEDS.values())) == set(INVARIANTS)
+
+
+@pytest.mark.parametrize(("damaged", "named"), DEEDS.values(), ids=DEEDS, indirect=["damaged"])
+def test_a_broken_invariant_makes_the_audit_exit_1_and_name_it(damaged: Path, named: set[str]) -> None:
+    said = Cli(damaged)("audit")
+    assert said.status == 1
+    lines = said.out.splitlines()
+    assert {line.removeprefix("BROKEN: ") for line in lines if line.startswith("BROKEN: ")} == named
+    # Each is followed by the rows that break it.
+    assert all(lines[place + 1].startswith("  ") for place, line in enumerate(lines) if line.startswith("BROKEN"))
+
+
+@pytest.mark.parametrize("damaged", [DEEDS["a transfer deleted"][0]], indirect=True)
+def test_doctor_finds_broken_books_too(damaged: Path) -> None:
+    said = Cli(damaged)("doctor")
+    assert said.status == 1
+    assert "FAULT  database: the books do not add up: posted equals the sum of transfers" in said.out
+
+
+@pytest.mark.parametrize("damaged", [DEEDS["a balance one nano-dollar too high"][0]], indirect=True)
+def test_a_running_server_sounds_the_alarm(damaged: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> dict[str, object]:
+        books = TemporaryBooks(damaged / "data")
+        with books.writer() as writer:
+            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60)
+            await auditor.check()
+        books.close()
+        return dict(auditor.broken)
+
+    with caplog.at_level(logging.CRITICAL):
+        assert set(asyncio.run(work())) == {"posted equals the sum of transfers", "all accounts sum to zero"}
+    assert "THE BOOKS ARE WRONG: posted equals the sum of transfers" in caplog.text
+
+
+def test_the_rows_of_a_broken_invariant_are_limited(books: TemporaryBooks) -> None:
+    customers = [books.account(100) for _ in range(15)]
+    books.rows("UPDATE accounts SET posted = posted + 1 WHERE is_system = 0")
+    assert len(broken_invariants(books.connection)["posted equals the sum of transfers"]) == 10
+    books.rows("UPDATE accounts SET posted = posted - 1 WHERE is_system = 0")
+    assert len(customers) == 15
+
+
+# ── recovery ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _recover(books: TemporaryBooks, *, all_of_them: bool = False) -> int:
+    with books.writer() as writer:
+        auditor = Auditor(books.database, writer, books.clock, audit_every_s=60)
+        return await auditor.recover(all_of_them=all_of_them)
+
+
+def test_the_sweep_recovers_what_nobody_renews_and_nothing_else(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+    books.apply(hold(1, account, 100), hold(2, account, 100), hold(3, account, 100, lease_ms=None))
+    books.apply(checkpoint(1, account, 40, LEASE_MS), checkpoint(2, account, 40, LEASE_MS + 60_000))
+    books.clock.ms = LEASE_MS + 1
+    assert asyncio.run(_recover(books)) == 1
+    assert books.money(account) == Balance(960, 200)
+    assert books.rows("SELECT state FROM holds ORDER BY id") == [("posted",), ("pending",), ("pending",)]
+
+
+def test_a_sweep_before_the_lease_ends_recovers_nothing(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+    books.apply(hold(1, account, 100))
+    books.clock.ms = LEASE_MS - 1
+    assert asyncio.run(_recover(books)) == 0
+
+
+def test_the_only_process_recovers_everything_at_its_start(books: TemporaryBooks) -> None:
+    account = books.account(100_000)
+    books.apply(*(hold(n, account, 10) for n in range(1, 1301)))
+    assert asyncio.run(_recover(books, all_of_them=True)) == 1300
+    assert books.money(account) == Balance(100_000, 0)
+
+
+def test_the_sweep_goes_on_after_a_failure(books: TemporaryBooks, caplog: pytest.LogCaptureFixture) -> None:
+    account = books.account(1000)
+    books.apply(hold(1, account, 100))
+    books.clock.ms = LEASE_MS + 1
+
+    async def work() -> None:
+        with books.writer() as writer:
+            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60, sweep_every_s=0.02)
+            books.rows("ALTER TABLE holds RENAME TO elsewhere")
+            running = asyncio.create_task(auditor.run())
+            await asyncio.sleep(0.1)
+            books.rows("ALTER TABLE elsewhere RENAME TO holds")
+            for _ in range(200):
+                await asyncio.sleep(0.02)
+                if books.money(account).held == 0:
+                    break
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(work())
+    assert "the sweep failed and will be tried again" in caplog.text
+    assert books.money(account) == Balance(1000, 0)

@@ -1,0 +1,75 @@
+"""Prices: the bound is never below the cost, and the cost is exact to the nano-dollar."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minitoolai
+from minitoolai.core.catalog import ChatModel, ImageTokens, read_catalog
+from minitoolai.core.inference import ChatRequest, Usage
+from minitoolai.core.money import format_dollars
+from minitoolai.services.pricing import (
+    LEAST_OUTPUT_TOKENS,
+    TOKENS_PER_MESSAGE,
+    TOKENS_PER_PROMPT,
+    chat_bound,
+    chat_cost,
+    prompt_bound,
+)
+
+MODEL = ChatModel("m", 150, 600, 128_000, 16_384, ("fake",), ImageTokens(85, 1445))
+COUNTS = st.integers(0, 10**6)
+
+
+def request(text_bytes: int = 0, messages: int = 1, images: list[str] | None = None) -> ChatRequest:
+    return ChatRequest("m", [{}] * messages, {}, False, False, 5, text_bytes=text_bytes, images=images or [])
+
+
+@given(prompt=COUNTS, limit=st.integers(1, 10**6), choices=st.integers(1, 128), data=st.data())
+def test_no_answer_within_its_limits_costs_more_than_its_hold(
+    prompt: int, limit: int, choices: int, data: st.DataObject
+) -> None:
+    bound = chat_bound(MODEL, prompt_tokens=prompt, limit=limit, choices=choices)
+    read, written = data.draw(st.integers(0, prompt)), data.draw(st.integers(0, limit * choices))
+    assert chat_cost(150, 600, Usage(read, written)) <= bound.base + bound.units * bound.unit
+
+
+@given(prompt=COUNTS, limit=st.integers(1, 10**6), choices=st.integers(1, 128))
+def test_the_bound_is_the_cost_of_the_longest_answer(prompt: int, limit: int, choices: int) -> None:
+    bound = chat_bound(MODEL, prompt_tokens=prompt, limit=limit, choices=choices)
+    longest = chat_cost(150, 600, Usage(prompt, limit * choices))
+    assert bound.base + bound.units * bound.unit == max(longest, bound.unit * limit + 1)
+    assert bound.least_units == min(limit, LEAST_OUTPUT_TOKENS)
+
+
+def test_a_free_model_is_held_for_one_nano_dollar_so_that_its_work_has_a_row() -> None:
+    free = ChatModel("free", 0, 0, 4096, 1024, ("fake",), None)
+    bound = chat_bound(free, prompt_tokens=100, limit=1000, choices=1)
+    assert (bound.base, bound.unit) == (1, 0)
+    assert chat_cost(0, 0, Usage(100, 1000)) == 0
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_the_cost_is_what_a_decimal_calculation_says(prompt: int, completion: int) -> None:
+    catalog = read_catalog(Path(minitoolai.__file__).parent / "catalog.toml")
+    model = catalog.chat_model("gpt-4o-mini")
+    dollars = (prompt * Decimal("0.15") + completion * Decimal("0.60")) / 10**6
+    cost = chat_cost(model.price_input, model.price_output, Usage(prompt, completion))
+    assert Decimal(format_dollars(cost)) == dollars
+
+
+def test_a_prompt_is_bounded_by_its_bytes_its_messages_and_its_pictures() -> None:
+    assert prompt_bound(request(100, messages=3), MODEL) == 100 + 3 * TOKENS_PER_MESSAGE + TOKENS_PER_PROMPT
+    overhead = TOKENS_PER_MESSAGE + TOKENS_PER_PROMPT
+    assert prompt_bound(request(images=["low", "high", "auto"]), MODEL) == overhead + 85 + 2 * 1445
+
+
+@pytest.mark.parametrize("detail", ["low", "high", "auto"])
+def test_a_model_without_vision_counts_no_pictures(detail: str) -> None:
+    blind = ChatModel("m", 150, 600, 4096, 1024, ("fake",), None)
+    assert prompt_bound(request(images=[detail]), blind) == TOKENS_PER_MESSAGE + TOKENS_PER_PROMPT

@@ -1,0 +1,234 @@
+"""The command line through the real program: what it prints, where, and with which exit status."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from minitoolai import __version__
+from minitoolai.services.accounts import KEY_PATTERN
+from tests.support.cli import CATALOG, PROGRAM, Cli
+
+ANN = "ann@example.com"
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    return Cli(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def ann(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """A folder with one account of $5, for tests that leave it as it is."""
+    made = Cli(tmp_path_factory.mktemp("ann"))
+    assert re.fullmatch(rf"account \d+ {ANN} \$5\.000000000\n", made.ok("account", "create", ANN, "--credit", "5.00"))
+    return made
+
+
+def test_the_way_of_an_account_from_its_making_to_its_last_key(cli: Cli) -> None:
+    cli.ok("account", "create", "Ann@Example.com ")
+    key = cli.ok("key", "create", ANN, "--name", "laptop").removesuffix("\n")
+    match = KEY_PATTERN.fullmatch(key)
+    assert match
+    assert cli.ok("key", "list", ANN) == f"{match[1]}  active   laptop\n"
+    assert cli.ok("credit", "grant", ANN, "20.00", "--reason", "invoice 17") == "balance $20.000000000\n"
+    assert cli.ok("balance", ANN) == "balance $20.000000000  held $0.000000000  available $20.000000000\n"
+    assert cli.ok("key", "revoke", key) == f"revoked {match[1]}\n"
+    assert cli.ok("key", "list", ANN) == f"{match[1]}  revoked  laptop\n"
+    assert cli("key", "revoke", match[1]).status == 1
+    assert cli.ok("audit") == "8 invariants hold\n"
+
+
+def test_the_key_is_alone_on_standard_output(ann: Cli) -> None:
+    out = ann.ok("key", "create", ANN)
+    assert KEY_PATTERN.fullmatch(out.removesuffix("\n"))
+
+
+def test_the_secret_of_a_key_is_nowhere_on_the_disk(cli: Cli) -> None:
+    cli.ok("account", "create", ANN)
+    key = cli.ok("key", "create", ANN).strip()
+    secret = key.split("-")[3].encode()
+    for file in cli.data_dir.iterdir():
+        assert secret not in file.read_bytes(), file
+    assert (cli.data_dir / "secret.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_reference_is_credited_once(ann: Cli) -> None:
+    before = ann.ok("credit", "grant", ANN, "1.00", "--reference", "invoice 18")
+    again = ann.ok("credit", "grant", ANN, "1.00", "--reference", "invoice 18")
+    assert again == before.rstrip("\n") + " (this reference was credited before; nothing changed)\n"
+
+
+def test_a_password_is_read_from_standard_input_and_kept_as_a_hash(cli: Cli) -> None:
+    cli.ok("account", "create", ANN, "--password-stdin", stdin="correct horse\n")
+    with closing(sqlite3.connect(cli.database)) as db:
+        ((hashed,),) = db.execute("SELECT password_hash FROM users").fetchall()
+    assert hashed.startswith("$argon2id$")
+    assert b"correct horse" not in cli.database.read_bytes()
+
+
+#: (command, a part of the message). Each must exit 1, print nothing on standard output, and say what to do.
+REFUSED = [
+    (("account", "create", "ann"), "is not an e-mail address; write it like ann@example.com"),
+    (("account", "create", ANN), "has an account already"),
+    (("account", "create", "bob@example.com", "--credit", "five"), "is not an amount of dollars; write it like 5.00"),
+    (("account", "create", "bob@example.com", "--credit", "-5"), "more than zero"),
+    (("account", "create", "bob@example.com", "--password-stdin"), "at least 8 characters"),
+    (("key", "create", "bob@example.com"), "make it with: minitoolai account create bob@example.com"),
+    (("key", "create", ANN, "--name", " "), "1 to 80 characters"),
+    (("key", "create", ANN, "--name", "x" * 81), "1 to 80 characters"),
+    (("key", "list", "bob@example.com"), "make it with: minitoolai account create"),
+    (("key", "revoke", "0aB1cD2eF3gH"), "there is no active key 0aB1cD2eF3gH; see minitoolai key list"),
+    (("credit", "grant", "bob@example.com", "5"), "make it with: minitoolai account create"),
+    (("credit", "grant", ANN, "0"), "more than zero"),
+    (("credit", "grant", ANN, "0.0000000001"), "nine decimal places"),
+    (("credit", "grant", ANN, "2000000000"), "more than the largest amount"),
+    (("balance", "bob@example.com"), "make it with: minitoolai account create"),
+    (("serve", "--port", "70000"), "it must be 0 to 65535"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_what_cannot_be_done_is_said_with_a_remedy(ann: Cli, command: tuple[str, ...], words: str) -> None:
+    said = ann(*command)
+    assert (said.status, said.out) == (1, "")
+    assert said.err.startswith("minitoolai: ")
+    assert said.err.count("\n") == 1
+    assert words in said.err
+
+
+def test_a_refused_account_leaves_nothing_behind(ann: Cli) -> None:
+    assert ann("account", "create", "carl@example.com", "--credit", "1e5").status == 1
+    assert ann("balance", "carl@example.com").status == 1
+
+
+@pytest.mark.parametrize("command", [(), ("fly",), ("account",), ("credit", "grant", ANN), ("serve", "--port", "x")])
+def test_wrong_usage_is_status_2(ann: Cli, command: tuple[str, ...]) -> None:
+    said = ann(*command)
+    assert (said.status, said.out) == (2, "")
+    assert "usage: minitoolai" in said.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(), ("serve",), ("account", "create"), ("key", "create"), ("key", "list"), ("key", "revoke"), ("credit", "grant"),
+     ("balance",), ("models",), ("audit",), ("migrate",), ("doctor",)],
+)  # fmt: skip
+def test_every_command_explains_itself_with_an_example(ann: Cli, command: tuple[str, ...]) -> None:
+    out = ann.ok(*command, "--help")
+    assert "example" in out
+    assert " ".join(("minitoolai", *command)) in out
+
+
+def test_the_version_is_the_packages(ann: Cli) -> None:
+    assert ann.ok("--version") == f"minitoolai {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [("audit",), ("balance", ANN), ("key", "list", ANN)])
+def test_a_folder_without_a_database_is_said_and_stays_without(cli: Cli, command: tuple[str, ...]) -> None:
+    said = cli(*command)
+    assert said.status == 1
+    assert "there is no database in" in said.err
+    assert "minitoolai migrate" in said.err
+    assert not cli.database.exists()
+
+
+def test_a_key_in_a_folder_without_a_database_is_unknown(cli: Cli) -> None:
+    said = cli("key", "revoke", "0aB1cD2eF3gH")
+    assert (said.status, said.out) == (1, "")
+    assert "there is no active key" in said.err
+
+
+def test_migrate_says_from_where_to_where_and_is_harmless_again(cli: Cli) -> None:
+    assert re.fullmatch(r"migrated from nothing to \d+\n", cli.ok("migrate"))
+    assert re.fullmatch(r"already at \d+\n", cli.ok("migrate"))
+    assert cli.ok("audit") == "8 invariants hold\n"
+
+
+def test_models_says_what_is_offered_by_whom_and_why_not(cli: Cli) -> None:
+    assert re.fullmatch(r"fake-chat +chat  \$/1M in, out: +1\.000 +2\.500 +ready +fake\n", cli.ok("models"))
+    cli.catalog.write_text(CATALOG.replace('["up", "fake"]', '["up"]'))
+    out = cli.ok("models")
+    assert "MISSING  up: " in out
+    assert "MINITOOLAI_UP_API_KEY" in out
+
+
+def test_doctor_finds_nothing_wrong_with_what_is_right(cli: Cli) -> None:
+    out = cli.ok("doctor")
+    assert [line.split()[0] for line in out.splitlines()] == ["ok"] * 4
+    for part in ("catalog", "data folder", "database", "model fake-chat: fake"):
+        assert part in out
+
+
+def test_doctor_names_each_fault_with_its_remedy(cli: Cli) -> None:
+    cli.ok("migrate")
+    cli.catalog.write_text(CATALOG.replace('"1.00"', '"free"'))
+    said = cli("doctor")
+    assert said.status == 1
+    assert 'FAULT  catalog: catalog.toml, line 11: [chat."fake-chat"] input' in said.out
+    assert "ok     database" in said.out
+    cli.catalog.write_text(CATALOG.replace('["up", "fake"]', '["up"]'))
+    said = cli("doctor")
+    assert said.status == 1
+    assert "FAULT  model fake-chat: up: " in said.out
+
+
+def test_doctor_tells_of_a_database_that_is_none(cli: Cli) -> None:
+    cli.data_dir.mkdir()
+    cli.database.write_bytes(b"rubbish" * 1000)
+    said = cli("doctor")
+    assert said.status == 1
+    assert "ok     catalog" in said.out
+    assert f"FAULT  database: cannot migrate {cli.database}: file is not a database" in said.out
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("MINITOOLAI_PROT", "1", "MINITOOLAI_PROT is no setting"),
+        ("MINITOOLAI_PORT", "x", "MINITOOLAI_PORT='x' is wrong: expected a number like 8000"),
+        ("MINITOOLAI_LOG_LEVEL", "loud", "debug, info, warning or error"),
+        ("MINITOOLAI_CATALOG", "/absent/catalog.toml", "set MINITOOLAI_CATALOG to a file"),
+        ("MINITOOLAI_OPNAI_API_KEY", "sk-x", "names no engine of the catalog; its engines are fake, up"),
+        ("MINITOOLAI_DATABASE_URL", "postgresql://ann:pw@h/d", "unset it and use MINITOOLAI_DATA_DIR"),
+        ("MINITOOLAI_DATA_DIR", "/proc/nowhere", "cannot make the data folder /proc/nowhere"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_remedy(ann: Cli, variable: str, value: str, words: str) -> None:
+    said = ann("models", **{variable: value})
+    assert (said.status, said.out) == (1, "")
+    assert words in said.err
+    assert value == "1" or value in ("x", "loud") or "sk-x" not in said.err
+
+
+def test_the_option_wins_over_the_variable(ann: Cli, tmp_path: Path) -> None:
+    said = ann("balance", ANN, "--data-dir", str(tmp_path / "other"))
+    assert said.status == 1
+    assert f"there is no database in {tmp_path / 'other'}" in said.err
+
+
+def test_many_commands_at_once_lose_nothing(cli: Cli) -> None:
+    cli.ok("account", "create", ANN)
+    with ThreadPoolExecutor(6) as pool:
+        done = list(pool.map(lambda _: cli("credit", "grant", ANN, "1.00"), range(6)))
+    assert [said.status for said in done] == [0] * 6
+    assert cli.ok("balance", ANN).startswith("balance $6.000000000 ")
+    assert cli.ok("audit") == "8 invariants hold\n"
+
+
+def test_help_answers_before_anything_heavy_is_loaded(ann: Cli) -> None:
+    times = []
+    for _ in range(3):
+        began_s = time.monotonic()
+        subprocess.run([PROGRAM, "--help"], check=True, capture_output=True, env=ann.env)
+        times.append(time.monotonic() - began_s)
+    assert min(times) < 1.5
