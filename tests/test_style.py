@@ -14,7 +14,12 @@ ROOT = Path(__file__).parent.parent
 LONGEST_FILE = {"src": 400, "tests": 600, "tools": 400, "bench": 400}
 LONGEST_FUNCTION = 70
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-EVERYTHING = sorted(path for folder in ("src", "tests", "tools", "bench") for path in (ROOT / folder).rglob("*.py"))
+EVERYTHING = sorted(
+    path
+    for folder in ("src", "tests", "tools", "bench")
+    for path in (ROOT / folder).rglob("*.py")
+    if ".cache" not in path.parts
+)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

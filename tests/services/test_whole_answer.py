@@ -40,8 +40,9 @@ def test_a_complete_answer_is_forwarded_to_the_byte() -> None:
 
 
 @pytest.mark.parametrize("forwards", [True, False])
-def test_without_a_usage_our_own_count_is_shown_and_marked_as_ours(forwards: bool) -> None:
-    body, engines_own, _, tokens = read({**ANSWER, "usage": None}, forwards=forwards)
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": -1, "completion_tokens": 4}])
+def test_without_a_usage_our_own_count_is_shown_and_marked_as_ours(usage: Any, forwards: bool) -> None:
+    body, engines_own, _, tokens = read({**ANSWER, "usage": usage}, forwards=forwards)
     assert engines_own is None
     assert tokens > 0
     assert body["usage"]["prompt_tokens"] == 7
@@ -56,7 +57,6 @@ def test_without_a_usage_our_own_count_is_shown_and_marked_as_ours(forwards: boo
         {**ANSWER, "choices": None},
         {**ANSWER, "choices": {}},
         {"error": {"message": "x"}},
-        {**ANSWER, "usage": {"prompt_tokens": -1, "completion_tokens": 4}},
         [],
         "x",
         7,

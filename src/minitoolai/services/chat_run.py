@@ -130,9 +130,12 @@ class ChatRun:
                         return
                     block = self._digest(data)
                     slow = write(block) if block else None
-                halt.set_result(slow)
+                # Taking the last bytes may close the connection, which calls us once more from within.
+                if not halt.done():
+                    halt.set_result(slow)
             except Exception as error:  # noqa: BLE001 - raised again in the task that waits
-                halt.set_exception(error)
+                if not halt.done():
+                    halt.set_exception(error)
 
         answer.listen(came)
         try:

@@ -15,6 +15,7 @@ from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
 
 DONE = b"data: [DONE]\n\n"
 LARGEST_EVENT = 16 * 1024 * 1024
+LARGEST_COUNT = 2**31 - 1
 #: Bytes of text a token stands for where nobody counted: English in the tokenizers in use.
 BYTES_PER_TOKEN = 4
 # A block without any of these is text on its way. A false alarm costs a parse, nothing else.
@@ -83,6 +84,12 @@ def full_usage(usage: Usage) -> Usage:
         usage.prompt_tokens_details or TokenDetails(),
         usage.completion_tokens_details or CompletionDetails(),
     )
+
+
+def is_sane(usage: Usage) -> bool:
+    """Counts that can be believed. Any other usage is none: our own count is charged, marked as estimated."""
+    counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    return all(0 <= count <= LARGEST_COUNT for count in counts)
 
 
 def fingerprint(model: str, theirs: str | None = None) -> str:
@@ -177,7 +184,7 @@ class EventStream:
             raise EngineError(f"the engine sent something that is no chunk: {error}") from error
 
     def _chunk(self, chunk: Chunk, event: bytes) -> bytes:
-        if chunk.usage is not None:
+        if chunk.usage is not None and is_sane(chunk.usage):
             self.usage = chunk.usage
         if self._head is None:
             self._remember(chunk)
@@ -261,7 +268,7 @@ def whole_answer(
         raise EngineError(f"the engine sent something that is no completion: {error}") from error
     if not spoken:
         raise EngineError("the engine sent a completion without choices")
-    usage = completion.usage
+    usage = completion.usage if completion.usage is not None and is_sane(completion.usage) else None
     if forwards and usage is not None:
         return body, usage, completion.model, tokens
     completion.id = completion.id or f"chatcmpl-{name[4:]}"
