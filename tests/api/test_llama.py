@@ -139,6 +139,8 @@ def test_a_full_queue_is_a_503_and_leaving_frees_the_slots_at_once(account: Acco
     # The long ones would have gone on for half a minute.
     assert time.monotonic() - freed_s < 8
     account.settled(within_s=3)
+    # No place at work or in the queue was lost.
+    assert [post(account, model=MODEL, max_completion_tokens=1).status_code for _ in range(5)] == [200] * 5
 
 
 def model_process(server: ServerProcess) -> int:
