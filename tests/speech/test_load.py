@@ -138,7 +138,7 @@ def _stands_still(seen: list[int], now: int) -> bool:
 @pytest.mark.acceptance
 def test_a_hundred_thousand_characters_are_spoken_in_constant_memory(account: Account) -> None:
     text = (PARAGRAPH + " ") * (100_000 // (len(PARAGRAPH) + 1))
-    answer = start_speaking(account, input=text, speed=2)
+    answer = start_speaking(account, input=text, speed=2, response_format="flac")
     pids = [account.server.pid, *children_of(account.server.pid)]
     sizes: dict[int, list[float]] = {pid: [] for pid in pids}
     received = 0
@@ -146,7 +146,7 @@ def test_a_hundred_thousand_characters_are_spoken_in_constant_memory(account: Ac
         received += len(chunk)
         for pid in pids:
             sizes[pid].append(resident_mb(pid))
-    assert received > 2500 * 8000
+    assert received > 30_000_000
     for pid, measured in sizes.items():
         early = max(measured[: len(measured) // 5])
         print(f"process {pid}: {early:.0f} MB after a fifth, {max(measured):.0f} MB at most")
@@ -205,15 +205,12 @@ def test_a_chat_hardly_notices_that_somebody_speaks(tmp_path: Path) -> None:
         first_token_s(account)
 
         def ratio() -> float:
-            alone = statistics.median(first_token_s(account) for _ in range(15))
-            stop = threading.Event()
-            speaker = threading.Thread(target=_speak_until, args=(account, stop))
-            speaker.start()
-            time.sleep(0.3)
-            beside = statistics.median(first_token_s(account) for _ in range(15))
-            stop.set()
-            speaker.join()
-            return beside / alone
+            # In turn, so that whatever else the machine does meets both alike.
+            alone, beside = [], []
+            for _ in range(11):
+                alone.append(first_token_s(account))
+                beside.append(first_token_beside_speech_s(account))
+            return statistics.median(beside) / statistics.median(alone)
 
         in_three_attempts(ratio, at_most=1.3)
 
@@ -222,7 +219,7 @@ def first_token_s(account: Account) -> float:
     """Seconds from the request to the first word of the embedded model."""
     body = {
         "model": "gpt-4o-mini",
-        "max_completion_tokens": 16,
+        "max_completion_tokens": 2,
         "messages": [{"role": "user", "content": "Which planet has the most moons?"}],
     }
     started_s = time.perf_counter()
@@ -237,9 +234,21 @@ def first_token_s(account: Account) -> float:
     raise AssertionError("no token came")
 
 
-def _speak_until(account: Account, stop: threading.Event) -> None:
-    while not stop.is_set():
-        with start_speaking(account, input=(PARAGRAPH + " ") * 20) as answer:
-            for _ in answer.iter_content(65_536):
-                if stop.is_set():
-                    break
+def first_token_beside_speech_s(account: Account) -> float:
+    """The same, while a text is spoken from before it until after it."""
+    chunks = start_speaking(account, input=(PARAGRAPH + " ") * 60).iter_content(65_536)
+    next(chunks)
+    stop = threading.Event()
+    listener = threading.Thread(target=_listen, args=(chunks, stop))
+    listener.start()
+    try:
+        return first_token_s(account)
+    finally:
+        stop.set()
+        listener.join()
+
+
+def _listen(chunks: Iterator[bytes], stop: threading.Event) -> None:
+    for _ in chunks:
+        if stop.is_set():
+            return

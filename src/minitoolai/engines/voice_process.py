@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HEAD = struct.Struct("<I")
 #: Chats come first: a voice is many times faster than real time, and yields the processor to whoever wants it.
-NICENESS = 10
+NICENESS = 15
 #: Samples encoded at once. The first of a sentence are few, for somebody waits; opus makes a page of each second.
 FIRST_SLICE = 30_000
 SLICE = 120_000
