@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 from minitoolai.api.asgi import JSON, Headers, Receive, Scope, Send, answer, answer_error, read_json_body
 from minitoolai.api.auth import authenticate
 from minitoolai.api.errors import status_and_type
-from minitoolai.api.streaming import EVENT_STREAM, StreamWriter, charge, forward, only_post, reason_to_stop, watch
+from minitoolai.api.streaming import EVENT_STREAM, StreamWriter, attempt, forward, only_post, watch
 from minitoolai.api.wire import Dialect, parse_chat
 from minitoolai.core.errors import ClientLeft, ServiceError
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.chat import ChatService
 from minitoolai.services.chat_run import ChatRun
 from minitoolai.services.events import error_event
-
-log = logging.getLogger(__name__)
 
 
 class ChatEndpoint:
@@ -60,25 +57,17 @@ async def _whole(run: ChatRun, receive: Receive, send: Send) -> None:
     watchers: list[asyncio.Future[Any]] = []
     # Most plain answers are there at once; only one that is not is worth a watch for callers who leave.
     run.on_slow = lambda: watchers.append(watch(run, receive))
-    error: ServiceError | None = ClientLeft("the caller hung up")
     body = b""
-    try:
-        await run.open()
+
+    async def read() -> None:
+        nonlocal body
         body = await run.read_whole()
-        await charge(run)
-        error = None
-    except asyncio.CancelledError:
-        error = reason_to_stop(run)
-    except ServiceError as failure:
-        error = failure
-    except Exception as bug:
-        log.exception("%s failed", run.name)
-        error = ServiceError(f"something went wrong on our side: {type(bug).__name__}")
+
+    try:
+        error = await attempt(run, read)
     finally:
-        run.task = None
         for watcher in watchers:
             watcher.cancel()
-        await run.close(error)
     if error is None:
         await answer(send, 200, body, [JSON, *_headers(run)])
     elif not isinstance(error, ClientLeft):

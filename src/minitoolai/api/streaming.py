@@ -120,15 +120,25 @@ class StreamWriter:
 
 
 async def forward(run: Run, out: StreamWriter, receive: Receive) -> ServiceError | None:
-    """Send all of an answer and charge for it; on the way out it is closed. What went wrong, if anything did."""
+    """Send all of an answer and charge for it. What went wrong, if anything did."""
     watcher = watch(run, receive)
+    try:
+        error = await attempt(run, lambda: run.flow(out.write_soon))
+    finally:
+        watcher.cancel()
+    if error is None:
+        await out.write(run.ending(), is_last=True)
+    return error
+
+
+async def attempt(run: Run, work: Callable[[], Awaitable[None]]) -> ServiceError | None:
+    """Open the engine, do the work, charge for it, let go of the engine. What went wrong, if anything did."""
     error: ServiceError | None = ClientLeft("the caller hung up")
     try:
         await run.open()
-        await run.flow(out.write_soon)
+        await work()
         await charge(run)
-        error = run.task = None
-        await out.write(run.ending(), is_last=True)
+        error = None
     except asyncio.CancelledError:
         error = reason_to_stop(run)
     except ServiceError as failure:
@@ -138,7 +148,6 @@ async def forward(run: Run, out: StreamWriter, receive: Receive) -> ServiceError
         error = ServiceError(f"something went wrong on our side: {type(bug).__name__}")
     finally:
         run.task = None
-        watcher.cancel()
         # Whatever happened, the charge is queued by now; nothing below can undo it.
         await run.close(error)
     return error

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-
-#: A count as an engine may report it. Beyond this it is a lie, and would not fit the books.
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 class TokenDetails(msgspec.Struct, frozen=True):
     """OpenAI's finer counts; an engine that knows none leaves zeros."""
 
-    cached_tokens: Count | None = 0
-    audio_tokens: Count | None = 0
+    cached_tokens: int | None = 0
+    audio_tokens: int | None = 0
 
 
 class CompletionDetails(msgspec.Struct, frozen=True):
     """OpenAI's finer counts of what was generated."""
 
-    reasoning_tokens: Count | None = 0
-    audio_tokens: Count | None = 0
-    accepted_prediction_tokens: Count | None = 0
-    rejected_prediction_tokens: Count | None = 0
+    reasoning_tokens: int | None = 0
+    audio_tokens: int | None = 0
+    accepted_prediction_tokens: int | None = 0
+    rejected_prediction_tokens: int | None = 0
 
 
 class Usage(msgspec.Struct, frozen=True):
     """Tokens read and written. `prompt_tokens` includes the cached ones."""
 
-    prompt_tokens: Count
-    completion_tokens: Count
+    prompt_tokens: int
+    completion_tokens: int
     total_tokens: int = 0
     prompt_tokens_details: TokenDetails | None = None
     completion_tokens_details: CompletionDetails | None = None

@@ -18,7 +18,8 @@ from minitoolai.core.records import GenerationState, Outcome
 from minitoolai.engines.base import ChatAnswer, ChatEngine
 from minitoolai.services import pricing
 from minitoolai.services.charging import Charging, Reservation, durable
-from minitoolai.services.events import BYTES_PER_TOKEN, EventStream, whole_answer
+from minitoolai.services.completions import whole_answer
+from minitoolai.services.events import BYTES_PER_TOKEN, EventStream
 
 log = logging.getLogger(__name__)
 

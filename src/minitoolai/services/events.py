@@ -60,7 +60,9 @@ class _Fault(msgspec.Struct):
     error: Any = None
 
 
-class _Delta(msgspec.Struct):
+class Delta(msgspec.Struct):
+    """What a delta or a message can say; the rest passes through unread."""
+
     content: Any = None
     refusal: Any = None
     reasoning_content: Any = None
@@ -70,7 +72,7 @@ class _Delta(msgspec.Struct):
 
 _decode_chunk = msgspec.json.Decoder(Chunk, strict=False).decode
 _decode_fault = msgspec.json.Decoder(_Fault).decode
-_decode_delta = msgspec.json.Decoder(_Delta | None).decode
+decode_delta = msgspec.json.Decoder(Delta | None).decode
 _encode = msgspec.json.Encoder().encode
 _FIRST_DELTA = msgspec.Raw(b'{"role":"assistant","content":""}')
 
@@ -224,7 +226,7 @@ def _is_plain(block: bytes) -> bool:
 def _says_something(delta: msgspec.Raw) -> bool:
     if bytes(delta) == b"{}":
         return False
-    said = _decode_delta(delta) or _Delta()
+    said = decode_delta(delta) or Delta()
     return bool(said.content or said.refusal or said.reasoning_content or said.tool_calls or said.function_call)
 
 
@@ -232,56 +234,3 @@ def _fault_message(fault: Any) -> str:
     if isinstance(fault, dict):
         return str(fault.get("message") or "the engine failed")[:500]
     return str(fault or "the engine failed")[:500]
-
-
-class _Spoken(msgspec.Struct):
-    message: msgspec.Raw = msgspec.Raw(b"{}")
-
-
-class _Completion(msgspec.Struct):
-    id: str = ""
-    object: str = "chat.completion"
-    created: int = 0
-    model: str = ""
-    choices: msgspec.Raw = msgspec.Raw(b"[]")
-    usage: Usage | None = None
-    service_tier: str | None = None
-    system_fingerprint: str | None = None
-
-
-_decode_completion = msgspec.json.Decoder(_Completion, strict=False).decode
-_decode_spoken = msgspec.json.Decoder(list[_Spoken]).decode
-
-
-def whole_answer(
-    body: bytes, *, forwards: bool, name: str, prompt: int, created_s: int
-) -> tuple[bytes, Usage | None, str, int]:
-    """(body for the caller, the engine's usage, model that answered, our own count of tokens).
-
-    EngineError where it is no completion.
-    """
-    try:
-        completion = _decode_completion(body)
-        spoken = _decode_spoken(completion.choices)
-        tokens = sum(_tokens_of(choice.message) for choice in spoken)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EngineError(f"the engine sent something that is no completion: {error}") from error
-    if not spoken:
-        raise EngineError("the engine sent a completion without choices")
-    usage = completion.usage if completion.usage is not None and is_sane(completion.usage) else None
-    if forwards and usage is not None:
-        return body, usage, completion.model, tokens
-    completion.id = completion.id or f"chatcmpl-{name[4:]}"
-    completion.created = completion.created or created_s
-    completion.service_tier = completion.service_tier or "default"
-    completion.system_fingerprint = fingerprint(completion.model, completion.system_fingerprint)
-    completion.usage = full_usage(usage or Usage(prompt, tokens))
-    return _encode(completion), usage, completion.model, tokens
-
-
-def _tokens_of(message: msgspec.Raw) -> int:
-    """Our own count of a whole message, by its bytes: at least one for whatever was said."""
-    said = _decode_delta(message) or _Delta()
-    parts = (said.content, said.refusal, said.reasoning_content, said.tool_calls, said.function_call)
-    size = sum(len(part.encode() if isinstance(part, str) else _encode(part)) for part in parts if part)
-    return -(-size // BYTES_PER_TOKEN)

@@ -1,0 +1,64 @@
+"""An engine's answer in one piece, for a caller who did not ask for a stream."""
+
+from __future__ import annotations
+
+import msgspec
+
+from minitoolai.core.errors import EngineError
+from minitoolai.core.inference import Usage
+from minitoolai.services.events import BYTES_PER_TOKEN, Delta, decode_delta, fingerprint, full_usage, is_sane
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Spoken(msgspec.Struct):
+    message: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Completion(msgspec.Struct):
+    id: str = ""
+    object: str = "chat.completion"
+    created: int = 0
+    model: str = ""
+    choices: msgspec.Raw = msgspec.Raw(b"[]")
+    usage: Usage | None = None
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+
+
+_decode_completion = msgspec.json.Decoder(_Completion, strict=False).decode
+_decode_spoken = msgspec.json.Decoder(list[_Spoken]).decode
+
+
+def whole_answer(
+    body: bytes, *, forwards: bool, name: str, prompt: int, created_s: int
+) -> tuple[bytes, Usage | None, str, int]:
+    """(body for the caller, the engine's usage, model that answered, our own count of tokens).
+
+    EngineError where it is no completion.
+    """
+    try:
+        completion = _decode_completion(body)
+        spoken = _decode_spoken(completion.choices)
+        tokens = sum(_tokens_of(choice.message) for choice in spoken)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineError(f"the engine sent something that is no completion: {error}") from error
+    if not spoken:
+        raise EngineError("the engine sent a completion without choices")
+    usage = completion.usage if completion.usage is not None and is_sane(completion.usage) else None
+    if forwards and usage is not None:
+        return body, usage, completion.model, tokens
+    completion.id = completion.id or f"chatcmpl-{name[4:]}"
+    completion.created = completion.created or created_s
+    completion.service_tier = completion.service_tier or "default"
+    completion.system_fingerprint = fingerprint(completion.model, completion.system_fingerprint)
+    completion.usage = full_usage(usage or Usage(prompt, tokens))
+    return _encode(completion), usage, completion.model, tokens
+
+
+def _tokens_of(message: msgspec.Raw) -> int:
+    """Our own count of a whole message, by its bytes: at least one for whatever was said."""
+    said = decode_delta(message) or Delta()
+    parts = (said.content, said.refusal, said.reasoning_content, said.tool_calls, said.function_call)
+    size = sum(len(part.encode() if isinstance(part, str) else _encode(part)) for part in parts if part)
+    return -(-size // BYTES_PER_TOKEN)
