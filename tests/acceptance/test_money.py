@@ -92,7 +92,7 @@ def check_crowd(
     seen = asyncio.run(crowd(bodies))
     assert len(seen) == len(bodies)
     stayed = [one for one in seen if not one.left]
-    assert all(one.done and one.status == 200 for one in stayed)
+    assert [one for one in stayed if not one.done or one.status != 200][:3] == []
     # A lease is 10 s; who left is settled long before.
     charged = before - account.settled(within_s=12)
     certain = sum(cost(model, one) for one in stayed)

@@ -145,10 +145,13 @@ class HttpClient:
         headers: Mapping[str, str] = _NO_HEADERS,
         body: bytes = b"",
         silence_s: float = 60.0,
+        may_repeat: bool = False,
     ) -> HttpAnswer:
         """Send; returns when the head of the answer is here. Unreachable, Silent, Broken; ValueError for bad input.
 
         `silence_s` bounds the wait for the head and every gap between chunks, to half a second.
+        `may_repeat`: a POST that meets a kept connection just closed by the server is sent again, once. Only where a
+        repeat costs nobody anything.
         """
         if self._is_closed:
             raise RuntimeError("the client is closed")
@@ -158,7 +161,7 @@ class HttpClient:
             try:
                 return await self._exchange(connection, method, head, body, silence_s)
             except Broken:
-                if method not in _REPEATABLE or connection.has_heard or self._is_closed:
+                if not (may_repeat or method in _REPEATABLE) or connection.has_heard or self._is_closed:
                     raise
         connection = await self._connect(origin)
         return await self._exchange(connection, method, head, body, silence_s)

@@ -87,7 +87,7 @@ class LlamaEngine:
         self._context = context or entry.context
         self._served_model = Path(path).stem if path else entry.model
         self._slots = Slots(slots, queue, name)
-        self._settings = {"slots": slots, "context": self._context, "threads": threads}
+        self._settings = {"slots": slots, "queue": queue, "context": self._context, "threads": threads}
         self._key = ""
         self._child: asyncio.subprocess.Process | None = None
         self._address = ""
@@ -179,7 +179,8 @@ class LlamaEngine:
             raise EngineError(f"{self.name}: llama.cpp could not load {self._path}; is it a GGUF file it knows?")
         self._address = line.decode().strip()
         entry = EngineEntry("upstream", base_url=self._address + "/v1")
-        self._upstream = UpstreamEngine(self.name, entry, self._client, key=self._key)
+        # Our own child bills nobody, so a request that met a connection just closed is sent again.
+        self._upstream = UpstreamEngine(self.name, entry, self._client, key=self._key, may_repeat=True)
         self._up.set()
 
     async def _keep(self) -> None:
@@ -212,7 +213,12 @@ class LlamaEngine:
         headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
         try:
             answer = await self._client.request(
-                "POST", self._address + path, headers=headers, body=msgspec.json.encode(body), silence_s=30.0
+                "POST",
+                self._address + path,
+                headers=headers,
+                body=msgspec.json.encode(body),
+                silence_s=30.0,
+                may_repeat=True,
             )
             try:
                 raw = await answer.read()

@@ -27,7 +27,8 @@ def main() -> None:
     parameters.api_keys = [settings["key"]]
     parameters.n_parallel = settings["slots"]
     parameters.n_ctx = settings["context"] * settings["slots"]
-    parameters.n_threads_http = settings["slots"] + 4
+    # A kept connection occupies a thread of llama.cpp's server until it is closed: one for whoever may wait.
+    parameters.n_threads_http = settings["slots"] + settings["queue"] + 8
     parameters.cache_ram_mib = 0
     parameters.ui = False
     parameters.verbosity = 0

@@ -61,7 +61,16 @@ class UpstreamAnswer:
 class UpstreamEngine:
     """One server, one key. Ready when it has the key it needs."""
 
-    def __init__(self, name: str, entry: EngineEntry, client: HttpClient, *, base_url: str = "", key: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        entry: EngineEntry,
+        client: HttpClient,
+        *,
+        base_url: str = "",
+        key: str = "",
+        may_repeat: bool = False,
+    ) -> None:
         self.name = name
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
@@ -71,6 +80,7 @@ class UpstreamEngine:
         self._entry = entry
         self._client = client
         self._has_key = bool(key)
+        self._may_repeat = may_repeat
         self._url = (base_url or entry.base_url).rstrip("/") + "/chat/completions"
         self._headers = {"content-type": "application/json", **entry.headers}
         if key:
@@ -110,7 +120,12 @@ class UpstreamEngine:
         try:
             # The ticker of services/chat.py owns the time-outs; this one is a net below it.
             return await self._client.request(
-                "POST", self._url, headers=self._headers, body=body, silence_s=self._entry.total_timeout_s or 600.0
+                "POST",
+                self._url,
+                headers=self._headers,
+                body=body,
+                silence_s=self._entry.total_timeout_s or 600.0,
+                may_repeat=self._may_repeat,
             )
         except HttpError as error:
             raise mapped(error, self.name) from error
