@@ -38,7 +38,7 @@ class Words:
 
 
 def caption_of(thing: dict, dice: random.Random) -> str:
-    """One caption: mostly the name, at times with or only keywords, at times part of it; a style half the time."""
+    """One caption: mostly the name, at times with keywords or part of it or keywords only; often a style."""
     name, words, kind = thing["name"], thing["words"], dice.random()
     words = [word for word in words if sum(letter.isalpha() for letter in word) > 2]
     parts = name.split()
@@ -57,7 +57,7 @@ def caption_of(thing: dict, dice: random.Random) -> str:
 
 
 def bank(work: Path, words: Words, seed: int = 0) -> Tensor:
-    """Caption vectors (N, CAPTIONS_PER_PICTURE, 192) float16, made once so that a training step costs no Python."""
+    """Caption vectors (N, CAPTIONS_PER_PICTURE, 192) float16, made once: a training step costs no Python."""
     dice = random.Random(seed)
     things = json.loads((work / "things.json").read_text())
     rows = [words.embed([caption_of(t, dice) for _ in range(CAPTIONS_PER_PICTURE)]).half() for t in things]

@@ -1,7 +1,7 @@
-"""The two networks of the sketch model: an autoencoder (8x down, 4 channels) and a latent diffusion transformer.
+"""The two networks of the sketch model: an autoencoder (8x down, 4 channels) and a diffusion transformer.
 
-The noise convention is Stable Diffusion's (x = x0 + sigma * noise); the preconditioning is that of Karras et al.
-2022 (arXiv 2206.00364, table 1) with sigma_data 1, on latents scaled to unit variance.
+The noise convention is Stable Diffusion's (x = x0 + sigma * noise); the preconditioning is that of Karras et
+al. 2022 (arXiv 2206.00364, table 1) with sigma_data 1, on latents scaled to unit variance.
 """
 
 import torch
@@ -60,8 +60,8 @@ class Autoencoder(nn.Module):
 class Impression(nn.Module):
     """What a caption's picture roughly looks like, before any noise is seen: a wide perceptron.
 
-    A transformer this small has little room for what 1,500 things look like, since each of its weights is used at
-    all 64 places. Weights used once a picture are 64 times cheaper, so this is where the model remembers.
+    A transformer this small has little room for what 1,400 things look like, since each of its weights works at
+    all 64 places. Weights used once a picture are 64 times cheaper: this is where the model remembers.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Impression(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and perceptron, both steered by scale, shift and gate from the condition (adaLN, arXiv 2212.09748)."""
+    """Attention and perceptron, steered by scale, shift and gate from the condition (adaLN, 2212.09748)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,10 @@ class Transformer(nn.Module):
         h = h + self.place + self.enter_impression(patches)
         for block in self.blocks:
             h = block(h, condition)
-        raw = self.leave(F.layer_norm(h, (WIDTH,))) + patches * self.trust(condition).repeat_interleave(4, -1)[:, None]
+        raw = (
+            self.leave(F.layer_norm(h, (WIDTH,)))
+            + patches * self.trust(condition).repeat_interleave(4, -1)[:, None]
+        )
         return x / spread**2 + s / spread * picture_of(raw), picture_of(patches)
 
 

@@ -1,7 +1,7 @@
 """Muon for the transformer's matrices, Adam for everything else, in one optimiser with one learning rate.
 
-Muon (Jordan et al. 2024) makes each matrix's momentum orthogonal before stepping along it; the step is scaled to the
-size of an Adam step as in arXiv 2502.16982, so both kinds share their learning rate.
+Muon (Jordan et al. 2024) makes each matrix's momentum orthogonal before stepping along it; the step is scaled
+to the size of an Adam step as in arXiv 2502.16982, so both kinds share their learning rate.
 """
 
 import torch
@@ -27,7 +27,9 @@ def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
 class Muon(Optimizer):
     """Parameter groups say `muon` True or False; every group has `lr`."""
 
-    def __init__(self, groups: list[dict], lr: float, momentum: float = 0.95, betas: tuple = (0.9, 0.98)) -> None:
+    def __init__(
+        self, groups: list[dict], lr: float, momentum: float = 0.95, betas: tuple = (0.9, 0.98)
+    ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas, "muon": False})
 
     @torch.no_grad()

@@ -87,7 +87,7 @@ def draw_all(work: Path) -> None:
 def distil_words(work: Path) -> None:
     """Each token alone through all-MiniLM-L6-v2, mean removed, turned to its main axes, rare tokens louder.
 
-    The weight of rank r is ln(1 + r), after model2vec's use of Zipf's law: it stands in for inverse frequency.
+    The weight of rank r is ln(1 + r), as in model2vec (Zipf's law): it stands in for inverse frequency.
     """
     import all_minilm_l6_v2
     import torch

@@ -1,8 +1,8 @@
 """Step 2: train one part of the model; each phase starts from what the phase before it left in WORK.
 
 usage: train.py autoencoder|impression|transformer WORK --steps N [--decay N] [--start FILE]
-Budgets count steps, so the result does not depend on how busy the machine is. The transformer writes a checkpoint
-every few minutes and when it is asked to stop (SIGTERM), and goes on from it when started again.
+Budgets count steps, so the result does not depend on how busy the machine is. The transformer writes a
+checkpoint every few minutes and when it is asked to stop (SIGTERM), and goes on from it when started again.
 """
 
 import argparse
@@ -66,13 +66,15 @@ def train_autoencoder(work: Path, steps: int, decay: int) -> None:
 
 @torch.no_grad()
 def encode(work: Path) -> Tensor:
-    """Every picture as latents of zero mean and unit variance (N, 4, 16, 16); also kept in WORK/latents.pt."""
+    """Every picture as latents of zero mean, unit variance (N, 4, 16, 16); also kept in WORK/latents.pt."""
     path = work / "latents.pt"
     if not path.exists():
         pictures = np.load(work / "pictures.npy", mmap_mode="r")
         net = Autoencoder()
         net.load_state_dict(torch.load(work / "autoencoder.pt"))
-        z = torch.cat([net.encoder(pictures_at(pictures, i, 128)) for i in torch.arange(len(pictures)).split(64)])
+        z = torch.cat(
+            [net.encoder(pictures_at(pictures, i, 128)) for i in torch.arange(len(pictures)).split(64)]
+        )
         mean, std = z.mean((0, 2, 3), keepdim=True), z.std((0, 2, 3), keepdim=True)
         if (work / "scale.pt").exists():  # a start from weights that knew these latents under another scale
             mean, std = torch.load(work / "scale.pt")
@@ -90,7 +92,7 @@ def batch(latents: Tensor, captions: Tensor, size: int) -> tuple[Tensor, Tensor,
 
 
 def noise_levels(size: int) -> Tensor:
-    """Half the levels evenly over SD's whole range in ln sigma, half around those that decide what is drawn."""
+    """Half the levels evenly in ln sigma over SD's range, half around those that decide what is drawn."""
     even = torch.empty(size).uniform_(math.log(0.02), math.log(16.0))
     deciding = torch.randn(size) * 1.0 + 0.7
     return torch.where(torch.rand(size) < 0.5, even, deciding).clamp(math.log(0.015), math.log(20.0)).exp()
@@ -116,8 +118,10 @@ def train_impression(net: Transformer, latents: Tensor, captions: Tensor, steps:
             print("impression", step, round(mean, 4), flush=True)
 
 
-def losses(net: Transformer, x: Tensor, noise: Tensor, sigma: Tensor, caption: Tensor, dropped: Tensor) -> Tensor:
-    """The denoising loss in the preconditioner's own units, and the impression's, each a mean over the batch."""
+def losses(
+    net: Transformer, x: Tensor, noise: Tensor, sigma: Tensor, caption: Tensor, dropped: Tensor
+) -> Tensor:
+    """The denoising loss in the preconditioner's own units, and the impression's: means over the batch."""
     s = sigma[:, None, None, None]
     clean, impression = net.with_impression(x + s * noise, sigma, torch.where(dropped, net.nothing, caption))
     denoising = ((s * s + 1) / (s * s) * (clean.float() - x) ** 2).mean()
@@ -132,7 +136,9 @@ def optimiser_of(net: Transformer, lr: float) -> Muon:
     return Muon([{"params": turned, "muon": True}, {"params": rest, "muon": False}], lr)
 
 
-def train_transformer(work: Path, net: Transformer, latents: Tensor, captions: Tensor, plan: argparse.Namespace) -> None:
+def train_transformer(
+    work: Path, net: Transformer, latents: Tensor, captions: Tensor, plan: argparse.Namespace
+) -> None:
     """All of it, with a running average of the weights, from WORK/checkpoint.pt if there is one."""
     optimiser, average, first = optimiser_of(net, plan.lr), Transformer(), 0
     average.load_state_dict(net.state_dict())
@@ -168,7 +174,9 @@ def train_transformer(work: Path, net: Transformer, latents: Tensor, captions: T
         mean = both.detach() if mean is None else mean.lerp(both.detach(), 0.02)
         if (step + 1) % 100 == 0:
             spent_s = time.process_time() - began
-            print("transformer", step + 1, *(round(m, 4) for m in mean.tolist()), f"{spent_s:.0f}s", flush=True)
+            print(
+                "transformer", step + 1, *(round(m, 4) for m in mean.tolist()), f"{spent_s:.0f}s", flush=True
+            )
         if (step + 1) % CHECKPOINT_STEPS == 0:
             keep(step + 1)
         if asked_to_stop:
