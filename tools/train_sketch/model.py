@@ -60,8 +60,8 @@ class Autoencoder(nn.Module):
 class Impression(nn.Module):
     """What a caption's picture roughly looks like, before any noise is seen: a wide perceptron.
 
-    A transformer this small has little room for what 1,400 things look like, since each of its weights works at
-    all 64 places. Weights used once a picture are 64 times cheaper: this is where the model remembers.
+    A transformer this small has little room for what 1,400 things look like, since each of its weights works
+    at all 64 places. Weights used once a picture are 64 times cheaper: this is where the model remembers.
     """
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 SEED = 0
 DROPPED = 0.1
 CAPTION_NOISE = 0.25
-IMPRESSION_SHARE = 0.1
+IMPRESSION_SHARE = 0.3
 AVERAGED = 0.998
 CHECKPOINT_STEPS = 1000
 
@@ -129,11 +129,20 @@ def losses(
 
 
 def optimiser_of(net: Transformer, lr: float) -> Muon:
-    """Muon for the matrices of the blocks; the wide impression would cost it too much and has Adam."""
-    turned = [p for name, p in net.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
-    chosen = {id(p) for p in turned}
-    rest = [p for p in net.parameters() if id(p) not in chosen]
-    return Muon([{"params": turned, "muon": True}, {"params": rest, "muon": False}], lr)
+    """Muon for the matrices of the blocks, Adam for the rest; the impression, learnt already, moves less."""
+    groups: dict[str, list[nn.Parameter]] = {"turned": [], "impression": [], "rest": []}
+    for name, p in net.named_parameters():
+        turned = name.startswith("blocks.") and p.ndim == 2
+        kind = "turned" if turned else "impression" if name.startswith("impression.") else "rest"
+        groups[kind].append(p)
+    return Muon(
+        [
+            {"params": groups["turned"], "muon": True, "share": 1.0},
+            {"params": groups["impression"], "muon": False, "share": 0.1},
+            {"params": groups["rest"], "muon": False, "share": 1.0},
+        ],
+        lr,
+    )
 
 
 def train_transformer(
@@ -162,7 +171,7 @@ def train_transformer(
     mean, began = None, time.process_time()
     for step in range(first, plan.steps):
         for group in optimiser.param_groups:
-            group["lr"] = plan.lr * learning_rate(step, plan.steps, plan.decay)
+            group["lr"] = plan.lr * group["share"] * learning_rate(step, plan.steps, plan.decay)
         x, caption, dropped = batch(latents, captions, plan.batch)
         with torch.autocast("cpu", torch.bfloat16):
             both = compiled(net, x, torch.randn_like(x), noise_levels(plan.batch), caption, dropped)
