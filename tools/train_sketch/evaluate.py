@@ -1,7 +1,7 @@
 """Step 5: fidelity of what the engine ships: is the nearest training picture of the asked thing?
 
-usage: evaluate.py WORK [--show]. Nearest in latent space. 300 names drawn with a fixed seed from the things of
-the training set, each asked in one style; then 60 paraphrases written by hand. Chance is below 0.001.
+usage: evaluate.py WORK [--show]. Nearest in latent space. 300 names drawn with a fixed seed from the things
+of the training set, each in one style; then 60 paraphrases written by hand. Chance is below 0.001.
 """
 
 import json

@@ -1,9 +1,10 @@
 """Step 4: what the engine ships: two ONNX graphs with small weights, the words as int8, the tokenizer.
 
-usage: export.py WORK FOLDER. Matrices become int8 with a scale per output, convolutions float16; ONNX Runtime
-unfolds both to float32 when it loads them, so only the files are small, not the arithmetic coarse.
+usage: export.py WORK FOLDER. Matrices become int8, with a scale per column, convolutions float16; ONNX
+Runtime unfolds both to float32 when it loads them, so only the files are small, not the arithmetic coarse.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,25 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from model import CAPTION, LATENT, Autoencoder, Transformer
+from model import CAPTION, LATENT, Decoder, Transformer
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 OPSET = 18
 SMALL = 4096  # weights with fewer values than this are kept as they are
-
-
-class Decoder(nn.Module):
-    """Latents of unit variance to pixels in [-1, 1]."""
-
-    def __init__(self, net: Autoencoder, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.net = net.decoder
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.net(latents * self.std + self.mean)
 
 
 def to_onnx(net: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
@@ -53,7 +41,7 @@ def to_onnx(net: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
 
 
 def shrink(model: onnx.ModelProto) -> None:
-    """Each large weight becomes a small constant with the Cast (and Mul) that unfold it, in the graph itself."""
+    """Each large weight becomes a small constant with the Cast (and Mul) that unfold it in the graph."""
     graph, kept, unfolding = model.graph, [], []
     for weight in graph.initializer:
         values = numpy_helper.to_array(weight)
@@ -79,19 +67,20 @@ def shrink(model: onnx.ModelProto) -> None:
 
 
 def export_words(work: Path, folder: Path, nothing: Tensor) -> None:
+    names = sorted({thing["name"] for thing in json.loads((work / "things.json").read_text())})
     table = np.load(work / "words.npy").astype(np.float32)
     scales = (np.abs(table).max(1) / 127 + 1e-12).astype(np.float16)
     vectors = np.rint(table / scales.astype(np.float32)[:, None]).clip(-127, 127).astype(np.int8)
-    np.savez_compressed(folder / "words.npz", vectors=vectors, scales=scales, nothing=nothing.numpy())
+    rest = {"nothing": nothing.numpy(), "names": np.array(names)}
+    np.savez_compressed(folder / "words.npz", vectors=vectors, scales=scales, **rest)
     shutil.copy(work / "minilm/tokenizer.json", folder / "tokenizer.json")
 
 
 def main() -> None:
     work, folder = Path(sys.argv[1]), Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    kept = torch.load(work / "latents.pt")
-    pictures, net = Autoencoder(), Transformer()
-    pictures.load_state_dict(torch.load(work / "autoencoder.pt"))
+    decoder, net = Decoder(), Transformer()
+    decoder.load_state_dict(torch.load(work / "decoder.pt"))
     net.load_state_dict(torch.load(work / (sys.argv[3] if len(sys.argv) > 3 else "transformer.pt")))
     rows = 3
     to_onnx(
@@ -103,7 +92,6 @@ def main() -> None:
         },
         folder / "denoiser.onnx",
     )
-    decoder = Decoder(pictures, kept["mean"], kept["std"])
     to_onnx(decoder, {"latents": torch.randn(rows, *LATENT)}, folder / "decoder.onnx")
     export_words(work, folder, net.nothing.detach())
 

@@ -57,6 +57,35 @@ class Autoencoder(nn.Module):
         )
 
 
+class Decoder(nn.Module):
+    """Latents of unit variance (B, 4, 16, 16) to pictures (B, 3, 256, 256) in [-1, 1].
+
+    Begins as the autoencoder's decoder does, and then doubles once more.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = Autoencoder().decoder[:7]
+        self.end = nn.Sequential(
+            nn.SiLU(),
+            nn.Conv2d(96, 256, 3, 1, 1),
+            nn.PixelShuffle(2),
+            Residual(64),
+            nn.SiLU(),
+            nn.Conv2d(64, 48, 3, 1, 1),
+            nn.PixelShuffle(4),
+        )
+        self.register_buffer("mean", torch.zeros(1, CHANNELS, 1, 1))
+        self.register_buffer("std", torch.ones(1, CHANNELS, 1, 1))
+
+    def scale_like(self, kept: dict[str, Tensor]) -> None:
+        self.mean.copy_(kept["mean"])
+        self.std.copy_(kept["std"])
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.end(self.start(latents * self.std + self.mean))
+
+
 class Impression(nn.Module):
     """What a caption's picture roughly looks like, before any noise is seen: a wide perceptron.
 

@@ -4,8 +4,10 @@ Muon (Jordan et al. 2024) makes each matrix's momentum orthogonal before steppin
 to the size of an Adam step as in arXiv 2502.16982, so both kinds share their learning rate.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -48,7 +50,9 @@ class Muon(Optimizer):
         speed = state.setdefault("speed", torch.zeros_like(p))
         speed.lerp_(p.grad, 1 - group["momentum"])
         ahead = p.grad.lerp(speed, group["momentum"])
-        p.add_(orthogonal(ahead), alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+        matrix = ahead.flatten(1)
+        size = -group["lr"] * 0.2 * max(matrix.shape) ** 0.5
+        p.add_(orthogonal(matrix).view_as(p), alpha=size)
 
     def _adapt(self, p: Tensor, group: dict) -> None:
         state, (slow, slower) = self.state[p], group["betas"]
@@ -59,3 +63,23 @@ class Muon(Optimizer):
         square.mul_(slower).addcmul_(p.grad, p.grad, value=1 - slower)
         size = group["lr"] / (1 - slow**count)
         p.addcdiv_(mean, (square / (1 - slower**count)).sqrt_().add_(1e-8), value=-size)
+
+
+def muon_and_adam(
+    net: nn.Module,
+    turned: Callable[[str, Tensor], bool],
+    lr: float,
+    slower: Callable[[str], bool] = lambda name: False,
+) -> Muon:
+    """Muon for the parameters that `turned` picks, Adam for the rest, a tenth of the rate for `slower`."""
+    groups: dict[str, list[nn.Parameter]] = {"turned": [], "slower": [], "rest": []}
+    for name, p in net.named_parameters():
+        groups["turned" if turned(name, p) else "slower" if slower(name) else "rest"].append(p)
+    return Muon(
+        [
+            {"params": groups["turned"], "muon": True, "share": 1.0},
+            {"params": groups["slower"], "muon": False, "share": 0.1},
+            {"params": groups["rest"], "muon": False, "share": 1.0},
+        ],
+        lr,
+    )

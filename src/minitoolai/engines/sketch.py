@@ -67,7 +67,6 @@ class _Parts:
     """The two networks and the words, loaded."""
 
     def __init__(self, threads: int) -> None:
-        import numpy as np
         import onnxruntime  # type: ignore[import-untyped]
 
         from .sketch_words import Words
@@ -80,7 +79,6 @@ class _Parts:
             return onnxruntime.InferenceSession(FOLDER / file, options, providers=["CPUExecutionProvider"])
 
         self.words: Words = Words(FOLDER)
-        self.nothing: NDArray[np.float32] = np.load(FOLDER / "words.npz")["nothing"]
         self._denoiser, self._decoder = load("denoiser.onnx"), load("decoder.onnx")
 
     def denoise(self, rows: Sequence[_Row]) -> NDArray[np.float32]:
@@ -123,7 +121,7 @@ class _Picture:
         self._calls, self._calls_total = 0, model_calls(request.scheduler, request.steps)
         self._wanted = parts.words.embed(request.prompt)
         negative = request.negative_prompt.strip()
-        self._unwanted = parts.words.embed(negative) if negative else parts.nothing
+        self._unwanted = parts.words.embed(negative) if negative else parts.words.nothing
         noise = PictureNoise(request.seed % 2**64, LATENT)
         self._path: Trajectory = trajectory(request.scheduler, request.steps, noise.start(), noise)
         self._x, self._sigma = next(self._path)
