@@ -13,9 +13,7 @@ from minitoolai.engines.sketch import MODEL, SketchEngine, draw
 SMALL = {"width": 256, "height": 256}
 MIXED = [
     ImageRequest(prompt="red apple", seed=1, **SMALL),
-    ImageRequest(
-        prompt="pizza, 3d style", scheduler="DPM++ 2M Karras", steps=8, cfg_scale=4, seed=2, **SMALL
-    ),
+    ImageRequest(prompt="pizza, 3d style", scheduler="DPM++ 2M Karras", steps=8, cfg_scale=4, seed=2, **SMALL),
     ImageRequest(prompt="sailboat", scheduler="Euler a", steps=3, cfg_scale=1, seed=3, **SMALL),
     ImageRequest(prompt="dog face", negative_prompt="cat", scheduler="LMS", steps=6, seed=4, **SMALL),
     ImageRequest(prompt="rocket", scheduler="DPM fast", steps=5, seed=5, width=512, height=256),
@@ -92,8 +90,7 @@ def test_the_same_seed_is_the_same_file_and_another_seed_another_picture(engine)
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_every_scheduler_draws_at_every_step_count(engine, scheduler):
     requests = [
-        ImageRequest(prompt="sun", scheduler=scheduler, steps=steps, seed=steps, **SMALL)
-        for steps in range(1, 9)
+        ImageRequest(prompt="sun", scheduler=scheduler, steps=steps, seed=steps, **SMALL) for steps in range(1, 9)
     ]
     for png in drawn_together(engine.open(), requests):
         assert pixels(png).shape == (256, 256, 3)

@@ -13,9 +13,7 @@ def words():
 
 
 def test_every_name_means_itself(words):
-    mistaken = [
-        name for name in words.names if words.meant(name)[0][1] > 0.5 and words.meant(name)[0][0] != name
-    ]
+    mistaken = [name for name in words.names if words.meant(name)[0][1] > 0.5 and words.meant(name)[0][0] != name]
     assert mistaken == []
     assert len(words.names) > 1300
 

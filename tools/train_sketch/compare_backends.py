@@ -49,9 +49,7 @@ def furthest(by_numpy: object, by_torch: object) -> str:
             noise = PictureNoise(steps, LATENT)
             ours = sample(name, steps, noise.start(), by_numpy, noise)
             start = torch.from_numpy(noise.start())
-            theirs = sample(
-                name, steps, start, by_torch, lambda *at, noise=noise: torch.from_numpy(noise(*at))
-            )
+            theirs = sample(name, steps, start, by_torch, lambda *at, noise=noise: torch.from_numpy(noise(*at)))
             worst.append((float(np.abs(ours - theirs.numpy()).max()), name, steps))
     gap, name, steps = max(worst)
     return f"{len(worst)} cases, at most {gap:.1e} apart ({name}, {steps} steps)"

@@ -25,9 +25,7 @@ def drawn(engine: SketchEngine, steps: int, cfg: float) -> dict[str, list[np.nda
     for name in SCHEDULERS:
         for seed, prompt in enumerate(PROMPTS):
             size = {"width": PICTURE_PX, "height": PICTURE_PX}
-            request = ImageRequest(
-                prompt=prompt, scheduler=name, steps=steps, cfg_scale=cfg, seed=seed, **size
-            )
+            request = ImageRequest(prompt=prompt, scheduler=name, steps=steps, cfg_scale=cfg, seed=seed, **size)
             asked[canvas.add(request)] = name
     pictures: dict[int, np.ndarray] = {}
     while len(canvas):

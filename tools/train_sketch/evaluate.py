@@ -36,9 +36,7 @@ def drawn(engine: SketchEngine, prompts: list[str], scheduler: str, steps: int, 
     for first in range(0, len(prompts), 60):
         canvas = engine.open()
         for i, prompt in enumerate(prompts[first : first + 60]):
-            asked = ImageRequest(
-                prompt=prompt, scheduler=scheduler, steps=steps, cfg_scale=cfg, seed=first + i
-            )
+            asked = ImageRequest(prompt=prompt, scheduler=scheduler, steps=steps, cfg_scale=cfg, seed=first + i)
             canvas.add(asked)
         while len(canvas):
             latents.update((request.seed, x) for x, request in canvas.advance().values())

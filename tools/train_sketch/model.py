@@ -164,10 +164,7 @@ class Transformer(nn.Module):
         h = h + self.place + self.enter_impression(patches)
         for block in self.blocks:
             h = block(h, condition)
-        raw = (
-            self.leave(F.layer_norm(h, (WIDTH,)))
-            + patches * self.trust(condition).repeat_interleave(4, -1)[:, None]
-        )
+        raw = self.leave(F.layer_norm(h, (WIDTH,))) + patches * self.trust(condition).repeat_interleave(4, -1)[:, None]
         return x / spread**2 + s / spread * picture_of(raw), picture_of(patches)
 
 

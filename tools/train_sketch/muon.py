@@ -29,9 +29,7 @@ def orthogonal(matrix: Tensor, rounds: int = 5) -> Tensor:
 class Muon(Optimizer):
     """Parameter groups say `muon` True or False; every group has `lr`."""
 
-    def __init__(
-        self, groups: list[dict], lr: float, momentum: float = 0.95, betas: tuple = (0.9, 0.98)
-    ) -> None:
+    def __init__(self, groups: list[dict], lr: float, momentum: float = 0.95, betas: tuple = (0.9, 0.98)) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas, "muon": False})
 
     @torch.no_grad()

@@ -55,9 +55,7 @@ def train_impression(net: Transformer, latents: Tensor, captions: Tensor, plan: 
         torch.save(net.state_dict(), plan.work / "impression.pt")
 
 
-def losses(
-    net: Transformer, x: Tensor, noise: Tensor, sigma: Tensor, caption: Tensor, dropped: Tensor
-) -> Tensor:
+def losses(net: Transformer, x: Tensor, noise: Tensor, sigma: Tensor, caption: Tensor, dropped: Tensor) -> Tensor:
     """The denoising loss in the preconditioner's own units, and the impression's: means over the batch."""
     s = sigma[:, None, None, None]
     clean, impression = net.with_impression(x + s * noise, sigma, torch.where(dropped, net.nothing, caption))

@@ -47,13 +47,9 @@ def train_decoder(plan: argparse.Namespace) -> None:
     """The decoder alone, on latents as the transformer makes them: a little off."""
     pictures = np.load(plan.work / "pictures.npy", mmap_mode="r")
     latents = encode(plan.work)
-    known = {
-        name: w for name, w in torch.load(plan.work / "autoencoder.pt").items() if name.startswith("decoder.")
-    }
+    known = {name: w for name, w in torch.load(plan.work / "autoencoder.pt").items() if name.startswith("decoder.")}
     net = Decoder()
-    net.load_state_dict(
-        {f"start.{name.removeprefix('decoder.')}": w for name, w in known.items()}, strict=False
-    )
+    net.load_state_dict({f"start.{name.removeprefix('decoder.')}": w for name, w in known.items()}, strict=False)
     net.scale_like(torch.load(plan.work / "latents.pt"))
     net = net.to(memory_format=torch.channels_last)
     run = Run(net, muon_and_adam(net, lambda name, p: p.ndim == 4 and "end" not in name, plan.lr), plan)

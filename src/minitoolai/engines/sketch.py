@@ -43,11 +43,7 @@ class SketchEngine:
 
     def why_not_ready(self) -> str | None:
         missing = [file for file in FILES if not (FOLDER / file).exists()]
-        return (
-            f"{', '.join(missing)} missing from the installation: install minitoolai again"
-            if missing
-            else None
-        )
+        return f"{', '.join(missing)} missing from the installation: install minitoolai again" if missing else None
 
     def start(self) -> None:
         if self._parts is None:
@@ -67,7 +63,7 @@ class _Parts:
     """The two networks and the words, loaded."""
 
     def __init__(self, threads: int) -> None:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
 
         from .sketch_words import Words
 
@@ -89,9 +85,7 @@ class _Parts:
         for i in range(0, len(rows), ROWS_PER_CALL):
             x, sigma, caption = zip(*rows[i : i + ROWS_PER_CALL], strict=True)
             fed = {"x": np.stack(x), "sigma": np.array(sigma), "caption": np.stack(caption)}
-            answers.append(
-                self._denoiser.run(None, {name: v.astype(np.float32) for name, v in fed.items()})[0]
-            )
+            answers.append(self._denoiser.run(None, {name: v.astype(np.float32) for name, v in fed.items()})[0])
         return np.concatenate(answers)
 
     def decode(self, latents: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:

@@ -15,9 +15,7 @@ from .schedules import fast_orders, method_of, sigmas
 from .steps import Array, Noise, Trajectory, split, towards
 
 
-def sample(
-    name: str, steps: int, unit_noise: Array, denoise: Callable[[Array, float], Array], noise: Noise
-) -> Array:
+def sample(name: str, steps: int, unit_noise: Array, denoise: Callable[[Array, float], Array], noise: Noise) -> Array:
     """Draw one batch from start to end: `unit_noise` times the first sigma, to x0 of the same shape."""
     path = trajectory(name, steps, unit_noise, noise)
     x, sigma = next(path)
