@@ -1,6 +1,8 @@
 """The embedded image engine: what a picture depends on, and what it never depends on."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -80,9 +82,9 @@ def test_a_removed_picture_is_not_finished_and_does_not_disturb_the_others(engin
 
 
 def test_the_same_seed_is_the_same_file_and_another_seed_another_picture(engine):
-    first = draw(engine, ImageRequest(prompt="cat face", seed=11, **SMALL))
-    again = draw(engine, ImageRequest(prompt="cat face", seed=11, **SMALL))
-    other = draw(engine, ImageRequest(prompt="cat face", seed=12, **SMALL))
+    first = draw(engine, ImageRequest(prompt="cat face, flat style", seed=11, **SMALL))
+    again = draw(engine, ImageRequest(prompt="cat face, flat style", seed=11, **SMALL))
+    other = draw(engine, ImageRequest(prompt="cat face, flat style", seed=12, **SMALL))
     assert first.png == again.png
     assert np.abs(pixels(first.png) - pixels(other.png)).max() > 2
 
@@ -163,3 +165,12 @@ def test_any_whole_number_is_a_seed(engine, seed):
 def test_a_canvas_may_hold_more_rows_than_one_model_call(engine):
     requests = [ImageRequest(prompt="sun", steps=1, scheduler="Euler", seed=i, **SMALL) for i in range(40)]
     assert len(drawn_together(engine.open(), requests)) == 40
+
+
+def test_importing_the_engine_loads_no_heavy_library():
+    heavy = "{'numpy', 'onnxruntime', 'PIL', 'tokenizers'}"
+    code = (
+        f"import sys, minitoolai.cli, minitoolai.drawing, minitoolai.engines.sketch; print({heavy} & set(sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "set()\n"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minitoolai.engines.sketch import FOLDER
-from minitoolai.engines.sketch_words import Words
+from minitoolai.engines.sketch_words import STYLES, Words
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,12 @@ def test_style_words_change_the_caption_but_not_the_thing(words):
     assert not np.allclose(plain, flat)
     assert not np.allclose(flat, solid)
     assert words.meant("pizza, flat style") == words.meant("pizza, 3d style")
+
+
+def test_the_seed_chooses_a_style_only_where_the_caption_names_none(words):
+    for seed, style in enumerate(STYLES):
+        np.testing.assert_array_equal(words.embed("pizza", seed), words.embed(f"pizza, {style}"))
+        np.testing.assert_array_equal(words.embed("pizza, Flat Style", seed), words.embed("pizza, flat style"))
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "the", "...", "3d style", "赤いりんご"])

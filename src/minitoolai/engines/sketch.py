@@ -113,7 +113,7 @@ class _Picture:
         self.request = request
         self._on_progress = on_progress
         self._calls, self._calls_total = 0, model_calls(request.scheduler, request.steps)
-        self._wanted = parts.words.embed(request.prompt)
+        self._wanted = parts.words.embed(request.prompt, request.seed)
         negative = request.negative_prompt.strip()
         self._unwanted = parts.words.embed(negative) if negative else parts.words.nothing
         noise = PictureNoise(request.seed % 2**64, LATENT)

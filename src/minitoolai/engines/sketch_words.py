@@ -18,7 +18,8 @@ Floats = NDArray[np.float32]
 LONGEST_TOKENS = 32
 # Words that say nothing about a picture; a mean over few tokens cannot afford them.
 EMPTY_WORDS = ("a", "an", "the", "of", "with", "and", ",", ".", "'", "!", "?", "-", ":", ";")
-STYLE = re.compile(r"\b(noto|flat|3d|twemoji) style\b", re.IGNORECASE)
+STYLES = ("3d style", "flat style", "noto style", "twemoji style")
+STYLE = re.compile(rf"\b({'|'.join(STYLES)})\b", re.IGNORECASE)
 # Of two names whose cosine to the caption differs by 0.05, the nearer has 12 times the weight.
 TEMPERATURE = 0.02
 
@@ -43,9 +44,16 @@ class Words:
         self._name_counts: Floats = np.array([count for _, count in sums], np.float32)
         self._directions = _unit(self._name_sums)
 
-    def embed(self, text: str) -> Floats:
-        """One caption, (192,), as the network was trained to see it: names, style words as they are."""
-        style, style_count = self._sum(" ".join(match[0] for match in STYLE.finditer(text)))
+    def embed(self, text: str, seed: int | None = None) -> Floats:
+        """One caption, (192,), as the network was trained to see it: names, style words as they are.
+
+        With a seed, a caption that names no style gets one of the four.
+        """
+        styles = STYLE.findall(text)
+        if not styles and seed is not None:
+            # All four at once would be a blur; the seed decides what the prompt leaves open.
+            styles = [STYLES[seed % len(STYLES)]]
+        style, style_count = self._sum(" ".join(styles))
         share = self._shares(text)
         named, count = share @ self._name_sums, float(share @ self._name_counts)
         mean: Floats = (named + style) / (count + style_count)
