@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minitoolai.core.errors import EngineError
+
 from .base_images import DrawnImage, ImageRequest, OnProgress
 from .pictures import png_of
 from .sampling import model_calls, trajectory
@@ -46,8 +48,12 @@ class SketchEngine:
         return f"{', '.join(missing)} missing from the installation: install minitoolai again" if missing else None
 
     def start(self) -> None:
-        if self._parts is None:
-            self._parts = _Parts(self._threads)
+        """Load. EngineError where a file of the model is missing."""
+        if self._parts is not None:
+            return
+        if fault := self.why_not_ready():
+            raise EngineError(fault)
+        self._parts = _Parts(self._threads)
 
     def stop(self) -> None:
         self._parts = None
@@ -70,6 +76,8 @@ class _Parts:
         options: Any = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Waiting in a loop for the next call would take the processor from whatever runs beside.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
 
         def load(file: str) -> Any:
             return onnxruntime.InferenceSession(FOLDER / file, options, providers=["CPUExecutionProvider"])
