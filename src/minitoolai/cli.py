@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   minitoolai account create ann@example.com --credit 5.00
   minitoolai key create ann@example.com --name laptop
   minitoolai credit grant ann@example.com 20.00 --reason "invoice 17"
+  minitoolai draw "a red apple" -o apple.png       a picture by the embedded model
   minitoolai audit                                 exit status 1 if the books do not add up
 
 Every setting is a variable MINITOOLAI_*; see docs/reference/settings.md."""
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _account(commands)
     _key(commands)
     _credit(commands)
+    _draw(commands)
     _simple(commands, "balance", "print what an account has", "balance", ("email", "e-mail address of the account"))
     _simple(commands, "models", "what is offered, by which engine, ready or why not", "models")
     _simple(commands, "audit", "check every invariant of the books; exit 1 and rows if any breaks", "audit")
@@ -146,3 +148,17 @@ def _credit(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("amount", metavar="DOLLARS", help="like 20.00")
     parser.add_argument("--reason", default="granted on the command line", help="kept with the transfer")
     parser.add_argument("--reference", help="credit only once for this reference, such as an invoice number")
+
+
+def _draw(commands: Commands[argparse.ArgumentParser]) -> None:
+    from minitoolai import drawing
+
+    parser = commands.add_parser(
+        "draw",
+        help="draw one picture with the embedded model, without a server",
+        description="Draw one picture with the embedded model: no server, no account, no charge.",
+        epilog='example:\n  minitoolai draw "a red apple" -o apple.png --scheduler "DPM++ 2M Karras" --steps 8',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    drawing.add_arguments(parser)
+    parser.set_defaults(run=drawing.draw)

@@ -1,0 +1,200 @@
+"""The sampling methods as generators: each yields (x, sigma), is sent the denoised x, returns the picture.
+
+A generator does not know who denoises, so an engine can advance many pictures, each with its own method, in
+one model call. x has any shape; sigma is a float; `noise(sigma, sigma_next)` is unit noise of x's shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from .fast import dpm_fast
+from .schedules import fast_orders, method_of, sigmas
+from .steps import Array, Noise, Trajectory, split, towards
+
+
+def sample(name: str, steps: int, unit_noise: Array, denoise: Callable[[Array, float], Array], noise: Noise) -> Array:
+    """Draw one batch from start to end: `unit_noise` times the first sigma, to x0 of the same shape."""
+    path = trajectory(name, steps, unit_noise, noise)
+    x, sigma = next(path)
+    while True:
+        try:
+            x, sigma = path.send(denoise(x, sigma))
+        except StopIteration as end:
+            return end.value
+
+
+def trajectory(name: str, steps: int, unit_noise: Array, noise: Noise) -> Trajectory:
+    """The scheduler `name` as a generator, before its first model call. ValueError for an unknown name."""
+    levels = sigmas(name, steps)
+    x = unit_noise * levels[0]
+    if name == "DPM fast":
+        return dpm_fast(x, levels, noise, fast_orders(steps))
+    return _METHODS[method_of(name)](x, levels, noise)
+
+
+def _euler(x: Array, levels: Sequence[float], _: Noise) -> Trajectory:
+    """Euler (arXiv 2206.00364, algorithm 1 without its second evaluation)."""
+    for sigma, following in pairwise(levels):
+        denoised = yield x, sigma
+        x = towards(x, denoised, sigma, following)
+    return x
+
+
+def _euler_ancestral(x: Array, levels: Sequence[float], noise: Noise) -> Trajectory:
+    """Euler down, then noise back up."""
+    for sigma, following in pairwise(levels):
+        denoised = yield x, sigma
+        down, up = split(sigma, following)
+        x = towards(x, denoised, sigma, down)
+        if following > 0:
+            x = x + noise(sigma, following) * up
+    return x
+
+
+def _heun(x: Array, levels: Sequence[float], _: Noise) -> Trajectory:
+    """Heun's second order: the mean of the slopes at both ends (arXiv 2206.00364, algorithm 2, no churn)."""
+    for sigma, following in pairwise(levels):
+        denoised = yield x, sigma
+        ahead = towards(x, denoised, sigma, following)
+        if following > 0:
+            slope = (x - denoised) * (1 / sigma)
+            denoised = yield ahead, following
+            slope_ahead = (ahead - denoised) * (1 / following)
+            ahead = x + (slope + slope_ahead) * ((following - sigma) / 2)
+        x = ahead
+    return x
+
+
+def _lms(x: Array, levels: Sequence[float], _: Noise) -> Trajectory:
+    """Adams-Bashforth of up to order 4 on uneven levels."""
+    slopes: list[Array] = []
+    for i, (sigma, _following) in enumerate(pairwise(levels)):
+        denoised = yield x, sigma
+        slopes = [(x - denoised) * (1 / sigma), *slopes[:3]]
+        for j, slope in enumerate(slopes):
+            x = x + slope * _multistep_weight(levels, i, j, len(slopes))
+    return x
+
+
+def _multistep_weight(levels: Sequence[float], i: int, j: int, order: int) -> float:
+    """The integral from levels[i] to levels[i + 1] of the Lagrange polynomial that is 1 at levels[i - j].
+
+    Its degree is at most 3, so Gauss-Legendre's rule of two points is exact.
+    """
+    middle, half = (levels[i] + levels[i + 1]) / 2, (levels[i + 1] - levels[i]) / 2
+    total = 0.0
+    for point in (middle - half / math.sqrt(3), middle + half / math.sqrt(3)):
+        others = [levels[i - k] for k in range(order) if k != j]
+        total += math.prod((point - other) / (levels[i - j] - other) for other in others)
+    return total * half
+
+
+def _dpm_2(x: Array, levels: Sequence[float], _: Noise) -> Trajectory:
+    """DPM-Solver-2 (arXiv 2206.00364, appendix; 2206.00927): the slope at the geometric middle."""
+    for sigma, following in pairwise(levels):
+        denoised = yield x, sigma
+        if following > 0:
+            x = yield from _by_the_middle(x, denoised, sigma, following)
+        else:
+            x = towards(x, denoised, sigma, following)
+    return x
+
+
+def _dpm_2_ancestral(x: Array, levels: Sequence[float], noise: Noise) -> Trajectory:
+    """DPM-Solver-2 down, then noise back up."""
+    for sigma, following in pairwise(levels):
+        denoised = yield x, sigma
+        down, up = split(sigma, following)
+        if down > 0:
+            x = yield from _by_the_middle(x, denoised, sigma, down)
+            x = x + noise(sigma, following) * up
+        else:
+            x = towards(x, denoised, sigma, down)
+    return x
+
+
+def _by_the_middle(x: Array, denoised: Array, sigma: float, target: float) -> Trajectory:
+    middle = math.sqrt(sigma * target)
+    halfway = towards(x, denoised, sigma, middle)
+    denoised = yield halfway, middle
+    return x + (halfway - denoised) * ((target - sigma) / middle)
+
+
+def _dpmpp_2s_ancestral(x: Array, levels: Sequence[float], noise: Noise) -> Trajectory:
+    """DPM-Solver++(2S), r = 1/2 (arXiv 2211.01095, algorithm 1), then noise back up."""
+    for sigma, following in pairwise(levels):
+        denoised = yield x, sigma
+        down, up = split(sigma, following)
+        if down > 0:
+            middle = math.sqrt(sigma * down)
+            denoised = yield towards(x, denoised, sigma, middle), middle
+        x = towards(x, denoised, sigma, down)
+        if following > 0:
+            x = x + noise(sigma, following) * up
+    return x
+
+
+def _dpmpp_2m(x: Array, levels: Sequence[float], _: Noise) -> Trajectory:
+    """DPM-Solver++(2M) (arXiv 2211.01095, algorithm 2), in lambda = -ln sigma."""
+    previous, last_stride = None, math.nan
+    for sigma, following in pairwise(levels):
+        denoised = yield x, sigma
+        stride = math.log(sigma / following) if following > 0 else math.inf
+        guess = denoised
+        if previous is not None and following > 0:
+            guess = denoised + (denoised - previous) * (stride / (2 * last_stride))
+        x = towards(x, guess, sigma, following)
+        previous, last_stride = denoised, stride
+    return x
+
+
+def _dpmpp_sde(x: Array, levels: Sequence[float], noise: Noise) -> Trajectory:
+    """Stochastic DPM-Solver++ with two evaluations, r = 1/2.
+
+    Both noises begin at the same level, so they overlap: a Brownian path, not fresh noise, has to answer.
+    """
+    for sigma, following in pairwise(levels):
+        denoised = yield x, sigma
+        if following > 0:
+            middle = math.sqrt(sigma * following)
+            down, up = split(sigma, middle)
+            denoised = yield towards(x, denoised, sigma, down) + noise(sigma, middle) * up, middle
+            down, up = split(sigma, following)
+            x = towards(x, denoised, sigma, down) + noise(sigma, following) * up
+        else:
+            x = towards(x, denoised, sigma, following)
+    return x
+
+
+def _dpmpp_2m_sde(x: Array, levels: Sequence[float], noise: Noise) -> Trajectory:
+    """SDE-DPM-Solver++(2M), midpoint (arXiv 2211.01095, section 5 and appendix), in lambda = -ln sigma."""
+    previous, last_stride = None, math.nan
+    for sigma, following in pairwise(levels):
+        denoised = yield x, sigma
+        if following > 0:
+            stride, ratio = math.log(sigma / following), following / sigma
+            x = x * ratio**2 + denoised * (1 - ratio**2)
+            if previous is not None:
+                x = x + (denoised - previous) * ((1 - ratio**2) / 2 * (stride / last_stride))
+            x = x + noise(sigma, following) * (following * math.sqrt(1 - ratio**2))
+            previous, last_stride = denoised, stride
+        else:
+            x = denoised
+    return x
+
+
+_METHODS: dict[str, Callable[[Array, Sequence[float], Noise], Trajectory]] = {
+    "Euler a": _euler_ancestral,
+    "Euler": _euler,
+    "LMS": _lms,
+    "Heun": _heun,
+    "DPM2": _dpm_2,
+    "DPM2 a": _dpm_2_ancestral,
+    "DPM++ 2S a": _dpmpp_2s_ancestral,
+    "DPM++ 2M": _dpmpp_2m,
+    "DPM++ SDE": _dpmpp_sde,
+    "DPM++ 2M SDE": _dpmpp_2m_sde,
+}
