@@ -6,11 +6,11 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from tests.support.speech import decoded
 
 from minitoolai.core.inference import AudioFormat
 from minitoolai.engines.encoding import RATE_HZ, Encoder, wav_head
 from minitoolai.engines.piper import resampled
+from tests.support.speech import decoded
 
 FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
 
