@@ -35,9 +35,18 @@ def to_onnx(net: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
     )
     model = onnx.load(path)
     shrink(model)
+    forget_where(model)
     onnx.checker.check_model(model)
     onnx.save(model, path)
     print(path.name, path.stat().st_size, "bytes")
+
+
+def forget_where(model: onnx.ModelProto) -> None:
+    """The exporter notes the source line behind every node, with the paths of the machine that trained."""
+    graph = model.graph
+    for noted in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
+        noted.doc_string = ""
+        del noted.metadata_props[:]
 
 
 def shrink(model: onnx.ModelProto) -> None:
