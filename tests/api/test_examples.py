@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import manners
+from tests.support.programs import program as installed
 from tests.support.server import PROGRAM, Account, ServerProcess
 from tests.support.upstream import Upstream
 
@@ -19,7 +20,7 @@ PROGRAMS = {"chat.py": sys.executable, "chat.php": "php"}
 
 def run(program: str, account: Account, key: str = "") -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "MINITOOLAI_URL": account.server.url, "MINITOOLAI_KEY": key or account.key}
-    command = [PROGRAMS[program], str(EXAMPLES / program)]
+    command = [installed(PROGRAMS[program]), str(EXAMPLES / program)]
     return subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=120, check=False)
 
 

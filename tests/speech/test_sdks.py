@@ -9,6 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.support.programs import program
 from tests.support.server import Account
 from tests.support.speech import CLIP, RATE_HZ, decoded, speak
 
@@ -20,7 +21,7 @@ FORMATS = ("mp3", "wav", "flac", "opus", "pcm")
 def node() -> Path:
     """The folder of Node programs, with OpenAI's package installed in it."""
     if not (NODE / "node_modules" / "openai").is_dir():
-        subprocess.run(["npm", "install", "--silent", "--no-package-lock"], cwd=NODE, check=True, timeout=240)
+        subprocess.run([program("npm"), "install", "--silent", "--no-package-lock"], cwd=NODE, check=True, timeout=240)
     return NODE
 
 
@@ -66,6 +67,6 @@ def test_the_python_client_knows_our_refusals(account: Account) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_node_client_streams_to_a_file(account: Account, node: Path, tmp_path: Path, form: str) -> None:
     samples = len(speak(account, response_format="pcm").content) // 2
-    command = ["node", "speech.mjs", account.server.url + "/v1", account.key, form, str(tmp_path / "clip")]
+    command = [program("node"), "speech.mjs", account.server.url + "/v1", account.key, form, str(tmp_path / "clip")]
     subprocess.run(command, cwd=node, env={**os.environ, "TEXT": CLIP}, check=True, timeout=60)
     assert decoded((tmp_path / "clip").read_bytes(), form) == pytest.approx(samples, rel=0.02)

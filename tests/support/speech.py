@@ -7,6 +7,7 @@ from typing import Any
 
 import requests
 
+from tests.support.programs import program
 from tests.support.server import Account
 
 RATE_HZ = 24_000
@@ -89,7 +90,7 @@ def decoded(audio: bytes, form: str) -> int:
     """Samples at 24 kHz that ffmpeg finds, without one complaint."""
     as_raw = ["-f", "s16le", "-ar", str(RATE_HZ), "-ac", "1"]
     source = as_raw if form == "pcm" else []
-    command = ["ffmpeg", "-v", "error", *source, "-i", "-", *as_raw, "-"]
+    command = [program("ffmpeg"), "-v", "error", *source, "-i", "-", *as_raw, "-"]
     done = subprocess.run(command, input=audio, capture_output=True, check=True, timeout=60)
     assert done.stderr == b"", done.stderr
     return len(done.stdout) // 2
@@ -97,6 +98,6 @@ def decoded(audio: bytes, form: str) -> int:
 
 def decoded_by_sox(audio: bytes, form: str) -> int:
     """Samples that sox finds in a wav or flac."""
-    command = ["sox", "-V1", "-t", form, "--ignore-length", "-", "-t", "raw", "-e", "signed", "-b", "16", "-"]
+    command = [program("sox"), "-V1", "-t", form, "--ignore-length", "-", "-t", "raw", "-e", "signed", "-b", "16", "-"]
     done = subprocess.run(command, input=audio, capture_output=True, check=True, timeout=60)
     return len(done.stdout) // 2
