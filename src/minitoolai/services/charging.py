@@ -8,9 +8,9 @@ import msgspec
 
 from minitoolai.core.books import Checkpoint, Held, PlaceHold, Refused, Settle, Settled, Verdict
 from minitoolai.core.clock import Clock
-from minitoolai.core.errors import AccessDenied, InsufficientBalance, Overloaded, StoreError
+from minitoolai.core.errors import AccessDenied, ClientLeft, InsufficientBalance, Overloaded, ServiceError, StoreError
 from minitoolai.core.money import format_dollars
-from minitoolai.core.records import Caller, NewGeneration, Outcome
+from minitoolai.core.records import Caller, GenerationState, NewGeneration, Outcome
 from minitoolai.services.pricing import Bound
 from minitoolai.storage.writer import Writer
 
@@ -110,6 +110,13 @@ async def durable(charge: asyncio.Future[Verdict], *, within_s: float) -> None:
 def _give_up(charge: asyncio.Future[Verdict]) -> None:
     if not charge.done():
         charge.set_exception(TimeoutError("the charge is not durable yet"))
+
+
+def state_after(error: ServiceError | None) -> GenerationState:
+    """How work ended, by what stopped it."""
+    if error is None:
+        return "succeeded"
+    return "cancelled" if isinstance(error, ClientLeft) else "failed"
 
 
 def charged(verdict: Verdict) -> int:

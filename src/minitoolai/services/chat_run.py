@@ -14,10 +14,10 @@ from minitoolai.core.books import Verdict
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import ClientLeft, EngineError, EngineTimeout, ServiceError
 from minitoolai.core.inference import ChatRequest, Usage
-from minitoolai.core.records import GenerationState, Outcome
+from minitoolai.core.records import Outcome
 from minitoolai.engines.base import ChatAnswer, ChatEngine
 from minitoolai.services import pricing
-from minitoolai.services.charging import Charging, Reservation, durable
+from minitoolai.services.charging import Charging, Reservation, durable, state_after
 from minitoolai.services.completions import whole_answer
 from minitoolai.services.events import BYTES_PER_TOKEN, EventStream
 
@@ -216,11 +216,8 @@ class ChatRun:
 
     def _outcome(self, error: ServiceError | None) -> Outcome:
         usage, first_s = self.usage_so_far(), self._first_token_s
-        state: GenerationState = "succeeded"
-        if error is not None:
-            state = "cancelled" if isinstance(error, ClientLeft) else "failed"
         return Outcome(
-            state=state,
+            state=state_after(error),
             input_units=usage.prompt_tokens,
             output_units=usage.completion_tokens,
             cached_units=usage.cached_tokens,

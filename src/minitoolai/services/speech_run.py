@@ -15,12 +15,12 @@ import msgspec
 
 from minitoolai.core.books import Verdict
 from minitoolai.core.clock import Clock, generation_name
-from minitoolai.core.errors import ClientLeft, EngineError, EngineTimeout, InvalidRequest, ServiceError
+from minitoolai.core.errors import EngineError, EngineTimeout, InvalidRequest, ServiceError
 from minitoolai.core.inference import SpeechRequest
-from minitoolai.core.records import GenerationState, Outcome
+from minitoolai.core.records import Outcome
 from minitoolai.core.voices import VoiceEntry
 from minitoolai.engines.base_speech import SpeechEngine, SpokenAnswer
-from minitoolai.services.charging import Charging, Reservation, durable
+from minitoolai.services.charging import Charging, Reservation, durable, state_after
 from minitoolai.services.speech_text import SpeechText
 
 log = logging.getLogger(__name__)
@@ -140,12 +140,9 @@ class SpeechRun:
         self._charge = self._service.charging.settle(self.reservation, self.cost_so_far(), self._outcome(error))
 
     def _outcome(self, error: ServiceError | None) -> Outcome:
-        state: GenerationState = "succeeded"
-        if error is not None:
-            state = "cancelled" if isinstance(error, ClientLeft) else "failed"
         first_s = self._first_sound_s
         return Outcome(
-            state=state,
+            state=state_after(error),
             input_units=self.characters,
             served_model=self.engine.served_model(self.request.model),
             error_code=error.code if error else None,

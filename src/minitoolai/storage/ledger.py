@@ -123,12 +123,3 @@ def pending_chat_holds(connection: Connection, lease_before_ms: int) -> list[tup
             (lease_before_ms,),
         )
     ]
-
-
-def hold_facts(connection: Connection, hold_id: int) -> HoldState | None:
-    """One hold as it is now."""
-    rows = connection.execute(
-        "SELECT account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind FROM holds WHERE id = ?",
-        (hold_id,),
-    )
-    return HoldState(*rows[0]) if rows else None
