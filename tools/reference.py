@@ -14,7 +14,7 @@ from minitoolai.api.errors import TABLE
 from minitoolai.api.openapi import describe
 from minitoolai.cli import _parser
 from minitoolai.core import catalog, errors, voices
-from minitoolai.core.catalog import read_catalog
+from minitoolai.core.catalog_file import read_catalog
 from minitoolai.core.money import format_dollars
 from minitoolai.settings import PREFIX, Settings
 

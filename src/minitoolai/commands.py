@@ -228,7 +228,7 @@ def doctor(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def _check_catalog(settings: Settings) -> str:
-    from minitoolai.core.catalog import read_catalog
+    from minitoolai.core.catalog_file import read_catalog
 
     path = catalog_path(settings)
     catalog = read_catalog(path)

@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from minitoolai.core.catalog import Catalog, EngineEntry, read_catalog
+from minitoolai.core.catalog_file import read_catalog
 from minitoolai.core.clock import Clock, SystemClock, random_bytes
 from minitoolai.core.errors import SettingsError
+from minitoolai.engine_wiring import make_engines, make_speech_engines
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
-from minitoolai.engines.fake import FakeEngine
-from minitoolai.engines.fake_speech import FakeSpeechEngine
-from minitoolai.engines.hibari import HibariEngine
 from minitoolai.engines.http import HttpClient
-from minitoolai.engines.llama import LlamaEngine
-from minitoolai.engines.piper import PiperEngine
-from minitoolai.engines.upstream import UpstreamEngine
-from minitoolai.engines.upstream_speech import UpstreamSpeech
-from minitoolai.engines.voice_pool import VoicePool
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
@@ -88,66 +81,6 @@ def pepper(settings: Settings) -> bytes:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def make_engine(name: str, entry: EngineEntry, settings: Settings, http: HttpClient) -> ChatEngine:
-    """The adapter that the catalog asks for."""
-    if entry.kind == "llama":
-        return LlamaEngine(
-            name,
-            entry,
-            http,
-            path=settings.llama_model,
-            slots=settings.llama_slots,
-            queue=settings.llama_queue,
-            context=settings.llama_context,
-            threads=settings.llama_threads,
-        )
-    if entry.kind == "fake":
-        return FakeEngine(name, entry)
-    return UpstreamEngine(
-        name, entry, http, base_url=settings.engine_urls.get(name, ""), key=settings.engine_keys.get(name, "")
-    )
-
-
-def make_engines(catalog: Catalog, settings: Settings, http: HttpClient) -> dict[str, ChatEngine]:
-    """Every engine of the catalog. SettingsError for a key or address that belongs to none."""
-    for variable, named in (("API_KEY", settings.engine_keys), ("BASE_URL", settings.engine_urls)):
-        for name in named:
-            if name not in catalog.engines:
-                raise SettingsError(
-                    f"MINITOOLAI_{name.upper()}_{variable} names no engine of the catalog; "
-                    f"its engines are {', '.join(catalog.engines)}"
-                )
-    used = {name for model in catalog.chat.values() for name in model.engines}
-    return {name: make_engine(name, entry, settings, http) for name, entry in catalog.engines.items() if name in used}
-
-
-_VOICE_POOLS: dict[str, type[VoicePool]] = {"hibari": HibariEngine, "piper": PiperEngine, "fake": FakeSpeechEngine}
-
-
-def make_speech_engine(name: str, catalog: Catalog, settings: Settings, http: HttpClient) -> SpeechEngine:
-    """The adapter that the catalog asks for, with the voices that it gives it."""
-    entry = catalog.engines[name]
-    if entry.kind == "upstream":
-        url, key = settings.engine_urls.get(name, ""), settings.engine_keys.get(name, "")
-        return UpstreamSpeech(name, entry, http, base_url=url, key=key)
-    voices = {voice.id: voice for model in catalog.speech.values() for voice in model.voices if voice.engine == name}
-    return _VOICE_POOLS[entry.kind](
-        name,
-        entry,
-        list(voices.values()),
-        folder=Path(settings.voices_dir) if settings.voices_dir else settings.data_dir / "voices",
-        processes=settings.speech_processes,
-        at_once=settings.speech_voices,
-        queue=settings.speech_queue,
-    )
-
-
-def make_speech_engines(catalog: Catalog, settings: Settings, http: HttpClient) -> dict[str, SpeechEngine]:
-    """Every engine that some voice of the catalog names."""
-    used = dict.fromkeys(name for model in catalog.speech.values() for name in model.engines)
-    return {name: make_speech_engine(name, catalog, settings, http) for name in used}
 
 
 def build(settings: Settings) -> Services:

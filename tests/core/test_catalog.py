@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import minitoolai
-from minitoolai.core.catalog import nearest, parse_catalog, read_catalog
+from minitoolai.core.catalog import nearest
+from minitoolai.core.catalog_file import parse_catalog, read_catalog
 from minitoolai.core.errors import CatalogError, ModelNotFound
 
 GOOD = """\

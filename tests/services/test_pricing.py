@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minitoolai
-from minitoolai.core.catalog import ChatModel, ImageTokens, read_catalog
+from minitoolai.core.catalog import ChatModel, ImageTokens
+from minitoolai.core.catalog_file import read_catalog
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.money import format_dollars
 from minitoolai.services.pricing import (

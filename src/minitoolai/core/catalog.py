@@ -1,22 +1,14 @@
-"""What is on offer: models, prices, limits and the engines that may answer, read from catalog.toml.
-
-Strict: an unknown key, a missing one or a price that is not whole nano-dollars is a CatalogError that names the
-line and the remedy. A mistake here is money.
-"""
+"""What is on offer: models, prices, limits and the engines that may answer. catalog_file.py reads it from a file."""
 
 from __future__ import annotations
 
 import difflib
-import re
-import tomllib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from minitoolai.core.errors import CatalogError, ModelNotFound
-from minitoolai.core.money import price_per_token
-from minitoolai.core.voices import SpeechEntry, SpeechModel
+from minitoolai.core.errors import ModelNotFound
+from minitoolai.core.voices import SpeechModel
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
@@ -81,15 +73,6 @@ class ChatEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image_tokens: ImageTokens | None = None
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    engines: dict[str, EngineEntry] = {}
-    chat: dict[str, ChatEntry] = {}
-    speech: dict[str, SpeechEntry] = {}
-
-
-_SECTIONS: dict[str, Any] = {"engines": EngineEntry, "chat": ChatEntry, "speech": SpeechEntry}
-
-
 class ChatModel(msgspec.Struct, frozen=True):
     """A chat model, checked. Prices are nano-dollars a token."""
 
@@ -130,161 +113,3 @@ def nearest(name: str, offered: dict[str, Any]) -> str:
     if close:
         return f"the nearest {'is' if len(close) == 1 else 'are'} {', '.join(close)}"
     return f"on offer are {', '.join(sorted(offered))}"
-
-
-def read_catalog(path: Path) -> Catalog:
-    """The catalog in a file. CatalogError names file, line and remedy."""
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise CatalogError(f"{path}: cannot be read: {error.strerror}; set MINITOOLAI_CATALOG to a file") from error
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise CatalogError(f"{path.name}, line {line}: not UTF-8; save the file as UTF-8") from None
-    try:
-        return parse_catalog(text)
-    except CatalogError as error:
-        raise CatalogError(f"{path.name}, {error}") from None
-
-
-def parse_catalog(text: str) -> Catalog:
-    """The catalog in a text; CatalogError begins with the line."""
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise CatalogError(f"not TOML: {error}") from None
-    try:
-        parsed = msgspec.convert(raw, _File)
-    except msgspec.ValidationError as error:
-        raise _located(text, raw, str(error)) from None
-    for name, engine in parsed.engines.items():
-        _check_engine(text, name, engine)
-    models = {name: _check_chat(text, name, entry, parsed.engines) for name, entry in parsed.chat.items()}
-    speech = {name: _check_speech(text, name, entry, parsed.engines) for name, entry in parsed.speech.items()}
-    return Catalog(parsed.engines, models, speech)
-
-
-def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
-    table = f"engines.{name}"
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise _at(text, table, None, "an engine's name is lower-case letters, digits and _, for it names variables")
-    if engine.kind == "upstream" and not engine.base_url.startswith(("http://", "https://")):
-        raise _at(text, table, "base_url", 'an upstream needs base_url = "https://host/v1"')
-    if engine.kind != "upstream" and not engine.model:
-        raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that answers carry"')
-    if engine.kind == "llama" and engine.context < 512:
-        raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
-
-
-def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, EngineEntry]) -> ChatModel:
-    table = f'chat."{name}"'
-    for field in ("input", "output"):
-        try:
-            price_per_token(getattr(entry, field))
-        except (ValueError, ArithmeticError):
-            raise _at(
-                text, table, field, f'{field} = "0.15" means dollars a million tokens, at most three decimals'
-            ) from None
-    if not entry.engines:
-        raise _at(text, table, "engines", 'engines = ["…"] needs at least one name')
-    for engine in entry.engines:
-        if engine not in engines:
-            raise _at(text, table, "engines", f"there is no [engines.{engine}]; {nearest(engine, engines)}")
-    if entry.max_output < 16 or entry.context < entry.max_output:
-        raise _at(text, table, "max_output", "max_output must be at least 16 and at most context")
-    return ChatModel(
-        name,
-        price_per_token(entry.input),
-        price_per_token(entry.output),
-        entry.context,
-        entry.max_output,
-        tuple(entry.engines),
-        entry.image_tokens,
-    )
-
-
-def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, EngineEntry]) -> SpeechModel:
-    table = f'speech."{name}"'
-    try:
-        price = price_per_token(entry.price)
-    except (ValueError, ArithmeticError):
-        remedy = 'price = "15.00" means dollars a million characters, at most three decimals'
-        raise _at(text, table, "price", remedy) from None
-    if entry.max_characters < 1:
-        raise _at(text, table, "max_characters", "max_characters must be at least 1")
-    ids = [voice.id for voice in entry.voices]
-    if len(set(ids)) != len(ids):
-        raise _at(text, table, "voices", "two voices have one id")
-    for voice in entry.voices:
-        if voice.engine not in engines:
-            raise _at(text, table, "voices", f"there is no [engines.{voice.engine}]; {nearest(voice.engine, engines)}")
-        if engines[voice.engine].kind == "llama":
-            raise _at(text, table, "voices", f"the engine {voice.engine} of voice {voice.id} cannot speak")
-    if entry.voice not in ids:
-        raise _at(
-            text, table, "voice", f"no voice has the id {entry.voice!r}; {nearest(entry.voice, dict.fromkeys(ids))}"
-        )
-    return SpeechModel(name, price, entry.max_characters, entry.voice, tuple(entry.voices))
-
-
-def _at(text: str, table: str, key: str | None, remedy: str) -> CatalogError:
-    """The complaint with the line of `key` in `[table]`, or of the table's head where the key is absent."""
-    in_table, found = False, 0
-    wanted = _bare(table)
-    for line, content in enumerate(text.splitlines(), 1):
-        stripped = content.strip()
-        if stripped.startswith("["):
-            head = _bare(stripped.split("]")[0].strip("["))
-            in_table = head == wanted
-            # Of a table that is there in parts only, the first part.
-            found = line if in_table or (not found and head.startswith(f"{wanted}.")) else found
-        elif in_table and key and re.match(rf"{re.escape(key)}\s*=", stripped):
-            found = line
-            break
-        elif not found and _bare(stripped.split("=")[0]) in (wanted, wanted.rpartition(".")[2]):
-            found = line
-    where = f"line {found}" if found else "at the top"
-    return CatalogError(f"{where}: [{table}]{' ' + key if key else ''}: {remedy}")
-
-
-def _bare(name: str) -> str:
-    return re.sub(r"[\s\"']", "", name)
-
-
-def _located(text: str, raw: dict[str, Any], complaint: str) -> CatalogError:
-    """msgspec's complaint ends in a path such as `$.chat[...].input`; find the entry that it speaks of."""
-    what, _, path = complaint.partition(" - at `$")
-    section = re.match(r"\.(\w+)", path)
-    field = re.search(r"\]\.(\w+)", path)
-    unknown = re.search(r"unknown field `(.+)`", what)
-    key = field.group(1) if field else unknown.group(1) if unknown else None
-    if section is None:
-        return _at(text, str(key), None, f"there is no such table; {nearest(str(key), _keys(_File))}")
-    kind: Any = _SECTIONS[section.group(1)]
-    entries = raw[section.group(1)]
-    for name, entry in entries.items() if isinstance(entries, dict) else ():
-        try:
-            msgspec.convert(entry, kind)
-        except msgspec.ValidationError:
-            quoted = name if re.fullmatch(r"\w+", name) else f'"{name}"'
-            known = _keys(ImageTokens if field and field.group(1) == "image_tokens" else kind)
-            return _at(text, f"{section.group(1)}.{quoted}", key, _remedy(what, known))
-    return _at(text, section.group(1), None, _remedy(what, {}))
-
-
-def _keys(kind: Any) -> dict[str, Any]:
-    return dict.fromkeys(field.name for field in msgspec.structs.fields(kind))
-
-
-def _remedy(what: str, known: dict[str, Any]) -> str:
-    """msgspec's words, and what to do about it."""
-    name = re.search(r"field `(.+)`", what)
-    if "unknown field" in what and name:
-        return f"there is no key {name[1]}; {nearest(name[1], known)}"
-    if "missing required field" in what and name:
-        return f"needs a line {name[1]} = …"
-    if "Expected `str`" in what:
-        return f"{what}; write it in quotes"
-    if "Invalid enum value" in what:
-        return f"{what}; the kinds are upstream, llama and fake, the limit fields max_completion_tokens and max_tokens"
-    return what
