@@ -275,10 +275,10 @@ def test_a_reference_is_credited_once_however_many_ask_at_once(books: TemporaryB
     assert books.money(account).posted == 70
 
 
-def test_a_database_that_cannot_be_opened_is_said_at_the_start(books: TemporaryBooks) -> None:
+def test_a_database_that_cannot_be_opened_is_said_at_the_start(sqlite_books: TemporaryBooks) -> None:
     from minitoolai.services.ledger import decide
-    from minitoolai.storage.database import open_sqlite
+    from minitoolai.storage.sqlite import open_sqlite
 
-    nowhere = open_sqlite(books.path.parent / "absent" / "minitoolai.db", serving=True)
+    nowhere = open_sqlite(sqlite_books.path.parent / "absent" / "minitoolai.db", serving=True)
     with pytest.raises(StoreError, match="cannot open"):
         Writer(nowhere, decide).start()
