@@ -23,6 +23,9 @@ Row = tuple[Any, ...]
 class Connection(Protocol):
     """One database session, used by one thread at a time."""
 
+    #: Ends a SELECT of work to claim, so that two processes never wait for, nor get, the same rows.
+    skip_locked: str
+
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement; the rows, or an empty list."""
 

@@ -54,6 +54,8 @@ class _WholeNumber(psycopg.adapt.Loader):
 class PostgresConnection:
     """One session, begun again when it broke. Statements are prepared by the driver once they repeat."""
 
+    skip_locked = " FOR NO KEY UPDATE SKIP LOCKED"
+
     def __init__(self, url: str, *, read_only: bool = False) -> None:
         self._url = url
         self._read_only = read_only

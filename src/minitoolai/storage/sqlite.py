@@ -16,6 +16,9 @@ BUSY_TIMEOUT_S = 10.0
 class SqliteConnection:
     """SQLite in WAL mode. Statements are cached by the driver."""
 
+    #: One process writes at a time, and no other meanwhile.
+    skip_locked = ""
+
     def __init__(self, path: Path, *, read_only: bool = False, checkpoints: bool = True) -> None:
         try:
             self._db = sqlite3.connect(
