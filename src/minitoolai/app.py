@@ -69,8 +69,9 @@ class Server:
     async def _running(self) -> AsyncIterator[None]:
         services = self._services
         services.writer.start()
-        # On a file no other process can be renewing holds: recover all of them, at once. Elsewhere only lapsed ones.
-        await services.auditor.recover(all_of_them=not services.database.is_shared)
+        if not services.database.is_shared:
+            # No other process can be renewing holds on this file: recover all of them, at once.
+            await services.auditor.recover(all_of_them=True)
         self._tasks = [
             asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),

@@ -125,7 +125,8 @@ def test_an_unexpected_error_is_replayed_so_that_it_hits_only_its_own_caller(boo
 
     with books.writer() as writer:
         first, wrong, broken, fine, last = run(work(writer))
-        assert writer.counts.replays == 1
+        # Among other processes a change has a transaction of its own, and so one of its own to replay.
+        assert writer.counts.replays == (2 if books.database.is_shared else 1)
     assert (first, fine, last) == (Settled(50), [(7,)], Held(5, 1))
     assert isinstance(wrong, AssertionError)
     assert isinstance(broken, ZeroDivisionError)

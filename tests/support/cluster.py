@@ -58,7 +58,10 @@ class Cluster:
         return self.folder / "data"
 
     def start(self) -> Cluster:
-        """Start and wait until it answers. `fsync` stays on: a commit here is a commit."""
+        """Start and wait until it answers. `fsync` stays on: a commit here is a commit.
+
+        Not from a passing thread: the server dies with the thread that started it.
+        """
         settings = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from minitoolai.core.errors import ConnectionLost
+from minitoolai.core.errors import ConnectionLost, Overloaded
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -100,9 +100,12 @@ class Database:
                 return answer
 
     async def read_soon(self, function: Callable[..., T], *arguments: object) -> T:
-        """The same in a reader thread, for the event loop."""
+        """The same in a reader thread, for the event loop. Overloaded where the database is away."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: self.read(function, *arguments))
+        try:
+            return await loop.run_in_executor(self._pool, lambda: self.read(function, *arguments))
+        except ConnectionLost as error:
+            raise Overloaded("the database is away; try again", retry_after_s=2) from error
 
     def close(self) -> None:
         """Wait for reads under way and close what is idle."""
