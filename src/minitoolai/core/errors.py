@@ -152,3 +152,11 @@ class SettingsError(Exception):
 
 class StoreError(Exception):
     """The database could not do what was asked (disk full, gone, locked)."""
+
+
+class ConnectionLost(StoreError):
+    """The database's server is away or broke the connection. What was not committed is not written."""
+
+
+class CommitInDoubt(ConnectionLost):
+    """The connection broke while a COMMIT was under way, and the server has been away since: nobody knows yet."""
