@@ -30,7 +30,7 @@ class ChatEndpoint:
             if scope["method"] != "POST":
                 await only_post(send)
                 return
-            caller = await authenticate(scope["headers"], self._keys)
+            caller = await authenticate(scope, self._keys)
             request = parse_chat(await read_json_body(scope, receive), self._dialect)
             run = await self._chats.begin(caller, request)
         except ClientLeft:
