@@ -8,6 +8,7 @@ ServiceError
 ├── AccessDenied            InvalidKey
 ├── InsufficientBalance
 ├── Overloaded              ours: queue or disk full
+├── RateLimited             the caller's: more than its share
 └── EngineError             whoever does the work
     ├── EngineRefused       it said no to this request (4xx)
     ├── EngineRateLimited
@@ -99,6 +100,13 @@ class Overloaded(ServiceError):
     """We cannot take this on now; trying again later is right."""
 
     code = "overloaded"
+    retryable = True
+
+
+class RateLimited(ServiceError):
+    """The caller has had its share for now; `retry_after_s` says when there is more."""
+
+    code = "rate_limit_exceeded"
     retryable = True
 
 
