@@ -11,15 +11,10 @@ from minitoolai.core.clock import Clock
 from minitoolai.core.errors import (
     AccessDenied,
     ClientLeft,
-<<<<<<< HEAD
     CommitInDoubt,
     InsufficientBalance,
     Overloaded,
-=======
-    InsufficientBalance,
-    Overloaded,
     RateLimited,
->>>>>>> images
     ServiceError,
     StoreError,
 )

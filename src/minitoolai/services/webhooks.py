@@ -14,18 +14,19 @@ import logging
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import NotFound, Overloaded, ServiceError, StoreError
 from minitoolai.core.pictures import ImageJob
+from minitoolai.core.records import Caller
 from minitoolai.services.job_words import body as job_body
 from minitoolai.services.links import Links
 from minitoolai.storage import outbox
 from minitoolai.storage.database import Database
-from minitoolai.storage.outbox import Attempt, Message
+from minitoolai.storage.outbox import Attempt, Logged, Message
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -43,15 +44,8 @@ LOG_KEPT_MS = 30 * 24 * 3600 * 1000
 FORGET_EVERY_S = 3600.0
 
 
-class Answer(Protocol):
-    """What came back."""
-
-    @property
-    def status(self) -> int: ...
-
-
-#: `post(url, body, headers)` under the rules for addresses that strangers chose.
-Post = Callable[[str, bytes, dict[str, str]], Awaitable[Answer]]
+#: `post(url, body, headers)` under the rules for addresses that strangers chose; the status of the answer.
+Post = Callable[[str, bytes, dict[str, str]], Awaitable[int]]
 Find = Callable[[int], Awaitable[ImageJob]]
 
 
@@ -177,7 +171,7 @@ class WebhookDeliverer:
         began_ms, began_s = self._clock.now_ms(), self._clock.steady_s()
         status, error, is_final = None, None, False
         try:
-            status = (await self._send(message, began_ms)).status
+            status = await self._send(message, began_ms)
             # 410: the receiver asks never to be called again.
             is_final = status == 410
         except NotFound:
@@ -194,7 +188,7 @@ class WebhookDeliverer:
             lambda c: outbox.log_attempt(c, message, attempt, state=state, next_ms=next_ms, now_ms=now_ms)
         )
 
-    async def _send(self, message: Message, now_ms: int) -> Answer:
+    async def _send(self, message: Message, now_ms: int) -> int:
         job = await self._find(message.generation_id)
         data = event(job, self._links)
         timestamp = str(now_ms // 1000)
@@ -220,6 +214,25 @@ class WebhookDeliverer:
         if now_ms + delay_ms > message.created_ms + LONGEST_MS:
             return "failed", now_ms
         return "pending", now_ms + delay_ms
+
+
+class WebhookLog:
+    """What an account may know of its webhooks."""
+
+    def __init__(self, database: Database, secrets: WebhookSecrets) -> None:
+        self._database = database
+        self._secrets = secrets
+
+    def secret_of(self, caller: Caller) -> str:
+        """What the account's receivers check signatures with."""
+        return self._secrets.of(caller.account_id)
+
+    async def last(self, caller: Caller, most: int) -> list[Logged]:
+        """The last messages, newest first. Overloaded where the database cannot tell."""
+        try:
+            return await self._database.read_soon(outbox.delivery_log, caller.account_id, most)
+        except StoreError as error:
+            raise Overloaded("the database does not answer; try again", retry_after_s=5) from error
 
 
 def event(job: ImageJob, links: Links) -> dict[str, Any]:
