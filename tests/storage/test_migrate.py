@@ -27,11 +27,21 @@ def _shape(path: Path) -> Shape:
     """Each table and index: its kind, and the parts of its definition without order, spaces and quotes."""
     with closing(sqlite3.connect(path)) as db:
         rows = db.execute("SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
-    shape = {}
-    for name, kind, sql in rows:
-        lines = (re.sub(r"[\s\"]+", " ", line).strip(" ,") for line in sql.splitlines())
-        shape[name] = (kind, frozenset(line for line in lines if line not in ("", ")")))
-    return shape
+    return {name: (kind, frozenset(_parts(re.sub(r"[\s\"]+", " ", sql)))) for name, kind, sql in rows}
+
+
+def _parts(sql: str) -> list[str]:
+    """What stands between the commas that are in no inner parentheses; a column added later stands at the end."""
+    head, _, body = sql.partition("(")
+    body, _, tail = body.rpartition(")")
+    parts, depth = [""], 0
+    for character in body:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in (head, *parts, tail)]
 
 
 def test_migrations_make_the_tables_that_the_code_describes(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from minitoolai.core.catalog import Catalog, ChatEntry, ChatModel, EngineEntry, ImageTokens, nearest
 from minitoolai.core.errors import CatalogError
 from minitoolai.core.money import price_per_token
+from minitoolai.core.purchase import check_purchases, purchases
 from minitoolai.core.voices import SpeechEntry, SpeechModel
 
 
@@ -57,7 +58,8 @@ def parse_catalog(text: str) -> Catalog:
         _check_engine(text, name, engine)
     models = {name: _check_chat(text, name, entry, parsed.engines) for name, entry in parsed.chat.items()}
     speech = {name: _check_speech(text, name, entry, parsed.engines) for name, entry in parsed.speech.items()}
-    return Catalog(parsed.engines, models, speech)
+    bought = purchases(parsed.engines, [*models.values(), *speech.values()])
+    return Catalog(parsed.engines, models, speech, purchases=bought)
 
 
 def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
@@ -68,6 +70,8 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
         raise _at(text, table, "base_url", 'an upstream needs base_url = "https://host/v1"')
     if engine.kind != "upstream" and not engine.model:
         raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that answers carry"')
+    if (wrong := check_purchases(engine)) is not None:
+        raise _at(text, table, *wrong)
     if engine.kind == "llama" and engine.context < 512:
         raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
 

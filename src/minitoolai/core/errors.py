@@ -8,9 +8,11 @@ ServiceError
 ├── AccessDenied            InvalidKey
 ├── InsufficientBalance
 ├── Overloaded              ours: queue or disk full
+│   └── NoRoom              before one engine
 └── EngineError             whoever does the work
     ├── EngineRefused       it said no to this request (4xx)
     ├── EngineRateLimited
+    ├── EngineBroken        it may have worked, and may bill, all the same
     └── EngineTimeout
 """
 
@@ -102,6 +104,10 @@ class Overloaded(ServiceError):
     retryable = True
 
 
+class NoRoom(Overloaded):
+    """As many wait for an engine as may."""
+
+
 class ClientLeft(ServiceError):
     """The caller hung up; what was written until then is charged."""
 
@@ -126,6 +132,10 @@ class EngineRateLimited(EngineError):
     """The engine asks us to slow down."""
 
     code = "rate_limit_exceeded"
+
+
+class EngineBroken(EngineError):
+    """The engine broke off. It may bill what it did until then, so it is not asked the same again."""
 
 
 class EngineTimeout(EngineError):

@@ -54,6 +54,8 @@ class ChatRequest(msgspec.Struct):
     limit_is_default: bool = False
     #: The balance bought fewer output tokens than were asked for.
     clamped: bool = False
+    #: It waits for its turn at an engine that takes only so many at once.
+    waits: bool = False
 
 
 AudioFormat = Literal["mp3", "wav", "flac", "opus", "pcm"]

@@ -69,6 +69,9 @@ class FakeEngine:
     def check_room(self) -> None:
         return None
 
+    def is_busy(self) -> bool:
+        return False
+
     async def count_prompt(self, request: ChatRequest) -> int:
         return sum(len(str(message.get("content")).split()) for message in request.messages)
 

@@ -10,6 +10,7 @@ import msgspec
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import (
     ContextExceeded,
+    EngineBroken,
     EngineError,
     EngineRateLimited,
     EngineRefused,
@@ -17,7 +18,9 @@ from minitoolai.core.errors import (
     Overloaded,
 )
 from minitoolai.core.inference import ChatRequest
+from minitoolai.engines.base import ChatAnswer
 from minitoolai.engines.http import HttpAnswer, HttpClient, HttpError, Silent, Unreachable
+from minitoolai.engines.slots import SlottedAnswer, Slots
 
 _encode = msgspec.json.Encoder().encode
 #: What we ask of a streaming engine whatever the caller asked: without the usage there is no exact charge.
@@ -70,6 +73,7 @@ class UpstreamEngine:
         base_url: str = "",
         key: str = "",
         may_repeat: bool = False,
+        slots: Slots | None = None,
     ) -> None:
         self.name = name
         self.complete_chunks = entry.complete_chunks
@@ -81,6 +85,7 @@ class UpstreamEngine:
         self._client = client
         self._has_key = bool(key)
         self._may_repeat = may_repeat
+        self._slots = slots
         self._url = (base_url or entry.base_url).rstrip("/") + "/chat/completions"
         self._headers = {"content-type": "application/json", **entry.headers}
         if key:
@@ -98,7 +103,11 @@ class UpstreamEngine:
         return None
 
     def check_room(self) -> None:
-        return None
+        if self._slots is not None:
+            self._slots.check()
+
+    def is_busy(self) -> bool:
+        return self._slots is not None and self._slots.is_busy
 
     async def count_prompt(self, request: ChatRequest) -> int | None:
         return None
@@ -109,7 +118,19 @@ class UpstreamEngine:
     async def stop(self) -> None:
         return None
 
-    async def open(self, request: ChatRequest, limit: int) -> UpstreamAnswer:
+    async def open(self, request: ChatRequest, limit: int) -> ChatAnswer:
+        if self._slots is None:
+            return await self._begin(request, limit)
+        request.waits = True
+        await self._slots.take()
+        request.waits = False
+        try:
+            return SlottedAnswer(await self._begin(request, limit), self._slots)
+        except BaseException:
+            self._slots.give_back()
+            raise
+
+    async def _begin(self, request: ChatRequest, limit: int) -> UpstreamAnswer:
         body = _encode(upstream_body(request, limit, self._entry))
         answer = await self._send(body)
         if answer.status != 200:
@@ -196,4 +217,4 @@ def mapped(error: HttpError, name: str) -> EngineError:
         return EngineError(f"{name} cannot be reached")
     if isinstance(error, Silent):
         return EngineTimeout(f"{name} went silent")
-    return EngineError(f"{name} broke off its answer")
+    return EngineBroken(f"{name} broke off its answer")

@@ -18,7 +18,8 @@ def find_generation(connection: Connection, generation_id: int, account_id: int)
     rows = connection.execute(
         "SELECT g.id, g.account_id, g.key_id, g.kind, g.model, g.engine, g.served_model, g.state, g.price_input,"
         " g.price_output, g.input_units, g.output_units, g.cached_units, g.estimated, h.settled, h.shortfall,"
-        " h.amount, g.error_code, g.created_ms, g.finished_ms, g.first_token_ms"
+        " h.amount, g.error_code, g.created_ms, g.finished_ms, g.first_token_ms,"
+        " g.attempts"
         " FROM generations g JOIN holds h ON h.id = g.id WHERE g.id = ? AND g.account_id = ?",
         (generation_id, account_id),
     )
