@@ -162,6 +162,49 @@ def test_models_says_what_is_offered_by_whom_and_why_not(cli: Cli) -> None:
     assert "MINITOOLAI_UP_API_KEY" in out
 
 
+IMAGES = """
+[engines.web]
+kind = "webui"
+
+[engines.gpu]
+kind = "diffusers"
+
+[engines.sketch]
+kind = "sketch"
+
+[image.real]
+price = "0.0015"
+engines = ["web", "gpu", "sketch"]
+
+[image.dream]
+price = "0.0015"
+weights = "dream-7"
+engines = ["web", "gpu"]
+"""
+
+
+def test_models_says_which_weights_are_missing_and_where_to_put_them_and_who_stands_in(cli: Cli) -> None:
+    cli.catalog.write_text(CATALOG + IMAGES)
+    folder = cli.data_dir / "weights"
+    real, dream, shared = cli.ok("models").splitlines()[1:]
+    assert re.search(r"^real +image +\$ each: +0\.0015 +STAND-IN sketch", real)
+    assert f"gpu: no file {folder}/real.safetensors: put it there, or a diffusers folder real" in real
+    assert "MISSING" in dream
+    assert f"no file {folder}/dream-7.safetensors" in dream
+    address = "set MINITOOLAI_WEB_BASE_URL=http://host:7860, a web UI started with --api"
+    assert shared == f"  of 2 image models: web: no address: {address}"
+
+    folder.mkdir()
+    (folder / "real.safetensors").write_bytes(b"")
+    (folder / "dream-7").mkdir()
+    real, dream = cli.ok("models").splitlines()[1:3]
+    assert "ready    gpu" in real
+    assert "model_index.json is missing" in dream
+    real, dream = cli.ok("models", MINITOOLAI_WEB_BASE_URL="http://127.0.0.1:7860").splitlines()[1:]
+    assert real.endswith("ready    web")
+    assert dream.endswith("ready    web")
+
+
 def test_doctor_finds_nothing_wrong_with_what_is_right(cli: Cli) -> None:
     out = cli.ok("doctor")
     assert [line.split()[0] for line in out.splitlines()] == ["ok"] * 4

@@ -15,6 +15,8 @@ from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import CatalogError, InvalidRequest, NotFound, SettingsError, StoreError
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.core.voices import SpeechModel
+from minitoolai.engine_wiring import why_no_picture
+from minitoolai.listing import image_lines
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
 from minitoolai.settings import Settings
@@ -192,6 +194,9 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
             voices.setdefault(state, []).append(voice.id)
         for state, names in voices.items():
             say(f"  voice {', '.join(names)}: {state}")
+    catalog = services.reports.catalog
+    for line in image_lines(catalog, lambda name, model: why_no_picture(name, model, catalog, settings)):
+        say(line)
 
 
 def _kind_and_price(model: ChatModel | SpeechModel) -> str:
@@ -232,7 +237,8 @@ def _check_catalog(settings: Settings) -> str:
 
     path = catalog_path(settings)
     catalog = read_catalog(path)
-    return f"{len(catalog.chat)} chat models and {len(catalog.speech)} speech models in {path}"
+    counts = {"chat": len(catalog.chat), "speech": len(catalog.speech), "image": len(catalog.images)}
+    return ", ".join(f"{count} {kind} models" for kind, count in counts.items()) + f" in {path}"
 
 
 def _check_folder(settings: Settings) -> str:

@@ -54,6 +54,7 @@ class Settings:
     speech_processes: int = _setting(1, "Processes that speak, for each speech engine; one core each.")
     speech_voices: int = _setting(16, "Texts that one speech engine speaks at once.")
     speech_queue: int = _setting(64, "Requests that may wait for a voice; more are a 503.")
+    weights_dir: str = _setting("", "Folder of your image models' files; empty means `weights` in the data folder.")
     first_token_timeout_s: float = _setting(60.0, "Longest wait for an engine's first token.")
     total_timeout_s: float = _setting(600.0, "Longest time for one answer.")
     drain_timeout_s: float = _setting(30.0, "How long a stopping server lets streams finish.")

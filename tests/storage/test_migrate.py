@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -27,21 +28,26 @@ def _shape(path: Path) -> Shape:
     """Each table and index: its kind, and the parts of its definition without order, spaces and quotes."""
     with closing(sqlite3.connect(path)) as db:
         rows = db.execute("SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
-    return {name: (kind, frozenset(_parts(re.sub(r"[\s\"]+", " ", sql)))) for name, kind, sql in rows}
+    shape = {}
+    for name, kind, sql in rows:
+        shape[name] = (kind, frozenset(_parts(re.sub(r"[\s\"]+", " ", sql))))
+    return shape
 
 
-def _parts(sql: str) -> list[str]:
-    """What stands between the commas that are in no inner parentheses; a column added later stands at the end."""
-    head, _, body = sql.partition("(")
-    body, _, tail = body.rpartition(")")
-    parts, depth = [""], 0
-    for character in body:
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth == 0:
-            parts.append("")
+def _parts(sql: str) -> Iterator[str]:
+    """What stands between the outermost parentheses, at each comma there; and what stands before and after them.
+
+    ALTER TABLE writes a new column behind the last part, on the same line.
+    """
+    depth, part = 0, ""
+    for character in sql:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if (character, depth) in ((",", 1), ("(", 1), (")", 0)):
+            yield part.strip()
+            part = ""
         else:
-            parts[-1] += character
-    return [part.strip() for part in (head, *parts, tail)]
+            part += character
+    yield part.strip()
 
 
 def test_migrations_make_the_tables_that_the_code_describes(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ ServiceError
 ├── InsufficientBalance
 ├── Overloaded              ours: queue or disk full
 │   └── NoRoom              before one engine
+├── RateLimited             the caller's: more than its share
 └── EngineError             whoever does the work
     ├── EngineRefused       it said no to this request (4xx)
     ├── EngineRateLimited
@@ -106,6 +107,13 @@ class Overloaded(ServiceError):
 
 class NoRoom(Overloaded):
     """As many wait for an engine as may."""
+
+
+class RateLimited(ServiceError):
+    """The caller has had its share for now; `retry_after_s` says when there is more."""
+
+    code = "rate_limit_exceeded"
+    retryable = True
 
 
 class ClientLeft(ServiceError):

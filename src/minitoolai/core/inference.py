@@ -56,6 +56,10 @@ class ChatRequest(msgspec.Struct):
     clamped: bool = False
     #: It waits for its turn at an engine that takes only so many at once.
     waits: bool = False
+    #: A plain text, several, or tokens, to be continued instead of a chat; `messages` is then empty.
+    prompt: Any = None
+    #: What the edge needs to answer in the form of the question; nobody else looks at it.
+    form: Any = None
 
 
 AudioFormat = Literal["mp3", "wav", "flac", "opus", "pcm"]

@@ -94,7 +94,7 @@ class ChatRun:
         )
 
     async def open(self) -> None:
-        """Send the request to the engine, and to the next should that fail; returns as an answer begins. EngineError."""
+        """Ask the engine, and the next should that fail; returns as an answer begins. EngineError where none does."""
         while self._answer is None:
             self.route.ask()
             try:
