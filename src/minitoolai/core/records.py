@@ -114,6 +114,17 @@ class UsageRow(msgspec.Struct, frozen=True):
     cost: int
 
 
+class MarginRow(msgspec.Struct, frozen=True):
+    """What one engine answered for one model: nano-dollars sold, bought, and sold where the purchase is known."""
+
+    model: str
+    engine: str
+    requests: int
+    sold: int
+    bought: int
+    sold_of_known: int
+
+
 class KeyRow(msgspec.Struct, frozen=True):
     """A key as its owner sees it; the secret is not here, nor anywhere."""
 

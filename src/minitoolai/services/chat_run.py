@@ -97,6 +97,8 @@ class ChatRun:
         """Ask the engine, and the next should that fail; returns as an answer begins. EngineError where none does."""
         while self._answer is None:
             self.route.ask()
+            if self.route.engine is not self.engine:
+                self._turn_to(self.route.engine)
             try:
                 self._answer = await self.engine.open(self.request, self.reservation.units)
             except (ServiceError, asyncio.CancelledError) as error:
@@ -117,7 +119,10 @@ class ChatRun:
         if answer is not None:
             await answer.close()
         await self.route.next(error, had_begun=answer is not None)
-        self.engine = self.route.engine
+        self._turn_to(self.route.engine)
+
+    def _turn_to(self, engine: ChatEngine) -> None:
+        self.engine = engine
         self.events, self.usage = self._new_events(), None
         self._asked_s = self._service.clock.steady_s()
 
@@ -269,7 +274,6 @@ class ChatRun:
 
     def _outcome(self, error: ServiceError | None) -> Outcome:
         usage, first_s = self.usage_so_far(), self._first_token_s
-        attempts = self.route.attempts
         return Outcome(
             state=state_after(error),
             input_units=usage.prompt_tokens,
@@ -279,8 +283,8 @@ class ChatRun:
             served_model=self.events.served_model,
             error_code=error.code if error else None,
             first_token_ms=None if first_s is None else round((first_s - self.started_s) * 1000),
-            engine=self.engine.name if attempts else None,
-            attempts=written(attempts),
+            engine=self.route.served_by_another,
+            attempts=written(self.route.attempts),
             purchase=self._service.purchase(self.request.model, self.engine.name, usage),
         )
 

@@ -64,11 +64,20 @@ class Route:
         self.attempts: list[Attempt] = []
 
     def ask(self) -> None:
-        """The request goes to `engine` now."""
+        """The request goes to `engine` now. Overloaded, EngineRateLimited where that is not possible any more."""
+        health = self._home.health(self.engine.name)
+        if not health.is_well:
+            # Since it was chosen, somebody else may have become the probe, or may have been told to slow down.
+            self.engine = self._home.awake([self.engine, *self._untried()], self._model, self._home.clock.steady_s())[0]
+            health = self._home.health(self.engine.name)
         self._is_open = True
-        name = self.engine.name
-        self._asked[name] = self._asked.get(name, 0) + 1
-        self._home.health(name).asked()
+        self._asked[self.engine.name] = self._asked.get(self.engine.name, 0) + 1
+        health.asked()
+
+    @property
+    def served_by_another(self) -> str | None:
+        """Who is asked now, where that is not who was asked first or not the first time."""
+        return self.engine.name if self.attempts or self.engine is not self._engines[0] else None
 
     def has_more(self) -> bool:
         """Whether somebody else could be asked, should this one fail."""
@@ -178,10 +187,11 @@ class Routes:
             check(engines[0])
             engines[0].check_room()
             return Route(self, model.name, engines, now_s)
-        able = self._with_room(self._awake(_able(engines, check), model.name, now_s))
+        able = self._with_room(self.awake(_able(engines, check), model.name, now_s))
         return Route(self, model.name, able, now_s)
 
-    def _awake(self, engines: list[ChatEngine], model: str, now_s: float) -> list[ChatEngine]:
+    def awake(self, engines: list[ChatEngine], model: str, now_s: float) -> list[ChatEngine]:
+        """Those that may be asked now; EngineRateLimited or Overloaded where none may."""
         waits = {engine.name: self._health[engine.name].wait_s(model, now_s) for engine in engines}
         awake = [engine for engine in engines if waits[engine.name] == 0]
         if awake:

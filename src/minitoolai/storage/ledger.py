@@ -112,7 +112,7 @@ def _write_generations(connection: Connection, books: Books) -> None:
             ],
         )
 
-    rerouted = [(o.engine, o.attempts, hold_id) for hold_id, _, _, _, o in books.outcomes if o.attempts is not None]
+    rerouted = [(o.engine, o.attempts, hold_id) for hold_id, _, _, _, o in books.outcomes if o.engine is not None]
     if rerouted:
         connection.execute_many(
             "UPDATE generations SET engine = coalesce(?, engine), attempts = ? WHERE id = ?", rerouted
