@@ -39,8 +39,8 @@ class Two:
             "second": f'base_url = "{self.b.base_url}"\nfirst_token_timeout_s = 1.0\ncooldown_after = 0',
             "tired": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_after = 2\ncooldown_s = 1.5',
             "slowed": f'base_url = "{self.a.base_url}"\nretries = 0',
-            "narrow": f'base_url = "{self.a.base_url}"\nconcurrency = 2\nwaiting = 3\ncooldown_after = 0\ncost_input = "0.05"\n'
-            'costs = { narrow = { input = "0.10", output = "0.40" } }',
+            "narrow": f'base_url = "{self.a.base_url}"\nconcurrency = 2\nwaiting = 3\ncooldown_after = 0\n'
+            'cost_input = "0.05"\ncosts = { narrow = { input = "0.10", output = "0.40" } }',
             "blind": f'base_url = "{self.a.base_url}"\nvision = false',
         }
         models = {
