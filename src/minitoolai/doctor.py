@@ -14,7 +14,7 @@ from minitoolai.engines.base import ChatEngine
 from minitoolai.services.completions import whole_answer
 from minitoolai.settings import Settings
 from minitoolai.storage import audit as audit_rows
-from minitoolai.wiring import Services, build, catalog_path, database_file
+from minitoolai.wiring import Services, build, catalog_path, database_url
 
 #: Longest wait for one token of one upstream.
 PATIENCE_S = 20.0
@@ -47,18 +47,18 @@ def _check_catalog(settings: Settings) -> str:
 
 
 def _check_folder(settings: Settings) -> str:
-    database_file(settings)
+    database_url(settings)
     if not os.access(settings.data_dir, os.W_OK):
         raise SettingsError(f"{settings.data_dir} cannot be written; change its owner or choose --data-dir")
     return str(settings.data_dir.resolve())
 
 
 def _check_database(settings: Settings) -> str:
-    path = prepare(settings)
+    where = prepare(settings)
     broken = read(settings, audit_rows.broken_invariants)
     if broken:
         raise SettingsError(f"the books do not add up: {', '.join(broken)}; run minitoolai audit")
-    return f"{path}, all invariants hold"
+    return f"{where}, all invariants hold"
 
 
 # ── one token of each upstream ────────────────────────────────────────────────────────────────────────────
