@@ -57,7 +57,7 @@ class TextAnswer:
         return self._as_chat(data) or None
 
     def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
-        # No bytes pass as they are: each is told anew.
+        # The engine's own bytes are not what the caller gets: all of them go through `take`.
         return self._answer.listen(listener)
 
     async def read(self) -> bytes:
