@@ -44,6 +44,11 @@ class LedgerOnDisk(RuleBasedStateMachine):
         batch, self.batch = self.batch, []
         self.both.apply(batch)
 
+    @rule(draw=st.randoms(use_true_random=False))
+    def claim(self, draw: random.Random) -> None:
+        """A worker takes jobs between two batches."""
+        self.both.claim(draw)
+
     def teardown(self) -> None:
         self.books.close()
         self.folder.cleanup()

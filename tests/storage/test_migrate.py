@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -29,9 +30,24 @@ def _shape(path: Path) -> Shape:
         rows = db.execute("SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     shape = {}
     for name, kind, sql in rows:
-        lines = (re.sub(r"[\s\"]+", " ", line).strip(" ,") for line in sql.splitlines())
-        shape[name] = (kind, frozenset(line for line in lines if line not in ("", ")")))
+        shape[name] = (kind, frozenset(_parts(re.sub(r"[\s\"]+", " ", sql))))
     return shape
+
+
+def _parts(sql: str) -> Iterator[str]:
+    """What stands between the outermost parentheses, at each comma there; and what stands before and after them.
+
+    ALTER TABLE writes a new column behind the last part, on the same line.
+    """
+    depth, part = 0, ""
+    for character in sql:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if (character, depth) in ((",", 1), ("(", 1), (")", 0)):
+            yield part.strip()
+            part = ""
+        else:
+            part += character
+    yield part.strip()
 
 
 def test_migrations_make_the_tables_that_the_code_describes(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.books import Checkpoint, Credit, Operation, PlaceHold, Recover, Settle, Verdict
+from minitoolai.core.books import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Settle, Verdict
 from minitoolai.core.records import Balance, NewGeneration, Outcome
 from minitoolai.services.ledger import decide
 from minitoolai.storage import accounts, audit, ledger
@@ -138,14 +138,27 @@ def hold(
     least: int = 1,
     lease_ms: int | None = LEASE_MS,
     generation: NewGeneration = CHAT,
+    queue_limit: int | None = None,
 ) -> PlaceHold:
-    return PlaceHold(
-        hold_id, account, "key000000001", generation.kind, base, unit, units, least, lease_ms, NOON_MS, generation
-    )
+    head = (hold_id, account, "key000000001", generation.kind, base, unit, units, least, lease_ms, NOON_MS)
+    return PlaceHold(*head, generation, queue_limit)
 
 
-def settle(hold_id: int, account: int, cost: int, outcome: Outcome = DONE) -> Settle:
-    return Settle(hold_id, account, cost, NOON_MS + 500, outcome)
+def settle(hold_id: int, account: int, cost: int, outcome: Outcome = DONE, *, attempt: int | None = None) -> Settle:
+    return Settle(hold_id, account, cost, NOON_MS + 500, outcome, attempt)
+
+
+def requeue(
+    hold_id: int,
+    account: int,
+    attempt: int = 1,
+    *,
+    reason: Any = "failed",
+    now_ms: int = LEASE_MS,
+    most_failures: int = 3,
+    forced: bool = False,
+) -> Requeue:
+    return Requeue(hold_id, account, attempt, now_ms, reason, most_failures, "broken", "it broke", forced)
 
 
 def checkpoint(hold_id: int, account: int, progress: int, lease_ms: int = LEASE_MS) -> Checkpoint:

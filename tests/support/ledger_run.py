@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minitoolai.core.books import Operation
 from minitoolai.services.ledger import decide
-from minitoolai.storage import audit, ledger
+from minitoolai.storage import audit, jobs, ledger
 from minitoolai.storage.database import Connection, SqliteConnection
 from tests.support.books import NOON_MS, _template
 from tests.support.ledger_model import Customers, Model
@@ -43,9 +43,27 @@ class SideBySide:
 
     def apply(self, batch: list[Operation]) -> None:
         """Judge the batch twice; AssertionError where the verdicts, a row or the audit differ."""
+        self.model.begin_batch()
         with self.connection.transaction():
             verdicts = ledger.apply(self.connection, batch, self._decide)
         assert verdicts == [self.model.judge(operation) for operation in batch]
+        self.compare()
+
+    def claim(self, draw: random.Random) -> None:
+        """A worker takes some of the first jobs that wait."""
+        waiting = [job.id for job in jobs.waiting(self.connection, 5)]
+        assert waiting == self.model.queue()[:5]
+        wanted = sorted(draw.sample(waiting, draw.randint(0, len(waiting))))
+        lease_ms = draw.choice((5, 10, 15))
+        with self.connection.transaction():
+            ours = jobs.claim(self.connection, wanted, worker="w", engine="fake", now_ms=NOON_MS, lease_ms=lease_ms)
+        assert sorted(job.id for job in ours) == wanted
+        for job in ours:
+            self.model.claim(job.id, NOON_MS + lease_ms)
+            assert (job.attempt, job.failures) == (
+                self.model.holds[job.id]["attempt"],
+                self.model.holds[job.id]["failures"],
+            )
         self.compare()
 
     def compare(self) -> None:
@@ -70,6 +88,9 @@ class SideBySide:
         assert holds == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
         generations = rows("SELECT id, state, cost, finished_ms, error_code, estimated FROM generations")
         assert generations == [(number, *h["generation"]) for number, h in sorted(model.holds.items())]
+        rows_of_jobs = rows("SELECT id, turn, attempt, failures, lease_until_ms, result, error FROM generations")
+        keys = ("turn", "attempt", "failures", "job_lease", "result", "error")
+        assert rows_of_jobs == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
         assert audit.broken_invariants(self.connection) == {}
 
 
@@ -81,5 +102,7 @@ def random_walk(decide: ledger.Decide, *, seed: int, batches: int, largest: int 
         customers = Customers(CUSTOMERS, random.Random(seed))
         for _ in range(batches):
             both.apply(customers.batch(largest))
+            if customers.draw.random() < 0.6:
+                both.claim(customers.draw)
     finally:
         connection.close()

@@ -32,6 +32,10 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: upstream: how it calls the limit, and whether it knows the role `developer`.
     limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     developer_role: bool = True
+    #: upstream: fields that it ignores or does not know; here they are refused, for silence would be a lie.
+    unsupported: tuple[str, ...] = ()
+    #: upstream: it continues plain text, too, at `/completions`; which of its models do is for it to say.
+    completions: bool = True
     #: it sees pictures, where the model does.
     vision: bool = True
     #: upstream: model name there, by model name here; a name that is absent is passed on as it is. webui, diffusers:

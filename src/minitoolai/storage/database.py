@@ -25,6 +25,9 @@ SQLITE_BUSY_TIMEOUT_S = 10.0
 class Connection(Protocol):
     """One database session, used by one thread at a time."""
 
+    #: Ends a SELECT of work to claim, so that two processes never wait for, nor get, the same rows.
+    skip_locked: str
+
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Run one statement; the rows, or an empty list."""
 
@@ -47,6 +50,9 @@ class Connection(Protocol):
 
 class SqliteConnection:
     """SQLite in WAL mode. Statements are cached by the driver."""
+
+    #: One process writes at a time, and no other meanwhile.
+    skip_locked = ""
 
     def __init__(self, path: Path, *, read_only: bool = False, checkpoints: bool = True) -> None:
         try:
