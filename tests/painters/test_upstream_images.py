@@ -218,6 +218,22 @@ def test_a_server_that_hangs_or_breaks_off_or_sends_a_huge_picture_is_an_error_w
     run(test())
 
 
+def test_a_server_that_asks_us_to_stay_away_is_left_alone_for_that_long() -> None:
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(429, {"error": {"message": "slow"}}, retry_after="1")
+
+    async def test() -> None:
+        async with upstream(behave) as engine:
+            assert engine.is_up
+            with pytest.raises(EngineRateLimited):
+                await drawn(engine)
+            assert not engine.is_up
+            await asyncio.sleep(1.05)
+            assert engine.is_up
+
+    run(test())
+
+
 def test_without_its_key_it_is_not_ready() -> None:
     entry = EngineEntry("upstream", base_url="https://host/v1", needs_key=True)
     engine = UpstreamImages(remote_of("up", entry), entry, HttpClient(), fetch_nothing)

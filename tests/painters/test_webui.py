@@ -244,6 +244,8 @@ def test_a_web_ui_that_is_not_there_is_an_error_worth_another_attempt() -> None:
         client = HttpClient()
         nowhere = WebuiEngine(remote_of("web", entry, base_url="http://127.0.0.1:9"), entry, client, MODELS)
         await nowhere.start()
+        while nowhere.is_up:
+            await asyncio.sleep(0.01)
         with pytest.raises(EngineError, match="cannot be reached") as failure:
             await nowhere.draw("real", APPLE, ignore)
         assert failure.value.retryable

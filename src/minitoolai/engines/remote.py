@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass
 
 from minitoolai.core.catalog import EngineEntry
-from minitoolai.core.errors import EngineError, EngineRefused
+from minitoolai.core.errors import EngineError, EngineRefused, ServiceError
 from minitoolai.engines.http import HttpAnswer, HttpClient, HttpError
 from minitoolai.engines.upstream import mapped
 
@@ -70,8 +70,10 @@ def remote_of(name: str, entry: EngineEntry, *, base_url: str = "", key: str = "
     return Remote(name, address, headers, fault)
 
 
-def as_picture_error(error: Exception) -> EngineError:
+def as_picture_error(error: ServiceError) -> EngineError:
     """What a picture's failure is to a worker: a refusal ends it, anything else is worth another attempt."""
     if isinstance(error, EngineError):
         return error
-    return EngineRefused(str(error)) if not getattr(error, "retryable", False) else EngineError(str(error))
+    if not error.retryable:
+        return EngineRefused(error.message, param=error.param)
+    return EngineError(error.message, retry_after_s=error.retry_after_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ Fetch = Callable[[str], Awaitable[bytes]]
 _encode = msgspec.json.Encoder().encode
 _TOTAL_S = 300.0
 _ROWS = 8
+_LONGEST_REST_S = 60.0
 #: What OpenAI's interface has no field for.
 _UNSAID = frozenset({"Negative prompt", "Steps", "Sampler", "CFG scale", "Seed"})
 _MODERATED = ("content_policy", "moderation", "safety")
@@ -44,6 +46,12 @@ class UpstreamImages:
         self._total_s = entry.total_timeout_s or _TOTAL_S
         #: Some servers always answer in base64 and refuse to be asked for it.
         self._asks_for_base64 = True
+        self._rests_until_s = 0.0
+
+    @property
+    def is_up(self) -> bool:
+        """False for as long as it asked us to stay away."""
+        return time.monotonic() >= self._rests_until_s
 
     def why_not_ready(self, model: str) -> str | None:
         return self._remote.fault
@@ -113,6 +121,8 @@ class UpstreamImages:
 
     def _failure(self, status: int, retry_after: str | None, raw: bytes) -> EngineError:
         error = as_picture_error(upstream_failure(status, retry_after, raw, self.name))
+        if error.retry_after_s:
+            self._rests_until_s = time.monotonic() + min(error.retry_after_s, _LONGEST_REST_S)
         if isinstance(error, EngineRefused) and any(word.encode() in raw for word in _MODERATED):
             return EngineRefused(error.message, param="prompt", code="content_policy")
         return error

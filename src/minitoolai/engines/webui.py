@@ -27,6 +27,7 @@ _LOG = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _TOTAL_S = 600.0
 _SHORT_S = 10.0
+_AGAIN_S = 5.0
 #: It answers nothing for this many looks at its progress in a row: it hangs.
 _LOOKS = 3
 
@@ -46,6 +47,7 @@ class WebuiEngine:
     ) -> None:
         self.name = remote.name
         self.rows = entry.concurrency or 1
+        self.is_up = not remote.fault
         self._remote, self._entry, self._client, self._models = remote, entry, client, models
         self._total_s = entry.total_timeout_s or _TOTAL_S
         self._look_every_s, self._learn_every_s = look_every_s, learn_every_s
@@ -165,22 +167,26 @@ class WebuiEngine:
 
     async def _learnt(self, weights: str) -> WebuiFacts:
         if self._facts is None or self._facts.checkpoint(weights) is None:
-            self._facts = await self._learn()
+            await self._learn()
+        assert self._facts is not None
         return self._facts
 
-    async def _learn(self) -> WebuiFacts:
+    async def _learn(self) -> None:
+        """Ask what it has. Where it does not say, its pictures wait until it does again."""
+        self.is_up = False
         checkpoints = await self._get("/sdapi/v1/sd-models")
         samplers = await self._get("/sdapi/v1/samplers")
         schedulers = await self._get("/sdapi/v1/schedulers", absent=[])
-        return WebuiFacts.of(checkpoints, samplers, schedulers, self.name)
+        self._facts = WebuiFacts.of(checkpoints, samplers, schedulers, self.name)
+        self.is_up = True
 
     async def _learn_on(self) -> None:
         while True:
             try:
-                self._facts = await self._learn()
+                await self._learn()
             except EngineError as error:
                 _LOG.warning("%s", error)
-            await asyncio.sleep(self._learn_every_s)
+            await asyncio.sleep(self._learn_every_s if self.is_up else min(self._learn_every_s, _AGAIN_S))
 
     async def _get(self, path: str, absent: Any = None) -> Any:
         answer = await self._remote.request(self._client, "GET", path, silence_s=_SHORT_S)
