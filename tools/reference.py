@@ -29,7 +29,6 @@ MORE_CODES = {
     "markup_not_supported": (400, "invalid_request_error", "The text to speak is markup, and voices read plain text."),
     "voice_not_found": (400, "invalid_request_error", "No such voice on offer; the message lists the nearest names."),
     "language_not_supported": (400, "invalid_request_error", "No voice speaks this language; the message lists them."),
-    "content_policy": (400, "invalid_request_error", "The prompt was refused for what it asks to be drawn."),
     "email_taken": (None, "", "On the command line: the address has an account already."),
     "interrupted": (None, "", "In a generation: its server died; the last checkpoint was charged."),
     "client_left": (None, "", "In a generation: the caller hung up; what was written until then was charged."),

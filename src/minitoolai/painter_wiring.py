@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
-from minitoolai.core.errors import EngineError
+from minitoolai.core.errors import EngineError, FetchFailed, UrlForbidden
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.engines.canvas_process import CanvasProcess
+from minitoolai.engines.guarded import GuardedClient
 from minitoolai.engines.http import HttpClient
 from minitoolai.engines.remote import Remote, remote_of
 from minitoolai.engines.upstream_images import UpstreamImages
@@ -19,6 +20,7 @@ from minitoolai.settings import Settings
 SKETCH_ROWS = 16
 FAKE_ROWS = 16
 _GB = 10**9
+_LARGEST_PICTURE, _FETCH_S = 32 * 1024 * 1024, 30.0
 
 
 def make_image_engines(catalog: Catalog, settings: Settings, http: HttpClient) -> dict[str, ImageEngine]:
@@ -71,4 +73,10 @@ def _gpu_config(models: dict[str, ImageModel], entry: EngineEntry, settings: Set
 
 
 async def _fetch(url: str) -> bytes:
-    raise EngineError("an upstream gave the address of a picture on another host")
+    try:
+        fetched = await GuardedClient().get(url, most_bytes=_LARGEST_PICTURE, within_s=_FETCH_S)
+    except (FetchFailed, UrlForbidden) as error:
+        raise EngineError("an upstream gave the address of a picture that cannot be fetched") from error
+    if fetched.status != 200:
+        raise EngineError("an upstream gave the address of a picture that is not there")
+    return fetched.body
