@@ -14,8 +14,8 @@ from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import InvalidRequest, NotFound, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.core.voices import SpeechModel
-from minitoolai.engine_wiring import why_no_picture
 from minitoolai.listing import image_lines, purchase_lines
+from minitoolai.painter_wiring import make_image_engines
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
 from minitoolai.settings import Settings
@@ -204,7 +204,8 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
         for state, names in voices.items():
             say(f"  voice {', '.join(names)}: {state}")
     catalog = services.reports.catalog
-    for line in image_lines(catalog, lambda name, model: why_no_picture(name, model, catalog, settings)):
+    engines = make_image_engines(catalog, settings, services.http)
+    for line in image_lines(catalog, lambda name, model: engines[name].why_not_ready(model.name)):
         say(line)
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from minitoolai.core.catalog import Catalog
 from minitoolai.core.clock import Clock, random_text
-from minitoolai.engine_wiring import make_image_engines
 from minitoolai.engines.base_images import ImageEngine
+from minitoolai.engines.http import HttpClient
+from minitoolai.painter_wiring import make_image_engines
 from minitoolai.services.charging import Charging
 from minitoolai.services.image_board import Board
 from minitoolai.services.image_worker import ImageWorker
@@ -34,6 +35,7 @@ class Base:
     writer: Writer
     charging: Charging
     underway: Underway
+    http: HttpClient
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Images:
 def make_images(base: Base, *, signer: Signer, is_alone: bool) -> Images:
     """Not yet started. `is_alone`: no other process draws from this database. SettingsError."""
     board = Board()
-    engines = make_image_engines(base.catalog, base.settings)
+    engines = make_image_engines(base.catalog, base.settings, base.http)
     objects = LocalObjects(base.settings.data_dir / "objects")
     service = ImageService(
         base.catalog,

@@ -125,7 +125,7 @@ def build(settings: Settings) -> Services:
         stall_timeout_s=settings.total_timeout_s,
     )
     secret = pepper(settings)
-    base = Base(settings, catalog, clock, database, writer, charging, underway)
+    base = Base(settings, catalog, clock, database, writer, charging, underway, http)
     images = make_images(base, signer=Signer(hmac.digest(secret, b"signatures", "sha256")), is_alone=True)
     return Services(
         settings=settings,
