@@ -41,6 +41,10 @@ _BEGIN = (
 )
 #: Classes of SQLSTATE after which nothing more comes: connection errors, shutdown, idle in a transaction for too long.
 _ENDS_THE_SESSION = ("08", "57P", "25P03", "25P04")
+#: Whoever writes finds rows by their keys. A plan made while a table was new and small would scan it for ever.
+_PLANS = " SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;"
+#: Whoever turned it off for the whole server did not mean money.
+_DURABLE = " SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _Fate = tuple[str, str, int]
 
 
@@ -76,9 +80,7 @@ class PostgresConnection:
                 f"SET client_min_messages = error; SET lock_timeout = {LOCK_TIMEOUT_MS};"
                 f" SET idle_in_transaction_session_timeout = {FROZEN_MS};"
                 f" SET default_transaction_read_only = {'on' if self._read_only else 'off'};"
-                # Whoever turned it off for the whole server did not mean money.
-                " SELECT set_config('synchronous_commit', 'on', false)"
-                " WHERE current_setting('synchronous_commit') = 'off'"
+                f"{'' if self._read_only else _PLANS}{_DURABLE}"
             )
         except psycopg.Error as error:
             db.close()
