@@ -42,6 +42,8 @@ class Settings:
     catalog: str = _setting("", "Path of the catalog; empty means the one that is shipped.")
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8000, "Port to listen on; 0 takes a free one.")
+    workers: int = _setting(1, "Processes that serve; more than one needs PostgreSQL.")
+    reuse_port: bool = _setting(False, "Listen beside another server on the same port, for a restart without a gap.")
     public_url: str = _setting("", "How clients reach this server, for links in answers.")
     secret_key: Secret = _setting(Secret(""), "Pepper of API keys; made in the data folder where absent.")
     log_level: str = _setting("info", "debug, info, warning or error.")
