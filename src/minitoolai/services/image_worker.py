@@ -33,6 +33,8 @@ TELL_EVERY_S = 0.25
 SWEEP_EVERY_S = 5.0
 #: The queue is looked at this often even when nobody knocks: alone, only as a net; else others may have filled it.
 LOOK_ALONE_EVERY_S, LOOK_EVERY_S = 2.0, 0.25
+#: And an engine that is starting again, whether it is up.
+DOWN_LOOK_EVERY_S = 0.1
 #: Which engine is ready for what is asked this often.
 READY_FOR_S = 1.0
 #: An engine that fails at everything, and a database that does not answer, are left in peace for ever longer.
@@ -206,7 +208,6 @@ class _Hand:
 
     async def work(self) -> None:
         """Until cancelled; whatever happens, it goes on."""
-        look_every_s = LOOK_ALONE_EVERY_S if self._worker.is_alone else LOOK_EVERY_S
         while True:
             self._wake.clear()
             try:
@@ -217,7 +218,15 @@ class _Hand:
             except Exception:
                 log.exception("%s could not be filled, and will be tried again", self._engine.name)
                 await asyncio.sleep(FIRST_PAUSE_S)
-            await self._rest(look_every_s)
+            await self._rest(self._delay_s())
+
+    def _delay_s(self) -> float:
+        """Until the next look, if nobody knocks before."""
+        if not self._engine.is_up:
+            return DOWN_LOOK_EVERY_S
+        look_s = LOOK_ALONE_EVERY_S if self._worker.is_alone else LOOK_EVERY_S
+        paused_s = self._paused_until_s - self._worker.clock.steady_s()
+        return min(look_s, paused_s) if paused_s > 0 else look_s
 
     async def _rest(self, delay_s: float) -> None:
         try:
