@@ -4,14 +4,20 @@ ServiceError
 ├── InvalidRequest          the caller's words: names the field
 │   ├── ContextExceeded
 │   ├── ModelNotFound
-│   └── NotFound
+│   ├── ContentRefused      the operator's policy on prompts
+│   ├── UrlForbidden        an address that we will not call
+│   ├── FetchFailed         an address that did not give what it should
+│   ├── NotFound
+│   └── Gone                it was there once
 ├── AccessDenied            InvalidKey
 ├── InsufficientBalance
 ├── Overloaded              ours: queue or disk full
+│   └── NoRoom              before one engine
 ├── RateLimited             the caller's: more than its share
 └── EngineError             whoever does the work
     ├── EngineRefused       it said no to this request (4xx)
     ├── EngineRateLimited
+    ├── EngineBroken        it may have worked, and may bill, all the same
     └── EngineTimeout
 """
 
@@ -67,6 +73,30 @@ class NotFound(InvalidRequest):
     code = "not_found"
 
 
+class Gone(InvalidRequest):
+    """It was there, and is not any more: an expired link, a picture removed by retention."""
+
+    code = "gone"
+
+
+class ContentRefused(InvalidRequest):
+    """The policy on prompts refuses this one; nothing was charged."""
+
+    code = "content_policy"
+
+
+class UrlForbidden(InvalidRequest):
+    """An address that this server will not call: not https, not public, or with more in it than an address."""
+
+    code = "url_not_allowed"
+
+
+class FetchFailed(InvalidRequest):
+    """The address did not answer, not in time, or not with what was asked for."""
+
+    code = "fetch_failed"
+
+
 class BodyTooLarge(InvalidRequest):
     """More bytes than a body may have."""
 
@@ -103,6 +133,10 @@ class Overloaded(ServiceError):
     retryable = True
 
 
+class NoRoom(Overloaded):
+    """As many wait for an engine as may."""
+
+
 class RateLimited(ServiceError):
     """The caller has had its share for now; `retry_after_s` says when there is more."""
 
@@ -136,6 +170,10 @@ class EngineRateLimited(EngineError):
     code = "rate_limit_exceeded"
 
 
+class EngineBroken(EngineError):
+    """The engine broke off. It may bill what it did until then, so it is not asked the same again."""
+
+
 class EngineTimeout(EngineError):
     """The engine took too long: to connect, to its first token, or in all."""
 
@@ -151,4 +189,16 @@ class SettingsError(Exception):
 
 
 class StoreError(Exception):
-    """The database could not do what was asked (disk full, gone, locked)."""
+    """The database or the object store could not do what was asked (disk full, gone, locked)."""
+
+
+class ObjectMissing(StoreError):
+    """The object store works, and has nothing under this key."""
+
+
+class ConnectionLost(StoreError):
+    """The database's server is away or broke the connection. What was not committed is not written."""
+
+
+class CommitInDoubt(ConnectionLost):
+    """The connection broke while a COMMIT was under way, and the server has been away since: nobody knows yet."""
