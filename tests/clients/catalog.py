@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
 #: Not in requirements-dev.txt: it wants an older package of OpenAI's than everybody else.
 LITELLM = ("litellm==1.106.2", "mcp==2.3.0")
-LITELLM_HOME = HERE / ".cache" / "litellm"
+LITELLM_HOME = HERE.parents[1] / ".scratch" / "litellm"
 
 #: What a client may show, and what that means.
 ABILITIES = {

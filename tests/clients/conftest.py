@@ -41,7 +41,9 @@ class Moody:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Fake engines, and two models behind a moody upstream."""
     with Upstream(Moody()) as moody:
-        catalog = catalogs.FAKE + "".join(catalogs.upstream(name, moody.base_url) for name in ("busy", "limited"))
+        catalog = catalogs.FAKE + "".join(
+            catalogs.upstream(name, moody.base_url, "retries = 0") for name in ("busy", "limited")
+        )
         with ServerProcess(tmp_path_factory.mktemp("clients"), catalog=catalog) as running:
             yield running
             assert running.read(broken_invariants) == {}
