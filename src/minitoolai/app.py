@@ -17,6 +17,7 @@ import uvicorn
 from litestar.datastructures import State
 
 from minitoolai.api.asgi import App, Receive, Scope, Send
+from minitoolai.api.idempotency import Idempotent, idempotency_key
 from minitoolai.api.routes import hot_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.engines.base import ChatEngine
@@ -37,6 +38,7 @@ class Server:
         state = State({"keyring": services.keys, "reports": services.reports, "why_not_ready": self.why_not_ready})
         self._hot = hot_paths(services.chats, services.speech, services.keys)
         self._other: Any = other_paths(state)
+        self._idempotent = Idempotent(services.replays, services.keys)
 
     def why_not_ready(self) -> str | None:
         """None once requests will be served."""
@@ -50,6 +52,9 @@ class Server:
             await self._lifespan(receive, send)
             return
         handler: App = self._hot.get(scope.get("path", ""), self._other)
+        if scope["method"] == "POST" and (name := idempotency_key(scope)) is not None:
+            await self._idempotent(handler, name, scope, receive, send)
+            return
         await handler(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -75,6 +80,7 @@ class Server:
         self._tasks = [
             asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
+            asyncio.create_task(services.replays.run()),
             asyncio.create_task(self._start_engines()),
         ]
         # What is here now stays for good; the collector need not walk it again and again.

@@ -19,6 +19,7 @@ from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
 from minitoolai.services.ledger import decide
+from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
@@ -43,6 +44,7 @@ class Services:
     speech: SpeechService
     underway: Underway
     keys: KeyRing
+    replays: Replays
     reports: Reports
     auditor: Auditor
 
@@ -132,6 +134,7 @@ def build(settings: Settings) -> Services:
         speech=speech,
         underway=underway,
         keys=KeyRing(database, pepper(settings), clock),
+        replays=Replays(database, writer, clock),
         reports=Reports(database, chats, speech),
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
     )
