@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from minitoolai.core.catalog_file import read_catalog
-from minitoolai.core.clock import Clock, SystemClock, random_bytes
+from minitoolai.core.clock import SystemClock, random_bytes
 from minitoolai.core.errors import SettingsError
 from minitoolai.engine_wiring import make_caps, make_engines, make_speech_engines
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.http import HttpClient
+from minitoolai.image_wiring import Base, Images, make_images
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
@@ -21,6 +23,7 @@ from minitoolai.services.chat import ChatService
 from minitoolai.services.ledger import decide
 from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
+from minitoolai.services.signing import Signer
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
 from minitoolai.settings import Settings
@@ -34,7 +37,7 @@ class Services:
     """Everything one serving process holds."""
 
     settings: Settings
-    clock: Clock
+    clock: SystemClock
     database: Database
     writer: Writer
     http: HttpClient
@@ -42,6 +45,7 @@ class Services:
     speech_engines: dict[str, SpeechEngine]
     chats: ChatService
     speech: SpeechService
+    images: Images
     underway: Underway
     keys: KeyRing
     replays: Replays
@@ -122,6 +126,9 @@ def build(settings: Settings) -> Services:
         first_sound_timeout_s=settings.first_token_timeout_s,
         stall_timeout_s=settings.total_timeout_s,
     )
+    secret = pepper(settings)
+    base = Base(settings, catalog, clock, database, writer, charging, underway, http)
+    images = make_images(base, signer=Signer(hmac.digest(secret, b"signatures", "sha256")), is_alone=True)
     return Services(
         settings=settings,
         clock=clock,
@@ -132,9 +139,10 @@ def build(settings: Settings) -> Services:
         speech_engines=speech_engines,
         chats=chats,
         speech=speech,
+        images=images,
         underway=underway,
-        keys=KeyRing(database, pepper(settings), clock),
         replays=Replays(database, writer, clock),
+        keys=KeyRing(database, secret, clock),
         reports=Reports(database, chats, speech),
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
     )

@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from minitoolai.core.books import Checkpoint, Claimed, Held, PlaceHold, Refused, Settle, Settled, Verdict
+from minitoolai.core.books import Checkpoint, Claimed, Held, PlaceHold, QueueFull, Refused, Settle, Settled, Verdict
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import (
     AccessDenied,
@@ -15,6 +15,7 @@ from minitoolai.core.errors import (
     IdempotencyInFlight,
     InsufficientBalance,
     Overloaded,
+    RateLimited,
     ServiceError,
     StoreError,
 )
@@ -45,12 +46,21 @@ class Charging:
         self._writer = writer
         self._clock = clock
 
-    async def reserve(self, caller: Caller, bound: Bound, generation: NewGeneration) -> Reservation:
-        """Hold the bound, in one commit with the generation's row.
+    async def reserve(
+        self,
+        caller: Caller,
+        bound: Bound,
+        generation: NewGeneration,
+        *,
+        hold_id: int | None = None,
+        queue_limit: int | None = None,
+    ) -> Reservation:
+        """Hold the bound, in one commit with the generation's row. A job waits in the queue, and so needs no lease.
 
-        InsufficientBalance where the account cannot pay, Overloaded where the ledger cannot take it now.
+        InsufficientBalance where the account cannot pay, RateLimited where `queue_limit` of its jobs wait already,
+        Overloaded where the ledger cannot take it now.
         """
-        now_ms, hold_id = self._clock.now_ms(), self._clock.new_id()
+        now_ms, hold_id = self._clock.now_ms(), hold_id or self._clock.new_id()
         claim = _first_use(caller.claim, hold_id)
         hold = PlaceHold(
             hold_id=hold_id,
@@ -61,10 +71,11 @@ class Charging:
             unit=bound.unit,
             units=bound.units,
             least_units=bound.least_units,
-            lease_until_ms=now_ms + LEASE_MS,
+            lease_until_ms=now_ms + LEASE_MS if queue_limit is None else None,
             now_ms=now_ms,
             generation=generation,
             claim=claim,
+            queue_limit=queue_limit,
         )
         future = self._writer.submit(hold)
         assert future is not None
@@ -84,6 +95,10 @@ class Charging:
             raise _cannot_pay(verdict)
         if isinstance(verdict, Claimed):
             raise in_flight()
+        if isinstance(verdict, QueueFull):
+            raise RateLimited(
+                f"{verdict.queued} jobs of this account wait already, its most; wait for some of them", retry_after_s=5
+            )
         if not isinstance(verdict, Held):
             raise AccessDenied("the account of this key does not exist any more")
         return Reservation(
