@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from minitoolai import __version__
@@ -54,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     _simple(commands, "models", "what is offered, by which engine, ready or why not", "models")
     _simple(commands, "audit", "check every invariant of the books; exit 1 and rows if any breaks", "audit")
     _simple(commands, "migrate", "bring the database to the newest schema", "migrate")
-    _simple(commands, "doctor", "check settings, catalog, database and engines, with a remedy for each fault", "doctor")
+    _doctor(commands)
+    _margin(commands)
     return parser
 
 
@@ -80,16 +82,16 @@ def _add(
 
 def _call(function: str, options: argparse.Namespace) -> int | None:
     # Imported here, so that --help and a wrong option answer at once.
-    from minitoolai import commands
     from minitoolai.settings import load_settings
 
-    overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port")}
+    overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port", "workers")}
     settings = load_settings(**overrides)
     level = settings.log_level.upper()
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsError(f"MINITOOLAI_LOG_LEVEL={settings.log_level!r} is wrong: debug, info, warning or error")
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    result: int | None = getattr(commands, function)(settings, options)
+    module, _, name = function.rpartition(".")
+    result: int | None = getattr(import_module(f"minitoolai.{module or 'commands'}"), name)(settings, options)
     return result
 
 
@@ -102,9 +104,11 @@ def _simple(
 
 
 def _serve(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = _add(commands, "serve", "API and engines in one process", "serve", "serve --demo --port 8000")
+    parser = _add(commands, "serve", "API and engines, in one process or several", "serve", "serve --demo --port 8000")
     parser.add_argument("--host", help="address to listen on (MINITOOLAI_HOST; 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (MINITOOLAI_PORT; 8000)")
+    parser.add_argument("--workers", type=int, help="processes; more than 1 needs PostgreSQL (MINITOOLAI_WORKERS; 1)")
+    parser.add_argument("--listening", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--demo", action="store_true", help="make an account with $5 and print a key and a curl line")
 
 
@@ -148,6 +152,20 @@ def _credit(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("amount", metavar="DOLLARS", help="like 20.00")
     parser.add_argument("--reason", default="granted on the command line", help="kept with the transfer")
     parser.add_argument("--reference", help="credit only once for this reference, such as an invoice number")
+
+
+def _doctor(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "check settings, catalog, database and engines, with a remedy for each fault"
+    parser = _add(commands, "doctor", about, "doctor.doctor", "doctor --offline")
+    parser.add_argument(
+        "--offline", action="store_true", help="do not ask each upstream for one token, which costs one"
+    )
+
+
+def _margin(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "what was sold and what the engines charged for it, by model and engine"
+    parser = _add(commands, "margin", about, "margins.margin", "margin --days 7")
+    parser.add_argument("--days", type=int, default=30, help="how far to look back (30)")
 
 
 def _draw(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -16,9 +16,6 @@ from minitoolai.engines.upstream_images import UpstreamImages
 from minitoolai.engines.webui import WebuiEngine
 from minitoolai.settings import Settings
 
-#: Pictures that the embedded model draws together; more at once do not come out faster on a processor.
-SKETCH_ROWS = 16
-FAKE_ROWS = 16
 _GB = 10**9
 _LARGEST_PICTURE, _FETCH_S = 32 * 1024 * 1024, 30.0
 
@@ -32,6 +29,7 @@ def make_image_engines(catalog: Catalog, settings: Settings, http: HttpClient) -
 def make_image_engine(name: str, catalog: Catalog, settings: Settings, http: HttpClient) -> ImageEngine:
     """The adapter that the catalog asks for."""
     entry = catalog.engines[name]
+    limits: dict[str, Any] = {"rows": settings.image_rows, "silence_s": settings.image_silence_s}
     if entry.kind == "webui":
         return WebuiEngine(_remote(name, entry, settings), entry, http, _models_of(name, catalog))
     if entry.kind == "upstream":
@@ -41,8 +39,8 @@ def make_image_engine(name: str, catalog: Catalog, settings: Settings, http: Htt
         return CanvasProcess(name, "minitoolai.engines.diffusers", config, rows=settings.gpu_pictures)
     if entry.kind == "fake":
         config = {"model": entry.model, "delay_ms": entry.delay_ms}
-        return CanvasProcess(name, "minitoolai.engines.fake_images", config, rows=FAKE_ROWS)
-    return CanvasProcess(name, "minitoolai.engines.sketch", {"threads": 0}, rows=SKETCH_ROWS)
+        return CanvasProcess(name, "minitoolai.engines.fake_images", config, **limits)
+    return CanvasProcess(name, "minitoolai.engines.sketch", {"threads": 0}, **limits)
 
 
 def weights_folder(settings: Settings) -> Path:

@@ -8,12 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 
 from minitoolai.core.catalog_file import read_catalog
-from minitoolai.core.clock import Clock, SystemClock, random_bytes
+from minitoolai.core.clock import SystemClock, random_bytes
 from minitoolai.core.errors import SettingsError
-from minitoolai.engine_wiring import make_engines, make_speech_engines
+from minitoolai.engine_wiring import make_caps, make_engines, make_speech_engines
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.http import HttpClient
+from minitoolai.image_wiring import Base, Images, make_images
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
@@ -33,7 +34,7 @@ class Services:
     """Everything one serving process holds."""
 
     settings: Settings
-    clock: Clock
+    clock: SystemClock
     database: Database
     writer: Writer
     http: HttpClient
@@ -41,6 +42,7 @@ class Services:
     speech_engines: dict[str, SpeechEngine]
     chats: ChatService
     speech: SpeechService
+    images: Images
     underway: Underway
     keys: KeyRing
     reports: Reports
@@ -97,7 +99,8 @@ def build(settings: Settings) -> Services:
     database = open_database(database_url(settings), serving=True)
     writer = Writer(database, decide)
     http = HttpClient()
-    engines = make_engines(catalog, settings, http)
+    caps = make_caps(catalog)
+    engines = make_engines(catalog, settings, http, caps)
     underway = Underway(clock)
     charging = Charging(writer, clock)
     chats = ChatService(
@@ -109,7 +112,7 @@ def build(settings: Settings) -> Services:
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
     )
-    speech_engines = make_speech_engines(catalog, settings, http)
+    speech_engines = make_speech_engines(catalog, settings, http, caps)
     speech = SpeechService(
         catalog,
         speech_engines,
@@ -119,6 +122,9 @@ def build(settings: Settings) -> Services:
         first_sound_timeout_s=settings.first_token_timeout_s,
         stall_timeout_s=settings.total_timeout_s,
     )
+    secret = pepper(settings)
+    base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret)
+    images = make_images(base, is_alone=True)
     return Services(
         settings=settings,
         clock=clock,
@@ -129,8 +135,9 @@ def build(settings: Settings) -> Services:
         speech_engines=speech_engines,
         chats=chats,
         speech=speech,
+        images=images,
         underway=underway,
-        keys=KeyRing(database, pepper(settings), clock),
-        reports=Reports(database, chats, speech),
+        keys=KeyRing(database, secret, clock),
+        reports=Reports(database, chats, speech, images.service),
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
     )
