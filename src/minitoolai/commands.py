@@ -6,25 +6,25 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import closing, contextmanager
 from typing import TypeVar
 
 from minitoolai.core.catalog import ChatModel
 from minitoolai.core.clock import SystemClock
-from minitoolai.core.errors import CatalogError, InvalidRequest, NotFound, SettingsError, StoreError
+from minitoolai.core.errors import InvalidRequest, NotFound, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.core.voices import SpeechModel
 from minitoolai.engine_wiring import why_no_picture
-from minitoolai.listing import image_lines
+from minitoolai.listing import image_lines, purchase_lines
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts
 from minitoolai.storage import audit as audit_rows
-from minitoolai.storage.database import Connection, open_sqlite
+from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.migrate import migrate as run_migrations
-from minitoolai.wiring import Services, build, catalog_path, database_file, pepper
+from minitoolai.storage.opening import has_tables, open_database
+from minitoolai.wiring import Services, build, database_url, pepper
 
 T = TypeVar("T")
 DEMO_EMAIL = "demo@example.com"
@@ -39,23 +39,27 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def prepare(settings: Settings) -> Path:
-    """The database file, at the newest schema, with its system accounts."""
-    path = database_file(settings)
-    run_migrations(f"sqlite:///{path}")
+def prepare(settings: Settings) -> str:
+    """Where the database is, now at the newest schema and with its system accounts."""
+    run_migrations(database_url(settings))
     write(settings, lambda connection: accounts.ensure_system_accounts(connection, CLOCK.now_ms()))
-    return path
+    with _opened(settings) as database:
+        return database.where
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Database]:
+    database = open_database(database_url(settings), serving=False)
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 @contextmanager
 def _connected(settings: Settings) -> Iterator[Connection]:
-    database = open_sqlite(database_file(settings), serving=False)
-    connection = database.connect()
-    try:
+    with _opened(settings) as database, closing(database.connect()) as connection:
         yield connection
-    finally:
-        connection.close()
-        database.close()
 
 
 def write(settings: Settings, change: Callable[[Connection], T]) -> T:
@@ -66,12 +70,15 @@ def write(settings: Settings, change: Callable[[Connection], T]) -> T:
 
 def read(settings: Settings, question: Callable[[Connection], T]) -> T:
     """Ask the database, which must exist."""
-    if not database_file(settings).exists():
-        raise SettingsError(
-            f"there is no database in {settings.data_dir}; run minitoolai migrate, or choose --data-dir"
-        )
-    with _connected(settings) as connection:
-        return question(connection)
+    with _opened(settings) as database:
+        if not has_tables(database):
+            lack, other = (
+                (f"no table in {database.where}", "another MINITOOLAI_DATABASE_URL")
+                if database.is_shared
+                else (f"no database in {settings.data_dir}", "--data-dir")
+            )
+            raise SettingsError(f"there is {lack}; run minitoolai migrate, or choose {other}")
+        return database.read(question)
 
 
 # ── accounts ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -174,7 +181,7 @@ def audit(settings: Settings, _: argparse.Namespace) -> int:
 
 def migrate(settings: Settings, _: argparse.Namespace) -> None:
     """migrate"""
-    before, after = run_migrations(f"sqlite:///{database_file(settings)}")
+    before, after = run_migrations(database_url(settings))
     prepare(settings)
     say(f"already at {after}" if before == after else f"migrated from {before or 'nothing'} to {after}")
 
@@ -182,10 +189,12 @@ def migrate(settings: Settings, _: argparse.Namespace) -> None:
 def models(settings: Settings, _: argparse.Namespace) -> None:
     """models: what is offered, by which engine, ready or why not."""
     prepare(settings)
-    services = _built(settings)
+    services = built(settings)
     for offer in services.reports.offers():
         state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
         say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
+        for line in purchase_lines(services.reports.catalog, offer.model):
+            say(line)
     for model in services.speech.catalog.speech.values():
         voices: dict[str, list[str]] = {}
         for voice in model.voices:
@@ -209,53 +218,13 @@ def _dollars_per_million(price: int) -> str:
     return format_dollars(price * 1_000_000)[:-6].rjust(9)
 
 
-def _built(settings: Settings) -> Services:
+def built(settings: Settings) -> Services:
+    """Everything a server would hold, not started."""
+
     async def make() -> Services:
         return build(settings)
 
     return asyncio.run(make())
-
-
-def doctor(settings: Settings, _: argparse.Namespace) -> int:
-    """doctor: each part, and what to do about what is wrong."""
-    faults = 0
-    for name, check in (("catalog", _check_catalog), ("data folder", _check_folder), ("database", _check_database)):
-        try:
-            say(f"ok     {name}: {check(settings)}")
-        except (CatalogError, SettingsError, StoreError) as error:
-            faults += 1
-            say(f"FAULT  {name}: {error}")
-    if not faults:
-        for offer in _built(settings).reports.offers():
-            faults += offer.engine is None
-            say(f"{'ok    ' if offer.engine else 'FAULT '} model {offer.model.name}: {offer.engine or offer.why_not}")
-    return 1 if faults else 0
-
-
-def _check_catalog(settings: Settings) -> str:
-    from minitoolai.core.catalog_file import read_catalog
-
-    path = catalog_path(settings)
-    catalog = read_catalog(path)
-    counts = {"chat": len(catalog.chat), "speech": len(catalog.speech), "image": len(catalog.images)}
-    return ", ".join(f"{count} {kind} models" for kind, count in counts.items()) + f" in {path}"
-
-
-def _check_folder(settings: Settings) -> str:
-    import os
-
-    database_file(settings)
-    if not os.access(settings.data_dir, os.W_OK):
-        raise SettingsError(f"{settings.data_dir} cannot be written; change its owner or choose --data-dir")
-    return str(settings.data_dir.resolve())
-
-
-def _check_database(settings: Settings) -> str:
-    path = prepare(settings)
-    broken = read(settings, audit_rows.broken_invariants)
-    if broken:
-        raise SettingsError(f"the books do not add up: {', '.join(broken)}; run minitoolai audit")
-    return f"{path}, all invariants hold"
 
 
 # ── serving ───────────────────────────────────────────────────────────────────────────────────────────────

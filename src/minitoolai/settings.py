@@ -36,7 +36,9 @@ class Settings:
     """Every variable, with its default and what it is for (docs/reference/settings.md is made from this)."""
 
     data_dir: Path = _setting(Path("data"), "Folder of the database, images and models.")
-    database_url: Secret = _setting(Secret(""), "Another database than the file in the data folder.")
+    database_url: Secret = _setting(
+        Secret(""), "PostgreSQL, like postgresql://user:password@host/db; empty: a file in the data folder."
+    )
     catalog: str = _setting("", "Path of the catalog; empty means the one that is shipped.")
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8000, "Port to listen on; 0 takes a free one.")

@@ -12,10 +12,12 @@ ServiceError
 ├── AccessDenied            InvalidKey
 ├── InsufficientBalance
 ├── Overloaded              ours: queue or disk full
+│   └── NoRoom              before one engine
 ├── RateLimited             the caller's: more than its share
 └── EngineError             whoever does the work
     ├── EngineRefused       it said no to this request (4xx)
     ├── EngineRateLimited
+    ├── EngineBroken        it may have worked, and may bill, all the same
     └── EngineTimeout
 """
 
@@ -131,6 +133,10 @@ class Overloaded(ServiceError):
     retryable = True
 
 
+class NoRoom(Overloaded):
+    """As many wait for an engine as may."""
+
+
 class RateLimited(ServiceError):
     """The caller has had its share for now; `retry_after_s` says when there is more."""
 
@@ -164,6 +170,10 @@ class EngineRateLimited(EngineError):
     code = "rate_limit_exceeded"
 
 
+class EngineBroken(EngineError):
+    """The engine broke off. It may bill what it did until then, so it is not asked the same again."""
+
+
 class EngineTimeout(EngineError):
     """The engine took too long: to connect, to its first token, or in all."""
 
@@ -184,3 +194,11 @@ class StoreError(Exception):
 
 class ObjectMissing(StoreError):
     """The object store works, and has nothing under this key."""
+
+
+class ConnectionLost(StoreError):
+    """The database's server is away or broke the connection. What was not committed is not written."""
+
+
+class CommitInDoubt(ConnectionLost):
+    """The connection broke while a COMMIT was under way, and the server has been away since: nobody knows yet."""

@@ -33,7 +33,7 @@ class FakeAnswer:
     def take(self) -> bytes | None:
         return None
 
-    def listen(self, listener: Callable[[], None] | None) -> bool:
+    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
         return False
 
     async def read(self) -> bytes:
@@ -69,6 +69,9 @@ class FakeEngine:
 
     def check_room(self) -> None:
         return None
+
+    def is_busy(self) -> bool:
+        return False
 
     async def count_prompt(self, request: ChatRequest) -> int:
         if request.prompt is not None:

@@ -23,7 +23,7 @@ def load(connection: Connection, operations: Sequence[Operation], books: Books) 
     """The jobs and queues that these operations speak of. A batch of chats costs no query."""
     attempted = [o.hold_id for o in operations if isinstance(o, Settle | Requeue) and o.attempt is not None]
     rows = connection.select_by_ids(
-        "SELECT id, state, attempt, failures, lease_until_ms FROM generations WHERE id IN (…)", attempted
+        "SELECT id, state, attempt, failures, lease_until_ms FROM generations WHERE id IN (…)", attempted, lock=True
     )
     books.jobs = {row[0]: JobState(*row[1:]) for row in rows}
     asking = sorted({o.account_id for o in operations if isinstance(o, PlaceHold) and o.queue_limit is not None})
@@ -148,6 +148,8 @@ class Sign(msgspec.Struct, frozen=True):
 
 def renew(connection: Connection, signs: Sequence[Sign], lease_until_ms: int) -> set[int]:
     """Move the leases and write down the steps; which of these attempts are not under way any more."""
+    # Locked in the order in which the ledger locks them.
+    connection.select_by_ids("SELECT id FROM generations WHERE id IN (…)", [sign.id for sign in signs], lock=True)
     connection.execute_many(
         "UPDATE generations SET lease_until_ms = ?, step = ? WHERE id = ? AND attempt = ? AND state = 'running'",
         [(lease_until_ms, sign.step, sign.id, sign.attempt) for sign in signs],

@@ -29,7 +29,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> Books:
     """The accounts and holds these operations name, as they are now."""
     account_ids = sorted({operation.account_id for operation in operations})
     rows = connection.select_by_ids(
-        "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)", account_ids
+        "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)", account_ids, lock=True
     )
     accounts = {row[0]: AccountState(row[1], row[2], row[3]) for row in rows}
     hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Credit)]
@@ -37,6 +37,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> Books:
         "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind"
         " FROM holds WHERE id IN (…)",
         hold_ids,
+        lock=True,
     )
     holds = {row[0]: HoldState(*row[1:]) for row in rows}
     references = [operation.external_ref for operation in operations if isinstance(operation, Credit)]
@@ -103,13 +104,19 @@ def _write_generations(connection: Connection, books: Books) -> None:
     if books.outcomes:
         connection.execute_many(
             "UPDATE generations SET state = ?, input_units = ?, output_units = ?, cached_units = ?,"
-            " estimated = ?, served_model = ?, error_code = ?, first_token_ms = ?, cost = ?, finished_ms = ?"
-            " WHERE id = ?",
+            " estimated = ?, served_model = ?, error_code = ?, first_token_ms = ?, purchase = ?, cost = ?,"
+            " finished_ms = ? WHERE id = ?",
             [
                 (o.state, o.input_units, o.output_units, o.cached_units, int(o.estimated), o.served_model)
-                + (o.error_code, o.first_token_ms, captured + shortfall, now_ms, hold_id)
+                + (o.error_code, o.first_token_ms, o.purchase, captured + shortfall, now_ms, hold_id)
                 for hold_id, captured, shortfall, now_ms, o in books.outcomes
             ],
+        )
+
+    rerouted = [(o.engine, o.attempts, hold_id) for hold_id, _, _, _, o in books.outcomes if o.engine is not None]
+    if rerouted:
+        connection.execute_many(
+            "UPDATE generations SET engine = coalesce(?, engine), attempts = ? WHERE id = ?", rerouted
         )
 
 
