@@ -5,8 +5,7 @@ ServiceError
 │   ├── ContextExceeded
 │   ├── ModelNotFound
 │   ├── ContentRefused      the operator's policy on prompts
-│   ├── UrlForbidden        an address that we will not call
-│   ├── FetchFailed         an address that did not give what it should
+│   ├── UrlForbidden, FetchFailed   an address that we will not call, or that did not give what it should
 │   ├── NotFound
 │   └── Gone                it was there once
 ├── AccessDenied            InvalidKey
