@@ -9,6 +9,7 @@ import gc
 import logging
 import math
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +24,10 @@ from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.engines.base_speech import SpeechEngine
+from minitoolai.listening import BACKLOG
 from minitoolai.services.webhooks import WebhookLog
+from minitoolai.storage.accounts import KEYS_CHANNEL
+from minitoolai.storage.database import Member
 from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
@@ -45,8 +49,10 @@ def _image_desk(services: Services) -> ImageDesk:
 class Server:
     """One serving process: the app, its background tasks, and whether it is ready."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, *, engines_first: bool = False) -> None:
         self._services = services
+        self._engines_first = engines_first
+        self._member: Member | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
         desk = _image_desk(services)
@@ -92,6 +98,7 @@ class Server:
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         services = self._services
+        self._join_others()
         services.writer.start()
         if not services.database.is_shared:
             # No other process can be renewing holds or jobs on this file: recover all of them, at once.
@@ -100,11 +107,14 @@ class Server:
         self._tasks = [
             asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
-            asyncio.create_task(self._start_engines()),
             asyncio.create_task(services.images.worker.run()),
             asyncio.create_task(services.images.sweeper.run()),
             asyncio.create_task(services.images.webhooks.run()),
         ]
+        if self._engines_first:
+            await self._start_engines()
+        else:
+            self._tasks.append(asyncio.create_task(self._start_engines()))
         # What is here now stays for good; the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
@@ -120,7 +130,26 @@ class Server:
             await asyncio.gather(*(engine.stop() for engine in services.images.engines.values()))
             await services.http.close()
             await asyncio.to_thread(services.writer.stop)
+            if self._member is not None:
+                await asyncio.to_thread(self._member.stop)
             services.database.close()
+
+    def _join_others(self) -> None:
+        """Where other processes work on the same database: a number for our identifiers, an ear for revoked keys."""
+        loop = asyncio.get_running_loop()
+
+        def heard(channel: str | None, said: str | None) -> None:
+            loop.call_soon_threadsafe(self._hear, channel, said)
+
+        self._member = self._services.database.member((KEYS_CHANNEL,), heard)
+        if self._member is not None:
+            self._services.clock.number = self._member.start()
+
+    def _hear(self, channel: str | None, said: str | None) -> None:
+        if channel is None and self._member is not None:
+            self._services.clock.number = self._member.number
+        if channel in (None, KEYS_CHANNEL):
+            self._services.keys.forget(said)
 
     async def _start_engines(self) -> None:
         """Those that some model would use now; the others would only cost memory."""
@@ -170,10 +199,14 @@ class _Uvicorn(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
             return
+        self.should_exit = True
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Listen no more and let go of idle connections; only then refuse: nobody is refused who need not be."""
         settings = self._services.settings
         services, within_s = self._services, settings.drain_timeout_s
         self._drain = asyncio.gather(services.underway.drain(within_s), services.images.worker.drain(within_s))
-        self.should_exit = True
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, then say where."""
@@ -187,22 +220,23 @@ class _Uvicorn(uvicorn.Server):
                 f"cannot listen on {where}: is another program there? Choose another --host or --port"
             ) from None
         for server in getattr(self, "servers", []):
-            for socket in server.sockets:
-                port = socket.getsockname()[1]
+            for listening in server.sockets:
+                port = listening.getsockname()[1]
                 self._services.images.address.listening_on(port)
                 self._ready(port)
                 return
 
 
-def serve(services: Services, *, ready: Any) -> None:
+def serve(services: Services, *, ready: Any, listening: socket.socket | None = None) -> None:
     """Serve until told to stop; `ready(port)` is called once, as soon as requests are accepted.
 
+    `listening`: a socket that other processes accept from, too; requests are then taken only once they will be served.
     SettingsError if another server works on the same data folder.
     """
     settings = services.settings
     with contextlib.nullcontext() if services.database.is_shared else only_server(settings.data_dir):
         config = uvicorn.Config(
-            Server(services),
+            Server(services, engines_first=listening is not None),
             host=settings.host,
             port=settings.port,
             loop="uvloop",
@@ -216,9 +250,9 @@ def serve(services: Services, *, ready: Any) -> None:
             timeout_keep_alive=75,
             # Our own drain tells each caller why; this is a net below it.
             timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + 5,
-            backlog=2048,
+            backlog=BACKLOG,
         )
-        _Uvicorn(config, services, ready).run()
+        _Uvicorn(config, services, ready).run([listening] if listening is not None else None)
 
 
 @contextlib.contextmanager

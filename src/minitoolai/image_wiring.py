@@ -11,11 +11,11 @@ from minitoolai import __version__
 from minitoolai.core.catalog import Catalog
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.errors import SettingsError
-from minitoolai.engine_wiring import make_image_engines
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.engines.guarded import GuardedClient
 from minitoolai.engines.http import HttpClient
 from minitoolai.engines.moderation import ModerationPolicy
+from minitoolai.painter_wiring import make_image_engines
 from minitoolai.services.charging import Charging
 from minitoolai.services.image_board import Board
 from minitoolai.services.image_worker import ImageWorker
@@ -108,7 +108,7 @@ def _post(settings: Settings) -> Post:
 def make_images(base: Base, *, is_alone: bool) -> Images:
     """Not yet started. `is_alone`: no other process draws from this database. SettingsError."""
     board = Board()
-    engines = make_image_engines(base.catalog, base.settings)
+    engines = make_image_engines(base.catalog, base.settings, base.http)
     settings, database, writer, clock = base.settings, base.database, base.writer, base.clock
     objects = make_objects(settings)
     signer = Signer(hmac.digest(base.secret, b"signatures", "sha256"))

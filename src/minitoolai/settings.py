@@ -42,6 +42,8 @@ class Settings:
     catalog: str = _setting("", "Path of the catalog; empty means the one that is shipped.")
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8000, "Port to listen on; 0 takes a free one.")
+    workers: int = _setting(1, "Processes that serve; more than one needs PostgreSQL.")
+    reuse_port: bool = _setting(False, "Listen beside another server on the same port, for a restart without a gap.")
     public_url: str = _setting("", "How clients reach this server, for links in answers.")
     secret_key: Secret = _setting(Secret(""), "Pepper of API keys; made in the data folder where absent.")
     log_level: str = _setting("info", "debug, info, warning or error.")
@@ -74,6 +76,10 @@ class Settings:
     webhook_insecure: bool = _setting(
         False, "Webhooks may go to http and to private addresses. For development only: it opens your network."
     )
+    device: str = _setting("", "Where your image models run, like cuda:0 or cpu; empty takes the first GPU there is.")
+    precision: str = _setting("", "float16, bfloat16 or float32 for your image models; empty takes what suits.")
+    resident_gb: float = _setting(0.0, "Gigabytes of image models kept loaded; 0 takes most of the GPU's memory.")
+    gpu_pictures: int = _setting(8, "Pictures that one GPU draws together.")
     first_token_timeout_s: float = _setting(60.0, "Longest wait for an engine's first token.")
     total_timeout_s: float = _setting(600.0, "Longest time for one answer.")
     drain_timeout_s: float = _setting(30.0, "How long a stopping server lets streams finish.")

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from minitoolai.core.catalog_file import read_catalog
-from minitoolai.core.clock import Clock, SystemClock, random_bytes
+from minitoolai.core.clock import SystemClock, random_bytes
 from minitoolai.core.errors import SettingsError
 from minitoolai.engine_wiring import make_caps, make_engines, make_speech_engines
 from minitoolai.engines.base import ChatEngine
@@ -34,7 +34,7 @@ class Services:
     """Everything one serving process holds."""
 
     settings: Settings
-    clock: Clock
+    clock: SystemClock
     database: Database
     writer: Writer
     http: HttpClient
