@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
 
 
-def _image_desk(services: Services) -> ImageDesk:
+def image_desk(services: Services) -> ImageDesk:
+    """Whom the image endpoints ask."""
     images = services.images
     return ImageDesk(
         jobs=images.service,
@@ -55,7 +56,7 @@ class Server:
         self._member: Member | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
-        desk = _image_desk(services)
+        desk = image_desk(services)
         state = State(
             {
                 "keyring": services.keys,

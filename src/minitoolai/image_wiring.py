@@ -83,12 +83,12 @@ def make_policy(settings: Settings, http: HttpClient) -> Policies:
     """Who judges prompts. SettingsError."""
 
     def moderation() -> ModerationPolicy:
-        if not settings.moderation_base_url:
-            raise SettingsError("MINITOOLAI_PROMPT_POLICY: moderation needs MINITOOLAI_MODERATION_BASE_URL")
+        if not settings.moderation_url:
+            raise SettingsError("MINITOOLAI_PROMPT_POLICY: moderation needs MINITOOLAI_MODERATION_URL")
         return ModerationPolicy(
             http,
-            base_url=settings.moderation_base_url,
-            key=settings.moderation_api_key,
+            base_url=settings.moderation_url,
+            key=settings.moderation_key,
             model=settings.moderation_model,
         )
 

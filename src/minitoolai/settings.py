@@ -70,9 +70,11 @@ class Settings:
     s3_access_key_id: str = _setting("", "Key of the bucket; empty asks the machine for its own role.")
     s3_secret_access_key: Secret = _setting(Secret(""), "Secret of that key.")
     prompt_policy: str = _setting("default", "Who judges prompts: default, moderation, or policies of your own.")
-    moderation_base_url: str = _setting("", "Server of the policy `moderation`, up to and including /v1.")
-    moderation_api_key: Secret = _setting(Secret(""), "Its key.")
-    moderation_model: str = _setting("omni-moderation-latest", "Its model; empty leaves the choice to it.")
+    moderation_url: str = _setting("", "Server of the policy `moderation`, up to and including /v1.")
+    moderation_key: Secret = _setting(Secret(""), "Key of the moderation server.")
+    moderation_model: str = _setting(
+        "omni-moderation-latest", "Model of the moderation server; empty leaves the choice to it."
+    )
     webhook_insecure: bool = _setting(
         False, "Webhooks may go to http and to private addresses. For development only: it opens your network."
     )

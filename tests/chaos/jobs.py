@@ -140,6 +140,8 @@ class _Chaos:
             if targets:
                 self._hurt(self._draw.choice(targets))
             time.sleep(self._draw.uniform(0.2, 1.8))
+        for _ in restarts:
+            self._restart(gently=False)
 
     def _hurt(self, pid: int) -> None:
         """Killed; frozen for good; or frozen for a while, to come back as if nothing had been."""
