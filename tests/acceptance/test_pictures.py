@@ -17,7 +17,7 @@ from PIL import Image
 from minitoolai.engines.sampling import SCHEDULERS
 from tests.support.buckets import REGION, S3Server
 from tests.support.server import Account, ServerProcess
-from tests.support.studio_http import CREDIT, PRICE, check_image_refusal, job, poll, wait
+from tests.support.studio_http import CATALOG, CREDIT, PRICE, check_image_refusal, job, poll, wait
 
 pytestmark = pytest.mark.acceptance
 
@@ -81,14 +81,16 @@ class Brief:
     def __init__(self, folder: Path, **env: str) -> None:
         days = str(2 / 86_400)
         self.server = ServerProcess(
-            folder, env={"MINITOOLAI_IMAGE_LINK_TTL_S": "2", "MINITOOLAI_IMAGE_RETENTION_DAYS": days, **env}
+            folder,
+            catalog=CATALOG,
+            env={"MINITOOLAI_IMAGE_LINK_TTL_S": "2", "MINITOOLAI_IMAGE_RETENTION_DAYS": days, **env},
         )
 
     def check(self, count_objects: Any) -> None:
         """A link expires, a poll renews it, and after retention both say that the picture is gone."""
         with self.server as server:
             account = server.account()
-            one = job(account, model="realvision")
+            one = job(account)
             state = wait(account, one)
             assert requests.get(state["image_url"], timeout=30).status_code == 200
             assert count_objects() == 1
