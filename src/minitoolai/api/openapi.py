@@ -49,20 +49,21 @@ async def document() -> Json:
 def describe() -> Json:
     """OpenAPI 3.1 of everything that callers with keys can reach."""
     described = _describe()
-    for item in described["paths"].values():
+    for path, item in described["paths"].items():
         for method, operation in item.items():
             if "security" not in operation:
-                _add_what_all_share(method, operation)
+                _add_what_all_share(path, method, operation)
     return described
 
 
-def _add_what_all_share(method: str, operation: Json) -> None:
+def _add_what_all_share(path: str, method: str, operation: Json) -> None:
     """Every request with a key may meet a limit; every POST may carry an Idempotency-Key."""
     statuses = [429]
     if method == "post":
         statuses += [409, 422]
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
-    for status, answer in _errors(*statuses).items():
+    errors = images.errors(_ERRORS, *statuses) if path.startswith("/api/texttoimage") else _errors(*statuses)
+    for status, answer in errors.items():
         operation["responses"].setdefault(status, answer)
 
 
