@@ -21,6 +21,7 @@ from minitoolai.api.routes import hot_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
+from minitoolai.portal.routes import is_portals, portal
 from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Server:
         state = State({"keyring": services.keys, "reports": services.reports, "why_not_ready": self.why_not_ready})
         self._hot = hot_paths(services.chats, services.speech, services.keys)
         self._other: Any = other_paths(state)
+        self._portal: Any = portal(services.site)
 
     def why_not_ready(self) -> str | None:
         """None once requests will be served."""
@@ -45,11 +47,14 @@ class Server:
         return self._why_not_ready
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI. The hot paths go by a dictionary, everything else through the framework."""
+        """ASGI. The hot paths go by a dictionary, pages to the portal, everything else to the API."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        handler: App = self._hot.get(scope.get("path", ""), self._other)
+        path = scope.get("path", "")
+        handler: App | None = self._hot.get(path)
+        if handler is None:
+            handler = self._portal if is_portals(path) else self._other
         await handler(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -74,6 +79,7 @@ class Server:
         self._tasks = [
             asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
+            asyncio.create_task(services.keys.keep_uses(services.writer)),
             asyncio.create_task(self._start_engines()),
         ]
         # What is here now stays for good; the collector need not walk it again and again.
@@ -88,6 +94,7 @@ class Server:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await asyncio.gather(*(engine.stop() for engine in services.engines.values()))
             await asyncio.gather(*(engine.stop() for engine in services.speech_engines.values()))
+            await services.users.close()
             await services.http.close()
             await asyncio.to_thread(services.writer.stop)
             services.database.close()

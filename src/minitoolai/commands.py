@@ -17,6 +17,7 @@ from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.core.voices import SpeechModel
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
+from minitoolai.services.passwords import hash_password
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts
 from minitoolai.storage import audit as audit_rows
@@ -80,7 +81,7 @@ def account_create(settings: Settings, options: argparse.Namespace) -> None:
     email = account_service.check_email(options.email)
     credit = _dollars(options.credit) if options.credit else None
     password = sys.stdin.readline().rstrip("\n") if options.password_stdin else None
-    password_hash = account_service.hash_password(password) if password is not None else None
+    password_hash = hash_password(password) if password is not None else None
     prepare(settings)
 
     def change(connection: Connection) -> int:

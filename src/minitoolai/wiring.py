@@ -14,14 +14,18 @@ from minitoolai.engine_wiring import make_engines, make_speech_engines
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.http import HttpClient
+from minitoolai.portal.site import Site
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
 from minitoolai.services.ledger import decide
+from minitoolai.services.mail import LogMailer, Mailer, SmtpMailer
+from minitoolai.services.passwords import Passwords
 from minitoolai.services.reports import Reports
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
+from minitoolai.services.users import Users
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database, open_sqlite
 from minitoolai.storage.writer import Writer
@@ -44,6 +48,8 @@ class Services:
     keys: KeyRing
     reports: Reports
     auditor: Auditor
+    users: Users
+    site: Site
 
 
 def catalog_path(settings: Settings) -> Path:
@@ -83,6 +89,15 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def make_mailer(settings: Settings) -> Mailer:
+    """Who carries letters. SettingsError where links in them would depend on what a stranger's request says."""
+    if not settings.smtp_url:
+        return LogMailer()
+    if not settings.public_url:
+        raise SettingsError("MINITOOLAI_SMTP_URL needs MINITOOLAI_PUBLIC_URL: links in letters begin with it")
+    return SmtpMailer(settings.smtp_url, settings.mail_from)
+
+
 def build(settings: Settings) -> Services:
     """Everything a server needs, not yet started. CatalogError, SettingsError, StoreError."""
     catalog = read_catalog(catalog_path(settings))
@@ -112,6 +127,9 @@ def build(settings: Settings) -> Services:
         first_sound_timeout_s=settings.first_token_timeout_s,
         stall_timeout_s=settings.total_timeout_s,
     )
+    keys = KeyRing(database, pepper(settings), clock)
+    reports = Reports(database, chats, speech)
+    users = Users(database, writer, Passwords(), make_mailer(settings), clock)
     return Services(
         settings=settings,
         clock=clock,
@@ -123,7 +141,20 @@ def build(settings: Settings) -> Services:
         chats=chats,
         speech=speech,
         underway=underway,
-        keys=KeyRing(database, pepper(settings), clock),
-        reports=Reports(database, chats, speech),
+        keys=keys,
+        reports=reports,
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
+        users=users,
+        site=Site(
+            database=database,
+            writer=writer,
+            clock=clock,
+            users=users,
+            keys=keys,
+            reports=reports,
+            pepper=pepper(settings),
+            public_url=settings.public_url.rstrip("/"),
+            open_to_all=settings.signup,
+            tries_factor=settings.tries_factor,
+        ),
     )

@@ -100,3 +100,29 @@ class KeyRow(msgspec.Struct, frozen=True):
     secret_hmac: bytes
     created_ms: int
     revoked_ms: int | None
+
+
+class User(msgspec.Struct, frozen=True):
+    """Somebody who signs in, with the money of the account as it stands."""
+
+    account_id: int
+    email: str
+    is_admin: bool
+    language: str | None
+    created_ms: int
+    posted: int
+    held: int
+
+    @property
+    def available(self) -> int:
+        return self.posted - self.held
+
+
+class MailLink(msgspec.Struct, frozen=True):
+    """What a link sent by mail stands for. Of somebody who signs up: the password to be, and the browser that asked."""
+
+    purpose: Literal["signup", "reset"]
+    email: str
+    password_hash: str | None
+    browser_hash: bytes | None
+    expires_ms: int

@@ -58,6 +58,37 @@ users = Table(
     Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, unique=True),
     Column("password_hash", Text),
     Column("created_ms", Int64, nullable=False),
+    Column("is_admin", Integer, nullable=False, server_default="0"),
+    Column("language", Text),
+    # A deleted user is a row without name and password: the books it belongs to stay.
+    Column("deleted_ms", Int64),
+    CheckConstraint("is_admin IN (0, 1)", name="is_admin_is_a_flag"),
+    sqlite_strict=True,
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("secret_hash", LargeBinary, primary_key=True),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("created_ms", Int64, nullable=False),
+    Column("seen_ms", Int64, nullable=False),
+    Column("expires_ms", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+mail_links = Table(
+    "mail_links",
+    metadata,
+    Column("secret_hash", LargeBinary, primary_key=True),
+    Column("purpose", Text, nullable=False),
+    Column("email", Text, nullable=False, index=True),
+    # Of somebody who signs up: the password to be, and the browser that asked.
+    Column("password_hash", Text),
+    Column("browser_hash", LargeBinary),
+    Column("created_ms", Int64, nullable=False),
+    Column("expires_ms", Int64, nullable=False),
+    CheckConstraint("purpose IN ('signup', 'reset')", name="purpose_known"),
     sqlite_strict=True,
 )
 
@@ -70,6 +101,15 @@ api_keys = Table(
     Column("secret_hmac", LargeBinary, nullable=False),
     Column("created_ms", Int64, nullable=False),
     Column("revoked_ms", Int64),
+    sqlite_strict=True,
+)
+
+# Beside the keys, so that looking one up and noting its use never wait for each other.
+key_uses = Table(
+    "key_uses",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("last_used_ms", Int64, nullable=False),
     sqlite_strict=True,
 )
 
