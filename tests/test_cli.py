@@ -15,6 +15,7 @@ import pytest
 from minitoolai import __version__
 from minitoolai.services.accounts import KEY_PATTERN
 from tests.support.cli import CATALOG, PROGRAM, Cli
+from tests.support.cluster import Cluster
 
 ANN = "ann@example.com"
 
@@ -162,6 +163,49 @@ def test_models_says_what_is_offered_by_whom_and_why_not(cli: Cli) -> None:
     assert "MINITOOLAI_UP_API_KEY" in out
 
 
+IMAGES = """
+[engines.web]
+kind = "webui"
+
+[engines.gpu]
+kind = "diffusers"
+
+[engines.sketch]
+kind = "sketch"
+
+[image.real]
+price = "0.0015"
+engines = ["web", "gpu", "sketch"]
+
+[image.dream]
+price = "0.0015"
+weights = "dream-7"
+engines = ["web", "gpu"]
+"""
+
+
+def test_models_says_which_weights_are_missing_and_where_to_put_them_and_who_stands_in(cli: Cli) -> None:
+    cli.catalog.write_text(CATALOG + IMAGES)
+    folder = cli.data_dir / "weights"
+    real, dream, shared = cli.ok("models").splitlines()[1:]
+    assert re.search(r"^real +image +\$ each: +0\.0015 +STAND-IN sketch", real)
+    assert f"gpu: no file {folder}/real.safetensors: put it there, or a diffusers folder real" in real
+    assert "MISSING" in dream
+    assert f"no file {folder}/dream-7.safetensors" in dream
+    address = "set MINITOOLAI_WEB_BASE_URL=http://host:7860, a web UI started with --api"
+    assert shared == f"  of 2 image models: web: no address: {address}"
+
+    folder.mkdir()
+    (folder / "real.safetensors").write_bytes(b"")
+    (folder / "dream-7").mkdir()
+    real, dream = cli.ok("models").splitlines()[1:3]
+    assert "ready    gpu" in real
+    assert "model_index.json is missing" in dream
+    real, dream = cli.ok("models", MINITOOLAI_WEB_BASE_URL="http://127.0.0.1:7860").splitlines()[1:]
+    assert real.endswith("ready    web")
+    assert dream.endswith("ready    web")
+
+
 def test_doctor_finds_nothing_wrong_with_what_is_right(cli: Cli) -> None:
     out = cli.ok("doctor")
     assert [line.split()[0] for line in out.splitlines()] == ["ok"] * 4
@@ -199,7 +243,7 @@ def test_doctor_tells_of_a_database_that_is_none(cli: Cli) -> None:
         ("MINITOOLAI_LOG_LEVEL", "loud", "debug, info, warning or error"),
         ("MINITOOLAI_CATALOG", "/absent/catalog.toml", "set MINITOOLAI_CATALOG to a file"),
         ("MINITOOLAI_OPNAI_API_KEY", "sk-x", "names no engine of the catalog; its engines are fake, up"),
-        ("MINITOOLAI_DATABASE_URL", "postgresql://ann:pw@h/d", "unset it and use MINITOOLAI_DATA_DIR"),
+        ("MINITOOLAI_DATABASE_URL", "mysql://ann:pw@h/d", "unset it to keep the books in MINITOOLAI_DATA_DIR"),
         ("MINITOOLAI_DATA_DIR", "/proc/nowhere", "cannot make the data folder /proc/nowhere"),
     ],
 )
@@ -232,3 +276,41 @@ def test_help_answers_before_anything_heavy_is_loaded(ann: Cli) -> None:
         subprocess.run([PROGRAM, "--help"], check=True, capture_output=True, env=ann.env)
         times.append(time.monotonic() - began_s)
     assert min(times) < 1.5
+
+
+def test_every_command_works_on_postgres(cli: Cli, cluster: Cluster) -> None:
+    url = cluster.url(cluster.create())
+    there = Cli(cli.data_dir.parent)
+    there.env["MINITOOLAI_DATABASE_URL"] = url
+    refused = there("balance", ANN)
+    assert refused.status == 1
+    assert "there is no table in 127.0.0.1" in refused.err
+    assert "run minitoolai migrate" in refused.err
+    assert re.fullmatch(r"migrated from nothing to \d{4}\n", there.ok("migrate"))
+    assert re.fullmatch(r"already at \d{4}\n", there.ok("migrate"))
+    there.ok("account", "create", ANN, "--credit", "5.00")
+    assert there("account", "create", ANN).status == 1
+    key = there.ok("key", "create", ANN).strip()
+    assert there.ok("key", "revoke", key) == f"revoked {key.split('-')[2]}\n"
+    assert there.ok("credit", "grant", ANN, "1.00", "--reference", "x") == "balance $6.000000000\n"
+    assert "nothing changed" in there.ok("credit", "grant", ANN, "1.00", "--reference", "x")
+    assert there.ok("audit") == "8 invariants hold\n"
+    assert re.search(r"ok     database: 127\.0\.0\.1:\d+/books\d+, all invariants hold", there("doctor").out)
+    assert not cli.database.exists()
+
+
+@pytest.mark.parametrize("url", ["mysql://ann:secret@host/db", "secret", "postgresql://ann:se%cret@host/db"])
+def test_an_address_that_is_no_postgres_is_refused_without_repeating_it(cli: Cli, url: str) -> None:
+    refused = cli("audit", MINITOOLAI_DATABASE_URL=url)
+    assert refused.status == 1
+    assert "MINITOOLAI_DATABASE_URL is no address of a PostgreSQL database" in refused.err
+    assert "secret" not in refused.err + refused.out
+    assert "se%cret" not in refused.err + refused.out
+
+
+def test_a_postgres_that_is_away_is_said_in_one_line(cli: Cli) -> None:
+    refused = cli("audit", MINITOOLAI_DATABASE_URL="postgresql://ann:secret@127.0.0.1:9/books")
+    assert refused.status == 1
+    assert "cannot reach PostgreSQL at 127.0.0.1:9/books" in refused.err
+    assert "secret" not in refused.err
+    assert refused.err.count("\n") == 1

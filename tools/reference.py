@@ -147,14 +147,22 @@ def _keys(kind: type) -> str:
     fields = [node for node in ast.parse("\n".join(source)).body[0].body if isinstance(node, ast.AnnAssign)]  # type: ignore[attr-defined]
     groups: list[tuple[list[str], list[str], str]] = []
     for field in fields:
-        above = source[field.lineno - 2].strip()
-        if above.startswith("#:") or not groups:
-            groups.append(([], [], above.removeprefix("#:").strip() if above.startswith("#:") else ""))
+        above = _comment_above(source, field.lineno - 1)
+        if above or not groups:
+            groups.append(([], [], above))
         default = "required" if field.value is None else f"`{ast.unparse(field.value)}`"
         groups[-1][0].append(f"`{ast.unparse(field.target)}`")
         groups[-1][1].append(default)
     rows = [(", ".join(names), ", ".join(defaults), about) for names, defaults, about in groups]
     return _table(("key", "default", "meaning"), *rows)
+
+
+def _comment_above(source: list[str], line: int) -> str:
+    """The `#:` lines that end above a line, joined."""
+    first = line
+    while first and source[first - 1].strip().startswith("#:"):
+        first -= 1
+    return " ".join(text.strip().removeprefix("#:").strip() for text in source[first:line])
 
 
 def _catalog() -> str:
@@ -165,6 +173,10 @@ def _catalog() -> str:
     for model in offered.chat.values():
         prices = (format_dollars(nano * 1_000_000)[:-6] for nano in (model.price_input, model.price_output))
         rows.append((f"`{model.name}`", *prices, model.context, model.max_output, ", ".join(model.engines)))
+    drawn: list[tuple[object, ...]] = [("image model", "$ an image", "weights", "engines")]
+    for image in offered.images.values():
+        price = format_dollars(image.price).rstrip("0")
+        drawn.append((f"`{image.name}`", price, f"`{image.weights}`", ", ".join(image.engines)))
     return (
         "# The catalog\n\n`catalog.toml` says what is offered, at which price, and who answers. It is read strictly: a "
         "mistake is refused at the start with its line and a remedy.\n\n"
@@ -173,7 +185,8 @@ def _catalog() -> str:
         f'## `[speech."MODEL"]`\n\n{_keys(voices.SpeechEntry)}\n'
         f"## `voices`\n\n{_keys(voices.VoiceEntry)}\n"
         f"## `image_tokens`\n\n{_keys(catalog.ImageTokens)}\n"
-        f"## As shipped\n\n{_table(*rows)}"
+        f'## `[image."MODEL"]`\n\n{_keys(catalog.ImageEntry)}\n'
+        f"## As shipped\n\n{_table(*rows)}\n{_table(*drawn)}"
     )
 
 

@@ -74,8 +74,9 @@ class Server:
     async def _running(self) -> AsyncIterator[None]:
         services = self._services
         services.writer.start()
-        # No other process can be renewing holds on this file: recover all of them, at once.
-        await services.auditor.recover(all_of_them=True)
+        if not services.database.is_shared:
+            # No other process can be renewing holds on this file: recover all of them, at once.
+            await services.auditor.recover(all_of_them=True)
         self._tasks = [
             asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
@@ -170,7 +171,7 @@ def serve(services: Services, *, ready: Any) -> None:
     SettingsError if another server works on the same data folder.
     """
     settings = services.settings
-    with only_server(settings.data_dir):
+    with contextlib.nullcontext() if services.database.is_shared else only_server(settings.data_dir):
         config = uvicorn.Config(
             Server(services),
             host=settings.host,

@@ -6,8 +6,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import closing, contextmanager
 from typing import TypeVar
 
 from minitoolai.core.catalog import ChatModel
@@ -15,15 +14,18 @@ from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import CatalogError, InvalidRequest, NotFound, SettingsError, StoreError
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.core.voices import SpeechModel
+from minitoolai.engine_wiring import why_no_picture
+from minitoolai.listing import image_lines
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
 from minitoolai.services.passwords import hash_password
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts
 from minitoolai.storage import audit as audit_rows
-from minitoolai.storage.database import Connection, open_sqlite
+from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.migrate import migrate as run_migrations
-from minitoolai.wiring import Services, build, catalog_path, database_file, pepper
+from minitoolai.storage.opening import has_tables, open_database
+from minitoolai.wiring import Services, build, catalog_path, database_url, pepper
 
 T = TypeVar("T")
 DEMO_EMAIL = "demo@example.com"
@@ -38,23 +40,27 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def prepare(settings: Settings) -> Path:
-    """The database file, at the newest schema, with its system accounts."""
-    path = database_file(settings)
-    run_migrations(f"sqlite:///{path}")
+def prepare(settings: Settings) -> str:
+    """Where the database is, now at the newest schema and with its system accounts."""
+    run_migrations(database_url(settings))
     write(settings, lambda connection: accounts.ensure_system_accounts(connection, CLOCK.now_ms()))
-    return path
+    with _opened(settings) as database:
+        return database.where
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Database]:
+    database = open_database(database_url(settings), serving=False)
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 @contextmanager
 def _connected(settings: Settings) -> Iterator[Connection]:
-    database = open_sqlite(database_file(settings), serving=False)
-    connection = database.connect()
-    try:
+    with _opened(settings) as database, closing(database.connect()) as connection:
         yield connection
-    finally:
-        connection.close()
-        database.close()
 
 
 def write(settings: Settings, change: Callable[[Connection], T]) -> T:
@@ -65,12 +71,15 @@ def write(settings: Settings, change: Callable[[Connection], T]) -> T:
 
 def read(settings: Settings, question: Callable[[Connection], T]) -> T:
     """Ask the database, which must exist."""
-    if not database_file(settings).exists():
-        raise SettingsError(
-            f"there is no database in {settings.data_dir}; run minitoolai migrate, or choose --data-dir"
-        )
-    with _connected(settings) as connection:
-        return question(connection)
+    with _opened(settings) as database:
+        if not has_tables(database):
+            lack, other = (
+                (f"no table in {database.where}", "another MINITOOLAI_DATABASE_URL")
+                if database.is_shared
+                else (f"no database in {settings.data_dir}", "--data-dir")
+            )
+            raise SettingsError(f"there is {lack}; run minitoolai migrate, or choose {other}")
+        return database.read(question)
 
 
 # ── accounts ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -173,7 +182,7 @@ def audit(settings: Settings, _: argparse.Namespace) -> int:
 
 def migrate(settings: Settings, _: argparse.Namespace) -> None:
     """migrate"""
-    before, after = run_migrations(f"sqlite:///{database_file(settings)}")
+    before, after = run_migrations(database_url(settings))
     prepare(settings)
     say(f"already at {after}" if before == after else f"migrated from {before or 'nothing'} to {after}")
 
@@ -193,6 +202,9 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
             voices.setdefault(state, []).append(voice.id)
         for state, names in voices.items():
             say(f"  voice {', '.join(names)}: {state}")
+    catalog = services.reports.catalog
+    for line in image_lines(catalog, lambda name, model: why_no_picture(name, model, catalog, settings)):
+        say(line)
 
 
 def _kind_and_price(model: ChatModel | SpeechModel) -> str:
@@ -233,24 +245,25 @@ def _check_catalog(settings: Settings) -> str:
 
     path = catalog_path(settings)
     catalog = read_catalog(path)
-    return f"{len(catalog.chat)} chat models and {len(catalog.speech)} speech models in {path}"
+    counts = {"chat": len(catalog.chat), "speech": len(catalog.speech), "image": len(catalog.images)}
+    return ", ".join(f"{count} {kind} models" for kind, count in counts.items()) + f" in {path}"
 
 
 def _check_folder(settings: Settings) -> str:
     import os
 
-    database_file(settings)
+    database_url(settings)
     if not os.access(settings.data_dir, os.W_OK):
         raise SettingsError(f"{settings.data_dir} cannot be written; change its owner or choose --data-dir")
     return str(settings.data_dir.resolve())
 
 
 def _check_database(settings: Settings) -> str:
-    path = prepare(settings)
+    where = prepare(settings)
     broken = read(settings, audit_rows.broken_invariants)
     if broken:
         raise SettingsError(f"the books do not add up: {', '.join(broken)}; run minitoolai audit")
-    return f"{path}, all invariants hold"
+    return f"{where}, all invariants hold"
 
 
 # ── serving ───────────────────────────────────────────────────────────────────────────────────────────────

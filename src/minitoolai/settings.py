@@ -36,7 +36,9 @@ class Settings:
     """Every variable, with its default and what it is for (docs/reference/settings.md is made from this)."""
 
     data_dir: Path = _setting(Path("data"), "Folder of the database, images and models.")
-    database_url: Secret = _setting(Secret(""), "Another database than the file in the data folder.")
+    database_url: Secret = _setting(
+        Secret(""), "PostgreSQL, like postgresql://user:password@host/db; empty: a file in the data folder."
+    )
     catalog: str = _setting("", "Path of the catalog; empty means the one that is shipped.")
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8000, "Port to listen on; 0 takes a free one.")
@@ -63,6 +65,7 @@ class Settings:
     speech_processes: int = _setting(1, "Processes that speak, for each speech engine; one core each.")
     speech_voices: int = _setting(16, "Texts that one speech engine speaks at once.")
     speech_queue: int = _setting(64, "Requests that may wait for a voice; more are a 503.")
+    weights_dir: str = _setting("", "Folder of your image models' files; empty means `weights` in the data folder.")
     first_token_timeout_s: float = _setting(60.0, "Longest wait for an engine's first token.")
     total_timeout_s: float = _setting(600.0, "Longest time for one answer.")
     drain_timeout_s: float = _setting(30.0, "How long a stopping server lets streams finish.")

@@ -27,7 +27,8 @@ from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
 from minitoolai.services.users import Users
 from minitoolai.settings import Settings
-from minitoolai.storage.database import Database, open_sqlite
+from minitoolai.storage.database import Database
+from minitoolai.storage.opening import POSTGRES, SQLITE, open_database
 from minitoolai.storage.writer import Writer
 
 
@@ -57,18 +58,24 @@ def catalog_path(settings: Settings) -> Path:
     return Path(settings.catalog) if settings.catalog else Path(str(files("minitoolai") / "catalog.toml"))
 
 
-def database_file(settings: Settings) -> Path:
-    """Where the SQLite database lies; its folder is made. SettingsError where that cannot be."""
-    if settings.database_url:
-        raise SettingsError(
-            "MINITOOLAI_DATABASE_URL is set, but this version keeps its books in SQLite only; "
-            "unset it and use MINITOOLAI_DATA_DIR"
-        )
+def database_url(settings: Settings) -> str:
+    """The address of the books: PostgreSQL where the operator named one, otherwise the file in the data folder.
+
+    The data folder is made in any case. SettingsError where that cannot be, or the address is none.
+    """
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"cannot make the data folder {settings.data_dir}: {error.strerror}") from error
-    return settings.data_dir / "minitoolai.db"
+    url = str(settings.database_url)
+    if not url:
+        return f"{SQLITE}{settings.data_dir / 'minitoolai.db'}"
+    if not url.startswith(POSTGRES):
+        raise SettingsError(
+            "MINITOOLAI_DATABASE_URL is no address of a PostgreSQL database; write it like "
+            "postgresql://user:password@host:5432/minitoolai, or unset it to keep the books in MINITOOLAI_DATA_DIR"
+        )
+    return url
 
 
 def pepper(settings: Settings) -> bytes:
@@ -102,7 +109,7 @@ def build(settings: Settings) -> Services:
     """Everything a server needs, not yet started. CatalogError, SettingsError, StoreError."""
     catalog = read_catalog(catalog_path(settings))
     clock = SystemClock()
-    database = open_sqlite(database_file(settings), serving=True)
+    database = open_database(database_url(settings), serving=True)
     writer = Writer(database, decide)
     http = HttpClient()
     engines = make_engines(catalog, settings, http)

@@ -178,3 +178,13 @@ def test_rubbish_instead_of_http_closes_the_connection_and_nothing_else(account:
         connection.sendall(b"\x16\x03\x01 rubbish\r\n\r\n")
         assert b"400" in connection.recv(4096)
     assert post(account).status_code == 200
+
+
+def test_what_an_engine_cannot_do_names_the_field_and_the_models_that_can(account: Account) -> None:
+    answer = post(account, model="plain", reasoning_effort="low")
+    message = check_refusal(answer, 400, "invalid_request", "reasoning_effort")
+    assert "plain" in message
+    assert "use a model that can: quick, " in message
+    message = check_refusal(post(account, model="plain", messages=IMAGE), 400, "invalid_request", "messages")
+    assert "use a model that can: quick, " in message
+    assert account.money().posted == 5_000_000_000

@@ -83,6 +83,13 @@ def test_an_image_is_refused_with_the_remedy(account: Account) -> None:
 def test_what_the_model_cannot_honour_is_named(account: Account) -> None:
     answer = post(account, model=MODEL, reasoning_effort="high")
     check_refusal(answer, 400, "invalid_request", "reasoning_effort")
+    # Its template has no place for tools, and llama.cpp would say nothing about them.
+    tools = [{"type": "function", "function": {"name": "get_weather"}}]
+    check_refusal(post(account, model=MODEL, tools=tools), 400, "invalid_request", "tools")
+    assert post(account, model=MODEL, tools=tools, tool_choice="none", max_completion_tokens=1).status_code == 200
+    # Of several choices it reports the tokens of one.
+    check_refusal(post(account, model=MODEL, n=2), 400, "invalid_request", "n")
+    assert account.settled() > CREDIT - 100 * 150
 
 
 def test_a_prompt_beyond_the_context_is_refused_before_anything_is_held(account: Account) -> None:

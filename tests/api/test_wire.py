@@ -167,13 +167,13 @@ def nested(depth: int) -> Any:
 
 
 def test_nesting_is_bounded_wherever_it_hides() -> None:
-    parse(metadata=nested(60))
-    for fields in ({"metadata": nested(200)}, {"tools": nested(900)}, {"messages": nested(900)}):
+    parse(other=nested(60))
+    for fields in ({"other": nested(200)}, {"tools": nested(900)}, {"messages": nested(900)}):
         assert refusal(json.dumps({**GOOD, **fields}).encode()).code == "invalid_json"
 
 
 def test_many_brackets_that_are_not_deep_are_fine() -> None:
-    assert parse(metadata=[[] for _ in range(5000)]).fields["metadata"]
+    assert parse(other=[[] for _ in range(5000)]).fields["other"]
 
 
 @pytest.mark.parametrize(("written", "read"), [("4.0", 4), ("4", 4), ("4e0", 4), ("1e3", 1000), ("2147483648", 2**31)])
@@ -220,7 +220,7 @@ def test_the_two_dialects_differ_in_their_defaults_only() -> None:
 
 def test_whatever_else_openai_takes_is_passed_on() -> None:
     extra = {
-        "tools": [{"type": "function"}],
+        "tools": [{"type": "function", "function": {"name": "f"}}],
         "seed": 5,
         "stop": ["x"],
         "logit_bias": {"5": -100},
@@ -262,7 +262,12 @@ def test_the_bytes_of_all_that_becomes_prompt_are_counted(content: str, name: st
 def test_tools_and_schemas_are_counted_as_prompt() -> None:
     tools = [{"type": "function", "function": {"name": "f", "description": "d" * 1000}}]
     assert parse(tools=tools).text_bytes > 1000
-    assert parse(response_format={"type": "json_schema", "json_schema": {"x": "d" * 1000}}).text_bytes > 1000
+    assert (
+        parse(
+            response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {"x": "d" * 1000}}}
+        ).text_bytes
+        > 1000
+    )
 
 
 @settings(max_examples=300, deadline=None)

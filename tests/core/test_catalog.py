@@ -29,11 +29,16 @@ context = 128_000
 max_output = 16_384
 image_tokens = { low = 85, high = 1_445 }
 engines = ["up", "fake"]
+
+[image.real]
+price = "0.0015"
+weights = "real.safetensors"
+engines = ["fake"]
 """
 
 #: (what is replaced, by what, the line that must be named, a part of the remedy)
 MISTAKES = [
-    ('kind = "fake"', 'kind = "fkae"', "line 2", "the kinds are upstream, llama and fake"),
+    ('kind = "fake"', 'kind = "fkae"', "line 2", "the kinds are upstream, llama"),
     ('kind = "fake"\n', "", "line 1", "needs a line kind ="),
     ('model = "fake-1"\n', "", "line 1", 'needs model = "the name that answers carry"'),
     ('model = "fake-1"', "model = 1", "line 3", "write it in quotes"),
@@ -73,6 +78,15 @@ MISTAKES = [
     ('[chat."gpt-4o"]', '[chta."gpt-4o"]', "line 11", "there is no such table; the nearest is chat"),
     ("[engines.fake]", "colour = 1\n[engines.fake]", "line 1", "there is no such table; on offer are chat, engines"),
     ("[engines.fake]", '[chat]\n"gpt-5" = 3\n[engines.fake]', "line 2", "Expected `object`"),
+    ('price = "0.0015"', "price = 0.0015", "line 20", "write it in quotes"),
+    ('price = "0.0015"', 'price = "0.0000000001"', "line 20", "at most nine decimals"),
+    ('price = "0.0015"', 'price = "1.01"', "line 20", "at most $1"),
+    ('price = "0.0015"', 'price = "-1"', "line 20", 'price = "0.0015" means dollars an image'),
+    ('price = "0.0015"\n', "", "line 19", "needs a line price ="),
+    ('weights = "real.safetensors"', 'schedule = "karras"', "line 21", "the schedules discrete and trailing"),
+    ('weights = "real.safetensors"', 'wieghts = "x"', "line 21", "the nearest is weights"),
+    ('kind = "fake"', 'kind = "hibari"', "line 17", "the engine fake cannot chat"),
+    ('kind = "fake"', 'kind = "webui"\nbase_url = "host:7860"', "line 3", 'base_url = "http://host:7860"'),
     ('kind = "fake"', 'kind = "fake', "line 2", "not TOML"),
     ('model = "fake-1"', 'kind = "fake"', "line 3", "not TOML"),
 ]
@@ -161,3 +175,24 @@ def test_a_model_name_as_long_as_a_book_is_not_repeated_to_its_writer() -> None:
 def test_the_shipped_prices_are_the_promised_ones(name: str, prices: tuple[int, int]) -> None:
     model = read_catalog(Path(minitoolai.__file__).parent / "catalog.toml").chat_model(name)
     assert (model.price_input, model.price_output) == prices
+
+
+PICTURE_MODELS = (
+    *("realvision", "juggernaut", "autismmix", "dreamshaper", "valhalla", "mixrealistic", "campursari", "reality"),
+    *("extrarealistic", "realism", "realgirls", "realityreborn", "amigo", "simplemix", "beautifulrealistic"),
+)
+
+
+def test_the_fifteen_image_models_cost_what_was_promised_and_end_at_the_stand_in() -> None:
+    catalog = read_catalog(Path(minitoolai.__file__).parent / "catalog.toml")
+    assert tuple(catalog.images) == PICTURE_MODELS
+    for model in catalog.images.values():
+        assert (model.price, model.engines[-1]) == (1_500_000, "sketch")
+        assert model.weights == f"{model.name}.safetensors"
+
+
+def test_an_unknown_image_model_is_answered_with_the_nearest_names() -> None:
+    catalog = read_catalog(Path(minitoolai.__file__).parent / "catalog.toml")
+    with pytest.raises(ModelNotFound, match=r"'real-vision'; the nearest are realvision") as refusal:
+        catalog.image_model("real-vision")
+    assert refusal.value.param == "model"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from minitoolai.core.records import Balance
 from minitoolai.services.audit import Auditor
 from minitoolai.storage.audit import INVARIANTS, broken_invariants
-from tests.support.books import LEASE_MS, TemporaryBooks, checkpoint, hold, settle
+from tests.support.books import LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, settle
 from tests.support.cli import Cli
+from tests.support.cluster import Cluster
 
 #: What somebody did to the file behind our back → the invariants that must then be named.
 DEEDS: dict[str, tuple[str, set[str]]] = {
@@ -89,20 +91,41 @@ DEEDS: dict[str, tuple[str, set[str]]] = {
 }
 
 
+def damage(books: TemporaryBooks, deed: str) -> None:
+    """Right books, then a deed that no constraint stops any more."""
+    a, b = books.account(1000), books.account(1000)
+    books.apply(hold(1, a, 400), hold(2, a, 60), hold(3, b, 60), settle(2, a, 50), settle(3, b, 70))
+    assert books.broken() == {}
+    if books.database.name == "sqlite":
+        books.rows("PRAGMA foreign_keys=OFF")
+        books.rows("PRAGMA ignore_check_constraints=ON")
+    else:
+        named = "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE contype IN ('c', 'f')"
+        for table, constraint in books.rows(f"{named} AND conrelid <> 0"):
+            books.rows(f"ALTER TABLE {table} DROP CONSTRAINT {constraint}")
+    for statement in deed.split(";"):
+        books.rows(re.sub(r"\b[AB]\b", lambda who: str({"A": a, "B": b}[who[0]]), statement))
+
+
 @pytest.fixture
 def damaged(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A data folder whose books are right but for one deed; not the fixture `books`, which would object."""
     (tmp_path / "data").mkdir()
-    books = TemporaryBooks(tmp_path / "data")
-    a, b = books.account(1000), books.account(1000)
-    books.apply(hold(1, a, 400), hold(2, a, 60), hold(3, b, 60), settle(2, a, 50), settle(3, b, 70))
-    assert books.broken() == {}
-    books.rows("PRAGMA foreign_keys=OFF")
-    books.rows("PRAGMA ignore_check_constraints=ON")
-    for statement in request.param.split(";"):
-        books.rows(re.sub(r"\b[AB]\b", lambda who: str({"A": a, "B": b}[who[0]]), statement))
+    books = TemporaryBooks(new_file(tmp_path / "data"))
+    damage(books, request.param)
     books.close()
     return tmp_path
+
+
+@pytest.fixture
+def lawless(cluster: Cluster, postgres_url: str) -> Iterator[TemporaryBooks]:
+    """Books in a database of their own, which may lose its constraints."""
+    emptied(postgres_url)
+    name = cluster.create(postgres_url.rpartition("/")[2])
+    books = TemporaryBooks(cluster.url(name))
+    yield books
+    books.close()
+    cluster.drop(name)
 
 
 def test_every_invariant_is_broken_by_some_deed() -> None:
@@ -120,6 +143,20 @@ def test_a_broken_invariant_makes_the_audit_exit_1_and_name_it(damaged: Path, na
     assert all(lines[place + 1].startswith("  ") for place, line in enumerate(lines) if line.startswith("BROKEN"))
 
 
+@pytest.mark.parametrize(("deed", "named"), DEEDS.values(), ids=DEEDS)
+def test_a_broken_invariant_is_found_on_postgres_too(lawless: TemporaryBooks, deed: str, named: set[str]) -> None:
+    damage(lawless, deed)
+    assert set(lawless.broken()) == named
+
+
+def test_the_audit_of_a_broken_postgres_exits_1(lawless: TemporaryBooks, tmp_path: Path) -> None:
+    deed, named = DEEDS["a transfer deleted"]
+    damage(lawless, deed)
+    said = Cli(tmp_path)("audit", MINITOOLAI_DATABASE_URL=lawless.url)
+    assert said.status == 1
+    assert {line.removeprefix("BROKEN: ") for line in said.out.splitlines() if line.startswith("BROKEN: ")} == named
+
+
 @pytest.mark.parametrize("damaged", [DEEDS["a transfer deleted"][0]], indirect=True)
 def test_doctor_finds_broken_books_too(damaged: Path) -> None:
     said = Cli(damaged)("doctor")
@@ -130,7 +167,7 @@ def test_doctor_finds_broken_books_too(damaged: Path) -> None:
 @pytest.mark.parametrize("damaged", [DEEDS["a balance one nano-dollar too high"][0]], indirect=True)
 def test_a_running_server_sounds_the_alarm(damaged: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> dict[str, object]:
-        books = TemporaryBooks(damaged / "data")
+        books = TemporaryBooks(new_file(damaged / "data"))
         with books.writer() as writer:
             auditor = Auditor(books.database, writer, books.clock, audit_every_s=60)
             await auditor.check()
@@ -190,7 +227,7 @@ def test_the_sweep_goes_on_after_a_failure(books: TemporaryBooks, caplog: pytest
 
     async def work() -> None:
         with books.writer() as writer:
-            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60, sweep_every_s=0.02)
+            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60, sweep_every_s=0.02, calm_s=0)
             books.rows("ALTER TABLE holds RENAME TO elsewhere")
             running = asyncio.create_task(auditor.run())
             await asyncio.sleep(0.1)

@@ -8,21 +8,23 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from minitoolai.core.books import Operation
-from tests.support.books import TemporaryBooks
+from tests.support.books import TemporaryBooks, emptied, new_file
 from tests.support.ledger_model import Customers
 from tests.support.ledger_run import CUSTOMERS, SideBySide
 
 
 class LedgerOnDisk(RuleBasedStateMachine):
-    """A batch grows operation by operation and is committed at some moment, through storage, to a SQLite file."""
+    """A batch grows operation by operation and is committed at some moment, through storage, to a database."""
+
+    url = ""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(prefix="minitoolai-ledger-")
-        self.books = TemporaryBooks(Path(self.folder.name))
+        self.books = TemporaryBooks(emptied(self.url) if self.url else new_file(Path(self.folder.name)))
         self.both = SideBySide(self.books.connection)
         self.customers = Customers(CUSTOMERS, random.Random(0))
         self.batch: list[Operation] = []
@@ -44,12 +46,27 @@ class LedgerOnDisk(RuleBasedStateMachine):
         batch, self.batch = self.batch, []
         self.both.apply(batch)
 
+    @rule(draw=st.randoms(use_true_random=False))
+    def claim(self, draw: random.Random) -> None:
+        """A worker takes jobs between two batches."""
+        self.both.claim(draw)
+
     def teardown(self) -> None:
         self.books.close()
         self.folder.cleanup()
 
 
-LedgerOnDisk.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
-TestLedgerOnDisk = LedgerOnDisk.TestCase
+def _settings(examples: int) -> settings:
+    everything = list(HealthCheck)
+    return settings(
+        max_examples=examples, stateful_step_count=40, deadline=None, derandomize=True, suppress_health_check=everything
+    )
+
+
+def test_on_sqlite_every_row_says_what_the_model_says() -> None:
+    run_state_machine_as_test(LedgerOnDisk, settings=_settings(100))
+
+
+def test_on_postgres_every_row_says_what_the_model_says(postgres_url: str) -> None:
+    there = type("LedgerOnPostgres", (LedgerOnDisk,), {"url": postgres_url})
+    run_state_machine_as_test(there, settings=_settings(30))

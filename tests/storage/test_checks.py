@@ -60,7 +60,6 @@ ONCE = {
         "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
         " created_ms) VALUES (77, A, 'k', 'chat', 'm', 'e', 'running', 1, 1, 5)"
     ),
-    "amounts are integers": "UPDATE accounts SET posted = 1000.5 WHERE id = A",
 }
 
 
@@ -79,7 +78,7 @@ def test_every_check_of_the_schema_has_a_breaker() -> None:
 @pytest.mark.parametrize("check", BREAKERS)
 def test_a_row_that_breaks_a_rule_of_the_ledger_is_refused(books: TemporaryBooks, account: int, check: str) -> None:
     before = books.everything()
-    with pytest.raises(StoreError, match=rf"CHECK constraint failed: {check}\b"):
+    with pytest.raises(StoreError, match=rf"(?i)check constraint.*\b{check}\b"):
         books.rows(re.sub(r"\bA\b", str(account), BREAKERS[check]))
     assert books.everything() == before
 
@@ -87,13 +86,21 @@ def test_a_row_that_breaks_a_rule_of_the_ledger_is_refused(books: TemporaryBooks
 @pytest.mark.parametrize("promise", ONCE)
 def test_what_happens_once_cannot_be_written_twice(books: TemporaryBooks, account: int, promise: str) -> None:
     before = books.everything()
-    with pytest.raises(StoreError, match=r"UNIQUE|FOREIGN KEY|cannot store REAL"):
+    with pytest.raises(StoreError, match=r"(?i)unique|foreign key"):
         books.rows(re.sub(r"\bA\b", str(account), ONCE[promise]))
     assert books.everything() == before
 
 
-def test_every_table_is_strict(books: TemporaryBooks) -> None:
-    loose = books.rows("SELECT name FROM pragma_table_list WHERE schema = 'main' AND NOT strict AND type = 'table'")
+def test_amounts_are_integers(sqlite_books: TemporaryBooks) -> None:
+    # PostgreSQL has no other type in this column; SQLite would take anything but for STRICT.
+    with pytest.raises(StoreError, match="cannot store REAL"):
+        sqlite_books.rows("UPDATE accounts SET posted = 1000.5 WHERE id = 1")
+
+
+def test_every_table_is_strict(sqlite_books: TemporaryBooks) -> None:
+    loose = sqlite_books.rows(
+        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND NOT strict AND type = 'table'"
+    )
     assert {name for (name,) in loose} <= {"alembic_version", "sqlite_schema"}
 
 

@@ -16,7 +16,8 @@ from minitoolai.core.records import Balance, Caller
 from minitoolai.services.charging import Charging
 from minitoolai.services.ledger import decide
 from minitoolai.services.pricing import Bound
-from minitoolai.storage.database import Connection, Database, SqliteConnection
+from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.sqlite import SqliteConnection
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, TemporaryBooks, hold, settle
 
@@ -48,15 +49,15 @@ class SmallDisk:
 
 
 @pytest.fixture
-def account(books: TemporaryBooks) -> int:
-    number = books.account(10**6)
-    books.apply(*(hold(n, number, 10) for n in range(1, HOLDS + 1)))
+def account(sqlite_books: TemporaryBooks) -> int:
+    number = sqlite_books.account(10**6)
+    sqlite_books.apply(*(hold(n, number, 10) for n in range(1, HOLDS + 1)))
     return number
 
 
 @pytest.fixture
-def disk(books: TemporaryBooks, account: int) -> Iterator[SmallDisk]:
-    small = SmallDisk(books)
+def disk(sqlite_books: TemporaryBooks, account: int) -> Iterator[SmallDisk]:
+    small = SmallDisk(sqlite_books)
     yield small
     small.writer.stop()
     small.database.close()
@@ -73,24 +74,24 @@ async def _settle_all(writer: Writer, account: int) -> list[Any]:
 
 
 def test_charges_that_meet_a_full_disk_are_written_once_there_is_room(
-    books: TemporaryBooks, account: int, disk: SmallDisk
+    sqlite_books: TemporaryBooks, account: int, disk: SmallDisk
 ) -> None:
     async def work() -> None:
         asked = await _settle_all(disk.writer, account)
         waiting = [future for future in asked if not future.done()]
         assert 0 < len(waiting) < HOLDS
-        assert books.broken() == {}
+        assert sqlite_books.broken() == {}
         disk.clear()
         assert await asyncio.wait_for(asyncio.gather(*asked), 20) == [Settled(7)] * HOLDS
 
     asyncio.run(work())
-    assert books.money(account) == Balance(10**6 - 7 * HOLDS, 0)
+    assert sqlite_books.money(account) == Balance(10**6 - 7 * HOLDS, 0)
 
 
 def test_new_work_on_a_full_disk_is_a_503_and_nothing_is_held(
-    books: TemporaryBooks, account: int, disk: SmallDisk
+    sqlite_books: TemporaryBooks, account: int, disk: SmallDisk
 ) -> None:
-    charging = Charging(disk.writer, books.clock)
+    charging = Charging(disk.writer, sqlite_books.clock)
     caller, bound = Caller(account, "key000000001"), Bound(100, 1, 20, 16)
 
     async def work() -> None:
@@ -100,17 +101,17 @@ def test_new_work_on_a_full_disk_is_a_503_and_nothing_is_held(
                 await charging.reserve(caller, bound, LONG)
             assert status_and_type(refusal.value)[0] == 503
             assert (b"retry-after", b"5") in error_headers(refusal.value)
-        assert books.rows("SELECT count(*) FROM holds") == [(HOLDS,)]
+        assert sqlite_books.rows("SELECT count(*) FROM holds") == [(HOLDS,)]
         disk.clear()
         await asyncio.wait_for(asyncio.gather(*asked), 20)
         assert (await charging.reserve(caller, bound, LONG)).amount == 120
 
     asyncio.run(work())
-    assert books.money(account) == Balance(10**6 - 7 * HOLDS, 120)
+    assert sqlite_books.money(account) == Balance(10**6 - 7 * HOLDS, 120)
 
 
 def test_stopping_on_a_full_disk_tells_whoever_waits_and_leaves_true_books(
-    books: TemporaryBooks, account: int, disk: SmallDisk
+    sqlite_books: TemporaryBooks, account: int, disk: SmallDisk
 ) -> None:
     async def work() -> None:
         asked = await _settle_all(disk.writer, account)
@@ -121,12 +122,14 @@ def test_stopping_on_a_full_disk_tells_whoever_waits_and_leaves_true_books(
         assert told
         assert len(written) + len(told) == HOLDS
         money = Balance(10**6 - 7 * len(written), 10 * len(told))
-        assert books.money(account) == money
+        assert sqlite_books.money(account) == money
 
     asyncio.run(work())
 
 
-def test_a_hold_that_fits_is_granted_while_charges_wait(books: TemporaryBooks, account: int, disk: SmallDisk) -> None:
+def test_a_hold_that_fits_is_granted_while_charges_wait(
+    sqlite_books: TemporaryBooks, account: int, disk: SmallDisk
+) -> None:
     # Nothing queues behind what cannot be written: the writer goes on with what it can.
     async def work() -> None:
         asked = await _settle_all(disk.writer, account)

@@ -6,19 +6,22 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import CheckConstraint, create_engine
 
 from minitoolai.core.errors import StoreError
 from minitoolai.storage.migrate import MIGRATIONS, migrate
 from minitoolai.storage.schema import metadata
+from tests.support.cluster import Cluster
 
 Shape = dict[str, tuple[str, frozenset[str]]]
 
@@ -29,9 +32,24 @@ def _shape(path: Path) -> Shape:
         rows = db.execute("SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     shape = {}
     for name, kind, sql in rows:
-        lines = (re.sub(r"[\s\"]+", " ", line).strip(" ,") for line in sql.splitlines())
-        shape[name] = (kind, frozenset(line for line in lines if line not in ("", ")")))
+        shape[name] = (kind, frozenset(_parts(re.sub(r"[\s\"]+", " ", sql))))
     return shape
+
+
+def _parts(sql: str) -> Iterator[str]:
+    """What stands between the outermost parentheses, at each comma there; and what stands before and after them.
+
+    ALTER TABLE writes a new column behind the last part, on the same line.
+    """
+    depth, part = 0, ""
+    for character in sql:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if (character, depth) in ((",", 1), ("(", 1), (")", 0)):
+            yield part.strip()
+            part = ""
+        else:
+            part += character
+    yield part.strip()
 
 
 def test_migrations_make_the_tables_that_the_code_describes(tmp_path: Path) -> None:
@@ -44,13 +62,57 @@ def test_migrations_make_the_tables_that_the_code_describes(tmp_path: Path) -> N
     assert migrated == _shape(tmp_path / "created.db")
 
 
-def test_alembic_itself_sees_no_difference(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'new.db'}"
-    migrate(url)
-    engine = create_engine(url)
+@pytest.fixture
+def new_postgres(cluster: Cluster) -> Iterator[str]:
+    """The address of a database without a table."""
+    name = cluster.create()
+    yield cluster.url(name)
+    cluster.drop(name)
+
+
+def _differences(url: str) -> list[object]:
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        found = compare_metadata(MigrationContext.configure(connection), metadata)
     engine.dispose()
+    return list(found)
+
+
+def test_alembic_itself_sees_no_difference(tmp_path: Path, new_postgres: str) -> None:
+    for url in (f"sqlite:///{tmp_path / 'new.db'}", new_postgres):
+        migrate(url)
+        assert _differences(url) == []
+
+
+def test_both_databases_have_the_same_checks_and_indexes(tmp_path: Path, new_postgres: str) -> None:
+    migrate(f"sqlite:///{tmp_path / 'new.db'}")
+    migrate(new_postgres)
+    ours = {name for name in _shape(tmp_path / "new.db") if name.startswith(("ix_", "uq_"))}
+    checks = {str(c.name) for t in metadata.sorted_tables for c in t.constraints if isinstance(c, CheckConstraint)}
+    with psycopg.connect(new_postgres) as db:
+        indexes = {row[0] for row in db.execute("SELECT indexname FROM pg_indexes WHERE schemaname = 'public'")}
+        found = {
+            row[0] for row in db.execute("SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0")
+        }
+    assert ours <= indexes
+    assert found == checks
+
+
+def test_eight_processes_that_migrate_at_once_migrate_once(new_postgres: str) -> None:
+    program = "import sys; from minitoolai.storage.migrate import migrate; print(migrate(sys.argv[1])[0])"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, new_postgres], stdout=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    before = [process.communicate(timeout=120)[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8
+    assert before.count("None") == 1
+
+
+def test_a_server_that_is_away_is_said_without_the_password(cluster: Cluster) -> None:
+    with pytest.raises(StoreError, match=r"cannot reach PostgreSQL at 127\.0\.0\.1:9/books: ") as refusal:
+        migrate("postgresql://books:not-for-logs@127.0.0.1:9/books")
+    assert "not-for-logs" not in str(refusal.value)
 
 
 def test_a_second_migration_changes_nothing(tmp_path: Path) -> None:

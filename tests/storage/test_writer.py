@@ -125,7 +125,8 @@ def test_an_unexpected_error_is_replayed_so_that_it_hits_only_its_own_caller(boo
 
     with books.writer() as writer:
         first, wrong, broken, fine, last = run(work(writer))
-        assert writer.counts.replays == 1
+        # Among other processes a change has a transaction of its own, and so one of its own to replay.
+        assert writer.counts.replays == (2 if books.database.is_shared else 1)
     assert (first, fine, last) == (Settled(50), [(7,)], Held(5, 1))
     assert isinstance(wrong, AssertionError)
     assert isinstance(broken, ZeroDivisionError)
@@ -275,10 +276,10 @@ def test_a_reference_is_credited_once_however_many_ask_at_once(books: TemporaryB
     assert books.money(account).posted == 70
 
 
-def test_a_database_that_cannot_be_opened_is_said_at_the_start(books: TemporaryBooks) -> None:
+def test_a_database_that_cannot_be_opened_is_said_at_the_start(sqlite_books: TemporaryBooks) -> None:
     from minitoolai.services.ledger import decide
-    from minitoolai.storage.database import open_sqlite
+    from minitoolai.storage.sqlite import open_sqlite
 
-    nowhere = open_sqlite(books.path.parent / "absent" / "minitoolai.db", serving=True)
+    nowhere = open_sqlite(sqlite_books.path.parent / "absent" / "minitoolai.db", serving=True)
     with pytest.raises(StoreError, match="cannot open"):
         Writer(nowhere, decide).start()

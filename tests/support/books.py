@@ -1,4 +1,4 @@
-"""A set of books for one test: a real SQLite file with every table, a clock that stands still, and short names."""
+"""A set of books for one test: a real database with every table, a clock that stands still, and short names."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from minitoolai.core.books import Checkpoint, Credit, Operation, PlaceHold, Recover, Settle, Verdict
+from minitoolai.core.books import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Settle, Verdict
 from minitoolai.core.records import Balance, NewGeneration, Outcome
 from minitoolai.services.ledger import decide
 from minitoolai.storage import accounts, audit, ledger
-from minitoolai.storage.database import Row, open_sqlite
+from minitoolai.storage.database import Row
 from minitoolai.storage.migrate import migrate
+from minitoolai.storage.opening import open_database
+from minitoolai.storage.schema import metadata
 from minitoolai.storage.writer import Writer
 
 NOON_MS = 1_800_000_000_000
@@ -59,15 +62,30 @@ def _template() -> Path:
     return folder / "new.db"
 
 
-class TemporaryBooks:
-    """One database file, made where there is none, and a connection to it that may write."""
+def new_file(folder: Path) -> str:
+    """The address of the SQLite file in this folder, made where there is none."""
+    path = folder / "minitoolai.db"
+    if not path.exists():
+        shutil.copy(_template(), path)
+    return f"sqlite:///{path}"
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "minitoolai.db"
-        if not self.path.exists():
-            shutil.copy(_template(), self.path)
+
+def emptied(url: str) -> str:
+    """A PostgreSQL database with every table and no row: in a thousandth of what making one takes."""
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("; ".join(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)))
+        db.execute("ALTER SEQUENCE transfers_id_seq RESTART")
+    return url
+
+
+class TemporaryBooks:
+    """One database, and a connection to it that may write."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.path = Path(url.removeprefix("sqlite:///"))
         self.clock = FixedClock()
-        self.database = open_sqlite(self.path, serving=True)
+        self.database = open_database(url, serving=True)
         self.connection = self.database.connect()
         with self.connection.transaction():
             accounts.ensure_system_accounts(self.connection, NOON_MS)
@@ -94,7 +112,9 @@ class TemporaryBooks:
 
     def everything(self) -> dict[str, list[Row]]:
         """Every row of the ledger, to see that nothing changed."""
-        return {t: self.rows(f"SELECT * FROM {t}") for t in ("accounts", "holds", "generations", "transfers")}
+        return {
+            t: self.rows(f"SELECT * FROM {t} ORDER BY 1") for t in ("accounts", "holds", "generations", "transfers")
+        }
 
     def broken(self) -> dict[str, list[Row]]:
         """What the audit says."""
@@ -115,14 +135,39 @@ class TemporaryBooks:
         self.database.close()
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind, one after the other."""
+    if request.param == "sqlite":
+        return new_file(tmp_path)
+    return emptied(request.getfixturevalue("postgres_url"))
+
+
+def _checked(url: str) -> Iterator[TemporaryBooks]:
+    fresh = TemporaryBooks(url)
+    try:
+        yield fresh
+        assert fresh.broken() == {}
+    finally:
+        fresh.close()
+
+
 @pytest.fixture
-def books(tmp_path: Path) -> Iterator[TemporaryBooks]:
-    """Fresh books; whatever the test did to them, they must add up in the end."""
-    fresh = TemporaryBooks(tmp_path)
-    yield fresh
-    broken = fresh.broken()
-    fresh.close()
-    assert broken == {}
+def books(database_url: str) -> Iterator[TemporaryBooks]:
+    """Fresh books on either database; whatever the test did to them, they must add up in the end."""
+    yield from _checked(database_url)
+
+
+@pytest.fixture
+def sqlite_books(tmp_path: Path) -> Iterator[TemporaryBooks]:
+    """The same where SQLite itself is the subject."""
+    yield from _checked(new_file(tmp_path))
+
+
+@pytest.fixture
+def postgres_books(postgres_url: str) -> Iterator[TemporaryBooks]:
+    """The same where PostgreSQL itself is the subject."""
+    yield from _checked(emptied(postgres_url))
 
 
 # ── operations in few words ───────────────────────────────────────────────────────────────────────────────
@@ -138,14 +183,27 @@ def hold(
     least: int = 1,
     lease_ms: int | None = LEASE_MS,
     generation: NewGeneration = CHAT,
+    queue_limit: int | None = None,
 ) -> PlaceHold:
-    return PlaceHold(
-        hold_id, account, "key000000001", generation.kind, base, unit, units, least, lease_ms, NOON_MS, generation
-    )
+    head = (hold_id, account, "key000000001", generation.kind, base, unit, units, least, lease_ms, NOON_MS)
+    return PlaceHold(*head, generation, queue_limit)
 
 
-def settle(hold_id: int, account: int, cost: int, outcome: Outcome = DONE) -> Settle:
-    return Settle(hold_id, account, cost, NOON_MS + 500, outcome)
+def settle(hold_id: int, account: int, cost: int, outcome: Outcome = DONE, *, attempt: int | None = None) -> Settle:
+    return Settle(hold_id, account, cost, NOON_MS + 500, outcome, attempt)
+
+
+def requeue(
+    hold_id: int,
+    account: int,
+    attempt: int = 1,
+    *,
+    reason: Any = "failed",
+    now_ms: int = LEASE_MS,
+    most_failures: int = 3,
+    forced: bool = False,
+) -> Requeue:
+    return Requeue(hold_id, account, attempt, now_ms, reason, most_failures, "broken", "it broke", forced)
 
 
 def checkpoint(hold_id: int, account: int, progress: int, lease_ms: int = LEASE_MS) -> Checkpoint:

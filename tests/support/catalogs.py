@@ -63,12 +63,14 @@ def with_upstream(base_url: str) -> str:
     """The fakes, and `standin`: a model answered by whoever listens at `base_url`, with short time-outs.
 
     `billing` is the same server as one that goes on billing after we hang up; `whole` as one whose chunks carry
-    every field; `nowhere` listens to nobody. `gpt-4o-mini` is the stand-in, too, for programs that ask for it.
+    every field, `plain` as one that knows less than others; `nowhere` listens to nobody. `gpt-4o-mini` is the
+    stand-in, too, for programs that ask for it.
     """
     engines = {
         "standin": "first_token_timeout_s = 1.0\ntotal_timeout_s = 2.5",
         "billing": "bills_after_cancel = true\ntotal_timeout_s = 20.0",
         "whole": "complete_chunks = true",
+        "plain": 'unsupported = ["reasoning_effort"]\ncompletions = false\nvision = false',
     }
     text = FAKE
     for name, extra in engines.items():

@@ -12,19 +12,24 @@ from minitoolai.core.books import (
     Held,
     Operation,
     PlaceHold,
+    QueueFull,
     Recover,
     Refused,
     Renewed,
+    Requeue,
+    Requeued,
     Settle,
     Settled,
     StillLeased,
+    Superseded,
     Unknown,
     Verdict,
 )
-from minitoolai.core.records import NewGeneration
-from tests.support.books import NOON_MS, checkpoint, credit, hold, recover, settle
+from minitoolai.core.records import NewGeneration, Outcome
+from tests.support.books import NOON_MS, checkpoint, credit, hold, recover, requeue, settle
 
 IMAGE = NewGeneration("image", "dreamshaper", "fake", 0, 1_500_000, state="queued")
+DRAWN = Outcome("succeeded", output_units=1, result="a" * 64, error="none")
 
 
 class Model:
@@ -35,6 +40,23 @@ class Model:
         self.holds: dict[int, dict[str, Any]] = {}
         #: (account, what was added or taken, hold or reference, balance after, when, why), in order.
         self.moves: list[tuple[int, int, int | str, int, int, str | None]] = []
+        self.begin_batch()
+
+    def begin_batch(self) -> None:
+        """Turns and room in the queue are judged by how it stood before the batch, and what the batch itself adds."""
+        waiting = {n: h for n, h in self.holds.items() if h["generation"][0] == "queued"}
+        self.first_turn = min((h["turn"] for h in waiting.values()), default=0)
+        self.waiting = {a: [h["turn"] for h in waiting.values() if h["account"] == a] for a in self.posted}
+
+    def queue(self) -> list[int]:
+        """The jobs that wait, first come first."""
+        waiting = [(h["turn"], n) for n, h in self.holds.items() if h["generation"][0] == "queued"]
+        return [number for _, number in sorted(waiting)]
+
+    def claim(self, number: int, lease_ms: int) -> None:
+        """Somebody begins to work on it."""
+        known = self.holds[number]
+        known.update(generation=("running", *known["generation"][1:]), attempt=known["attempt"] + 1, job_lease=lease_ms)
 
     def held(self, account: int) -> int:
         return sum(h["amount"] for h in self.holds.values() if h["account"] == account and h["state"] == "pending")
@@ -55,13 +77,35 @@ class Model:
             known["progress"] = sorted((known["progress"], operation.progress, known["amount"]))[1]
             known["lease"] = max(known["lease"] or 0, operation.lease_until_ms)
             return Renewed()
+        if isinstance(operation, Requeue):
+            return self._requeue(operation, known)
         if isinstance(operation, Recover):
             if known["lease"] is None or (not operation.forced and known["lease"] > operation.now_ms):
                 return StillLeased()
             ended = ("failed", known["progress"], operation.now_ms, "interrupted", 1)
         else:
-            ended = (operation.outcome.state, operation.cost, operation.now_ms, operation.outcome.error_code, 0)
+            if operation.attempt is not None and not self._is_drawn(known, operation.attempt):
+                return Superseded()
+            outcome = operation.outcome
+            ended = (outcome.state, operation.cost, operation.now_ms, outcome.error_code, 0)
+            if known["turn"]:
+                known.update(result=outcome.result, error=outcome.error)
         return self._end(operation.hold_id, known, ended)
+
+    def _is_drawn(self, known: dict[str, Any], attempt: int) -> bool:
+        return bool(known["generation"][0] == "running" and known["attempt"] == attempt)
+
+    def _requeue(self, ask: Requeue, known: dict[str, Any]) -> Verdict:
+        if not (known["turn"] and self._is_drawn(known, ask.attempt)):
+            return Superseded()
+        if ask.reason == "lapsed" and not ask.forced and known["job_lease"] > ask.now_ms:
+            return StillLeased()
+        failures = known["failures"] + {"lapsed": 1, "failed": 1, "handed_back": 0}[ask.reason]
+        if failures >= ask.most_failures:
+            known.update(error=ask.error)
+            return self._end(ask.hold_id, known, ("failed", 0, ask.now_ms, ask.error_code, 0))
+        known.update(generation=("queued", *known["generation"][1:]), failures=failures, job_lease=None)
+        return Requeued(failures)
 
     def _credit(self, ask: Credit) -> Verdict:
         if any(move[2] == ask.external_ref for move in self.moves):
@@ -79,10 +123,18 @@ class Model:
         for units in range(ask.units, fewest - 1, -1):
             amount = ask.base + units * ask.unit
             if amount <= available:
+                turn = None
+                if ask.queue_limit is not None:
+                    waiting = self.waiting[ask.account_id]
+                    if len(waiting) >= ask.queue_limit:
+                        return QueueFull(len(waiting))
+                    turn = max([self.first_turn, *waiting]) + 1
+                    waiting.append(turn)
                 self.holds[ask.hold_id] = {
                     "account": ask.account_id, "amount": amount, "units": units, "state": "pending", "progress": 0,
                     "settled": 0, "shortfall": 0, "lease": ask.lease_until_ms,
                     "generation": (ask.generation.state, 0, None, None, 0),
+                    "turn": turn, "attempt": 0, "failures": 0, "job_lease": None, "result": None, "error": None,
                 }  # fmt: skip
                 return Held(amount, units)
         return Refused(ask.base + ask.least_units * ask.unit, available)
@@ -91,6 +143,7 @@ class Model:
         cost, now_ms = ended[1:3]
         taken = cost if cost < known["amount"] else known["amount"]
         known.update(state="posted" if taken else "voided", settled=taken, shortfall=cost - taken, generation=ended)
+        known.update(job_lease=None)
         if taken:
             self._move(known["account"], -taken, hold_id, now_ms, None)
         return Settled(taken, cost - taken)
@@ -119,7 +172,7 @@ class Customers:
         if self.past and draw.random() < 0.15:
             return draw.choice(self.past[-3:] if draw.random() < 0.5 else self.past)
         operation = draw.choice(
-            (self._place, self._place, self._settle, self._checkpoint, self._recover, self._credit)
+            (self._place, self._place, self._settle, self._checkpoint, self._recover, self._requeue, self._credit)
         )()
         self.past.append(operation)
         return operation
@@ -145,13 +198,28 @@ class Customers:
         base, unit = draw.choice((1, 7, 40, 100, 100)), draw.choice((0, 0, 1, 3, 10))
         units = draw.randint(1, 20)
         least = min(units, draw.choice((1, 1, 4, 16)))
-        if draw.random() < 0.2:
-            return hold(number, account, base, unit=unit, units=units, least=units, lease_ms=None, generation=IMAGE)
+        if draw.random() < 0.4:
+            limit = draw.choice((1, 2, 3, 3, 8))
+            return hold(number, account, base, lease_ms=None, generation=IMAGE, queue_limit=limit)
         lease_ms = NOON_MS + draw.choice((0, 5, 10, 15))
         return hold(number, account, base, unit=unit, units=units, least=least, lease_ms=lease_ms)
 
     def _settle(self) -> Settle:
-        return settle(*self._known(), self.draw.choice((0, 0, 1, 5, 20, 40, 100, 300)))
+        cost = self.draw.choice((0, 0, 1, 5, 20, 40, 100, 300))
+        if self.draw.random() < 0.5:
+            return settle(*self._known(), cost, attempt=self.draw.choice((1, 1, 2)), outcome=DRAWN)
+        return settle(*self._known(), cost)
+
+    def _requeue(self) -> Requeue:
+        draw = self.draw
+        return requeue(
+            *self._known(),
+            attempt=draw.choice((1, 1, 1, 2, 3)),
+            now_ms=NOON_MS + draw.choice((0, 5, 10, 15, 30)),
+            reason=draw.choice(("lapsed", "lapsed", "failed", "handed_back")),
+            most_failures=draw.choice((1, 2, 3)),
+            forced=draw.random() < 0.2,
+        )
 
     def _checkpoint(self) -> Checkpoint:
         return checkpoint(*self._known(), self.draw.choice((0, 1, 5, 30, 500)), NOON_MS + self.draw.choice((0, 5, 20)))

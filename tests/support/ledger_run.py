@@ -7,8 +7,9 @@ from pathlib import Path
 
 from minitoolai.core.books import Operation
 from minitoolai.services.ledger import decide
-from minitoolai.storage import audit, ledger
-from minitoolai.storage.database import Connection, SqliteConnection
+from minitoolai.storage import audit, jobs, ledger
+from minitoolai.storage.database import Connection
+from minitoolai.storage.sqlite import SqliteConnection
 from tests.support.books import NOON_MS, _template
 from tests.support.ledger_model import Customers, Model
 
@@ -29,7 +30,9 @@ def books_in_memory() -> SqliteConnection:
 def open_accounts(connection: Connection, customers: list[int]) -> None:
     """The two system accounts and these customers, all empty."""
     rows = [(1, 1, NOON_MS), (2, 1, NOON_MS)] + [(customer, 0, NOON_MS) for customer in customers]
-    connection.execute_many("INSERT OR IGNORE INTO accounts (id, is_system, created_ms) VALUES (?, ?, ?)", rows)
+    connection.execute_many(
+        "INSERT INTO accounts (id, is_system, created_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows
+    )
 
 
 class SideBySide:
@@ -43,9 +46,27 @@ class SideBySide:
 
     def apply(self, batch: list[Operation]) -> None:
         """Judge the batch twice; AssertionError where the verdicts, a row or the audit differ."""
+        self.model.begin_batch()
         with self.connection.transaction():
             verdicts = ledger.apply(self.connection, batch, self._decide)
         assert verdicts == [self.model.judge(operation) for operation in batch]
+        self.compare()
+
+    def claim(self, draw: random.Random) -> None:
+        """A worker takes some of the first jobs that wait."""
+        waiting = [job.id for job in jobs.waiting(self.connection, 5)]
+        assert waiting == self.model.queue()[:5]
+        wanted = sorted(draw.sample(waiting, draw.randint(0, len(waiting))))
+        lease_ms = draw.choice((5, 10, 15))
+        with self.connection.transaction():
+            ours = jobs.claim(self.connection, wanted, worker="w", engine="fake", now_ms=NOON_MS, lease_ms=lease_ms)
+        assert sorted(job.id for job in ours) == wanted
+        for job in ours:
+            self.model.claim(job.id, NOON_MS + lease_ms)
+            assert (job.attempt, job.failures) == (
+                self.model.holds[job.id]["attempt"],
+                self.model.holds[job.id]["failures"],
+            )
         self.compare()
 
     def compare(self) -> None:
@@ -55,21 +76,29 @@ class SideBySide:
             money = rows("SELECT posted, held, version FROM accounts WHERE id = ?", (account,))
             assert money == [(model.posted[account], model.held(account), len(moves))]
             written = rows(
-                "SELECT CASE WHEN credit = ? THEN amount ELSE -amount END, coalesce(hold_id, external_ref),"
-                " balance_after, created_ms, reason, account_version, kind,"
+                "SELECT CASE WHEN credit = ? THEN amount ELSE -amount END,"
+                " coalesce(cast(hold_id AS text), external_ref), balance_after, created_ms, reason,"
+                " account_version, kind,"
                 " CASE WHEN credit = ? THEN debit ELSE credit END"
                 " FROM transfers WHERE ? IN (debit, credit) ORDER BY account_version",
                 (account, account, account),
             )
             assert written == [
-                (*move[1:], version, *(("usage", 1) if move[1] < 0 else ("grant", 2)))
+                (move[1], str(move[2]), *move[3:], version, *(("usage", 1) if move[1] < 0 else ("grant", 2)))
                 for version, move in enumerate(moves, 1)
             ]
-        holds = rows("SELECT id, account_id, amount, state, progress, settled, shortfall, lease_until_ms FROM holds")
+        holds = rows(
+            "SELECT id, account_id, amount, state, progress, settled, shortfall, lease_until_ms FROM holds ORDER BY id"
+        )
         keys = ("account", "amount", "state", "progress", "settled", "shortfall", "lease")
         assert holds == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
-        generations = rows("SELECT id, state, cost, finished_ms, error_code, estimated FROM generations")
+        generations = rows("SELECT id, state, cost, finished_ms, error_code, estimated FROM generations ORDER BY id")
         assert generations == [(number, *h["generation"]) for number, h in sorted(model.holds.items())]
+        rows_of_jobs = rows(
+            "SELECT id, turn, attempt, failures, lease_until_ms, result, error FROM generations ORDER BY id"
+        )
+        keys = ("turn", "attempt", "failures", "job_lease", "result", "error")
+        assert rows_of_jobs == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
         assert audit.broken_invariants(self.connection) == {}
 
 
@@ -81,5 +110,7 @@ def random_walk(decide: ledger.Decide, *, seed: int, batches: int, largest: int 
         customers = Customers(CUSTOMERS, random.Random(seed))
         for _ in range(batches):
             both.apply(customers.batch(largest))
+            if customers.draw.random() < 0.6:
+                both.claim(customers.draw)
     finally:
         connection.close()

@@ -21,7 +21,7 @@ from minitoolai.core.money import parse_dollars
 from minitoolai.core.records import Balance
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
-from minitoolai.settings import Settings
+from minitoolai.settings import Secret, Settings
 from minitoolai.storage import accounts, audit
 from minitoolai.storage.database import Connection
 from minitoolai.wiring import pepper
@@ -64,7 +64,9 @@ class ServerProcess:
         self.folder = folder
         self.data_dir = folder / "data"
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("MINITOOLAI_")} | dict(env or {})
-        self.settings = Settings(data_dir=self.data_dir)
+        self.settings = Settings(
+            data_dir=self.data_dir, database_url=Secret(self.env.get("MINITOOLAI_DATABASE_URL", ""))
+        )
         self.port = 0
         if catalog is not None:
             path = folder / "catalog.toml"

@@ -26,7 +26,7 @@ _CREATED_S = 1_700_000_000
 
 
 async def _caller(request: Request[Any, Any, State]) -> Caller:
-    return await authenticate(request.scope["headers"], request.app.state.keyring)
+    return await authenticate(request.scope, request.app.state.keyring)
 
 
 def _reports(request: Request[Any, Any, State]) -> Reports:

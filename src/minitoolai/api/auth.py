@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 from minitoolai.core.errors import AccessDenied
 from minitoolai.core.records import Caller
 from minitoolai.services.accounts import KeyRing
 
 
-async def authenticate(headers: Iterable[tuple[bytes, bytes]], keys: KeyRing) -> Caller:
-    """The caller behind `Authorization: Bearer sk-…`; AccessDenied says what is missing."""
-    for name, value in headers:
+async def authenticate(scope: Mapping[str, Any], keys: KeyRing) -> Caller:
+    """The caller behind `Authorization: Bearer sk-…`; AccessDenied says what is missing.
+
+    `scope` is the whole ASGI scope: what a key permits may depend on more than the headers.
+    """
+    for name, value in scope["headers"]:
         if name == b"authorization":
             return await _bearer(value, keys)
     raise AccessDenied(

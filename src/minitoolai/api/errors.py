@@ -15,6 +15,7 @@ TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.AccessDenied, 401, "authentication_error"),
     (errors.InsufficientBalance, 402, "insufficient_quota"),
+    (errors.RateLimited, 429, "rate_limit_error"),
     (errors.Overloaded, 503, "server_error"),
     (errors.EngineRefused, 400, "invalid_request_error"),
     (errors.EngineRateLimited, 429, "rate_limit_error"),

@@ -12,6 +12,7 @@ from minitoolai.api import account, health, openapi, speech
 from minitoolai.api.asgi import App
 from minitoolai.api.chat import ChatEndpoint
 from minitoolai.api.errors import error_body, error_headers, status_and_type
+from minitoolai.api.forms import ChatForm
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.chat import ChatService
@@ -32,7 +33,7 @@ HANDLERS = [
 
 def hot_paths(chats: ChatService, speeches: SpeechService, keys: KeyRing) -> dict[str, App]:
     """The paths that bypass the framework: it would cost more than all of the work."""
-    api, openai = ChatEndpoint(chats, keys, "api"), ChatEndpoint(chats, keys, "openai")
+    api, openai = ChatEndpoint(chats, keys, ChatForm("api")), ChatEndpoint(chats, keys, ChatForm("openai"))
     speaks = speech.SpeechEndpoint(speeches, keys)
     return {
         "/api/chat-completions": api,

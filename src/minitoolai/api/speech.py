@@ -44,7 +44,7 @@ class SpeechEndpoint:
             if scope["method"] != "POST":
                 await only_post(send)
                 return
-            caller = await authenticate(scope["headers"], self._keys)
+            caller = await authenticate(scope, self._keys)
             run = await self._speeches.begin(caller, parse_speech(await read_json_body(scope, receive)))
         except ClientLeft:
             return
@@ -85,7 +85,7 @@ async def _tell_of_failure(out: StreamWriter, run: SpeechRun, error: ServiceErro
 @get("/v1/audio/voices")
 async def voices(request: Request[Any, Any, State]) -> dict[str, Any]:
     """Who can speak now, in which language, by which engine."""
-    await authenticate(request.scope["headers"], request.app.state.keyring)
+    await authenticate(request.scope, request.app.state.keyring)
     reports = cast(Reports, request.app.state.reports)
     data = [
         {

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from minitoolai.api.fields import flag, integer, json_object, non_empty_text, number, shortened
+from minitoolai.api.wire_options import check_options
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
 
@@ -43,6 +44,7 @@ def parse_chat(body: bytes, dialect: Dialect) -> ChatRequest:
         raise InvalidRequest("stream_options must be an object", param="stream_options")
     wants_usage = options is not None and flag(options, "include_usage", default=False, inside="stream_options.")
     rest = {key: value for key, value in fields.items() if key not in _OURS and value is not None}
+    check_options(rest)
     return ChatRequest(
         model=model,
         messages=messages,

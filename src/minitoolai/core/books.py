@@ -5,6 +5,8 @@ Every amount is in nano-dollars. The rules live in services/ledger.py, the rows 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from minitoolai.core.records import Kind, NewGeneration, Outcome
@@ -35,16 +37,22 @@ class PlaceHold(msgspec.Struct, frozen=True):
     lease_until_ms: int | None
     now_ms: int
     generation: NewGeneration
+    #: For work that waits in the queue: how many of its account may wait there at once.
+    queue_limit: int | None = None
 
 
 class Settle(msgspec.Struct, frozen=True):
-    """Capture min(cost, hold), release the rest, and write down how the work ended. Cost 0 releases all."""
+    """Capture min(cost, hold), release the rest, and write down how the work ended. Cost 0 releases all.
+
+    With an `attempt`, only if that is still the one under way: a worker that slept meanwhile changes nothing.
+    """
 
     hold_id: int
     account_id: int
     cost: int
     now_ms: int
     outcome: Outcome
+    attempt: int | None = None
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -65,6 +73,24 @@ class Recover(msgspec.Struct, frozen=True):
     forced: bool = False
 
 
+class Requeue(msgspec.Struct, frozen=True):
+    """An attempt at a job ended without its result: back to the queue, or to its end after `most_failures`.
+
+    `lapsed`: nobody renews its lease; refused while that runs, unless `forced`. `failed`: the engine did.
+    `handed_back`: the worker stops, which is nobody's failure.
+    """
+
+    hold_id: int
+    account_id: int
+    attempt: int
+    now_ms: int
+    reason: Literal["lapsed", "failed", "handed_back"]
+    most_failures: int
+    error_code: str = "interrupted"
+    error: str | None = None
+    forced: bool = False
+
+
 class Credit(msgspec.Struct, frozen=True):
     """Money from outside into an account, once for each `external_ref`."""
 
@@ -76,7 +102,7 @@ class Credit(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-Operation = PlaceHold | Settle | Checkpoint | Recover | Credit
+Operation = PlaceHold | Settle | Checkpoint | Recover | Requeue | Credit
 
 
 # ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,6 +122,12 @@ class Refused(msgspec.Struct, frozen=True):
     available: int
 
 
+class QueueFull(msgspec.Struct, frozen=True):
+    """The account has `queued` jobs waiting, its most. Nothing changed."""
+
+    queued: int
+
+
 class Settled(msgspec.Struct, frozen=True):
     """The hold is final. `repeated` when it was so before: then nothing changed."""
 
@@ -112,6 +144,16 @@ class StillLeased(msgspec.Struct, frozen=True):
     """Somebody renews this hold; it is not ours to recover."""
 
 
+class Requeued(msgspec.Struct, frozen=True):
+    """The job waits again, after so many failures."""
+
+    failures: int
+
+
+class Superseded(msgspec.Struct, frozen=True):
+    """Another attempt is under way, or none: this one's result is not wanted. Nothing changed."""
+
+
 class Credited(msgspec.Struct, frozen=True):
     """The money is in. `repeated` when this reference was credited before: then nothing changed."""
 
@@ -123,7 +165,7 @@ class Unknown(msgspec.Struct, frozen=True):
     """No such account or hold. Nothing changed."""
 
 
-Verdict = Held | Refused | Settled | Renewed | StillLeased | Credited | Unknown
+Verdict = Held | Refused | QueueFull | Settled | Renewed | StillLeased | Requeued | Superseded | Credited | Unknown
 
 
 # ── the part of the books a batch touches ─────────────────────────────────────────────────────────────────
@@ -156,6 +198,23 @@ class HoldState(msgspec.Struct):
     dirty: bool = False
 
 
+class JobState(msgspec.Struct):
+    """Where a job stands in the queue. `attempt` counts claims; `failures` those that came to nothing."""
+
+    state: str
+    attempt: int
+    failures: int
+    lease_until_ms: int | None
+    dirty: bool = False
+
+
+class QueueState(msgspec.Struct):
+    """What an account has in the queue: how many, and the turn of the last of them (0 where there is none)."""
+
+    queued: int = 0
+    last_turn: int = 0
+
+
 class NewTransfer(msgspec.Struct, frozen=True):
     """Money moved between two accounts, with the customer's version and balance after it."""
 
@@ -172,9 +231,20 @@ class NewTransfer(msgspec.Struct, frozen=True):
 
 
 class Books:
-    """The accounts and holds that a batch touches, and what it has decided to write."""
+    """The accounts, holds and jobs that a batch touches, and what it has decided to write."""
 
-    __slots__ = ("accounts", "credited", "holds", "outcomes", "placed", "transfers")
+    __slots__ = (
+        "accounts",
+        "credited",
+        "first_turn",
+        "holds",
+        "jobs",
+        "outcomes",
+        "placed",
+        "queues",
+        "transfers",
+        "turns",
+    )
 
     def __init__(self, accounts: dict[int, AccountState], holds: dict[int, HoldState], credited: set[str]) -> None:
         self.accounts = accounts
@@ -183,3 +253,9 @@ class Books:
         self.placed: list[tuple[PlaceHold, int]] = []
         self.outcomes: list[tuple[int, int, int, int, Outcome]] = []
         self.transfers: list[NewTransfer] = []
+        self.jobs: dict[int, JobState] = {}
+        #: What each account that asks for a place has in the queue; the lowest turn that waits there, of anybody.
+        self.queues: dict[int, QueueState] = {}
+        self.first_turn = 0
+        #: The turns given to new jobs.
+        self.turns: dict[int, int] = {}

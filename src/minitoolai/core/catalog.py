@@ -17,9 +17,10 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One engine: somebody who answers. Which fields mean something depends on `kind`."""
 
-    #: any OpenAI-compatible server, an embedded engine, or a deterministic stand-in for tests.
-    kind: Literal["upstream", "llama", "hibari", "piper", "fake"]
-    #: upstream: an OpenAI-compatible server, up to and including /v1.
+    #: any OpenAI-compatible server; an embedded engine (llama, hibari, piper, sketch); pictures by a Stable Diffusion
+    #: web UI (webui) or on a GPU here (diffusers); or a deterministic stand-in for tests.
+    kind: Literal["upstream", "llama", "hibari", "piper", "sketch", "webui", "diffusers", "fake"]
+    #: upstream: an OpenAI-compatible server, up to and including /v1. webui: its address, such as http://host:7860.
     base_url: str = ""
     #: upstream: it is ready only once its key is set; what else to send with every request.
     needs_key: bool = False
@@ -31,14 +32,19 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: upstream: how it calls the limit, and whether it knows the role `developer`.
     limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     developer_role: bool = True
+    #: upstream: fields that it ignores or does not know; here they are refused, for silence would be a lie.
+    unsupported: tuple[str, ...] = ()
+    #: upstream: it continues plain text, too, at `/completions`; which of its models do is for it to say.
+    completions: bool = True
     #: it sees pictures, where the model does.
     vision: bool = True
-    #: upstream: model name there, by model name here; a name that is absent is passed on as it is.
+    #: upstream: model name there, by model name here; a name that is absent is passed on as it is. webui, diffusers:
+    #: checkpoint or file there, by model name here; for a name that is absent, the model's `weights`.
     names: dict[str, str] = {}
     #: instead of the settings of the same names.
     first_token_timeout_s: Seconds | None = None
     total_timeout_s: Seconds | None = None
-    #: upstream: requests under way at once; more wait. 0 is no cap.
+    #: upstream, webui: requests under way at once; more wait. 0 is no cap for an upstream, one for a webui.
     concurrency: Count = 0
     #: upstream: characters of text in one request for speech; a longer text is sent in several.
     max_characters: Count = 4096
@@ -85,12 +91,38 @@ class ChatModel(msgspec.Struct, frozen=True):
     image_tokens: ImageTokens | None
 
 
+class ImageEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An image model as offered. The price is dollars an image, as text."""
+
+    #: dollars an image, in quotes, at most nine decimals.
+    price: str
+    #: in order: the first that is ready draws.
+    engines: list[str]
+    #: the file or folder that the operator supplies, in MINITOOLAI_WEIGHTS_DIR unless the path is absolute; a web UI
+    #: knows it by the same name, with or without its ending. Empty: the model's name and `.safetensors`.
+    weights: str = ""
+    #: noise levels of the schedulers without Karras: `trailing` for checkpoints distilled to few steps (Lightning,
+    #: Hyper) that want it; the picture's metadata says so.
+    schedule: Literal["discrete", "trailing"] = "discrete"
+
+
+class ImageModel(msgspec.Struct, frozen=True):
+    """An image model, checked. The price is nano-dollars an image."""
+
+    name: str
+    price: int
+    engines: tuple[str, ...]
+    weights: str
+    schedule: Literal["discrete", "trailing"] = "discrete"
+
+
 class Catalog(msgspec.Struct, frozen=True):
     """Everything on offer."""
 
     engines: dict[str, EngineEntry]
     chat: dict[str, ChatModel]
     speech: dict[str, SpeechModel] = {}
+    images: dict[str, ImageModel] = {}
 
     def chat_model(self, name: str) -> ChatModel:
         """The model of this name; ModelNotFound lists the nearest ones."""
@@ -104,6 +136,13 @@ class Catalog(msgspec.Struct, frozen=True):
         model = self.speech.get(name)
         if model is None:
             raise ModelNotFound(f"there is no speech model {name[:80]!r}; {nearest(name, self.speech)}", param="model")
+        return model
+
+    def image_model(self, name: str) -> ImageModel:
+        """The model of this name; ModelNotFound lists the nearest ones."""
+        model = self.images.get(name)
+        if model is None:
+            raise ModelNotFound(f"there is no image model {name[:80]!r}; {nearest(name, self.images)}", param="model")
         return model
 
 

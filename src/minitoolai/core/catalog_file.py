@@ -13,9 +13,18 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.catalog import Catalog, ChatEntry, ChatModel, EngineEntry, ImageTokens, nearest
+from minitoolai.core.catalog import (
+    Catalog,
+    ChatEntry,
+    ChatModel,
+    EngineEntry,
+    ImageEntry,
+    ImageModel,
+    ImageTokens,
+    nearest,
+)
 from minitoolai.core.errors import CatalogError
-from minitoolai.core.money import price_per_token
+from minitoolai.core.money import price_per_image, price_per_token
 from minitoolai.core.voices import SpeechEntry, SpeechModel
 
 
@@ -23,9 +32,16 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engines: dict[str, EngineEntry] = {}
     chat: dict[str, ChatEntry] = {}
     speech: dict[str, SpeechEntry] = {}
+    image: dict[str, ImageEntry] = {}
 
 
-_SECTIONS: dict[str, Any] = {"engines": EngineEntry, "chat": ChatEntry, "speech": SpeechEntry}
+_SECTIONS: dict[str, Any] = {"engines": EngineEntry, "chat": ChatEntry, "speech": SpeechEntry, "image": ImageEntry}
+#: Kinds of engines by what they can do.
+_CHATS = ("upstream", "llama", "fake")
+_SPEAKS = ("upstream", "hibari", "piper", "fake")
+_DRAWS = ("upstream", "webui", "diffusers", "sketch", "fake")
+#: Kinds that need no `model`: their answers carry a name of their own or that of the weights.
+_NAMED_ELSEWHERE = ("upstream", "webui", "diffusers", "sketch")
 
 
 def read_catalog(path: Path) -> Catalog:
@@ -57,7 +73,8 @@ def parse_catalog(text: str) -> Catalog:
         _check_engine(text, name, engine)
     models = {name: _check_chat(text, name, entry, parsed.engines) for name, entry in parsed.chat.items()}
     speech = {name: _check_speech(text, name, entry, parsed.engines) for name, entry in parsed.speech.items()}
-    return Catalog(parsed.engines, models, speech)
+    images = {name: _check_image(text, name, entry, parsed.engines) for name, entry in parsed.image.items()}
+    return Catalog(parsed.engines, models, speech, images)
 
 
 def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
@@ -66,7 +83,9 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
         raise _at(text, table, None, "an engine's name is lower-case letters, digits and _, for it names variables")
     if engine.kind == "upstream" and not engine.base_url.startswith(("http://", "https://")):
         raise _at(text, table, "base_url", 'an upstream needs base_url = "https://host/v1"')
-    if engine.kind != "upstream" and not engine.model:
+    if engine.kind == "webui" and engine.base_url and not engine.base_url.startswith(("http://", "https://")):
+        raise _at(text, table, "base_url", 'a webui has base_url = "http://host:7860", or none until it is set')
+    if engine.kind not in _NAMED_ELSEWHERE and not engine.model:
         raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that answers carry"')
     if engine.kind == "llama" and engine.context < 512:
         raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
@@ -81,11 +100,7 @@ def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, Engin
             raise _at(
                 text, table, field, f'{field} = "0.15" means dollars a million tokens, at most three decimals'
             ) from None
-    if not entry.engines:
-        raise _at(text, table, "engines", 'engines = ["…"] needs at least one name')
-    for engine in entry.engines:
-        if engine not in engines:
-            raise _at(text, table, "engines", f"there is no [engines.{engine}]; {nearest(engine, engines)}")
+    _check_order(text, table, entry.engines, engines, _CHATS, "chat")
     if entry.max_output < 16 or entry.context < entry.max_output:
         raise _at(text, table, "max_output", "max_output must be at least 16 and at most context")
     return ChatModel(
@@ -97,6 +112,30 @@ def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, Engin
         tuple(entry.engines),
         entry.image_tokens,
     )
+
+
+def _check_order(
+    text: str, table: str, order: list[str], engines: dict[str, EngineEntry], kinds: tuple[str, ...], verb: str
+) -> None:
+    if not order:
+        raise _at(text, table, "engines", 'engines = ["…"] needs at least one name')
+    for engine in order:
+        if engine not in engines:
+            raise _at(text, table, "engines", f"there is no [engines.{engine}]; {nearest(engine, engines)}")
+        if engines[engine].kind not in kinds:
+            able = ", ".join(kinds)
+            raise _at(text, table, "engines", f"the engine {engine} cannot {verb}; the kinds that can are {able}")
+
+
+def _check_image(text: str, name: str, entry: ImageEntry, engines: dict[str, EngineEntry]) -> ImageModel:
+    table = f'image."{name}"'
+    try:
+        price = price_per_image(entry.price)
+    except (ValueError, ArithmeticError):
+        remedy = 'price = "0.0015" means dollars an image, at most nine decimals, at most $1'
+        raise _at(text, table, "price", remedy) from None
+    _check_order(text, table, entry.engines, engines, _DRAWS, "draw")
+    return ImageModel(name, price, tuple(entry.engines), entry.weights or f"{name}.safetensors", entry.schedule)
 
 
 def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, EngineEntry]) -> SpeechModel:
@@ -114,7 +153,7 @@ def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, E
     for voice in entry.voices:
         if voice.engine not in engines:
             raise _at(text, table, "voices", f"there is no [engines.{voice.engine}]; {nearest(voice.engine, engines)}")
-        if engines[voice.engine].kind == "llama":
+        if engines[voice.engine].kind not in _SPEAKS:
             raise _at(text, table, "voices", f"the engine {voice.engine} of voice {voice.id} cannot speak")
     if entry.voice not in ids:
         raise _at(
@@ -182,5 +221,8 @@ def _remedy(what: str, known: dict[str, Any]) -> str:
     if "Expected `str`" in what:
         return f"{what}; write it in quotes"
     if "Invalid enum value" in what:
-        return f"{what}; the kinds are upstream, llama and fake, the limit fields max_completion_tokens and max_tokens"
+        return (
+            f"{what}; the kinds are upstream, llama, hibari, piper, sketch, webui, diffusers and fake, the "
+            "limit fields max_completion_tokens and max_tokens, the schedules discrete and trailing"
+        )
     return what

@@ -8,6 +8,7 @@ ServiceError
 ├── AccessDenied            InvalidKey
 ├── InsufficientBalance
 ├── Overloaded              ours: queue or disk full
+├── RateLimited             the caller's: more than its share
 └── EngineError             whoever does the work
     ├── EngineRefused       it said no to this request (4xx)
     ├── EngineRateLimited
@@ -102,6 +103,13 @@ class Overloaded(ServiceError):
     retryable = True
 
 
+class RateLimited(ServiceError):
+    """The caller has had its share for now; `retry_after_s` says when there is more."""
+
+    code = "rate_limit_exceeded"
+    retryable = True
+
+
 class ClientLeft(ServiceError):
     """The caller hung up; what was written until then is charged."""
 
@@ -144,3 +152,11 @@ class SettingsError(Exception):
 
 class StoreError(Exception):
     """The database could not do what was asked (disk full, gone, locked)."""
+
+
+class ConnectionLost(StoreError):
+    """The database's server is away or broke the connection. What was not committed is not written."""
+
+
+class CommitInDoubt(ConnectionLost):
+    """The connection broke while a COMMIT was under way, and the server has been away since: nobody knows yet."""

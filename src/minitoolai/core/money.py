@@ -52,5 +52,18 @@ def price_per_token(dollars_per_million: str) -> int:
     return int(nano)
 
 
+def price_per_image(dollars: str) -> int:
+    """The listed price of one image, dollars, as nano-dollars.
+
+    Raises ValueError for more than nine decimals or more than a dollar.
+    """
+    if _PLAIN.fullmatch(dollars) is None:
+        raise ValueError(f"{dollars!r} is not a price; write it like 0.0015")
+    nano = Decimal(dollars) * NANO_PER_DOLLAR
+    if len(_decimals(dollars)) > 9 or nano > LARGEST_PRICE_NANO:
+        raise ValueError(f"{dollars!r} an image is not a whole number of nano-dollars, up to $1")
+    return int(nano)
+
+
 def _decimals(number: str) -> str:
     return number.partition(".")[2].rstrip("0")

@@ -28,6 +28,10 @@ class NewGeneration(msgspec.Struct, frozen=True):
     price_output: int
     state: GenerationState = "running"
     request: str | None = None
+    #: Of a job: what decides the picture, what it can be drawn together with, and whom to tell of its end.
+    seed: int | None = None
+    size: str | None = None
+    webhook_url: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -41,6 +45,9 @@ class Outcome(msgspec.Struct, frozen=True):
     served_model: str | None = None
     error_code: str | None = None
     first_token_ms: int | None = None
+    #: Of a job: where its result lies, or why there is none, in a sentence.
+    result: str | None = None
+    error: str | None = None
 
 
 class Generation(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""A deterministic engine for tests and load: it counts, it paces, it never thinks."""
+"""A deterministic engine for tests and load: it counts, it paces, it never thinks. fake_words.py says what it says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.inference import ChatRequest
+from minitoolai.engines.fake_words import CALL_ID, Json, logprobs, script
 
 _encode = msgspec.json.Encoder().encode
 
@@ -16,10 +17,10 @@ _encode = msgspec.json.Encoder().encode
 class FakeAnswer:
     """`tokens` words, one event each, `delay_ms` apart; or one object."""
 
-    def __init__(self, engine: FakeEngine, request: ChatRequest, tokens: int, prompt_tokens: int) -> None:
+    def __init__(self, engine: FakeEngine, request: ChatRequest, limit: int, prompt_tokens: int) -> None:
         self._engine = engine
-        self._events = engine.events(request, tokens, prompt_tokens) if request.stream else []
-        self._whole = b"" if request.stream else engine.whole(request, tokens, prompt_tokens)
+        self._events = engine.events(request, limit, prompt_tokens) if request.stream else []
+        self._whole = b"" if request.stream else engine.whole(request, limit, prompt_tokens)
         self._next = 0
 
     async def next_bytes(self) -> bytes:
@@ -70,10 +71,13 @@ class FakeEngine:
         return None
 
     async def count_prompt(self, request: ChatRequest) -> int:
+        if request.prompt is not None:
+            prompts = request.prompt if isinstance(request.prompt, list) else [request.prompt]
+            return sum(len(p.split()) if isinstance(p, str) else len(p) if isinstance(p, list) else 1 for p in prompts)
         return sum(len(str(message.get("content")).split()) for message in request.messages)
 
     async def open(self, request: ChatRequest, limit: int) -> FakeAnswer:
-        return FakeAnswer(self, request, min(limit, self._entry.tokens), await self.count_prompt(request))
+        return FakeAnswer(self, request, limit, await self.count_prompt(request))
 
     async def start(self) -> None:
         return None
@@ -81,28 +85,45 @@ class FakeEngine:
     async def stop(self) -> None:
         return None
 
-    def events(self, request: ChatRequest, tokens: int, prompt_tokens: int) -> list[bytes]:
+    def events(self, request: ChatRequest, limit: int, prompt_tokens: int) -> list[bytes]:
         """The events of a stream, the usage and the end in the last one."""
-        deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
-        deltas += [{"content": f"token-{i} "} for i in range(tokens)]
-        events = [self._event([{"index": 0, "delta": d, "logprobs": None, "finish_reason": None}]) for d in deltas]
-        last = self._event([{"index": 0, "delta": {}, "logprobs": None, "finish_reason": self._reason(tokens)}])
-        usage = self._event([], _usage(prompt_tokens, tokens))
+        said = script(request, self._entry.tokens, limit)
+        first: Json = {"role": "assistant", "content": "" if said.tool is None else None}
+        if said.tool is not None:
+            function = {"name": said.tool, "arguments": ""}
+            first["tool_calls"] = [{"index": 0, "id": CALL_ID, "type": "function", "function": function}]
+        events = [self._delta(request, first)]
+        for piece in said.pieces:
+            delta: Json = {"content": piece}
+            if said.tool is not None:
+                delta = {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
+            events.append(self._delta(request, delta, certain=logprobs(request, [piece])))
+        last = self._delta(request, {}, finish=said.finish_reason)
+        usage = self._event([], _usage(prompt_tokens, len(said.pieces) * request.choices))
         return [*events, last + usage + b"data: [DONE]\n\n"]
 
-    def whole(self, request: ChatRequest, tokens: int, prompt_tokens: int) -> bytes:
+    def _delta(self, request: ChatRequest, delta: Json, *, certain: Json | None = None, finish: str = "") -> bytes:
+        """One event for each choice."""
+        common = {"delta": delta, "logprobs": certain, "finish_reason": finish or None}
+        return b"".join(self._event([{"index": index, **common}]) for index in range(request.choices))
+
+    def whole(self, request: ChatRequest, limit: int, prompt_tokens: int) -> bytes:
         """The same as one object."""
-        message = {"role": "assistant", "content": "".join(f"token-{i} " for i in range(tokens)), "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._reason(tokens)}
-        return _encode(self._head("chat.completion", [choice], _usage(prompt_tokens, tokens)))
+        said = script(request, self._entry.tokens, limit)
+        text = "".join(said.pieces)
+        message: Json = {"role": "assistant", "content": text, "refusal": None}
+        if said.tool is not None:
+            call = {"id": CALL_ID, "type": "function", "function": {"name": said.tool, "arguments": text}}
+            message |= {"content": None, "tool_calls": [call]}
+        common = {"message": message, "logprobs": logprobs(request, said.pieces), "finish_reason": said.finish_reason}
+        choices: list[Json] = [{"index": index, **common} for index in range(request.choices)]
+        usage = _usage(prompt_tokens, len(said.pieces) * request.choices)
+        return _encode(self._head("chat.completion", choices, usage))
 
-    def _reason(self, tokens: int) -> str:
-        return "stop" if tokens == self._entry.tokens else "length"
-
-    def _event(self, choices: list[dict[str, object]], usage: dict[str, object] | None = None) -> bytes:
+    def _event(self, choices: list[Json], usage: Json | None = None) -> bytes:
         return b"data: " + _encode(self._head("chat.completion.chunk", choices, usage)) + b"\n\n"
 
-    def _head(self, kind: str, choices: list[dict[str, object]], usage: dict[str, object] | None) -> dict[str, object]:
+    def _head(self, kind: str, choices: list[Json], usage: Json | None) -> Json:
         return {
             "id": "chatcmpl-fake",
             "object": kind,
@@ -115,7 +136,7 @@ class FakeEngine:
         }
 
 
-def _usage(prompt_tokens: int, tokens: int) -> dict[str, object]:
+def _usage(prompt_tokens: int, tokens: int) -> Json:
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": tokens,

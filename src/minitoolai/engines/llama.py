@@ -17,26 +17,23 @@ from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.clock import random_text
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import ChatRequest
+from minitoolai.engines.base import ChatAnswer
 from minitoolai.engines.http import HttpClient, HttpError
+from minitoolai.engines.llama_fields import unsupported
 from minitoolai.engines.slots import Slots
-from minitoolai.engines.upstream import UpstreamAnswer, UpstreamEngine, upstream_failure
+from minitoolai.engines.text_completions import text_of
+from minitoolai.engines.upstream import UpstreamEngine, upstream_failure
 
 log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
 LONGEST_RESTART_S = 10.0
-#: What llama.cpp honours, or what asks nothing of an engine. Anything else is refused rather than ignored.
-HONOURED = frozenset(
-    """messages model stream stream_options temperature top_p top_k min_p typical_p seed stop n logprobs top_logprobs
-    presence_penalty frequency_penalty repeat_penalty logit_bias response_format tools tool_choice
-    parallel_tool_calls user metadata safety_identifier prompt_cache_key store service_tier""".split()  # noqa: SIM905
-)
 
 
 class LlamaAnswer:
     """An answer that occupies a slot until it is closed."""
 
-    def __init__(self, answer: UpstreamAnswer, slots: Slots) -> None:
+    def __init__(self, answer: ChatAnswer, slots: Slots) -> None:
         self._answer = answer
         self._slots: Slots | None = slots
 
@@ -93,6 +90,7 @@ class LlamaEngine:
         self._address = ""
         self._upstream: UpstreamEngine | None = None
         self._up = asyncio.Event()
+        self._has_tools = False
         self._keeper: asyncio.Task[None] | None = None
         self.restarts = 0
 
@@ -109,22 +107,23 @@ class LlamaEngine:
         return self._context
 
     def unsupported_field(self, request: ChatRequest) -> str | None:
-        for field, value in request.fields.items():
-            if field not in HONOURED and value is not None:
-                return field
-        tier = request.fields.get("service_tier")
-        return "service_tier" if tier not in (None, "auto", "default") else None
+        return unsupported(request, has_tools=self._has_tools)
 
     def check_room(self) -> None:
         self._slots.check()
 
     async def count_prompt(self, request: ChatRequest) -> int | None:
         """Exact: the model's own template and tokenizer."""
+        if request.prompt is not None:
+            return await self._count(text_of(request.prompt))
         shape = {key: request.fields[key] for key in ("tools", "tool_choice") if request.fields.get(key)}
         prompt = await self._call("/apply-template", {"messages": request.messages, **shape})
-        tokens = await self._call(
-            "/tokenize", {"content": prompt["prompt"], "add_special": True, "parse_special": True}
-        )
+        return await self._count(prompt["prompt"])
+
+    async def _count(self, text: str | list[int]) -> int:
+        if isinstance(text, list):
+            return len(text)
+        tokens = await self._call("/tokenize", {"content": text, "add_special": True, "parse_special": True})
         return len(tokens["tokens"])
 
     async def open(self, request: ChatRequest, limit: int) -> LlamaAnswer:
@@ -176,7 +175,13 @@ class LlamaEngine:
         entry = EngineEntry("upstream", base_url=self._address + "/v1")
         # Our own child bills nobody, so a request that met a connection just closed is sent again.
         self._upstream = UpstreamEngine(self.name, entry, self._client, key=self._key, may_repeat=True)
+        self._has_tools = await self._knows_tools()
         self._up.set()
+
+    async def _knows_tools(self) -> bool:
+        """Whether the model's template has a place for tools."""
+        abilities = (await self._ask("GET", "/props", b"")).get("chat_template_caps") or {}
+        return bool(abilities.get("supports_tools"))
 
     async def _keep(self) -> None:
         """Bring the child back whenever it dies, at once the first time, ever slower if it keeps dying."""
@@ -205,15 +210,13 @@ class LlamaEngine:
     async def _call(self, path: str, body: dict[str, Any]) -> Any:
         if not self._up.is_set():
             await self._wait_until_up()
+        return await self._ask("POST", path, msgspec.json.encode(body))
+
+    async def _ask(self, method: str, path: str, body: bytes) -> Any:
         headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
         try:
             answer = await self._client.request(
-                "POST",
-                self._address + path,
-                headers=headers,
-                body=msgspec.json.encode(body),
-                silence_s=30.0,
-                may_repeat=True,
+                method, self._address + path, headers=headers, body=body, silence_s=30.0, may_repeat=True
             )
             try:
                 raw = await answer.read()

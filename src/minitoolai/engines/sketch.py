@@ -43,9 +43,13 @@ class SketchEngine:
         self._threads = threads
         self._parts: _Parts | None = None
 
-    def why_not_ready(self) -> str | None:
+    def why_not_ready(self, model: str = "") -> str | None:
         missing = [file for file in FILES if not (FOLDER / file).exists()]
         return f"{', '.join(missing)} missing from the installation: install minitoolai again" if missing else None
+
+    def batch_key(self, model: str, width: int, height: int) -> str:
+        """Everything is drawn at one size, by one model, and scaled."""
+        return MODEL
 
     def start(self) -> None:
         """Load. EngineError where a file of the model is missing."""
@@ -58,7 +62,7 @@ class SketchEngine:
     def stop(self) -> None:
         self._parts = None
 
-    def open(self) -> SketchCanvas:
+    def open(self, model: str = "") -> SketchCanvas:
         """An empty canvas; starts the engine where that has not been done."""
         self.start()
         assert self._parts is not None

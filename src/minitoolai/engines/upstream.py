@@ -17,7 +17,9 @@ from minitoolai.core.errors import (
     Overloaded,
 )
 from minitoolai.core.inference import ChatRequest
+from minitoolai.engines.base import ChatAnswer
 from minitoolai.engines.http import HttpAnswer, HttpClient, HttpError, Silent, Unreachable
+from minitoolai.engines.text_completions import TextAnswer, text_body
 
 _encode = msgspec.json.Encoder().encode
 #: What we ask of a streaming engine whatever the caller asked: without the usage there is no exact charge.
@@ -82,6 +84,7 @@ class UpstreamEngine:
         self._has_key = bool(key)
         self._may_repeat = may_repeat
         self._url = (base_url or entry.base_url).rstrip("/") + "/chat/completions"
+        self._text_url = self._url.removesuffix("/chat/completions") + "/completions"
         self._headers = {"content-type": "application/json", **entry.headers}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
@@ -95,7 +98,9 @@ class UpstreamEngine:
         return None
 
     def unsupported_field(self, request: ChatRequest) -> str | None:
-        return None
+        if request.prompt is not None and not self._entry.completions:
+            return "prompt"
+        return next((name for name in self._entry.unsupported if request.fields.get(name) is not None), None)
 
     def check_room(self) -> None:
         return None
@@ -109,19 +114,25 @@ class UpstreamEngine:
     async def stop(self) -> None:
         return None
 
-    async def open(self, request: ChatRequest, limit: int) -> UpstreamAnswer:
-        body = _encode(upstream_body(request, limit, self._entry))
-        answer = await self._send(body)
+    async def open(self, request: ChatRequest, limit: int) -> ChatAnswer:
+        if request.prompt is not None:
+            model = self._entry.names.get(request.model, request.model)
+            body = _encode(text_body(request, limit, model))
+            return TextAnswer(await self._begin(self._text_url, body))
+        return await self._begin(self._url, _encode(upstream_body(request, limit, self._entry)))
+
+    async def _begin(self, url: str, body: bytes) -> UpstreamAnswer:
+        answer = await self._send(url, body)
         if answer.status != 200:
             raise await self._failure(answer)
         return UpstreamAnswer(answer, self)
 
-    async def _send(self, body: bytes) -> HttpAnswer:
+    async def _send(self, url: str, body: bytes) -> HttpAnswer:
         try:
             # The ticker of services/chat.py owns the time-outs; this one is a net below it.
             return await self._client.request(
                 "POST",
-                self._url,
+                url,
                 headers=self._headers,
                 body=body,
                 silence_s=self._entry.total_timeout_s or 600.0,

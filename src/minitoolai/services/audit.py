@@ -7,6 +7,8 @@ import logging
 
 from minitoolai.core.books import Recover, Settled
 from minitoolai.core.clock import Clock
+from minitoolai.core.errors import Overloaded
+from minitoolai.services.charging import LEASE_MS
 from minitoolai.storage import audit, ledger
 from minitoolai.storage.database import Database, Row
 from minitoolai.storage.writer import Writer
@@ -28,12 +30,16 @@ class Auditor:
         *,
         audit_every_s: float,
         sweep_every_s: float = SWEEP_EVERY_S,
+        calm_s: float = LEASE_MS / 1000,
     ) -> None:
         self._database = database
         self._writer = writer
         self._clock = clock
         self._audit_every_s = audit_every_s
         self._sweep_every_s = sweep_every_s
+        # Nobody could renew while the database was away: who lives is given the time of a lease to do so.
+        self._calm_s = calm_s if database.is_shared else 0.0
+        self._trouble_s = clock.steady_s()
         self.broken: dict[str, list[Row]] = {}
 
     async def recover(self, *, all_of_them: bool = False) -> int:
@@ -70,10 +76,19 @@ class Auditor:
         next_check_s = 0.0
         while True:
             try:
-                await self.recover()
+                if self._is_calm():
+                    await self.recover()
                 if self._clock.steady_s() >= next_check_s:
                     next_check_s = self._clock.steady_s() + self._audit_every_s
                     await self.check()
+            except Overloaded as error:
+                self._trouble_s = self._clock.steady_s()
+                log.warning("no sweep: %s", error)
             except Exception:
+                self._trouble_s = self._clock.steady_s()
                 log.exception("the sweep failed and will be tried again")
             await asyncio.sleep(self._sweep_every_s)
+
+    def _is_calm(self) -> bool:
+        since_s = min(self._writer.calm_s(), self._clock.steady_s() - self._trouble_s)
+        return since_s >= self._calm_s

@@ -8,7 +8,15 @@ import msgspec
 
 from minitoolai.core.books import Checkpoint, Held, PlaceHold, Refused, Settle, Settled, Verdict
 from minitoolai.core.clock import Clock
-from minitoolai.core.errors import AccessDenied, ClientLeft, InsufficientBalance, Overloaded, ServiceError, StoreError
+from minitoolai.core.errors import (
+    AccessDenied,
+    ClientLeft,
+    CommitInDoubt,
+    InsufficientBalance,
+    Overloaded,
+    ServiceError,
+    StoreError,
+)
 from minitoolai.core.money import format_dollars
 from minitoolai.core.records import Caller, GenerationState, NewGeneration, Outcome
 from minitoolai.services.pricing import Bound
@@ -60,6 +68,8 @@ class Charging:
         try:
             verdict = await future
         except StoreError as error:
+            if isinstance(error, CommitInDoubt):
+                self._writer.submit(self._release(hold.hold_id, caller.account_id), wait=False)
             raise Overloaded("the ledger cannot write just now; nothing was charged", retry_after_s=5) from error
         except asyncio.CancelledError:
             # Nobody is left to use the hold, and the commit may happen all the same: queue its release behind it.

@@ -8,17 +8,14 @@ from collections.abc import Mapping
 
 from minitoolai.core.catalog import Catalog, ChatModel
 from minitoolai.core.clock import Clock
-from minitoolai.core.errors import (
-    ContextExceeded,
-    InvalidRequest,
-    Overloaded,
-)
+from minitoolai.core.errors import Overloaded
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.records import Caller, NewGeneration
 from minitoolai.engines.base import ChatAnswer, ChatEngine
 from minitoolai.services import pricing
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat_run import ChatRun
+from minitoolai.services.fit import check_fit, output_limit
 from minitoolai.services.underway import Underway
 
 log = logging.getLogger(__name__)
@@ -73,7 +70,7 @@ class ChatService:
         self.underway.check_open()
         model = self.catalog.chat_model(request.model)
         engine = self._ready_engine(model)
-        check_fit(request, model, engine)
+        check_fit(request, model, engine, self)
         engine.check_room()
         prompt_tokens = await engine.count_prompt(request)
         limit = output_limit(request, model, engine.context_tokens(), prompt_tokens)
@@ -106,41 +103,3 @@ class ChatService:
         self._reading_on.add(task)
         task.add_done_callback(self._reading_on.discard)
         return True
-
-
-def check_fit(request: ChatRequest, model: ChatModel, engine: ChatEngine) -> None:
-    """InvalidRequest that names the field which this model, on this engine, cannot honour."""
-    if request.images and model.image_tokens is None:
-        raise InvalidRequest(f"{model.name} cannot see images; gpt-4o-mini and gpt-4o can", param="messages")
-    if request.images and not engine.vision:
-        raise InvalidRequest(
-            f"{model.name} is answered here by {engine.name}, which cannot see images; remove the image_url part, or "
-            "have the operator set an upstream that can, such as MINITOOLAI_OPENAI_API_KEY",
-            param="messages",
-        )
-    field = engine.unsupported_field(request)
-    if field is not None:
-        raise InvalidRequest(
-            f"{field} is not supported by {engine.name}, which answers for {model.name} here; leave it out", param=field
-        )
-    if request.limit is not None and request.limit > model.max_output and not request.limit_is_default:
-        raise InvalidRequest(
-            f"max_completion_tokens is {request.limit} and {model.name} writes at most {model.max_output}",
-            param="max_completion_tokens",
-        )
-
-
-def output_limit(request: ChatRequest, model: ChatModel, context: int | None, prompt_tokens: int | None) -> int:
-    """Output tokens to hold and force: what was asked, or the most that fits. ContextExceeded where nothing fits."""
-    limit = min(request.limit or model.max_output, model.max_output)
-    window = min(model.context, context or model.context)
-    if prompt_tokens is None:
-        return limit
-    room = window - prompt_tokens
-    if room < 1 or (request.limit is not None and not request.limit_is_default and limit > room):
-        raise ContextExceeded(
-            f"the prompt is {prompt_tokens} tokens and {limit} of output were asked for; {model.name} has {window} "
-            "here for both: shorten the messages or lower max_completion_tokens",
-            param="messages",
-        )
-    return min(limit, room)

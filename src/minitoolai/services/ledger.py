@@ -15,15 +15,21 @@ from minitoolai.core.books import (
     Credited,
     Held,
     HoldState,
+    JobState,
     NewTransfer,
     Operation,
     PlaceHold,
+    QueueFull,
+    QueueState,
     Recover,
     Refused,
     Renewed,
+    Requeue,
+    Requeued,
     Settle,
     Settled,
     StillLeased,
+    Superseded,
     Unknown,
     Verdict,
 )
@@ -41,6 +47,8 @@ def decide(books: Books, operation: Operation) -> Verdict:
             return _checkpoint(books, operation)
         case Recover():
             return _recover(books, operation)
+        case Requeue():
+            return _requeue(books, operation)
         case Credit():
             return _credit(books, operation)
 
@@ -63,6 +71,8 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
         if units < ask.least_units:
             return Refused(ask.base + ask.least_units * ask.unit, account.available)
         amount = ask.base + units * ask.unit
+    if ask.queue_limit is not None and (full := _queue_up(books, ask, ask.queue_limit)) is not None:
+        return full
     assert amount > 0, "a hold of nothing protects nothing"
     assert account.posted - account.held >= amount, "a hold never exceeds what is available"
     # Every check is behind us.
@@ -74,6 +84,18 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
     return Held(amount, units)
 
 
+def _queue_up(books: Books, ask: PlaceHold, limit: int) -> QueueFull | None:
+    """The last check of a job: a place in the queue. Start-time fair queueing: one turn for each job of an account."""
+    queue = books.queues.setdefault(ask.account_id, QueueState())
+    if queue.queued >= limit:
+        return QueueFull(queue.queued)
+    # The account's next turn, but none that has passed for everybody: who comes late does not overtake.
+    queue.last_turn = max(queue.last_turn, books.first_turn) + 1
+    queue.queued += 1
+    books.turns[ask.hold_id] = queue.last_turn
+    return None
+
+
 def _settle(books: Books, ask: Settle) -> Verdict:
     hold = books.holds.get(ask.hold_id)
     account = books.accounts.get(ask.account_id)
@@ -81,7 +103,37 @@ def _settle(books: Books, ask: Settle) -> Verdict:
         return Unknown()
     if hold.state != "pending":
         return Settled(hold.settled, hold.shortfall, repeated=True)
+    if ask.attempt is not None and _current(books, ask.hold_id, ask.attempt) is None:
+        return Superseded()
     return _close(books, ask.hold_id, hold, account, ask.cost, ask.now_ms, ask.outcome)
+
+
+def _requeue(books: Books, ask: Requeue) -> Verdict:
+    hold = books.holds.get(ask.hold_id)
+    account = books.accounts.get(ask.account_id)
+    if hold is None or account is None or hold.account_id != ask.account_id:
+        return Unknown()
+    if hold.state != "pending":
+        return Settled(hold.settled, hold.shortfall, repeated=True)
+    job = _current(books, ask.hold_id, ask.attempt)
+    if job is None:
+        return Superseded()
+    if ask.reason == "lapsed" and (job.lease_until_ms or 0) > ask.now_ms and not ask.forced:
+        return StillLeased()
+    failures = job.failures if ask.reason == "handed_back" else job.failures + 1
+    if failures >= ask.most_failures:
+        outcome = Outcome(state="failed", error_code=ask.error_code, error=ask.error)
+        return _close(books, ask.hold_id, hold, account, 0, ask.now_ms, outcome)
+    # Every check is behind us. Its turn stays what it was, so it is among the next.
+    job.state, job.failures, job.lease_until_ms = "queued", failures, None
+    job.dirty = True
+    return Requeued(failures)
+
+
+def _current(books: Books, hold_id: int, attempt: int) -> JobState | None:
+    """The job, if this is the attempt under way."""
+    job = books.jobs.get(hold_id)
+    return job if job is not None and job.state == "running" and job.attempt == attempt else None
 
 
 def _checkpoint(books: Books, ask: Checkpoint) -> Verdict:

@@ -7,6 +7,8 @@ from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.records import Balance, KeyRow
 from minitoolai.storage.database import Connection
 
+#: Where every process hears of keys that were revoked.
+KEYS_CHANNEL = "minitoolai_keys"
 _KEY_COLUMNS = "id, account_id, name, secret_hmac, created_ms, revoked_ms"
 
 
@@ -20,6 +22,8 @@ def ensure_system_accounts(connection: Connection, now_ms: int) -> None:
 
 def create_account(connection: Connection, email: str, password_hash: str | None, now_ms: int) -> int:
     """The number of the new account. InvalidRequest if the e-mail address has one already."""
+    # One after the other, also from several processes: the number is the highest plus one.
+    connection.select_by_ids("SELECT id FROM accounts WHERE id IN (…)", [FUNDING], lock=True)
     if find_account(connection, email) is not None:
         raise InvalidRequest(f"{email} has an account already", param="email", code="email_taken")
     highest = connection.execute("SELECT max(id) FROM accounts")[0][0] or 0
@@ -65,6 +69,7 @@ def revoke_key(connection: Connection, key_id: str, now_ms: int) -> bool:
     changed = connection.execute_many(
         "UPDATE api_keys SET revoked_ms = ? WHERE id = ? AND revoked_ms IS NULL", [(now_ms, key_id)]
     )
+    connection.notify(KEYS_CHANNEL, key_id)
     return changed == 1
 
 

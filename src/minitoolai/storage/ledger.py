@@ -1,7 +1,8 @@
 """Books in and out of rows: two queries load what a batch touches, a handful of statements write what it decided.
 
 Everything here is a plain function of a connection, called inside the writer's transaction. Locks are taken in
-one order on every path: accounts by ascending id, then holds, then generations.
+one order on every path: accounts by ascending id, then holds, then generations. What jobs have beyond chats and
+speech is in storage/jobs.py.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from minitoolai.core.books import AccountState, Books, Credit, HoldState, Operation, PlaceHold, Verdict
 from minitoolai.core.errors import StoreError
+from minitoolai.storage import jobs
 from minitoolai.storage.database import Connection
 
 Decide = Callable[[Books, Operation], Verdict]
@@ -27,7 +29,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> Books:
     """The accounts and holds these operations name, as they are now."""
     account_ids = sorted({operation.account_id for operation in operations})
     rows = connection.select_by_ids(
-        "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)", account_ids
+        "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)", account_ids, lock=True
     )
     accounts = {row[0]: AccountState(row[1], row[2], row[3]) for row in rows}
     hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Credit)]
@@ -35,17 +37,21 @@ def load(connection: Connection, operations: Sequence[Operation]) -> Books:
         "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind"
         " FROM holds WHERE id IN (…)",
         hold_ids,
+        lock=True,
     )
     holds = {row[0]: HoldState(*row[1:]) for row in rows}
     references = [operation.external_ref for operation in operations if isinstance(operation, Credit)]
     rows = connection.select_by_ids("SELECT external_ref FROM transfers WHERE external_ref IN (…)", references)
-    return Books(accounts, holds, {row[0] for row in rows})
+    books = Books(accounts, holds, {row[0] for row in rows})
+    jobs.load(connection, operations, books)
+    return books
 
 
 def save(connection: Connection, books: Books) -> None:
     """Write everything the batch changed."""
     _update_accounts(connection, books)
     _write_holds(connection, books)
+    jobs.requeue(connection, books)
     _write_generations(connection, books)
     if books.transfers:
         connection.execute_many(
@@ -57,6 +63,7 @@ def save(connection: Connection, books: Books) -> None:
                 for t in books.transfers
             ],
         )
+    jobs.save(connection, books)
 
 
 def _update_accounts(connection: Connection, books: Books) -> None:

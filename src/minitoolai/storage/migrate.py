@@ -1,4 +1,4 @@
-"""Bring a database to the newest schema. Safe to run twice, and beside a server of the same version."""
+"""Bring a database to the newest schema. Safe to run twice, at once, and beside a server of the same version."""
 
 from __future__ import annotations
 
@@ -6,43 +6,72 @@ import logging
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from minitoolai.core.errors import StoreError
+from minitoolai.storage.opening import SQLITE
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection, Engine
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+#: Whoever migrates a PostgreSQL database holds this lock; the number means "minitool".
+ADVISORY_LOCK = 0x6D696E69746F6F6C
 
 
 def migrate(url: str) -> tuple[str | None, str | None]:
-    """Run every migration that has not run; (revision before, revision after). `url` is SQLAlchemy's."""
+    """Run every migration that has not run; (revision before, revision after)."""
     revision = _revision(url)
     if revision is not None and revision == _newest():
         return revision, revision
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # Imported here: every command and every start on a database that is up to date would pay for it.
+    from sqlalchemy.exc import SQLAlchemyError
+
+    engine, where = _engine(url)
+    try:
+        with engine.connect() as connection:
+            if engine.dialect.name == "postgresql":
+                # Freed with the connection. Whoever waits here finds everything done.
+                connection.exec_driver_sql(f"SELECT pg_advisory_lock({ADVISORY_LOCK})")
+                connection.commit()
+            return _upgrade(connection)
+    except SQLAlchemyError as error:
+        # The driver's own words; SQLAlchemy's go on for five lines.
+        raise StoreError(f"cannot migrate {where}: {getattr(error, 'orig', error)}") from error
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str) -> tuple[Engine, str]:
+    """A connection for Alembic, and where it leads."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    if url.startswith(SQLITE):
+        return create_engine(url), url.removeprefix(SQLITE)
+    import psycopg
+
+    from minitoolai.storage.postgres import place
+
+    return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool), place(url)
+
+
+def _upgrade(connection: Connection) -> tuple[str | None, str | None]:
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
-    from sqlalchemy import create_engine
-    from sqlalchemy.exc import SQLAlchemyError
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    engine = create_engine(url)
-    try:
-        with engine.connect() as connection:
-            before = MigrationContext.configure(connection).get_current_revision()
-            newest = ScriptDirectory.from_config(config).get_current_head()
-            if before != newest:
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
-                connection.commit()
-            return before, newest
-    except SQLAlchemyError as error:
-        # The driver's own words; SQLAlchemy's go on for five lines.
-        raise StoreError(f"cannot migrate {engine.url.database}: {getattr(error, 'orig', error)}") from error
-    finally:
-        engine.dispose()
+    before = MigrationContext.configure(connection).get_current_revision()
+    newest = ScriptDirectory.from_config(config).get_current_head()
+    if before != newest:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
+    return before, newest
 
 
 def _newest() -> str:
@@ -51,13 +80,26 @@ def _newest() -> str:
 
 
 def _revision(url: str) -> str | None:
-    """Where a SQLite file stands; None where only Alembic can tell, in its own words."""
-    path = Path(url.removeprefix("sqlite:///"))
-    if not url.startswith("sqlite:///") or not path.exists():
+    """Where a database stands; None where only Alembic can tell, in its own words."""
+    if not url.startswith(SQLITE):
+        return _revision_on_postgres(url)
+    path = Path(url.removeprefix(SQLITE))
+    if not path.exists():
         return None
     try:
         with closing(sqlite3.connect(path)) as database:
             rows = database.execute("SELECT version_num FROM alembic_version").fetchall()
     except sqlite3.Error:
         return None
+    return str(rows[0][0]) if len(rows) == 1 else None
+
+
+def _revision_on_postgres(url: str) -> str | None:
+    """The same there; ConnectionLost where the server is away."""
+    from minitoolai.storage.postgres import PostgresConnection
+
+    with closing(PostgresConnection(url, read_only=True)) as connection:
+        if connection.execute("SELECT to_regclass('alembic_version')::text") == [(None,)]:
+            return None
+        rows = connection.execute("SELECT version_num FROM alembic_version")
     return str(rows[0][0]) if len(rows) == 1 else None

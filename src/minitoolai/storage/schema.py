@@ -165,11 +165,23 @@ generations = Table(
     Column("created_ms", Int64, nullable=False),
     Column("first_token_ms", Int64),
     Column("finished_ms", Int64),
+    # Of jobs only: what they can be drawn together with, their place in the queue, how they come along.
+    Column("size", Text),
+    Column("turn", Int64),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("worker", Text),
+    Column("step", Integer, nullable=False, server_default="0"),
+    Column("error", Text),
+    Column("webhook_url", Text),
     CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="state_known"),
     CheckConstraint("cost >= 0", name="cost_not_negative"),
     CheckConstraint("price_input >= 0 AND price_output >= 0", name="prices_not_negative"),
     CheckConstraint("estimated IN (0, 1)", name="estimated_is_a_flag"),
     Index("ix_generations_account", "account_id", "created_ms"),
+    # Partial: only what waits and what is being drawn is in them, so that chats never touch them.
+    _index("ix_generations_queue", "turn", "created_ms", "id", where="state = 'queued'"),
+    _index("ix_generations_queued", "account_id", "turn", where="state = 'queued'"),
+    _index("ix_generations_drawn", "lease_until_ms", where="kind = 'image' AND state = 'running'"),
     sqlite_strict=True,
 )
 

@@ -1,7 +1,8 @@
 """The group-commit writer: one thread, one connection, one COMMIT for everything that waits.
 
 A refusal is a verdict, not an error, so one poor account cannot fail a batch. An unexpected error rolls the batch
-back and replays it one by one. The queue is bounded for holds and never for settles.
+back and replays it one by one. The queue is bounded for holds and never for settles. While a server of PostgreSQL is
+away, holds are refused and what is owed is kept.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minitoolai.core.books import Operation, PlaceHold, Verdict
-from minitoolai.core.errors import Overloaded, StoreError
+from minitoolai.core.books import Checkpoint, Operation, PlaceHold, Verdict
+from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
 from minitoolai.storage import ledger
 from minitoolai.storage.database import Connection, Database
 
@@ -29,6 +30,8 @@ LINGER_S = 0.005
 QUEUED_HOLDS = 4096
 FIRST_RETRY_S = 0.05
 LONGEST_RETRY_S = 2.0
+#: How long a batch waits for a database that has just gone, before its holds are refused: a restart is shorter.
+PATIENCE_S = 2.0
 
 Change = Callable[[Connection], Any]
 
@@ -76,6 +79,8 @@ class Writer:
         self._is_due = False
         self._has_timer = False
         self._stopping = False
+        self._is_away = False
+        self._calm_since_s = time.monotonic()
         self._owed: list[Ticket] = []
         self._retry_at_s = 0.0
         self._retry_delay_s = FIRST_RETRY_S
@@ -96,6 +101,10 @@ class Writer:
         if self._thread is not None:
             self._thread.join()
 
+    def calm_s(self) -> float:
+        """Seconds since the start, or since the database was last away."""
+        return 0.0 if self._is_away else time.monotonic() - self._calm_since_s
+
     def submit(self, operation: Operation, *, wait: bool = True) -> asyncio.Future[Verdict] | None:
         """Queue a ledger operation; the future, if asked for, resolves once it is durable.
 
@@ -109,10 +118,18 @@ class Writer:
         return future
 
     async def run(self, change: Change) -> Any:
-        """Run a plain function of a connection inside the next transaction; its result once durable."""
+        """Run a plain function of a connection inside the next transaction; its result once durable.
+
+        Overloaded where the database is away and nothing was written, StoreError where it could not be.
+        """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._put(Ticket(None, change, future, urgent=True))
-        return await future
+        try:
+            return await future
+        except CommitInDoubt:
+            raise
+        except ConnectionLost as error:
+            raise Overloaded("the database is away; nothing was written; try again", retry_after_s=2) from error
 
     def _put(self, ticket: Ticket) -> None:
         with self._wake:
@@ -173,20 +190,74 @@ class Writer:
         return bool(self._owed) and time.monotonic() >= self._retry_at_s
 
     def _write(self, connection: Connection, batch: Sequence[Ticket]) -> None:
+        for together in self._transactions(batch):
+            self._write_together(connection, together)
+
+    def _transactions(self, batch: Sequence[Ticket]) -> Iterable[Sequence[Ticket]]:
+        """What may share a COMMIT: alone on the database everything, among others all operations of the ledger.
+
+        They lock accounts in ascending order; a change may lock any row, and behind them that could be a deadlock.
+        """
+        if not self._database.is_shared:
+            return [batch]
+        operations = [ticket for ticket in batch if ticket.operation is not None]
+        changes = [[ticket] for ticket in batch if ticket.change is not None]
+        return [operations, *changes] if operations else changes
+
+    def _write_together(self, connection: Connection, batch: Sequence[Ticket]) -> None:
         """One transaction for all; on any surprise, one for each."""
         try:
-            self._commit(connection, batch)
+            self._commit_patiently(connection, batch)
+        except ConnectionLost as error:
+            self._put_off(batch, error)
         except Exception as error:  # noqa: BLE001 - whatever it was, each operation is tried alone below
             log.warning("a batch of %d was rolled back and is replayed one by one: %s", len(batch), error)
             self.counts.replays += 1
             for ticket in batch:
                 self._write_alone(connection, ticket)
-            if self._owed:
-                log.error("%d charges could not be written and will be tried again", len(self._owed))
-                self._retry_at_s = time.monotonic() + self._retry_delay_s
-                self._retry_delay_s = min(self._retry_delay_s * 2, LONGEST_RETRY_S)
+            self._retry_later()
         else:
             self._retry_delay_s = FIRST_RETRY_S
+
+    def _commit_patiently(self, connection: Connection, batch: Sequence[Ticket]) -> None:
+        """Commit, on a new connection where the old one broke; give up at once where the last batch had to."""
+        give_up_s = time.monotonic() + (0.0 if self._is_away or self._stopping else PATIENCE_S)
+        delay_s = FIRST_RETRY_S
+        while True:
+            try:
+                self._commit(connection, batch)
+            except CommitInDoubt:
+                self._is_away = True
+                raise
+            except ConnectionLost as error:
+                self._calm_since_s = time.monotonic()
+                if time.monotonic() + delay_s > give_up_s:
+                    self._is_away = True
+                    raise
+                log.warning("%s; trying again", error)
+                time.sleep(delay_s)
+                delay_s *= 2
+            else:
+                if self._is_away:
+                    self._is_away, self._calm_since_s = False, time.monotonic()
+                return
+
+    def _put_off(self, batch: Sequence[Ticket], error: ConnectionLost) -> None:
+        """The database is away: keep what is owed, and tell the others now."""
+        self.counts.failures += 1
+        for ticket in batch:
+            if ticket.owed and not self._stopping:
+                self._owed.append(ticket)
+            else:
+                ticket.fail(error)
+        self._owed = _without_old_checkpoints(self._owed)
+        self._retry_later()
+
+    def _retry_later(self) -> None:
+        if self._owed:
+            log.error("%d charges could not be written and will be tried again", len(self._owed))
+            self._retry_at_s = time.monotonic() + self._retry_delay_s
+            self._retry_delay_s = min(self._retry_delay_s * 2, LONGEST_RETRY_S)
 
     def _write_alone(self, connection: Connection, ticket: Ticket) -> None:
         """What is owed and meets a sick database waits for the next try; its caller goes on waiting."""
@@ -213,6 +284,12 @@ class Writer:
             ticket.is_over = True
         self.counts.commits += 1
         self.counts.operations += len(batch)
+
+
+def _without_old_checkpoints(owed: list[Ticket]) -> list[Ticket]:
+    """Of each hold's checkpoints only the last: a long outage would pile up one a second for each answer."""
+    last = {o.hold_id: o for ticket in owed if isinstance(o := ticket.operation, Checkpoint)}
+    return [t for t in owed if not isinstance(t.operation, Checkpoint) or last[t.operation.hold_id] is t.operation]
 
 
 def _wake_callers(batch: Sequence[Ticket]) -> None:

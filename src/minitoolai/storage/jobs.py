@@ -1,0 +1,170 @@
+"""Jobs in rows: the generations that wait for a worker. Claimed under a lease, renewed, looked at.
+
+Whatever ends one goes through the ledger; this module reads and writes what the ledger needs for that, and the
+changes that move no money. Plain functions of a connection; the caller holds the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from minitoolai.core.books import Books, JobState, Operation, PlaceHold, QueueState, Requeue, Settle
+from minitoolai.core.errors import StoreError
+from minitoolai.storage import outbox
+from minitoolai.storage.database import Connection
+
+# ── for the ledger ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def load(connection: Connection, operations: Sequence[Operation], books: Books) -> None:
+    """The jobs and queues that these operations speak of. A batch of chats costs no query."""
+    attempted = [o.hold_id for o in operations if isinstance(o, Settle | Requeue) and o.attempt is not None]
+    rows = connection.select_by_ids(
+        "SELECT id, state, attempt, failures, lease_until_ms FROM generations WHERE id IN (…)", attempted, lock=True
+    )
+    books.jobs = {row[0]: JobState(*row[1:]) for row in rows}
+    asking = sorted({o.account_id for o in operations if isinstance(o, PlaceHold) and o.queue_limit is not None})
+    if asking:
+        rows = connection.select_by_ids(
+            "SELECT account_id, count(*), max(turn) FROM generations WHERE state = 'queued' AND account_id IN (…)"
+            " GROUP BY account_id",
+            asking,
+        )
+        books.queues = {row[0]: QueueState(row[1], row[2]) for row in rows}
+        books.first_turn = connection.execute("SELECT min(turn) FROM generations WHERE state = 'queued'")[0][0] or 0
+
+
+def requeue(connection: Connection, books: Books) -> None:
+    """Attempts that came to nothing, before the rows of those that ended in the same batch."""
+    changed = [
+        (job.state, job.failures, job.lease_until_ms, key, job.attempt) for key, job in books.jobs.items() if job.dirty
+    ]
+    if changed:
+        # Compare and set, as for holds: an attempt leaves `running` once.
+        written = connection.execute_many(
+            "UPDATE generations SET state = ?, failures = ?, lease_until_ms = ?, worker = NULL, step = 0"
+            " WHERE id = ? AND attempt = ? AND state = 'running'",
+            changed,
+        )
+        if written != len(changed):
+            raise StoreError("a job was moved by somebody else in the same moment; nothing was written")
+
+
+def save(connection: Connection, books: Books) -> None:
+    """What the ledger decided about jobs, after it wrote the rows that every generation has."""
+    if books.turns:
+        connection.execute_many(
+            "UPDATE generations SET seed = ?, size = ?, webhook_url = ?, turn = ? WHERE id = ?",
+            [
+                (p.generation.seed, p.generation.size, p.generation.webhook_url, books.turns[p.hold_id], p.hold_id)
+                for p, _ in books.placed
+                if p.hold_id in books.turns
+            ],
+        )
+    ended = [o for o in books.outcomes if books.holds[o[0]].kind == "image"]
+    if ended:
+        connection.execute_many(
+            "UPDATE generations SET result = ?, error = ?, lease_until_ms = NULL WHERE id = ?",
+            [(outcome.result, outcome.error, hold_id) for hold_id, _, _, _, outcome in ended],
+        )
+        outbox.announce(connection, [o[0] for o in ended], ended[0][3])
+
+
+# ── for workers ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class WaitingJob(msgspec.Struct, frozen=True):
+    """A job in the queue, with what decides who draws it next, and beside what."""
+
+    id: int
+    account_id: int
+    model: str
+    size: str
+    turn: int
+    failures: int
+    created_ms: int
+
+
+class ClaimedJob(msgspec.Struct, frozen=True):
+    """A job that is ours for as long as we renew its lease. `request` is what was submitted, as JSON."""
+
+    id: int
+    account_id: int
+    attempt: int
+    failures: int
+    model: str
+    price: int
+    seed: int
+    request: str
+    created_ms: int
+
+
+_QUEUE_ORDER = "ORDER BY turn, created_ms, id"
+
+
+def waiting(connection: Connection, limit: int) -> list[WaitingJob]:
+    """The first jobs of the queue, in its order."""
+    rows = connection.execute(
+        "SELECT id, account_id, model, size, turn, failures, created_ms FROM generations WHERE state = 'queued'"
+        f" {_QUEUE_ORDER} LIMIT ?",
+        (limit,),
+    )
+    return [WaitingJob(*row) for row in rows]
+
+
+def claim(
+    connection: Connection, ids: Sequence[int], *, worker: str, engine: str, now_ms: int, lease_ms: int
+) -> list[ClaimedJob]:
+    """Those of these jobs that still wait and that nobody else is claiming: from now on ours."""
+    found = connection.select_by_ids(
+        "SELECT id FROM generations WHERE state = 'queued' AND id IN (…)" + connection.skip_locked, ids
+    )
+    ours = [row[0] for row in found]
+    if not ours:
+        return []
+    connection.execute_many(
+        "UPDATE generations SET state = 'running', attempt = attempt + 1, worker = ?, engine = ?, lease_until_ms = ?"
+        " WHERE id = ? AND state = 'queued'",
+        [(worker, engine, now_ms + lease_ms, job_id) for job_id in ours],
+    )
+    rows = connection.select_by_ids(
+        "SELECT id, account_id, attempt, failures, model, price_output, seed, request, created_ms FROM generations"
+        " WHERE id IN (…) ORDER BY turn, created_ms, id",
+        ours,
+    )
+    return [ClaimedJob(*row) for row in rows]
+
+
+class Sign(msgspec.Struct, frozen=True):
+    """A sign of life of one attempt: the steps it has done."""
+
+    id: int
+    attempt: int
+    step: int
+
+
+def renew(connection: Connection, signs: Sequence[Sign], lease_until_ms: int) -> set[int]:
+    """Move the leases and write down the steps; which of these attempts are not under way any more."""
+    # Locked in the order in which the ledger locks them.
+    connection.select_by_ids("SELECT id FROM generations WHERE id IN (…)", [sign.id for sign in signs], lock=True)
+    connection.execute_many(
+        "UPDATE generations SET lease_until_ms = ?, step = ? WHERE id = ? AND attempt = ? AND state = 'running'",
+        [(lease_until_ms, sign.step, sign.id, sign.attempt) for sign in signs],
+    )
+    rows = connection.select_by_ids(
+        "SELECT id, attempt FROM generations WHERE state = 'running' AND id IN (…)", [sign.id for sign in signs]
+    )
+    current = {(row[0], row[1]) for row in rows}
+    return {sign.id for sign in signs if (sign.id, sign.attempt) not in current}
+
+
+def lapsed(connection: Connection, lease_before_ms: int) -> list[tuple[int, int, int]]:
+    """(job, account, attempt) of jobs under way whose lease ended before this moment."""
+    rows = connection.execute(
+        "SELECT id, account_id, attempt FROM generations WHERE kind = 'image' AND state = 'running'"
+        " AND lease_until_ms < ? ORDER BY id LIMIT 512",
+        (lease_before_ms,),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]

@@ -1,0 +1,95 @@
+"""SQLite behind `Connection`: one file, one process that serves it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from minitoolai.core.errors import StoreError
+from minitoolai.storage.database import Database, Row
+
+BUSY_TIMEOUT_S = 10.0
+
+
+class SqliteConnection:
+    """SQLite in WAL mode. Statements are cached by the driver."""
+
+    #: One process writes at a time, and no other meanwhile.
+    skip_locked = ""
+
+    def __init__(self, path: Path, *, read_only: bool = False, checkpoints: bool = True) -> None:
+        try:
+            self._db = sqlite3.connect(
+                path,
+                timeout=BUSY_TIMEOUT_S,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=256,
+            )
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA foreign_keys=ON")
+            self._db.execute(f"PRAGMA wal_autocheckpoint={2000 if checkpoints else 0}")
+            if read_only:
+                self._db.execute("PRAGMA query_only=ON")
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot open {path}: {error}") from error
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        try:
+            return self._db.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{error} in {sql.split(maxsplit=1)[0]}") from error
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
+        try:
+            return self._db.executemany(sql, rows).rowcount
+        except sqlite3.Error as error:
+            raise StoreError(f"{error} in {sql.split(maxsplit=1)[0]}") from error
+
+    def select_by_ids(self, sql: str, ids: Iterable[int | str], *, lock: bool = False) -> list[Row]:
+        listed = list(ids)
+        if not listed:
+            return []
+        # The number of marks is rounded up, so that a few statements serve every batch from the cache.
+        size = 1 << (len(listed) - 1).bit_length()
+        listed += [listed[-1]] * (size - len(listed))
+        return self.execute(sql.replace("IN (…)", f"IN ({','.join('?' * size)})"), listed)
+
+    def notify(self, channel: str, payload: str) -> None:
+        """Nobody listens: one process serves a file, and looks again within a second."""
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        self.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def open_sqlite(path: Path, *, serving: bool) -> Database:
+    """The database in one file. Only the process that serves may checkpoint its write-ahead log:
+    a second checkpointing writer can corrupt it (fixed in SQLite 3.51.3).
+    """
+    return Database(
+        lambda read_only: SqliteConnection(path, read_only=read_only, checkpoints=serving and not read_only),
+        name="sqlite",
+        where=str(path),
+    )

@@ -1,0 +1,42 @@
+"""The server on PostgreSQL: the same answers, the same charges, and more than one of it on one database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import catalogs
+from tests.support.ask import post, start
+from tests.support.cluster import Cluster
+from tests.support.server import ServerProcess
+
+CREDIT = 5_000_000_000
+
+
+@pytest.fixture
+def on_postgres(tmp_path: Path, cluster: Cluster) -> Iterator[ServerProcess]:
+    env = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create())}
+    with ServerProcess(tmp_path, catalog=catalogs.FAKE, env=env).start() as server:
+        yield server
+
+
+def test_an_answer_is_charged_to_the_nano_dollar(on_postgres: ServerProcess) -> None:
+    account = on_postgres.account()
+    assert post(account, model="paced").status_code == 200
+    assert account.settled() == CREDIT - 6 * 2007 - 50 * 8003
+
+
+def test_a_server_that_starts_leaves_the_streams_of_others_alone(on_postgres: ServerProcess, tmp_path: Path) -> None:
+    account = on_postgres.account()
+    (tmp_path / "second").mkdir()
+    with start(account, model="endless", max_completion_tokens=60) as answer:
+        lines = answer.iter_lines(decode_unicode=True)
+        next(lines)
+        second = ServerProcess(tmp_path / "second", catalog=catalogs.FAKE, env=on_postgres.env)
+        with second.start():
+            pending = on_postgres.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'"))
+            assert pending == [(1,)]
+            assert "data: [DONE]" in list(lines)
+    assert account.settled() == CREDIT - 6 * 2007 - 60 * 8003

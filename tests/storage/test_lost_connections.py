@@ -1,0 +1,268 @@
+"""PostgreSQL goes away in the worst moments: the caller's answer equals the database, and what is owed is written."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from minitoolai.core.books import Credited, Held, Operation, Refused, Settled
+from minitoolai.core.errors import ConnectionLost, Overloaded
+from minitoolai.core.records import Balance, Caller
+from minitoolai.services.charging import Charging
+from minitoolai.services.ledger import decide
+from minitoolai.services.pricing import Bound
+from minitoolai.storage.opening import open_database
+from minitoolai.storage.writer import Writer
+from tests.support.books import CHAT, TemporaryBooks, checkpoint, credit, hold, settle
+from tests.support.cluster import Cluster
+from tests.support.tcp_proxy import Proxy, loses_commits, proxy_to
+
+
+@pytest.fixture
+def proxy(cluster: Cluster) -> Iterator[Proxy]:
+    with proxy_to(cluster.port) as made:
+        yield made
+
+
+@contextmanager
+def writing_through(proxy: Proxy, books: TemporaryBooks, cluster: Cluster) -> Iterator[Writer]:
+    """A writer that reaches these books by way of the proxy."""
+    database = open_database(cluster.url(books.url.rpartition("/")[2], port=proxy.port), serving=True)
+    writer = Writer(database, decide)
+    writer.start()
+    try:
+        yield writer
+    finally:
+        writer.stop()
+        database.close()
+
+
+def test_a_hold_whose_commit_was_answered_to_nobody_is_granted_as_the_database_says(
+    postgres_books: TemporaryBooks, proxy: Proxy, cluster: Cluster
+) -> None:
+    account = postgres_books.account(1000)
+
+    async def work(writer: Writer) -> None:
+        proxy.fate = loses_once(is_answer=True)
+        assert await writer.submit(hold(1, account, 600)) == Held(600, 1)
+        assert postgres_books.money(account) == Balance(1000, 600)
+        # Not the same hold twice, nor a repeat: the answer is the one that was decided.
+        proxy.fate = loses_once(is_answer=True)
+        assert await writer.submit(credit(account, 70, "grant:lost")) == Credited(1070)
+        proxy.fate = loses_once(is_answer=True)
+        assert await writer.submit(settle(1, account, 250)) == Settled(250)
+
+    with writing_through(proxy, postgres_books, cluster) as writer:
+        asyncio.run(work(writer))
+        assert proxy.broken == 3
+        assert writer.counts.replays == 0
+    assert postgres_books.money(account) == Balance(820, 0)
+
+
+def test_a_commit_that_never_arrived_is_written_again(
+    postgres_books: TemporaryBooks, proxy: Proxy, cluster: Cluster
+) -> None:
+    account = postgres_books.account(1000)
+
+    async def work(writer: Writer) -> None:
+        proxy.fate = loses_once(is_answer=False)
+        assert await writer.submit(hold(1, account, 600)) == Held(600, 1)
+        proxy.fate = loses_once(is_answer=False)
+        assert await writer.run(lambda c: c.execute("UPDATE accounts SET version = version WHERE id = 1")) == []
+
+    with writing_through(proxy, postgres_books, cluster) as writer:
+        asyncio.run(work(writer))
+        assert proxy.broken == 2
+    assert postgres_books.money(account) == Balance(1000, 600)
+
+
+def test_a_commit_that_never_arrives_and_whose_session_lives_on_does_not_keep_its_locks(
+    postgres_books: TemporaryBooks, proxy: Proxy, cluster: Cluster
+) -> None:
+    # The network swallows the COMMIT but not the connection: the old session must be ended from outside.
+    account = postgres_books.account(1000)
+    swallowed = threading.Event()
+
+    def fate(is_answer: bool, data: bytes) -> bool:
+        if not is_answer and b"COMMIT\x00" in data and not swallowed.is_set():
+            swallowed.set()
+            time.sleep(0.3)
+            return False
+        return True
+
+    async def work(writer: Writer) -> None:
+        proxy.fate = fate
+        assert await asyncio.wait_for(writer.submit(hold(1, account, 600)), 8) == Held(600, 1)
+
+    with writing_through(proxy, postgres_books, cluster) as writer:
+        asyncio.run(work(writer))
+    assert swallowed.is_set()
+    assert postgres_books.money(account) == Balance(1000, 600)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_connections_break_every_answer_equals_the_database(
+    postgres_books: TemporaryBooks, proxy: Proxy, cluster: Cluster, seed: int
+) -> None:
+    draw = random.Random(seed)
+    accounts = [postgres_books.account(draw.choice((500, 10**6))) for _ in range(4)]
+    over = threading.Event()
+
+    def end_sessions() -> None:
+        with psycopg.connect(postgres_books.url, autocommit=True) as db:
+            while not over.wait(draw.uniform(0.02, 0.2)):
+                db.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'minitoolai'"
+                    " AND datname = current_database() AND state <> 'idle' AND pid <> pg_backend_pid()"
+                )
+
+    async def one(writer: Writer, number: int, answers: dict[int, Any]) -> None:
+        account = draw.choice(accounts)
+        held = await writer.submit(hold(number, account, 100))  # type: ignore[misc]
+        answers[number] = held
+        if isinstance(held, Held) and draw.random() < 0.8:
+            answers[-number] = await writer.submit(settle(number, account, 60))  # type: ignore[misc]
+
+    async def work(writer: Writer) -> dict[int, Any]:
+        answers: dict[int, Any] = {}
+        proxy.fate = loses_commits(draw, asked=0.1, answered=0.1)
+        numbers = iter(range(1, 401))
+
+        async def caller() -> None:
+            for number in numbers:
+                await one(writer, number, answers)
+
+        await asyncio.gather(*(caller() for _ in range(8)))
+        proxy.fate = lambda is_answer, data: True
+        return answers
+
+    ender = threading.Thread(target=end_sessions)
+    ender.start()
+    with writing_through(proxy, postgres_books, cluster) as writer:
+        answers = asyncio.run(asyncio.wait_for(work(writer), 60))
+        over.set()
+        ender.join()
+    assert proxy.broken >= 5
+    rows = {row[0]: row[1:] for row in postgres_books.rows("SELECT id, state, amount, settled FROM holds")}
+    for number in range(1, 401):
+        if isinstance(answers[number], Refused):
+            assert number not in rows
+        elif -number in answers:
+            assert answers[-number] == Settled(60)
+            assert rows[number] == ("posted", 100, 60)
+        else:
+            assert answers[number] == Held(100, 1)
+            assert rows[number] == ("pending", 100, 0)
+
+
+def loses_once(*, is_answer: bool) -> Any:
+    """The next COMMIT is lost on its way there, or its answer on its way back; nothing after that."""
+    left = [1]
+
+    def fate(answers: bool, data: bytes) -> bool:
+        if answers == is_answer and b"COMMIT\x00" in data and left:
+            left.pop()
+            return False
+        return True
+
+    return fate
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Cluster]:
+    """A server that the test may stop."""
+    from tests.support.cluster import running_cluster
+
+    with running_cluster() as running:
+        yield running
+
+
+def test_while_the_server_is_away_holds_are_refused_and_charges_are_kept(own_cluster: Cluster) -> None:
+    from minitoolai.storage.migrate import migrate
+
+    url = own_cluster.url(own_cluster.create())
+    migrate(url)
+    books = TemporaryBooks(url)
+    account = books.account(10_000)
+    books.apply(*(hold(n, account, 100) for n in range(1, 21)))
+    caller, bound = Caller(account, "key000000001"), Bound(100, 1, 20, 16)
+
+    async def work(writer: Writer) -> None:
+        charging = Charging(writer, books.clock)
+        await asyncio.to_thread(own_cluster.stop)
+        owed: list[Any] = [writer.submit(settle(n, account, 70)) for n in range(1, 21)]
+        for step in range(5):
+            writer.submit(checkpoint(20, account, step), wait=False)
+        with pytest.raises(Overloaded, match="nothing was charged") as refusal:
+            await asyncio.wait_for(charging.reserve(caller, bound, CHAT), 10)
+        assert refusal.value.retry_after_s == 5
+        with pytest.raises(Overloaded, match="nothing was written"):
+            await writer.run(lambda _: None)
+        with pytest.raises(Overloaded, match="the database is away"):
+            await books.database.read_soon(lambda c: c.execute("SELECT 1"))
+        assert not any(future.done() for future in owed)
+        assert writer.calm_s() == 0
+        own_cluster.start()
+        assert await asyncio.wait_for(asyncio.gather(*owed), 20) == [Settled(70)] * 20
+        assert (await charging.reserve(caller, bound, CHAT)).amount == 120
+        assert 0 < writer.calm_s() < 20
+
+    with books.writer() as writer:
+        asyncio.run(work(writer))
+    assert books.money(account) == Balance(10_000 - 20 * 70, 120)
+    books.close()
+    books = TemporaryBooks(url)
+    assert books.broken() == {}
+    books.close()
+
+
+def test_a_restart_of_the_server_is_waited_for(own_cluster: Cluster) -> None:
+    from minitoolai.storage.migrate import migrate
+
+    url = own_cluster.url(own_cluster.create())
+    migrate(url)
+    books = TemporaryBooks(url)
+    account = books.account(10_000)
+
+    async def work(writer: Writer) -> None:
+        assert await writer.submit(hold(1, account, 5)) == Held(5, 1)
+        await asyncio.to_thread(own_cluster.stop)
+        asked = writer.submit(hold(2, account, 6))
+        own_cluster.start()
+        assert await asyncio.wait_for(asked, 10) == Held(6, 1)  # type: ignore[arg-type]
+
+    with books.writer() as writer:
+        asyncio.run(work(writer))
+    assert books.money(account).held == 11
+    books.close()
+
+
+def test_a_stop_while_the_server_is_away_tells_whoever_waits(own_cluster: Cluster) -> None:
+    from minitoolai.storage.migrate import migrate
+
+    url = own_cluster.url(own_cluster.create())
+    migrate(url)
+    books = TemporaryBooks(url)
+    account = books.account(10_000)
+    books.apply(hold(1, account, 100))
+    waiting: list[Operation] = [settle(1, account, 70)]
+
+    async def work(writer: Writer) -> None:
+        await asyncio.to_thread(own_cluster.stop)
+        asked = writer.submit(waiting[0])
+        await asyncio.sleep(0.2)
+        await asyncio.wait_for(asyncio.to_thread(writer.stop), 20)
+        with pytest.raises(ConnectionLost):
+            await asked  # type: ignore[misc]
+
+    with books.writer() as writer:
+        asyncio.run(work(writer))
+    books.close()

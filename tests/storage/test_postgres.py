@@ -1,0 +1,202 @@
+"""What only PostgreSQL does: statements over arrays, locks by account, a COMMIT looked up by its number."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from minitoolai.core.errors import ConnectionLost, SettingsError, StoreError
+from minitoolai.core.records import Balance
+from minitoolai.services.ledger import decide
+from minitoolai.storage import ledger
+from minitoolai.storage.opening import open_database
+from minitoolai.storage.postgres import PostgresConnection, place
+from minitoolai.storage.set_based import rewrite
+from tests.support.books import TemporaryBooks, hold, settle
+
+
+def test_an_insert_becomes_one_statement_over_arrays() -> None:
+    form = rewrite("INSERT INTO holds (id, kind) VALUES (?, ?) ON CONFLICT DO NOTHING")
+    assert form is not None
+    assert form.over_arrays({"id": "bigint", "kind": "text"}) == (
+        "INSERT INTO holds (id, kind) SELECT * FROM unnest(%s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"
+    )
+
+
+def test_an_update_becomes_one_statement_with_its_guard() -> None:
+    form = rewrite("UPDATE holds SET state = ?, settled = ? WHERE id = ? AND state = 'pending'")
+    assert form is not None
+    assert form.key == 2
+    assert form.over_arrays({"id": "bigint", "state": "text", "settled": "bigint"}) == (
+        "UPDATE holds SET state = v.v0, settled = v.v1 FROM unnest(%s::text[], %s::bigint[], %s::bigint[])"
+        " AS v(v0, v1, v2) WHERE holds.id = v.v2 AND holds.state = 'pending'"
+    )
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO accounts (id, is_system) VALUES (?, 1)",
+        "UPDATE accounts SET posted = posted + ? WHERE id = ?",
+        "DELETE FROM holds WHERE id = ?",
+        "UPDATE holds SET state = ? WHERE id = ? AND attempt = ?",
+    ],
+)
+def test_a_statement_of_another_shape_is_left_as_it_is(sql: str) -> None:
+    assert rewrite(sql) is None
+
+
+def test_rows_that_name_one_key_twice_are_written_one_after_the_other(postgres_books: TemporaryBooks) -> None:
+    account = postgres_books.account(100)
+    written = postgres_books.connection.execute_many(
+        "UPDATE accounts SET version = ? WHERE id = ?", [(7, account), (8, account)]
+    )
+    assert written == 2
+    assert postgres_books.rows("SELECT version FROM accounts WHERE id = ?", account) == [(8,)]
+    postgres_books.rows("UPDATE accounts SET version = 1 WHERE id = ?", account)
+
+
+def test_whoever_judges_an_account_is_alone_with_it(postgres_books: TemporaryBooks) -> None:
+    account, other = postgres_books.account(1000), postgres_books.account(1000)
+    ended_s: dict[str, float] = {}
+
+    def judge(name: str, hold_id: int, whose: int) -> None:
+        with closing(PostgresConnection(postgres_books.url)) as connection, connection.transaction():
+            ledger.apply(connection, [hold(hold_id, whose, 600)], decide)
+        ended_s[name] = time.monotonic()
+
+    with postgres_books.connection.transaction():
+        ledger.apply(postgres_books.connection, [hold(1, account, 600)], decide)
+        threads = [
+            threading.Thread(target=judge, args=("same", 2, account)),
+            threading.Thread(target=judge, args=("other", 3, other)),
+        ]
+        for thread in threads:
+            thread.start()
+        threads[1].join(30)
+        time.sleep(0.1)
+        assert set(ended_s) == {"other"}
+    threads[0].join(30)
+    assert ended_s.keys() == {"same", "other"}
+    # The second to judge saw what the first had committed, and refused.
+    assert postgres_books.money(account) == Balance(1000, 600)
+
+
+def test_batches_that_name_the_same_accounts_in_any_order_never_deadlock(postgres_books: TemporaryBooks) -> None:
+    accounts = [postgres_books.account(10**6) for _ in range(6)]
+    failures: list[BaseException] = []
+
+    def work(place: int) -> None:
+        mine = accounts if place % 2 else accounts[::-1]
+        try:
+            with closing(PostgresConnection(postgres_books.url)) as connection:
+                for n in range(60):
+                    first = place * 100_000 + n * 10
+                    with connection.transaction():
+                        holds = [hold(first + i, account, 1) for i, account in enumerate(mine)]
+                        ledger.apply(connection, holds, decide)
+                    with connection.transaction():
+                        ends = [settle(first + i, account, 1) for i, account in enumerate(mine)]
+                        ledger.apply(connection, ends, decide)
+        except BaseException as error:  # noqa: BLE001 - told below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert failures == []
+    assert [postgres_books.money(account) for account in accounts] == [Balance(10**6 - 360, 0)] * 6
+
+
+def test_a_transaction_whose_session_was_ended_writes_nothing_and_the_next_one_works(
+    postgres_books: TemporaryBooks,
+) -> None:
+    account = postgres_books.account(1000)
+    connection = postgres_books.connection
+
+    def broken() -> None:
+        with connection.transaction():
+            ledger.apply(connection, [hold(1, account, 5)], decide)
+            _end_session_of(postgres_books)
+            ledger.apply(connection, [hold(2, account, 5)], decide)
+
+    with pytest.raises(ConnectionLost):
+        broken()
+    postgres_books.apply(hold(3, account, 7))
+    assert postgres_books.money(account) == Balance(1000, 7)
+
+
+def test_nothing_runs_outside_of_a_transaction_whose_session_was_ended(postgres_books: TemporaryBooks) -> None:
+    # Whoever swallows the first failure must not write the rest on a new session, where it would be committed.
+    account = postgres_books.account(1000)
+    connection = postgres_books.connection
+
+    def swallow() -> None:
+        with connection.transaction():
+            _end_session_of(postgres_books)
+            for _ in range(2):
+                with pytest.raises(ConnectionLost):
+                    connection.execute("UPDATE accounts SET version = 99 WHERE id = ?", (account,))
+
+    with pytest.raises(ConnectionLost):
+        swallow()
+    assert postgres_books.rows("SELECT version FROM accounts WHERE id = ?", account) == [(1,)]
+
+
+def _end_session_of(books: TemporaryBooks) -> None:
+    (pid,) = books.connection.execute("SELECT pg_backend_pid()")[0]
+    with psycopg.connect(books.url, autocommit=True) as db:
+        db.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        while db.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone():
+            time.sleep(0.01)
+
+
+def test_a_failed_statement_that_was_swallowed_is_not_a_commit(postgres_books: TemporaryBooks) -> None:
+    def swallow() -> None:
+        with postgres_books.connection.transaction(), pytest.raises(StoreError, match="does not exist"):
+            postgres_books.connection.execute("SELECT * FROM absent")
+
+    with pytest.raises(StoreError, match="nothing was written"):
+        swallow()
+
+
+def test_readers_survive_the_end_of_their_sessions(postgres_books: TemporaryBooks) -> None:
+    account = postgres_books.account(1000)
+    assert postgres_books.money(account).posted == 1000
+    (mine,) = postgres_books.connection.execute("SELECT pg_backend_pid()")[0]
+    with psycopg.connect(postgres_books.url, autocommit=True) as db:
+        ended = db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'minitoolai' AND datname = current_database() AND pid <> %s",
+            (mine,),
+        ).fetchall()
+    assert ended == [(True,)]
+    assert postgres_books.money(account).posted == 1000
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:se%cret@host/books",
+        "postgresql://ann:secret@host:port/books",
+        "postgresql://ann:secret@host/books?secret=1",
+        "postgresql://ann:secret@[::1/books",
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises((SettingsError, StoreError)) as refusal:
+        open_database(url, serving=True).connect()
+    assert "secret" not in str(refusal.value)
+    assert "se%cret" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+def test_a_place_names_neither_user_nor_password() -> None:
+    assert place("postgresql://ann:secret@db.example:5433/books?sslmode=require") == "db.example:5433/books"
+    assert place("postgresql:///books") == "the local socket/books"
