@@ -47,6 +47,9 @@ check: dev      ## formatting, lint, types, floors
 bench: dev      ## side by side with peers: one table
 	$(BIN)/python -m bench
 
+bench-peers: dev ## the peers, under bench/.cache
+	$(BIN)/python -m bench.peers
+
 pin: dev        ## pin the newest packages by version and hash
 	tools/pin.sh
 

@@ -79,6 +79,44 @@ def answer(
     return behave
 
 
+def deltas(*said: dict[str, Any], finish: str = "stop") -> Behaviour:
+    """A stream of exactly these deltas."""
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.begin()
+        for delta in said:
+            exchange.event(chunk(delta))
+        exchange.event(chunk({}, finish=finish))
+        exchange.event({**head("chat.completion.chunk"), "choices": [], "usage": usage(len(said))})
+        exchange.event("[DONE]")
+        exchange.end()
+
+    return behave
+
+
+def text(words: Sequence[str], *, fault: dict[str, Any] | None = None) -> Behaviour:
+    """The answer of `/completions`, in a stream or as one object; `fault` is what a stream ends with instead."""
+
+    async def behave(exchange: Exchange) -> None:
+        def piece(said: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
+            choice = {"text": said, "index": 0, "logprobs": None, "finish_reason": finish}
+            return {**head("text_completion"), "choices": [choice], **more}
+
+        if not exchange.body.get("stream"):
+            exchange.answer(200, piece("".join(words), "stop", usage=usage(len(words))))
+            return
+        exchange.begin()
+        for word in words:
+            exchange.event(piece(word))
+        exchange.event(fault or piece("", "stop"))
+        if fault is None:
+            exchange.event({**head("text_completion"), "choices": [], "usage": usage(len(words))})
+            exchange.event("[DONE]")
+        exchange.end()
+
+    return behave
+
+
 def completion(words: Sequence[str], *, with_usage: bool = True, lean: bool = False) -> dict[str, Any]:
     """The answer as one object."""
     message = {"role": "assistant", "content": "".join(words)}

@@ -12,6 +12,7 @@ TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
     (errors.WrongContentType, 415, "invalid_request_error"),
     (errors.ModelNotFound, 404, "invalid_request_error"),
     (errors.NotFound, 404, "invalid_request_error"),
+    (errors.Gone, 410, "invalid_request_error"),
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.AccessDenied, 401, "authentication_error"),
     (errors.InsufficientBalance, 402, "insufficient_quota"),

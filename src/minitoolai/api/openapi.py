@@ -8,6 +8,7 @@ from typing import Any
 from litestar import get
 
 from minitoolai import __version__
+from minitoolai.api import openapi_forms as forms
 from minitoolai.api import openapi_speech as speech
 
 Json = dict[str, Any]
@@ -49,6 +50,7 @@ def describe() -> Json:
         "paths": {
             "/api/chat-completions/": {"post": _chat("Chat, streamed unless `stream` is false", ours=True)},
             "/v1/chat/completions": {"post": _chat("Chat in OpenAI's own defaults", ours=False)},
+            **forms.operations(failures),
             "/api/texttospeech/": {"post": speech.operation("Text to speech, streamed as it is spoken", failures)},
             "/v1/audio/speech": {"post": speech.operation("Text to speech, as OpenAI's clients ask for it", failures)},
             "/v1/audio/voices": {"get": _read("The voices that can speak now", "VoiceList")},
@@ -63,7 +65,7 @@ def describe() -> Json:
         },
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`sk-mt-…`"}},
-            "schemas": _schemas() | speech.SCHEMAS,
+            "schemas": _schemas() | speech.SCHEMAS | forms.SCHEMAS,
         },
     }
 
@@ -80,13 +82,6 @@ def _errors(*statuses: int) -> Json:
 
 
 def _chat(summary: str, *, ours: bool) -> Json:
-    headers = {
-        "x-generation-id": {"schema": {"type": "string"}, "description": "Ask /v1/generations/{id} what it cost."},
-        "x-max-completion-tokens": {
-            "schema": {"type": "integer"},
-            "description": "The limit that the balance bought, where it is lower than the one asked for.",
-        },
-    }
     return {
         "summary": summary,
         "requestBody": {
@@ -98,7 +93,7 @@ def _chat(summary: str, *, ours: bool) -> Json:
                 "description": "The answer. As a stream: one `data: {chunk}` and an empty line per event, then a chunk "
                 "with empty `choices` and the usage, then `data: [DONE]` once the charge is durable. An error after "
                 'the stream has begun is an event `data: {"error": …}`, and no `[DONE]`.',
-                "headers": headers,
+                "headers": forms.HEADERS,
                 "content": {
                     "text/event-stream": {"schema": {"type": "string"}},
                     "application/json": {"schema": _ref("ChatCompletion")},

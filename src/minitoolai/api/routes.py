@@ -11,8 +11,10 @@ from litestar.exceptions import HTTPException
 from minitoolai.api import account, health, openapi, speech
 from minitoolai.api.asgi import App
 from minitoolai.api.chat import ChatEndpoint
+from minitoolai.api.completions import TextForm
 from minitoolai.api.errors import error_body, error_headers, status_and_type
 from minitoolai.api.forms import ChatForm
+from minitoolai.api.responses import ResponseForm
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.chat import ChatService
@@ -34,12 +36,18 @@ HANDLERS = [
 def hot_paths(chats: ChatService, speeches: SpeechService, keys: KeyRing) -> dict[str, App]:
     """The paths that bypass the framework: it would cost more than all of the work."""
     api, openai = ChatEndpoint(chats, keys, ChatForm("api")), ChatEndpoint(chats, keys, ChatForm("openai"))
+    text = ChatEndpoint(chats, keys, TextForm())
+    responses = ChatEndpoint(chats, keys, ResponseForm(chats.clock))
     speaks = speech.SpeechEndpoint(speeches, keys)
     return {
         "/api/chat-completions": api,
         "/api/chat-completions/": api,
         "/v1/chat/completions": openai,
         "/v1/chat/completions/": openai,
+        "/v1/completions": text,
+        "/v1/completions/": text,
+        "/v1/responses": responses,
+        "/v1/responses/": responses,
         "/api/texttospeech": speaks,
         "/api/texttospeech/": speaks,
         "/v1/audio/speech": speaks,

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Protocol
 
 from minitoolai.api.asgi import JSON, Headers, Receive, Send, answer
+from minitoolai.api.direct import DirectWriter, direct_writer
 from minitoolai.core.errors import ClientLeft, Overloaded, ServiceError, StoreError
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class StreamWriter:
         self._headers = headers
         self.has_begun = False
         self._is_sending = False
+        self._direct: DirectWriter | None = None
 
     async def write(self, data: bytes, *, is_last: bool = False) -> None:
         """Send; waits while the caller reads slowly."""
@@ -94,11 +96,14 @@ class StreamWriter:
         if not self.has_begun:
             self.has_begun = True
             await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            self._direct = direct_writer(self._send)
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
         self._is_sending = False
 
     def write_soon(self, data: bytes) -> Awaitable[None] | None:
         """Send at once, without a task; where the caller reads slowly, what to wait for before the next."""
+        if not self._is_sending and self._direct is not None and self._direct.write(data):
+            return None
         if self.has_begun and not self._is_sending:
             writing = self._send({"type": "http.response.body", "body": data, "more_body": True})
         else:

@@ -23,7 +23,11 @@ _OURS = frozenset(("model", "messages", "stream", "max_completion_tokens", "max_
 
 def parse_chat(body: bytes, dialect: Dialect) -> ChatRequest:
     """The checked request; InvalidRequest names the field. `dialect` decides the defaults."""
-    fields = json_object(body)
+    return check_chat(json_object(body), dialect)
+
+
+def check_chat(fields: dict[str, Any], dialect: Dialect) -> ChatRequest:
+    """The same for a body that is read already."""
     model = non_empty_text(fields, "model")
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:

@@ -4,7 +4,11 @@ ServiceError
 ├── InvalidRequest          the caller's words: names the field
 │   ├── ContextExceeded
 │   ├── ModelNotFound
-│   └── NotFound
+│   ├── ContentRefused      the operator's policy on prompts
+│   ├── UrlForbidden        an address that we will not call
+│   ├── FetchFailed         an address that did not give what it should
+│   ├── NotFound
+│   └── Gone                it was there once
 ├── AccessDenied            InvalidKey
 ├── InsufficientBalance
 ├── Overloaded              ours: queue or disk full
@@ -65,6 +69,30 @@ class NotFound(InvalidRequest):
     """No such object, or not the caller's."""
 
     code = "not_found"
+
+
+class Gone(InvalidRequest):
+    """It was there, and is not any more: an expired link, a picture removed by retention."""
+
+    code = "gone"
+
+
+class ContentRefused(InvalidRequest):
+    """The policy on prompts refuses this one; nothing was charged."""
+
+    code = "content_policy"
+
+
+class UrlForbidden(InvalidRequest):
+    """An address that this server will not call: not https, not public, or with more in it than an address."""
+
+    code = "url_not_allowed"
+
+
+class FetchFailed(InvalidRequest):
+    """The address did not answer, not in time, or not with what was asked for."""
+
+    code = "fetch_failed"
 
 
 class BodyTooLarge(InvalidRequest):
@@ -151,7 +179,11 @@ class SettingsError(Exception):
 
 
 class StoreError(Exception):
-    """The database could not do what was asked (disk full, gone, locked)."""
+    """The database or the object store could not do what was asked (disk full, gone, locked)."""
+
+
+class ObjectMissing(StoreError):
+    """The object store works, and has nothing under this key."""
 
 
 class ConnectionLost(StoreError):

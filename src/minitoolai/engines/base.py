@@ -17,8 +17,11 @@ class ChatAnswer(Protocol):
     async def next_bytes(self) -> bytes:
         """The next bytes as they come, empty at the end. EngineError if the engine broke off."""
 
-    def listen(self, listener: Callable[[], None] | None) -> bool:
-        """Have `listener` called whenever `take` has something; None ends that. False: only `next_bytes` is offered."""
+    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
+        """Have `listener` called whenever `take` has something; None ends that. False: only `next_bytes` is offered.
+
+        `sink`, where given, gets the bytes themselves in the cases that are simple and frequent, in order with `take`.
+        """
 
     def take(self) -> bytes | None:
         """What `next_bytes` would return at once, or None where it would wait. EngineError."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from minitoolai.engines.chunks import only_chunk
 from minitoolai.engines.http_errors import Broken, HttpError, Silent
 
 TICK_S = 0.25
@@ -34,6 +35,8 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         #: Called when something came, in place of a waiting task.
         self.listener: Callable[[], None] | None = None
+        #: Given a body that came as one whole chunk, in place of listener and `take`, while nothing else waits.
+        self.sink: Callable[[bytes], None] | None = None
         self._chunks: list[bytes] = []
         #: The parser finds its callbacks here; appending a body costs no Python frame.
         self.on_body = self._chunks.append
@@ -47,7 +50,8 @@ class Connection(asyncio.Protocol):
         self._is_head = is_head
         self._silence_s = silence_s
         self._quiet_ticks = self._barren = self._unread = self._unsent = 0
-        self.listener = None
+        self.listener = self.sink = None
+        self._is_between_chunks = self._chunk_is_whole = False
         self._raw: list[tuple[bytes, bytes]] = []
         self._until_close = self._may_reuse = self._is_paused = False
         self.error: HttpError | None = None
@@ -120,7 +124,7 @@ class Connection(asyncio.Protocol):
         """Close at once; the other side sees it now. Whoever waits gets `error`."""
         if not self.ended and self.error is None:
             self.error = error or Broken("the answer was closed here before its end")
-        self._may_reuse = False
+        self._may_reuse = self._is_between_chunks = False
         self._wake()
         if self._transport is not None:
             self._transport.abort()
@@ -183,6 +187,15 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_between_chunks and self.sink is not None and not self._chunks:
+            body = only_chunk(data)
+            if body is not None:
+                self._quiet_ticks = self._barren = 0
+                self.sink(body)
+                return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
         if not self.is_busy or self.ended:
             # Bytes nobody asked for: whose answer the next ones were, nobody could tell.
             self.abort()
@@ -197,6 +210,8 @@ class Connection(asyncio.Protocol):
             if not self.ended:
                 self.abort(Broken(f"the server does not speak HTTP: {error.__context__ or error}"))
                 return
+        # A line's end right after a chunk's: the parser would see the next head as we see it.
+        self._is_between_chunks = self._chunk_is_whole and not self.ended and data.endswith(b"\r\n")
         self._unread += len(data)
         self._barren = 0 if len(self._chunks) > before else self._barren + len(data)
         if self._barren > HEAD_LIMIT:
@@ -247,6 +262,12 @@ class Connection(asyncio.Protocol):
             raise HttpParserError("an answer to HEAD has no body")
         chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
         self._until_close = not chunked and "content-length" not in headers and status not in (204, 304)
+
+    def on_chunk_header(self) -> None:
+        self._chunk_is_whole = False
+
+    def on_chunk_complete(self) -> None:
+        self._chunk_is_whole = True
 
     def on_message_complete(self) -> None:
         if self.has_head and not self.ended:

@@ -19,8 +19,20 @@ Address = tuple[int, int, int, str, Any]
 
 async def open_connection(protocol: asyncio.Protocol, host: str, port: int, context: ssl.SSLContext | None) -> None:
     """Connect `protocol`. OSError; nothing stays open after it or after a cancel."""
+    found = await resolve(host, port)
+    await connect_to(found, protocol, host, context)
+
+
+async def resolve(host: str, port: int) -> Sequence[Address]:
+    """Every address of a host, the resolver's favourite first. OSError."""
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+async def connect_to(
+    found: Sequence[Address], protocol: asyncio.Protocol, host: str, context: ssl.SSLContext | None
+) -> None:
+    """Connect `protocol` to the first of these addresses that answers; `host` is what its certificate must say."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     sock = await _first_of(_interleave(found))
     try:
         name = host if context is not None else None

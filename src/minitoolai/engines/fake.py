@@ -33,7 +33,7 @@ class FakeAnswer:
     def take(self) -> bytes | None:
         return None
 
-    def listen(self, listener: Callable[[], None] | None) -> bool:
+    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
         return False
 
     async def read(self) -> bytes:

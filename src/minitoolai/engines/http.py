@@ -67,10 +67,14 @@ class HttpAnswer:
         self._let_go_if_drained(connection)
         return data
 
-    def listen(self, listener: Callable[[], None] | None) -> None:
-        """Have `listener` called whenever `take` has something, be it an error: a stream then wakes no task."""
+    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> None:
+        """Have `listener` called whenever `take` has something, be it an error: a stream then wakes no task.
+
+        `sink`, where given, gets the bytes themselves in the cases that are simple and frequent.
+        """
         if self._connection is not None:
             self._connection.listener = listener
+            self._connection.sink = sink
 
     def _after_the_end(self) -> bytes:
         if self._error is not None:
@@ -81,13 +85,13 @@ class HttpAnswer:
         self._connection = None
         self._error = error
         # Whoever listens is in the middle of `take` and learns it there; letting go would tell him again.
-        connection.listener = None
+        connection.listener = connection.sink = None
         connection.release()
 
     def _let_go_if_drained(self, connection: Connection) -> None:
         if connection.is_drained and self._connection is connection:
             self._connection = None
-            connection.listener = None
+            connection.listener = connection.sink = None
             connection.release()
 
     async def read(self, limit: int = 64 * 1024 * 1024) -> bytes:

@@ -43,8 +43,8 @@ class LlamaAnswer:
     def take(self) -> bytes | None:
         return self._answer.take()
 
-    def listen(self, listener: Callable[[], None] | None) -> bool:
-        return self._answer.listen(listener)
+    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
+        return self._answer.listen(listener, sink)
 
     async def read(self) -> bytes:
         return await self._answer.read()

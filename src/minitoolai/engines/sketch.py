@@ -207,3 +207,8 @@ def draw(engine: SketchEngine, request: ImageRequest, on_progress: OnProgress | 
     while not (finished := canvas.step()):
         pass
     return finished[0]
+
+
+def make_canvas_engine(config: dict[str, Any]) -> SketchEngine:
+    """`threads`: how many the model may use, 0 for one per core."""
+    return SketchEngine(config.get("threads", 0))

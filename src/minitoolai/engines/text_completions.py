@@ -56,7 +56,8 @@ class TextAnswer:
         # Nothing whole yet is nothing yet: empty bytes would be the end.
         return self._as_chat(data) or None
 
-    def listen(self, listener: Callable[[], None] | None) -> bool:
+    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
+        # The engine's own bytes are not what the caller gets: all of them go through `take`.
         return self._answer.listen(listener)
 
     async def read(self) -> bytes:

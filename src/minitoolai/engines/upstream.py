@@ -46,8 +46,8 @@ class UpstreamAnswer:
         except HttpError as error:
             raise mapped(error, self._engine.name) from error
 
-    def listen(self, listener: Callable[[], None] | None) -> bool:
-        self._answer.listen(listener)
+    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
+        self._answer.listen(listener, sink)
         return True
 
     async def read(self) -> bytes:

@@ -119,6 +119,7 @@ class ChatRun:
     ) -> Awaitable[None] | None:
         """Write what comes until the end, or until `write` asks to wait: then what it asks to wait for."""
         halt: asyncio.Future[Awaitable[None] | None] = asyncio.get_running_loop().create_future()
+        repeats = self.events.repeats
 
         def came() -> None:
             if halt.done():
@@ -133,12 +134,32 @@ class ChatRun:
                     slow = write(block) if block else None
                 # Taking the last bytes may close the connection, which calls us once more from within.
                 if not halt.done():
+                    answer.listen(None)
                     halt.set_result(slow)
             except Exception as error:  # noqa: BLE001 - raised again in the task that waits
                 if not halt.done():
                     halt.set_exception(error)
 
-        answer.listen(came)
+        def flows(data: bytes) -> None:
+            try:
+                block = repeats(data)
+                if block is None:
+                    block = self._digest(data)
+                else:
+                    self._spoke = True
+                # Cancelled a moment ago: what still comes counts, and nobody is left to write it to.
+                if halt.done():
+                    return
+                slow = write(block) if block else None
+                if slow is not None or self._has_ended():
+                    answer.listen(None)
+                    halt.set_result(slow)
+            except Exception as error:  # noqa: BLE001 - raised again in the task that waits
+                if not halt.done():
+                    answer.listen(None)
+                    halt.set_exception(error)
+
+        answer.listen(came, flows)
         try:
             came()
             return await halt

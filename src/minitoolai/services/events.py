@@ -12,10 +12,13 @@ import msgspec
 
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
+from minitoolai.services.patterns import Pattern, pattern_of
 
 DONE = b"data: [DONE]\n\n"
 LARGEST_EVENT = 16 * 1024 * 1024
 LARGEST_COUNT = 2**31 - 1
+#: Events that are parsed, though they might be forwarded unparsed, in search of what they share.
+LESSONS = 32
 #: Bytes of text a token stands for where nobody counted: English in the tokenizers in use.
 BYTES_PER_TOKEN = 4
 # A block without any of these is text on its way. A false alarm costs a parse, nothing else.
@@ -110,8 +113,8 @@ class EventStream:
     """Feed it what the engine sends, send the caller what it returns; then look at the attributes."""
 
     __slots__ = (
-        "_created_s", "_forwards", "_head", "_include_usage", "_name", "_rest", "done", "error", "served_model",
-        "tokens", "usage",
+        "_created_s", "_forwards", "_head", "_include_usage", "_lessons", "_name", "_pattern", "_rest", "done", "error",
+        "served_model", "tokens", "usage",
     )  # fmt: skip
 
     def __init__(self, *, forwards: bool, include_usage: bool, name: str, created_s: int) -> None:
@@ -121,11 +124,24 @@ class EventStream:
         self._created_s = created_s
         self._rest = b""
         self._head: Chunk | None = None
+        self._pattern: Pattern | None = None
+        self._lessons = LESSONS
         self.done = False
         self.error: str | None = None
         self.usage: Usage | None = None
         self.served_model: str | None = None
         self.tokens = 0
+
+    def repeats(self, data: bytes) -> bytes | None:
+        """What to send on for an event that differs from one before in its text only; None for all else: feed it."""
+        pattern = self._pattern
+        if pattern is None or self._rest:
+            return None
+        text = pattern.text_in(data)
+        if text is None:
+            return None
+        self.tokens += text != b""
+        return data if pattern.is_same else pattern.ours_before + text + pattern.ours_after
 
     def feed(self, data: bytes) -> bytes:
         """What to send on now. Whole events only; the end and the usage are kept back for `ending`.
@@ -147,7 +163,7 @@ class EventStream:
         if self._forwards and self._head is not None and _is_plain(block):
             deltas = block.count(b'"delta":{')
             # One delta an event: no comment, no rubbish and no JSON written with blanks is among them.
-            if deltas == block.count(b"\n\n"):
+            if deltas == block.count(b"\n\n") and not (deltas == 1 and self._lessons):
                 self.tokens += deltas - block.count(b'"delta":{}')
                 return block
         return b"".join([self._event(event) for event in block.split(b"\n\n") if event])
@@ -174,12 +190,13 @@ class EventStream:
         if not data:
             return b""
         if data == b"[DONE]":
-            self.done, self._forwards = True, False
+            self.done, self._forwards, self._pattern = True, False, None
             return b""
         try:
             chunk = _decode_chunk(data)
             if not chunk.choices and b'"error"' in data:
                 self.error, self._forwards = _fault_message(_decode_fault(data).error), False
+                self._pattern = None
                 return b""
             return self._chunk(chunk, event)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -194,9 +211,12 @@ class EventStream:
             self.tokens += _says_something(choice.delta)
         if not chunk.choices:
             return b""
-        if self._forwards and chunk.usage is None:
-            return event + b"\n\n"
-        return b"data: " + self._rewritten(chunk) + b"\n\n"
+        theirs = event + b"\n\n"
+        ours = theirs if self._forwards and chunk.usage is None else b"data: " + self._rewritten(chunk) + b"\n\n"
+        if self._lessons and len(chunk.choices) == 1 and chunk.usage is None and _is_plain(theirs):
+            self._lessons -= 1
+            self._pattern = pattern_of(theirs, ours, bytes(chunk.choices[0].delta)) or self._pattern
+        return ours
 
     def _remember(self, chunk: Chunk) -> None:
         """The first chunk says what all of them share; what it leaves out is filled in once."""

@@ -1,0 +1,43 @@
+"""Straight to the server's socket: what uvicorn does with a piece of a stream, without a message and a coroutine each.
+
+It is used only where `send` is uvicorn's own; behind anything else a stream goes by ASGI, as ever.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from minitoolai.api.asgi import Send
+
+_SIZES: Final = [b"%x\r\n" % size for size in range(8192)]
+
+
+class DirectWriter:
+    """Writes chunks of an answer whose head has been sent, in order with what goes by `send`."""
+
+    __slots__ = ("_cycle", "_flow", "_write")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._flow = cycle.flow
+        self._write = cycle.transport.write
+
+    def write(self, data: bytes) -> bool:
+        """Send a piece that is not empty. False, and nothing sent, where the caller reads too slowly: use `send`."""
+        if self._flow.write_paused:
+            return False
+        # A caller who has left is found by the watch for it; until then what is written goes nowhere, as in uvicorn.
+        if not self._cycle.disconnected:
+            size = len(data)
+            self._write((_SIZES[size] if size < 8192 else b"%x\r\n" % size) + data + b"\r\n")
+        return True
+
+
+def direct_writer(send: Send) -> DirectWriter | None:
+    """A direct way beside `send`, whose answer has begun; None where there is none."""
+    cycle = getattr(send, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle) or not cycle.chunked_encoding or cycle.response_complete:
+        return None
+    return DirectWriter(cycle)

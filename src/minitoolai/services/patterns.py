@@ -1,0 +1,53 @@
+"""What the events of one stream share: everything but the piece of text in them.
+
+An event that is byte for byte like one that was parsed, but for a piece of text without quotes and line ends, needs no
+parser: it is what the other was.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+_TEXTS = (b'{"content":"', b'{"reasoning_content":"')
+
+
+class Pattern(msgspec.Struct, frozen=True):
+    """The bytes around the text, as the engine writes them and as the caller gets them."""
+
+    before: bytes
+    after: bytes
+    ours_before: bytes
+    ours_after: bytes
+    #: The caller gets the engine's own bytes.
+    is_same: bool
+    #: No event of this pattern is shorter.
+    least: int
+
+    def text_in(self, data: bytes) -> bytes | None:
+        """The text, still as JSON, where `data` is exactly one event of this pattern; else None."""
+        if not data.startswith(self.before) or not data.endswith(self.after) or len(data) < self.least:
+            return None
+        text = data[len(self.before) : -len(self.after)]
+        if b'"' in text or b"\n" in text or text.endswith(b"\\"):
+            return None
+        return text
+
+
+def pattern_of(theirs: bytes, ours: bytes, delta: bytes) -> Pattern | None:
+    """From one parsed event, what is sent for it, and its only delta; None where that is not simple."""
+    for key in _TEXTS:
+        text = delta[len(key) : -2]
+        if delta.startswith(key) and delta.endswith(b'"}') and text and b'"' not in text and b"\\" not in text:
+            break
+    else:
+        return None
+    if theirs.count(delta) != 1 or ours.count(delta) != 1 or theirs.count(b"\n") != 2:
+        return None
+    before, after = _around(theirs, delta, len(key))
+    ours_before, ours_after = _around(ours, delta, len(key))
+    return Pattern(before, after, ours_before, ours_after, theirs == ours, len(before) + len(after))
+
+
+def _around(event: bytes, delta: bytes, key: int) -> tuple[bytes, bytes]:
+    at = event.index(delta)
+    return event[: at + key], event[at + len(delta) - 2 :]

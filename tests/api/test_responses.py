@@ -1,0 +1,240 @@
+"""`/v1/responses`: the same chats in OpenAI's newer form; every object and event is one that its own package knows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import requests
+
+from tests.support import manners
+from tests.support.ask import check_refusal
+from tests.support.server import Account
+from tests.support.strict import Response, check, check_event
+from tests.support.upstream import Upstream
+
+PATH = "/v1/responses"
+CREDIT = 5_000_000_000
+WEATHER = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "The weather of a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    "strict": True,
+}
+SCHEMA = {"type": "object", "properties": {"planet": {"type": "string"}}, "required": ["planet"]}
+
+
+def ask(account: Account, **fields: Any) -> requests.Response:
+    body = {"model": "quick", "input": "Which planet has the most moons?", **fields}
+    return requests.post(account.server.url + PATH, json=body, headers=account.headers, timeout=60)
+
+
+def whole(account: Account, **fields: Any) -> Any:
+    answer = ask(account, **fields)
+    assert answer.status_code == 200, answer.text
+    return check(Response, answer.json())
+
+
+def streamed(account: Account, **fields: Any) -> list[Any]:
+    """The events, each checked, in an order that makes sense."""
+    answer = ask(account, stream=True, **fields)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    found = []
+    for block in answer.text.split("\n\n")[:-1]:
+        kind, _, data = block.partition("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert kind == f"event: {event['type']}"
+        found.append(check_event(event))
+    assert [event.sequence_number for event in found] == list(range(len(found)))
+    assert [event.type for event in found[:2]] == ["response.created", "response.in_progress"]
+    return found
+
+
+def pieces(events: list[Any], kind: str) -> str:
+    return "".join(event.delta for event in events if event.type == kind)
+
+
+def test_a_whole_response(account: Account) -> None:
+    response = whole(account, instructions="Be terse.", max_output_tokens=50, metadata={"a": "b"}, user="u")
+    assert (response.status, response.model, response.store) == ("completed", "fake-quick-1", False)
+    assert response.output_text.split()[0] == "token-0"
+    assert (response.instructions, response.metadata, response.user) == ("Be terse.", {"a": "b"}, "u")
+    assert response.usage.output_tokens == 16
+    cost = response.usage.input_tokens * 150 + 16 * 600
+    assert account.settled() == CREDIT - cost
+
+
+def test_a_stream_tells_the_same_as_the_whole(account: Account) -> None:
+    events = streamed(account)
+    response = events[-1].response
+    assert events[-1].type == "response.completed"
+    text = pieces(events, "response.output_text.delta")
+    assert text == response.output_text == whole(account).output_text
+    assert [event.type for event in events if "delta" not in event.type] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert response.usage.total_tokens == response.usage.input_tokens + 16
+
+
+def test_a_limit_makes_it_incomplete(account: Account) -> None:
+    for response in (whole(account, max_output_tokens=3), streamed(account, max_output_tokens=3)[-1].response):
+        assert response.status == "incomplete"
+        assert response.incomplete_details.reason == "max_output_tokens"
+        assert response.output[0].status == "incomplete"
+
+
+def test_tools_round_trip(account: Account) -> None:
+    response = whole(account, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False)
+    (call,) = response.output
+    assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "get_weather", {"city": "token-0"})
+    events = streamed(account, tools=[WEATHER], tool_choice={"type": "function", "name": "get_weather"})
+    assert pieces(events, "response.function_call_arguments.delta") == call.arguments
+    assert events[-1].response.output[0].arguments == call.arguments
+    conversation = [
+        {"role": "user", "content": "Weather?"},
+        call.model_dump(),
+        {"type": "function_call_output", "call_id": call.call_id, "output": "18 °C"},
+    ]
+    assert "token-0" in whole(account, input=conversation, tools=[WEATHER]).output_text
+
+
+def test_a_schema_is_obeyed(account: Account) -> None:
+    form = {"format": {"type": "json_schema", "name": "moons", "schema": SCHEMA, "strict": True}}
+    assert json.loads(whole(account, text=form).output_text) == {"planet": "token-0"}
+    assert isinstance(json.loads(whole(account, text={"format": {"type": "json_object"}}).output_text), dict)
+
+
+def test_logprobs_are_included_where_asked(account: Account) -> None:
+    response = whole(account, include=["message.output_text.logprobs"], top_logprobs=1)
+    assert len(response.output[0].content[0].logprobs) == 16
+    events = streamed(account, include=["message.output_text.logprobs"])
+    assert len(events[-1].response.output[0].content[0].logprobs) == 16
+
+
+def test_items_become_messages(account: Account, upstream: Upstream) -> None:
+    picture = {"type": "input_image", "image_url": "https://example.com/a.png", "detail": "low"}
+    conversation: list[Any] = [
+        {"role": "developer", "content": "Be kind."},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Ä"}, picture]},
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Aha."}]},
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {"type": "function_call", "call_id": "c2", "name": "g", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "7"}]},
+    ]
+    fields = {"reasoning": {"effort": "low"}, "text": {"verbosity": "low"}, "temperature": 0.5, "tools": [WEATHER]}
+    whole(account, model="standin", input=conversation, instructions="First.", **fields)
+    sent = upstream.last.body
+    calls = [
+        {"id": name, "type": "function", "function": {"name": what, "arguments": "{}"}}
+        for name, what in (("c1", "f"), ("c2", "g"))
+    ]
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
+    assert sent["messages"] == [
+        {"role": "developer", "content": "First."},
+        {"role": "developer", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "text", "text": "Ä"}, image]},
+        {"role": "assistant", "content": "Aha.", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c1", "content": "7"},
+    ]
+    assert (sent["reasoning_effort"], sent["verbosity"], sent["temperature"]) == ("low", "low", 0.5)
+    assert sent["tools"] == [{"type": "function", "function": {k: v for k, v in WEATHER.items() if k != "type"}}]
+
+
+def test_thoughts_refusals_and_interleaved_calls_keep_their_places(account: Account, upstream: Upstream) -> None:
+    def called(index: int, arguments: str, **more: Any) -> dict[str, Any]:
+        function = {"arguments": arguments} | ({"name": f"f{index}"} if more else {})
+        return {"tool_calls": [{"index": index, **more, "function": function}]}
+
+    upstream.behave = manners.deltas(
+        {"role": "assistant", "content": None},
+        {"reasoning_content": "Hm"},
+        {"reasoning_content": "m."},
+        {"content": "Half "},
+        {"refusal": "No."},
+        called(0, "", id="c0", type="function"),
+        called(1, "{", id="c1", type="function"),
+        called(0, "{}"),
+        called(1, "}"),
+    )
+    response = streamed(account, model="standin")[-1].response
+    assert [item.type for item in response.output] == ["reasoning", "message", "function_call", "function_call"]
+    assert response.output[0].content[0].text == "Hmm."
+    assert [part.type for part in response.output[1].content] == ["output_text", "refusal"]
+    assert [(call.call_id, call.arguments) for call in response.output[2:]] == [("c0", "{}"), ("c1", "{}")]
+
+
+def test_what_breaks_in_the_middle_is_told_and_charged(account: Account, upstream: Upstream) -> None:
+    upstream.behave = manners.break_off("error")
+    events = streamed(account, model="standin")
+    assert events[-1].type == "response.failed"
+    assert "the GPU fell off" in events[-1].response.error.message
+    assert account.settled() < CREDIT
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"input": ""}, "input"),
+    ({"input": []}, "input"),
+    ({"input": 5}, "input"),
+    ({"input": ["x"]}, "input[0]"),
+    ({"input": [{"role": "robot", "content": "x"}]}, "input[0].role"),
+    ({"input": [{"role": "user"}]}, "input[0].content"),
+    ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0].type"),
+    ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
+        "input[0].content[0].image_url",
+    ),
+    (
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://x"}]}]},
+        "input[0].content[0].image_url.url",
+    ),
+    ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+    ({"input": [{"type": "web_search_call"}]}, "input[0].type"),
+    ({"input": [{"type": "function_call", "call_id": "c", "arguments": "{}"}]}, "input[0].name"),
+    ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
+    ({"instructions": 5}, "instructions"),
+    ({"max_output_tokens": 0}, "max_output_tokens"),
+    ({"max_output_tokens": 10**9}, "max_output_tokens"),
+    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"conversation": "conv_1"}, "conversation"),
+    ({"store": True}, "store"),
+    ({"background": True}, "background"),
+    ({"truncation": "auto"}, "truncation"),
+    ({"messages": []}, "input"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+    ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name"),
+    ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
+    ({"text": []}, "text"),
+    ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
+    ({"include": ["file_search_call.results"]}, "include[0]"),
+    ({"reasoning": {"context": "auto"}}, "reasoning.context"),
+    ({"reasoning": {"effort": 5}}, "reasoning.effort"),
+    ({"temperature": 3}, "temperature"),
+    ({"stream": "yes"}, "stream"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), REFUSED, ids=lambda value: str(value)[:40])
+def test_what_cannot_be_done_is_refused_in_the_words_of_the_request(
+    account: Account, fields: dict[str, Any], param: str
+) -> None:
+    check_refusal(ask(account, **fields), 400, "invalid_request", param)
+    assert account.money() == account.money()
+    assert account.money().posted == CREDIT
+
+
+def test_a_null_is_absent(account: Account) -> None:
+    names = ("instructions", "previous_response_id", "store", "tools", "text", "reasoning", "include", "stream")
+    assert whole(account, **dict.fromkeys(names)).status == "completed"

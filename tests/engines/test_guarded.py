@@ -1,0 +1,314 @@
+"""Strangers choose the address: every trick is refused before a packet goes where it must not."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from minitoolai.core.errors import FetchFailed, ServiceError, UrlForbidden
+from minitoolai.engines.addresses import check_url, is_public
+from minitoolai.engines.dialing import Address, connect_to
+from minitoolai.engines.guarded import MOST_REDIRECTS, GuardedClient
+from tests.support.upstream import Exchange, Upstream
+
+PUBLIC = "93.184.216.34"
+
+
+def addresses(*texts: str, port: int = 443) -> list[Address]:
+    return [
+        (
+            socket.AF_INET6 if ":" in text else socket.AF_INET,
+            socket.SOCK_STREAM,
+            socket.IPPROTO_TCP,
+            "",
+            (text, port, 0, 0) if ":" in text else (text, port),
+        )
+        for text in texts
+    ]
+
+
+class Internet:
+    """Names as a hostile resolver gives them out, and a note of every address that was dialled."""
+
+    def __init__(self, names: dict[str, list[list[str]]], port: int = 0) -> None:
+        self._names = {name: itertools.chain(turns[:-1], itertools.repeat(turns[-1])) for name, turns in names.items()}
+        self._port = port
+        self.asked: list[str] = []
+        self.dialled: list[str] = []
+        self.client = GuardedClient(resolve=self.resolve, dial=self.dial)
+
+    async def resolve(self, host: str, port: int) -> Sequence[Address]:
+        self.asked.append(host)
+        if host not in self._names:
+            # What the system's own resolver makes of a literal, however it is written; no name leaves the machine.
+            return await asyncio.get_running_loop().getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+            )
+        return addresses(*next(self._names[host]))
+
+    async def dial(
+        self, found: Sequence[Address], protocol: asyncio.Protocol, host: str, context: ssl.SSLContext | None
+    ) -> None:
+        """Public addresses lead to the stand-in on loopback, in the clear; the test sees where it would have been."""
+        self.dialled += [address[4][0] for address in found]
+        await connect_to(addresses("127.0.0.1", port=self._port), protocol, host, None)
+
+
+@pytest.fixture
+def web() -> Iterator[Upstream]:
+    async def hello(exchange: Exchange) -> None:
+        exchange.answer(200, b"hello")
+
+    with Upstream(hello) as upstream:
+        yield upstream
+
+
+ATTEMPTS = {
+    "loopback": "https://127.0.0.1/",
+    "loopback, another": "https://127.8.8.8/",
+    "loopback by name": "https://localhost/",
+    "loopback by a stranger's name": "https://loop.example.com/",
+    "loopback IPv6": "https://[::1]/",
+    "unspecified": "https://0.0.0.0/",
+    "unspecified IPv6": "https://[::]/",
+    "link-local, cloud metadata": "https://169.254.169.254/latest/meta-data/",
+    "link-local by name": "https://metadata.example.com/",
+    "link-local IPv6": "https://[fe80::1]/",
+    "link-local IPv6 with its zone": "https://[fe80::1%25eth0]/",
+    "private 10": "https://10.0.0.1/",
+    "private 172": "https://172.16.0.1/",
+    "private 192": "https://192.168.1.1/",
+    "private IPv6": "https://[fd00::1]/",
+    "carrier's": "https://100.64.0.1/",
+    "multicast": "https://224.0.0.1/",
+    "broadcast": "https://255.255.255.255/",
+    "v4-mapped": "https://[::ffff:127.0.0.1]/",
+    "v4-mapped in hexadecimal": "https://[::ffff:a00:1]/",
+    "v4-compatible": "https://[::127.0.0.1]/",
+    "NAT64": "https://[64:ff9b::7f00:1]/",
+    "NAT64 by name": "https://nat64.example.com/",
+    "6to4": "https://[2002:7f00:1::]/",
+    "Teredo": "https://[2001:0:4136:e378:8000:63bf:80ff:fffe]/",
+    "decimal": "https://2130706433/",
+    "octal": "https://0177.0.0.1/",
+    "octal in one": "https://017700000001/",
+    "hexadecimal": "https://0x7f000001/",
+    "hexadecimal parts": "https://0x7f.0.0.0x1/",
+    "short form": "https://127.1/",
+    "a dot at the end": "https://127.0.0.1./",
+    "one private among public ones": "https://mixed.example.com/",
+    "a name without a dot": "https://intranet/",
+    "user name": "https://example.com@127.0.0.1/",
+    "password": "https://user:secret@example.com/",
+    "backslash": "https://example.com\\@127.0.0.1/",
+    "letters that look like digits": "https://①②⑦.⓪.⓪.①/",
+    "another port": "https://example.com:8443/",
+    "the port of ssh": "https://example.com:22/",
+    "no TLS": "http://example.com/",
+    "a file": "file:///etc/passwd",
+    "another protocol": "gopher://example.com/_GET",
+    "no host": "https:///etc/passwd",
+    "a second request inside": "https://example.com/\r\nHost: internal",
+    "a space": "https://example.com/a b",
+    "endless": "https://example.com/" + "a" * 3000,
+}
+NAMES = {
+    "localhost": [["127.0.0.1"]],
+    "loop.example.com": [["127.0.0.1"]],
+    "metadata.example.com": [["169.254.169.254"]],
+    "nat64.example.com": [["64:ff9b::a00:1"]],
+    "mixed.example.com": [[PUBLIC, "192.168.0.1"]],
+    "intranet": [["10.1.2.3"]],
+}
+
+
+@pytest.mark.parametrize("url", ATTEMPTS.values(), ids=list(ATTEMPTS))
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_forbidden_address_is_refused_before_a_packet_goes_there(url: str, method: str, web: Upstream) -> None:
+    internet = Internet(NAMES, web.port)
+    work = internet.client.get(url) if method == "GET" else internet.client.post(url, b"{}", headers={})
+    with pytest.raises(UrlForbidden) as refusal:
+        asyncio.run(work)
+    assert refusal.value.param == "url"
+    assert refusal.value.message.startswith("url")
+    assert internet.dialled == []
+    assert web.seen == []
+
+
+#: What a header can carry; a target without a host is a path on the same server.
+REDIRECTS = {name: url for name, url in ATTEMPTS.items() if url.isascii() and url.isprintable() and "///et" not in url}
+
+
+@pytest.mark.parametrize("url", REDIRECTS.values(), ids=list(REDIRECTS))
+def test_a_redirect_to_a_forbidden_address_is_refused_before_a_packet_goes_there(url: str) -> None:
+    async def lure(exchange: Exchange) -> None:
+        exchange.answer(302, b"", location=url)
+
+    with Upstream(lure) as web:
+        internet = Internet({**NAMES, "start.example.com": [[PUBLIC]]}, web.port)
+        with pytest.raises(UrlForbidden):
+            asyncio.run(internet.client.get("https://start.example.com/"))
+        assert internet.dialled == [PUBLIC]
+        assert len(web.seen) == 1
+
+
+def test_a_name_that_changes_between_check_and_dial_is_asked_for_once_and_the_checked_address_is_dialled(
+    web: Upstream,
+) -> None:
+    internet = Internet({"rebind.example.com": [[PUBLIC], ["127.0.0.1"]]}, web.port)
+    assert asyncio.run(internet.client.get("https://rebind.example.com/")).body == b"hello"
+    assert internet.asked == ["rebind.example.com"]
+    assert internet.dialled == [PUBLIC]
+
+
+def test_a_name_that_changes_between_two_hops_is_checked_again(web: Upstream) -> None:
+    async def back(exchange: Exchange) -> None:
+        exchange.answer(307, b"", location="/again")
+
+    web.behave = back
+    internet = Internet({"rebind.example.com": [[PUBLIC], ["127.0.0.1"]]}, web.port)
+    with pytest.raises(UrlForbidden):
+        asyncio.run(internet.client.get("https://rebind.example.com/"))
+    assert internet.dialled == [PUBLIC]
+
+
+def test_redirects_that_are_allowed_are_followed_and_end(web: Upstream) -> None:
+    async def onwards(exchange: Exchange) -> None:
+        exchange.answer(302, b"", location=f"https://b.example.com{exchange.path}x")
+
+    names = {"a.example.com": [[PUBLIC]], "b.example.com": [["2606:4700::1111"]]}
+    web.behave = onwards
+    internet = Internet(names, web.port)
+    with pytest.raises(FetchFailed, match="redirects"):
+        asyncio.run(internet.client.get("https://a.example.com/"))
+    assert len(web.seen) == MOST_REDIRECTS + 1
+
+
+def test_a_post_is_never_carried_on_by_a_redirect(web: Upstream) -> None:
+    async def onwards(exchange: Exchange) -> None:
+        exchange.answer(307, b"", location="https://b.example.com/")
+
+    web.behave = onwards
+    internet = Internet({"a.example.com": [[PUBLIC]]}, web.port)
+    assert asyncio.run(internet.client.post("https://a.example.com/", b"{}", headers={})).status == 307
+    assert len(web.seen) == 1
+
+
+def _fail(web: Upstream, **limits: float) -> ServiceError:
+    internet = Internet({"a.example.com": [[PUBLIC]]}, web.port)
+    with pytest.raises(FetchFailed) as failure:
+        asyncio.run(internet.client.get("https://a.example.com/", **limits))  # type: ignore[arg-type]
+    return failure.value
+
+
+def test_more_bytes_than_allowed_are_refused_at_the_announcement_and_in_the_act(web: Upstream) -> None:
+    async def announced(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\n")
+        await exchange.hang()
+
+    async def unannounced(exchange: Exchange) -> None:
+        exchange.begin()
+        while not exchange.gone.is_set():
+            exchange.write(b"x" * 10_000)
+            await asyncio.sleep(0)
+
+    for behave in (announced, unannounced):
+        web.behave = behave
+        assert "more than 1,000,000 bytes" in _fail(web, most_bytes=1_000_000).message
+
+
+def test_a_server_that_drips_is_left_after_the_time_in_all(web: Upstream) -> None:
+    async def drip(exchange: Exchange) -> None:
+        exchange.begin()
+        while not exchange.gone.is_set():
+            exchange.write(b"x")
+            await asyncio.sleep(0.02)
+
+    web.behave = drip
+    assert "within 0.3 s" in _fail(web, within_s=0.3).message
+
+
+def test_a_bomb_is_not_unpacked(web: Upstream) -> None:
+    async def bomb(exchange: Exchange) -> None:
+        exchange.answer(200, b"\x1f\x8b", content_encoding="gzip")
+
+    web.behave = bomb
+    assert "compressed" in _fail(web).message
+
+
+def test_no_cookie_and_no_key_goes_out_and_none_is_kept(web: Upstream) -> None:
+    async def set_cookie(exchange: Exchange) -> None:
+        exchange.answer(302 if exchange.path == "/" else 200, b"", set_cookie="a=b", location="/next")
+
+    web.behave = set_cookie
+    internet = Internet({"a.example.com": [[PUBLIC]]}, web.port)
+    asyncio.run(internet.client.get("https://a.example.com/"))
+    for exchange in web.seen:
+        assert set(exchange.headers) == {"host", "user-agent", "accept", "accept-encoding"}
+        assert exchange.headers["accept-encoding"] == "identity"
+
+
+def test_a_certificate_is_asked_for_by_the_name_and_must_be_right(web: Upstream) -> None:
+    # The stand-in speaks no TLS at all: what matters is that TLS was begun with a context that checks names.
+    seen: list[tuple[str, bool, ssl.VerifyMode]] = []
+
+    async def dial(_: Sequence[Address], __: asyncio.Protocol, host: str, context: ssl.SSLContext | None) -> None:
+        assert context is not None
+        seen.append((host, context.check_hostname, context.verify_mode))
+        raise ssl.SSLCertVerificationError("self-signed certificate")
+
+    internet = Internet({"a.example.com": [[PUBLIC]]}, web.port)
+    client = GuardedClient(resolve=internet.resolve, dial=dial)
+    with pytest.raises(FetchFailed, match="self-signed"):
+        asyncio.run(client.get("https://a.example.com/"))
+    assert seen == [("a.example.com", True, ssl.CERT_REQUIRED)]
+
+
+def test_a_name_that_nobody_knows_and_a_port_that_nobody_listens_on_are_failures_of_the_address() -> None:
+    async def unknown(_: str, __: int) -> Sequence[Address]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    with pytest.raises(FetchFailed, match="not known"):
+        asyncio.run(GuardedClient(resolve=unknown).get("https://nowhere.example.com/"))
+    with pytest.raises(FetchFailed, match="url"):
+        asyncio.run(GuardedClient(insecure=True).get("http://127.0.0.1:9/"))
+
+
+def test_development_may_call_loopback_and_http_and_nothing_else_may(web: Upstream) -> None:
+    url = f"http://127.0.0.1:{web.port}/hook?x=1#part"
+    answer = asyncio.run(GuardedClient(insecure=True).post(url, b'{"a":1}', headers={"content-type": "text/plain"}))
+    assert (answer.status, answer.body) == (200, b"hello")
+    assert web.last.path == "/hook?x=1"
+    assert web.last.body == {"a": 1}
+    with pytest.raises(UrlForbidden):
+        asyncio.run(GuardedClient().post(url, b"{}", headers={}))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com",
+        "https://example.com:443/a?b=c",
+        "https://sub.example-site.co.uk/x",
+        "https://xn--bcher-kva.example/",
+        f"https://{PUBLIC}/",
+        "https://[2606:4700:4700::1111]/",
+        "https://hook.test_underscore.com/",
+    ],
+)
+def test_honest_addresses_pass(url: str) -> None:
+    check_url(url, field="webhook_url")
+
+
+@pytest.mark.parametrize("text", [PUBLIC, "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_public_addresses_are_public(text: str) -> None:
+    assert is_public(text)
+
+
+def test_what_is_no_address_is_not_public() -> None:
+    assert not is_public("example.com")

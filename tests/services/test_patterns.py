@@ -1,0 +1,112 @@
+"""Events known by what they share need no parser, and are the same as if they had been parsed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from minitoolai.services.events import LESSONS
+from tests.services.test_events import DONE, END, TEXT, USAGE_EVENT, choice, event, stream
+
+WORDS = ["a", " b", "", "Grüße", "🪐", 'say "x"', "back\\", "\n\n", "data: [DONE]", '"usage": {', "é" * 300, "end\\\\"]
+
+
+def told(word: str, key: str = "content", **head: Any) -> bytes:
+    return event(choice({key: word}), **head)
+
+
+def both_ways(events: list[bytes], **options: bool) -> tuple[int, bytes]:
+    """How many events went the short way, and what was sent; the same as without that way, or the test fails."""
+    short, plain = stream(**options), stream(**options)
+    sent, known = [], 0
+    for data in events:
+        block = short.repeats(data)
+        known += block is not None
+        sent.append(short.feed(data) if block is None else block)
+        assert sent[-1] == plain.feed(data)
+        assert (short.tokens, short.usage, short.done, short.error) == (
+            plain.tokens, plain.usage, plain.done, plain.error,
+        )  # fmt: skip
+    return known, b"".join(sent)
+
+
+MODES = [
+    {"forwards": True, "include_usage": True},
+    {"forwards": True, "include_usage": False},
+    {"forwards": False, "include_usage": True},
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_repeats_is_sent_as_if_it_had_been_parsed(mode: dict[str, bool]) -> None:
+    words = [told(word) for word in WORDS * 3]
+    known, _ = both_ways([told("first"), *words, END, USAGE_EVENT, DONE], **mode)
+    assert known >= 18
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_thought_and_then_an_answer_are_two_patterns(mode: dict[str, bool]) -> None:
+    thoughts = [told("hm", "reasoning_content") for _ in range(20)]
+    known, _ = both_ways([*thoughts, *[told("so") for _ in range(20)], END, DONE], **mode)
+    assert known == 38
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        told("x", model="other"),
+        told("x").replace(b"null}]", b"null},{}]"),
+        event(choice({"content": "x"}, "stop")),
+        event(choice({"content": "x"}), {"prompt_tokens": 1, "completion_tokens": 1}),
+        event([*choice({"content": "x"}), *choice({"content": "y"})]),
+        told("x")[:-1],
+        told("x") + told("y"),
+        told("x") + DONE,
+        b": ping\n\n",
+        b'data: {"error":{"message":"full"}}\n\n',
+    ],
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_an_event_that_differs_in_more_than_its_text_is_parsed(stranger: bytes, mode: dict[str, bool]) -> None:
+    events = stream(**mode)
+    for _ in range(3):
+        events.feed(told("a"))
+    assert events.repeats(told("b")) is not None
+    assert events.repeats(stranger) is None
+
+
+def test_a_raw_line_end_or_an_open_escape_in_the_text_is_no_text() -> None:
+    events = stream()
+    events.feed(told("a"))
+    whole = told("TEXT")
+    for text in (b"x\n\ndata: [DONE]\n\n", b"x\\", b'x","tool_calls":[{}],"a":"'):
+        assert events.repeats(whole.replace(b"TEXT", text)) is None
+
+
+def test_while_half_an_event_waits_nothing_goes_by_the_short_way() -> None:
+    events = stream()
+    events.feed(told("a"))
+    assert events.feed(b"data: {") == b""
+    assert events.repeats(told("b")) is None
+
+
+def test_after_the_end_nothing_repeats() -> None:
+    events = stream()
+    events.feed(told("a") + DONE)
+    assert events.repeats(told("b")) is None
+    assert events.feed(told("b")) == b""
+
+
+def test_events_that_never_repeat_cost_a_bounded_number_of_lessons() -> None:
+    known, sent = both_ways([told("word", n=number) for number in range(3 * LESSONS)])
+    assert known == 0
+    assert len(sent.split(b"\n\n")) == 3 * LESSONS + 1
+
+
+def test_the_order_of_blocks_large_and_small_is_kept() -> None:
+    events = [TEXT, *[told(str(number)) for number in range(9)], told("x") + told("y"), told("z"), END, DONE]
+    _, sent = both_ways(events)
+    said = [json.loads(line[6:])["choices"][0]["delta"].get("content") for line in sent.split(b"\n\n") if line]
+    assert said[5:] == [*"012345678", "x", "y", "z", None]

@@ -1,0 +1,68 @@
+"""A real S3 server on loopback: moto's, in a process of its own so that it can be stopped and come back."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from types import TracebackType
+
+import requests
+
+from tests.support.waiting import eventually
+
+REGION = "eu-central-1"
+
+
+class S3Server:
+    """Serves buckets from memory; a new start forgets them."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> S3Server:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        eventually(self._answers, within_s=60, every_s=0.1)
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            return requests.get(self.endpoint + "/moto-api/", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    def make_bucket(self, name: str) -> None:
+        """A new, empty bucket."""
+        body = (
+            f"<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
+        )
+        answer = requests.put(f"{self.endpoint}/{name}", data=body, headers=_as_anybody(), timeout=10)
+        answer.raise_for_status()
+
+    def stop(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> S3Server:
+        return self.start()
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self.stop()
+
+
+def _as_anybody() -> dict[str, str]:
+    """moto looks at the region in the signature and believes the rest."""
+    scope = f"x/20260101/{REGION}/s3/aws4_request"
+    return {"authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=x"}

@@ -1,0 +1,115 @@
+"""What we send, held against the types of OpenAI's own Python package: right types, nothing missing, nothing unknown.
+
+The package itself takes anything; here a field that its types do not know is a fault, unless it is listed as ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pydantic
+from openai.types import Completion, CreateEmbeddingResponse, ErrorObject, ImagesResponse, Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response, ResponseStreamEvent
+
+#: What we tell beyond OpenAI, by the object that tells it (docs/reference/http.md).
+OURS: dict[type, set[str]] = {
+    Model: {
+        "engine",
+        "ready",
+        "why_not_ready",
+        "kind",
+        "context_length",
+        "max_output_tokens",
+        "vision",
+        "price",
+        "max_characters",
+        "voice",
+    },
+    # OpenAI's own service sends it, its package does not know it yet.
+    Response: {"store"},
+}
+_EVENT: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponseStreamEvent)
+
+
+def check(kind: type[pydantic.BaseModel], data: Any) -> Any:
+    """The object, read as `kind`. AssertionError names what does not fit."""
+    return _known(kind.model_validate_json(json.dumps(data), strict=True))
+
+
+def check_event(data: Any) -> Any:
+    """One event of a streamed response, of whichever kind it says it is."""
+    found = _EVENT.validate_json(json.dumps(data), strict=True)
+    assert found.type == data["type"]
+    return _known(found)
+
+
+def _known(found: pydantic.BaseModel) -> Any:
+    strangers = [path for path, name, owner in unknown(found) if name not in OURS.get(owner, ())]
+    assert strangers == [], f"{type(found).__name__} does not know {strangers}"
+    return found
+
+
+def unknown(value: Any, path: str = "") -> Iterator[tuple[str, str, type]]:
+    """(path, name, type it was found in) of every field that no type knows."""
+    if isinstance(value, pydantic.BaseModel):
+        for name in value.model_extra or ():
+            yield f"{path}.{name}", name, type(value)
+        for name in type(value).model_fields:
+            yield from unknown(getattr(value, name), f"{path}.{name}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from unknown(item, f"{path}[{index}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from unknown(item, f"{path}.{key}")
+
+
+def check_completion(data: Any) -> ChatCompletion:
+    """A whole chat answer."""
+    found: ChatCompletion = check(ChatCompletion, data)
+    return found
+
+
+def check_chunks(events: list[Any]) -> list[ChatCompletionChunk]:
+    """A stream of a chat: chunks, then `[DONE]`."""
+    assert events[-1] == "[DONE]"
+    return [check(ChatCompletionChunk, event) for event in events[:-1]]
+
+
+def check_texts(events: list[Any]) -> list[Completion]:
+    """A stream of a text; in a stream the reason to stop is not there yet."""
+    assert events[-1] == "[DONE]"
+    for event in events[:-1]:
+        for choice in event["choices"]:
+            # The package's type describes whole answers; its own streams carry null here.
+            assert choice["finish_reason"] in (None, "stop", "length")
+    return [check(Completion, _finished(event)) for event in events[:-1]]
+
+
+def _finished(event: Any) -> Any:
+    return {**event, "choices": [{**c, "finish_reason": c["finish_reason"] or "stop"} for c in event["choices"]]}
+
+
+def check_error(data: Any) -> ErrorObject:
+    """The body of a refusal."""
+    assert set(data) == {"error"}
+    found: ErrorObject = check(ErrorObject, data["error"])
+    return found
+
+
+__all__ = [
+    "Completion",
+    "CreateEmbeddingResponse",
+    "ImagesResponse",
+    "Model",
+    "Response",
+    "check",
+    "check_chunks",
+    "check_completion",
+    "check_error",
+    "check_event",
+    "check_texts",
+]
