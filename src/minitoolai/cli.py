@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from minitoolai import __version__
@@ -54,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     _simple(commands, "models", "what is offered, by which engine, ready or why not", "models")
     _simple(commands, "audit", "check every invariant of the books; exit 1 and rows if any breaks", "audit")
     _simple(commands, "migrate", "bring the database to the newest schema", "migrate")
-    _simple(commands, "doctor", "check settings, catalog, database and engines, with a remedy for each fault", "doctor")
+    _doctor(commands)
+    _margin(commands)
     return parser
 
 
@@ -80,7 +82,6 @@ def _add(
 
 def _call(function: str, options: argparse.Namespace) -> int | None:
     # Imported here, so that --help and a wrong option answer at once.
-    from minitoolai import commands
     from minitoolai.settings import load_settings
 
     overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port")}
@@ -89,7 +90,8 @@ def _call(function: str, options: argparse.Namespace) -> int | None:
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsError(f"MINITOOLAI_LOG_LEVEL={settings.log_level!r} is wrong: debug, info, warning or error")
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    result: int | None = getattr(commands, function)(settings, options)
+    module, _, name = function.rpartition(".")
+    result: int | None = getattr(import_module(f"minitoolai.{module or 'commands'}"), name)(settings, options)
     return result
 
 
@@ -148,6 +150,20 @@ def _credit(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("amount", metavar="DOLLARS", help="like 20.00")
     parser.add_argument("--reason", default="granted on the command line", help="kept with the transfer")
     parser.add_argument("--reference", help="credit only once for this reference, such as an invoice number")
+
+
+def _doctor(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "check settings, catalog, database and engines, with a remedy for each fault"
+    parser = _add(commands, "doctor", about, "doctor.doctor", "doctor --offline")
+    parser.add_argument(
+        "--offline", action="store_true", help="do not ask each upstream for one token, which costs one"
+    )
+
+
+def _margin(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "what was sold and what the engines charged for it, by model and engine"
+    parser = _add(commands, "margin", about, "margins.margin", "margin --days 7")
+    parser.add_argument("--days", type=int, default=30, help="how far to look back (30)")
 
 
 def _draw(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from minitoolai.core.catalog import ChatModel
 from minitoolai.core.clock import SystemClock
-from minitoolai.core.errors import CatalogError, InvalidRequest, NotFound, SettingsError, StoreError
+from minitoolai.core.errors import InvalidRequest, NotFound, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.core.voices import SpeechModel
 from minitoolai.engine_wiring import why_no_picture
-from minitoolai.listing import image_lines
+from minitoolai.listing import image_lines, purchase_lines
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
 from minitoolai.services.passwords import hash_password
@@ -25,7 +25,7 @@ from minitoolai.storage import audit as audit_rows
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.migrate import migrate as run_migrations
 from minitoolai.storage.opening import has_tables, open_database
-from minitoolai.wiring import Services, build, catalog_path, database_url, pepper
+from minitoolai.wiring import Services, build, database_url, pepper
 
 T = TypeVar("T")
 DEMO_EMAIL = "demo@example.com"
@@ -190,10 +190,12 @@ def migrate(settings: Settings, _: argparse.Namespace) -> None:
 def models(settings: Settings, _: argparse.Namespace) -> None:
     """models: what is offered, by which engine, ready or why not."""
     prepare(settings)
-    services = _built(settings)
+    services = built(settings)
     for offer in services.reports.offers():
         state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
         say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
+        for line in purchase_lines(services.reports.catalog, offer.model):
+            say(line)
     for model in services.speech.catalog.speech.values():
         voices: dict[str, list[str]] = {}
         for voice in model.voices:
@@ -217,53 +219,13 @@ def _dollars_per_million(price: int) -> str:
     return format_dollars(price * 1_000_000)[:-6].rjust(9)
 
 
-def _built(settings: Settings) -> Services:
+def built(settings: Settings) -> Services:
+    """Everything a server would hold, not started."""
+
     async def make() -> Services:
         return build(settings)
 
     return asyncio.run(make())
-
-
-def doctor(settings: Settings, _: argparse.Namespace) -> int:
-    """doctor: each part, and what to do about what is wrong."""
-    faults = 0
-    for name, check in (("catalog", _check_catalog), ("data folder", _check_folder), ("database", _check_database)):
-        try:
-            say(f"ok     {name}: {check(settings)}")
-        except (CatalogError, SettingsError, StoreError) as error:
-            faults += 1
-            say(f"FAULT  {name}: {error}")
-    if not faults:
-        for offer in _built(settings).reports.offers():
-            faults += offer.engine is None
-            say(f"{'ok    ' if offer.engine else 'FAULT '} model {offer.model.name}: {offer.engine or offer.why_not}")
-    return 1 if faults else 0
-
-
-def _check_catalog(settings: Settings) -> str:
-    from minitoolai.core.catalog_file import read_catalog
-
-    path = catalog_path(settings)
-    catalog = read_catalog(path)
-    counts = {"chat": len(catalog.chat), "speech": len(catalog.speech), "image": len(catalog.images)}
-    return ", ".join(f"{count} {kind} models" for kind, count in counts.items()) + f" in {path}"
-
-
-def _check_folder(settings: Settings) -> str:
-    import os
-
-    database_url(settings)
-    if not os.access(settings.data_dir, os.W_OK):
-        raise SettingsError(f"{settings.data_dir} cannot be written; change its owner or choose --data-dir")
-    return str(settings.data_dir.resolve())
-
-
-def _check_database(settings: Settings) -> str:
-    where = prepare(settings)
-    broken = read(settings, audit_rows.broken_invariants)
-    if broken:
-        raise SettingsError(f"the books do not add up: {', '.join(broken)}; run minitoolai audit")
-    return f"{where}, all invariants hold"
 
 
 # ── serving ───────────────────────────────────────────────────────────────────────────────────────────────

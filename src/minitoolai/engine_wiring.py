@@ -14,14 +14,26 @@ from minitoolai.engines.hibari import HibariEngine
 from minitoolai.engines.http import HttpClient
 from minitoolai.engines.llama import LlamaEngine
 from minitoolai.engines.piper import PiperEngine
+from minitoolai.engines.slots import Slots
 from minitoolai.engines.upstream import UpstreamEngine
 from minitoolai.engines.upstream_speech import UpstreamSpeech
 from minitoolai.engines.voice_pool import VoicePool
 from minitoolai.engines.weights import Weights
 from minitoolai.settings import Settings
 
+Caps = dict[str, Slots]
 
-def make_engine(name: str, entry: EngineEntry, settings: Settings, http: HttpClient) -> ChatEngine:
+
+def make_caps(catalog: Catalog) -> Caps:
+    """One cap for each upstream that has one: for its chats, its speech and whatever else together."""
+    return {
+        name: Slots(entry.concurrency, entry.waiting, name)
+        for name, entry in catalog.engines.items()
+        if entry.kind == "upstream" and entry.concurrency
+    }
+
+
+def make_engine(name: str, entry: EngineEntry, settings: Settings, http: HttpClient, caps: Caps) -> ChatEngine:
     """The adapter that the catalog asks for."""
     if entry.kind == "llama":
         return LlamaEngine(
@@ -36,12 +48,11 @@ def make_engine(name: str, entry: EngineEntry, settings: Settings, http: HttpCli
         )
     if entry.kind == "fake":
         return FakeEngine(name, entry)
-    return UpstreamEngine(
-        name, entry, http, base_url=settings.engine_urls.get(name, ""), key=settings.engine_keys.get(name, "")
-    )
+    url, key = settings.engine_urls.get(name, ""), settings.engine_keys.get(name, "")
+    return UpstreamEngine(name, entry, http, base_url=url, key=key, slots=caps.get(name))
 
 
-def make_engines(catalog: Catalog, settings: Settings, http: HttpClient) -> dict[str, ChatEngine]:
+def make_engines(catalog: Catalog, settings: Settings, http: HttpClient, caps: Caps) -> dict[str, ChatEngine]:
     """Every engine of the catalog. SettingsError for a key or address that belongs to none."""
     for variable, named in (("API_KEY", settings.engine_keys), ("BASE_URL", settings.engine_urls)):
         for name in named:
@@ -51,18 +62,19 @@ def make_engines(catalog: Catalog, settings: Settings, http: HttpClient) -> dict
                     f"its engines are {', '.join(catalog.engines)}"
                 )
     used = {name for model in catalog.chat.values() for name in model.engines}
-    return {name: make_engine(name, entry, settings, http) for name, entry in catalog.engines.items() if name in used}
+    entries = {name: entry for name, entry in catalog.engines.items() if name in used}
+    return {name: make_engine(name, entry, settings, http, caps) for name, entry in entries.items()}
 
 
 _VOICE_POOLS: dict[str, type[VoicePool]] = {"hibari": HibariEngine, "piper": PiperEngine, "fake": FakeSpeechEngine}
 
 
-def make_speech_engine(name: str, catalog: Catalog, settings: Settings, http: HttpClient) -> SpeechEngine:
+def make_speech_engine(name: str, catalog: Catalog, settings: Settings, http: HttpClient, caps: Caps) -> SpeechEngine:
     """The adapter that the catalog asks for, with the voices that it gives it."""
     entry = catalog.engines[name]
     if entry.kind == "upstream":
         url, key = settings.engine_urls.get(name, ""), settings.engine_keys.get(name, "")
-        return UpstreamSpeech(name, entry, http, base_url=url, key=key)
+        return UpstreamSpeech(name, entry, http, base_url=url, key=key, slots=caps.get(name))
     voices = {voice.id: voice for model in catalog.speech.values() for voice in model.voices if voice.engine == name}
     return _VOICE_POOLS[entry.kind](
         name,
@@ -75,10 +87,10 @@ def make_speech_engine(name: str, catalog: Catalog, settings: Settings, http: Ht
     )
 
 
-def make_speech_engines(catalog: Catalog, settings: Settings, http: HttpClient) -> dict[str, SpeechEngine]:
+def make_speech_engines(catalog: Catalog, settings: Settings, http: HttpClient, caps: Caps) -> dict[str, SpeechEngine]:
     """Every engine that some voice of the catalog names."""
     used = dict.fromkeys(name for model in catalog.speech.values() for name in model.engines)
-    return {name: make_speech_engine(name, catalog, settings, http) for name in used}
+    return {name: make_speech_engine(name, catalog, settings, http, caps) for name in used}
 
 
 def weights_folder(settings: Settings) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from minitoolai.core.catalog_file import read_catalog
 from minitoolai.core.clock import Clock, SystemClock, random_bytes
 from minitoolai.core.errors import SettingsError
-from minitoolai.engine_wiring import make_engines, make_speech_engines
+from minitoolai.engine_wiring import make_caps, make_engines, make_speech_engines
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.http import HttpClient
@@ -112,7 +112,8 @@ def build(settings: Settings) -> Services:
     database = open_database(database_url(settings), serving=True)
     writer = Writer(database, decide)
     http = HttpClient()
-    engines = make_engines(catalog, settings, http)
+    caps = make_caps(catalog)
+    engines = make_engines(catalog, settings, http, caps)
     underway = Underway(clock)
     charging = Charging(writer, clock)
     chats = ChatService(
@@ -124,7 +125,7 @@ def build(settings: Settings) -> Services:
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
     )
-    speech_engines = make_speech_engines(catalog, settings, http)
+    speech_engines = make_speech_engines(catalog, settings, http, caps)
     speech = SpeechService(
         catalog,
         speech_engines,

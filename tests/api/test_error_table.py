@@ -22,10 +22,12 @@ PROMISED = {
     errors.AccessDenied: (401, "authentication_error", "invalid_api_key", False),
     errors.InsufficientBalance: (402, "insufficient_quota", "insufficient_balance", False),
     errors.Overloaded: (503, "server_error", "overloaded", True),
+    errors.NoRoom: (503, "server_error", "overloaded", True),
     errors.RateLimited: (429, "rate_limit_error", "rate_limit_exceeded", True),
     errors.EngineError: (502, "server_error", "upstream_error", True),
     errors.EngineRefused: (400, "invalid_request_error", "invalid_request", False),
     errors.EngineRateLimited: (429, "rate_limit_error", "rate_limit_exceeded", True),
+    errors.EngineBroken: (502, "server_error", "upstream_error", True),
     errors.EngineTimeout: (504, "server_error", "upstream_timeout", True),
 }
 

@@ -59,8 +59,13 @@ engines = ["quick"]
 """
 
 
+PATIENT = "retries = 0\ncooldown_after = 0\n"
+
+
 def with_upstream(base_url: str) -> str:
     """The fakes, and `standin`: a model answered by whoever listens at `base_url`, with short time-outs.
+
+    No engine here is asked twice or rests, so that one test's failures are not the next one's.
 
     `billing` is the same server as one that goes on billing after we hang up; `whole` as one whose chunks carry
     every field, `plain` as one that knows less than others; `nowhere` listens to nobody. `gpt-4o-mini` is the
@@ -74,8 +79,8 @@ def with_upstream(base_url: str) -> str:
     }
     text = FAKE
     for name, extra in engines.items():
-        text += f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\n{extra}\n' + _model(name)
-    text += '\n[engines.nowhere]\nkind = "upstream"\nbase_url = "http://127.0.0.1:9/v1"\n' + _model("nowhere")
+        text += f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\n{extra}\n{PATIENT}' + _model(name)
+    text += '\n[engines.nowhere]\nkind = "upstream"\nbase_url = "http://127.0.0.1:9/v1"\n' + PATIENT + _model("nowhere")
     return text + _model("gpt-4o-mini", "standin")
 
 

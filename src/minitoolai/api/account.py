@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast, get_args
 
+import msgspec
 from litestar import Request, Response, get
 from litestar.datastructures import State
 
@@ -158,7 +159,17 @@ def _generation(g: Generation) -> dict[str, Any]:
         "shortfall": format_dollars(g.shortfall),
         "currency": "USD",
         "error_code": g.error_code,
+        "attempts": _attempts(g),
     }
+
+
+def _attempts(g: Generation) -> list[dict[str, Any]]:
+    """Every engine that was asked, in order; most often one."""
+    if g.attempts is not None:
+        attempts: list[dict[str, Any]] = msgspec.json.decode(g.attempts)
+        return attempts
+    took_ms = None if g.finished_ms is None else g.finished_ms - g.created_ms
+    return [{"engine": g.engine, "error_code": g.error_code, "after_ms": 0, "took_ms": took_ms}]
 
 
 def _usage_line(row: UsageRow, group_by: str) -> dict[str, Any]:

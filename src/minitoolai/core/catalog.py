@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from minitoolai.core.errors import ModelNotFound
+from minitoolai.core.purchase import Purchase, Purchases
 from minitoolai.core.voices import SpeechModel
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -46,6 +47,17 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total_timeout_s: Seconds | None = None
     #: upstream, webui: requests under way at once; more wait. 0 is no cap for an upstream, one for a webui.
     concurrency: Count = 0
+    #: upstream: how many may wait for the cap; more go to the model's next upstream, or are a 503.
+    waiting: Count = 128
+    #: upstream: how often a request is sent again that failed before its first byte, where that is billed to nobody.
+    retries: Count = 1
+    #: upstream: failures in a row after which it rests, and seconds of the first rest. After 0 it never rests.
+    cooldown_after: Count = 5
+    cooldown_s: Seconds = 5.0
+    #: upstream: what it charges us, dollars for a million tokens read and written; by model where it differs.
+    cost_input: str = ""
+    cost_output: str = ""
+    costs: dict[str, Purchase] = {}
     #: upstream: characters of text in one request for speech; a longer text is sent in several.
     max_characters: Count = 4096
     #: everybody but an upstream: the name that answers carry, and tokens of prompt and answer together.
@@ -123,6 +135,7 @@ class Catalog(msgspec.Struct, frozen=True):
     chat: dict[str, ChatModel]
     speech: dict[str, SpeechModel] = {}
     images: dict[str, ImageModel] = {}
+    purchases: Purchases = {}
 
     def chat_model(self, name: str) -> ChatModel:
         """The model of this name; ModelNotFound lists the nearest ones."""

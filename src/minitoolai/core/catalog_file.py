@@ -25,6 +25,7 @@ from minitoolai.core.catalog import (
 )
 from minitoolai.core.errors import CatalogError
 from minitoolai.core.money import price_per_image, price_per_token
+from minitoolai.core.purchase import check_purchases, purchases
 from minitoolai.core.voices import SpeechEntry, SpeechModel
 
 
@@ -74,7 +75,8 @@ def parse_catalog(text: str) -> Catalog:
     models = {name: _check_chat(text, name, entry, parsed.engines) for name, entry in parsed.chat.items()}
     speech = {name: _check_speech(text, name, entry, parsed.engines) for name, entry in parsed.speech.items()}
     images = {name: _check_image(text, name, entry, parsed.engines) for name, entry in parsed.image.items()}
-    return Catalog(parsed.engines, models, speech, images)
+    bought = purchases(parsed.engines, [*models.values(), *speech.values()])
+    return Catalog(parsed.engines, models, speech, images, bought)
 
 
 def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
@@ -87,6 +89,8 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
         raise _at(text, table, "base_url", 'a webui has base_url = "http://host:7860", or none until it is set')
     if engine.kind not in _NAMED_ELSEWHERE and not engine.model:
         raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that answers carry"')
+    if (wrong := check_purchases(engine)) is not None:
+        raise _at(text, table, *wrong)
     if engine.kind == "llama" and engine.context < 512:
         raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
 

@@ -55,6 +55,11 @@ def random_bytes(length: int) -> bytes:
     return secrets.token_bytes(length)
 
 
+def jitter_s(least_s: float, most_s: float) -> float:
+    """Seconds to wait, drawn anew each time, so that those who failed together do not come back together."""
+    return random.uniform(least_s, most_s)
+
+
 def base62(number: int, width: int = 1) -> str:
     """A non-negative integer in letters and digits, padded with zeros to `width`."""
     digits: list[str] = []

@@ -12,10 +12,12 @@ ServiceError
 ├── AccessDenied            InvalidKey
 ├── InsufficientBalance
 ├── Overloaded              ours: queue or disk full
+│   └── NoRoom              before one engine
 ├── RateLimited             the caller's: more than its share
 └── EngineError             whoever does the work
     ├── EngineRefused       it said no to this request (4xx)
     ├── EngineRateLimited
+    ├── EngineBroken        it may have worked, and may bill, all the same
     └── EngineTimeout
 """
 
@@ -131,6 +133,10 @@ class Overloaded(ServiceError):
     retryable = True
 
 
+class NoRoom(Overloaded):
+    """As many wait for an engine as may."""
+
+
 class RateLimited(ServiceError):
     """The caller has had its share for now; `retry_after_s` says when there is more."""
 
@@ -162,6 +168,10 @@ class EngineRateLimited(EngineError):
     """The engine asks us to slow down."""
 
     code = "rate_limit_exceeded"
+
+
+class EngineBroken(EngineError):
+    """The engine broke off. It may bill what it did until then, so it is not asked the same again."""
 
 
 class EngineTimeout(EngineError):

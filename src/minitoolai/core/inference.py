@@ -54,6 +54,8 @@ class ChatRequest(msgspec.Struct):
     limit_is_default: bool = False
     #: The balance bought fewer output tokens than were asked for.
     clamped: bool = False
+    #: It waits for its turn at an engine that takes only so many at once.
+    waits: bool = False
     #: A plain text, several, or tokens, to be continued instead of a chat; `messages` is then empty.
     prompt: Any = None
     #: What the edge needs to answer in the form of the question; nobody else looks at it.

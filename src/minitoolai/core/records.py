@@ -18,6 +18,16 @@ class Caller(msgspec.Struct, frozen=True):
     key_id: str
 
 
+class Attempt(msgspec.Struct, frozen=True):
+    """One engine asked for one piece of work: how it failed, or None; when it was asked, and for how long it had it."""
+
+    engine: str
+    error_code: str | None
+    #: Milliseconds, the first counted from the moment the work was begun.
+    after_ms: int
+    took_ms: int
+
+
 class NewGeneration(msgspec.Struct, frozen=True):
     """What is known of paid work when its hold is placed. Prices are nano-dollars a unit, fixed here."""
 
@@ -45,6 +55,11 @@ class Outcome(msgspec.Struct, frozen=True):
     served_model: str | None = None
     error_code: str | None = None
     first_token_ms: int | None = None
+    #: Set where another engine answered than the one asked first: who, and every attempt as JSON.
+    engine: str | None = None
+    attempts: str | None = None
+    #: What the engine charges us, in nano-dollars, where the catalog says so.
+    purchase: int | None = None
     #: Of a job: where its result lies, or why there is none, in a sentence.
     result: str | None = None
     error: str | None = None
@@ -74,6 +89,7 @@ class Generation(msgspec.Struct, frozen=True):
     created_ms: int
     finished_ms: int | None
     first_token_ms: int | None
+    attempts: str | None = None
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -96,6 +112,17 @@ class UsageRow(msgspec.Struct, frozen=True):
     input_units: int
     output_units: int
     cost: int
+
+
+class MarginRow(msgspec.Struct, frozen=True):
+    """What one engine answered for one model: nano-dollars sold, bought, and sold where the purchase is known."""
+
+    model: str
+    engine: str
+    requests: int
+    sold: int
+    bought: int
+    sold_of_known: int
 
 
 class KeyRow(msgspec.Struct, frozen=True):

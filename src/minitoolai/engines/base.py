@@ -57,6 +57,9 @@ class ChatEngine(Protocol):
     def check_room(self) -> None:
         """Overloaded if a request sent now would not even be queued."""
 
+    def is_busy(self) -> bool:
+        """Whether a request sent now would have to wait for its turn."""
+
     async def count_prompt(self, request: ChatRequest) -> int | None:
         """The exact count of the prompt's tokens, or None where only the engine itself knows."""
 

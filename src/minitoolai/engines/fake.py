@@ -70,6 +70,9 @@ class FakeEngine:
     def check_room(self) -> None:
         return None
 
+    def is_busy(self) -> bool:
+        return False
+
     async def count_prompt(self, request: ChatRequest) -> int:
         if request.prompt is not None:
             prompts = request.prompt if isinstance(request.prompt, list) else [request.prompt]

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Callable
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.clock import random_text
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.base import ChatAnswer
 from minitoolai.engines.http import HttpClient, HttpError
 from minitoolai.engines.llama_fields import unsupported
-from minitoolai.engines.slots import Slots
+from minitoolai.engines.slots import Slots, SlottedAnswer
 from minitoolai.engines.text_completions import text_of
 from minitoolai.engines.upstream import UpstreamEngine, upstream_failure
 
@@ -28,32 +26,6 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
 LONGEST_RESTART_S = 10.0
-
-
-class LlamaAnswer:
-    """An answer that occupies a slot until it is closed."""
-
-    def __init__(self, answer: ChatAnswer, slots: Slots) -> None:
-        self._answer = answer
-        self._slots: Slots | None = slots
-
-    async def next_bytes(self) -> bytes:
-        return await self._answer.next_bytes()
-
-    def take(self) -> bytes | None:
-        return self._answer.take()
-
-    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
-        return self._answer.listen(listener, sink)
-
-    async def read(self) -> bytes:
-        return await self._answer.read()
-
-    async def close(self) -> None:
-        slots, self._slots = self._slots, None
-        if slots is not None:
-            slots.give_back()
-            await self._answer.close()
 
 
 class LlamaEngine:
@@ -112,6 +84,9 @@ class LlamaEngine:
     def check_room(self) -> None:
         self._slots.check()
 
+    def is_busy(self) -> bool:
+        return self._slots.is_busy
+
     async def count_prompt(self, request: ChatRequest) -> int | None:
         """Exact: the model's own template and tokenizer."""
         if request.prompt is not None:
@@ -126,12 +101,12 @@ class LlamaEngine:
         tokens = await self._call("/tokenize", {"content": text, "add_special": True, "parse_special": True})
         return len(tokens["tokens"])
 
-    async def open(self, request: ChatRequest, limit: int) -> LlamaAnswer:
+    async def open(self, request: ChatRequest, limit: int) -> SlottedAnswer:
         await self._slots.take()
         try:
             await self._wait_until_up()
             assert self._upstream is not None
-            return LlamaAnswer(await self._upstream.open(request, limit), self._slots)
+            return SlottedAnswer(await self._upstream.open(request, limit), self._slots)
         except BaseException:
             self._slots.give_back()
             raise

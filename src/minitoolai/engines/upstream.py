@@ -10,6 +10,7 @@ import msgspec
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import (
     ContextExceeded,
+    EngineBroken,
     EngineError,
     EngineRateLimited,
     EngineRefused,
@@ -19,6 +20,7 @@ from minitoolai.core.errors import (
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.base import ChatAnswer
 from minitoolai.engines.http import HttpAnswer, HttpClient, HttpError, Silent, Unreachable
+from minitoolai.engines.slots import Slots, SlottedAnswer
 from minitoolai.engines.text_completions import TextAnswer, text_body
 
 _encode = msgspec.json.Encoder().encode
@@ -72,6 +74,7 @@ class UpstreamEngine:
         base_url: str = "",
         key: str = "",
         may_repeat: bool = False,
+        slots: Slots | None = None,
     ) -> None:
         self.name = name
         self.complete_chunks = entry.complete_chunks
@@ -83,6 +86,7 @@ class UpstreamEngine:
         self._client = client
         self._has_key = bool(key)
         self._may_repeat = may_repeat
+        self._slots = slots
         self._url = (base_url or entry.base_url).rstrip("/") + "/chat/completions"
         self._text_url = self._url.removesuffix("/chat/completions") + "/completions"
         self._headers = {"content-type": "application/json", **entry.headers}
@@ -103,7 +107,11 @@ class UpstreamEngine:
         return next((name for name in self._entry.unsupported if request.fields.get(name) is not None), None)
 
     def check_room(self) -> None:
-        return None
+        if self._slots is not None:
+            self._slots.check()
+
+    def is_busy(self) -> bool:
+        return self._slots is not None and self._slots.is_busy
 
     async def count_prompt(self, request: ChatRequest) -> int | None:
         return None
@@ -115,13 +123,24 @@ class UpstreamEngine:
         return None
 
     async def open(self, request: ChatRequest, limit: int) -> ChatAnswer:
+        if self._slots is None:
+            return await self._begin(request, limit)
+        request.waits = True
+        await self._slots.take()
+        request.waits = False
+        try:
+            return SlottedAnswer(await self._begin(request, limit), self._slots)
+        except BaseException:
+            self._slots.give_back()
+            raise
+
+    async def _begin(self, request: ChatRequest, limit: int) -> ChatAnswer:
         if request.prompt is not None:
             model = self._entry.names.get(request.model, request.model)
-            body = _encode(text_body(request, limit, model))
-            return TextAnswer(await self._begin(self._text_url, body))
-        return await self._begin(self._url, _encode(upstream_body(request, limit, self._entry)))
+            return TextAnswer(await self._answer(self._text_url, _encode(text_body(request, limit, model))))
+        return await self._answer(self._url, _encode(upstream_body(request, limit, self._entry)))
 
-    async def _begin(self, url: str, body: bytes) -> UpstreamAnswer:
+    async def _answer(self, url: str, body: bytes) -> UpstreamAnswer:
         answer = await self._send(url, body)
         if answer.status != 200:
             raise await self._failure(answer)
@@ -207,4 +226,4 @@ def mapped(error: HttpError, name: str) -> EngineError:
         return EngineError(f"{name} cannot be reached")
     if isinstance(error, Silent):
         return EngineTimeout(f"{name} went silent")
-    return EngineError(f"{name} broke off its answer")
+    return EngineBroken(f"{name} broke off its answer")

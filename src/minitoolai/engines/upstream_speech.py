@@ -13,6 +13,7 @@ from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import Piece, Sound, SpeechRequest
 from minitoolai.core.voices import VoiceEntry
 from minitoolai.engines.http import HttpAnswer, HttpClient, HttpError
+from minitoolai.engines.slots import Slots
 from minitoolai.engines.upstream import mapped, upstream_failure
 
 if TYPE_CHECKING:
@@ -28,8 +29,18 @@ _BYTES_PER_SAMPLE = 2
 class UpstreamSpeech:
     """One server, one key. It bills the text of a request as it takes it, and so do we: a part at a time."""
 
-    def __init__(self, name: str, entry: EngineEntry, client: HttpClient, *, base_url: str = "", key: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        entry: EngineEntry,
+        client: HttpClient,
+        *,
+        base_url: str = "",
+        key: str = "",
+        slots: Slots | None = None,
+    ) -> None:
         self.name = name
+        self.slots = slots
         self._entry = entry
         self._client = client
         self._has_key = bool(key)
@@ -53,7 +64,8 @@ class UpstreamSpeech:
         return None
 
     def check_room(self) -> None:
-        return None
+        if self.slots is not None:
+            self.slots.check()
 
     async def start(self) -> None:
         return None
@@ -63,6 +75,7 @@ class UpstreamSpeech:
 
     async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[Piece]) -> UpstreamSpoken:
         answer = UpstreamSpoken(self, request, voice, pieces, self._entry.max_characters)
+        await answer.take_slot()
         # The first request is sent here, so that a refusal is an answer and not a broken stream.
         try:
             await answer.next_part()
@@ -115,6 +128,13 @@ class UpstreamSpoken:
         self._characters = 0
         self._answer: HttpAnswer | None = None
         self._is_whole = False
+        self._slots: Slots | None = None
+
+    async def take_slot(self) -> None:
+        """Wait until the upstream may be asked."""
+        if self._engine.slots is not None:
+            await self._engine.slots.take()
+            self._slots = self._engine.slots
 
     async def next_part(self) -> bool:
         """Ask for the next part; False where none is left."""
@@ -162,6 +182,9 @@ class UpstreamSpoken:
         return self._encoder.encode(np.frombuffer(data, "<i2"))
 
     async def close(self) -> None:
+        slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.give_back()
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.close()

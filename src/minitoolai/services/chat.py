@@ -8,14 +8,14 @@ from collections.abc import Mapping
 
 from minitoolai.core.catalog import Catalog, ChatModel
 from minitoolai.core.clock import Clock
-from minitoolai.core.errors import Overloaded
-from minitoolai.core.inference import ChatRequest
+from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.records import Caller, NewGeneration
 from minitoolai.engines.base import ChatAnswer, ChatEngine
 from minitoolai.services import pricing
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat_run import ChatRun
 from minitoolai.services.fit import check_fit, output_limit
+from minitoolai.services.routes import Routes
 from minitoolai.services.underway import Underway
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class ChatService:
     ) -> None:
         self.catalog = catalog
         self.engines = engines
+        self.routes = Routes(catalog, engines, clock)
         self.charging = charging
         self.clock = clock
         self._first_token_timeout_s = first_token_timeout_s
@@ -56,22 +57,17 @@ class ChatService:
 
     def engine_for(self, model: ChatModel) -> ChatEngine | None:
         """The first of the model's engines that is ready."""
-        for name in model.engines:
-            engine = self.engines[name]
-            if engine.why_not_ready() is None:
-                return engine
-        return None
+        return next(iter(self.routes.candidates(model)), None)
 
     async def begin(self, caller: Caller, request: ChatRequest) -> ChatRun:
         """Check the request against model and engine and hold its upper bound; the caller then opens the run.
 
-        ModelNotFound, InvalidRequest, ContextExceeded, InsufficientBalance, Overloaded.
+        ModelNotFound, InvalidRequest, ContextExceeded, InsufficientBalance, EngineRateLimited, Overloaded.
         """
         self.underway.check_open()
         model = self.catalog.chat_model(request.model)
-        engine = self._ready_engine(model)
-        check_fit(request, model, engine, self)
-        engine.check_room()
+        route = self.routes.choose(model, lambda engine: check_fit(request, model, engine, self))
+        engine = route.engine
         prompt_tokens = await engine.count_prompt(request)
         limit = output_limit(request, model, engine.context_tokens(), prompt_tokens)
         counted = prompt_tokens if prompt_tokens is not None else pricing.prompt_bound(request, model)
@@ -79,16 +75,14 @@ class ChatService:
         generation = NewGeneration("chat", model.name, engine.name, model.price_input, model.price_output)
         reservation = await self.charging.reserve(caller, bound, generation)
         request.clamped = reservation.units < limit
-        run = ChatRun(self, request, engine, reservation, prompt_tokens)
+        run = ChatRun(self, request, route, reservation, prompt_tokens)
         self.underway.add(run)
         return run
 
-    def _ready_engine(self, model: ChatModel) -> ChatEngine:
-        engine = self.engine_for(model)
-        if engine is None:
-            reasons = "; ".join(f"{name}: {self.engines[name].why_not_ready()}" for name in model.engines)
-            raise Overloaded(f"no engine for {model.name} is ready ({reasons})", retry_after_s=30)
-        return engine
+    def purchase(self, model: str, engine: str, usage: Usage) -> int | None:
+        """What the engine charges us for this, in nano-dollars; None where the catalog does not say."""
+        price = self.catalog.purchases.get((engine, model))
+        return None if price is None else pricing.chat_cost(*price, usage)
 
     def forget(self, run: ChatRun) -> None:
         """The run has ended."""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from minitoolai.core.books import Verdict
 from minitoolai.core.clock import Clock, generation_name
-from minitoolai.core.errors import ClientLeft, EngineError, EngineTimeout, ServiceError
+from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineTimeout, NoRoom, ServiceError
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.records import Outcome
 from minitoolai.engines.base import ChatAnswer, ChatEngine
@@ -20,6 +20,7 @@ from minitoolai.services import pricing
 from minitoolai.services.charging import Charging, Reservation, durable, state_after
 from minitoolai.services.completions import whole_answer
 from minitoolai.services.events import BYTES_PER_TOKEN, EventStream
+from minitoolai.services.routes import Route, written
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ class Home(Protocol):
     def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
         """Seconds to the first token, and in all."""
 
+    def purchase(self, model: str, engine: str, usage: Usage) -> int | None:
+        """What the engine charges us, in nano-dollars, where that is known."""
+
     def forget(self, run: ChatRun) -> None:
         """The run has ended."""
 
@@ -50,22 +54,18 @@ class ChatRun:
         self,
         service: Home,
         request: ChatRequest,
-        engine: ChatEngine,
+        route: Route,
         reservation: Reservation,
         prompt_tokens: int | None,
     ) -> None:
         self._service = service
         self.request = request
-        self.engine = engine
+        self.route = route
+        self.engine = route.engine
         self.reservation = reservation
         self.name = generation_name(reservation.hold_id)
-        self.events = EventStream(
-            forwards=engine.complete_chunks,
-            include_usage=request.include_usage,
-            name=f"chatcmpl-{self.name[4:]}",
-            created_s=service.clock.now_ms() // 1000,
-        )
-        self.started_s = self._checkpoint_s = self._silent_since_s = service.clock.steady_s()
+        self.events = self._new_events()
+        self.started_s = self._asked_s = self._checkpoint_s = self._silent_since_s = service.clock.steady_s()
         self._first_token_s: float | None = None
         self._spoke = False
         self._prompt_tokens = request.text_bytes // BYTES_PER_TOKEN if prompt_tokens is None else prompt_tokens
@@ -76,6 +76,8 @@ class ChatRun:
         #: Set while somebody may break the answer off by cancelling this task.
         self.task: asyncio.Task[object] | None = None
         self.stop_reason: ServiceError | None = None
+        #: Set while the task is cancelled only for another engine to be asked.
+        self._lapsed: ServiceError | None = None
         #: Called when the engine has said nothing for HEARTBEAT_AFTER_S.
         self.on_silence: Callable[[], None] | None = None
         #: Called once, when the answer turns out to take longer than a moment.
@@ -83,9 +85,46 @@ class ChatRun:
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
+    def _new_events(self) -> EventStream:
+        return EventStream(
+            forwards=self.engine.complete_chunks,
+            include_usage=self.request.include_usage,
+            name=f"chatcmpl-{self.name[4:]}",
+            created_s=self._service.clock.now_ms() // 1000,
+        )
+
     async def open(self) -> None:
-        """Send the request to the engine; returns as its answer begins. EngineError where it does not."""
-        self._answer = await self.engine.open(self.request, self.reservation.units)
+        """Ask the engine, and the next should that fail; returns as an answer begins. EngineError where none does."""
+        while self._answer is None:
+            self.route.ask()
+            if self.route.engine is not self.engine:
+                self._turn_to(self.route.engine)
+            try:
+                self._answer = await self.engine.open(self.request, self.reservation.units)
+            except (ServiceError, asyncio.CancelledError) as error:
+                await self._ask_another(error)
+
+    async def _ask_another(self, error: ServiceError | asyncio.CancelledError) -> None:
+        """After a failure of which the caller has seen nothing; raises it where nobody else is left to ask."""
+        if isinstance(error, asyncio.CancelledError):
+            lapsed, self._lapsed = self._lapsed, None
+            if lapsed is None:
+                raise error
+            if self.task is not None:
+                self.task.uncancel()
+            if self.stop_reason is not None:
+                raise error
+            error = lapsed
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            await answer.close()
+        await self.route.next(error, had_begun=answer is not None)
+        self._turn_to(self.route.engine)
+
+    def _turn_to(self, engine: ChatEngine) -> None:
+        self.engine = engine
+        self.events, self.usage = self._new_events(), None
+        self._asked_s = self._service.clock.steady_s()
 
     async def next_block(self) -> bytes | None:
         """Whole events for the caller, or None at the end. EngineError if the engine breaks off."""
@@ -100,8 +139,18 @@ class ChatRun:
         """Hand every block to `write` as it comes, until the end. EngineError if the engine breaks off.
 
         Where the engine can call back, no task wakes for a block. `write` returns what to wait for, should the
-        caller read too slowly, else None.
+        caller read too slowly, else None. An engine that fails before its first chunk is followed by the next.
         """
+        while True:
+            try:
+                return await self._flow(write)
+            except (ServiceError, asyncio.CancelledError) as error:
+                if self.events.served_model is not None:
+                    raise
+                await self._ask_another(error)
+            await self.open()
+
+    async def _flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
         assert self._answer is not None
         while True:
             if self._answer.listen(None):
@@ -171,7 +220,7 @@ class ChatRun:
         events = self.events
         if not data:
             if events.usage is None:
-                raise EngineError(f"{self.engine.name} broke off its answer; what was written is charged")
+                raise EngineBroken(f"{self.engine.name} broke off its answer; what was written is charged")
             events.done = True
             return b""
         block = events.feed(data)
@@ -189,6 +238,14 @@ class ChatRun:
 
     async def read_whole(self) -> bytes:
         """The answer that is not streamed, with every documented field."""
+        while True:
+            try:
+                return await self._read_whole()
+            except (ServiceError, asyncio.CancelledError) as error:
+                await self._ask_another(error)
+            await self.open()
+
+    async def _read_whole(self) -> bytes:
         assert self._answer is not None
         body, self.usage, self.events.served_model, self.events.tokens = whole_answer(
             await self._answer.read(),
@@ -230,6 +287,7 @@ class ChatRun:
             return
         self.is_finished = True
         self._service.forget(self)
+        self.route.end(error)
         cost = self.cost_so_far()
         if cost > self.reservation.amount:
             log.error("%s cost %d over its hold of %d: the house pays", self.name, cost, self.reservation.amount)
@@ -246,6 +304,9 @@ class ChatRun:
             served_model=self.events.served_model,
             error_code=error.code if error else None,
             first_token_ms=None if first_s is None else round((first_s - self.started_s) * 1000),
+            engine=self.route.served_by_another,
+            attempts=written(self.route.attempts),
+            purchase=self._service.purchase(self.request.model, self.engine.name, usage),
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────
@@ -293,10 +354,23 @@ class ChatRun:
             self._checkpoint_s = now_s
             self._service.charging.keep_alive(self.reservation, self.cost_so_far())
         first_s, total_s = self._service.timeouts(self.engine)
-        waited_s = now_s - self.started_s
-        if self._first_token_s is None and waited_s > first_s:
-            self.stop(EngineTimeout(f"{self.engine.name} sent no token for {first_s:g} s; nothing was charged"))
-        elif waited_s > total_s:
+        if now_s - self.started_s > total_s:
             self.stop(
                 EngineTimeout(f"the answer took more than {total_s:g} s and was cut; what was written is charged")
             )
+        elif self._first_token_s is None and now_s - self._asked_s > first_s:
+            self._give_up_waiting(first_s)
+
+    def _give_up_waiting(self, waited_s: float) -> None:
+        """The engine has had its time: another is asked, or else the answer ends here."""
+        name = self.engine.name
+        if self.request.waits:
+            error: ServiceError = NoRoom(f"{name} had no place free for {waited_s:g} s; try again", retry_after_s=2)
+        else:
+            error = EngineTimeout(f"{name} sent no token for {waited_s:g} s; nothing was charged")
+        if self.events.served_model is None and self.route.has_more() and self.task is not None:
+            if self._lapsed is None and self.stop_reason is None:
+                self._lapsed = error
+                self.task.cancel()
+        else:
+            self.stop(error)

@@ -84,6 +84,11 @@ class SpeechService:
         self._underway.add(run)
         return run
 
+    def purchase(self, model: str, engine: str, characters: int) -> int | None:
+        """What the engine charges us for this, in nano-dollars; None where the catalog does not say."""
+        price = self.catalog.purchases.get((engine, model))
+        return None if price is None else price[0] * characters
+
     def forget(self, run: SpeechRun) -> None:
         """The run has ended."""
         self._underway.discard(run)

@@ -37,6 +37,9 @@ class Home(Protocol):
     first_sound_timeout_s: float
     stall_timeout_s: float
 
+    def purchase(self, model: str, engine: str, characters: int) -> int | None:
+        """What the engine charges us, in nano-dollars, where that is known."""
+
     def forget(self, run: SpeechRun) -> None:
         """The run has ended."""
 
@@ -147,6 +150,7 @@ class SpeechRun:
             served_model=self.engine.served_model(self.request.model),
             error_code=error.code if error else None,
             first_token_ms=None if first_s is None else round((first_s - self._started_s) * 1000),
+            purchase=self._service.purchase(self.request.model, self.engine.name, self.characters),
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from minitoolai.core.records import Generation, UsageRow
+from minitoolai.core.records import Generation, MarginRow, UsageRow
 from minitoolai.storage.database import Connection
 
 GroupBy = Literal["day", "model", "key"]
@@ -18,7 +18,8 @@ def find_generation(connection: Connection, generation_id: int, account_id: int)
     rows = connection.execute(
         "SELECT g.id, g.account_id, g.key_id, g.kind, g.model, g.engine, g.served_model, g.state, g.price_input,"
         " g.price_output, g.input_units, g.output_units, g.cached_units, g.estimated, h.settled, h.shortfall,"
-        " h.amount, g.error_code, g.created_ms, g.finished_ms, g.first_token_ms"
+        " h.amount, g.error_code, g.created_ms, g.finished_ms, g.first_token_ms,"
+        " g.attempts"
         " FROM generations g JOIN holds h ON h.id = g.id WHERE g.id = ? AND g.account_id = ?",
         (generation_id, account_id),
     )
@@ -42,3 +43,15 @@ def usage_report(
         (account_id, from_ms, until_ms),
     )
     return [UsageRow(str(row[0]), row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
+
+
+def margins(connection: Connection, from_ms: int) -> list[MarginRow]:
+    """What all accounts paid since then, and what the engines charge for it as far as that is known."""
+    rows = connection.execute(
+        "SELECT g.model, g.engine, count(*), sum(h.settled), coalesce(sum(g.purchase), 0),"
+        " coalesce(sum(CASE WHEN g.purchase IS NULL THEN 0 ELSE h.settled END), 0)"
+        " FROM generations g JOIN holds h ON h.id = g.id WHERE g.created_ms >= ?"
+        " GROUP BY g.model, g.engine ORDER BY g.model, g.engine",
+        (from_ms,),
+    )
+    return [MarginRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]

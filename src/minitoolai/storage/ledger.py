@@ -104,13 +104,19 @@ def _write_generations(connection: Connection, books: Books) -> None:
     if books.outcomes:
         connection.execute_many(
             "UPDATE generations SET state = ?, input_units = ?, output_units = ?, cached_units = ?,"
-            " estimated = ?, served_model = ?, error_code = ?, first_token_ms = ?, cost = ?, finished_ms = ?"
-            " WHERE id = ?",
+            " estimated = ?, served_model = ?, error_code = ?, first_token_ms = ?, purchase = ?, cost = ?,"
+            " finished_ms = ? WHERE id = ?",
             [
                 (o.state, o.input_units, o.output_units, o.cached_units, int(o.estimated), o.served_model)
-                + (o.error_code, o.first_token_ms, captured + shortfall, now_ms, hold_id)
+                + (o.error_code, o.first_token_ms, o.purchase, captured + shortfall, now_ms, hold_id)
                 for hold_id, captured, shortfall, now_ms, o in books.outcomes
             ],
+        )
+
+    rerouted = [(o.engine, o.attempts, hold_id) for hold_id, _, _, _, o in books.outcomes if o.engine is not None]
+    if rerouted:
+        connection.execute_many(
+            "UPDATE generations SET engine = coalesce(?, engine), attempts = ? WHERE id = ?", rerouted
         )
 
 

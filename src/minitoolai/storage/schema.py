@@ -159,6 +159,9 @@ generations = Table(
     Column("request", Text),
     Column("result", Text),
     Column("seed", Int64),
+    # Upstreams asked before one answered, as JSON; and what the one that answered charges us, in nano-dollars.
+    Column("attempts", Text),
+    Column("purchase", Int64),
     Column("attempt", Integer, nullable=False, server_default="0"),
     Column("lease_until_ms", Int64),
     Column("error_code", Text),

@@ -1,0 +1,337 @@
+"""Several upstreams behind one name: whatever one does, the answer, the charge and the record are right."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from minitoolai.storage.audit import broken_invariants
+from tests.support import manners
+from tests.support.ask import events, get, post, said
+from tests.support.cli import Cli
+from tests.support.server import Account, ServerProcess
+from tests.support.upstream import Behaviour, Exchange, Upstream
+from tests.support.waiting import eventually
+
+CREDIT = 5_000_000_000
+FULL_COST = manners.PROMPT_TOKENS * 150 + len(manners.WORDS) * 600
+ANSWER = "".join(manners.WORDS)
+
+
+class Two:
+    """Two stand-ins, `a` and `b`, and the server before them."""
+
+    def __init__(self, a: Upstream, b: Upstream) -> None:
+        self.a, self.b = a, b
+        self.server: ServerProcess
+
+    def catalog(self) -> str:
+        engines = {
+            "gone": 'base_url = "http://127.0.0.1:9/v1"\ncooldown_after = 0',
+            "first": f'base_url = "{self.a.base_url}"\nfirst_token_timeout_s = 1.0\ncooldown_after = 0',
+            "second": f'base_url = "{self.b.base_url}"\nfirst_token_timeout_s = 1.0\ncooldown_after = 0',
+            "tired": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_after = 2\ncooldown_s = 1.5',
+            "slowed": f'base_url = "{self.a.base_url}"\nretries = 0',
+            "narrow": f'base_url = "{self.a.base_url}"\nconcurrency = 2\nwaiting = 3\ncooldown_after = 0\n'
+            'cost_input = "0.05"\ncosts = { narrow = { input = "0.10", output = "0.40" } }',
+            "blind": f'base_url = "{self.a.base_url}"\nvision = false',
+        }
+        models = {
+            "solo": ["first"], "pair": ["first", "second"], "gone": ["gone"], "gone-pair": ["gone", "second"],
+            "stand-in": ["first", "quick"], "tired": ["tired"], "tired-pair": ["tired", "second"], "slowed": ["slowed"],
+            "slowed-pair": ["slowed", "second"], "narrow": ["narrow"], "narrow-pair": ["narrow", "second"],
+            "seeing": ["blind", "second"],
+        }  # fmt: skip
+        text = '[engines.quick]\nkind = "fake"\nmodel = "fake-quick-1"\n'
+        text += "".join(f'\n[engines.{name}]\nkind = "upstream"\n{lines}\n' for name, lines in engines.items())
+        for name, order in models.items():
+            listed = ", ".join(f'"{engine}"' for engine in order)
+            text += f'\n[chat."{name}"]\ninput = "0.15"\noutput = "0.60"\ncontext = 128_000\nmax_output = 4096\n'
+            text += f"image_tokens = {{ low = 85, high = 1_445 }}\nengines = [{listed}]\n"
+        return text
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
+    with ExitStack() as stack:
+        two = Two(*(stack.enter_context(Upstream(manners.answer())) for _ in range(2)))
+        folder = tmp_path_factory.mktemp("two")
+        two.server = stack.enter_context(ServerProcess(folder, catalog=two.catalog()))
+        yield two
+
+
+@pytest.fixture
+def two(both: Two) -> Iterator[Two]:
+    """Both with good manners and no memory; afterwards nothing is held and the books add up."""
+    for upstream in (both.a, both.b):
+        upstream.behave = manners.answer()
+        upstream.seen.clear()
+    yield both
+    pending = "SELECT count(*) FROM holds WHERE state = 'pending'"
+    assert eventually(lambda: both.server.read(lambda c: c.execute(pending)) == [(0,)])
+    assert both.server.read(broken_invariants) == {}
+
+
+@pytest.fixture
+def account(two: Two) -> Account:
+    return two.server.account()
+
+
+def record(account: Account, answer: Any) -> dict[str, Any]:
+    """The generation behind an answer, as its owner sees it."""
+    account.settled()
+    found: dict[str, Any] = get(account, f"/v1/generations/{answer.headers['x-generation-id']}").json()
+    return found
+
+
+def asked(generation: dict[str, Any]) -> list[tuple[str, str | None]]:
+    return [(attempt["engine"], attempt["error_code"]) for attempt in generation["attempts"]]
+
+
+#: What the first upstream does before the caller has a byte, and the code under which that is written down.
+FAILURES: dict[str, tuple[Behaviour | None, str]] = {
+    "refused": (None, "upstream_error"),
+    "500": (manners.refuse(500), "upstream_error"),
+    "503": (manners.refuse(503), "overloaded"),
+    "401": (manners.refuse(401), "upstream_error"),
+    "429": (manners.refuse(429, retry_after="30"), "rate_limit_exceeded"),
+    "hang": (manners.hang_before_head, "upstream_timeout"),
+    "hang after the head": (manners.hang_before_token, "upstream_timeout"),
+    "cut": (manners.raw(b""), "upstream_error"),
+    "rubbish": (manners.body(b"data: nonsense\n\n"), "upstream_error"),
+    "error event": (manners.break_off("error", words=()), "upstream_error"),
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_the_second_answers_where_the_first_fails_before_its_first_byte(
+    two: Two, account: Account, failure: str, stream: bool
+) -> None:
+    behave, code = FAILURES[failure]
+    first = "gone" if behave is None else "first"
+    if behave is not None:
+        two.a.behave = behave
+    answer = post(account, model="gone-pair" if behave is None else "pair", stream=stream)
+    assert answer.status_code == 200, answer.text
+    if stream:
+        found = events(answer.text)
+        assert (said(found), found[-1]) == (ANSWER, "[DONE]")
+    else:
+        assert answer.json()["choices"][0]["message"]["content"] == ANSWER
+    generation = record(account, answer)
+    assert (generation["state"], generation["engine"], generation["error_code"]) == ("succeeded", "second", None)
+    assert asked(generation) == [(first, code), ("second", None)]
+    assert generation["attempts"][1]["after_ms"] >= generation["attempts"][0]["took_ms"] - 1
+    assert CREDIT - account.settled() == FULL_COST
+    assert two.server.transfers_of(answer.headers["x-generation-id"]) == [FULL_COST]
+    assert len(two.a.seen) == (0 if behave is None else 1)
+    assert len(two.b.seen) == 1
+    if failure.startswith("hang"):
+        assert eventually(two.a.last.gone.is_set)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "times"),
+    [("refused", 502, 0), ("500", 502, 2), ("401", 502, 2), ("429", 429, 1), ("hang", 504, 1), ("cut", 502, 1),
+     ("rubbish", 502, 1)],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [True, False])
+def test_alone_it_is_asked_again_only_where_that_is_billed_to_nobody(
+    two: Two, account: Account, failure: str, status: int, times: int, stream: bool
+) -> None:
+    behave, code = FAILURES[failure]
+    if behave is not None:
+        two.a.behave = behave
+    answer = post(account, model="gone" if behave is None else "solo", stream=stream)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["code"] == code
+    assert len(two.a.seen) == times
+    generation = record(account, answer)
+    assert (generation["state"], generation["cost"]) == ("failed", "0.000000000")
+    assert asked(generation) == [("gone" if behave is None else "first", code)] * max(times, 2 if behave is None else 1)
+    assert account.settled() == CREDIT
+    if status == 429:
+        assert answer.headers["retry-after"] == "30"
+
+
+def test_a_stream_cut_in_the_middle_is_charged_for_what_was_written_and_nobody_else_is_asked(
+    two: Two, account: Account
+) -> None:
+    two.a.behave = manners.break_off("reset")
+    answer = post(account, model="pair")
+    found = events(answer.text)
+    assert (answer.status_code, said(found)) == (200, ANSWER)
+    assert found[-1]["error"]["code"] == "upstream_error"
+    assert "[DONE]" not in found
+    generation = record(account, answer)
+    assert (generation["state"], generation["engine"], generation["estimated"]) == ("failed", "first", True)
+    assert asked(generation) == [("first", "upstream_error")]
+    assert generation["output_units"] == len(manners.WORDS)
+    [charge] = two.server.transfers_of(answer.headers["x-generation-id"])
+    assert CREDIT - account.settled() == charge > 0
+    assert two.b.seen == []
+
+
+def test_a_plain_answer_cut_in_the_middle_is_another_upstreams(two: Two, account: Account) -> None:
+    two.a.behave = manners.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{")
+    answer = post(account, model="pair", stream=False)
+    assert answer.json()["choices"][0]["message"]["content"] == ANSWER
+    assert asked(record(account, answer)) == [("first", "upstream_error"), ("second", None)]
+    assert CREDIT - account.settled() == FULL_COST
+
+
+def test_a_request_at_fault_is_refused_without_asking_anybody_else(two: Two, account: Account) -> None:
+    two.a.behave = manners.refuse(400, "that is no way to ask")
+    answer = post(account, model="pair")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+    assert (len(two.a.seen), two.b.seen) == (1, [])
+    assert account.settled() == CREDIT
+
+
+def test_an_embedded_engine_is_never_the_fallback_of_an_upstream(two: Two, account: Account) -> None:
+    two.a.behave = manners.refuse(500)
+    answer = post(account, model="stand-in")
+    assert answer.status_code == 502, answer.text
+    assert asked(record(account, answer)) == [("first", "upstream_error")] * 2
+
+
+def test_when_both_fail_the_last_word_is_the_callers(two: Two, account: Account) -> None:
+    two.a.behave, two.b.behave = manners.refuse(500), manners.hang_before_head
+    answer = post(account, model="pair")
+    assert answer.status_code in (502, 504)
+    assert asked(record(account, answer))[:2] == [("first", "upstream_error"), ("second", "upstream_timeout")]
+    assert account.settled() == CREDIT
+
+
+def test_a_short_retry_after_is_waited_for(two: Two, account: Account) -> None:
+    times: list[float] = []
+
+    async def behave(exchange: Exchange) -> None:
+        times.append(time.monotonic())
+        await (manners.refuse(429, retry_after="1") if len(times) == 1 else manners.answer())(exchange)
+
+    two.a.behave = behave
+    answer = post(account, model="solo")
+    assert (answer.status_code, said(events(answer.text))) == (200, ANSWER)
+    assert times[1] - times[0] >= 1.0
+    assert asked(record(account, answer)) == [("first", "rate_limit_exceeded"), ("first", None)]
+    assert CREDIT - account.settled() == FULL_COST
+
+
+def test_a_long_retry_after_is_kept_by_later_requests(two: Two, account: Account) -> None:
+    two.a.behave = manners.refuse(429, retry_after="30")
+    assert post(account, model="slowed").status_code == 429
+    two.a.behave = manners.answer()
+    again = post(account, model="slowed")
+    assert again.status_code == 429
+    assert 20 < int(again.headers["retry-after"]) <= 30
+    assert len(two.a.seen) == 1
+    # For another model of the same upstream, nobody asked to slow down.
+    assert asked(record(account, post(account, model="slowed-pair"))) == [("slowed", None)]
+
+
+def test_an_upstream_that_failed_repeatedly_rests_and_is_probed_by_one_request(two: Two, account: Account) -> None:
+    two.a.behave = manners.refuse(500)
+    assert [post(account, model="tired").status_code for _ in range(2)] == [502, 502]
+    refusal = post(account, model="tired")
+    assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "overloaded")
+    assert int(refusal.headers["retry-after"]) >= 1
+    assert len(two.a.seen) == 2
+    # While it rests, a model that has another upstream goes there at once.
+    assert asked(record(account, post(account, model="tired-pair"))) == [("second", None)]
+    time.sleep(1.6)
+    two.a.behave = manners.answer(delay_s=0.1)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: post(account, model="tired-pair"), range(4)))
+    engines = sorted(record(account, answer)["engine"] for answer in answers)
+    assert engines == ["second", "second", "second", "tired"]
+    assert record(account, post(account, model="tired-pair"))["engine"] == "tired"
+
+
+def test_no_more_than_the_cap_are_under_way_and_the_rest_wait_or_are_refused(two: Two, account: Account) -> None:
+    at_once = most = 0
+
+    async def behave(exchange: Exchange) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.3)
+        at_once -= 1
+        await manners.answer()(exchange)
+
+    two.a.behave = behave
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: post(account, model="narrow"), range(8)))
+    statuses = sorted(answer.status_code for answer in answers)
+    assert most == 2
+    assert statuses.count(200) >= 5
+    assert set(statuses) <= {200, 503}
+    assert CREDIT - account.settled() == statuses.count(200) * FULL_COST
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: post(account, model="narrow-pair"), range(6)))
+    engines = [record(account, answer)["engine"] for answer in answers]
+    assert engines.count("narrow") >= 2
+    assert engines.count("second") >= 1
+    assert most == 2
+
+
+def test_a_slot_comes_back_when_the_caller_leaves_and_when_the_upstream_fails(two: Two, account: Account) -> None:
+    two.a.behave = manners.refuse(500)
+    for _ in range(4):
+        assert post(account, model="narrow").status_code in (502, 503)
+    two.a.behave = manners.answer()
+    time.sleep(0.1)
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: post(account, model="narrow-pair").status_code, range(2)))
+    assert done == [200, 200]
+
+
+def test_a_picture_goes_to_the_upstream_that_sees(two: Two, account: Account) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
+    answer = post(account, model="seeing", messages=[{"role": "user", "content": [picture]}])
+    assert answer.status_code == 200, answer.text
+    assert asked(record(account, answer)) == [("second", None)]
+
+
+def test_what_the_upstream_charges_is_known_and_not_shown_to_customers(two: Two, account: Account) -> None:
+    time.sleep(0.1)
+    generation = record(account, post(account, model="narrow"))
+    bought = manners.PROMPT_TOKENS * 100 + len(manners.WORDS) * 400
+    query = "SELECT purchase FROM generations WHERE purchase IS NOT NULL ORDER BY id DESC LIMIT 1"
+    assert two.server.read(lambda c: c.execute(query)) == [(bought,)]
+    assert "purchase" not in generation
+    report = two.server.command("margin", "--days", "1").stdout
+    [line] = [line.split() for line in report.splitlines() if line.split()[:2] == ["narrow", "narrow"]]
+    assert Decimal(line[3]) / FULL_COST == Decimal(line[4]) / bought > 0
+    assert line[6:] == ["33", "%"]
+    assert "narrow charges" in two.server.command("models").stdout
+
+
+def test_the_doctor_asks_every_upstream_for_one_token(two: Two) -> None:
+    two.a.behave = manners.refuse(401)
+    said_ = two.server.command("doctor")
+    assert said_.returncode == 1
+    assert "ok     upstream second (pair): one token from standin-2026-01-31" in said_.stdout
+    assert "FAULT  upstream first (solo): first failed with status 401" in said_.stdout
+    assert "FAULT  upstream gone (gone): gone cannot be reached" in said_.stdout
+    assert two.b.last.body["max_completion_tokens"] == 1
+    assert "upstream" not in two.server.command("doctor", "--offline").stdout
+
+
+def test_a_price_of_purchase_that_is_none_is_refused_with_its_line(tmp_path: Any) -> None:
+    cli = Cli(tmp_path)
+    text = cli.catalog.read_text()
+    for line in ('cost_input = "cheap"', 'costs = { fake-chat = { input = "0.1", output = "x" } }'):
+        cli.catalog.write_text(text.replace("needs_key = true", f"needs_key = true\n{line}"))
+        refused = cli("models")
+        assert refused.status == 1
+        assert "line 9" in refused.err
+        assert "dollars a million units" in refused.err
