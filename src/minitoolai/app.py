@@ -81,6 +81,7 @@ class Server:
             asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
             asyncio.create_task(services.keys.keep_uses(services.writer)),
+            *([asyncio.create_task(services.site.checkout.poll())] if services.site.checkout else []),
             asyncio.create_task(self._start_engines()),
         ]
         # What is here now stays for good; the collector need not walk it again and again.
@@ -96,6 +97,8 @@ class Server:
             await asyncio.gather(*(engine.stop() for engine in services.engines.values()))
             await asyncio.gather(*(engine.stop() for engine in services.speech_engines.values()))
             await services.users.close()
+            if services.site.checkout:
+                services.site.checkout.close()
             await services.http.close()
             await asyncio.to_thread(services.writer.stop)
             services.database.close()

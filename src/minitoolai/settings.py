@@ -45,6 +45,11 @@ class Settings:
     public_url: str = _setting("", "How clients reach this server, for links in answers.")
     secret_key: Secret = _setting(Secret(""), "Pepper of API keys; made in the data folder where absent.")
     signup: bool = _setting(True, "Whether visitors of the portal may open accounts themselves.")
+    stripe_secret_key: Secret = _setting(Secret(""), "Key of a Stripe account, for payments by card; empty: none.")
+    stripe_webhook_secret: Secret = _setting(
+        Secret(""), "Signing secret (whsec_…) of Stripe's webhook to /webhooks/stripe."
+    )
+    stripe_api_url: str = _setting("", "Another address of Stripe's API, for tests.")
     tries_factor: int = _setting(
         1, "How many times more often than shipped visitors may try to sign in, up, or redeem."
     )

@@ -19,6 +19,7 @@ from minitoolai.services.accounts import KeyRing
 from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
+from minitoolai.services.checkout import Checkout
 from minitoolai.services.ledger import decide
 from minitoolai.services.mail import LogMailer, Mailer, SmtpMailer
 from minitoolai.services.passwords import Passwords
@@ -105,6 +106,20 @@ def make_mailer(settings: Settings) -> Mailer:
     return SmtpMailer(settings.smtp_url, settings.mail_from)
 
 
+def make_checkout(settings: Settings, database: Database, writer: Writer, clock: Clock) -> Checkout | None:
+    """Payments by card, where a key is set."""
+    if not settings.stripe_secret_key:
+        return None
+    return Checkout(
+        database,
+        writer,
+        clock,
+        key=settings.stripe_secret_key,
+        webhook_secret=settings.stripe_webhook_secret,
+        api_url=settings.stripe_api_url,
+    )
+
+
 def build(settings: Settings) -> Services:
     """Everything a server needs, not yet started. CatalogError, SettingsError, StoreError."""
     catalog = read_catalog(catalog_path(settings))
@@ -138,6 +153,7 @@ def build(settings: Settings) -> Services:
     keys = KeyRing(database, pepper(settings), clock)
     reports = Reports(database, chats, speech)
     users = Users(database, writer, Passwords(), make_mailer(settings), clock)
+    checkout = make_checkout(settings, database, writer, clock)
     return Services(
         settings=settings,
         clock=clock,
@@ -160,6 +176,7 @@ def build(settings: Settings) -> Services:
             users=users,
             keys=keys,
             reports=reports,
+            checkout=checkout,
             pepper=pepper(settings),
             public_url=settings.public_url.rstrip("/"),
             open_to_all=settings.signup,

@@ -117,6 +117,11 @@ class Writing:
         amount = Decimal(nano) / NANO_PER_DOLLAR
         return str(self._money.apply(amount, self.locale, currency="USD", currency_digits=False))
 
+    def cents(self, nano: int) -> str:
+        """The same to the cent, rounded towards zero: what is shown is there."""
+        cents = abs(nano) // 10_000_000 * (1 if nano >= 0 else -1)
+        return self.money(cents * 10_000_000)
+
     def day(self, ms: int) -> str:
         """The date alone."""
         return format_date(_moment(ms), format="medium", locale=self.locale)

@@ -24,4 +24,5 @@ class Entry(msgspec.Struct, frozen=True):
 NAVIGATION = (
     Entry("/keys", N_("Keys"), "user"),
     Entry("/balance", N_("Balance"), "user"),
+    Entry("/topup", N_("Top up"), "user"),
 )

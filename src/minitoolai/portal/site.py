@@ -16,6 +16,7 @@ from minitoolai.portal.i18n import LANGUAGES, texts, writing
 from minitoolai.portal.navigation import NAVIGATION
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.attempts import Attempts
+from minitoolai.services.checkout import Checkout
 from minitoolai.services.reports import Reports
 from minitoolai.services.users import Users
 from minitoolai.storage.database import Database
@@ -34,6 +35,8 @@ class Site:
     users: Users
     keys: KeyRing
     reports: Reports
+    #: None where no card payments are set up.
+    checkout: Checkout | None
     pepper: bytes
     #: How browsers reach us, without a last slash; empty where only the request can tell.
     public_url: str
@@ -77,7 +80,7 @@ class Site:
         extended: Any = environment
         extended.install_gettext_translations(texts(lang), newstyle=True)
         written = writing(lang)
-        for name in ("number", "percent", "money", "day", "moment"):
+        for name in ("number", "percent", "money", "cents", "day", "moment"):
             environment.filters[name] = getattr(written, name)
         environment.globals.update(
             lang=lang,

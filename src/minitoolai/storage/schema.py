@@ -213,3 +213,59 @@ transfers = Table(
     _index("ix_transfers_credit", "credit", where="kind <> 'usage'"),
     sqlite_strict=True,
 )
+
+vouchers = Table(
+    "vouchers",
+    metadata,
+    Column("code_hmac", LargeBinary, primary_key=True),
+    # The last characters of the code, to tell vouchers apart in a list.
+    Column("hint", Text, nullable=False),
+    Column("amount", Int64, nullable=False),
+    Column("note", Text),
+    Column("created_ms", Int64, nullable=False),
+    Column("expires_ms", Int64),
+    Column("redeemed_ms", Int64),
+    Column("account_id", Int64, ForeignKey("accounts.id")),
+    CheckConstraint("amount > 0", name="amount_positive"),
+    CheckConstraint("(redeemed_ms IS NULL) = (account_id IS NULL)", name="redeemed_by_somebody"),
+    sqlite_strict=True,
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("provider", Text, nullable=False),
+    # The checkout session, and the payment behind it: the provider's names for this row.
+    Column("provider_ref", Text, unique=True),
+    Column("intent", Text),
+    # What the customer wanted to pay; what was paid, and of it taken back; what the account got of it.
+    Column("asked", Int64, nullable=False),
+    Column("paid", Int64, nullable=False, server_default="0"),
+    Column("reversed", Int64, nullable=False, server_default="0"),
+    Column("moved", Int64, nullable=False, server_default="0"),
+    # Counts the transfers of this payment: each has a reference of its own.
+    Column("version", Int64, nullable=False, server_default="0"),
+    # Counts what was written of the provider's word: a look that began before the last one ended is old.
+    Column("looks", Int64, nullable=False, server_default="0"),
+    Column("state", Text, nullable=False, server_default="open"),
+    Column("created_ms", Int64, nullable=False),
+    Column("changed_ms", Int64, nullable=False),
+    CheckConstraint("asked > 0", name="asked_positive"),
+    CheckConstraint("reversed BETWEEN 0 AND paid", name="reversed_within_paid"),
+    CheckConstraint("moved BETWEEN 0 AND paid", name="moved_within_paid"),
+    CheckConstraint("state IN ('open', 'paid', 'closed')", name="state_known"),
+    CheckConstraint("(state = 'paid') = (paid > 0)", name="paid_means_money"),
+    Index("ix_payments_intent", "intent"),
+    sqlite_strict=True,
+)
+
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("provider", Text, nullable=False),
+    Column("seen_ms", Int64, nullable=False),
+    sqlite_strict=True,
+)
