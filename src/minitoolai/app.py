@@ -9,6 +9,7 @@ import gc
 import logging
 import math
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,26 +18,56 @@ import uvicorn
 from litestar.datastructures import State
 
 from minitoolai.api.asgi import App, Receive, Scope, Send
-from minitoolai.api.routes import hot_paths, other_paths
+from minitoolai.api.images import ImageDesk
+from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.engines.base import ChatEngine
+from minitoolai.engines.base_images import ImageEngine
 from minitoolai.engines.base_speech import SpeechEngine
+from minitoolai.listening import BACKLOG
 from minitoolai.portal.routes import is_portals, portal
+from minitoolai.services.webhooks import WebhookLog
+from minitoolai.storage.accounts import KEYS_CHANNEL
+from minitoolai.storage.database import Member
 from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
-Engine = ChatEngine | SpeechEngine
+Engine = ChatEngine | SpeechEngine | ImageEngine
+
+
+def image_desk(services: Services) -> ImageDesk:
+    """Whom the image endpoints ask."""
+    images = services.images
+    return ImageDesk(
+        jobs=images.service,
+        links=images.links,
+        pictures=images.pictures,
+        underway=services.underway,
+        insecure_webhooks=services.settings.webhook_insecure,
+        wait_s=services.settings.total_timeout_s,
+    )
 
 
 class Server:
     """One serving process: the app, its background tasks, and whether it is ready."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, *, engines_first: bool = False) -> None:
         self._services = services
+        self._engines_first = engines_first
+        self._member: Member | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
-        state = State({"keyring": services.keys, "reports": services.reports, "why_not_ready": self.why_not_ready})
-        self._hot = hot_paths(services.chats, services.speech, services.keys)
+        desk = image_desk(services)
+        state = State(
+            {
+                "keyring": services.keys,
+                "reports": services.reports,
+                "why_not_ready": self.why_not_ready,
+                "image_desk": desk,
+                "webhook_log": WebhookLog(services.database, services.images.webhook_secrets),
+            }
+        )
+        self._hot = hot_paths(services.chats, services.speech, services.keys) | image_paths(desk, services.keys)
         self._other: Any = other_paths(state)
         self._portal: Any = portal(services.site)
 
@@ -73,35 +104,60 @@ class Server:
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         services = self._services
+        self._join_others()
         services.writer.start()
         if not services.database.is_shared:
-            # No other process can be renewing holds on this file: recover all of them, at once.
+            # No other process can be renewing holds or jobs on this file: recover all of them, at once.
             await services.auditor.recover(all_of_them=True)
+            await services.images.worker.recover(all_of_them=True)
         self._tasks = [
             asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
-            asyncio.create_task(services.keys.keep_uses(services.writer)),
-            *([asyncio.create_task(services.site.checkout.poll())] if services.site.checkout else []),
-            asyncio.create_task(self._start_engines()),
+            asyncio.create_task(services.images.worker.run()),
+            asyncio.create_task(services.images.sweeper.run()),
+            asyncio.create_task(services.images.webhooks.run()),
+            asyncio.create_task(services.site.run()),
         ]
+        if self._engines_first:
+            await self._start_engines()
+        else:
+            self._tasks.append(asyncio.create_task(self._start_engines()))
         # What is here now stays for good; the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
         try:
             yield
         finally:
-            await services.underway.drain(2.0)
+            await asyncio.gather(services.underway.drain(2.0), services.images.worker.drain(2.0))
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await asyncio.gather(*(engine.stop() for engine in services.engines.values()))
             await asyncio.gather(*(engine.stop() for engine in services.speech_engines.values()))
-            await services.users.close()
-            if services.site.checkout:
-                services.site.checkout.close()
+            await asyncio.gather(*(engine.stop() for engine in services.images.engines.values()))
+            await services.site.close()
             await services.http.close()
             await asyncio.to_thread(services.writer.stop)
+            if self._member is not None:
+                await asyncio.to_thread(self._member.stop)
             services.database.close()
+
+    def _join_others(self) -> None:
+        """Where other processes work on the same database: a number for our identifiers, an ear for revoked keys."""
+        loop = asyncio.get_running_loop()
+
+        def heard(channel: str | None, said: str | None) -> None:
+            loop.call_soon_threadsafe(self._hear, channel, said)
+
+        self._member = self._services.database.member((KEYS_CHANNEL,), heard)
+        if self._member is not None:
+            self._services.clock.number = self._member.start()
+
+    def _hear(self, channel: str | None, said: str | None) -> None:
+        if channel is None and self._member is not None:
+            self._services.clock.number = self._member.number
+        if channel in (None, KEYS_CHANNEL):
+            self._services.keys.forget(said)
 
     async def _start_engines(self) -> None:
         """Those that some model would use now; the others would only cost memory."""
@@ -112,6 +168,10 @@ class Server:
                 used[f"chat {engine.name}"] = engine
         for voice in self._services.reports.voices():
             used[f"speech {voice.engine}"] = speech.engines[voice.engine]
+        images = self._services.images.service
+        for picture in images.catalog.images.values():
+            if (drawer := images.engine_for(picture)) is not None:
+                used[f"images {drawer.name}"] = drawer
         await asyncio.gather(*(_start(engine) for engine in used.values()))
         self._why_not_ready = None
 
@@ -147,9 +207,14 @@ class _Uvicorn(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
             return
-        settings = self._services.settings
-        self._drain = asyncio.ensure_future(self._services.underway.drain(settings.drain_timeout_s))
         self.should_exit = True
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Listen no more and let go of idle connections; only then refuse: nobody is refused who need not be."""
+        settings = self._services.settings
+        services, within_s = self._services, settings.drain_timeout_s
+        self._drain = asyncio.gather(services.underway.drain(within_s), services.images.worker.drain(within_s))
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, then say where."""
@@ -163,20 +228,23 @@ class _Uvicorn(uvicorn.Server):
                 f"cannot listen on {where}: is another program there? Choose another --host or --port"
             ) from None
         for server in getattr(self, "servers", []):
-            for socket in server.sockets:
-                self._ready(socket.getsockname()[1])
+            for listening in server.sockets:
+                port = listening.getsockname()[1]
+                self._services.images.address.listening_on(port)
+                self._ready(port)
                 return
 
 
-def serve(services: Services, *, ready: Any) -> None:
+def serve(services: Services, *, ready: Any, listening: socket.socket | None = None) -> None:
     """Serve until told to stop; `ready(port)` is called once, as soon as requests are accepted.
 
+    `listening`: a socket that other processes accept from, too; requests are then taken only once they will be served.
     SettingsError if another server works on the same data folder.
     """
     settings = services.settings
     with contextlib.nullcontext() if services.database.is_shared else only_server(settings.data_dir):
         config = uvicorn.Config(
-            Server(services),
+            Server(services, engines_first=listening is not None),
             host=settings.host,
             port=settings.port,
             loop="uvloop",
@@ -190,9 +258,9 @@ def serve(services: Services, *, ready: Any) -> None:
             timeout_keep_alive=75,
             # Our own drain tells each caller why; this is a net below it.
             timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + 5,
-            backlog=2048,
+            backlog=BACKLOG,
         )
-        _Uvicorn(config, services, ready).run()
+        _Uvicorn(config, services, ready).run([listening] if listening is not None else None)
 
 
 @contextlib.contextmanager

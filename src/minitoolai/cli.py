@@ -86,7 +86,7 @@ def _call(function: str, options: argparse.Namespace) -> int | None:
     # Imported here, so that --help and a wrong option answer at once.
     from minitoolai.settings import load_settings
 
-    overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port")}
+    overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port", "workers")}
     settings = load_settings(**overrides)
     level = settings.log_level.upper()
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
@@ -106,9 +106,11 @@ def _simple(
 
 
 def _serve(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = _add(commands, "serve", "API and engines in one process", "serve", "serve --demo --port 8000")
+    parser = _add(commands, "serve", "API and engines, in one process or several", "serve", "serve --demo --port 8000")
     parser.add_argument("--host", help="address to listen on (MINITOOLAI_HOST; 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (MINITOOLAI_PORT; 8000)")
+    parser.add_argument("--workers", type=int, help="processes; more than 1 needs PostgreSQL (MINITOOLAI_WORKERS; 1)")
+    parser.add_argument("--listening", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--demo", action="store_true", help="make an account with $5 and print a key and a curl line")
 
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
-from minitoolai.core.catalog import ChatModel
+from minitoolai.core.catalog import ChatModel, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import InvalidRequest, NotFound, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.core.voices import SpeechModel
-from minitoolai.engine_wiring import why_no_picture
 from minitoolai.listing import image_lines, purchase_lines
+from minitoolai.painter_wiring import make_image_engines
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
 from minitoolai.services.passwords import hash_password
@@ -194,6 +194,9 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
     prepare(settings)
     services = built(settings)
     for offer in services.reports.offers():
+        if isinstance(offer.model, ImageModel):
+            # Below: each of them needs a file of its own.
+            continue
         state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
         say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
         for line in purchase_lines(services.reports.catalog, offer.model):
@@ -207,7 +210,8 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
         for state, names in voices.items():
             say(f"  voice {', '.join(names)}: {state}")
     catalog = services.reports.catalog
-    for line in image_lines(catalog, lambda name, model: why_no_picture(name, model, catalog, settings)):
+    engines = make_image_engines(catalog, settings, services.http)
+    for line in image_lines(catalog, lambda name, model: engines[name].why_not_ready(model.name)):
         say(line)
 
 
@@ -233,10 +237,16 @@ def built(settings: Settings) -> Services:
 # ── serving ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def serve(settings: Settings, options: argparse.Namespace) -> None:
-    """serve [--host H] [--port P] [--data-dir D] [--demo]"""
-    from minitoolai import app
+def serve(settings: Settings, options: argparse.Namespace) -> int:
+    """serve [--host H] [--port P] [--data-dir D] [--workers N] [--demo]"""
+    from minitoolai import app, listening, supervisor
 
+    if options.listening is not None:
+        # One of several, started by the supervisor: it has prepared everything.
+        supervisor.belong_to_supervisor()
+        app.serve(build(settings), ready=lambda _: say("ready"), listening=listening.inherited(options.listening))
+        return 0
+    _check_shared(settings)
     prepare(settings)
     key = _demo_key(settings) if options.demo else None
 
@@ -247,7 +257,24 @@ def serve(settings: Settings, options: argparse.Namespace) -> None:
         if key:
             _print_demo(url, key)
 
-    app.serve(build(settings), ready=ready)
+    if settings.workers > 1:
+        bound = listening.bind(settings)
+        port = bound.getsockname()[1]
+        return supervisor.Supervisor(settings, bound, sys.argv[1:]).run(lambda: ready(port))
+    app.serve(build(settings), ready=ready, listening=listening.bind(settings) if settings.reuse_port else None)
+    return 0
+
+
+def _check_shared(settings: Settings) -> None:
+    """SettingsError for what only a database with many writers can do."""
+    if settings.workers < 1:
+        raise SettingsError("MINITOOLAI_WORKERS=0 is wrong: at least one process must serve")
+    wanted = f"{settings.workers} workers" if settings.workers > 1 else "MINITOOLAI_REUSE_PORT"
+    if (settings.workers > 1 or settings.reuse_port) and not settings.database_url:
+        raise SettingsError(
+            f"{wanted} cannot work on SQLite, where one process writes; set MINITOOLAI_DATABASE_URL to a PostgreSQL "
+            "database, or serve with one worker"
+        )
 
 
 def _demo_key(settings: Settings) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
+from minitoolai.core.catalog import Catalog, EngineEntry
 from minitoolai.core.errors import SettingsError
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
@@ -18,7 +18,6 @@ from minitoolai.engines.slots import Slots
 from minitoolai.engines.upstream import UpstreamEngine
 from minitoolai.engines.upstream_speech import UpstreamSpeech
 from minitoolai.engines.voice_pool import VoicePool
-from minitoolai.engines.weights import Weights
 from minitoolai.settings import Settings
 
 Caps = dict[str, Slots]
@@ -91,20 +90,3 @@ def make_speech_engines(catalog: Catalog, settings: Settings, http: HttpClient, 
     """Every engine that some voice of the catalog names."""
     used = dict.fromkeys(name for model in catalog.speech.values() for name in model.engines)
     return {name: make_speech_engine(name, catalog, settings, http, caps) for name in used}
-
-
-def weights_folder(settings: Settings) -> Path:
-    """Where the operator's image models lie."""
-    return Path(settings.weights_dir) if settings.weights_dir else settings.data_dir / "weights"
-
-
-def why_no_picture(name: str, model: ImageModel, catalog: Catalog, settings: Settings) -> str | None:
-    """None where this engine has what it needs for this model; else a sentence with the remedy."""
-    entry = catalog.engines[name]
-    if entry.kind == "diffusers":
-        return Weights(weights_folder(settings)).why_missing(entry.names.get(model.name, model.weights))
-    if entry.kind == "webui" and not (entry.base_url or settings.engine_urls.get(name)):
-        return f"no address: set MINITOOLAI_{name.upper()}_BASE_URL=http://host:7860, a web UI started with --api"
-    if entry.kind == "upstream" and entry.needs_key and not settings.engine_keys.get(name):
-        return f"no key: set MINITOOLAI_{name.upper()}_API_KEY"
-    return None

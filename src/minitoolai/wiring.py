@@ -8,25 +8,23 @@ from importlib.resources import files
 from pathlib import Path
 
 from minitoolai.core.catalog_file import read_catalog
-from minitoolai.core.clock import Clock, SystemClock, random_bytes
+from minitoolai.core.clock import SystemClock, random_bytes
 from minitoolai.core.errors import SettingsError
 from minitoolai.engine_wiring import make_caps, make_engines, make_speech_engines
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.http import HttpClient
+from minitoolai.image_wiring import Base, Images, make_images
 from minitoolai.portal.site import Site
+from minitoolai.portal_wiring import make_site
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
-from minitoolai.services.checkout import Checkout
 from minitoolai.services.ledger import decide
-from minitoolai.services.mail import LogMailer, Mailer, SmtpMailer
-from minitoolai.services.passwords import Passwords
 from minitoolai.services.reports import Reports
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
-from minitoolai.services.users import Users
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
 from minitoolai.storage.opening import POSTGRES, SQLITE, open_database
@@ -38,7 +36,7 @@ class Services:
     """Everything one serving process holds."""
 
     settings: Settings
-    clock: Clock
+    clock: SystemClock
     database: Database
     writer: Writer
     http: HttpClient
@@ -46,11 +44,11 @@ class Services:
     speech_engines: dict[str, SpeechEngine]
     chats: ChatService
     speech: SpeechService
+    images: Images
     underway: Underway
     keys: KeyRing
     reports: Reports
     auditor: Auditor
-    users: Users
     site: Site
 
 
@@ -97,29 +95,6 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def make_mailer(settings: Settings) -> Mailer:
-    """Who carries letters. SettingsError where links in them would depend on what a stranger's request says."""
-    if not settings.smtp_url:
-        return LogMailer()
-    if not settings.public_url:
-        raise SettingsError("MINITOOLAI_SMTP_URL needs MINITOOLAI_PUBLIC_URL: links in letters begin with it")
-    return SmtpMailer(settings.smtp_url, settings.mail_from)
-
-
-def make_checkout(settings: Settings, database: Database, writer: Writer, clock: Clock) -> Checkout | None:
-    """Payments by card, where a key is set."""
-    if not settings.stripe_secret_key:
-        return None
-    return Checkout(
-        database,
-        writer,
-        clock,
-        key=settings.stripe_secret_key,
-        webhook_secret=settings.stripe_webhook_secret,
-        api_url=settings.stripe_api_url,
-    )
-
-
 def build(settings: Settings) -> Services:
     """Everything a server needs, not yet started. CatalogError, SettingsError, StoreError."""
     catalog = read_catalog(catalog_path(settings))
@@ -150,10 +125,11 @@ def build(settings: Settings) -> Services:
         first_sound_timeout_s=settings.first_token_timeout_s,
         stall_timeout_s=settings.total_timeout_s,
     )
-    keys = KeyRing(database, pepper(settings), clock)
-    reports = Reports(database, chats, speech)
-    users = Users(database, writer, Passwords(), make_mailer(settings), clock)
-    checkout = make_checkout(settings, database, writer, clock)
+    secret = pepper(settings)
+    base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret)
+    images = make_images(base, is_alone=True)
+    keys = KeyRing(database, secret, clock)
+    reports = Reports(database, chats, speech, images.service)
     return Services(
         settings=settings,
         clock=clock,
@@ -164,22 +140,10 @@ def build(settings: Settings) -> Services:
         speech_engines=speech_engines,
         chats=chats,
         speech=speech,
+        images=images,
         underway=underway,
         keys=keys,
         reports=reports,
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
-        users=users,
-        site=Site(
-            database=database,
-            writer=writer,
-            clock=clock,
-            users=users,
-            keys=keys,
-            reports=reports,
-            checkout=checkout,
-            pepper=pepper(settings),
-            public_url=settings.public_url.rstrip("/"),
-            open_to_all=settings.signup,
-            tries_factor=settings.tries_factor,
-        ),
+        site=make_site(settings, database, writer, clock, keys, reports, secret),
     )

@@ -10,6 +10,9 @@ from typing import Protocol
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _EPOCH_MS = 1_700_000_000_000
 _RANDOM_BITS = 21
+#: Where several processes share a database, this many of the bits above are the number of the process.
+_NUMBER_BITS = 8
+_LEFT_BITS = _RANDOM_BITS - _NUMBER_BITS
 
 
 class Clock(Protocol):
@@ -30,6 +33,8 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._last_id = 0
+        #: Ours among the processes on a shared database: no two then draw the same identifier.
+        self.number: int | None = None
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
@@ -41,7 +46,15 @@ class SystemClock:
         stamp = (self.now_ms() - _EPOCH_MS) << _RANDOM_BITS
         # A burst within one millisecond, or a clock set back, still moves forward.
         # The random bits keep processes apart; nothing is secret about them, so no system call is spent.
-        self._last_id = max(stamp | random.getrandbits(_RANDOM_BITS), self._last_id + 1)
+        if self.number is None:
+            self._last_id = max(stamp | random.getrandbits(_RANDOM_BITS), self._last_id + 1)
+            return self._last_id
+        ours = self.number << _LEFT_BITS
+        following = self._last_id + 1
+        if (following >> _LEFT_BITS) % (1 << _NUMBER_BITS) != self.number:
+            # Past our share of this millisecond: go on in the next one.
+            following = ((self._last_id >> _RANDOM_BITS) + 1) << _RANDOM_BITS | ours
+        self._last_id = max(stamp | ours | random.getrandbits(_LEFT_BITS), following)
         return self._last_id
 
 
@@ -89,3 +102,8 @@ def parse_generation_name(name: str) -> int | None:
         return None
     number = from_base62(text)
     return number if number < 2**63 else None
+
+
+def random_number(bits: int) -> int:
+    """An unguessable number below 2 to the power of `bits`."""
+    return secrets.randbits(bits)

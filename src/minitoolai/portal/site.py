@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,19 @@ class Site:
     open_to_all: bool
     #: How many times more often than shipped visitors may try things.
     tries_factor: int
+
+    async def run(self) -> None:
+        """What goes on beside the pages, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.keys.keep_uses(self.writer))
+            if self.checkout is not None:
+                tasks.create_task(self.checkout.poll())
+
+    async def close(self) -> None:
+        """Let errands come home, and let go of threads."""
+        await self.users.close()
+        if self.checkout is not None:
+            self.checkout.close()
 
     @cached_property
     def signer(self) -> Signer:

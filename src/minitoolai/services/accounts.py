@@ -90,6 +90,12 @@ class KeyRing:
             return entry[1]
         return None
 
+    def forget(self, key_id: str | None) -> None:
+        """Look again at this key the next time; None: at every key. From the event loop's thread."""
+        for text, (_, caller) in list(self._known.items()):
+            if key_id is None or caller.key_id == key_id:
+                del self._known[text]
+
     async def recognise(self, text: str) -> Caller:
         """The caller behind a key; AccessDenied says what is wrong with it."""
         caller = self.remembered(text)

@@ -18,6 +18,8 @@ from minitoolai.core.errors import ConnectionLost, Overloaded
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
+#: Called with a channel and what was said there; with two None where anything may have been missed.
+Heard = Callable[[str | None, str | None], None]
 
 
 class Connection(Protocol):
@@ -52,6 +54,19 @@ class Connection(Protocol):
     def close(self) -> None: ...
 
 
+class Member(Protocol):
+    """What stands for this process among the others on a database."""
+
+    #: Ours among them; after a lost session perhaps another.
+    number: int
+
+    def start(self) -> int:
+        """Our number among them. StoreError where the server is away."""
+
+    def stop(self) -> None:
+        """Give the number back."""
+
+
 class Database:
     """Hands out connections, and runs reads in a few threads so that they never wait for the writer."""
 
@@ -62,6 +77,7 @@ class Database:
         name: str,
         where: str = "",
         is_shared: bool = False,
+        join: Callable[[Sequence[str], Heard], Member] | None = None,
         readers: int = 2,
     ) -> None:
         self.name = name
@@ -70,6 +86,7 @@ class Database:
         #: Other processes write to it, too.
         self.is_shared = is_shared
         self._connect = connect
+        self._join = join
         self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
@@ -77,6 +94,13 @@ class Database:
     def connect(self) -> Connection:
         """A connection that may write; the caller closes it."""
         return self._connect(False)
+
+    def member(self, channels: Sequence[str], heard: Heard) -> Member | None:
+        """To be started by a process that shares this database with others; None where it shares it with nobody.
+
+        `heard` is called in a thread of its own with whatever is said on these channels.
+        """
+        return self._join(channels, heard) if self._join else None
 
     def read(self, function: Callable[..., T], *arguments: object) -> T:
         """Run `function(connection, *arguments)` in this thread, on a connection that cannot write."""

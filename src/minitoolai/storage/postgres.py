@@ -17,7 +17,7 @@ from psycopg import conninfo
 from psycopg.types.numeric import Int8Dumper
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, SettingsError, StoreError
-from minitoolai.storage.database import Database, Row
+from minitoolai.storage.database import Database, Heard, Member, Row
 from minitoolai.storage.set_based import SetBased, rewrite
 
 #: How long the fate of a COMMIT is asked after, while its server is away.
@@ -41,6 +41,10 @@ _BEGIN = (
 )
 #: Classes of SQLSTATE after which nothing more comes: connection errors, shutdown, idle in a transaction for too long.
 _ENDS_THE_SESSION = ("08", "57P", "25P03", "25P04")
+#: Whoever writes finds rows by their keys. A plan made while a table was new and small would scan it for ever.
+_PLANS = " SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;"
+#: Whoever turned it off for the whole server did not mean money.
+_DURABLE = " SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _Fate = tuple[str, str, int]
 
 
@@ -49,6 +53,28 @@ class _WholeNumber(psycopg.adapt.Loader):
 
     def load(self, data: Any) -> int:
         return int(bytes(data))
+
+
+def connect(url: str, *, read_only: bool = False) -> psycopg.Connection[Row]:
+    """A session as every part of us wants it. ConnectionLost where the server is away."""
+    try:
+        db = psycopg.connect(url, autocommit=True, **_SESSION)  # type: ignore[arg-type]
+    except psycopg.Error as error:
+        raise ConnectionLost(f"cannot reach PostgreSQL at {place(url)}: {_words(error)}") from None
+    db.adapters.register_dumper(int, Int8Dumper)
+    db.adapters.register_loader("numeric", _WholeNumber)
+    db.prepare_threshold = 2
+    try:
+        db.execute(
+            f"SET client_min_messages = error; SET lock_timeout = {LOCK_TIMEOUT_MS};"
+            f" SET idle_in_transaction_session_timeout = {FROZEN_MS};"
+            f" SET default_transaction_read_only = {'on' if read_only else 'off'};"
+            f"{'' if read_only else _PLANS}{_DURABLE}"
+        )
+    except psycopg.Error as error:
+        db.close()
+        raise _translated(error, db, "SET") from error
+    return db
 
 
 class PostgresConnection:
@@ -61,29 +87,7 @@ class PostgresConnection:
         self._read_only = read_only
         self._types: dict[str, dict[str, str]] = {}
         self._is_inside = False
-        self._db = self._connect()
-
-    def _connect(self) -> psycopg.Connection[Row]:
-        try:
-            db = psycopg.connect(self._url, autocommit=True, **_SESSION)  # type: ignore[arg-type]
-        except psycopg.Error as error:
-            raise ConnectionLost(f"cannot reach PostgreSQL at {place(self._url)}: {_words(error)}") from None
-        db.adapters.register_dumper(int, Int8Dumper)
-        db.adapters.register_loader("numeric", _WholeNumber)
-        db.prepare_threshold = 2
-        try:
-            db.execute(
-                f"SET client_min_messages = error; SET lock_timeout = {LOCK_TIMEOUT_MS};"
-                f" SET idle_in_transaction_session_timeout = {FROZEN_MS};"
-                f" SET default_transaction_read_only = {'on' if self._read_only else 'off'};"
-                # Whoever turned it off for the whole server did not mean money.
-                " SELECT set_config('synchronous_commit', 'on', false)"
-                " WHERE current_setting('synchronous_commit') = 'off'"
-            )
-        except psycopg.Error as error:
-            db.close()
-            raise _translated(error, db, "SET") from error
-        return db
+        self._db = connect(self._url, read_only=self._read_only)
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         return self._run(_with_marks(sql), parameters)
@@ -158,7 +162,7 @@ class PostgresConnection:
         """A new session where the old one is known to be gone; never in the middle of a transaction."""
         if self._db.closed and not self._is_inside:
             self._types.clear()
-            self._db = self._connect()
+            self._db = connect(self._url, read_only=self._read_only)
 
     def _types_of(self, table: str) -> dict[str, str]:
         """Column → type, asked for once a session."""
@@ -270,8 +274,15 @@ def place(url: str) -> str:
 
 def open_postgres(url: str) -> Database:
     """The database at this address. SettingsError where it is no address; nothing is connected yet."""
+
+    def join(channels: Sequence[str], heard: Heard) -> Member:
+        from minitoolai.storage.presence import Presence
+
+        return Presence(url, channels, heard)
+
     return Database(
         lambda read_only: PostgresConnection(url, read_only=read_only),
+        join=join,
         name="postgres",
         where=place(url),
         is_shared=True,

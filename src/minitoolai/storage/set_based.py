@@ -48,7 +48,8 @@ def rewrite(sql: str) -> SetBased | None:
         table, key = match[1], match[3]
         names = [f"v{place}" for place in range(len(changed) + 1)]
         sets = ", ".join(f"{column} = v.{name}" for column, name in zip(changed, names, strict=False))
-        guard = re.sub(r"AND (\w+)", rf"AND {table}.\1", match[4] or "")
+        # Not `=`: that would let the planner walk a partial index (every pending hold) instead of the key's.
+        guard = re.sub(r"AND (\w+) =", rf"AND {table}.\1 IS NOT DISTINCT FROM", match[4] or "")
         return SetBased(
             table,
             (*changed, key),

@@ -1,4 +1,4 @@
-"""Money from outside: vouchers, payments by a provider, and the provider's events that were seen."""
+"""The portal: who signs in, sessions, links sent by mail, uses of keys; vouchers, payments, seen events."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -7,10 +7,70 @@ revision = "0005"
 down_revision = "0004"
 
 Int64 = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+NAMES = {
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+}
+
+
+def _old_users() -> sa.Table:
+    return sa.Table(
+        "users",
+        sa.MetaData(naming_convention=NAMES),
+        sa.Column("email", sa.Text(), primary_key=True),
+        sa.Column("account_id", Int64, sa.ForeignKey("accounts.id"), nullable=False, unique=True),
+        sa.Column("password_hash", sa.Text()),
+        sa.Column("created_ms", Int64, nullable=False),
+        sqlite_strict=True,
+    )
 
 
 def upgrade() -> None:
-    """Create the three."""
+    """Forward only, like the books themselves."""
+    with op.batch_alter_table("users", copy_from=_old_users(), recreate="auto") as users:
+        users.add_column(sa.Column("is_admin", sa.Integer(), nullable=False, server_default="0"))
+        users.add_column(sa.Column("language", sa.Text()))
+        users.add_column(sa.Column("deleted_ms", Int64))
+        users.create_check_constraint("is_admin_is_a_flag", "is_admin IN (0, 1)")
+    op.create_table(
+        "sessions",
+        sa.Column("secret_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("account_id", Int64, nullable=False),
+        sa.Column("created_ms", Int64, nullable=False),
+        sa.Column("seen_ms", Int64, nullable=False),
+        sa.Column("expires_ms", Int64, nullable=False),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_sessions_account_id")),
+        sa.PrimaryKeyConstraint("secret_hash", name=op.f("pk_sessions")),
+        sqlite_strict=True,
+    )
+    op.create_index(op.f("ix_sessions_account_id"), "sessions", ["account_id"], unique=False)
+    op.create_table(
+        "key_uses",
+        sa.Column("key_id", sa.Text(), nullable=False),
+        sa.Column("last_used_ms", Int64, nullable=False),
+        sa.PrimaryKeyConstraint("key_id", name=op.f("pk_key_uses")),
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "mail_links",
+        sa.Column("secret_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("purpose", sa.Text(), nullable=False),
+        sa.Column("email", sa.Text(), nullable=False),
+        sa.Column("password_hash", sa.Text(), nullable=True),
+        sa.Column("browser_hash", sa.LargeBinary(), nullable=True),
+        sa.Column("created_ms", Int64, nullable=False),
+        sa.Column("expires_ms", Int64, nullable=False),
+        sa.CheckConstraint("purpose IN ('signup', 'reset')", name=op.f("ck_mail_links_purpose_known")),
+        sa.PrimaryKeyConstraint("secret_hash", name=op.f("pk_mail_links")),
+        sqlite_strict=True,
+    )
+    op.create_index(op.f("ix_mail_links_email"), "mail_links", ["email"], unique=False)
+    _payments()
+
+
+def _payments() -> None:
     op.create_table(
         "vouchers",
         sa.Column("code_hmac", sa.LargeBinary(), nullable=False),

@@ -1,0 +1,34 @@
+"""The socket that requests come in by: bound here where several processes take them from it."""
+
+from __future__ import annotations
+
+import socket
+
+from minitoolai.core.errors import SettingsError
+from minitoolai.settings import Settings
+
+BACKLOG = 2048
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Listen on the host and port of the settings; with `reuse_port`, beside another server that does the same.
+
+    SettingsError where another program is there.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server(
+            (settings.host, settings.port), family=family, backlog=BACKLOG, reuse_port=settings.reuse_port
+        )
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
+            "is another program there? Choose another --host or --port"
+        ) from None
+
+
+def inherited(fd: int) -> socket.socket:
+    """The socket that our parent bound."""
+    made = socket.socket(fileno=fd)
+    made.set_inheritable(False)
+    return made
