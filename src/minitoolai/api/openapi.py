@@ -10,8 +10,8 @@ from litestar import get
 from minitoolai import __version__
 from minitoolai.api import openapi_forms as forms
 from minitoolai.api import openapi_images as images
+from minitoolai.api import openapi_options as options
 from minitoolai.api import openapi_speech as speech
-from minitoolai.api.errors import IMAGE_PATHS
 
 Json = dict[str, Any]
 
@@ -63,8 +63,8 @@ def _add_what_all_share(path: str, method: str, operation: Json) -> None:
     if method == "post":
         statuses += [409, 422]
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
-    shape = "ImageError" if path.startswith(IMAGE_PATHS) else "Error"
-    for status, answer in _errors(*statuses, shape=shape).items():
+    errors = images.errors(_ERRORS, *statuses) if path.startswith("/api/texttoimage") else _errors(*statuses)
+    for status, answer in errors.items():
         operation["responses"].setdefault(status, answer)
 
 
@@ -107,8 +107,8 @@ def _ref(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _errors(*statuses: int, shape: str = "Error") -> Json:
-    schema = {"application/json": {"schema": _ref(shape)}}
+def _errors(*statuses: int) -> Json:
+    schema = {"application/json": {"schema": _ref("Error")}}
     return {str(s): {"description": _ERRORS[s], "content": schema} for s in statuses}
 
 
@@ -126,7 +126,7 @@ def _chat(summary: str, *, ours: bool) -> Json:
                 'the stream has begun is an event `data: {"error": …}`, and no `[DONE]`.',
                 "headers": forms.HEADERS,
                 "content": {
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    "text/event-stream": {"schema": {"$ref": "#/components/schemas/Event"}},
                     "application/json": {"schema": _ref("ChatCompletion")},
                 },
             },
@@ -218,31 +218,17 @@ def _schemas() -> Json:
 
 
 def _chat_request(*, stream_default: bool) -> Json:
-    part = {
-        "oneOf": [
-            _object("type text", type={"const": "text"}, text=_STRING),
-            _object(
-                "type image_url",
-                type={"const": "image_url"},
-                image_url=_object("url", url=_STRING, detail={"enum": ["auto", "low", "high"]}),
-            ),
-        ]
-    }
-    message = _object(
-        "role",
-        role={"enum": ["developer", "system", "user", "assistant", "tool"]},
-        content={"oneOf": [_STRING, {"type": "array", "items": part}, {"type": "null"}]},
-    )
     limit = _nullable("integer", minimum=1, description="1000 unless said here; /v1: the most the model can.")
     return {
         **_object(
             "model messages",
-            model=_STRING,
-            messages={"type": "array", "minItems": 1, "items": message},
+            model={**_STRING, "minLength": 1},
+            messages={"type": "array", "minItems": 1, "items": options.MESSAGE},
             temperature=_nullable("number", minimum=0, maximum=2),
             max_completion_tokens=limit,
             max_tokens={**limit, "deprecated": True},
             stream=_nullable("boolean", default=stream_default),
+            **options.OPTIONS,
         ),
         "additionalProperties": True,
     }
