@@ -22,6 +22,7 @@ from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
 from minitoolai.services.ledger import decide
+from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
@@ -47,6 +48,7 @@ class Services:
     images: Images
     underway: Underway
     keys: KeyRing
+    replays: Replays
     reports: Reports
     auditor: Auditor
     site: Site
@@ -127,7 +129,7 @@ def build(settings: Settings) -> Services:
     )
     secret = pepper(settings)
     base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret)
-    images = make_images(base, is_alone=True)
+    images = make_images(base, is_alone=not database.is_shared)
     keys = KeyRing(database, secret, clock)
     reports = Reports(database, chats, speech, images.service)
     return Services(
@@ -142,6 +144,7 @@ def build(settings: Settings) -> Services:
         speech=speech,
         images=images,
         underway=underway,
+        replays=Replays(database, writer, clock),
         keys=keys,
         reports=reports,
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
