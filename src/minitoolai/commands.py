@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
-from minitoolai.core.catalog import ChatModel
+from minitoolai.core.catalog import ChatModel, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import InvalidRequest, NotFound, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
@@ -191,6 +191,9 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
     prepare(settings)
     services = built(settings)
     for offer in services.reports.offers():
+        if isinstance(offer.model, ImageModel):
+            # Below: each of them needs a file of its own.
+            continue
         state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
         say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
         for line in purchase_lines(services.reports.catalog, offer.model):
