@@ -45,7 +45,7 @@ class Idempotent:
             await handler(scope, receive, send)
             return
         except ServiceError as error:
-            await answer_error(send, error, [])
+            await answer_error(send, error, [], scope["path"])
             return
         try:
             body = await _read(receive)
@@ -53,7 +53,7 @@ class Idempotent:
         except ClientLeft:
             return
         except ServiceError as error:
-            await answer_error(send, error, [])
+            await answer_error(send, error, [], scope["path"])
             return
         if isinstance(claim, Answer):
             await _replay(claim, send)

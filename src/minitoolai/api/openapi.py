@@ -11,6 +11,7 @@ from minitoolai import __version__
 from minitoolai.api import openapi_forms as forms
 from minitoolai.api import openapi_images as images
 from minitoolai.api import openapi_speech as speech
+from minitoolai.api.errors import IMAGE_PATHS
 
 Json = dict[str, Any]
 
@@ -49,20 +50,21 @@ async def document() -> Json:
 def describe() -> Json:
     """OpenAPI 3.1 of everything that callers with keys can reach."""
     described = _describe()
-    for item in described["paths"].values():
+    for path, item in described["paths"].items():
         for method, operation in item.items():
             if "security" not in operation:
-                _add_what_all_share(method, operation)
+                _add_what_all_share(path, method, operation)
     return described
 
 
-def _add_what_all_share(method: str, operation: Json) -> None:
+def _add_what_all_share(path: str, method: str, operation: Json) -> None:
     """Every request with a key may meet a limit; every POST may carry an Idempotency-Key."""
     statuses = [429]
     if method == "post":
         statuses += [409, 422]
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
-    for status, answer in _errors(*statuses).items():
+    shape = "ImageError" if path.startswith(IMAGE_PATHS) else "Error"
+    for status, answer in _errors(*statuses, shape=shape).items():
         operation["responses"].setdefault(status, answer)
 
 
@@ -105,10 +107,9 @@ def _ref(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _errors(*statuses: int) -> Json:
+def _errors(*statuses: int, shape: str = "Error") -> Json:
     return {
-        str(s): {"description": _ERRORS[s], "content": {"application/json": {"schema": _ref("Error")}}}
-        for s in statuses
+        str(s): {"description": _ERRORS[s], "content": {"application/json": {"schema": _ref(shape)}}} for s in statuses
     }
 
 

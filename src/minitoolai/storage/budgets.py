@@ -49,8 +49,9 @@ def save(connection: Connection, books: Books) -> None:
 def spent(connection: Connection, budget_id: str, now_ms: int) -> dict[str, int]:
     """Nano-dollars promised or taken today, this month and in all."""
     names = period_ids(budget_id, now_ms)
-    rows = dict(connection.select_by_ids("SELECT id, used FROM key_spending WHERE id IN (…)", list(names.values())))
-    return {period: rows.get(name, 0) for period, name in names.items()}
+    found = connection.select_by_ids("SELECT id, used FROM key_spending WHERE id IN (…)", list(names.values()))
+    used: dict[str, int] = {row[0]: row[1] for row in found}
+    return {period: used.get(name, 0) for period, name in names.items()}
 
 
 def sweep(connection: Connection, now_ms: int) -> int:
