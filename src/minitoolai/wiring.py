@@ -126,7 +126,7 @@ def build(settings: Settings) -> Services:
     )
     secret = pepper(settings)
     base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret)
-    images = make_images(base, is_alone=True)
+    images = make_images(base, is_alone=not database.is_shared)
     return Services(
         settings=settings,
         clock=clock,

@@ -11,7 +11,6 @@ from minitoolai import __version__
 from minitoolai.api import openapi_forms as forms
 from minitoolai.api import openapi_images as images
 from minitoolai.api import openapi_speech as speech
-from minitoolai.api.errors import IMAGE_PATHS
 
 Json = dict[str, Any]
 
@@ -63,8 +62,8 @@ def _add_what_all_share(path: str, method: str, operation: Json) -> None:
     if method == "post":
         statuses += [409, 422]
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
-    shape = "ImageError" if path.startswith(IMAGE_PATHS) else "Error"
-    for status, answer in _errors(*statuses, shape=shape).items():
+    errors = images.errors(_ERRORS, *statuses) if path.startswith("/api/texttoimage") else _errors(*statuses)
+    for status, answer in errors.items():
         operation["responses"].setdefault(status, answer)
 
 
@@ -107,9 +106,10 @@ def _ref(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _errors(*statuses: int, shape: str = "Error") -> Json:
+def _errors(*statuses: int) -> Json:
     return {
-        str(s): {"description": _ERRORS[s], "content": {"application/json": {"schema": _ref(shape)}}} for s in statuses
+        str(s): {"description": _ERRORS[s], "content": {"application/json": {"schema": _ref("Error")}}}
+        for s in statuses
     }
 
 
