@@ -39,6 +39,8 @@ MORE_CODES = {
     "voice_not_found": (400, "invalid_request_error", "No such voice on offer; the message lists the nearest names."),
     "language_not_supported": (400, "invalid_request_error", "No voice speaks this language; the message lists them."),
     "email_taken": (None, "", "On the command line: the address has an account already."),
+    "expired": (None, "", "In a job: nobody was there to draw it for a day; nothing was charged."),
+    "storage_error": (None, "", "In a job: the store of pictures did not take it; nothing was charged."),
     "interrupted": (None, "", "In a generation: its server died; the last checkpoint was charged."),
     "client_left": (None, "", "In a generation: the caller hung up; what was written until then was charged."),
 }
