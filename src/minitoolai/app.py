@@ -21,6 +21,7 @@ from minitoolai.api.asgi import App, Receive, Scope, Send
 from minitoolai.api.routes import hot_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.engines.base import ChatEngine
+from minitoolai.engines.base_images import ImageEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.listening import BACKLOG
 from minitoolai.storage.accounts import KEYS_CHANNEL
@@ -28,7 +29,7 @@ from minitoolai.storage.database import Member
 from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
-Engine = ChatEngine | SpeechEngine
+Engine = ChatEngine | SpeechEngine | ImageEngine
 
 
 class Server:
@@ -79,9 +80,11 @@ class Server:
         if not services.database.is_shared:
             # No other process can be renewing holds on this file: recover all of them, at once.
             await services.auditor.recover(all_of_them=True)
+            await services.images.worker.recover(all_of_them=True)
         self._tasks = [
             asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
+            asyncio.create_task(services.images.worker.run()),
         ]
         if self._engines_first:
             await self._start_engines()
@@ -93,12 +96,13 @@ class Server:
         try:
             yield
         finally:
-            await services.underway.drain(2.0)
+            await asyncio.gather(services.underway.drain(2.0), services.images.worker.drain(2.0))
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
             await asyncio.gather(*(engine.stop() for engine in services.engines.values()))
             await asyncio.gather(*(engine.stop() for engine in services.speech_engines.values()))
+            await asyncio.gather(*(engine.stop() for engine in services.images.engines.values()))
             await services.http.close()
             await asyncio.to_thread(services.writer.stop)
             if self._member is not None:
@@ -131,6 +135,10 @@ class Server:
                 used[f"chat {engine.name}"] = engine
         for voice in self._services.reports.voices():
             used[f"speech {voice.engine}"] = speech.engines[voice.engine]
+        images = self._services.images.service
+        for picture in images.catalog.images.values():
+            if (drawer := images.engine_for(picture)) is not None:
+                used[f"images {drawer.name}"] = drawer
         await asyncio.gather(*(_start(engine) for engine in used.values()))
         self._why_not_ready = None
 
@@ -170,8 +178,8 @@ class _Uvicorn(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Listen no more and let go of idle connections; only then refuse: nobody is refused who need not be."""
-        settings = self._services.settings
-        self._drain = asyncio.ensure_future(self._services.underway.drain(settings.drain_timeout_s))
+        services, within_s = self._services, self._services.settings.drain_timeout_s
+        self._drain = asyncio.gather(services.underway.drain(within_s), services.images.worker.drain(within_s))
         await super().shutdown(sockets)
 
     async def startup(self, sockets: Any = None) -> None:

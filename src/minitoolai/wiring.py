@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,12 +15,14 @@ from minitoolai.engine_wiring import make_caps, make_engines, make_speech_engine
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.http import HttpClient
+from minitoolai.image_wiring import Base, Images, make_images
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
 from minitoolai.services.ledger import decide
 from minitoolai.services.reports import Reports
+from minitoolai.services.signing import Signer
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
 from minitoolai.settings import Settings
@@ -41,6 +44,7 @@ class Services:
     speech_engines: dict[str, SpeechEngine]
     chats: ChatService
     speech: SpeechService
+    images: Images
     underway: Underway
     keys: KeyRing
     reports: Reports
@@ -120,6 +124,9 @@ def build(settings: Settings) -> Services:
         first_sound_timeout_s=settings.first_token_timeout_s,
         stall_timeout_s=settings.total_timeout_s,
     )
+    secret = pepper(settings)
+    base = Base(settings, catalog, clock, database, writer, charging, underway)
+    images = make_images(base, signer=Signer(hmac.digest(secret, b"signatures", "sha256")), is_alone=True)
     return Services(
         settings=settings,
         clock=clock,
@@ -130,8 +137,9 @@ def build(settings: Settings) -> Services:
         speech_engines=speech_engines,
         chats=chats,
         speech=speech,
+        images=images,
         underway=underway,
-        keys=KeyRing(database, pepper(settings), clock),
+        keys=KeyRing(database, secret, clock),
         reports=Reports(database, chats, speech),
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
     )

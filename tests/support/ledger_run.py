@@ -54,7 +54,7 @@ class SideBySide:
 
     def claim(self, draw: random.Random) -> None:
         """A worker takes some of the first jobs that wait."""
-        waiting = [job.id for job in jobs.waiting(self.connection, 5)]
+        waiting = [job.id for job in jobs.waiting(self.connection, ["dreamshaper"], 5)]
         assert waiting == self.model.queue()[:5]
         wanted = sorted(draw.sample(waiting, draw.randint(0, len(waiting))))
         lease_ms = draw.choice((5, 10, 15))

@@ -102,3 +102,8 @@ def parse_generation_name(name: str) -> int | None:
         return None
     number = from_base62(text)
     return number if number < 2**63 else None
+
+
+def random_number(bits: int) -> int:
+    """An unguessable number below 2 to the power of `bits`."""
+    return secrets.randbits(bits)

@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from minitoolai.core.books import Checkpoint, Held, PlaceHold, Refused, Settle, Settled, Verdict
+from minitoolai.core.books import Checkpoint, Held, PlaceHold, QueueFull, Refused, Settle, Settled, Verdict
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import (
     AccessDenied,
@@ -14,6 +14,7 @@ from minitoolai.core.errors import (
     CommitInDoubt,
     InsufficientBalance,
     Overloaded,
+    RateLimited,
     ServiceError,
     StoreError,
 )
@@ -44,14 +45,23 @@ class Charging:
         self._writer = writer
         self._clock = clock
 
-    async def reserve(self, caller: Caller, bound: Bound, generation: NewGeneration) -> Reservation:
-        """Hold the bound, in one commit with the generation's row.
+    async def reserve(
+        self,
+        caller: Caller,
+        bound: Bound,
+        generation: NewGeneration,
+        *,
+        hold_id: int | None = None,
+        queue_limit: int | None = None,
+    ) -> Reservation:
+        """Hold the bound, in one commit with the generation's row. A job waits in the queue, and so needs no lease.
 
-        InsufficientBalance where the account cannot pay, Overloaded where the ledger cannot take it now.
+        InsufficientBalance where the account cannot pay, RateLimited where `queue_limit` of its jobs wait already,
+        Overloaded where the ledger cannot take it now.
         """
         now_ms = self._clock.now_ms()
         hold = PlaceHold(
-            hold_id=self._clock.new_id(),
+            hold_id=self._clock.new_id() if hold_id is None else hold_id,
             account_id=caller.account_id,
             key_id=caller.key_id,
             kind=generation.kind,
@@ -59,9 +69,10 @@ class Charging:
             unit=bound.unit,
             units=bound.units,
             least_units=bound.least_units,
-            lease_until_ms=now_ms + LEASE_MS,
+            lease_until_ms=now_ms + LEASE_MS if queue_limit is None else None,
             now_ms=now_ms,
             generation=generation,
+            queue_limit=queue_limit,
         )
         future = self._writer.submit(hold)
         assert future is not None
@@ -77,6 +88,10 @@ class Charging:
             raise
         if isinstance(verdict, Refused):
             raise _cannot_pay(verdict)
+        if isinstance(verdict, QueueFull):
+            raise RateLimited(
+                f"{verdict.queued} jobs of this account wait already, its most; wait for some of them", retry_after_s=5
+            )
         if not isinstance(verdict, Held):
             raise AccessDenied("the account of this key does not exist any more")
         return Reservation(

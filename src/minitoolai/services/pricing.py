@@ -47,6 +47,11 @@ def speech_bound(price: int, characters: int) -> Bound:
     return Bound(max(1, characters * price), 0, 0, 0)
 
 
+def picture_bound(price: int) -> Bound:
+    """The hold for a picture: its price. It is never nothing, even where a model is free."""
+    return Bound(max(1, price), 0, 0, 0)
+
+
 def chat_cost(price_input: int, price_output: int, usage: Usage) -> int:
     """The exact cost of what was read and written."""
     return usage.prompt_tokens * price_input + usage.completion_tokens * price_output

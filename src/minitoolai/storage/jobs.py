@@ -12,6 +12,7 @@ import msgspec
 
 from minitoolai.core.books import Books, JobState, Operation, PlaceHold, QueueState, Requeue, Settle
 from minitoolai.core.errors import StoreError
+from minitoolai.core.records import GenerationState
 from minitoolai.storage import outbox
 from minitoolai.storage.database import Connection
 
@@ -104,12 +105,12 @@ class ClaimedJob(msgspec.Struct, frozen=True):
 _QUEUE_ORDER = "ORDER BY turn, created_ms, id"
 
 
-def waiting(connection: Connection, limit: int) -> list[WaitingJob]:
-    """The first jobs of the queue, in its order."""
-    rows = connection.execute(
+def waiting(connection: Connection, models: Sequence[str], limit: int) -> list[WaitingJob]:
+    """The first jobs of the queue for these models, in its order."""
+    rows = connection.select_by_ids(
         "SELECT id, account_id, model, size, turn, failures, created_ms FROM generations WHERE state = 'queued'"
-        f" {_QUEUE_ORDER} LIMIT ?",
-        (limit,),
+        f" AND model IN (…) {_QUEUE_ORDER} LIMIT {int(limit)}",
+        models,
     )
     return [WaitingJob(*row) for row in rows]
 
@@ -168,3 +169,44 @@ def lapsed(connection: Connection, lease_before_ms: int) -> list[tuple[int, int,
         (lease_before_ms,),
     )
     return [(row[0], row[1], row[2]) for row in rows]
+
+
+# ── for those who look ────────────────────────────────────────────────────────────────────────────────────
+
+
+class FoundJob(msgspec.Struct, frozen=True):
+    """A job's row, and how many are drawn before it while it waits."""
+
+    account_id: int
+    state: GenerationState
+    step: int
+    seed: int
+    model: str
+    served_model: str | None
+    result: str | None
+    error_code: str | None
+    error: str | None
+    request: str
+    created_ms: int
+    finished_ms: int | None
+    ahead: int = 0
+
+
+def find(connection: Connection, job_id: int) -> FoundJob | None:
+    """The job of this number."""
+    rows = connection.execute(
+        "SELECT account_id, state, step, seed, model, served_model, result, error_code, error, request, created_ms,"
+        " finished_ms, turn FROM generations WHERE id = ? AND kind = 'image'",
+        (job_id,),
+    )
+    if not rows:
+        return None
+    *facts, turn = rows[0]
+    found = FoundJob(*facts)
+    if found.state != "queued":
+        return found
+    ahead = connection.execute(
+        "SELECT count(*) FROM generations WHERE state = 'queued' AND (turn, created_ms, id) < (?, ?, ?)",
+        (turn, found.created_ms, job_id),
+    )
+    return msgspec.structs.replace(found, ahead=ahead[0][0])

@@ -1,0 +1,197 @@
+"""Image jobs in one process: real rows, writer, service and worker; an engine that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
+from minitoolai.core.clock import SystemClock
+from minitoolai.core.errors import EngineError, StoreError
+from minitoolai.core.pictures import ImageAsk, ImageJob, Submitted
+from minitoolai.core.records import Caller
+from minitoolai.engines.base_images import DrawnImage, ImageRequest, OnProgress
+from minitoolai.services.charging import Charging
+from minitoolai.services.image_board import Board
+from minitoolai.services.image_worker import ImageWorker
+from minitoolai.services.images import ImageService
+from minitoolai.services.policy import Policies
+from minitoolai.services.signing import Signer
+from minitoolai.services.underway import Underway
+from minitoolai.storage.objects import LocalObjects
+from tests.support.books import TemporaryBooks
+
+PRICE = 1_500_000
+Draw = Callable[[ImageRequest, OnProgress], Awaitable[bytes]]
+
+
+async def at_once(request: ImageRequest, on_progress: OnProgress) -> bytes:
+    """A picture of as many steps as were asked for."""
+    for step in range(1, request.steps + 1):
+        on_progress(step, request.steps)
+        await asyncio.sleep(0)
+    return f"{request.prompt} {request.seed}".encode()
+
+
+class Painter:
+    """An image engine whose every picture is drawn by `how`."""
+
+    def __init__(self, name: str = "painter", *, rows: int = 4, how: Draw = at_once) -> None:
+        self.name = name
+        self.rows = rows
+        self.how = how
+        self.is_up = True
+        self.why_not: str | None = None
+        #: (model, prompt) of everything begun, in order.
+        self.begun: list[tuple[str, str]] = []
+        self.at_once = 0
+        self.most_at_once = 0
+
+    def why_not_ready(self, model: str) -> str | None:
+        return self.why_not
+
+    def batch_key(self, model: str, width: int, height: int) -> str:
+        return f"{model} {width}x{height}"
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> DrawnImage:
+        self.begun.append((model, request.prompt))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            return DrawnImage(png=await self.how(request, on_progress), model=f"{self.name}-1")
+        finally:
+            self.at_once -= 1
+
+
+class Shelf(LocalObjects):
+    """A store that is full while `fault` is set."""
+
+    fault: str | None = None
+
+    async def put(self, job_id: int, png: bytes) -> str:
+        if self.fault:
+            raise StoreError(self.fault)
+        return await super().put(job_id, png)
+
+
+class Studio:
+    """Everything of image jobs beside one set of books."""
+
+    def __init__(self, books: TemporaryBooks, folder: Path, *painters: Painter, queue_limit: int = 100) -> None:
+        self.books = books
+        self.folder = folder
+        self.painters = painters or (Painter(),)
+        self.catalog = _catalog([painter.name for painter in self.painters])
+        self.clock = SystemClock()
+        self.shelf = Shelf(folder / "objects")
+        self.queue_limit = queue_limit
+
+    @property
+    def painter(self) -> Painter:
+        return self.painters[0]
+
+    def run(self, test: Callable[[Studio], Coroutine[Any, Any, None]], *, draws: bool = True) -> None:
+        """Run the test beside a writer and, if it `draws`, a worker."""
+        asyncio.run(self._run(test, draws))
+
+    async def _run(self, test: Callable[[Studio], Coroutine[Any, Any, None]], draws: bool) -> None:
+        with self.books.writer() as writer:
+            self.writer = writer
+            self.board = Board()
+            self.service = ImageService(
+                self.catalog,
+                {painter.name: painter for painter in self.painters},
+                Charging(writer, self.clock),
+                self.clock,
+                Underway(self.clock),
+                self.books.database,
+                writer,
+                Policies([]),
+                Signer(b"test"),
+                self.board,
+                queue_limit=self.queue_limit,
+            )
+            if not draws:
+                await test(self)
+                return
+            async with self.drawing():
+                await test(self)
+
+    @contextlib.asynccontextmanager
+    async def drawing(self, name: str = "worker", *, drain_s: float = 2.0) -> AsyncIterator[ImageWorker]:
+        """A worker beside the test."""
+        worker = ImageWorker(
+            self.catalog,
+            {painter.name: painter for painter in self.painters},
+            self.books.database,
+            self.writer,
+            self.clock,
+            self.shelf,
+            self.board,
+            name=name,
+            is_alone=True,
+        )
+        task = asyncio.create_task(worker.run())
+        try:
+            yield worker
+        finally:
+            await worker.drain(drain_s)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    # ── in few words ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(self, account: int, prompt: str = "a sun", *, model: str = "first", **fields: Any) -> Submitted:
+        asked = {"width": 256, "height": 256} | fields
+        return await self.service.submit(Caller(account, "key000000001"), ImageAsk(model=model, prompt=prompt, **asked))
+
+    async def look(self, job: Submitted) -> ImageJob:
+        return await self.service.look(job.job_id, job.signature)
+
+    async def end(self, job: Submitted, timeout_s: float = 20.0) -> ImageJob:
+        """The job once it is over."""
+        ended = await self.service.wait(job, timeout_s)
+        assert ended.is_over, ended
+        return ended
+
+    def row(self, job: Submitted) -> tuple[Any, ...]:
+        """State, attempt, failures, what was charged."""
+        return self.books.rows(
+            "SELECT g.state, g.attempt, g.failures, h.settled FROM generations g JOIN holds h ON h.id = g.id"
+            " WHERE g.id = ?",
+            job.job_id,
+        )[0]
+
+    def kept(self) -> set[str]:
+        """The keys of all pictures in the store."""
+        return {path.stem for path in self.folder.rglob("*.png")}
+
+
+def failing(*errors: Exception, then: Draw = at_once) -> Draw:
+    """Raises these, one for each attempt, and then does as told."""
+    left = list(errors)
+
+    async def draw(request: ImageRequest, on_progress: OnProgress) -> bytes:
+        if left:
+            raise left.pop(0)
+        return await then(request, on_progress)
+
+    return draw
+
+
+def broken(request: ImageRequest, on_progress: OnProgress) -> Awaitable[bytes]:
+    """Never draws."""
+    raise EngineError("the brush is broken")
+
+
+def _catalog(names: list[str]) -> Catalog:
+    engines = {name: EngineEntry(kind="fake", model="fake-1") for name in names}
+    models = {name: ImageModel(name, PRICE, tuple(names), "") for name in ("first", "second", "third")}
+    return Catalog(engines, {}, {}, models)
