@@ -126,7 +126,9 @@ def build(settings: Settings) -> Services:
     )
     secret = pepper(settings)
     base = Base(settings, catalog, clock, database, writer, charging, underway)
-    images = make_images(base, signer=Signer(hmac.digest(secret, b"signatures", "sha256")), is_alone=True)
+    images = make_images(
+        base, signer=Signer(hmac.digest(secret, b"signatures", "sha256")), is_alone=not database.is_shared
+    )
     return Services(
         settings=settings,
         clock=clock,
