@@ -14,3 +14,7 @@ pin() { "$uv" pip compile --quiet --universal --generate-hashes --no-header --no
   echo "# Made by make pin from requirements-dev.in."
   pin --constraints requirements.txt requirements-dev.in
 } > requirements-dev.txt
+{
+  echo "# Made by make pin from requirements-gpu.in. torch comes on its own: see make dev-gpu."
+  pin --constraints requirements.txt --constraints requirements-dev.txt requirements-gpu.in
+} > requirements-gpu.txt

@@ -24,7 +24,16 @@ NOTE = "<!-- Made from the code by python -m tools.reference; a test compares. -
 MORE_CODES = {
     "invalid_json": (400, "invalid_request_error", "The body is not one JSON object, or nested too deeply."),
     "method_not_allowed": (405, "invalid_request_error", "The path is there, the method is not."),
-    "string_above_max_length": (400, "invalid_request_error", "The text to speak is longer than the model takes."),
+    "string_above_max_length": (400, "invalid_request_error", "The text is longer than this takes."),
+    "link_expired": (
+        410,
+        "invalid_request_error",
+        "The link is too old; polling its job gives a new one.",
+    ),
+    "picture_removed": (410, "invalid_request_error", "The picture was removed when its time in the store was over."),
+    "invalid_image": (400, "invalid_request_error", "Not a jpg, png, webp or gif, or a broken one."),
+    "image_too_large": (400, "invalid_request_error", "More pixels than are taken in."),
+    "cancelled": (None, "", "In a job: it was cancelled before its end; nothing was charged."),
     "nothing_to_speak": (400, "invalid_request_error", "The text to speak has no letter and no digit."),
     "markup_not_supported": (400, "invalid_request_error", "The text to speak is markup, and voices read plain text."),
     "voice_not_found": (400, "invalid_request_error", "No such voice on offer; the message lists the nearest names."),
@@ -93,7 +102,8 @@ def _errors() -> str:
     return (
         '# Errors\n\nEverywhere the shape is OpenAI\'s: `{"error": {"message", "type", "param", "code"}}`. '
         "`code` is stable; `param` names the field at fault; the message says what to do. Where trying again helps, "
-        "`Retry-After` may say when.\n\n" + _table(head, *rows)
+        "`Retry-After` may say when. Under `/api/texttoimage` the shape is "
+        '`{"status": "error", "jobid": null, "signature": null, "message", "code"}`.\n\n' + _table(head, *rows)
     )
 
 

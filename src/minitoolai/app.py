@@ -18,18 +18,33 @@ import uvicorn
 from litestar.datastructures import State
 
 from minitoolai.api.asgi import App, Receive, Scope, Send
-from minitoolai.api.routes import hot_paths, other_paths
+from minitoolai.api.images import ImageDesk
+from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.listening import BACKLOG
+from minitoolai.services.webhooks import WebhookLog
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.database import Member
 from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
+
+
+def image_desk(services: Services) -> ImageDesk:
+    """Whom the image endpoints ask."""
+    images = services.images
+    return ImageDesk(
+        jobs=images.service,
+        links=images.links,
+        pictures=images.pictures,
+        underway=services.underway,
+        insecure_webhooks=services.settings.webhook_insecure,
+        wait_s=services.settings.total_timeout_s,
+    )
 
 
 class Server:
@@ -41,8 +56,17 @@ class Server:
         self._member: Member | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
-        state = State({"keyring": services.keys, "reports": services.reports, "why_not_ready": self.why_not_ready})
-        self._hot = hot_paths(services.chats, services.speech, services.keys)
+        desk = image_desk(services)
+        state = State(
+            {
+                "keyring": services.keys,
+                "reports": services.reports,
+                "why_not_ready": self.why_not_ready,
+                "image_desk": desk,
+                "webhook_log": WebhookLog(services.database, services.images.webhook_secrets),
+            }
+        )
+        self._hot = hot_paths(services.chats, services.speech, services.keys) | image_paths(desk, services.keys)
         self._other: Any = other_paths(state)
 
     def why_not_ready(self) -> str | None:
@@ -78,13 +102,15 @@ class Server:
         self._join_others()
         services.writer.start()
         if not services.database.is_shared:
-            # No other process can be renewing holds on this file: recover all of them, at once.
+            # No other process can be renewing holds or jobs on this file: recover all of them, at once.
             await services.auditor.recover(all_of_them=True)
             await services.images.worker.recover(all_of_them=True)
         self._tasks = [
             asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
             asyncio.create_task(services.images.worker.run()),
+            asyncio.create_task(services.images.sweeper.run()),
+            asyncio.create_task(services.images.webhooks.run()),
         ]
         if self._engines_first:
             await self._start_engines()
@@ -195,7 +221,9 @@ class _Uvicorn(uvicorn.Server):
             ) from None
         for server in getattr(self, "servers", []):
             for listening in server.sockets:
-                self._ready(listening.getsockname()[1])
+                port = listening.getsockname()[1]
+                self._services.images.address.listening_on(port)
+                self._ready(port)
                 return
 
 

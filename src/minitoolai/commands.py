@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
-from minitoolai.core.catalog import ChatModel
+from minitoolai.core.catalog import ChatModel, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import InvalidRequest, NotFound, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.core.voices import SpeechModel
-from minitoolai.engine_wiring import why_no_picture
 from minitoolai.listing import image_lines, purchase_lines
+from minitoolai.painter_wiring import make_image_engines
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
 from minitoolai.settings import Settings
@@ -191,6 +191,9 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
     prepare(settings)
     services = built(settings)
     for offer in services.reports.offers():
+        if isinstance(offer.model, ImageModel):
+            # Below: each of them needs a file of its own.
+            continue
         state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
         say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
         for line in purchase_lines(services.reports.catalog, offer.model):
@@ -204,7 +207,8 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
         for state, names in voices.items():
             say(f"  voice {', '.join(names)}: {state}")
     catalog = services.reports.catalog
-    for line in image_lines(catalog, lambda name, model: why_no_picture(name, model, catalog, settings)):
+    engines = make_image_engines(catalog, settings, services.http)
+    for line in image_lines(catalog, lambda name, model: engines[name].why_not_ready(model.name)):
         say(line)
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
-from minitoolai.core.errors import EngineError, SettingsError
+from minitoolai.core.catalog import Catalog, EngineEntry
+from minitoolai.core.errors import SettingsError
 from minitoolai.engines.base import ChatEngine
-from minitoolai.engines.base_images import DrawnImage, ImageEngine, ImageRequest, OnProgress
 from minitoolai.engines.base_speech import SpeechEngine
-from minitoolai.engines.canvas_process import CanvasProcess
 from minitoolai.engines.fake import FakeEngine
 from minitoolai.engines.fake_speech import FakeSpeechEngine
 from minitoolai.engines.hibari import HibariEngine
@@ -21,7 +18,6 @@ from minitoolai.engines.slots import Slots
 from minitoolai.engines.upstream import UpstreamEngine
 from minitoolai.engines.upstream_speech import UpstreamSpeech
 from minitoolai.engines.voice_pool import VoicePool
-from minitoolai.engines.weights import Weights
 from minitoolai.settings import Settings
 
 Caps = dict[str, Slots]
@@ -94,65 +90,3 @@ def make_speech_engines(catalog: Catalog, settings: Settings, http: HttpClient, 
     """Every engine that some voice of the catalog names."""
     used = dict.fromkeys(name for model in catalog.speech.values() for name in model.engines)
     return {name: make_speech_engine(name, catalog, settings, http, caps) for name in used}
-
-
-def weights_folder(settings: Settings) -> Path:
-    """Where the operator's image models lie."""
-    return Path(settings.weights_dir) if settings.weights_dir else settings.data_dir / "weights"
-
-
-def why_no_picture(name: str, model: ImageModel, catalog: Catalog, settings: Settings) -> str | None:
-    """None where this engine has what it needs for this model; else a sentence with the remedy."""
-    entry = catalog.engines[name]
-    if entry.kind == "diffusers":
-        return Weights(weights_folder(settings)).why_missing(entry.names.get(model.name, model.weights))
-    if entry.kind == "webui" and not (entry.base_url or settings.engine_urls.get(name)):
-        return f"no address: set MINITOOLAI_{name.upper()}_BASE_URL=http://host:7860, a web UI started with --api"
-    if entry.kind == "upstream" and entry.needs_key and not settings.engine_keys.get(name):
-        return f"no key: set MINITOOLAI_{name.upper()}_API_KEY"
-    return None
-
-
-class _NotYet:
-    """An engine that this version does not have."""
-
-    rows = 0
-    is_up = False
-
-    def __init__(self, name: str, catalog: Catalog, settings: Settings) -> None:
-        self.name = name
-        self._catalog, self._settings = catalog, settings
-
-    def why_not_ready(self, model: str) -> str | None:
-        missing = why_no_picture(self.name, self._catalog.images[model], self._catalog, self._settings)
-        return missing or "this version does not have it yet"
-
-    def batch_key(self, model: str, width: int, height: int) -> str:
-        return model
-
-    async def start(self) -> None:
-        return
-
-    async def stop(self) -> None:
-        return
-
-    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> DrawnImage:
-        raise EngineError(f"{self.name} cannot draw")
-
-
-def make_image_engine(name: str, catalog: Catalog, settings: Settings) -> ImageEngine:
-    """The adapter that the catalog asks for."""
-    entry = catalog.engines[name]
-    limits: dict[str, Any] = {"rows": settings.image_rows, "silence_s": settings.image_silence_s}
-    if entry.kind == "sketch":
-        return CanvasProcess(name, "minitoolai.engines.sketch", {"threads": 0}, **limits)
-    if entry.kind == "fake":
-        config = {"model": entry.model, "delay_ms": entry.delay_ms}
-        return CanvasProcess(name, "minitoolai.engines.fake_images", config, **limits)
-    return _NotYet(name, catalog, settings)
-
-
-def make_image_engines(catalog: Catalog, settings: Settings) -> dict[str, ImageEngine]:
-    """Every engine that some image model of the catalog names."""
-    used = dict.fromkeys(name for model in catalog.images.values() for name in model.engines)
-    return {name: make_image_engine(name, catalog, settings) for name in used}

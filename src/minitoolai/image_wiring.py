@@ -1,23 +1,33 @@
-"""Everything about image jobs, put together: the service that takes them, the worker that draws them, their store."""
+"""Everything about image jobs, put together: who takes them, judges them, draws them, keeps them, tells of them."""
 
 from __future__ import annotations
 
+import hmac
 import os
 import socket
 from dataclasses import dataclass
 
+from minitoolai import __version__
 from minitoolai.core.catalog import Catalog
 from minitoolai.core.clock import Clock, random_text
-from minitoolai.engine_wiring import make_image_engines
+from minitoolai.core.errors import SettingsError
 from minitoolai.engines.base_images import ImageEngine
+from minitoolai.engines.guarded import GuardedClient
+from minitoolai.engines.http import HttpClient
+from minitoolai.engines.moderation import ModerationPolicy
+from minitoolai.painter_wiring import make_image_engines
 from minitoolai.services.charging import Charging
 from minitoolai.services.image_board import Board
 from minitoolai.services.image_worker import ImageWorker
 from minitoolai.services.images import ImageService
-from minitoolai.services.policy import DefaultPolicy
+from minitoolai.services.links import Links, PublicAddress
+from minitoolai.services.pictures import Pictures, Sweeper
+from minitoolai.services.policy import DefaultPolicy, Policies, find_policies
 from minitoolai.services.signing import Signer
 from minitoolai.services.underway import Underway
+from minitoolai.services.webhooks import ANSWER_WITHIN_S, Post, WebhookDeliverer, WebhookSecrets
 from minitoolai.settings import Settings
+from minitoolai.storage.bucket import BucketObjects
 from minitoolai.storage.database import Database
 from minitoolai.storage.objects import LocalObjects, ObjectStore
 from minitoolai.storage.writer import Writer
@@ -34,6 +44,9 @@ class Base:
     writer: Writer
     charging: Charging
     underway: Underway
+    http: HttpClient
+    #: What every signature of this server is made from.
+    secret: bytes
 
 
 @dataclass(frozen=True)
@@ -45,13 +58,60 @@ class Images:
     signer: Signer
     service: ImageService
     worker: ImageWorker
+    address: PublicAddress
+    links: Links
+    pictures: Pictures
+    sweeper: Sweeper
+    webhooks: WebhookDeliverer
+    webhook_secrets: WebhookSecrets
 
 
-def make_images(base: Base, *, signer: Signer, is_alone: bool) -> Images:
+def make_objects(settings: Settings) -> ObjectStore:
+    """Where pictures lie. SettingsError."""
+    if not settings.object_store:
+        return LocalObjects(settings.data_dir / "objects")
+    return BucketObjects(
+        settings.object_store,
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        access_key_id=settings.s3_access_key_id,
+        secret_access_key=settings.s3_secret_access_key,
+    )
+
+
+def make_policy(settings: Settings, http: HttpClient) -> Policies:
+    """Who judges prompts. SettingsError."""
+
+    def moderation() -> ModerationPolicy:
+        if not settings.moderation_url:
+            raise SettingsError("MINITOOLAI_PROMPT_POLICY: moderation needs MINITOOLAI_MODERATION_URL")
+        return ModerationPolicy(
+            http,
+            base_url=settings.moderation_url,
+            key=settings.moderation_key,
+            model=settings.moderation_model,
+        )
+
+    return find_policies(settings.prompt_policy, {"default": DefaultPolicy, "moderation": moderation})
+
+
+def _post(settings: Settings) -> Post:
+    client = GuardedClient(insecure=settings.webhook_insecure, user_agent=f"minitoolai/{__version__} (webhooks)")
+
+    async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
+        answer = await client.post(url, body, headers=headers, field="webhook_url", within_s=ANSWER_WITHIN_S)
+        return answer.status
+
+    return post
+
+
+def make_images(base: Base, *, is_alone: bool) -> Images:
     """Not yet started. `is_alone`: no other process draws from this database. SettingsError."""
     board = Board()
-    engines = make_image_engines(base.catalog, base.settings)
-    objects = LocalObjects(base.settings.data_dir / "objects")
+    engines = make_image_engines(base.catalog, base.settings, base.http)
+    settings, database, writer, clock = base.settings, base.database, base.writer, base.clock
+    objects = make_objects(settings)
+    signer = Signer(hmac.digest(base.secret, b"signatures", "sha256"))
     service = ImageService(
         base.catalog,
         engines,
@@ -60,7 +120,7 @@ def make_images(base: Base, *, signer: Signer, is_alone: bool) -> Images:
         base.underway,
         base.database,
         base.writer,
-        DefaultPolicy(),
+        make_policy(settings, base.http),
         signer,
         board,
         queue_limit=base.settings.image_queue,
@@ -76,4 +136,21 @@ def make_images(base: Base, *, signer: Signer, is_alone: bool) -> Images:
         name=f"{socket.gethostname()}:{os.getpid()}:{random_text(6)}",
         is_alone=is_alone,
     )
-    return Images(engines, objects, signer, service, worker)
+    address = PublicAddress(settings.public_url, settings.host, settings.port)
+    links = Links(signer, clock, address, lifetime_s=settings.image_link_ttl_s)
+    secrets = WebhookSecrets(base.secret)
+    return Images(
+        engines=engines,
+        objects=objects,
+        signer=signer,
+        service=service,
+        worker=worker,
+        address=address,
+        links=links,
+        pictures=Pictures(database, objects, links),
+        sweeper=Sweeper(database, writer, objects, clock, retention_days=settings.image_retention_days),
+        webhooks=WebhookDeliverer(
+            database, writer, clock, find=service.find, links=links, secrets=secrets, post=_post(settings)
+        ),
+        webhook_secrets=secrets,
+    )

@@ -62,6 +62,26 @@ class Settings:
     image_queue: int = _setting(100, "Jobs that one account may have waiting; more are a 429.")
     image_rows: int = _setting(8, "Pictures that one embedded engine draws at once.")
     image_silence_s: float = _setting(10.0, "A drawing process that is silent for so long is killed and started again.")
+    image_link_ttl_s: int = _setting(3600, "Seconds for which a link to a picture is good; each poll gives a new one.")
+    image_retention_days: float = _setting(30.0, "Days until a finished picture is removed; 0 keeps pictures for ever.")
+    object_store: str = _setting("", "s3://bucket/prefix for pictures; empty means `objects` in the data folder.")
+    s3_endpoint: str = _setting("", "Another S3 server than Amazon's, like https://s3.example.com.")
+    s3_region: str = _setting("", "Region of the bucket; empty means us-east-1.")
+    s3_access_key_id: str = _setting("", "Key of the bucket; empty asks the machine for its own role.")
+    s3_secret_access_key: Secret = _setting(Secret(""), "Secret of that key.")
+    prompt_policy: str = _setting("default", "Who judges prompts: default, moderation, or policies of your own.")
+    moderation_url: str = _setting("", "Server of the policy `moderation`, up to and including /v1.")
+    moderation_key: Secret = _setting(Secret(""), "Key of the moderation server.")
+    moderation_model: str = _setting(
+        "omni-moderation-latest", "Model of the moderation server; empty leaves the choice to it."
+    )
+    webhook_insecure: bool = _setting(
+        False, "Webhooks may go to http and to private addresses. For development only: it opens your network."
+    )
+    device: str = _setting("", "Where your image models run, like cuda:0 or cpu; empty takes the first GPU there is.")
+    precision: str = _setting("", "float16, bfloat16 or float32 for your image models; empty takes what suits.")
+    resident_gb: float = _setting(0.0, "Gigabytes of image models kept loaded; 0 takes most of the GPU's memory.")
+    gpu_pictures: int = _setting(8, "Pictures that one GPU draws together.")
     first_token_timeout_s: float = _setting(60.0, "Longest wait for an engine's first token.")
     total_timeout_s: float = _setting(600.0, "Longest time for one answer.")
     drain_timeout_s: float = _setting(30.0, "How long a stopping server lets streams finish.")

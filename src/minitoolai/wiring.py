@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import os
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,7 +21,6 @@ from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
 from minitoolai.services.ledger import decide
 from minitoolai.services.reports import Reports
-from minitoolai.services.signing import Signer
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
 from minitoolai.settings import Settings
@@ -125,10 +123,8 @@ def build(settings: Settings) -> Services:
         stall_timeout_s=settings.total_timeout_s,
     )
     secret = pepper(settings)
-    base = Base(settings, catalog, clock, database, writer, charging, underway)
-    images = make_images(
-        base, signer=Signer(hmac.digest(secret, b"signatures", "sha256")), is_alone=not database.is_shared
-    )
+    base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret)
+    images = make_images(base, is_alone=not database.is_shared)
     return Services(
         settings=settings,
         clock=clock,
@@ -142,6 +138,6 @@ def build(settings: Settings) -> Services:
         images=images,
         underway=underway,
         keys=KeyRing(database, secret, clock),
-        reports=Reports(database, chats, speech),
+        reports=Reports(database, chats, speech, images.service),
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
     )

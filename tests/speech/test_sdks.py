@@ -9,19 +9,17 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.support.programs import program
+from tests.support.programs import NODE, install_node, program
 from tests.support.server import Account
 from tests.support.speech import CLIP, RATE_HZ, decoded, speak
 
-NODE = Path(__file__).parent.parent / "node"
 FORMATS = ("mp3", "wav", "flac", "opus", "pcm")
 
 
 @pytest.fixture(scope="session")
 def node() -> Path:
     """The folder of Node programs, with OpenAI's package installed in it."""
-    if not (NODE / "node_modules" / "openai").is_dir():
-        subprocess.run([program("npm"), "install", "--silent", "--no-package-lock"], cwd=NODE, check=True, timeout=240)
+    install_node()
     return NODE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -150,17 +151,36 @@ def test_a_settle_rides_with_the_next_hold(books: TemporaryBooks) -> None:
     books.apply(hold(1, account, 600))
 
     async def work(writer: Writer) -> None:
+        await writer.submit(hold(2, account, 1))
         writer.submit(checkpoint(1, account, 30), wait=False)
         settled = writer.submit(settle(1, account, 250))
         await asyncio.sleep(0.2)
         assert settled is not None
         assert not settled.done()
-        assert await writer.submit(hold(2, account, 700)) == Held(700, 1)
+        assert await writer.submit(hold(3, account, 700)) == Held(700, 1)
         assert await settled == Settled(250)
 
     with books.writer(linger_s=30.0) as writer:
         run(work(writer))
-        assert writer.counts.commits == 1
+        assert writer.counts.commits == 2
+
+
+def test_a_settle_waits_for_no_hold_where_none_has_come_of_late(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+    books.apply(hold(1, account, 600))
+
+    async def work(writer: Writer) -> None:
+        await writer.submit(hold(2, account, 1))
+        await asyncio.sleep(1.1)
+        writer.submit(checkpoint(1, account, 30), wait=False)
+        future = writer.submit(settle(1, account, 250))
+        assert future is not None
+        asked_s = time.monotonic()
+        assert await future == Settled(250)
+        assert time.monotonic() - asked_s < 0.45
+
+    with books.writer(linger_s=0.5) as writer:
+        run(work(writer))
 
 
 def test_a_lone_settle_goes_by_itself_after_a_moment(books: TemporaryBooks) -> None:

@@ -89,3 +89,8 @@ def _model(name: str, engine: str = "") -> str:
         f'\n[chat."{name}"]\ninput = "0.15"\noutput = "0.60"\ncontext = 128_000\nmax_output = 4096\n'
         f'image_tokens = {{ low = 85, high = 1_445 }}\nengines = ["{engine or name}"]\n'
     )
+
+
+def upstream(name: str, base_url: str, extra: str = "") -> str:
+    """A model and the upstream behind it, both of this name."""
+    return f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\n{extra}\n' + _model(name)

@@ -24,6 +24,7 @@ class Exchange:
         self._connection = connection
         self.path = path
         self.headers = headers
+        self.raw = raw
         self.body: dict[str, Any] = json.loads(raw or b"{}")
         #: Set when the other side is gone, whoever cut the connection.
         self.gone = connection.gone

@@ -13,13 +13,14 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 
 from minitoolai.api.auth import authenticate
-from minitoolai.core.catalog import ChatModel, nearest
+from minitoolai.api.wire_images import LARGEST_SIDE, SMALLEST_SIDE
+from minitoolai.core.catalog import ChatModel, ImageModel, nearest
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.money import format_dollars
 from minitoolai.core.records import Caller, Generation, UsageRow
 from minitoolai.core.voices import SpeechModel
-from minitoolai.services.reports import Offer, Reports
+from minitoolai.services.reports import Model, Offer, Reports
 from minitoolai.storage.generations import GroupBy
 
 #: A listing's fixed date of birth; OpenAI's clients want one.
@@ -112,8 +113,19 @@ def _model(offer: Offer) -> dict[str, Any]:
         "engine": offer.engine,
         "ready": offer.engine is not None,
         "why_not_ready": offer.why_not,
-        **(_speech_facts(offer.model) if isinstance(offer.model, SpeechModel) else _chat_facts(offer.model)),
+        **_facts(offer.model),
     }
+
+
+def _facts(model: Model) -> dict[str, Any]:
+    if isinstance(model, ImageModel):
+        return _image_facts(model)
+    return _speech_facts(model) if isinstance(model, SpeechModel) else _chat_facts(model)
+
+
+def _image_facts(model: ImageModel) -> dict[str, Any]:
+    sizes = {"smallest": f"{SMALLEST_SIDE}x{SMALLEST_SIDE}", "largest": f"{LARGEST_SIDE}x{LARGEST_SIDE}"}
+    return {"kind": "image", "sizes": sizes, "price": {"image": format_dollars(model.price), "currency": "USD"}}
 
 
 def _chat_facts(model: ChatModel) -> dict[str, Any]:

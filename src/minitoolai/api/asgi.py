@@ -63,6 +63,6 @@ async def answer(send: Send, status: int, body: bytes, headers: Headers) -> None
     await send({"type": "http.response.body", "body": body})
 
 
-async def answer_error(send: Send, error: ServiceError, headers: Headers) -> None:
-    """One error, in OpenAI's shape."""
-    await answer(send, status_and_type(error)[0], error_body(error), [JSON, *headers, *error_headers(error)])
+async def answer_error(send: Send, error: ServiceError, headers: Headers, path: str = "") -> None:
+    """One error, in the shape that this path's callers expect: OpenAI's, or the contract's own for pictures."""
+    await answer(send, status_and_type(error)[0], error_body(error, path), [JSON, *headers, *error_headers(error)])

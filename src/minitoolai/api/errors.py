@@ -25,6 +25,9 @@ TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
     (errors.ServiceError, 500, "server_error"),
 )
 
+#: Where clients of the original service look for the reason of a refusal in a shape of its own.
+IMAGE_PATHS = "/api/texttoimage"
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -33,8 +36,11 @@ def status_and_type(error: errors.ServiceError) -> tuple[int, str]:
     return next((status, kind) for cls, status, kind in TABLE if isinstance(error, cls))
 
 
-def error_body(error: errors.ServiceError) -> bytes:
-    """`{"error": {message, type, param, code}}`."""
+def error_body(error: errors.ServiceError, path: str = "") -> bytes:
+    """`{"error": {message, type, param, code}}`; under /api/texttoimage the contract's own shape."""
+    if path.startswith(IMAGE_PATHS):
+        fields = {"status": "error", "jobid": None, "signature": None, "message": error.message, "code": error.code}
+        return _encode(fields)
     _, kind = status_and_type(error)
     return _encode({"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}})
 

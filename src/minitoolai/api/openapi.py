@@ -9,6 +9,7 @@ from litestar import get
 
 from minitoolai import __version__
 from minitoolai.api import openapi_forms as forms
+from minitoolai.api import openapi_images as images
 from minitoolai.api import openapi_speech as speech
 
 Json = dict[str, Any]
@@ -19,6 +20,7 @@ _ERRORS = {
     402: "The balance does not cover the request.",
     404: "No such model or object; the message lists the nearest names.",
     405: "Another method is meant.",
+    410: "It was there: the link has expired, or the picture was removed when its time was over.",
     413: "The body is larger than 20 MB.",
     415: "The body is not JSON.",
     429: "Too many requests, here or at the engine.",
@@ -44,7 +46,7 @@ def describe() -> Json:
         "info": {
             "title": "MiniToolAI",
             "version": __version__,
-            "description": "Chat and speech, billed to the nano-dollar. A last slash changes nothing.",
+            "description": "Chat, pictures and speech, billed to the nano-dollar. A last slash changes nothing.",
         },
         "security": [{"key": []}],
         "paths": {
@@ -54,6 +56,8 @@ def describe() -> Json:
             "/api/texttospeech/": {"post": speech.operation("Text to speech, streamed as it is spoken", failures)},
             "/v1/audio/speech": {"post": speech.operation("Text to speech, as OpenAI's clients ask for it", failures)},
             "/v1/audio/voices": {"get": _read("The voices that can speak now", "VoiceList")},
+            **images.paths(_ERRORS, failures),
+            "/api/webhooks/": {"get": images.webhooks(_errors(401, 503))},
             "/v1/models": {"get": _read("What is on offer", "ModelList")},
             "/v1/models/{id}": {"get": _read("One model", "Model", 404, path="id")},
             "/api/balance/": {"get": _read("Balance, held and available", "Balance")},
@@ -65,7 +69,7 @@ def describe() -> Json:
         },
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`sk-mt-…`"}},
-            "schemas": _schemas() | speech.SCHEMAS | forms.SCHEMAS,
+            "schemas": _schemas() | speech.SCHEMAS | images.SCHEMAS | forms.SCHEMAS,
         },
     }
 

@@ -8,12 +8,13 @@ from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from minitoolai.api import account, health, openapi, speech
+from minitoolai.api import account, health, images, job_views, openapi, speech, webhooks
 from minitoolai.api.asgi import App
 from minitoolai.api.chat import ChatEndpoint
 from minitoolai.api.completions import TextForm
 from minitoolai.api.errors import error_body, error_headers, status_and_type
 from minitoolai.api.forms import ChatForm
+from minitoolai.api.images import ImageDesk
 from minitoolai.api.responses import ResponseForm
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
 from minitoolai.services.accounts import KeyRing
@@ -27,6 +28,10 @@ HANDLERS = [
     account.models,
     account.model,
     speech.voices,
+    job_views.events,
+    job_views.cancel,
+    job_views.picture,
+    webhooks.webhooks,
     health.healthz,
     health.readyz,
     openapi.document,
@@ -55,6 +60,16 @@ def hot_paths(chats: ChatService, speeches: SpeechService, keys: KeyRing) -> dic
     }
 
 
+def image_paths(desk: ImageDesk, keys: KeyRing) -> dict[str, App]:
+    """Those of image jobs that take a body; the others are in the framework."""
+    endpoints: dict[str, App] = {
+        "/api/texttoimage": images.SubmitEndpoint(desk, keys),
+        "/api/texttoimage/jobs": images.PollEndpoint(desk),
+        "/v1/images/generations": images.GenerateEndpoint(desk, keys),
+    }
+    return endpoints | {f"{path}/": endpoint for path, endpoint in endpoints.items()}
+
+
 def other_paths(state: State) -> Litestar:
     """Everything else, in the framework."""
     return Litestar(
@@ -66,11 +81,10 @@ def other_paths(state: State) -> Litestar:
     )
 
 
-def _service_error(_: Request[Any, Any, State], error: ServiceError) -> Response[bytes]:
+def _service_error(request: Request[Any, Any, State], error: ServiceError) -> Response[bytes]:
     headers = {key.decode(): value.decode() for key, value in error_headers(error)}
-    return Response(
-        error_body(error), status_code=status_and_type(error)[0], media_type="application/json", headers=headers
-    )
+    body = error_body(error, request.scope["path"])
+    return Response(body, status_code=status_and_type(error)[0], media_type="application/json", headers=headers)
 
 
 def _http_error(request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from minitoolai.api.asgi import JSON, Headers, Receive, Send, answer
 from minitoolai.api.direct import DirectWriter, direct_writer
-from minitoolai.core.errors import ClientLeft, Overloaded, ServiceError, StoreError
+from minitoolai.api.errors import error_body
+from minitoolai.core.errors import ClientLeft, InvalidRequest, Overloaded, ServiceError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +185,7 @@ def reason_to_stop(run: Run) -> ServiceError:
     return run.stop_reason
 
 
-async def only_post(send: Send) -> None:
+async def only_post(send: Send, path: str = "") -> None:
     """405 for every other method."""
-    body = (
-        b'{"error":{"message":"use POST here","type":"invalid_request_error","param":null,"code":"method_not_allowed"}}'
-    )
-    await answer(send, 405, body, [JSON, (b"allow", b"POST")])
+    error = InvalidRequest("use POST here", code="method_not_allowed")
+    await answer(send, 405, error_body(error, path), [JSON, (b"allow", b"POST")])

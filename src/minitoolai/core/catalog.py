@@ -42,6 +42,10 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: upstream: model name there, by model name here; a name that is absent is passed on as it is. webui, diffusers:
     #: checkpoint or file there, by model name here; for a name that is absent, the model's `weights`.
     names: dict[str, str] = {}
+    #: upstream: sizes of pictures that it draws, like "1024x1024"; the nearest is asked for, then scaled. []: any.
+    sizes: list[Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")]] = []
+    #: upstream: for pictures it takes seed, num_inference_steps, guidance_scale and negative_prompt, too.
+    extended_fields: bool = False
     #: instead of the settings of the same names.
     first_token_timeout_s: Seconds | None = None
     total_timeout_s: Seconds | None = None

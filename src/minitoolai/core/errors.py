@@ -5,10 +5,8 @@ ServiceError
 │   ├── ContextExceeded
 │   ├── ModelNotFound
 │   ├── ContentRefused      the operator's policy on prompts
-│   ├── UrlForbidden        an address that we will not call
-│   ├── FetchFailed         an address that did not give what it should
-│   ├── NotFound
-│   └── Gone                it was there once
+│   ├── UrlForbidden, FetchFailed   addresses that callers name
+│   └── NotFound, Gone
 ├── AccessDenied            InvalidKey
 ├── InsufficientBalance
 ├── Overloaded              ours: queue or disk full

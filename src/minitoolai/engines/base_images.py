@@ -54,8 +54,10 @@ class ImageEngine(Protocol):
     name: str
     #: Pictures it takes at once; more are not claimed for it.
     rows: int
-    #: It takes pictures just now. What waits for one that is starting again goes on waiting.
-    is_up: bool
+
+    @property
+    def is_up(self) -> bool:
+        """It takes pictures just now. What waits for one that is starting again goes on waiting."""
 
     def why_not_ready(self, model: str) -> str | None:
         """None when it can draw this model of the catalog; else a sentence with the remedy."""

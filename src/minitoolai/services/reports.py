@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import msgspec
 
-from minitoolai.core.catalog import Catalog, ChatModel
+from minitoolai.core.catalog import Catalog, ChatModel, ImageModel
 from minitoolai.core.clock import parse_generation_name
 from minitoolai.core.errors import NotFound
 from minitoolai.core.records import Balance, Caller, Generation, UsageRow
 from minitoolai.core.voices import SpeechModel, VoiceEntry
 from minitoolai.services.chat import ChatService
+from minitoolai.services.images import ImageService
 from minitoolai.services.speech import SpeechService
 from minitoolai.storage import accounts, generations
 from minitoolai.storage.database import Database
 from minitoolai.storage.generations import GroupBy
 
+Model = ChatModel | SpeechModel | ImageModel
+
 
 class Offer(msgspec.Struct, frozen=True):
     """One model as it stands now: by which engine, or why by none."""
 
-    model: ChatModel | SpeechModel
+    model: Model
     engine: str | None
     why_not: str | None
 
@@ -27,10 +30,11 @@ class Offer(msgspec.Struct, frozen=True):
 class Reports:
     """Every report in one place, for the JSON edge, the portal and the command line."""
 
-    def __init__(self, database: Database, chats: ChatService, speech: SpeechService) -> None:
+    def __init__(self, database: Database, chats: ChatService, speech: SpeechService, images: ImageService) -> None:
         self._database = database
         self._chats = chats
         self._speech = speech
+        self._images = images
 
     @property
     def catalog(self) -> Catalog:
@@ -45,17 +49,21 @@ class Reports:
         """Every model, with the engine that would answer now."""
         return [self.offer(model) for model in self.models().values()]
 
-    def models(self) -> dict[str, ChatModel | SpeechModel]:
+    def models(self) -> dict[str, Model]:
         """Every model by its name."""
-        return {**self.catalog.chat, **self.catalog.speech}
+        return {**self.catalog.chat, **self.catalog.images, **self.catalog.speech}
 
-    def offer(self, model: ChatModel | SpeechModel) -> Offer:
+    def offer(self, model: Model) -> Offer:
         """One model, with the engine that would answer now."""
-        engine = self._speech.engine_for(model) if isinstance(model, SpeechModel) else self._chats.engine_for(model)
+        if isinstance(model, ImageModel):
+            drawer = self._images.engine_for(model)
+            return Offer(model, drawer.name, None) if drawer else Offer(model, None, self._images.why_no_engine(model))
+        if isinstance(model, SpeechModel):
+            voice = self._speech.engine_for(model)
+            return Offer(model, voice.name, None) if voice else Offer(model, None, self._speech.why_no_voice(model))
+        engine = self._chats.engine_for(model)
         if engine is not None:
             return Offer(model, engine.name, None)
-        if isinstance(model, SpeechModel):
-            return Offer(model, None, self._speech.why_no_voice(model))
         reasons = (f"{name}: {self._chats.engines[name].why_not_ready()}" for name in model.engines)
         return Offer(model, None, "; ".join(reasons))
 

@@ -165,9 +165,11 @@ class Routes:
         found: list[ChatEngine] = []
         for name in model.engines:
             engine = self._engines[name]
-            if engine.why_not_ready() is not None:
+            is_upstream = self._catalog.engines[name].kind == "upstream"
+            # An embedded engine looks at its files to tell, which no request to an upstream need wait for.
+            if (found and not is_upstream) or engine.why_not_ready() is not None:
                 continue
-            if self._catalog.engines[name].kind == "upstream":
+            if is_upstream:
                 found.append(engine)
             elif not found:
                 return [engine]

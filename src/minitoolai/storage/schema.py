@@ -145,6 +145,7 @@ generations = Table(
     _index("ix_generations_queue", "turn", "created_ms", "id", where="state = 'queued'"),
     _index("ix_generations_queued", "account_id", "turn", where="state = 'queued'"),
     _index("ix_generations_drawn", "lease_until_ms", where="kind = 'image' AND state = 'running'"),
+    _index("ix_generations_pictures", "finished_ms", where="kind = 'image' AND result IS NOT NULL"),
     sqlite_strict=True,
 )
 
@@ -171,5 +172,38 @@ transfers = Table(
     _index("uq_transfers_external_ref", "external_ref", unique=True, where="external_ref IS NOT NULL"),
     _index("ix_transfers_debit", "debit", where="kind <> 'usage'"),
     _index("ix_transfers_credit", "credit", where="kind <> 'usage'"),
+    sqlite_strict=True,
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Int64, primary_key=True),
+    # One job ends once, and is told of once, however often that is tried.
+    Column("generation_id", Int64, ForeignKey("generations.id"), nullable=False, unique=True),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default="pending"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_ms", Int64, nullable=False),
+    Column("created_ms", Int64, nullable=False),
+    Column("finished_ms", Int64),
+    CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state_known"),
+    CheckConstraint("(state = 'pending') = (finished_ms IS NULL)", name="finished_means_over"),
+    _index("ix_outbox_due", "next_ms", where="state = 'pending'"),
+    Index("ix_outbox_account", "account_id", "id"),
+    sqlite_strict=True,
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("outbox_id", Int64, ForeignKey("outbox.id"), primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("at_ms", Int64, nullable=False),
+    Column("duration_ms", Int64, nullable=False),
+    Column("status", Integer),
+    Column("error", Text),
+    CheckConstraint("(status IS NULL) = (error IS NOT NULL)", name="an_answer_or_an_error"),
     sqlite_strict=True,
 )

@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 
 LARGEST_BATCH = 512
 #: A settle is on nobody's way: it rides with the next hold's commit, or goes after this long.
-LINGER_S = 0.005
+LINGER_S = 0.010
+#: Where the last hold is longer ago than this many times LINGER_S, no hold is likely to come: a settle goes at once.
+QUIET = 2
 #: Holds that may wait at once; beyond this the answer is 503.
 QUEUED_HOLDS = 4096
 FIRST_RETRY_S = 0.05
@@ -74,10 +76,14 @@ class Writer:
         self._decide = decide
         self._linger_s = linger_s
         self._tickets: deque[Ticket] = deque()
-        self._wake = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        #: Held while the thread has nothing to do; a plain lock wakes it with less ado than a condition.
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._urgent = 0
         self._is_due = False
         self._has_timer = False
+        self._last_hold_s = 0.0
         self._stopping = False
         self._is_away = False
         self._calm_since_s = time.monotonic()
@@ -95,9 +101,9 @@ class Writer:
 
     def stop(self) -> None:
         """Write what is queued, then end the thread."""
-        with self._wake:
+        with self._lock:
             self._stopping = True
-            self._wake.notify()
+            self._ring()
         if self._thread is not None:
             self._thread.join()
 
@@ -132,19 +138,27 @@ class Writer:
             raise Overloaded("the database is away; nothing was written; try again", retry_after_s=2) from error
 
     def _put(self, ticket: Ticket) -> None:
-        with self._wake:
+        with self._lock:
             if self._stopping:
                 raise Overloaded("the server is stopping; try again", retry_after_s=1)
             self._tickets.append(ticket)
             if ticket.urgent:
                 self._urgent += 1
-                self._wake.notify()
-            elif not self._lingers() or len(self._tickets) >= LARGEST_BATCH:
+                self._last_hold_s = time.monotonic()
+                self._ring()
+            elif not self._lingers(ticket) or len(self._tickets) >= LARGEST_BATCH:
                 self._is_due = True
-                self._wake.notify()
+                self._ring()
 
-    def _lingers(self) -> bool:
+    def _ring(self) -> None:
+        """Wake the thread; under the lock."""
+        if self._bell.locked():
+            self._bell.release()
+
+    def _lingers(self, ticket: Ticket) -> bool:
         """Let the event loop keep the time of what may wait: waking this thread for it costs more than the SQL."""
+        if ticket.future is not None and time.monotonic() - self._last_hold_s > QUIET * self._linger_s:
+            return False
         if not self._has_timer:
             try:
                 asyncio.get_running_loop().call_later(self._linger_s, self._linger_is_over)
@@ -154,11 +168,11 @@ class Writer:
         return True
 
     def _linger_is_over(self) -> None:
-        with self._wake:
+        with self._lock:
             self._has_timer = False
             if self._tickets:
                 self._is_due = True
-                self._wake.notify()
+                self._ring()
 
     # ── the thread ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -171,17 +185,21 @@ class Writer:
 
     def _take(self) -> list[Ticket]:
         """Whatever waits, at most LARGEST_BATCH; an empty list means: stop."""
-        with self._wake:
-            while not self._is_pressing():
-                self._wake.wait(self._retry_delay_s if self._owed else None)
-            size = min(len(self._tickets), LARGEST_BATCH)
-            batch = [self._tickets.popleft() for _ in range(size)]
-            self._is_due = bool(self._tickets)
-            self._urgent -= sum(ticket.urgent for ticket in batch)
-            if self._retry_is_due() or self._stopping:
-                batch = self._owed + batch
-                self._owed = []
-            return batch
+        while True:
+            with self._lock:
+                if self._is_pressing():
+                    return self._batch()
+            self._bell.acquire(timeout=self._retry_delay_s if self._owed else -1)
+
+    def _batch(self) -> list[Ticket]:
+        size = min(len(self._tickets), LARGEST_BATCH)
+        batch = [self._tickets.popleft() for _ in range(size)]
+        self._is_due = bool(self._tickets)
+        self._urgent -= sum(ticket.urgent for ticket in batch)
+        if self._retry_is_due() or self._stopping:
+            batch = self._owed + batch
+            self._owed = []
+        return batch
 
     def _is_pressing(self) -> bool:
         return self._urgent > 0 or self._is_due or self._stopping or self._retry_is_due()

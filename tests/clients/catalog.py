@@ -1,0 +1,182 @@
+"""Which clients are run, how, and what each of them can show. The one list behind tests and table."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.programs import NODE, install_node, program
+
+HERE = Path(__file__).parent
+PROGRAMS = HERE / "programs"
+#: Not in requirements-dev.txt: it wants an older package of OpenAI's than everybody else.
+LITELLM = ("litellm==1.106.2", "mcp==2.3.0")
+LITELLM_HOME = HERE.parents[1] / ".scratch" / "litellm"
+
+#: What a client may show, and what that means.
+ABILITIES = {
+    "answer": "an answer in one piece, with its usage",
+    "stream": "the same as a stream",
+    "tools": "a tool called, its result sent back, the answer to it",
+    "schema": "an answer that obeys a strict JSON schema",
+    "errors": "401, 402, 404, 400 and 429 become the client's own errors",
+    "retry": "a 429 is tried again, no sooner than `Retry-After` says",
+    "headers": "`x-generation-id` can be read",
+    "cancel": "a stream that is left is cancelled, and charged to that point",
+    "models": "`/v1/models` is listed",
+    "responses": "`/v1/responses`, whole and streamed",
+    "completions": "`/v1/completions`",
+}
+_EVERY_SDK = ("answer", "stream", "tools", "schema", "errors", "retry", "headers", "cancel")
+_OPENAI_ERRORS = {
+    "401": "AuthenticationError",
+    "402": "APIStatusError",
+    "404": "NotFoundError",
+    "400": "BadRequestError",
+    "429": "RateLimitError",
+}
+_STATUS_AND_CODE = {
+    "401": "401 invalid_api_key",
+    "402": "402 insufficient_balance",
+    "404": "404 model_not_found",
+    "400": "400 invalid_request",
+    "429": "429 rate_limit_exceeded",
+}
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client. `command` is made when it is needed, for it may have to be installed first."""
+
+    title: str
+    command: Callable[[], list[str]]
+    version: Callable[[], str]
+    abilities: tuple[str, ...]
+    #: What it makes of each refusal.
+    errors: dict[str, str] = field(default_factory=lambda: _OPENAI_ERRORS)
+    folder: Path = PROGRAMS
+
+
+def _python(name: str) -> Callable[[], list[str]]:
+    return lambda: [sys.executable, f"{name}.py"]
+
+
+def _python_version(package: str) -> Callable[[], str]:
+    from importlib.metadata import version
+
+    return lambda: f"{package} {version(package)}"
+
+
+def _litellm() -> str:
+    """The Python that has it; installed on first use."""
+    python = LITELLM_HOME / "bin" / "python"
+    stamp = LITELLM_HOME / ".installed"
+    if not stamp.exists() or stamp.read_text() != str(LITELLM):
+        uv = str(Path(sys.executable).with_name("uv"))
+        subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, LITELLM_HOME], check=True, timeout=60)
+        subprocess.run([uv, "pip", "install", "-q", "--python", python, *LITELLM], check=True, timeout=300)
+        stamp.write_text(str(LITELLM))
+    return str(python)
+
+
+def _node(script: str) -> Callable[[], list[str]]:
+    def command() -> list[str]:
+        install_node()
+        return [program("node"), f"{script}.mjs"]
+
+    return command
+
+
+def _node_version(*packages: str) -> Callable[[], str]:
+    def version() -> str:
+        install_node()
+        ask = "for (const p of process.argv.slice(1)) console.log(p, JSON.parse(require('fs').readFileSync("
+        ask += "`node_modules/${p}/package.json`)).version)"
+        done = subprocess.run([program("node"), "-e", ask, *packages], cwd=NODE, capture_output=True, check=True)
+        return ", ".join(done.stdout.decode().split("\n")[:-1])
+
+    return version
+
+
+def _first_line(name: str, words: int) -> Callable[[], str]:
+    def version() -> str:
+        done = subprocess.run([program(name), "--version"], capture_output=True, text=True, check=True)
+        return " ".join(done.stdout.split()[:words])
+
+    return version
+
+
+CLIENTS = {
+    "openai-python": Client("OpenAI, Python", _python("openai_sync"), _python_version("openai"), tuple(ABILITIES)),
+    "openai-async": Client(
+        "OpenAI, Python, asyncio",
+        _python("openai_async"),
+        _python_version("openai"),
+        ("answer", "stream", "tools", "errors", "retry", "headers", "cancel", "responses"),
+    ),
+    "openai-node": Client(
+        "OpenAI, Node",
+        _node("openai"),
+        _node_version("openai"),
+        tuple(ABILITIES),
+        {**_OPENAI_ERRORS, "402": "APIError"},
+        NODE,
+    ),
+    "langchain": Client(
+        "LangChain, ChatOpenAI",
+        _python("langchain_client"),
+        _python_version("langchain-openai"),
+        (*_EVERY_SDK, "responses"),
+        {
+            "401": "OpenAIAuthenticationError",
+            "402": "APIStatusError",
+            "404": "OpenAIModelNotFoundError",
+            "400": "OpenAIInvalidRequestError",
+            "429": "OpenAIRateLimitError",
+        },
+    ),
+    "litellm": Client(
+        "LiteLLM",
+        lambda: [_litellm(), "litellm_client.py"],
+        lambda: LITELLM[0].replace("==", " "),
+        _EVERY_SDK,
+        {**_OPENAI_ERRORS, "402": "APIError"},
+    ),
+    "llm": Client(
+        "llm, the command line",
+        _python("llm_client"),
+        _python_version("llm"),
+        ("answer", "stream", "tools", "schema", "errors", "retry", "cancel"),
+        {status: status for status in _OPENAI_ERRORS},
+    ),
+    "vercel": Client(
+        "Vercel AI SDK, openai-compatible",
+        _node("vercel"),
+        _node_version("ai", "@ai-sdk/openai-compatible"),
+        _EVERY_SDK,
+        {status: f"AI_APICallError {status}" for status in _OPENAI_ERRORS},
+        NODE,
+    ),
+    "curl": Client("curl", _python("curl_client"), _first_line("curl", 2), tuple(ABILITIES), _STATUS_AND_CODE),
+    "php": Client(
+        "PHP with its curl",
+        lambda: [program("php"), "client.php"],
+        _first_line("php", 2),
+        _EVERY_SDK,
+        _STATUS_AND_CODE,
+    ),
+}
+
+
+def run(client: Client, *, base_url: str, key: str, poor_key: str, nonce: str) -> subprocess.CompletedProcess[str]:
+    """The client's program, showing everything it can: a line of JSON for each ability."""
+    env = {**os.environ, "BASE_URL": base_url, "KEY": key, "POOR_KEY": poor_key, "NONCE": nonce}
+    env |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "PYTHONWARNINGS": "ignore"}
+    command = [*client.command(), *client.abilities]
+    return subprocess.run(
+        command, cwd=client.folder, env=env, capture_output=True, encoding="utf-8", timeout=180, check=False
+    )

@@ -1,0 +1,75 @@
+"""One server and one stand-in upstream for all clients; a client's program runs once, and its tests read from that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+
+from minitoolai.storage.audit import broken_invariants
+from tests.clients.catalog import CLIENTS, run
+from tests.support import catalogs, manners
+from tests.support.server import Account, ServerProcess
+from tests.support.upstream import Exchange, Upstream
+
+#: What a client that is told to wait must at least wait.
+RETRY_AFTER_S = 1
+
+
+class Moody:
+    """An upstream: it refuses whoever says a new word for the first time, and the limited always."""
+
+    def __init__(self) -> None:
+        self._met: set[str] = set()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Behave."""
+        word = str(exchange.body["messages"][-1]["content"])
+        is_new = word not in self._met
+        self._met.add(word)
+        if exchange.body["model"] == "limited" or is_new:
+            await manners.refuse(429, retry_after=str(RETRY_AFTER_S))(exchange)
+        else:
+            await manners.answer()(exchange)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Fake engines, and two models behind a moody upstream."""
+    with Upstream(Moody()) as moody:
+        catalog = catalogs.FAKE + "".join(
+            catalogs.upstream(name, moody.base_url, "retries = 0") for name in ("busy", "limited")
+        )
+        with ServerProcess(tmp_path_factory.mktemp("clients"), catalog=catalog) as running:
+            yield running
+            assert running.read(broken_invariants) == {}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one client showed, by ability, and who paid."""
+
+    results: dict[str, Any]
+    account: Account
+    complaints: str
+
+
+@pytest.fixture(scope="session")
+def shown(server: ServerProcess) -> Callable[[str], Shown]:
+    """Runs a client, once."""
+
+    @cache
+    def show(name: str) -> Shown:
+        account, poor = server.account(), server.account(credit=None)
+        done = run(CLIENTS[name], base_url=server.url + "/v1", key=account.key, poor_key=poor.key, nonce=name)
+        results: dict[str, Any] = {}
+        for line in done.stdout.splitlines():
+            if line.startswith("{"):
+                results |= json.loads(line)
+        return Shown(results, account, done.stderr[-4000:])
+
+    return show

@@ -1,0 +1,240 @@
+"""Pictures by any server with OpenAI's interface: what it is asked, what it may answer, what its failures are to us."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.errors import EngineError, EngineRateLimited, EngineRefused, EngineTimeout
+from minitoolai.engines.base_images import DrawnImage, ImageRequest
+from minitoolai.engines.http import HttpClient
+from minitoolai.engines.remote import remote_of
+from minitoolai.engines.upstream_images import UpstreamImages, nearest_size
+from tests.support.upstream import Behaviour, Exchange, Upstream
+from tests.support.webui import png
+
+RED = (200, 10, 20)
+APPLE = ImageRequest(prompt="a red apple", negative_prompt="worm", width=320, height=256, seed=7, steps=3)
+
+
+async def fetch_nothing(url: str) -> bytes:
+    """Nobody else is asked."""
+    raise AssertionError(url)
+
+
+@asynccontextmanager
+async def upstream(behave: Behaviour, fetch: Any = fetch_nothing, **fields: Any) -> AsyncIterator[UpstreamImages]:
+    entry = EngineEntry("upstream", needs_key=True, names={"real": "gpt-image-1"}, **fields)
+    with Upstream(behave) as server:
+        client = HttpClient()
+        engine = UpstreamImages(remote_of("up", entry, base_url=server.base_url, key="sk-up"), entry, client, fetch)
+        engine.server = server  # type: ignore[attr-defined]
+        try:
+            yield engine
+        finally:
+            await client.close()
+
+
+async def drawn(engine: UpstreamImages, request: ImageRequest = APPLE) -> DrawnImage:
+    return await engine.draw("real", request, lambda _done, _total: None)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(test)
+
+
+def in_base64(width: int = 320, height: int = 256) -> Behaviour:
+    async def behave(exchange: Exchange) -> None:
+        picture = base64.b64encode(png(RED, width, height)).decode()
+        exchange.answer(200, {"created": 1, "data": [{"b64_json": picture, "revised_prompt": "an apple, red"}]})
+
+    return behave
+
+
+def opened(image: DrawnImage) -> Any:
+    return Image.open(io.BytesIO(image.png))
+
+
+def test_a_picture_is_asked_for_as_openai_documents_and_claims_nothing_it_was_not_told() -> None:
+    async def test() -> None:
+        async with upstream(in_base64()) as engine:
+            image = await drawn(engine)
+            seen: Exchange = engine.server.last  # type: ignore[attr-defined]
+            assert (seen.path, seen.headers["authorization"]) == ("/v1/images/generations", "Bearer sk-up")
+            assert seen.body == {
+                "model": "gpt-image-1",
+                "prompt": "a red apple",
+                "n": 1,
+                "size": "320x256",
+                "response_format": "b64_json",
+            }
+            assert image.model == "gpt-image-1"
+            assert (opened(image).size, opened(image).getpixel((5, 5))) == ((320, 256), RED)
+            text = opened(image).text["parameters"]
+            assert text.startswith("a red apple\nSize: 320x256, Model: gpt-image-1, Version: minitoolai")
+
+    run(test())
+
+
+def test_a_server_that_takes_more_is_told_more() -> None:
+    async def test() -> None:
+        async with upstream(in_base64(), extended_fields=True) as engine:
+            text = opened(await drawn(engine)).text["parameters"]
+            body = engine.server.last.body  # type: ignore[attr-defined]
+            assert body["negative_prompt"] == "worm"
+            assert (body["seed"], body["num_inference_steps"], body["guidance_scale"]) == (7, 3, 2.0)
+            assert text.startswith("a red apple\nNegative prompt: worm\nSteps: 3, CFG scale: 2, Seed: 7, Size: 320x256")
+
+    run(test())
+
+
+def test_a_server_that_refuses_to_be_asked_for_base64_is_asked_without_once_and_for_all() -> None:
+    async def behave(exchange: Exchange) -> None:
+        if "response_format" in exchange.body:
+            fault = {"message": "Unknown parameter: 'response_format'.", "param": "response_format"}
+            return exchange.answer(400, {"error": fault})
+        return await in_base64()(exchange)
+
+    async def test() -> None:
+        async with upstream(behave) as engine:
+            await drawn(engine)
+            await drawn(engine)
+            assert len(engine.server.seen) == 3  # type: ignore[attr-defined]
+
+    run(test())
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_an_address_on_the_same_server_is_fetched_with_the_key(relative: bool) -> None:
+    async def behave(exchange: Exchange) -> None:
+        if exchange.path == "/files/1.png?sig=a%20b":
+            assert exchange.headers["authorization"] == "Bearer sk-up"
+            return exchange.answer(200, png(RED, 320, 256), content_type="image/png")
+        root = "" if relative else f"http://{exchange.headers['host']}"
+        return exchange.answer(200, {"data": [{"url": f"{root}/files/1.png?sig=a%20b"}]})
+
+    async def test() -> None:
+        async with upstream(behave) as engine:
+            assert opened(await drawn(engine)).getpixel((1, 1)) == RED
+
+    run(test())
+
+
+def test_an_address_elsewhere_is_fetched_as_a_strangers() -> None:
+    asked: list[str] = []
+
+    async def fetch(url: str) -> bytes:
+        asked.append(url)
+        return png(RED, 320, 256)
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(200, {"data": [{"url": "https://cdn.example/1.png"}]})
+
+    async def test() -> None:
+        async with upstream(behave, fetch) as engine:
+            assert opened(await drawn(engine)).getpixel((1, 1)) == RED
+            assert asked == ["https://cdn.example/1.png"]
+
+    run(test())
+
+
+def test_of_a_few_sizes_the_one_of_nearest_shape_is_asked_for_and_cut_to_measure() -> None:
+    sizes = ["1024x1024", "1536x1024", "1024x1536"]
+    assert nearest_size(1024, 1024, sizes) == (1024, 1024)
+    assert nearest_size(1344, 768, sizes) == (1536, 1024)
+    assert nearest_size(256, 400, sizes) == (1024, 1536)
+    assert nearest_size(640, 640, ["512x512", "1024x1024"]) == (1024, 1024)
+    assert nearest_size(333, 444, []) == (333, 444)
+
+    async def test() -> None:
+        async with upstream(in_base64(1024, 1024), sizes=sizes) as engine:
+            image = await drawn(engine)
+            assert engine.server.last.body["size"] == "1536x1024"  # type: ignore[attr-defined]
+            assert opened(image).size == (320, 256)
+
+    run(test())
+
+
+FAILURES = [
+    (400, {"error": {"message": "bad size", "param": "size"}}, EngineRefused, "invalid_request", "bad size"),
+    (400, {"error": {"message": "no", "code": "content_policy_violation"}}, EngineRefused, "content_policy", "no"),
+    (400, {"error": {"message": "no", "code": "moderation_blocked"}}, EngineRefused, "content_policy", "no"),
+    (401, {"error": {"message": "bad key sk-up"}}, EngineError, "upstream_error", "status 401"),
+    (429, {"error": {"message": "slow"}}, EngineRateLimited, "rate_limit_exceeded", "slow"),
+    (503, b"", EngineError, "upstream_error", "overloaded"),
+    (500, b"<html>", EngineError, "upstream_error", "status 500"),
+    (200, {"data": []}, EngineError, "upstream_error", "no picture"),
+    (200, {"data": [{}]}, EngineError, "upstream_error", "without a picture"),
+    (200, {"data": [{"b64_json": "%%%"}]}, EngineError, "upstream_error", "no picture"),
+    (200, {"data": [{"b64_json": "aGVsbG8="}]}, EngineError, "upstream_error", "no picture"),
+    (200, {"data": [{"url": "/nothing.png"}]}, EngineError, "upstream_error", "no picture"),
+    (200, b"not json", EngineError, "upstream_error", "no picture"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "kind", "code", "words"), FAILURES)
+def test_a_failure_there_is_one_of_ours_here(status: int, body: Any, kind: type, code: str, words: str) -> None:
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(status, body)
+
+    async def test() -> None:
+        async with upstream(behave) as engine:
+            with pytest.raises(EngineError) as failure:
+                await drawn(engine)
+            assert (type(failure.value), failure.value.code) == (kind, code)
+            assert words in failure.value.message
+            assert "sk-up" not in failure.value.message
+
+    run(test())
+
+
+def test_a_server_that_hangs_or_breaks_off_or_sends_a_huge_picture_is_an_error_worth_another_attempt() -> None:
+    async def hang(exchange: Exchange) -> None:
+        await exchange.hang()
+
+    async def half(exchange: Exchange) -> None:
+        exchange.send(b'HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{"data": [')
+        exchange.reset()
+
+    async def test() -> None:
+        async with upstream(hang, total_timeout_s=0.3) as engine:
+            with pytest.raises(EngineTimeout, match=r"drew for longer than 0\.3 s"):
+                await drawn(engine)
+        async with upstream(half) as engine:
+            with pytest.raises(EngineError, match="broke off"):
+                await drawn(engine)
+        async with upstream(in_base64(5000, 4000)) as engine:
+            with pytest.raises(EngineError, match="5000 by 4000"):
+                await drawn(engine)
+
+    run(test())
+
+
+def test_a_server_that_asks_us_to_stay_away_is_left_alone_for_that_long() -> None:
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(429, {"error": {"message": "slow"}}, retry_after="1")
+
+    async def test() -> None:
+        async with upstream(behave) as engine:
+            assert engine.is_up
+            with pytest.raises(EngineRateLimited):
+                await drawn(engine)
+            assert not engine.is_up
+            await asyncio.sleep(1.05)
+            assert engine.is_up
+
+    run(test())
+
+
+def test_without_its_key_it_is_not_ready() -> None:
+    entry = EngineEntry("upstream", base_url="https://host/v1", needs_key=True)
+    engine = UpstreamImages(remote_of("up", entry), entry, HttpClient(), fetch_nothing)
+    assert engine.why_not_ready("real") == "no key: set MINITOOLAI_UP_API_KEY"

@@ -1,0 +1,287 @@
+"""Whoever left an address is told, signed, until he has heard or a day is over; nobody else waits for him."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from minitoolai.core.errors import FetchFailed, NotFound
+from minitoolai.engines.guarded import GuardedClient
+from minitoolai.services.webhooks import AT_ONCE, DELAYS_S, LEASE_MS, LONGEST_MS, WebhookDeliverer, WebhookSecrets
+from minitoolai.storage import outbox
+from minitoolai.storage.writer import Writer
+from tests.support.books import NOON_MS, TemporaryBooks
+from tests.support.images import PRICE, end_job, find_job, links, queued_job, receiver
+from tests.support.upstream import Upstream
+
+SECRETS = WebhookSecrets(b"a key for tests")
+Work = Callable[[WebhookDeliverer], Awaitable[None]]
+
+
+def deliver(books: TemporaryBooks, work: Work, *, insecure: bool = True, post: Any = None) -> None:
+    client = GuardedClient(insecure=insecure)
+
+    async def by_client(url: str, body: bytes, headers: dict[str, str]) -> int:
+        return (await client.post(url, body, headers=headers, field="webhook_url", within_s=5)).status
+
+    async def run(writer: Writer) -> None:
+        await work(
+            WebhookDeliverer(
+                books.database,
+                writer,
+                books.clock,
+                find=lambda job_id: find_job(books, job_id),
+                links=links(books.clock),
+                secrets=SECRETS,
+                post=post or by_client,
+            )
+        )
+
+    with books.writer() as writer:
+        asyncio.run(run(writer))
+
+
+async def once(deliverer: WebhookDeliverer) -> None:
+    await deliverer.deliver_due()
+    await deliverer.wait_idle()
+
+
+def ended(books: TemporaryBooks, account: int, url: str | None, state: str = "succeeded") -> int:
+    job_id = queued_job(books, account, url)
+    end_job(books, account, job_id, state)
+    # Jobs of these books end half a second after noon.
+    books.clock.ms = max(books.clock.ms, NOON_MS + 500)
+    return job_id
+
+
+def url_of(hook: Upstream) -> str:
+    return f"http://127.0.0.1:{hook.port}/hook?shop=7"
+
+
+def states(books: TemporaryBooks) -> list[tuple[Any, ...]]:
+    return books.rows("SELECT state, attempts FROM outbox ORDER BY id")
+
+
+def is_signed(secret: str, headers: dict[str, str], raw: bytes) -> bool:
+    """What a receiver does, written out here a second time."""
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + raw
+    right = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    return hmac.compare_digest(f"v1,{right}", headers["webhook-signature"])
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "status"),
+    [
+        ("succeeded", "image.succeeded", "success"),
+        ("failed", "image.failed", "error"),
+        ("cancelled", "image.cancelled", "error"),
+    ],
+)
+def test_the_end_of_a_job_is_told_signed_and_in_the_words_of_the_poll(
+    books: TemporaryBooks, state: str, kind: str, status: str
+) -> None:
+    account = books.account(10 * PRICE)
+    with receiver(200) as hook:
+        job_id = ended(books, account, url_of(hook), state)
+        deliver(books, once)
+        told = hook.last
+    assert (told.body["type"], told.body["data"]["status"]) == (kind, status)
+    assert told.body["data"]["jobid"] == job_id
+    assert (told.body["data"]["image_url"] is not None) == (state == "succeeded")
+    assert told.path == "/hook?shop=7"
+    assert told.headers["webhook-id"] == told.body["id"]
+    assert told.headers["webhook-timestamp"] == str(NOON_MS // 1000)
+    assert is_signed(SECRETS.of(account), told.headers, told.raw)
+    assert not is_signed(SECRETS.of(account), told.headers, told.raw + b" ")
+    assert not is_signed(SECRETS.of(account + 1), told.headers, told.raw)
+    assert states(books) == [("delivered", 1)]
+
+
+def test_a_job_without_an_address_is_told_to_nobody(books: TemporaryBooks) -> None:
+    ended(books, books.account(10 * PRICE), None)
+    assert states(books) == []
+
+
+def test_the_end_and_its_message_are_one_commit(books: TemporaryBooks) -> None:
+    account = books.account(10 * PRICE)
+    job_id = queued_job(books, account, "https://example.com/")
+
+    def unplugged() -> None:
+        with books.connection.transaction():
+            outbox.announce(books.connection, [job_id], NOON_MS)
+            raise OSError("unplugged")
+
+    with pytest.raises(OSError, match="unplugged"):
+        unplugged()
+    assert states(books) == []
+    end_job(books, account, job_id)
+    with books.connection.transaction():
+        outbox.announce(books.connection, [job_id], NOON_MS)
+    assert len(states(books)) == 1
+
+
+def test_a_receiver_that_fails_is_called_again_later_and_later_until_it_hears(books: TemporaryBooks) -> None:
+    account = books.account(10 * PRICE)
+    with receiver(500, 503, 302, 404, 204) as hook:
+        ended(books, account, url_of(hook))
+
+        async def work(deliverer: WebhookDeliverer) -> None:
+            for delay_s in (*DELAYS_S[:4], 0):
+                await once(deliverer)
+                heard = len(hook.seen)
+                books.clock.forward(delay_s * 0.89)
+                await once(deliverer)
+                assert len(hook.seen) == heard
+                books.clock.forward(delay_s * 0.11)
+
+        deliver(books, work)
+        assert [told.headers["webhook-id"] for told in hook.seen] == [hook.seen[0].headers["webhook-id"]] * 5
+        assert len({told.headers["webhook-timestamp"] for told in hook.seen}) == 5
+    assert states(books) == [("delivered", 5)]
+    logged = books.database.read(outbox.delivery_log, account, 10)[0]
+    assert [attempt.status for attempt in logged.attempts] == [500, 503, 302, 404, 204]
+    assert logged.finished_ms == books.clock.now_ms() - 0
+
+
+def test_a_receiver_that_never_hears_is_called_for_a_day_and_then_no_more(books: TemporaryBooks) -> None:
+    account = books.account(10 * PRICE)
+    with receiver(500) as hook:
+        ended(books, account, url_of(hook))
+
+        async def work(deliverer: WebhookDeliverer) -> None:
+            for delay_s in (*DELAYS_S, 0, 0):
+                await once(deliverer)
+                books.clock.forward(delay_s)
+
+        deliver(books, work)
+        assert len(hook.seen) == len(DELAYS_S) + 1
+    assert states(books) == [("failed", len(DELAYS_S) + 1)]
+    assert 0.8 * LONGEST_MS < sum(DELAYS_S) * 1000 + LEASE_MS <= LONGEST_MS + 8 * 3_600_000
+    assert books.clock.now_ms() - NOON_MS > 20 * 3_600_000
+
+
+def test_a_receiver_that_says_gone_is_never_called_again(books: TemporaryBooks) -> None:
+    with receiver(410) as hook:
+        ended(books, books.account(10 * PRICE), url_of(hook))
+        deliver(books, once)
+        assert len(hook.seen) == 1
+    assert states(books) == [("failed", 1)]
+
+
+def test_an_address_that_leads_inside_is_refused_and_logged_and_no_packet_goes_there(books: TemporaryBooks) -> None:
+    account = books.account(10 * PRICE)
+    with receiver(200) as hook:
+        ended(books, account, f"https://127.0.0.1:{hook.port}/")
+        deliver(books, once, insecure=False)
+        assert hook.seen == []
+    logged = books.database.read(outbox.delivery_log, account, 10)[0]
+    assert "webhook_url" in (logged.attempts[0].error or "")
+    assert logged.state == "pending"
+
+
+def test_a_deliverer_that_dies_after_claiming_loses_nothing(books: TemporaryBooks) -> None:
+    account = books.account(10 * PRICE)
+    with receiver(200) as hook:
+        ended(books, account, url_of(hook))
+
+        async def hang(*_: Any) -> Any:
+            await asyncio.Event().wait()
+
+        async def dies(deliverer: WebhookDeliverer) -> None:
+            running = asyncio.ensure_future(deliverer.run())
+            while not states(books)[0][1]:
+                await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+        deliver(books, dies, post=hang)
+        deliver(books, once)
+        assert hook.seen == []
+        books.clock.forward(LEASE_MS / 1000)
+        deliver(books, once)
+        assert len(hook.seen) == 1
+    assert states(books) == [("delivered", 2)]
+
+
+def test_an_attempt_that_outlived_its_lease_changes_nothing_any_more(books: TemporaryBooks) -> None:
+    account = books.account(10 * PRICE)
+    ended(books, account, "https://example.com/")
+    with books.connection.transaction():
+        slow = outbox.claim(books.connection, now_ms=NOON_MS + 500, lease_ms=LEASE_MS, most=9)[0]
+        quick = outbox.claim(books.connection, now_ms=NOON_MS + 500 + LEASE_MS, lease_ms=LEASE_MS, most=9)[0]
+        heard = outbox.Attempt(quick.attempts, NOON_MS, 5, 200, None)
+        outbox.log_attempt(books.connection, quick, heard, state="delivered", next_ms=NOON_MS, now_ms=NOON_MS)
+        late = outbox.Attempt(slow.attempts, NOON_MS, 5, 500, None)
+        outbox.log_attempt(books.connection, slow, late, state="failed", next_ms=NOON_MS, now_ms=NOON_MS)
+    assert states(books) == [("delivered", 2)]
+    assert books.rows("SELECT attempt, status FROM webhook_deliveries") == [(2, 200)]
+
+
+def test_an_account_with_a_hundred_messages_to_a_tar_pit_leaves_room_for_others(books: TemporaryBooks) -> None:
+    greedy, modest = books.account(1000 * PRICE), books.account(10 * PRICE)
+    told: list[str] = []
+    release = asyncio.Event()
+
+    async def post(url: str, _: bytes, __: dict[str, str]) -> int:
+        told.append(url)
+        if "pit" in url:
+            await release.wait()
+            raise FetchFailed("webhook_url: no whole answer within 10 s")
+        return 200
+
+    for _ in range(100):
+        ended(books, greedy, "https://pit.example.com/")
+    ended(books, modest, "https://shop.example.com/")
+
+    async def work(deliverer: WebhookDeliverer) -> None:
+        running = asyncio.ensure_future(deliverer.run())
+        for _ in range(500):
+            if "https://shop.example.com/" in told:
+                break
+            await asyncio.sleep(0.01)
+        assert "https://shop.example.com/" in told
+        assert told.count("https://pit.example.com/") < AT_ONCE / 2
+        release.set()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    deliver(books, work, post=post)
+
+
+def test_a_job_that_is_gone_from_the_books_is_given_up(books: TemporaryBooks) -> None:
+    ended(books, books.account(10 * PRICE), "https://example.com/")
+
+    async def nobody(_: int) -> Any:
+        raise NotFound("there is no such job")
+
+    async def work(deliverer: WebhookDeliverer) -> None:
+        deliverer._find = nobody
+        await once(deliverer)
+
+    deliver(books, work)
+    assert states(books) == [("failed", 1)]
+
+
+def test_the_log_is_kept_for_a_month_and_waiting_messages_for_as_long_as_they_wait(books: TemporaryBooks) -> None:
+    account = books.account(10 * PRICE)
+    with receiver(200, 500) as hook:
+        ended(books, account, url_of(hook))
+        deliver(books, once)
+        ended(books, account, url_of(hook))
+        deliver(books, once)
+    with books.connection.transaction():
+        assert outbox.forget(books.connection, NOON_MS + 501, 100) == 1
+    assert states(books) == [("pending", 1)]
+    assert books.rows("SELECT count(*) FROM webhook_deliveries") == [(1,)]
+
+
+def test_every_account_has_a_secret_of_its_own() -> None:
+    assert SECRETS.of(1) != SECRETS.of(2)
+    assert SECRETS.of(1).startswith("whsec_")

@@ -1,0 +1,89 @@
+"""Image jobs in the books without anybody drawing, and a receiver of webhooks that keeps what it was told."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from minitoolai.core.books import PlaceHold
+from minitoolai.core.clock import generation_name
+from minitoolai.core.errors import NotFound
+from minitoolai.core.pictures import ImageJob
+from minitoolai.core.records import NewGeneration, Outcome
+from minitoolai.services.links import Links
+from minitoolai.services.signing import Signer
+from tests.support.books import NOON_MS, FixedClock, TemporaryBooks, settle
+from tests.support.upstream import Exchange, Upstream
+
+PRICE = 1_500_000
+_jobs = itertools.count(4_503_599_627_370_000)
+
+
+def links(clock: FixedClock, lifetime_s: int = 3600) -> Links:
+    return Links(Signer(b"a key for tests"), clock, lambda: "http://127.0.0.1:8000", lifetime_s=lifetime_s)
+
+
+def queued_job(books: TemporaryBooks, account: int, webhook_url: str | None = None) -> int:
+    """A job in the queue, its hold placed."""
+    job_id = next(_jobs)
+    generation = NewGeneration(
+        "image", "realvision", "sketch", 0, PRICE, "queued", "{}", seed=7, size="s", webhook_url=webhook_url
+    )
+    head = (job_id, account, "key000000001", "image", 0, PRICE, 1, 1, None, NOON_MS)
+    books.apply(PlaceHold(*head, generation, 100))
+    return job_id
+
+
+def end_job(books: TemporaryBooks, account: int, job_id: int, state: Any = "succeeded", key: str | None = None) -> None:
+    """The job ends as it would after its drawing."""
+    if state == "succeeded":
+        outcome = Outcome(state, output_units=1, served_model="minitoolai-sketch-1", result=key or "0" * 64 + "-1")
+        books.apply(settle(job_id, account, PRICE, outcome))
+    else:
+        books.apply(settle(job_id, account, 0, Outcome(state, error_code="upstream_error", error="it broke")))
+
+
+async def find_job(books: TemporaryBooks, job_id: int) -> ImageJob:
+    """The job as its row tells, with a drawing of 256 by 256 pixels in 4 steps."""
+    rows = books.database.read(
+        lambda c: c.execute(
+            "SELECT account_id, state, seed, model, served_model, result, error_code, error, created_ms, finished_ms"
+            " FROM generations WHERE id = ?",
+            (job_id,),
+        )
+    )
+    if not rows:
+        raise NotFound("there is no such job")
+    account, state, seed, model, served, key, code, error, created_ms, finished_ms = rows[0]
+    return ImageJob(
+        job_id=job_id,
+        generation=generation_name(job_id),
+        account_id=account,
+        state=state,
+        steps=4,
+        step=4 if state == "succeeded" else 0,
+        seed=seed,
+        model=model,
+        served_model=served,
+        object=key,
+        error_code=code,
+        error=error,
+        width=256,
+        height=256,
+        created_ms=created_ms,
+        finished_ms=finished_ms,
+    )
+
+
+@contextmanager
+def receiver(*statuses: int) -> Iterator[Upstream]:
+    """Answers with these statuses, one after the other, the last one for ever."""
+    waiting = itertools.chain(statuses[:-1], itertools.repeat(statuses[-1] if statuses else 200))
+
+    async def take(exchange: Exchange) -> None:
+        exchange.answer(next(waiting), b"")
+
+    with Upstream(take) as upstream:
+        yield upstream
