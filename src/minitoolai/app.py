@@ -18,6 +18,7 @@ import uvicorn
 from litestar.datastructures import State
 
 from minitoolai.api.asgi import App, Receive, Scope, Send
+from minitoolai.api.idempotency import Idempotent, idempotency_key
 from minitoolai.api.images import ImageDesk
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
@@ -68,6 +69,7 @@ class Server:
         )
         self._hot = hot_paths(services.chats, services.speech, services.keys) | image_paths(desk, services.keys)
         self._other: Any = other_paths(state)
+        self._idempotent = Idempotent(services.replays, services.keys)
 
     def why_not_ready(self) -> str | None:
         """None once requests will be served."""
@@ -81,6 +83,9 @@ class Server:
             await self._lifespan(receive, send)
             return
         handler: App = self._hot.get(scope.get("path", ""), self._other)
+        if scope["method"] == "POST" and (name := idempotency_key(scope)) is not None:
+            await self._idempotent(handler, name, scope, receive, send)
+            return
         await handler(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -108,6 +113,7 @@ class Server:
         self._tasks = [
             asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
+            asyncio.create_task(services.replays.run()),
             asyncio.create_task(services.images.worker.run()),
             asyncio.create_task(services.images.sweeper.run()),
             asyncio.create_task(services.images.webhooks.run()),

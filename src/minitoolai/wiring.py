@@ -20,6 +20,7 @@ from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
 from minitoolai.services.ledger import decide
+from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
@@ -45,6 +46,7 @@ class Services:
     images: Images
     underway: Underway
     keys: KeyRing
+    replays: Replays
     reports: Reports
     auditor: Auditor
 
@@ -137,6 +139,7 @@ def build(settings: Settings) -> Services:
         speech=speech,
         images=images,
         underway=underway,
+        replays=Replays(database, writer, clock),
         keys=KeyRing(database, secret, clock),
         reports=Reports(database, chats, speech, images.service),
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.burst import run_burst
+from tests.chaos.jobs import run_jobs
 from tests.support.kills import run_kills
 
 
@@ -16,17 +17,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="how often the server is killed (50)")
     parser.add_argument("--bursts", type=int, default=5, help="how often 500 callers hit an account for 100 (5)")
+    parser.add_argument("--jobs-s", type=float, default=180, help="seconds of chaos around 500 image jobs (180)")
     parser.add_argument("--seed", type=int, default=1, help="draws the same moments and requests again (1)")
     options = parser.parse_args()
     violations: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("kills", "burst"):
+        for name in ("kills", "burst", "jobs"):
             (Path(folder) / name).mkdir()
         kills = run_kills(Path(folder) / "kills", options.kills, seed=options.seed)
         print(kills, flush=True)
         burst = run_burst(Path(folder) / "burst", options.bursts)
         print(burst, flush=True)
-        violations += kills.violations + burst.violations
+        jobs = run_jobs(Path(folder) / "jobs", chaos_s=options.jobs_s, seed=options.seed)
+        print(jobs, flush=True)
+        violations += kills.violations + burst.violations + jobs.violations
     for violation in violations:
         print(violation, file=sys.stderr)
     return 1 if violations else 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from minitoolai.core.books import (
     Checkpoint,
+    Claimed,
     Credit,
     Credited,
     Held,
@@ -38,6 +39,8 @@ class Model:
     def __init__(self, accounts: list[int]) -> None:
         self.posted = dict.fromkeys(accounts, 0)
         self.holds: dict[int, dict[str, Any]] = {}
+        #: The hold that stands behind each Idempotency-Key.
+        self.claims: dict[str, int] = {}
         #: (account, what was added or taken, hold or reference, balance after, when, why), in order.
         self.moves: list[tuple[int, int, int | str, int, int, str | None]] = []
         self.begin_batch()
@@ -118,6 +121,8 @@ class Model:
         if known is not None:
             same = known["account"] == ask.account_id
             return Held(known["amount"], known["units"]) if same else Unknown()
+        if ask.claim is not None and not self._is_free(ask.claim.id):
+            return Claimed()
         available = self.posted[ask.account_id] - self.held(ask.account_id)
         fewest = min(ask.least_units, ask.units) if ask.unit else ask.units
         for units in range(ask.units, fewest - 1, -1):
@@ -136,8 +141,15 @@ class Model:
                     "generation": (ask.generation.state, 0, None, None, 0),
                     "turn": turn, "attempt": 0, "failures": 0, "job_lease": None, "result": None, "error": None,
                 }  # fmt: skip
+                if ask.claim is not None:
+                    self.claims[ask.claim.id] = ask.hold_id
                 return Held(amount, units)
         return Refused(ask.base + ask.least_units * ask.unit, available)
+
+    def _is_free(self, claim: str) -> bool:
+        """An Idempotency-Key stands for its first request until that ends without a charge."""
+        first = self.claims.get(claim)
+        return first is None or (self.holds[first]["state"] == "voided")
 
     def _end(self, hold_id: int, known: dict[str, Any], ended: tuple[Any, ...]) -> Verdict:
         cost, now_ms = ended[1:3]
@@ -202,7 +214,8 @@ class Customers:
             limit = draw.choice((1, 2, 3, 3, 8))
             return hold(number, account, base, lease_ms=None, generation=IMAGE, queue_limit=limit)
         lease_ms = NOON_MS + draw.choice((0, 5, 10, 15))
-        return hold(number, account, base, unit=unit, units=units, least=least, lease_ms=lease_ms)
+        claim = draw.choice(("a", "b", "c", None, None, None))
+        return hold(number, account, base, unit=unit, units=units, least=least, lease_ms=lease_ms, claim=claim)
 
     def _settle(self) -> Settle:
         cost = self.draw.choice((0, 0, 1, 5, 20, 40, 100, 300))

@@ -94,6 +94,7 @@ class SideBySide:
         assert holds == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
         generations = rows("SELECT id, state, cost, finished_ms, error_code, estimated FROM generations ORDER BY id")
         assert generations == [(number, *h["generation"]) for number, h in sorted(model.holds.items())]
+        assert dict(rows("SELECT id, hold_id FROM idempotency_keys")) == model.claims
         rows_of_jobs = rows(
             "SELECT id, turn, attempt, failures, lease_until_ms, result, error FROM generations ORDER BY id"
         )

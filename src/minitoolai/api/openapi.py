@@ -20,14 +20,22 @@ _ERRORS = {
     402: "The balance does not cover the request.",
     404: "No such model or object; the message lists the nearest names.",
     405: "Another method is meant.",
+    409: "A request with this Idempotency-Key is at work, or was charged and its answer is not kept.",
     410: "It was there: the link has expired, or the picture was removed when its time was over.",
     413: "The body is larger than 20 MB.",
     415: "The body is not JSON.",
+    422: "This Idempotency-Key was sent with another request.",
     429: "Too many requests, here or at the engine.",
     500: "Our mistake.",
     502: "The engine failed; nothing was charged before its first token.",
     503: "Too busy; `Retry-After` says when to come back.",
     504: "The engine took too long.",
+}
+_IDEMPOTENCY_KEY: Json = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "For 24 hours the same request under the same key gets the same answer and is charged once.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 
 
@@ -40,6 +48,26 @@ async def document() -> Json:
 @cache
 def describe() -> Json:
     """OpenAPI 3.1 of everything that callers with keys can reach."""
+    described = _describe()
+    for path, item in described["paths"].items():
+        for method, operation in item.items():
+            if "security" not in operation:
+                _add_what_all_share(path, method, operation)
+    return described
+
+
+def _add_what_all_share(path: str, method: str, operation: Json) -> None:
+    """Every request with a key may meet a limit; every POST may carry an Idempotency-Key."""
+    statuses = [429]
+    if method == "post":
+        statuses += [409, 422]
+        operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+    errors = images.errors(_ERRORS, *statuses) if path.startswith("/api/texttoimage") else _errors(*statuses)
+    for status, answer in errors.items():
+        operation["responses"].setdefault(status, answer)
+
+
+def _describe() -> Json:
     failures = _errors(400, 401, 402, 404, 413, 415, 429, 500, 502, 503, 504)
     return {
         "openapi": "3.1.0",

@@ -9,12 +9,14 @@ from typing import Literal
 
 import msgspec
 
-from minitoolai.core.records import Kind, NewGeneration, Outcome
+from minitoolai.core.records import Claim, Kind, NewGeneration, Outcome
 
 #: System accounts. Their balances are derived from transfers, never stored: one hot row would serialise everybody.
 REVENUE = 1
 FUNDING = 2
 FIRST_CUSTOMER = 1000
+#: How long an Idempotency-Key stands for its first request.
+CLAIM_LIVES_MS = 24 * 3_600_000
 
 
 # ── operations ────────────────────────────────────────────────────────────────────────────────────────────
@@ -39,6 +41,8 @@ class PlaceHold(msgspec.Struct, frozen=True):
     generation: NewGeneration
     #: For work that waits in the queue: how many of its account may wait there at once.
     queue_limit: int | None = None
+    #: Written in the same commit, so that a second request under the same Idempotency-Key places no second hold.
+    claim: Claim | None = None
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -136,6 +140,10 @@ class Settled(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
+class Claimed(msgspec.Struct, frozen=True):
+    """Another request was made under this Idempotency-Key. Nothing changed."""
+
+
 class Renewed(msgspec.Struct, frozen=True):
     """The checkpoint is written."""
 
@@ -165,7 +173,9 @@ class Unknown(msgspec.Struct, frozen=True):
     """No such account or hold. Nothing changed."""
 
 
-Verdict = Held | Refused | QueueFull | Settled | Renewed | StillLeased | Requeued | Superseded | Credited | Unknown
+Verdict = (
+    Held | Refused | Claimed | QueueFull | Settled | Renewed | StillLeased | Requeued | Superseded | Credited | Unknown
+)
 
 
 # ── the part of the books a batch touches ─────────────────────────────────────────────────────────────────
@@ -215,6 +225,21 @@ class QueueState(msgspec.Struct):
     last_turn: int = 0
 
 
+class ClaimState(msgspec.Struct):
+    """An Idempotency-Key that was sent before, and what became of the first request under it."""
+
+    created_ms: int
+    is_kept: bool
+    hold_id: int
+    hold_state: str
+    settled: int
+
+    def is_free(self, now_ms: int) -> bool:
+        """Whether a request may be made under it as if it were new: it is old, or nothing was charged and kept."""
+        is_old = now_ms - self.created_ms >= CLAIM_LIVES_MS
+        return is_old or not (self.is_kept or self.hold_state == "pending" or self.settled)
+
+
 class NewTransfer(msgspec.Struct, frozen=True):
     """Money moved between two accounts, with the customer's version and balance after it."""
 
@@ -235,6 +260,7 @@ class Books:
 
     __slots__ = (
         "accounts",
+        "claims",
         "credited",
         "first_turn",
         "holds",
@@ -253,6 +279,7 @@ class Books:
         self.placed: list[tuple[PlaceHold, int]] = []
         self.outcomes: list[tuple[int, int, int, int, Outcome]] = []
         self.transfers: list[NewTransfer] = []
+        self.claims: dict[str, ClaimState] = {}
         self.jobs: dict[int, JobState] = {}
         #: What each account that asks for a place has in the queue; the lowest turn that waits there, of anybody.
         self.queues: dict[int, QueueState] = {}

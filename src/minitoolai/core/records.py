@@ -11,11 +11,23 @@ HoldState = Literal["pending", "posted", "voided"]
 GenerationState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
+class Claim(msgspec.Struct):
+    """A request's Idempotency-Key: for 24 hours it stands for the first paid request sent under it.
+
+    `id` names account and key together; `fingerprint` is of the request; `hold_id` is set once money was asked for.
+    """
+
+    id: str
+    fingerprint: bytes
+    hold_id: int | None = None
+
+
 class Caller(msgspec.Struct, frozen=True):
     """Who sent a request: the account that pays and the key that was shown."""
 
     account_id: int
     key_id: str
+    claim: Claim | None = None
 
 
 class Attempt(msgspec.Struct, frozen=True):

@@ -73,6 +73,7 @@ class CanvasProcess:
         self._silence_s, self._call_timeout_s = silence_s, call_timeout_s
         self._facts: CanvasEngine = import_module(module).make_canvas_engine(config)
         self._process: asyncio.subprocess.Process | None = None
+        self._birth: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._loaded: asyncio.Future[Loaded] | None = None
@@ -115,9 +116,15 @@ class CanvasProcess:
     # ── the child's life ──────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Spawn, and wait until it is loaded; if it cannot be, that is tried again and again. EngineError."""
-        if self._keeper is not None:
-            return
+        """Spawn, and wait until it is loaded; if it cannot be, that is tried again and again. EngineError.
+
+        Whoever asks a second time waits for the first.
+        """
+        if self._birth is None:
+            self._birth = asyncio.create_task(self._be_born())
+        await asyncio.shield(self._birth)
+
+    async def _be_born(self) -> None:
         try:
             await self._spawn()
         finally:
@@ -126,10 +133,14 @@ class CanvasProcess:
     async def stop(self) -> None:
         """Kill it; nothing is lost that matters."""
         self.is_up = False
-        for task in (self._keeper, self._reader):
+        for task in (self._birth, self._keeper, self._reader):
             if task is not None:
                 task.cancel()
-        process, self._process, self._keeper = self._process, None, None
+        # A birth that was cancelled leaves a keeper behind.
+        await asyncio.sleep(0)
+        if self._keeper is not None:
+            self._keeper.cancel()
+        process, self._process, self._birth, self._keeper = self._process, None, None, None
         if process is not None and process.returncode is None:
             process.kill()
             await process.wait()

@@ -13,7 +13,7 @@ from functools import partial
 from minitoolai.core.books import Requeue, Requeued, Settled
 from minitoolai.core.catalog import Catalog
 from minitoolai.core.clock import Clock
-from minitoolai.core.errors import Overloaded, StoreError
+from minitoolai.core.errors import EngineError, Overloaded, StoreError
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.services.image_board import Board
 from minitoolai.services.image_order import Passing, choose, is_suspect
@@ -205,6 +205,7 @@ class _Hand:
         self._models_until_s = 0.0
         self._pause_s = 0.0
         self._paused_until_s = 0.0
+        self._is_started = False
 
     async def work(self) -> None:
         """Until cancelled; whatever happens, it goes on."""
@@ -238,6 +239,8 @@ class _Hand:
     async def _fill(self) -> None:
         """Claim what the engine has room for, and begin."""
         worker, engine, now_s = self._worker, self._engine, self._worker.clock.steady_s()
+        if not self._is_started and self._models_now(now_s):
+            await self._start()
         runs = [run for run in worker.runs.values() if run.engine is engine]
         if worker.draining or not engine.is_up or len(runs) >= engine.rows or now_s < self._paused_until_s:
             return
@@ -254,6 +257,14 @@ class _Hand:
         )
         if chosen:
             await self._begin([job.id for job in chosen])
+
+    async def _start(self) -> None:
+        """Once there is something that it can draw: its weights may have been put there while we run."""
+        self._is_started = True
+        try:
+            await self._engine.start()
+        except (EngineError, OSError) as error:
+            log.error("%s did not start: %s", self._engine.name, error)
 
     async def _begin(self, ids: list[int]) -> None:
         worker, name, now_ms = self._worker, self._engine.name, self._worker.clock.now_ms()

@@ -11,6 +11,8 @@ from minitoolai.core.books import (
     AccountState,
     Books,
     Checkpoint,
+    Claimed,
+    ClaimState,
     Credit,
     Credited,
     Held,
@@ -63,6 +65,8 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
     if known is not None:
         # The same hold again: a COMMIT whose answer was lost, replayed. Answer from the row.
         return Held(known.amount, (known.amount - ask.base) // ask.unit if ask.unit else ask.units)
+    if ask.claim is not None and not _is_free(books, ask.claim.id, ask.now_ms):
+        return Claimed()
     units = ask.units
     amount = ask.base + units * ask.unit
     if amount > account.available:
@@ -81,7 +85,20 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
     hold = HoldState(ask.account_id, amount, lease_until_ms=ask.lease_until_ms, kind=ask.kind)
     books.holds[ask.hold_id] = hold
     books.placed.append((ask, amount))
+    if ask.claim is not None:
+        books.claims[ask.claim.id] = ClaimState(ask.now_ms, False, ask.hold_id, "pending", 0)
     return Held(amount, units)
+
+
+def _is_free(books: Books, claim_id: str, now_ms: int) -> bool:
+    claim = books.claims.get(claim_id)
+    if claim is None:
+        return True
+    hold = books.holds.get(claim.hold_id)
+    if hold is not None:
+        # It may have been settled a moment ago, in this very batch.
+        claim.hold_state, claim.settled = hold.state, hold.settled
+    return claim.is_free(now_ms)
 
 
 def _queue_up(books: Books, ask: PlaceHold, limit: int) -> QueueFull | None:

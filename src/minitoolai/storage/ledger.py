@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from minitoolai.core.books import AccountState, Books, Credit, HoldState, Operation, PlaceHold, Verdict
 from minitoolai.core.errors import StoreError
-from minitoolai.storage import jobs
+from minitoolai.storage import idempotency, jobs
 from minitoolai.storage.database import Connection
 
 Decide = Callable[[Books, Operation], Verdict]
@@ -44,6 +44,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> Books:
     rows = connection.select_by_ids("SELECT external_ref FROM transfers WHERE external_ref IN (…)", references)
     books = Books(accounts, holds, {row[0] for row in rows})
     jobs.load(connection, operations, books)
+    idempotency.load(connection, operations, books)
     return books
 
 
@@ -64,6 +65,7 @@ def save(connection: Connection, books: Books) -> None:
             ],
         )
     jobs.save(connection, books)
+    idempotency.save(connection, books)
 
 
 def _update_accounts(connection: Connection, books: Books) -> None:
@@ -115,9 +117,7 @@ def _write_generations(connection: Connection, books: Books) -> None:
 
     rerouted = [(o.engine, o.attempts, hold_id) for hold_id, _, _, _, o in books.outcomes if o.engine is not None]
     if rerouted:
-        connection.execute_many(
-            "UPDATE generations SET engine = coalesce(?, engine), attempts = ? WHERE id = ?", rerouted
-        )
+        connection.execute_many("UPDATE generations SET engine = ?, attempts = ? WHERE id = ?", rerouted)
 
 
 def _generation_row(placed: PlaceHold) -> tuple[object, ...]:

@@ -149,6 +149,23 @@ generations = Table(
     sqlite_strict=True,
 )
 
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    # Account and the caller's own word, together.
+    Column("id", Text, primary_key=True),
+    # The first hold placed under it; of the request, a hash.
+    Column("hold_id", Int64, ForeignKey("holds.id"), nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("created_ms", Int64, nullable=False),
+    # The answer, once it is whole: status, headers as JSON, and the body, deflated.
+    Column("status", Integer),
+    Column("headers", Text),
+    Column("body", LargeBinary),
+    Index("ix_idempotency_keys_created_ms", "created_ms"),
+    sqlite_strict=True,
+)
+
 transfers = Table(
     "transfers",
     metadata,
