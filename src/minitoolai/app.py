@@ -44,7 +44,6 @@ def image_desk(services: Services) -> ImageDesk:
         links=images.links,
         pictures=images.pictures,
         underway=services.underway,
-        reports=services.reports,
         insecure_webhooks=services.settings.webhook_insecure,
         wait_s=services.settings.total_timeout_s,
     )
@@ -71,8 +70,8 @@ class Server:
         )
         self._hot = hot_paths(services.chats, services.speech, services.keys) | image_paths(desk, services.keys)
         self._other: Any = other_paths(state)
-        self._idempotent = Idempotent(services.replays, services.keys)
         self._portal: Any = portal(services.site)
+        self._idempotent = Idempotent(services.replays, services.keys)
 
     def why_not_ready(self) -> str | None:
         """None once requests will be served."""
@@ -88,7 +87,10 @@ class Server:
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
         if handler is None:
-            handler = self._portal if is_portals(path) else self._other
+            if is_portals(path):
+                await self._portal(scope, receive, send)
+                return
+            handler = self._other
         if scope["method"] == "POST" and (name := idempotency_key(scope)) is not None:
             await self._idempotent(handler, name, scope, receive, send)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minitoolai.core.errors import NotFound
 from minitoolai.core.records import MailLink, User
+from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Row
 
 _USER = "u.account_id, u.email, u.is_admin, u.language, u.created_ms, a.posted, a.held"
@@ -55,10 +56,8 @@ def forget_user(connection: Connection, account_id: int, now_ms: int) -> None:
         " WHERE account_id = ?",
         (f"deleted-{account_id}", now_ms, account_id),
     )
-    connection.execute(
-        "UPDATE api_keys SET revoked_ms = ?, name = '' WHERE account_id = ? AND revoked_ms IS NULL",
-        (now_ms, account_id),
-    )
+    for key in accounts.keys_of(connection, account_id):
+        accounts.revoke_key(connection, key.id, now_ms)
     connection.execute("UPDATE api_keys SET name = '' WHERE account_id = ?", (account_id,))
     end_sessions(connection, account_id)
 
