@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 PORT     ?= 8000
 DATA_DIR ?= data
 
-.PHONY: help install dev serve test acceptance chaos check bench bench-peers pin clean
+.PHONY: help install dev serve test acceptance fuzz compatibility chaos check bench bench-peers pin clean
 
 help:           ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -34,6 +34,12 @@ test: dev       ## every quick test
 
 acceptance: dev ## the long tests, against real servers
 	$(BIN)/pytest -m acceptance
+
+fuzz: dev       ## ten minutes of schemathesis over /openapi.json
+	FUZZ_S=600 $(BIN)/pytest tests/acceptance/test_fuzz.py
+
+compatibility: dev ## run every client and write docs/reference/compatibility.md
+	$(BIN)/python -m tools.compatibility
 
 chaos: dev      ## the proofs of docs/ledger.md, at length
 	$(BIN)/python -m tests.chaos
