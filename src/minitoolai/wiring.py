@@ -15,6 +15,8 @@ from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.http import HttpClient
 from minitoolai.image_wiring import Base, Images, make_images
+from minitoolai.portal.site import Site
+from minitoolai.portal_wiring import make_site
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
@@ -49,6 +51,7 @@ class Services:
     replays: Replays
     reports: Reports
     auditor: Auditor
+    site: Site
 
 
 def catalog_path(settings: Settings) -> Path:
@@ -127,6 +130,8 @@ def build(settings: Settings) -> Services:
     secret = pepper(settings)
     base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret)
     images = make_images(base, is_alone=not database.is_shared)
+    keys = KeyRing(database, secret, clock)
+    reports = Reports(database, chats, speech, images.service)
     return Services(
         settings=settings,
         clock=clock,
@@ -140,7 +145,8 @@ def build(settings: Settings) -> Services:
         images=images,
         underway=underway,
         replays=Replays(database, writer, clock),
-        keys=KeyRing(database, secret, clock),
-        reports=Reports(database, chats, speech, images.service),
+        keys=keys,
+        reports=reports,
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
+        site=make_site(settings, database, writer, clock, keys, reports, secret),
     )
