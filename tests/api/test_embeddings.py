@@ -47,7 +47,7 @@ def vectors(*found: Any, **more: Any) -> Behaviour:
 def test_a_text_becomes_a_vector_and_its_tokens_are_charged(account: Account) -> None:
     found = made(account)
     assert (found.model, found.usage.prompt_tokens, found.usage.total_tokens) == ("fake-quick-1", 4, 4)
-    assert len(found.data[0].embedding) == 8
+    assert len(found.data[0].embedding) == 64
     assert account.settled() == CREDIT - 4 * PRICE
 
 

@@ -20,7 +20,7 @@ _encode = msgspec.json.Encoder().encode
 _PIECE = 6
 _DEEPEST = 16
 _MOST_VALUES = 1000
-_DIMENSIONS = 8
+_DIMENSIONS = 64
 CALL_ID = "call_fake"
 
 
