@@ -200,6 +200,7 @@ def _catalog() -> str:
         f'## `[speech."MODEL"]`\n\n{_keys(voices.SpeechEntry)}\n'
         f"## `voices`\n\n{_keys(voices.VoiceEntry)}\n"
         f"## `image_tokens`\n\n{_keys(catalog.ImageTokens)}\n"
+        f'## `[embedding."MODEL"]`\n\n{_keys(catalog.EmbeddingEntry)}\n'
         f'## `[image."MODEL"]`\n\n{_keys(catalog.ImageEntry)}\n'
         f"## As shipped\n\n{_table(*rows)}\n{_table(*drawn)}"
     )
