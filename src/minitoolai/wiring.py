@@ -15,11 +15,14 @@ from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.http import HttpClient
 from minitoolai.image_wiring import Base, Images, make_images
+from minitoolai.portal.site import Site
+from minitoolai.portal_wiring import make_site
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
 from minitoolai.services.ledger import decide
+from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
@@ -45,8 +48,10 @@ class Services:
     images: Images
     underway: Underway
     keys: KeyRing
+    replays: Replays
     reports: Reports
     auditor: Auditor
+    site: Site
 
 
 def catalog_path(settings: Settings) -> Path:
@@ -125,6 +130,8 @@ def build(settings: Settings) -> Services:
     secret = pepper(settings)
     base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret)
     images = make_images(base, is_alone=not database.is_shared)
+    keys = KeyRing(database, secret, clock)
+    reports = Reports(database, chats, speech, images.service)
     return Services(
         settings=settings,
         clock=clock,
@@ -137,7 +144,9 @@ def build(settings: Settings) -> Services:
         speech=speech,
         images=images,
         underway=underway,
-        keys=KeyRing(database, secret, clock),
-        reports=Reports(database, chats, speech, images.service),
+        replays=Replays(database, writer, clock),
+        keys=keys,
+        reports=reports,
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
+        site=make_site(settings, database, writer, clock, keys, reports, secret),
     )

@@ -14,8 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from minitoolai.core.books import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Settle, Verdict
-from minitoolai.core.records import Balance, NewGeneration, Outcome
+from minitoolai.core.books import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Reverse, Settle, Verdict
+from minitoolai.core.records import Balance, Claim, NewGeneration, Outcome
 from minitoolai.services.ledger import decide
 from minitoolai.storage import accounts, audit, ledger
 from minitoolai.storage.database import Row
@@ -184,9 +184,12 @@ def hold(
     lease_ms: int | None = LEASE_MS,
     generation: NewGeneration = CHAT,
     queue_limit: int | None = None,
+    claim: str | None = None,
+    now_ms: int = NOON_MS,
 ) -> PlaceHold:
-    head = (hold_id, account, "key000000001", generation.kind, base, unit, units, least, lease_ms, NOON_MS)
-    return PlaceHold(*head, generation, queue_limit)
+    head = (hold_id, account, "key000000001", generation.kind, base, unit, units, least, lease_ms, now_ms)
+    claimed = Claim(f"{account}/{claim}", b"the same") if claim else None
+    return PlaceHold(*head, generation, queue_limit, claimed)
 
 
 def settle(hold_id: int, account: int, cost: int, outcome: Outcome = DONE, *, attempt: int | None = None) -> Settle:
@@ -212,6 +215,10 @@ def checkpoint(hold_id: int, account: int, progress: int, lease_ms: int = LEASE_
 
 def recover(hold_id: int, account: int, now_ms: int = LEASE_MS, *, forced: bool = False) -> Recover:
     return Recover(hold_id, account, now_ms, forced)
+
+
+def reverse(account: int, amount: int, reference: str | None = None) -> Reverse:
+    return Reverse(account, amount, "refund", reference or f"refund:{next(_references)}", NOON_MS, "a test")
 
 
 def credit(account: int, amount: int, reference: str | None = None) -> Credit:

@@ -7,6 +7,7 @@ from typing import Any
 
 from minitoolai.core.books import (
     Checkpoint,
+    Claimed,
     Credit,
     Credited,
     Held,
@@ -18,6 +19,8 @@ from minitoolai.core.books import (
     Renewed,
     Requeue,
     Requeued,
+    Reverse,
+    Reversed,
     Settle,
     Settled,
     StillLeased,
@@ -26,7 +29,7 @@ from minitoolai.core.books import (
     Verdict,
 )
 from minitoolai.core.records import NewGeneration, Outcome
-from tests.support.books import NOON_MS, checkpoint, credit, hold, recover, requeue, settle
+from tests.support.books import NOON_MS, checkpoint, credit, hold, recover, requeue, reverse, settle
 
 IMAGE = NewGeneration("image", "dreamshaper", "fake", 0, 1_500_000, state="queued")
 DRAWN = Outcome("succeeded", output_units=1, result="a" * 64, error="none")
@@ -38,6 +41,8 @@ class Model:
     def __init__(self, accounts: list[int]) -> None:
         self.posted = dict.fromkeys(accounts, 0)
         self.holds: dict[int, dict[str, Any]] = {}
+        #: The hold that stands behind each Idempotency-Key.
+        self.claims: dict[str, int] = {}
         #: (account, what was added or taken, hold or reference, balance after, when, why), in order.
         self.moves: list[tuple[int, int, int | str, int, int, str | None]] = []
         self.begin_batch()
@@ -66,6 +71,8 @@ class Model:
             return Unknown()
         if isinstance(operation, Credit):
             return self._credit(operation)
+        if isinstance(operation, Reverse):
+            return self._reverse(operation)
         if isinstance(operation, PlaceHold):
             return self._place(operation)
         known = self.holds.get(operation.hold_id)
@@ -113,11 +120,22 @@ class Model:
         self._move(ask.account_id, ask.amount, ask.external_ref, ask.now_ms, ask.reason)
         return Credited(self.posted[ask.account_id])
 
+    def _reverse(self, ask: Reverse) -> Verdict:
+        has = self.posted[ask.account_id]
+        if any(move[2] == ask.external_ref for move in self.moves):
+            return Reversed(has, 0, repeated=True)
+        taken = sorted((0, ask.amount, has - self.held(ask.account_id)))[1]
+        if taken:
+            self._move(ask.account_id, -taken, ask.external_ref, ask.now_ms, ask.reason)
+        return Reversed(self.posted[ask.account_id], taken)
+
     def _place(self, ask: PlaceHold) -> Verdict:
         known = self.holds.get(ask.hold_id)
         if known is not None:
             same = known["account"] == ask.account_id
             return Held(known["amount"], known["units"]) if same else Unknown()
+        if ask.claim is not None and not self._is_free(ask.claim.id):
+            return Claimed()
         available = self.posted[ask.account_id] - self.held(ask.account_id)
         fewest = min(ask.least_units, ask.units) if ask.unit else ask.units
         for units in range(ask.units, fewest - 1, -1):
@@ -136,8 +154,15 @@ class Model:
                     "generation": (ask.generation.state, 0, None, None, 0),
                     "turn": turn, "attempt": 0, "failures": 0, "job_lease": None, "result": None, "error": None,
                 }  # fmt: skip
+                if ask.claim is not None:
+                    self.claims[ask.claim.id] = ask.hold_id
                 return Held(amount, units)
         return Refused(ask.base + ask.least_units * ask.unit, available)
+
+    def _is_free(self, claim: str) -> bool:
+        """An Idempotency-Key stands for its first request until that ends without a charge."""
+        first = self.claims.get(claim)
+        return first is None or (self.holds[first]["state"] == "voided")
 
     def _end(self, hold_id: int, known: dict[str, Any], ended: tuple[Any, ...]) -> Verdict:
         cost, now_ms = ended[1:3]
@@ -171,9 +196,8 @@ class Customers:
         draw = self.draw
         if self.past and draw.random() < 0.15:
             return draw.choice(self.past[-3:] if draw.random() < 0.5 else self.past)
-        operation = draw.choice(
-            (self._place, self._place, self._settle, self._checkpoint, self._recover, self._requeue, self._credit)
-        )()
+        often = (self._place, self._place, self._settle, self._checkpoint, self._recover, self._requeue, self._credit)
+        operation = self._reverse() if draw.random() < 0.04 else draw.choice(often)()
         self.past.append(operation)
         return operation
 
@@ -202,7 +226,8 @@ class Customers:
             limit = draw.choice((1, 2, 3, 3, 8))
             return hold(number, account, base, lease_ms=None, generation=IMAGE, queue_limit=limit)
         lease_ms = NOON_MS + draw.choice((0, 5, 10, 15))
-        return hold(number, account, base, unit=unit, units=units, least=least, lease_ms=lease_ms)
+        claim = draw.choice(("a", "b", "c", None, None, None))
+        return hold(number, account, base, unit=unit, units=units, least=least, lease_ms=lease_ms, claim=claim)
 
     def _settle(self) -> Settle:
         cost = self.draw.choice((0, 0, 1, 5, 20, 40, 100, 300))
@@ -226,6 +251,9 @@ class Customers:
 
     def _recover(self) -> Recover:
         return recover(*self._known(), NOON_MS + self.draw.choice((0, 5, 10, 15, 30)), forced=self.draw.random() < 0.2)
+
+    def _reverse(self) -> Reverse:
+        return reverse(self._account(), self.draw.choice((1, 30, 200, 900)), f"grant:{self.draw.randint(1, 400)}")
 
     def _credit(self) -> Credit:
         return credit(

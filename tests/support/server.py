@@ -184,6 +184,10 @@ class ServerProcess:
         """Ask the database."""
         return commands.read(self.settings, question)
 
+    def write(self, change: Callable[[Connection], Any]) -> Any:
+        """Change the database beside the server."""
+        return commands.write(self.settings, change)
+
     def account(self, credit: str | None = "5.00") -> Account:
         """A new customer with a key, through the functions behind the command line (a process each would be slow)."""
         commands.prepare(self.settings)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+from msgspec.structs import replace
 
 from minitoolai.core.errors import AccessDenied
 from minitoolai.core.records import Caller
 from minitoolai.services.accounts import KeyRing
+
+#: Where a request's Idempotency-Key, once it is claimed, stands in its scope.
+CLAIM: Final = "minitoolai.claim"
 
 
 async def authenticate(scope: Mapping[str, Any], keys: KeyRing) -> Caller:
@@ -17,7 +22,9 @@ async def authenticate(scope: Mapping[str, Any], keys: KeyRing) -> Caller:
     """
     for name, value in scope["headers"]:
         if name == b"authorization":
-            return await _bearer(value, keys)
+            caller = await _bearer(value, keys)
+            claim = scope.get(CLAIM)
+            return caller if claim is None else replace(caller, claim=claim)
     raise AccessDenied(
         "no key: send the header Authorization: Bearer sk-…", code="invalid_api_key", param="Authorization"
     )

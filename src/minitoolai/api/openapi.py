@@ -10,6 +10,7 @@ from litestar import get
 from minitoolai import __version__
 from minitoolai.api import openapi_forms as forms
 from minitoolai.api import openapi_images as images
+from minitoolai.api import openapi_options as options
 from minitoolai.api import openapi_speech as speech
 
 Json = dict[str, Any]
@@ -20,14 +21,22 @@ _ERRORS = {
     402: "The balance does not cover the request.",
     404: "No such model or object; the message lists the nearest names.",
     405: "Another method is meant.",
+    409: "A request with this Idempotency-Key is at work, or was charged and its answer is not kept.",
     410: "It was there: the link has expired, or the picture was removed when its time was over.",
     413: "The body is larger than 20 MB.",
     415: "The body is not JSON.",
+    422: "This Idempotency-Key was sent with another request.",
     429: "Too many requests, here or at the engine.",
     500: "Our mistake.",
     502: "The engine failed; nothing was charged before its first token.",
     503: "Too busy; `Retry-After` says when to come back.",
     504: "The engine took too long.",
+}
+_IDEMPOTENCY_KEY: Json = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "For 24 hours the same request under the same key gets the same answer and is charged once.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
 }
 
 
@@ -40,6 +49,26 @@ async def document() -> Json:
 @cache
 def describe() -> Json:
     """OpenAPI 3.1 of everything that callers with keys can reach."""
+    described = _describe()
+    for path, item in described["paths"].items():
+        for method, operation in item.items():
+            if "security" not in operation:
+                _add_what_all_share(path, method, operation)
+    return described
+
+
+def _add_what_all_share(path: str, method: str, operation: Json) -> None:
+    """Every request with a key may meet a limit; every POST may carry an Idempotency-Key."""
+    statuses = [429]
+    if method == "post":
+        statuses += [409, 422]
+        operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+    errors = images.errors(_ERRORS, *statuses) if path.startswith("/api/texttoimage") else _errors(*statuses)
+    for status, answer in errors.items():
+        operation["responses"].setdefault(status, answer)
+
+
+def _describe() -> Json:
     failures = _errors(400, 401, 402, 404, 413, 415, 429, 500, 502, 503, 504)
     return {
         "openapi": "3.1.0",
@@ -79,10 +108,8 @@ def _ref(name: str) -> Json:
 
 
 def _errors(*statuses: int) -> Json:
-    return {
-        str(s): {"description": _ERRORS[s], "content": {"application/json": {"schema": _ref("Error")}}}
-        for s in statuses
-    }
+    schema = {"application/json": {"schema": _ref("Error")}}
+    return {str(s): {"description": _ERRORS[s], "content": schema} for s in statuses}
 
 
 def _chat(summary: str, *, ours: bool) -> Json:
@@ -99,7 +126,7 @@ def _chat(summary: str, *, ours: bool) -> Json:
                 'the stream has begun is an event `data: {"error": …}`, and no `[DONE]`.',
                 "headers": forms.HEADERS,
                 "content": {
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    "text/event-stream": {"schema": {"$ref": "#/components/schemas/Event"}},
                     "application/json": {"schema": _ref("ChatCompletion")},
                 },
             },
@@ -191,31 +218,17 @@ def _schemas() -> Json:
 
 
 def _chat_request(*, stream_default: bool) -> Json:
-    part = {
-        "oneOf": [
-            _object("type text", type={"const": "text"}, text=_STRING),
-            _object(
-                "type image_url",
-                type={"const": "image_url"},
-                image_url=_object("url", url=_STRING, detail={"enum": ["auto", "low", "high"]}),
-            ),
-        ]
-    }
-    message = _object(
-        "role",
-        role={"enum": ["developer", "system", "user", "assistant", "tool"]},
-        content={"oneOf": [_STRING, {"type": "array", "items": part}, {"type": "null"}]},
-    )
     limit = _nullable("integer", minimum=1, description="1000 unless said here; /v1: the most the model can.")
     return {
         **_object(
             "model messages",
-            model=_STRING,
-            messages={"type": "array", "minItems": 1, "items": message},
+            model={**_STRING, "minLength": 1},
+            messages={"type": "array", "minItems": 1, "items": options.MESSAGE},
             temperature=_nullable("number", minimum=0, maximum=2),
             max_completion_tokens=limit,
             max_tokens={**limit, "deprecated": True},
             stream=_nullable("boolean", default=stream_default),
+            **options.OPTIONS,
         ),
         "additionalProperties": True,
     }

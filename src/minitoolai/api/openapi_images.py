@@ -25,18 +25,20 @@ def _json(schema: Json) -> Json:
     return {"application/json": {"schema": schema}}
 
 
+def errors(about: Mapping[int, str], *statuses: int) -> Json:
+    """Answers in the contract's own shape for pictures."""
+    return {str(s): {"description": about[s], "content": _json(_ref("ImageError"))} for s in statuses}
+
+
 def paths(about: Mapping[int, str], failures: Json) -> Json:
     """Every path of pictures. `about` says what a status means; `failures` are those of OpenAI's form."""
 
-    def errors(*statuses: int) -> Json:
-        return {str(s): {"description": about[s], "content": _json(_ref("ImageError"))} for s in statuses}
-
     return {
-        "/api/texttoimage/": {"post": _submit(errors(*_PAID))},
-        "/api/texttoimage/jobs/": {"post": _poll(errors(400, 404, 413, 415, 500, 503))},
-        "/api/texttoimage/jobs/{jobid}/events": {"get": _events(errors(400, 404, 503))},
-        "/api/texttoimage/jobs/{jobid}": {"delete": _cancel(errors(400, 404, 503))},
-        "/api/texttoimage/pictures/{name}": {"get": _picture(errors(404, 410, 500, 503))},
+        "/api/texttoimage/": {"post": _submit(errors(about, *_PAID))},
+        "/api/texttoimage/jobs/": {"post": _poll(errors(about, 400, 404, 413, 415, 500, 503))},
+        "/api/texttoimage/jobs/{jobid}/events": {"get": _events(errors(about, 400, 404, 503))},
+        "/api/texttoimage/jobs/{jobid}": {"delete": _cancel(errors(about, 400, 404, 503))},
+        "/api/texttoimage/pictures/{name}": {"get": _picture(errors(about, 404, 410, 500, 503))},
         "/v1/images/generations": {"post": _generate(failures)},
     }
 
@@ -86,7 +88,10 @@ def _events(failures: Json) -> Json:
         "security": [],
         "parameters": _SIGNED,
         "responses": {
-            "200": {"description": "Server-sent events", "content": {"text/event-stream": {"schema": _STRING}}},
+            "200": {
+                "description": "Server-sent events",
+                "content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/Event"}}},
+            },
             **failures,
         },
     }

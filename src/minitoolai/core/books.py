@@ -9,12 +9,15 @@ from typing import Literal
 
 import msgspec
 
-from minitoolai.core.records import Kind, NewGeneration, Outcome
+from minitoolai.core.budgets import Budget, Period, Spending
+from minitoolai.core.records import Claim, Kind, NewGeneration, Outcome
 
 #: System accounts. Their balances are derived from transfers, never stored: one hot row would serialise everybody.
 REVENUE = 1
 FUNDING = 2
 FIRST_CUSTOMER = 1000
+#: How long an Idempotency-Key stands for its first request.
+CLAIM_LIVES_MS = 24 * 3_600_000
 
 
 # ── operations ────────────────────────────────────────────────────────────────────────────────────────────
@@ -39,6 +42,10 @@ class PlaceHold(msgspec.Struct, frozen=True):
     generation: NewGeneration
     #: For work that waits in the queue: how many of its account may wait there at once.
     queue_limit: int | None = None
+    #: Written in the same commit, so that a second request under the same Idempotency-Key places no second hold.
+    claim: Claim | None = None
+    #: What the key may spend; judged with the balance, in the same moment.
+    budget: Budget | None = None
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -102,7 +109,20 @@ class Credit(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-Operation = PlaceHold | Settle | Checkpoint | Recover | Requeue | Credit
+class Reverse(msgspec.Struct, frozen=True):
+    """Money that had come from outside goes back: as much of `amount` as is available, once for each `external_ref`."""
+
+    account_id: int
+    amount: int
+    kind: str
+    external_ref: str
+    now_ms: int
+    reason: str | None = None
+
+
+Operation = PlaceHold | Settle | Checkpoint | Recover | Requeue | Credit | Reverse
+#: Operations of money from and to outside, each known by its reference.
+Outside = Credit | Reverse
 
 
 # ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -136,6 +156,18 @@ class Settled(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
+class OverBudget(msgspec.Struct, frozen=True):
+    """The key may spend no more in this period: `needed` is more than is `left`. Nothing changed."""
+
+    period: Period
+    needed: int
+    left: int
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """Another request was made under this Idempotency-Key. Nothing changed."""
+
+
 class Renewed(msgspec.Struct, frozen=True):
     """The checkpoint is written."""
 
@@ -161,11 +193,36 @@ class Credited(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
+class Reversed(msgspec.Struct, frozen=True):
+    """`taken` went back; what was not available of the amount is still owed, and for the caller to remember.
+
+    `repeated` when this reference was moved before: then nothing changed.
+    """
+
+    posted: int
+    taken: int
+    repeated: bool = False
+
+
 class Unknown(msgspec.Struct, frozen=True):
     """No such account or hold. Nothing changed."""
 
 
-Verdict = Held | Refused | QueueFull | Settled | Renewed | StillLeased | Requeued | Superseded | Credited | Unknown
+Verdict = (
+    Held
+    | Refused
+    | OverBudget
+    | Claimed
+    | QueueFull
+    | Settled
+    | Renewed
+    | StillLeased
+    | Requeued
+    | Superseded
+    | Credited
+    | Reversed
+    | Unknown
+)
 
 
 # ── the part of the books a batch touches ─────────────────────────────────────────────────────────────────
@@ -195,6 +252,9 @@ class HoldState(msgspec.Struct):
     shortfall: int = 0
     lease_until_ms: int | None = None
     kind: str = "chat"
+    #: The budget that it counts against, and the moment that says in which day and month.
+    budget_id: str | None = None
+    budget_ms: int | None = None
     dirty: bool = False
 
 
@@ -213,6 +273,21 @@ class QueueState(msgspec.Struct):
 
     queued: int = 0
     last_turn: int = 0
+
+
+class ClaimState(msgspec.Struct):
+    """An Idempotency-Key that was sent before, and what became of the first request under it."""
+
+    created_ms: int
+    is_kept: bool
+    hold_id: int
+    hold_state: str
+    settled: int
+
+    def is_free(self, now_ms: int) -> bool:
+        """Whether a request may be made under it as if it were new: it is old, or nothing was charged and kept."""
+        is_old = now_ms - self.created_ms >= CLAIM_LIVES_MS
+        return is_old or not (self.is_kept or self.hold_state == "pending" or self.settled)
 
 
 class NewTransfer(msgspec.Struct, frozen=True):
@@ -235,6 +310,7 @@ class Books:
 
     __slots__ = (
         "accounts",
+        "claims",
         "credited",
         "first_turn",
         "holds",
@@ -242,6 +318,7 @@ class Books:
         "outcomes",
         "placed",
         "queues",
+        "spending",
         "transfers",
         "turns",
     )
@@ -253,6 +330,8 @@ class Books:
         self.placed: list[tuple[PlaceHold, int]] = []
         self.outcomes: list[tuple[int, int, int, int, Outcome]] = []
         self.transfers: list[NewTransfer] = []
+        self.spending: dict[str, Spending] = {}
+        self.claims: dict[str, ClaimState] = {}
         self.jobs: dict[int, JobState] = {}
         #: What each account that asks for a place has in the queue; the lowest turn that waits there, of anybody.
         self.queues: dict[int, QueueState] = {}

@@ -2,13 +2,14 @@
 
 ServiceError
 ├── InvalidRequest          the caller's words: names the field
-│   ├── ContextExceeded
-│   ├── ModelNotFound
+│   ├── ContextExceeded, ModelNotFound
 │   ├── ContentRefused      the operator's policy on prompts
 │   ├── UrlForbidden, FetchFailed   addresses that callers name
 │   └── NotFound, Gone
-├── AccessDenied            InvalidKey
-├── InsufficientBalance
+├── AccessDenied, InsufficientBalance
+├── IdempotencyMismatch     one Idempotency-Key, two requests
+├── IdempotencyInFlight     the first one is still at work
+├── IdempotencySpent        the first one was charged, and its answer is not kept
 ├── Overloaded              ours: queue or disk full
 │   └── NoRoom              before one engine
 ├── RateLimited             the caller's: more than its share
@@ -122,6 +123,25 @@ class InsufficientBalance(ServiceError):
         super().__init__(message)
         self.needed = needed
         self.available = available
+
+
+class IdempotencyMismatch(ServiceError):
+    """This Idempotency-Key was sent with another request within 24 hours; a new request needs a new key."""
+
+    code = "idempotency_mismatch"
+
+
+class IdempotencyInFlight(ServiceError):
+    """The first request with this Idempotency-Key is still at work; ask again for its answer."""
+
+    code = "idempotency_in_flight"
+    retryable = True
+
+
+class IdempotencySpent(ServiceError):
+    """The first request with this Idempotency-Key was charged, but its answer is not kept; send another key."""
+
+    code = "idempotency_spent"
 
 
 class Overloaded(ServiceError):

@@ -6,12 +6,13 @@ import asyncio
 
 import msgspec
 
-from minitoolai.core.books import Checkpoint, Held, PlaceHold, QueueFull, Refused, Settle, Settled, Verdict
+from minitoolai.core.books import Checkpoint, Claimed, Held, PlaceHold, QueueFull, Refused, Settle, Settled, Verdict
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import (
     AccessDenied,
     ClientLeft,
     CommitInDoubt,
+    IdempotencyInFlight,
     InsufficientBalance,
     Overloaded,
     RateLimited,
@@ -19,7 +20,7 @@ from minitoolai.core.errors import (
     StoreError,
 )
 from minitoolai.core.money import format_dollars
-from minitoolai.core.records import Caller, GenerationState, NewGeneration, Outcome
+from minitoolai.core.records import Caller, Claim, GenerationState, NewGeneration, Outcome
 from minitoolai.services.pricing import Bound
 from minitoolai.storage.writer import Writer
 
@@ -59,9 +60,10 @@ class Charging:
         InsufficientBalance where the account cannot pay, RateLimited where `queue_limit` of its jobs wait already,
         Overloaded where the ledger cannot take it now.
         """
-        now_ms = self._clock.now_ms()
+        now_ms, hold_id = self._clock.now_ms(), hold_id or self._clock.new_id()
+        claim = _first_use(caller.claim, hold_id)
         hold = PlaceHold(
-            hold_id=self._clock.new_id() if hold_id is None else hold_id,
+            hold_id=hold_id,
             account_id=caller.account_id,
             key_id=caller.key_id,
             kind=generation.kind,
@@ -72,6 +74,7 @@ class Charging:
             lease_until_ms=now_ms + LEASE_MS if queue_limit is None else None,
             now_ms=now_ms,
             generation=generation,
+            claim=claim,
             queue_limit=queue_limit,
         )
         future = self._writer.submit(hold)
@@ -86,8 +89,12 @@ class Charging:
             # Nobody is left to use the hold, and the commit may happen all the same: queue its release behind it.
             self._writer.submit(self._release(hold.hold_id, caller.account_id), wait=False)
             raise
+        if claim is not None and not isinstance(verdict, Held):
+            claim.hold_id = None
         if isinstance(verdict, Refused):
             raise _cannot_pay(verdict)
+        if isinstance(verdict, Claimed):
+            raise in_flight()
         if isinstance(verdict, QueueFull):
             raise RateLimited(
                 f"{verdict.queued} jobs of this account wait already, its most; wait for some of them", retry_after_s=5
@@ -147,6 +154,23 @@ def state_after(error: ServiceError | None) -> GenerationState:
 def charged(verdict: Verdict) -> int:
     """What a settle took."""
     return verdict.cost if isinstance(verdict, Settled) else 0
+
+
+def _first_use(claim: Claim | None, hold_id: int) -> Claim | None:
+    """A request may place several holds; its Idempotency-Key is claimed with the first."""
+    if claim is None or claim.hold_id is not None:
+        return None
+    claim.hold_id = hold_id
+    return claim
+
+
+def in_flight() -> IdempotencyInFlight:
+    """What a second request hears while the first is at work."""
+    return IdempotencyInFlight(
+        "a request with this Idempotency-Key is at work; ask again for its answer",
+        param="Idempotency-Key",
+        retry_after_s=1,
+    )
 
 
 def _cannot_pay(refused: Refused) -> InsufficientBalance:

@@ -11,6 +11,8 @@ from minitoolai.core.books import (
     AccountState,
     Books,
     Checkpoint,
+    Claimed,
+    ClaimState,
     Credit,
     Credited,
     Held,
@@ -18,6 +20,7 @@ from minitoolai.core.books import (
     JobState,
     NewTransfer,
     Operation,
+    OverBudget,
     PlaceHold,
     QueueFull,
     QueueState,
@@ -26,6 +29,8 @@ from minitoolai.core.books import (
     Renewed,
     Requeue,
     Requeued,
+    Reverse,
+    Reversed,
     Settle,
     Settled,
     StillLeased,
@@ -33,6 +38,7 @@ from minitoolai.core.books import (
     Unknown,
     Verdict,
 )
+from minitoolai.core.budgets import Period, period_ids
 from minitoolai.core.records import Outcome
 
 
@@ -51,6 +57,8 @@ def decide(books: Books, operation: Operation) -> Verdict:
             return _requeue(books, operation)
         case Credit():
             return _credit(books, operation)
+        case Reverse():
+            return _reverse(books, operation)
 
 
 def _place(books: Books, ask: PlaceHold) -> Verdict:
@@ -63,13 +71,17 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
     if known is not None:
         # The same hold again: a COMMIT whose answer was lost, replayed. Answer from the row.
         return Held(known.amount, (known.amount - ask.base) // ask.unit if ask.unit else ask.units)
+    if ask.claim is not None and not _is_free(books, ask.claim.id, ask.now_ms):
+        return Claimed()
     units = ask.units
     amount = ask.base + units * ask.unit
-    if amount > account.available:
-        # What the balance buys; a price that does not depend on the units cannot be cut.
-        units = (account.available - ask.base) // ask.unit if ask.unit else -1
+    available, period = _may_spend(books, ask, account)
+    if amount > available:
+        # What the money buys; a price that does not depend on the units cannot be cut.
+        units = (available - ask.base) // ask.unit if ask.unit else -1
         if units < ask.least_units:
-            return Refused(ask.base + ask.least_units * ask.unit, account.available)
+            needed = ask.base + ask.least_units * ask.unit
+            return Refused(needed, available) if period is None else OverBudget(period, needed, available)
         amount = ask.base + units * ask.unit
     if ask.queue_limit is not None and (full := _queue_up(books, ask, ask.queue_limit)) is not None:
         return full
@@ -80,8 +92,47 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
     account.dirty = True
     hold = HoldState(ask.account_id, amount, lease_until_ms=ask.lease_until_ms, kind=ask.kind)
     books.holds[ask.hold_id] = hold
+    if ask.budget is not None:
+        hold.budget_id, hold.budget_ms = ask.budget.id, ask.now_ms
+        _count(books, hold, amount)
     books.placed.append((ask, amount))
+    if ask.claim is not None:
+        books.claims[ask.claim.id] = ClaimState(ask.now_ms, False, ask.hold_id, "pending", 0)
     return Held(amount, units)
+
+
+def _may_spend(books: Books, ask: PlaceHold, account: AccountState) -> tuple[int, Period | None]:
+    """What is left, and by which budget; None where the balance is what limits it."""
+    left: int = account.available
+    tightest: Period | None = None
+    if ask.budget is not None:
+        for period, name in period_ids(ask.budget.id, ask.now_ms).items():
+            limit = ask.budget.limit(period)
+            if limit is not None and limit - books.spending[name].used < left:
+                left, tightest = limit - books.spending[name].used, period
+    return left, tightest
+
+
+def _count(books: Books, hold: HoldState, change: int) -> None:
+    """Add to what the hold's budget has spent, in each of its periods; those swept long ago count no more."""
+    if hold.budget_id is None or hold.budget_ms is None:
+        return
+    for name in period_ids(hold.budget_id, hold.budget_ms).values():
+        spending = books.spending.get(name)
+        if spending is not None:
+            spending.used += change
+            spending.dirty = True
+
+
+def _is_free(books: Books, claim_id: str, now_ms: int) -> bool:
+    claim = books.claims.get(claim_id)
+    if claim is None:
+        return True
+    hold = books.holds.get(claim.hold_id)
+    if hold is not None:
+        # It may have been settled a moment ago, in this very batch.
+        claim.hold_state, claim.settled = hold.state, hold.settled
+    return claim.is_free(now_ms)
 
 
 def _queue_up(books: Books, ask: PlaceHold, limit: int) -> QueueFull | None:
@@ -182,6 +233,7 @@ def _close(
     hold.settled = captured
     hold.shortfall = cost - captured
     hold.dirty = True
+    _count(books, hold, captured - hold.amount)
     if captured:
         account.posted -= captured
         _transfer(
@@ -221,6 +273,34 @@ def _credit(books: Books, ask: Credit) -> Verdict:
         reason=ask.reason,
     )
     return Credited(account.posted)
+
+
+def _reverse(books: Books, ask: Reverse) -> Verdict:
+    account = books.accounts.get(ask.account_id)
+    if account is None:
+        return Unknown()
+    if ask.external_ref in books.credited:
+        return Reversed(account.posted, 0, repeated=True)
+    assert ask.amount > 0, "a reversal takes"
+    taken = min(ask.amount, account.available)
+    if not taken:
+        return Reversed(account.posted, 0)
+    # Every check is behind us.
+    account.posted -= taken
+    account.dirty = True
+    books.credited.add(ask.external_ref)
+    _transfer(
+        books,
+        account,
+        ask.kind,
+        debit=ask.account_id,
+        credit=FUNDING,
+        amount=taken,
+        now_ms=ask.now_ms,
+        external_ref=ask.external_ref,
+        reason=ask.reason,
+    )
+    return Reversed(account.posted, taken)
 
 
 def _transfer(

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from minitoolai.core.books import AccountState, Books, Credit, HoldState, Operation, PlaceHold, Verdict
+from minitoolai.core.books import AccountState, Books, HoldState, Operation, Outside, PlaceHold, Verdict
 from minitoolai.core.errors import StoreError
-from minitoolai.storage import jobs
+from minitoolai.storage import budgets, idempotency, jobs
 from minitoolai.storage.database import Connection
 
 Decide = Callable[[Books, Operation], Verdict]
@@ -32,18 +32,20 @@ def load(connection: Connection, operations: Sequence[Operation]) -> Books:
         "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)", account_ids, lock=True
     )
     accounts = {row[0]: AccountState(row[1], row[2], row[3]) for row in rows}
-    hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Credit)]
+    hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Outside)]
     rows = connection.select_by_ids(
-        "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind"
-        " FROM holds WHERE id IN (…)",
+        "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind,"
+        " budget_id, budget_ms FROM holds WHERE id IN (…)",
         hold_ids,
         lock=True,
     )
     holds = {row[0]: HoldState(*row[1:]) for row in rows}
-    references = [operation.external_ref for operation in operations if isinstance(operation, Credit)]
+    references = [operation.external_ref for operation in operations if isinstance(operation, Outside)]
     rows = connection.select_by_ids("SELECT external_ref FROM transfers WHERE external_ref IN (…)", references)
     books = Books(accounts, holds, {row[0] for row in rows})
     jobs.load(connection, operations, books)
+    idempotency.load(connection, operations, books)
+    budgets.load(connection, operations, books)
     return books
 
 
@@ -64,6 +66,8 @@ def save(connection: Connection, books: Books) -> None:
             ],
         )
     jobs.save(connection, books)
+    idempotency.save(connection, books)
+    budgets.save(connection, books)
 
 
 def _update_accounts(connection: Connection, books: Books) -> None:
@@ -115,9 +119,7 @@ def _write_generations(connection: Connection, books: Books) -> None:
 
     rerouted = [(o.engine, o.attempts, hold_id) for hold_id, _, _, _, o in books.outcomes if o.engine is not None]
     if rerouted:
-        connection.execute_many(
-            "UPDATE generations SET engine = coalesce(?, engine), attempts = ? WHERE id = ?", rerouted
-        )
+        connection.execute_many("UPDATE generations SET engine = ?, attempts = ? WHERE id = ?", rerouted)
 
 
 def _generation_row(placed: PlaceHold) -> tuple[object, ...]:

@@ -61,3 +61,45 @@ class PictureNoise:
 
     def _normal(self, kind: int, node: int) -> NDArray[np.float64]:
         return np.random.default_rng([self._seed, kind, node]).standard_normal(self._shape)
+
+
+class GrownNoise:
+    """The start and the Brownian path of one seed, for large pictures: a point costs one array instead of 24.
+
+    The path is grown where it is asked for: each new point is drawn between its neighbours as they are (a Brownian
+    bridge), by a generator of its own. So it depends on the order of the queries, which a sampler fixes.
+    """
+
+    def __init__(self, seed: int, shape: tuple[int, ...], top: float = SIGMA_MAX) -> None:
+        self._seed = seed
+        self._shape = shape
+        self._points: dict[float, NDArray[np.float32]] = {0.0: np.zeros(shape, np.float32)}
+        self._points[top] = self._normal(_PATH, 0) * math.sqrt(top)
+        self._top = top
+
+    def start(self) -> NDArray[np.float32]:
+        """Unit noise to begin with, float32."""
+        return self._normal(_START, 0)
+
+    def __call__(self, sigma: float, sigma_next: float) -> NDArray[np.float32]:
+        """The path's increment between two levels, scaled to unit variance. ValueError outside [0, top]."""
+        if sigma == sigma_next:
+            raise ValueError("an interval without length has no noise")
+        rise = self._at(sigma) - self._at(sigma_next)
+        return rise * np.float32(math.copysign(1.0, sigma - sigma_next) / math.sqrt(abs(sigma - sigma_next)))
+
+    def _at(self, sigma: float) -> NDArray[np.float32]:
+        if not -1e-9 <= sigma <= self._top * (1 + 1e-9):
+            raise ValueError(f"sigma {sigma} lies outside 0 to {self._top}")
+        sigma = min(max(sigma, 0.0), self._top)
+        if sigma not in self._points:
+            left = max(point for point in self._points if point < sigma)
+            right = min(point for point in self._points if point > sigma)
+            share = (sigma - left) / (right - left)
+            middle = self._points[left] + (self._points[right] - self._points[left]) * np.float32(share)
+            spread = math.sqrt((sigma - left) * (right - sigma) / (right - left))
+            self._points[sigma] = middle + self._normal(_PATH, len(self._points)) * np.float32(spread)
+        return self._points[sigma]
+
+    def _normal(self, kind: int, node: int) -> NDArray[np.float32]:
+        return np.random.default_rng([self._seed, kind, node]).standard_normal(self._shape, np.float32)

@@ -26,9 +26,9 @@ def sample(name: str, steps: int, unit_noise: Array, denoise: Callable[[Array, f
             return end.value
 
 
-def trajectory(name: str, steps: int, unit_noise: Array, noise: Noise) -> Trajectory:
+def trajectory(name: str, steps: int, unit_noise: Array, noise: Noise, *, trailing: bool = False) -> Trajectory:
     """The scheduler `name` as a generator, before its first model call. ValueError for an unknown name."""
-    levels = sigmas(name, steps)
+    levels = sigmas(name, steps, trailing=trailing)
     x = unit_noise * levels[0]
     if name == "DPM fast":
         return dpm_fast(x, levels, noise, fast_orders(steps))

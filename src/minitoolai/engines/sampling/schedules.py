@@ -59,15 +59,20 @@ def method_of(name: str) -> str:
     return name.removesuffix(" Karras")
 
 
-def sigmas(name: str, steps: int) -> list[float]:
-    """The levels in falling order from the start's; they end in 0, but for DPM fast in SIGMA_MIN."""
+def sigmas(name: str, steps: int, *, trailing: bool = False) -> list[float]:
+    """The levels in falling order from the start's; they end in 0, but for DPM fast in SIGMA_MIN.
+
+    `trailing`: timesteps that end where a stride begins, as checkpoints distilled to few steps were trained
+    (2305.08891, table 2). Names with Karras and DPM fast have levels of their own and keep them.
+    """
     method = method_of(name)
     if steps < 1:
         raise ValueError(f"at least one step is needed, not {steps}")
     if method == "DPM fast":
         return _log_uniform(len(fast_orders(steps)))
     count = steps + (method in _WITHOUT_LOWEST)
-    levels = _karras(count) if name.endswith(" Karras") else _discrete(count)
+    plain = _trailing if trailing else _discrete
+    levels = _karras(count) if name.endswith(" Karras") else plain(count)
     return [*levels[:steps], 0.0]
 
 
@@ -89,9 +94,17 @@ def _discrete(count: int) -> list[float]:
     """`count` timesteps evenly from 999 to 0; between two of the table's levels, linear in ln sigma."""
     if count == 1:
         return [SIGMA_MAX]
+    return _levels_at([(TIMESTEPS - 1) * (count - 1 - i) / (count - 1) for i in range(count)])
+
+
+def _trailing(count: int) -> list[float]:
+    """`count` timesteps from 999 down, a stride of 999 / `count` apart; the last stride ends at 0, which is not one."""
+    return _levels_at([(TIMESTEPS - 1) * (count - i) / count for i in range(count)])
+
+
+def _levels_at(timesteps: list[float]) -> list[float]:
     table, levels = noise_table(), []
-    for i in range(count):
-        t = (TIMESTEPS - 1) * (count - 1 - i) / (count - 1)
+    for t in timesteps:
         below = min(int(t), TIMESTEPS - 2)
         share = t - below
         levels.append(math.exp((1 - share) * math.log(table[below]) + share * math.log(table[below + 1])))

@@ -1,0 +1,222 @@
+"""Idempotency-Key: the same request again gets the same answer and is charged once, whatever happened in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from minitoolai.storage import idempotency
+from tests.support import catalogs, manners
+from tests.support.ask import API, HELLO, OPENAI, check_refusal, events, get, start
+from tests.support.server import Account, ServerProcess
+from tests.support.upstream import Exchange, Upstream
+from tests.support.waiting import eventually
+
+CREDIT = 5_000_000_000
+
+
+def post(account: Account, key: str, path: str = API, **fields: Any) -> requests.Response:
+    body = {"model": "quick", "messages": HELLO, **fields}
+    headers = {**account.headers, "idempotency-key": key}
+    return requests.post(account.server.url + path, json=body, headers=headers, timeout=60)
+
+
+def kept_headers(answer: requests.Response) -> dict[str, str]:
+    """Without those of the moment."""
+    passing = ("date", "idempotent-replayed", "content-length", "transfer-encoding")
+    return {
+        name: value
+        for name, value in answer.headers.items()
+        if name not in passing and not name.startswith("x-ratelimit")
+    }
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", [API, OPENAI, API.rstrip("/")])
+def test_the_same_again_is_the_same_answer_byte_for_byte_and_charged_once(
+    account: Account, path: str, stream: bool
+) -> None:
+    first = post(account, "a-key", path, stream=stream)
+    charged = CREDIT - account.settled()
+    again = post(account, "a-key", path, stream=stream)
+    assert first.status_code == again.status_code == 200
+    assert again.content == first.content
+    assert kept_headers(again) == kept_headers(first)
+    assert (first.headers.get("idempotent-replayed"), again.headers["idempotent-replayed"]) == (None, "true")
+    assert CREDIT - account.settled() == charged > 0
+
+
+def test_another_request_under_the_key_is_a_422_and_costs_nothing(account: Account) -> None:
+    post(account, "k")
+    charged = CREDIT - account.settled()
+    for answer in (post(account, "k", seed=2), post(account, "k", OPENAI)):
+        assert "new key" in check_refusal(answer, 422, "idempotency_mismatch", "Idempotency-Key")
+    assert CREDIT - account.settled() == charged
+
+
+def test_another_account_and_another_key_are_strangers(account: Account) -> None:
+    other = account.server.account()
+    names = {post(who, key).headers["x-generation-id"] for who in (account, other) for key in ("k", "l")}
+    assert len(names) == 4
+
+
+def test_twenty_at_once_are_one_request_and_the_rest_are_told_to_wait(account: Account) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: post(account, "at-once", model="paced"), range(20)))
+    [first] = [a for a in answers if a.status_code == 200]
+    for answer in answers:
+        if answer is not first:
+            check_refusal(answer, 409, "idempotency_in_flight", "Idempotency-Key")
+            assert answer.headers["retry-after"] == "1"
+    account.settled()
+    assert len(account.server.transfers_of(first.headers["x-generation-id"])) == 1
+    assert post(account, "at-once", model="paced").content == first.content
+
+
+def test_another_request_is_a_422_even_while_the_first_is_at_work(account: Account) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lambda: post(account, "busy", model="paced"))
+        assert eventually(lambda: account.money().held > 0)
+        check_refusal(post(account, "busy", model="quick"), 422, "idempotency_mismatch", "Idempotency-Key")
+        check_refusal(post(account, "busy", model="paced"), 409, "idempotency_in_flight", "Idempotency-Key")
+        assert first.result().status_code == 200
+
+
+def test_what_was_refused_leaves_the_key_free(account: Account) -> None:
+    assert post(account, "free", temperature=9).status_code == 400
+    assert post(account, "free").status_code == 200
+    poor = account.server.account(None)
+    assert post(poor, "poor").status_code == 402
+    assert post(poor, "poor", OPENAI, stream=True).status_code == 402
+
+
+def test_what_failed_without_a_charge_runs_again(account: Account, upstream: Upstream) -> None:
+    upstream.behave = manners.refuse(500)
+    assert post(account, "retry", model="standin").status_code == 502
+    upstream.behave = manners.answer()
+    assert post(account, "retry", model="standin").status_code == 200
+    assert len(upstream.seen) == 2
+
+
+def test_a_stream_broken_off_upstream_is_the_same_the_next_time(account: Account, upstream: Upstream) -> None:
+    upstream.behave = manners.break_off("reset")
+    first = post(account, "broken", model="standin")
+    charged = CREDIT - account.settled()
+    upstream.behave = manners.answer()
+    assert post(account, "broken", model="standin").content == first.content
+    assert len(upstream.seen) == 1
+    assert CREDIT - account.settled() == charged > 0
+
+
+def test_a_caller_who_left_finds_what_was_written_and_is_not_charged_again(account: Account) -> None:
+    headers = account.headers
+    headers["idempotency-key"] = "left"
+    body = {"model": "endless", "messages": HELLO}
+    with requests.post(account.server.url + API, json=body, headers=headers, timeout=60, stream=True) as answer:
+        written = answer.raw.read(2000)
+    charged = CREDIT - account.settled()
+    again = post(account, "left", model="endless")
+    assert again.content.startswith(written[:500])
+    assert events(again.text)[-1]["error"]["code"] == "client_left"
+    assert CREDIT - account.settled() == charged > 0
+
+
+def test_a_plain_answer_whose_caller_left_is_not_run_again(account: Account, upstream: Upstream) -> None:
+    async def slow(exchange: Exchange) -> None:
+        await asyncio.sleep(1.2)
+        await manners.answer()(exchange)
+
+    upstream.behave = slow
+    headers = {**account.headers, "idempotency-key": "whole"}
+    body = {"model": "billing", "messages": HELLO, "stream": False}
+    with pytest.raises(requests.Timeout):
+        requests.post(account.server.url + API, json=body, headers=headers, timeout=0.8)
+    account.settled(within_s=10)
+    status = post(account, "whole", model="billing", stream=False).status_code
+    # Charged: it is not run again. Not charged (the server saw the caller leave in time): it is.
+    charges = account.server.read(
+        lambda c: c.execute("SELECT count(*) FROM transfers WHERE debit = ? AND kind = 'usage'", (account.id,))
+    )
+    assert (status, charges) in ((409, [(1,)]), (200, [(1,)]))
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "naïve"])
+def test_a_key_that_is_none_is_refused(account: Account, key: str) -> None:
+    headers = {**account.headers, "idempotency-key": key.encode("latin-1")}
+    body = {"model": "quick", "messages": HELLO}
+    answer = requests.post(account.server.url + API, json=body, headers=headers, timeout=30)
+    check_refusal(answer, 400, "invalid_request", "Idempotency-Key")
+
+
+def test_without_a_key_of_ours_it_means_nothing(account: Account) -> None:
+    answer = requests.post(account.server.url + API, json={}, headers={"idempotency-key": "x"}, timeout=30)
+    check_refusal(answer, 401, "invalid_api_key", "Authorization")
+    assert get(account, "/api/balance").status_code == 200
+
+
+def test_after_a_day_a_key_is_new(account: Account) -> None:
+    first = post(account, "old")
+
+    def age(connection: Any) -> None:
+        connection.execute("UPDATE idempotency_keys SET created_ms = created_ms - 86400000")
+
+    account.server.write(age)
+    second = post(account, "old")
+    assert second.headers["x-generation-id"] != first.headers["x-generation-id"]
+    assert "idempotent-replayed" not in second.headers
+    account.server.write(age)
+    now_ms = int(time.time() * 1000)
+    assert account.server.write(lambda c: idempotency.sweep(c, now_ms)) >= 1
+    assert account.server.read(lambda c: idempotency.find(c, f"{account.id}/old")) is None
+
+
+def test_speech_is_spoken_once(account: Account) -> None:
+    answers = [post(account, "chat-and-speech", OPENAI, stream=False) for _ in range(2)]
+    assert answers[0].json() == answers[1].json()
+
+
+def test_a_request_in_flight_when_the_server_was_killed_is_never_charged_twice(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, catalog=catalogs.FAKE) as server:
+        account = server.account()
+        headers = account.headers
+        headers["idempotency-key"] = "charged"
+        body = {"model": "endless", "messages": HELLO}
+        with requests.post(server.url + API, json=body, headers=headers, timeout=60, stream=True) as answer:
+            name = answer.headers["x-generation-id"]
+            eventually(lambda: server.read(lambda c: c.execute("SELECT max(progress) FROM holds"))[0][0] > 0)
+            server.kill()
+        # And one that had written nothing yet: it was not charged, so that it may run.
+        finished = post_to_new(server, account, "charged")
+        message = check_refusal(finished, 409, "idempotency_spent", "Idempotency-Key")
+        assert name in message
+        assert json.loads(get(account, f"/v1/generations/{name}").text)["error_code"] == "interrupted"
+        paid = account.settled()
+        assert server.transfers_of(name) == [CREDIT - paid]
+        with start(account, model="endless") as answer:
+            assert answer.status_code == 200
+            check_refusal(post(account, "charged", model="endless"), 409, "idempotency_spent", "Idempotency-Key")
+
+
+def post_to_new(server: ServerProcess, account: Account, key: str) -> requests.Response:
+    """After a restart on the same folder."""
+    server.start()
+    return post(account, key, model="endless")
+
+
+def test_a_kept_answer_survives_a_kill(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, catalog=catalogs.FAKE) as server:
+        account = server.account()
+        first = post(account, "kept")
+        server.kill()
+        server.start()
+        again = post(account, "kept")
+        assert again.content == first.content
+        assert again.headers["idempotent-replayed"] == "true"
+        assert account.settled() == CREDIT - sum(server.transfers_of(first.headers["x-generation-id"]))
