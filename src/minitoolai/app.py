@@ -46,6 +46,7 @@ def image_desk(services: Services) -> ImageDesk:
         links=images.links,
         pictures=images.pictures,
         underway=services.underway,
+        reports=services.reports,
         insecure_webhooks=services.settings.webhook_insecure,
         wait_s=services.settings.total_timeout_s,
     )
@@ -224,8 +225,7 @@ class _Uvicorn(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Listen no more and let go of idle connections; only then refuse: nobody is refused who need not be."""
-        settings = self._services.settings
-        services, within_s = self._services, settings.drain_timeout_s
+        services, within_s = self._services, self._services.settings.drain_timeout_s
         self._drain = asyncio.gather(services.underway.drain(within_s), services.images.worker.drain(within_s))
         await super().shutdown(sockets)
 
