@@ -42,6 +42,7 @@ def image_desk(services: Services) -> ImageDesk:
     images = services.images
     return ImageDesk(
         jobs=images.service,
+        reports=services.reports,
         links=images.links,
         pictures=images.pictures,
         underway=services.underway,
