@@ -22,6 +22,7 @@ FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Made from the code by python -m tools.reference; a test compares. -->\n\n"
 #: Codes that no class of errors has by itself.
 MORE_CODES = {
+    "voucher_unknown": (404, "invalid_request_error", "No voucher has this code (portal)."),
     "invalid_json": (400, "invalid_request_error", "The body is not one JSON object, or nested too deeply."),
     "method_not_allowed": (405, "invalid_request_error", "The path is there, the method is not."),
     "string_above_max_length": (400, "invalid_request_error", "The text is longer than this takes."),
@@ -38,6 +39,9 @@ MORE_CODES = {
     "markup_not_supported": (400, "invalid_request_error", "The text to speak is markup, and voices read plain text."),
     "voice_not_found": (400, "invalid_request_error", "No such voice on offer; the message lists the nearest names."),
     "language_not_supported": (400, "invalid_request_error", "No voice speaks this language; the message lists them."),
+    "voucher_unknown": (None, "", "In the portal: no voucher has this code."),
+    "voucher_used": (None, "", "In the portal: the voucher was redeemed already."),
+    "voucher_expired": (None, "", "In the portal: the voucher is too old."),
     "email_taken": (None, "", "On the command line: the address has an account already."),
     "interrupted": (None, "", "In a generation: its server died; the last checkpoint was charged."),
     "client_left": (None, "", "In a generation: the caller hung up; what was written until then was charged."),

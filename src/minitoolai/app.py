@@ -27,6 +27,7 @@ from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.listening import BACKLOG
+from minitoolai.portal.routes import is_portals, portal
 from minitoolai.services.webhooks import WebhookLog
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.database import Member
@@ -70,6 +71,7 @@ class Server:
         )
         self._hot = hot_paths(services.chats, services.speech, services.keys) | image_paths(desk, services.keys)
         self._other: Any = other_paths(state)
+        self._portal: Any = portal(services.site)
         self._idempotent = Idempotent(services.replays, services.keys)
 
     def why_not_ready(self) -> str | None:
@@ -79,12 +81,18 @@ class Server:
         return self._why_not_ready
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI. The hot paths go by a dictionary, everything else through the framework."""
+        """ASGI. The hot paths go by a dictionary, pages to the portal, everything else to the API."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
         scope[NOTES] = Notes(send)
-        handler: App = self._hot.get(scope.get("path", ""), self._other)
+        path = scope.get("path", "")
+        handler: App | None = self._hot.get(path)
+        if handler is None:
+            if is_portals(path):
+                await self._portal(scope, receive, send)
+                return
+            handler = self._other
         if scope["method"] == "POST" and (name := idempotency_key(scope)) is not None:
             await self._idempotent(handler, name, scope, receive, send)
             return
@@ -119,6 +127,7 @@ class Server:
             asyncio.create_task(services.images.worker.run()),
             asyncio.create_task(services.images.sweeper.run()),
             asyncio.create_task(services.images.webhooks.run()),
+            asyncio.create_task(services.site.run()),
         ]
         if self._engines_first:
             await self._start_engines()
@@ -137,6 +146,7 @@ class Server:
             await asyncio.gather(*(engine.stop() for engine in services.engines.values()))
             await asyncio.gather(*(engine.stop() for engine in services.speech_engines.values()))
             await asyncio.gather(*(engine.stop() for engine in services.images.engines.values()))
+            await services.site.close()
             await services.http.close()
             await asyncio.to_thread(services.writer.stop)
             if self._member is not None:

@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   minitoolai account create ann@example.com --credit 5.00
   minitoolai key create ann@example.com --name laptop
   minitoolai credit grant ann@example.com 20.00 --reason "invoice 17"
+  minitoolai voucher create 10.00 --count 20       codes to hand out, each good once
   minitoolai draw "a red apple" -o apple.png       a picture by the embedded model
   minitoolai audit                                 exit status 1 if the books do not add up
 
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _account(commands)
     _key(commands)
     _credit(commands)
+    _voucher(commands)
     _draw(commands)
     _simple(commands, "balance", "print what an account has", "balance", ("email", "e-mail address of the account"))
     _simple(commands, "models", "what is offered, by which engine, ready or why not", "models")
@@ -118,6 +120,11 @@ def _account(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("email", help="e-mail address, the name of the account")
     parser.add_argument("--password-stdin", action="store_true", help="read its password from standard input")
     parser.add_argument("--credit", metavar="DOLLARS", help="credit it at once, like 5.00")
+    parser.add_argument("--admin", action="store_true", help="let it see the admin pages of the portal")
+    about = "let an account see the admin pages of the portal, or no longer"
+    parser = _add(group, "admin", about, "vouchers.admin", "account admin ann@example.com")
+    parser.add_argument("email", help="e-mail address of the account")
+    parser.add_argument("--off", action="store_true", help="no longer")
 
 
 def _key(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -144,6 +151,18 @@ def _credit(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("amount", metavar="DOLLARS", help="like 20.00")
     parser.add_argument("--reason", default="granted on the command line", help="kept with the transfer")
     parser.add_argument("--reference", help="credit only once for this reference, such as an invoice number")
+
+
+def _voucher(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "codes that are worth money once"
+    group = commands.add_parser("voucher", help=about).add_subparsers(required=True, metavar="COMMAND")
+    about = "make vouchers; their codes are printed once, alone on standard output"
+    parser = _add(group, "create", about, "vouchers.create", "voucher create 10.00 --count 20 --note fair")
+    parser.add_argument("amount", metavar="DOLLARS", help="what each is worth, like 10.00")
+    parser.add_argument("--count", type=int, default=1, help="how many (1)")
+    parser.add_argument("--days", type=int, help="how long they are good (for ever)")
+    parser.add_argument("--note", help="what they are for; shown in the list only")
+    _add(group, "list", "every voucher: the end of its code and what became of it", "vouchers.listing", "voucher list")
 
 
 def _doctor(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -18,8 +18,9 @@ from minitoolai.listing import image_lines, purchase_lines
 from minitoolai.painter_wiring import make_image_engines
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
+from minitoolai.services.passwords import hash_password
 from minitoolai.settings import Settings
-from minitoolai.storage import accounts
+from minitoolai.storage import accounts, users
 from minitoolai.storage import audit as audit_rows
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.migrate import migrate as run_migrations
@@ -85,17 +86,19 @@ def read(settings: Settings, question: Callable[[Connection], T]) -> T:
 
 
 def account_create(settings: Settings, options: argparse.Namespace) -> None:
-    """account create EMAIL [--password-stdin] [--credit DOLLARS]"""
+    """account create EMAIL [--password-stdin] [--credit DOLLARS] [--admin]"""
     email = account_service.check_email(options.email)
     credit = dollars(options.credit) if options.credit else None
     password = sys.stdin.readline().rstrip("\n") if options.password_stdin else None
-    password_hash = account_service.hash_password(password) if password is not None else None
+    password_hash = hash_password(password) if password is not None else None
     prepare(settings)
 
     def change(connection: Connection) -> int:
         account_id = accounts.create_account(connection, email, password_hash, CLOCK.now_ms())
         if credit:
             payments.grant(connection, CLOCK, account_id, credit, reason="credit at creation")
+        if options.admin:
+            users.set_admin(connection, account_id, True)
         return account_id
 
     account_id = write(settings, change)

@@ -46,6 +46,20 @@ class Settings:
     reuse_port: bool = _setting(False, "Listen beside another server on the same port, for a restart without a gap.")
     public_url: str = _setting("", "How clients reach this server, for links in answers.")
     secret_key: Secret = _setting(Secret(""), "Pepper of API keys; made in the data folder where absent.")
+    signup: bool = _setting(True, "Whether visitors of the portal may open accounts themselves.")
+    stripe_secret_key: Secret = _setting(Secret(""), "Key of a Stripe account, for payments by card; empty: none.")
+    stripe_webhook_secret: Secret = _setting(
+        Secret(""), "Signing secret (whsec_…) of Stripe's webhook to /webhooks/stripe."
+    )
+    stripe_api_url: str = _setting("", "Another address of Stripe's API, for tests.")
+    tries_factor: int = _setting(
+        1, "How many times more often than shipped visitors may try to sign in, up, or redeem."
+    )
+    smtp_url: Secret = _setting(
+        Secret(""),
+        "How mail is sent: smtp://user:password@host:587, smtps://…:465 or smtp+plain://…:25; empty: into the log.",
+    )
+    mail_from: str = _setting("", "Who writes the mail, like: MiniToolAI <hello@example.com>.")
     log_level: str = _setting("info", "debug, info, warning or error.")
     access_log: bool = _setting(False, "One line a request.")
     audit_every_s: float = _setting(60.0, "Seconds between checks of the books beside a running server.")

@@ -18,6 +18,8 @@ from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.http import HttpClient
 from minitoolai.image_wiring import Base, Images, make_images
+from minitoolai.portal.site import Site
+from minitoolai.portal_wiring import make_site
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.admission import Admission
 from minitoolai.services.audit import Auditor
@@ -54,6 +56,7 @@ class Services:
     replays: Replays
     reports: Reports
     auditor: Auditor
+    site: Site
 
 
 def catalog_path(settings: Settings) -> Path:
@@ -156,6 +159,8 @@ def build(settings: Settings) -> Services:
     secret = pepper(settings)
     base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret)
     images = make_images(base, is_alone=not database.is_shared)
+    keys = KeyRing(database, secret, clock, Admission(clock, limits, trusted_proxies=trusted_proxies(settings)))
+    reports = Reports(database, chats, speech, images.service)
     return Services(
         settings=settings,
         clock=clock,
@@ -169,7 +174,8 @@ def build(settings: Settings) -> Services:
         images=images,
         underway=underway,
         replays=Replays(database, writer, clock),
-        keys=KeyRing(database, secret, clock, Admission(clock, limits, trusted_proxies=trusted_proxies(settings))),
-        reports=Reports(database, chats, speech, images.service),
+        keys=keys,
+        reports=reports,
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
+        site=make_site(settings, database, writer, clock, keys, reports, secret),
     )

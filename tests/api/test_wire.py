@@ -84,6 +84,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("messages[0].content[0].image_url.url", {"messages": picture(url="data:image/png,AA")}, "data URL"),
     ("messages[0].content[0].image_url.detail", {"messages": picture(detail="extreme")}, "auto, low or high"),
     ("messages[0].content[0].image_url.detail", {"messages": picture(detail=["low"])}, "auto, low or high"),
+    ("messages[0].content[0].image_url.detail", {"messages": picture(detail={})}, "auto, low or high"),
     ("temperature", {"temperature": 2.1}, "is 2.1; it must be from 0 to 2"),
     ("temperature", {"temperature": -0.1}, "from 0 to 2"),
     ("temperature", {"temperature": "hot"}, "a number from 0 to 2"),

@@ -11,6 +11,7 @@ from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound
 from minitoolai.core.records import Caller
 from minitoolai.services import accounts as service
 from minitoolai.services.accounts import KEY_PATTERN, REMEMBER_S, KeyRing, make_key
+from minitoolai.services.passwords import hash_password
 from minitoolai.storage import accounts
 from tests.support.books import TemporaryBooks
 
@@ -139,9 +140,9 @@ def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
 
 
 def test_a_password_is_hashed_with_argon2_and_a_short_one_refused() -> None:
-    assert re.match(r"\$argon2id\$v=19\$", service.hash_password("correct horse"))
+    assert re.match(r"\$argon2id\$v=19\$", hash_password("correct horse"))
     with pytest.raises(InvalidRequest, match="at least 8 characters"):
-        service.hash_password("seven77")
+        hash_password("seven77")
 
 
 def test_an_address_has_one_account(books: TemporaryBooks) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.core.books import Credited, Held, Refused, Renewed, Settled, StillLeased, Unknown
+from minitoolai.core.books import Credited, Held, Refused, Renewed, Reversed, Settled, StillLeased, Unknown
 from minitoolai.core.records import Balance, Outcome
-from tests.support.books import LEASE_MS, NOON_MS, TemporaryBooks, checkpoint, credit, hold, recover, settle
+from tests.support.books import LEASE_MS, NOON_MS, TemporaryBooks, checkpoint, credit, hold, recover, reverse, settle
 
 # ── holds ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -269,3 +269,38 @@ def test_an_operation_that_we_should_never_send_stops_before_anything_changes(
     with pytest.raises(AssertionError):
         books.apply(credit(account, 5), operation)
     assert books.everything() == before
+
+
+# ── money that goes back ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_reversal_takes_what_is_there_and_never_what_is_held(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+    books.apply(hold(1, account, 300))
+    assert books.apply(reverse(account, 900, "refund:1")) == [Reversed(300, 700)]
+    assert books.money(account) == Balance(300, 300)
+    assert books.apply(settle(1, account, 300)) == [Settled(300)]
+
+
+def test_a_reversal_of_an_empty_account_takes_nothing_and_may_be_tried_again(books: TemporaryBooks) -> None:
+    account = books.account()
+    before = books.everything()
+    assert books.apply(reverse(account, 900, "refund:1")) == [Reversed(0, 0)]
+    assert books.everything() == before
+    books.apply(credit(account, 500))
+    assert books.apply(reverse(account, 900, "refund:1")) == [Reversed(0, 500)]
+
+
+def test_a_reversal_of_a_reference_happens_once(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+    assert books.apply(reverse(account, 100, "refund:1"), reverse(account, 100, "refund:1")) == [
+        Reversed(900, 100),
+        Reversed(900, 0, repeated=True),
+    ]
+    before = books.everything()
+    assert books.apply(reverse(account, 100, "refund:1")) == [Reversed(900, 0, repeated=True)]
+    assert books.everything() == before
+
+
+def test_a_reversal_for_nobody_is_unknown(books: TemporaryBooks) -> None:
+    assert books.apply(reverse(777, 100)) == [Unknown()]

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from minitoolai.core.books import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Settle, Verdict
+from minitoolai.core.books import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Reverse, Settle, Verdict
 from minitoolai.core.budgets import Budget
 from minitoolai.core.records import Balance, Claim, NewGeneration, Outcome
 from minitoolai.services.ledger import decide
@@ -217,6 +217,10 @@ def checkpoint(hold_id: int, account: int, progress: int, lease_ms: int = LEASE_
 
 def recover(hold_id: int, account: int, now_ms: int = LEASE_MS, *, forced: bool = False) -> Recover:
     return Recover(hold_id, account, now_ms, forced)
+
+
+def reverse(account: int, amount: int, reference: str | None = None) -> Reverse:
+    return Reverse(account, amount, "refund", reference or f"refund:{next(_references)}", NOON_MS, "a test")
 
 
 def credit(account: int, amount: int, reference: str | None = None) -> Credit:

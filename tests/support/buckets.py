@@ -50,6 +50,11 @@ class S3Server:
         answer = requests.put(f"{self.endpoint}/{name}", data=body, headers=_as_anybody(), timeout=10)
         answer.raise_for_status()
 
+    def count_objects(self, name: str) -> int:
+        """How many objects are in a bucket of at most a thousand."""
+        answer = requests.get(f"{self.endpoint}/{name}?list-type=2", headers=_as_anybody(), timeout=10)
+        return answer.text.count("<Key>")
+
     def stop(self) -> None:
         assert self._process is not None
         self._process.kill()

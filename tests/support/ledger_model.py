@@ -20,6 +20,8 @@ from minitoolai.core.books import (
     Renewed,
     Requeue,
     Requeued,
+    Reverse,
+    Reversed,
     Settle,
     Settled,
     StillLeased,
@@ -29,7 +31,7 @@ from minitoolai.core.books import (
 )
 from minitoolai.core.budgets import Budget
 from minitoolai.core.records import NewGeneration, Outcome
-from tests.support.books import NOON_MS, checkpoint, credit, hold, recover, requeue, settle
+from tests.support.books import NOON_MS, checkpoint, credit, hold, recover, requeue, reverse, settle
 
 DAY_MS = 86_400_000
 IMAGE = NewGeneration("image", "dreamshaper", "fake", 0, 1_500_000, state="queued")
@@ -72,6 +74,8 @@ class Model:
             return Unknown()
         if isinstance(operation, Credit):
             return self._credit(operation)
+        if isinstance(operation, Reverse):
+            return self._reverse(operation)
         if isinstance(operation, PlaceHold):
             return self._place(operation)
         known = self.holds.get(operation.hold_id)
@@ -118,6 +122,15 @@ class Model:
             return Credited(self.posted[ask.account_id], repeated=True)
         self._move(ask.account_id, ask.amount, ask.external_ref, ask.now_ms, ask.reason)
         return Credited(self.posted[ask.account_id])
+
+    def _reverse(self, ask: Reverse) -> Verdict:
+        has = self.posted[ask.account_id]
+        if any(move[2] == ask.external_ref for move in self.moves):
+            return Reversed(has, 0, repeated=True)
+        taken = sorted((0, ask.amount, has - self.held(ask.account_id)))[1]
+        if taken:
+            self._move(ask.account_id, -taken, ask.external_ref, ask.now_ms, ask.reason)
+        return Reversed(self.posted[ask.account_id], taken)
 
     def _place(self, ask: PlaceHold) -> Verdict:
         known = self.holds.get(ask.hold_id)
@@ -203,9 +216,8 @@ class Customers:
         draw = self.draw
         if self.past and draw.random() < 0.15:
             return draw.choice(self.past[-3:] if draw.random() < 0.5 else self.past)
-        operation = draw.choice(
-            (self._place, self._place, self._settle, self._checkpoint, self._recover, self._requeue, self._credit)
-        )()
+        often = (self._place, self._place, self._settle, self._checkpoint, self._recover, self._requeue, self._credit)
+        operation = self._reverse() if draw.random() < 0.04 else draw.choice(often)()
         self.past.append(operation)
         return operation
 
@@ -266,6 +278,9 @@ class Customers:
 
     def _recover(self) -> Recover:
         return recover(*self._known(), NOON_MS + self.draw.choice((0, 5, 10, 15, 30)), forced=self.draw.random() < 0.2)
+
+    def _reverse(self) -> Reverse:
+        return reverse(self._account(), self.draw.choice((1, 30, 200, 900)), f"grant:{self.draw.randint(1, 400)}")
 
     def _credit(self) -> Credit:
         return credit(

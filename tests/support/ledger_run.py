@@ -84,7 +84,7 @@ class SideBySide:
                 (account, account, account),
             )
             assert written == [
-                (move[1], str(move[2]), *move[3:], version, *(("usage", 1) if move[1] < 0 else ("grant", 2)))
+                (move[1], str(move[2]), *move[3:], version, *_kind_and_other_side(move))
                 for version, move in enumerate(moves, 1)
             ]
         holds = rows(
@@ -107,6 +107,12 @@ class SideBySide:
         keys = ("turn", "attempt", "failures", "job_lease", "result", "error")
         assert rows_of_jobs == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
         assert audit.broken_invariants(self.connection) == {}
+
+
+def _kind_and_other_side(move: tuple[int, int, int | str, int, int, str | None]) -> tuple[str, int]:
+    if isinstance(move[2], int):
+        return ("usage", 1)
+    return ("grant", 2) if move[1] > 0 else ("refund", 2)
 
 
 def random_walk(decide: ledger.Decide, *, seed: int, batches: int, largest: int = 6) -> None:

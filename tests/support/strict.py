@@ -12,6 +12,7 @@ from typing import Any
 import pydantic
 from openai.types import Completion, CreateEmbeddingResponse, ErrorObject, ImagesResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob, TopLogprob
 from openai.types.responses import Response, ResponseStreamEvent
 
 #: What we tell beyond OpenAI, by the object that tells it (docs/reference/http.md).
@@ -28,6 +29,9 @@ OURS: dict[type, set[str]] = {
         "max_characters",
         "voice",
     },
+    # llama.cpp tells the number of each token, too.
+    ChatCompletionTokenLogprob: {"id"},
+    TopLogprob: {"id"},
     # OpenAI's own service sends it, its package does not know it yet.
     Response: {"store"},
 }

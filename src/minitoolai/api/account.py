@@ -52,6 +52,9 @@ async def usage(request: Request[Any, Any, State]) -> Response[Any]:
     """Usage by day, model or key; JSON or CSV."""
     caller = await _caller(request)
     query = request.query_params
+    for name in query:
+        if len(query.getall(name)) > 1:
+            raise InvalidRequest(f"{name[:64]} is sent more than once; send it once", param=name[:64])
     group_by = _choice(query, "group_by", get_args(GroupBy), "day")
     form = _choice(query, "format", ("json", "csv"), "json")
     now = datetime.fromtimestamp(_reports(request).now_ms() / 1000, UTC)
@@ -209,7 +212,7 @@ def _csv(lines: list[dict[str, Any]], group_by: str) -> Response[Any]:
 
 
 def _choice(query: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:
-    value = query.get(name) or default
+    value = query.get(name, default)
     if value not in allowed:
         raise InvalidRequest(f"{name} must be one of {', '.join(allowed)}", param=name)
     return value

@@ -12,15 +12,17 @@ from minitoolai.api.asgi import JSON, Headers, Receive, Scope, Send, answer, ans
 from minitoolai.api.auth import authenticate
 from minitoolai.api.images_wait import drawn
 from minitoolai.api.streaming import only_post
-from minitoolai.api.wire_images import parse_generate, parse_image, parse_job
+from minitoolai.api.wire_images import Generate, parse_generate, parse_image, parse_job
 from minitoolai.core.clock import generation_name
-from minitoolai.core.errors import ClientLeft, Overloaded, ServiceError, StoreError
+from minitoolai.core.errors import ClientLeft, InsufficientBalance, Overloaded, ServiceError, StoreError
+from minitoolai.core.money import format_dollars
 from minitoolai.core.records import Caller
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.images import ImageService
 from minitoolai.services.job_words import body as job_body
 from minitoolai.services.links import Links
 from minitoolai.services.pictures import Pictures
+from minitoolai.services.reports import Reports
 from minitoolai.services.underway import Underway
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class ImageDesk:
     links: Links
     pictures: Pictures
     underway: Underway
+    reports: Reports
     insecure_webhooks: bool
     #: Longest that a request of OpenAI's form waits for its pictures.
     wait_s: float
@@ -107,6 +110,7 @@ class GenerateEndpoint(_Endpoint):
         caller: Caller = await authenticate(scope, self._keys)
         generate = parse_generate(await read_json_body(scope, receive))
         desk = self._desk
+        await self._check_balance(caller, generate)
         jobs = await drawn(desk.jobs, desk.underway, caller, generate.asks, receive, within_s=desk.wait_s)
         if generate.form == "url":
             data: list[dict[str, Any]] = [{"url": desk.links.link(job.job_id)} for job in jobs]
@@ -116,6 +120,21 @@ class GenerateEndpoint(_Endpoint):
         created_s = max(job.finished_ms or job.created_ms for job in jobs) // 1000
         names = ", ".join(job.generation for job in jobs)
         return [(b"x-generation-id", names.encode())], {"created": created_s, "data": data}
+
+    async def _check_balance(self, caller: Caller, generate: Generate) -> None:
+        """Each picture has a hold of its own; here all are refused before the first of them is drawn."""
+        count = len(generate.asks)
+        if count == 1:
+            return
+        needed = count * self._desk.jobs.catalog.image_model(generate.asks[0].model).price
+        available = (await self._desk.reports.balance(caller)).available
+        if available < needed:
+            raise InsufficientBalance(
+                f"{count} pictures cost ${format_dollars(needed)} and the account has ${format_dollars(available)} "
+                "available; ask for fewer, or add credit",
+                needed=needed,
+                available=available,
+            )
 
 
 _NEVER_KEPT: Headers = [(b"cache-control", b"no-store")]

@@ -46,6 +46,7 @@ async def drawn(
         ended = _result_of(waiting)
     except BaseException:
         waiting.cancel()
+        waiting.add_done_callback(_forget)
         # A task of its own: this one may be being cancelled, and then awaits nothing any more.
         await asyncio.shield(asyncio.ensure_future(_cancel_all(jobs, submitted)))
         raise
@@ -55,6 +56,12 @@ async def drawn(
     if not good:
         raise _why(ended[0])
     return good
+
+
+def _forget(waiting: asyncio.Future[list[ImageJob]]) -> None:
+    """Nobody is left to hear of it."""
+    if not waiting.cancelled():
+        waiting.exception()
 
 
 def _result_of(waiting: asyncio.Future[list[ImageJob]]) -> list[ImageJob]:
@@ -78,15 +85,18 @@ async def _submit_all(jobs: ImageService, caller: Caller, asks: Sequence[ImageAs
 async def _all_over(
     jobs: ImageService, underway: Underway, submitted: Sequence[Submitted], within_s: float
 ) -> list[ImageJob]:
-    waiting = asyncio.ensure_future(asyncio.gather(*(jobs.wait(one, within_s) for one in submitted)))
+    waits = [asyncio.ensure_future(jobs.wait(one, within_s)) for one in submitted]
+    pending: set[asyncio.Future[ImageJob]] = set(waits)
     try:
-        while not waiting.done():
-            await asyncio.wait({waiting}, timeout=LOOK_EVERY_S)
-            if underway.draining and not waiting.done() and await _any_queued(jobs, submitted):
+        while pending:
+            _, pending = await asyncio.wait(pending, timeout=LOOK_EVERY_S)
+            if underway.draining and pending and await _any_queued(jobs, submitted):
                 raise Overloaded("the server is restarting; nothing was charged, try again", retry_after_s=2)
-        ended = list(waiting.result())
+        ended = [done.result() for done in waits]
     finally:
-        waiting.cancel()
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
     if not all(job.is_over for job in ended):
         raise EngineTimeout(f"the pictures were not drawn within {within_s:g} s; what was not drawn is not charged")
     return ended

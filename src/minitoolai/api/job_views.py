@@ -33,9 +33,7 @@ async def events(request: Request[Any, Any, State], jobid: str) -> Stream:
     """What a poll would say, at once and after every change, until the job has ended; then `[DONE]`."""
     desk, job_id, signature = _desk(request), job_number(jobid), _signature(request)
     await _look(desk, job_id, signature)
-    return Stream(
-        _told(desk, job_id, signature), media_type="text/event-stream; charset=utf-8", headers=_STREAM_HEADERS
-    )
+    return Stream(_told(desk, job_id, signature), media_type="text/event-stream", headers=_STREAM_HEADERS)
 
 
 @delete("/api/texttoimage/jobs/{jobid:str}", status_code=200)

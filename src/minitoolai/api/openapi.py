@@ -10,6 +10,7 @@ from litestar import get
 from minitoolai import __version__
 from minitoolai.api import openapi_forms as forms
 from minitoolai.api import openapi_images as images
+from minitoolai.api import openapi_options as options
 from minitoolai.api import openapi_speech as speech
 
 Json = dict[str, Any]
@@ -107,10 +108,8 @@ def _ref(name: str) -> Json:
 
 
 def _errors(*statuses: int) -> Json:
-    return {
-        str(s): {"description": _ERRORS[s], "content": {"application/json": {"schema": _ref("Error")}}}
-        for s in statuses
-    }
+    schema = {"application/json": {"schema": _ref("Error")}}
+    return {str(s): {"description": _ERRORS[s], "content": schema} for s in statuses}
 
 
 def _chat(summary: str, *, ours: bool) -> Json:
@@ -127,7 +126,7 @@ def _chat(summary: str, *, ours: bool) -> Json:
                 'the stream has begun is an event `data: {"error": …}`, and no `[DONE]`.',
                 "headers": forms.HEADERS,
                 "content": {
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    "text/event-stream": {"schema": {"$ref": "#/components/schemas/Event"}},
                     "application/json": {"schema": _ref("ChatCompletion")},
                 },
             },
@@ -219,31 +218,17 @@ def _schemas() -> Json:
 
 
 def _chat_request(*, stream_default: bool) -> Json:
-    part = {
-        "oneOf": [
-            _object("type text", type={"const": "text"}, text=_STRING),
-            _object(
-                "type image_url",
-                type={"const": "image_url"},
-                image_url=_object("url", url=_STRING, detail={"enum": ["auto", "low", "high"]}),
-            ),
-        ]
-    }
-    message = _object(
-        "role",
-        role={"enum": ["developer", "system", "user", "assistant", "tool"]},
-        content={"oneOf": [_STRING, {"type": "array", "items": part}, {"type": "null"}]},
-    )
     limit = _nullable("integer", minimum=1, description="1000 unless said here; /v1: the most the model can.")
     return {
         **_object(
             "model messages",
-            model=_STRING,
-            messages={"type": "array", "minItems": 1, "items": message},
+            model={**_STRING, "minLength": 1},
+            messages={"type": "array", "minItems": 1, "items": options.MESSAGE},
             temperature=_nullable("number", minimum=0, maximum=2),
             max_completion_tokens=limit,
             max_tokens={**limit, "deprecated": True},
             stream=_nullable("boolean", default=stream_default),
+            **options.OPTIONS,
         ),
         "additionalProperties": True,
     }

@@ -30,7 +30,7 @@ def operation(summary: str, request: str, answer: str, events: str, failures: Js
                 "headers": HEADERS,
                 "content": {
                     "application/json": {"schema": _ref(answer)},
-                    "text/event-stream": {"schema": _STRING},
+                    "text/event-stream": {"schema": {"$ref": "#/components/schemas/Event"}},
                 },
             },
             **failures,
@@ -127,6 +127,15 @@ _TOOL: Json = {
 }
 
 SCHEMAS: Json = {
+    "Event": {
+        "type": "object",
+        "description": "One server-sent event of a stream.",
+        "required": ["data"],
+        "properties": {
+            "event": _STRING,
+            "data": {"type": "string", "description": "JSON, or `[DONE]`.", "contentMediaType": "application/json"},
+        },
+    },
     "TextRequest": {
         "type": "object",
         "required": ["model", "prompt"],

@@ -88,7 +88,10 @@ def _events(failures: Json) -> Json:
         "security": [],
         "parameters": _SIGNED,
         "responses": {
-            "200": {"description": "Server-sent events", "content": {"text/event-stream": {"schema": _STRING}}},
+            "200": {
+                "description": "Server-sent events",
+                "content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/Event"}}},
+            },
             **failures,
         },
     }

@@ -34,7 +34,7 @@ def operation(summary: str, failures: Json) -> Json:
                 "answer that fails is cut off without it. With `stream_format` sse: `speech.audio.delta` events with "
                 "base64 audio, then `speech.audio.done`; `pcm` is 24 kHz, 16 bit, little-endian, mono.",
                 "headers": headers,
-                "content": {**audio, "text/event-stream": {"schema": _STRING}},
+                "content": {**audio, "text/event-stream": {"schema": {"$ref": "#/components/schemas/Event"}}},
             },
             **failures,
         },

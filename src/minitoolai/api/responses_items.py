@@ -80,7 +80,8 @@ def _part(part: Any, at: str) -> Json:
             raise InvalidRequest(
                 f"{at}.image_url must be an https URL or a data URL; no files are kept here", param=f"{at}.image_url"
             )
-        return {"type": "image_url", "image_url": {"url": part["image_url"], "detail": part.get("detail") or "auto"}}
+        detail = "auto" if part.get("detail") is None else part["detail"]
+        return {"type": "image_url", "image_url": {"url": part["image_url"], "detail": detail}}
     raise InvalidRequest(
         f"{at}.type is {shortened(kind)}; it must be input_text, output_text, refusal or input_image",
         param=f"{at}.type",

@@ -134,7 +134,7 @@ def _image_detail(part: dict[str, Any], at: str) -> str:
             f"{at}.image_url.url must be an https URL, or a data URL of a jpg, jpeg, png, webp or gif",
             param=f"{at}.image_url.url",
         )
-    detail = image.get("detail") or "auto"
+    detail = "auto" if image.get("detail") is None else image["detail"]
     if detail not in _DETAILS:
         raise InvalidRequest(f"{at}.image_url.detail must be auto, low or high", param=f"{at}.image_url.detail")
     return str(detail)

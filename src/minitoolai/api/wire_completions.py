@@ -54,6 +54,7 @@ def _prompts(prompt: Any) -> tuple[int, int]:
         return 1, _size(prompt)
     if not isinstance(prompt, list) or not prompt:
         raise InvalidRequest("prompt must be a non-empty string, or a list of strings or of tokens", param="prompt")
+    _make_whole(prompt)
     if _is_tokens(prompt):
         return 1, len(prompt)
     if len(prompt) > MOST_PROMPTS:
@@ -70,6 +71,15 @@ def _prompts(prompt: Any) -> tuple[int, int]:
                 param=f"prompt[{index}]",
             )
     return len(prompt), size
+
+
+def _make_whole(prompt: list[Any]) -> None:
+    """4.0 is an integer in JSON, here as everywhere."""
+    for index, token in enumerate(prompt):
+        if isinstance(token, float) and token.is_integer():
+            prompt[index] = int(token)
+        elif isinstance(token, list):
+            _make_whole(token)
 
 
 def _is_tokens(prompt: list[Any]) -> bool:

@@ -109,7 +109,20 @@ class Credit(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-Operation = PlaceHold | Settle | Checkpoint | Recover | Requeue | Credit
+class Reverse(msgspec.Struct, frozen=True):
+    """Money that had come from outside goes back: as much of `amount` as is available, once for each `external_ref`."""
+
+    account_id: int
+    amount: int
+    kind: str
+    external_ref: str
+    now_ms: int
+    reason: str | None = None
+
+
+Operation = PlaceHold | Settle | Checkpoint | Recover | Requeue | Credit | Reverse
+#: Operations of money from and to outside, each known by its reference.
+Outside = Credit | Reverse
 
 
 # ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -180,6 +193,17 @@ class Credited(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
+class Reversed(msgspec.Struct, frozen=True):
+    """`taken` went back; what was not available of the amount is still owed, and for the caller to remember.
+
+    `repeated` when this reference was moved before: then nothing changed.
+    """
+
+    posted: int
+    taken: int
+    repeated: bool = False
+
+
 class Unknown(msgspec.Struct, frozen=True):
     """No such account or hold. Nothing changed."""
 
@@ -196,6 +220,7 @@ Verdict = (
     | Requeued
     | Superseded
     | Credited
+    | Reversed
     | Unknown
 )
 

@@ -2,8 +2,7 @@
 
 ServiceError
 ├── InvalidRequest          the caller's words: names the field
-│   ├── ContextExceeded
-│   ├── ModelNotFound
+│   ├── ContextExceeded, ModelNotFound
 │   ├── ContentRefused      the operator's policy on prompts
 │   ├── UrlForbidden, FetchFailed   addresses that callers name
 │   └── NotFound, Gone

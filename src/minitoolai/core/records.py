@@ -154,3 +154,86 @@ class KeyRow(msgspec.Struct, frozen=True):
     rules: KeyRules = FREE
     #: The first of the keys that took each other's place; they share limits and budgets. None: itself.
     family: str | None = None
+
+
+class User(msgspec.Struct, frozen=True):
+    """Somebody who signs in, with the money of the account as it stands."""
+
+    account_id: int
+    email: str
+    is_admin: bool
+    language: str | None
+    created_ms: int
+    posted: int
+    held: int
+
+    @property
+    def available(self) -> int:
+        return self.posted - self.held
+
+
+class MailLink(msgspec.Struct, frozen=True):
+    """What a link sent by mail stands for. Of somebody who signs up: the password to be, and the browser that asked."""
+
+    purpose: Literal["signup", "reset"]
+    email: str
+    password_hash: str | None
+    browser_hash: bytes | None
+    expires_ms: int
+
+
+class Voucher(msgspec.Struct, frozen=True):
+    """A code that is worth money once. `hint`: the end of the code; the code itself is kept nowhere."""
+
+    hint: str
+    amount: int
+    note: str | None
+    created_ms: int
+    expires_ms: int | None
+    redeemed_ms: int | None = None
+    account_id: int | None = None
+
+
+class Payment(msgspec.Struct, frozen=True):
+    """Money that a provider takes for us. The account should have `paid - reversed` of it, and has `moved`."""
+
+    id: int
+    account_id: int
+    provider: str
+    provider_ref: str | None
+    intent: str | None
+    asked: int
+    paid: int
+    reversed: int
+    moved: int
+    version: int
+    looks: int
+    state: Literal["open", "paid", "closed"]
+    created_ms: int
+    changed_ms: int
+
+    @property
+    def owed(self) -> int:
+        """What was reversed and could not be taken back yet."""
+        return max(self.moved - (self.paid - self.reversed), 0)
+
+
+class StatementRow(msgspec.Struct, frozen=True):
+    """One movement of an account: `amount` is added (or, below zero, taken); `version` counts movements from 1.
+
+    Of usage, the generation that it paid for.
+    """
+
+    version: int
+    at_ms: int
+    kind: str
+    amount: int
+    balance_after: int
+    reason: str | None = None
+    generation_id: int | None = None
+    work: Kind | None = None
+    model: str | None = None
+    key_id: str | None = None
+    input_units: int = 0
+    output_units: int = 0
+    estimated: bool = False

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import logging
 import re
 import zlib
+from functools import partial
 
 import msgspec
 
 from minitoolai.core.clock import Clock, base62, random_text
-from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound
+from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound, Overloaded, StoreError
 from minitoolai.core.key_rules import FREE, KeyRules
 from minitoolai.core.records import Caller, KeyRow
 from minitoolai.services.admission import Admission
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.writer import Writer
 
 KEY_PATTERN = re.compile(r"sk-mt-([0-9A-Za-z]{12})-([0-9A-Za-z]{32})-([0-9A-Za-z]{6})")
 #: A revoked key may go on working for this long: the age of what is remembered of it.
 REMEMBER_S = 0.9
 LARGEST_MEMORY = 10_000
+NOTE_USES_S = 5.0
+LONGEST_NAME = 80
+
+log = logging.getLogger(__name__)
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -54,13 +62,11 @@ def check_email(text: str) -> str:
     return email
 
 
-def hash_password(password: str) -> str:
-    """argon2id with the library's parameters; InvalidRequest for a short one."""
-    if len(password) < 8:
-        raise InvalidRequest("a password needs at least 8 characters", param="password")
-    from argon2 import PasswordHasher  # 30 ms that only a sign-up pays
-
-    return PasswordHasher().hash(password)
+def revoke_own(connection: Connection, account_id: int, key_id: str, now_ms: int) -> None:
+    """Revoke a key of this account. NotFound for anybody else's, and for one that is revoked already."""
+    key = accounts.find_key(connection, key_id)
+    if key is None or key.account_id != account_id or not accounts.revoke_key(connection, key_id, now_ms):
+        raise NotFound("there is no such active key", param="key")
 
 
 def require_account(connection: Connection, email: str) -> int:
@@ -81,6 +87,7 @@ class KeyRing:
         self._pepper = pepper
         self._clock = clock
         self._known: dict[str, tuple[float, Caller]] = {}
+        self._used: dict[str, int] = {}
 
     def remembered(self, text: str) -> Caller | None:
         """The caller, if this key was recognised a moment ago. Never waits: for the hot path."""
@@ -117,4 +124,16 @@ class KeyRing:
         if len(self._known) >= LARGEST_MEMORY:
             self._known.clear()
         self._known[text] = (asked_s + REMEMBER_S, caller)
+        self._used[caller.key_id] = self._clock.now_ms()
         return caller
+
+    async def keep_uses(self, writer: Writer) -> None:
+        """Write down, now and then, when keys were last used: for the eyes of their owners, on nobody's way."""
+        while True:
+            await asyncio.sleep(NOTE_USES_S)
+            used, self._used = self._used, {}
+            if used:
+                try:
+                    await writer.run(partial(accounts.note_uses, uses=used))
+                except (StoreError, Overloaded) as error:
+                    log.warning("the last use of %d keys could not be written down: %s", len(used), error)

@@ -29,6 +29,8 @@ from minitoolai.core.books import (
     Renewed,
     Requeue,
     Requeued,
+    Reverse,
+    Reversed,
     Settle,
     Settled,
     StillLeased,
@@ -55,6 +57,8 @@ def decide(books: Books, operation: Operation) -> Verdict:
             return _requeue(books, operation)
         case Credit():
             return _credit(books, operation)
+        case Reverse():
+            return _reverse(books, operation)
 
 
 def _place(books: Books, ask: PlaceHold) -> Verdict:
@@ -269,6 +273,34 @@ def _credit(books: Books, ask: Credit) -> Verdict:
         reason=ask.reason,
     )
     return Credited(account.posted)
+
+
+def _reverse(books: Books, ask: Reverse) -> Verdict:
+    account = books.accounts.get(ask.account_id)
+    if account is None:
+        return Unknown()
+    if ask.external_ref in books.credited:
+        return Reversed(account.posted, 0, repeated=True)
+    assert ask.amount > 0, "a reversal takes"
+    taken = min(ask.amount, account.available)
+    if not taken:
+        return Reversed(account.posted, 0)
+    # Every check is behind us.
+    account.posted -= taken
+    account.dirty = True
+    books.credited.add(ask.external_ref)
+    _transfer(
+        books,
+        account,
+        ask.kind,
+        debit=ask.account_id,
+        credit=FUNDING,
+        amount=taken,
+        now_ms=ask.now_ms,
+        external_ref=ask.external_ref,
+        reason=ask.reason,
+    )
+    return Reversed(account.posted, taken)
 
 
 def _transfer(

@@ -93,6 +93,26 @@ def revoke_key(connection: Connection, key_id: str, now_ms: int) -> bool:
     return changed == 1
 
 
+def note_uses(connection: Connection, uses: dict[str, int]) -> None:
+    """When keys were last used; a later moment than the one known counts."""
+    connection.execute_many(
+        "INSERT INTO key_uses (key_id, last_used_ms) VALUES (?, ?)"
+        " ON CONFLICT (key_id) DO UPDATE SET last_used_ms = excluded.last_used_ms"
+        " WHERE excluded.last_used_ms > key_uses.last_used_ms",
+        list(uses.items()),
+    )
+
+
+def uses_of(connection: Connection, account_id: int) -> dict[str, int]:
+    """Key → when it was last used, for the keys of an account that were used at all."""
+    return dict(
+        connection.execute(
+            "SELECT u.key_id, u.last_used_ms FROM key_uses u JOIN api_keys k ON k.id = u.key_id WHERE k.account_id = ?",
+            (account_id,),
+        )
+    )
+
+
 def balance_of(connection: Connection, account_id: int) -> Balance:
     """What an account has and what of it is held."""
     rows = connection.execute("SELECT posted, held FROM accounts WHERE id = ?", (account_id,))

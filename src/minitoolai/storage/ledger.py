@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from minitoolai.core.books import AccountState, Books, Credit, HoldState, Operation, PlaceHold, Verdict
+from minitoolai.core.books import AccountState, Books, HoldState, Operation, Outside, PlaceHold, Verdict
 from minitoolai.core.errors import StoreError
 from minitoolai.storage import budgets, idempotency, jobs
 from minitoolai.storage.database import Connection
@@ -32,7 +32,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> Books:
         "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)", account_ids, lock=True
     )
     accounts = {row[0]: AccountState(row[1], row[2], row[3]) for row in rows}
-    hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Credit)]
+    hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Outside)]
     rows = connection.select_by_ids(
         "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind,"
         " budget_id, budget_ms FROM holds WHERE id IN (…)",
@@ -40,7 +40,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> Books:
         lock=True,
     )
     holds = {row[0]: HoldState(*row[1:]) for row in rows}
-    references = [operation.external_ref for operation in operations if isinstance(operation, Credit)]
+    references = [operation.external_ref for operation in operations if isinstance(operation, Outside)]
     rows = connection.select_by_ids("SELECT external_ref FROM transfers WHERE external_ref IN (…)", references)
     books = Books(accounts, holds, {row[0] for row in rows})
     jobs.load(connection, operations, books)

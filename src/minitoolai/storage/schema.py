@@ -58,6 +58,37 @@ users = Table(
     Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, unique=True),
     Column("password_hash", Text),
     Column("created_ms", Int64, nullable=False),
+    Column("is_admin", Integer, nullable=False, server_default="0"),
+    Column("language", Text),
+    # A deleted user is a row without name and password: the books it belongs to stay.
+    Column("deleted_ms", Int64),
+    CheckConstraint("is_admin IN (0, 1)", name="is_admin_is_a_flag"),
+    sqlite_strict=True,
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("secret_hash", LargeBinary, primary_key=True),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("created_ms", Int64, nullable=False),
+    Column("seen_ms", Int64, nullable=False),
+    Column("expires_ms", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+mail_links = Table(
+    "mail_links",
+    metadata,
+    Column("secret_hash", LargeBinary, primary_key=True),
+    Column("purpose", Text, nullable=False),
+    Column("email", Text, nullable=False, index=True),
+    # Of somebody who signs up: the password to be, and the browser that asked.
+    Column("password_hash", Text),
+    Column("browser_hash", LargeBinary),
+    Column("created_ms", Int64, nullable=False),
+    Column("expires_ms", Int64, nullable=False),
+    CheckConstraint("purpose IN ('signup', 'reset')", name="purpose_known"),
     sqlite_strict=True,
 )
 
@@ -73,6 +104,15 @@ api_keys = Table(
     # What the key may do, as JSON (core/key_rules.py); and the first of those it took the place of: budgets are shared.
     Column("rules", Text),
     Column("family", Text),
+    sqlite_strict=True,
+)
+
+# Beside the keys, so that looking one up and noting its use never wait for each other.
+key_uses = Table(
+    "key_uses",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("last_used_ms", Int64, nullable=False),
     sqlite_strict=True,
 )
 
@@ -239,5 +279,61 @@ webhook_deliveries = Table(
     Column("status", Integer),
     Column("error", Text),
     CheckConstraint("(status IS NULL) = (error IS NOT NULL)", name="an_answer_or_an_error"),
+    sqlite_strict=True,
+)
+
+vouchers = Table(
+    "vouchers",
+    metadata,
+    Column("code_hmac", LargeBinary, primary_key=True),
+    # The last characters of the code, to tell vouchers apart in a list.
+    Column("hint", Text, nullable=False),
+    Column("amount", Int64, nullable=False),
+    Column("note", Text),
+    Column("created_ms", Int64, nullable=False),
+    Column("expires_ms", Int64),
+    Column("redeemed_ms", Int64),
+    Column("account_id", Int64, ForeignKey("accounts.id")),
+    CheckConstraint("amount > 0", name="amount_positive"),
+    CheckConstraint("(redeemed_ms IS NULL) = (account_id IS NULL)", name="redeemed_by_somebody"),
+    sqlite_strict=True,
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("provider", Text, nullable=False),
+    # The checkout session, and the payment behind it: the provider's names for this row.
+    Column("provider_ref", Text, unique=True),
+    Column("intent", Text),
+    # What the customer wanted to pay; what was paid, and of it taken back; what the account got of it.
+    Column("asked", Int64, nullable=False),
+    Column("paid", Int64, nullable=False, server_default="0"),
+    Column("reversed", Int64, nullable=False, server_default="0"),
+    Column("moved", Int64, nullable=False, server_default="0"),
+    # Counts the transfers of this payment: each has a reference of its own.
+    Column("version", Int64, nullable=False, server_default="0"),
+    # Counts what was written of the provider's word: a look that began before the last one ended is old.
+    Column("looks", Int64, nullable=False, server_default="0"),
+    Column("state", Text, nullable=False, server_default="open"),
+    Column("created_ms", Int64, nullable=False),
+    Column("changed_ms", Int64, nullable=False),
+    CheckConstraint("asked > 0", name="asked_positive"),
+    CheckConstraint("reversed BETWEEN 0 AND paid", name="reversed_within_paid"),
+    CheckConstraint("moved BETWEEN 0 AND paid", name="moved_within_paid"),
+    CheckConstraint("state IN ('open', 'paid', 'closed')", name="state_known"),
+    CheckConstraint("(state = 'paid') = (paid > 0)", name="paid_means_money"),
+    Index("ix_payments_intent", "intent"),
+    sqlite_strict=True,
+)
+
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("provider", Text, nullable=False),
+    Column("seen_ms", Int64, nullable=False),
     sqlite_strict=True,
 )

@@ -1,0 +1,242 @@
+"""One request of one visitor: who it is, in which language, what was sent, and how to answer."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+from urllib.parse import quote
+
+from litestar import Request, Response
+from litestar.datastructures import Cookie, State
+from markupsafe import Markup
+
+from minitoolai.core.clock import random_text
+from minitoolai.core.records import User
+from minitoolai.portal.cookies import YEAR_S, is_loopback, read_cookies
+from minitoolai.portal.forms import Form
+from minitoolai.portal.i18n import LANGUAGES, texts, writing
+from minitoolai.portal.navigation import Entry
+from minitoolai.portal.site import Site
+from minitoolai.services.users import SESSION_MS, Visitor
+
+Answer = Response[bytes]
+HTML = "text/html"
+FLASH_S = 60
+SMALLEST_PACKED = 1000
+
+
+class Visit:
+    """What a page's function is given. `render` and `redirect` make its answer."""
+
+    def __init__(self, site: Site, request: Request[Any, Any, State], lang: str) -> None:
+        self.site = site
+        self.request = request
+        self.lang = lang
+        #: The path after the language: "/" or "/keys".
+        self.path = request.scope["path"].removeprefix(f"/{lang}").rstrip("/") or "/"
+        self.params: dict[str, Any] = request.path_params
+        self.query = request.query_params
+        self.form = Form()
+        self.user: User | None = None
+        self.secret = ""
+        self.host = request.headers.get("host", "")
+        self.is_secure = site.public_url.startswith("https:") if site.public_url else not is_loopback(self.host)
+        self._cookies = read_cookies(request.headers.get("cookie", ""))
+        self._set: dict[str, Cookie] = {}
+        self.browser = self.cookie("browser")
+        self.theme = self._cookies.get("theme", "")
+        texts_of = texts(lang)
+        self.gettext = texts_of.gettext
+        self.ngettext = texts_of.ngettext
+        self.writing = writing(lang)
+
+    async def begin(self) -> Visit:
+        """Find out who it is."""
+        self.secret = self.cookie("session")
+        if self.secret:
+            self.user = await self.site.users.who(self.secret)
+            if self.user is None:
+                self.secret = ""
+                self.set_cookie("session", "", max_age_s=0)
+        if not self.browser:
+            self._new_browser()
+        if self._cookies.get("lang") != self.lang:
+            self.remember("lang", self.lang)
+        return self
+
+    # ── who ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def member(self) -> User:
+        """The user of a page that needs one."""
+        assert self.user is not None, "the page says needs='user'"
+        return self.user
+
+    @property
+    def address(self) -> str:
+        """The network address that limits count by."""
+        return self.request.client.host if self.request.client else ""
+
+    @property
+    def origin(self) -> str:
+        """How this visitor reaches us, for examples and links: `https://ai.example.com`."""
+        return self.site.public_url or f"{self.request.scope.get('scheme', 'http')}://{self.host}"
+
+    def sign_in(self, visitor: Visitor) -> None:
+        """Keep a new session in the browser. Nothing that was there before the sign-in is worth anything after it."""
+        self.user, self.secret = visitor.user, visitor.secret
+        self.set_cookie("session", visitor.secret, max_age_s=SESSION_MS // 1000)
+        self._new_browser()
+
+    def sign_out(self) -> None:
+        """Forget the session in the browser."""
+        self.user, self.secret = None, ""
+        self.set_cookie("session", "", max_age_s=0)
+        self._new_browser()
+
+    def _new_browser(self) -> None:
+        self.browser = random_text(24)
+        self.set_cookie("browser", self.browser, max_age_s=YEAR_S)
+
+    # ── cookies and forms ─────────────────────────────────────────────────────────────────────────────────
+
+    def _cookie_name(self, name: str) -> str:
+        return f"__Host-{name}" if self.is_secure else name
+
+    def cookie(self, name: str) -> str:
+        """The value of a cookie of ours that nobody else may set."""
+        value = self._cookies.get(self._cookie_name(name), "")
+        return value if len(value) < 2000 and value.isascii() else ""
+
+    def set_cookie(self, name: str, value: str, *, max_age_s: int | None) -> None:
+        """Set it with the next answer; the last one of a name counts."""
+        self._put(self._cookie_name(name), value, max_age_s)
+
+    def remember(self, name: str, value: str) -> None:
+        """A choice of the visitor's (language, theme): worth nothing to a thief, read by every page."""
+        self._put(name, value, YEAR_S)
+
+    def _put(self, name: str, value: str, max_age_s: int | None) -> None:
+        self._set[name] = Cookie(
+            key=name, value=value, path="/", max_age=max_age_s, httponly=True, secure=self.is_secure, samesite="lax"
+        )
+
+    def csrf(self) -> Markup:
+        """The hidden field that every form carries."""
+        token = self.site.signer.form_token(self._token_secret())
+        return Markup('<input type="hidden" name="csrf" value="{}">').format(token)
+
+    def is_own_form(self) -> bool:
+        """Whether the form was made by us for this browser and this session."""
+        origin = self.request.headers.get("origin")
+        if self.request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return False
+        if origin is not None and origin.partition("://")[2] not in (self.host, self.origin.partition("://")[2]):
+            return False
+        return self.site.signer.is_form_token(self.form["csrf"], self._token_secret())
+
+    def _token_secret(self) -> str:
+        return f"{self.browser}.{self.secret}"
+
+    def next(self, default: str) -> str:
+        """Where to go after this, as the form or the address says; only ever to a page of ours."""
+        wanted = self.form["next"] or self.query.get("next", "")
+        return wanted if is_local(wanted) else self.url(default)
+
+    # ── answers ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def url(self, path: str, lang: str = "") -> str:
+        """A page's address: `/keys` → `/de/keys`."""
+        return f"/{lang or self.lang}{path}"
+
+    def render(self, template: str, status: int = 200, *, form_action: str = "", **context: object) -> Answer:
+        """A page. `form_action`: another host to which its form may lead."""
+        page = self.site.environment(self.lang).get_template(template)
+        body = page.render(self._context() | context).encode()
+        headers = security_headers(secure=self.is_secure, form_action=form_action)
+        headers["cache-control"] = "no-store" if self.user else "private, no-cache"
+        headers["vary"] = "cookie, accept-encoding"
+        headers["content-language"] = self.lang
+        if len(body) > SMALLEST_PACKED and "gzip" in self.request.headers.get("accept-encoding", ""):
+            body = gzip.compress(body, 5, mtime=0)
+            headers["content-encoding"] = "gzip"
+        return self._finish(Response(body, status_code=status, media_type=HTML, headers=headers))
+
+    def redirect(self, to: str, *, said: str = "", kind: str = "good") -> Answer:
+        """Go to a page (a path after the language) by GET, where `said` is shown once."""
+        if said:
+            self.set_cookie("flash", self.site.signer.pack("flash", [kind, said]), max_age_s=FLASH_S)
+        return self.send_to(self.url(to))
+
+    def send_to(self, address: str) -> Answer:
+        """Go to a whole address by GET: one that `next` has checked, or another host's on purpose."""
+        headers = security_headers(secure=self.is_secure) | {"location": address, "cache-control": "no-store"}
+        return self._finish(Response(b"", status_code=303, media_type=HTML, headers=headers))
+
+    def file(self, body: bytes, media_type: str, name: str) -> Answer:
+        """Something to download, under a name of plain letters."""
+        headers = security_headers(secure=self.is_secure)
+        headers |= {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
+        return self._finish(Response(body, status_code=200, media_type=media_type, headers=headers))
+
+    def fail(self, status: int, title: str, words: str) -> Answer:
+        """A page that says what went wrong."""
+        return self.render("frame/error.html", status, title=title, words=words, status_code=status)
+
+    def _finish(self, answer: Answer) -> Answer:
+        answer.cookies.extend(self._set.values())
+        return answer
+
+    def _context(self) -> dict[str, object]:
+        return {
+            "visit": self,
+            "user": self.user,
+            "form": self.form,
+            "csrf": self.csrf,
+            "url": self.url,
+            "theme": self.theme if self.theme in ("light", "dark") else "",
+            "said": self._said(),
+            "shown": self._shown,
+            "here": quote(self.path),
+            "others": {code: f"/{code}{quote(self.path)}" for code in LANGUAGES},
+        }
+
+    def _shown(self, entry: Entry) -> bool:
+        if self.user is None:
+            return entry.needs == "nobody"
+        return not entry.visitors_only and (entry.needs != "admin" or self.user.is_admin)
+
+    def _said(self) -> object:
+        packed = self.cookie("flash")
+        if not packed:
+            return None
+        self.set_cookie("flash", "", max_age_s=0)
+        return self.site.signer.unpack("flash", packed)
+
+
+def is_local(path: str) -> bool:
+    """Whether an address leads to a page of ours and nowhere else, however a browser may read it."""
+    if not path.startswith("/") or "\\" in path or any(ord(c) <= 32 or ord(c) == 127 for c in path):
+        return False
+    return path.split("/")[1].split("?", maxsplit=1)[0] in LANGUAGES
+
+
+def security_headers(*, secure: bool, form_action: str = "") -> dict[str, str]:
+    """What every answer of the portal forbids browsers."""
+    actions = f"'self' {form_action}".strip()
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+        f"font-src 'self'; connect-src 'self'; form-action {actions}; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    )
+    headers = {
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+        "referrer-policy": "same-origin",
+        "cross-origin-opener-policy": "same-origin",
+        "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    }
+    if secure:
+        headers["strict-transport-security"] = "max-age=31536000"
+    return headers

@@ -1,0 +1,137 @@
+"""Vouchers, payments and seen events in rows. Plain functions of a connection; the caller holds the transaction."""
+
+from __future__ import annotations
+
+from minitoolai.core.records import Payment, Voucher
+from minitoolai.storage.database import Connection
+
+_PAYMENT = (
+    "id, account_id, provider, provider_ref, intent, asked, paid, reversed, moved, version, looks, state,"
+    " created_ms, changed_ms"
+)
+_VOUCHER = "hint, amount, note, created_ms, expires_ms, redeemed_ms, account_id"
+
+
+def insert_voucher(connection: Connection, code_hmac: bytes, voucher: Voucher) -> None:
+    """A new voucher; its code must be new."""
+    connection.execute(
+        f"INSERT INTO vouchers ({_VOUCHER}, code_hmac) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (voucher.hint, voucher.amount, voucher.note, voucher.created_ms, voucher.expires_ms, None, None, code_hmac),
+    )
+
+
+def find_voucher(connection: Connection, code_hmac: bytes) -> Voucher | None:
+    """The voucher of this code, redeemed or not."""
+    rows = connection.execute(f"SELECT {_VOUCHER} FROM vouchers WHERE code_hmac = ?", (code_hmac,))
+    return Voucher(*rows[0]) if rows else None
+
+
+def take_voucher(connection: Connection, code_hmac: bytes, account_id: int, now_ms: int) -> bool:
+    """Compare and set: of any number of redeemers one gets True."""
+    changed = connection.execute_many(
+        "UPDATE vouchers SET redeemed_ms = ?, account_id = ?"
+        " WHERE code_hmac = ? AND redeemed_ms IS NULL AND (expires_ms IS NULL OR expires_ms > ?)",
+        [(now_ms, account_id, code_hmac, now_ms)],
+    )
+    return changed == 1
+
+
+def is_redeemed(connection: Connection, code_hmac: bytes) -> bool:
+    """Whether somebody has redeemed it, as it stands now."""
+    rows = connection.execute("SELECT 1 FROM vouchers WHERE code_hmac = ? AND redeemed_ms IS NOT NULL", (code_hmac,))
+    return bool(rows)
+
+
+def list_vouchers(connection: Connection) -> list[Voucher]:
+    """Every voucher, newest first."""
+    rows = connection.execute(f"SELECT {_VOUCHER} FROM vouchers ORDER BY created_ms DESC, hint LIMIT 10000")
+    return [Voucher(*row) for row in rows]
+
+
+# ── payments ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def insert_payment(connection: Connection, payment_id: int, account_id: int, asked: int, now_ms: int) -> None:
+    """What somebody is about to pay; made before the customer is sent away."""
+    connection.execute(
+        "INSERT INTO payments (id, account_id, provider, asked, created_ms, changed_ms)"
+        " VALUES (?, ?, 'stripe', ?, ?, ?)",
+        (payment_id, account_id, asked, now_ms, now_ms),
+    )
+
+
+def name_payment(connection: Connection, payment_id: int, provider_ref: str, now_ms: int) -> None:
+    """The provider's name for it, once there is one. A name is never changed."""
+    connection.execute(
+        "UPDATE payments SET provider_ref = ?, changed_ms = ? WHERE id = ? AND provider_ref IS NULL",
+        (provider_ref, now_ms, payment_id),
+    )
+
+
+def find_payment(connection: Connection, payment_id: int) -> Payment | None:
+    """The payment of this number."""
+    rows = connection.execute(f"SELECT {_PAYMENT} FROM payments WHERE id = ?", (payment_id,))
+    return Payment(*rows[0]) if rows else None
+
+
+def payment_by_ref(connection: Connection, provider_ref: str) -> Payment | None:
+    """The payment of a checkout session."""
+    rows = connection.execute(f"SELECT {_PAYMENT} FROM payments WHERE provider_ref = ?", (provider_ref,))
+    return Payment(*rows[0]) if rows else None
+
+
+def payment_by_intent(connection: Connection, intent: str) -> Payment | None:
+    """The payment behind a charge, a refund or a dispute."""
+    rows = connection.execute(f"SELECT {_PAYMENT} FROM payments WHERE intent = ?", (intent,))
+    return Payment(*rows[0]) if rows else None
+
+
+def update_payment(connection: Connection, payment: Payment) -> None:
+    """Write what the provider says and what the account got. The caller has locked the account."""
+    connection.execute(
+        "UPDATE payments SET intent = ?, paid = ?, reversed = ?, moved = ?, version = ?, looks = ?, state = ?,"
+        " changed_ms = ? WHERE id = ?",
+        (payment.intent, payment.paid, payment.reversed, payment.moved, payment.version, payment.looks, payment.state)
+        + (payment.changed_ms, payment.id),
+    )
+
+
+def payments_of(connection: Connection, account_id: int) -> list[Payment]:
+    """The last payments of an account that came to something, newest first."""
+    rows = connection.execute(
+        f"SELECT {_PAYMENT} FROM payments WHERE account_id = ? AND (state = 'paid' OR provider_ref IS NOT NULL)"
+        " ORDER BY id DESC LIMIT 50",
+        (account_id,),
+    )
+    return [Payment(*row) for row in rows]
+
+
+def owing(connection: Connection, account_id: int) -> list[Payment]:
+    """Payments that were reversed when the money was spent already, oldest first."""
+    rows = connection.execute(
+        f"SELECT {_PAYMENT} FROM payments WHERE account_id = ? AND moved > paid - reversed ORDER BY id", (account_id,)
+    )
+    return [Payment(*row) for row in rows]
+
+
+def unfinished(connection: Connection, since_ms: int) -> list[Payment]:
+    """Payments whose end is not known yet, and those of which something is owed."""
+    rows = connection.execute(
+        f"SELECT {_PAYMENT} FROM payments WHERE (state = 'open' AND created_ms > ?) OR moved > paid - reversed"
+        " ORDER BY id LIMIT 1000",
+        (since_ms,),
+    )
+    return [Payment(*row) for row in rows]
+
+
+def was_seen(connection: Connection, event_id: str) -> bool:
+    """Whether this event did its work before."""
+    return bool(connection.execute("SELECT 1 FROM webhook_events WHERE event_id = ?", (event_id,)))
+
+
+def note_seen(connection: Connection, event_id: str, now_ms: int) -> None:
+    """It need not be worked on again."""
+    connection.execute(
+        "INSERT INTO webhook_events (event_id, provider, seen_ms) VALUES (?, 'stripe', ?) ON CONFLICT DO NOTHING",
+        (event_id, now_ms),
+    )

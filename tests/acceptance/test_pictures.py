@@ -1,0 +1,160 @@
+"""Every model under every sampler through the API; links that expire, and pictures whose time is over."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from minitoolai.engines.sampling import SCHEDULERS
+from tests.support.buckets import REGION, S3Server
+from tests.support.server import Account, ServerProcess
+from tests.support.studio_http import CATALOG, CREDIT, PRICE, check_image_refusal, job, poll, wait
+
+pytestmark = pytest.mark.acceptance
+
+MODELS = [
+    "realvision",
+    "juggernaut",
+    "autismmix",
+    "dreamshaper",
+    "valhalla",
+    "mixrealistic",
+    "campursari",
+    "reality",
+    "extrarealistic",
+    "realism",
+    "realgirls",
+    "realityreborn",
+    "amigo",
+    "simplemix",
+    "beautifulrealistic",
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """The shipped catalog; stopping it audits the books."""
+    env = {"MINITOOLAI_IMAGE_QUEUE": "300", "MINITOOLAI_LLAMA_THREADS": "1"}
+    with ServerProcess(tmp_path_factory.mktemp("pictures"), env=env) as server:
+        yield server
+
+
+def test_all_fifteen_models_under_all_eighteen_samplers_say_how_they_were_drawn(server: ServerProcess) -> None:
+    account = server.account()
+    asked = [(model, scheduler) for model in MODELS for scheduler in SCHEDULERS]
+    jobs = [job(account, model=m, scheduler=s, prompt="a red apple", steps=4, seed=11) for m, s in asked]
+
+    def picture(one: dict[str, Any]) -> tuple[str, str]:
+        state = wait(account, one, within_s=600)
+        assert (state["status"], state["model"]) == ("success", "minitoolai-sketch-1"), state
+        image: Any = Image.open(io.BytesIO(requests.get(state["image_url"], timeout=60).content))
+        assert image.size == (256, 256)
+        return image.text["parameters"], hashlib.sha256(image.tobytes()).hexdigest()
+
+    with ThreadPoolExecutor(4) as pool:
+        drawn = list(pool.map(picture, jobs))
+    pixels: dict[str, set[str]] = {}
+    for (_, scheduler), (parameters, digest) in zip(asked, drawn, strict=True):
+        assert parameters.startswith(
+            f"a red apple\nSteps: 4, Sampler: {scheduler}, CFG scale: 2, Seed: 11, Size: 256x256, "
+            "Model: minitoolai-sketch-1, Version: minitoolai "
+        )
+        pixels.setdefault(scheduler, set()).add(digest)
+    # On the stand-in the models differ in nothing but their name; the samplers differ in the picture.
+    assert len(set().union(*pixels.values())) >= len(SCHEDULERS)
+    assert account.settled() == CREDIT - len(asked) * PRICE
+    assert server.command("audit").returncode == 0
+
+
+class Brief:
+    """A server whose links are good for two seconds, and whose pictures for as long."""
+
+    def __init__(self, folder: Path, **env: str) -> None:
+        days = str(2 / 86_400)
+        self.server = ServerProcess(
+            folder,
+            catalog=CATALOG,
+            env={"MINITOOLAI_IMAGE_LINK_TTL_S": "2", "MINITOOLAI_IMAGE_RETENTION_DAYS": days, **env},
+        )
+
+    def check(self, count_objects: Any) -> None:
+        """A link expires, a poll renews it, and after retention both say that the picture is gone."""
+        with self.server as server:
+            account = server.account()
+            one = job(account)
+            state = wait(account, one)
+            assert requests.get(state["image_url"], timeout=30).status_code == 200
+            assert count_objects() == 1
+            time.sleep(2.1)
+            check_image_refusal(requests.get(state["image_url"], timeout=30), 410, "link_expired", "ask for the job")
+            fresh = poll(account, one).json()["image_url"]
+            assert requests.get(fresh, timeout=30).status_code == 200
+            server.stop()
+            server.start()
+            self.check_gone(account, one)
+            assert count_objects() == 0
+            assert account.settled() == CREDIT - PRICE
+
+    def check_gone(self, account: Account, one: dict[str, Any]) -> None:
+        give_up_s = time.monotonic() + 30
+        while (state := poll(account, one).json())["status"] == "success":
+            assert time.monotonic() < give_up_s
+            answer = requests.get(state["image_url"], timeout=30)
+            assert answer.status_code in (200, 410), "a link that was just given never leads nowhere"
+            time.sleep(0.1)
+        assert (state["status"], state["code"], state["image_url"]) == ("error", "picture_removed", None)
+        time.sleep(0.5)
+
+
+def test_links_expire_and_pictures_are_removed_when_their_time_is_over(tmp_path: Path) -> None:
+    brief = Brief(tmp_path)
+    brief.check(lambda: len(list(brief.server.data_dir.rglob("objects/*/*.png"))))
+
+
+@pytest.fixture
+def s3() -> Iterator[S3Server]:
+    with S3Server() as server:
+        server.make_bucket("pictures")
+        yield server
+
+
+def in_bucket(s3: S3Server) -> dict[str, str]:
+    return {
+        "MINITOOLAI_OBJECT_STORE": "s3://pictures/a",
+        "MINITOOLAI_S3_ENDPOINT": s3.endpoint,
+        "MINITOOLAI_S3_REGION": REGION,
+        "MINITOOLAI_S3_ACCESS_KEY_ID": "test",
+        "MINITOOLAI_S3_SECRET_ACCESS_KEY": "test",
+    }
+
+
+def test_pictures_in_a_bucket_keep_the_same_promises(s3: S3Server, tmp_path: Path) -> None:
+    Brief(tmp_path, **in_bucket(s3)).check(lambda: s3.count_objects("pictures"))
+
+
+def test_a_bucket_that_is_gone_for_a_while_loses_no_job_and_no_money(s3: S3Server, tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, catalog=CATALOG, env=in_bucket(s3)) as server:
+        account = server.account()
+        link = wait(account, job(account))["image_url"]
+        s3.stop()
+        check_image_refusal(requests.get(link, timeout=90), 503, "overloaded", "does not answer")
+        new = job(account)
+        time.sleep(3)
+        assert poll(account, new).json()["status"] in ("queued", "processing")
+        assert account.money().held == PRICE
+        # A new start of this server has forgotten its buckets, and what was in them.
+        s3.start()
+        s3.make_bucket("pictures")
+        state = wait(account, new, within_s=90)
+        assert requests.get(state["image_url"], timeout=30).status_code == 200
+        assert account.settled() == CREDIT - 2 * PRICE
+        check_image_refusal(requests.get(link, timeout=30), 500, "internal_error", "reported to the operator")

@@ -1,0 +1,155 @@
+"""OpenAI's own client asks for pictures by changing its base URL; the request waits on the same queue."""
+
+from __future__ import annotations
+
+import base64
+import io
+import socket
+import time
+
+import openai
+import pytest
+import requests
+from PIL import Image
+
+from tests.support.ask import check_refusal
+from tests.support.server import Account
+from tests.support.studio_http import CREDIT, PRICE, generate
+from tests.support.waiting import eventually
+
+
+def client(account: Account) -> openai.OpenAI:
+    return openai.OpenAI(api_key=account.key, base_url=account.server.url + "/v1", max_retries=0)
+
+
+def states(account: Account) -> list[str]:
+    rows = account.server.read(
+        lambda c: c.execute("SELECT state FROM generations WHERE account_id = ? ORDER BY id", (account.id,))
+    )
+    return [row[0] for row in rows]
+
+
+def test_the_sdk_gets_links_that_open(account: Account) -> None:
+    answer = client(account).images.generate(model="flat", prompt="a red apple", size="1024x1024", n=2)
+    assert answer.data is not None
+    assert len(answer.data) == 2
+    for item in answer.data:
+        assert item.url is not None
+        assert item.b64_json is None
+        picture = requests.get(item.url, timeout=30)
+        assert Image.open(io.BytesIO(picture.content)).size == (1024, 1024)
+    assert abs(answer.created - time.time()) < 120
+    assert account.settled() == CREDIT - 2 * PRICE
+
+
+def test_the_sdk_gets_pictures_in_base64_of_any_size(account: Account) -> None:
+    answer = client(account).images.generate(
+        model="flat",
+        prompt="a red apple",
+        size="300x257",  # type: ignore[call-overload]
+        response_format="b64_json",
+        user="somebody",
+        extra_body={"seed": 9, "steps": 2, "cfgScale": 3, "scheduler": "Euler a", "negativePrompt": "blue"},
+    )
+    picture = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json)))
+    assert picture.size == (300, 257)
+    assert "Steps: 2, Sampler: Euler a, CFG scale: 3, Seed: 9" in picture.text["parameters"]
+
+
+def test_several_pictures_with_a_seed_have_seeds_that_follow_it(account: Account) -> None:
+    data = generate(account, n=3, seed=2**32 - 2, response_format="b64_json").json()["data"]
+    seeds = []
+    for item in data:
+        text = Image.open(io.BytesIO(base64.b64decode(item["b64_json"]))).text["parameters"]  # type: ignore[attr-defined]
+        seeds.append(text.partition("Seed: ")[2].partition(",")[0])
+    assert seeds == [str(2**32 - 2), str(2**32 - 1), "0"]
+
+
+def test_an_answer_names_a_generation_for_each_picture(account: Account) -> None:
+    names = generate(account, n=2).headers["x-generation-id"].split(", ")
+    assert [account.server.transfers_of(name) for name in names] == [[PRICE], [PRICE]]
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_both_spellings_of_the_path_answer(account: Account, slash: str) -> None:
+    answer = generate(account, f"/v1/images/generations{slash}", size=None, n=None, response_format=None)
+    assert (answer.status_code, answer.history) == (200, [])
+
+
+REFUSED = [
+    ("n", 0),
+    ("n", 5),
+    ("n", True),
+    ("n", "2"),
+    ("size", "256"),
+    ("size", "255x256"),
+    ("size", "256x1345"),
+    ("size", "256X256"),
+    ("size", 256),
+    ("size", "٢٥٦x256"),
+    ("response_format", "png"),
+    ("response_format", 4),
+    ("prompt", None),
+    ("prompt", " "),
+    ("model", None),
+    ("quality", "hd"),
+    ("style", "vivid"),
+    ("stream", True),
+    ("background", "transparent"),
+    ("output_format", "webp"),
+    ("output_compression", 50),
+    ("partial_images", 2),
+    ("width", 512),
+    ("webhook_url", "https://example.com/"),
+    ("steps", 9),
+    ("user", 7),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), REFUSED, ids=[f"{c[0]}={c[1]!r}" for c in REFUSED])
+def test_what_is_not_offered_is_a_400_that_names_its_field_in_openais_shape(
+    account: Account, field: str, value: object
+) -> None:
+    check_refusal(generate(account, **{field: value}), 400, "invalid_request", field)
+    assert states(account) == []
+
+
+def test_values_that_ask_for_nothing_else_are_taken(account: Account) -> None:
+    harmless = {"quality": "standard", "output_format": "png", "background": "auto", "moderation": "auto"}
+    assert generate(account, **harmless, stream=False, size="auto").status_code == 200
+
+
+def test_errors_are_the_sdks_own_exceptions(account: Account) -> None:
+    with pytest.raises(openai.NotFoundError, match="the nearest is flat"):
+        client(account).images.generate(model="flatt", prompt="x")
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(api_key="sk-mt-x", base_url=account.server.url + "/v1").images.generate(model="flat", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="cannot be painted") as refusal:
+        client(account).images.generate(model="flat", prompt="an unpaintable thing")
+    assert refusal.value.param == "prompt"
+    assert account.settled() == CREDIT
+
+
+def test_all_of_several_pictures_are_held_or_none(account: Account) -> None:
+    poor = account.server.account("0.004")
+    check_refusal(generate(poor, n=4), 402, "insufficient_balance")
+    assert poor.settled() == 4_000_000
+    assert states(poor) == []
+
+
+def test_whoever_hangs_up_pays_for_nothing_that_was_not_drawn(account: Account) -> None:
+    body = b'{"model": "slow", "prompt": "a red apple", "size": "256x256", "n": 4, "steps": 8}'
+    with socket.create_connection(("127.0.0.1", account.server.port), 10) as line:
+        line.sendall(
+            b"POST /v1/images/generations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            + f"Authorization: Bearer {account.key}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        eventually(lambda: len(states(account)) == 4, within_s=10)
+    eventually(lambda: states(account) == ["cancelled"] * 4, within_s=10)
+    assert account.settled() == CREDIT
+
+
+def test_another_method_is_refused_in_openais_shape(account: Account) -> None:
+    answer = requests.get(account.server.url + "/v1/images/generations", headers=account.headers, timeout=10)
+    check_refusal(answer, 405, "method_not_allowed")

@@ -1,0 +1,175 @@
+"""Accounts: the way in, the way back in, and the way out, as a browser without JavaScript goes it."""
+
+from __future__ import annotations
+
+from minitoolai.storage import users
+from minitoolai.storage.database import Connection
+from tests.support.browse import PASSWORD, Visitor, last_link, letters
+from tests.support.server import ServerProcess
+from tests.support.waiting import eventually
+
+
+def test_from_signing_up_to_signing_out(visitor: Visitor, email: str) -> None:
+    visitor.sign_up(email)
+    assert "session" in visitor.cookies
+    assert email in visitor.page.text
+    visitor.submit("/signout")
+    assert "You are signed out." in visitor.page.text
+    assert "session" not in visitor.cookies
+    assert visitor.open("/account").url.endswith("/en/signin?next=/en/account")
+
+
+def test_signing_in_leads_to_where_one_wanted_to_go(member: Visitor, email: str, server: ServerProcess) -> None:
+    other = Visitor(server, "de")
+    other.open("/account")
+    other.submit("/signin", email=email.upper(), password=PASSWORD)
+    assert other.page.url.endswith("/de/account")
+    assert "Kontonummer" in other.page.text
+
+
+def test_a_wrong_password_keeps_the_address_and_says_nothing_more(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    known, unknown = Visitor(server), Visitor(server)
+    known.sign_in(email, "wrong password")
+    unknown.sign_in("nobody@example.com", "wrong password")
+    assert known.page.status_code == unknown.page.status_code == 422
+    assert f'value="{email}"' in known.page.text
+    assert "wrong password" not in known.page.text
+    csrf = known.fields("/signin")["csrf"], unknown.fields("/signin")["csrf"]
+    assert known.page.text.replace(email, "X").replace(csrf[0], "") == unknown.page.text.replace(
+        "nobody@example.com", "X"
+    ).replace(csrf[1], "").replace(unknown.fields("/theme")["csrf"], known.fields("/theme")["csrf"])
+
+
+def test_bad_input_stands_next_to_its_field_and_nothing_is_lost(visitor: Visitor) -> None:
+    visitor.open("/signup")
+    visitor.submit("/signup", email="ann at example", password="short")
+    assert visitor.page.status_code == 422
+    assert 'value="ann at example"' in visitor.page.text
+    assert "Write an e-mail address like ann@example.com." in visitor.page.text
+    assert "It needs at least 8 characters." in visitor.page.text
+    assert "short" not in visitor.page.text
+
+
+def test_an_address_that_has_an_account_gets_a_letter_and_the_page_says_the_same(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    before, other = len(letters(server, email)), Visitor(server)
+    other.open("/signup")
+    other.submit("/signup", email=email, password="another password")
+    assert "Look into your mail" in other.page.text
+    assert last_link(server, email, after=before) == "/en/signin"
+    assert Visitor(server).sign_in(email).page.url.endswith("/keys")
+
+
+def test_looking_at_a_link_changes_nothing_and_using_it_works_once(
+    visitor: Visitor, email: str, server: ServerProcess
+) -> None:
+    visitor.open("/signup")
+    visitor.submit("/signup", email=email, password=PASSWORD)
+    link = last_link(server, email)
+    for _ in range(3):
+        assert visitor.open(link).status_code == 200
+    assert server.read(lambda c: users.find_user(c, email)) is None
+    visitor.submit("/confirm")
+    assert visitor.open(link).status_code == 410
+
+
+def test_whoever_signed_up_elsewhere_must_know_the_password(
+    visitor: Visitor, email: str, server: ServerProcess
+) -> None:
+    visitor.open("/signup")
+    visitor.submit("/signup", email=email, password=PASSWORD)
+    victim = Visitor(server)
+    victim.open(last_link(server, email))
+    victim.submit("/confirm", password="a guess at it")
+    assert victim.page.status_code == 422
+    assert server.read(lambda c: users.find_user(c, email)) is None
+    victim.submit("/confirm", password=PASSWORD)
+    assert victim.page.url.endswith("/keys")
+
+
+def test_a_forgotten_password_is_set_anew_and_signs_everybody_else_out(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    before, forgetful = len(letters(server, email)), Visitor(server)
+    forgetful.open("/reset")
+    forgetful.submit("/reset", email=email)
+    link = last_link(server, email, after=before)
+    forgetful.open(link)
+    forgetful.submit("/reset/new", password="short")
+    assert forgetful.page.status_code == 422
+    forgetful.submit("/reset/new", password="battery staple")
+    assert forgetful.page.url.endswith("/keys")
+    assert "/signin" in member.open("/account").url
+    assert forgetful.open(link).status_code == 410
+    assert Visitor(server).sign_in(email).page.status_code == 422
+    assert Visitor(server).sign_in(email, "battery staple").page.status_code == 200
+
+
+def test_nobody_learns_from_a_reset_whether_an_address_is_known(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    answers = []
+    for address in (email, "nobody-at-all@example.com"):
+        stranger = Visitor(server)
+        stranger.open("/reset")
+        stranger.submit("/reset", email=address)
+        answers.append((stranger.page.status_code, _without_tokens(stranger).replace(address, "X")))
+    assert answers[0] == answers[1]
+    assert letters(server, "nobody-at-all@example.com") == []
+
+
+def _without_tokens(visitor: Visitor) -> str:
+    text = visitor.page.text
+    for action in ("/theme",):
+        text = text.replace(visitor.fields(action)["csrf"], "")
+    return text
+
+
+def test_changing_the_password_needs_the_old_one_and_ends_other_sessions(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    other = Visitor(server).sign_in(email)
+    member.open("/account")
+    member.submit("/account/password", password_old="wrong", password="battery staple")
+    assert "This is not your password." in member.page.text
+    before = len(letters(server, email))
+    member.submit("/account/password", password_old=PASSWORD, password="battery staple")
+    assert "Your new password is set" in member.page.text
+    eventually(lambda: len(letters(server, email)) > before)
+    assert "Your password was changed" in letters(server, email)[-1]
+    assert "/signin" in other.open("/account").url
+
+
+def test_leaving_removes_the_name_and_keeps_the_books(member: Visitor, email: str, server: ServerProcess) -> None:
+    account_id = server.read(lambda c: users.find_user(c, email))[0].account_id
+    assert server.command("credit", "grant", email, "5.00").returncode == 0
+    key = server.command("key", "create", email).stdout.strip()
+    member.open("/account")
+    assert "$5.00" in member.page.text
+    member.submit("/account/leave", password_leave="wrong")
+    assert "This is not your password." in member.page.text
+    member.submit("/account/leave", password_leave=PASSWORD)
+    assert "Your account is deleted." in member.page.text
+    assert Visitor(server).sign_in(email).page.status_code == 422
+
+    def remains(connection: Connection) -> object:
+        return connection.execute("SELECT email, password_hash FROM users WHERE account_id = ?", (account_id,))
+
+    assert server.read(remains) == [(f"deleted-{account_id}", None)]
+    eventually(
+        lambda: member.get(server.url + "/api/balance", headers={"authorization": f"Bearer {key}"}).status_code == 401
+    )
+    Visitor(server).sign_up(email)
+
+
+def test_the_command_line_makes_the_same_users(visitor: Visitor, email: str, server: ServerProcess) -> None:
+    commands = ["account", "create", email]
+    assert server.command(*commands).returncode == 0
+    visitor.open("/reset")
+    visitor.submit("/reset", email=email)
+    visitor.open(last_link(server, email))
+    visitor.submit("/reset/new", password=PASSWORD)
+    assert visitor.page.url.endswith("/keys")

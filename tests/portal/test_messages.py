@@ -1,0 +1,94 @@
+"""Seven languages: nothing untranslated, no placeholder lost, plurals counted as each language counts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tools import messages
+
+from minitoolai.portal.i18n import LANGUAGES, preferred, texts, writing
+
+TRANSLATED = messages.TRANSLATED
+TEXTS = [text for part in messages.texts().values() for text in part]
+
+
+def test_the_texts_were_found_at_all() -> None:
+    found = {text[0] for text in TEXTS}
+    assert {"Sign in", "Keys", "There is nothing here", "The address <strong>%(email)s</strong> is yours."} <= found
+
+
+def test_the_catalogs_are_as_the_tool_writes_them() -> None:
+    for path, text in messages.catalogs().items():
+        assert path.read_text("utf-8") == text, f"{path}: run python -m tools.messages"
+    assert set(messages.FOLDER.rglob("*.po")) == set(messages.catalogs())
+
+
+@pytest.mark.parametrize("lang", TRANSLATED)
+def test_nothing_is_untranslated(lang: str) -> None:
+    assert [text for missing, text in messages.missing() if missing == lang] == []
+
+
+@pytest.mark.parametrize("lang", TRANSLATED)
+def test_a_translation_keeps_placeholders_and_markup(lang: str) -> None:
+    known = messages.catalog(lang)
+    parts = re.compile(r"%\(\w+\)[ds]|%%|</?[a-z]+[^>]*>")
+    for text in TEXTS:
+        for string in known[text[0]]:
+            assert sorted(parts.findall(string)) == sorted(parts.findall(text[0])), (lang, string)
+
+
+@pytest.mark.parametrize("lang", TRANSLATED)
+def test_every_text_with_a_count_has_all_forms(lang: str) -> None:
+    forms = 2 if "nplurals=2" in messages.PLURALS[lang] else 1
+    known = messages.catalog(lang)
+    assert all(len(known[text[0]]) == forms for text in TEXTS if len(text) == 2)
+
+
+@pytest.mark.parametrize(
+    ("lang", "one", "many"), [("en", 1, 2), ("de", 1, 0), ("pt", 0, 2), ("fr", 1, 2), ("es", 1, 0)]
+)
+def test_plurals_are_counted_as_the_language_counts(lang: str, one: int, many: int) -> None:
+    say = texts(lang).ngettext
+    single, plural = "It needs at least %(num)d character.", "It needs at least %(num)d characters."
+    assert say(single, plural, one) == say(single, plural, 1)
+    assert say(single, plural, many) == say(single, plural, 5)
+
+
+@pytest.mark.parametrize(
+    ("lang", "number", "money"),
+    [
+        ("en", "1,234,567.5", "$1,234.000000015"),
+        ("de", "1.234.567,5", "1.234,000000015\xa0$"),
+        ("pt", "1.234.567,5", "US$\xa01.234,000000015"),
+        ("fr", "1\u202f234\u202f567,5", "1\u202f234,000000015\xa0$US"),
+        ("tr", "1.234.567,5", "$1.234,000000015"),
+        ("id", "1.234.567,5", "US$1.234,000000015"),
+        ("es", "1.234.567,5", "1.234,000000015\xa0US$"),
+    ],
+)
+def test_numbers_and_money_are_written_as_the_language_writes_them(lang: str, number: str, money: str) -> None:
+    assert writing(lang).number(1234567.5) == number
+    assert writing(lang).money(1_234_000_000_015) == money
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_round_money_has_two_places(lang: str) -> None:
+    assert re.search(r"5[.,]00(\D|$)", writing(lang).money(5_000_000_000))
+
+
+@pytest.mark.parametrize(
+    ("header", "cookie", "lang"),
+    [
+        ("de-AT,de;q=0.9,en;q=0.8", "", "de"),
+        ("de-AT,de;q=0.9", "tr", "tr"),
+        ("nl,fr;q=0.3,es;q=0.5", "", "es"),
+        ("in-ID", "", "id"),
+        ("nl", "xx", "en"),
+        ("", "", "en"),
+        ("*;q=x,,;;;q=", "", "en"),
+        ("pt-BR;q=0,de;q=0.1", "", "de"),
+    ],
+)
+def test_a_visitor_gets_the_language_asked_for(header: str, cookie: str, lang: str) -> None:
+    assert preferred(header, cookie) == lang

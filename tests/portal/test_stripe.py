@@ -1,0 +1,286 @@
+"""Cards: whatever order news comes in, however often, and whoever sends it, an account gets what was paid, once."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from minitoolai.storage import accounts, users
+from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.payments import payments_of
+from tests.support.browse import Visitor
+from tests.support.cli import CATALOG
+from tests.support.server import ServerProcess
+from tests.support.stripe import KEY, SECRET, Stripe
+from tests.support.waiting import eventually
+
+DOLLAR = 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def stripe() -> Iterator[Stripe]:
+    with Stripe() as stripe:
+        yield stripe
+
+
+@pytest.fixture(scope="module")
+def stripe_server(stripe: Stripe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    env = {
+        "MINITOOLAI_STRIPE_SECRET_KEY": KEY,
+        "MINITOOLAI_STRIPE_WEBHOOK_SECRET": SECRET,
+        "MINITOOLAI_STRIPE_API_URL": stripe.url,
+        "MINITOOLAI_TRIES_FACTOR": "1000",
+    }
+    with ServerProcess(tmp_path_factory.mktemp("stripe"), catalog=CATALOG, env=env) as server:
+        yield server
+
+
+@pytest.fixture
+def server(stripe_server: ServerProcess, stripe: Stripe) -> Iterator[ServerProcess]:
+    stripe.is_away = False
+    yield stripe_server
+    assert stripe_server.read(broken_invariants) == {}
+
+
+def checkout(member: Visitor, amount: str = "20") -> str:
+    """Go on to pay; the session's name."""
+    member.open("/topup")
+    member.submit("/topup/card", follow=False, amount=amount)
+    assert member.page.status_code == 303, member.page.text
+    return member.page.headers["location"].rsplit("/", 1)[1]
+
+
+def tell(server: ServerProcess, body: bytes, signature: str | None = None) -> int:
+    headers = {"stripe-signature": Stripe.sign(body) if signature is None else signature}
+    return requests.post(server.url + "/webhooks/stripe", data=body, headers=headers, timeout=30).status_code
+
+
+def money(server: ServerProcess, email: str) -> int:
+    return server.read(lambda c: accounts.balance_of(c, users.find_user(c, email)[0].account_id)).posted
+
+
+def test_a_payment_is_credited_by_the_webhook_and_the_landing_page_together_once(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
+    session = checkout(member, "12.34")
+    (row,) = server.read(lambda c: payments_of(c, users.find_user(c, email)[0].account_id))
+    assert (row.provider_ref, row.asked, row.state) == (session, 12.34 * DOLLAR, "open")
+    assert stripe.sessions[session]["client_reference_id"] == str(row.id)
+    stripe.pay(session)
+    body = stripe.event("checkout.session.completed", stripe.sessions[session])
+    assert tell(server, body) == 200
+    assert money(server, email) == 12.34 * DOLLAR
+    landing = stripe.sessions[session]["success_url"].replace("{CHECKOUT_SESSION_ID}", session)
+    member.page = member.get(landing, timeout=20)
+    assert "Thank you! $12.34 were paid" in member.page.text
+    assert money(server, email) == 12.34 * DOLLAR
+    assert "Payment by card" in member.page.text
+
+
+def test_the_landing_page_credits_when_the_webhook_is_slow(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
+    session = checkout(member)
+    member.open(f"/topup/done?session={session}")
+    assert "Not there yet" in member.page.text
+    stripe.pay(session)
+    member.open(f"/topup/done?session={session}")
+    assert money(server, email) == 20 * DOLLAR
+
+
+def test_a_slow_way_of_paying_is_credited_when_the_money_arrives(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
+    session = checkout(member)
+    stripe.pay(session, confirmed=False)
+    assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
+    assert money(server, email) == 0
+    stripe.confirm(session)
+    assert tell(server, stripe.event("checkout.session.async_payment_succeeded", stripe.sessions[session])) == 200
+    assert money(server, email) == 20 * DOLLAR
+
+
+def test_a_storm_of_news_credits_exactly_what_was_paid(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
+    sessions = [checkout(member, amount) for amount in ("5", "7", "11")]
+    events, lies = [], []
+    for session in sessions:
+        stripe.pay(session)
+        for kind in ("checkout.session.completed", "checkout.session.async_payment_succeeded"):
+            body = stripe.event(kind, stripe.sessions[session])
+            events += [(body, Stripe.sign(body))] * 20
+            lie = stripe.event(kind, stripe.sessions[session] | {"amount_total": 10**8})
+            lies += [(lie, Stripe.sign(lie, secret="whsec_forged")), (lie, Stripe.sign(lie, age_s=301)), (lie, "")]
+            lies += [(lie, Stripe.sign(body)), (lie, "t=1,v1=00"), (lie, Stripe.sign(body).replace("v1=", "v0="))]
+    storm = events + lies
+    random.Random(5).shuffle(storm)
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda sent: tell(server, *sent), storm))
+    answers = dict.fromkeys((200, 400), 0)
+    for status in statuses:
+        answers[status] += 1
+    assert answers == {200: len(events), 400: len(lies)}
+    assert money(server, email) == 23 * DOLLAR
+    account_id = server.read(lambda c: users.find_user(c, email)[0].account_id)
+    transfers = server.read(lambda c: c.execute("SELECT kind, amount FROM transfers WHERE credit = ?", (account_id,)))
+    assert sorted(transfers) == [("payment", n * DOLLAR) for n in (5, 7, 11)]
+
+
+def test_forged_and_stale_news_write_nothing(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
+    session = checkout(member)
+    stripe.pay(session)
+    body = stripe.event("checkout.session.completed", stripe.sessions[session])
+
+    def everything() -> object:
+        tables = ("payments", "webhook_events", "transfers", "accounts")
+        return server.read(lambda c: [c.execute(f"SELECT * FROM {table}") for table in tables])
+
+    before = everything()
+    for signature in (
+        "",
+        "t=1,v1=1",
+        Stripe.sign(body, secret="x"),
+        Stripe.sign(body, age_s=301),
+        Stripe.sign(body[1:]),
+    ):
+        assert tell(server, body, signature) == 400
+    assert everything() == before
+    assert tell(server, b"not json", Stripe.sign(b"not json")) == 400
+    assert tell(server, b"x" * 2_000_000) == 413
+    assert everything() == before
+
+
+def test_news_of_a_refund_that_comes_first_is_understood(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
+    session = checkout(member)
+    stripe.pay(session)
+    stripe.refund(session, 500)
+    assert tell(server, stripe.event("charge.refunded", stripe.charge(session))) == 200
+    assert money(server, email) == 15 * DOLLAR
+    assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
+    assert money(server, email) == 15 * DOLLAR
+    stripe.refund(session, 1500)
+    for _ in range(3):
+        assert tell(server, stripe.event("charge.refunded", stripe.charge(session))) == 200
+    assert money(server, email) == 0
+
+
+def test_a_dispute_takes_the_money_and_a_won_one_gives_it_back(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
+    session = checkout(member)
+    stripe.pay(session)
+    assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
+    dispute = stripe.dispute(session)
+    assert tell(server, stripe.event("charge.dispute.funds_withdrawn", dispute)) == 200
+    assert money(server, email) == 0
+    dispute["status"] = "won"
+    assert tell(server, stripe.event("charge.dispute.funds_reinstated", dispute)) == 200
+    assert money(server, email) == 20 * DOLLAR
+    # News of the beginning that comes late changes nothing: Stripe itself is asked.
+    assert tell(server, stripe.event("charge.dispute.created", dispute | {"status": "needs_response"})) == 200
+    assert money(server, email) == 20 * DOLLAR
+
+
+def test_what_was_spent_already_is_owed_and_kept_of_the_next_payment(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
+    session = checkout(member)
+    stripe.pay(session)
+    tell(server, stripe.event("checkout.session.completed", stripe.sessions[session]))
+    member.open("/keys")
+    member.submit("/keys", name="spender")
+    found = re.search(r"sk-mt-\w{12}-\w{32}-\w{6}", member.page.text)
+    assert found
+    asked = {"model": "fake-chat", "stream": False, "messages": [{"role": "user", "content": "hello " * 50}]}
+    answer = requests.post(
+        server.url + "/v1/chat/completions", json=asked, headers={"authorization": f"Bearer {found[0]}"}, timeout=30
+    )
+    assert answer.status_code == 200
+    spent = 20 * DOLLAR - money(server, email)
+    assert spent > 0
+    stripe.refund(session, 2000)
+    assert tell(server, stripe.event("charge.refunded", stripe.charge(session))) == 200
+    assert money(server, email) == 0
+    assert "was taken back when its money was spent already" in member.open("/balance").text
+    code = server.command("voucher", "create", "1.00").stdout.strip()
+    member.open("/topup")
+    member.submit("/topup/voucher", code=code)
+    assert money(server, email) == DOLLAR - spent
+    assert "was taken back when its money" not in member.page.text
+
+
+def test_the_poll_at_the_start_finds_what_no_news_told(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
+    session = checkout(member)
+    stripe.pay(session)
+    server.terminate()
+    assert server.wait() == 0
+    server.start()
+    eventually(lambda: money(server, email) == 20 * DOLLAR)
+
+
+def test_another_currency_is_not_taken_for_dollars(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
+    session = checkout(member)
+    stripe.pay(session, currency="idr")
+    assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
+    assert money(server, email) == 0
+
+
+def test_while_stripe_is_away_nothing_is_lost(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
+    session = checkout(member)
+    stripe.pay(session)
+    stripe.is_away = True
+    body = stripe.event("checkout.session.completed", stripe.sessions[session])
+    assert tell(server, body) == 503
+    member.open("/topup")
+    member.submit("/topup/card", amount="5")
+    assert member.page.status_code == 503
+    assert 'value="5"' in member.page.text
+    stripe.is_away = False
+    assert tell(server, body) == 200
+    assert money(server, email) == 20 * DOLLAR
+
+
+def test_a_payment_is_nobody_elses(member: Visitor, email: str, server: ServerProcess, stripe: Stripe) -> None:
+    session = checkout(member)
+    stripe.pay(session)
+    other = Visitor(server).sign_up(f"other-{email}")
+    assert other.open(f"/topup/done?session={session}").status_code == 404
+    assert money(server, f"other-{email}") == 0
+
+
+@pytest.mark.parametrize("amount", ["", "0.99", "10001", "1.001", "five", "-5", "NaN", "Infinity", "9" * 40])
+def test_an_amount_that_cannot_be_paid_is_refused_next_to_its_field(
+    member: Visitor, server: ServerProcess, stripe: Stripe, amount: str
+) -> None:
+    calls = len(stripe.calls)
+    member.open("/topup")
+    member.submit("/topup/card", amount=amount)
+    assert member.page.status_code == 422
+    assert "Write an amount from $1.00 to $10,000.00" in member.page.text
+    assert len(stripe.calls) == calls
+
+
+def test_events_that_are_not_ours_are_taken_and_forgotten(server: ServerProcess, stripe: Stripe) -> None:
+    for kind, thing in (
+        ("customer.created", {"id": "cus_1", "object": "customer"}),
+        ("checkout.session.completed", {"id": "cs_other", "object": "checkout.session", "client_reference_id": None}),
+        ("checkout.session.completed", {"id": "cs_other", "object": "checkout.session", "client_reference_id": "7"}),
+        ("charge.refunded", {"id": "ch_1", "object": "charge", "payment_intent": None}),
+    ):
+        assert tell(server, stripe.event(kind, thing)) == 200

@@ -1,0 +1,102 @@
+"""A visitor of the portal without JavaScript: keeps cookies, reads forms, fills them in, presses the button."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from urllib.parse import urljoin, urlsplit
+
+import requests
+
+from tests.support.server import ServerProcess
+from tests.support.waiting import eventually
+
+PASSWORD = "correct horse"
+
+
+class Forms(HTMLParser):
+    """Every form of a page: its action and what it would send as it stands."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        a = dict(attrs)
+        if tag == "form":
+            self.found.append((a.get("action") or "", {}))
+        elif tag == "input" and self.found and a.get("name") and a.get("type") not in ("checkbox", "radio"):
+            self.found[-1][1][a["name"] or ""] = a.get("value") or ""
+
+
+class Visitor(requests.Session):
+    """One browser. `page` is what it shows."""
+
+    def __init__(self, server: ServerProcess, lang: str = "en") -> None:
+        super().__init__()
+        self.server = server
+        self.lang = lang
+        self.page = requests.Response()
+
+    def url(self, path: str) -> str:
+        """`/keys` in the visitor's language; a path that names one, or is the root, stays."""
+        return self.server.url + (
+            path if path == "/" or re.match(r"/(\w\w(/|$)|static|webhooks)", path) else f"/{self.lang}{path}"
+        )
+
+    def open(self, path: str, **options: object) -> requests.Response:
+        """Go to a page."""
+        self.page = self.get(self.url(path), timeout=20, **options)  # type: ignore[arg-type]
+        return self.page
+
+    def fields(self, action: str) -> dict[str, str]:
+        """What the form on the page with this action would send."""
+        for where, values in Forms(self.page.text).found:
+            if where.split("?")[0].endswith(action):
+                return dict(values)
+        raise AssertionError(f"no form {action} among {[where for where, _ in Forms(self.page.text).found]}")
+
+    def submit(self, action: str, follow: bool = True, **values: str) -> requests.Response:
+        """Fill in the form with this action and send it, as a browser would."""
+        sent = self.fields(action) | values
+        target = urljoin(
+            self.page.url, next(w for w, _ in Forms(self.page.text).found if w.split("?")[0].endswith(action))
+        )
+        parts = urlsplit(self.server.url)
+        headers = {"origin": f"{parts.scheme}://{parts.netloc}", "sec-fetch-site": "same-origin"}
+        self.page = self.post(target, data=sent, headers=headers, allow_redirects=follow, timeout=20)
+        return self.page
+
+    # ── errands ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def sign_up(self, email: str, password: str = PASSWORD) -> Visitor:
+        """All the way to the keys page."""
+        before = len(letters(self.server, email))
+        self.open("/signup")
+        self.submit("/signup", email=email, password=password)
+        assert self.page.status_code == 200, self.page.text
+        self.open(last_link(self.server, email, after=before))
+        self.submit("/confirm")
+        assert self.page.url.endswith("/keys"), self.page.url
+        return self
+
+    def sign_in(self, email: str, password: str = PASSWORD) -> Visitor:
+        """To the keys page, or wherever the sign-in leads."""
+        self.open("/signin")
+        self.submit("/signin", email=email, password=password)
+        return self
+
+
+def letters(server: ServerProcess, email: str) -> list[str]:
+    """The letters to this address, oldest first: without SMTP they are in the server's log."""
+    parts = re.split(r"this letter goes nowhere but here:\nTo: ", server.log.read_text())
+    return [part for part in parts[1:] if part.startswith(email + "\n")]
+
+
+def last_link(server: ServerProcess, email: str, after: int = 0) -> str:
+    """The path of the link in the newest letter; `after`: how many letters there were before."""
+    eventually(lambda: len(letters(server, email)) > after)
+    found = re.search(r"https?://[^/\s]+(/\S+)", letters(server, email)[-1])
+    assert found
+    return found[1]

@@ -1,0 +1,93 @@
+"""Pictures over HTTP as customers ask for them, and a catalog whose models draw flat colours."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import requests
+
+from tests.support.server import Account
+
+SUBMIT = "/api/texttoimage/"
+POLL = "/api/texttoimage/jobs/"
+OPENAI = "/v1/images/generations"
+PRICE = 1_500_000
+CREDIT = 5_000_000_000
+SIZE = {"width": 256, "height": 256}
+
+#: `flat` draws at once, `slow` takes 0.15 s a step and `missing` has no engine that is ready.
+CATALOG = """
+[engines.flat]
+kind = "fake"
+model = "fake-flat-1"
+
+[engines.slow]
+kind = "fake"
+model = "fake-slow-1"
+delay_ms = 150
+
+[image.flat]
+price = "0.0015"
+weights = "flat.safetensors"
+engines = ["flat"]
+
+[image.slow]
+price = "0.0015"
+weights = "slow.safetensors"
+engines = ["slow"]
+
+[image.missing]
+price = "0.0015"
+weights = "missing.safetensors"
+engines = ["flat"]
+"""
+
+
+def submit(account: Account, path: str = SUBMIT, **fields: Any) -> requests.Response:
+    """The answer to a request for a picture: of the model `flat`, 256 by 256, unless given."""
+    body = {"model": "flat", "prompt": "a red apple", **SIZE, **fields}
+    return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=60)
+
+
+def job(account: Account, **fields: Any) -> dict[str, Any]:
+    """`{"jobid", "signature"}` of a new job, as a poll takes them."""
+    answer = submit(account, **fields)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    assert body.pop("status") == "success"
+    return body
+
+
+def poll(account: Account, body: Any, path: str = POLL) -> requests.Response:
+    """The answer to a poll; no key."""
+    return requests.post(account.server.url + path, json=body, timeout=30)
+
+
+def wait(account: Account, body: dict[str, Any], within_s: float = 30.0) -> dict[str, Any]:
+    """What a poll says once the job has ended."""
+    give_up_s = time.monotonic() + within_s
+    while True:
+        state: dict[str, Any] = poll(account, body).json()
+        if state["status"] in ("success", "error"):
+            return state
+        assert time.monotonic() < give_up_s, state
+        time.sleep(0.05)
+
+
+def generate(account: Account, path: str = OPENAI, **fields: Any) -> requests.Response:
+    """The answer to a request in OpenAI's form."""
+    body = {"model": "flat", "prompt": "a red apple", "size": "256x256", **fields}
+    return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=60)
+
+
+def check_image_refusal(answer: requests.Response, status: int, code: str, says: str = "") -> str:
+    """The contract's own shape with these values; the message."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert set(body) == {"status", "jobid", "signature", "message", "code"}, body
+    assert (body["status"], body["jobid"], body["signature"], body["code"]) == ("error", None, None, code), body
+    assert answer.headers["content-type"] == "application/json"
+    message: str = body["message"]
+    assert says in message, message
+    return message
