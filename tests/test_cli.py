@@ -317,3 +317,21 @@ def test_a_postgres_that_is_away_is_said_in_one_line(cli: Cli) -> None:
     assert "cannot reach PostgreSQL at 127.0.0.1:9/books" in refused.err
     assert "secret" not in refused.err
     assert refused.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "words"),
+    [
+        (("--workers", "4"), {}, "4 workers cannot work on SQLite"),
+        ((), {"MINITOOLAI_WORKERS": "2"}, "2 workers cannot work on SQLite"),
+        ((), {"MINITOOLAI_REUSE_PORT": "1"}, "MINITOOLAI_REUSE_PORT cannot work on SQLite"),
+        (("--workers", "0"), {}, "at least one process must serve"),
+    ],
+)
+def test_several_processes_on_sqlite_are_refused_naming_postgres(
+    cli: Cli, arguments: tuple[str, ...], env: dict[str, str], words: str
+) -> None:
+    refused = cli("serve", "--port", "0", *arguments, **env)
+    assert (refused.status, refused.out) == (1, "")
+    assert words in refused.err
+    assert "PostgreSQL" in refused.err or "0" in arguments
