@@ -4,9 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PORT     ?= 8000
+TORCH    ?= torch==2.13.0
 DATA_DIR ?= data
 
-.PHONY: help install dev serve test acceptance fuzz compatibility chaos check bench bench-peers pin clean
+.PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos check bench bench-peers pin clean
 
 help:           ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -24,6 +25,13 @@ dev: $(VENV)/.dev  ## the program and what its tests need
 
 $(VENV)/.dev: $(STAMP) requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
+	@touch $@
+
+dev-gpu: $(VENV)/.dev-gpu  ## dev, and what the GPU engine needs; torch for this machine's GPU, or TORCH="torch --index-url ..."
+
+$(VENV)/.dev-gpu: $(VENV)/.dev requirements-gpu.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-gpu.txt
 	@touch $@
 
 serve: install  ## the server on PORT (8000), with a demo account; DATA_DIR (data) holds everything
