@@ -43,6 +43,8 @@ MORE_CODES = {
     "voucher_used": (None, "", "In the portal: the voucher was redeemed already."),
     "voucher_expired": (None, "", "In the portal: the voucher is too old."),
     "email_taken": (None, "", "On the command line: the address has an account already."),
+    "expired": (None, "", "In a job: nobody was there to draw it for a day; nothing was charged."),
+    "storage_error": (None, "", "In a job: the store of pictures did not take it; nothing was charged."),
     "interrupted": (None, "", "In a generation: its server died; the last checkpoint was charged."),
     "client_left": (None, "", "In a generation: the caller hung up; what was written until then was charged."),
 }

@@ -30,6 +30,7 @@ from minitoolai.portal.routes import is_portals, portal
 from minitoolai.services.webhooks import WebhookLog
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.database import Member
+from minitoolai.storage.jobs import JOBS_CHANNEL
 from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def image_desk(services: Services) -> ImageDesk:
         links=images.links,
         pictures=images.pictures,
         underway=services.underway,
+        reports=services.reports,
         insecure_webhooks=services.settings.webhook_insecure,
         wait_s=services.settings.total_timeout_s,
     )
@@ -158,13 +160,15 @@ class Server:
         def heard(channel: str | None, said: str | None) -> None:
             loop.call_soon_threadsafe(self._hear, channel, said)
 
-        self._member = self._services.database.member((KEYS_CHANNEL,), heard)
+        self._member = self._services.database.member((KEYS_CHANNEL, JOBS_CHANNEL), heard)
         if self._member is not None:
             self._services.clock.number = self._member.start()
 
     def _hear(self, channel: str | None, said: str | None) -> None:
         if channel is None and self._member is not None:
             self._services.clock.number = self._member.number
+        if channel in (None, JOBS_CHANNEL):
+            self._services.images.worker.board.new_work()
         if channel in (None, KEYS_CHANNEL):
             self._services.keys.forget(said)
 

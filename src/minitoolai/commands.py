@@ -265,6 +265,15 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
+def worker(settings: Settings, options: argparse.Namespace) -> None:
+    """worker [--kinds image] [--device D] [--data-dir D]"""
+    from minitoolai import worker as drawing
+
+    drawing.check(settings, options.kinds)
+    prepare(settings)
+    drawing.work(settings, ready=lambda where: say(f"MiniToolAI draws for {where}"))
+
+
 def _check_shared(settings: Settings) -> None:
     """SettingsError for what only a database with many writers can do."""
     if settings.workers < 1:
