@@ -337,3 +337,13 @@ webhook_events = Table(
     Column("seen_ms", Int64, nullable=False),
     sqlite_strict=True,
 )
+
+#: Processes that draw, on a database that several share: who offers which models, and when that was last said.
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("offers", Text, nullable=False),
+    Column("seen_ms", Int64, nullable=False),
+    sqlite_strict=True,
+)
