@@ -30,6 +30,7 @@ from minitoolai.portal.routes import is_portals, portal
 from minitoolai.services.webhooks import WebhookLog
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.database import Member
+from minitoolai.storage.jobs import JOBS_CHANNEL
 from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def image_desk(services: Services) -> ImageDesk:
     images = services.images
     return ImageDesk(
         jobs=images.service,
+        reports=services.reports,
         links=images.links,
         pictures=images.pictures,
         underway=services.underway,
@@ -158,13 +160,15 @@ class Server:
         def heard(channel: str | None, said: str | None) -> None:
             loop.call_soon_threadsafe(self._hear, channel, said)
 
-        self._member = self._services.database.member((KEYS_CHANNEL,), heard)
+        self._member = self._services.database.member((KEYS_CHANNEL, JOBS_CHANNEL), heard)
         if self._member is not None:
             self._services.clock.number = self._member.start()
 
     def _hear(self, channel: str | None, said: str | None) -> None:
         if channel is None and self._member is not None:
             self._services.clock.number = self._member.number
+        if channel in (None, JOBS_CHANNEL):
+            self._services.images.worker.board.new_work()
         if channel in (None, KEYS_CHANNEL):
             self._services.keys.forget(said)
 
@@ -172,7 +176,7 @@ class Server:
         """Those that some model would use now; the others would only cost memory."""
         chats, speech = self._services.chats, self._services.speech
         used: dict[str, Engine] = {}
-        for model in chats.catalog.chat.values():
+        for model in [*chats.catalog.chat.values(), *chats.catalog.embeddings.values()]:
             if (engine := chats.engine_for(model)) is not None:
                 used[f"chat {engine.name}"] = engine
         for voice in self._services.reports.voices():

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"minitoolai {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _serve(commands)
+    _worker(commands)
     _account(commands)
     _key(commands)
     _credit(commands)
@@ -86,7 +87,7 @@ def _call(function: str, options: argparse.Namespace) -> int | None:
     # Imported here, so that --help and a wrong option answer at once.
     from minitoolai.settings import load_settings
 
-    overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port", "workers")}
+    overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port", "workers", "device")}
     settings = load_settings(**overrides)
     level = settings.log_level.upper()
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
@@ -112,6 +113,13 @@ def _serve(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--workers", type=int, help="processes; more than 1 needs PostgreSQL (MINITOOLAI_WORKERS; 1)")
     parser.add_argument("--listening", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--demo", action="store_true", help="make an account with $5 and print a key and a curl line")
+
+
+def _worker(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "draw image jobs beside a server, on this or any other machine (PostgreSQL only)"
+    parser = _add(commands, "worker", about, "worker", "worker --device cuda:0")
+    parser.add_argument("--kinds", default="image", help="what to work on, separated by commas (image)")
+    parser.add_argument("--device", help="where your image models run, like cuda:0 or cpu (MINITOOLAI_DEVICE)")
 
 
 def _account(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
-from minitoolai.core.catalog import ChatModel, ImageModel
+from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import InvalidRequest, NotFound, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
@@ -218,6 +218,8 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
 def _kind_and_price(model: ChatModel | SpeechModel) -> str:
     if isinstance(model, SpeechModel):
         return f"speech  $/1M characters: {_dollars_per_million(model.price)}"
+    if isinstance(model, EmbeddingModel):
+        return f"embedding  $/1M in: {_dollars_per_million(model.price_input)}"
     return f"chat  $/1M in, out: {_dollars_per_million(model.price_input)}  {_dollars_per_million(model.price_output)}"
 
 
@@ -263,6 +265,15 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
         return supervisor.Supervisor(settings, bound, sys.argv[1:]).run(lambda: ready(port))
     app.serve(build(settings), ready=ready, listening=listening.bind(settings) if settings.reuse_port else None)
     return 0
+
+
+def worker(settings: Settings, options: argparse.Namespace) -> None:
+    """worker [--kinds image] [--device D] [--data-dir D]"""
+    from minitoolai import worker as drawing
+
+    drawing.check(settings, options.kinds)
+    prepare(settings)
+    drawing.work(settings, ready=lambda where: say(f"MiniToolAI draws for {where}"))
 
 
 def _check_shared(settings: Settings) -> None:

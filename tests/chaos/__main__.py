@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.chaos.burst import run_burst
 from tests.chaos.jobs import run_jobs
 from tests.chaos.processes import run_process_burst
+from tests.chaos.worker_jobs import run_worker_jobs
 from tests.support.cluster import running_cluster
 from tests.support.kills import run_kills
 from tests.support.lost_commits import run_lost_commits
@@ -39,7 +40,12 @@ def main() -> int:
             print(lost, flush=True)
         jobs = run_jobs(Path(folder) / "jobs", chaos_s=options.jobs_s, seed=options.seed)
         print(jobs, flush=True)
-        violations += kills.violations + burst.violations + jobs.violations + processes.violations + lost.violations
+        (Path(folder) / "workers").mkdir()
+        with running_cluster() as cluster:
+            workers = run_worker_jobs(Path(folder) / "workers", cluster, chaos_s=options.jobs_s, seed=options.seed)
+        print(workers, flush=True)
+        for tally in (kills, burst, processes, lost, jobs, workers):
+            violations += tally.violations
     for violation in violations:
         print(violation, file=sys.stderr)
     return 1 if violations else 0

@@ -54,12 +54,12 @@ class SideBySide:
 
     def claim(self, draw: random.Random) -> None:
         """A worker takes some of the first jobs that wait."""
-        waiting = [job.id for job in jobs.waiting(self.connection, ["dreamshaper"], 5)]
+        waiting = [job.id for job in jobs.waiting(self.connection, "fake", ["dreamshaper"], 5)]
         assert waiting == self.model.queue()[:5]
         wanted = sorted(draw.sample(waiting, draw.randint(0, len(waiting))))
         lease_ms = draw.choice((5, 10, 15))
         with self.connection.transaction():
-            ours = jobs.claim(self.connection, wanted, worker="w", engine="fake", now_ms=NOON_MS, lease_ms=lease_ms)
+            ours = jobs.claim(self.connection, wanted, worker="w", now_ms=NOON_MS, lease_ms=lease_ms)
         assert sorted(job.id for job in ours) == wanted
         for job in ours:
             self.model.claim(job.id, NOON_MS + lease_ms)

@@ -108,10 +108,8 @@ def _ref(name: str) -> Json:
 
 
 def _errors(*statuses: int) -> Json:
-    return {
-        str(s): {"description": _ERRORS[s], "content": {"application/json": {"schema": _ref("Error")}}}
-        for s in statuses
-    }
+    schema = {"application/json": {"schema": _ref("Error")}}
+    return {str(s): {"description": _ERRORS[s], "content": schema} for s in statuses}
 
 
 def _chat(summary: str, *, ours: bool) -> Json:

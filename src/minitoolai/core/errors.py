@@ -2,13 +2,11 @@
 
 ServiceError
 ├── InvalidRequest          the caller's words: names the field
-│   ├── ContextExceeded
-│   ├── ModelNotFound
+│   ├── ContextExceeded, ModelNotFound
 │   ├── ContentRefused      the operator's policy on prompts
 │   ├── UrlForbidden, FetchFailed   addresses that callers name
 │   └── NotFound, Gone
-├── AccessDenied            InvalidKey
-├── InsufficientBalance
+├── AccessDenied, InsufficientBalance
 ├── IdempotencyMismatch     one Idempotency-Key, two requests
 ├── IdempotencyInFlight     the first one is still at work
 ├── IdempotencySpent        the first one was charged, and its answer is not kept
