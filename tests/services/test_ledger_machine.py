@@ -72,4 +72,4 @@ def test_on_sqlite_every_row_says_what_the_model_says() -> None:
 
 def test_on_postgres_every_row_says_what_the_model_says(postgres_url: str) -> None:
     there = type("LedgerOnPostgres", (LedgerOnDisk,), {"url": postgres_url})
-    run_state_machine_as_test(there, settings=_settings(15))
+    run_state_machine_as_test(there, settings=_settings(10))
