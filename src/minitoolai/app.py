@@ -20,6 +20,7 @@ from litestar.datastructures import State
 from minitoolai.api.asgi import App, Receive, Scope, Send
 from minitoolai.api.idempotency import Idempotent, idempotency_key
 from minitoolai.api.images import ImageDesk
+from minitoolai.api.notes import NOTES, Notes
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.engines.base import ChatEngine
@@ -86,6 +87,7 @@ class Server:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        scope[NOTES] = Notes(send)
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
         if handler is None:
