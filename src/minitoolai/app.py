@@ -46,7 +46,6 @@ def image_desk(services: Services) -> ImageDesk:
         links=images.links,
         pictures=images.pictures,
         underway=services.underway,
-        reports=services.reports,
         insecure_webhooks=services.settings.webhook_insecure,
         wait_s=services.settings.total_timeout_s,
     )

@@ -52,8 +52,10 @@ def run_worker_jobs(
     environment = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_IMAGE_QUEUE": "1000"}
     # The server itself draws nothing: what is drawn is drawn by the workers.
     server = ServerProcess(folder, catalog=CATALOG, env=environment | {"MINITOOLAI_IMAGE_ROWS": "0"}).start()
-    workers = [WorkerProcess(server, MINITOOLAI_IMAGE_ROWS="4").start() for _ in range(WORKERS)]
+    workers = [WorkerProcess(server, MINITOOLAI_IMAGE_ROWS="4") for _ in range(WORKERS)]
     try:
+        for worker in workers:
+            worker.start()
         accounts = [server.account("10") for _ in range(ACCOUNTS)]
         acknowledged: set[int] = set()
 
