@@ -44,7 +44,7 @@ def test_the_way_of_an_account_from_its_making_to_its_last_key(cli: Cli) -> None
     assert cli.ok("key", "revoke", key) == f"revoked {match[1]}\n"
     assert cli.ok("key", "list", ANN) == f"{match[1]}  revoked  laptop\n"
     assert cli("key", "revoke", match[1]).status == 1
-    assert cli.ok("audit") == "8 invariants hold\n"
+    assert cli.ok("audit") == "9 invariants hold\n"
 
 
 def test_the_key_is_alone_on_standard_output(ann: Cli) -> None:
@@ -121,7 +121,8 @@ def test_wrong_usage_is_status_2(ann: Cli, command: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("serve",), ("account", "create"), ("key", "create"), ("key", "list"), ("key", "revoke"), ("credit", "grant"),
+    [(), ("serve",), ("account", "create"), ("key", "create"), ("key", "list"), ("key", "revoke"), ("key", "rotate"),
+     ("credit", "grant"),
      ("balance",), ("models",), ("audit",), ("migrate",), ("doctor",)],
 )  # fmt: skip
 def test_every_command_explains_itself_with_an_example(ann: Cli, command: tuple[str, ...]) -> None:
@@ -152,7 +153,7 @@ def test_a_key_in_a_folder_without_a_database_is_unknown(cli: Cli) -> None:
 def test_migrate_says_from_where_to_where_and_is_harmless_again(cli: Cli) -> None:
     assert re.fullmatch(r"migrated from nothing to \d+\n", cli.ok("migrate"))
     assert re.fullmatch(r"already at \d+\n", cli.ok("migrate"))
-    assert cli.ok("audit") == "8 invariants hold\n"
+    assert cli.ok("audit") == "9 invariants hold\n"
 
 
 def test_models_says_what_is_offered_by_whom_and_why_not(cli: Cli) -> None:
@@ -268,7 +269,7 @@ def test_many_commands_at_once_lose_nothing(cli: Cli) -> None:
         done = list(pool.map(lambda _: cli("credit", "grant", ANN, "1.00"), range(6)))
     assert [said.status for said in done] == [0] * 6
     assert cli.ok("balance", ANN).startswith("balance $6.000000000 ")
-    assert cli.ok("audit") == "8 invariants hold\n"
+    assert cli.ok("audit") == "9 invariants hold\n"
 
 
 def test_help_answers_before_anything_heavy_is_loaded(ann: Cli) -> None:
@@ -296,7 +297,7 @@ def test_every_command_works_on_postgres(cli: Cli, cluster: Cluster) -> None:
     assert there.ok("key", "revoke", key) == f"revoked {key.split('-')[2]}\n"
     assert there.ok("credit", "grant", ANN, "1.00", "--reference", "x") == "balance $6.000000000\n"
     assert "nothing changed" in there.ok("credit", "grant", ANN, "1.00", "--reference", "x")
-    assert there.ok("audit") == "8 invariants hold\n"
+    assert there.ok("audit") == "9 invariants hold\n"
     assert re.search(r"ok     database: 127\.0\.0\.1:\d+/books\d+, all invariants hold", there("doctor").out)
     assert not cli.database.exists()
 

@@ -44,6 +44,9 @@ MORE_CODES = {
     "email_taken": (None, "", "On the command line: the address has an account already."),
     "expired": (None, "", "In a job: nobody was there to draw it for a day; nothing was charged."),
     "storage_error": (None, "", "In a job: the store of pictures did not take it; nothing was charged."),
+    "key_expired": (401, "authentication_error", "The key was made to end, and has."),
+    "model_not_allowed": (403, "permission_error", "The key is meant for other models; the message lists them."),
+    "address_not_allowed": (403, "permission_error", "The key is meant for other addresses."),
     "interrupted": (None, "", "In a generation: its server died; the last checkpoint was charged."),
     "client_left": (None, "", "In a generation: the caller hung up; what was written until then was charged."),
 }
@@ -200,6 +203,7 @@ def _catalog() -> str:
         f'## `[speech."MODEL"]`\n\n{_keys(voices.SpeechEntry)}\n'
         f"## `voices`\n\n{_keys(voices.VoiceEntry)}\n"
         f"## `image_tokens`\n\n{_keys(catalog.ImageTokens)}\n"
+        f'## `[embedding."MODEL"]`\n\n{_keys(catalog.EmbeddingEntry)}\n'
         f'## `[image."MODEL"]`\n\n{_keys(catalog.ImageEntry)}\n'
         f"## As shipped\n\n{_table(*rows)}\n{_table(*drawn)}"
     )

@@ -20,6 +20,7 @@ from litestar.datastructures import State
 from minitoolai.api.asgi import App, Receive, Scope, Send
 from minitoolai.api.idempotency import Idempotent, idempotency_key
 from minitoolai.api.images import ImageDesk
+from minitoolai.api.notes import NOTES, Notes
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.engines.base import ChatEngine
@@ -86,6 +87,7 @@ class Server:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        scope[NOTES] = Notes(send)
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
         if handler is None:
@@ -176,7 +178,7 @@ class Server:
         """Those that some model would use now; the others would only cost memory."""
         chats, speech = self._services.chats, self._services.speech
         used: dict[str, Engine] = {}
-        for model in chats.catalog.chat.values():
+        for model in [*chats.catalog.chat.values(), *chats.catalog.embeddings.values()]:
             if (engine := chats.engine_for(model)) is not None:
                 used[f"chat {engine.name}"] = engine
         for voice in self._services.reports.voices():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from minitoolai import __version__
+from minitoolai import __version__, key_options
 from minitoolai.core.errors import CatalogError, ServiceError, SettingsError, StoreError
 
 EXAMPLES = """examples:
@@ -136,27 +136,19 @@ def _account(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _key(commands: Commands[argparse.ArgumentParser]) -> None:
-    group = commands.add_parser("key", help="make, list and revoke keys").add_subparsers(
+    group = commands.add_parser("key", help="make, list, replace and revoke keys").add_subparsers(
         required=True, metavar="COMMAND"
     )
-    parser = _add(
-        group,
-        "create",
-        "make a key; printed once, alone on standard output",
-        "key_create",
-        "key create ann@example.com",
-    )
+    about = "make a key; printed once, alone on standard output"
+    example = "key create ann@example.com --name laptop --budget-daily 2.00 --expires 90d"
+    key_options.add_create(_add(group, "create", about, "key_commands.create", example))
+    about = "list the keys of an account, with what they may do and what they have spent"
+    parser = _add(group, "list", about, "key_commands.list_", "key list ann@example.com")
     parser.add_argument("email", help="e-mail address of the account")
-    parser.add_argument("--name", default="default", help="what the key is for (default)")
-    parser = _add(group, "list", "list the keys of an account", "key_list", "key list ann@example.com")
-    parser.add_argument("email", help="e-mail address of the account")
-    parser = _add(
-        group,
-        "revoke",
-        "revoke a key; a running server refuses it within a second",
-        "key_revoke",
-        "key revoke 0aB1cD2eF3gH",
-    )
+    about = "make a key that takes the place of another, with its rules and budgets; both live for a while"
+    key_options.add_rotate(_add(group, "rotate", about, "key_commands.rotate", "key rotate 0aB1cD2eF3gH --grace 7d"))
+    about = "revoke a key; a running server refuses it within a second"
+    parser = _add(group, "revoke", about, "key_commands.revoke", "key revoke 0aB1cD2eF3gH")
     parser.add_argument("id", help="the twelve characters after sk-mt-, or the whole key")
 
 

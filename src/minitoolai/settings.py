@@ -96,6 +96,15 @@ class Settings:
     precision: str = _setting("", "float16, bfloat16 or float32 for your image models; empty takes what suits.")
     resident_gb: float = _setting(0.0, "Gigabytes of image models kept loaded; 0 takes most of the GPU's memory.")
     gpu_pictures: int = _setting(8, "Pictures that one GPU draws together.")
+    requests_per_minute: int = _setting(1000, "Requests a minute of one account; 0 is no limit.")
+    tokens_per_minute: int = _setting(
+        0, "Tokens a minute of one account, those that answers may have included; 0: any."
+    )
+    dollars_per_minute: str = _setting("", "Dollars a minute of one account, like 0.50; empty means any.")
+    streams: int = _setting(0, "Answers under way at once, of one account; 0 is no limit.")
+    trusted_proxies: str = _setting(
+        "", "Proxies whose X-Forwarded-For is believed: addresses or networks, with commas."
+    )
     first_token_timeout_s: float = _setting(60.0, "Longest wait for an engine's first token.")
     total_timeout_s: float = _setting(600.0, "Longest time for one answer.")
     drain_timeout_s: float = _setting(30.0, "How long a stopping server lets streams finish.")

@@ -92,10 +92,11 @@ def _disturb(
     workers: list[WorkerProcess], draw: random.Random, tally: WorkerTally, chaos_s: float, nap_s: float
 ) -> None:
     over_s = time.monotonic() + chaos_s
-    while time.monotonic() < over_s:
+    while time.monotonic() < over_s or tally.kills + tally.naps < 4:
         time.sleep(draw.uniform(0.3, 2.0))
         worker = draw.choice(workers)
-        if draw.random() < 0.5:
+        # Turn about, so that a short run has both.
+        if tally.kills <= tally.naps:
             tally.kills += 1
             worker.kill()
             worker.start()

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from minitoolai.core.books import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Reverse, Settle, Verdict
+from minitoolai.core.budgets import Budget
 from minitoolai.core.records import Balance, Claim, NewGeneration, Outcome
 from minitoolai.services.ledger import decide
 from minitoolai.storage import accounts, audit, ledger
@@ -185,11 +186,12 @@ def hold(
     generation: NewGeneration = CHAT,
     queue_limit: int | None = None,
     claim: str | None = None,
+    budget: Budget | None = None,
     now_ms: int = NOON_MS,
 ) -> PlaceHold:
     head = (hold_id, account, "key000000001", generation.kind, base, unit, units, least, lease_ms, now_ms)
     claimed = Claim(f"{account}/{claim}", b"the same") if claim else None
-    return PlaceHold(*head, generation, queue_limit, claimed)
+    return PlaceHold(*head, generation, queue_limit, claimed, budget)
 
 
 def settle(hold_id: int, account: int, cost: int, outcome: Outcome = DONE, *, attempt: int | None = None) -> Settle:

@@ -94,7 +94,13 @@ class SideBySide:
         assert holds == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
         generations = rows("SELECT id, state, cost, finished_ms, error_code, estimated FROM generations ORDER BY id")
         assert generations == [(number, *h["generation"]) for number, h in sorted(model.holds.items())]
-        assert dict(rows("SELECT id, hold_id FROM idempotency_keys")) == model.claims
+        assert dict(rows("SELECT id, hold_id FROM idempotency_keys")) == {
+            claim: hold_id for claim, (hold_id, _) in model.claims.items()
+        }
+        used = {b: model.spent(b, "total", 0) for b in {h["budget"][0] for h in model.holds.values() if h["budget"]}}
+        assert dict(rows("SELECT id, used FROM key_spending WHERE id LIKE '%/total'")) == {
+            f"{name}/total": nano for name, nano in used.items()
+        }
         rows_of_jobs = rows(
             "SELECT id, turn, attempt, failures, lease_until_ms, result, error FROM generations ORDER BY id"
         )
