@@ -7,7 +7,7 @@ PORT     ?= 8000
 TORCH    ?= torch==2.13.0
 DATA_DIR ?= data
 
-.PHONY: help install dev dev-gpu serve test acceptance chaos check bench bench-peers pin clean
+.PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos check bench bench-peers pin clean
 
 help:           ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -42,6 +42,12 @@ test: dev       ## every quick test
 
 acceptance: dev ## the long tests, against real servers
 	$(BIN)/pytest -m acceptance
+
+fuzz: dev       ## ten minutes of schemathesis over /openapi.json
+	FUZZ_S=600 $(BIN)/pytest tests/acceptance/test_fuzz.py
+
+compatibility: dev ## run every client and write docs/reference/compatibility.md
+	$(BIN)/python -m tools.compatibility
 
 chaos: dev      ## the proofs of docs/ledger.md, at length
 	$(BIN)/python -m tests.chaos

@@ -22,7 +22,6 @@ FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Made from the code by python -m tools.reference; a test compares. -->\n\n"
 #: Codes that no class of errors has by itself.
 MORE_CODES = {
-    "voucher_unknown": (404, "invalid_request_error", "No voucher has this code (portal)."),
     "invalid_json": (400, "invalid_request_error", "The body is not one JSON object, or nested too deeply."),
     "method_not_allowed": (405, "invalid_request_error", "The path is there, the method is not."),
     "string_above_max_length": (400, "invalid_request_error", "The text is longer than this takes."),
@@ -204,6 +203,7 @@ def _catalog() -> str:
         f'## `[speech."MODEL"]`\n\n{_keys(voices.SpeechEntry)}\n'
         f"## `voices`\n\n{_keys(voices.VoiceEntry)}\n"
         f"## `image_tokens`\n\n{_keys(catalog.ImageTokens)}\n"
+        f'## `[embedding."MODEL"]`\n\n{_keys(catalog.EmbeddingEntry)}\n'
         f'## `[image."MODEL"]`\n\n{_keys(catalog.ImageEntry)}\n'
         f"## As shipped\n\n{_table(*rows)}\n{_table(*drawn)}"
     )

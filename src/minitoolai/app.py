@@ -43,10 +43,10 @@ def image_desk(services: Services) -> ImageDesk:
     images = services.images
     return ImageDesk(
         jobs=images.service,
+        reports=services.reports,
         links=images.links,
         pictures=images.pictures,
         underway=services.underway,
-        reports=services.reports,
         insecure_webhooks=services.settings.webhook_insecure,
         wait_s=services.settings.total_timeout_s,
     )
@@ -178,7 +178,7 @@ class Server:
         """Those that some model would use now; the others would only cost memory."""
         chats, speech = self._services.chats, self._services.speech
         used: dict[str, Engine] = {}
-        for model in chats.catalog.chat.values():
+        for model in [*chats.catalog.chat.values(), *chats.catalog.embeddings.values()]:
             if (engine := chats.engine_for(model)) is not None:
                 used[f"chat {engine.name}"] = engine
         for voice in self._services.reports.voices():

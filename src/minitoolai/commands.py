@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
-from minitoolai.core.catalog import ChatModel, ImageModel
+from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import InvalidRequest, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
@@ -185,6 +185,8 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
 def _kind_and_price(model: ChatModel | SpeechModel) -> str:
     if isinstance(model, SpeechModel):
         return f"speech  $/1M characters: {_dollars_per_million(model.price)}"
+    if isinstance(model, EmbeddingModel):
+        return f"embedding  $/1M in: {_dollars_per_million(model.price_input)}"
     return f"chat  $/1M in, out: {_dollars_per_million(model.price_input)}  {_dollars_per_million(model.price_output)}"
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tests.chaos.burst import run_burst
 from tests.chaos.jobs import run_jobs
+from tests.chaos.worker_jobs import run_worker_jobs
+from tests.support.cluster import running_cluster
 from tests.support.kills import run_kills
 
 
@@ -30,7 +32,11 @@ def main() -> int:
         print(burst, flush=True)
         jobs = run_jobs(Path(folder) / "jobs", chaos_s=options.jobs_s, seed=options.seed)
         print(jobs, flush=True)
-        violations += kills.violations + burst.violations + jobs.violations
+        (Path(folder) / "workers").mkdir()
+        with running_cluster() as cluster:
+            workers = run_worker_jobs(Path(folder) / "workers", cluster, chaos_s=options.jobs_s, seed=options.seed)
+        print(workers, flush=True)
+        violations += kills.violations + burst.violations + jobs.violations + workers.violations
     for violation in violations:
         print(violation, file=sys.stderr)
     return 1 if violations else 0
