@@ -5,17 +5,18 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.support.server import ServerProcess
 from tests.support.studio_http import CATALOG, CREDIT, PRICE, generate, job, poll, wait
 from tests.support.waiting import eventually
 
-LONG = "delay_ms = 150"
+pytestmark = pytest.mark.acceptance
 
 
 def test_whoever_watches_or_waits_is_let_go_and_no_job_is_lost(tmp_path: Path) -> None:
-    catalog = CATALOG.replace(LONG, "delay_ms = 1500")
+    catalog = CATALOG.replace("delay_ms = 150", "delay_ms = 700")
     env = {"MINITOOLAI_IMAGE_ROWS": "1", "MINITOOLAI_DRAIN_TIMEOUT_S": "1"}
     with ServerProcess(tmp_path, catalog=catalog, env=env) as server, ThreadPoolExecutor(2) as pool:
         account = server.account()
