@@ -34,10 +34,12 @@ def test_a_server_that_starts_leaves_the_streams_of_others_alone(on_postgres: Se
     # A minute long, should the machine be busy: it is left in the middle.
     with start(account, model="endless", max_completion_tokens=3000) as answer:
         name = answer.headers["x-generation-id"]
-        next(answer.iter_lines())
-        second = ServerProcess(tmp_path / "second", catalog=catalogs.FAKE, env=on_postgres.env).start()
-        assert on_postgres.generation(name)["hold_state"] == "pending"
+        lines = answer.iter_lines()
+        next(lines)
+        with ServerProcess(tmp_path / "second", catalog=catalogs.FAKE, env=on_postgres.env).start() as second:
+            assert on_postgres.generation(name)["hold_state"] == "pending"
+            second.kill()
+        next(lines)
     account.settled()
     # By the server that had it, because we left; not by the one that has just started.
     assert on_postgres.generation(name)["error_code"] == "client_left"
-    second.stop()
