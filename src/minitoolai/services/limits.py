@@ -24,10 +24,11 @@ LARGEST_MEMORY = 50_000
 class Meter:
     """So many units a minute. `empty_s` is the moment at which all of them would be back."""
 
-    __slots__ = ("empty_s", "limit", "unit_s")
+    __slots__ = ("empty_s", "limit", "limit_header", "unit_s")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.limit_header = (b"x-ratelimit-limit-requests", str(limit).encode())
         self.unit_s = MINUTE_S / limit
         self.empty_s = 0.0
 
@@ -86,6 +87,16 @@ class Limits:
     def count(self, caller: Caller) -> tuple[Headers, RateLimited | None]:
         """One request: the headers that tell what is left, and the refusal where nothing is."""
         now_s = self._clock.steady_s()
+        account = self._accounts.get(caller.account_id)
+        if account is not None and caller.rules is None and account.tokens is None and account.requests is not None:
+            # As most requests are: one meter, and nothing to compare it with.
+            meter = account.requests
+            if meter.wait_s(1, now_s) > 0:
+                return _told(meter, now_s), _refusal(
+                    account, f"{meter.limit} requests a minute", meter.wait_s(1, now_s)
+                )
+            meter.take(1, now_s)
+            return _told(meter, now_s), None
         shares = self._shares(caller)
         metered = [share for share in shares if share.requests is not None]
         refusal = None
@@ -160,6 +171,17 @@ def _take(share: Share, tokens: int, dollars: int, now_s: float) -> None:
 def _refusal(share: Share, limit: str, wait_s: float) -> RateLimited:
     seconds = max(1, math.ceil(wait_s))
     return RateLimited(f"{share.what} may have {limit}; come back in {seconds} s", retry_after_s=seconds)
+
+
+def _told(meter: Meter, now_s: float) -> Headers:
+    """`x-ratelimit-*` of the one meter of requests that there is."""
+    left_s = meter.empty_s - now_s
+    reset = b"%dms" % max(0, round(left_s * 1000)) if left_s < 0.999 else _duration(left_s)
+    return [
+        meter.limit_header,
+        (b"x-ratelimit-remaining-requests", b"%d" % meter.left(now_s)),
+        (b"x-ratelimit-reset-requests", reset),
+    ]
 
 
 def _headers(shares: tuple[Share, ...], now_s: float) -> Headers:

@@ -130,6 +130,9 @@ class Route:
             return
         self._is_open = False
         health, name = self._home.health(self.engine.name), self.engine.name
+        if error is None and not self.attempts:
+            health.answered()
+            return
         self._again.pop(name, None)
         now_s = self._home.clock.steady_s()
         if error is None:
