@@ -89,14 +89,7 @@ class Limits:
         now_s = self._clock.steady_s()
         account = self._accounts.get(caller.account_id)
         if account is not None and caller.rules is None and account.tokens is None and account.requests is not None:
-            # As most requests are: one meter, and nothing to compare it with.
-            meter = account.requests
-            if meter.wait_s(1, now_s) > 0:
-                return _told(meter, now_s), _refusal(
-                    account, f"{meter.limit} requests a minute", meter.wait_s(1, now_s)
-                )
-            meter.take(1, now_s)
-            return _told(meter, now_s), None
+            return _count_one(account, account.requests, now_s)
         shares = self._shares(caller)
         metered = [share for share in shares if share.requests is not None]
         refusal = None
@@ -173,15 +166,22 @@ def _refusal(share: Share, limit: str, wait_s: float) -> RateLimited:
     return RateLimited(f"{share.what} may have {limit}; come back in {seconds} s", retry_after_s=seconds)
 
 
-def _told(meter: Meter, now_s: float) -> Headers:
-    """`x-ratelimit-*` of the one meter of requests that there is."""
-    left_s = meter.empty_s - now_s
-    reset = b"%dms" % max(0, round(left_s * 1000)) if left_s < 0.999 else _duration(left_s)
-    return [
+def _count_one(share: Share, meter: Meter, now_s: float) -> tuple[Headers, RateLimited | None]:
+    """As most requests are: one meter, nothing to compare it with. Written out, for every request comes by here."""
+    empty_s = max(meter.empty_s, now_s) + meter.unit_s
+    left_s = MINUTE_S - (empty_s - now_s)
+    refusal = None
+    if left_s < -1e-6:
+        refusal = _refusal(share, f"{meter.limit} requests a minute", -left_s)
+        empty_s, left_s = meter.empty_s, 0.0
+    meter.empty_s = empty_s
+    reset_s = empty_s - now_s
+    headers = [
         meter.limit_header,
-        (b"x-ratelimit-remaining-requests", b"%d" % meter.left(now_s)),
-        (b"x-ratelimit-reset-requests", reset),
+        (b"x-ratelimit-remaining-requests", b"%d" % (left_s / meter.unit_s + 1e-6)),
+        (b"x-ratelimit-reset-requests", b"%dms" % (reset_s * 1000 + 0.5) if reset_s < 0.999 else _duration(reset_s)),
     ]
+    return headers, refusal
 
 
 def _headers(shares: tuple[Share, ...], now_s: float) -> Headers:
