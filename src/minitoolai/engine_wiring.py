@@ -44,6 +44,7 @@ def make_engine(name: str, entry: EngineEntry, settings: Settings, http: HttpCli
             queue=settings.llama_queue,
             context=settings.llama_context,
             threads=settings.llama_threads,
+            mmproj=settings.llama_mmproj,
         )
     if entry.kind == "fake":
         return FakeEngine(name, entry)

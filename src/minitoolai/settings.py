@@ -64,6 +64,7 @@ class Settings:
     access_log: bool = _setting(False, "One line a request.")
     audit_every_s: float = _setting(60.0, "Seconds between checks of the books beside a running server.")
     llama_model: str = _setting("", "A GGUF file of yours instead of the embedded model.")
+    llama_mmproj: str = _setting("", "Its eyes: the mmproj GGUF file of a model of yours that sees pictures.")
     llama_slots: int = _setting(4, "Answers the embedded model writes at once.")
     llama_queue: int = _setting(128, "Requests that may wait for the embedded model; more are a 503.")
     llama_context: int = _setting(0, "Tokens of prompt and answer together, a request; 0 takes the catalog's.")

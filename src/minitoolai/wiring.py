@@ -16,6 +16,7 @@ from minitoolai.core.money import parse_dollars
 from minitoolai.engine_wiring import make_caps, make_engines, make_speech_engines
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
+from minitoolai.engines.guarded import GuardedClient
 from minitoolai.engines.http import HttpClient
 from minitoolai.image_wiring import Base, Images, make_images
 from minitoolai.portal.site import Site
@@ -29,6 +30,7 @@ from minitoolai.services.ledger import decide
 from minitoolai.services.limits import Limits
 from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
+from minitoolai.services.seeing import Seeing
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
 from minitoolai.settings import Settings
@@ -137,6 +139,7 @@ def build(settings: Settings) -> Services:
     underway = Underway(clock)
     limits = make_limits(settings, clock)
     charging = Charging(writer, clock, limits)
+    fetch = GuardedClient()
     chats = ChatService(
         catalog,
         engines,
@@ -145,6 +148,7 @@ def build(settings: Settings) -> Services:
         underway,
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
+        seeing=Seeing(lambda url, field: fetch.get(url, field=field)),
     )
     speech_engines = make_speech_engines(catalog, settings, http, caps)
     speech = SpeechService(

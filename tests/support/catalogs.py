@@ -80,6 +80,8 @@ def with_upstream(base_url: str) -> str:
         "standin": "first_token_timeout_s = 1.0\ntotal_timeout_s = 2.5",
         "billing": "bills_after_cancel = true\ntotal_timeout_s = 20.0",
         "whole": "complete_chunks = true",
+        # It is given pictures, not their addresses.
+        "fetched": "fetches_images = false",
         "plain": 'unsupported = ["reasoning_effort"]\ncompletions = false\nvision = false',
     }
     text = FAKE

@@ -39,6 +39,8 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     completions: bool = True
     #: it sees pictures, where the model does.
     vision: bool = True
+    #: upstream: it fetches the pictures that a URL names; where it does not, they are fetched here and sent along.
+    fetches_images: bool = True
     #: upstream: model name there, by model name here; a name that is absent is passed on as it is. webui, diffusers:
     #: checkpoint or file there, by model name here; for a name that is absent, the model's `weights`.
     names: dict[str, str] = {}

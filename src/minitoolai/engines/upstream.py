@@ -81,6 +81,7 @@ class UpstreamEngine:
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
         self.vision = entry.vision
+        self.fetches_images = entry.fetches_images
         self.first_token_timeout_s = entry.first_token_timeout_s
         self.total_timeout_s = entry.total_timeout_s
         self._entry = entry
