@@ -4,9 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PORT     ?= 8000
+TORCH    ?= torch==2.13.0
 DATA_DIR ?= data
 
-.PHONY: help install dev serve test acceptance chaos check bench bench-peers pin clean
+.PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos check bench bench-peers pin clean
 
 help:           ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -26,6 +27,13 @@ $(VENV)/.dev: $(STAMP) requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
 	@touch $@
 
+dev-gpu: $(VENV)/.dev-gpu  ## dev, and what the GPU engine needs; torch for this machine's GPU, or TORCH="torch --index-url ..."
+
+$(VENV)/.dev-gpu: $(VENV)/.dev requirements-gpu.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-gpu.txt
+	@touch $@
+
 serve: install  ## the server on PORT (8000), with a demo account; DATA_DIR (data) holds everything
 	@exec $(BIN)/minitoolai serve --demo --port $(PORT) --data-dir $(DATA_DIR)
 
@@ -34,6 +42,12 @@ test: dev       ## every quick test
 
 acceptance: dev ## the long tests, against real servers
 	$(BIN)/pytest -m acceptance
+
+fuzz: dev       ## ten minutes of schemathesis over /openapi.json
+	FUZZ_S=600 $(BIN)/pytest tests/acceptance/test_fuzz.py
+
+compatibility: dev ## run every client and write docs/reference/compatibility.md
+	$(BIN)/python -m tools.compatibility
 
 chaos: dev      ## the proofs of docs/ledger.md, at length
 	$(BIN)/python -m tests.chaos

@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side, in turn (3)")
     options = parser.parse_args()
     load = Load(options.accounts, options.processes, options.callers, options.seconds)
-    with running_cluster() as cluster:
+    with running_cluster(on_disk=True) as cluster:
         ours, theirs = compare(cluster, load, options.rounds)
     print(f"{load.accounts} accounts, {load.processes} processes, {options.rounds} rounds of {load.seconds:g} s\n")
     print("| ledger | pairs/s | commits a pair | beside the best other |")

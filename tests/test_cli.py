@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -44,7 +45,7 @@ def test_the_way_of_an_account_from_its_making_to_its_last_key(cli: Cli) -> None
     assert cli.ok("key", "revoke", key) == f"revoked {match[1]}\n"
     assert cli.ok("key", "list", ANN) == f"{match[1]}  revoked  laptop\n"
     assert cli("key", "revoke", match[1]).status == 1
-    assert cli.ok("audit") == "8 invariants hold\n"
+    assert cli.ok("audit") == "9 invariants hold\n"
 
 
 def test_the_key_is_alone_on_standard_output(ann: Cli) -> None:
@@ -121,7 +122,8 @@ def test_wrong_usage_is_status_2(ann: Cli, command: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("serve",), ("account", "create"), ("key", "create"), ("key", "list"), ("key", "revoke"), ("credit", "grant"),
+    [(), ("serve",), ("account", "create"), ("key", "create"), ("key", "list"), ("key", "revoke"), ("key", "rotate"),
+     ("credit", "grant"),
      ("balance",), ("models",), ("audit",), ("migrate",), ("doctor",)],
 )  # fmt: skip
 def test_every_command_explains_itself_with_an_example(ann: Cli, command: tuple[str, ...]) -> None:
@@ -152,7 +154,7 @@ def test_a_key_in_a_folder_without_a_database_is_unknown(cli: Cli) -> None:
 def test_migrate_says_from_where_to_where_and_is_harmless_again(cli: Cli) -> None:
     assert re.fullmatch(r"migrated from nothing to \d+\n", cli.ok("migrate"))
     assert re.fullmatch(r"already at \d+\n", cli.ok("migrate"))
-    assert cli.ok("audit") == "8 invariants hold\n"
+    assert cli.ok("audit") == "9 invariants hold\n"
 
 
 def test_models_says_what_is_offered_by_whom_and_why_not(cli: Cli) -> None:
@@ -210,8 +212,8 @@ def test_models_says_which_weights_are_missing_and_where_to_put_them_and_who_sta
 
 def test_doctor_finds_nothing_wrong_with_what_is_right(cli: Cli) -> None:
     out = cli.ok("doctor")
-    assert [line.split()[0] for line in out.splitlines()] == ["ok"] * 4
-    for part in ("catalog", "data folder", "database", "model fake-chat: fake"):
+    assert [line.split()[0] for line in out.splitlines()] == ["ok"] * 5
+    for part in ("catalog", "data folder", "database", "pictures", "model fake-chat: fake"):
         assert part in out
 
 
@@ -226,6 +228,17 @@ def test_doctor_names_each_fault_with_its_remedy(cli: Cli) -> None:
     said = cli("doctor")
     assert said.status == 1
     assert "FAULT  model fake-chat: up: " in said.out
+
+
+def test_doctor_tells_of_a_store_of_pictures_that_takes_none_and_leaves_nothing_in_one_that_does(cli: Cli) -> None:
+    cli.ok("doctor")
+    objects = cli.data_dir / "objects"
+    assert [path for path in objects.rglob("*") if path.is_file()] == []
+    shutil.rmtree(objects)
+    objects.write_text("no folder")
+    said = cli("doctor")
+    assert said.status == 1
+    assert f"FAULT  pictures: cannot write to {objects}" in said.out
 
 
 def test_doctor_tells_of_a_database_that_is_none(cli: Cli) -> None:
@@ -268,7 +281,7 @@ def test_many_commands_at_once_lose_nothing(cli: Cli) -> None:
         done = list(pool.map(lambda _: cli("credit", "grant", ANN, "1.00"), range(6)))
     assert [said.status for said in done] == [0] * 6
     assert cli.ok("balance", ANN).startswith("balance $6.000000000 ")
-    assert cli.ok("audit") == "8 invariants hold\n"
+    assert cli.ok("audit") == "9 invariants hold\n"
 
 
 def test_help_answers_before_anything_heavy_is_loaded(ann: Cli) -> None:
@@ -296,7 +309,7 @@ def test_every_command_works_on_postgres(cli: Cli, cluster: Cluster) -> None:
     assert there.ok("key", "revoke", key) == f"revoked {key.split('-')[2]}\n"
     assert there.ok("credit", "grant", ANN, "1.00", "--reference", "x") == "balance $6.000000000\n"
     assert "nothing changed" in there.ok("credit", "grant", ANN, "1.00", "--reference", "x")
-    assert there.ok("audit") == "8 invariants hold\n"
+    assert there.ok("audit") == "9 invariants hold\n"
     assert re.search(r"ok     database: 127\.0\.0\.1:\d+/books\d+, all invariants hold", there("doctor").out)
     assert not cli.database.exists()
 
@@ -316,3 +329,21 @@ def test_a_postgres_that_is_away_is_said_in_one_line(cli: Cli) -> None:
     assert "cannot reach PostgreSQL at 127.0.0.1:9/books" in refused.err
     assert "secret" not in refused.err
     assert refused.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "words"),
+    [
+        (("--workers", "4"), {}, "4 workers cannot work on SQLite"),
+        ((), {"MINITOOLAI_WORKERS": "2"}, "2 workers cannot work on SQLite"),
+        ((), {"MINITOOLAI_REUSE_PORT": "1"}, "MINITOOLAI_REUSE_PORT cannot work on SQLite"),
+        (("--workers", "0"), {}, "at least one process must serve"),
+    ],
+)
+def test_several_processes_on_sqlite_are_refused_naming_postgres(
+    cli: Cli, arguments: tuple[str, ...], env: dict[str, str], words: str
+) -> None:
+    refused = cli("serve", "--port", "0", *arguments, **env)
+    assert (refused.status, refused.out) == (1, "")
+    assert words in refused.err
+    assert "PostgreSQL" in refused.err or "0" in arguments

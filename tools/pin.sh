@@ -17,4 +17,6 @@ pin() { "$uv" pip compile --quiet --universal --generate-hashes --no-header --no
 {
   echo "# Made by make pin from requirements-gpu.in. torch comes on its own: see make dev-gpu."
   pin --constraints requirements.txt --constraints requirements-dev.txt requirements-gpu.in
+  # Its own dependencies would bring torchvision and more; only CLIP's vocabulary inside is wanted.
+  pin --no-deps <(echo "open-clip-torch")
 } > requirements-gpu.txt

@@ -22,7 +22,6 @@ FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Made from the code by python -m tools.reference; a test compares. -->\n\n"
 #: Codes that no class of errors has by itself.
 MORE_CODES = {
-    "voucher_unknown": (404, "invalid_request_error", "No voucher has this code (portal)."),
     "invalid_json": (400, "invalid_request_error", "The body is not one JSON object, or nested too deeply."),
     "method_not_allowed": (405, "invalid_request_error", "The path is there, the method is not."),
     "string_above_max_length": (400, "invalid_request_error", "The text is longer than this takes."),
@@ -39,10 +38,12 @@ MORE_CODES = {
     "markup_not_supported": (400, "invalid_request_error", "The text to speak is markup, and voices read plain text."),
     "voice_not_found": (400, "invalid_request_error", "No such voice on offer; the message lists the nearest names."),
     "language_not_supported": (400, "invalid_request_error", "No voice speaks this language; the message lists them."),
-    "voucher_unknown": (None, "", "In the portal: no voucher has this code."),
-    "voucher_used": (None, "", "In the portal: the voucher was redeemed already."),
-    "voucher_expired": (None, "", "In the portal: the voucher is too old."),
     "email_taken": (None, "", "On the command line: the address has an account already."),
+    "expired": (None, "", "In a job: nobody was there to draw it for a day; nothing was charged."),
+    "storage_error": (None, "", "In a job: the store of pictures did not take it; nothing was charged."),
+    "key_expired": (401, "authentication_error", "The key was made to end, and has."),
+    "model_not_allowed": (403, "permission_error", "The key is meant for other models; the message lists them."),
+    "address_not_allowed": (403, "permission_error", "The key is meant for other addresses."),
     "interrupted": (None, "", "In a generation: its server died; the last checkpoint was charged."),
     "client_left": (None, "", "In a generation: the caller hung up; what was written until then was charged."),
 }
@@ -199,6 +200,7 @@ def _catalog() -> str:
         f'## `[speech."MODEL"]`\n\n{_keys(voices.SpeechEntry)}\n'
         f"## `voices`\n\n{_keys(voices.VoiceEntry)}\n"
         f"## `image_tokens`\n\n{_keys(catalog.ImageTokens)}\n"
+        f'## `[embedding."MODEL"]`\n\n{_keys(catalog.EmbeddingEntry)}\n'
         f'## `[image."MODEL"]`\n\n{_keys(catalog.ImageEntry)}\n'
         f"## As shipped\n\n{_table(*rows)}\n{_table(*drawn)}"
     )

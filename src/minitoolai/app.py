@@ -20,6 +20,7 @@ from litestar.datastructures import State
 from minitoolai.api.asgi import App, Receive, Scope, Send
 from minitoolai.api.idempotency import Idempotent, idempotency_key
 from minitoolai.api.images import ImageDesk
+from minitoolai.api.notes import NOTES, Notes
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.engines.base import ChatEngine
@@ -30,6 +31,7 @@ from minitoolai.portal.routes import is_portals, portal
 from minitoolai.services.webhooks import WebhookLog
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.database import Member
+from minitoolai.storage.jobs import JOBS_CHANNEL
 from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
@@ -41,10 +43,10 @@ def image_desk(services: Services) -> ImageDesk:
     images = services.images
     return ImageDesk(
         jobs=images.service,
+        reports=services.reports,
         links=images.links,
         pictures=images.pictures,
         underway=services.underway,
-        reports=services.reports,
         insecure_webhooks=services.settings.webhook_insecure,
         wait_s=services.settings.total_timeout_s,
     )
@@ -85,6 +87,7 @@ class Server:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        scope[NOTES] = Notes(send)
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
         if handler is None:
@@ -159,13 +162,15 @@ class Server:
         def heard(channel: str | None, said: str | None) -> None:
             loop.call_soon_threadsafe(self._hear, channel, said)
 
-        self._member = self._services.database.member((KEYS_CHANNEL,), heard)
+        self._member = self._services.database.member((KEYS_CHANNEL, JOBS_CHANNEL), heard)
         if self._member is not None:
             self._services.clock.number = self._member.start()
 
     def _hear(self, channel: str | None, said: str | None) -> None:
         if channel is None and self._member is not None:
             self._services.clock.number = self._member.number
+        if channel in (None, JOBS_CHANNEL):
+            self._services.images.worker.board.new_work()
         if channel in (None, KEYS_CHANNEL):
             self._services.keys.forget(said)
 
@@ -173,7 +178,7 @@ class Server:
         """Those that some model would use now; the others would only cost memory."""
         chats, speech = self._services.chats, self._services.speech
         used: dict[str, Engine] = {}
-        for model in chats.catalog.chat.values():
+        for model in [*chats.catalog.chat.values(), *chats.catalog.embeddings.values()]:
             if (engine := chats.engine_for(model)) is not None:
                 used[f"chat {engine.name}"] = engine
         for voice in self._services.reports.voices():
@@ -221,8 +226,7 @@ class _Uvicorn(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Listen no more and let go of idle connections; only then refuse: nobody is refused who need not be."""
-        settings = self._services.settings
-        services, within_s = self._services, settings.drain_timeout_s
+        services, within_s = self._services, self._services.settings.drain_timeout_s
         self._drain = asyncio.gather(services.underway.drain(within_s), services.images.worker.drain(within_s))
         await super().shutdown(sockets)
 

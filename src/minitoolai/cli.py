@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from minitoolai import __version__
+from minitoolai import __version__, key_options
 from minitoolai.core.errors import CatalogError, ServiceError, SettingsError, StoreError
 
 EXAMPLES = """examples:
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"minitoolai {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _serve(commands)
+    _worker(commands)
     _account(commands)
     _key(commands)
     _credit(commands)
@@ -86,7 +87,7 @@ def _call(function: str, options: argparse.Namespace) -> int | None:
     # Imported here, so that --help and a wrong option answer at once.
     from minitoolai.settings import load_settings
 
-    overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port", "workers")}
+    overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port", "workers", "device")}
     settings = load_settings(**overrides)
     level = settings.log_level.upper()
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
@@ -114,6 +115,13 @@ def _serve(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--demo", action="store_true", help="make an account with $5 and print a key and a curl line")
 
 
+def _worker(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "draw image jobs beside a server, on this or any other machine (PostgreSQL only)"
+    parser = _add(commands, "worker", about, "worker", "worker --device cuda:0")
+    parser.add_argument("--kinds", default="image", help="what to work on, separated by commas (image)")
+    parser.add_argument("--device", help="where your image models run, like cuda:0 or cpu (MINITOOLAI_DEVICE)")
+
+
 def _account(commands: Commands[argparse.ArgumentParser]) -> None:
     group = commands.add_parser("account", help="make accounts").add_subparsers(required=True, metavar="COMMAND")
     parser = _add(group, "create", "make an account", "account_create", "account create ann@example.com --credit 5.00")
@@ -128,27 +136,19 @@ def _account(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _key(commands: Commands[argparse.ArgumentParser]) -> None:
-    group = commands.add_parser("key", help="make, list and revoke keys").add_subparsers(
+    group = commands.add_parser("key", help="make, list, replace and revoke keys").add_subparsers(
         required=True, metavar="COMMAND"
     )
-    parser = _add(
-        group,
-        "create",
-        "make a key; printed once, alone on standard output",
-        "key_create",
-        "key create ann@example.com",
-    )
+    about = "make a key; printed once, alone on standard output"
+    example = "key create ann@example.com --name laptop --budget-daily 2.00 --expires 90d"
+    key_options.add_create(_add(group, "create", about, "key_commands.create", example))
+    about = "list the keys of an account, with what they may do and what they have spent"
+    parser = _add(group, "list", about, "key_commands.list_", "key list ann@example.com")
     parser.add_argument("email", help="e-mail address of the account")
-    parser.add_argument("--name", default="default", help="what the key is for (default)")
-    parser = _add(group, "list", "list the keys of an account", "key_list", "key list ann@example.com")
-    parser.add_argument("email", help="e-mail address of the account")
-    parser = _add(
-        group,
-        "revoke",
-        "revoke a key; a running server refuses it within a second",
-        "key_revoke",
-        "key revoke 0aB1cD2eF3gH",
-    )
+    about = "make a key that takes the place of another, with its rules and budgets; both live for a while"
+    key_options.add_rotate(_add(group, "rotate", about, "key_commands.rotate", "key rotate 0aB1cD2eF3gH --grace 7d"))
+    about = "revoke a key; a running server refuses it within a second"
+    parser = _add(group, "revoke", about, "key_commands.revoke", "key revoke 0aB1cD2eF3gH")
     parser.add_argument("id", help="the twelve characters after sk-mt-, or the whole key")
 
 

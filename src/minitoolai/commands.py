@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
-from minitoolai.core.catalog import ChatModel, ImageModel
+from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel
 from minitoolai.core.clock import SystemClock
-from minitoolai.core.errors import InvalidRequest, NotFound, SettingsError
+from minitoolai.core.errors import InvalidRequest, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.core.voices import SpeechModel
 from minitoolai.listing import image_lines, purchase_lines
@@ -88,7 +88,7 @@ def read(settings: Settings, question: Callable[[Connection], T]) -> T:
 def account_create(settings: Settings, options: argparse.Namespace) -> None:
     """account create EMAIL [--password-stdin] [--credit DOLLARS] [--admin]"""
     email = account_service.check_email(options.email)
-    credit = _dollars(options.credit) if options.credit else None
+    credit = dollars(options.credit) if options.credit else None
     password = sys.stdin.readline().rstrip("\n") if options.password_stdin else None
     password_hash = hash_password(password) if password is not None else None
     prepare(settings)
@@ -105,43 +105,9 @@ def account_create(settings: Settings, options: argparse.Namespace) -> None:
     say(f"account {account_id} {email} ${format_dollars(credit or 0)}")
 
 
-def key_create(settings: Settings, options: argparse.Namespace) -> None:
-    """key create EMAIL [--name N]: the key alone on standard output."""
-    name = options.name.strip()
-    if not 1 <= len(name) <= 80:
-        raise InvalidRequest("a key's name has 1 to 80 characters", param="name")
-    prepare(settings)
-    secret = pepper(settings)
-
-    def change(connection: Connection) -> str:
-        account_id = account_service.require_account(connection, options.email)
-        key = account_service.make_key(account_id, name, secret, CLOCK)
-        accounts.insert_key(connection, key.row)
-        return key.text
-
-    say(write(settings, change))
-
-
-def key_list(settings: Settings, options: argparse.Namespace) -> None:
-    """key list EMAIL"""
-    keys = read(settings, lambda c: accounts.keys_of(c, account_service.require_account(c, options.email)))
-    for key in keys:
-        say(f"{key.id}  {'revoked' if key.revoked_ms else 'active '}  {key.name}")
-
-
-def key_revoke(settings: Settings, options: argparse.Namespace) -> None:
-    """key revoke ID"""
-    match = account_service.KEY_PATTERN.fullmatch(options.id)
-    key_id = match[1] if match else options.id
-    prepare(settings)
-    if not write(settings, lambda connection: accounts.revoke_key(connection, key_id, CLOCK.now_ms())):
-        raise NotFound(f"there is no active key {key_id}; see minitoolai key list EMAIL")
-    say(f"revoked {key_id}")
-
-
 def credit_grant(settings: Settings, options: argparse.Namespace) -> None:
     """credit grant EMAIL DOLLARS [--reason R] [--reference R]"""
-    amount = _dollars(options.amount)
+    amount = dollars(options.amount)
 
     def change(connection: Connection) -> str:
         account_id = account_service.require_account(connection, options.email)
@@ -160,7 +126,8 @@ def balance(settings: Settings, options: argparse.Namespace) -> None:
     say("  ".join(f"{name} ${format_dollars(nano)}" for name, nano in parts.items()))
 
 
-def _dollars(text: str) -> int:
+def dollars(text: str) -> int:
+    """An option's dollars as nano-dollars; InvalidRequest in words."""
     try:
         return parse_dollars(text)
     except ValueError as error:
@@ -218,6 +185,8 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
 def _kind_and_price(model: ChatModel | SpeechModel) -> str:
     if isinstance(model, SpeechModel):
         return f"speech  $/1M characters: {_dollars_per_million(model.price)}"
+    if isinstance(model, EmbeddingModel):
+        return f"embedding  $/1M in: {_dollars_per_million(model.price_input)}"
     return f"chat  $/1M in, out: {_dollars_per_million(model.price_input)}  {_dollars_per_million(model.price_output)}"
 
 
@@ -263,6 +232,15 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
         return supervisor.Supervisor(settings, bound, sys.argv[1:]).run(lambda: ready(port))
     app.serve(build(settings), ready=ready, listening=listening.bind(settings) if settings.reuse_port else None)
     return 0
+
+
+def worker(settings: Settings, options: argparse.Namespace) -> None:
+    """worker [--kinds image] [--device D] [--data-dir D]"""
+    from minitoolai import worker as drawing
+
+    drawing.check(settings, options.kinds)
+    prepare(settings)
+    drawing.work(settings, ready=lambda where: say(f"MiniToolAI draws for {where}"))
 
 
 def _check_shared(settings: Settings) -> None:

@@ -44,6 +44,7 @@ def make_engine(name: str, entry: EngineEntry, settings: Settings, http: HttpCli
             queue=settings.llama_queue,
             context=settings.llama_context,
             threads=settings.llama_threads,
+            mmproj=settings.llama_mmproj,
         )
     if entry.kind == "fake":
         return FakeEngine(name, entry)
@@ -60,7 +61,7 @@ def make_engines(catalog: Catalog, settings: Settings, http: HttpClient, caps: C
                     f"MINITOOLAI_{name.upper()}_{variable} names no engine of the catalog; "
                     f"its engines are {', '.join(catalog.engines)}"
                 )
-    used = {name for model in catalog.chat.values() for name in model.engines}
+    used = {name for model in [*catalog.chat.values(), *catalog.embeddings.values()] for name in model.engines}
     entries = {name: entry for name, entry in catalog.engines.items() if name in used}
     return {name: make_engine(name, entry, settings, http, caps) for name, entry in entries.items()}
 

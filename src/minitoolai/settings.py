@@ -64,6 +64,7 @@ class Settings:
     access_log: bool = _setting(False, "One line a request.")
     audit_every_s: float = _setting(60.0, "Seconds between checks of the books beside a running server.")
     llama_model: str = _setting("", "A GGUF file of yours instead of the embedded model.")
+    llama_mmproj: str = _setting("", "Its eyes: the mmproj GGUF file of a model of yours that sees pictures.")
     llama_slots: int = _setting(4, "Answers the embedded model writes at once.")
     llama_queue: int = _setting(128, "Requests that may wait for the embedded model; more are a 503.")
     llama_context: int = _setting(0, "Tokens of prompt and answer together, a request; 0 takes the catalog's.")
@@ -96,6 +97,15 @@ class Settings:
     precision: str = _setting("", "float16, bfloat16 or float32 for your image models; empty takes what suits.")
     resident_gb: float = _setting(0.0, "Gigabytes of image models kept loaded; 0 takes most of the GPU's memory.")
     gpu_pictures: int = _setting(8, "Pictures that one GPU draws together.")
+    requests_per_minute: int = _setting(1000, "Requests a minute of one account; 0 is no limit.")
+    tokens_per_minute: int = _setting(
+        0, "Tokens a minute of one account, those that answers may have included; 0: any."
+    )
+    dollars_per_minute: str = _setting("", "Dollars a minute of one account, like 0.50; empty means any.")
+    streams: int = _setting(0, "Answers under way at once, of one account; 0 is no limit.")
+    trusted_proxies: str = _setting(
+        "", "Proxies whose X-Forwarded-For is believed: addresses or networks, with commas."
+    )
     first_token_timeout_s: float = _setting(60.0, "Longest wait for an engine's first token.")
     total_timeout_s: float = _setting(600.0, "Longest time for one answer.")
     drain_timeout_s: float = _setting(30.0, "How long a stopping server lets streams finish.")

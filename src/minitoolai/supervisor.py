@@ -90,7 +90,7 @@ class Supervisor:
                 self._obey(told.si_signo)
             self._reap()
             self._look_for_ready()
-            if not self._was_ready and all(child.is_ready for child in self._children):
+            if not self._was_ready and self._are_all_ready():
                 self._was_ready = True
                 ready()
             self._go_on_replacing()
@@ -158,6 +158,10 @@ class Supervisor:
             said = child.process.stdout
             if not child.is_ready and said is not None and select.select([said], [], [], 0)[0]:
                 child.is_ready = bool(said.readline())
+
+    def _are_all_ready(self) -> bool:
+        is_complete = len(self._children) == self._settings.workers and self._stopping_since_s is None
+        return is_complete and all(child.is_ready for child in self._children)
 
     def _go_on_replacing(self) -> None:
         for child in self._children:

@@ -5,25 +5,32 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from importlib.resources import files
+from ipaddress import ip_network
 from pathlib import Path
 
 from minitoolai.core.catalog_file import read_catalog
-from minitoolai.core.clock import SystemClock, random_bytes
+from minitoolai.core.clock import Clock, SystemClock, random_bytes
 from minitoolai.core.errors import SettingsError
+from minitoolai.core.key_rules import Rate
+from minitoolai.core.money import parse_dollars
 from minitoolai.engine_wiring import make_caps, make_engines, make_speech_engines
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_speech import SpeechEngine
+from minitoolai.engines.guarded import GuardedClient
 from minitoolai.engines.http import HttpClient
 from minitoolai.image_wiring import Base, Images, make_images
 from minitoolai.portal.site import Site
 from minitoolai.portal_wiring import make_site
 from minitoolai.services.accounts import KeyRing
+from minitoolai.services.admission import Admission
 from minitoolai.services.audit import Auditor
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat import ChatService
 from minitoolai.services.ledger import decide
+from minitoolai.services.limits import Limits
 from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
+from minitoolai.services.seeing import Seeing
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.underway import Underway
 from minitoolai.settings import Settings
@@ -97,6 +104,29 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def make_limits(settings: Settings, clock: Clock) -> Limits:
+    """What an account may ask for in a minute, of this process. SettingsError for dollars that are none."""
+    dollars = None
+    if settings.dollars_per_minute:
+        try:
+            dollars = parse_dollars(settings.dollars_per_minute)
+        except ValueError as error:
+            raise SettingsError(f"MINITOOLAI_DOLLARS_PER_MINUTE is wrong: {error}") from error
+    rate = Rate(settings.requests_per_minute, settings.tokens_per_minute, dollars, settings.streams)
+    return Limits(clock, rate, processes=settings.workers)
+
+
+def trusted_proxies(settings: Settings) -> tuple[str, ...]:
+    """Networks in the form that is compared with. SettingsError for one that is none."""
+    networks = tuple(text.strip() for text in settings.trusted_proxies.split(",") if text.strip())
+    for network in networks:
+        try:
+            ip_network(network)
+        except ValueError as error:
+            raise SettingsError(f"MINITOOLAI_TRUSTED_PROXIES is wrong: {error}") from error
+    return networks
+
+
 def build(settings: Settings) -> Services:
     """Everything a server needs, not yet started. CatalogError, SettingsError, StoreError."""
     catalog = read_catalog(catalog_path(settings))
@@ -107,7 +137,9 @@ def build(settings: Settings) -> Services:
     caps = make_caps(catalog)
     engines = make_engines(catalog, settings, http, caps)
     underway = Underway(clock)
-    charging = Charging(writer, clock)
+    limits = make_limits(settings, clock)
+    charging = Charging(writer, clock, limits)
+    fetch = GuardedClient()
     chats = ChatService(
         catalog,
         engines,
@@ -116,6 +148,7 @@ def build(settings: Settings) -> Services:
         underway,
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
+        seeing=Seeing(lambda url, field: fetch.get(url, field=field)),
     )
     speech_engines = make_speech_engines(catalog, settings, http, caps)
     speech = SpeechService(
@@ -130,7 +163,7 @@ def build(settings: Settings) -> Services:
     secret = pepper(settings)
     base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret)
     images = make_images(base, is_alone=not database.is_shared)
-    keys = KeyRing(database, secret, clock)
+    keys = KeyRing(database, secret, clock, Admission(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
     return Services(
         settings=settings,

@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.chaos.jobs import run_jobs
+from tests.chaos.worker_jobs import run_worker_jobs
+from tests.support.cluster import running_cluster
+from tests.support.gallery import CATALOG, WorkerProcess, settle_jobs, submit, wrong_jobs
+from tests.support.server import ServerProcess
 
 
 def test_500_jobs_survive_what_is_done_to_those_who_draw_them(tmp_path: Path) -> None:
@@ -14,3 +18,38 @@ def test_500_jobs_survive_what_is_done_to_those_who_draw_them(tmp_path: Path) ->
     assert tally.succeeded >= 450
     assert tally.kills + tally.freezes >= 4
     assert tally.restarts == 2
+
+
+def test_jobs_survive_workers_that_die_and_sleep_and_a_database_that_goes_away(tmp_path: Path) -> None:
+    with running_cluster() as cluster:
+        tally = run_worker_jobs(tmp_path, cluster, jobs=300, chaos_s=8, nap_s=3, outage_s=3)
+    assert tally.violations == []
+    assert tally.jobs == 300
+    assert tally.succeeded >= 270
+    assert min(tally.kills, tally.naps) >= 2
+
+
+def test_two_workers_share_1000_jobs_and_draw_each_once(tmp_path: Path) -> None:
+    with running_cluster() as cluster:
+        env = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_IMAGE_QUEUE": "1000"}
+        with ServerProcess(tmp_path, catalog=CATALOG, env=env | {"MINITOOLAI_IMAGE_ROWS": "0"}).start() as server:
+            account = server.account("10")
+            jobs = {submit(account, prompt=f"{number}", steps=1)["jobid"] for number in range(1000)}
+            workers = [WorkerProcess(server, MINITOOLAI_IMAGE_ROWS="8") for _ in range(2)]
+            try:
+                for worker in workers:
+                    worker.start()
+                settle_jobs(server, within_s=240)
+                for worker in workers:
+                    worker.stop()
+            finally:
+                for worker in workers:
+                    worker.kill()
+            assert wrong_jobs(server, jobs) == []
+            question = "SELECT worker, count(*), min(attempt), max(attempt) FROM generations GROUP BY worker"
+            rows = server.read(lambda c: c.execute(question))
+    assert sum(row[1] for row in rows) == 1000
+    assert all(row[2:] == (1, 1) for row in rows)
+    # Both had their share.
+    assert min(row[1] for row in rows) > 100
+    assert len(rows) == 2

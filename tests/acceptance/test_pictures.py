@@ -17,7 +17,7 @@ from PIL import Image
 from minitoolai.engines.sampling import SCHEDULERS
 from tests.support.buckets import REGION, S3Server
 from tests.support.server import Account, ServerProcess
-from tests.support.studio_http import CREDIT, PRICE, check_image_refusal, job, poll, wait
+from tests.support.studio_http import CATALOG, CREDIT, PRICE, check_image_refusal, job, poll, wait
 
 pytestmark = pytest.mark.acceptance
 
@@ -81,14 +81,16 @@ class Brief:
     def __init__(self, folder: Path, **env: str) -> None:
         days = str(2 / 86_400)
         self.server = ServerProcess(
-            folder, env={"MINITOOLAI_IMAGE_LINK_TTL_S": "2", "MINITOOLAI_IMAGE_RETENTION_DAYS": days, **env}
+            folder,
+            catalog=CATALOG,
+            env={"MINITOOLAI_IMAGE_LINK_TTL_S": "2", "MINITOOLAI_IMAGE_RETENTION_DAYS": days, **env},
         )
 
     def check(self, count_objects: Any) -> None:
         """A link expires, a poll renews it, and after retention both say that the picture is gone."""
         with self.server as server:
             account = server.account()
-            one = job(account, model="realvision")
+            one = job(account)
             state = wait(account, one)
             assert requests.get(state["image_url"], timeout=30).status_code == 200
             assert count_objects() == 1
@@ -118,15 +120,41 @@ def test_links_expire_and_pictures_are_removed_when_their_time_is_over(tmp_path:
     brief.check(lambda: len(list(brief.server.data_dir.rglob("objects/*/*.png"))))
 
 
-def test_pictures_may_lie_in_a_bucket_and_a_bucket_that_is_gone_loses_nothing(tmp_path: Path) -> None:
-    with S3Server() as s3:
+@pytest.fixture
+def s3() -> Iterator[S3Server]:
+    with S3Server() as server:
+        server.make_bucket("pictures")
+        yield server
+
+
+def in_bucket(s3: S3Server) -> dict[str, str]:
+    return {
+        "MINITOOLAI_OBJECT_STORE": "s3://pictures/a",
+        "MINITOOLAI_S3_ENDPOINT": s3.endpoint,
+        "MINITOOLAI_S3_REGION": REGION,
+        "MINITOOLAI_S3_ACCESS_KEY_ID": "test",
+        "MINITOOLAI_S3_SECRET_ACCESS_KEY": "test",
+    }
+
+
+def test_pictures_in_a_bucket_keep_the_same_promises(s3: S3Server, tmp_path: Path) -> None:
+    Brief(tmp_path, **in_bucket(s3)).check(lambda: s3.count_objects("pictures"))
+
+
+def test_a_bucket_that_is_gone_for_a_while_loses_no_job_and_no_money(s3: S3Server, tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, catalog=CATALOG, env=in_bucket(s3)) as server:
+        account = server.account()
+        link = wait(account, job(account))["image_url"]
+        s3.stop()
+        check_image_refusal(requests.get(link, timeout=90), 503, "overloaded", "does not answer")
+        new = job(account)
+        time.sleep(3)
+        assert poll(account, new).json()["status"] in ("queued", "processing")
+        assert account.money().held == PRICE
+        # A new start of this server has forgotten its buckets, and what was in them.
+        s3.start()
         s3.make_bucket("pictures")
-        brief = Brief(
-            tmp_path,
-            MINITOOLAI_OBJECT_STORE="s3://pictures/a",
-            MINITOOLAI_S3_ENDPOINT=s3.endpoint,
-            MINITOOLAI_S3_REGION=REGION,
-            MINITOOLAI_S3_ACCESS_KEY_ID="test",
-            MINITOOLAI_S3_SECRET_ACCESS_KEY="test",
-        )
-        brief.check(lambda: s3.count_objects("pictures"))
+        state = wait(account, new, within_s=90)
+        assert requests.get(state["image_url"], timeout=30).status_code == 200
+        assert account.settled() == CREDIT - 2 * PRICE
+        check_image_refusal(requests.get(link, timeout=30), 500, "internal_error", "reported to the operator")

@@ -24,6 +24,8 @@ PROMISED = {
     errors.BodyTooLarge: (413, "invalid_request_error", "body_too_large", False),
     errors.WrongContentType: (415, "invalid_request_error", "unsupported_media_type", False),
     errors.AccessDenied: (401, "authentication_error", "invalid_api_key", False),
+    errors.KeyForbids: (403, "permission_error", "key_forbids", False),
+    errors.BudgetExceeded: (402, "insufficient_quota", "budget_exceeded", False),
     errors.InsufficientBalance: (402, "insufficient_quota", "insufficient_balance", False),
     errors.IdempotencyMismatch: (422, "invalid_request_error", "idempotency_mismatch", False),
     errors.IdempotencyInFlight: (409, "invalid_request_error", "idempotency_in_flight", True),
@@ -42,6 +44,8 @@ PROMISED = {
 def make(kind: type[ServiceError]) -> ServiceError:
     if kind is errors.InsufficientBalance:
         return errors.InsufficientBalance("too poor", needed=5, available=3)
+    if kind is errors.BudgetExceeded:
+        return errors.BudgetExceeded("spent", needed=5, left=3)
     return kind("it is so", param="model", retry_after_s=7)
 
 

@@ -13,14 +13,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import requests
 
 from tests.support.ask import post
-from tests.support.gallery import CATALOG, drawing_processes, hurt, submit, wrong_jobs
+from tests.support.gallery import CATALOG, drawing_processes, hurt, job_counts, settle_jobs, submit, wrong_jobs
 from tests.support.server import Account, ServerProcess
-from tests.support.waiting import eventually
 
 ACCOUNTS = 5
 #: A frozen process is given up after this long; a chat that waited for it would show.
@@ -60,12 +56,9 @@ def run_jobs(folder: Path, *, jobs: int = 500, chaos_s: float = 180.0, sketches:
     try:
         chaos = _Chaos(server, tally, random.Random(seed), jobs, sketches)
         chaos.run(chaos_s)
-        _settle(server, within_s=180)
+        settle_jobs(server, within_s=180)
         tally.violations += wrong_jobs(server, chaos.acknowledged)
-        rows = server.read(
-            lambda c: c.execute("SELECT state, count(*) FROM generations WHERE kind = 'image' GROUP BY state")
-        )
-        counts = dict(rows)
+        counts = job_counts(server)
         tally.jobs, tally.succeeded, tally.failed = (
             sum(counts.values()),
             counts.get("succeeded", 0),
@@ -166,16 +159,3 @@ class _Chaos:
             else:
                 self._server.kill()
             self._server.start()
-
-
-def _settle(server: ServerProcess, *, within_s: float) -> None:
-    """Wait until nothing is queued or drawn any more."""
-
-    def is_quiet() -> bool:
-        left: Any = server.read(
-            lambda c: c.execute("SELECT count(*) FROM generations WHERE state IN ('queued', 'running')")
-        )
-        return bool(left[0][0] == 0)
-
-    eventually(is_quiet, within_s=within_s, every_s=0.2)
-    assert requests.get(server.url + "/healthz", timeout=10).status_code == 200

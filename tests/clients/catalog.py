@@ -30,6 +30,7 @@ ABILITIES = {
     "models": "`/v1/models` is listed",
     "responses": "`/v1/responses`, whole and streamed",
     "completions": "`/v1/completions`",
+    "embeddings": "`/v1/embeddings`",
 }
 _EVERY_SDK = ("answer", "stream", "tools", "schema", "errors", "retry", "headers", "cancel")
 _OPENAI_ERRORS = {
@@ -130,7 +131,7 @@ CLIENTS = {
         "LangChain, ChatOpenAI",
         _python("langchain_client"),
         _python_version("langchain-openai"),
-        (*_EVERY_SDK, "responses"),
+        (*_EVERY_SDK, "responses", "embeddings"),
         {
             "401": "OpenAIAuthenticationError",
             "402": "APIStatusError",
@@ -143,7 +144,7 @@ CLIENTS = {
         "LiteLLM",
         lambda: [_litellm(), "litellm_client.py"],
         lambda: LITELLM[0].replace("==", " "),
-        _EVERY_SDK,
+        (*_EVERY_SDK, "embeddings"),
         {**_OPENAI_ERRORS, "402": "APIError"},
     ),
     "llm": Client(
@@ -157,7 +158,7 @@ CLIENTS = {
         "Vercel AI SDK, openai-compatible",
         _node("vercel"),
         _node_version("ai", "@ai-sdk/openai-compatible"),
-        _EVERY_SDK,
+        (*_EVERY_SDK, "embeddings"),
         {status: f"AI_APICallError {status}" for status in _OPENAI_ERRORS},
         NODE,
     ),

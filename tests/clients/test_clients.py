@@ -79,6 +79,13 @@ def check_models(result: Any, found: Shown, client: Client) -> None:
     assert result["found"]
 
 
+def check_embeddings(result: Any, found: Shown, client: Client) -> None:
+    """Two equal texts and another: equal vectors, each of length 1."""
+    one, other, same = result["vectors"]
+    assert one == same != other
+    assert sum(number**2 for number in one) == pytest.approx(1)
+
+
 CHECKS = {
     "answer": check_text,
     "stream": check_stream,
@@ -91,6 +98,7 @@ CHECKS = {
     "models": check_models,
     "responses": check_text,
     "completions": check_text,
+    "embeddings": check_embeddings,
 }
 
 

@@ -76,7 +76,7 @@ MISTAKES = [
     ('["up", "fake"]', "[]", "line 17", "at least one name"),
     ('["up", "fake"]', '"fake"', "line 17", "Expected `array`"),
     ('[chat."gpt-4o"]', '[chta."gpt-4o"]', "line 11", "there is no such table; the nearest is chat"),
-    ("[engines.fake]", "colour = 1\n[engines.fake]", "line 1", "there is no such table; on offer are chat, engines"),
+    ("[engines.fake]", "colour = 1\n[engines.fake]", "line 1", "no such table; on offer are chat, embedding, engines"),
     ("[engines.fake]", '[chat]\n"gpt-5" = 3\n[engines.fake]', "line 2", "Expected `object`"),
     ('price = "0.0015"', "price = 0.0015", "line 20", "write it in quotes"),
     ('price = "0.0015"', 'price = "0.0000000001"', "line 20", "at most nine decimals"),

@@ -77,3 +77,20 @@ def test_the_system_clock_agrees_with_the_machine() -> None:
     clock = SystemClock()
     assert abs(clock.now_ms() - time.time() * 1000) < 1000
     assert 0 <= clock.steady_s() - time.monotonic() + 1 < 2
+
+
+def test_processes_with_numbers_never_draw_the_same_identifier() -> None:
+    class Still(SystemClock):
+        def now_ms(self) -> int:
+            return 2_000_000_000_000
+
+    drawn: list[int] = []
+    for number in (0, 1, 2, 255):
+        clock = Still()
+        clock.number = number
+        mine = [clock.new_id() for _ in range(20_000)]
+        # Also past the share of one millisecond: then it goes on in the next.
+        assert all(earlier < later for earlier, later in itertools.pairwise(mine))
+        drawn += mine
+    assert len(set(drawn)) == len(drawn)
+    assert max(drawn) < 2**63

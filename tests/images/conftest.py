@@ -8,7 +8,7 @@ import pytest
 
 from minitoolai.storage.audit import broken_invariants
 from tests.support.server import Account, ServerProcess
-from tests.support.studio_http import CATALOG
+from tests.support.studio_http import CATALOG, SKETCH
 from tests.support.waiting import eventually
 
 
@@ -38,7 +38,6 @@ def account(server: ServerProcess) -> Account:
 
 @pytest.fixture(scope="session")
 def sketch_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The shipped catalog and nothing else: pictures come from the embedded model."""
-    env = {"MINITOOLAI_LLAMA_THREADS": "1"}
-    with ServerProcess(tmp_path_factory.mktemp("sketch"), env=env) as server:
+    """Two of the shipped models, drawn by the embedded one; without chat and speech, which would only take time."""
+    with ServerProcess(tmp_path_factory.mktemp("sketch"), catalog=SKETCH) as server:
         yield server

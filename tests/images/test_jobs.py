@@ -173,6 +173,21 @@ def test_a_job_that_cannot_be_drawn_says_why_and_costs_nothing(account: Account)
     assert account.settled() == CREDIT
 
 
+def test_the_same_request_under_one_idempotency_key_is_one_job(account: Account) -> None:
+    def ask(prompt: str) -> requests.Response:
+        headers = {**account.headers, "idempotency-key": "order-4711"}
+        body = {"model": "flat", "prompt": prompt, "width": 256, "height": 256}
+        return requests.post(account.server.url + "/api/texttoimage/", json=body, headers=headers, timeout=30)
+
+    first = ask("a red apple").json()
+    again = ask("a red apple")
+    assert again.json() == first
+    assert again.headers["idempotent-replayed"] == "true"
+    check_image_refusal(ask("a green apple"), 422, "idempotency_mismatch")
+    wait(account, {"jobid": first["jobid"], "signature": first["signature"]})
+    assert account.settled() == CREDIT - PRICE
+
+
 def test_jobs_are_not_guessable_and_their_signatures_are_their_own(account: Account) -> None:
     jobs = [job(account) for _ in range(5)]
     ids = [one["jobid"] for one in jobs]

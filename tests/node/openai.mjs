@@ -1,6 +1,6 @@
 // OpenAI's Node package: node openai.mjs ABILITY...
 import OpenAI from "openai";
-import { BASE_URL, BUSY, CITY, KEY, PLANET, QUESTION, WEATHER, main, refusals } from "./speaking.mjs";
+import { BASE_URL, BUSY, CITY, KEY, PLANET, QUESTION, TEXTS, WEATHER, main, refusals } from "./speaking.mjs";
 
 const client = new OpenAI({ baseURL: BASE_URL, apiKey: KEY, timeout: 30_000 });
 const chats = client.chat.completions;
@@ -76,6 +76,10 @@ await main({
   async completions() {
     const made = await client.completions.create({ model: "quick", prompt: "Once upon a time", max_tokens: 50 });
     return { text: made.choices[0].text, tokens: made.usage.completion_tokens };
+  },
+  async embeddings() {
+    const made = await client.embeddings.create({ model: "vectors", input: TEXTS });
+    return { vectors: made.data.map((item) => item.embedding) };
   },
   async models() {
     const found = [];

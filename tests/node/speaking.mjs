@@ -1,6 +1,7 @@
 // What the Node programs share: abilities by name, one line of JSON for each.
 export const { BASE_URL, KEY, POOR_KEY, NONCE } = process.env;
 export const QUESTION = [{ role: "user", content: "Which planet has the most moons?" }];
+export const TEXTS = ["Saturn", "moons", "Saturn"];
 export const BUSY = [{ role: "user", content: `busy ${NONCE}` }];
 export const CITY = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
 export const WEATHER = {

@@ -1,7 +1,7 @@
 // The Vercel AI SDK with @ai-sdk/openai-compatible: node vercel.mjs ABILITY...
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
-import { generateText, jsonSchema, Output, stepCountIs, streamText, tool } from "ai";
-import { BASE_URL, BUSY, CITY, KEY, PLANET, QUESTION, WEATHER, main, refusals } from "./speaking.mjs";
+import { embedMany, generateText, jsonSchema, Output, stepCountIs, streamText, tool } from "ai";
+import { BASE_URL, BUSY, CITY, KEY, PLANET, QUESTION, TEXTS, WEATHER, main, refusals } from "./speaking.mjs";
 
 globalThis.AI_SDK_LOG_WARNINGS = false;
 const provider = (apiKey) =>
@@ -59,6 +59,10 @@ await main({
   async headers() {
     const made = await generateText({ model: quick, messages: QUESTION });
     return { generation: made.response.headers["x-generation-id"], text: made.text };
+  },
+  async embeddings() {
+    const model = provider(KEY).textEmbeddingModel("vectors");
+    return { vectors: (await embedMany({ model, values: TEXTS })).embeddings };
   },
   async cancel() {
     const leaving = new AbortController();

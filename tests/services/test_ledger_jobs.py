@@ -21,7 +21,7 @@ def job(number: int, account: int, *, limit: int = 100) -> object:
 
 def claim(books: TemporaryBooks, *ids: int, now_ms: int = NOON_MS) -> list[jobs.ClaimedJob]:
     with books.connection.transaction():
-        return jobs.claim(books.connection, ids, worker="w", engine="fake", now_ms=now_ms, lease_ms=LEASE_MS)
+        return jobs.claim(books.connection, ids, worker="w", now_ms=now_ms, lease_ms=LEASE_MS)
 
 
 def state(books: TemporaryBooks, number: int) -> tuple[object, ...]:
@@ -65,7 +65,7 @@ def test_many_jobs_of_one_account_leave_the_next_places_to_others(books: Tempora
     submit(books, busy, *range(1, 91))
     submit(books, other, 101, 102)
     submit(books, third, 103)
-    order = [waiting.id for waiting in jobs.waiting(books.connection, ["dreamshaper"], 7)]
+    order = [waiting.id for waiting in jobs.waiting(books.connection, "fake", ["dreamshaper"], 7)]
     assert order == [1, 2, 101, 103, 3, 102, 4]
 
 
@@ -74,7 +74,7 @@ def test_who_comes_late_does_not_overtake_all_who_waited(books: TemporaryBooks) 
     submit(books, busy, *range(1, 31))
     claim(books, *range(1, 21))
     submit(books, late, 50)
-    assert [waiting.id for waiting in jobs.waiting(books.connection, ["dreamshaper"], 4)] == [21, 22, 50, 23]
+    assert [waiting.id for waiting in jobs.waiting(books.connection, "fake", ["dreamshaper"], 4)] == [21, 22, 50, 23]
 
 
 def test_a_job_claimed_twice_is_given_once(books: TemporaryBooks) -> None:
@@ -145,7 +145,7 @@ def test_a_job_that_waits_again_keeps_its_turn(books: TemporaryBooks) -> None:
     submit(books, account, 1, 2, 3)
     claim(books, 1)
     books.apply(requeue(1, account))
-    assert [waiting.id for waiting in jobs.waiting(books.connection, ["dreamshaper"], 9)] == [1, 2, 3]
+    assert [waiting.id for waiting in jobs.waiting(books.connection, "fake", ["dreamshaper"], 9)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("is_claimed", [False, True])

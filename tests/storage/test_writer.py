@@ -38,7 +38,7 @@ def busy(writer: Writer) -> Iterator[None]:
     try:
         yield
         # The change above was only queued when its task first ran.
-        assert inside.is_set()
+        assert inside.wait(30)
     finally:
         go_on.set()
 

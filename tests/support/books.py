@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from minitoolai.core.books import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Reverse, Settle, Verdict
+from minitoolai.core.budgets import Budget
 from minitoolai.core.records import Balance, Claim, NewGeneration, Outcome
 from minitoolai.services.ledger import decide
 from minitoolai.storage import accounts, audit, ledger
@@ -72,8 +73,15 @@ def new_file(folder: Path) -> str:
 
 def emptied(url: str) -> str:
     """A PostgreSQL database with every table and no row: in a thousandth of what making one takes."""
+    names = [table.name for table in reversed(metadata.sorted_tables)]
     with psycopg.connect(url, autocommit=True) as db:
-        db.execute("; ".join(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)))
+        # Deleting is quicker, but leaves dead rows behind, which slow everything in the end.
+        if db.execute("SELECT pg_relation_size('generations') + pg_relation_size('holds') > 300000").fetchone() == (
+            True,
+        ):
+            db.execute(f"TRUNCATE {', '.join(names)}")
+        else:
+            db.execute("; ".join(f"DELETE FROM {name}" for name in names))
         db.execute("ALTER SEQUENCE transfers_id_seq RESTART")
     return url
 
@@ -118,7 +126,7 @@ class TemporaryBooks:
 
     def broken(self) -> dict[str, list[Row]]:
         """What the audit says."""
-        return audit.broken_invariants(self.connection)
+        return self.database.read(audit.broken_invariants)
 
     @contextmanager
     def writer(self, **options: Any) -> Iterator[Writer]:
@@ -185,11 +193,12 @@ def hold(
     generation: NewGeneration = CHAT,
     queue_limit: int | None = None,
     claim: str | None = None,
+    budget: Budget | None = None,
     now_ms: int = NOON_MS,
 ) -> PlaceHold:
     head = (hold_id, account, "key000000001", generation.kind, base, unit, units, least, lease_ms, now_ms)
     claimed = Claim(f"{account}/{claim}", b"the same") if claim else None
-    return PlaceHold(*head, generation, queue_limit, claimed)
+    return PlaceHold(*head, generation, queue_limit, claimed, budget)
 
 
 def settle(hold_id: int, account: int, cost: int, outcome: Outcome = DONE, *, attempt: int | None = None) -> Settle:

@@ -50,6 +50,11 @@ context = 8192
 max_output = 16
 engines = ["quick"]
 
+[embedding.vectors]
+input = "0.02"
+context = 512
+engines = ["quick"]
+
 [chat.promptless]
 input = "0"
 output = "1000"
@@ -75,11 +80,14 @@ def with_upstream(base_url: str) -> str:
         "standin": "first_token_timeout_s = 1.0\ntotal_timeout_s = 2.5",
         "billing": "bills_after_cancel = true\ntotal_timeout_s = 20.0",
         "whole": "complete_chunks = true",
+        # It is given pictures, not their addresses.
+        "fetched": "fetches_images = false",
         "plain": 'unsupported = ["reasoning_effort"]\ncompletions = false\nvision = false',
     }
     text = FAKE
     for name, extra in engines.items():
         text += f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\n{extra}\n{PATIENT}' + _model(name)
+    text += '\n[embedding.far]\ninput = "0.02"\ncontext = 8191\nengines = ["standin"]\n'
     text += '\n[engines.nowhere]\nkind = "upstream"\nbase_url = "http://127.0.0.1:9/v1"\n' + PATIENT + _model("nowhere")
     return text + _model("gpt-4o-mini", "standin")
 

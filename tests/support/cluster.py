@@ -26,6 +26,8 @@ import psycopg
 from tests.support.programs import program
 
 USER = "books"
+#: Bytes that a server may need.
+ROOM = 2 << 30
 _PR_SET_PDEATHSIG = 1
 _numbers = itertools.count(1)
 
@@ -41,8 +43,11 @@ def binary(name: str) -> str:
 class Cluster:
     """One server. `start` after `stop` or `kill` brings back the same data on the same port."""
 
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="minitoolai-pg-", dir="/tmp"))
+    def __init__(self, *, on_disk: bool = False) -> None:
+        # Memory outlives every process, so that a kill is as bad there; a measurement wants the disk.
+        memory = Path("/dev/shm")
+        has_room = not on_disk and memory.is_dir() and shutil.disk_usage(memory).free > ROOM
+        self.folder = Path(tempfile.mkdtemp(prefix="minitoolai-pg-", dir=memory if has_room else "/tmp"))
         self._as: dict[str, Any] = {}
         if os.getuid() == 0:
             owner = _somebody()
@@ -130,9 +135,9 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster() -> Iterator[Cluster]:
-    """A server for the block."""
-    made = Cluster()
+def running_cluster(*, on_disk: bool = False) -> Iterator[Cluster]:
+    """A server for the block; its files in memory where there is room, unless the disk is wanted."""
+    made = Cluster(on_disk=on_disk)
     try:
         yield made.start()
     finally:

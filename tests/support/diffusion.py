@@ -6,19 +6,28 @@ converters: two opinions that have to agree.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 Tensors = dict[str, torch.Tensor]
 #: What every published SD 1.5 and SDXL has in common.
-NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "timestep_spacing": "linspace"}
+NOISE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "timestep_spacing": "linspace",
+    "steps_offset": 1,
+}
 CLIP_TOKENS = 49_408
 
 
@@ -220,8 +229,9 @@ def vae_names(vae: Any) -> Tensors:
         if "mid_block.attentions.0" in new:
             new = new.replace("mid_block.attentions.0", "mid.attn_1").replace("group_norm", "norm")
             new = re.sub(r"to_([qkv])\b", r"\1", new).replace("to_out.0", "proj_out")
-            tensor = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
-        tensors[new] = tensor
+            tensors[new] = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
+        else:
+            tensors[new] = tensor
     return tensors
 
 
@@ -246,3 +256,29 @@ def open_clip_names(encoder: Any) -> Tensors:
             for part, name in names.items():
                 tensors[f"{theirs}.{name}.{kind}"] = state[f"{ours}.{part}.{kind}"]
     return tensors
+
+
+# ── what tests look at ────────────────────────────────────────────────────────────────────────────────────
+
+
+def pixels_of(png: bytes) -> Any:
+    """(height, width, 3), int."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+class Watched:
+    """A network that remembers how many rows each call had, and has memory for `most` of them only."""
+
+    def __init__(self, network: Any, most: int = 1_000) -> None:
+        self._network = network
+        self.most = most
+        self.calls: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    def __call__(self, x: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        self.calls.append(len(x))
+        return self._network(x, *arguments, **named)

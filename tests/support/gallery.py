@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from minitoolai.storage.audit import broken_invariants
-from tests.support.server import Account, ServerProcess
-from tests.support.waiting import children_of
+from tests.support.server import PROGRAM, Account, ServerProcess
+from tests.support.waiting import children_of, eventually
 
 PRICE = 1_500_000
 PATH = "/api/texttoimage/"
@@ -62,6 +63,60 @@ def poll(server: ServerProcess, job: dict[str, Any]) -> dict[str, Any]:
     """The job as it stands."""
     body = {"jobid": job["jobid"], "signature": job["signature"]}
     return requests.post(server.url + PATH + "jobs/", json=body, timeout=30).json()  # type: ignore[no-any-return]
+
+
+class WorkerProcess:
+    """A `minitoolai worker` beside a server, on its database and its data folder."""
+
+    def __init__(self, server: ServerProcess, **env: str) -> None:
+        self._server = server
+        self._env = server.env | env
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> WorkerProcess:
+        """Start, and wait until it draws."""
+        with (self._server.folder / "worker.log").open("a") as log:
+            self._process = subprocess.Popen(
+                [*PROGRAM, "worker", "--data-dir", str(self._server.data_dir)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._env,
+                text=True,
+            )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line.startswith("MiniToolAI draws for"), (self._server.folder / "worker.log").read_text()[-3000:]
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def stop(self, within_s: float = 40.0) -> None:
+        """SIGTERM; it finishes or hands back, and ends with status 0."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+        self._process.terminate()
+        self._process.communicate(timeout=within_s)
+        assert self._process.returncode == 0
+
+
+def job_counts(server: ServerProcess) -> dict[str, int]:
+    """Jobs by state."""
+    question = "SELECT state, count(*) FROM generations WHERE kind = 'image' GROUP BY state"
+    return dict(server.read(lambda c: c.execute(question)))
+
+
+def settle_jobs(server: ServerProcess, *, within_s: float) -> None:
+    """Wait until nothing is queued or drawn any more."""
+    eventually(lambda: not {"queued", "running"} & set(job_counts(server)), within_s=within_s, every_s=0.3)
 
 
 def drawing_processes(pid: int) -> list[int]:

@@ -12,6 +12,7 @@ from minitoolai.core.books import (
     Credited,
     Held,
     Operation,
+    OverBudget,
     PlaceHold,
     QueueFull,
     Recover,
@@ -28,9 +29,11 @@ from minitoolai.core.books import (
     Unknown,
     Verdict,
 )
+from minitoolai.core.budgets import Budget
 from minitoolai.core.records import NewGeneration, Outcome
 from tests.support.books import NOON_MS, checkpoint, credit, hold, recover, requeue, reverse, settle
 
+DAY_MS = 86_400_000
 IMAGE = NewGeneration("image", "dreamshaper", "fake", 0, 1_500_000, state="queued")
 DRAWN = Outcome("succeeded", output_units=1, result="a" * 64, error="none")
 
@@ -42,7 +45,7 @@ class Model:
         self.posted = dict.fromkeys(accounts, 0)
         self.holds: dict[int, dict[str, Any]] = {}
         #: The hold that stands behind each Idempotency-Key.
-        self.claims: dict[str, int] = {}
+        self.claims: dict[str, tuple[int, int]] = {}
         #: (account, what was added or taken, hold or reference, balance after, when, why), in order.
         self.moves: list[tuple[int, int, int | str, int, int, str | None]] = []
         self.begin_batch()
@@ -134,9 +137,14 @@ class Model:
         if known is not None:
             same = known["account"] == ask.account_id
             return Held(known["amount"], known["units"]) if same else Unknown()
-        if ask.claim is not None and not self._is_free(ask.claim.id):
+        if ask.claim is not None and not self._is_free(ask.claim.id, ask.now_ms):
             return Claimed()
-        available = self.posted[ask.account_id] - self.held(ask.account_id)
+        available, period = self.posted[ask.account_id] - self.held(ask.account_id), None
+        if ask.budget is not None:
+            for name, limit in (("day", ask.budget.day), ("month", ask.budget.month), ("total", ask.budget.total)):
+                left = None if limit is None else limit - self.spent(ask.budget.id, name, ask.now_ms)
+                if left is not None and left < available:
+                    available, period = left, name
         fewest = min(ask.least_units, ask.units) if ask.unit else ask.units
         for units in range(ask.units, fewest - 1, -1):
             amount = ask.base + units * ask.unit
@@ -150,19 +158,31 @@ class Model:
                     waiting.append(turn)
                 self.holds[ask.hold_id] = {
                     "account": ask.account_id, "amount": amount, "units": units, "state": "pending", "progress": 0,
+                    "budget": None if ask.budget is None else (ask.budget.id, ask.now_ms),
                     "settled": 0, "shortfall": 0, "lease": ask.lease_until_ms,
                     "generation": (ask.generation.state, 0, None, None, 0),
                     "turn": turn, "attempt": 0, "failures": 0, "job_lease": None, "result": None, "error": None,
                 }  # fmt: skip
                 if ask.claim is not None:
-                    self.claims[ask.claim.id] = ask.hold_id
+                    self.claims[ask.claim.id] = (ask.hold_id, ask.now_ms)
                 return Held(amount, units)
-        return Refused(ask.base + ask.least_units * ask.unit, available)
+        needed = ask.base + ask.least_units * ask.unit
+        return Refused(needed, available) if period is None else OverBudget(period, needed, available)
 
-    def _is_free(self, claim: str) -> bool:
-        """An Idempotency-Key stands for its first request until that ends without a charge."""
+    def spent(self, budget: str, period: str, now_ms: int) -> int:
+        """What holds of a budget promise or took that were placed in the period of this moment (all in one month)."""
+        return sum(
+            h["amount"] if h["state"] == "pending" else h["settled"]
+            for h in self.holds.values()
+            if h["budget"] is not None
+            and h["budget"][0] == budget
+            and (period != "day" or h["budget"][1] // DAY_MS == now_ms // DAY_MS)
+        )
+
+    def _is_free(self, claim: str, now_ms: int) -> bool:
+        """An Idempotency-Key stands for its first request for a day, or until that ends without a charge."""
         first = self.claims.get(claim)
-        return first is None or (self.holds[first]["state"] == "voided")
+        return first is None or now_ms - first[1] >= DAY_MS or self.holds[first[0]]["state"] == "voided"
 
     def _end(self, hold_id: int, known: dict[str, Any], ended: tuple[Any, ...]) -> Verdict:
         cost, now_ms = ended[1:3]
@@ -227,7 +247,14 @@ class Customers:
             return hold(number, account, base, lease_ms=None, generation=IMAGE, queue_limit=limit)
         lease_ms = NOON_MS + draw.choice((0, 5, 10, 15))
         claim = draw.choice(("a", "b", "c", None, None, None))
-        return hold(number, account, base, unit=unit, units=units, least=least, lease_ms=lease_ms, claim=claim)
+        budget, now_ms = None, NOON_MS
+        if draw.random() < 0.3:
+            limits = (draw.choice((None, None, 150, 400)) for _ in range(3))
+            budget, now_ms = Budget(f"key-of-{account}", *limits), NOON_MS + draw.choice((0, 0, DAY_MS))
+        return hold(
+            number, account, base, unit=unit, units=units, least=least, lease_ms=lease_ms, claim=claim, budget=budget,
+            now_ms=now_ms,
+        )  # fmt: skip
 
     def _settle(self) -> Settle:
         cost = self.draw.choice((0, 0, 1, 5, 20, 40, 100, 300))

@@ -54,12 +54,12 @@ class SideBySide:
 
     def claim(self, draw: random.Random) -> None:
         """A worker takes some of the first jobs that wait."""
-        waiting = [job.id for job in jobs.waiting(self.connection, ["dreamshaper"], 5)]
+        waiting = [job.id for job in jobs.waiting(self.connection, "fake", ["dreamshaper"], 5)]
         assert waiting == self.model.queue()[:5]
         wanted = sorted(draw.sample(waiting, draw.randint(0, len(waiting))))
         lease_ms = draw.choice((5, 10, 15))
         with self.connection.transaction():
-            ours = jobs.claim(self.connection, wanted, worker="w", engine="fake", now_ms=NOON_MS, lease_ms=lease_ms)
+            ours = jobs.claim(self.connection, wanted, worker="w", now_ms=NOON_MS, lease_ms=lease_ms)
         assert sorted(job.id for job in ours) == wanted
         for job in ours:
             self.model.claim(job.id, NOON_MS + lease_ms)
@@ -94,7 +94,13 @@ class SideBySide:
         assert holds == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
         generations = rows("SELECT id, state, cost, finished_ms, error_code, estimated FROM generations ORDER BY id")
         assert generations == [(number, *h["generation"]) for number, h in sorted(model.holds.items())]
-        assert dict(rows("SELECT id, hold_id FROM idempotency_keys")) == model.claims
+        assert dict(rows("SELECT id, hold_id FROM idempotency_keys")) == {
+            claim: hold_id for claim, (hold_id, _) in model.claims.items()
+        }
+        used = {b: model.spent(b, "total", 0) for b in {h["budget"][0] for h in model.holds.values() if h["budget"]}}
+        assert dict(rows("SELECT id, used FROM key_spending WHERE id LIKE '%/total'")) == {
+            f"{name}/total": nano for name, nano in used.items()
+        }
         rows_of_jobs = rows(
             "SELECT id, turn, attempt, failures, lease_until_ms, result, error FROM generations ORDER BY id"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,10 @@ def install_node() -> None:
     wanted = ("openai", "ai", "@ai-sdk/openai-compatible")
     if not all((NODE / "node_modules" / name).is_dir() for name in wanted):
         subprocess.run([program("npm"), "install", "--silent", "--no-package-lock"], cwd=NODE, check=True, timeout=300)
+
+
+def packages_of_the_gpu_engine() -> None:
+    """torch and what comes with it. Without them the test cannot run here: skipped, with the reason, as above."""
+    missing = [name for name in ("torch", "diffusers", "transformers", "safetensors") if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed on this machine; make dev-gpu installs them")

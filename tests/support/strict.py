@@ -27,6 +27,7 @@ OURS: dict[type, set[str]] = {
         "vision",
         "price",
         "max_characters",
+        "sizes",
         "voice",
     },
     # llama.cpp tells the number of each token, too.

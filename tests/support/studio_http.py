@@ -43,6 +43,23 @@ weights = "missing.safetensors"
 engines = ["flat"]
 """
 
+#: Two names of the shipped catalog, drawn by the embedded model.
+SKETCH = """
+[engines.sketch]
+kind = "sketch"
+model = "minitoolai-sketch-1"
+
+[image.realvision]
+price = "0.0015"
+weights = "realvision.safetensors"
+engines = ["sketch"]
+
+[image.dreamshaper]
+price = "0.0015"
+weights = "dreamshaper.safetensors"
+engines = ["sketch"]
+"""
+
 
 def submit(account: Account, path: str = SUBMIT, **fields: Any) -> requests.Response:
     """The answer to a request for a picture: of the model `flat`, 256 by 256, unless given."""

@@ -14,7 +14,7 @@ from litestar.datastructures import State
 
 from minitoolai.api.auth import authenticate
 from minitoolai.api.wire_images import LARGEST_SIDE, SMALLEST_SIDE
-from minitoolai.core.catalog import ChatModel, ImageModel, nearest
+from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, nearest
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.money import format_dollars
@@ -123,6 +123,8 @@ def _model(offer: Offer) -> dict[str, Any]:
 def _facts(model: Model) -> dict[str, Any]:
     if isinstance(model, ImageModel):
         return _image_facts(model)
+    if isinstance(model, EmbeddingModel):
+        return _embedding_facts(model)
     return _speech_facts(model) if isinstance(model, SpeechModel) else _chat_facts(model)
 
 
@@ -143,6 +145,11 @@ def _chat_facts(model: ChatModel) -> dict[str, Any]:
             "currency": "USD",
         },
     }
+
+
+def _embedding_facts(model: EmbeddingModel) -> dict[str, Any]:
+    price = {"input_per_million": format_dollars(model.price_input * 1_000_000), "currency": "USD"}
+    return {"kind": "embedding", "context_length": model.context, "price": price}
 
 
 def _speech_facts(model: SpeechModel) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from minitoolai.api.errors import error_body, error_headers, status_and_type
@@ -18,7 +18,7 @@ LARGEST_BODY = 20 * 1024 * 1024
 JSON = (b"content-type", b"application/json")
 
 
-def header(scope: Scope, name: bytes) -> bytes:
+def header(scope: Mapping[str, Any], name: bytes) -> bytes:
     """The first header of this lower-case name, or nothing."""
     for key, value in scope["headers"]:
         if key == name:

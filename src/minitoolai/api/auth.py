@@ -7,9 +7,12 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from minitoolai.api.asgi import header
+from minitoolai.api.notes import NOTES
 from minitoolai.core.errors import AccessDenied
 from minitoolai.core.records import Caller
 from minitoolai.services.accounts import KeyRing
+from minitoolai.services.admission import Admission
 
 #: Where a request's Idempotency-Key, once it is claimed, stands in its scope.
 CLAIM: Final = "minitoolai.claim"
@@ -23,11 +26,28 @@ async def authenticate(scope: Mapping[str, Any], keys: KeyRing) -> Caller:
     for name, value in scope["headers"]:
         if name == b"authorization":
             caller = await _bearer(value, keys)
+            if keys.admission is not None:
+                _admit(scope, caller, keys.admission)
             claim = scope.get(CLAIM)
             return caller if claim is None else replace(caller, claim=claim)
     raise AccessDenied(
         "no key: send the header Authorization: Bearer sk-…", code="invalid_api_key", param="Authorization"
     )
+
+
+def _admit(scope: Mapping[str, Any], caller: Caller, admission: Admission) -> None:
+    """KeyForbids, RateLimited; either way the answer tells how much is left. A request counts once."""
+    if caller.rules is not None:
+        peer = scope.get("client") or ("", 0)
+        admission.check(caller, peer[0], header(scope, b"x-forwarded-for").decode("latin-1"))
+    notes = scope.get(NOTES)
+    if notes is None or notes.is_counted:
+        return
+    headers, refusal = admission.count(caller)
+    notes.is_counted = True
+    notes.add(headers)
+    if refusal is not None:
+        raise refusal
 
 
 async def _bearer(value: bytes, keys: KeyRing) -> Caller:

@@ -15,6 +15,8 @@ TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
     (errors.Gone, 410, "invalid_request_error"),
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.AccessDenied, 401, "authentication_error"),
+    (errors.KeyForbids, 403, "permission_error"),
+    (errors.BudgetExceeded, 402, "insufficient_quota"),
     (errors.InsufficientBalance, 402, "insufficient_quota"),
     (errors.RateLimited, 429, "rate_limit_error"),
     (errors.IdempotencyMismatch, 422, "invalid_request_error"),

@@ -19,6 +19,7 @@ _ERRORS = {
     400: "A field is wrong; `param` names it.",
     401: "No key, or one that is not known here.",
     402: "The balance does not cover the request.",
+    403: "The key is not meant for this model, or not for this address.",
     404: "No such model or object; the message lists the nearest names.",
     405: "Another method is meant.",
     409: "A request with this Idempotency-Key is at work, or was charged and its answer is not kept.",
@@ -59,7 +60,7 @@ def describe() -> Json:
 
 def _add_what_all_share(path: str, method: str, operation: Json) -> None:
     """Every request with a key may meet a limit; every POST may carry an Idempotency-Key."""
-    statuses = [429]
+    statuses = [403, 429]
     if method == "post":
         statuses += [409, 422]
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
@@ -108,10 +109,8 @@ def _ref(name: str) -> Json:
 
 
 def _errors(*statuses: int) -> Json:
-    return {
-        str(s): {"description": _ERRORS[s], "content": {"application/json": {"schema": _ref("Error")}}}
-        for s in statuses
-    }
+    schema = {"application/json": {"schema": _ref("Error")}}
+    return {str(s): {"description": _ERRORS[s], "content": schema} for s in statuses}
 
 
 def _chat(summary: str, *, ours: bool) -> Json:

@@ -1,4 +1,4 @@
-"""The part of /openapi.json that describes the other forms of a chat: texts continued, and responses."""
+"""The part of /openapi.json that describes the other forms of a chat: texts continued, responses, and vectors."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def operation(summary: str, request: str, answer: str, events: str, failures: Js
 
 
 def operations(failures: Json) -> Json:
-    """Both of them, by path."""
+    """All of them, by path."""
     return {
+        "/v1/embeddings": {"post": _embeddings(failures)},
         "/v1/completions": {
             "post": operation(
                 "Plain text continued",
@@ -60,6 +61,21 @@ def operations(failures: Json) -> Json:
                 "that leaves once the charge is durable; `response.failed` where something went wrong on the way.",
                 failures,
             )
+        },
+    }
+
+
+def _embeddings(failures: Json) -> Json:
+    return {
+        "summary": "Texts into vectors",
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("EmbeddingRequest")}}},
+        "responses": {
+            "200": {
+                "description": "A vector for each text.",
+                "headers": HEADERS,
+                "content": {"application/json": {"schema": _ref("EmbeddingList")}},
+            },
+            **failures,
         },
     }
 
@@ -152,6 +168,33 @@ SCHEMAS: Json = {
             "stream": {**_FLAG, "default": False},
         },
         "additionalProperties": True,
+    },
+    "EmbeddingRequest": {
+        "type": "object",
+        "required": ["model", "input"],
+        "properties": {
+            "model": _TEXT,
+            "input": {
+                "anyOf": [
+                    _TEXT,
+                    _TOKENS,
+                    {"type": "array", "minItems": 1, "maxItems": 2048, "items": {"anyOf": [_TEXT, _TOKENS]}},
+                ]
+            },
+            "encoding_format": {"enum": ["float", "base64", None]},
+            "dimensions": _count(1, 65_536),
+        },
+        "additionalProperties": True,
+    },
+    "EmbeddingList": {
+        "type": "object",
+        "required": ["object", "data", "model", "usage"],
+        "properties": {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": {"type": "object", "required": ["object", "index", "embedding"]}},
+            "model": {**_STRING, "description": "What really answered."},
+            "usage": _USAGE,
+        },
     },
     "TextCompletion": {
         "type": "object",

@@ -12,6 +12,7 @@ from minitoolai.api import account, health, images, job_views, openapi, speech, 
 from minitoolai.api.asgi import App
 from minitoolai.api.chat import ChatEndpoint
 from minitoolai.api.completions import TextForm
+from minitoolai.api.embeddings import EmbeddingForm
 from minitoolai.api.errors import error_body, error_headers, status_and_type
 from minitoolai.api.forms import ChatForm
 from minitoolai.api.images import ImageDesk
@@ -43,6 +44,7 @@ def hot_paths(chats: ChatService, speeches: SpeechService, keys: KeyRing) -> dic
     api, openai = ChatEndpoint(chats, keys, ChatForm("api")), ChatEndpoint(chats, keys, ChatForm("openai"))
     text = ChatEndpoint(chats, keys, TextForm())
     responses = ChatEndpoint(chats, keys, ResponseForm(chats.clock))
+    embeddings = ChatEndpoint(chats, keys, EmbeddingForm())
     speaks = speech.SpeechEndpoint(speeches, keys)
     return {
         "/api/chat-completions": api,
@@ -53,6 +55,8 @@ def hot_paths(chats: ChatService, speeches: SpeechService, keys: KeyRing) -> dic
         "/v1/completions/": text,
         "/v1/responses": responses,
         "/v1/responses/": responses,
+        "/v1/embeddings": embeddings,
+        "/v1/embeddings/": embeddings,
         "/api/texttospeech": speaks,
         "/api/texttospeech/": speaks,
         "/v1/audio/speech": speaks,

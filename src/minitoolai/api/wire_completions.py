@@ -54,8 +54,8 @@ def _prompts(prompt: Any) -> tuple[int, int]:
         return 1, _size(prompt)
     if not isinstance(prompt, list) or not prompt:
         raise InvalidRequest("prompt must be a non-empty string, or a list of strings or of tokens", param="prompt")
-    _make_whole(prompt)
-    if _is_tokens(prompt):
+    make_whole(prompt)
+    if is_tokens(prompt):
         return 1, len(prompt)
     if len(prompt) > MOST_PROMPTS:
         raise InvalidRequest(f"prompt holds {len(prompt)} texts; send at most {MOST_PROMPTS} a request", param="prompt")
@@ -63,7 +63,7 @@ def _prompts(prompt: Any) -> tuple[int, int]:
     for index, text in enumerate(prompt):
         if isinstance(text, str) and text:
             size += _size(text)
-        elif isinstance(text, list) and text and _is_tokens(text):
+        elif isinstance(text, list) and text and is_tokens(text):
             size += len(text)
         else:
             raise InvalidRequest(
@@ -73,16 +73,17 @@ def _prompts(prompt: Any) -> tuple[int, int]:
     return len(prompt), size
 
 
-def _make_whole(prompt: list[Any]) -> None:
+def make_whole(prompt: list[Any]) -> None:
     """4.0 is an integer in JSON, here as everywhere."""
     for index, token in enumerate(prompt):
         if isinstance(token, float) and token.is_integer():
             prompt[index] = int(token)
         elif isinstance(token, list):
-            _make_whole(token)
+            make_whole(token)
 
 
-def _is_tokens(prompt: list[Any]) -> bool:
+def is_tokens(prompt: list[Any]) -> bool:
+    """Whether all of them could be tokens."""
     return all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in prompt)
 
 

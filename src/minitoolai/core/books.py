@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from minitoolai.core.budgets import Budget, Period, Spending
 from minitoolai.core.records import Claim, Kind, NewGeneration, Outcome
 
 #: System accounts. Their balances are derived from transfers, never stored: one hot row would serialise everybody.
@@ -43,6 +44,8 @@ class PlaceHold(msgspec.Struct, frozen=True):
     queue_limit: int | None = None
     #: Written in the same commit, so that a second request under the same Idempotency-Key places no second hold.
     claim: Claim | None = None
+    #: What the key may spend; judged with the balance, in the same moment.
+    budget: Budget | None = None
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -153,6 +156,14 @@ class Settled(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
+class OverBudget(msgspec.Struct, frozen=True):
+    """The key may spend no more in this period: `needed` is more than is `left`. Nothing changed."""
+
+    period: Period
+    needed: int
+    left: int
+
+
 class Claimed(msgspec.Struct, frozen=True):
     """Another request was made under this Idempotency-Key. Nothing changed."""
 
@@ -200,6 +211,7 @@ class Unknown(msgspec.Struct, frozen=True):
 Verdict = (
     Held
     | Refused
+    | OverBudget
     | Claimed
     | QueueFull
     | Settled
@@ -240,6 +252,9 @@ class HoldState(msgspec.Struct):
     shortfall: int = 0
     lease_until_ms: int | None = None
     kind: str = "chat"
+    #: The budget that it counts against, and the moment that says in which day and month.
+    budget_id: str | None = None
+    budget_ms: int | None = None
     dirty: bool = False
 
 
@@ -303,6 +318,7 @@ class Books:
         "outcomes",
         "placed",
         "queues",
+        "spending",
         "transfers",
         "turns",
     )
@@ -314,6 +330,7 @@ class Books:
         self.placed: list[tuple[PlaceHold, int]] = []
         self.outcomes: list[tuple[int, int, int, int, Outcome]] = []
         self.transfers: list[NewTransfer] = []
+        self.spending: dict[str, Spending] = {}
         self.claims: dict[str, ClaimState] = {}
         self.jobs: dict[int, JobState] = {}
         #: What each account that asks for a place has in the queue; the lowest turn that waits there, of anybody.

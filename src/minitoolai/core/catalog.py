@@ -39,6 +39,8 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     completions: bool = True
     #: it sees pictures, where the model does.
     vision: bool = True
+    #: upstream: it fetches the pictures that a URL names; where it does not, they are fetched here and sent along.
+    fetches_images: bool = True
     #: upstream: model name there, by model name here; a name that is absent is passed on as it is. webui, diffusers:
     #: checkpoint or file there, by model name here; for a name that is absent, the model's `weights`.
     names: dict[str, str] = {}
@@ -67,6 +69,11 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: everybody but an upstream: the name that answers carry, and tokens of prompt and answer together.
     model: str = ""
     context: Count = 0
+    #: llama: a GGUF file instead of MINITOOLAI_LLAMA_MODEL; whether its server is started for embeddings, and how the
+    #: tokens of a text become one vector where the file does not say.
+    file: str = ""
+    embeds: bool = False
+    pooling: Literal["", "mean", "cls", "last"] = ""
     #: fake: tokens of an answer, and milliseconds before each of them or before each sentence spoken.
     tokens: Count = 16
     delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -107,6 +114,21 @@ class ChatModel(msgspec.Struct, frozen=True):
     image_tokens: ImageTokens | None
 
 
+class EmbeddingEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model that turns text into vectors, as offered. The price is dollars for a million tokens, as text."""
+
+    #: dollars for a million tokens read, in quotes, at most three decimals.
+    input: str
+    #: tokens of one text at most.
+    context: Annotated[int, msgspec.Meta(ge=1)]
+    #: in order: the first that is ready answers; of the kind llama only one with `embeds`.
+    engines: list[str]
+
+
+class EmbeddingModel(ChatModel, frozen=True):
+    """A model that turns text into vectors, checked: one that reads and writes nothing."""
+
+
 class ImageEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An image model as offered. The price is dollars an image, as text."""
 
@@ -139,6 +161,7 @@ class Catalog(msgspec.Struct, frozen=True):
     chat: dict[str, ChatModel]
     speech: dict[str, SpeechModel] = {}
     images: dict[str, ImageModel] = {}
+    embeddings: dict[str, EmbeddingModel] = {}
     purchases: Purchases = {}
 
     def chat_model(self, name: str) -> ChatModel:
@@ -146,6 +169,19 @@ class Catalog(msgspec.Struct, frozen=True):
         model = self.chat.get(name)
         if model is None:
             raise ModelNotFound(f"there is no chat model {name[:80]!r}; {nearest(name, self.chat)}", param="model")
+        return model
+
+    def embedding_model(self, name: str) -> EmbeddingModel:
+        """The model of this name; ModelNotFound names those that there are."""
+        model = self.embeddings.get(name)
+        if model is None:
+            able = (
+                nearest(name, self.embeddings)
+                if self.embeddings
+                else "the operator offers none (see [embedding] in the catalog)"
+            )
+            what = f"{name} makes no embeddings" if name in self.chat else f"there is no embedding model {name[:80]!r}"
+            raise ModelNotFound(f"{what}; {able}", param="model")
         return model
 
     def speech_model(self, name: str) -> SpeechModel:

@@ -17,6 +17,8 @@ from minitoolai.core.catalog import (
     Catalog,
     ChatEntry,
     ChatModel,
+    EmbeddingEntry,
+    EmbeddingModel,
     EngineEntry,
     ImageEntry,
     ImageModel,
@@ -34,9 +36,16 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chat: dict[str, ChatEntry] = {}
     speech: dict[str, SpeechEntry] = {}
     image: dict[str, ImageEntry] = {}
+    embedding: dict[str, EmbeddingEntry] = {}
 
 
-_SECTIONS: dict[str, Any] = {"engines": EngineEntry, "chat": ChatEntry, "speech": SpeechEntry, "image": ImageEntry}
+_SECTIONS: dict[str, Any] = {
+    "engines": EngineEntry,
+    "chat": ChatEntry,
+    "speech": SpeechEntry,
+    "image": ImageEntry,
+    "embedding": EmbeddingEntry,
+}
 #: Kinds of engines by what they can do.
 _CHATS = ("upstream", "llama", "fake")
 _SPEAKS = ("upstream", "hibari", "piper", "fake")
@@ -75,8 +84,9 @@ def parse_catalog(text: str) -> Catalog:
     models = {name: _check_chat(text, name, entry, parsed.engines) for name, entry in parsed.chat.items()}
     speech = {name: _check_speech(text, name, entry, parsed.engines) for name, entry in parsed.speech.items()}
     images = {name: _check_image(text, name, entry, parsed.engines) for name, entry in parsed.image.items()}
-    bought = purchases(parsed.engines, [*models.values(), *speech.values()])
-    return Catalog(parsed.engines, models, speech, images, bought)
+    embeddings = {name: _check_embedding(text, name, entry, parsed.engines) for name, entry in parsed.embedding.items()}
+    bought = purchases(parsed.engines, [*models.values(), *speech.values(), *embeddings.values()])
+    return Catalog(parsed.engines, models, speech, images, embeddings, bought)
 
 
 def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
@@ -116,6 +126,20 @@ def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, Engin
         tuple(entry.engines),
         entry.image_tokens,
     )
+
+
+def _check_embedding(text: str, name: str, entry: EmbeddingEntry, engines: dict[str, EngineEntry]) -> EmbeddingModel:
+    table = f'embedding."{name}"'
+    try:
+        price = price_per_token(entry.input)
+    except (ValueError, ArithmeticError):
+        remedy = 'input = "0.02" means dollars a million tokens, at most three decimals'
+        raise _at(text, table, "input", remedy) from None
+    _check_order(text, table, entry.engines, engines, _CHATS, "make embeddings")
+    for engine in entry.engines:
+        if engines[engine].kind == "llama" and not engines[engine].embeds:
+            raise _at(text, table, "engines", f"the engine {engine} needs embeds = true to make embeddings")
+    return EmbeddingModel(name, price, 0, entry.context, 0, tuple(entry.engines), None)
 
 
 def _check_order(

@@ -2,13 +2,14 @@
 
 ServiceError
 ├── InvalidRequest          the caller's words: names the field
-│   ├── ContextExceeded
-│   ├── ModelNotFound
+│   ├── ContextExceeded, ModelNotFound
 │   ├── ContentRefused      the operator's policy on prompts
 │   ├── UrlForbidden, FetchFailed   addresses that callers name
 │   └── NotFound, Gone
 ├── AccessDenied            InvalidKey
+├── KeyForbids              a good key, but not for this
 ├── InsufficientBalance
+├── BudgetExceeded          the key's, not the account's
 ├── IdempotencyMismatch     one Idempotency-Key, two requests
 ├── IdempotencyInFlight     the first one is still at work
 ├── IdempotencySpent        the first one was charged, and its answer is not kept
@@ -114,6 +115,23 @@ class AccessDenied(ServiceError):
     """No key, or one that is not known here."""
 
     code = "invalid_api_key"
+
+
+class KeyForbids(ServiceError):
+    """The key is good, but not for this model, or not from this address."""
+
+    code = "key_forbids"
+
+
+class BudgetExceeded(ServiceError):
+    """The key may spend no more today, this month or at all. `needed` and `left` in nano-dollars."""
+
+    code = "budget_exceeded"
+
+    def __init__(self, message: str, *, needed: int, left: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.left = left
 
 
 class InsufficientBalance(ServiceError):

@@ -58,6 +58,8 @@ class ChatRequest(msgspec.Struct):
     waits: bool = False
     #: A plain text, several, or tokens, to be continued instead of a chat; `messages` is then empty.
     prompt: Any = None
+    #: Texts, or tokens, to be turned into vectors instead of a chat; `messages` is then empty.
+    embed: list[Any] | None = None
     #: What the edge needs to answer in the form of the question; nobody else looks at it.
     form: Any = None
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from minitoolai.core.key_rules import FREE, KeyRules
+
 Kind = Literal["chat", "image", "speech"]
 HoldState = Literal["pending", "posted", "voided"]
 GenerationState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -28,6 +30,9 @@ class Caller(msgspec.Struct, frozen=True):
     account_id: int
     key_id: str
     claim: Claim | None = None
+    #: What the key may do, where anything is forbidden to it; and whose limits and budgets it shares.
+    rules: KeyRules | None = None
+    family: str = ""
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -146,6 +151,9 @@ class KeyRow(msgspec.Struct, frozen=True):
     secret_hmac: bytes
     created_ms: int
     revoked_ms: int | None
+    rules: KeyRules = FREE
+    #: The first of the keys that took each other's place; they share limits and budgets. None: itself.
+    family: str | None = None
 
 
 class User(msgspec.Struct, frozen=True):

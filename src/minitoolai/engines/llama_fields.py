@@ -12,13 +12,14 @@ CHAT = frozenset(
 )
 #: The same for a plain text that is to be continued.
 TEXT = CHAT - {"messages", "response_format", "tools", "tool_choice", "parallel_tool_calls", "top_logprobs"}
+EMBEDDING = frozenset(("encoding_format", "user"))
 #: Fields that may be sent with the one value that changes nothing.
 IDLE = {"n": (1,), "service_tier": ("auto", "default"), "echo": (False,), "best_of": (1,), "suffix": ("",)}
 
 
 def unsupported(request: ChatRequest, *, has_tools: bool) -> str | None:
     """The first field that cannot be honoured. `has_tools`: the model's template knows tools."""
-    known = CHAT if request.prompt is None else TEXT
+    known = EMBEDDING if request.embed is not None else CHAT if request.prompt is None else TEXT
     for field, value in request.fields.items():
         if field in IDLE:
             # Of several choices llama.cpp reports the tokens of one: there would be no exact charge.

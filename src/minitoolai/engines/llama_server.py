@@ -35,6 +35,13 @@ def main() -> None:
     if settings["threads"]:
         parameters.cpuparams.n_threads = settings["threads"]
         parameters.cpuparams_batch.n_threads = settings["threads"]
+    if settings["embeds"]:
+        parameters.embedding = True
+        # A text is read in one piece.
+        parameters.n_batch = parameters.n_ubatch = settings["context"]
+        if settings["pooling"]:
+            kinds = xllamacpp.llama_pooling_type
+            parameters.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{settings['pooling'].upper()}")
     if settings.get("mmproj"):
         parameters.mmproj.path = settings["mmproj"]
     server = xllamacpp.Server(parameters)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 WINDOW = 75
 #: A full window gives back at most this many tokens after its last comma.
 BACKTRACK = 20
+#: Brackets open at once that count; nobody means more, and a text of brackets alone must not cost a second.
+DEEPEST = 32
 STRONGER, WEAKER = 1.1, 1 / 1.1
 _PIECE = re.compile(
     r"""\\(?P<literal>[()\[\]\\])
@@ -56,7 +58,9 @@ def weighted_parts(prompt: str) -> list[Part]:
         if piece["literal"]:
             parts.append(Part(piece["literal"]))
         elif piece["open"]:
-            (open_round if text == "(" else open_square).append(len(parts))
+            stack = open_round if text == "(" else open_square
+            if len(stack) < DEEPEST:
+                stack.append(len(parts))
         elif piece["weight"] and open_round:
             weigh(open_round.pop(), float(piece["weight"]))
         elif text == ")" and open_round:

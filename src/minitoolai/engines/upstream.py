@@ -19,6 +19,7 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.base import ChatAnswer
+from minitoolai.engines.embeddings import EmbeddingAnswer
 from minitoolai.engines.http import HttpAnswer, HttpClient, HttpError, Silent, Unreachable
 from minitoolai.engines.slots import Slots, SlottedAnswer
 from minitoolai.engines.text_completions import TextAnswer, text_body
@@ -80,6 +81,7 @@ class UpstreamEngine:
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
         self.vision = entry.vision
+        self.fetches_images = entry.fetches_images
         self.first_token_timeout_s = entry.first_token_timeout_s
         self.total_timeout_s = entry.total_timeout_s
         self._entry = entry
@@ -89,6 +91,7 @@ class UpstreamEngine:
         self._slots = slots
         self._url = (base_url or entry.base_url).rstrip("/") + "/chat/completions"
         self._text_url = self._url.removesuffix("/chat/completions") + "/completions"
+        self._embed_url = self._url.removesuffix("/chat/completions") + "/embeddings"
         self._headers = {"content-type": "application/json", **entry.headers}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
@@ -135,6 +138,9 @@ class UpstreamEngine:
             raise
 
     async def _begin(self, request: ChatRequest, limit: int) -> ChatAnswer:
+        if request.embed is not None:
+            body = {**request.fields, "model": self._entry.names.get(request.model, request.model)}
+            return EmbeddingAnswer(await self._answer(self._embed_url, _encode({**body, "input": request.embed})))
         if request.prompt is not None:
             model = self._entry.names.get(request.model, request.model)
             return TextAnswer(await self._answer(self._text_url, _encode(text_body(request, limit, model))))

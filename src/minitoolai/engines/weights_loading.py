@@ -49,13 +49,14 @@ class Networks:
 def load_networks(path: Path, *, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype) -> Networks:
     """`vae_dtype` is for SDXL's VAE, which overflows in float16. EngineError where the weights are neither."""
     from diffusers.utils import logging
+    from safetensors import SafetensorError
 
     # It warns of a cast that is meant, once for each network.
     logging.set_verbosity_error()
     load = _of_file if path.is_file() else _of_folder
     try:
         networks = load(path)
-    except (OSError, KeyError, ValueError, IndexError, RuntimeError, StopIteration) as error:
+    except (OSError, KeyError, ValueError, IndexError, RuntimeError, StopIteration, SafetensorError) as error:
         if "out of memory" in str(error).lower():
             raise
         raise EngineError(f"{path.name} cannot be loaded: {type(error).__name__}: {error}"[:500]) from error
@@ -162,12 +163,12 @@ def _tensors_of(folder: Path) -> Tensors:
 def _with_new_names(tensors: Tensors) -> Tensors:
     """The VAE's attention as diffusers has called it since 0.17."""
     new = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-    renamed = {}
-    for name, tensor in tensors.items():
-        for old, now in new.items():
-            name = name.replace(old, now)
-        renamed[name] = tensor
-    return renamed
+
+    def renamed(name: str) -> str:
+        old = next((old for old in new if old in name), None)
+        return name.replace(old, new[old]) if old else name
+
+    return {renamed(name): tensor for name, tensor in tensors.items()}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import msgspec
 from litestar.handlers import HTTPRouteHandler
 
 from minitoolai.core.records import KeyRow
-from minitoolai.portal.framing import form, page
+from minitoolai.portal.framing import form, nothing_here, page
 from minitoolai.portal.visit import Answer, Visit
 from minitoolai.services.accounts import LONGEST_NAME, NewKey, make_key, revoke_own
 from minitoolai.storage import accounts
@@ -68,7 +68,8 @@ async def create(visit: Visit) -> Answer:
 async def revoke(visit: Visit) -> Answer:
     """It stops working within a second."""
     key_id, account_id, now_ms = visit.form["key"], visit.member.account_id, visit.site.clock.now_ms()
-    await visit.site.writer.run(lambda connection: revoke_own(connection, account_id, key_id, now_ms))
+    if not await visit.site.writer.run(lambda connection: revoke_own(connection, account_id, key_id, now_ms)):
+        return nothing_here(visit)
     return visit.redirect("/keys", said=visit.gettext("The key is revoked. It stops working within a second."))
 
 

@@ -13,7 +13,9 @@ import msgspec
 
 from minitoolai.core.clock import Clock, base62, random_text
 from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound, Overloaded, StoreError
+from minitoolai.core.key_rules import FREE, KeyRules
 from minitoolai.core.records import Caller, KeyRow
+from minitoolai.services.admission import Admission
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
@@ -35,10 +37,12 @@ class NewKey(msgspec.Struct, frozen=True):
     text: str
 
 
-def make_key(account_id: int, name: str, pepper: bytes, clock: Clock) -> NewKey:
+def make_key(
+    account_id: int, name: str, pepper: bytes, clock: Clock, rules: KeyRules = FREE, *, family: str | None = None
+) -> NewKey:
     """Draw a key `sk-mt-<id12>-<secret32>-<crc6>`."""
     key_id, secret = random_text(12), random_text(32)
-    row = KeyRow(key_id, account_id, name, _hmac(secret, pepper), clock.now_ms(), None)
+    row = KeyRow(key_id, account_id, name, _hmac(secret, pepper), clock.now_ms(), None, rules, family)
     return NewKey(row, f"sk-mt-{key_id}-{secret}-{_checksum(key_id, secret)}")
 
 
@@ -58,11 +62,12 @@ def check_email(text: str) -> str:
     return email
 
 
-def revoke_own(connection: Connection, account_id: int, key_id: str, now_ms: int) -> None:
-    """Revoke a key of this account. NotFound for anybody else's, and for one that is revoked already."""
+def revoke_own(connection: Connection, account_id: int, key_id: str, now_ms: int) -> bool:
+    """Revoke a key of this account. False for anybody else's, and for one that is revoked already."""
     key = accounts.find_key(connection, key_id)
-    if key is None or key.account_id != account_id or not accounts.revoke_key(connection, key_id, now_ms):
-        raise NotFound("there is no such active key", param="key")
+    if key is None or key.account_id != account_id:
+        return False
+    return accounts.revoke_key(connection, key_id, now_ms)
 
 
 def require_account(connection: Connection, email: str) -> int:
@@ -76,7 +81,9 @@ def require_account(connection: Connection, email: str) -> int:
 class KeyRing:
     """Recognises keys. What it has seen is remembered for less than a second."""
 
-    def __init__(self, database: Database, pepper: bytes, clock: Clock) -> None:
+    def __init__(self, database: Database, pepper: bytes, clock: Clock, admission: Admission | None = None) -> None:
+        #: What a key that is recognised may do; None where nothing is limited.
+        self.admission = admission
         self._database = database
         self._pepper = pepper
         self._clock = clock
@@ -113,7 +120,8 @@ class KeyRing:
         if row.revoked_ms is not None:
             self._known.pop(text, None)
             raise AccessDenied("this key was revoked", code="invalid_api_key")
-        caller = Caller(row.account_id, row.id)
+        rules = None if row.rules == FREE else row.rules
+        caller = Caller(row.account_id, row.id, rules=rules, family=(row.family or row.id) if rules else "")
         if len(self._known) >= LARGEST_MEMORY:
             self._known.clear()
         self._known[text] = (asked_s + REMEMBER_S, caller)

@@ -6,10 +6,22 @@ import asyncio
 
 import msgspec
 
-from minitoolai.core.books import Checkpoint, Claimed, Held, PlaceHold, QueueFull, Refused, Settle, Settled, Verdict
+from minitoolai.core.books import (
+    Checkpoint,
+    Claimed,
+    Held,
+    OverBudget,
+    PlaceHold,
+    QueueFull,
+    Refused,
+    Settle,
+    Settled,
+    Verdict,
+)
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import (
     AccessDenied,
+    BudgetExceeded,
     ClientLeft,
     CommitInDoubt,
     IdempotencyInFlight,
@@ -21,6 +33,8 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.money import format_dollars
 from minitoolai.core.records import Caller, Claim, GenerationState, NewGeneration, Outcome
+from minitoolai.services.admission import check_model
+from minitoolai.services.limits import Limits, Taken
 from minitoolai.services.pricing import Bound
 from minitoolai.storage.writer import Writer
 
@@ -37,14 +51,17 @@ class Reservation(msgspec.Struct, frozen=True):
     units: int
     price_input: int
     price_output: int
+    #: What it took from the limits of its account and key.
+    taken: Taken | None = None
 
 
 class Charging:
     """Reserve, keep alive, settle. One instance a process."""
 
-    def __init__(self, writer: Writer, clock: Clock) -> None:
+    def __init__(self, writer: Writer, clock: Clock, limits: Limits | None = None) -> None:
         self._writer = writer
         self._clock = clock
+        self._limits = limits
 
     async def reserve(
         self,
@@ -57,9 +74,34 @@ class Charging:
     ) -> Reservation:
         """Hold the bound, in one commit with the generation's row. A job waits in the queue, and so needs no lease.
 
-        InsufficientBalance where the account cannot pay, RateLimited where `queue_limit` of its jobs wait already,
-        Overloaded where the ledger cannot take it now.
+        KeyForbids, BudgetExceeded; InsufficientBalance where the account cannot pay, RateLimited where it has its share
+        for now or `queue_limit` of its jobs wait already, Overloaded where the ledger cannot take it now.
         """
+        check_model(caller, generation.model)
+        taken = self._begin(caller, bound)
+        try:
+            reservation = await self._hold(caller, bound, generation, hold_id, queue_limit)
+        except BaseException:
+            self._end(taken, tokens=0, dollars=0)
+            raise
+        if queue_limit is not None:
+            # A job waits and works elsewhere: what it costs is known, and it is no answer under way here.
+            self._end(taken, tokens=0, dollars=reservation.amount)
+            return reservation
+        return reservation if taken is None else msgspec.structs.replace(reservation, taken=taken)
+
+    def _begin(self, caller: Caller, bound: Bound) -> Taken | None:
+        if self._limits is None:
+            return None
+        return self._limits.begin(caller, tokens=bound.tokens, dollars=bound.base + bound.unit * bound.units)
+
+    def _end(self, taken: Taken | None, *, tokens: int, dollars: int) -> None:
+        if taken is not None and self._limits is not None:
+            self._limits.end(taken, tokens=tokens, dollars=dollars)
+
+    async def _hold(
+        self, caller: Caller, bound: Bound, generation: NewGeneration, hold_id: int | None, queue_limit: int | None
+    ) -> Reservation:
         now_ms, hold_id = self._clock.now_ms(), hold_id or self._clock.new_id()
         claim = _first_use(caller.claim, hold_id)
         hold = PlaceHold(
@@ -76,6 +118,7 @@ class Charging:
             generation=generation,
             claim=claim,
             queue_limit=queue_limit,
+            budget=caller.rules.budget(caller.family) if caller.rules is not None else None,
         )
         future = self._writer.submit(hold)
         assert future is not None
@@ -93,6 +136,8 @@ class Charging:
             claim.hold_id = None
         if isinstance(verdict, Refused):
             raise _cannot_pay(verdict)
+        if isinstance(verdict, OverBudget):
+            raise _over_budget(verdict)
         if isinstance(verdict, Claimed):
             raise in_flight()
         if isinstance(verdict, QueueFull):
@@ -114,6 +159,9 @@ class Charging:
         self, reservation: Reservation, cost: int, outcome: Outcome, *, wait: bool = True
     ) -> asyncio.Future[Verdict] | None:
         """Queue the charge; synchronous, so that it may stand in a `finally`. Await the future to know it durable."""
+        if reservation.taken is not None:
+            tokens = outcome.input_units + outcome.output_units if reservation.taken.tokens else 0
+            self._end(reservation.taken, tokens=tokens, dollars=cost)
         settle = Settle(reservation.hold_id, reservation.account_id, cost, self._clock.now_ms(), outcome)
         return self._writer.submit(settle, wait=wait)
 
@@ -170,6 +218,16 @@ def in_flight() -> IdempotencyInFlight:
         "a request with this Idempotency-Key is at work; ask again for its answer",
         param="Idempotency-Key",
         retry_after_s=1,
+    )
+
+
+def _over_budget(over: OverBudget) -> BudgetExceeded:
+    when = {"day": "today (UTC)", "month": "this month (UTC)", "total": "in all"}[over.period]
+    return BudgetExceeded(
+        f"this request may cost ${format_dollars(over.needed)} at least and this key may spend "
+        f"${format_dollars(max(0, over.left))} more {when}; raise its budget or ask for less",
+        needed=over.needed,
+        left=over.left,
     )
 
 

@@ -16,6 +16,7 @@ from minitoolai.services.charging import Charging
 from minitoolai.services.chat_run import ChatRun
 from minitoolai.services.fit import check_fit, output_limit
 from minitoolai.services.routes import Routes
+from minitoolai.services.seeing import Seeing
 from minitoolai.services.underway import Underway
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,13 @@ class ChatService:
         *,
         first_token_timeout_s: float,
         total_timeout_s: float,
+        seeing: Seeing,
     ) -> None:
         self.catalog = catalog
         self.engines = engines
         self.routes = Routes(catalog, engines, clock)
         self.charging = charging
+        self._seeing = seeing
         self.clock = clock
         self._first_token_timeout_s = first_token_timeout_s
         self._total_timeout_s = total_timeout_s
@@ -65,11 +68,14 @@ class ChatService:
         ModelNotFound, InvalidRequest, ContextExceeded, InsufficientBalance, EngineRateLimited, Overloaded.
         """
         self.underway.check_open()
-        model = self.catalog.chat_model(request.model)
+        model = self._model(request)
         route = self.routes.choose(model, lambda engine: check_fit(request, model, engine, self))
         engine = route.engine
+        if request.images:
+            await self._seeing.look(request, must_fetch=not route.fetches_images)
         prompt_tokens = await engine.count_prompt(request)
-        limit = output_limit(request, model, engine.context_tokens(), prompt_tokens)
+        # A vector is no output: nothing of it is counted.
+        limit = output_limit(request, model, engine.context_tokens(), prompt_tokens) if request.embed is None else 0
         counted = prompt_tokens if prompt_tokens is not None else pricing.prompt_bound(request, model)
         bound = pricing.chat_bound(model, prompt_tokens=counted, limit=limit, choices=request.choices)
         generation = NewGeneration("chat", model.name, engine.name, model.price_input, model.price_output)
@@ -78,6 +84,11 @@ class ChatService:
         run = ChatRun(self, request, route, reservation, prompt_tokens)
         self.underway.add(run)
         return run
+
+    def _model(self, request: ChatRequest) -> ChatModel:
+        if request.embed is not None:
+            return self.catalog.embedding_model(request.model)
+        return self.catalog.chat_model(request.model)
 
     def purchase(self, model: str, engine: str, usage: Usage) -> int | None:
         """What the engine charges us for this, in nano-dollars; None where the catalog does not say."""

@@ -16,6 +16,8 @@ class Board:
         self._stops: dict[int, Callable[[], object]] = {}
         self._watchers: dict[int, set[asyncio.Event]] = {}
         self._workers: set[asyncio.Event] = set()
+        #: What processes on this database can draw, as last heard: engine → models. Empty where this one is alone.
+        self.offers: dict[str, list[str]] = {}
 
     # ── drawing ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,4 +1,4 @@
-"""Claims jobs and has them drawn: one hand for each engine, one heart for all leases, one sweep for the dead.
+"""Has jobs drawn: one hand for each engine, one heart for all leases, one sweep for the dead.
 
 Lives in `serve`, and alone in `minitoolai worker`. Several of them share one queue: rows decide whose a job is.
 """
@@ -10,36 +10,30 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 
-from minitoolai.core.books import Requeue, Requeued, Settled
+from minitoolai.core.books import Requeue, Requeued, Settle, Settled
 from minitoolai.core.catalog import Catalog
 from minitoolai.core.clock import Clock
-from minitoolai.core.errors import EngineError, Overloaded, StoreError
+from minitoolai.core.errors import Overloaded, StoreError
+from minitoolai.core.records import Outcome
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.services.image_board import Board
-from minitoolai.services.image_order import Passing, choose, is_suspect
+from minitoolai.services.image_hand import LEASE_MS, Hand
 from minitoolai.services.image_run import MOST_FAILURES, ImageRun
-from minitoolai.storage import jobs
-from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.jobs import ClaimedJob, WaitingJob
+from minitoolai.storage import jobs, workers
+from minitoolai.storage.database import Database
+from minitoolai.storage.jobs import ClaimedJob
 from minitoolai.storage.objects import ObjectStore
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
 
-LEASE_MS = 20_000
 RENEW_EVERY_S = 4.0
 #: How often steps are written down where others read them there.
 TELL_EVERY_S = 0.25
 SWEEP_EVERY_S = 5.0
-#: The queue is looked at this often even when nobody knocks: alone, only as a net; else others may have filled it.
-LOOK_ALONE_EVERY_S, LOOK_EVERY_S = 2.0, 0.25
-#: And an engine that is starting again, whether it is up.
-DOWN_LOOK_EVERY_S = 0.1
-#: Which engine is ready for what is asked this often.
-READY_FOR_S = 1.0
-#: An engine that fails at everything, and a database that does not answer, are left in peace for ever longer.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-LOOK_AHEAD = 512
+REPORT_EVERY_S = 5.0
+#: A job that nobody could draw for so long is not wanted any more.
+LONGEST_WAIT_MS = 86_400_000
 FOREVER_MS = 2**62
 
 
@@ -79,12 +73,14 @@ class ImageWorker:
 
     async def run(self) -> None:
         """Draw until cancelled. A sick database is logged and tried again."""
-        hands = [_Hand(self, engine) for engine in self.engines.values()]
+        hands = [Hand(self, engine) for engine in self.engines.values()]
         async with asyncio.TaskGroup() as group:
             for hand in hands:
                 group.create_task(hand.work())
             group.create_task(self._keep_alive())
             group.create_task(self._sweep())
+            if not self.is_alone:
+                group.create_task(self._report())
 
     async def drain(self, timeout_s: float) -> int:
         """Claim no more, finish what can be finished in this time, hand back the rest; how many those were."""
@@ -98,7 +94,29 @@ class ImageWorker:
         tasks = [run.task for run in left if run.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=2.0)
+        await self._leave()
         return len(left)
+
+    async def _leave(self) -> None:
+        if self.is_alone:
+            return
+        try:
+            await self.writer.run(lambda connection: workers.leave(connection, self.name))
+        except (StoreError, Overloaded) as error:
+            log.warning("this worker could not say that it leaves: %s", error)
+
+    async def _report(self) -> None:
+        """Say what can be drawn here, hear what others can."""
+        while True:
+            offers = {engine.name: self.models_of(engine) for engine in self.engines.values()}
+            try:
+                if not self.draining:
+                    change = partial(workers.report, name=self.name, offers=offers, now_ms=self.clock.now_ms())
+                    await self.writer.run(change)
+                self.board.offers = await self.database.read_soon(workers.offered, self.clock.now_ms())
+            except (StoreError, Overloaded) as error:
+                log.warning("other workers could not be asked what they draw: %s", error)
+            await asyncio.sleep(REPORT_EVERY_S)
 
     async def recover(self, *, all_of_them: bool = False) -> int:
         """Queue again what nobody draws any more; how many jobs that moved.
@@ -127,13 +145,11 @@ class ImageWorker:
     # ── what the hands do ─────────────────────────────────────────────────────────────────────────────────
 
     def models_of(self, engine: ImageEngine) -> list[str]:
-        """The models that this engine draws now: those for which no engine before it is ready."""
+        """The models of the catalog that this engine can draw now."""
         return [
             model.name
             for model in self.catalog.images.values()
-            if engine.name in model.engines
-            and next((n for n in model.engines if self.engines[n].why_not_ready(model.name) is None), None)
-            == engine.name
+            if engine.name in model.engines and engine.why_not_ready(model.name) is None
         ]
 
     def begin(self, job: ClaimedJob, engine: ImageEngine) -> ImageRun:
@@ -181,121 +197,22 @@ class ImageWorker:
             if run.job.id in lost and self.runs.get(run.job.id) is run:
                 run.stop(is_lost=True)
 
+    async def _give_up(self) -> None:
+        """Jobs that waited for an engine which never came: their holds are released."""
+        now_ms = self.clock.now_ms()
+        error = "nobody was there to draw it for a whole day; nothing was charged"
+        outcome = Outcome(state="failed", error_code="expired", error=error)
+        for job, account in await self.database.read_soon(jobs.stale, now_ms - LONGEST_WAIT_MS):
+            log.error("job %d waited for a day and is given up", job)
+            self.writer.submit(Settle(job, account, 0, now_ms, outcome), wait=False)
+
     async def _sweep(self) -> None:
         while True:
             try:
                 await self.recover()
+                await self._give_up()
             except (StoreError, Overloaded) as error:
                 log.warning("the sweep for lost jobs failed and will be tried again: %s", error)
             except Exception:
                 log.exception("the sweep for lost jobs met what it should not, and will be tried again")
             await asyncio.sleep(SWEEP_EVERY_S)
-
-
-class _Hand:
-    """Fills one engine from the queue."""
-
-    def __init__(self, worker: ImageWorker, engine: ImageEngine) -> None:
-        self._worker = worker
-        self._engine = engine
-        self._wake = worker.board.wakes()
-        self._passing = Passing()
-        self._resident: str | None = None
-        self._models: list[str] = []
-        self._models_until_s = 0.0
-        self._pause_s = 0.0
-        self._paused_until_s = 0.0
-        self._is_started = False
-
-    async def work(self) -> None:
-        """Until cancelled; whatever happens, it goes on."""
-        while True:
-            self._wake.clear()
-            try:
-                await self._fill()
-            except (StoreError, Overloaded) as error:
-                log.warning("%s cannot claim jobs just now: %s", self._engine.name, error)
-                await asyncio.sleep(FIRST_PAUSE_S)
-            except Exception:
-                log.exception("%s could not be filled, and will be tried again", self._engine.name)
-                await asyncio.sleep(FIRST_PAUSE_S)
-            await self._rest(self._delay_s())
-
-    def _delay_s(self) -> float:
-        """Until the next look, if nobody knocks before."""
-        if not self._engine.is_up:
-            return DOWN_LOOK_EVERY_S
-        look_s = LOOK_ALONE_EVERY_S if self._worker.is_alone else LOOK_EVERY_S
-        paused_s = self._paused_until_s - self._worker.clock.steady_s()
-        return min(look_s, paused_s) if paused_s > 0 else look_s
-
-    async def _rest(self, delay_s: float) -> None:
-        try:
-            async with asyncio.timeout(delay_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-
-    async def _fill(self) -> None:
-        """Claim what the engine has room for, and begin."""
-        worker, engine, now_s = self._worker, self._engine, self._worker.clock.steady_s()
-        if not self._is_started and self._models_now(now_s):
-            await self._start()
-        runs = [run for run in worker.runs.values() if run.engine is engine]
-        if worker.draining or not engine.is_up or len(runs) >= engine.rows or now_s < self._paused_until_s:
-            return
-        models = self._models_now(now_s)
-        waiting = await worker.database.read_soon(jobs.waiting, models, LOOK_AHEAD) if models else []
-        chosen = choose(
-            waiting,
-            self._key_of,
-            drawing={run.key for run in runs},
-            is_alone=any(is_suspect(run.job) for run in runs),
-            resident=self._resident,
-            free=engine.rows - len(runs),
-            passed_over_s=self._passing.look(waiting, now_s),
-        )
-        if chosen:
-            await self._begin([job.id for job in chosen])
-
-    async def _start(self) -> None:
-        """Once there is something that it can draw: its weights may have been put there while we run."""
-        self._is_started = True
-        try:
-            await self._engine.start()
-        except (EngineError, OSError) as error:
-            log.error("%s did not start: %s", self._engine.name, error)
-
-    async def _begin(self, ids: list[int]) -> None:
-        worker, name, now_ms = self._worker, self._engine.name, self._worker.clock.now_ms()
-
-        def change(connection: Connection) -> list[ClaimedJob]:
-            return jobs.claim(connection, ids, worker=worker.name, engine=name, now_ms=now_ms, lease_ms=LEASE_MS)
-
-        worker.claiming += 1
-        try:
-            for job in await worker.writer.run(change):
-                run = worker.begin(job, self._engine)
-                self._resident = run.key
-                assert run.task is not None
-                run.task.add_done_callback(partial(self._look_back, run))
-        finally:
-            worker.claiming -= 1
-
-    def _look_back(self, run: ImageRun, _: asyncio.Task[None]) -> None:
-        """An engine that says it is up and yet fails is left in peace: three attempts are soon used up."""
-        now_s = self._worker.clock.steady_s()
-        if run.is_drawn:
-            self._pause_s = 0.0
-        elif run.is_drawn is False and self._engine.is_up and now_s >= self._paused_until_s:
-            self._paused_until_s = now_s + self._pause_s
-            self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
-
-    def _models_now(self, now_s: float) -> list[str]:
-        if now_s >= self._models_until_s:
-            self._models, self._models_until_s = self._worker.models_of(self._engine), now_s + READY_FOR_S
-        return self._models
-
-    def _key_of(self, job: WaitingJob) -> str:
-        width, _, height = job.size.partition("x")
-        return self._engine.batch_key(job.model, int(width), int(height))

@@ -72,9 +72,11 @@ class ImageService:
         self._queue_limit = queue_limit
 
     def engine_for(self, model: ImageModel) -> ImageEngine | None:
-        """Who would draw it now: the first of its engines that is ready."""
-        ready = (self.engines[name] for name in model.engines)
-        return next((engine for engine in ready if engine.why_not_ready(model.name) is None), None)
+        """Who would draw it now: the first of its engines that is ready, here or in another process."""
+        return next((self.engines[name] for name in model.engines if self._is_offered(name, model.name)), None)
+
+    def _is_offered(self, engine: str, model: str) -> bool:
+        return self.engines[engine].why_not_ready(model) is None or model in self._board.offers.get(engine, ())
 
     def why_no_engine(self, model: ImageModel) -> str:
         """Why none of its engines is ready."""

@@ -20,6 +20,7 @@ from minitoolai.core.books import (
     JobState,
     NewTransfer,
     Operation,
+    OverBudget,
     PlaceHold,
     QueueFull,
     QueueState,
@@ -37,6 +38,7 @@ from minitoolai.core.books import (
     Unknown,
     Verdict,
 )
+from minitoolai.core.budgets import Period, period_ids
 from minitoolai.core.records import Outcome
 
 
@@ -73,11 +75,13 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
         return Claimed()
     units = ask.units
     amount = ask.base + units * ask.unit
-    if amount > account.available:
-        # What the balance buys; a price that does not depend on the units cannot be cut.
-        units = (account.available - ask.base) // ask.unit if ask.unit else -1
+    available, period = _may_spend(books, ask, account)
+    if amount > available:
+        # What the money buys; a price that does not depend on the units cannot be cut.
+        units = (available - ask.base) // ask.unit if ask.unit else -1
         if units < ask.least_units:
-            return Refused(ask.base + ask.least_units * ask.unit, account.available)
+            needed = ask.base + ask.least_units * ask.unit
+            return Refused(needed, available) if period is None else OverBudget(period, needed, available)
         amount = ask.base + units * ask.unit
     if ask.queue_limit is not None and (full := _queue_up(books, ask, ask.queue_limit)) is not None:
         return full
@@ -88,10 +92,36 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
     account.dirty = True
     hold = HoldState(ask.account_id, amount, lease_until_ms=ask.lease_until_ms, kind=ask.kind)
     books.holds[ask.hold_id] = hold
+    if ask.budget is not None:
+        hold.budget_id, hold.budget_ms = ask.budget.id, ask.now_ms
+        _count(books, hold, amount)
     books.placed.append((ask, amount))
     if ask.claim is not None:
         books.claims[ask.claim.id] = ClaimState(ask.now_ms, False, ask.hold_id, "pending", 0)
     return Held(amount, units)
+
+
+def _may_spend(books: Books, ask: PlaceHold, account: AccountState) -> tuple[int, Period | None]:
+    """What is left, and by which budget; None where the balance is what limits it."""
+    left: int = account.available
+    tightest: Period | None = None
+    if ask.budget is not None:
+        for period, name in period_ids(ask.budget.id, ask.now_ms).items():
+            limit = ask.budget.limit(period)
+            if limit is not None and limit - books.spending[name].used < left:
+                left, tightest = limit - books.spending[name].used, period
+    return left, tightest
+
+
+def _count(books: Books, hold: HoldState, change: int) -> None:
+    """Add to what the hold's budget has spent, in each of its periods; those swept long ago count no more."""
+    if hold.budget_id is None or hold.budget_ms is None:
+        return
+    for name in period_ids(hold.budget_id, hold.budget_ms).values():
+        spending = books.spending.get(name)
+        if spending is not None:
+            spending.used += change
+            spending.dirty = True
 
 
 def _is_free(books: Books, claim_id: str, now_ms: int) -> bool:
@@ -203,6 +233,7 @@ def _close(
     hold.settled = captured
     hold.shortfall = cost - captured
     hold.dirty = True
+    _count(books, hold, captured - hold.amount)
     if captured:
         account.posted -= captured
         _transfer(

@@ -21,6 +21,8 @@ class Bound(msgspec.Struct, frozen=True):
     unit: int
     units: int
     least_units: int
+    #: Tokens of prompt and answer together, for limits; no money.
+    tokens: int = 0
 
 
 def prompt_bound(request: ChatRequest, model: ChatModel) -> int:
@@ -39,7 +41,8 @@ def image_bound(model: ChatModel, detail: str) -> int:
 def chat_bound(model: ChatModel, *, prompt_tokens: int, limit: int, choices: int) -> Bound:
     """The hold for one chat request. It is never nothing, even where a model is free."""
     base = max(1, prompt_tokens * model.price_input)
-    return Bound(base, choices * model.price_output, limit, min(limit, LEAST_OUTPUT_TOKENS))
+    tokens = prompt_tokens + limit * choices
+    return Bound(base, choices * model.price_output, limit, min(limit, LEAST_OUTPUT_TOKENS), tokens)
 
 
 def speech_bound(price: int, characters: int) -> Bound:

@@ -51,7 +51,7 @@ class Reports:
 
     def models(self) -> dict[str, Model]:
         """Every model by its name."""
-        return {**self.catalog.chat, **self.catalog.images, **self.catalog.speech}
+        return {**self.catalog.chat, **self.catalog.embeddings, **self.catalog.images, **self.catalog.speech}
 
     def offer(self, model: Model) -> Offer:
         """One model, with the engine that would answer now."""

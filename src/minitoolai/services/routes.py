@@ -79,6 +79,11 @@ class Route:
         """Who is asked now, where that is not who was asked first or not the first time."""
         return self.engine.name if self.attempts or self.engine is not self._engines[0] else None
 
+    @property
+    def fetches_images(self) -> bool:
+        """Whether all of them fetch the pictures that a URL names."""
+        return all(engine.fetches_images for engine in self._engines)
+
     def has_more(self) -> bool:
         """Whether somebody else could be asked, should this one fail."""
         return next(self._untried(), None) is not None

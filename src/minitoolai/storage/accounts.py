@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from minitoolai.core.books import FIRST_CUSTOMER, FUNDING, REVENUE
 from minitoolai.core.errors import InvalidRequest
+from minitoolai.core.key_rules import FREE, KeyRules
 from minitoolai.core.records import Balance, KeyRow
-from minitoolai.storage.database import Connection
+from minitoolai.storage.database import Connection, Row
 
 #: Where every process hears of keys that were revoked.
 KEYS_CHANNEL = "minitoolai_keys"
-_KEY_COLUMNS = "id, account_id, name, secret_hmac, created_ms, revoked_ms"
+_KEY_COLUMNS = "id, account_id, name, secret_hmac, created_ms, revoked_ms, rules, family"
 
 
 def ensure_system_accounts(connection: Connection, now_ms: int) -> None:
@@ -45,15 +48,16 @@ def find_account(connection: Connection, email: str) -> int | None:
 def insert_key(connection: Connection, key: KeyRow) -> None:
     """A new key; its id must be new."""
     connection.execute(
-        f"INSERT INTO api_keys ({_KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
-        (key.id, key.account_id, key.name, key.secret_hmac, key.created_ms, key.revoked_ms),
+        f"INSERT INTO api_keys ({_KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (key.id, key.account_id, key.name, key.secret_hmac, key.created_ms, key.revoked_ms)
+        + (_written(key.rules), key.family),
     )
 
 
 def find_key(connection: Connection, key_id: str) -> KeyRow | None:
     """The key with this public id, revoked or not."""
     rows = connection.execute(f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE id = ?", (key_id,))
-    return KeyRow(*rows[0]) if rows else None
+    return _key(rows[0]) if rows else None
 
 
 def keys_of(connection: Connection, account_id: int) -> list[KeyRow]:
@@ -61,7 +65,23 @@ def keys_of(connection: Connection, account_id: int) -> list[KeyRow]:
     rows = connection.execute(
         f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE account_id = ? ORDER BY created_ms, id", (account_id,)
     )
-    return [KeyRow(*row) for row in rows]
+    return [_key(row) for row in rows]
+
+
+def _key(row: Row) -> KeyRow:
+    rules = FREE if row[6] is None else msgspec.json.decode(row[6], type=KeyRules)
+    key_id, account_id, name, secret_hmac, created_ms, revoked_ms = row[:6]
+    return KeyRow(key_id, account_id, name, secret_hmac, created_ms, revoked_ms, rules, row[7])
+
+
+def _written(rules: KeyRules) -> str | None:
+    return None if rules == FREE else msgspec.json.encode(rules).decode()
+
+
+def write_rules(connection: Connection, key_id: str, rules: KeyRules) -> None:
+    """From now on the key may do this."""
+    connection.execute("UPDATE api_keys SET rules = ? WHERE id = ?", (_written(rules), key_id))
+    connection.notify(KEYS_CHANNEL, key_id)
 
 
 def revoke_key(connection: Connection, key_id: str, now_ms: int) -> bool:

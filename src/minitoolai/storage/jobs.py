@@ -16,6 +16,9 @@ from minitoolai.core.records import GenerationState
 from minitoolai.storage import outbox
 from minitoolai.storage.database import Connection
 
+#: Told to all processes when jobs are queued.
+JOBS_CHANNEL = "minitoolai_jobs"
+
 # ── for the ledger ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -64,6 +67,7 @@ def save(connection: Connection, books: Books) -> None:
                 if p.hold_id in books.turns
             ],
         )
+        connection.notify(JOBS_CHANNEL, "")
     ended = [o for o in books.outcomes if books.holds[o[0]].kind == "image"]
     if ended:
         connection.execute_many(
@@ -105,19 +109,18 @@ class ClaimedJob(msgspec.Struct, frozen=True):
 _QUEUE_ORDER = "ORDER BY turn, created_ms, id"
 
 
-def waiting(connection: Connection, models: Sequence[str], limit: int) -> list[WaitingJob]:
-    """The first jobs of the queue for these models, in its order."""
-    rows = connection.select_by_ids(
+def waiting(connection: Connection, engine: str, models: Sequence[str], limit: int) -> list[WaitingJob]:
+    """The first jobs of the queue that wait for this engine, of these models, in the queue's order."""
+    listed = ",".join("?" * len(models))
+    rows = connection.execute(
         "SELECT id, account_id, model, size, turn, failures, created_ms FROM generations WHERE state = 'queued'"
-        f" AND model IN (…) {_QUEUE_ORDER} LIMIT {int(limit)}",
-        models,
+        f" AND engine = ? AND model IN ({listed}) {_QUEUE_ORDER} LIMIT ?",
+        (engine, *models, limit),
     )
     return [WaitingJob(*row) for row in rows]
 
 
-def claim(
-    connection: Connection, ids: Sequence[int], *, worker: str, engine: str, now_ms: int, lease_ms: int
-) -> list[ClaimedJob]:
+def claim(connection: Connection, ids: Sequence[int], *, worker: str, now_ms: int, lease_ms: int) -> list[ClaimedJob]:
     """Those of these jobs that still wait and that nobody else is claiming: from now on ours."""
     found = connection.select_by_ids(
         "SELECT id FROM generations WHERE state = 'queued' AND id IN (…)" + connection.skip_locked, ids
@@ -126,9 +129,9 @@ def claim(
     if not ours:
         return []
     connection.execute_many(
-        "UPDATE generations SET state = 'running', attempt = attempt + 1, worker = ?, engine = ?, lease_until_ms = ?"
+        "UPDATE generations SET state = 'running', attempt = attempt + 1, worker = ?, lease_until_ms = ?"
         " WHERE id = ? AND state = 'queued'",
-        [(worker, engine, now_ms + lease_ms, job_id) for job_id in ours],
+        [(worker, now_ms + lease_ms, job_id) for job_id in ours],
     )
     rows = connection.select_by_ids(
         "SELECT id, account_id, attempt, failures, model, price_output, seed, request, created_ms FROM generations"
@@ -169,6 +172,15 @@ def lapsed(connection: Connection, lease_before_ms: int) -> list[tuple[int, int,
         (lease_before_ms,),
     )
     return [(row[0], row[1], row[2]) for row in rows]
+
+
+def stale(connection: Connection, created_before_ms: int) -> list[tuple[int, int]]:
+    """(job, account) of jobs that have waited since before this moment."""
+    rows = connection.execute(
+        f"SELECT id, account_id FROM generations WHERE state = 'queued' AND created_ms < ? {_QUEUE_ORDER} LIMIT 512",
+        (created_before_ms,),
+    )
+    return [(row[0], row[1]) for row in rows]
 
 
 # ── for those who look ────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from minitoolai.core.books import AccountState, Books, HoldState, Operation, Outside, PlaceHold, Verdict
 from minitoolai.core.errors import StoreError
-from minitoolai.storage import idempotency, jobs
+from minitoolai.storage import budgets, idempotency, jobs
 from minitoolai.storage.database import Connection
 
 Decide = Callable[[Books, Operation], Verdict]
@@ -34,8 +34,8 @@ def load(connection: Connection, operations: Sequence[Operation]) -> Books:
     accounts = {row[0]: AccountState(row[1], row[2], row[3]) for row in rows}
     hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Outside)]
     rows = connection.select_by_ids(
-        "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind"
-        " FROM holds WHERE id IN (…)",
+        "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind,"
+        " budget_id, budget_ms FROM holds WHERE id IN (…)",
         hold_ids,
         lock=True,
     )
@@ -45,6 +45,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> Books:
     books = Books(accounts, holds, {row[0] for row in rows})
     jobs.load(connection, operations, books)
     idempotency.load(connection, operations, books)
+    budgets.load(connection, operations, books)
     return books
 
 
@@ -66,6 +67,7 @@ def save(connection: Connection, books: Books) -> None:
         )
     jobs.save(connection, books)
     idempotency.save(connection, books)
+    budgets.save(connection, books)
 
 
 def _update_accounts(connection: Connection, books: Books) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import os
 import re
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
@@ -95,7 +96,8 @@ class LocalObjects:
 
     def _write(self, path: Path, png: bytes) -> None:
         """Write beside, make it durable, then give it its name: a reader sees all of it or nothing."""
-        beside = path.with_name(f".{path.name}.{os.getpid()}.new")
+        # Its own for each thread: two attempts at one job may end in the same moment.
+        beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -101,6 +101,9 @@ api_keys = Table(
     Column("secret_hmac", LargeBinary, nullable=False),
     Column("created_ms", Int64, nullable=False),
     Column("revoked_ms", Int64),
+    # What the key may do, as JSON (core/key_rules.py); and the first of those it took the place of: budgets are shared.
+    Column("rules", Text),
+    Column("family", Text),
     sqlite_strict=True,
 )
 
@@ -126,6 +129,9 @@ holds = Table(
     Column("settled", Int64, nullable=False, server_default="0"),
     Column("shortfall", Int64, nullable=False, server_default="0"),
     Column("lease_until_ms", Int64),
+    # Of a key with a budget: which one, and the moment that decides on day and month.
+    Column("budget_id", Text),
+    Column("budget_ms", Int64),
     CheckConstraint("amount > 0", name="amount_positive"),
     CheckConstraint("kind IN ('chat', 'image', 'speech')", name="kind_known"),
     CheckConstraint("state IN ('pending', 'posted', 'voided')", name="state_known"),
@@ -186,6 +192,17 @@ generations = Table(
     _index("ix_generations_queued", "account_id", "turn", where="state = 'queued'"),
     _index("ix_generations_drawn", "lease_until_ms", where="kind = 'image' AND state = 'running'"),
     _index("ix_generations_pictures", "finished_ms", where="kind = 'image' AND result IS NOT NULL"),
+    sqlite_strict=True,
+)
+
+key_spending = Table(
+    "key_spending",
+    metadata,
+    # Budget and period together, as core/budgets.py names them.
+    Column("id", Text, primary_key=True),
+    Column("used", Int64, nullable=False),
+    Column("created_ms", Int64, nullable=False),
+    CheckConstraint("used >= 0", name="used_not_negative"),
     sqlite_strict=True,
 )
 
@@ -317,6 +334,16 @@ webhook_events = Table(
     metadata,
     Column("event_id", Text, primary_key=True),
     Column("provider", Text, nullable=False),
+    Column("seen_ms", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+#: Processes that draw, on a database that several share: who offers which models, and when that was last said.
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("offers", Text, nullable=False),
     Column("seen_ms", Int64, nullable=False),
     sqlite_strict=True,
 )

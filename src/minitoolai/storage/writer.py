@@ -178,9 +178,10 @@ class Writer:
 
     def _run(self, connection: Connection) -> None:
         while batch := self._take():
-            self._write(connection, batch)
             self.counts.largest_batch = max(self.counts.largest_batch, len(batch))
-            _wake_callers(batch)
+            for together in self._transactions(batch):
+                self._write(connection, together)
+                _wake_callers(together)
         connection.close()
 
     def _take(self) -> list[Ticket]:
@@ -207,10 +208,6 @@ class Writer:
     def _retry_is_due(self) -> bool:
         return bool(self._owed) and time.monotonic() >= self._retry_at_s
 
-    def _write(self, connection: Connection, batch: Sequence[Ticket]) -> None:
-        for together in self._transactions(batch):
-            self._write_together(connection, together)
-
     def _transactions(self, batch: Sequence[Ticket]) -> Iterable[Sequence[Ticket]]:
         """What may share a COMMIT: alone on the database everything, among others all operations of the ledger.
 
@@ -222,7 +219,7 @@ class Writer:
         changes = [[ticket] for ticket in batch if ticket.change is not None]
         return [operations, *changes] if operations else changes
 
-    def _write_together(self, connection: Connection, batch: Sequence[Ticket]) -> None:
+    def _write(self, connection: Connection, batch: Sequence[Ticket]) -> None:
         """One transaction for all; on any surprise, one for each."""
         try:
             self._commit_patiently(connection, batch)

@@ -5,7 +5,7 @@ import subprocess
 import time
 from typing import Any
 
-from speaking import BASE_URL, BUSY, KEY, PLANET, POOR_KEY, QUESTION, WEATHER, main
+from speaking import BASE_URL, BUSY, KEY, PLANET, POOR_KEY, QUESTION, TEXTS, WEATHER, main
 
 TYPE = "Content-Type: application/json"
 
@@ -108,6 +108,12 @@ def models() -> Any:
     return {"found": "quick" in [model["id"] for model in found["data"]]}
 
 
+def embeddings() -> Any:
+    made = ask(path="/embeddings", messages=None, model="vectors", input=TEXTS)
+    return {"vectors": [item["embedding"] for item in made["data"]]}
+
+
 main({name: globals()[name] for name in (
     "answer", "stream", "tools", "schema", "errors", "retry", "headers", "cancel", "responses", "completions", "models",
+    "embeddings",
 )})  # fmt: skip

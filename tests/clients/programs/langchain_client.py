@@ -6,8 +6,8 @@ from typing import Any
 import pydantic
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
-from speaking import BASE_URL, BUSY, KEY, QUESTION, main, refusals
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from speaking import BASE_URL, BUSY, KEY, QUESTION, TEXTS, main, refusals
 
 
 class Moons(pydantic.BaseModel):
@@ -88,6 +88,12 @@ def responses() -> Any:
     return {"text": made.text, "tokens": made.usage_metadata["output_tokens"]}
 
 
+def embeddings() -> Any:
+    # Without this it would count tokens itself, with a file that it has to fetch.
+    maker = OpenAIEmbeddings(base_url=BASE_URL, api_key=KEY, model="vectors", check_embedding_ctx_length=False)
+    return {"vectors": maker.embed_documents(TEXTS)}
+
+
 main({name: globals()[name] for name in (
-    "answer", "stream", "tools", "schema", "errors", "retry", "headers", "cancel", "responses",
+    "answer", "stream", "tools", "schema", "errors", "retry", "headers", "cancel", "responses", "embeddings",
 )})  # fmt: skip

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import litellm
-from speaking import BASE_URL, BUSY, KEY, PLANET, QUESTION, WEATHER, main, refusals
+from speaking import BASE_URL, BUSY, KEY, PLANET, QUESTION, TEXTS, WEATHER, main, refusals
 
 
 def ask(messages: Any = QUESTION, model: str = "quick", key: str = KEY, **fields: Any) -> Any:
@@ -64,7 +64,12 @@ def cancel() -> Any:
     return {"pieces": len(pieces)}
 
 
+def embeddings() -> Any:
+    made = litellm.embedding(model="openai/vectors", input=TEXTS, api_base=BASE_URL, api_key=KEY)
+    return {"vectors": [item["embedding"] for item in made.data]}
+
+
 litellm.suppress_debug_info = True
 main({name: globals()[name] for name in (
-    "answer", "stream", "tools", "schema", "errors", "retry", "headers", "cancel",
+    "answer", "stream", "tools", "schema", "errors", "retry", "headers", "cancel", "embeddings",
 )})  # fmt: skip

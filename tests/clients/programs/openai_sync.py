@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 import pydantic
-from speaking import BASE_URL, BUSY, CITY, KEY, QUESTION, WEATHER, main, refusals
+from speaking import BASE_URL, BUSY, CITY, KEY, QUESTION, TEXTS, WEATHER, main, refusals
 
 client = openai.OpenAI(base_url=BASE_URL, api_key=KEY, timeout=30)
 
@@ -94,6 +94,13 @@ def models() -> Any:
     return {"found": "quick" in [model.id for model in client.models.list()]}
 
 
+def embeddings() -> Any:
+    made = client.embeddings.create(model="vectors", input=TEXTS)
+    assert made.usage.prompt_tokens == 3
+    return {"vectors": [item.embedding for item in made.data]}
+
+
 main({name: globals()[name] for name in (
     "answer", "stream", "tools", "schema", "errors", "retry", "headers", "cancel", "responses", "completions", "models",
+    "embeddings",
 )})  # fmt: skip

@@ -11,6 +11,7 @@ BASE_URL, KEY, POOR_KEY = (os.environ[name] for name in ("BASE_URL", "KEY", "POO
 #: Distinguishes one program's requests from another's.
 NONCE = os.environ["NONCE"]
 QUESTION = [{"role": "user", "content": "Which planet has the most moons?"}]
+TEXTS = ["Saturn", "moons", "Saturn"]
 BUSY = [{"role": "user", "content": f"busy {NONCE}"}]
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minitoolai.engines.sampling.noise import PictureNoise
+from minitoolai.engines.sampling.noise import GrownNoise, PictureNoise
 from minitoolai.engines.sampling.schedules import SIGMA_MAX, SIGMA_MIN
 
 SHAPE = (4, 32, 32)
@@ -17,34 +17,41 @@ def test_the_order_of_queries_does_not_change_the_answers():
         np.testing.assert_array_equal(backwards(*query), answer)
 
 
-def test_increments_add_up_along_the_path():
-    noise = PictureNoise(1, SHAPE)
+EITHER = pytest.mark.parametrize("kind", [PictureNoise, GrownNoise])
+
+
+@EITHER
+def test_increments_add_up_along_the_path(kind):
+    noise = kind(1, SHAPE)
     whole, first, second = noise(9.0, 1.0), noise(9.0, 4.0), noise(4.0, 1.0)
-    np.testing.assert_allclose(whole * np.sqrt(8.0), first * np.sqrt(5.0) + second * np.sqrt(3.0), atol=1e-12)
+    np.testing.assert_allclose(whole * np.sqrt(8.0), first * np.sqrt(5.0) + second * np.sqrt(3.0), atol=1e-5)
 
 
 @pytest.mark.parametrize(("high", "low"), [(SIGMA_MAX, SIGMA_MIN), (0.93, 0.029), (0.05, 0.045), (14.6, 0.0)])
-def test_every_increment_is_unit_normal(high, low):
-    drawn = np.stack([PictureNoise(seed, SHAPE)(high, low) for seed in range(8)])
+@EITHER
+def test_every_increment_is_unit_normal(high, low, kind):
+    drawn = np.stack([kind(seed, SHAPE)(high, low) for seed in range(8)])
     assert abs(drawn.mean()) < 0.03
     assert abs(drawn.std() - 1) < 0.03
 
 
-def test_disjoint_increments_are_independent_and_so_are_seeds_and_the_start():
-    noise = PictureNoise(3, SHAPE)
+@EITHER
+def test_disjoint_increments_are_independent_and_so_are_seeds_and_the_start(kind):
+    noise = kind(3, SHAPE)
     several = [
         noise(10.0, 5.0),
         noise(5.0, 1.0),
         noise(1.0, 0.03),
         noise.start(),
-        PictureNoise(4, SHAPE)(10.0, 5.0),
+        kind(4, SHAPE)(10.0, 5.0),
     ]
     related = np.corrcoef([x.ravel() for x in several]) - np.eye(len(several))
     assert np.abs(related).max() < 0.06
 
 
-def test_a_level_beyond_the_path_is_refused_at_once():
-    noise = PictureNoise(0, SHAPE)
+@EITHER
+def test_a_level_beyond_the_path_is_refused_at_once(kind):
+    noise = kind(0, SHAPE)
     with pytest.raises(ValueError, match="lies outside"):
         noise(SIGMA_MAX * 1.01, 1.0)
     with pytest.raises(ValueError, match="without length"):
@@ -54,3 +61,21 @@ def test_a_level_beyond_the_path_is_refused_at_once():
 
 def test_large_seeds_are_seeds_of_their_own():
     assert not np.array_equal(PictureNoise(2**63, SHAPE).start(), PictureNoise(0, SHAPE).start())
+
+
+def test_overlapping_increments_of_a_grown_path_agree_as_the_sde_samplers_need():
+    # DPM++ SDE asks for both from the same level; what they share is the way to the middle.
+    related = []
+    for seed in range(6):
+        noise = GrownNoise(seed, SHAPE)
+        middle, whole = noise(9.0, 3.0), noise(9.0, 1.0)
+        related.append(np.corrcoef(middle.ravel(), whole.ravel())[0, 1])
+    assert np.mean(related) == pytest.approx(np.sqrt(6.0 / 8.0), abs=0.02)
+
+
+def test_a_grown_path_is_the_same_for_the_same_questions():
+    queries = [(14.0, 3.0), (14.0, 8.0), (3.0, 0.5)]
+    first, second = GrownNoise(7, SHAPE), GrownNoise(7, SHAPE)
+    for query in queries:
+        np.testing.assert_array_equal(first(*query), second(*query))
+    assert not np.array_equal(GrownNoise(8, SHAPE)(14.0, 3.0), GrownNoise(7, SHAPE)(14.0, 3.0))

@@ -112,3 +112,11 @@ def test_an_unknown_scheduler_is_refused_by_name():
         sigmas("UniPC", 4)
     with pytest.raises(ValueError, match="at least one step"):
         sigmas("Euler", 0)
+
+
+def test_levels_may_trail_where_the_scheduler_has_none_of_its_own():
+    np.testing.assert_allclose(sigmas("Euler", 4, trailing=True), [14.6146, 4.0861, 1.6156, 0.6951, 0.0], atol=2e-3)
+    assert sigmas("DPM2", 3, trailing=True)[:3] == sigmas("Euler", 4, trailing=True)[:3]
+    for name in ("LMS Karras", "DPM2 a Karras", "DPM fast"):
+        assert sigmas(name, 4, trailing=True) == sigmas(name, 4)
+    np.testing.assert_allclose(sigmas("Heun", 1, trailing=True), sigmas("Heun", 1))

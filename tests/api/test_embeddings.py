@@ -1,0 +1,177 @@
+"""`/v1/embeddings`: texts into vectors, by upstreams and by a GGUF file of the operator's, charged for what is read."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+import requests
+
+from minitoolai.engines.llama import find_embedded_model
+from tests.support.ask import check_refusal, get
+from tests.support.server import Account, ServerProcess
+from tests.support.strict import CreateEmbeddingResponse, check
+from tests.support.upstream import Behaviour, Exchange, Upstream
+
+PATH = "/v1/embeddings"
+CREDIT = 5_000_000_000
+PRICE = 20
+
+
+def ask(account: Account, **fields: Any) -> requests.Response:
+    body = {"model": "vectors", "input": "Saturn has many moons", **fields}
+    return requests.post(account.server.url + PATH, json=body, headers=account.headers, timeout=60)
+
+
+def made(account: Account, **fields: Any) -> Any:
+    answer = ask(account, **fields)
+    assert answer.status_code == 200, answer.text
+    return check(CreateEmbeddingResponse, answer.json())
+
+
+def vectors(*found: Any, **more: Any) -> Behaviour:
+    """An upstream that answers with these."""
+
+    async def behave(exchange: Exchange) -> None:
+        data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(found)]
+        exchange.answer(200, {"object": "list", "data": data, "model": "far-1", **more})
+
+    return behave
+
+
+def test_a_text_becomes_a_vector_and_its_tokens_are_charged(account: Account) -> None:
+    found = made(account)
+    assert (found.model, found.usage.prompt_tokens, found.usage.total_tokens) == ("fake-quick-1", 4, 4)
+    assert len(found.data[0].embedding) == 64
+    assert account.settled() == CREDIT - 4 * PRICE
+
+
+@pytest.mark.parametrize("given", [["a b", "c"], [[1, 2], [3]], [1, 2, 3.0]])
+def test_several_texts_and_tokens_are_read(account: Account, given: Any) -> None:
+    found = made(account, input=given)
+    assert len(found.data) == (1 if isinstance(given[0], int) else 2)
+    assert [item.index for item in found.data] == list(range(len(found.data)))
+    assert account.settled() == CREDIT - 3 * PRICE
+
+
+@pytest.mark.parametrize("theirs", ["float", "base64"])
+@pytest.mark.parametrize("asked", ["float", "base64", None])
+def test_vectors_come_in_the_encoding_that_was_asked_for(
+    account: Account, upstream: Upstream, theirs: str, asked: str | None
+) -> None:
+    packed = base64.b64encode(struct.pack("<2f", 0.5, -1.0)).decode()
+    upstream.behave = vectors(packed if theirs == "base64" else [0.5, -1.0], usage={"prompt_tokens": 9})
+    answer = ask(account, model="far", encoding_format=asked, dimensions=2, user="u")
+    assert answer.json()["data"][0]["embedding"] == (packed if asked == "base64" else [0.5, -1.0])
+    assert upstream.last.path == "/v1/embeddings"
+    assert upstream.last.body["input"] == ["Saturn has many moons"]
+    assert (upstream.last.body["dimensions"], upstream.last.body["user"]) == (2, "u")
+    assert account.settled() == CREDIT - 9 * PRICE
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert (row["input_units"], row["output_units"], row["estimated"], row["served_model"]) == (9, 0, 0, "far-1")
+
+
+def test_an_upstream_that_counts_nothing_is_charged_by_our_own_count(account: Account, upstream: Upstream) -> None:
+    upstream.behave = vectors([1.0])
+    found = made(account, model="far")
+    row = account.server.generation(ask(account, model="far").headers["x-generation-id"])
+    assert row["estimated"] == 1
+    assert found.usage.prompt_tokens == row["input_units"] > 0
+    assert account.settled() == CREDIT - 2 * row["cost"]
+
+
+@pytest.mark.parametrize("body", [b"{}", b"nothing", json.dumps({"data": []}).encode()])
+def test_an_upstream_that_sends_no_vectors_is_charged_nothing(
+    account: Account, upstream: Upstream, body: bytes
+) -> None:
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(200, body)
+
+    upstream.behave = behave
+    check_refusal(ask(account, model="far"), 502, "upstream_error")
+    assert account.settled() == CREDIT
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": ""}, "input"),
+        ({"input": None}, "input"),
+        ({"input": []}, "input"),
+        ({"input": 5}, "input"),
+        ({"input": ["x", ""]}, "input[1]"),
+        ({"input": [[]]}, "input[0]"),
+        ({"input": [True]}, "input[0]"),
+        ({"input": ["x"] * 2049}, "input"),
+        ({"encoding_format": "hex"}, "encoding_format"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"dimensions": "8"}, "dimensions"),
+        ({"stream": True}, "stream"),
+        ({"user": 5}, "user"),
+    ],
+    ids=str,
+)
+def test_a_wrong_field_is_named(account: Account, fields: dict[str, Any], param: str) -> None:
+    check_refusal(ask(account, **fields), 400, "invalid_request", param)
+    assert account.money().posted == CREDIT
+
+
+def test_a_model_that_makes_no_vectors_names_those_that_do(account: Account) -> None:
+    message = check_refusal(ask(account, model="quick"), 404, "model_not_found", "model")
+    assert "quick makes no embeddings" in message
+    assert "vectors" in message
+    check_refusal(ask(account, model="nobody"), 404, "model_not_found", "model")
+    listed = get(account, "/v1/models/vectors").json()
+    assert (listed["kind"], listed["price"]["input_per_million"]) == ("embedding", "0.020000000")
+
+
+EMBEDDED = """
+[engines.reader]
+kind = "llama"
+model = "smollm2-vectors"
+context = 1024
+file = "{file}"
+embeds = true
+pooling = "mean"
+
+[embedding.own]
+input = "0.02"
+context = 1024
+engines = ["reader"]
+"""
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+    """A server whose llama.cpp was started for vectors."""
+    env = {"MINITOOLAI_LLAMA_SLOTS": "2", "MINITOOLAI_LLAMA_THREADS": "1"}
+    catalog = EMBEDDED.format(file=find_embedded_model())
+    with ServerProcess(tmp_path_factory.mktemp("reader"), catalog=catalog, env=env) as server:
+        yield server.account()
+
+
+def test_a_file_of_the_operators_makes_vectors(reader: Account) -> None:
+    texts = ["The moons of Saturn", "How to bake bread", "The moons of Saturn"]
+    with openai.OpenAI(base_url=reader.server.url + "/v1", api_key=reader.key, max_retries=0) as client:
+        before = reader.settled()
+        found = client.embeddings.create(model="own", input=texts)
+        assert found.model == "smollm2-vectors"
+        one, other, same = (item.embedding for item in found.data)
+        assert one == pytest.approx(same, abs=1e-4)
+        assert sum(a * b for a, b in zip(one, other, strict=True)) < 0.999
+        assert found.usage.prompt_tokens >= 12
+        assert before - reader.settled() == found.usage.prompt_tokens * PRICE
+        with pytest.raises(openai.BadRequestError) as refusal:
+            client.embeddings.create(model="own", input=["x", "moon " * 1200])
+        assert (refusal.value.param, refusal.value.code) == ("input[1]", "context_length_exceeded")
+        with pytest.raises(openai.BadRequestError) as unable:
+            client.embeddings.create(model="own", input="x", dimensions=8)
+        assert unable.value.param == "dimensions"
+        # Longer than what llama.cpp reads at once unless it is told.
+        long = client.embeddings.create(model="own", input="moon " * 540)
+        assert long.usage.prompt_tokens > 512

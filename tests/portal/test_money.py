@@ -1,0 +1,137 @@
+"""Vouchers and the statement, in the browser and on the command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import requests
+
+from minitoolai.core.money import parse_dollars
+from minitoolai.storage import accounts, users
+from tests.support.browse import Visitor
+from tests.support.server import ServerProcess
+from tests.support.waiting import eventually
+
+
+def balance(server: ServerProcess, email: str) -> int:
+    return server.read(lambda c: accounts.balance_of(c, users.find_user(c, email)[0].account_id)).posted
+
+
+def test_a_voucher_is_redeemed_once_however_it_is_typed(member: Visitor, email: str, server: ServerProcess) -> None:
+    made = server.command("voucher", "create", "7.50", "--count", "2", "--note", "fair")
+    first, second = made.stdout.split()
+    assert re.fullmatch(r"(\w{4}-){3}\w{4}", first)
+    assert "2 of $7.500000000 each, $15.000000000 in all" in made.stderr
+    member.open("/topup")
+    member.submit("/topup/voucher", code=f" {first.lower().replace('-', ' ')} ")
+    assert "Done: $7.50 were added to your balance." in member.page.text
+    member.open("/topup")
+    member.submit("/topup/voucher", code=first)
+    assert member.page.status_code == 422
+    assert "This voucher was redeemed already." in member.page.text
+    assert first in member.page.text
+    assert balance(server, email) == parse_dollars("7.50")
+    listed = server.command("voucher", "list").stdout
+    account_id = server.read(lambda c: users.find_user(c, email)[0].account_id)
+    assert f"…-{first[-4:]}  $7.500000000  redeemed by account {account_id}  fair" in listed
+    assert f"…-{second[-4:]}  $7.500000000  open  fair" in listed
+    assert first not in listed
+
+
+def test_of_many_who_redeem_a_voucher_at_once_one_gets_it(server: ServerProcess, email: str) -> None:
+    code = server.command("voucher", "create", "3.00").stdout.strip()
+    people = [Visitor(server).sign_up(f"{n}-{email}") for n in range(4)]
+    tries = [(person, person.open("/topup") and person.fields("/topup/voucher")) for person in people for _ in range(5)]
+
+    def redeem(one: tuple[Visitor, dict[str, str]]) -> int:
+        person, fields = one
+        address = person.url("/topup/voucher")
+        sent = requests.post(
+            address, data=fields | {"code": code}, cookies=person.cookies.copy(), allow_redirects=False, timeout=30
+        )
+        return sent.status_code
+
+    with ThreadPoolExecutor(20) as pool:
+        statuses = sorted(pool.map(redeem, tries))
+    assert statuses == [303] + [422] * 19
+    assert sum(balance(server, f"{n}-{email}") for n in range(4)) == parse_dollars("3.00")
+
+
+def test_a_voucher_that_is_none_is_refused(member: Visitor, email: str) -> None:
+    for code in ("", "ABCD", "x" * 5000, "💥", "' OR 1=1 --", "0" * 16):
+        member.open("/topup")
+        member.submit("/topup/voucher", code=code)
+        assert member.page.status_code == 422
+        assert "There is no such voucher." in member.page.text
+
+
+def test_the_code_of_a_voucher_is_kept_nowhere(server: ServerProcess) -> None:
+    code = server.command("voucher", "create", "1.00").stdout.strip()
+    for file in server.data_dir.glob("minitoolai.db*"):
+        assert code.encode() not in file.read_bytes()
+        assert code.replace("-", "").encode() not in file.read_bytes()
+
+
+def test_wrong_options_of_voucher_create_are_said_with_a_remedy(server: ServerProcess) -> None:
+    for options, words in (
+        (("five",), "write it like 5.00"),
+        (("1", "--count", "0"), "--count is 1 to 10000"),
+        (("1", "--days", "0"), "--days is 1 to"),
+    ):
+        said = server.command("voucher", "create", *options)
+        assert (said.returncode, said.stdout) == (1, "")
+        assert words in said.stderr
+
+
+def test_the_statement_adds_up_and_names_what_was_paid_for(member: Visitor, email: str, server: ServerProcess) -> None:
+    code = server.command("voucher", "create", "2.00").stdout.strip()
+    member.open("/topup")
+    member.submit("/topup/voucher", code=code)
+    key = server.command("key", "create", email, "--name", "k").stdout.strip()
+    names = []
+    for _ in range(3):
+        asked = {"model": "fake-chat", "stream": False, "messages": [{"role": "user", "content": "hello there"}]}
+        headers = {"authorization": f"Bearer {key}"}
+        answer = requests.post(server.url + "/v1/chat/completions", json=asked, headers=headers, timeout=30)
+        names.append(answer.headers["x-generation-id"])
+    page = member.open("/balance").text
+    assert all(name in page for name in names)
+    assert "+$2.00" in page
+    lines = list(csv.DictReader(io.StringIO(member.open("/balance/statement.csv").text)))
+    assert [line["generation"] for line in lines] == [*reversed(names), ""]
+    assert [line["number"] for line in lines] == ["4", "3", "2", "1"]
+    amounts = [int(line["amount"].replace(".", "")) for line in lines]
+    assert sum(amounts) == balance(server, email) == int(lines[0]["balance"].replace(".", ""))
+    for after, before in itertools.pairwise(lines):
+        assert int(after["balance"].replace(".", "")) - int(before["balance"].replace(".", "")) == int(
+            after["amount"].replace(".", "")
+        )
+
+
+def test_an_account_without_movements_is_told_what_to_do(member: Visitor) -> None:
+    page = member.open("/balance").text
+    assert "Nothing has moved yet" in page
+    assert "/en/topup" in page
+
+
+def test_an_admin_is_made_and_unmade_on_the_command_line(member: Visitor, email: str, server: ServerProcess) -> None:
+    assert server.command("account", "admin", email).stdout == f"{email} is an admin\n"
+    assert server.read(lambda c: users.find_user(c, email)[0].is_admin)
+    assert server.command("account", "admin", email, "--off").returncode == 0
+    assert not server.read(lambda c: users.find_user(c, email)[0].is_admin)
+    assert server.command("account", "create", f"admin-{email}", "--admin").returncode == 0
+    assert server.read(lambda c: users.find_user(c, f"admin-{email}")[0].is_admin)
+    assert "there is no account" in server.command("account", "admin", "nobody@example.com").stderr
+
+
+def test_the_last_use_of_a_key_shows_without_costing_the_request(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    key = server.command("key", "create", email, "--name", "k").stdout.strip()
+    assert "never" in member.open("/keys").text
+    requests.get(server.url + "/api/balance", headers={"authorization": f"Bearer {key}"}, timeout=20)
+    eventually(lambda: ">never<" not in member.open("/keys").text, within_s=30)

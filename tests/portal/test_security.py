@@ -1,0 +1,254 @@
+"""What an attacker tries against the pages, each tried here: and nothing happens."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import time
+
+import pytest
+import requests
+
+from minitoolai.portal.cookies import Signer
+from minitoolai.storage import accounts, users
+from tests.support.browse import PASSWORD, Forms, Visitor
+from tests.support.cli import CATALOG
+from tests.support.server import ServerProcess
+
+MARK = "<script>alert('x')</script>\"'><img src=x onerror=alert(1)>"
+KEY = re.compile(r"sk-mt-\w{12}-\w{32}-\w{6}")
+
+
+def post(member: Visitor, path: str, values: dict[str, str], **headers: str) -> int:
+    return member.post(member.url(path), data=values, headers=headers, allow_redirects=False, timeout=20).status_code
+
+
+def keys_of(member: Visitor, email: str) -> int:
+    return len(member.server.read(lambda c: accounts.keys_of(c, users.find_user(c, email)[0].account_id)))
+
+
+# ── forged forms ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_form_of_another_site_does_nothing(member: Visitor, email: str, server: ServerProcess) -> None:
+    member.open("/keys")
+    good = member.fields("/keys")
+    stranger = Visitor(server)
+    stranger.open("/signin")
+    theirs = stranger.fields("/signin")["csrf"]
+    forged = ("", "x", "AAAA", good["csrf"][:-4] + "AAA=", theirs, "é", "=" * 44)
+    for token in forged:
+        assert post(member, "/keys", {"csrf": token, "name": "forged"}) == 403, token
+    assert post(member, "/keys", {"name": "forged"}) == 403
+    right = {"csrf": good["csrf"], "name": "forged"}
+    assert post(member, "/keys", right, origin="https://evil.example") == 403
+    assert post(member, "/keys", right, origin="null") == 403
+    assert post(member, "/keys", right, **{"sec-fetch-site": "cross-site"}) == 403
+    assert post(member, "/keys", right, **{"sec-fetch-site": "same-site"}) == 403
+    assert keys_of(member, email) == 0
+    assert post(member, "/keys", right, origin=server.url, **{"sec-fetch-site": "same-origin"}) == 200
+    assert keys_of(member, email) == 1
+
+
+def test_a_form_of_the_time_before_the_sign_in_is_worth_nothing_after_it(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    other = Visitor(server)
+    other.open("/signin")
+    before = other.fields("/signin")["csrf"]
+    other.submit("/signin", email=email, password=PASSWORD)
+    assert post(other, "/keys", {"csrf": before, "name": "late"}) == 403
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/keys", "/keys/revoke", "/topup/voucher", "/account/password", "/account/leave", "/signout", "/signin", "/signup",
+     "/reset", "/reset/new", "/confirm", "/theme"],
+)  # fmt: skip
+def test_every_form_asks_for_its_token(member: Visitor, path: str) -> None:
+    assert post(member, path, {"name": "x", "theme": "dark"}) == 403
+    assert "/account" in member.open("/account").url
+
+
+def test_nothing_changes_by_get(member: Visitor) -> None:
+    for path in ("/signout", "/keys/revoke", "/topup/voucher", "/account/leave", "/theme"):
+        assert member.open(path).status_code in (404, 405)
+    assert member.open("/account").url.endswith("/account")
+
+
+def test_a_token_looks_different_on_every_page_and_is_good_all_the_same(member: Visitor) -> None:
+    tokens = {member.open("/keys") and member.fields("/keys")["csrf"] for _ in range(3)}
+    assert len(tokens) == 3
+    signer = Signer(b"pepper")
+    assert signer.is_form_token(signer.form_token("a"), "a")
+    assert not signer.is_form_token(signer.form_token("a"), "b")
+    assert not signer.is_form_token(Signer(b"other").form_token("a"), "a")
+
+
+# ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_session_cannot_be_chosen_by_somebody_else(member: Visitor, email: str, server: ServerProcess) -> None:
+    victim = Visitor(server)
+    victim.cookies.set("session", "chosen-by-an-attacker", domain="127.0.0.1", path="/")
+    victim.cookies.set("browser", "chosen-too", domain="127.0.0.1", path="/")
+    victim.sign_in(email)
+    secret = victim.cookies.get("session", path="/")
+    assert secret != "chosen-by-an-attacker"
+    assert victim.cookies.get("browser", path="/") != "chosen-too"
+    attacker = Visitor(server)
+    attacker.cookies.set("session", "chosen-by-an-attacker", domain="127.0.0.1", path="/")
+    assert "/signin" in attacker.open("/account").url
+
+
+def test_a_sign_in_ends_the_session_that_was_there_and_a_sign_out_ends_it_on_the_server(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    old = member.cookies["session"]
+    member.open("/account")
+    member.submit("/signout")
+    thief = Visitor(server)
+    thief.cookies.set("session", old, domain="127.0.0.1", path="/")
+    assert "/signin" in thief.open("/account").url
+
+
+def test_the_secret_of_a_session_is_not_in_the_database(member: Visitor, server: ServerProcess) -> None:
+    secret = member.cookies["session"].encode()
+    for file in server.data_dir.glob("minitoolai.db*"):
+        assert secret not in file.read_bytes()
+
+
+def test_cookies_are_for_us_alone(server: ServerProcess) -> None:
+    answer = requests.get(server.url + "/en/", timeout=20)
+    for cookie in answer.raw.headers.getlist("set-cookie"):
+        assert "HttpOnly" in cookie
+        assert "SameSite=lax" in cookie
+        assert "Path=/" in cookie
+        assert "Domain" not in cookie
+
+
+def test_anywhere_but_on_this_machine_cookies_are_secure_and_bound_to_the_host(server: ServerProcess) -> None:
+    answer = requests.get(server.url + "/en/", headers={"host": "ai.example.com"}, timeout=20)
+    cookies = answer.raw.headers.getlist("set-cookie")
+    assert any(cookie.startswith("__Host-browser=") and "Secure" in cookie for cookie in cookies)
+    assert all("Secure" in cookie for cookie in cookies)
+    assert "max-age" in answer.headers["strict-transport-security"]
+
+
+# ── leading astray ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "target", ["//evil.example/", "https://evil.example/", "/\\evil.example", "/en/\n//evil.example"]
+)
+def test_a_sign_in_leads_to_our_own_pages_only(member: Visitor, email: str, server: ServerProcess, target: str) -> None:
+    other = Visitor(server)
+    other.get(other.url("/signin"), params={"next": target}, timeout=20)
+    other.open("/signin")
+    other.submit("/signin", follow=False, email=email, password=PASSWORD, next=target)
+    assert other.page.headers["location"] == "/en/keys"
+    other.open("/theme", allow_redirects=False)
+    other.open("/account")
+    other.submit("/theme", follow=False, theme="dark", next=target)
+    assert other.page.headers["location"] == "/en/"
+
+
+def test_no_page_may_stand_in_a_frame_of_another(member: Visitor) -> None:
+    for path in ("/", "/signin", "/keys", "/balance", "/topup", "/account"):
+        headers = member.open(path).headers
+        assert headers["x-frame-options"] == "DENY"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+# ── words that are no words ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_markup_in_a_keys_name_is_shown_as_it_was_written(member: Visitor) -> None:
+    member.open("/keys")
+    member.submit("/keys", name=MARK)
+    assert KEY.search(member.page.text)
+    assert "<script>alert" not in member.page.text
+    assert "&lt;script&gt;alert" in member.open("/keys").text
+    assert "<img src=x" not in member.page.text
+    assert Forms(member.page.text).found
+
+
+def test_markup_in_fields_comes_back_as_text(visitor: Visitor) -> None:
+    visitor.open("/signup")
+    visitor.submit("/signup", email=MARK, password="short")
+    assert "<script>alert" not in visitor.page.text
+    visitor.open("/signin?next=" + requests.utils.quote(MARK))
+    assert "<script>alert" not in visitor.page.text
+    for path in ("/" + requests.utils.quote(MARK), "/confirm?link=" + requests.utils.quote(MARK)):
+        assert "<script>alert" not in visitor.open(path).text
+
+
+def test_a_message_cannot_be_put_on_a_page_by_others(server: ServerProcess) -> None:
+    visitor = Visitor(server)
+    visitor.cookies.set("flash", "WyJnb29kIiwgImZvcmdlZCJd.00000000000000000000000000000000", domain="127.0.0.1")
+    assert "forged" not in visitor.open("/").text
+
+
+# ── what belongs to others ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nobody_can_revoke_or_see_the_key_of_another(member: Visitor, email: str, server: ServerProcess) -> None:
+    member.open("/keys")
+    member.submit("/keys", name="mine alone")
+    found = KEY.search(member.page.text)
+    assert found
+    other = Visitor(server).sign_up(f"other-{email}")
+    assert "mine alone" not in other.open("/keys").text
+    other.submit("/keys", name="a form to fill in")
+    fields = other.fields("/keys/revoke") | {"key": found[0].split("-")[2]}
+    assert post(other, "/keys/revoke", fields) == 404
+    answer = requests.get(server.url + "/api/balance", headers={"authorization": f"Bearer {found[0]}"}, timeout=20)
+    assert answer.status_code == 200
+
+
+def test_the_statement_is_the_members_own_whatever_the_address_says(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    server.command("credit", "grant", email, "5.00", "--reason", "for me alone")
+    other = Visitor(server).sign_up(f"other-{email}")
+    for path in ("/balance", "/balance?below=999&until=99999999999999", "/balance/statement.csv"):
+        assert "for me alone" in member.open(path).text
+        assert "for me alone" not in other.open(path).text
+
+
+# ── who is known here ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_sign_in_takes_as_long_for_an_address_that_nobody_has(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    visitor = Visitor(server)
+    visitor.open("/signin")
+    times: dict[str, list[float]] = {email: [], "nobody-here@example.com": []}
+    for _ in range(9):
+        for address, taken in times.items():
+            began_s = time.monotonic()
+            visitor.submit("/signin", email=address, password="a wrong password")
+            taken.append(time.monotonic() - began_s)
+    known, unknown = (statistics.median(taken) for taken in times.values())
+    # Without the hash, an unknown address would be answered ten times as fast.
+    assert 0.5 < known / unknown < 2.0
+
+
+# ── too often ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_passwords_vouchers_and_letters_cannot_be_tried_for_ever(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with ServerProcess(tmp_path_factory.mktemp("limits"), catalog=CATALOG) as server:
+        visitor = Visitor(server)
+        visitor.open("/signin")
+        fields = visitor.fields("/signin")
+        sent = [fields | {"email": "ann@example.com", "password": f"guess {n}"} for n in range(13)]
+        statuses = [post(visitor, "/signin", values) for values in sent]
+        assert statuses == [422] * 10 + [429] * 3
+        assert post(visitor, "/signin", fields | {"email": "bob@example.com", "password": "x"}) == 422
+        letters = [post(visitor, "/reset", fields | {"email": "ann@example.com"}) for _ in range(5)]
+        assert letters == [200] * 3 + [429] * 2
+        answer = visitor.post(visitor.url("/reset"), data=fields | {"email": "ann@example.com"}, timeout=20)
+        assert int(answer.headers["retry-after"]) > 0
+        assert "Please try again in" in answer.text

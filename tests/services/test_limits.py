@@ -1,0 +1,169 @@
+"""How much may be asked for in a minute and at once: exact, by a clock that stands still."""
+
+from __future__ import annotations
+
+import pytest
+
+from minitoolai.core.errors import AccessDenied, KeyForbids, RateLimited
+from minitoolai.core.key_rules import KeyRules, Rate
+from minitoolai.core.records import Caller
+from minitoolai.services.admission import Admission, check_model
+from minitoolai.services.limits import Limits
+from tests.support.books import NOON_MS, FixedClock
+
+ANN, BOB = Caller(1001, "k1"), Caller(1002, "k2")
+
+
+def granted(limits: Limits, caller: Caller, times: int) -> int:
+    return sum(limits.count(caller)[1] is None for _ in range(times))
+
+
+def test_a_full_minute_may_be_used_at_once_and_then_flows_back() -> None:
+    clock = FixedClock()
+    limits = Limits(clock, Rate(requests_per_minute=60))
+    assert granted(limits, ANN, 100) == 60
+    assert granted(limits, BOB, 100) == 60
+    clock.forward(10)
+    assert granted(limits, ANN, 100) == 10
+    clock.forward(3600)
+    assert granted(limits, ANN, 100) == 60
+
+
+def test_a_refusal_says_when_to_come_back_and_that_is_true() -> None:
+    clock = FixedClock()
+    limits = Limits(clock, Rate(requests_per_minute=10))
+    granted(limits, ANN, 10)
+    refusal = limits.count(ANN)[1]
+    assert isinstance(refusal, RateLimited)
+    assert refusal.retry_after_s == 6
+    clock.forward(5.9)
+    assert granted(limits, ANN, 1) == 0
+    clock.forward(0.1)
+    assert granted(limits, ANN, 2) == 1
+
+
+def test_the_headers_tell_what_is_left_as_openai_names_it() -> None:
+    clock = FixedClock()
+    limits = Limits(clock, Rate(requests_per_minute=100, tokens_per_minute=6000))
+    headers = dict(limits.count(ANN)[0])
+    assert headers == {
+        b"x-ratelimit-limit-requests": b"100",
+        b"x-ratelimit-remaining-requests": b"99",
+        b"x-ratelimit-reset-requests": b"600ms",
+        b"x-ratelimit-limit-tokens": b"6000",
+        b"x-ratelimit-remaining-tokens": b"6000",
+        b"x-ratelimit-reset-tokens": b"0ms",
+    }
+    granted(limits, ANN, 98)
+    assert dict(limits.count(ANN)[0])[b"x-ratelimit-reset-requests"] == b"1m0s"
+    assert Limits(clock, Rate()).count(ANN) == ([], None)
+
+
+def test_a_key_has_its_own_limit_beside_that_of_its_account() -> None:
+    clock = FixedClock()
+    limits = Limits(clock, Rate(requests_per_minute=10))
+    narrow = Caller(1001, "k3", rules=KeyRules(rate=Rate(requests_per_minute=3)), family="k3")
+    assert granted(limits, narrow, 5) == 3
+    # What was refused by the key did not count for the account.
+    assert granted(limits, ANN, 20) == 7
+
+
+def test_tokens_and_dollars_are_taken_before_the_work_and_corrected_after_it() -> None:
+    clock = FixedClock()
+    limits = Limits(clock, Rate(tokens_per_minute=1000, dollars_per_minute=10**9))
+    first = limits.begin(ANN, tokens=900, dollars=10**6)
+    assert first is not None
+    with pytest.raises(RateLimited, match="1000 tokens a minute"):
+        limits.begin(ANN, tokens=200, dollars=0)
+    limits.end(first, tokens=100, dollars=10)
+    second = limits.begin(ANN, tokens=900, dollars=0)
+    assert second is not None
+    clock.forward(60)
+    limits.end(second, tokens=0, dollars=0)
+    with pytest.raises(RateLimited, match="1 dollars a minute"):  # noqa: PT012 - the last of three is the one
+        for _ in range(3):
+            limits.begin(ANN, tokens=1, dollars=6 * 10**8)
+
+
+def test_more_than_a_whole_minute_is_let_through_once_the_meter_is_full() -> None:
+    limits = Limits(FixedClock(), Rate(tokens_per_minute=100))
+    assert limits.begin(ANN, tokens=5000, dollars=0) is not None
+    with pytest.raises(RateLimited):
+        limits.begin(ANN, tokens=1, dollars=0)
+
+
+def test_answers_under_way_are_counted_and_come_back() -> None:
+    limits = Limits(FixedClock(), Rate(streams=2))
+    one, two = (limits.begin(ANN, tokens=0, dollars=0) for _ in range(2))
+    with pytest.raises(RateLimited, match="2 answers under way"):
+        limits.begin(ANN, tokens=0, dollars=0)
+    assert limits.begin(BOB, tokens=0, dollars=0) is not None
+    assert one is not None
+    limits.end(one, tokens=0, dollars=0)
+    assert limits.begin(ANN, tokens=0, dollars=0) is not None
+    assert two is not None
+
+
+def test_each_of_several_processes_has_its_share() -> None:
+    limits = Limits(FixedClock(), Rate(requests_per_minute=100), processes=4)
+    assert granted(limits, ANN, 100) == 25
+
+
+def test_what_measures_nothing_costs_nothing() -> None:
+    assert Limits(FixedClock(), Rate(requests_per_minute=100)).begin(ANN, tokens=10, dollars=10) is None
+
+
+# ── rules of keys ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def admission(*trusted: str) -> Admission:
+    clock = FixedClock()
+    return Admission(clock, Limits(clock, Rate()), trusted_proxies=trusted)
+
+
+def test_a_key_that_has_expired_is_a_401() -> None:
+    for expires_ms in (NOON_MS, NOON_MS - 1):
+        with pytest.raises(AccessDenied) as no:
+            admission().check(Caller(1, "k", rules=KeyRules(expires_ms=expires_ms)), "", "")
+        assert no.value.code == "key_expired"
+    admission().check(Caller(1, "k", rules=KeyRules(expires_ms=NOON_MS + 1)), "", "")
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "trusted", "is_allowed"),
+    [
+        ("192.0.2.7", "", (), True),
+        ("::ffff:192.0.2.7", "", (), True),
+        ("192.0.2.8", "", (), False),
+        ("10.1.2.3", "", (), True),
+        ("2001:db8::1", "", (), True),
+        ("2001:db9::1", "", (), False),
+        ("", "", (), False),
+        # What a stranger says of himself is not believed; what our own proxy says is, to the last hop that is not ours.
+        ("198.51.100.1", "192.0.2.7", (), False),
+        ("198.51.100.1", "192.0.2.7", ("198.51.100.1",), True),
+        ("198.51.100.1", "192.0.2.7, 203.0.113.9", ("198.51.100.1",), False),
+        ("198.51.100.1", "203.0.113.9, 192.0.2.7, 198.51.100.2", ("198.51.100.0/24",), True),
+        ("198.51.100.1", "", ("198.51.100.0/24",), False),
+        ("198.51.100.1", "nonsense", ("198.51.100.0/24",), False),
+    ],
+)
+def test_a_key_works_only_from_its_addresses(
+    peer: str, forwarded: str, trusted: tuple[str, ...], is_allowed: bool
+) -> None:
+    caller = Caller(1, "k", rules=KeyRules(allow_ip=("192.0.2.7", "10.0.0.0/8", "2001:db8::/32")))
+    if is_allowed:
+        admission(*trusted).check(caller, peer, forwarded)
+    else:
+        with pytest.raises(KeyForbids) as no:
+            admission(*trusted).check(caller, peer, forwarded)
+        assert no.value.code == "address_not_allowed"
+
+
+def test_a_key_works_only_for_its_models() -> None:
+    caller = Caller(1, "k", rules=KeyRules(models=("gpt-4o",)))
+    check_model(caller, "gpt-4o")
+    check_model(Caller(1, "k"), "anything")
+    with pytest.raises(KeyForbids, match="meant for gpt-4o") as no:
+        check_model(caller, "gpt-4.1")
+    assert (no.value.code, no.value.param) == ("model_not_allowed", "model")

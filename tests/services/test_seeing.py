@@ -1,0 +1,132 @@
+"""Pictures in a chat are judged by their bytes, and a URL becomes bytes only for engines that fetch nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.errors import FetchFailed, InvalidRequest, UrlForbidden
+from minitoolai.core.inference import ChatRequest
+from minitoolai.engines.guarded import Fetched, GuardedClient
+from minitoolai.engines.http import HttpClient
+from minitoolai.engines.llama import LlamaEngine
+from minitoolai.services.seeing import MOST_PICTURES, Seeing
+
+KINDS = ("jpeg", "png", "webp", "gif")
+FIELD = "messages[0].content[0].image_url.url"
+
+
+def picture(kind: str = "png", width: int = 31) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, 17), (200, 30, 30)).save(file, kind)
+    return file.getvalue()
+
+
+def data_url(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def request(*urls: str) -> ChatRequest:
+    parts = [{"type": "image_url", "image_url": {"url": url, "detail": "low"}} for url in urls]
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "I see."}]
+    return ChatRequest("gpt-4o-mini", messages, {}, stream=True, include_usage=True, limit=None)
+
+
+def looked_at(asked: ChatRequest, *, must_fetch: bool = False, web: dict[str, Fetched] | None = None) -> list[str]:
+    async def fetch(url: str, field: str) -> Fetched:
+        assert web is not None, f"nothing should be fetched for {field}"
+        return web[url]
+
+    asyncio.run(Seeing(fetch).look(asked, must_fetch=must_fetch))
+    return [part["image_url"]["url"] for part in asked.messages[0]["content"]]
+
+
+def found(body: bytes, status: int = 200) -> Fetched:
+    return Fetched(status, {"content-type": "image/jpeg"}, body, "https://example.com/")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("called", ["jpg", *KINDS])
+def test_a_data_url_is_told_by_its_bytes_and_called_what_it_is(kind: str, called: str) -> None:
+    data = picture(kind)
+    assert looked_at(request(data_url(data, called))) == [data_url(data, kind)]
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("data:image/png;base64,", "invalid_image"),
+        ("data:image/png;base64,????", "invalid_image"),
+        ("data:image/png;base64,AAA", "invalid_image"),
+        (data_url(b"<svg onload=alert(1)>"), "invalid_image"),
+        (data_url(b"\x89PNG\r\n\x1a\n" + b"\0" * 40), "invalid_image"),
+        (data_url(picture()[:20]), "invalid_image"),
+        (data_url(b"\xff\xd8\xff" + b"\0" * (10 * 1024 * 1024)), "image_too_large"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_its_place(url: str, code: str) -> None:
+    with pytest.raises(InvalidRequest) as no:
+        looked_at(request(url))
+    assert (no.value.code, no.value.param) == (code, FIELD)
+
+
+def test_a_url_is_left_to_an_engine_that_fetches() -> None:
+    assert looked_at(request("https://example.com/a.jpg")) == ["https://example.com/a.jpg"]
+
+
+def test_a_url_becomes_bytes_for_an_engine_that_does_not() -> None:
+    web = {f"https://example.com/{kind}": found(picture(kind)) for kind in KINDS}
+    assert looked_at(request(*web), must_fetch=True, web=web) == [data_url(picture(kind), kind) for kind in KINDS]
+
+
+@pytest.mark.parametrize(("answer", "kind"), [(found(b"gone", 404), FetchFailed), (found(b"<html>"), InvalidRequest)])
+def test_what_lies_there_and_is_no_picture_is_refused(answer: Fetched, kind: type[InvalidRequest]) -> None:
+    with pytest.raises(kind) as no:
+        looked_at(request("https://example.com/a"), must_fetch=True, web={"https://example.com/a": answer})
+    assert no.value.param == FIELD
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1/a.png", "https://169.254.169.254/latest", "https://[::1]/a.png"])
+def test_what_is_fetched_here_is_fetched_under_the_rules_of_a_hostile_internet(url: str) -> None:
+    client = GuardedClient()
+    seeing = Seeing(lambda where, field: client.get(where, field=field))
+    with pytest.raises(UrlForbidden) as no:
+        asyncio.run(seeing.look(request(url), must_fetch=True))
+    assert no.value.param == FIELD
+
+
+def test_more_pictures_than_anybody_looks_at_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="at most 32"):
+        looked_at(request(*["https://example.com/a"] * (MOST_PICTURES + 1)))
+
+
+def test_a_text_has_no_pictures() -> None:
+    asked = ChatRequest("m", [{"role": "user", "content": "hi"}], {}, stream=True, include_usage=True, limit=None)
+    asyncio.run(Seeing(_never).look(asked, must_fetch=True))
+
+
+async def _never(url: str, field: str) -> Any:
+    raise AssertionError(url)
+
+
+def test_the_embedded_model_sees_with_the_operators_mmproj_and_says_where_it_is_missing(tmp_path: Any) -> None:
+    async def engines() -> list[LlamaEngine]:
+        entry, eyes = EngineEntry("llama", model="m", context=4096), tmp_path / "eyes.gguf"
+        made = [LlamaEngine("e", entry, HttpClient(), path=__file__, mmproj=path) for path in ("", str(eyes))]
+        assert [engine.vision for engine in made] == [False, True]
+        assert "MINITOOLAI_LLAMA_MMPROJ" in str(made[1].why_not_ready())
+        eyes.write_bytes(b"GGUF")
+        assert made[1].why_not_ready() is None
+        assert not made[1].fetches_images
+        seen = request("https://example.com/a")
+        seen.images = ["low"]
+        assert await made[1].count_prompt(seen) is None
+        return made
+
+    asyncio.run(engines())

@@ -1,0 +1,95 @@
+"""A process among others on PostgreSQL: a number of its own, and an ear for what the others say."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import psycopg
+import pytest
+
+from minitoolai.core.errors import AccessDenied
+from minitoolai.services.accounts import KeyRing, make_key
+from minitoolai.storage import accounts
+from minitoolai.storage.presence import Presence
+from tests.support.books import TemporaryBooks
+from tests.support.waiting import eventually
+
+Said = tuple[str | None, str | None]
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as made:
+        yield made
+
+
+def join(stack: ExitStack, books: TemporaryBooks) -> tuple[Presence, queue.SimpleQueue[Said]]:
+    heard: queue.SimpleQueue[Said] = queue.SimpleQueue()
+    presence = Presence(books.url, (accounts.KEYS_CHANNEL,), lambda channel, said: heard.put((channel, said)))
+    presence.start()
+    stack.callback(presence.stop)
+    return presence, heard
+
+
+def test_every_process_has_another_number_and_gives_it_back(postgres_books: TemporaryBooks, stack: ExitStack) -> None:
+    numbers = {join(stack, postgres_books)[0].number for _ in range(3)}
+    assert numbers == {0, 1, 2}
+    stack.close()
+    assert join(stack, postgres_books)[0].number == 0
+
+
+def test_what_is_said_in_a_transaction_is_heard_by_all_once_it_is_committed(
+    postgres_books: TemporaryBooks, stack: ExitStack
+) -> None:
+    ears = [join(stack, postgres_books)[1] for _ in range(2)]
+
+    def say(word: str) -> float:
+        with postgres_books.connection.transaction():
+            postgres_books.connection.notify(accounts.KEYS_CHANNEL, word)
+            return 1 / (word == "done")
+
+    with pytest.raises(ZeroDivisionError):
+        say("undone")
+    say("done")
+    assert [ear.get(timeout=5) for ear in ears] == [(accounts.KEYS_CHANNEL, "done")] * 2
+
+
+def test_after_a_lost_session_everything_may_have_been_missed_and_the_number_is_claimed_again(
+    postgres_books: TemporaryBooks, stack: ExitStack
+) -> None:
+    presence, ear = join(stack, postgres_books)
+    join(stack, postgres_books)
+    with psycopg.connect(postgres_books.url, autocommit=True) as db:
+        db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+            " AND datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert ear.get(timeout=10) == (None, None)
+    assert presence.number in (0, 1)
+    with postgres_books.connection.transaction():
+        postgres_books.connection.notify(accounts.KEYS_CHANNEL, "again")
+    assert ear.get(timeout=5) == (accounts.KEYS_CHANNEL, "again")
+
+
+def test_a_revoked_key_is_forgotten_by_processes_that_remember_it_for_ever(
+    postgres_books: TemporaryBooks, stack: ExitStack
+) -> None:
+    # The clock stands still: without the word of the others this memory would never end.
+    pepper = b"p" * 32
+    ring = KeyRing(postgres_books.database, pepper, postgres_books.clock)
+    key = make_key(postgres_books.account(), "laptop", pepper, postgres_books.clock)
+    with postgres_books.connection.transaction():
+        accounts.insert_key(postgres_books.connection, key.row)
+    presence = Presence(postgres_books.url, (accounts.KEYS_CHANNEL,), lambda _, said: ring.forget(said))
+    presence.start()
+    stack.callback(presence.stop)
+    asyncio.run(ring.recognise(key.text))
+    assert ring.remembered(key.text)
+    with postgres_books.connection.transaction():
+        accounts.revoke_key(postgres_books.connection, key.row.id, 5)
+    eventually(lambda: ring.remembered(key.text) is None, within_s=1)
+    with pytest.raises(AccessDenied, match="revoked"):
+        asyncio.run(ring.recognise(key.text))
