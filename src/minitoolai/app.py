@@ -125,7 +125,7 @@ class Server:
         self._tasks = [
             asyncio.create_task(services.underway.keep_time()),
             asyncio.create_task(services.auditor.run()),
-            asyncio.create_task(services.replays.run()),
+            asyncio.create_task(services.sweeper.run()),
             asyncio.create_task(services.images.worker.run()),
             asyncio.create_task(services.images.sweeper.run()),
             asyncio.create_task(services.images.webhooks.run()),

@@ -32,6 +32,7 @@ from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
 from minitoolai.services.seeing import Seeing
 from minitoolai.services.speech import SpeechService
+from minitoolai.services.sweeping import RowSweeper
 from minitoolai.services.underway import Underway
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
@@ -56,6 +57,7 @@ class Services:
     underway: Underway
     keys: KeyRing
     replays: Replays
+    sweeper: RowSweeper
     reports: Reports
     auditor: Auditor
     site: Site
@@ -178,6 +180,7 @@ def build(settings: Settings) -> Services:
         images=images,
         underway=underway,
         replays=Replays(database, writer, clock),
+        sweeper=RowSweeper(writer, clock),
         keys=keys,
         reports=reports,
         auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),

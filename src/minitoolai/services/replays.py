@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import zlib
 
 import msgspec
@@ -21,9 +20,6 @@ from minitoolai.storage import idempotency
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
 
-log = logging.getLogger(__name__)
-
-SWEEP_EVERY_S = 300.0
 LONGEST_NAME = 255
 #: An answer larger than this is not kept; the same request again is then told that it was charged.
 LARGEST_ANSWER = 32 * 1024 * 1024
@@ -103,16 +99,6 @@ class Replays:
     def release(self, claim: Claim) -> None:
         """The request is over, here."""
         self._under_way.pop(claim.id, None)
-
-    async def run(self) -> None:
-        """Sweep what is older than a day, until cancelled."""
-        while True:
-            try:
-                while await self._writer.run(lambda c: idempotency.sweep(c, self._clock.now_ms())):
-                    await asyncio.sleep(0.1)
-            except StoreError as error:
-                log.warning("old idempotency keys were not swept, and will be: %s", error)
-            await asyncio.sleep(SWEEP_EVERY_S)
 
 
 def _check_name(name: str) -> None:
