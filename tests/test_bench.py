@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.support.programs import packages_of_the_gpu_engine
+
 ROOT = Path(__file__).parents[1]
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+def bench(*arguments: str, module: str = "bench") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
+    # One thread: where others want the processor too, threads wait for each other.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_floor_is_measured_without_an_error(tmp_path: Path) -> None:
@@ -29,3 +36,13 @@ def test_an_unknown_gateway_is_refused_with_the_names_known() -> None:
     done = bench("--gateways", "apache")
     assert done.returncode == 2
     assert "unknown apache; known are direct, nginx" in " ".join(done.stderr.split())
+
+
+@pytest.mark.acceptance
+def test_the_gpu_bench_runs_without_a_gpu_at_a_tiny_shape() -> None:
+    packages_of_the_gpu_engine()
+    tiny = ("--shape", "tiny", "--device", "cpu", "--size", "64", "--rounds", "1", "--steps", "2", "--pictures", "1,3")
+    done = bench(*tiny, module="bench.images")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "| 3 |" in done.stdout
+    assert "3 of different schedulers: " in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -211,8 +212,8 @@ def test_models_says_which_weights_are_missing_and_where_to_put_them_and_who_sta
 
 def test_doctor_finds_nothing_wrong_with_what_is_right(cli: Cli) -> None:
     out = cli.ok("doctor")
-    assert [line.split()[0] for line in out.splitlines()] == ["ok"] * 4
-    for part in ("catalog", "data folder", "database", "model fake-chat: fake"):
+    assert [line.split()[0] for line in out.splitlines()] == ["ok"] * 5
+    for part in ("catalog", "data folder", "database", "pictures", "model fake-chat: fake"):
         assert part in out
 
 
@@ -227,6 +228,17 @@ def test_doctor_names_each_fault_with_its_remedy(cli: Cli) -> None:
     said = cli("doctor")
     assert said.status == 1
     assert "FAULT  model fake-chat: up: " in said.out
+
+
+def test_doctor_tells_of_a_store_of_pictures_that_takes_none_and_leaves_nothing_in_one_that_does(cli: Cli) -> None:
+    cli.ok("doctor")
+    objects = cli.data_dir / "objects"
+    assert [path for path in objects.rglob("*") if path.is_file()] == []
+    shutil.rmtree(objects)
+    objects.write_text("no folder")
+    said = cli("doctor")
+    assert said.status == 1
+    assert f"FAULT  pictures: cannot write to {objects}" in said.out
 
 
 def test_doctor_tells_of_a_database_that_is_none(cli: Cli) -> None:

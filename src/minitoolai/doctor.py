@@ -11,6 +11,7 @@ from minitoolai.core.catalog_file import read_catalog
 from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.base import ChatEngine
+from minitoolai.image_wiring import make_objects
 from minitoolai.services.completions import whole_answer
 from minitoolai.settings import Settings
 from minitoolai.storage import audit as audit_rows
@@ -23,7 +24,13 @@ PATIENCE_S = 20.0
 def doctor(settings: Settings, options: argparse.Namespace) -> int:
     """doctor [--offline]: each part, and what to do about what is wrong."""
     faults = 0
-    for name, check in (("catalog", _check_catalog), ("data folder", _check_folder), ("database", _check_database)):
+    checks = {
+        "catalog": _check_catalog,
+        "data folder": _check_folder,
+        "database": _check_database,
+        "pictures": _check_pictures,
+    }
+    for name, check in checks.items():
         try:
             say(f"ok     {name}: {check(settings)}")
         except (CatalogError, SettingsError, StoreError) as error:
@@ -59,6 +66,20 @@ def _check_database(settings: Settings) -> str:
     if broken:
         raise SettingsError(f"the books do not add up: {', '.join(broken)}; run minitoolai audit")
     return f"{where}, all invariants hold"
+
+
+def _check_pictures(settings: Settings) -> str:
+    """The store takes a small object, gives it back and forgets it."""
+    store = make_objects(settings)
+
+    async def try_it() -> None:
+        # No job has this number: nobody's picture is touched.
+        key = await store.put(0, b"a trial by minitoolai doctor")
+        await store.get(key)
+        await store.delete(key)
+
+    asyncio.run(try_it())
+    return f"kept in {settings.object_store or settings.data_dir.resolve() / 'objects'}"
 
 
 # ── one token of each upstream ────────────────────────────────────────────────────────────────────────────

@@ -99,8 +99,7 @@ def _post(settings: Settings) -> Post:
     client = GuardedClient(insecure=settings.webhook_insecure, user_agent=f"minitoolai/{__version__} (webhooks)")
 
     async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
-        answer = await client.post(url, body, headers=headers, field="webhook_url", within_s=ANSWER_WITHIN_S)
-        return answer.status
+        return await client.post(url, body, headers=headers, field="webhook_url", within_s=ANSWER_WITHIN_S)
 
     return post
 

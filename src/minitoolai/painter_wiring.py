@@ -67,6 +67,8 @@ def _gpu_config(models: dict[str, ImageModel], entry: EngineEntry, settings: Set
         "device": settings.device,
         "precision": settings.precision,
         "resident_bytes": int(settings.resident_gb * _GB),
+        # With guidance a picture has two rows.
+        "rows_per_call": max(2, 2 * settings.gpu_pictures),
     }
 
 

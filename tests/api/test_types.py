@@ -13,7 +13,7 @@ from minitoolai.storage.audit import broken_invariants
 from tests.support import manners
 from tests.support.ask import API, OPENAI, events, get, post
 from tests.support.server import Account, ServerProcess
-from tests.support.strict import Model, check, check_chunks, check_completion, check_error
+from tests.support.strict import ImagesResponse, Model, check, check_chunks, check_completion, check_error
 from tests.support.upstream import Upstream
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -101,6 +101,16 @@ def test_every_model_fits_the_type(account: Account, embedded: Account) -> None:
         assert set(listed) == {"object", "data"}
         for model in listed["data"]:
             assert check(Model, model) == check(Model, get(asking, f"/v1/models/{model['id']}").json())
+
+
+@pytest.mark.parametrize("form", ["url", "b64_json"])
+def test_pictures_fit_the_type(embedded: Account, form: str) -> None:
+    body = {"model": "realvision", "prompt": "a red apple", "size": "256x256", "steps": 1, "response_format": form}
+    url = embedded.server.url + "/v1/images/generations"
+    answer = requests.post(url, json=body, headers=embedded.headers, timeout=120)
+    assert answer.status_code == 200, answer.text
+    (picture,) = check(ImagesResponse, answer.json()).data
+    assert (picture.url is None, picture.b64_json is None) == (form == "b64_json", form == "url")
 
 
 def test_every_refusal_fits_the_type(account: Account, upstream: Upstream) -> None:

@@ -119,7 +119,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(_CHECKS)), ANYTHING))
 def test_any_value_is_read_or_refused_with_a_name(fields: dict[str, Any]) -> None:
     refused = None

@@ -52,8 +52,10 @@ def run_worker_jobs(
     environment = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_IMAGE_QUEUE": "1000"}
     # The server itself draws nothing: what is drawn is drawn by the workers.
     server = ServerProcess(folder, catalog=CATALOG, env=environment | {"MINITOOLAI_IMAGE_ROWS": "0"}).start()
-    workers = [WorkerProcess(server, MINITOOLAI_IMAGE_ROWS="4").start() for _ in range(WORKERS)]
+    workers = [WorkerProcess(server, MINITOOLAI_IMAGE_ROWS="4") for _ in range(WORKERS)]
     try:
+        for worker in workers:
+            worker.start()
         accounts = [server.account("10") for _ in range(ACCOUNTS)]
         acknowledged: set[int] = set()
 
@@ -90,10 +92,11 @@ def _disturb(
     workers: list[WorkerProcess], draw: random.Random, tally: WorkerTally, chaos_s: float, nap_s: float
 ) -> None:
     over_s = time.monotonic() + chaos_s
-    while time.monotonic() < over_s:
+    while time.monotonic() < over_s or tally.kills + tally.naps < 4:
         time.sleep(draw.uniform(0.3, 2.0))
         worker = draw.choice(workers)
-        if draw.random() < 0.5:
+        # Turn about, so that a short run has both.
+        if tally.kills <= tally.naps:
             tally.kills += 1
             worker.kill()
             worker.start()

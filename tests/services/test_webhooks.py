@@ -28,7 +28,7 @@ def deliver(books: TemporaryBooks, work: Work, *, insecure: bool = True, post: A
     client = GuardedClient(insecure=insecure)
 
     async def by_client(url: str, body: bytes, headers: dict[str, str]) -> int:
-        return (await client.post(url, body, headers=headers, field="webhook_url", within_s=5)).status
+        return await client.post(url, body, headers=headers, field="webhook_url", within_s=5)
 
     async def run(writer: Writer) -> None:
         await work(

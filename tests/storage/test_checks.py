@@ -33,6 +33,29 @@ BREAKERS = {
     "ck_transfers_two_accounts": "UPDATE transfers SET credit = debit WHERE hold_id = 2",
     "ck_transfers_never_below_zero": "UPDATE transfers SET balance_after = -1 WHERE hold_id = 2",
     "ck_transfers_one_reason_to_exist": "UPDATE transfers SET external_ref = 'both' WHERE hold_id = 2",
+    "ck_users_is_admin_is_a_flag": "UPDATE users SET is_admin = 2",
+    "ck_mail_links_purpose_known": "UPDATE mail_links SET purpose = 'spam'",
+    "ck_key_spending_used_not_negative": "UPDATE key_spending SET used = -1",
+    "ck_outbox_state_known": "UPDATE outbox SET state = 'lost', finished_ms = 5",
+    "ck_outbox_finished_means_over": "UPDATE outbox SET finished_ms = 5",
+    "ck_webhook_deliveries_an_answer_or_an_error": "UPDATE webhook_deliveries SET error = 'both'",
+    "ck_vouchers_amount_positive": "UPDATE vouchers SET amount = 0",
+    "ck_vouchers_redeemed_by_somebody": "UPDATE vouchers SET redeemed_ms = 5",
+    "ck_payments_asked_positive": "UPDATE payments SET asked = 0",
+    "ck_payments_state_known": "UPDATE payments SET state = 'lost'",
+    "ck_payments_paid_means_money": "UPDATE payments SET state = 'paid'",
+    "ck_payments_moved_within_paid": "UPDATE payments SET moved = 1",
+    "ck_payments_reversed_within_paid": "UPDATE payments SET reversed = 1",
+}
+
+#: One right row of each other table that has a CHECK.
+ROWS: dict[str, tuple[object, ...]] = {
+    "mail_links (secret_hash, purpose, email, created_ms, expires_ms)": (b"s", "signup", "ann@example.com", 1, 2),
+    "key_spending (id, used, created_ms)": ("key000000001 2027-01-15", 5, 1),
+    "outbox (id, generation_id, account_id, url, next_ms, created_ms)": (7, 2, "A", "https://example.com", 1, 1),
+    "webhook_deliveries (outbox_id, attempt, at_ms, duration_ms, status)": (7, 1, 1, 1, 500),
+    "vouchers (code_hmac, hint, amount, created_ms)": (b"v", "AB", 5, 1),
+    "payments (id, account_id, provider, asked, created_ms, changed_ms)": (8, "A", "stripe", 5, 1, 1),
 }
 
 #: What only the database can promise: once.
@@ -67,6 +90,9 @@ ONCE = {
 def account(books: TemporaryBooks) -> int:
     number = books.account(1050)
     books.apply(hold(1, number, 400), hold(2, number, 60), settle(2, number, 50))
+    for statement, values in ROWS.items():
+        marks = ", ".join("?" * len(values))
+        books.rows(f"INSERT INTO {statement} VALUES ({marks})", *(number if v == "A" else v for v in values))
     return number
 
 

@@ -73,8 +73,15 @@ def new_file(folder: Path) -> str:
 
 def emptied(url: str) -> str:
     """A PostgreSQL database with every table and no row: in a thousandth of what making one takes."""
+    names = [table.name for table in reversed(metadata.sorted_tables)]
     with psycopg.connect(url, autocommit=True) as db:
-        db.execute("; ".join(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)))
+        # Deleting is quicker, but leaves dead rows behind, which slow everything in the end.
+        if db.execute("SELECT pg_relation_size('generations') + pg_relation_size('holds') > 300000").fetchone() == (
+            True,
+        ):
+            db.execute(f"TRUNCATE {', '.join(names)}")
+        else:
+            db.execute("; ".join(f"DELETE FROM {name}" for name in names))
         db.execute("ALTER SEQUENCE transfers_id_seq RESTART")
     return url
 
@@ -119,7 +126,7 @@ class TemporaryBooks:
 
     def broken(self) -> dict[str, list[Row]]:
         """What the audit says."""
-        return audit.broken_invariants(self.connection)
+        return self.database.read(audit.broken_invariants)
 
     @contextmanager
     def writer(self, **options: Any) -> Iterator[Writer]:

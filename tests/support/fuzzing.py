@@ -34,7 +34,12 @@ engines = ["tone"]
 """
 )
 #: Who answers each kind of request.
-MODELS = {"SpeechRequest": "tone", "ImageRequest": "flat", "ImagesRequest": "flat", "EmbeddingRequest": "vectors"}
+MODELS = {
+    "SpeechRequest": "tone",
+    "ImageRequest": "flat",
+    "ImageGenerateRequest": "flat",
+    "EmbeddingRequest": "vectors",
+}
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",

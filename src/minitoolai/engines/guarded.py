@@ -7,8 +7,11 @@ each redirect is checked like the first URL; no cookies, no keys, no decompressi
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from types import MappingProxyType
 from urllib.parse import urljoin
 
@@ -18,13 +21,16 @@ import minitoolai
 from minitoolai.core.errors import FetchFailed, UrlForbidden
 from minitoolai.engines.addresses import check_url, is_public
 from minitoolai.engines.connections import Connection
-from minitoolai.engines.dialing import Address, connect_to, resolve
+from minitoolai.engines.dialing import Address, connect_to
 from minitoolai.engines.heads import Heads
 from minitoolai.engines.http_errors import HttpError
 
 MOST_BYTES = 10 * 1024 * 1024
 LONGEST_S = 5.0
 MOST_REDIRECTS = 3
+DRAINED_BYTES = 64 * 1024
+#: Names are looked up in threads of their own: a name server that never answers holds up nobody else.
+NAME_THREADS = 8
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -41,6 +47,18 @@ class Fetched(msgspec.Struct, frozen=True):
     url: str
 
 
+class Names:
+    """The system's resolver, apart from everybody else's."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(NAME_THREADS, thread_name_prefix="names")
+
+    async def __call__(self, host: str, port: int) -> Sequence[Address]:
+        """Every address of a host. OSError."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+
+
 class GuardedClient:
     """One connection for each request, closed after it. `field` names the URL in messages to whoever wrote it."""
 
@@ -48,14 +66,14 @@ class GuardedClient:
         self,
         *,
         insecure: bool = False,
-        resolve: Resolve = resolve,
+        resolve: Resolve | None = None,
         dial: Dial = connect_to,
         ssl_context: ssl.SSLContext | None = None,
         user_agent: str = f"minitoolai/{minitoolai.__version__} (+guarded)",
     ) -> None:
         """`insecure` permits http, any port and any address: for development and tests."""
         self._insecure = insecure
-        self._resolve = resolve
+        self._resolve = resolve or Names()
         self._dial = dial
         self._ssl_context = ssl_context
         self._heads = Heads(user_agent)
@@ -67,7 +85,7 @@ class GuardedClient:
         try:
             async with asyncio.timeout(within_s):
                 for _ in range(MOST_REDIRECTS + 1):
-                    answer = await self._exchange("GET", url, _NO_HEADERS, b"", field, most_bytes, within_s)
+                    answer = await self._fetch(url, field, most_bytes, within_s)
                     target = answer.headers.get("location")
                     if answer.status not in _REDIRECTS or not target:
                         return answer
@@ -77,32 +95,25 @@ class GuardedClient:
         raise FetchFailed(f"{field}: more than {MOST_REDIRECTS} redirects", param=field)
 
     async def post(
-        self,
-        url: str,
-        body: bytes,
-        *,
-        headers: Mapping[str, str],
-        field: str = "url",
-        most_bytes: int = 64 * 1024,
-        within_s: float = LONGEST_S,
-    ) -> Fetched:
-        """Send once and read the answer; a redirect is an answer like any other. UrlForbidden, FetchFailed."""
-        try:
-            async with asyncio.timeout(within_s):
-                return await self._exchange("POST", url, headers, body, field, most_bytes, within_s)
-        except TimeoutError:
-            raise FetchFailed(f"{field}: no whole answer within {within_s:g} s", param=field) from None
+        self, url: str, body: bytes, *, headers: Mapping[str, str], field: str = "url", within_s: float = LONGEST_S
+    ) -> int:
+        """Send once; the status of the answer, a redirect's like any other. UrlForbidden, FetchFailed.
 
-    async def _exchange(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        body: bytes,
-        field: str,
-        most_bytes: int,
-        within_s: float,
-    ) -> Fetched:
+        What else the answer says is read, for the sender's sake, and forgotten.
+        """
+        async with self._asked("POST", url, headers, body, field, within_s) as connection:
+            await _drain(connection, within_s)
+            return connection.status
+
+    async def _fetch(self, url: str, field: str, most_bytes: int, within_s: float) -> Fetched:
+        async with self._asked("GET", url, _NO_HEADERS, b"", field, within_s) as connection:
+            return Fetched(connection.status, connection.headers, await _read(connection, field, most_bytes), url)
+
+    @asynccontextmanager
+    async def _asked(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, field: str, within_s: float
+    ) -> AsyncIterator[Connection]:
+        """A connection on which the head of the answer is here; closed afterwards, whatever happens."""
         parts = check_url(url, field=field, insecure=self._insecure)
         try:
             origin, head = self._heads.build(method, parts._replace(fragment="").geturl(), headers, len(body))
@@ -110,15 +121,16 @@ class GuardedClient:
             raise UrlForbidden(f"{field}: {error}", param=field) from None
         connection = Connection(_close, _ignore)
         try:
-            found = await self._resolve(origin.host, origin.port)
-            self._check_addresses(found, origin.host, field)
-            await self._dial(found, connection, origin.host, self._context() if origin.is_tls else None)
-            connection.send(head, body, is_head=False, silence_s=within_s)
-            await connection.wait_head()
-            return Fetched(connection.status, connection.headers, await _read(connection, field, most_bytes), url)
+            async with asyncio.timeout(within_s):
+                found = await self._resolve(origin.host, origin.port)
+                self._check_addresses(found, origin.host, field)
+                await self._dial(found, connection, origin.host, self._context() if origin.is_tls else None)
+                connection.send(head, body, is_head=False, silence_s=within_s)
+                await connection.wait_head()
+            yield connection
+        except TimeoutError:
+            raise FetchFailed(f"{field}: no whole answer within {within_s:g} s", param=field) from None
         except (HttpError, OSError, UnicodeError) as error:
-            if isinstance(error, TimeoutError):
-                raise
             raise FetchFailed(f"{field}: {error}", param=field) from error
         finally:
             connection.abort()
@@ -134,6 +146,17 @@ class GuardedClient:
         if self._ssl_context is None:
             self._ssl_context = ssl.create_default_context()
         return self._ssl_context
+
+
+async def _drain(connection: Connection, within_s: float) -> None:
+    """Read what is left, to a bound: a receiver that is cut off while it writes may take that for a failure."""
+    left = DRAINED_BYTES
+    try:
+        async with asyncio.timeout(within_s):
+            while left > 0 and (data := await connection.next_bytes()):
+                left -= len(data)
+    except (HttpError, TimeoutError):
+        return
 
 
 async def _read(connection: Connection, field: str, most_bytes: int) -> bytes:

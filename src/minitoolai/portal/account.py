@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.core.errors import InvalidRequest
 from minitoolai.portal.access import GUESSES, read_new_password
 from minitoolai.portal.framing import form, page, too_often
 from minitoolai.portal.letters import composer
@@ -44,9 +43,7 @@ async def leave(visit: Visit) -> Answer:
     if not await visit.site.users.knows_password(visit.member, password):
         visit.form.refuse("password_leave", visit.gettext("This is not your password."))
         return visit.render("account/account.html", 422)
-    try:
-        await visit.site.users.leave(visit.member)
-    except InvalidRequest:
+    if not await visit.site.users.leave(visit.member):
         said = visit.gettext("Requests of this account are still running. Try again in a minute.")
         return visit.redirect("/account", said=said, kind="bad")
     visit.sign_out()

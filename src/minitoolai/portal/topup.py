@@ -10,13 +10,13 @@ from litestar import Request, Response, post
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.core.errors import InvalidRequest, NotFound, Overloaded, StoreError
+from minitoolai.core.errors import InvalidRequest, Overloaded, StoreError
 from minitoolai.portal.framing import form, nothing_here, page, too_often
 from minitoolai.portal.site import Site
 from minitoolai.portal.visit import Answer, Visit
 from minitoolai.services.attempts import Limit
 from minitoolai.services.checkout import LEAST_CENTS, MOST_CENTS, NANO_PER_CENT
-from minitoolai.services.payments import redeem
+from minitoolai.services.payments import NoVoucher, redeem
 from minitoolai.storage.database import Connection
 from minitoolai.storage.payments import payments_of
 
@@ -54,24 +54,23 @@ async def voucher(visit: Visit) -> Answer:
     if wait_s := site.attempts.wait_s(f"voucher {account_id}", CODES):
         return too_often(visit, wait_s)
 
-    def change(connection: Connection) -> int:
+    def change(connection: Connection) -> int | NoVoucher:
         return redeem(connection, site.clock, site.pepper, account_id, code)
 
-    try:
-        amount = await site.writer.run(change)
-    except NotFound as error:
-        visit.form.refuse("code", _why_no_voucher(visit, error.code))
+    amount = await site.writer.run(change)
+    if not isinstance(amount, int):
+        visit.form.refuse("code", _why_no_voucher(visit, amount))
         return await _show(visit, 422)
     site.attempts.forgive(f"voucher {account_id}")
     said = visit.gettext("Done: %(amount)s were added to your balance.")
     return visit.redirect("/balance", said=said % {"amount": visit.writing.money(amount)})
 
 
-def _why_no_voucher(visit: Visit, code: str) -> str:
+def _why_no_voucher(visit: Visit, why: NoVoucher) -> str:
     _ = visit.gettext
-    if code == "voucher_used":
+    if why == "used":
         return _("This voucher was redeemed already.")
-    if code == "voucher_expired":
+    if why == "expired":
         return _("This voucher is too old.")
     return _("There is no such voucher. Check the code for slips.")
 

@@ -62,11 +62,12 @@ def check_email(text: str) -> str:
     return email
 
 
-def revoke_own(connection: Connection, account_id: int, key_id: str, now_ms: int) -> None:
-    """Revoke a key of this account. NotFound for anybody else's, and for one that is revoked already."""
+def revoke_own(connection: Connection, account_id: int, key_id: str, now_ms: int) -> bool:
+    """Revoke a key of this account. False for anybody else's, and for one that is revoked already."""
     key = accounts.find_key(connection, key_id)
-    if key is None or key.account_id != account_id or not accounts.revoke_key(connection, key_id, now_ms):
-        raise NotFound("there is no such active key", param="key")
+    if key is None or key.account_id != account_id:
+        return False
+    return accounts.revoke_key(connection, key_id, now_ms)
 
 
 def require_account(connection: Connection, email: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from typing import Literal
 
 import msgspec
 
@@ -71,17 +72,19 @@ def code_hmac(code: str, pepper: bytes) -> bytes:
     return hmac.digest(pepper, b"voucher:" + plain.encode(), "sha256")
 
 
-def redeem(connection: Connection, clock: Clock, pepper: bytes, account_id: int, code: str) -> int:
-    """Credit a voucher; its amount. NotFound, with a code, for one that is unknown, used or too old."""
+#: Why a code is worth nothing. A value, not an error: an error would undo what others write in the same commit.
+NoVoucher = Literal["unknown", "used", "expired"]
+
+
+def redeem(connection: Connection, clock: Clock, pepper: bytes, account_id: int, code: str) -> int | NoVoucher:
+    """Credit a voucher; its amount, or why not. Who redeemed a used one is nobody else's business."""
     key, now_ms = code_hmac(code, pepper), clock.now_ms()
     voucher = payments.find_voucher(connection, key)
     if voucher is None:
-        raise NotFound("there is no such voucher", param="code", code="voucher_unknown")
+        return "unknown"
     if not payments.take_voucher(connection, key, account_id, now_ms):
-        # Who redeemed it is nobody else's business.
         used = voucher.redeemed_ms is not None or payments.is_redeemed(connection, key)
-        said = ("voucher_used", "was redeemed already") if used else ("voucher_expired", "is too old")
-        raise NotFound(f"this voucher {said[1]}", param="code", code=said[0])
+        return "used" if used else "expired"
     _credit(connection, clock, account_id, voucher.amount, "voucher", f"voucher:{key.hex()}", f"…{voucher.hint}")
     return voucher.amount
 

@@ -77,7 +77,7 @@ _UNDRESSED = words.any_of(
 
 
 class DefaultPolicy:
-    """Refuses sexual content about minors, and nothing else. Words decide, so it errs on both sides, seldom on one.
+    """Refuses sexual content about minors, and nothing else. It goes by words, so it cannot be right every time.
 
     The negative prompt names what should not be there: a child in it, or nudity in it, is what careful people write.
     Only clothes in it, with a minor in the prompt, ask for what is refused.

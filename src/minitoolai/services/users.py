@@ -12,7 +12,6 @@ from typing import Any, Literal
 import msgspec
 
 from minitoolai.core.clock import Clock, random_text
-from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.records import MailLink, User
 from minitoolai.services.mail import Letter, Mailer
 from minitoolai.services.passwords import Passwords
@@ -188,16 +187,17 @@ class Users:
         self._soon(self._mailer.send(compose("changed", "")))
         return await self._begin(user.email)
 
-    async def leave(self, user: User) -> None:
-        """Delete the user: name and password go, keys are revoked, the books stay. Refused while work runs."""
+    async def leave(self, user: User) -> bool:
+        """Delete the user: name and password go, keys are revoked, the books stay. False while work runs."""
         now_ms = self._clock.now_ms()
 
-        def change(connection: Connection) -> None:
+        def change(connection: Connection) -> bool:
             if accounts.balance_of(connection, user.account_id).held:
-                raise InvalidRequest("requests of this account are still running; try again in a minute")
+                return False
             users.forget_user(connection, user.account_id, now_ms)
+            return True
 
-        await self._writer.run(change)
+        return bool(await self._writer.run(change))
 
     # ── errands ───────────────────────────────────────────────────────────────────────────────────────────
 

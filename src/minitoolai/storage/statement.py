@@ -20,9 +20,9 @@ def statement_page(
 
     `before_ms`: a moment not before the end of any of them; a wrong one costs time and completeness, nothing else.
     """
-    if below is None:
-        newest = connection.execute("SELECT version FROM accounts WHERE id = ?", (account_id,))
-        below = (newest[0][0] if newest else 0) + 1
+    newest = connection.execute("SELECT version FROM accounts WHERE id = ?", (account_id,))
+    above = (newest[0][0] if newest else 0) + 1
+    below = above if below is None else min(below, above)
     lowest = max(below - rows, 1)
     found = _others(connection, account_id, lowest, below)
     limit = rows + SLACK

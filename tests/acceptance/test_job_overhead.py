@@ -1,0 +1,56 @@
+"""What a job costs beyond drawing it: two commits, a claim, a store, two HTTP requests."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from minitoolai.engines.base_images import ImageRequest
+from minitoolai.engines.canvas_process import CanvasProcess
+from tests.acceptance.conftest import Serve
+from tests.support.gallery import CATALOG, PATH
+from tests.support.server import Account
+
+ROUNDS = 40
+BODY = {"model": "quick", "prompt": "a sun", "seed": 1, "steps": 1, "width": 256, "height": 256}
+
+
+def test_a_warm_job_takes_little_longer_than_its_drawing(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both in the same child process, turn about. The quickest quarter is what a busy machine says of a quiet one."""
+    server = serve(CATALOG)
+    account = server.account()
+    with asyncio.Runner() as loop:
+        engine = CanvasProcess("fake", "minitoolai.engines.fake_images", {"model": "f", "delay_ms": 20}, rows=8)
+        loop.run(engine.start())
+        request = ImageRequest(prompt="a sun", seed=1, steps=1, width=256, height=256)
+        bare, whole = [], []
+        for _ in range(ROUNDS):
+            bare.append(_seconds(lambda: loop.run(engine.draw("quick", request, lambda *_: None))))
+            whole.append(_seconds(lambda: _job(account)))
+        loop.run(engine.stop())
+    beyond = [statistics.quantiles(whole, n=4)[at] - statistics.quantiles(bare, n=4)[at] for at in (0, 1)]
+    with capsys.disabled():
+        print(
+            f"\na job beyond its drawing: {beyond[0] * 1000:.1f} ms (lower quartiles), {beyond[1] * 1000:.1f} (medians)"
+        )
+    assert beyond[0] < 0.030
+
+
+def _seconds(what: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    what()
+    return time.perf_counter() - started_s
+
+
+def _job(account: Account) -> None:
+    """Submit, and listen to its events to the end: nobody polls."""
+    url = account.server.url + PATH
+    job = requests.post(url, json=BODY, headers=account.headers, timeout=30).json()
+    query = {"signature": job["signature"]}
+    with requests.get(f"{url}jobs/{job['jobid']}/events", params=query, stream=True, timeout=30) as events:
+        assert b"success" in events.content

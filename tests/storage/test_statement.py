@@ -1,0 +1,80 @@
+"""The statement: page by page it is every transfer, whatever order work ended in, and fast in a long account."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from minitoolai.storage.statement import statement_page, whole_statement
+from tests.support.books import NOON_MS, TemporaryBooks, credit, hold, reverse, settle
+
+
+def pages(books: TemporaryBooks, account: int, rows: int) -> list[int]:
+    """Page after page, as a reader leafs through it."""
+    seen: list[int] = []
+    below, until = None, NOON_MS + 10**9
+    while page := statement_page(books.connection, account, below=below, before_ms=until, rows=rows):
+        seen += [row.version for row in page]
+        below, until = page[-1].version, page[-1].at_ms
+    return seen
+
+
+def test_every_transfer_is_on_one_page_though_work_ends_in_any_order(books: TemporaryBooks) -> None:
+    account, other, draw = books.account(10**9), books.account(10**9), random.Random(1)
+    open_holds: list[int] = []
+    for number in range(1, 400):
+        what = draw.random()
+        if what < 0.55:
+            books.apply(hold(number, account if what < 0.5 else other, 100))
+            if what < 0.5:
+                open_holds.append(number)
+        elif open_holds and what < 0.9:
+            books.apply(settle(open_holds.pop(draw.randrange(len(open_holds))), account, draw.choice((0, 40, 100))))
+        else:
+            books.apply(credit(account, 5) if what < 0.97 else reverse(account, 3))
+    for number in open_holds:
+        books.apply(settle(number, account, 7))
+    whole = whole_statement(books.connection, account)
+    ((transfers,),) = books.rows("SELECT count(*) FROM transfers WHERE ? IN (debit, credit)", account)
+    assert [row.version for row in whole] == list(range(transfers, 0, -1))
+    assert sum(row.amount for row in whole) == whole[0].balance_after == books.money(account).posted
+    for rows in (1, 7, 50):
+        assert pages(books, account, rows) == [row.version for row in whole]
+
+
+def test_an_account_without_transfers_has_an_empty_statement(books: TemporaryBooks) -> None:
+    assert whole_statement(books.connection, books.account()) == []
+    assert statement_page(books.connection, 777, below=5, before_ms=NOON_MS, rows=50) == []
+
+
+@pytest.mark.acceptance
+def test_a_page_of_a_long_statement_is_read_in_a_moment(books: TemporaryBooks) -> None:
+    account, number = books.account(10**12), 100_000
+    with books.connection.transaction():
+        books.connection.execute_many(
+            "INSERT INTO holds (id, account_id, key_id, kind, amount, state, settled)"
+            " VALUES (?, ?, 'k', 'chat', 9, 'posted', 9)",
+            [(n, account) for n in range(1, number + 1)],
+        )
+        books.connection.execute_many(
+            "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
+            " cost, created_ms) VALUES (?, ?, 'k', 'chat', 'm', 'e', 'succeeded', 1, 1, 9, ?)",
+            [(n, account, NOON_MS + n * 1000) for n in range(1, number + 1)],
+        )
+        books.connection.execute_many(
+            "INSERT INTO transfers (kind, debit, credit, amount, hold_id, account_version, balance_after, created_ms)"
+            " VALUES ('usage', ?, 1, 9, ?, ?, ?, ?)",
+            [(account, n, n + 1, 10**12 - 9 * n, NOON_MS + n * 1000 + 500) for n in range(1, number + 1)],
+        )
+        books.connection.execute(
+            "UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (10**12 - 9 * number, number + 1, account)
+        )
+    took = []
+    for below in (None, 50_000, 100):
+        until = NOON_MS + (number if below is None else below) * 1000 + 1000
+        began_s = time.monotonic()
+        assert len(statement_page(books.connection, account, below=below, before_ms=until, rows=51)) == 51
+        took.append(time.monotonic() - began_s)
+    assert max(took) < 0.25, took
