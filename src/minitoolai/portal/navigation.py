@@ -25,4 +25,6 @@ NAVIGATION = (
     Entry("/keys", N_("Keys"), "user"),
     Entry("/balance", N_("Balance"), "user"),
     Entry("/topup", N_("Top up"), "user"),
+    Entry("/docs", N_("Guide")),
+    Entry("/prices", N_("Prices")),
 )
