@@ -75,7 +75,9 @@ class Visit:
     @property
     def address(self) -> str:
         """The network address that limits count by."""
-        return self.request.client.host if self.request.client else ""
+        peer = self.request.client.host if self.request.client else ""
+        admission = self.site.keys.admission
+        return admission.origin(peer, self.request.headers.get("x-forwarded-for", "")) if admission else peer
 
     @property
     def origin(self) -> str:
