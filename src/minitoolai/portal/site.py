@@ -19,6 +19,7 @@ from minitoolai.services.accounts import KeyRing
 from minitoolai.services.attempts import Attempts
 from minitoolai.services.checkout import Checkout
 from minitoolai.services.reports import Reports
+from minitoolai.services.usage import UsageBooks
 from minitoolai.services.users import Users
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
@@ -69,6 +70,10 @@ class Site:
     @cached_property
     def attempts(self) -> Attempts:
         return Attempts(self.clock, self.tries_factor)
+
+    @cached_property
+    def usage(self) -> UsageBooks:
+        return UsageBooks(self.database, self.clock)
 
     @cached_property
     def assets(self) -> Assets:
