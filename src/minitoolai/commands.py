@@ -278,3 +278,4 @@ def _print_demo(url: str, key: str) -> None:
         f"curl -N {url}/api/chat-completions/ -H 'Authorization: Bearer {key}' "
         f"-H 'Content-Type: application/json' -d '{body}'\n"
     )
+    say(f"The portal is at {url}/: sign up there; without a mail server the link of its letter appears right here.\n")

@@ -33,8 +33,8 @@ def test_two_workers_share_1000_jobs_and_draw_each_once(tmp_path: Path) -> None:
     with running_cluster() as cluster:
         env = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_IMAGE_QUEUE": "1000"}
         with ServerProcess(tmp_path, catalog=CATALOG, env=env | {"MINITOOLAI_IMAGE_ROWS": "0"}).start() as server:
-            account = server.account("10")
-            jobs = {submit(account, prompt=f"{number}", steps=1)["jobid"] for number in range(1000)}
+            accounts = [server.account("10") for _ in range(5)]
+            jobs = {submit(accounts[n % 5], prompt=f"{n}", steps=1)["jobid"] for n in range(1000)}
             workers = [WorkerProcess(server, MINITOOLAI_IMAGE_ROWS="8") for _ in range(2)]
             try:
                 for worker in workers:

@@ -13,7 +13,7 @@ from minitoolai.portal.visit import is_local
 from tests.support.browse import Visitor
 from tests.support.server import ServerProcess
 
-OPEN = ("/", "/signup", "/signin", "/reset")
+OPEN = ("/", "/docs", "/prices", "/signup", "/signin", "/reset")
 
 
 def test_the_root_leads_to_the_visitors_language_and_the_choice_is_remembered(visitor: Visitor) -> None:

@@ -135,3 +135,25 @@ def test_the_last_use_of_a_key_shows_without_costing_the_request(
     assert "never" in member.open("/keys").text
     requests.get(server.url + "/api/balance", headers={"authorization": f"Bearer {key}"}, timeout=20)
     eventually(lambda: ">never<" not in member.open("/keys").text, within_s=30)
+
+
+def test_the_limits_of_a_key_are_set_here_and_kept_by_the_server(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    server.command("credit", "grant", email, "5.00")
+    member.open("/keys")
+    member.submit("/keys", name="site", budget_daily="five", expires="2001-01-01")
+    assert member.page.status_code == 422
+    assert "Write an amount of dollars, like 5.00." in member.page.text
+    assert "Choose a day to come" in member.page.text
+    assert 'value="five"' in member.page.text
+    member.submit("/keys", name="site", budget_daily="0,00001", budget_monthly="3", expires="2090-12-31")
+    assert "$0.00 of $0.00001 today" in member.page.text
+    assert "$0.00 of $3.00 this month" in member.page.text
+    assert "until Dec 31, 2090" in member.page.text
+    found = re.search(r"sk-mt-\w{12}-\w{32}-\w{6}", member.page.text)
+    assert found
+    asked = {"model": "fake-chat", "max_completion_tokens": 500, "messages": [{"role": "user", "content": "hello"}]}
+    headers = {"authorization": f"Bearer {found[0]}"}
+    answer = requests.post(server.url + "/v1/chat/completions", json=asked, headers=headers, timeout=30)
+    assert answer.status_code == 402, answer.text

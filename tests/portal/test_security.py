@@ -251,4 +251,6 @@ def test_passwords_vouchers_and_letters_cannot_be_tried_for_ever(tmp_path_factor
         assert letters == [200] * 3 + [429] * 2
         answer = visitor.post(visitor.url("/reset"), data=fields | {"email": "ann@example.com"}, timeout=20)
         assert int(answer.headers["retry-after"]) > 0
+        lie = {"x-forwarded-for": "203.0.113.9"}
+        assert post(visitor, "/signin", fields | {"email": "ann@example.com", "password": "x"}, **lie) == 429
         assert "Please try again in" in answer.text

@@ -450,3 +450,41 @@ def test_a_job_that_failed_twice_is_drawn_alone(books: TemporaryBooks, tmp_path:
         assert beside[-1] == 1
 
     Studio(books, tmp_path).run(test, draws=False)
+
+
+# ── workers elsewhere ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_job_is_taken_for_the_engine_that_another_process_offers_and_waits_for_it(
+    books: TemporaryBooks, tmp_path: Path
+) -> None:
+    async def test(studio: Studio) -> None:
+        gpu, standin = studio.painters
+        gpu.why_not = "no weights on this machine"
+        studio.board.offers = {"gpu": ["first"]}
+        account = books.account(5 * PRICE)
+        job, other = await studio.submit(account), await studio.submit(account, model="second")
+        assert (await studio.end(other)).served_model == "standin-1"
+        studio.board.offers = {}
+        await asyncio.sleep(0.3)
+        assert (await studio.look(job)).state == "queued"
+        gpu.why_not = None
+        assert (await studio.end(job)).served_model == "gpu-1"
+        assert standin.begun == [("second", "a sun")]
+
+    Studio(books, tmp_path, Painter("gpu"), Painter("standin")).run(test)
+
+
+def test_a_job_that_nobody_could_draw_for_a_day_is_given_up_for_free(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        studio.painter.is_up = False
+        account = books.account(PRICE)
+        job = await studio.submit(account)
+        with books.connection.transaction():
+            books.rows("UPDATE generations SET created_ms = created_ms - 86500000")
+        async with studio.drawing():
+            ended = await studio.end(job)
+        assert (ended.state, ended.error_code) == ("failed", "expired")
+        assert books.money(account) == Balance(PRICE, 0)
+
+    Studio(books, tmp_path).run(test, draws=False)

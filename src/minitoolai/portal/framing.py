@@ -59,11 +59,11 @@ async def _answer(request: Request[Any, Any, State], needs: Needs, function: Fun
         return _refusal(visit, error)
 
 
-async def start(request: Request[Any, Any, State]) -> Visit:
-    """The visit behind a request, in the language of its path."""
+async def start(request: Request[Any, Any, State], otherwise: str = DEFAULT) -> Visit:
+    """The visit behind a request, in the language of its path, or `otherwise`."""
     lang = request.scope["path"].strip("/").partition("/")[0]
     site = cast(Site, request.app.state.site)
-    return await Visit(site, request, lang if lang in LANGUAGES else DEFAULT).begin()
+    return await Visit(site, request, lang if lang in LANGUAGES else otherwise).begin()
 
 
 async def _read(request: Request[Any, Any, State]) -> bytes:

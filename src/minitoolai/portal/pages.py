@@ -8,6 +8,7 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
+from minitoolai.portal.code import example
 from minitoolai.portal.cookies import read_cookies
 from minitoolai.portal.framing import form, nothing_here, page
 from minitoolai.portal.i18n import preferred
@@ -34,7 +35,7 @@ def language_of(request: Request[Any, Any, State]) -> str:
 @page("/")
 async def home(visit: Visit) -> Answer:
     """What this is."""
-    return visit.render("pages/home.html", offers=visit.site.reports.offers())
+    return visit.render("pages/home.html", example=example)
 
 
 @form("/theme")

@@ -29,7 +29,7 @@ class Admission:
         if rules.expires_ms is not None and rules.expires_ms <= self._clock.now_ms():
             raise AccessDenied("this key has expired", code="key_expired")
         if rules.allow_ip:
-            address = self._origin(peer, forwarded)
+            address = self.origin(peer, forwarded)
             if not rules.allows_address(address):
                 raise KeyForbids(f"this key may not be used from {address[:45]}", code="address_not_allowed")
 
@@ -37,7 +37,7 @@ class Admission:
         """One request more: the headers that tell what is left, and the refusal where nothing is."""
         return self._limits.count(caller)
 
-    def _origin(self, peer: str, forwarded: str) -> str:
+    def origin(self, peer: str, forwarded: str) -> str:
         """Who asks: the peer, or where that is a proxy of ours, the last address that no proxy of ours has added."""
         hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
         while hops and self._is_trusted(peer):

@@ -121,7 +121,7 @@ class ImageRun:
         verdict = await self._settle(self.job.price, outcome)
         if isinstance(verdict, Superseded):
             log.warning("job %d: attempt %d came too late and is dropped", self.job.id, self.job.attempt)
-        elif isinstance(verdict, Settled) and verdict.repeated and not verdict.cost:
+        elif isinstance(verdict, Settled) and verdict.repeated and verdict.cost < self.job.price:
             # It was cancelled meanwhile: nobody will ever ask for the picture.
             await self._home.objects.delete(key)
 

@@ -116,6 +116,8 @@ class ImageWorker:
                 self.board.offers = await self.database.read_soon(workers.offered, self.clock.now_ms())
             except (StoreError, Overloaded) as error:
                 log.warning("other workers could not be asked what they draw: %s", error)
+            except Exception:
+                log.exception("other workers could not be asked what they draw, and will be asked again")
             await asyncio.sleep(REPORT_EVERY_S)
 
     async def recover(self, *, all_of_them: bool = False) -> int:
@@ -182,7 +184,10 @@ class ImageWorker:
             if is_due:
                 renew_at_s = self.clock.steady_s() + (0.0 if self.is_alone else RENEW_EVERY_S)
             if runs:
-                await self._renew(runs)
+                try:
+                    await self._renew(runs)
+                except Exception:
+                    log.exception("leases could not be renewed, and will be tried again")
 
     async def _renew(self, runs: list[ImageRun]) -> None:
         signs = [jobs.Sign(run.job.id, run.job.attempt, run.step) for run in runs]

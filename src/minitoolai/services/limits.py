@@ -24,10 +24,11 @@ LARGEST_MEMORY = 50_000
 class Meter:
     """So many units a minute. `empty_s` is the moment at which all of them would be back."""
 
-    __slots__ = ("empty_s", "limit", "unit_s")
+    __slots__ = ("empty_s", "limit", "limit_header", "unit_s")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.limit_header = (b"x-ratelimit-limit-requests", str(limit).encode())
         self.unit_s = MINUTE_S / limit
         self.empty_s = 0.0
 
@@ -86,6 +87,9 @@ class Limits:
     def count(self, caller: Caller) -> tuple[Headers, RateLimited | None]:
         """One request: the headers that tell what is left, and the refusal where nothing is."""
         now_s = self._clock.steady_s()
+        account = self._accounts.get(caller.account_id)
+        if account is not None and caller.rules is None and account.tokens is None and account.requests is not None:
+            return _count_one(account, account.requests, now_s)
         shares = self._shares(caller)
         metered = [share for share in shares if share.requests is not None]
         refusal = None
@@ -160,6 +164,24 @@ def _take(share: Share, tokens: int, dollars: int, now_s: float) -> None:
 def _refusal(share: Share, limit: str, wait_s: float) -> RateLimited:
     seconds = max(1, math.ceil(wait_s))
     return RateLimited(f"{share.what} may have {limit}; come back in {seconds} s", retry_after_s=seconds)
+
+
+def _count_one(share: Share, meter: Meter, now_s: float) -> tuple[Headers, RateLimited | None]:
+    """As most requests are: one meter, nothing to compare it with. Written out, for every request comes by here."""
+    empty_s = max(meter.empty_s, now_s) + meter.unit_s
+    left_s = MINUTE_S - (empty_s - now_s)
+    refusal = None
+    if left_s < -1e-6:
+        refusal = _refusal(share, f"{meter.limit} requests a minute", -left_s)
+        empty_s, left_s = meter.empty_s, 0.0
+    meter.empty_s = empty_s
+    reset_s = empty_s - now_s
+    headers = [
+        meter.limit_header,
+        (b"x-ratelimit-remaining-requests", b"%d" % (left_s / meter.unit_s + 1e-6)),
+        (b"x-ratelimit-reset-requests", b"%dms" % (reset_s * 1000 + 0.5) if reset_s < 0.999 else _duration(reset_s)),
+    ]
+    return headers, refusal
 
 
 def _headers(shares: tuple[Share, ...], now_s: float) -> Headers:

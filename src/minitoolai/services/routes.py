@@ -130,6 +130,9 @@ class Route:
             return
         self._is_open = False
         health, name = self._home.health(self.engine.name), self.engine.name
+        if error is None and not self.attempts:
+            health.answered()
+            return
         self._again.pop(name, None)
         now_s = self._home.clock.steady_s()
         if error is None:
@@ -154,6 +157,7 @@ class Routes:
         self._catalog = catalog
         self._engines = engines
         self.clock = clock
+        self._configured: dict[tuple[str, ...], list[ChatEngine]] = {}
         self._health = {name: _health_of(catalog.engines.get(name)) for name in engines}
 
     def health(self, name: str) -> Health:
@@ -167,6 +171,9 @@ class Routes:
 
     def candidates(self, model: ChatModel) -> list[ChatEngine]:
         """Those that are configured: every upstream, in order, or else the first engine that is ready."""
+        configured = self._configured.get(model.engines)
+        if configured is not None:
+            return configured
         found: list[ChatEngine] = []
         for name in model.engines:
             engine = self._engines[name]
@@ -178,6 +185,9 @@ class Routes:
                 found.append(engine)
             elif not found:
                 return [engine]
+        if found:
+            # Keys and addresses do not change while we run; the readiness of an embedded engine may.
+            self._configured[model.engines] = found
         return found
 
     def choose(self, model: ChatModel, check: Check) -> Route:

@@ -45,6 +45,18 @@ def usage_report(
     return [UsageRow(str(row[0]), row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
 
 
+def last_usage(connection: Connection, account_id: int, most: int) -> list[UsageRow]:
+    """The newest `most` requests of an account, added up by kind and model: as quick for an account with millions."""
+    rows = connection.execute(
+        "SELECT g.model, g.kind, count(*), sum(g.input_units), sum(g.output_units), sum(h.settled)"
+        " FROM (SELECT id, model, kind, input_units, output_units FROM generations WHERE account_id = ?"
+        " ORDER BY created_ms DESC LIMIT ?) g JOIN holds h ON h.id = g.id"
+        " GROUP BY g.model, g.kind ORDER BY g.kind, g.model",
+        (account_id, most),
+    )
+    return [UsageRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
+
+
 def margins(connection: Connection, from_ms: int) -> list[MarginRow]:
     """What all accounts paid since then, and what the engines charge for it as far as that is known."""
     rows = connection.execute(

@@ -1,0 +1,74 @@
+"""The journey in a real browser, with its scripts: nothing is refused by the policy, and nothing leaves the host."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.support.browse import PASSWORD, last_link
+from tests.support.chromium import chromium
+from tests.support.server import ServerProcess
+
+pytestmark = pytest.mark.acceptance
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = chromium(playwright)
+        yield browser
+        browser.close()
+
+
+def watched(page: Page, server: ServerProcess) -> list[str]:
+    """What goes wrong from now on: words on the console, errors of scripts, requests to others."""
+    wrong: list[str] = []
+    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda sent: None if sent.url.startswith((server.url, "data:")) else wrong.append(sent.url))
+    return wrong
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_from_signing_up_to_a_revoked_key(browser: Browser, server: ServerProcess, email: str, scripts: bool) -> None:
+    context = browser.new_context(java_script_enabled=scripts, viewport={"width": 360, "height": 800})
+    if scripts:
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    wrong = watched(page, server)
+    page.goto(server.url + "/en/signup")
+    page.get_by_label("E-mail address").fill(email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.locator("main button").click()
+    page.goto(server.url + last_link(server, email))
+    page.locator("main button").click()
+    assert "Your account is open" in page.content()
+    page.get_by_label("Name of a new key").fill("laptop")
+    page.get_by_role("button", name="Create a key").click()
+    key = page.locator("#new-key").inner_text()
+    assert re.fullmatch(r"sk-mt-\w{12}-\w{32}-\w{6}", key)
+    if scripts:
+        page.get_by_role("button", name="Copy").click()
+        assert page.evaluate("navigator.clipboard.readText()") == key
+    else:
+        assert not page.locator("[data-copy]").is_visible()
+    page.goto(server.url + "/en/topup")
+    page.get_by_label("Code").fill(server.command("voucher", "create", "2.50").stdout.strip())
+    page.get_by_role("button", name="Redeem").click()
+    assert "$2.50 were added" in page.content()
+    page.get_by_label(re.compile("colours")).first.click()
+    assert page.locator("html").get_attribute("data-theme") in ("dark", "light")
+    page.goto(server.url + "/de/keys")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Widerrufen").click()
+    assert "Der Schlüssel ist widerrufen" in page.content()
+    for path in ("/en/", "/en/keys", "/en/balance", "/en/topup", "/en/account", "/tr/keys", "/fr/account"):
+        page.goto(server.url + path)
+        if scripts:
+            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert wide <= 0, f"{path} is wider than a phone"
+    assert wrong == []
+    context.close()

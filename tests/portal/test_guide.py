@@ -1,0 +1,116 @@
+"""The guide as a page: for visitors and members, in every language, whole without a script."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import requests
+
+from minitoolai.portal.code import FOLDER, PLACE, colour, example
+from minitoolai.portal.i18n import LANGUAGES
+from tests.support.browse import Visitor
+from tests.support.server import ServerProcess
+
+
+def test_a_visitor_sees_where_a_key_would_go_and_how_to_get_one(visitor: Visitor) -> None:
+    page = visitor.open("/docs").text
+    assert '<code class="masked">sk-…</code>' in page
+    assert 'href="/en/signin?next=/en/keys"' in page
+    assert page.count("Bearer sk-…") >= 12
+    assert "sk-mt-" not in page
+
+
+def test_a_member_sees_the_own_keys_masked_and_where_they_go(member: Visitor) -> None:
+    assert "You have no key yet" in member.open("/docs").text
+    member.open("/keys")
+    member.submit("/keys", name="<b>laptop</b>")
+    made = re.search(r'id="new-key">(sk-mt-(\w+)-\S+)</code>', member.page.text)
+    assert made
+    page = member.open("/docs").text
+    assert f"<code>sk-mt-{made[2]}-…</code> &lt;b&gt;laptop&lt;/b&gt;" in page
+    assert made[1] not in page
+    member.open("/keys")
+    member.submit("/keys/revoke", key=made[2])
+    assert made[2] not in member.open("/docs").text
+
+
+def test_a_member_sees_what_the_last_requests_were(member: Visitor, server: ServerProcess, email: str) -> None:
+    page = member.open("/docs").text
+    assert page.count("Nothing yet.") == 3
+    server.command("credit", "grant", email, "1.00")
+    member.open("/keys")
+    member.submit("/keys", name="laptop")
+    made = re.search(r'id="new-key">(\S+)</code>', member.page.text)
+    assert made
+    for _ in range(2):
+        answer = requests.post(
+            server.url + "/api/chat-completions/",
+            json={"model": "fake-chat", "messages": [{"role": "user", "content": "Hello"}], "stream": False},
+            headers={"authorization": f"Bearer {made[1]}"},
+            timeout=20,
+        )
+        assert answer.status_code == 200
+    page = member.open("/docs").text
+    assert page.count("Nothing yet.") == 2
+    row = page[page.index('id="usage-chat"') : page.index('id="usage-image"')]
+    assert re.search(r'fake-chat</th><td class="num" data-label="Requests">2</td>', row)
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_every_link_and_label_inside_the_page_leads_somewhere(visitor: Visitor, lang: str) -> None:
+    page = visitor.open(f"/{lang}/docs").text
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    wanted = re.findall(r'(?:href="#|data-copy="|<label for="|aria-labelledby=")([^"]+)"', page)
+    assert len(wanted) > 40
+    assert set(wanted) <= set(ids)
+
+
+def test_the_first_tab_is_open_without_a_script(visitor: Visitor) -> None:
+    page = visitor.open("/docs").text
+    for topic in ("chat", "image", "speech"):
+        radios = re.findall(rf'<input [^>]*name="{topic}"[^>]*>', page)
+        assert [" checked" in radio for radio in radios] == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("path", ["/api-documentation", "/api-documentation/"])
+def test_the_address_of_the_original_answers_in_the_visitors_language(server: ServerProcess, path: str) -> None:
+    german = requests.get(server.url + path, headers={"accept-language": "de-AT"}, allow_redirects=False, timeout=20)
+    assert german.status_code == 200
+    assert '<html lang="de"' in german.text
+    assert "accept-language" in german.headers["vary"]
+    assert f'rel="canonical" href="{server.url}/de/docs"' in german.text
+    turkish = requests.get(
+        f"{server.url}/tr{path}", headers={"accept-language": "de"}, allow_redirects=False, timeout=20
+    )
+    assert '<html lang="tr"' in turkish.text
+    assert f'hreflang="fr" href="{server.url}/fr/docs"' in turkish.text
+
+
+@pytest.mark.parametrize(
+    ("lang", "price", "count"),
+    [
+        ("en", ">$2.50<", "1,000 short"),
+        ("de", ">2,50\xa0$<", "1.000 kurze"),
+        ("fr", ">2,50\xa0$US<", "1\u202f000 chats"),
+        ("pt", ">US$\xa02,50<", "1.000 chats"),
+    ],
+)
+def test_prices_are_written_as_the_language_writes_them(visitor: Visitor, lang: str, price: str, count: str) -> None:
+    page = visitor.open(f"/{lang}/prices").text
+    assert price in page
+    assert count in page
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
+def test_colours_change_nothing_of_a_program(path: object) -> None:
+    name = getattr(path, "name", "")
+    text = (FOLDER / name).read_text().rstrip("\n")
+    plain = re.sub("</?[bi]>", "", example(name, PLACE))
+    assert plain.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") == text
+
+
+def test_words_in_strings_are_strings() -> None:
+    assert colour('print("for <you>")', "python") == '<b>print</b>(<i>"for &lt;you&gt;"</i>)'
+    assert colour("information = x.for_all", "python") == "information = x.for_all"

@@ -1,0 +1,82 @@
+"""The guide in a real browser: tabs by keyboard, with and without scripts; no sideways scrolling; nobody else asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.support.programs import program
+from tests.support.server import ServerProcess
+
+pytestmark = pytest.mark.acceptance
+#: A browser that asks for nothing but what pages want.
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def seen(page: Page) -> set[str]:
+    """The programs on the page that can be seen."""
+    names = [f"{topic}-{tab}" for topic in ("chat", "image", "speech") for tab in ("python", "php", "curl")]
+    return {name for name in names if page.locator(f"#{name}").is_visible()}
+
+
+def test_a_tab_chosen_by_keyboard_holds_for_every_program_and_for_the_next_visit(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    page = chromium.new_page()
+    page.goto(server.url + "/en/docs")
+    assert seen(page) == {"chat-python", "image-python", "speech-python"}
+    page.locator("#chat-tab-python").focus()
+    page.keyboard.press("ArrowRight")
+    assert seen(page) == {"chat-php", "image-php", "speech-php"}
+    page.goto(server.url + "/fr/docs")
+    assert seen(page) == {"chat-php", "image-php", "speech-php"}
+    page.close()
+
+
+def test_without_scripts_each_program_has_its_tabs_and_no_dead_buttons(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    page = chromium.new_page(java_script_enabled=False)
+    page.goto(server.url + "/en/docs")
+    page.locator("label[for=image-tab-curl]").click()
+    assert seen(page) == {"chat-python", "image-curl", "speech-python"}
+    assert page.locator("[data-copy]:visible").count() == 0
+    page.close()
+
+
+def test_what_is_copied_is_the_program_as_it_stands(chromium: Browser, server: ServerProcess) -> None:
+    context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(server.url + "/en/docs")
+    page.locator("[data-copy=chat-python]").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.locator("#chat-python").text_content()
+    assert f'"{server.url}/api/chat-completions/"' in copied
+    context.close()
+
+
+@pytest.mark.parametrize("lang", ["de", "tr"])
+@pytest.mark.parametrize("path", ["docs", "prices", ""])
+def test_a_page_fits_a_small_telephone_and_asks_nobody_else(
+    chromium: Browser, server: ServerProcess, lang: str, path: str
+) -> None:
+    page = chromium.new_page(viewport={"width": 360, "height": 740})
+    asked: set[str] = set()
+    faults: list[str] = []
+    page.on("request", lambda request: asked.add(request.url.split("/")[2]))
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.goto(f"{server.url}/{lang}/{path}")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert asked == {server.url.partition("://")[2]}
+    assert faults == []
+    page.close()
