@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.chaos.burst import run_burst
 from tests.chaos.processes import run_process_burst
+from tests.chaos.proofs import SHORT
 from tests.support.cluster import Cluster
-from tests.support.kills import run_kills
 
 
-def test_after_every_kill_the_books_add_up_and_what_was_acknowledged_is_charged_once(tmp_path: Path) -> None:
-    tally = run_kills(tmp_path, 10, seed=10)
-    assert tally.violations == []
-    assert tally.kills == 10
-    assert tally.acknowledged > 100
-    assert tally.broken_off > 50
+def test_the_proofs_in_short_hold_on_both_databases(capfd: pytest.CaptureFixture[str]) -> None:
+    # Burst and jobs have tests of their own, below and in test_jobs.py.
+    only = [f"--only={name}" for name in ("walks", "kills", "lost_commits", "storm", "streams")]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", "--short", *only],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    with capfd.disabled():
+        print(f"\n{done.stdout}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = dict(line.split(" ", 1) for line in done.stdout.splitlines()[:2])
+    assert set(lines) == {"sqlite", "postgres"}
+    for said in lines.values():
+        numbers = {name: int(number) for name, _, number in (part.partition("=") for part in said.split())}
+        assert numbers["violations"] == 0
+        assert numbers["kills"] == SHORT.kills
+        assert numbers["acknowledged"] > 50
+        assert numbers["seeds"] > SHORT.walks
+        assert numbers["mutants"] > 20
+    assert done.stdout.count("\n| 3 kill -9 | ") == 2
 
 
 def test_an_account_for_exactly_100_requests_hit_by_500_at_once(tmp_path: Path) -> None:

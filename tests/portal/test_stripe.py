@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -16,10 +15,9 @@ from minitoolai.storage.payments import payments_of
 from tests.support.browse import Visitor
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess
-from tests.support.stripe import KEY, SECRET, Stripe
+from tests.support.storm import DOLLAR, Storm, checkout, environment, storm, tell
+from tests.support.stripe import Stripe
 from tests.support.waiting import eventually
-
-DOLLAR = 1_000_000_000
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +28,7 @@ def stripe() -> Iterator[Stripe]:
 
 @pytest.fixture(scope="module")
 def stripe_server(stripe: Stripe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    env = {
-        "MINITOOLAI_STRIPE_SECRET_KEY": KEY,
-        "MINITOOLAI_STRIPE_WEBHOOK_SECRET": SECRET,
-        "MINITOOLAI_STRIPE_API_URL": stripe.url,
-        "MINITOOLAI_TRIES_FACTOR": "1000",
-    }
-    with ServerProcess(tmp_path_factory.mktemp("stripe"), catalog=CATALOG, env=env) as server:
+    with ServerProcess(tmp_path_factory.mktemp("stripe"), catalog=CATALOG, env=environment(stripe)) as server:
         yield server
 
 
@@ -45,19 +37,6 @@ def server(stripe_server: ServerProcess, stripe: Stripe) -> Iterator[ServerProce
     stripe.is_away = False
     yield stripe_server
     assert stripe_server.read(broken_invariants) == {}
-
-
-def checkout(member: Visitor, amount: str = "20") -> str:
-    """Go on to pay; the session's name."""
-    member.open("/topup")
-    member.submit("/topup/card", follow=False, amount=amount)
-    assert member.page.status_code == 303, member.page.text
-    return member.page.headers["location"].rsplit("/", 1)[1]
-
-
-def tell(server: ServerProcess, body: bytes, signature: str | None = None) -> int:
-    headers = {"stripe-signature": Stripe.sign(body) if signature is None else signature}
-    return requests.post(server.url + "/webhooks/stripe", data=body, headers=headers, timeout=30).status_code
 
 
 def money(server: ServerProcess, email: str) -> int:
@@ -108,28 +87,11 @@ def test_a_slow_way_of_paying_is_credited_when_the_money_arrives(
 def test_a_storm_of_news_credits_exactly_what_was_paid(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
-    sessions = [checkout(member, amount) for amount in ("5", "7", "11")]
-    events, lies = [], []
-    for session in sessions:
-        stripe.pay(session)
-        for kind in ("checkout.session.completed", "checkout.session.async_payment_succeeded"):
-            body = stripe.event(kind, stripe.sessions[session])
-            events += [(body, Stripe.sign(body))] * 20
-            lie = stripe.event(kind, stripe.sessions[session] | {"amount_total": 10**8})
-            lies += [(lie, Stripe.sign(lie, secret="whsec_forged")), (lie, Stripe.sign(lie, age_s=301)), (lie, "")]
-            lies += [(lie, Stripe.sign(body)), (lie, "t=1,v1=00"), (lie, Stripe.sign(body).replace("v1=", "v0="))]
-    storm = events + lies
-    random.Random(5).shuffle(storm)
-    with ThreadPoolExecutor(8) as pool:
-        statuses = list(pool.map(lambda sent: tell(server, *sent), storm))
-    answers = dict.fromkeys((200, 400), 0)
-    for status in statuses:
-        answers[status] += 1
-    assert answers == {200: len(events), 400: len(lies)}
+    tally = Storm()
+    storm(member, email, stripe, random.Random(5), tally)
+    assert tally.violations == []
+    assert (tally.events, tally.forged) == (120, 36)
     assert money(server, email) == 23 * DOLLAR
-    account_id = server.read(lambda c: users.find_user(c, email)[0].account_id)
-    transfers = server.read(lambda c: c.execute("SELECT kind, amount FROM transfers WHERE credit = ?", (account_id,)))
-    assert sorted(transfers) == [("payment", n * DOLLAR) for n in (5, 7, 11)]
 
 
 def test_forged_and_stale_news_write_nothing(

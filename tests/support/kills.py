@@ -13,8 +13,11 @@ from minitoolai.storage.audit import broken_invariants
 from tests.support import catalogs
 from tests.support.load import Caller, Seen
 from tests.support.server import Account, ServerProcess
+from tests.support.waiting import eventually
 
 CALLERS = 24
+#: On PostgreSQL the dead are recovered when their leases end: so many kills are waited for together.
+TOGETHER = 10
 #: Nano-dollars a token of the models in tests/support/catalogs.py.
 PRICES = {"quick": (150, 600), "paced": (2007, 8003), "endless": (2007, 8003)}
 
@@ -23,6 +26,7 @@ PRICES = {"quick": (150, 600), "paced": (2007, 8003), "endless": (2007, 8003)}
 class Tally:
     """What the kills came to."""
 
+    database: str = "sqlite"
     kills: int = 0
     acknowledged: int = 0
     broken_off: int = 0
@@ -30,7 +34,7 @@ class Tally:
 
     def __str__(self) -> str:
         return (
-            f"sqlite kills={self.kills} acknowledged={self.acknowledged} broken_off={self.broken_off} "
+            f"{self.database} kills={self.kills} acknowledged={self.acknowledged} broken_off={self.broken_off} "
             f"violations={len(self.violations)}"
         )
 
@@ -44,19 +48,23 @@ class Asked:
     seen: Seen
 
 
-def run_kills(folder: Path, kills: int, *, seed: int = 1) -> Tally:
-    """Start, load, kill, start again, examine; as often as asked for."""
-    draw, tally = random.Random(seed), Tally()
-    server = ServerProcess(folder, catalog=catalogs.FAKE).start()
+def run_kills(folder: Path, kills: int, *, seed: int = 1, url: str = "") -> Tally:
+    """Start, load, kill, examine, start again, examine; as often as asked for. `url`: on PostgreSQL."""
+    draw, tally = random.Random(seed), Tally("postgres" if url else "sqlite")
+    server = ServerProcess(folder, catalog=catalogs.FAKE, env={"MINITOOLAI_DATABASE_URL": url} if url else None)
+    server.start()
     try:
-        for _ in range(kills):
-            account = server.account("1000")
-            asked = asyncio.run(_load_and_kill(server, account, draw))
-            tally.kills += 1
-            before = _wrong_books(server, settled=False)
-            server.start()
-            tally.violations += before + _wrong_books(server, settled=True)
-            tally.violations += _wrong_charges(server, account, asked, tally)
+        while tally.kills < kills:
+            rounds: list[tuple[Account, list[Asked]]] = []
+            for _ in range(min(TOGETHER, kills - tally.kills) if url else 1):
+                account = server.account("1000")
+                rounds.append((account, asyncio.run(_load_and_kill(server, account, draw))))
+                tally.kills += 1
+                tally.violations += _wrong_books(server) + _lost(*rounds[-1])
+                server.start()
+            tally.violations += _not_recovered(server, within_s=45 if url else 2) + _wrong_books(server)
+            for account, asked in rounds:
+                tally.violations += _wrong_charges(account, asked, tally)
         server.stop()
     finally:
         server.kill()
@@ -91,25 +99,57 @@ async def _load_and_kill(server: ServerProcess, account: Account, draw: random.R
     return asked
 
 
-def _wrong_books(server: ServerProcess, *, settled: bool) -> list[str]:
-    """The audit's findings; once recovered, nothing may be pending either."""
-    wrong = [f"{name}: {rows}" for name, rows in server.read(broken_invariants).items()]
-    if settled:
-        pending = server.read(lambda c: c.execute("SELECT id FROM holds WHERE state = 'pending' LIMIT 3"))
-        wrong += [f"still pending: {pending}"] if pending else []
-    return wrong
+def _wrong_books(server: ServerProcess) -> list[str]:
+    """The audit's findings."""
+    return [f"{name}: {rows}" for name, rows in server.read(broken_invariants).items()]
 
 
-def _wrong_charges(server: ServerProcess, account: Account, asked: list[Asked], tally: Tally) -> list[str]:
-    """Each acknowledged answer is charged once, in full; any other at most for what was streamed."""
-    rows = server.read(
+def _not_recovered(server: ServerProcess, within_s: float) -> list[str]:
+    """Holds that are still pending when every lease has ended."""
+
+    def pending() -> Any:
+        return server.read(lambda c: c.execute("SELECT id FROM holds WHERE state = 'pending' LIMIT 3"))
+
+    try:
+        eventually(lambda: not pending(), within_s=within_s, every_s=0.2)
+    except AssertionError:
+        return [f"still pending: {pending()}"]
+    return []
+
+
+def _charges(account: Account) -> dict[int, tuple[int, int, int]]:
+    """Hold → what it says was settled, the number of its transfers, and their sum."""
+    rows = account.server.read(
         lambda c: c.execute(
             "SELECT h.id, h.settled, count(t.hold_id), coalesce(sum(t.amount), 0) FROM holds h"
             " LEFT JOIN transfers t ON t.hold_id = h.id WHERE h.account_id = ? GROUP BY h.id",
             (account.id,),
         )
     )
-    charged = {row[0]: row[1:] for row in rows}
+    return {row[0]: row[1:] for row in rows}
+
+
+def _full_price(one: Asked) -> int:
+    """What an answer that came to its end costs, by the usage that its caller was told."""
+    usage, (price_in, price_out) = one.seen.usage, PRICES[one.model]
+    assert usage is not None
+    return int(usage["prompt_tokens"] * price_in + usage["completion_tokens"] * price_out)
+
+
+def _lost(account: Account, asked: list[Asked]) -> list[str]:
+    """Right after the kill, before anybody recovered anything: whatever was acknowledged must be there."""
+    charged, wrong = _charges(account), []
+    for one in asked:
+        if one.seen.done and one.seen.status == 200:
+            full, found = _full_price(one), charged.get(parse_generation_name(one.seen.name) or 0)
+            if found != (full, 1, full):
+                wrong.append(f"{one.seen.name}: acknowledged at {full}, and after the kill there is {found}")
+    return wrong
+
+
+def _wrong_charges(account: Account, asked: list[Asked], tally: Tally) -> list[str]:
+    """Each acknowledged answer is charged once, in full; any other at most for what was streamed."""
+    charged = _charges(account)
     wrong = []
     for one in asked:
         number = parse_generation_name(one.seen.name) if one.seen.name else None
@@ -119,9 +159,7 @@ def _wrong_charges(server: ServerProcess, account: Account, asked: list[Asked], 
         price_in, price_out = PRICES[one.model]
         if one.seen.done and one.seen.status == 200:
             tally.acknowledged += 1
-            usage = one.seen.usage
-            assert usage is not None
-            full = usage["prompt_tokens"] * price_in + usage["completion_tokens"] * price_out
+            full = _full_price(one)
             if (settled, times, taken) != (full, 1, full):
                 wrong.append(f"{one.seen.name}: told {full}, charged {taken} in {times} transfers")
         else:

@@ -115,15 +115,22 @@ def _kind_and_other_side(move: tuple[int, int, int | str, int, int, str | None])
     return ("grant", 2) if move[1] > 0 else ("refund", 2)
 
 
+def walk(both: SideBySide, draw: random.Random, batches: int, largest: int = 6) -> int:
+    """Batches as `draw` decides, and claims between them; how many operations were judged alike."""
+    customers, judged = Customers(CUSTOMERS, draw), 0
+    for _ in range(batches):
+        batch = customers.batch(largest)
+        both.apply(batch)
+        judged += len(batch)
+        if draw.random() < 0.6:
+            both.claim(draw)
+    return judged
+
+
 def random_walk(decide: ledger.Decide, *, seed: int, batches: int, largest: int = 6) -> None:
-    """Batches that a seed decides, in memory; AssertionError or any other where the ledger is wrong."""
+    """A walk that a seed decides, in memory; AssertionError or any other where the ledger is wrong."""
     connection = books_in_memory()
     try:
-        both = SideBySide(connection, decide)
-        customers = Customers(CUSTOMERS, random.Random(seed))
-        for _ in range(batches):
-            both.apply(customers.batch(largest))
-            if customers.draw.random() < 0.6:
-                both.claim(customers.draw)
+        walk(SideBySide(connection, decide), random.Random(seed), batches, largest)
     finally:
         connection.close()

@@ -111,7 +111,7 @@ async def _ask(writer: Writer, accounts: list[int], draw: random.Random) -> dict
             if isinstance(answers["hold", number], Held) and draw.random() < 0.8:
                 answers["settle", number] = await ask(settle(number, account, 60))
             if draw.random() < 0.1:
-                answers["credit", number] = await ask(credit(account, 7, f"grant:{number}"))
+                answers["credit", number] = await ask(credit(account, 7, f"lost:{number}"))
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
     return answers
@@ -125,7 +125,7 @@ def _differences(books: TemporaryBooks, answers: dict[Any, Any]) -> list[str]:
     for (kind, number), told in answers.items():
         if kind == "credit":
             # Nobody had credited this reference before: the answer must not say so.
-            is_right = f"grant:{number}" in credited and isinstance(told, Credited) and not told.repeated
+            is_right = f"lost:{number}" in credited and isinstance(told, Credited) and not told.repeated
         elif kind == "settle":
             is_right = told == Settled(60) and rows[number] == ("posted", 100, 60)
         elif isinstance(told, CommitInDoubt):

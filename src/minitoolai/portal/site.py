@@ -44,6 +44,9 @@ class Site:
     public_url: str
     #: Whether visitors may sign up.
     open_to_all: bool
+    #: What an account may do as the operator has it: requests a minute (0: any), and pictures that wait.
+    requests_per_minute: int
+    waiting_pictures: int
     #: How many times more often than shipped visitors may try things.
     tries_factor: int
 
