@@ -37,6 +37,8 @@ def make_site(
         pepper=pepper,
         public_url=settings.public_url.rstrip("/"),
         open_to_all=settings.signup,
+        requests_per_minute=settings.requests_per_minute,
+        waiting_pictures=settings.image_queue,
         tries_factor=settings.tries_factor,
     )
 

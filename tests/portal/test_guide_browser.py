@@ -7,18 +7,16 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.support.programs import program
+from tests.support.chromium import chromium as open_chromium
 from tests.support.server import ServerProcess
 
 pytestmark = pytest.mark.acceptance
-#: A browser that asks for nothing but what pages want.
-ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync")
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
+        browser = open_chromium(playwright)
         yield browser
         browser.close()
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 
+import minitoolai
 from minitoolai.portal.code import TABS, tabs_of
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.storage.audit import broken_invariants
@@ -33,6 +34,7 @@ RUNS = {
     "curl": ("bash", "sh"),
 }
 Run = Callable[..., str]
+SHIPPED = Path(minitoolai.__file__).with_name("catalog.toml")
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +45,16 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def guide_server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The shipped catalog: its chats are answered by the stand-in, pictures and voices by the embedded engines."""
+    """The shipped catalog and embeddings: texts come from a stand-in, pictures and voices from the embedded engines."""
     env = {
+        "MINITOOLAI_REQUESTS_PER_MINUTE": "5000",
+        "MINITOOLAI_IMAGE_QUEUE": "20",
         "MINITOOLAI_OPENAI_API_KEY": "sk-standin",
         "MINITOOLAI_OPENAI_BASE_URL": upstream.base_url,
         "MINITOOLAI_LLAMA_THREADS": "1",
     }
-    with ServerProcess(tmp_path_factory.mktemp("guide"), env=env) as server:
+    catalog = SHIPPED.read_text() + '\n[embedding.vectors]\ninput = "0.02"\ncontext = 8191\nengines = ["openai"]\n'
+    with ServerProcess(tmp_path_factory.mktemp("guide"), catalog=catalog, env=env) as server:
         yield server
 
 
@@ -269,6 +274,11 @@ def test_prices_are_those_of_the_catalog(guide_server: ServerProcess, page: str)
                     if re.search(f"[> ]{model['id']}[<,]", row) and "$" in row
                 )
                 assert f"${dollars}<" in row, model["id"]
+
+
+def test_limits_are_those_of_the_operator(page: str) -> None:
+    assert "5,000 requests a minute" in page
+    assert "At most 20 of its pictures" in page
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

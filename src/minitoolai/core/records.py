@@ -131,6 +131,37 @@ class UsageRow(msgspec.Struct, frozen=True):
     cost: int
 
 
+class UsageCell(msgspec.Struct, frozen=True):
+    """What one key used of one model on one day (UTC, counted since 1970). Cost in nano-dollars."""
+
+    day: int
+    kind: Kind
+    model: str
+    key_id: str
+    requests: int
+    input_units: int
+    output_units: int
+    cost: int
+
+
+class RecentRequest(msgspec.Struct, frozen=True):
+    """One of the last requests of an account, as its owner sees it in a list."""
+
+    id: int
+    created_ms: int
+    finished_ms: int | None
+    kind: Kind
+    model: str
+    key_id: str
+    state: GenerationState
+    error_code: str | None
+    input_units: int
+    output_units: int
+    cost: int
+    #: Money is still held for it: what it costs is not known yet.
+    is_pending: bool
+
+
 class MarginRow(msgspec.Struct, frozen=True):
     """What one engine answered for one model: nano-dollars sold, bought, and sold where the purchase is known."""
 

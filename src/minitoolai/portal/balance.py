@@ -13,6 +13,7 @@ from minitoolai.core.money import format_dollars
 from minitoolai.core.records import StatementRow
 from minitoolai.portal.framing import page
 from minitoolai.portal.i18n import N_
+from minitoolai.portal.sheets import plain
 from minitoolai.portal.visit import Answer, Visit
 from minitoolai.storage.database import Connection
 from minitoolai.storage.payments import owing
@@ -74,14 +75,9 @@ def as_csv(rows: list[StatementRow]) -> bytes:
         moment = datetime.fromtimestamp(row.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
         head = (row.version, moment, row.kind, format_dollars(row.amount), format_dollars(row.balance_after), "USD")
         name = "" if row.generation_id is None else generation_name(row.generation_id)
-        tail = (_plain(row.reason), name, row.work or "", _plain(row.model), row.key_id or "", row.input_units)
+        tail = (plain(row.reason), name, row.work or "", plain(row.model), row.key_id or "", row.input_units)
         writer.writerow((*head, *tail, row.output_units, int(row.estimated)))
     return text.getvalue().encode()
-
-
-def _plain(text: str | None) -> str:
-    """A spreadsheet must not take it for a formula."""
-    return f"'{text}" if text and text[0] in "=+-@\t\r" else text or ""
 
 
 def _number(visit: Visit, name: str) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from babel import Locale
-from babel.dates import format_date, format_datetime
+from babel.dates import format_date, format_datetime, format_skeleton
 from babel.messages.pofile import read_po
 from babel.numbers import NumberPattern, format_decimal, format_percent, parse_pattern
 
@@ -125,6 +125,10 @@ class Writing:
     def day(self, ms: int) -> str:
         """The date alone."""
         return format_date(_moment(ms), format="medium", locale=self.locale)
+
+    def short_day(self, ms: int) -> str:
+        """Day and month, for the axis of a chart."""
+        return str(format_skeleton("MMMd", _moment(ms), locale=self.locale))
 
     def moment(self, ms: int) -> str:
         """Date and time, to the minute."""

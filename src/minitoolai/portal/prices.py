@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.core.catalog import Catalog, ChatModel
+from minitoolai.core.catalog import Catalog, ChatModel, EmbeddingModel
 from minitoolai.core.voices import SpeechModel
 from minitoolai.portal.framing import page
 from minitoolai.portal.visit import Answer, Visit
@@ -18,6 +18,7 @@ class Offered(msgspec.Struct, frozen=True):
     """The catalog as it is shown. Prices are nano-dollars: a token, a picture, a character."""
 
     chat: list[ChatModel]
+    embeddings: list[EmbeddingModel]
     #: Price of a picture → the models that draw for it, the cheapest first.
     images: dict[int, list[str]]
     speech: list[SpeechModel]
@@ -28,7 +29,9 @@ def offered(catalog: Catalog) -> Offered:
     by_price: dict[int, list[str]] = {}
     for model in sorted(catalog.images.values(), key=lambda model: model.price):
         by_price.setdefault(model.price, []).append(model.name)
-    return Offered(list(catalog.chat.values()), by_price, list(catalog.speech.values()))
+    return Offered(
+        list(catalog.chat.values()), list(catalog.embeddings.values()), by_price, list(catalog.speech.values())
+    )
 
 
 @page("/prices")

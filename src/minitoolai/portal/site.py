@@ -19,6 +19,7 @@ from minitoolai.services.accounts import KeyRing
 from minitoolai.services.attempts import Attempts
 from minitoolai.services.checkout import Checkout
 from minitoolai.services.reports import Reports
+from minitoolai.services.usage import UsageBooks
 from minitoolai.services.users import Users
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
@@ -43,6 +44,9 @@ class Site:
     public_url: str
     #: Whether visitors may sign up.
     open_to_all: bool
+    #: What an account may do as the operator has it: requests a minute (0: any), and pictures that wait.
+    requests_per_minute: int
+    waiting_pictures: int
     #: How many times more often than shipped visitors may try things.
     tries_factor: int
 
@@ -66,6 +70,10 @@ class Site:
     @cached_property
     def attempts(self) -> Attempts:
         return Attempts(self.clock, self.tries_factor)
+
+    @cached_property
+    def usage(self) -> UsageBooks:
+        return UsageBooks(self.database, self.clock)
 
     @cached_property
     def assets(self) -> Assets:

@@ -1,0 +1,154 @@
+"""Usage: what the pages show is what the books say, for nobody but the owner; charts that can be read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitoolai.core.clock import SystemClock
+from minitoolai.core.money import format_dollars
+from minitoolai.portal.charts import HEIGHT, Column, columns, rows, steps
+from minitoolai.portal.i18n import writing
+from minitoolai.services import payments
+from minitoolai.storage import users
+from minitoolai.storage.usage import MS_PER_DAY
+from tests.support.browse import Visitor
+from tests.support.server import ServerProcess
+from tests.support.waiting import eventually
+
+MARK = "<script>alert('x')</script>"
+KEY = re.compile(r"sk-mt-\w{12}-\w{32}-\w{6}")
+
+
+def account_of(server: ServerProcess, email: str) -> int:
+    found = server.read(lambda c: users.find_user(c, email))
+    return int(found[0].account_id)
+
+
+def key_with_money(member: Visitor, email: str, name: str = "k") -> str:
+    account_id = account_of(member.server, email)
+    member.server.write(lambda c: payments.grant(c, SystemClock(), account_id, 5 * 10**9, reason="test"))
+    member.open("/keys")
+    found = KEY.search(member.submit("/keys", name=name).text)
+    assert found
+    return found[0]
+
+
+def chat(server: ServerProcess, key: str, text: str = "hello there") -> None:
+    body = {"model": "fake-chat", "messages": [{"role": "user", "content": text}], "max_tokens": 5}
+    answer = requests.post(
+        server.url + "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}, timeout=20
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def used(member: Visitor, email: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(member.open("/usage/usage.csv").text)))
+
+
+def test_what_was_used_shows_by_day_model_and_key_and_adds_up(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    assert "Nothing was used in this time" in member.open("/usage").text
+    key = key_with_money(member, email)
+    for _ in range(3):
+        chat(server, key)
+    account_id = account_of(server, email)
+    paid = "SELECT coalesce(sum(amount), 0), count(*) FROM transfers WHERE debit = ? AND kind = 'usage'"
+    eventually(lambda: server.read(lambda c: c.execute(paid, (account_id,)))[0][1] == 3)
+    cost = server.read(lambda c: c.execute(paid, (account_id,)))[0][0]
+    line = used(member, email)[0]
+    assert (line["kind"], line["model"], line["key_name"], line["requests"]) == ("chat", "fake-chat", "k", "3")
+    assert line["cost"] == format_dollars(cost)
+    page = member.open("/usage").text
+    for table in ("by-day", "by-model", "by-key"):
+        assert writing("en").money(cost) in re.findall(rf'id="{table}".*?</table>', page, re.DOTALL)[0]
+    assert len(page) < 60_000
+    last = member.open("/usage/requests").text
+    assert last.count("fake-chat") == 3
+    assert last.count(">done<") == 3
+
+
+def test_each_look_shows_what_came_since(member: Visitor, email: str, server: ServerProcess) -> None:
+    key = key_with_money(member, email)
+    for times in (1, 2, 3):
+        chat(server, key)
+        assert used(member, email)[0]["requests"] == str(times)
+
+
+def test_old_usage_is_kept_and_unfinished_work_is_counted_when_it_ends(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    key = key_with_money(member, email)
+    chat(server, key)
+    account_id = account_of(server, email)
+
+    def age(connection: object) -> None:
+        sql = "UPDATE generations SET created_ms = created_ms - ? WHERE account_id = ?"
+        connection.execute(sql, (3 * MS_PER_DAY, account_id))  # type: ignore[attr-defined]
+
+    server.write(age)
+    assert [line["requests"] for line in used(member, email)] == ["1"]
+    # Seen once, it is final: what is asked for again comes from memory, and adds up with what is new.
+    chat(server, key)
+    assert [line["requests"] for line in used(member, email)] == ["1", "1"]
+    assert "7 days" in member.open("/usage?days=7").text
+    assert [line["requests"] for line in used(member, email)] == ["1", "1"]
+
+
+def test_nobody_sees_the_usage_of_others(member: Visitor, email: str, server: ServerProcess) -> None:
+    chat(server, key_with_money(member, email))
+    other = Visitor(server).sign_up(f"other-{email}")
+    for path in ("/usage", "/usage/requests", "/usage/usage.csv"):
+        assert "fake-chat" not in other.open(path).text
+    stranger = Visitor(server)
+    for path in ("/usage", "/usage/requests", "/usage/usage.csv"):
+        assert "/signin" in stranger.open(path).url
+
+
+def test_a_name_of_a_key_is_text_and_no_formula(member: Visitor, email: str, server: ServerProcess) -> None:
+    chat(server, key_with_money(member, email, "=" + MARK), MARK)
+    for path in ("/usage", "/usage/requests"):
+        page = member.open(path).text
+        assert MARK not in page
+        assert "&lt;script&gt;" in page
+    assert used(member, email)[0]["key_name"] == "'=" + MARK
+
+
+@pytest.mark.parametrize("lang", ["de", "tr"])
+def test_the_charts_are_drawings_with_names_axes_and_labels(
+    member: Visitor, email: str, server: ServerProcess, lang: str
+) -> None:
+    chat(server, key_with_money(member, email))
+    drawings = re.findall(r"<svg viewBox.*?</svg>", member.open(f"/{lang}/usage?days=90").text, re.DOTALL)
+    charts = [ET.fromstring(text) for text in drawings if "<title" in text]
+    assert len(charts) == 3
+    for chart in charts:
+        assert chart.find("title") is not None
+        assert chart.findall("path")
+        assert len(chart.findall("text")) >= 2
+
+
+@given(st.integers(0, 2**62))
+def test_a_scale_is_round_and_reaches_the_highest(highest: int) -> None:
+    scale = steps(highest)
+    assert scale[0] == 0
+    assert scale[-1] >= highest
+    assert 2 <= len(scale) <= 6
+    assert str(scale[1]).rstrip("0") in ("1", "2", "5")
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**12), st.integers(0, 10**12)), min_size=1, max_size=90))
+def test_bars_stay_within_their_drawing(amounts: list[tuple[int, int]]) -> None:
+    data = [Column("d", (("chat", one), ("image", two))) for one, two in amounts]
+    for chart in (columns(data, str), rows(data, str)):
+        for bar in chart.bars:
+            assert 0 <= bar.x <= bar.x + bar.width <= 721
+            assert -2 <= bar.y <= bar.y + bar.height <= max(chart.height, HEIGHT) + 1
