@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.chaos.burst import run_burst
 from tests.chaos.findings import Finding
 from tests.chaos.jobs import run_jobs
+from tests.chaos.power import run_power
 from tests.chaos.processes import EACH, PROCESSES, run_process_burst
 from tests.chaos.streams import run_streams
 from tests.chaos.walks import run_walks
@@ -32,6 +33,8 @@ class Size:
     every: int
     bursts: int
     kills: int
+    #: Moments at which the power goes below SQLite.
+    cuts: int
     #: Runs in which connections to PostgreSQL break at COMMIT.
     lost: int
     storms: int
@@ -41,8 +44,8 @@ class Size:
     seed: int = 1
 
 
-SHORT = Size(walks=4, every=12, bursts=1, kills=4, lost=2, storms=1, streams=72, jobs=100, jobs_s=8)
-LONG = Size(walks=100, every=1, bursts=5, kills=100, lost=40, storms=5, streams=1500, jobs=500, jobs_s=120)
+SHORT = Size(walks=4, every=12, bursts=1, kills=4, cuts=60, lost=2, storms=1, streams=72, jobs=100, jobs_s=8)
+LONG = Size(walks=100, every=1, bursts=5, kills=100, cuts=2000, lost=40, storms=5, streams=1500, jobs=500, jobs_s=120)
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,12 @@ def lost_commits(place: Place, size: Size) -> Finding:
     )
 
 
+def power(place: Place, size: Size) -> Finding:
+    done = run_power(place.room("power"), size.cuts, seed=size.seed)
+    what = f"{done.cuts} power cuts in one history; unsynced writes lost or torn"
+    return Finding("4 power cut", "sqlite", what, acknowledged=done.acknowledged, violations=done.violations)
+
+
 def storm(place: Place, size: Size) -> Finding:
     done = run_storms(place.room("storm"), size.storms, seed=size.seed, url=place.url())
     what = f"{done.events} events of {3 * done.storms} payments, {done.forged} forged"
@@ -144,7 +153,7 @@ def jobs(place: Place, size: Size) -> Finding:
     return Finding("7 jobs", place.database, what, kills=killed, acknowledged=drawn, violations=violations)
 
 
-ON_SQLITE: list[Proof] = [walks, burst, kills, storm, streams, jobs]
+ON_SQLITE: list[Proof] = [walks, burst, kills, power, storm, streams, jobs]
 ON_POSTGRES: list[Proof] = [walks, burst, kills, lost_commits, storm, streams, jobs]
 
 

@@ -23,6 +23,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 NAVIGATION = (
     Entry("/keys", N_("Keys"), "user"),
+    Entry("/studio", N_("Studio"), "user"),
     Entry("/usage", N_("Usage"), "user"),
     Entry("/balance", N_("Balance"), "user"),
     Entry("/topup", N_("Top up"), "user"),

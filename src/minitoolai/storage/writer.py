@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from minitoolai.core.books import Checkpoint, Operation, PlaceHold, Settled, Verdict
+import msgspec
+
+from minitoolai.core.books import Checkpoint, Credited, Operation, PlaceHold, Reversed, Settled, Verdict
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
 from minitoolai.core.measures import Histogram
 from minitoolai.storage import ledger
@@ -52,6 +54,8 @@ class Ticket:
     urgent: bool
     #: Money owed is written however long it takes; anything else is told of the failure.
     owed: bool = False
+    #: Its COMMIT may have happened although nobody was told: finding it written is then no repeat.
+    in_doubt: bool = False
     answer: Any = None
     failure: BaseException | None = None
     is_over: bool = False
@@ -275,6 +279,7 @@ class Writer:
         self.counts.failures += 1
         for ticket in batch:
             if ticket.owed and not self._stopping:
+                ticket.in_doubt = ticket.in_doubt or isinstance(error, CommitInDoubt)
                 self._owed.append(ticket)
             else:
                 ticket.fail(error)
@@ -311,6 +316,8 @@ class Writer:
                 ticket.answer = ticket.change(connection) if ticket.change else next(answers)
         for ticket in batch:
             ticket.is_over = True
+            if ticket.in_doubt and isinstance(ticket.answer, Settled | Credited | Reversed):
+                ticket.answer = msgspec.structs.replace(ticket.answer, repeated=False)
             if type(ticket.answer) is Settled and ticket.answer.shortfall and not ticket.answer.repeated:
                 self.counts.shortfall += ticket.answer.shortfall
         self.counts.commits += 1
