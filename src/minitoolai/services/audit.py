@@ -41,6 +41,8 @@ class Auditor:
         self._calm_s = calm_s if database.is_shared else 0.0
         self._trouble_s = clock.steady_s()
         self.broken: dict[str, list[Row]] = {}
+        #: When the books were last checked; 0 before the first time.
+        self.checked_ms = 0
 
     async def recover(self, *, all_of_them: bool = False) -> int:
         """Post the last checkpoint of every chat hold whose lease ended; how many there were.
@@ -67,6 +69,7 @@ class Auditor:
     async def check(self) -> dict[str, list[Row]]:
         """Every invariant on one snapshot; what breaks is logged as an alarm."""
         self.broken = await self._database.read_soon(audit.broken_invariants)
+        self.checked_ms = self._clock.now_ms()
         for name, rows in self.broken.items():
             log.critical("THE BOOKS ARE WRONG: %s: %s", name, rows)
         return self.broken
