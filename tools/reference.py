@@ -16,6 +16,7 @@ from minitoolai.cli import _parser
 from minitoolai.core import catalog, errors, voices
 from minitoolai.core.catalog_file import read_catalog
 from minitoolai.core.money import format_dollars
+from minitoolai.metrics import METRICS
 from minitoolai.settings import PREFIX, Settings
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -57,6 +58,7 @@ def pages() -> dict[str, str]:
         "cli.md": NOTE + _cli(),
         "catalog.md": NOTE + _catalog(),
         "http.md": NOTE + _http(),
+        "metrics.md": NOTE + _metrics(),
     }
 
 
@@ -80,6 +82,21 @@ def _settings() -> str:
     return (
         "# Settings\n\nEnvironment variables, read once at the start. An unknown `MINITOOLAI_*` variable is refused; "
         "options of a command win over variables; secrets never appear in logs.\n\n" + _table(*rows)
+    )
+
+
+# ── metrics ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _metrics() -> str:
+    rows = [("metric", "kind", "labels", "meaning")]
+    for name, metric in METRICS.items():
+        kind = metric.kind.__name__.removesuffix("MetricFamily").lower()
+        rows.append((f"`{name}`", kind, ", ".join(metric.labels), metric.about))
+    return (
+        "# Metrics\n\nWhat `/metrics` says; [how to monitor](../howto/monitor.md) says where it is. Where several "
+        "processes serve, sum them up; those marked (database) say the same in each: take the largest. "
+        "`process_*` (memory, processor, open files) are added as usual.\n\n" + _table(*rows)
     )
 
 

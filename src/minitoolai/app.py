@@ -23,10 +23,13 @@ from minitoolai.api.images import ImageDesk
 from minitoolai.api.notes import NOTES, Notes
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
+from minitoolai.core.request_facts import CURRENT
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.listening import BACKLOG
+from minitoolai.metrics import Page
+from minitoolai.metrics_port import MetricsPort
 from minitoolai.portal.routes import is_portals, portal
 from minitoolai.services.webhooks import WebhookLog
 from minitoolai.storage.accounts import KEYS_CHANNEL
@@ -75,6 +78,8 @@ class Server:
         self._other: Any = other_paths(state)
         self._portal: Any = portal(services.site)
         self._idempotent = Idempotent(services.replays, services.keys)
+        self._metrics = MetricsPort(services.settings, Page(services, self.why_not_ready).text)
+        self._count = services.chats.charging.meters.request
 
     def why_not_ready(self) -> str | None:
         """None once requests will be served."""
@@ -87,13 +92,18 @@ class Server:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        scope[NOTES] = Notes(send)
+        scope[NOTES] = notes = Notes(send, scope["headers"])
+        CURRENT.set(notes)
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
-        if handler is None:
+        if handler is not None:
+            self._count(path)
+        else:
             if is_portals(path):
+                self._count("portal")
                 await self._portal(scope, receive, send)
                 return
+            self._count("other")
             handler = self._other
         if scope["method"] == "POST" and (name := idempotency_key(scope)) is not None:
             await self._idempotent(handler, name, scope, receive, send)
@@ -117,6 +127,7 @@ class Server:
     async def _running(self) -> AsyncIterator[None]:
         services = self._services
         self._join_others()
+        await self._metrics.open()
         services.writer.start()
         if not services.database.is_shared:
             # No other process can be renewing holds or jobs on this file: recover all of them, at once.
@@ -148,6 +159,7 @@ class Server:
             await asyncio.gather(*(engine.stop() for engine in services.engines.values()))
             await asyncio.gather(*(engine.stop() for engine in services.speech_engines.values()))
             await asyncio.gather(*(engine.stop() for engine in services.images.engines.values()))
+            await self._metrics.close()
             await services.site.close()
             await services.http.close()
             await asyncio.to_thread(services.writer.stop)

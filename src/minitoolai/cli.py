@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -85,14 +84,12 @@ def _add(
 
 def _call(function: str, options: argparse.Namespace) -> int | None:
     # Imported here, so that --help and a wrong option answer at once.
+    from minitoolai import logs
     from minitoolai.settings import load_settings
 
     overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port", "workers", "device")}
     settings = load_settings(**overrides)
-    level = settings.log_level.upper()
-    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise SettingsError(f"MINITOOLAI_LOG_LEVEL={settings.log_level!r} is wrong: debug, info, warning or error")
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up(settings)
     module, _, name = function.rpartition(".")
     result: int | None = getattr(import_module(f"minitoolai.{module or 'commands'}"), name)(settings, options)
     return result

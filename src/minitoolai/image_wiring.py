@@ -134,6 +134,7 @@ def make_images(base: Base, *, is_alone: bool) -> Images:
         board,
         name=f"{socket.gethostname()}:{os.getpid()}:{random_text(6)}",
         is_alone=is_alone,
+        meters=base.charging.meters,
     )
     address = PublicAddress(settings.public_url, settings.host, settings.port)
     links = Links(signer, clock, address, lifetime_s=settings.image_link_ttl_s)

@@ -61,6 +61,12 @@ class Settings:
     )
     mail_from: str = _setting("", "Who writes the mail, like: MiniToolAI <hello@example.com>.")
     log_level: str = _setting("info", "debug, info, warning or error.")
+    log_format: str = _setting("text", "text, or json: one object a line, with request and generation.")
+    metrics_listen: str = _setting(
+        "",
+        "Where /metrics is answered, like 127.0.0.1:9464; several processes take the ports from there on; empty: not.",
+    )
+    metrics_token: Secret = _setting(Secret(""), "What a reader of /metrics must send as a Bearer token.")
     access_log: bool = _setting(False, "One line a request.")
     audit_every_s: float = _setting(60.0, "Seconds between checks of the books beside a running server.")
     llama_model: str = _setting("", "A GGUF file of yours instead of the embedded model.")

@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from minitoolai.core.errors import SettingsError
+from minitoolai.metrics import Page
+from minitoolai.metrics_port import MetricsPort
 from minitoolai.settings import Settings
 from minitoolai.storage.jobs import JOBS_CHANNEL
 from minitoolai.wiring import Services, build
@@ -52,7 +54,9 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
     def heard(channel: str | None, _: str | None) -> None:
         loop.call_soon_threadsafe(worker.board.new_work)
 
+    metrics = MetricsPort(services.settings, Page(services, lambda: "stopping" if is_over.is_set() else None).text)
     member = services.database.member((JOBS_CHANNEL,), heard)
+    await metrics.open()
     services.writer.start()
     drawing = asyncio.create_task(worker.run())
     try:
@@ -65,6 +69,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         drawing.cancel()
         await asyncio.gather(drawing, return_exceptions=True)
         await asyncio.gather(*(engine.stop() for engine in services.images.engines.values()))
+        await metrics.close()
         await services.http.close()
         await asyncio.to_thread(services.writer.stop)
         if member is not None:

@@ -115,6 +115,33 @@ def test_whatever_connections_break_every_answer_equals_the_database(cluster: Cl
     assert tally.answers >= 400
 
 
+def test_a_charge_found_written_after_a_long_doubt_is_no_repeat(
+    postgres_books: TemporaryBooks, proxy: Proxy, cluster: Cluster
+) -> None:
+    # The answer to the COMMIT is lost, and nobody can ask for longer than the writer goes on asking.
+    account = postgres_books.account(1000)
+    postgres_books.apply(hold(1, account, 600))
+    is_lost = threading.Event()
+
+    def fate(is_answer: bool, data: bytes) -> bool:
+        if is_answer and b"COMMIT\x00" in data:
+            is_lost.set()
+        return not is_lost.is_set()
+
+    async def work(writer: Writer) -> None:
+        proxy.fate = fate
+        asked = [writer.submit(settle(1, account, 250)), writer.submit(credit(account, 70, "grant:doubt"))]
+        while writer.counts.failures == 0:
+            await asyncio.sleep(0.05)
+        proxy.fate = lambda is_answer, data: True
+        told = await asyncio.wait_for(asyncio.gather(*asked), 20)  # type: ignore[arg-type]
+        assert told == [Settled(250), Credited(820)]
+
+    with writing_through(proxy, postgres_books, cluster) as writer:
+        asyncio.run(asyncio.wait_for(work(writer), 60))
+    assert postgres_books.money(account) == Balance(820, 0)
+
+
 def loses_once(*, is_answer: bool) -> Any:
     """The next COMMIT is lost on its way there, or its answer on its way back; nothing after that."""
     left = [1]

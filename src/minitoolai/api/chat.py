@@ -8,6 +8,7 @@ from typing import Any
 from minitoolai.api.asgi import JSON, Headers, Receive, Scope, Send, answer, answer_error, read_json_body
 from minitoolai.api.auth import authenticate
 from minitoolai.api.forms import Form
+from minitoolai.api.notes import name_work
 from minitoolai.api.streaming import EVENT_STREAM, StreamWriter, attempt, forward, only_post, watch
 from minitoolai.core.errors import ClientLeft, ServiceError
 from minitoolai.services.accounts import KeyRing
@@ -37,6 +38,7 @@ class ChatEndpoint:
             await answer_error(send, self._form.retold(error), [])
             return
         run.task = asyncio.current_task()
+        name_work(scope, run.name)
         if request.stream:
             await _stream(run, self._form, receive, send)
         else:

@@ -33,6 +33,9 @@ TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
 #: Where clients of the original service look for the reason of a refusal in a shape of its own.
 IMAGE_PATHS = "/api/texttoimage"
 
+#: Errors that this process has answered with, by status and code: for /metrics.
+TOLD: dict[tuple[int, str], int] = {}
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -43,10 +46,11 @@ def status_and_type(error: errors.ServiceError) -> tuple[int, str]:
 
 def error_body(error: errors.ServiceError, path: str = "") -> bytes:
     """`{"error": {message, type, param, code}}`; under /api/texttoimage the contract's own shape."""
+    status, kind = status_and_type(error)
+    TOLD[status, error.code] = TOLD.get((status, error.code), 0) + 1
     if path.startswith(IMAGE_PATHS):
         fields = {"status": "error", "jobid": None, "signature": None, "message": error.message, "code": error.code}
         return _encode(fields)
-    _, kind = status_and_type(error)
     return _encode({"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}})
 
 

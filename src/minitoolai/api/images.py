@@ -11,6 +11,7 @@ import msgspec
 from minitoolai.api.asgi import JSON, Headers, Receive, Scope, Send, answer, answer_error, read_json_body
 from minitoolai.api.auth import authenticate
 from minitoolai.api.images_wait import drawn
+from minitoolai.api.notes import name_work
 from minitoolai.api.streaming import only_post
 from minitoolai.api.wire_images import Generate, parse_generate, parse_image, parse_job
 from minitoolai.core.clock import generation_name
@@ -87,6 +88,7 @@ class SubmitEndpoint(_Endpoint):
         caller = await authenticate(scope, self._keys)
         ask = parse_image(await read_json_body(scope, receive), insecure_webhooks=self._desk.insecure_webhooks)
         submitted = await self._desk.jobs.submit(caller, ask)
+        name_work(scope, generation_name(submitted.job_id))
         body = {"status": "success", "jobid": submitted.job_id, "signature": submitted.signature}
         return [_generation(submitted.job_id)], body
 

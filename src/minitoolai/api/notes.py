@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from minitoolai.api.asgi import Headers, Send
+from minitoolai.api.asgi import Headers, Scope, Send
+from minitoolai.core.clock import random_text
 
 #: Where a request's notes stand in its scope.
 NOTES: Final = "minitoolai.notes"
+_SENSIBLE = re.compile(r"[0-9A-Za-z._:-]{1,64}")
 
 
 class Notes:
     """What is noted about one request on its way."""
 
-    __slots__ = ("_send", "is_counted")
+    __slots__ = ("_headers", "_request_id", "_send", "generation", "is_counted")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, headers: Headers) -> None:
+        """`headers` of the request."""
         self._send = send
+        self._headers = headers
+        self._request_id: str | None = None
+        self.generation: str | None = None
         #: It was counted against the limits.
         self.is_counted = False
+
+    def request_id(self) -> str:
+        """For the log: `X-Request-Id` where the caller sent a sensible one, else one that is drawn now."""
+        if self._request_id is None:
+            sent = next((value for name, value in self._headers if name == b"x-request-id"), b"").decode("latin-1")
+            self._request_id = sent if _SENSIBLE.fullmatch(sent) else random_text(16)
+        return self._request_id
 
     def add(self, headers: Headers) -> None:
         """Put these on the answer. Behind any other server than ours, the answer goes without."""
         cycle = getattr(self._send, "__self__", None)
         if isinstance(cycle, RequestResponseCycle):
             cycle.default_headers = [*cycle.default_headers, *headers]
+
+
+def name_work(scope: Scope, generation: str) -> None:
+    """From now on, lines of the log about this request name the paid work that it began."""
+    notes = scope.get(NOTES)
+    if notes is not None:
+        notes.generation = generation

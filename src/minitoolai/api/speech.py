@@ -12,6 +12,7 @@ from litestar.datastructures import State
 from minitoolai.api.asgi import Headers, Receive, Scope, Send, answer_error, read_json_body
 from minitoolai.api.auth import authenticate
 from minitoolai.api.errors import status_and_type
+from minitoolai.api.notes import name_work
 from minitoolai.api.streaming import EVENT_STREAM, StreamWriter, forward, only_post
 from minitoolai.api.wire_speech import parse_speech
 from minitoolai.core.errors import ClientLeft, ServiceError
@@ -52,6 +53,7 @@ class SpeechEndpoint:
             await answer_error(send, error, [])
             return
         run.task = asyncio.current_task()
+        name_work(scope, run.name)
         out = StreamWriter(send, _headers(run))
         error_ = await forward(run, out, receive)
         if error_ is not None and not isinstance(error_, ClientLeft):
@@ -79,7 +81,7 @@ async def _tell_of_failure(out: StreamWriter, run: SpeechRun, error: ServiceErro
         await out.write(error_event(error.message, kind=kind, code=error.code, param=error.param), is_last=True)
     else:
         # The server closes a connection whose answer is not complete: the caller sees that the end is missing.
-        log.error("%s was cut: %s", run.name, error.message)
+        log.error("%s was cut: %s", run.name, error.code)
 
 
 @get("/v1/audio/voices")

@@ -95,6 +95,11 @@ def from_base62(text: str) -> int:
     return number
 
 
+def created_ms(identifier: int) -> int:
+    """When an identifier of ours was drawn, in milliseconds since 1970."""
+    return (identifier >> _RANDOM_BITS) + _EPOCH_MS
+
+
 def generation_name(generation_id: int) -> str:
     """The public name of a generation, as in the header `x-generation-id`."""
     return "gen-" + base62(generation_id, 11)

@@ -66,7 +66,8 @@ class ModerationPolicy:
             log.error("the moderation server at %s could not be asked: %s", self._url, error)
             raise EngineTimeout("the moderation of prompts does not answer; nothing was charged") from error
         if answer.status != 200:
-            log.error("the moderation server at %s answered %d: %r", self._url, answer.status, data[:300])
+            # Not what it said: that might repeat the prompt.
+            log.error("the moderation server at %s answered %d", self._url, answer.status)
             raise EngineError("the moderation of prompts failed; nothing was charged")
         try:
             decoded = msgspec.json.decode(data, type=_Answer)

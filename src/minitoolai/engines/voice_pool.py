@@ -51,7 +51,8 @@ class PooledAnswer:
             self._child.kill()
             raise EngineTimeout(f"{self._name} hung; what was spoken is charged") from None
         if said.error:
-            log.error("%s could not carry out %.100r: %s", self._name, order, said.error)
+            # Not the order itself: a customer's text is in it.
+            log.error("%s could not carry out %s: %s", self._name, type(order).__name__, said.error)
             raise EngineError(f"{self._name} could not speak a sentence; what was spoken before is charged")
         self._has_more = said.more
         self._samples += said.samples

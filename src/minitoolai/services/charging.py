@@ -35,6 +35,7 @@ from minitoolai.core.money import format_dollars
 from minitoolai.core.records import Caller, Claim, GenerationState, NewGeneration, Outcome
 from minitoolai.services.admission import check_model
 from minitoolai.services.limits import Limits, Taken
+from minitoolai.services.meters import Meters
 from minitoolai.services.pricing import Bound
 from minitoolai.storage.writer import Writer
 
@@ -51,6 +52,8 @@ class Reservation(msgspec.Struct, frozen=True):
     units: int
     price_input: int
     price_output: int
+    kind: str
+    model: str
     #: What it took from the limits of its account and key.
     taken: Taken | None = None
 
@@ -58,7 +61,10 @@ class Reservation(msgspec.Struct, frozen=True):
 class Charging:
     """Reserve, keep alive, settle. One instance a process."""
 
-    def __init__(self, writer: Writer, clock: Clock, limits: Limits | None = None) -> None:
+    def __init__(
+        self, writer: Writer, clock: Clock, limits: Limits | None = None, meters: Meters | None = None
+    ) -> None:
+        self.meters = meters or Meters()
         self._writer = writer
         self._clock = clock
         self._limits = limits
@@ -153,6 +159,8 @@ class Charging:
             verdict.units,
             generation.price_input,
             generation.price_output,
+            generation.kind,
+            generation.model,
         )
 
     def settle(
@@ -162,7 +170,9 @@ class Charging:
         if reservation.taken is not None:
             tokens = outcome.input_units + outcome.output_units if reservation.taken.tokens else 0
             self._end(reservation.taken, tokens=tokens, dollars=cost)
-        settle = Settle(reservation.hold_id, reservation.account_id, cost, self._clock.now_ms(), outcome)
+        now_ms = self._clock.now_ms()
+        self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms)
+        settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome)
         return self._writer.submit(settle, wait=wait)
 
     def keep_alive(self, reservation: Reservation, progress: int) -> None:

@@ -42,7 +42,7 @@ class ChatService:
     ) -> None:
         self.catalog = catalog
         self.engines = engines
-        self.routes = Routes(catalog, engines, clock)
+        self.routes = Routes(catalog, engines, clock, charging.meters)
         self.charging = charging
         self._seeing = seeing
         self.clock = clock

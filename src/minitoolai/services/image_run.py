@@ -14,6 +14,7 @@ from minitoolai.core.pictures import ImageAsk
 from minitoolai.core.records import Outcome
 from minitoolai.engines.base_images import DrawnImage, ImageEngine, ImageRequest
 from minitoolai.services.images import decode_ask
+from minitoolai.services.meters import Meters
 from minitoolai.storage.jobs import ClaimedJob
 from minitoolai.storage.objects import ObjectStore
 from minitoolai.storage.writer import Writer
@@ -31,6 +32,7 @@ class Home(Protocol):
 
     clock: Clock
     writer: Writer
+    meters: Meters
     objects: ObjectStore
 
 
@@ -127,18 +129,22 @@ class ImageRun:
 
     async def _settle(self, cost: int, outcome: Outcome) -> Verdict:
         job = self.job
-        settle = Settle(job.id, job.account_id, cost, self._home.clock.now_ms(), outcome, job.attempt)
+        now_ms = self._home.clock.now_ms()
+        self._home.meters.ended("image", job.model, job.id, outcome, cost, now_ms)
+        settle = Settle(job.id, job.account_id, cost, now_ms, outcome, job.attempt)
         future = self._home.writer.submit(settle)
         assert future is not None
         return await self._written(future)
 
     async def _fail(self, code: str, message: str) -> None:
+        self._home.meters.engine_failed(self.engine.name, code)
         self.is_drawn = bool(self.is_drawn)
         future = self._home.writer.submit(self._requeue("failed", code, message))
         assert future is not None
         verdict = await self._written(future)
         again = f"waits again after failure {verdict.failures}" if isinstance(verdict, Requeued) else "has ended"
-        log.warning("job %d: %s; it %s", self.job.id, message, again)
+        # An engine's own words might repeat the prompt: they stand with the job.
+        log.warning("job %d: %s at %s; it %s", self.job.id, code, self.engine.name, again)
 
     async def _written(self, future: asyncio.Future[Verdict]) -> Verdict:
         """Once this is queued it will be written, and must not be followed by a handing back."""

@@ -19,6 +19,7 @@ from minitoolai.engines.base_images import ImageEngine
 from minitoolai.services.image_board import Board
 from minitoolai.services.image_hand import LEASE_MS, Hand
 from minitoolai.services.image_run import MOST_FAILURES, ImageRun
+from minitoolai.services.meters import Meters
 from minitoolai.storage import jobs, workers
 from minitoolai.storage.database import Database
 from minitoolai.storage.jobs import ClaimedJob
@@ -52,8 +53,10 @@ class ImageWorker:
         *,
         name: str,
         is_alone: bool,
+        meters: Meters | None = None,
     ) -> None:
         """`is_alone`: no other process draws from this database, nor reads steps from its rows."""
+        self.meters = meters or Meters()
         self.catalog = catalog
         self.engines = engines
         self.database = database

@@ -25,6 +25,7 @@ from minitoolai.core.errors import (
 from minitoolai.core.records import Attempt
 from minitoolai.engines.base import ChatEngine
 from minitoolai.services.health import Health
+from minitoolai.services.meters import Meters
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ class Route:
         engine = next(self._untried(), None)
         if engine is None:
             engine = await self._wait_for_another_try(error)
-        log.warning("%s failed for %s (%s); %s is asked", self.engine.name, self._model, error.message, engine.name)
+        # Its own words might repeat the prompt: they are for the caller.
+        log.warning("%s failed for %s (%s); %s is asked", self.engine.name, self._model, error.code, engine.name)
         self.engine = engine
         self._at_s = self._home.clock.steady_s()
 
@@ -141,6 +143,7 @@ class Route:
             health.left()
         else:
             health.failed(error, self._model, now_s)
+            self._home.meters.engine_failed(name, error.code)
             if error.retryable and not had_begun and not isinstance(error, EngineTimeout | EngineBroken):
                 self._again[name] = float(error.retry_after_s or 0)
         if error is not None or self.attempts:
@@ -153,7 +156,10 @@ class Route:
 class Routes:
     """Chooses for every chat of this process, and remembers how each upstream fares."""
 
-    def __init__(self, catalog: Catalog, engines: Mapping[str, ChatEngine], clock: Clock) -> None:
+    def __init__(
+        self, catalog: Catalog, engines: Mapping[str, ChatEngine], clock: Clock, meters: Meters | None = None
+    ) -> None:
+        self.meters = meters or Meters()
         self._catalog = catalog
         self._engines = engines
         self.clock = clock

@@ -29,6 +29,10 @@ class Underway:
         self._runs: set[Run] = set()
         self.draining = False
 
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._runs)
+
     def check_open(self) -> None:
         """Overloaded once the server is about to stop."""
         if self.draining:

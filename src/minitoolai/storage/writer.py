@@ -13,11 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from minitoolai.core.books import Checkpoint, Operation, PlaceHold, Verdict
+import msgspec
+
+from minitoolai.core.books import Checkpoint, Credited, Operation, PlaceHold, Reversed, Settled, Verdict
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
+from minitoolai.core.measures import Histogram
 from minitoolai.storage import ledger
 from minitoolai.storage.database import Connection, Database
 
@@ -35,6 +38,9 @@ LONGEST_RETRY_S = 2.0
 #: How long a batch waits for a database that has just gone, before its holds are refused: a restart is shorter.
 PATIENCE_S = 2.0
 
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TOOK_US = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000)
+
 Change = Callable[[Connection], Any]
 
 
@@ -48,6 +54,8 @@ class Ticket:
     urgent: bool
     #: Money owed is written however long it takes; anything else is told of the failure.
     owed: bool = False
+    #: Its COMMIT may have happened although nobody was told: finding it written is then no repeat.
+    in_doubt: bool = False
     answer: Any = None
     failure: BaseException | None = None
     is_over: bool = False
@@ -66,6 +74,11 @@ class WriterCounts:
     replays: int = 0
     failures: int = 0
     largest_batch: int = 0
+    #: Nano-dollars of work beyond what its hold could pay: the house's loss.
+    shortfall: int = 0
+    #: Operations a commit, and microseconds from its BEGIN to its COMMIT.
+    sizes: Histogram = field(default_factory=lambda: Histogram(*SIZES))
+    took: Histogram = field(default_factory=lambda: Histogram(*TOOK_US))
 
 
 class Writer:
@@ -110,6 +123,10 @@ class Writer:
     def calm_s(self) -> float:
         """Seconds since the start, or since the database was last away."""
         return 0.0 if self._is_away else time.monotonic() - self._calm_since_s
+
+    def waiting(self) -> tuple[int, int]:
+        """Operations that wait for their commit, and charges that a sick database has put off."""
+        return len(self._tickets), len(self._owed)
 
     def submit(self, operation: Operation, *, wait: bool = True) -> asyncio.Future[Verdict] | None:
         """Queue a ledger operation; the future, if asked for, resolves once it is durable.
@@ -262,6 +279,7 @@ class Writer:
         self.counts.failures += 1
         for ticket in batch:
             if ticket.owed and not self._stopping:
+                ticket.in_doubt = ticket.in_doubt or isinstance(error, CommitInDoubt)
                 self._owed.append(ticket)
             else:
                 ticket.fail(error)
@@ -291,14 +309,21 @@ class Writer:
 
     def _commit(self, connection: Connection, batch: Sequence[Ticket]) -> None:
         operations = [ticket.operation for ticket in batch if ticket.operation is not None]
+        began_s = time.monotonic()
         with connection.transaction():
             answers = iter(ledger.apply(connection, operations, self._decide) if operations else ())
             for ticket in batch:
                 ticket.answer = ticket.change(connection) if ticket.change else next(answers)
         for ticket in batch:
             ticket.is_over = True
+            if ticket.in_doubt and isinstance(ticket.answer, Settled | Credited | Reversed):
+                ticket.answer = msgspec.structs.replace(ticket.answer, repeated=False)
+            if type(ticket.answer) is Settled and ticket.answer.shortfall and not ticket.answer.repeated:
+                self.counts.shortfall += ticket.answer.shortfall
         self.counts.commits += 1
         self.counts.operations += len(batch)
+        self.counts.sizes.add(len(batch))
+        self.counts.took.add(int((time.monotonic() - began_s) * 1_000_000))
 
 
 def _without_old_checkpoints(owed: list[Ticket]) -> list[Ticket]:

@@ -1,0 +1,35 @@
+"""Reading /metrics and the JSON log of a server under test, as Prometheus and a log collector would."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.server import ServerProcess
+
+
+def address(server: ServerProcess) -> str:
+    """Where the server says that its metrics are: the newest line of its log about that."""
+    return re.findall(r"metrics at (http://[^\s\"]+)", server.log.read_text())[-1]
+
+
+def sums(url: str, token: str = "", **labels: str) -> dict[str, float]:
+    """Every sample by name, summed over those whose labels are as given."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    answer = requests.get(url, headers=headers, timeout=10)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(answer.text):
+        for sample in family.samples:
+            if all(sample.labels.get(key, value) == value for key, value in labels.items()):
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+    return found
+
+
+def lines(server: ServerProcess) -> list[dict[str, Any]]:
+    """The log, decoded; a line that is no JSON object fails the test."""
+    return [json.loads(line) for line in server.log.read_text().splitlines()]
