@@ -30,6 +30,8 @@ class KeyRules(msgspec.Struct, frozen=True, omit_defaults=True):
     #: Addresses and networks that it may be used from.
     allow_ip: tuple[str, ...] = ()
     rate: Rate = Rate()
+    #: Made by a page of the portal for itself: it is not among the keys that the account's people see.
+    for_pages: bool = False
 
     def budget(self, budget_id: str) -> Budget | None:
         """What may be spent; None where there is no limit to it."""

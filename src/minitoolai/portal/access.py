@@ -8,7 +8,7 @@ from minitoolai.core.errors import InvalidRequest
 from minitoolai.portal.framing import form, nothing_here, page, too_often
 from minitoolai.portal.letters import composer
 from minitoolai.portal.visit import Answer, Visit
-from minitoolai.services.accounts import check_email
+from minitoolai.services.accounts import check_email, revoke_page_keys
 from minitoolai.services.attempts import Limit
 from minitoolai.services.passwords import LONGEST, SHORTEST
 
@@ -105,6 +105,9 @@ async def signout(visit: Visit) -> Answer:
     """End the session here and in the browser."""
     if visit.secret:
         await visit.site.users.sign_out(visit.secret)
+    if visit.user is not None:
+        now_ms, account_id = visit.site.clock.now_ms(), visit.user.account_id
+        await visit.site.writer.run(lambda connection: revoke_page_keys(connection, account_id, now_ms))
     visit.sign_out()
     return visit.redirect("/", said=visit.gettext("You are signed out."))
 

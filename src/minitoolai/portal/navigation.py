@@ -23,9 +23,11 @@ class Entry(msgspec.Struct, frozen=True):
 
 NAVIGATION = (
     Entry("/keys", N_("Keys"), "user"),
+    Entry("/studio", N_("Studio"), "user"),
     Entry("/usage", N_("Usage"), "user"),
     Entry("/balance", N_("Balance"), "user"),
     Entry("/topup", N_("Top up"), "user"),
+    Entry("/admin", N_("Admin"), "admin"),
     Entry("/docs", N_("Guide")),
     Entry("/prices", N_("Prices")),
 )

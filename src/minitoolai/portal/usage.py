@@ -17,6 +17,7 @@ from minitoolai.portal.sheets import plain, sheet
 from minitoolai.portal.visit import Answer, Visit
 from minitoolai.services.usage import merged
 from minitoolai.storage import accounts
+from minitoolai.storage.database import Connection
 from minitoolai.storage.usage import MS_PER_DAY, recent_requests
 
 PERIODS = (7, 30, 90)
@@ -39,8 +40,11 @@ async def usage(visit: Visit) -> Answer:
     days = _days(visit)
     cells = await visit.site.usage.cells(visit.member.account_id, days)
     names = await _key_names(visit)
+    pages = await _page_keys(visit)
     by_model = _grouped(cells, lambda cell: (cell.model, cell.kind))
-    by_key = _grouped(cells, lambda cell: (cell.key_id, cell.kind))
+    # The keys that the studio makes for itself are one line: each lives for minutes.
+    studio = visit.gettext("Studio")
+    by_key = _grouped(cells, lambda cell: (studio if cell.key_id in pages else cell.key_id, cell.kind))
     by_day = _grouped(cells, lambda cell: (cell.day, cell.kind))
     totals = _grouped(cells, lambda cell: (cell.kind,))
     money, number = visit.writing.money, visit.writing.number
@@ -89,7 +93,14 @@ async def requests(visit: Visit) -> Answer:
 
 async def _key_names(visit: Visit) -> dict[str, str]:
     keys = await visit.site.database.read_soon(accounts.keys_of, visit.member.account_id)
-    return {key.id: key.name for key in keys}
+    return {key.id: key.name for key in keys} | dict.fromkeys(await _page_keys(visit), visit.gettext("Studio"))
+
+
+async def _page_keys(visit: Visit) -> set[str]:
+    def read(connection: Connection) -> set[str]:
+        return {key.id for key in accounts.keys_of(connection, visit.member.account_id, for_pages=True)}
+
+    return await visit.site.database.read_soon(read)
 
 
 def _days(visit: Visit) -> int:

@@ -6,6 +6,7 @@ import gzip
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from litestar import Request, Response
 from litestar.datastructures import Cookie, State
 from markupsafe import Markup
@@ -184,6 +185,13 @@ class Visit:
     def fail(self, status: int, title: str, words: str) -> Answer:
         """A page that says what went wrong."""
         return self.render("frame/error.html", status, title=title, words=words, status_code=status)
+
+    def data(self, value: object, status: int = 200) -> Answer:
+        """JSON for a script of ours."""
+        headers = security_headers(secure=self.is_secure) | {"cache-control": "no-store"}
+        return self._finish(
+            Response(msgspec.json.encode(value), status_code=status, media_type="application/json", headers=headers)
+        )
 
     def _finish(self, answer: Answer) -> Answer:
         answer.cookies.extend(self._set.values())

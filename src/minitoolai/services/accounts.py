@@ -70,6 +70,20 @@ def revoke_own(connection: Connection, account_id: int, key_id: str, now_ms: int
     return accounts.revoke_key(connection, key_id, now_ms)
 
 
+def renew_page_key(connection: Connection, key: KeyRow, now_ms: int) -> None:
+    """A key for pages takes its place; those that are over are revoked."""
+    for old in accounts.keys_of(connection, key.account_id, for_pages=True):
+        if old.revoked_ms is None and old.rules.expires_ms is not None and old.rules.expires_ms <= now_ms:
+            accounts.revoke_key(connection, old.id, now_ms)
+    accounts.insert_key(connection, key)
+
+
+def revoke_page_keys(connection: Connection, account_id: int, now_ms: int) -> None:
+    """Nothing that a page of this account was given works any longer."""
+    for key in accounts.keys_of(connection, account_id, for_pages=True):
+        accounts.revoke_key(connection, key.id, now_ms)
+
+
 def require_account(connection: Connection, email: str) -> int:
     """The account of this address; NotFound says how to make one."""
     account_id = accounts.find_account(connection, check_email(email))

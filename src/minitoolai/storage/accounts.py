@@ -60,12 +60,12 @@ def find_key(connection: Connection, key_id: str) -> KeyRow | None:
     return _key(rows[0]) if rows else None
 
 
-def keys_of(connection: Connection, account_id: int) -> list[KeyRow]:
-    """Every key of an account, oldest first."""
+def keys_of(connection: Connection, account_id: int, *, for_pages: bool = False) -> list[KeyRow]:
+    """Every key that the account's people made, oldest first; or those that the portal's pages made for themselves."""
     rows = connection.execute(
         f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE account_id = ? ORDER BY created_ms, id", (account_id,)
     )
-    return [_key(row) for row in rows]
+    return [key for key in map(_key, rows) if key.rules.for_pages is for_pages]
 
 
 def _key(row: Row) -> KeyRow:

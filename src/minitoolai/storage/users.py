@@ -56,7 +56,7 @@ def forget_user(connection: Connection, account_id: int, now_ms: int) -> None:
         " WHERE account_id = ?",
         (f"deleted-{account_id}", now_ms, account_id),
     )
-    for key in accounts.keys_of(connection, account_id):
+    for key in accounts.keys_of(connection, account_id) + accounts.keys_of(connection, account_id, for_pages=True):
         accounts.revoke_key(connection, key.id, now_ms)
     connection.execute("UPDATE api_keys SET name = '' WHERE account_id = ?", (account_id,))
     end_sessions(connection, account_id)

@@ -1,0 +1,219 @@
+"""The studio in a real browser: each kind of work is done, costs what the books say, and runs as code, too."""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from minitoolai.core.clock import SystemClock
+from minitoolai.services import payments
+from minitoolai.storage import accounts, users
+from tests.support.all_kinds import CATALOG
+from tests.support.browse import Visitor
+from tests.support.chromium import chromium as open_chromium
+from tests.support.programs import program
+from tests.support.server import ServerProcess
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.acceptance
+MARK = "<img src=x onerror=document.title='broken'>"
+
+
+@pytest.fixture(scope="module")
+def studio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("studio")
+    with ServerProcess(folder, catalog=CATALOG, env={"MINITOOLAI_TRIES_FACTOR": "1000"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = open_chromium(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def person(studio_server: ServerProcess) -> Visitor:
+    """Somebody with five dollars."""
+    member = Visitor(studio_server).sign_up("studio@example.com")
+    account_id = account_of(studio_server)
+    studio_server.write(lambda c: payments.grant(c, SystemClock(), account_id, 5 * 10**9, reason="test"))
+    return member
+
+
+@pytest.fixture
+def page(browser: Browser, person: Visitor) -> Iterator[Page]:
+    """A signed-in page; in the end nothing was refused by the policy, and nobody else was asked."""
+    context = browser.new_context()
+    cookie = {"name": "session", "value": person.cookies["session"], "url": person.server.url}
+    other = {"name": "browser", "value": person.cookies["browser"], "url": person.server.url}
+    context.add_cookies([cookie, other])  # type: ignore[list-item]
+    page = context.new_page()
+    wrong: list[str] = []
+    own = (person.server.url, "data:", "blob:")
+    page.on("request", lambda sent: None if sent.url.startswith(own) else wrong.append(sent.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+    yield page
+    assert wrong == []
+    context.close()
+
+
+def account_of(server: ServerProcess) -> int:
+    return int(server.read(lambda c: users.find_user(c, "studio@example.com"))[0].account_id)
+
+
+def cost_shown(page: Page) -> tuple[str, str]:
+    """(dollars, generation) as the page says."""
+    expect(page.locator("#cost")).to_contain_text("$", timeout=20_000)
+    found = re.search(r"\$([\d.]+) · (\S+)", page.locator("#cost").inner_text())
+    assert found
+    return found[1], found[2]
+
+
+def assert_charged(page: Page, server: ServerProcess) -> None:
+    dollars, generation = cost_shown(page)
+    assert server.transfers_of(generation) == [round(float(dollars) * 10**9)]
+
+
+def test_a_chat_is_streamed_goes_on_and_costs_what_it_says(page: Page, studio_server: ServerProcess) -> None:
+    page.goto(studio_server.url + "/en/studio")
+    page.get_by_label("Instructions").fill("Be kind.")
+    page.get_by_label("Message").fill(MARK)
+    page.get_by_role("button", name="Send").click()
+    assert_charged(page, studio_server)
+    page.get_by_label("Message").fill("and then?")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#talk li.assistant")).to_have_count(2, timeout=20_000)
+    assert_charged(page, studio_server)
+    expect(page.locator("#talk li.user").first).to_contain_text(MARK)
+    assert page.locator("#talk img").count() == 0
+    assert page.title() != "broken"
+    assert "Be kind." in page.locator("#code").text_content()
+
+
+def test_a_picture_is_attached(page: Page, studio_server: ServerProcess, tmp_path: Path) -> None:
+    path = tmp_path / "dot.png"
+    path.write_bytes(png())
+    page.goto(studio_server.url + "/en/studio")
+    page.get_by_label("Picture").set_input_files(path)
+    page.get_by_label("Message").fill("what is it?")
+    expect(page.locator("#code")).to_contain_text("data:image/png;base64,…")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#talk li.user img")).to_have_count(1)
+    expect(page.locator("#talk li.assistant, #error:visible")).to_have_count(1, timeout=20_000)
+
+
+def test_what_is_stopped_ends_and_a_refusal_says_why_and_loses_nothing(
+    page: Page, studio_server: ServerProcess
+) -> None:
+    page.goto(studio_server.url + "/en/studio")
+    page.get_by_label("Model").select_option("endless")
+    page.get_by_label("Longest answer").fill("4000")
+    page.get_by_label("Message").fill("go on")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#talk li.assistant span")).not_to_be_empty(timeout=20_000)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#error")).to_have_text("stopped")
+    page.get_by_label("Longest answer").fill("999999")
+    page.get_by_label("Message").fill("too long")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#error")).to_contain_text("max_completion_tokens")
+    assert page.get_by_label("Message").input_value() == "too long"
+
+
+def test_a_picture_is_drawn_before_ones_eyes(page: Page, studio_server: ServerProcess) -> None:
+    page.goto(studio_server.url + "/en/studio/image")
+    page.get_by_label("Prompt", exact=True).fill("a red house")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_role("button", name="Draw").click()
+    expect(page.locator("#picture")).to_be_visible(timeout=30_000)
+    assert page.evaluate("document.getElementById('picture').decode().then(() => true)")
+    assert page.locator("#picture").get_attribute("alt") == "a red house"
+    expect(page.locator("#caption")).to_contain_text("seed 7")
+    assert_charged(page, studio_server)
+
+
+def test_a_text_is_spoken_and_can_be_played(page: Page, studio_server: ServerProcess) -> None:
+    page.goto(studio_server.url + "/en/studio/speech")
+    page.get_by_label("What is said").fill("Good morning.")
+    page.get_by_role("button", name="Speak").click()
+    expect(page.locator("#player")).to_be_visible(timeout=30_000)
+    page.wait_for_function("document.getElementById('player').duration > 0")
+    assert_charged(page, studio_server)
+
+
+@pytest.mark.parametrize("tongue", ["curl", "python", "javascript", "php"])
+@pytest.mark.parametrize("kind", ["chat", "image", "speech"])
+def test_the_same_as_code_runs(
+    page: Page, person: Visitor, studio_server: ServerProcess, kind: str, tongue: str, tmp_path: Path
+) -> None:
+    page.goto(studio_server.url + "/en/studio" + ("" if kind == "chat" else f"/{kind}"))
+    text = 'It\'s "quoted", $HOME \\ and `ticks`\nJSON;\n%s üñ'
+    page.locator({"chat": "#message", "image": "#prompt", "speech": "#input"}[kind]).fill(text)
+    page.locator(".same summary").click()
+    page.locator("#tongue").select_option(tongue)
+    code = page.locator("#code").text_content() or ""
+    command = {
+        "curl": [program("bash"), "-c"], "python": [sys.executable, "-c"],
+        "javascript": [program("node"), "--input-type=module", "-e"], "php": [program("php")],
+    }[tongue]  # fmt: skip
+    key = studio_server.command("key", "create", "studio@example.com", "--name", "code").stdout.strip()
+    code = code.replace("sk-…", key)
+    done = subprocess.run(
+        command if tongue == "php" else [*command, code], input=code if tongue == "php" else None, cwd=tmp_path,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    if kind == "chat":
+        assert "data: [DONE]" in done.stdout
+    elif kind == "image":
+        assert "signature" in done.stdout
+    else:
+        assert (tmp_path / "speech.mp3").stat().st_size > 500
+
+
+def test_the_key_of_the_studio_is_listed_nowhere_and_ends_with_the_sign_out(
+    studio_server: ServerProcess, email: str
+) -> None:
+    member = Visitor(studio_server).sign_up(email)
+    member.open("/studio")
+    sent = member.fields("/studio/key")
+    headers = {"origin": studio_server.url, "sec-fetch-site": "same-origin"}
+    made = member.post(member.url("/studio/key"), data=sent, headers=headers, timeout=20).json()
+    assert member.post(member.url("/studio/key"), data={"csrf": "x"}, timeout=20).status_code == 403
+    bearer = {"authorization": f"Bearer {made['key']}"}
+
+    def works() -> bool:
+        return bool(Visitor(studio_server).get(studio_server.url + "/api/balance", headers=bearer).status_code == 200)
+
+    assert works()
+    for path in ("/keys", "/studio", "/usage", "/account", "/docs"):
+        assert made["key"][6:18] not in member.open(path).text
+    account_id = studio_server.read(lambda c: users.find_user(c, email))[0].account_id
+    rules = studio_server.read(lambda c: accounts.keys_of(c, account_id, for_pages=True))[0].rules
+    assert 0 < rules.expires_ms - SystemClock().now_ms() <= 15 * 60_000
+    member.open("/account")
+    member.submit("/signout")
+    eventually(lambda: not works(), within_s=5)
+
+
+def png() -> bytes:
+    """One red dot."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0\xff\0\0")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
