@@ -6,6 +6,7 @@ from minitoolai.core.clock import Clock
 from minitoolai.core.errors import SettingsError
 from minitoolai.portal.site import Site
 from minitoolai.services.accounts import KeyRing
+from minitoolai.services.audit import Auditor
 from minitoolai.services.checkout import Checkout
 from minitoolai.services.mail import LogMailer, Mailer, SmtpMailer
 from minitoolai.services.passwords import Passwords
@@ -23,6 +24,7 @@ def make_site(
     clock: Clock,
     keys: KeyRing,
     reports: Reports,
+    auditor: Auditor,
     pepper: bytes,
 ) -> Site:
     """Everything behind the pages. SettingsError where the mail is set up halfway."""
@@ -33,6 +35,7 @@ def make_site(
         users=Users(database, writer, Passwords(), make_mailer(settings), clock),
         keys=keys,
         reports=reports,
+        auditor=auditor,
         checkout=make_checkout(settings, database, writer, clock),
         pepper=pepper,
         public_url=settings.public_url.rstrip("/"),

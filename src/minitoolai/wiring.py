@@ -175,6 +175,7 @@ def build(settings: Settings) -> Services:
     images = make_images(base, is_alone=not database.is_shared)
     keys = KeyRing(database, secret, clock, Admission(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
+    auditor = Auditor(database, writer, clock, audit_every_s=settings.audit_every_s)
     return Services(
         settings=settings,
         clock=clock,
@@ -191,6 +192,6 @@ def build(settings: Settings) -> Services:
         sweeper=RowSweeper(writer, clock),
         keys=keys,
         reports=reports,
-        auditor=Auditor(database, writer, clock, audit_every_s=settings.audit_every_s),
-        site=make_site(settings, database, writer, clock, keys, reports, secret),
+        auditor=auditor,
+        site=make_site(settings, database, writer, clock, keys, reports, auditor, secret),
     )

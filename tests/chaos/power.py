@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +25,30 @@ CHECKPOINT_PAGES = 24
 class PowerTally:
     """What the cuts came to."""
 
+    seeds: int = 0
     cuts: int = 0
     acknowledged: int = 0
     violations: list[str] = field(default_factory=list)
 
 
+#: Moments at which the power goes in one history.
+CUTS_EACH = 60
+
+
 def run_power(folder: Path, cuts: int, *, seed: int = 1, batches: int = 120, synchronous: str = "") -> PowerTally:
-    """One history of batches, and so many moments in it at which the power goes. `synchronous`: instead of ours."""
-    draw, tally = random.Random(seed), PowerTally()
-    live = folder / "live"
+    """Histories of batches, and so many moments in them at which the power goes. `synchronous`: instead of ours."""
+    tally = PowerTally()
+    while tally.cuts < cuts:
+        history = folder / f"history{tally.seeds}"
+        history.mkdir()
+        _history(history, min(CUTS_EACH, cuts - tally.cuts), seed + tally.seeds, batches, synchronous, tally)
+        shutil.rmtree(history)
+        tally.seeds += 1
+    return tally
+
+
+def _history(folder: Path, cuts: int, seed: int, batches: int, synchronous: str, tally: PowerTally) -> None:
+    draw, live = random.Random(seed), folder / "live"
     live.mkdir()
     books = TemporaryBooks(new_file(live))
     accounts = [books.account(10**9) for _ in range(3)]
@@ -41,15 +57,14 @@ def run_power(folder: Path, cuts: int, *, seed: int = 1, batches: int = 120, syn
     pragmas = [*SESSION, f"wal_autocheckpoint={CHECKPOINT_PAGES}"]
     pragmas += [f"synchronous={synchronous}"] if synchronous else []
     told = _work(PoweredConnection(disk, books.path, pragmas), disk, accounts, draw, batches)
+    tally.acknowledged += len(told)
     for number in range(cuts):
         at = draw.randint(told[0][0], len(disk.log))
         image = folder / f"cut{number}"
         disk.after_a_cut(at, draw, image)
         certain = [(hold_id, state) for place, hold_id, state in told if place <= at]
         tally.cuts += 1
-        tally.acknowledged += len(certain)
         tally.violations += [f"cut at {at} of {len(disk.log)}: {wrong}" for wrong in _wrong(image, certain)]
-    return tally
 
 
 def _work(

@@ -15,6 +15,7 @@ from tests.chaos.findings import Finding
 from tests.chaos.jobs import run_jobs
 from tests.chaos.power import run_power
 from tests.chaos.processes import EACH, PROCESSES, run_process_burst
+from tests.chaos.simulation import run_simulation
 from tests.chaos.streams import run_streams
 from tests.chaos.walks import run_walks
 from tests.chaos.worker_jobs import run_worker_jobs
@@ -29,6 +30,8 @@ class Size:
     """How much of everything."""
 
     walks: int
+    #: Seeds of the simulation, on each database.
+    simulated: int
     #: Every so manieth mutant of the ledger is tried.
     every: int
     bursts: int
@@ -44,8 +47,22 @@ class Size:
     seed: int = 1
 
 
-SHORT = Size(walks=4, every=12, bursts=1, kills=4, cuts=60, lost=2, storms=1, streams=72, jobs=100, jobs_s=8)
-LONG = Size(walks=100, every=1, bursts=5, kills=100, cuts=2000, lost=40, storms=5, streams=1500, jobs=500, jobs_s=120)
+SHORT = Size(
+    walks=4, simulated=100, every=12, bursts=1, kills=4, cuts=60, lost=2, storms=1, streams=72, jobs=100, jobs_s=8
+)
+LONG = Size(
+    walks=100,
+    simulated=5000,
+    every=1,
+    bursts=5,
+    kills=100,
+    cuts=2000,
+    lost=40,
+    storms=5,
+    streams=1500,
+    jobs=500,
+    jobs_s=120,
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,22 @@ def walks(place: Place, size: Size) -> Finding:
     done = run_walks(size.walks, every=size.every, seed=size.seed, url=place.url())
     what = f"{done.operations} operations beside a model; {done.killed} of {done.mutants} wrong ledgers found out"
     return Finding("1 model", place.database, what, seeds=done.seeds, mutants=done.killed, violations=done.violations)
+
+
+def simulation(place: Place, size: Size) -> Finding:
+    seeds = range(size.seed, size.seed + size.simulated)
+    done = run_simulation(seeds, is_shared=place.cluster is not None)
+    what = (
+        f"{done.faults} faults and {done.crashes} crashes in virtual time, {done.seconds:.0f} s; trace {done.trace[:8]}"
+    )
+    return Finding(
+        "8 simulation",
+        place.database,
+        what,
+        acknowledged=done.acknowledged,
+        seeds=done.seeds,
+        violations=done.violations,
+    )
 
 
 def burst(place: Place, size: Size) -> Finding:
@@ -114,8 +147,10 @@ def lost_commits(place: Place, size: Size) -> Finding:
 
 def power(place: Place, size: Size) -> Finding:
     done = run_power(place.room("power"), size.cuts, seed=size.seed)
-    what = f"{done.cuts} power cuts in one history; unsynced writes lost or torn"
-    return Finding("4 power cut", "sqlite", what, acknowledged=done.acknowledged, violations=done.violations)
+    what = f"{done.cuts} power cuts in {done.seeds} histories; unsynced writes lost or torn"
+    return Finding(
+        "4 power cut", "sqlite", what, acknowledged=done.acknowledged, seeds=done.seeds, violations=done.violations
+    )
 
 
 def storm(place: Place, size: Size) -> Finding:
@@ -153,8 +188,8 @@ def jobs(place: Place, size: Size) -> Finding:
     return Finding("7 jobs", place.database, what, kills=killed, acknowledged=drawn, violations=violations)
 
 
-ON_SQLITE: list[Proof] = [walks, burst, kills, power, storm, streams, jobs]
-ON_POSTGRES: list[Proof] = [walks, burst, kills, lost_commits, storm, streams, jobs]
+ON_SQLITE: list[Proof] = [walks, simulation, burst, kills, power, storm, streams, jobs]
+ON_POSTGRES: list[Proof] = [walks, simulation, burst, kills, lost_commits, storm, streams, jobs]
 
 
 DATABASES = {"sqlite": ON_SQLITE, "postgres": ON_POSTGRES}

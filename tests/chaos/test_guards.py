@@ -42,7 +42,7 @@ def test_every_guard_is_in_the_document_with_the_test_that_bites() -> None:
 def test_after_a_power_cut_everything_acknowledged_is_there(tmp_path: Path) -> None:
     tally = run_power(tmp_path, 60)
     assert tally.violations == []
-    assert tally.acknowledged > 1000
+    assert tally.acknowledged > 200
 
 
 def test_without_syncing_each_commit_a_power_cut_loses_what_was_acknowledged(tmp_path: Path) -> None:

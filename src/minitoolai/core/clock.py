@@ -15,6 +15,11 @@ _NUMBER_BITS = 8
 _LEFT_BITS = _RANDOM_BITS - _NUMBER_BITS
 
 
+def first_id_of(ms: int) -> int:
+    """A number that no identifier drawn since that moment is below: they sort by time, so rows are found by it."""
+    return max(ms - _EPOCH_MS, 0) << _RANDOM_BITS
+
+
 class Clock(Protocol):
     """Wall time for records, steady time for durations, and names for new rows."""
 

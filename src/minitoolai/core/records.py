@@ -162,6 +162,44 @@ class RecentRequest(msgspec.Struct, frozen=True):
     is_pending: bool
 
 
+class AdminAction(msgspec.Struct, frozen=True):
+    """What an admin did to an account; `admin` is the admin's e-mail address as it is now."""
+
+    id: int
+    admin_id: int
+    account_id: int
+    action: Literal["grant", "revoke_keys"]
+    amount: int | None
+    note: str | None
+    created_ms: int
+    admin: str = ""
+    email: str = ""
+
+
+class RevenueRow(msgspec.Struct, frozen=True):
+    """One day and kind of all accounts: nano-dollars sold, and what engines charge for it as far as that is known."""
+
+    day: int
+    kind: Kind
+    requests: int
+    sold: int
+    bought: int
+
+
+class JobRow(msgspec.Struct, frozen=True):
+    """A job as an admin sees it: without prompt and picture."""
+
+    id: int
+    account_id: int
+    model: str
+    state: GenerationState
+    step: int
+    failures: int
+    worker: str | None
+    error: str | None
+    created_ms: int
+
+
 class MarginRow(msgspec.Struct, frozen=True):
     """What one engine answered for one model: nano-dollars sold, bought, and sold where the purchase is known."""
 

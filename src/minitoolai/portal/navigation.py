@@ -27,6 +27,7 @@ NAVIGATION = (
     Entry("/usage", N_("Usage"), "user"),
     Entry("/balance", N_("Balance"), "user"),
     Entry("/topup", N_("Top up"), "user"),
+    Entry("/admin", N_("Admin"), "admin"),
     Entry("/docs", N_("Guide")),
     Entry("/prices", N_("Prices")),
 )

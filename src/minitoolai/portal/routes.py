@@ -9,14 +9,14 @@ from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from minitoolai.portal import access, account, balance, guide, keys, pages, prices, studio, topup, usage
+from minitoolai.portal import access, account, admin, balance, guide, keys, pages, prices, studio, topup, usage
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.portal.site import Site
 
 log = logging.getLogger(__name__)
 
 #: The modules with pages; each has a list HANDLERS.
-MODULES = (pages, access, account, keys, balance, usage, studio, topup, guide, prices)
+MODULES = (pages, access, account, keys, balance, usage, studio, topup, guide, prices, admin)
 FIRST_WORDS = frozenset(("", *LANGUAGES, "static", "webhooks", "favicon.ico", "robots.txt", "api-documentation"))
 
 

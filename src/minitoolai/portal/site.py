@@ -17,6 +17,7 @@ from minitoolai.portal.i18n import LANGUAGES, texts, writing
 from minitoolai.portal.navigation import NAVIGATION
 from minitoolai.services.accounts import KeyRing
 from minitoolai.services.attempts import Attempts
+from minitoolai.services.audit import Auditor
 from minitoolai.services.checkout import Checkout
 from minitoolai.services.reports import Reports
 from minitoolai.services.usage import UsageBooks
@@ -37,6 +38,7 @@ class Site:
     users: Users
     keys: KeyRing
     reports: Reports
+    auditor: Auditor
     #: None where no card payments are set up.
     checkout: Checkout | None
     pepper: bytes

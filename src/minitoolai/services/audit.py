@@ -41,7 +41,8 @@ class Auditor:
         self._calm_s = calm_s if database.is_shared else 0.0
         self._trouble_s = clock.steady_s()
         self.broken: dict[str, list[Row]] = {}
-        #: When the books were last checked, by the steady clock.
+        #: When the books were last checked, in UTC (0 before the first time) and by the steady clock.
+        self.checked_ms = 0
         self.checked_s: float | None = None
 
     async def recover(self, *, all_of_them: bool = False) -> int:
@@ -69,6 +70,7 @@ class Auditor:
     async def check(self) -> dict[str, list[Row]]:
         """Every invariant on one snapshot; what breaks is logged as an alarm."""
         self.broken = await self._database.read_soon(audit.broken_invariants)
+        self.checked_ms = self._clock.now_ms()
         self.checked_s = self._clock.steady_s()
         for name, rows in self.broken.items():
             log.critical("THE BOOKS ARE WRONG: %s: %s", name, rows)

@@ -347,3 +347,19 @@ workers = Table(
     Column("seen_ms", Int64, nullable=False),
     sqlite_strict=True,
 )
+
+#: What admins did through the portal, in the commit that did it. Rows are never changed.
+admin_actions = Table(
+    "admin_actions",
+    metadata,
+    Column("id", Int64, primary_key=True, autoincrement=False),
+    Column("admin_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
+    Column("action", Text, nullable=False),
+    Column("amount", Int64),
+    Column("note", Text),
+    Column("created_ms", Int64, nullable=False),
+    CheckConstraint("action IN ('grant', 'revoke_keys')", name="action_known"),
+    Index("ix_admin_actions_account", "account_id", "id"),
+    sqlite_strict=True,
+)

@@ -1,0 +1,140 @@
+"""For admins: accounts and credit, engines, jobs, the audit, revenue, and the trail of what admins did."""
+
+from __future__ import annotations
+
+from litestar.handlers import HTTPRouteHandler
+
+from minitoolai.core.clock import generation_name, random_text
+from minitoolai.core.money import parse_dollars
+from minitoolai.core.records import AdminAction, KeyRow, User
+from minitoolai.portal.framing import form, nothing_here, page
+from minitoolai.portal.i18n import N_
+from minitoolai.portal.usage import KINDS, STATES
+from minitoolai.portal.visit import Answer, Visit
+from minitoolai.services import admins
+from minitoolai.storage import accounts, admin
+from minitoolai.storage.database import Connection
+from minitoolai.storage.usage import MS_PER_DAY
+
+MOST_ROWS = 50
+REVENUE_DAYS = 14
+LONGEST_NOTE = 200
+ACTIONS = {"grant": N_("credit given"), "revoke_keys": N_("all keys revoked")}
+
+
+@page("/admin", needs="admin")
+async def overview(visit: Visit) -> Answer:
+    """How things stand."""
+    today = visit.site.clock.now_ms() // MS_PER_DAY
+    from_ms = (today - REVENUE_DAYS + 1) * MS_PER_DAY
+    revenue = await visit.site.database.read_soon(admin.revenue, from_ms)
+    return visit.render(
+        "admin/overview.html",
+        revenue=revenue,
+        sold=sum(row.sold for row in revenue),
+        days=REVENUE_DAYS,
+        kinds=KINDS,
+        ms_per_day=MS_PER_DAY,
+        offers=visit.site.reports.offers(),
+        auditor=visit.site.auditor,
+    )
+
+
+@page("/admin/jobs", needs="admin")
+async def jobs(visit: Visit) -> Answer:
+    """What waits, what is drawn, and what failed in the last day."""
+    since_ms = visit.site.clock.now_ms() - MS_PER_DAY
+    rows = await visit.site.database.read_soon(admin.jobs, since_ms, MOST_ROWS)
+    return visit.render("admin/jobs.html", rows=rows, states=STATES, generation_name=generation_name)
+
+
+@page("/admin/accounts", needs="admin")
+async def search(visit: Visit) -> Answer:
+    """Accounts by address or number."""
+    words = visit.query.get("q", "")[:200].replace("\0", "").strip()
+    found = await visit.site.database.read_soon(admin.search_users, words, MOST_ROWS)
+    return visit.render("admin/accounts.html", words=words, found=found, most=MOST_ROWS)
+
+
+@page("/admin/accounts/{number:int}", needs="admin")
+async def one(visit: Visit) -> Answer:
+    """One account."""
+    return await _show(visit, _number(visit))
+
+
+async def _show(visit: Visit, account_id: int, status: int = 200) -> Answer:
+    def read(connection: Connection) -> tuple[User | None, list[KeyRow], list[AdminAction]]:
+        person = admin.find_member(connection, account_id)
+        keys = [key for key in accounts.keys_of(connection, account_id) if key.revoked_ms is None]
+        return person, keys, admin.actions(connection, MOST_ROWS, account_id)
+
+    person, keys, done = await visit.site.database.read_soon(read)
+    if person is None:
+        return nothing_here(visit)
+    return visit.render(
+        "admin/account.html", status, person=person, keys=keys, done=done, actions=ACTIONS, once=random_text(20)
+    )
+
+
+@form("/admin/accounts/{number:int}/grant", needs="admin")
+async def grant(visit: Visit) -> Answer:
+    """Give credit; the same form sent twice gives it once."""
+    account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock
+    note, once, amount = _note(visit), visit.form["once"], 0
+    try:
+        amount = parse_dollars(visit.form["amount"])
+    except ValueError:
+        visit.form.refuse("amount", visit.gettext("Write an amount like 5.00."))
+    if not once:
+        visit.form.refuse("", visit.gettext("Reload the page and try again."))
+    if not visit.form.is_good:
+        return await _show(visit, account_id, 422)
+
+    def change(connection: Connection) -> bool:
+        return admins.grant(connection, clock, admin_id, account_id, amount, note=note, once=once)
+
+    if not await visit.site.writer.run(change):
+        return nothing_here(visit)
+    said = visit.gettext("%(amount)s were given.") % {"amount": visit.writing.money(amount)}
+    return visit.redirect(f"/admin/accounts/{account_id}", said=said)
+
+
+@form("/admin/accounts/{number:int}/revoke", needs="admin")
+async def revoke(visit: Visit) -> Answer:
+    """Every key of the account stops working within a second."""
+    account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock
+    note = _note(visit)
+    if not visit.form.is_good:
+        return await _show(visit, account_id, 422)
+
+    def change(connection: Connection) -> int | None:
+        return admins.revoke_keys(connection, clock, admin_id, account_id, note=note)
+
+    if await visit.site.writer.run(change) is None:
+        return nothing_here(visit)
+    return visit.redirect(f"/admin/accounts/{account_id}", said=visit.gettext("All keys of the account are revoked."))
+
+
+@page("/admin/actions", needs="admin")
+async def trail(visit: Visit) -> Answer:
+    """What admins did, to whom, and why."""
+    done = await visit.site.database.read_soon(admin.actions, 4 * MOST_ROWS)
+    return visit.render("admin/actions.html", done=done, actions=ACTIONS)
+
+
+def _number(visit: Visit) -> int:
+    """The account of the path; what no account's number can be is nobody's."""
+    number: int = visit.params["number"]
+    return number if 0 < number < 2**62 else -1
+
+
+def _note(visit: Visit) -> str:
+    note = visit.form["note"]
+    if not note:
+        visit.form.refuse("note", visit.gettext("Say why: it is written into the trail."))
+    elif len(note) > LONGEST_NOTE:
+        visit.form.refuse("note", visit.gettext("That is too long."))
+    return note
+
+
+HANDLERS: list[HTTPRouteHandler] = [overview, jobs, search, one, grant, revoke, trail]
