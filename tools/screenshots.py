@@ -9,6 +9,7 @@ Starts a server of its own with somebody who has used it for a month. Needs chro
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def take(browser: Browser, member: Visitor, wanted: list[str]) -> Iterator[Path]
             for path in (path for path in wanted if (path in OPEN) is is_open):
                 page.goto(f"{member.server.url}/{lang}{path}")
                 height = min(page.evaluate("document.documentElement.scrollHeight"), TALLEST[width])
-                name = path.strip("/").replace("/", "-").rstrip("-0123456789") or "home"
+                name = re.sub(r"s/\d+$", "", path).strip("/").replace("/", "-") or "home"
                 file = FOLDER / f"{name}-{look}.jpeg"
                 page.screenshot(path=file, type="jpeg", quality=QUALITY, full_page=True,
                                 clip={"x": 0, "y": 0, "width": width, "height": height})  # fmt: skip
