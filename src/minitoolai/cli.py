@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _simple(commands, "models", "what is offered, by which engine, ready or why not", "models")
     _simple(commands, "audit", "check every invariant of the books; exit 1 and rows if any breaks", "audit")
     _simple(commands, "migrate", "bring the database to the newest schema", "migrate")
+    _backup(commands)
     _doctor(commands)
     _margin(commands)
     return parser
@@ -168,6 +169,16 @@ def _voucher(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--days", type=int, help="how long they are good (for ever)")
     parser.add_argument("--note", help="what they are for; shown in the list only")
     _add(group, "list", "every voucher: the end of its code and what became of it", "vouchers.listing", "voucher list")
+
+
+def _backup(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "books, keys, secret and pictures of one moment into one file, beside a running server"
+    parser = _add(commands, "backup", about, "backups.backup", "backup /backups/2026-11-21.tar.gz")
+    parser.add_argument("file", help="a file that is not there yet, or - for standard output; keep it secret")
+    parser.add_argument("--no-pictures", action="store_true", help="leave the pictures out")
+    about = "bring a backup back into an empty database, and check the books"
+    parser = _add(commands, "restore", about, "backups.restore", "restore /backups/2026-11-21.tar.gz --data-dir new")
+    parser.add_argument("file", help="what backup wrote, or - for standard input")
 
 
 def _doctor(commands: Commands[argparse.ArgumentParser]) -> None:

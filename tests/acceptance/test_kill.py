@@ -16,7 +16,7 @@ from tests.support.cluster import Cluster
 
 def test_the_proofs_in_short_hold_on_both_databases(capfd: pytest.CaptureFixture[str]) -> None:
     # Burst and jobs have tests of their own, below and in test_jobs.py.
-    only = [f"--only={name}" for name in ("walks", "kills", "lost_commits", "storm", "streams")]
+    only = [f"--only={name}" for name in ("walks", "simulation", "power", "kills", "lost_commits", "storm", "streams")]
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos", "--short", *only],
         capture_output=True,

@@ -13,7 +13,9 @@ from pathlib import Path
 from tests.chaos.burst import run_burst
 from tests.chaos.findings import Finding
 from tests.chaos.jobs import run_jobs
+from tests.chaos.power import run_power
 from tests.chaos.processes import EACH, PROCESSES, run_process_burst
+from tests.chaos.simulation import run_simulation
 from tests.chaos.streams import run_streams
 from tests.chaos.walks import run_walks
 from tests.chaos.worker_jobs import run_worker_jobs
@@ -28,10 +30,14 @@ class Size:
     """How much of everything."""
 
     walks: int
+    #: Seeds of the simulation, on each database.
+    simulated: int
     #: Every so manieth mutant of the ledger is tried.
     every: int
     bursts: int
     kills: int
+    #: Moments at which the power goes below SQLite.
+    cuts: int
     #: Runs in which connections to PostgreSQL break at COMMIT.
     lost: int
     storms: int
@@ -41,8 +47,22 @@ class Size:
     seed: int = 1
 
 
-SHORT = Size(walks=4, every=12, bursts=1, kills=4, lost=2, storms=1, streams=72, jobs=100, jobs_s=8)
-LONG = Size(walks=100, every=1, bursts=5, kills=100, lost=40, storms=5, streams=1500, jobs=500, jobs_s=120)
+SHORT = Size(
+    walks=4, simulated=100, every=12, bursts=1, kills=4, cuts=60, lost=2, storms=1, streams=72, jobs=100, jobs_s=8
+)
+LONG = Size(
+    walks=100,
+    simulated=5000,
+    every=1,
+    bursts=5,
+    kills=100,
+    cuts=2000,
+    lost=40,
+    storms=5,
+    streams=1500,
+    jobs=500,
+    jobs_s=120,
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,22 @@ def walks(place: Place, size: Size) -> Finding:
     return Finding("1 model", place.database, what, seeds=done.seeds, mutants=done.killed, violations=done.violations)
 
 
+def simulation(place: Place, size: Size) -> Finding:
+    seeds = range(size.seed, size.seed + size.simulated)
+    done = run_simulation(seeds, is_shared=place.cluster is not None)
+    what = (
+        f"{done.faults} faults and {done.crashes} crashes in virtual time, {done.seconds:.0f} s; trace {done.trace[:8]}"
+    )
+    return Finding(
+        "8 simulation",
+        place.database,
+        what,
+        acknowledged=done.acknowledged,
+        seeds=done.seeds,
+        violations=done.violations,
+    )
+
+
 def burst(place: Place, size: Size) -> Finding:
     if place.cluster:
         many = run_process_burst(place.cluster, size.bursts)
@@ -106,6 +142,14 @@ def lost_commits(place: Place, size: Size) -> Finding:
     what = f"{done.broken} connections broken at COMMIT"
     return Finding(
         "4 lost COMMIT", "postgres", what, acknowledged=done.answers, seeds=done.seeds, violations=done.violations
+    )
+
+
+def power(place: Place, size: Size) -> Finding:
+    done = run_power(place.room("power"), size.cuts, seed=size.seed)
+    what = f"{done.cuts} power cuts in {done.seeds} histories; unsynced writes lost or torn"
+    return Finding(
+        "4 power cut", "sqlite", what, acknowledged=done.acknowledged, seeds=done.seeds, violations=done.violations
     )
 
 
@@ -144,8 +188,8 @@ def jobs(place: Place, size: Size) -> Finding:
     return Finding("7 jobs", place.database, what, kills=killed, acknowledged=drawn, violations=violations)
 
 
-ON_SQLITE: list[Proof] = [walks, burst, kills, storm, streams, jobs]
-ON_POSTGRES: list[Proof] = [walks, burst, kills, lost_commits, storm, streams, jobs]
+ON_SQLITE: list[Proof] = [walks, simulation, burst, kills, power, storm, streams, jobs]
+ON_POSTGRES: list[Proof] = [walks, simulation, burst, kills, lost_commits, storm, streams, jobs]
 
 
 DATABASES = {"sqlite": ON_SQLITE, "postgres": ON_POSTGRES}

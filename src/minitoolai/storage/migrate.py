@@ -19,10 +19,10 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 ADVISORY_LOCK = 0x6D696E69746F6F6C
 
 
-def migrate(url: str) -> tuple[str | None, str | None]:
-    """Run every migration that has not run; (revision before, revision after)."""
-    revision = _revision(url)
-    if revision is not None and revision == _newest():
+def migrate(url: str, to: str | None = None) -> tuple[str | None, str | None]:
+    """Run every migration that has not run, up to the newest or to `to`; (revision before, revision after)."""
+    revision = revision_of(url)
+    if revision is not None and revision == (to or newest()):
         return revision, revision
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # Imported here: every command and every start on a database that is up to date would pay for it.
@@ -35,7 +35,7 @@ def migrate(url: str) -> tuple[str | None, str | None]:
                 # Freed with the connection. Whoever waits here finds everything done.
                 connection.exec_driver_sql(f"SELECT pg_advisory_lock({ADVISORY_LOCK})")
                 connection.commit()
-            return _upgrade(connection)
+            return _upgrade(connection, to)
     except SQLAlchemyError as error:
         # The driver's own words; SQLAlchemy's go on for five lines.
         raise StoreError(f"cannot migrate {where}: {getattr(error, 'orig', error)}") from error
@@ -57,7 +57,7 @@ def _engine(url: str) -> tuple[Engine, str]:
     return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool), place(url)
 
 
-def _upgrade(connection: Connection) -> tuple[str | None, str | None]:
+def _upgrade(connection: Connection, to: str | None) -> tuple[str | None, str | None]:
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
@@ -66,20 +66,20 @@ def _upgrade(connection: Connection) -> tuple[str | None, str | None]:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     before = MigrationContext.configure(connection).get_current_revision()
-    newest = ScriptDirectory.from_config(config).get_current_head()
-    if before != newest:
+    wanted = to or ScriptDirectory.from_config(config).get_current_head()
+    if wanted is not None and before != wanted:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, wanted)
         connection.commit()
-    return before, newest
+    return before, wanted
 
 
-def _newest() -> str:
+def newest() -> str:
     """The last revision; each file's name begins with its own (a test compares)."""
     return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _revision(url: str) -> str | None:
+def revision_of(url: str) -> str | None:
     """Where a database stands; None where only Alembic can tell, in its own words."""
     if not url.startswith(SQLITE):
         return _revision_on_postgres(url)

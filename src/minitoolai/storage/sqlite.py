@@ -11,6 +11,8 @@ from minitoolai.core.errors import StoreError
 from minitoolai.storage.database import Database, Row
 
 BUSY_TIMEOUT_S = 10.0
+#: What makes an acknowledged commit outlive a power cut, and references be references; of every connection.
+SESSION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
 
 class SqliteConnection:
@@ -28,9 +30,8 @@ class SqliteConnection:
                 check_same_thread=False,
                 cached_statements=256,
             )
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA foreign_keys=ON")
+            for pragma in SESSION:
+                self._db.execute(f"PRAGMA {pragma}")
             self._db.execute(f"PRAGMA wal_autocheckpoint={2000 if checkpoints else 0}")
             if read_only:
                 self._db.execute("PRAGMA query_only=ON")

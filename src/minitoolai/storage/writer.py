@@ -84,10 +84,21 @@ class WriterCounts:
 class Writer:
     """Owns the connection that writes. `submit` may be called from any thread and awaits nothing."""
 
-    def __init__(self, database: Database, decide: ledger.Decide, *, linger_s: float = LINGER_S) -> None:
+    def __init__(
+        self,
+        database: Database,
+        decide: ledger.Decide,
+        *,
+        linger_s: float = LINGER_S,
+        steady_s: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._database = database
         self._decide = decide
         self._linger_s = linger_s
+        #: Seconds that only go forward, and the wait for a database that has just gone; a simulation has its own.
+        self._steady_s = steady_s
+        self._pause = pause
         self._tickets: deque[Ticket] = deque()
         self._lock = threading.Lock()
         #: Held while the thread has nothing to do; a plain lock wakes it with less ado than a condition.
@@ -99,7 +110,7 @@ class Writer:
         self._last_hold_s = 0.0
         self._stopping = False
         self._is_away = False
-        self._calm_since_s = time.monotonic()
+        self._calm_since_s = self._steady_s()
         self._owed: list[Ticket] = []
         self._retry_at_s = 0.0
         self._retry_delay_s = FIRST_RETRY_S
@@ -122,7 +133,7 @@ class Writer:
 
     def calm_s(self) -> float:
         """Seconds since the start, or since the database was last away."""
-        return 0.0 if self._is_away else time.monotonic() - self._calm_since_s
+        return 0.0 if self._is_away else self._steady_s() - self._calm_since_s
 
     def waiting(self) -> tuple[int, int]:
         """Operations that wait for their commit, and charges that a sick database has put off."""
@@ -161,7 +172,7 @@ class Writer:
             self._tickets.append(ticket)
             if ticket.urgent:
                 self._urgent += 1
-                self._last_hold_s = time.monotonic()
+                self._last_hold_s = self._steady_s()
                 self._ring()
             elif not self._lingers(ticket) or len(self._tickets) >= LARGEST_BATCH:
                 self._is_due = True
@@ -174,7 +185,7 @@ class Writer:
 
     def _lingers(self, ticket: Ticket) -> bool:
         """Let the event loop keep the time of what may wait: waking this thread for it costs more than the SQL."""
-        if ticket.future is not None and time.monotonic() - self._last_hold_s > QUIET * self._linger_s:
+        if ticket.future is not None and self._steady_s() - self._last_hold_s > QUIET * self._linger_s:
             return False
         if not self._has_timer:
             try:
@@ -195,11 +206,22 @@ class Writer:
 
     def _run(self, connection: Connection) -> None:
         while batch := self._take():
-            self.counts.largest_batch = max(self.counts.largest_batch, len(batch))
-            for together in self._transactions(batch):
-                self._write(connection, together)
-                _wake_callers(together)
+            self._write_all(connection, batch)
         connection.close()
+
+    def step(self, connection: Connection) -> bool:
+        """Do what the thread would do now; False where it would wait. Only where nobody called `start`."""
+        with self._lock:
+            batch = self._batch() if self._is_pressing() else []
+        if batch:
+            self._write_all(connection, batch)
+        return bool(batch)
+
+    def _write_all(self, connection: Connection, batch: Sequence[Ticket]) -> None:
+        self.counts.largest_batch = max(self.counts.largest_batch, len(batch))
+        for together in self._transactions(batch):
+            self._write(connection, together)
+            _wake_callers(together)
 
     def _take(self) -> list[Ticket]:
         """Whatever waits, at most LARGEST_BATCH; an empty list means: stop."""
@@ -223,7 +245,7 @@ class Writer:
         return self._urgent > 0 or self._is_due or self._stopping or self._retry_is_due()
 
     def _retry_is_due(self) -> bool:
-        return bool(self._owed) and time.monotonic() >= self._retry_at_s
+        return bool(self._owed) and self._steady_s() >= self._retry_at_s
 
     def _transactions(self, batch: Sequence[Ticket]) -> Iterable[Sequence[Ticket]]:
         """What may share a COMMIT: alone on the database everything, among others all operations of the ledger.
@@ -253,7 +275,7 @@ class Writer:
 
     def _commit_patiently(self, connection: Connection, batch: Sequence[Ticket]) -> None:
         """Commit, on a new connection where the old one broke; give up at once where the last batch had to."""
-        give_up_s = time.monotonic() + (0.0 if self._is_away or self._stopping else PATIENCE_S)
+        give_up_s = self._steady_s() + (0.0 if self._is_away or self._stopping else PATIENCE_S)
         delay_s = FIRST_RETRY_S
         while True:
             try:
@@ -262,16 +284,16 @@ class Writer:
                 self._is_away = True
                 raise
             except ConnectionLost as error:
-                self._calm_since_s = time.monotonic()
-                if time.monotonic() + delay_s > give_up_s:
+                self._calm_since_s = self._steady_s()
+                if self._steady_s() + delay_s > give_up_s:
                     self._is_away = True
                     raise
                 log.warning("%s; trying again", error)
-                time.sleep(delay_s)
+                self._pause(delay_s)
                 delay_s *= 2
             else:
                 if self._is_away:
-                    self._is_away, self._calm_since_s = False, time.monotonic()
+                    self._is_away, self._calm_since_s = False, self._steady_s()
                 return
 
     def _put_off(self, batch: Sequence[Ticket], error: ConnectionLost) -> None:
@@ -289,7 +311,7 @@ class Writer:
     def _retry_later(self) -> None:
         if self._owed:
             log.error("%d charges could not be written and will be tried again", len(self._owed))
-            self._retry_at_s = time.monotonic() + self._retry_delay_s
+            self._retry_at_s = self._steady_s() + self._retry_delay_s
             self._retry_delay_s = min(self._retry_delay_s * 2, LONGEST_RETRY_S)
 
     def _write_alone(self, connection: Connection, ticket: Ticket) -> None:
@@ -309,7 +331,7 @@ class Writer:
 
     def _commit(self, connection: Connection, batch: Sequence[Ticket]) -> None:
         operations = [ticket.operation for ticket in batch if ticket.operation is not None]
-        began_s = time.monotonic()
+        began_s = self._steady_s()
         with connection.transaction():
             answers = iter(ledger.apply(connection, operations, self._decide) if operations else ())
             for ticket in batch:
@@ -323,7 +345,7 @@ class Writer:
         self.counts.commits += 1
         self.counts.operations += len(batch)
         self.counts.sizes.add(len(batch))
-        self.counts.took.add(int((time.monotonic() - began_s) * 1_000_000))
+        self.counts.took.add(int((self._steady_s() - began_s) * 1_000_000))
 
 
 def _without_old_checkpoints(owed: list[Ticket]) -> list[Ticket]:

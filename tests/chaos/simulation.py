@@ -1,0 +1,279 @@
+"""The writer, the charging and the recovery, as they are, in virtual time, on a store that fails as a seed decides.
+
+The real tables lie in memory, which stands for the disk: a crash forgets everything else. Before or after a COMMIT the
+process may die; a COMMIT may find the database busy, the disk full, the server away, or its answer lost. After the last
+fault everything must come to rest: nothing pending, an empty audit, and every answer that somebody got is true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from minitoolai.core.errors import CommitInDoubt, ConnectionLost, ServiceError, StoreError
+from minitoolai.core.records import Caller, Outcome
+from minitoolai.services.audit import Auditor
+from minitoolai.services.charging import Charging, Reservation, durable
+from minitoolai.services.ledger import decide
+from minitoolai.services.pricing import Bound
+from minitoolai.storage import ledger
+from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.sqlite import SqliteConnection
+from minitoolai.storage.writer import Writer
+from tests.support.books import CHAT, credit
+from tests.support.ledger_run import books_in_memory, open_accounts
+from tests.support.virtual import VirtualClock, VirtualLoop
+
+ACCOUNTS = [1001, 1002]
+TABLES = ("transfers", "generations", "holds", "accounts")
+#: Seconds in which things go wrong, and until all leases have ended after that.
+TROUBLE_S, REST_S = 12.0, 40.0
+FAULTS = ("crash before", "crash after", "busy", "full", "away", "lost before", "lost after")
+ERRORS: dict[str, StoreError] = {
+    "busy": StoreError("database is locked in BEGIN"),
+    "full": StoreError("database or disk is full in COMMIT"),
+    "away": ConnectionLost("the server is away"),
+    "lost before": CommitInDoubt("the answer was lost"),
+    "lost after": CommitInDoubt("the answer was lost"),
+}
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@dataclass
+class Store:
+    """A connection whose transactions fail; `faults` says which one comes next, or none."""
+
+    disk: SqliteConnection
+    fault: Callable[[], str]
+    skip_locked: str = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.disk, name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        fault = self.fault()
+        if fault in ("busy", "away"):
+            raise ERRORS[fault]
+        with self.disk.transaction():
+            yield
+            if fault in ("crash before", "full", "lost before"):
+                raise ERRORS.get(fault) or Crash
+        if fault in ("crash after", "lost after"):
+            raise ERRORS.get(fault) or Crash
+
+
+class Here(Database):
+    """Reads happen at once, on the only connection."""
+
+    def __init__(self, connection: Connection, *, is_shared: bool) -> None:
+        super().__init__(lambda _: connection, name="simulated", is_shared=is_shared)
+        self._only = connection
+
+    async def read_soon(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return function(self._only, *arguments)
+
+
+@dataclass
+class SimulationTally:
+    """What the seeds came to."""
+
+    seeds: int = 0
+    acknowledged: int = 0
+    crashes: int = 0
+    faults: int = 0
+    seconds: float = 0.0
+    #: Of everything that happened in all of them.
+    trace: str = ""
+    violations: list[str] = field(default_factory=list)
+
+
+class Simulation:
+    """One seed. `trace` is everything that happened, in order."""
+
+    #: Until a charge is written.
+    wait = staticmethod(durable)
+
+    def __init__(
+        self, seed: int, disk: SqliteConnection, loop: VirtualLoop, *, is_shared: bool, decide: ledger.Decide = decide
+    ) -> None:
+        self._draw = random.Random(seed)
+        self._loop, self._disk, self._decide = loop, disk, decide
+        self._clock = VirtualClock(loop)
+        self._is_shared = is_shared
+        self._often = self._draw.choice((0.05, 0.15, 0.3))
+        self.trace = hashlib.sha256()
+        #: hold → what its caller was told last: ("held", amount), ("charged", cost) or ("refused", 0).
+        self.told: dict[int, tuple[str, int]] = {}
+        #: hold → the most that was streamed, in nano-dollars.
+        self.streamed: dict[int, int] = {}
+        self.crashes = self.faults = 0
+        self.violations: list[str] = []
+
+    # ── the machine ───────────────────────────────────────────────────────────────────────────────────────
+
+    def note(self, *what: object) -> None:
+        self.trace.update(f"{self._loop.time():.6f} {what}\n".encode())
+
+    def _now_s(self) -> float:
+        return self._loop.time()
+
+    def _fault(self) -> str:
+        fault = ""
+        if self._now_s() < TROUBLE_S and self._draw.random() < self._often:
+            possible = [f for f in FAULTS if self._is_shared or f not in ("away", "lost before", "lost after")]
+            fault = self._draw.choice(possible)
+            self.faults += 1
+        self.note("commit", fault)
+        return fault
+
+    async def run(self) -> None:
+        """Live after live, until there was quiet for long enough; then look."""
+        with self._disk.transaction():
+            open_accounts(self._disk, ACCOUNTS)
+            ledger.apply(self._disk, [credit(account, 3000, f"open:{account}") for account in ACCOUNTS], decide)
+        while True:
+            try:
+                await self._live()
+            except Crash:
+                self.crashes += 1
+                self.note("crash")
+                await asyncio.sleep(self._draw.uniform(0.1, 1.0))
+            else:
+                break
+        self._look()
+
+    async def _live(self) -> None:
+        """One process, from its start to its end or its crash."""
+        store = Store(self._disk, self._fault)
+        database = Here(store, is_shared=self._is_shared)
+        writer = Writer(database, self._decide, steady_s=self._loop.time, pause=self._loop.pass_time)
+        auditor = Auditor(database, writer, self._clock, audit_every_s=1e9)
+        charging, is_up = Charging(writer, self._clock), asyncio.Event()
+        tasks = [asyncio.ensure_future(self._sweep(auditor, is_up))]
+        if self._now_s() < TROUBLE_S:
+            tasks += [asyncio.ensure_future(self._customer(charging, is_up)) for _ in range(self._draw.randint(1, 5))]
+        try:
+            while self._now_s() < TROUBLE_S + REST_S:
+                is_quiet = not writer.step(store)
+                await asyncio.sleep(self._draw.uniform(0.0005, 0.02) if self._now_s() < TROUBLE_S else 0.5)
+                if is_quiet and self._now_s() >= TROUBLE_S:
+                    await asyncio.sleep(1)
+            for task in tasks:
+                if task.done() and not task.cancelled() and task.exception() is not None:
+                    self.violations.append(f"a task broke: {task.exception()!r}")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _sweep(self, auditor: Auditor, is_up: asyncio.Event) -> None:
+        """As at the start of a server, which serves nobody before; and then every five seconds."""
+        if not self._is_shared:
+            await auditor.recover(all_of_them=True)
+        is_up.set()
+        await auditor.run()
+
+    # ── the customers ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def _customer(self, charging: Charging, is_up: asyncio.Event) -> None:
+        """One request after the other, as services/chat.py would have them; perhaps hanging up in the middle."""
+        draw = self._draw
+        await is_up.wait()
+        while self._now_s() < TROUBLE_S:
+            await asyncio.sleep(draw.uniform(0, 2))
+            caller = Caller(draw.choice(ACCOUNTS), "key000000001")
+            before = self._clock._last_id
+            try:
+                held = await charging.reserve(caller, Bound(draw.randint(1, 50), draw.randint(1, 9), 40, 16), CHAT)
+            except ServiceError as error:
+                self.note("refused", type(error).__name__)
+                if self._clock._last_id == before + 1:
+                    self.told[self._clock._last_id] = ("refused", 0)
+                continue
+            self.told[held.hold_id] = ("held", held.amount)
+            self.note("held", held.hold_id, held.amount)
+            await self._stream(charging, held)
+
+    async def _stream(self, charging: Charging, held: Reservation) -> None:
+        draw, cost = self._draw, 0
+        for _ in range(draw.randint(0, 14)):
+            await asyncio.sleep(1)
+            cost = min(held.amount, cost + draw.randint(0, held.amount // 5))
+            self.streamed[held.hold_id] = cost
+            charging.keep_alive(held, cost)
+        self.streamed[held.hold_id] = cost
+        charge = charging.settle(held, cost, Outcome("succeeded"))
+        assert charge is not None
+        try:
+            await self.wait(charge, within_s=20)
+        except (StoreError, TimeoutError) as error:
+            self.note("late", held.hold_id, type(error).__name__)
+            return
+        self.told[held.hold_id] = ("charged", cost)
+        self.note("charged", held.hold_id, cost)
+
+    # ── afterwards ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _look(self) -> None:
+        rows = {row[0]: row[1:] for row in self._disk.execute("SELECT id, state, amount, settled FROM holds")}
+        self.note("rows", sorted(rows.items()))
+        wrong = [f"{name}: {found}" for name, found in broken_invariants(self._disk).items()]
+        wrong += [f"hold {number} is still pending" for number, row in rows.items() if row[0] == "pending"]
+        for number, (what, amount) in self.told.items():
+            row = rows.get(number)
+            if what == "charged" and (row is None or row[2] != amount):
+                wrong.append(f"hold {number}: told that it cost {amount}, written {row}")
+            elif what == "held" and (row is None or row[1] != amount):
+                wrong.append(f"hold {number}: told that {amount} is held, written {row}")
+            elif what == "refused" and row is not None and row[2]:
+                wrong.append(f"hold {number}: refused, and charged {row}")
+        for number, row in rows.items():
+            if row[2] > self.streamed.get(number, 0):
+                wrong.append(f"hold {number}: {self.streamed.get(number, 0)} was streamed, {row[2]} charged")
+        self.violations += wrong
+
+
+def run_simulation(
+    seeds: range,
+    *,
+    is_shared: bool = False,
+    decide: ledger.Decide = decide,
+    kind: type[Simulation] = Simulation,
+    stop_at: int | None = None,
+) -> SimulationTally:
+    """Every seed, one after the other. `is_shared`: as on PostgreSQL. `stop_at`: so many violations are enough."""
+    tally, disk, started_s = SimulationTally(), books_in_memory(), time.monotonic()
+    traces = hashlib.sha256()
+    logging.disable(logging.CRITICAL)
+    try:
+        for seed in seeds:
+            for table in TABLES:
+                disk.execute(f"DELETE FROM {table}")
+            with closing(VirtualLoop()) as loop:
+                one = kind(seed, disk, loop, is_shared=is_shared, decide=decide)
+                loop.run_until_complete(one.run())
+            traces.update(one.trace.digest())
+            tally.seeds += 1
+            tally.acknowledged += sum(what != "refused" for what, _ in one.told.values())
+            tally.crashes += one.crashes
+            tally.faults += one.faults
+            tally.violations += [f"seed {seed}: {wrong}" for wrong in one.violations]
+            if stop_at is not None and len(tally.violations) >= stop_at:
+                break
+    finally:
+        logging.disable(logging.NOTSET)
+        disk.close()
+    tally.seconds, tally.trace = time.monotonic() - started_s, traces.hexdigest()
+    return tally

@@ -1,0 +1,63 @@
+"""The books in virtual time, on a store that fails: no seed finds anything, and the same seed is the same story."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minitoolai.services import ledger
+from tests.chaos.simulation import Simulation, run_simulation
+from tests.support.mutants import load
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_whatever_fails_the_books_come_to_rest_and_no_answer_was_a_lie(is_shared: bool) -> None:
+    tally = run_simulation(range(40), is_shared=is_shared)
+    assert tally.violations == []
+    assert tally.crashes > 20
+    assert tally.faults > 60
+    assert tally.acknowledged > 100
+
+
+def test_the_same_seed_is_the_same_story_and_another_seed_another() -> None:
+    first, again, other = (run_simulation(range(seed, seed + 3)) for seed in (7, 7, 8))
+    assert first.trace == again.trace
+    assert first.trace != other.trace
+
+
+class Hasty(Simulation):
+    """Tells its caller before the charge is written."""
+
+    @staticmethod
+    async def wait(charge: asyncio.Future[Any], *, within_s: float) -> None:
+        charge.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+def test_answers_that_do_not_wait_for_their_charge_are_found_out() -> None:
+    assert run_simulation(range(100), kind=Hasty, stop_at=1).violations
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("account, hold.progress, ask.now_ms, outcome)", "account, hold.amount, ask.now_ms, outcome)"),
+        ("    hold.lease_until_ms = max(hold.lease_until_ms or 0, ask.lease_until_ms)\n", ""),
+        (
+            "    hold.progress = max(hold.progress, min(ask.progress, hold.amount))\n",
+            "    hold.progress = hold.amount\n",
+        ),
+    ],
+    ids=["recovery takes all", "leases are not renewed", "a checkpoint counts as the whole"],
+)
+def test_a_wrong_ledger_is_found_out(right: str, wrong: str) -> None:
+    source = Path(ledger.__file__).read_text("utf-8")
+    assert source.count(right) == 1
+    weak = load(ast.parse(source.replace(right, wrong)), "weak_ledger").decide
+    found = [
+        run_simulation(range(100), is_shared=shared, decide=weak, stop_at=1).violations for shared in (False, True)
+    ]
+    assert any(found)

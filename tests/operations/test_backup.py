@@ -1,0 +1,207 @@
+"""A backup is everything of one moment; what it brings back serves, adds up, and owes and owns the same."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from minitoolai import backups, commands, key_commands, vouchers
+from minitoolai.cli import _parser
+from minitoolai.core.errors import SettingsError, StoreError
+from minitoolai.settings import Secret, Settings
+from minitoolai.storage import archive, audit
+from minitoolai.storage.rows import tables
+from tests.support import catalogs
+from tests.support.ask import post
+from tests.support.cluster import Cluster
+from tests.support.server import PROGRAM, Account, ServerProcess
+from tests.support.studio_http import CATALOG, generate, job, wait
+
+Make = Callable[[str, str], Settings]
+
+
+@pytest.fixture
+def make(cluster: Cluster, tmp_path: Path) -> Make:
+    """Settings of an empty place: `make("sqlite", "old")`."""
+
+    def place(kind: str, name: str) -> Settings:
+        url = cluster.url(cluster.create()) if kind == "postgres" else ""
+        return Settings(data_dir=tmp_path / name, database_url=Secret(url))
+
+    return place
+
+
+def command(settings: Settings, *arguments: str) -> int:
+    """As the command line would, in this process."""
+    options = _parser().parse_args(arguments)
+    return getattr(backups, arguments[0])(settings, options) or 0
+
+
+def everything(settings: Settings) -> dict[str, list[Any]]:
+    """Every row of every table."""
+    return {
+        name: sorted(commands.read(settings, lambda c, name=name: c.execute(f"SELECT * FROM {name}")), key=repr)
+        for name in tables()
+    }
+
+
+def used(settings: Settings) -> Settings:
+    """With customers, money and keys."""
+    commands.prepare(settings)
+    for function, *words in (
+        (commands.account_create, "account", "create", "ann@example.com", "--credit", "5.00"),
+        (commands.account_create, "account", "create", "ben@example.com", "--credit", "0.000000001"),
+        (key_commands.create, "key", "create", "ann@example.com", "--budget-daily", "1.00"),
+        (commands.credit_grant, "credit", "grant", "ann@example.com", "2.00", "--reference", "invoice 17"),
+        (vouchers.create, "voucher", "create", "10.00", "--count", "3"),
+    ):
+        function(settings, _parser().parse_args(words))
+    return settings
+
+
+@pytest.mark.parametrize("target", ["sqlite", "postgres"])
+@pytest.mark.parametrize("source", ["sqlite", "postgres"])
+def test_a_backup_of_either_database_brings_every_row_back_into_either(
+    make: Make, tmp_path: Path, source: str, target: str
+) -> None:
+    old, new, file = used(make(source, "old")), make(target, "new"), str(tmp_path / "b.tar.gz")
+    assert command(old, "backup", file) == 0
+    assert Path(file).stat().st_mode & 0o777 == 0o600
+    assert command(new, "restore", file) == 0
+    assert everything(new) == everything(old)
+    assert (new.data_dir / "secret.key").read_bytes() == (old.data_dir / "secret.key").read_bytes()
+    # Numbers that the database gives out go on where they were.
+    commands.credit_grant(new, _parser().parse_args(["credit", "grant", "ann@example.com", "1.00"]))
+    assert commands.read(new, audit.broken_invariants) == {}
+    with pytest.raises(StoreError, match="rows in"):
+        command(new, "restore", file)
+
+
+def test_a_damaged_or_short_file_restores_nothing(make: Make, tmp_path: Path) -> None:
+    old, file = used(make("sqlite", "old")), tmp_path / "b.tar.gz"
+    command(old, "backup", str(file))
+    whole = file.read_bytes()
+    for length in (0, 10, len(whole) // 2):
+        file.write_bytes(whole[:length])
+        new = make("sqlite", f"new{length}")
+        with pytest.raises(StoreError):
+            command(new, "restore", str(file))
+        database = new.data_dir / "minitoolai.db"
+        assert not database.exists() or set(map(len, everything(new).values())) == {0}
+    other = tmp_path / "other.tar.gz"
+    with tarfile.open(other, "w:gz") as tar:
+        tar.add(__file__, "notes.txt")
+    with pytest.raises(StoreError, match="no backup of ours"):
+        command(make("sqlite", "newer"), "restore", str(other))
+    file.write_bytes(whole)
+    assert command(make("sqlite", "good"), "restore", str(file)) == 0
+
+
+def test_nothing_is_overwritten(make: Make, tmp_path: Path) -> None:
+    old, file = used(make("sqlite", "old")), tmp_path / "b.tar.gz"
+    command(old, "backup", str(file))
+    before = file.read_bytes()
+    with pytest.raises(SettingsError, match="overwrites nothing"):
+        command(old, "backup", str(file))
+    assert file.read_bytes() == before
+    assert not list(tmp_path.glob("*.part"))
+    new = make("sqlite", "new")
+    new.data_dir.mkdir()
+    (new.data_dir / "secret.key").write_bytes(b"another secret")
+    with pytest.raises(SettingsError, match="another secret"):
+        command(new, "restore", str(file))
+    assert (new.data_dir / "secret.key").read_bytes() == b"another secret"
+    with pytest.raises(SettingsError, match="nothing to back up"):
+        command(make("sqlite", "empty"), "backup", str(tmp_path / "c.tar.gz"))
+
+
+def test_a_newer_backup_is_refused_by_name(make: Make, tmp_path: Path) -> None:
+    file = tmp_path / "b.tar.gz"
+    with file.open("wb") as opened:
+        writer = archive.ArchiveWriter(opened)
+        writer.head(archive.Head(archive.FORMAT, "9.9.9", "9999", "sqlite", 0, "00000000"))
+        writer.end()
+    with pytest.raises(StoreError, match=r"newer MiniToolAI \(9\.9\.9\)"):
+        command(make("sqlite", "new"), "restore", str(file))
+
+
+# ── the drill ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def places(cluster: Cluster, tmp_path: Path) -> Callable[[str, str], ServerProcess]:
+    def place(kind: str, name: str) -> ServerProcess:
+        env = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create())} if kind == "postgres" else {}
+        folder = tmp_path / name
+        folder.mkdir()
+        return ServerProcess(folder, catalog=catalogs.FAKE + CATALOG, env=env)
+
+    return place
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_drill_under_load_the_backup_serves_and_its_books_add_up(
+    places: Callable[[str, str], ServerProcess], tmp_path: Path, kind: str
+) -> None:
+    file = tmp_path / "drill.tar.gz"
+    old = places(kind, "old")
+    with old.start() as server:
+        account, quiet = server.account(), server.account("7.00")
+        asked = job(quiet, prompt="a red apple")
+        wait(quiet, asked)
+        quiet_has = quiet.settled()
+        is_over = threading.Event()
+        answered = []
+
+        def load() -> None:
+            while not is_over.is_set():
+                answered.append(post(account, model="quick").status_code)
+                generate(account, model="flat")
+
+        loads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in loads:
+            thread.start()
+        done = server.command("backup", str(file))
+        is_over.set()
+        for thread in loads:
+            thread.join()
+        assert done.returncode == 0, done.stderr
+        # Nobody noticed.
+        assert set(answered) == {200}
+        after = post(account).headers["x-generation-id"]
+    new = places(kind, "new")
+    back = new.command("restore", str(file))
+    assert back.returncode == 0, back.stdout + back.stderr
+    assert f"{len(audit.INVARIANTS)} invariants hold" in back.stdout
+    with new.start() as server:
+        moved = Account(server, account.id, account.email, account.key)
+        assert Account(server, quiet.id, quiet.email, quiet.key).settled() == quiet_has
+        # The key of then still opens the door; what came after the backup never was.
+        assert post(moved).status_code == 200
+        assert (
+            requests.get(f"{server.url}/api/generations/{after}", headers=moved.headers, timeout=10).status_code == 404
+        )
+        # A job's signature and its picture are good here, too.
+        state = wait(moved, asked)
+        assert state["status"] == "success"
+        moved.settled()
+        server.check_books()
+
+
+def test_a_backup_goes_through_a_pipe(make: Make, tmp_path: Path) -> None:
+    old = used(make("sqlite", "old"))
+    program, new = PROGRAM[0], tmp_path / "new"
+    shell = f'"{program}" backup - --data-dir "{old.data_dir}" | "{program}" restore - --data-dir "{new}"'
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert everything(Settings(data_dir=tmp_path / "new")) == everything(old)

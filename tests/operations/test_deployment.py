@@ -1,0 +1,137 @@
+"""Units, containers and howtos: no engine runs here, so what they say is held against the program itself."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tools.reference import commands
+
+from minitoolai.core.catalog_file import read_catalog
+from minitoolai.settings import PREFIX, load_settings, variables
+
+ROOT = Path(__file__).parent.parent.parent
+OPS = ROOT / "ops"
+HOWTOS = sorted((ROOT / "docs" / "howto").glob("*.md"))
+UNITS = sorted((OPS / "systemd").glob("*.service"))
+FILES = [*HOWTOS, *UNITS, OPS / "Containerfile", OPS / "compose.yaml", OPS / "minitoolai.env"]
+
+
+def unit(path: Path) -> dict[str, dict[str, str]]:
+    """Section → key → value."""
+    parser = configparser.ConfigParser(strict=True, interpolation=None, comment_prefixes=("#",))
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(path.read_text())
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((OPS / "compose.yaml").read_text())
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_setting_that_is_named_exists(path: Path) -> None:
+    engine = re.compile(PREFIX + r"[A-Z0-9<>]+_(API_KEY|BASE_URL)")
+    named = set(re.findall(PREFIX + r"[A-Z0-9_<>]+", path.read_text()))
+    # What the chaos tests and clients read is no setting of the server.
+    assert {name for name in named if name not in variables() and not engine.fullmatch(name)} <= OF_OTHERS
+
+
+OF_OTHERS = {"MINITOOLAI_URL", "MINITOOLAI_KEY"}
+
+
+@pytest.mark.parametrize("path", HOWTOS, ids=lambda path: path.name)
+def test_every_command_and_option_that_is_named_exists(path: Path) -> None:
+    parsers = commands()
+    for line in re.findall(r"(?:^|[`|;&]\s*)minitoolai ([a-z][^`\n|;&]*)", path.read_text(), flags=re.MULTILINE):
+        words = line.split()
+        name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in parsers), None)
+        assert name or any(known.startswith(words[0] + " ") for known in parsers), line
+        if name:
+            options = {o for action in parsers[name]._actions for o in action.option_strings}
+            for word in words:
+                if word.startswith("--"):
+                    assert word.partition("=")[0] in options, line
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
+def test_a_unit_starts_a_command_that_exists_and_gives_it_time_and_few_rights(path: Path) -> None:
+    service = unit(path)["Service"]
+    program, *arguments = service["ExecStart"].split()
+    assert program == "/opt/minitoolai/.venv/bin/minitoolai"
+    assert arguments[0] in commands()
+    default_s = load_settings({}).drain_timeout_s
+    assert int(service["TimeoutStopSec"]) > default_s + 20
+    assert service["KillMode"] == "mixed"
+    for key, value in {
+        "NoNewPrivileges": "yes",
+        "ProtectSystem": "strict",
+        "ProtectHome": "yes",
+        "CapabilityBoundingSet": "",
+        "User": "minitoolai",
+        "RestrictNamespaces": "yes",
+    }.items():
+        assert service[key] == value
+    # The drawing and speaking libraries make code at run time, and workers inherit sockets of their own family.
+    assert "MemoryDenyWriteExecute" not in service
+    assert "EnvironmentFile" in service
+    assert "Environment" not in service, "secrets of a unit can be read by everybody"
+
+
+def test_the_file_of_settings_is_one_that_the_program_takes() -> None:
+    lines = (OPS / "minitoolai.env").read_text().splitlines()
+    given = dict(line.lstrip("#").split("=", 1) for line in lines if line.lstrip("#").startswith(PREFIX))
+    settings = load_settings(given)
+    assert settings.workers == 2
+    assert settings.log_format == "json"
+
+
+def test_the_image_runs_without_rights_and_installs_by_hash() -> None:
+    text = (OPS / "Containerfile").read_text()
+    steps = re.sub(r"\\\n", " ", text).splitlines()
+    known = "FROM|WORKDIR|COPY|RUN|ENV|USER|VOLUME|EXPOSE|STOPSIGNAL|HEALTHCHECK|ENTRYPOINT|CMD"
+    assert all(re.match(rf"(#|\s*$|\s|({known}) )", step) for step in steps)
+    assert "--require-hashes" in text
+    assert [step for step in steps if step.startswith("USER ")][-1] == "USER 10001"
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", text, flags=re.MULTILINE):
+        for name in source.split():
+            assert (ROOT / name).exists(), name
+    command = re.findall(r'^CMD \["(\w+)"\]', text, flags=re.MULTILINE)
+    assert command == ["serve"]
+
+
+def test_compose_gives_each_service_what_it_needs_and_no_more() -> None:
+    services = compose()["services"]
+    assert set(services) == {"serve", "worker", "postgres"}
+    for name in ("serve", "worker"):
+        service = services[name]
+        assert service["command"][0] == name
+        assert name in commands()
+        assert (OPS / service["build"]["context"] / service["build"]["dockerfile"]).exists()
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["depends_on"]["postgres"]["condition"] == "service_healthy"
+        assert int(service["stop_grace_period"].removesuffix("s")) > load_settings({}).drain_timeout_s + 20
+        assert "${POSTGRES_PASSWORD:?" in service["environment"]["MINITOOLAI_DATABASE_URL"]
+        # The same secret for both: it lies in the volume that they share.
+        assert service["volumes"] == ["data:/data"]
+    open_to_others = [port for service in services.values() for port in service.get("ports", [])]
+    assert open_to_others == ["127.0.0.1:8000:8000"]
+    named = {volume.split(":")[0] for service in services.values() for volume in service["volumes"]}
+    assert named == set(compose()["volumes"])
+
+
+def test_the_catalog_of_the_howto_is_one_that_the_program_takes(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "howto" / "provider.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
+    catalog = "\n".join(line.strip() for block in blocks for line in block.splitlines())
+    assert set(tomllib.loads(catalog)) == {"engines", "chat"}
+    path = tmp_path / "catalog.toml"
+    path.write_text(catalog)
+    assert read_catalog(path).chat_model("gpt-4o-mini").engines == ("acme",)
