@@ -210,6 +210,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     """serve [--host H] [--port P] [--data-dir D] [--workers N] [--demo]"""
     from minitoolai import app, listening, supervisor
 
+    listening.allow_many_connections()
     if options.listening is not None:
         # One of several, started by the supervisor: it has prepared everything.
         supervisor.belong_to_supervisor()

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import socket
 
 from minitoolai.core.errors import SettingsError
 from minitoolai.settings import Settings
 
 BACKLOG = 2048
+#: File descriptors that a process may want: two a stream, and then some.
+FILES = 65_536
+
+
+def allow_many_connections() -> None:
+    """Raise the soft limit on open files as far as we may: many systems begin with 1024, which is 500 streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # A system may refuse what it says is allowed; then the old limit stands.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def bind(settings: Settings) -> socket.socket:

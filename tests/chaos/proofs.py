@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.chaos.burst import run_burst
 from tests.chaos.findings import Finding
 from tests.chaos.jobs import run_jobs
+from tests.chaos.load import run_load
 from tests.chaos.power import run_power
 from tests.chaos.processes import EACH, PROCESSES, run_process_burst
 from tests.chaos.simulation import run_simulation
@@ -44,6 +45,9 @@ class Size:
     streams: int
     jobs: int
     jobs_s: float
+    #: Streams at once, and for how long.
+    crowd: int
+    crowd_s: int
     seed: int = 1
 
 
@@ -59,7 +63,7 @@ LONG = Size(
     cuts=2000,
     lost=40,
     storms=5,
-    streams=1500,
+    streams=800,
     jobs=500,
     jobs_s=120,
 )
@@ -188,7 +192,14 @@ def jobs(place: Place, size: Size) -> Finding:
     return Finding("7 jobs", place.database, what, kills=killed, acknowledged=drawn, violations=violations)
 
 
-ON_SQLITE: list[Proof] = [walks, simulation, burst, kills, power, storm, streams, jobs]
+def load(place: Place, size: Size) -> Finding:
+    done = run_load(place.room("load"), size.crowd, size.crowd_s, url=place.url())
+    what = f"{done.streams} streams at once for {done.seconds:.0f} s, a token a second each;"
+    what += f" memory {done.early_mb:.0f} → {done.late_mb:.0f} MB"
+    return Finding("9 load", place.database, what, acknowledged=done.streams, violations=done.violations)
+
+
+ON_SQLITE: list[Proof] = [walks, simulation, burst, kills, power, storm, streams, jobs, load]
 ON_POSTGRES: list[Proof] = [walks, simulation, burst, kills, lost_commits, storm, streams, jobs]
 
 

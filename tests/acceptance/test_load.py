@@ -1,0 +1,74 @@
+"""Many streams at once, and callers who do not read: no error, and memory stays what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.chaos.load import run_load
+from tests.support import catalogs
+from tests.support.dial import dial
+from tests.support.manners import chunk
+from tests.support.server import ServerProcess
+from tests.support.upstream import Exchange, Upstream
+
+#: What each of the slow readers would have to be kept, if it were kept: pieces × bytes.
+PIECES, PIECE, READERS = 1500, 16_384, 4
+
+
+def test_500_streams_of_a_token_a_second_end_whole_in_flat_memory(tmp_path: Path) -> None:
+    tally = run_load(tmp_path, 500, 15)
+    print(tally)
+    assert tally.violations == []
+    assert tally.tokens == 500 * 15
+    # A busy machine is no measure of 20 ms; a process that was blocked for half a second would still show.
+    assert tally.median_ms < 500
+
+
+def test_callers_who_do_not_read_cannot_grow_memory(serve: Callable[..., ServerProcess]) -> None:
+    sent = 0
+
+    async def pour(exchange: Exchange) -> None:
+        """As fast as it is taken."""
+        nonlocal sent
+        exchange.begin()
+        for _ in range(PIECES):
+            while exchange._connection.transport.get_write_buffer_size() > 4 * PIECE:
+                if exchange.gone.is_set():
+                    return
+                await asyncio.sleep(0.01)
+            exchange.event(chunk({"content": "x" * PIECE}))
+            sent += PIECE
+        exchange.event("[DONE]")
+        exchange.end()
+
+    with Upstream(pour) as upstream:
+        server = serve(catalogs.upstream("far", upstream.base_url, "total_timeout_s = 60.0"))
+        account = server.account("100")
+        before_mb = server.resident_mb()
+        readers = [
+            dial(account, receive_buffer=4096, model="far", stream=True, max_completion_tokens=4096)
+            for _ in range(READERS)
+        ]
+        try:
+            for reader in readers:
+                assert reader.recv(1) == b"H"
+            taken, still_s = -1, time.monotonic()
+            # Until nothing more is taken from the upstream for two seconds.
+            while time.monotonic() - still_s < 2:
+                if sent != taken:
+                    taken, still_s = sent, time.monotonic()
+                time.sleep(0.1)
+            grown_mb = server.resident_mb() - before_mb
+        finally:
+            for reader in readers:
+                reader.close()
+        print(
+            f"{sent / 1e6:.0f} of {READERS * PIECES * PIECE / 1e6:.0f} MB were taken; memory grew by {grown_mb:.0f} MB"
+        )
+        # Buffers of the kernel on both sides took some; most was never asked for.
+        assert sent < READERS * PIECES * PIECE / 2
+        assert grown_mb < 30
+        account.settled(within_s=15)
