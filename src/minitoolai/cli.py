@@ -128,6 +128,13 @@ def _account(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--password-stdin", action="store_true", help="read its password from standard input")
     parser.add_argument("--credit", metavar="DOLLARS", help="credit it at once, like 5.00")
     parser.add_argument("--admin", action="store_true", help="let it see the admin pages of the portal")
+    about = "everything that is known of a customer, as JSON on standard output"
+    parser = _add(group, "export", about, "person_commands.export", "account export ann@example.com")
+    parser.add_argument("email", help="e-mail address of the account")
+    about = "forget the person behind an account; its books stay"
+    parser = _add(group, "delete", about, "person_commands.delete", "account delete ann@example.com --yes")
+    parser.add_argument("email", help="e-mail address of the account")
+    parser.add_argument("--yes", action="store_true", help="it cannot be taken back")
     about = "let an account see the admin pages of the portal, or no longer"
     parser = _add(group, "admin", about, "vouchers.admin", "account admin ann@example.com")
     parser.add_argument("email", help="e-mail address of the account")

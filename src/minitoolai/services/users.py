@@ -13,6 +13,7 @@ import msgspec
 
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.records import MailLink, User
+from minitoolai.services import persons
 from minitoolai.services.mail import Letter, Mailer
 from minitoolai.services.passwords import Passwords
 from minitoolai.storage import accounts, users
@@ -192,10 +193,7 @@ class Users:
         now_ms = self._clock.now_ms()
 
         def change(connection: Connection) -> bool:
-            if accounts.balance_of(connection, user.account_id).held:
-                return False
-            users.forget_user(connection, user.account_id, now_ms)
-            return True
+            return persons.forget(connection, user.account_id, now_ms)
 
         return bool(await self._writer.run(change))
 

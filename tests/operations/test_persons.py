@@ -1,0 +1,66 @@
+"""A customer takes everything along, or is forgotten; the books stay either way."""
+
+from __future__ import annotations
+
+import json
+
+from minitoolai.services import persons
+from minitoolai.storage.persons import everything_of
+from tests.support.ask import post
+from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
+from tests.support.server import Account, ServerProcess
+from tests.support.studio_http import job, wait
+
+MARK = "zebra-crossing"
+
+
+def test_a_customer_is_exported_whole_and_forgotten_for_good(watched: ServerProcess, account: Account) -> None:
+    assert post(account).status_code == 200
+    asked = job(account, prompt=MARK)
+    wait(account, asked)
+    has = account.settled()
+    out = watched.command("account", "export", account.email)
+    told = json.loads(out.stdout)
+    assert told["users"][0]["email"] == account.email
+    assert len(told["generations"]) == 2
+    assert told["accounts"][0]["posted"] == has
+    assert MARK in out.stdout
+    assert "secret_hmac" not in out.stdout
+    assert watched.command("account", "delete", account.email).returncode == 1
+    assert post(account).status_code == 200
+    has = account.settled()
+    done = watched.command("account", "delete", account.email, "--yes")
+    assert done.returncode == 0, done.stderr
+    rows = watched.read(
+        lambda c: [
+            c.execute(f"SELECT * FROM {table} WHERE account_id = ?", (account.id,))
+            for table in ("users", "api_keys", "generations", "sessions", "outbox")
+        ]
+    )
+    assert MARK not in repr(rows)
+    assert account.email not in repr(rows)
+    assert account.money().posted == has
+    assert watched.command("account", "export", account.email).returncode == 1
+    assert watched.command("audit").returncode == 0
+
+
+def test_both_databases_forget_alike_and_not_while_work_is_under_way(books: TemporaryBooks) -> None:
+    account, other = books.account(5_000_000_000), books.account(5_000_000_000)
+    books.apply(hold(77, account))
+    before = books.everything()
+    with books.connection.transaction():
+        assert not persons.forget(books.connection, account, NOON_MS)
+    assert books.everything() == before
+    books.apply(settle(77, account, 19))
+    left = books.money(account)
+    assert {name: len(rows) for name, rows in books.database.read(everything_of, account).items() if rows} == {
+        "accounts": 1,
+        "users": 1,
+        "generations": 1,
+        "holds": 1,
+        "transfers": 2,
+    }
+    with books.connection.transaction():
+        assert persons.forget(books.connection, account, NOON_MS)
+    assert books.money(account) == left
+    assert [row[0] for row in books.rows("SELECT account_id FROM users WHERE deleted_ms IS NULL")] == [other]
