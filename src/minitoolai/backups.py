@@ -19,7 +19,8 @@ from minitoolai.commands import CLOCK, say
 from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
 from minitoolai.core.money import format_dollars
 from minitoolai.image_wiring import make_objects
-from minitoolai.services.secrets import secret_id
+from minitoolai.secret_files import keep_secret
+from minitoolai.services.secrets import every, secret_id
 from minitoolai.settings import Settings
 from minitoolai.storage import archive, audit, rows
 from minitoolai.storage.database import Connection, Database
@@ -45,7 +46,8 @@ def backup(settings: Settings, options: argparse.Namespace) -> None:
                 archive.Head(archive.FORMAT, __version__, revision, database.name, CLOCK.now_ms(), secret_id(secret))
             )
             if not settings.secret_key:
-                writer.secret(secret)
+                for one in every(secret):
+                    writer.secret(one)
             books = database.read(_write_rows, writer)
             # After the rows: a picture is kept before its row says so, so that none that is promised is missing.
             if not options.no_pictures:
@@ -153,13 +155,17 @@ def _read_rows(
 ) -> tuple[bytes | None, archive.Books]:
     """One transaction: all rows that were promised, or none."""
     secret: bytes | None = None
+    previous: list[bytes] = []
     with closing(database.connect()) as connection, connection.transaction():
         if head.revision == newest():
             rows.make_room(connection)
         for piece in found:
             if isinstance(piece, bytes):
-                secret = piece
-                _check_secret(settings, secret)
+                if secret is None:
+                    _check_secret(settings, piece)
+                    secret = piece
+                else:
+                    previous.append(piece)
             elif isinstance(piece, rows.Chunk):
                 rows.load(connection, piece)
             elif isinstance(piece, archive.Books):
@@ -167,7 +173,9 @@ def _read_rows(
                 if database.is_shared:
                     rows.continue_numbers(connection)
                 if secret is not None:
-                    _keep_secret(settings, secret)
+                    keep_secret(settings.data_dir / "secret.key", secret)
+                    for one in previous:
+                        keep_secret(settings.data_dir / f"secret-{secret_id(one)}.key", one)
                 return secret, piece
     raise StoreError("the backup has no books")
 
@@ -189,14 +197,6 @@ def _check_secret(settings: Settings, secret: bytes) -> None:
         )
     if path.exists() and path.read_bytes() != secret:
         raise SettingsError(f"{path} is another secret than the backup's; move it away, or choose --data-dir")
-
-
-def _keep_secret(settings: Settings, secret: bytes) -> None:
-    path = settings.data_dir / "secret.key"
-    if settings.secret_key or path.exists():
-        return
-    with open(path, "xb", opener=lambda text, flags: os.open(text, flags, 0o600)) as file:
-        file.write(secret)
 
 
 async def _read_pictures(objects: ObjectStore, found: Iterator[archive.Piece]) -> int:

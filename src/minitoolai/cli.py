@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _simple(commands, "audit", "check every invariant of the books; exit 1 and rows if any breaks", "audit")
     _simple(commands, "migrate", "bring the database to the newest schema", "migrate")
     _backup(commands)
+    _secret(commands)
     _doctor(commands)
     _margin(commands)
     return parser
@@ -169,6 +170,17 @@ def _voucher(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--days", type=int, help="how long they are good (for ever)")
     parser.add_argument("--note", help="what they are for; shown in the list only")
     _add(group, "list", "every voucher: the end of its code and what became of it", "vouchers.listing", "voucher list")
+
+
+def _secret(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "change the secret under which keys are hashed and links signed"
+    group = commands.add_parser("secret", help=about).add_subparsers(required=True, metavar="COMMAND")
+    about = "draw a new secret; what was made under the old one goes on working"
+    _add(group, "rotate", about, "secret_files.rotate", "secret rotate")
+    _add(group, "list", "the names of the secrets, never the secrets", "secret_files.list_", "secret list")
+    about = "forget a secret of before: keys, vouchers and links made under it work no longer"
+    parser = _add(group, "forget", about, "secret_files.forget", "secret forget 0a1b2c3d")
+    parser.add_argument("id", help="its name, as secret list prints it")
 
 
 def _backup(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import os
 import socket
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from minitoolai.services.images import ImageService
 from minitoolai.services.links import Links, PublicAddress
 from minitoolai.services.pictures import Pictures, Sweeper
 from minitoolai.services.policy import DefaultPolicy, Policies, find_policies
+from minitoolai.services.secrets import Ring
 from minitoolai.services.signing import Signer
 from minitoolai.services.underway import Underway
 from minitoolai.services.webhooks import ANSWER_WITHIN_S, Post, WebhookDeliverer, WebhookSecrets
@@ -46,7 +46,7 @@ class Base:
     underway: Underway
     http: HttpClient
     #: What every signature of this server is made from.
-    secret: bytes
+    secret: Ring
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def make_images(base: Base, *, is_alone: bool) -> Images:
     engines = make_image_engines(base.catalog, base.settings, base.http)
     settings, database, writer, clock = base.settings, base.database, base.writer, base.clock
     objects = make_objects(settings)
-    signer = Signer(hmac.digest(base.secret, b"signatures", "sha256"))
+    signer = Signer(base.secret.derived(b"signatures"))
     service = ImageService(
         base.catalog,
         engines,

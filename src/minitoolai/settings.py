@@ -46,6 +46,9 @@ class Settings:
     reuse_port: bool = _setting(False, "Listen beside another server on the same port, for a restart without a gap.")
     public_url: str = _setting("", "How clients reach this server, for links in answers.")
     secret_key: Secret = _setting(Secret(""), "Pepper of API keys; made in the data folder where absent.")
+    secret_key_previous: Secret = _setting(
+        Secret(""), "Secret keys of before, with commas: what was made under them goes on working."
+    )
     signup: bool = _setting(True, "Whether visitors of the portal may open accounts themselves.")
     stripe_secret_key: Secret = _setting(Secret(""), "Key of a Stripe account, for payments by card; empty: none.")
     stripe_webhook_secret: Secret = _setting(

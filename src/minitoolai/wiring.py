@@ -30,6 +30,7 @@ from minitoolai.services.ledger import decide
 from minitoolai.services.limits import Limits
 from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
+from minitoolai.services.secrets import Ring
 from minitoolai.services.seeing import Seeing
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.sweeping import RowSweeper
@@ -88,10 +89,17 @@ def database_url(settings: Settings) -> str:
     return url
 
 
-def pepper(settings: Settings) -> bytes:
-    """The key under which API keys are hashed: from the settings, or drawn once into the data folder."""
+def pepper(settings: Settings) -> Ring:
+    """The secret under which keys are hashed and links signed: from the settings, or drawn once into the data folder.
+
+    With it those that were in use before: of MINITOOLAI_SECRET_KEY_PREVIOUS, and the files secret-ID.key.
+    """
+    named = [text.strip().encode() for text in settings.secret_key_previous.split(",") if text.strip()]
+    kept = [path.read_bytes() for path in sorted(settings.data_dir.glob("secret-*.key"))]
     if settings.secret_key:
-        return settings.secret_key.encode()
+        # What the file held before there was a setting, too.
+        first = settings.data_dir / "secret.key"
+        return Ring(settings.secret_key.encode(), [*named, *kept, *([first.read_bytes()] if first.exists() else [])])
     path = settings.data_dir / "secret.key"
     try:
         # Exclusive creation: of two processes that start at once, one draws and both read the same.
@@ -99,7 +107,7 @@ def pepper(settings: Settings) -> bytes:
             file.write(random_bytes(32))
     except FileExistsError:
         pass
-    return path.read_bytes()
+    return Ring(path.read_bytes(), [*named, *kept])
 
 
 def _private(path: str, flags: int) -> int:

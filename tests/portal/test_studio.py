@@ -94,9 +94,9 @@ def test_a_chat_is_streamed_goes_on_and_costs_what_it_says(page: Page, studio_se
     assert_charged(page, studio_server)
     page.get_by_label("Message").fill("and then?")
     page.keyboard.press("Control+Enter")
-    expect(page.locator("#talk li.assistant")).to_have_count(2, timeout=20_000)
+    expect(page.locator("#talk .assistant")).to_have_count(2, timeout=20_000)
     assert_charged(page, studio_server)
-    expect(page.locator("#talk li.user").first).to_contain_text(MARK)
+    expect(page.locator("#talk .user").first).to_contain_text(MARK)
     assert page.locator("#talk img").count() == 0
     assert page.title() != "broken"
     assert "Be kind." in page.locator("#code").text_content()
@@ -110,8 +110,8 @@ def test_a_picture_is_attached(page: Page, studio_server: ServerProcess, tmp_pat
     page.get_by_label("Message").fill("what is it?")
     expect(page.locator("#code")).to_contain_text("data:image/png;base64,…")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#talk li.user img")).to_have_count(1)
-    expect(page.locator("#talk li.assistant, #error:visible")).to_have_count(1, timeout=20_000)
+    expect(page.locator("#talk .user img")).to_have_count(1)
+    expect(page.locator("#talk .assistant, #error:visible")).to_have_count(1, timeout=20_000)
 
 
 def test_what_is_stopped_ends_and_a_refusal_says_why_and_loses_nothing(
@@ -122,7 +122,7 @@ def test_what_is_stopped_ends_and_a_refusal_says_why_and_loses_nothing(
     page.get_by_label("Longest answer").fill("4000")
     page.get_by_label("Message").fill("go on")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#talk li.assistant span")).not_to_be_empty(timeout=20_000)
+    expect(page.locator("#talk .assistant span")).not_to_be_empty(timeout=20_000)
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#error")).to_have_text("stopped")
     page.get_by_label("Longest answer").fill("999999")

@@ -24,7 +24,7 @@ NODE = Path(__file__).parent.parent / "node"
 
 def install_node() -> None:
     """Everything that tests/node/package.json asks for, in that folder; nothing if it is there."""
-    wanted = ("openai", "ai", "@ai-sdk/openai-compatible")
+    wanted = ("openai", "ai", "@ai-sdk/openai-compatible", "axe-core")
     if not all((NODE / "node_modules" / name).is_dir() for name in wanted):
         subprocess.run([program("npm"), "install", "--silent", "--no-package-lock"], cwd=NODE, check=True, timeout=300)
 

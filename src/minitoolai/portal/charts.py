@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 WIDTH, HEIGHT = 720, 260
-LEFT, RIGHT, TOP, BOTTOM = 78, 8, 14, 34
+LEFT, RIGHT, TOP, BOTTOM = 78, 24, 14, 34
 MOST_DAY_LABELS = 8
-ROW, BAR = 30, 16
+ROW, BAR, EDGE = 30, 16, 8
 
 
 class Bar(msgspec.Struct, frozen=True):
@@ -95,11 +95,11 @@ def columns(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
 def rows(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
     """Bars below each other, the label above each and the value at its end: for a few things with long names."""
     highest = max((column.total for column in data), default=0) or 1
-    wide = WIDTH - 2 * RIGHT - 130
+    wide = WIDTH - 2 * EDGE - 130
     bars, labels, values = [], [], []
     for place, column in enumerate(data):
-        y, x = place * (ROW + 14) + 18, float(RIGHT)
-        labels.append(Label(RIGHT, y - 4, column.label))
+        y, x = place * (ROW + 14) + 18, float(EDGE)
+        labels.append(Label(EDGE, y - 4, column.label))
         for kind, amount in column.amounts:
             if amount:
                 width = max(amount / highest * wide, 1.0)

@@ -16,6 +16,7 @@ from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound, Overl
 from minitoolai.core.key_rules import FREE, KeyRules
 from minitoolai.core.records import Caller, KeyRow
 from minitoolai.services.admission import Admission
+from minitoolai.services.secrets import every
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
@@ -128,7 +129,7 @@ class KeyRing:
         if match is None or _checksum(match[1], match[2]) != match[3]:
             raise AccessDenied("this is not a key of this service: it should look like sk-mt-…; copy it whole")
         row = await self._database.read_soon(accounts.find_key, match[1])
-        if row is None or not hmac.compare_digest(row.secret_hmac, _hmac(match[2], self._pepper)):
+        if row is None or not self._is_right(row, match[2]):
             self._known.pop(text, None)
             raise AccessDenied("this key is not known here; make one with: minitoolai key create EMAIL")
         if row.revoked_ms is not None:
@@ -141,6 +142,9 @@ class KeyRing:
         self._known[text] = (asked_s + REMEMBER_S, caller)
         self._used[caller.key_id] = self._clock.now_ms()
         return caller
+
+    def _is_right(self, row: KeyRow, secret: str) -> bool:
+        return any(hmac.compare_digest(row.secret_hmac, _hmac(secret, pepper)) for pepper in every(self._pepper))
 
     async def keep_uses(self, writer: Writer) -> None:
         """Write down, now and then, when keys were last used: for the eyes of their owners, on nobody's way."""

@@ -13,6 +13,7 @@ from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.errors import NotFound
 from minitoolai.core.records import Payment, Voucher
 from minitoolai.services.ledger import decide
+from minitoolai.services.secrets import every
 from minitoolai.storage import ledger, payments
 from minitoolai.storage.database import Connection
 
@@ -78,8 +79,11 @@ NoVoucher = Literal["unknown", "used", "expired"]
 
 def redeem(connection: Connection, clock: Clock, pepper: bytes, account_id: int, code: str) -> int | NoVoucher:
     """Credit a voucher; its amount, or why not. Who redeemed a used one is nobody else's business."""
-    key, now_ms = code_hmac(code, pepper), clock.now_ms()
-    voucher = payments.find_voucher(connection, key)
+    now_ms = clock.now_ms()
+    keys = [code_hmac(code, secret) for secret in every(pepper)]
+    key, voucher = next(
+        ((key, found) for key in keys if (found := payments.find_voucher(connection, key)) is not None), (keys[0], None)
+    )
     if voucher is None:
         return "unknown"
     if not payments.take_voucher(connection, key, account_id, now_ms):

@@ -24,6 +24,7 @@ from minitoolai.core.pictures import ImageJob
 from minitoolai.core.records import Caller
 from minitoolai.services.job_words import body as job_body
 from minitoolai.services.links import Links
+from minitoolai.services.secrets import every
 from minitoolai.storage import outbox
 from minitoolai.storage.database import Database
 from minitoolai.storage.outbox import Attempt, Logged, Message
@@ -57,16 +58,17 @@ class WebhookSecrets:
 
     def of(self, account_id: int) -> str:
         """`whsec_…`, as receivers' libraries take it."""
-        return "whsec_" + base64.b64encode(self._raw(account_id)).decode()
+        return "whsec_" + base64.b64encode(_of(self._key, account_id)).decode()
 
     def sign(self, account_id: int, message_id: str, timestamp: str, body: bytes) -> str:
-        """`v1,…`: HMAC-SHA256 of `id.timestamp.body` in base64."""
+        """`v1,…`: HMAC-SHA256 of `id.timestamp.body` in base64; one for each secret that a receiver may have."""
         signed = f"{message_id}.{timestamp}.".encode() + body
-        digest = hmac.digest(self._raw(account_id), signed, hashlib.sha256)
-        return "v1," + base64.b64encode(digest).decode()
+        digests = [hmac.digest(_of(key, account_id), signed, hashlib.sha256) for key in every(self._key)]
+        return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)
 
-    def _raw(self, account_id: int) -> bytes:
-        return hmac.digest(self._key, f"webhooks\0{account_id}".encode(), hashlib.sha256)
+
+def _of(key: bytes, account_id: int) -> bytes:
+    return hmac.digest(key, f"webhooks\0{account_id}".encode(), hashlib.sha256)
 
 
 class WebhookDeliverer:

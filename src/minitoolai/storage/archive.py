@@ -17,8 +17,8 @@ from minitoolai.core.errors import StoreError
 from minitoolai.storage.rows import Chunk
 
 FORMAT = 1
-_HEAD, _SECRET, _BOOKS, _END = "head.json", "secret.key", "books.json", "end.json"
-_ROWS, _PICTURES = "rows/", "pictures/"
+_HEAD, _BOOKS, _END = "head.json", "books.json", "end.json"
+_SECRETS, _ROWS, _PICTURES = "secrets/", "rows/", "pictures/"
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -58,6 +58,7 @@ class ArchiveWriter:
         self._gzip = gzip.GzipFile(fileobj=file, mode="wb", compresslevel=3, mtime=0)
         self._tar = tarfile.open(fileobj=self._gzip, mode="w|")  # noqa: SIM115 - closed by `end`
         self._chunks = 0
+        self._secrets = 0
         self._pictures = 0
 
     def head(self, head: Head) -> None:
@@ -65,8 +66,9 @@ class ArchiveWriter:
         self._add(_HEAD, msgspec.json.encode(head))
 
     def secret(self, secret: bytes) -> None:
-        """The file of the data folder; left out where the operator keeps it in a setting."""
-        self._add(_SECRET, secret)
+        """One that lies in the data folder: the current one first, then those of before."""
+        self._secrets += 1
+        self._add(f"{_SECRETS}{self._secrets:03}.key", secret)
 
     def chunk(self, chunk: Chunk) -> None:
         """Some rows."""
@@ -119,7 +121,7 @@ def _piece(name: str, data: bytes) -> Piece:
         if head.format != FORMAT:
             raise StoreError(f"this backup is of another make ({head.format}, and this program reads {FORMAT})")
         return head
-    if name == _SECRET:
+    if name.startswith(_SECRETS):
         return data
     if name.startswith(_ROWS):
         return msgspec.msgpack.decode(data, type=Chunk)

@@ -22,7 +22,7 @@ function request() {
 
 // Text goes in as text: what a model or a person writes is never read as markup.
 function line(role, name, text) {
-  const item = document.createElement("li");
+  const item = document.createElement("div");
   const who = document.createElement("strong");
   const words = document.createElement("span");
   item.className = role;

@@ -1,0 +1,109 @@
+"""A new secret for what is made from now on; what was made under the old one goes on working until it is forgotten."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from pathlib import Path
+
+import pytest
+import requests
+
+from minitoolai.core.errors import SettingsError
+from minitoolai.secret_files import rotate
+from minitoolai.services.accounts import make_key
+from minitoolai.services.payments import make_voucher, redeem
+from minitoolai.services.secrets import Ring, every, secret_id
+from minitoolai.services.signing import Signer
+from minitoolai.services.webhooks import WebhookSecrets
+from minitoolai.settings import Secret, Settings
+from minitoolai.storage import payments as payment_rows
+from minitoolai.wiring import pepper
+from tests.support import catalogs
+from tests.support.ask import post
+from tests.support.books import TemporaryBooks
+from tests.support.server import Account, ServerProcess
+from tests.support.studio_http import CATALOG, generate, job, wait
+
+OLD, NEW = Ring(b"the old secret"), Ring(b"the new secret", [b"the old secret"])
+
+
+@pytest.mark.acceptance
+def test_a_server_knows_what_was_made_before_the_rotation_and_forgets_it_when_told(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, catalog=catalogs.FAKE + CATALOG) as server:
+        account = server.account()
+        asked = job(account)
+        wait(account, asked)
+        link = generate(account, response_format="url").json()["data"][0]["url"]
+        done = server.command("secret", "rotate")
+        assert done.returncode == 0, done.stderr
+        assert post(account).status_code == 200
+        account.settled()
+    with server.start():
+        assert post(account).status_code == 200
+        assert wait(account, asked)["status"] == "success"
+        assert requests.get(link, timeout=10).status_code == 200
+        # What is made now is made under the new one.
+        young = server.account()
+        assert post(young).status_code == 200
+        young.settled()
+        account.settled()
+        names = [line.split()[0] for line in server.command("secret", "list").stdout.splitlines()]
+        assert len(names) == 2
+        assert server.command("secret", "forget", "../../x").returncode == 1
+        assert server.command("secret", "forget", names[1]).returncode == 0
+    with server.start():
+        assert post(account).status_code == 401
+        assert post(Account(server, young.id, young.email, young.key)).status_code == 200
+        young.settled()
+
+
+def test_a_signature_of_a_previous_secret_is_known_and_none_is_made_under_it() -> None:
+    old, new = Signer(OLD.derived(b"signatures")), Signer(NEW.derived(b"signatures"))
+    assert new.is_right("picture", "17", old.sign("picture", "17"))
+    assert new.is_right("picture", "17", new.sign("picture", "17"))
+    assert not new.is_right("picture", "18", old.sign("picture", "17"))
+    assert not old.is_right("picture", "17", new.sign("picture", "17"))
+    assert not Signer(Ring(b"another", [])).is_right("picture", "17", old.sign("picture", "17"))
+
+
+def test_a_receiver_with_the_old_secret_and_one_with_the_new_accept_the_same_webhook() -> None:
+    signed = WebhookSecrets(NEW).sign(7, "msg", "1700000000", b"{}").split(" ")
+    for secrets in (WebhookSecrets(OLD), WebhookSecrets(NEW)):
+        raw = base64.b64decode(secrets.of(7).removeprefix("whsec_"))
+        mine = "v1," + base64.b64encode(hmac.digest(raw, b"msg.1700000000.{}", hashlib.sha256)).decode()
+        assert mine in signed
+    assert len(signed) == 2
+
+
+def test_a_voucher_of_before_is_worth_its_money_once(books: TemporaryBooks) -> None:
+    account = books.account()
+    made = make_voucher(OLD, books.clock, 10_000_000_000, note=None, days=None)
+    connection = books.connection
+    with connection.transaction():
+        payment_rows.insert_voucher(connection, made.code_hmac, made.row)
+        assert redeem(connection, books.clock, NEW, account, made.code) == 10_000_000_000
+        assert redeem(connection, books.clock, NEW, account, made.code) == "used"
+        assert redeem(connection, books.clock, NEW, account, "AAAA-AAAA-AAAA-AAAA") == "unknown"
+
+
+def test_keys_are_made_under_the_new_secret(books: TemporaryBooks) -> None:
+    key = make_key(7, "laptop", NEW, books.clock)
+    secret = key.text.split("-")[3].encode()
+    assert key.row.secret_hmac == hmac.digest(b"the new secret", secret, "sha256")
+
+
+def test_settings_and_files_make_one_ring(tmp_path: Path) -> None:
+    first = pepper(Settings(data_dir=tmp_path))
+    assert every(first) == (first,)
+    rotate(Settings(data_dir=tmp_path), None)  # type: ignore[arg-type]
+    second = pepper(Settings(data_dir=tmp_path))
+    assert every(second) == (second, bytes(first))
+    assert second != first
+    assert (tmp_path / "secret.key").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / f"secret-{secret_id(first)}.key").stat().st_mode & 0o777 == 0o600
+    named = Settings(data_dir=tmp_path, secret_key=Secret("c"), secret_key_previous=Secret("b, a"))
+    assert every(pepper(named)) == (b"c", b"b", b"a", bytes(first), bytes(second))
+    with pytest.raises(SettingsError, match="SECRET_KEY_PREVIOUS"):
+        rotate(named, None)  # type: ignore[arg-type]

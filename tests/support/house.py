@@ -1,0 +1,90 @@
+"""A server with somebody who has used it for a month: for pictures of pages and for looking at them with axe."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from playwright.sync_api import BrowserContext
+
+from minitoolai.core.clock import SystemClock
+from minitoolai.services import payments
+from minitoolai.storage import users
+from minitoolai.storage.database import Connection
+from minitoolai.storage.usage import MS_PER_DAY
+from tests.support.browse import Visitor
+from tests.support.server import ServerProcess
+
+EMAIL = "ada@example.com"
+OPEN = ("/", "/docs", "/prices", "/signup", "/signin", "/reset")
+#: Of people who are signed in; the account's number stands where # is.
+CLOSED = (
+    "/keys", "/studio", "/studio/image", "/studio/speech", "/usage", "/usage/requests", "/balance", "/topup",
+    "/account", "/admin", "/admin/accounts", "/admin/accounts/#", "/admin/jobs", "/admin/actions",
+)  # fmt: skip
+MODELS = (("chat", "quick", 700, 240), ("image", "painter", 0, 1), ("speech", "teller", 420, 0))
+UNIT = {"chat": 600, "image": 1_500_000, "speech": 15_000}
+
+
+def furnish(server: ServerProcess) -> Visitor:
+    """Somebody with keys, money and usage, who is an admin, too."""
+    member = Visitor(server).sign_up(EMAIL)
+    server.command("account", "admin", EMAIL)
+    account_id = number_of(server)
+    server.write(lambda c: payments.grant(c, SystemClock(), account_id, 25 * 10**9, reason="Welcome"))
+    names = []
+    for name in ("laptop", "web shop"):
+        member.open("/keys")
+        found = re.search(r"sk-mt-(\w{12})-", member.submit("/keys", name=name).text)
+        assert found
+        names.append(found[1])
+    server.write(lambda c: _use(c, account_id, names))
+    member.open(f"/admin/accounts/{account_id}")
+    member.submit("/grant", amount="10.00", note="For the broken picture of Tuesday")
+    return member
+
+
+def _use(connection: Connection, account_id: int, keys: list[str]) -> None:
+    """A month of work, through tables: settled, paid, and in the right order."""
+    dice, clock = random.Random(7), SystemClock()
+    now_ms = clock.now_ms()
+    posted, version = connection.execute("SELECT posted, version FROM accounts WHERE id = ?", (account_id,))[0]
+    moments = sorted(now_ms - int(dice.random() ** 1.5 * 29 * MS_PER_DAY) - 60_000 for _ in range(260))
+    for at_ms in moments:
+        kind, model, most_in, most_out = dice.choices(MODELS, (6, 3, 2))[0]
+        units = dice.randint(most_in // 3, most_in), dice.randint(most_out // 3 + (kind == "image"), most_out)
+        cost, name, key = max(sum(units) * UNIT[kind], 1), clock.new_id(), dice.choice(keys)
+        posted, version = posted - cost, version + 1
+        connection.execute(
+            "INSERT INTO holds (id, account_id, key_id, kind, amount, state, settled)"
+            " VALUES (?, ?, ?, ?, ?, 'posted', ?)",
+            (name, account_id, key, kind, cost, cost),
+        )
+        connection.execute(
+            "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
+            " input_units, output_units, cost, created_ms, finished_ms)"
+            " VALUES (?, ?, ?, ?, ?, 'quick', 'succeeded', 1, 1, ?, ?, ?, ?, ?)",
+            (name, account_id, key, kind, model, *units, cost, at_ms, at_ms + dice.randint(200, 4000)),
+        )
+        connection.execute(
+            "INSERT INTO transfers (kind, debit, credit, amount, hold_id, account_version, balance_after, created_ms)"
+            " VALUES ('usage', ?, 1, ?, ?, ?, ?, ?)",
+            (account_id, cost, name, version, posted, at_ms),
+        )
+    connection.execute("UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (posted, version, account_id))
+
+
+def number_of(server: ServerProcess) -> int:
+    """The account of whoever lives here."""
+    return int(server.read(lambda c: users.find_user(c, EMAIL))[0].account_id)
+
+
+def pages(server: ServerProcess) -> list[str]:
+    """Every page there is, with the number in it."""
+    return [*OPEN, *(path.replace("#", str(number_of(server))) for path in CLOSED)]
+
+
+def enter(context: BrowserContext, member: Visitor) -> None:
+    """Signed in by the member's cookies."""
+    names = ("session", "browser")
+    context.add_cookies([{"name": n, "value": member.cookies[n], "url": member.server.url} for n in names])
