@@ -52,7 +52,19 @@ class Size:
 
 
 SHORT = Size(
-    walks=4, simulated=100, every=12, bursts=1, kills=4, cuts=60, lost=2, storms=1, streams=72, jobs=100, jobs_s=8
+    walks=4,
+    simulated=100,
+    every=12,
+    bursts=1,
+    kills=4,
+    cuts=60,
+    lost=2,
+    storms=1,
+    streams=72,
+    jobs=100,
+    jobs_s=8,
+    crowd=200,
+    crowd_s=8,
 )
 LONG = Size(
     walks=100,
@@ -65,7 +77,9 @@ LONG = Size(
     storms=5,
     streams=800,
     jobs=500,
-    jobs_s=120,
+    jobs_s=90,
+    crowd=2000,
+    crowd_s=60,
 )
 
 
