@@ -157,7 +157,7 @@ def test_a_drill_under_load_the_backup_serves_and_its_books_add_up(
         account, quiet = server.account(), server.account("7.00")
         asked = job(quiet, prompt="a red apple")
         wait(quiet, asked)
-        quiet_has = quiet.settled()
+        quiet_has = quiet.settled(within_s=20)
         is_over = threading.Event()
         answered = []
 
@@ -192,7 +192,8 @@ def test_a_drill_under_load_the_backup_serves_and_its_books_add_up(
         # A job's signature and its picture are good here, too.
         state = wait(moved, asked)
         assert state["status"] == "success"
-        moved.settled()
+        # What was under way at the moment of the backup is recovered once its lease is over.
+        moved.settled(within_s=45)
         server.check_books()
 
 

@@ -46,6 +46,7 @@ BREAKERS = {
     "ck_payments_paid_means_money": "UPDATE payments SET state = 'paid'",
     "ck_payments_moved_within_paid": "UPDATE payments SET moved = 1",
     "ck_payments_reversed_within_paid": "UPDATE payments SET reversed = 1",
+    "ck_admin_actions_action_known": "UPDATE admin_actions SET action = 'whim'",
 }
 
 #: One right row of each other table that has a CHECK.
@@ -56,6 +57,7 @@ ROWS: dict[str, tuple[object, ...]] = {
     "webhook_deliveries (outbox_id, attempt, at_ms, duration_ms, status)": (7, 1, 1, 1, 500),
     "vouchers (code_hmac, hint, amount, created_ms)": (b"v", "AB", 5, 1),
     "payments (id, account_id, provider, asked, created_ms, changed_ms)": (8, "A", "stripe", 5, 1, 1),
+    "admin_actions (id, admin_id, account_id, action, created_ms)": (9, "A", "A", "grant", 1),
 }
 
 #: What only the database can promise: once.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -118,6 +119,8 @@ class ChatRun:
         answer, self._answer = self._answer, None
         if answer is not None:
             await answer.close()
+        # Nobody is asked while we wait our turn: that time is no engine's silence.
+        self._asked_s = math.inf
         await self.route.next(error, had_begun=answer is not None)
         self._turn_to(self.route.engine)
 
