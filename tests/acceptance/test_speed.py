@@ -99,7 +99,7 @@ def bare_engine() -> Iterator[tuple[int, str]]:
     """The same llama.cpp server as the embedded one, spoken to directly: (port, key)."""
     key = random_text(32)
     settings = {
-        "slots": 4, "queue": 128, "context": 4096, "threads": 1,
+        "slots": 4, "queue": 128, "context": 4096, "threads": 1, "embeds": False, "pooling": "",
         "path": find_embedded_model(), "model": "bare", "key": key,
     }  # fmt: skip
     command = [sys.executable, "-m", "minitoolai.engines.llama_server"]

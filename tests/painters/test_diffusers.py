@@ -15,6 +15,9 @@ from minitoolai.engines.base_images import DrawnImage, ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 from tests.painters.conftest import Checkpoints
 
+#: torch alone takes longer to import than most tests to run.
+pytestmark = pytest.mark.acceptance
+
 Draw = Callable[..., Any]
 
 

@@ -14,6 +14,9 @@ from minitoolai.engines.weights import Weights
 from tests.painters.conftest import Checkpoints
 from tests.support.programs import packages_of_the_gpu_engine
 
+#: torch alone takes longer to import than most tests to run.
+pytestmark = pytest.mark.acceptance
+
 
 def load(path: Path) -> Any:
     import torch
