@@ -14,7 +14,7 @@ from tests.support.mutants import load, mutants
 
 BATCHES = 40
 #: A mutant that lives through so many walks has survived.
-TRIES = 16
+TRIES = 24
 KILLED = 0.95
 
 

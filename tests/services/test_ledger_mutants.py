@@ -12,12 +12,22 @@ from tests.support.ledger_run import random_walk
 from tests.support.mutants import load, mutants
 
 SOURCE = Path(ledger.__file__).read_text("utf-8")
+#: A mutant that lives through so many has survived.
+WALKS = 24
+_NO_ACCOUNT = "an account is always loaded with its holds, and of an account that is none there are no holds"
+#: Slips that change nothing, and why. Any other that lives is a test that is missing.
+EQUIVALENT = {
+    "hold is None or account is None or hold.account_id != ask.ac: without part 2": _NO_ACCOUNT,
+    "hold.budget_id is None or hold.budget_ms is None: And": "both are written together, or neither",
+    "0 becomes 1": "no lease ends in the first millisecond of 1970; and of a claim the hold is asked, where it is loaded",
+    "1 becomes 2": "minus one of units or minus two, both are fewer than the least",
+}
 
 
 def _survives(tree: object, name: str) -> bool:
     try:
         wrong = load(tree, name).decide
-        for seed in range(16):
+        for seed in range(WALKS):
             random_walk(wrong, seed=seed, batches=40)
     except Exception:  # noqa: BLE001 - a wrong ledger may fail in any way
         return False
@@ -25,7 +35,7 @@ def _survives(tree: object, name: str) -> bool:
 
 
 def test_the_right_ledger_survives_what_its_mutants_must_not() -> None:
-    for seed in range(16):
+    for seed in range(WALKS):
         random_walk(ledger.decide, seed=seed, batches=40)
 
 
@@ -34,7 +44,9 @@ def test_at_least_95_percent_of_the_mutants_of_the_ledger_are_killed(capsys: pyt
     fates = {f"{next(numbers)}. {what}": _survives(tree, "wrong_ledger") for what, tree in mutants(SOURCE)}
     survivors = [what for what, survived in fates.items() if survived]
     killed = len(fates) - len(survivors)
+    unexplained = [what for what in survivors if what.split(": ", 1)[1] not in EQUIVALENT]
     with capsys.disabled():
         print(f"\nledger: {killed} of {len(fates)} mutants killed; survivors: {survivors or 'none'}")
     assert len(fates) > 80
     assert killed >= 0.95 * len(fates)
+    assert len(unexplained) <= 0.01 * len(fates), unexplained

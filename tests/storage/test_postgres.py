@@ -33,7 +33,8 @@ def test_an_update_becomes_one_statement_with_its_guard() -> None:
     assert form.key == 2
     assert form.over_arrays({"id": "bigint", "state": "text", "settled": "bigint"}) == (
         "UPDATE holds SET state = v.v0, settled = v.v1 FROM unnest($1::text[], $2::bigint[], $3::bigint[])"
-        " AS v(v0, v1, v2) WHERE holds.id = v.v2 AND holds.state IS NOT DISTINCT FROM 'pending'"
+        " AS v(v0, v1, v2) WHERE holds.id = v.v2 AND holds.id = ANY($3::bigint[])"
+        " AND holds.state IS NOT DISTINCT FROM 'pending'"
     )
 
 

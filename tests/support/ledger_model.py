@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import msgspec
+
 from minitoolai.core.books import (
     Checkpoint,
     Claimed,
@@ -204,6 +206,8 @@ class Customers:
     def __init__(self, accounts: list[int], draw: random.Random) -> None:
         self.accounts = accounts
         self.draw = draw
+        #: How often what comes next follows from the last operation.
+        self.follows = draw.choice((0.0, 0.1, 0.4))
         self.past: list[Operation] = []
         self._holds: list[tuple[int, int]] = []
         self._borrowed = 0
@@ -217,9 +221,26 @@ class Customers:
         if self.past and draw.random() < 0.15:
             return draw.choice(self.past[-3:] if draw.random() < 0.5 else self.past)
         often = (self._place, self._place, self._settle, self._checkpoint, self._recover, self._requeue, self._credit)
-        operation = self._reverse() if draw.random() < 0.04 else draw.choice(often)()
+        operation = self._sequel() if draw.random() < self.follows else None
+        if operation is None:
+            operation = self._reverse() if draw.random() < 0.04 else draw.choice(often)()
         self.past.append(operation)
         return operation
+
+    def _sequel(self) -> Operation | None:
+        """What follows the last operation closely, so that both meet in one batch."""
+        last = self.past[-1] if self.past else None
+        if isinstance(last, Requeue):
+            # Whoever lost a job, or gave it back, ends it all the same.
+            return settle(last.hold_id, last.account_id, 20, attempt=last.attempt, outcome=DRAWN)
+        if isinstance(last, PlaceHold) and last.claim is not None:
+            return settle(last.hold_id, last.account_id, self.draw.choice((0, 0, 20)))
+        if isinstance(last, Settle) and len(self.past) > 1 and isinstance(first := self.past[-2], PlaceHold):
+            # Its caller comes again under the same Idempotency-Key.
+            self._last_hold += 1
+            self._holds.append((self._last_hold, first.account_id))
+            return msgspec.structs.replace(first, hold_id=self._last_hold)
+        return None
 
     def _account(self) -> int:
         return self.draw.choice(self.accounts) if self.draw.random() < 0.97 else self.draw.choice((1, 2, 777))
@@ -239,17 +260,18 @@ class Customers:
             account = draw.choice([other for other in self.accounts if other != owner])
         else:
             self._holds.append((number, account))
-        base, unit = draw.choice((1, 7, 40, 100, 100)), draw.choice((0, 0, 1, 3, 10))
+        base, unit = draw.choice((1, 7, 40, 100, 100)), draw.choice((0, 0, 1, 3, 10, 100))
         units = draw.randint(1, 20)
         least = min(units, draw.choice((1, 1, 4, 16)))
         if draw.random() < 0.4:
             limit = draw.choice((1, 2, 3, 3, 8))
             return hold(number, account, base, lease_ms=None, generation=IMAGE, queue_limit=limit)
         lease_ms = NOON_MS + draw.choice((0, 5, 10, 15))
-        claim = draw.choice(("a", "b", "c", None, None, None))
+        # A new word every few holds: most of the old ones are spent.
+        claim = draw.choice(("a", "b", f"c{number // 8}", f"c{number // 8}", None, None, None))
         budget, now_ms = None, NOON_MS
         if draw.random() < 0.3:
-            limits = (draw.choice((None, None, 150, 400)) for _ in range(3))
+            limits = (draw.choice((None, None, 100, 150, 400)) for _ in range(3))
             budget, now_ms = Budget(f"key-of-{account}", *limits), NOON_MS + draw.choice((0, 0, DAY_MS))
         return hold(
             number, account, base, unit=unit, units=units, least=least, lease_ms=lease_ms, claim=claim, budget=budget,

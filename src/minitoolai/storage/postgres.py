@@ -47,8 +47,8 @@ _ROLLBACK = Statement("ROLLBACK", repeats=False)
 _ENDS_THE_SESSION = ("08", "57P", "25P03", "25P04")
 #: Whoever writes finds rows by their keys. A plan made while a table was new and small would scan it for ever.
 _PLANS = (
-    " SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_memoize = off;"
-    " SET jit = off; SET plan_cache_mode = force_generic_plan;"
+    " SET enable_seqscan = off; SET enable_mergejoin = off; SET enable_memoize = off;"
+    " SET plan_cache_mode = force_generic_plan;"
 )
 _WHOLE_TABLES = (
     "SET LOCAL enable_nestloop = off; SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on;"
@@ -77,7 +77,7 @@ def connect(url: str, *, read_only: bool = False) -> psycopg.Connection[Row]:
     db.prepare_threshold = 2
     try:
         db.execute(
-            f"SET client_min_messages = error; SET lock_timeout = {LOCK_TIMEOUT_MS};"
+            f"SET client_min_messages = error; SET jit = off; SET lock_timeout = {LOCK_TIMEOUT_MS};"
             f" SET idle_in_transaction_session_timeout = {FROZEN_MS};"
             f" SET default_transaction_read_only = {'on' if read_only else 'off'};"
             f"{'' if read_only else _PLANS}{_DURABLE}"

@@ -26,8 +26,8 @@ class SetBased:
 
     def over_arrays(self, types: dict[str, str]) -> str:
         """The statement, with `$1`… for the arrays. `types`: column → its type in this database."""
-        arrays = ", ".join(f"${place}::{types[column]}[]" for place, column in enumerate(self.columns, 1))
-        return self.sql.replace("{arrays}", arrays)
+        arrays = [f"${place}::{types[column]}[]" for place, column in enumerate(self.columns, 1)]
+        return self.sql.replace("{arrays}", ", ".join(arrays)).replace("{keys}", arrays[-1])
 
 
 def rewrite(sql: str) -> SetBased | None:
@@ -54,7 +54,8 @@ def rewrite(sql: str) -> SetBased | None:
             table,
             (*changed, key),
             f"UPDATE {table} SET {sets} FROM unnest({{arrays}}) AS v({', '.join(names)})"
-            f" WHERE {table}.{key} = v.{names[-1]}{guard}",
+            # The key once more, as a list: else a plan made while the table was small would walk all of it.
+            f" WHERE {table}.{key} = v.{names[-1]} AND {table}.{key} = ANY({{keys}}){guard}",
             len(changed),
         )
     return None
