@@ -19,7 +19,7 @@ _NO_ACCOUNT = "an account is always loaded with its holds, and of an account tha
 EQUIVALENT = {
     "hold is None or account is None or hold.account_id != ask.ac: without part 2": _NO_ACCOUNT,
     "hold.budget_id is None or hold.budget_ms is None: And": "both are written together, or neither",
-    "0 becomes 1": "no lease ends in the first millisecond of 1970; and of a claim the hold is asked, where it is loaded",
+    "0 becomes 1": "no lease ends in the first millisecond of 1970; and a claim asks its hold, which is loaded",
     "1 becomes 2": "minus one of units or minus two, both are fewer than the least",
 }
 

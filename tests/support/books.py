@@ -138,6 +138,17 @@ class TemporaryBooks:
         finally:
             writer.stop()
 
+    def clear(self) -> None:
+        """As if new, on the same connection: for examples by the hundred."""
+        with self.connection.transaction():
+            for table in reversed(metadata.sorted_tables):
+                self.connection.execute(f"DELETE FROM {table.name}")
+            accounts.ensure_system_accounts(self.connection, NOON_MS)
+        if not self.url.startswith("sqlite"):
+            # The comparison reads whole tables, which a writer is kept from; dead rows slow it in the end.
+            self.connection.execute("RESET enable_seqscan")
+            self.connection.execute("VACUUM")
+
     def close(self) -> None:
         self.connection.close()
         self.database.close()
