@@ -8,8 +8,8 @@ import re
 import pytest
 import requests
 
+from minitoolai.portal.borders import is_local
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.portal.visit import is_local
 from tests.support.browse import Visitor
 from tests.support.server import ServerProcess
 
