@@ -56,7 +56,7 @@ async def search(visit: Visit) -> Answer:
     return visit.render("admin/accounts.html", words=words, found=found, most=MOST_ROWS)
 
 
-@page("/admin/accounts/{number:int}", needs="admin")
+@page("/admin/accounts/{number:str}", needs="admin")
 async def one(visit: Visit) -> Answer:
     """One account."""
     return await _show(visit, _number(visit))
@@ -76,7 +76,7 @@ async def _show(visit: Visit, account_id: int, status: int = 200) -> Answer:
     )
 
 
-@form("/admin/accounts/{number:int}/grant", needs="admin")
+@form("/admin/accounts/{number:str}/grant", needs="admin")
 async def grant(visit: Visit) -> Answer:
     """Give credit; the same form sent twice gives it once."""
     account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock
@@ -99,7 +99,7 @@ async def grant(visit: Visit) -> Answer:
     return visit.redirect(f"/admin/accounts/{account_id}", said=said)
 
 
-@form("/admin/accounts/{number:int}/revoke", needs="admin")
+@form("/admin/accounts/{number:str}/revoke", needs="admin")
 async def revoke(visit: Visit) -> Answer:
     """Every key of the account stops working within a second."""
     account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock
@@ -124,8 +124,8 @@ async def trail(visit: Visit) -> Answer:
 
 def _number(visit: Visit) -> int:
     """The account of the path; what no account's number can be is nobody's."""
-    number: int = visit.params["number"]
-    return number if 0 < number < 2**62 else -1
+    number: str = visit.params["number"]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
 
 
 def _note(visit: Visit) -> str:

@@ -69,7 +69,14 @@ def the_rest(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
             more.append(page(path, needs=needs_of[path])(_lead_back))
         if others := [method for method in CHANGING if method not in methods]:
             more.append(_handler(others, path, needs_of[path], not_so))
-    return more
+    # The framework's router does not come back from such a branch to the path that answers everything.
+    branches = {path[: path.rindex("}") + 1] for path in taken if "{" in path and ":path" not in path}
+    return [*more, *(anything(f"{branch}/{{rest:path}}")(nowhere) for branch in sorted(branches))]
+
+
+async def nowhere(visit: Visit) -> Answer:
+    """Whatever no other page answers."""
+    return nothing_here(visit)
 
 
 async def _lead_back(visit: Visit) -> Answer:
@@ -96,7 +103,7 @@ async def _answer(request: Request[Any, Any, State], needs: Needs, function: Fun
 def _to_sign_in(visit: Visit, *, said: bool) -> Answer:
     """And from there back: to the page, or to the page of the form."""
     words = visit.gettext("You were signed out in the meantime. Sign in, and you are led back to the form.")
-    return visit.redirect(f"/signin?next={quote(visit.here, safe='')}", said=words if said else "", kind="warn")
+    return visit.redirect(f"/signin?next={quote(visit.here)}", said=words if said else "", kind="warn")
 
 
 async def start(request: Request[Any, Any, State], otherwise: str = DEFAULT) -> Visit:

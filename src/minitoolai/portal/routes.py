@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -23,7 +24,7 @@ from minitoolai.portal import (
     topup,
     usage,
 )
-from minitoolai.portal.framing import bare, broken, the_rest
+from minitoolai.portal.framing import bare, broken, nothing_here, the_rest
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.portal.site import Site
 
@@ -52,7 +53,9 @@ def portal(site: Site) -> Litestar:
 
 
 def _framework(request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:
-    """Whatever the framework refuses by itself, at paths that are no pages."""
+    """Whatever the framework refuses by itself."""
+    if error.status_code == HTTPStatus.NOT_FOUND and request.scope["path"][1:3] in LANGUAGES:
+        return nothing_here(bare(request))
     words = f"{error.status_code} {request.method} {request.scope['path'][:200]}: {error.detail}\n"
     return Response(words.encode(), status_code=error.status_code, media_type="text/plain", headers=error.headers or {})
 
