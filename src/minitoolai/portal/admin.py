@@ -12,12 +12,12 @@ from minitoolai.portal.i18n import N_
 from minitoolai.portal.usage import KINDS, STATES
 from minitoolai.portal.visit import Answer, Visit
 from minitoolai.services import admins
+from minitoolai.services.revenue import LONGEST_DAYS
 from minitoolai.storage import accounts, admin
 from minitoolai.storage.database import Connection
 from minitoolai.storage.usage import MS_PER_DAY
 
 MOST_ROWS = 50
-REVENUE_DAYS = 14
 LONGEST_NOTE = 200
 ACTIONS = {"grant": N_("credit given"), "revoke_keys": N_("all keys revoked")}
 
@@ -25,14 +25,12 @@ ACTIONS = {"grant": N_("credit given"), "revoke_keys": N_("all keys revoked")}
 @page("/admin", needs="admin")
 async def overview(visit: Visit) -> Answer:
     """How things stand."""
-    today = visit.site.clock.now_ms() // MS_PER_DAY
-    from_ms = (today - REVENUE_DAYS + 1) * MS_PER_DAY
-    revenue = await visit.site.database.read_soon(admin.revenue, from_ms)
+    revenue = await visit.site.revenue.rows()
     return visit.render(
         "admin/overview.html",
         revenue=revenue,
         sold=sum(row.sold for row in revenue),
-        days=REVENUE_DAYS,
+        days=LONGEST_DAYS,
         kinds=KINDS,
         ms_per_day=MS_PER_DAY,
         offers=visit.site.reports.offers(),

@@ -15,6 +15,7 @@ from minitoolai.storage import accounts, budgets
 from minitoolai.storage.database import Connection
 
 MOST_KEYS = 100
+ROWS = 25
 PERIODS = {"daily": N_("today"), "monthly": N_("this month"), "total": N_("in all")}
 #: How the rows of what was spent call these periods.
 SPENT = {"daily": "day", "monthly": "month", "total": "total"}
@@ -34,11 +35,16 @@ class Shown(msgspec.Struct, frozen=True):
     ends_with_day: bool
 
 
-def shown_keys(connection: Connection, account_id: int, now_ms: int) -> list[Shown]:
-    """Every key of an account: first those that work, the newest first."""
+def shown_keys(connection: Connection, account_id: int, now_ms: int, wanted: int) -> tuple[list[Shown], int, int]:
+    """A page of the account's keys, first those that work, the newest first; which page, and which is the last."""
+    rows = sorted(
+        accounts.keys_of(connection, account_id), key=lambda row: (row.revoked_ms is not None, -row.created_ms)
+    )
+    last = max(len(rows) - 1, 0) // ROWS
+    here = min(wanted, last)
     uses = accounts.uses_of(connection, account_id)
-    rows = [_shown(connection, row, uses.get(row.id), now_ms) for row in accounts.keys_of(connection, account_id)]
-    return sorted(rows, key=lambda shown: (shown.row.revoked_ms is not None, -shown.row.created_ms))
+    shown = [_shown(connection, row, uses.get(row.id), now_ms) for row in rows[here * ROWS : (here + 1) * ROWS]]
+    return shown, here, last
 
 
 def _shown(connection: Connection, row: KeyRow, used_ms: int | None, now_ms: int) -> Shown:
@@ -59,10 +65,14 @@ async def keys(visit: Visit) -> Answer:
 
 async def show_keys(visit: Visit, status: int = 200, made: NewKey | None = None, old: KeyRow | None = None) -> Answer:
     """The page; `made`: a key to be shown this once, in the place of `old`, where there is one."""
-    shown = await visit.site.database.read_soon(shown_keys, visit.member.account_id, visit.site.clock.now_ms())
+    asked = visit.query.get("page", "")
+    wanted = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else 0
+    rows, here, last = await visit.site.database.read_soon(
+        shown_keys, visit.member.account_id, visit.site.clock.now_ms(), wanted
+    )
     return visit.render(
-        "keys/keys.html", status, keys=shown, made=made, old=old, periods=PERIODS,
-        models=list(visit.site.reports.models()), said_of={key.row.id: _said(visit, key) for key in shown},
+        "keys/keys.html", status, keys=rows, made=made, old=old, periods=PERIODS, page_number=here, last=last,
+        models=list(visit.site.reports.models()), said_of={key.row.id: _said(visit, key) for key in rows},
     )  # fmt: skip
 
 
