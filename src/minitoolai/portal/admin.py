@@ -80,7 +80,7 @@ async def grant(visit: Visit) -> Answer:
     account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock
     note, once, amount = _note(visit), visit.form["once"], 0
     try:
-        amount = parse_dollars(visit.form["amount"])
+        amount = parse_dollars(visit.form["amount"].replace(",", "."))
     except ValueError:
         visit.form.refuse("amount", visit.gettext("Write an amount like 5.00."))
     if not once:
