@@ -106,7 +106,7 @@ def test_a_method_that_is_nobodys_is_refused_in_a_page(member: Visitor) -> None:
         for method in ("PUT", "PATCH", "DELETE"):
             answer = member.request(method, f"{member.server.url}/fr{path}", timeout=20)
             assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD"), (method, path)
-            assert "Cela ne marche pas ainsi" in answer.text
+            assert "Cette demande n’est pas possible ici" in answer.text
             assert f'href="/fr{path}"' in answer.text
 
 

@@ -44,3 +44,10 @@ for (const form of document.querySelectorAll('form[method="post"]')) {
 window.addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
+
+// On a phone the bar of pages is wider than the screen: show the part in which this page is.
+const tab = document.querySelector(".tabs [aria-current]");
+if (tab) {
+  const bar = tab.parentElement;
+  bar.scrollLeft = tab.offsetLeft - bar.offsetLeft - (bar.clientWidth - tab.offsetWidth) / 2;
+}
