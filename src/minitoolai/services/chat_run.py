@@ -22,6 +22,7 @@ from minitoolai.services.charging import Charging, Reservation, durable, state_a
 from minitoolai.services.completions import whole_answer
 from minitoolai.services.events import BYTES_PER_TOKEN, EventStream
 from minitoolai.services.routes import Route, written
+from minitoolai.services.underway import TICK_S
 
 log = logging.getLogger(__name__)
 
@@ -353,7 +354,8 @@ class ChatRun:
         elif now_s - self._silent_since_s >= HEARTBEAT_AFTER_S and self.on_silence is not None:
             self._silent_since_s = now_s
             self.on_silence()
-        if now_s - self._checkpoint_s >= CHECKPOINT_EVERY_S:
+        # At the tick that is nearest: one that comes a millisecond early must not leave it to the next.
+        if now_s - self._checkpoint_s > CHECKPOINT_EVERY_S - TICK_S / 2:
             self._checkpoint_s = now_s
             self._service.charging.keep_alive(self.reservation, self.cost_so_far())
         first_s, total_s = self._service.timeouts(self.engine)

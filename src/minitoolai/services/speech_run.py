@@ -22,6 +22,7 @@ from minitoolai.core.voices import VoiceEntry
 from minitoolai.engines.base_speech import SpeechEngine, SpokenAnswer
 from minitoolai.services.charging import Charging, Reservation, durable, state_after
 from minitoolai.services.speech_text import SpeechText
+from minitoolai.services.underway import TICK_S
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,8 @@ class SpeechRun:
 
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease; give up on an engine without a sound, a caller who reads nothing."""
-        if now_s - self._checkpoint_s >= CHECKPOINT_EVERY_S:
+        # At the tick that is nearest: one that comes a millisecond early must not leave it to the next.
+        if now_s - self._checkpoint_s > CHECKPOINT_EVERY_S - TICK_S / 2:
             self._checkpoint_s = now_s
             self._service.charging.keep_alive(self.reservation, self.cost_so_far())
         silent_s = now_s - self._moved_s
