@@ -17,6 +17,7 @@ from pathlib import Path
 
 from minitoolai.storage.audit import broken_invariants
 from tests.support.load import Caller, Seen
+from tests.support.probe import probe
 from tests.support.server import Account, ServerProcess
 
 CATALOG = """
@@ -48,8 +49,6 @@ engines = ["steady"]
 """
 #: Seconds over which the streams begin: a crowd, not a thundering herd.
 RAMP_S = 5.0
-#: A request whose first token comes at once is timed this often.
-PROBE_S = 0.1
 #: At the 99th percentile, of time to the first token under load against that without.
 ADDED_MS = 20.0
 #: Megabytes that a process may grow between the first fifth and the end, beside a tenth.
@@ -108,7 +107,7 @@ def run_load(folder: Path, streams: int, seconds: int, *, url: str = "") -> Load
 
 async def _crowd(account: Account, streams: int, seconds: int, tally: LoadTally) -> list[Seen]:
     loop, server = asyncio.get_running_loop(), account.server
-    tally.idle_ms = statistics.median(await _probe(account, 3.0))
+    tally.idle_ms = statistics.median(await probe(server.port, account.key, 3.0))
     seen: list[Seen] = []
 
     async def stream(delay_s: float) -> None:
@@ -123,7 +122,7 @@ async def _crowd(account: Account, streams: int, seconds: int, tally: LoadTally)
     # The first fifth is everybody's beginning; what comes after it must cost no more.
     await asyncio.sleep(RAMP_S + seconds / 5)
     tally.early_mb = server.resident_mb()
-    times_ms = await _probe(account, max(1.0, seconds * 0.7 - RAMP_S))
+    times_ms = await probe(server.port, account.key, max(1.0, seconds * 0.7 - RAMP_S))
     tally.late_mb = server.resident_mb()
     await asyncio.gather(*tasks)
     tally.seconds = loop.time() - started_s
@@ -131,21 +130,6 @@ async def _crowd(account: Account, streams: int, seconds: int, tally: LoadTally)
     tally.median_ms = statistics.median(times_ms)
     tally.p99_ms = sorted(times_ms)[min(len(times_ms) - 1, len(times_ms) * 99 // 100)]
     return seen
-
-
-async def _probe(account: Account, seconds: float) -> list[float]:
-    """Milliseconds to the first token of an engine that has it at once, asked for over and over."""
-    caller, times_ms = Caller(account.server.port, account.key), []
-    loop = asyncio.get_running_loop()
-    over_s = loop.time() + seconds
-    while loop.time() < over_s:
-        body = {"model": "quick", "messages": [{"role": "user", "content": "now"}], "max_completion_tokens": 4}
-        seen = await caller.ask(body)
-        assert seen.done, (seen.status, seen.body[:300])
-        times_ms.append(seen.first_byte_s * 1000)
-        await asyncio.sleep(PROBE_S)
-    await caller.close()
-    return times_ms
 
 
 def main() -> int:
