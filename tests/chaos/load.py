@@ -11,10 +11,12 @@ import asyncio
 import statistics
 import sys
 import tempfile
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minitoolai.services.charging import LEASE_MS
 from minitoolai.storage.audit import broken_invariants
 from tests.support.load import Caller, Seen
 from tests.support.probe import probe
@@ -51,6 +53,8 @@ engines = ["steady"]
 RAMP_S = 5.0
 #: At the 99th percentile, of time to the first token under load against that without.
 ADDED_MS = 20.0
+#: A lease is renewed each second; by then it must be written, and a process may have had to wait for a processor.
+RENEWED_S = 3.0
 #: Megabytes that a process may grow between the first fifth and the end, beside a tenth.
 SLACK_MB = 8.0
 
@@ -69,6 +73,8 @@ class LoadTally:
     late_mb: float = 0.0
     #: The part of one core that the server took.
     cpu: float = 0.0
+    #: Seconds since the lease was renewed that was renewed longest ago.
+    renewed_s: float = 0.0
     violations: list[str] = field(default_factory=list)
 
     @property
@@ -79,7 +85,8 @@ class LoadTally:
         return (
             f"streams={self.streams} seconds={self.seconds:.0f} tokens={self.tokens} idle={self.idle_ms:.1f}ms"
             f" median={self.median_ms:.1f}ms p99={self.p99_ms:.1f}ms added_p99={self.added_ms:.1f}ms"
-            f" memory={self.early_mb:.0f}->{self.late_mb:.0f}MB cpu={self.cpu:.2f} violations={len(self.violations)}"
+            f" memory={self.early_mb:.0f}->{self.late_mb:.0f}MB cpu={self.cpu:.2f} renewed={self.renewed_s:.1f}s"
+            f" violations={len(self.violations)}"
         )
 
 
@@ -100,6 +107,8 @@ def run_load(folder: Path, streams: int, seconds: int, *, url: str = "") -> Load
             tally.violations.append(f"{tally.tokens} of {streams * seconds} tokens arrived")
         if tally.late_mb > tally.early_mb * 1.1 + SLACK_MB:
             tally.violations.append(f"memory grew from {tally.early_mb:.0f} to {tally.late_mb:.0f} MB")
+        if tally.renewed_s > RENEWED_S:
+            tally.violations.append(f"a lease was renewed {tally.renewed_s:.1f} s ago")
         account.settled(within_s=30)
         tally.violations += [f"{name}: {rows}" for name, rows in server.read(broken_invariants).items()]
     return tally
@@ -123,6 +132,7 @@ async def _crowd(account: Account, streams: int, seconds: int, tally: LoadTally)
     await asyncio.sleep(RAMP_S + seconds / 5)
     tally.early_mb = server.resident_mb()
     times_ms = await probe(server.port, account.key, max(1.0, seconds * 0.7 - RAMP_S))
+    tally.renewed_s = max([await _renewed_s(server) for _ in range(10)])
     tally.late_mb = server.resident_mb()
     await asyncio.gather(*tasks)
     tally.seconds = loop.time() - started_s
@@ -130,6 +140,13 @@ async def _crowd(account: Account, streams: int, seconds: int, tally: LoadTally)
     tally.median_ms = statistics.median(times_ms)
     tally.p99_ms = sorted(times_ms)[min(len(times_ms) - 1, len(times_ms) * 99 // 100)]
     return seen
+
+
+async def _renewed_s(server: ServerProcess) -> float:
+    """Seconds since the renewal that is longest ago, as the books have it now."""
+    await asyncio.sleep(0.1)
+    first = server.read(lambda c: c.execute("SELECT min(lease_until_ms) FROM holds WHERE state = 'pending'"))
+    return (time.time() * 1000 + LEASE_MS - first[0][0]) / 1000 if first[0][0] else 0.0
 
 
 def main() -> int:

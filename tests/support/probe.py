@@ -1,7 +1,7 @@
-"""A caller in a process of its own, who wants a first token at fixed moments: python -m tests.support.probe PORT SECONDS.
+"""A caller in a process of its own, who wants a first token at fixed moments.
 
-What it waits is the server's doing, not that of whoever drives the load. The key comes by standard input, the
-milliseconds to each first token go out as one JSON list.
+What it waits is the server's doing, not that of whoever drives the load: python -m tests.support.probe PORT SECONDS,
+the key by standard input; the milliseconds to each first token come out as one JSON list.
 """
 
 from __future__ import annotations
