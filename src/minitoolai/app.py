@@ -55,6 +55,10 @@ def image_desk(services: Services) -> ImageDesk:
     )
 
 
+#: Of the collector: a request makes hundreds of objects and hardly a ring; to look every 700 is work for nothing.
+COLLECT_AFTER = (20_000, 20, 20)
+
+
 class Server:
     """One serving process: the app, its background tasks, and whether it is ready."""
 
@@ -149,6 +153,7 @@ class Server:
         # What is here now stays for good; the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECT_AFTER)
         try:
             yield
         finally:
