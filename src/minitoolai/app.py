@@ -39,9 +39,6 @@ from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
-#: So many more objects before the collector looks among them. A request leaves none behind; what makes it look is many
-#: answers under way, and to walk those of two thousand stops everybody for a tenth of a second.
-COLLECT_AFTER = 10_000
 
 
 def image_desk(services: Services) -> ImageDesk:
@@ -56,6 +53,11 @@ def image_desk(services: Services) -> ImageDesk:
         insecure_webhooks=services.settings.webhook_insecure,
         wait_s=services.settings.total_timeout_s,
     )
+
+
+#: Of the collector: a request makes hundreds of objects and leaves no ring; to look every 700 is work for nothing, and to
+#: walk what belongs to two thousand answers stops everybody for a tenth of a second.
+COLLECT_AFTER = (20_000, 20, 20)
 
 
 class Server:
@@ -156,7 +158,7 @@ class Server:
         # What is here now stays for good; the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])
+        gc.set_threshold(*COLLECT_AFTER)
         try:
             yield
         finally:

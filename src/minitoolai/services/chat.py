@@ -95,9 +95,10 @@ class ChatService:
         price = self.catalog.purchases.get((engine, model))
         return None if price is None else pricing.chat_cost(*price, usage)
 
-    def forget(self, run: ChatRun) -> None:
-        """The run has ended."""
+    def forget(self, run: ChatRun) -> bool:
+        """The run has ended; True where it was the only one."""
         self.underway.discard(run)
+        return not self.underway.count()
 
     def reads_on(self, run: ChatRun, answer: ChatAnswer) -> bool:
         """Whether the rest of an abandoned answer is now read in the background, for its usage."""

@@ -41,8 +41,8 @@ class Home(Protocol):
     def purchase(self, model: str, engine: str, characters: int) -> int | None:
         """What the engine charges us, in nano-dollars, where that is known."""
 
-    def forget(self, run: SpeechRun) -> None:
-        """The run has ended."""
+    def forget(self, run: SpeechRun) -> bool:
+        """The run has ended; True where it was the only one."""
 
 
 class SpeechRun:
@@ -140,8 +140,9 @@ class SpeechRun:
         if self.is_finished:
             return
         self.is_finished = True
-        self._service.forget(self)
-        self._charge = self._service.charging.settle(self.reservation, self.cost_so_far(), self._outcome(error))
+        is_last = self._service.forget(self)
+        cost, outcome = self.cost_so_far(), self._outcome(error)
+        self._charge = self._service.charging.settle(self.reservation, cost, outcome, is_last=is_last)
 
     def _outcome(self, error: ServiceError | None) -> Outcome:
         first_s = self._first_sound_s
