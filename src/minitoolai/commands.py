@@ -168,6 +168,9 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
         say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
         for line in purchase_lines(services.reports.catalog, offer.model):
             say(line)
+    for engine in services.engines.values():
+        if why := engine.why_blind():
+            say(f"  {engine.name} sees no pictures: {why}")
     for model in services.speech.catalog.speech.values():
         voices: dict[str, list[str]] = {}
         for voice in model.voices:
