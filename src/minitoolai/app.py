@@ -8,6 +8,7 @@ import fcntl
 import gc
 import logging
 import math
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -18,9 +19,11 @@ import uvicorn
 from litestar.datastructures import State
 
 from minitoolai.api.asgi import App, Receive, Scope, Send
+from minitoolai.api.direct import unframed
 from minitoolai.api.idempotency import Idempotent, idempotency_key
 from minitoolai.api.images import ImageDesk
 from minitoolai.api.notes import NOTES, Notes
+from minitoolai.api.origins import answer_preflight, is_preflight, welcome
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.core.request_facts import CURRENT
@@ -39,6 +42,7 @@ from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
+_SLASHES = re.compile("//+")
 
 
 def image_desk(services: Services) -> ImageDesk:
@@ -94,8 +98,19 @@ class Server:
             return
         scope[NOTES] = notes = Notes(send, scope["headers"])
         CURRENT.set(notes)
+        if scope["http_version"] == "1.0":
+            send = unframed(send)
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
+        if handler is None and "//" in path:
+            # Of a base URL that ends in a slash.
+            path = scope["path"] = _SLASHES.sub("/", path)
+            handler = self._hot.get(path)
+        if path.startswith(("/v1/", "/api/")):
+            if is_preflight(scope):
+                await answer_preflight(send)
+                return
+            welcome(scope, notes)
         if handler is not None:
             self._count(path)
         else:

@@ -7,8 +7,6 @@ import asyncio
 import os
 from dataclasses import replace
 
-
-
 from minitoolai.commands import built, prepare, read, say
 from minitoolai.core.catalog_file import read_catalog
 from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, SettingsError, StoreError

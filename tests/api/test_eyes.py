@@ -83,6 +83,11 @@ def test_a_picture_is_answered_and_counts_what_was_held_for_it(account: Account,
     assert prompt_tokens(account, data_url(), data_url("jpeg"), path=path, stream=stream) == blind + 2 * TOKENS
 
 
+def test_the_models_page_tells_who_sees(account: Account) -> None:
+    seeing = {model["id"]: model.get("vision") for model in get(account, "/v1/models").json()["data"]}
+    assert (seeing[MODEL], seeing["gpt-4.1"], seeing["tts-1"]) == (True, False, None)
+
+
 def test_every_kind_size_and_detail_of_a_picture_is_seen(account: Account) -> None:
     seen = prompt_tokens(account) + TOKENS
     for kind in ("jpeg", "png", "webp", "gif"):
@@ -129,7 +134,8 @@ def test_eyes_that_are_of_no_use_are_explained_and_the_model_goes_on_reading(
     with server:
         account = server.account()
         assert post(account, model=MODEL, max_completion_tokens=2).status_code == 200
-        assert get(account, f"/v1/models/{MODEL}").json()["ready"] is True
+        offered = get(account, f"/v1/models/{MODEL}").json()
+        assert (offered["ready"], offered["vision"]) == (True, False)
         refused = post(account, model=MODEL, messages=about(data_url()))
         check_refusal(refused, 400, "invalid_request", "messages")
         assert "smollm2 answers, but sees nothing" in server.log.read_text()

@@ -71,7 +71,7 @@ def test_the_counted_prompt_is_the_one_that_is_charged(account: Account) -> None
 
 def test_the_models_page_tells_who_answers(account: Account) -> None:
     model = get(account, f"/v1/models/{MODEL}").json()
-    assert (model["engine"], model["ready"]) == ("smollm2", True)
+    assert (model["engine"], model["ready"], model["vision"]) == ("smollm2", True, False)
 
 
 def test_an_image_is_refused_with_the_remedy(account: Account) -> None:
