@@ -142,8 +142,8 @@ def test_the_version_is_the_packages(ann: Cli) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [("audit",), ("balance", ANN), ("key", "list", ANN), ("key", "create", ANN), ("voucher", "create", "5"), ("key", "revoke", "0aB1cD2eF3gH"),
-     ("credit", "grant", ANN, "5"), ("account", "admin", ANN)],
+    [("audit",), ("balance", ANN), ("key", "list", ANN), ("key", "create", ANN), ("voucher", "create", "5"),
+     ("key", "revoke", "0aB1cD2eF3gH"), ("credit", "grant", ANN, "5"), ("account", "admin", ANN)],
 )  # fmt: skip
 def test_a_folder_without_a_database_is_said_and_stays_without(cli: Cli, command: tuple[str, ...]) -> None:
     said = cli(*command)
