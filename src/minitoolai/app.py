@@ -8,6 +8,7 @@ import fcntl
 import gc
 import logging
 import math
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -18,9 +19,11 @@ import uvicorn
 from litestar.datastructures import State
 
 from minitoolai.api.asgi import App, Receive, Scope, Send
+from minitoolai.api.direct import unframed
 from minitoolai.api.idempotency import Idempotent, idempotency_key
 from minitoolai.api.images import ImageDesk
 from minitoolai.api.notes import NOTES, Notes
+from minitoolai.api.origins import preflight, is_preflight, welcome
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.core.request_facts import CURRENT
@@ -39,6 +42,7 @@ from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
+_SLASHES = re.compile("//+")
 
 
 def image_desk(services: Services) -> ImageDesk:
@@ -99,25 +103,42 @@ class Server:
             return
         scope[NOTES] = notes = Notes(send, scope["headers"])
         CURRENT.set(notes)
-        path = scope.get("path", "")
-        handler: App | None = self._hot.get(path)
+        if scope["http_version"] == "1.0":
+            send = unframed(send)
         try:
-            if handler is not None:
-                self._count(path)
-            else:
-                if is_portals(path):
-                    self._count("portal")
-                    await self._portal(scope, receive, send)
-                    return
-                self._count("other")
-                handler = self._other
-            if scope["method"] == "POST" and (name := idempotency_key(scope)) is not None:
+            handler = self._handler(scope, notes)
+            if (
+                scope["method"] == "POST"
+                and (name := idempotency_key(scope)) is not None
+                and handler is not self._portal
+            ):
                 await self._idempotent(handler, name, scope, receive, send)
                 return
             await handler(scope, receive, send)
         finally:
             # They hold the server's end of this request, and it the scope: only the collector could free the two.
             del scope[NOTES]
+
+    def _handler(self, scope: Scope, notes: Notes) -> App:
+        """Whom a path belongs to; counted by the way."""
+        path = scope.get("path", "")
+        handler: App | None = self._hot.get(path)
+        if handler is None and "//" in path:
+            # Of a base URL that ends in a slash.
+            path = scope["path"] = _SLASHES.sub("/", path)
+            handler = self._hot.get(path)
+        if path.startswith(("/v1/", "/api/")):
+            if is_preflight(scope):
+                return preflight
+            welcome(scope, notes)
+        if handler is not None:
+            self._count(path)
+            return handler
+        if is_portals(path):
+            self._count("portal")
+            return self._portal  # type: ignore[no-any-return]
+        self._count("other")
+        return self._other  # type: ignore[no-any-return]
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -72,7 +72,7 @@ class ChatService:
         route = self.routes.choose(model, lambda engine: check_fit(request, model, engine, self))
         engine = route.engine
         if request.images:
-            await self._seeing.look(request, must_fetch=not route.fetches_images)
+            await self._seeing.look(request, must_fetch=not route.fetches_images, plain=route.plain_images)
         prompt_tokens = await engine.count_prompt(request)
         # A vector is no output: nothing of it is counted.
         limit = output_limit(request, model, engine.context_tokens(), prompt_tokens) if request.embed is None else 0
