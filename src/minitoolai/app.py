@@ -87,6 +87,11 @@ class Server:
             return "stopping"
         return self._why_not_ready
 
+    def route_of(self, scope: Scope) -> str | None:
+        """Under which of our routes an answered request came in, as the documentation writes it."""
+        path: str = scope["path"]
+        return path.rstrip("/") if path in self._hot else scope.get("path_template")
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI. The hot paths go by a dictionary, pages to the portal, everything else to the API."""
         if scope["type"] == "lifespan":
@@ -163,6 +168,8 @@ class Server:
             await services.site.close()
             await services.http.close()
             await asyncio.to_thread(services.writer.stop)
+            if services.tracing is not None:
+                await asyncio.to_thread(services.tracing.close)
             if self._member is not None:
                 await asyncio.to_thread(self._member.stop)
             services.database.close()
@@ -269,8 +276,9 @@ def serve(services: Services, *, ready: Any, listening: socket.socket | None = N
     """
     settings = services.settings
     with contextlib.nullcontext() if services.database.is_shared else only_server(settings.data_dir):
+        server = Server(services, engines_first=listening is not None)
         config = uvicorn.Config(
-            Server(services, engines_first=listening is not None),
+            server if services.tracing is None else services.tracing.app(server, server.route_of),
             host=settings.host,
             port=settings.port,
             loop="uvloop",

@@ -15,6 +15,7 @@ from minitoolai.image_wiring import make_objects
 from minitoolai.services.completions import whole_answer
 from minitoolai.settings import Settings
 from minitoolai.storage import audit as audit_rows
+from minitoolai.tracing import try_collector
 from minitoolai.wiring import Services, build, catalog_path, database_url
 
 #: Longest wait for one token of one upstream.
@@ -30,6 +31,8 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
         "database": _check_database,
         "pictures": _check_pictures,
     }
+    if settings.otlp_endpoint:
+        checks["traces"] = _check_traces
     for name, check in checks.items():
         try:
             say(f"ok     {name}: {check(settings)}")
@@ -80,6 +83,12 @@ def _check_pictures(settings: Settings) -> str:
 
     asyncio.run(try_it())
     return f"kept in {settings.object_store or settings.data_dir.resolve() / 'objects'}"
+
+
+def _check_traces(settings: Settings) -> str:
+    """The collector takes a message in which nothing is told."""
+    url = try_collector(settings)
+    return f"{url} takes them, {settings.trace_ratio:.4g} of all requests"
 
 
 # ── one token of each upstream ────────────────────────────────────────────────────────────────────────────

@@ -70,6 +70,9 @@ class Settings:
         "Where /metrics is answered, like 127.0.0.1:9464; several processes take the ports from there on; empty: not.",
     )
     metrics_token: Secret = _setting(Secret(""), "What a reader of /metrics must send as a Bearer token.")
+    otlp_endpoint: str = _setting("", "Where traces go, by OTLP over HTTP, like http://127.0.0.1:4318; empty: nowhere.")
+    otlp_headers: Secret = _setting(Secret(""), "What is sent there besides, like authorization=Bearer abc,x-tenant=7.")
+    trace_ratio: float = _setting(1.0, "Share of requests that are traced, 0 to 1.")
     access_log: bool = _setting(False, "One line a request.")
     audit_every_s: float = _setting(60.0, "Seconds between checks of the books beside a running server.")
     llama_model: str = _setting("", "A GGUF file of yours instead of the embedded model.")

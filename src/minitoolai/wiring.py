@@ -30,6 +30,7 @@ from minitoolai.services.ledger import decide
 from minitoolai.services.limits import Limits
 from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
+from minitoolai.services.routes import Route
 from minitoolai.services.secrets import Ring
 from minitoolai.services.seeing import Seeing
 from minitoolai.services.speech import SpeechService
@@ -39,6 +40,7 @@ from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
 from minitoolai.storage.opening import POSTGRES, SQLITE, open_database
 from minitoolai.storage.writer import Writer
+from minitoolai.tracing import Tracing, make_tracing
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Services:
     reports: Reports
     auditor: Auditor
     site: Site
+    #: None where nobody is to be told.
+    tracing: Tracing | None
 
 
 def catalog_path(settings: Settings) -> Path:
@@ -141,14 +145,15 @@ def build(settings: Settings) -> Services:
     """Everything a server needs, not yet started. CatalogError, SettingsError, StoreError."""
     catalog = read_catalog(catalog_path(settings))
     clock = SystemClock()
+    tracing = make_tracing(settings, clock)
     database = open_database(database_url(settings), serving=True)
     writer = Writer(database, decide)
     http = HttpClient()
     caps = make_caps(catalog)
-    engines = make_engines(catalog, settings, http, caps)
+    engines = make_engines(catalog, settings, http, caps, tracing.headers if tracing else None)
     underway = Underway(clock)
     limits = make_limits(settings, clock)
-    charging = Charging(writer, clock, limits)
+    charging = (tracing.charging if tracing else Charging)(writer, clock, limits)
     fetch = GuardedClient()
     chats = ChatService(
         catalog,
@@ -159,6 +164,7 @@ def build(settings: Settings) -> Services:
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
         seeing=Seeing(lambda url, field: fetch.get(url, field=field)),
+        route=tracing.route if tracing else Route,
     )
     speech_engines = make_speech_engines(catalog, settings, http, caps)
     speech = SpeechService(
@@ -171,7 +177,7 @@ def build(settings: Settings) -> Services:
         stall_timeout_s=settings.total_timeout_s,
     )
     secret = pepper(settings)
-    base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret)
+    base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret, tracing)
     images = make_images(base, is_alone=not database.is_shared)
     keys = KeyRing(database, secret, clock, Admission(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
@@ -194,4 +200,5 @@ def build(settings: Settings) -> Services:
         reports=reports,
         auditor=auditor,
         site=make_site(settings, database, writer, clock, keys, reports, auditor, secret),
+        tracing=tracing,
     )

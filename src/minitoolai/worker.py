@@ -72,6 +72,8 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         await metrics.close()
         await services.http.close()
         await asyncio.to_thread(services.writer.stop)
+        if services.tracing is not None:
+            await asyncio.to_thread(services.tracing.close)
         if member is not None:
             await asyncio.to_thread(member.stop)
         services.database.close()
