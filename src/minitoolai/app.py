@@ -194,7 +194,7 @@ class Server:
             self._services.keys.forget(said)
 
     async def _start_engines(self) -> None:
-        """Those that some model would use now; the others would only cost memory."""
+        """Those that some model would use now, but for pictures that can wait; the others would only cost memory."""
         chats, speech = self._services.chats, self._services.speech
         used: dict[str, Engine] = {}
         for model in [*chats.catalog.chat.values(), *chats.catalog.embeddings.values()]:
@@ -204,7 +204,8 @@ class Server:
             used[f"speech {voice.engine}"] = speech.engines[voice.engine]
         images = self._services.images.service
         for picture in images.catalog.images.values():
-            if (drawer := images.engine_for(picture)) is not None:
+            drawer = images.engine_for(picture)
+            if drawer is not None and drawer.name not in self._services.images.worker.late:
                 used[f"images {drawer.name}"] = drawer
         await asyncio.gather(*(_start(engine) for engine in used.values()))
         self._why_not_ready = None

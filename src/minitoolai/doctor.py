@@ -1,4 +1,7 @@
-"""`minitoolai doctor`: each part of an installation, and what to do about what is wrong; upstreams say one token."""
+"""`minitoolai doctor`: each part of an installation, and what to do about what is wrong; upstreams say one token.
+
+A warning is no fault: what it is about works, until the day on which it does not.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from minitoolai.commands import built, prepare, read, say
 from minitoolai.core.catalog_file import read_catalog
 from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ChatRequest
+from minitoolai.doubts import doubts
 from minitoolai.engines.base import ChatEngine
 from minitoolai.image_wiring import make_objects
 from minitoolai.services.completions import whole_answer
@@ -44,6 +48,8 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
     for offer in built(settings).reports.offers():
         faults += offer.engine is None
         say(f"{'ok    ' if offer.engine else 'FAULT '} model {offer.model.name}: {offer.engine or offer.why_not}")
+    for doubt in doubts(settings):
+        say(f"WARN   {doubt}")
     if not options.offline:
         faults += asyncio.run(_ask_upstreams(settings))
     return 1 if faults else 0

@@ -139,6 +139,7 @@ def make_images(base: Base, *, is_alone: bool) -> Images:
         name=f"{socket.gethostname()}:{os.getpid()}:{random_text(6)}",
         is_alone=is_alone,
         meters=base.charging.meters,
+        late=frozenset(name for name, entry in base.catalog.engines.items() if entry.kind == "sketch"),
         new_run=base.tracing.image_run if base.tracing else ImageRun,
     )
     address = PublicAddress(settings.public_url, settings.host, settings.port)

@@ -91,6 +91,12 @@ class Settings:
     image_silence_s: float = _setting(10.0, "A drawing process that is silent for so long is killed and started again.")
     image_link_ttl_s: int = _setting(3600, "Seconds for which a link to a picture is good; each poll gives a new one.")
     image_retention_days: float = _setting(30.0, "Days until a finished picture is removed; 0 keeps pictures for ever.")
+    prompt_retention_days: float = _setting(
+        30.0, "Days until the words of a picture that is over are forgotten: prompts, errors, webhook; 0 keeps them."
+    )
+    answer_retention_hours: float = _setting(
+        24.0, "Hours for which an answer is kept for the same Idempotency-Key, 24 at most; 0 keeps none."
+    )
     object_store: str = _setting("", "s3://bucket/prefix for pictures; empty means `objects` in the data folder.")
     s3_endpoint: str = _setting("", "Another S3 server than Amazon's, like https://s3.example.com.")
     s3_region: str = _setting("", "Region of the bucket; empty means us-east-1.")

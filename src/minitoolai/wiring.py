@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass
 from importlib.resources import files
@@ -34,7 +35,7 @@ from minitoolai.services.routes import Route
 from minitoolai.services.secrets import Ring
 from minitoolai.services.seeing import Seeing
 from minitoolai.services.speech import SpeechService
-from minitoolai.services.sweeping import RowSweeper
+from minitoolai.services.sweeping import Kept, RowSweeper
 from minitoolai.services.underway import Underway
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
@@ -104,18 +105,35 @@ def pepper(settings: Settings) -> Ring:
         # What the file held before there was a setting, too.
         first = settings.data_dir / "secret.key"
         return Ring(settings.secret_key.encode(), [*named, *kept, *([first.read_bytes()] if first.exists() else [])])
-    path = settings.data_dir / "secret.key"
-    try:
-        # Exclusive creation: of two processes that start at once, one draws and both read the same.
-        with open(path, "xb", opener=_private) as file:
-            file.write(random_bytes(32))
-    except FileExistsError:
-        pass
-    return Ring(path.read_bytes(), [*named, *kept])
+    return Ring(_first_secret(settings.data_dir / "secret.key"), [*named, *kept])
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _first_secret(path: Path) -> bytes:
+    """The file's secret, drawn where there is none: all who start at once get the same one. SettingsError."""
+    if not path.exists():
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if not path.exists():
+                _draw_secret(path)
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+    secret = path.read_bytes()
+    if not secret:
+        raise SettingsError(f"{path} is empty: bring it back from a backup; without one, delete it and make new keys")
+    return secret
+
+
+def _draw_secret(path: Path) -> None:
+    """Under its name it is whole and on disk, or not there."""
+    draft = path.with_name("secret.key.draft")
+    draft.unlink(missing_ok=True)
+    with open(draft, "xb", opener=lambda text, flags: os.open(text, flags, 0o600)) as file:
+        file.write(random_bytes(32))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def make_limits(settings: Settings, clock: Clock) -> Limits:
@@ -139,6 +157,15 @@ def trusted_proxies(settings: Settings) -> tuple[str, ...]:
         except ValueError as error:
             raise SettingsError(f"MINITOOLAI_TRUSTED_PROXIES is wrong: {error}") from error
     return networks
+
+
+def kept_for(settings: Settings) -> Kept:
+    """What is not the books, and how long that is kept. SettingsError."""
+    if settings.answer_retention_hours > 24:
+        raise SettingsError(
+            "MINITOOLAI_ANSWER_RETENTION_HOURS is wrong: an Idempotency-Key lives for 24 hours, its most"
+        )
+    return Kept(settings.prompt_retention_days, settings.answer_retention_hours)
 
 
 def build(settings: Settings) -> Services:
@@ -194,8 +221,8 @@ def build(settings: Settings) -> Services:
         speech=speech,
         images=images,
         underway=underway,
-        replays=Replays(database, writer, clock),
-        sweeper=RowSweeper(writer, clock),
+        replays=Replays(database, writer, clock, keeps_answers=settings.answer_retention_hours > 0),
+        sweeper=RowSweeper(database, writer, clock, kept_for(settings)),
         keys=keys,
         reports=reports,
         auditor=auditor,

@@ -43,6 +43,8 @@ def work(settings: Settings, *, ready: Callable[[str], None]) -> None:
 
 async def _work(services: Services, ready: Callable[[str], None]) -> None:
     worker, loop = services.images.worker, asyncio.get_running_loop()
+    # What is here for pictures alone does not wait for the first.
+    worker.late = frozenset()
     is_over, is_urgent = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 
 from minitoolai.core.books import Requeue, Requeued, Settle, Settled
@@ -57,8 +57,13 @@ class ImageWorker:
         is_alone: bool,
         meters: Meters | None = None,
         new_run: NewRun = ImageRun,
+        late: Set[str] = frozenset(),
     ) -> None:
-        """`is_alone`: no other process draws from this database, nor reads steps from its rows."""
+        """`is_alone`: no other process draws from this database, nor reads steps from its rows.
+
+        `late`: engines that start with their first job.
+        """
+        self.late = late
         self.meters = meters or Meters()
         self._new_run = new_run
         self.catalog = catalog

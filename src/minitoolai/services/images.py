@@ -190,7 +190,7 @@ class ImageService:
         found = await self._database.read_soon(jobs.find, job_id)
         if found is None:
             raise _unknown()
-        ask = decode_ask(found.request)
+        ask = _forgotten(found) if found.request is None else decode_ask(found.request)
         here = self._board.step_of(job_id)
         return ImageJob(
             job_id=job_id,
@@ -211,6 +211,13 @@ class ImageService:
             created_ms=found.created_ms,
             finished_ms=found.finished_ms,
         )
+
+
+def _forgotten(found: jobs.FoundJob) -> ImageAsk:
+    """What is still known of a job whose words are gone."""
+    width, _, height = found.size.partition("x")
+    steps = max(1, found.step)
+    return ImageAsk(model=found.model, prompt="", steps=steps, width=int(width), height=int(height))
 
 
 async def _heard(event: asyncio.Event, within_s: float) -> None:
