@@ -23,7 +23,7 @@ from minitoolai.api.direct import unframed
 from minitoolai.api.idempotency import Idempotent, idempotency_key
 from minitoolai.api.images import ImageDesk
 from minitoolai.api.notes import NOTES, Notes
-from minitoolai.api.origins import preflight, is_preflight, welcome
+from minitoolai.api.origins import is_preflight, preflight, welcome
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.core.request_facts import CURRENT
@@ -95,6 +95,11 @@ class Server:
         if self._services.underway.draining:
             return "stopping"
         return self._why_not_ready
+
+    def route_of(self, scope: Scope) -> str | None:
+        """Under which of our routes an answered request came in, as the documentation writes it."""
+        path: str = scope["path"]
+        return path.rstrip("/") if path in self._hot else scope.get("path_template")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI. The hot paths go by a dictionary, pages to the portal, everything else to the API."""
@@ -194,6 +199,8 @@ class Server:
             await services.site.close()
             await services.http.close()
             await asyncio.to_thread(services.writer.stop)
+            if services.tracing is not None:
+                await asyncio.to_thread(services.tracing.close)
             if self._member is not None:
                 await asyncio.to_thread(self._member.stop)
             services.database.close()
@@ -218,7 +225,7 @@ class Server:
             self._services.keys.forget(said)
 
     async def _start_engines(self) -> None:
-        """Those that some model would use now; the others would only cost memory."""
+        """Those that some model would use now, but for pictures that can wait; the others would only cost memory."""
         chats, speech = self._services.chats, self._services.speech
         used: dict[str, Engine] = {}
         for model in [*chats.catalog.chat.values(), *chats.catalog.embeddings.values()]:
@@ -228,7 +235,8 @@ class Server:
             used[f"speech {voice.engine}"] = speech.engines[voice.engine]
         images = self._services.images.service
         for picture in images.catalog.images.values():
-            if (drawer := images.engine_for(picture)) is not None:
+            drawer = images.engine_for(picture)
+            if drawer is not None and drawer.name not in self._services.images.worker.late:
                 used[f"images {drawer.name}"] = drawer
         await asyncio.gather(*(_start(engine) for engine in used.values()))
         self._why_not_ready = None
@@ -300,8 +308,9 @@ def serve(services: Services, *, ready: Any, listening: socket.socket | None = N
     """
     settings = services.settings
     with contextlib.nullcontext() if services.database.is_shared else only_server(settings.data_dir):
+        server = Server(services, engines_first=listening is not None)
         config = uvicorn.Config(
-            Server(services, engines_first=listening is not None),
+            server if services.tracing is None else services.tracing.app(server, server.route_of),
             host=settings.host,
             port=settings.port,
             loop="uvloop",

@@ -15,7 +15,7 @@ from minitoolai.services import pricing
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat_run import ChatRun
 from minitoolai.services.fit import check_fit, output_limit
-from minitoolai.services.routes import Routes
+from minitoolai.services.routes import Route, Routes
 from minitoolai.services.seeing import Seeing
 from minitoolai.services.underway import Underway
 
@@ -39,10 +39,11 @@ class ChatService:
         first_token_timeout_s: float,
         total_timeout_s: float,
         seeing: Seeing,
+        route: type[Route] = Route,
     ) -> None:
         self.catalog = catalog
         self.engines = engines
-        self.routes = Routes(catalog, engines, clock, charging.meters)
+        self.routes = Routes(catalog, engines, clock, charging.meters, route)
         self.charging = charging
         self._seeing = seeing
         self.clock = clock
