@@ -59,8 +59,8 @@ def image_desk(services: Services) -> ImageDesk:
     )
 
 
-#: Of the collector: a request makes hundreds of objects and leaves no ring; to look every 700 is work for nothing, and to
-#: walk what belongs to two thousand answers stops everybody for a tenth of a second.
+#: Of the collector: a request makes hundreds of objects and leaves no ring; to look every 700 is work for nothing, and
+#: to walk what belongs to two thousand answers stops everybody for a tenth of a second.
 COLLECT_AFTER = (20_000, 20, 20)
 
 
