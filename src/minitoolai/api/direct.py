@@ -5,7 +5,8 @@ It is used only where `send` is uvicorn's own; behind anything else a stream goe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
@@ -66,3 +67,21 @@ def direct_writer(send: Send) -> DirectWriter | None:
     if not isinstance(cycle, RequestResponseCycle) or not cycle.chunked_encoding or cycle.response_complete:
         return None
     return DirectWriter(cycle)
+
+
+def unframed(send: Send) -> Send:
+    """For callers of HTTP/1.0, who know no chunks: an answer without a length ends where the connection does."""
+    cycle = getattr(send, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle):
+        return send
+
+    async def send_plainly(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            has_length = any(name == b"content-length" for name, _ in message.get("headers", ()))
+            cycle.chunked_encoding = None if has_length else False
+        elif cycle.chunked_encoding is False:
+            # However much comes, it is what was announced.
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    return send_plainly
