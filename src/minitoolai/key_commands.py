@@ -7,8 +7,6 @@ import re
 from datetime import UTC, datetime
 from ipaddress import ip_network
 
-from msgspec.structs import replace
-
 from minitoolai.commands import CLOCK, dollars, prepare_existing, read, say, write
 from minitoolai.core.budgets import PERIODS
 from minitoolai.core.catalog import nearest
@@ -61,18 +59,13 @@ def rotate(settings: Settings, options: argparse.Namespace) -> None:
     """key rotate ID [--grace TIME]: a new key with the same rules and budgets; the old one lives on for a while."""
     grace_ms = _duration_ms(options.grace, "--grace")
     prepare_existing(settings)
-    secret, now_ms = pepper(settings), CLOCK.now_ms()
+    secret = pepper(settings)
 
     def change(connection: Connection) -> str:
         old = accounts.find_key(connection, _key_id(options.id))
-        if old is None or old.revoked_ms is not None or (old.rules.expires_ms or now_ms + 1) <= now_ms:
+        if old is None or not account_service.is_active(old, CLOCK.now_ms()):
             raise NotFound(f"there is no active key {_key_id(options.id)}; see minitoolai key list EMAIL")
-        family = old.family or old.id
-        new = account_service.make_key(old.account_id, old.name, secret, CLOCK, old.rules, family=family)
-        accounts.insert_key(connection, new.row)
-        ends_ms = min(now_ms + grace_ms, old.rules.expires_ms or now_ms + grace_ms)
-        accounts.write_rules(connection, old.id, replace(old.rules, expires_ms=ends_ms))
-        return new.text
+        return account_service.rotate_key(connection, old, grace_ms, secret, CLOCK).text
 
     say(write(settings, change))
 

@@ -71,6 +71,9 @@ class Settings:
         "Where /metrics is answered, like 127.0.0.1:9464; several processes take the ports from there on; empty: not.",
     )
     metrics_token: Secret = _setting(Secret(""), "What a reader of /metrics must send as a Bearer token.")
+    otlp_endpoint: str = _setting("", "Where traces go, by OTLP over HTTP, like http://127.0.0.1:4318; empty: nowhere.")
+    otlp_headers: Secret = _setting(Secret(""), "What is sent there besides, like authorization=Bearer abc,x-tenant=7.")
+    trace_ratio: float = _setting(1.0, "Share of requests that are traced, 0 to 1.")
     access_log: bool = _setting(False, "One line a request.")
     audit_every_s: float = _setting(60.0, "Seconds between checks of the books beside a running server.")
     llama_model: str = _setting("", "A GGUF file of yours instead of the embedded model.")
@@ -89,6 +92,12 @@ class Settings:
     image_silence_s: float = _setting(10.0, "A drawing process that is silent for so long is killed and started again.")
     image_link_ttl_s: int = _setting(3600, "Seconds for which a link to a picture is good; each poll gives a new one.")
     image_retention_days: float = _setting(30.0, "Days until a finished picture is removed; 0 keeps pictures for ever.")
+    prompt_retention_days: float = _setting(
+        30.0, "Days until the words of a picture that is over are forgotten: prompts, errors, webhook; 0 keeps them."
+    )
+    answer_retention_hours: float = _setting(
+        24.0, "Hours for which an answer is kept for the same Idempotency-Key, 24 at most; 0 keeps none."
+    )
     object_store: str = _setting("", "s3://bucket/prefix for pictures; empty means `objects` in the data folder.")
     s3_endpoint: str = _setting("", "Another S3 server than Amazon's, like https://s3.example.com.")
     s3_region: str = _setting("", "Region of the bucket; empty means us-east-1.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minitoolai.api.asgi import Headers, Scope, Send, header
+from minitoolai.api.asgi import Headers, Receive, Scope, Send, header
 from minitoolai.api.notes import Notes
 
 _EVERYBODY: Headers = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*")]
@@ -26,7 +26,7 @@ def is_preflight(scope: Scope) -> bool:
     return scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method") != b""
 
 
-async def answer_preflight(send: Send) -> None:
-    """Anything, with any header."""
+async def preflight(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """An answer to it: anything, with any header."""
     await send({"type": "http.response.start", "status": 204, "headers": _PREFLIGHT})
     await send({"type": "http.response.body", "body": b""})
