@@ -116,7 +116,7 @@ async def revoke(visit: Visit) -> Answer:
 @page("/admin/actions", needs="admin")
 async def trail(visit: Visit) -> Answer:
     """What admins did, to whom, and why."""
-    done = await visit.site.database.read_soon(admin.actions, 4 * MOST_ROWS)
+    done = await visit.site.database.read_soon(admin.actions, 2 * MOST_ROWS)
     return visit.render("admin/actions.html", done=done, actions=ACTIONS)
 
 
