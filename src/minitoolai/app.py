@@ -8,6 +8,7 @@ import fcntl
 import gc
 import logging
 import math
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -18,9 +19,11 @@ import uvicorn
 from litestar.datastructures import State
 
 from minitoolai.api.asgi import App, Receive, Scope, Send
+from minitoolai.api.direct import unframed
 from minitoolai.api.idempotency import Idempotent, idempotency_key
 from minitoolai.api.images import ImageDesk
 from minitoolai.api.notes import NOTES, Notes
+from minitoolai.api.origins import is_preflight, preflight, welcome
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.core.request_facts import CURRENT
@@ -39,6 +42,7 @@ from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
+_SLASHES = re.compile("//+")
 
 
 def image_desk(services: Services) -> ImageDesk:
@@ -53,6 +57,11 @@ def image_desk(services: Services) -> ImageDesk:
         insecure_webhooks=services.settings.webhook_insecure,
         wait_s=services.settings.total_timeout_s,
     )
+
+
+#: Of the collector: a request makes hundreds of objects and leaves no ring; to look every 700 is work for nothing, and
+#: to walk what belongs to two thousand answers stops everybody for a tenth of a second.
+COLLECT_AFTER = (20_000, 20, 20)
 
 
 class Server:
@@ -99,21 +108,42 @@ class Server:
             return
         scope[NOTES] = notes = Notes(send, scope["headers"])
         CURRENT.set(notes)
+        if scope["http_version"] == "1.0":
+            send = unframed(send)
+        try:
+            handler = self._handler(scope, notes)
+            if (
+                scope["method"] == "POST"
+                and (name := idempotency_key(scope)) is not None
+                and handler is not self._portal
+            ):
+                await self._idempotent(handler, name, scope, receive, send)
+                return
+            await handler(scope, receive, send)
+        finally:
+            # They hold the server's end of this request, and it the scope: only the collector could free the two.
+            del scope[NOTES]
+
+    def _handler(self, scope: Scope, notes: Notes) -> App:
+        """Whom a path belongs to; counted by the way."""
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
+        if handler is None and "//" in path:
+            # Of a base URL that ends in a slash.
+            path = scope["path"] = _SLASHES.sub("/", path)
+            handler = self._hot.get(path)
+        if path.startswith(("/v1/", "/api/")):
+            if is_preflight(scope):
+                return preflight
+            welcome(scope, notes)
         if handler is not None:
             self._count(path)
-        else:
-            if is_portals(path):
-                self._count("portal")
-                await self._portal(scope, receive, send)
-                return
-            self._count("other")
-            handler = self._other
-        if scope["method"] == "POST" and (name := idempotency_key(scope)) is not None:
-            await self._idempotent(handler, name, scope, receive, send)
-            return
-        await handler(scope, receive, send)
+            return handler
+        if is_portals(path):
+            self._count("portal")
+            return self._portal  # type: ignore[no-any-return]
+        self._count("other")
+        return self._other  # type: ignore[no-any-return]
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -154,6 +184,7 @@ class Server:
         # What is here now stays for good; the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECT_AFTER)
         try:
             yield
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+from dataclasses import replace
 
 from minitoolai.commands import built, prepare, read, say
 from minitoolai.core.catalog_file import read_catalog
@@ -50,6 +51,7 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
         say(f"{'ok    ' if offer.engine else 'FAULT '} model {offer.model.name}: {offer.engine or offer.why_not}")
     for doubt in doubts(settings):
         say(f"WARN   {doubt}")
+    faults += asyncio.run(_try_files(settings))
     if not options.offline:
         faults += asyncio.run(_ask_upstreams(settings))
     return 1 if faults else 0
@@ -95,6 +97,45 @@ def _check_traces(settings: Settings) -> str:
     """The collector takes a message in which nothing is told."""
     url = try_collector(settings)
     return f"{url} takes them, {settings.trace_ratio:.4g} of all requests"
+
+
+# ── one token of each model file that the operator supplied ─────────────────────────────────────────────────
+
+
+async def _try_files(settings: Settings) -> int:
+    """Each is really loaded, for one short answer; how many faults."""
+    # As little memory as it takes, for a server may be running beside us.
+    services = build(replace(settings, llama_slots=1, llama_context=512))
+    try:
+        said = [line for engine in _with_files(services) for line in await _try_file(engine)]
+    finally:
+        await services.http.close()
+    for line in said:
+        say(line)
+    return sum(line.startswith("FAULT") for line in said)
+
+
+def _with_files(services: Services) -> list[ChatEngine]:
+    settings, entries = services.settings, services.chats.catalog.engines
+    own = bool(settings.llama_model or settings.llama_mmproj)
+    return [
+        engine
+        for name, engine in services.engines.items()
+        if entries[name].kind == "llama" and (own or entries[name].file) and engine.why_not_ready() is None
+    ]
+
+
+async def _try_file(engine: ChatEngine) -> list[str]:
+    try:
+        await engine.start()
+        served = await _one_token(engine, engine.name)
+    except ServiceError as error:
+        return [f"FAULT  engine {engine.name}: {error.message}"]
+    finally:
+        await engine.stop()
+    blind = [f"FAULT  engine {engine.name} sees no pictures: {why}"] if (why := engine.why_blind()) else []
+    eyes = ", and it sees pictures" if engine.vision else ""
+    return [f"ok     engine {engine.name}: one token from {served}{eyes}", *blind]
 
 
 # ── one token of each upstream ────────────────────────────────────────────────────────────────────────────

@@ -89,12 +89,12 @@ class TracedCharging(Charging):
         return held
 
     def settle(
-        self, reservation: Reservation, cost: int, outcome: Outcome, *, wait: bool = True
+        self, reservation: Reservation, cost: int, outcome: Outcome, *, is_last: bool = False
     ) -> asyncio.Future[Verdict] | None:
         """As ever."""
         request, began_ms, voice = self._held.pop(reservation.hold_id, (None, 0, None))
         if request is None:
-            return super().settle(reservation, cost, outcome, wait=wait)
+            return super().settle(reservation, cost, outcome, is_last=is_last)
         if outcome.first_token_ms is not None:
             request.event("first token", began_ms + outcome.first_token_ms)
         _note_end(request, outcome)
@@ -102,7 +102,7 @@ class TracedCharging(Charging):
             _note_end(voice, outcome)
             voice.end()
         span = request.child("settle", _used(reservation.hold_id, cost, outcome))
-        charge = super().settle(reservation, cost, outcome, wait=wait)
+        charge = super().settle(reservation, cost, outcome, is_last=is_last)
         if charge is None:
             span.end()
         else:

@@ -66,6 +66,8 @@ class UpstreamAnswer:
 class UpstreamEngine:
     """One server, one key. Ready when it has the key it needs."""
 
+    plain_images = False
+
     def __init__(
         self,
         name: str,
@@ -102,6 +104,9 @@ class UpstreamEngine:
     def why_not_ready(self) -> str | None:
         if self._entry.needs_key and not self._has_key:
             return f"no key: set MINITOOLAI_{self.name.upper()}_API_KEY"
+        return None
+
+    def why_blind(self) -> str | None:
         return None
 
     def context_tokens(self) -> int | None:

@@ -85,6 +85,11 @@ class Route:
         """Whether all of them fetch the pictures that a URL names."""
         return all(engine.fetches_images for engine in self._engines)
 
+    @property
+    def plain_images(self) -> bool:
+        """Whether one of them is to be given nothing but PNG."""
+        return any(engine.plain_images for engine in self._engines)
+
     def has_more(self) -> bool:
         """Whether somebody else could be asked, should this one fail."""
         return next(self._untried(), None) is not None
