@@ -153,6 +153,15 @@ def test_a_folder_without_a_database_is_said_and_stays_without(cli: Cli, command
     assert not cli.database.exists()
 
 
+def test_a_database_whose_first_start_was_broken_off_is_said_and_can_be_finished(cli: Cli) -> None:
+    cli.data_dir.mkdir()
+    sqlite3.connect(cli.database).close()
+    cli.database.touch()
+    assert "run minitoolai migrate" in cli("audit").err
+    cli.ok("migrate")
+    assert cli.ok("audit") == "9 invariants hold\n"
+
+
 def test_migrate_says_from_where_to_where_and_is_harmless_again(cli: Cli) -> None:
     assert re.fullmatch(r"migrated from nothing to \d+\n", cli.ok("migrate"))
     assert re.fullmatch(r"already at \d+\n", cli.ok("migrate"))
