@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import requests
+from msgspec.structs import replace
 
 from minitoolai.core.records import KeyRow
 from minitoolai.storage import accounts, users
@@ -75,7 +76,11 @@ def test_the_page_says_of_a_key_all_that_the_command_line_says(
 
 def test_a_form_sent_as_it_stands_changes_nothing(member: Visitor, email: str, server: ServerProcess) -> None:
     options = [word for option, (value, _) in RULES.items() for word in (option, value)]
-    server.command("key", "create", email, "--name", "k", *options, "--expires", "90m", "--models", "gone,fake-chat")
+    server.command("key", "create", email, "--name", "k", *options, "--expires", "90m")
+    made = keys_of(server, email)["k"]
+    # A model that was on offer then.
+    rules = replace(made.rules, models=("gone", "fake-chat"))
+    server.write(lambda c: accounts.change_key(c, made.id, "k", rules))
     before = keys_of(server, email)["k"]
     member.open(f"/keys/{before.id}")
     assert 'value="gone" checked' in member.page.text
