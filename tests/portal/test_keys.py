@@ -76,9 +76,9 @@ def test_the_page_says_of_a_key_all_that_the_command_line_says(
 
 def test_a_form_sent_as_it_stands_changes_nothing(member: Visitor, email: str, server: ServerProcess) -> None:
     options = [word for option, (value, _) in RULES.items() for word in (option, value)]
-    server.command("key", "create", email, "--name", "k", *options, "--expires", "90m")
+    assert server.command("key", "create", email, "--name", "k", *options, "--expires", "90m").returncode == 0
     made = keys_of(server, email)["k"]
-    # A model that was on offer then.
+    # A model that was on offer when the key was made, and an end to the second.
     rules = replace(made.rules, models=("gone", "fake-chat"))
     server.write(lambda c: accounts.change_key(c, made.id, "k", rules))
     before = keys_of(server, email)["k"]
