@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from minitoolai.api.asgi import App, Receive, Scope, Send, header
-from minitoolai.api.notes import NOTES
+from minitoolai.core.request_facts import CURRENT
 from minitoolai.traced import REQUEST
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class TracedApp:
         span = self._begin(scope)
         # None, too: a pipelined request starts in the context of the one before it.
         REQUEST.set(span)
+        CURRENT.set(None)
         if span is None:
             await self._app(scope, receive, send)
             return
@@ -60,9 +61,9 @@ class TracedApp:
         if route is not None:
             span.rename(f"{scope['method']} {route}")
             span.note("http.route", route)
-        notes = scope.get(NOTES)
-        if notes is not None:
-            span.note("minitoolai.request", notes.request_id())
+        facts = CURRENT.get()
+        if facts is not None:
+            span.note("minitoolai.request", facts.request_id())
         if seen.status:
             span.note("http.response.status_code", seen.status)
             span.note("minitoolai.streamed", seen.is_stream)

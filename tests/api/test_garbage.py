@@ -7,6 +7,7 @@ import gc
 import logging
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -25,8 +26,9 @@ def test_what_a_request_was_is_gone_as_it_ends(tmp_path: Path, path: str) -> Non
 
     async def ask() -> weakref.ref[RequestResponseCycle]:
         wire, log = Wire(), logging.getLogger("nobody")
+        scope: Any = {"type": "http", "http_version": "1.1", "method": "GET", "path": path, "headers": []}
         cycle = RequestResponseCycle(
-            scope={"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""},  # type: ignore[typeddict-item]
+            scope=scope | {"query_string": b""},
             transport=wire,
             flow=FlowControl(wire),
             logger=log,
@@ -39,7 +41,7 @@ def test_what_a_request_was_is_gone_as_it_ends(tmp_path: Path, path: str) -> Non
             on_response=lambda: None,
         )
         await cycle.run_asgi(server)  # type: ignore[arg-type]
-        assert wire.data.startswith(b"HTTP/1.1 ")
+        assert wire.data.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 405 ")), wire.data
         return weakref.ref(cycle)
 
     gc.collect()

@@ -45,3 +45,14 @@ def table(findings: Sequence[Finding]) -> str:
     lines = ["| " + " | ".join(map(str, row)) + " |" for row in (HEAD, *rows)]
     lines.insert(1, "|---|---|---|--:|--:|--:|--:|--:|")
     return "\n".join(lines)
+
+
+HEADING = "## The last long run\n"
+
+
+def written(document: str, text: str) -> str:
+    """The document with this text under its heading, in the place of what stood there."""
+    before, heading, rest = document.partition(HEADING)
+    assert heading, f"the document has no heading {HEADING.strip()!r}"
+    _, following, after = rest.partition("\n## ")
+    return f"{before}{heading}\n{text.strip()}\n{following}{after}"

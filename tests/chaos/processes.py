@@ -21,6 +21,8 @@ from tests.support.books import TemporaryBooks, emptied, hold
 from tests.support.cluster import Cluster
 
 PROCESSES, EACH, PRICE = 8, 500, 1000
+#: That a commit serves many: at most so many of them for a hold.
+MOST_COMMITS = 0.2
 
 
 @dataclass
@@ -72,6 +74,8 @@ def run_process_burst(cluster: Cluster, bursts: int, *, funded: int = 1500) -> P
     tally.deadlocks = row[0] if row else -1
     if tally.deadlocks:
         tally.violations.append(f"{tally.deadlocks} deadlocks")
+    if tally.commits_a_hold > MOST_COMMITS:
+        tally.violations.append(f"{tally.commits_a_hold:.3f} commits a hold")
     return tally
 
 

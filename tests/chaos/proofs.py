@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -226,31 +228,49 @@ ON_POSTGRES: list[Proof] = [walks, simulation, burst, kills, lost_commits, storm
 DATABASES = {"sqlite": ON_SQLITE, "postgres": ON_POSTGRES}
 
 
+#: How often a long proof says that it goes on.
+SIGN_OF_LIFE_S = 30.0
+
+
 def timed(proof: Proof, place: Place, size: Size) -> Finding:
     """What it found, and how long that took; whatever it raises is a violation."""
     started_s = time.monotonic()
+    is_over = threading.Event()
+
+    def go_on() -> None:
+        while not is_over.wait(SIGN_OF_LIFE_S):
+            _tell(f"{time.monotonic() - started_s:5.0f} s  {place.database}: {proof.__name__} goes on")
+
+    threading.Thread(target=go_on, daemon=True).start()
     try:
         found = proof(place, size)
     except Exception as error:  # noqa: BLE001 - the other proofs go on
         found = Finding(proof.__name__, place.database, "broke off", violations=[repr(error)[:2000]])
+    finally:
+        is_over.set()
     found.seconds = time.monotonic() - started_s
     return found
 
 
-def prove(database: str, only: list[str], size: Size) -> list[Finding]:
-    """The proofs of one database, one after the other, each told of as it ends."""
+def prove(database: str, only: list[str], size: Size, until_s: float = math.inf) -> list[Finding]:
+    """The proofs of one database, one after the other, each told of as it ends; none begins after this time."""
     found = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="minitoolai-chaos-")))
         cluster = stack.enter_context(running_cluster()) if database == "postgres" else None
         place = Place(folder, cluster)
         for proof in DATABASES[database]:
-            if not only or proof.__name__ in only:
-                found.append(timed(proof, place, size))
-                one = found[-1]
-                print(
-                    f"{one.seconds:5.0f} s  {database}: {one.proof}: {one.what}: {len(one.violations)} violations",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            if only and proof.__name__ not in only:
+                continue
+            if time.time() < until_s:
+                one = timed(proof, place, size)
+            else:
+                late = "not begun: the minutes were over"
+                one = Finding(proof.__name__, database, "nothing", violations=[late])
+            found.append(one)
+            _tell(f"{one.seconds:5.0f} s  {database}: {one.proof}: {one.what}: {len(one.violations)} violations")
     return found
+
+
+def _tell(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)

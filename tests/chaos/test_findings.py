@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.chaos.findings import Finding, line, table
-from tests.chaos.proofs import SHORT, Place, Size, timed
+from tests.chaos.findings import Finding, line, table, written
+from tests.chaos.proofs import SHORT, Place, Size, prove, timed
 
 FOUND = [
     Finding("3 kill -9", "postgres", "killed", kills=2, acknowledged=7),
@@ -36,3 +36,18 @@ def test_a_proof_that_breaks_off_is_a_violation(tmp_path: Path) -> None:
 
     found = timed(broken, Place(tmp_path), SHORT)
     assert (found.database, found.violations) == ("sqlite", ["OSError('no room')"])
+
+
+def test_a_proof_for_which_there_was_no_time_is_a_violation_and_not_left_out() -> None:
+    found = prove("sqlite", ["power", "storm"], SHORT, until_s=0.0)
+    assert [(one.proof, one.violations) for one in found] == [
+        ("power", ["not begun: the minutes were over"]),
+        ("storm", ["not begun: the minutes were over"]),
+    ]
+
+
+def test_the_table_takes_the_place_of_the_one_before() -> None:
+    document = "# A\n\n## The last long run\n\nold\nrows\n\n## The guards\n\nthese\n"
+    once = written(document, "new\n")
+    assert once == "# A\n\n## The last long run\n\nnew\n\n## The guards\n\nthese\n"
+    assert written(once, "new\n") == once

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from minitoolai.services import ledger as rules
 from minitoolai.services.ledger import decide
 from minitoolai.storage import ledger
 from minitoolai.storage.audit import broken_invariants
-from minitoolai.storage.database import Row
+from minitoolai.storage.database import ByIds, Row
 from minitoolai.storage.migrate import migrate
 from minitoolai.storage.postgres import PostgresConnection
 from tests.chaos.power import run_power
@@ -68,14 +68,20 @@ class Weak(PostgresConnection):
         super().__init__(url)
         self._locks, self._compares, self._ascends = locks, compares, ascends
 
-    def select_by_ids(self, sql: str, ids: Iterable[int | str], *, lock: bool = False) -> list[Row]:
-        if lock and not self._ascends:
-            backwards = sql.replace("IN (…)", "= ANY(%s)") + " ORDER BY id DESC FOR NO KEY UPDATE"
-            return self._run(backwards, (list(ids),))
-        return super().select_by_ids(sql, ids, lock=lock and self._locks)
+    def select_each(self, *questions: ByIds) -> list[list[Row]]:
+        weaker = [one._replace(lock=one.lock and self._locks) for one in questions]
+        if self._ascends:
+            return super().select_each(*weaker)
+        return [self._downwards(one) if one.lock else self.select_by_ids(*one) for one in questions]
 
-    def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
-        return super().execute_many(sql if self._compares else sql.replace(" AND state = 'pending'", ""), rows)
+    def _downwards(self, one: ByIds) -> list[Row]:
+        backwards = one.sql.replace("IN (…)", "= ANY(%s)") + " ORDER BY id DESC FOR NO KEY UPDATE"
+        return self._run(backwards, (list(one.ids),))
+
+    def write_soon(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
+        super().write_soon(
+            sql if self._compares else sql.replace(" AND state = 'pending'", ""), rows, otherwise=otherwise
+        )
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def test_an_insert_becomes_one_statement_over_arrays() -> None:
     form = rewrite("INSERT INTO holds (id, kind) VALUES (?, ?) ON CONFLICT DO NOTHING")
     assert form is not None
     assert form.over_arrays({"id": "bigint", "kind": "text"}) == (
-        "INSERT INTO holds (id, kind) SELECT * FROM unnest(%s::bigint[], %s::text[]) ON CONFLICT DO NOTHING"
+        "INSERT INTO holds (id, kind) SELECT * FROM unnest($1::bigint[], $2::text[]) ON CONFLICT DO NOTHING"
     )
 
 
@@ -32,7 +32,7 @@ def test_an_update_becomes_one_statement_with_its_guard() -> None:
     assert form is not None
     assert form.key == 2
     assert form.over_arrays({"id": "bigint", "state": "text", "settled": "bigint"}) == (
-        "UPDATE holds SET state = v.v0, settled = v.v1 FROM unnest(%s::text[], %s::bigint[], %s::bigint[])"
+        "UPDATE holds SET state = v.v0, settled = v.v1 FROM unnest($1::text[], $2::bigint[], $3::bigint[])"
         " AS v(v0, v1, v2) WHERE holds.id = v.v2 AND holds.state IS NOT DISTINCT FROM 'pending'"
     )
 

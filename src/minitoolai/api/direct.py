@@ -6,6 +6,7 @@ It is used only where `send` is uvicorn's own; behind anything else a stream goe
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -43,7 +44,8 @@ def answer_directly(send: Send, status: int, body: bytes, headers: Headers) -> b
     What uvicorn does with two messages, a coroutine for each, and two searches of every header. Anything
     unusual is left to it: a HEAD, a caller who reads slowly or has left, a connection to be closed, its own log.
     """
-    cycle = getattr(send, "__self__", None)
+    # Whoever stands around it wants to see the answer go by.
+    cycle = send.__self__ if isinstance(send, MethodType) else None
     if not isinstance(cycle, RequestResponseCycle) or cycle.response_started or cycle.disconnected:
         return False
     if not cycle.keep_alive or cycle.flow.write_paused or cycle.access_log or cycle.scope["method"] == "HEAD":

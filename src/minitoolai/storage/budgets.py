@@ -36,14 +36,14 @@ def save(connection: Connection, books: Books) -> None:
     changed = [(name, spending.used) for name, spending in books.spending.items() if spending.dirty]
     if changed:
         at_ms = max((p.now_ms for p, _ in books.placed), default=0)
-        connection.execute_many(
+        connection.write_soon(
             "INSERT INTO key_spending (id, used, created_ms) VALUES (?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET used = excluded.used",
             [(name, used, at_ms) for name, used in changed],
         )
     counted = [(p.budget.id, p.now_ms, p.hold_id) for p, _ in books.placed if p.budget is not None]
     if counted:
-        connection.execute_many("UPDATE holds SET budget_id = ?, budget_ms = ? WHERE id = ?", counted)
+        connection.write_soon("UPDATE holds SET budget_id = ?, budget_ms = ? WHERE id = ?", counted)
 
 
 def spent(connection: Connection, budget_id: str, now_ms: int) -> dict[str, int]:

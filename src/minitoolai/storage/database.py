@@ -12,14 +12,25 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from minitoolai.core.errors import ConnectionLost, Overloaded
+from minitoolai.core.errors import ConnectionLost, Overloaded, StoreError
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
 #: Called with a channel and what was said there; with two None where anything may have been missed.
 Heard = Callable[[str | None, str | None], None]
+
+
+class ByIds(NamedTuple):
+    """A SELECT whose `IN (…)` stands for these ids.
+
+    `lock`: nobody else may change these rows until the transaction ends; taken in the order of their ids.
+    """
+
+    sql: str
+    ids: Sequence[int | str]
+    lock: bool = False
 
 
 class Connection(Protocol):
@@ -34,11 +45,17 @@ class Connection(Protocol):
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
         """Run one statement for each row; how many rows changed."""
 
-    def select_by_ids(self, sql: str, ids: Iterable[int | str], *, lock: bool = False) -> list[Row]:
-        """Run a SELECT whose `IN (…)` stands for these ids.
+    def write_soon(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
+        """As `execute_many`, within a transaction, now or at the latest before its COMMIT, in order.
 
-        `lock`: nobody else may change these rows until the transaction ends; taken in the order of their ids.
+        With `otherwise`, a StoreError of these words unless every row changed one; then nothing is written.
         """
+
+    def select_by_ids(self, sql: str, ids: Iterable[int | str], *, lock: bool = False) -> list[Row]:
+        """The rows of one `ByIds`."""
+
+    def select_each(self, *questions: ByIds) -> list[list[Row]]:
+        """The rows of each, asked in this order; in one round trip, where there is a server."""
 
     def notify(self, channel: str, payload: str) -> None:
         """Tell whoever listens in other processes, once this transaction is committed."""
@@ -52,6 +69,17 @@ class Connection(Protocol):
         """A read transaction in which every SELECT sees the same moment."""
 
     def close(self) -> None: ...
+
+
+class AtOnce:
+    """What a `Connection` without a server may inherit: nothing is gained by putting anything together."""
+
+    def write_soon(self: Connection, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
+        if self.execute_many(sql, rows) < len(rows) and otherwise:
+            raise StoreError(otherwise)
+
+    def select_each(self: Connection, *questions: ByIds) -> list[list[Row]]:
+        return [self.select_by_ids(*one[:2]) for one in questions]
 
 
 class Member(Protocol):

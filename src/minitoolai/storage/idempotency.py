@@ -5,12 +5,12 @@ Plain functions of a connection; the caller holds the transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from minitoolai.core.books import CLAIM_LIVES_MS, Books, ClaimState, Operation, PlaceHold
-from minitoolai.storage.database import Connection
+from minitoolai.storage.database import ByIds, Connection, Row
 
 #: Rows that one sweep deletes at most, so that no commit of a hold waits long for it.
 SWEPT_AT_ONCE = 500
@@ -34,27 +34,30 @@ class Found(msgspec.Struct, frozen=True):
     kept: Kept | None
 
 
-def load(connection: Connection, operations: Sequence[Operation], books: Books) -> None:
-    """The keys that these operations claim, for the ledger. A batch without any costs no query."""
+def claimed(operations: Sequence[Operation]) -> ByIds:
+    """The keys that these operations claim, for the ledger. A batch without any asks nothing."""
     ids = [o.claim.id for o in operations if isinstance(o, PlaceHold) and o.claim is not None]
-    if ids:
-        rows = connection.select_by_ids(
-            "SELECT i.id, i.created_ms, i.status, h.id, h.state, h.settled"
-            " FROM idempotency_keys i JOIN holds h ON h.id = i.hold_id WHERE i.id IN (…)",
-            ids,
-        )
-        books.claims = {row[0]: ClaimState(row[1], row[2] is not None, row[3], row[4], row[5]) for row in rows}
+    return ByIds(
+        "SELECT i.id, i.created_ms, i.status, h.id, h.state, h.settled"
+        " FROM idempotency_keys i JOIN holds h ON h.id = i.hold_id WHERE i.id IN (…)",
+        ids,
+    )
+
+
+def states(rows: Iterable[Row]) -> dict[str, ClaimState]:
+    """What those rows say of each key."""
+    return {row[0]: ClaimState(row[1], row[2] is not None, row[3], row[4], row[5]) for row in rows}
 
 
 def save(connection: Connection, books: Books) -> None:
     """The keys claimed by the holds of this batch; a free one begins anew."""
-    claimed = {p.claim.id: (p.claim, p) for p, _ in books.placed if p.claim is not None}
-    if claimed:
-        connection.execute_many(
+    held = {p.claim.id: (p.claim, p) for p, _ in books.placed if p.claim is not None}
+    if held:
+        connection.write_soon(
             "INSERT INTO idempotency_keys (id, hold_id, fingerprint, created_ms) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET hold_id = excluded.hold_id, fingerprint = excluded.fingerprint,"
             " created_ms = excluded.created_ms, status = NULL, headers = NULL, body = NULL",
-            [(claim.id, p.hold_id, claim.fingerprint, p.now_ms) for claim, p in claimed.values()],
+            [(claim.id, p.hold_id, claim.fingerprint, p.now_ms) for claim, p in held.values()],
         )
 
 

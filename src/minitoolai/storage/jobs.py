@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from minitoolai.core.books import Books, JobState, Operation, PlaceHold, QueueState, Requeue, Settle
-from minitoolai.core.errors import StoreError
+from minitoolai.core.books import Books, Operation, PlaceHold, QueueState, Requeue, Settle
 from minitoolai.core.records import GenerationState
 from minitoolai.storage import outbox
-from minitoolai.storage.database import Connection
+from minitoolai.storage.database import ByIds, Connection
 
 #: Told to all processes when jobs are queued.
 JOBS_CHANNEL = "minitoolai_jobs"
@@ -22,13 +21,14 @@ JOBS_CHANNEL = "minitoolai_jobs"
 # ── for the ledger ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def load(connection: Connection, operations: Sequence[Operation], books: Books) -> None:
-    """The jobs and queues that these operations speak of. A batch of chats costs no query."""
-    attempted = [o.hold_id for o in operations if isinstance(o, Settle | Requeue) and o.attempt is not None]
-    rows = connection.select_by_ids(
-        "SELECT id, state, attempt, failures, lease_until_ms FROM generations WHERE id IN (…)", attempted, lock=True
-    )
-    books.jobs = {row[0]: JobState(*row[1:]) for row in rows}
+def attempted(operations: Sequence[Operation]) -> ByIds:
+    """The jobs that these operations speak of. A batch of chats asks nothing."""
+    ids = [o.hold_id for o in operations if isinstance(o, Settle | Requeue) and o.attempt is not None]
+    return ByIds("SELECT id, state, attempt, failures, lease_until_ms FROM generations WHERE id IN (…)", ids, lock=True)
+
+
+def load_queues(connection: Connection, operations: Sequence[Operation], books: Books) -> None:
+    """The queues in which these operations ask for a place. A batch of chats costs no query."""
     asking = sorted({o.account_id for o in operations if isinstance(o, PlaceHold) and o.queue_limit is not None})
     if asking:
         rows = connection.select_by_ids(
@@ -47,19 +47,18 @@ def requeue(connection: Connection, books: Books) -> None:
     ]
     if changed:
         # Compare and set, as for holds: an attempt leaves `running` once.
-        written = connection.execute_many(
+        connection.write_soon(
             "UPDATE generations SET state = ?, failures = ?, lease_until_ms = ?, worker = NULL, step = 0"
             " WHERE id = ? AND attempt = ? AND state = 'running'",
             changed,
+            otherwise="a job was moved by somebody else in the same moment; nothing was written",
         )
-        if written != len(changed):
-            raise StoreError("a job was moved by somebody else in the same moment; nothing was written")
 
 
 def save(connection: Connection, books: Books) -> None:
     """What the ledger decided about jobs, after it wrote the rows that every generation has."""
     if books.turns:
-        connection.execute_many(
+        connection.write_soon(
             "UPDATE generations SET seed = ?, size = ?, webhook_url = ?, turn = ? WHERE id = ?",
             [
                 (p.generation.seed, p.generation.size, p.generation.webhook_url, books.turns[p.hold_id], p.hold_id)
@@ -70,7 +69,7 @@ def save(connection: Connection, books: Books) -> None:
         connection.notify(JOBS_CHANNEL, "")
     ended = [o for o in books.outcomes if books.holds[o[0]].kind == "image"]
     if ended:
-        connection.execute_many(
+        connection.write_soon(
             "UPDATE generations SET result = ?, error = ?, lease_until_ms = NULL WHERE id = ?",
             [(outcome.result, outcome.error, hold_id) for hold_id, _, _, _, outcome in ended],
         )

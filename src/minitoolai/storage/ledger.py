@@ -1,4 +1,4 @@
-"""Books in and out of rows: two queries load what a batch touches, a handful of statements write what it decided.
+"""Books in and out of rows: one round trip loads what a batch touches, another writes what it decided.
 
 Everything here is a plain function of a connection, called inside the writer's transaction. Locks are taken in
 one order on every path: accounts by ascending id, then holds, then generations. What jobs have beyond chats and
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from minitoolai.core.books import AccountState, Books, HoldState, Operation, Outside, PlaceHold, Verdict
-from minitoolai.core.errors import StoreError
+from minitoolai.core.books import AccountState, Books, HoldState, JobState, Operation, Outside, PlaceHold, Verdict
 from minitoolai.storage import budgets, idempotency, jobs
-from minitoolai.storage.database import Connection
+from minitoolai.storage.database import ByIds, Connection
 
 Decide = Callable[[Books, Operation], Verdict]
 
@@ -28,23 +27,31 @@ def apply(connection: Connection, operations: Sequence[Operation], decide: Decid
 def load(connection: Connection, operations: Sequence[Operation]) -> Books:
     """The accounts and holds these operations name, as they are now."""
     account_ids = sorted({operation.account_id for operation in operations})
-    rows = connection.select_by_ids(
-        "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)", account_ids, lock=True
-    )
-    accounts = {row[0]: AccountState(row[1], row[2], row[3]) for row in rows}
     hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Outside)]
-    rows = connection.select_by_ids(
-        "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind,"
-        " budget_id, budget_ms FROM holds WHERE id IN (…)",
-        hold_ids,
-        lock=True,
-    )
-    holds = {row[0]: HoldState(*row[1:]) for row in rows}
     references = [operation.external_ref for operation in operations if isinstance(operation, Outside)]
-    rows = connection.select_by_ids("SELECT external_ref FROM transfers WHERE external_ref IN (…)", references)
-    books = Books(accounts, holds, {row[0] for row in rows})
-    jobs.load(connection, operations, books)
-    idempotency.load(connection, operations, books)
+    # Asked in the order in which rows are locked.
+    accounts, holds, known, attempted, claimed = connection.select_each(
+        ByIds(
+            "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)", account_ids, lock=True
+        ),
+        ByIds(
+            "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind,"
+            " budget_id, budget_ms FROM holds WHERE id IN (…)",
+            hold_ids,
+            lock=True,
+        ),
+        ByIds("SELECT external_ref FROM transfers WHERE external_ref IN (…)", references),
+        jobs.attempted(operations),
+        idempotency.claimed(operations),
+    )
+    books = Books(
+        {row[0]: AccountState(row[1], row[2], row[3]) for row in accounts},
+        {row[0]: HoldState(*row[1:]) for row in holds},
+        {row[0] for row in known},
+    )
+    books.jobs = {row[0]: JobState(*row[1:]) for row in attempted}
+    books.claims = idempotency.states(claimed)
+    jobs.load_queues(connection, operations, books)
     budgets.load(connection, operations, books)
     return books
 
@@ -56,7 +63,7 @@ def save(connection: Connection, books: Books) -> None:
     jobs.requeue(connection, books)
     _write_generations(connection, books)
     if books.transfers:
-        connection.execute_many(
+        connection.write_soon(
             "INSERT INTO transfers (kind, debit, credit, amount, hold_id, external_ref, account_version,"
             " balance_after, created_ms, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
@@ -73,12 +80,12 @@ def save(connection: Connection, books: Books) -> None:
 def _update_accounts(connection: Connection, books: Books) -> None:
     changed = [(a.posted, a.held, a.version, key) for key, a in books.accounts.items() if a.dirty]
     if changed:
-        connection.execute_many("UPDATE accounts SET posted = ?, held = ?, version = ? WHERE id = ?", changed)
+        connection.write_soon("UPDATE accounts SET posted = ?, held = ?, version = ? WHERE id = ?", changed)
 
 
 def _write_holds(connection: Connection, books: Books) -> None:
     if books.placed:
-        connection.execute_many(
+        connection.write_soon(
             "INSERT INTO holds (id, account_id, key_id, kind, amount, lease_until_ms) VALUES (?, ?, ?, ?, ?, ?)",
             [(p.hold_id, p.account_id, p.key_id, p.kind, amount, p.lease_until_ms) for p, amount in books.placed],
         )
@@ -89,24 +96,23 @@ def _write_holds(connection: Connection, books: Books) -> None:
     ]
     if changed:
         # Compare and set: a hold leaves `pending` once, whoever else may be writing.
-        written = connection.execute_many(
+        connection.write_soon(
             "UPDATE holds SET progress = ?, state = ?, settled = ?, shortfall = ?, lease_until_ms = ?"
             " WHERE id = ? AND state = 'pending'",
             changed,
+            otherwise="a hold was settled by somebody else in the same moment; nothing was written",
         )
-        if written != len(changed):
-            raise StoreError("a hold was settled by somebody else in the same moment; nothing was written")
 
 
 def _write_generations(connection: Connection, books: Books) -> None:
     if books.placed:
-        connection.execute_many(
+        connection.write_soon(
             "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input,"
             " price_output, request, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [_generation_row(placed) for placed, _ in books.placed],
         )
     if books.outcomes:
-        connection.execute_many(
+        connection.write_soon(
             "UPDATE generations SET state = ?, input_units = ?, output_units = ?, cached_units = ?,"
             " estimated = ?, served_model = ?, error_code = ?, first_token_ms = ?, purchase = ?, cost = ?,"
             " finished_ms = ? WHERE id = ?",
@@ -119,7 +125,7 @@ def _write_generations(connection: Connection, books: Books) -> None:
 
     rerouted = [(o.engine, o.attempts, hold_id) for hold_id, _, _, _, o in books.outcomes if o.engine is not None]
     if rerouted:
-        connection.execute_many("UPDATE generations SET engine = ?, attempts = ? WHERE id = ?", rerouted)
+        connection.write_soon("UPDATE generations SET engine = ?, attempts = ? WHERE id = ?", rerouted)
 
 
 def _generation_row(placed: PlaceHold) -> tuple[object, ...]:

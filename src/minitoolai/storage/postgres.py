@@ -14,10 +14,13 @@ from typing import Any
 
 import psycopg
 from psycopg import conninfo
+from psycopg.pq.abc import PGresult
 from psycopg.types.numeric import Int8Dumper
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, SettingsError, StoreError
-from minitoolai.storage.database import Database, Heard, Member, Row
+from minitoolai.storage import arrays
+from minitoolai.storage.database import ByIds, Database, Heard, Member, Row
+from minitoolai.storage.pipeline import Failure, Pipeline, Statement, surely
 from minitoolai.storage.set_based import SetBased, rewrite
 
 #: How long the fate of a COMMIT is asked after, while its server is away.
@@ -35,14 +38,22 @@ _SESSION = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-_BEGIN = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED;"
-    " SELECT pg_current_xact_id()::text, pg_current_xact_id()::xid::text, pg_backend_pid()"
-)
+_BEGIN = Statement("BEGIN ISOLATION LEVEL READ COMMITTED", repeats=False)
+#: The number under which the server knows this transaction, whole and short, and the session's.
+_NUMBERS = Statement("SELECT pg_current_xact_id()::text, pg_current_xact_id()::xid::text, pg_backend_pid()")
+_COMMIT = Statement("COMMIT", repeats=False)
+_ROLLBACK = Statement("ROLLBACK", repeats=False)
 #: Classes of SQLSTATE after which nothing more comes: connection errors, shutdown, idle in a transaction for too long.
 _ENDS_THE_SESSION = ("08", "57P", "25P03", "25P04")
 #: Whoever writes finds rows by their keys. A plan made while a table was new and small would scan it for ever.
-_PLANS = " SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan;"
+_PLANS = (
+    " SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_memoize = off;"
+    " SET jit = off; SET plan_cache_mode = force_generic_plan;"
+)
+_WHOLE_TABLES = (
+    "SET LOCAL enable_nestloop = off; SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on;"
+    " SET LOCAL enable_mergejoin = on"
+)
 #: Whoever turned it off for the whole server did not mean money.
 _DURABLE = " SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _Fate = tuple[str, str, int]
@@ -78,7 +89,10 @@ def connect(url: str, *, read_only: bool = False) -> psycopg.Connection[Row]:
 
 
 class PostgresConnection:
-    """One session, begun again when it broke. Statements are prepared by the driver once they repeat."""
+    """One session, begun again when it broke.
+
+    A transaction begins with its first statement, and what is only to be written goes with its COMMIT.
+    """
 
     skip_locked = " FOR NO KEY UPDATE SKIP LOCKED"
 
@@ -87,7 +101,10 @@ class PostgresConnection:
         self._read_only = read_only
         self._types: dict[str, dict[str, str]] = {}
         self._is_inside = False
-        self._db = connect(self._url, read_only=self._read_only)
+        #: Of the transaction under way: what is to be sent before anything else, and what the server calls it.
+        self._queued: list[Statement] = []
+        self._fate: _Fate | None = None
+        self._connect()
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         return self._run(_with_marks(sql), parameters)
@@ -95,54 +112,60 @@ class PostgresConnection:
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
         if not rows:
             return 0
-        form = _rewritten(sql)
-        if form is None or (form.key is not None and len({row[form.key] for row in rows}) < len(rows)):
+        statement = self._over_arrays(sql, rows)
+        if statement is None:
             return self._row_by_row(sql, rows)
-        statement = form.over_arrays(self._types_of(form.table))
-        arrays = [list(column) for column in zip(*rows, strict=True)]
-        try:
-            return self._db.execute(statement, arrays).rowcount
-        except psycopg.Error as error:
-            raise _translated(error, self._db, sql) from error
+        return self._ask([statement])[0].command_tuples or 0
 
-    def _row_by_row(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
-        try:
-            with self._db.cursor() as cursor:
-                cursor.executemany(_with_marks(sql), rows)
-                return cursor.rowcount
-        except psycopg.Error as error:
-            raise _translated(error, self._db, sql) from error
+    def write_soon(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
+        statement = self._over_arrays(sql, rows) if rows else None
+        if statement is not None and self._is_inside:
+            self._queued.append(surely(statement, len(rows), otherwise) if otherwise else statement)
+        elif self.execute_many(sql, rows) < len(rows) and otherwise:
+            raise StoreError(otherwise)
 
     def select_by_ids(self, sql: str, ids: Iterable[int | str], *, lock: bool = False) -> list[Row]:
-        listed = list(ids)
-        if not listed:
-            return []
-        return self._run(_over_list(sql, lock), (listed,))
+        return self.select_each(ByIds(sql, list(ids), lock))[0]
+
+    def select_each(self, *questions: ByIds) -> list[list[Row]]:
+        answers: list[list[Row]] = [[] for _ in questions]
+        asked = {place: _listing(one) for place, one in enumerate(questions) if one.ids}
+        if asked:
+            for place, result in zip(asked, self._ask(list(asked.values())), strict=True):
+                answers[place] = self._pipeline.rows(result)
+        return answers
 
     def notify(self, channel: str, payload: str) -> None:
         self._run("SELECT pg_notify(%s, %s)", (channel, payload))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        fate = self._begin()
-        self._is_inside = True
+        self._revive()
+        self._queued, self._fate, self._is_inside = [], None, True
         try:
             yield
+            if self._queued and self._fate is None:
+                # No COMMIT goes out for a transaction whose number we do not know.
+                self._ask([])
         except BaseException:
+            self._queued = []
             self._roll_back()
             raise
+        else:
+            self._commit()
         finally:
-            self._is_inside = False
-        self._commit(fate)
+            self._queued, self._is_inside = [], False
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        self._run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", ())
-        self._is_inside = True
+        # Whoever wants a snapshot looks at everything, and statistics may be from when there was little:
+        # a nested loop over whole tables would never end.
+        self._run(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_WHOLE_TABLES}", ())
+        self._is_snapshot = True
         try:
             yield
         finally:
-            self._is_inside = False
+            self._is_snapshot = False
             self._roll_back()
 
     def close(self) -> None:
@@ -150,19 +173,70 @@ class PostgresConnection:
 
     # ── within ────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _connect(self) -> None:
+        self._types.clear()
+        self._is_snapshot = False
+        self._db = connect(self._url, read_only=self._read_only)
+        self._pipeline = Pipeline(self._db)
+
+    def _revive(self) -> None:
+        """A new session where the old one is known to be gone; never in the middle of a transaction."""
+        if self._db.closed and not self._is_inside and not self._is_snapshot:
+            self._connect()
+
     def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
+        """By the driver, once everything before it is sent."""
         self._revive()
+        if self._is_inside and (self._queued or self._fate is None):
+            self._ask([])
         try:
             cursor = self._db.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
             raise _translated(error, self._db, statement) from error
 
-    def _revive(self) -> None:
-        """A new session where the old one is known to be gone; never in the middle of a transaction."""
-        if self._db.closed and not self._is_inside:
-            self._types.clear()
-            self._db = connect(self._url, read_only=self._read_only)
+    def _ask(self, statements: Sequence[Statement]) -> list[PGresult]:
+        """In one round trip: what is queued, then these; the results of these."""
+        self._revive()
+        opening = [_BEGIN, _NUMBERS] if self._is_inside and self._fate is None else []
+        before = [*opening, *self._queued]
+        self._queued = []
+        try:
+            results = self._pipeline.run([*before, *statements])
+        except Failure as failure:
+            if failure.statement.otherwise and isinstance(failure.error, psycopg.errors.DivisionByZero):
+                raise StoreError(failure.statement.otherwise) from failure
+            raise _translated(failure.error, self._db, failure.statement.sql) from failure
+        except psycopg.Error as error:
+            raise _translated(error, self._db, [*before, *statements][-1].sql) from error
+        if opening:
+            number, short, pid = self._pipeline.rows(results[1])[0]
+            self._fate = number, short, pid
+        return results[len(before) :]
+
+    def _over_arrays(self, sql: str, rows: Sequence[Sequence[object]]) -> Statement | None:
+        """One statement for all rows; None where they must be written one after the other."""
+        form = _rewritten(sql)
+        if form is None or (form.key is not None and len({row[form.key] for row in rows}) < len(rows)):
+            return None
+        types = self._types_of(form.table)
+        kinds = [types[column] for column in form.columns]
+        if not all(map(arrays.is_known, kinds)):
+            return None
+        return Statement(
+            form.over_arrays(types),
+            tuple(map(arrays.array_type, kinds)),
+            tuple(map(arrays.packed, kinds, zip(*rows, strict=True))),
+        )
+
+    def _row_by_row(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
+        self._run("SELECT 1", ())
+        try:
+            with self._db.cursor() as cursor:
+                cursor.executemany(_with_marks(sql), rows)
+                return cursor.rowcount
+        except psycopg.Error as error:
+            raise _translated(error, self._db, sql) from error
 
     def _types_of(self, table: str) -> dict[str, str]:
         """Column → type, asked for once a session."""
@@ -175,34 +249,26 @@ class PostgresConnection:
             self._types[table] = dict(rows)
         return self._types[table]
 
-    def _begin(self) -> _Fate:
-        """Begin, and note the number under which the server knows this transaction."""
-        self._revive()
-        try:
-            cursor = self._db.execute(_BEGIN)
-            cursor.nextset()
-            row = cursor.fetchone()
-        except psycopg.Error as error:
-            raise _translated(error, self._db, "BEGIN") from error
-        assert row is not None, "a SELECT without a table has one row"
-        return row[0], row[1], row[2]
-
     def _roll_back(self) -> None:
-        with suppress(psycopg.Error):
-            self._db.execute("ROLLBACK")
+        # Not by the driver's own way: that makes the server forget every prepared statement.
+        with suppress(psycopg.Error, Failure):
+            self._pipeline.run([_ROLLBACK])
 
-    def _commit(self, fate: _Fate) -> None:
+    def _commit(self) -> None:
+        """Send what is queued, and COMMIT: in one round trip, behind which nobody waits for us."""
+        if self._fate is None:
+            return
         try:
-            cursor = self._db.execute("COMMIT")
-        except psycopg.Error as error:
-            known = _translated(error, self._db, "COMMIT")
-            if not isinstance(known, ConnectionLost):
-                self._roll_back()
-                raise known from error
-            if not self._was_committed(fate):
+            (result,) = self._ask([_COMMIT])
+        except ConnectionLost as error:
+            self._is_inside = False
+            if not self._was_committed(self._fate):
                 raise ConnectionLost("the connection broke before the COMMIT; nothing was written") from error
             return
-        if cursor.statusmessage != "COMMIT":
+        except StoreError:
+            self._roll_back()
+            raise
+        if result.command_status != b"COMMIT":
             raise StoreError("a statement of the transaction had failed; nothing was written")
 
     def _was_committed(self, fate: _Fate) -> bool:
@@ -211,7 +277,6 @@ class PostgresConnection:
         give_up_s = time.monotonic() + DOUBT_S
         while True:
             try:
-                self._revive()
                 state = self._run("SELECT pg_xact_status(%s::text::xid8)", (number,))[0][0]
                 if state != "in progress":
                     return bool(state == "committed")
@@ -236,7 +301,13 @@ def _with_marks(sql: str) -> str:
 
 @cache
 def _over_list(sql: str, lock: bool) -> str:
-    return _with_marks(sql).replace("IN (…)", "= ANY(%s)") + (" ORDER BY id FOR NO KEY UPDATE" if lock else "")
+    return sql.replace("IN (…)", "= ANY($1)") + (" ORDER BY id FOR NO KEY UPDATE" if lock else "")
+
+
+def _listing(question: ByIds) -> Statement:
+    kind = "bigint" if isinstance(question.ids[0], int) else "text"
+    values = (arrays.packed(kind, question.ids),)
+    return Statement(_over_list(question.sql, question.lock), (arrays.array_type(kind),), values)
 
 
 @cache

@@ -25,8 +25,8 @@ class SetBased:
     key: int | None
 
     def over_arrays(self, types: dict[str, str]) -> str:
-        """The statement, with `%s` for each array. `types`: column → its type in this database."""
-        arrays = ", ".join(f"%s::{types[column]}[]" for column in self.columns)
+        """The statement, with `$1`… for the arrays. `types`: column → its type in this database."""
+        arrays = ", ".join(f"${place}::{types[column]}[]" for place, column in enumerate(self.columns, 1))
         return self.sql.replace("{arrays}", arrays)
 
 

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minitoolai.core.errors import StoreError
-from minitoolai.storage.database import Database, Row
+from minitoolai.storage.database import AtOnce, Database, Row
 
 BUSY_TIMEOUT_S = 10.0
 #: What makes an acknowledged commit outlive a power cut, and references be references; of every connection.
 SESSION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
 
-class SqliteConnection:
+class SqliteConnection(AtOnce):
     """SQLite in WAL mode. Statements are cached by the driver."""
 
     #: One process writes at a time, and no other meanwhile.
