@@ -86,6 +86,10 @@ REFUSED = [
     (("key", "create", "bob@example.com"), "make it with: minitoolai account create bob@example.com"),
     (("key", "create", ANN, "--name", " "), "1 to 80 characters"),
     (("key", "create", ANN, "--name", "x" * 81), "1 to 80 characters"),
+    (
+        ("key", "create", ANN, "--models", "fake-chat,fake-chap"),
+        "there is no model 'fake-chap'; the nearest is fake-chat",
+    ),
     (("key", "list", "bob@example.com"), "make it with: minitoolai account create"),
     (("key", "revoke", "0aB1cD2eF3gH"), "there is no active key 0aB1cD2eF3gH; see minitoolai key list"),
     (("credit", "grant", "bob@example.com", "5"), "make it with: minitoolai account create"),
@@ -123,7 +127,7 @@ def test_wrong_usage_is_status_2(ann: Cli, command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "command",
     [(), ("serve",), ("account", "create"), ("key", "create"), ("key", "list"), ("key", "revoke"), ("key", "rotate"),
-     ("credit", "grant"),
+     ("credit", "grant"), ("account",), ("key",), ("credit",), ("voucher",), ("secret",),
      ("balance",), ("models",), ("audit",), ("migrate",), ("doctor",)],
 )  # fmt: skip
 def test_every_command_explains_itself_with_an_example(ann: Cli, command: tuple[str, ...]) -> None:
@@ -136,7 +140,11 @@ def test_the_version_is_the_packages(ann: Cli) -> None:
     assert ann.ok("--version") == f"minitoolai {__version__}\n"
 
 
-@pytest.mark.parametrize("command", [("audit",), ("balance", ANN), ("key", "list", ANN)])
+@pytest.mark.parametrize(
+    "command",
+    [("audit",), ("balance", ANN), ("key", "list", ANN), ("key", "create", ANN), ("voucher", "create", "5"),
+     ("key", "revoke", "0aB1cD2eF3gH"), ("credit", "grant", ANN, "5"), ("account", "admin", ANN)],
+)  # fmt: skip
 def test_a_folder_without_a_database_is_said_and_stays_without(cli: Cli, command: tuple[str, ...]) -> None:
     said = cli(*command)
     assert said.status == 1
@@ -145,10 +153,13 @@ def test_a_folder_without_a_database_is_said_and_stays_without(cli: Cli, command
     assert not cli.database.exists()
 
 
-def test_a_key_in_a_folder_without_a_database_is_unknown(cli: Cli) -> None:
-    said = cli("key", "revoke", "0aB1cD2eF3gH")
-    assert (said.status, said.out) == (1, "")
-    assert "there is no active key" in said.err
+def test_a_database_whose_first_start_was_broken_off_is_said_and_can_be_finished(cli: Cli) -> None:
+    cli.data_dir.mkdir()
+    sqlite3.connect(cli.database).close()
+    cli.database.touch()
+    assert "run minitoolai migrate" in cli("audit").err
+    cli.ok("migrate")
+    assert cli.ok("audit") == "9 invariants hold\n"
 
 
 def test_migrate_says_from_where_to_where_and_is_harmless_again(cli: Cli) -> None:

@@ -15,6 +15,11 @@ pin() { "$uv" pip compile --quiet --universal --generate-hashes --no-header --no
   pin --constraints requirements.txt requirements-dev.in
 } > requirements-dev.txt
 {
+  echo "# Made by make pin from the extra otel of pyproject.toml: what traces need beside requirements.txt."
+  pin --constraints requirements.txt --constraints requirements-dev.txt \
+    <(sed -n 's/^otel = \[\(.*\)\]$/\1/p' pyproject.toml | tr -d '",' | tr ' ' '\n')
+} > requirements-otel.txt
+{
   echo "# Made by make pin from requirements-gpu.in. torch comes on its own: see make dev-gpu."
   pin --constraints requirements.txt --constraints requirements-dev.txt requirements-gpu.in
   # Its own dependencies would bring torchvision and more; only CLIP's vocabulary inside is wanted.

@@ -2,6 +2,7 @@
 
     python -m tools.screenshots                     all of them
     python -m tools.screenshots /usage /studio      only these pages
+    python -m tools.screenshots --all FOLDER        in every look, eight of each, and whole: into FOLDER, for looking at
 
 Starts a server of its own with somebody who has used it for a month. Needs chromium and the packages of `make dev`.
 """
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 from tests.support.all_kinds import CATALOG
@@ -23,18 +25,33 @@ from tests.support.house import OPEN, enter, furnish, pages
 from tests.support.server import ServerProcess
 
 FOLDER = Path(__file__).parent.parent / "docs" / "screenshots"
-LOOKS = {"wide-light": (1200, "light", "en"), "wide-dark": (1200, "dark", "de"),
-         "phone-light": (360, "light", "de"), "phone-dark": (360, "dark", "en")}  # fmt: skip
+#: Width, theme, language.
+Look = tuple[int, str, str]
+LOOKS: dict[str, Look] = {
+    "wide-light": (1200, "light", "en"),
+    "wide-dark": (1200, "dark", "de"),
+    "phone-light": (360, "light", "de"),
+    "phone-dark": (360, "dark", "en"),
+}
+ALL: dict[str, Look] = {
+    f"{'wide' if width == 1200 else 'phone'}-{theme}-{lang}": (width, theme, lang)
+    for width in (1200, 360)
+    for theme in ("light", "dark")
+    for lang in ("en", "de")
+}
 #: A long page is shown from its beginning: this many of its widths.
 TALLEST = {1200: 1500, 360: 1100}
 QUALITY = 45
 
 
-def take(browser: Browser, member: Visitor, wanted: list[str]) -> Iterator[Path]:
+def take(
+    browser: Browser, member: Visitor, wanted: list[str], folder: Path, looks: dict[str, Look], *, whole: bool
+) -> Iterator[Path]:
     """One picture after the other, each as it is written."""
-    for look, (width, theme, lang) in LOOKS.items():
+    for look, (width, theme, lang) in looks.items():
+        scheme: Any = theme
         context = browser.new_context(
-            viewport={"width": width, "height": 800}, color_scheme=theme, device_scale_factor=1
+            viewport={"width": width, "height": 800}, color_scheme=scheme, device_scale_factor=1
         )
         page = context.new_page()
         for is_open in (True, False):
@@ -42,29 +59,39 @@ def take(browser: Browser, member: Visitor, wanted: list[str]) -> Iterator[Path]
                 enter(context, member)
             for path in (path for path in wanted if (path in OPEN) is is_open):
                 page.goto(f"{member.server.url}/{lang}{path}")
-                height = min(page.evaluate("document.documentElement.scrollHeight"), TALLEST[width])
-                name = re.sub(r"s/\d+$", "", path).strip("/").replace("/", "-") or "home"
-                file = FOLDER / f"{name}-{look}.jpeg"
+                if whole:
+                    page.evaluate("document.querySelectorAll('main details').forEach(part => { part.open = true; })")
+                height = page.evaluate("document.documentElement.scrollHeight")
+                file = folder / f"{name_of(path)}-{look}.jpeg"
                 page.screenshot(path=file, type="jpeg", quality=QUALITY, full_page=True,
-                                clip={"x": 0, "y": 0, "width": width, "height": height})  # fmt: skip
+                                clip={"x": 0, "y": 0, "width": width,
+                                      "height": height if whole else min(height, TALLEST[width])})  # fmt: skip
                 yield file
         context.close()
+
+
+def name_of(path: str) -> str:
+    """`/admin/accounts/1001` → `admin-account`"""
+    return re.sub(r"s/\w{12}$|s/\d+$", "", path).strip("/").replace("/", "-") or "home"
 
 
 def main() -> int:
     """Take them all."""
     parser = argparse.ArgumentParser(prog="python -m tools.screenshots", description="Take pictures of the pages.")
     parser.add_argument("pages", nargs="*", help="pages like /usage; all where none is named")
+    parser.add_argument("--all", type=Path, metavar="FOLDER", help="every look of each page, whole, into this folder")
     options = parser.parse_args()
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, ServerProcess(Path(folder), catalog=CATALOG) as server:
+    folder, looks = (options.all, ALL) if options.all else (FOLDER, LOOKS)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as data, ServerProcess(Path(data), catalog=CATALOG) as server:
         member = furnish(server)
         with sync_playwright() as playwright:
             browser = chromium(playwright)
-            files = list(take(browser, member, options.pages or pages(server)))
+            wanted = options.pages or pages(server)
+            files = list(take(browser, member, wanted, folder, looks, whole=bool(options.all)))
             browser.close()
     size = sum(file.stat().st_size for file in files)
-    sys.stdout.write(f"{len(files)} pictures, {size / 1e6:.1f} MB, in {FOLDER.relative_to(Path.cwd())}\n")
+    sys.stdout.write(f"{len(files)} pictures, {size / 1e6:.1f} MB, in {folder}\n")
     return 0
 
 

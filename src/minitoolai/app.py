@@ -8,6 +8,7 @@ import fcntl
 import gc
 import logging
 import math
+import re
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -18,9 +19,11 @@ import uvicorn
 from litestar.datastructures import State
 
 from minitoolai.api.asgi import App, Receive, Scope, Send
+from minitoolai.api.direct import unframed
 from minitoolai.api.idempotency import Idempotent, idempotency_key
 from minitoolai.api.images import ImageDesk
 from minitoolai.api.notes import NOTES, Notes
+from minitoolai.api.origins import is_preflight, preflight, welcome
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.core.request_facts import CURRENT
@@ -39,6 +42,7 @@ from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
+_SLASHES = re.compile("//+")
 
 
 def image_desk(services: Services) -> ImageDesk:
@@ -53,6 +57,11 @@ def image_desk(services: Services) -> ImageDesk:
         insecure_webhooks=services.settings.webhook_insecure,
         wait_s=services.settings.total_timeout_s,
     )
+
+
+#: Of the collector: a request makes hundreds of objects and leaves no ring; to look every 700 is work for nothing, and
+#: to walk what belongs to two thousand answers stops everybody for a tenth of a second.
+COLLECT_AFTER = (20_000, 20, 20)
 
 
 class Server:
@@ -87,6 +96,11 @@ class Server:
             return "stopping"
         return self._why_not_ready
 
+    def route_of(self, scope: Scope) -> str | None:
+        """Under which of our routes an answered request came in, as the documentation writes it."""
+        path: str = scope["path"]
+        return path.rstrip("/") if path in self._hot else scope.get("path_template")
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI. The hot paths go by a dictionary, pages to the portal, everything else to the API."""
         if scope["type"] == "lifespan":
@@ -94,21 +108,42 @@ class Server:
             return
         scope[NOTES] = notes = Notes(send, scope["headers"])
         CURRENT.set(notes)
+        if scope["http_version"] == "1.0":
+            send = unframed(send)
+        try:
+            handler = self._handler(scope, notes)
+            if (
+                scope["method"] == "POST"
+                and (name := idempotency_key(scope)) is not None
+                and handler is not self._portal
+            ):
+                await self._idempotent(handler, name, scope, receive, send)
+                return
+            await handler(scope, receive, send)
+        finally:
+            # They hold the server's end of this request, and it the scope: only the collector could free the two.
+            del scope[NOTES]
+
+    def _handler(self, scope: Scope, notes: Notes) -> App:
+        """Whom a path belongs to; counted by the way."""
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
+        if handler is None and "//" in path:
+            # Of a base URL that ends in a slash.
+            path = scope["path"] = _SLASHES.sub("/", path)
+            handler = self._hot.get(path)
+        if path.startswith(("/v1/", "/api/")):
+            if is_preflight(scope):
+                return preflight
+            welcome(scope, notes)
         if handler is not None:
             self._count(path)
-        else:
-            if is_portals(path):
-                self._count("portal")
-                await self._portal(scope, receive, send)
-                return
-            self._count("other")
-            handler = self._other
-        if scope["method"] == "POST" and (name := idempotency_key(scope)) is not None:
-            await self._idempotent(handler, name, scope, receive, send)
-            return
-        await handler(scope, receive, send)
+            return handler
+        if is_portals(path):
+            self._count("portal")
+            return self._portal  # type: ignore[no-any-return]
+        self._count("other")
+        return self._other  # type: ignore[no-any-return]
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -149,6 +184,7 @@ class Server:
         # What is here now stays for good; the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECT_AFTER)
         try:
             yield
         finally:
@@ -163,6 +199,8 @@ class Server:
             await services.site.close()
             await services.http.close()
             await asyncio.to_thread(services.writer.stop)
+            if services.tracing is not None:
+                await asyncio.to_thread(services.tracing.close)
             if self._member is not None:
                 await asyncio.to_thread(self._member.stop)
             services.database.close()
@@ -187,7 +225,7 @@ class Server:
             self._services.keys.forget(said)
 
     async def _start_engines(self) -> None:
-        """Those that some model would use now; the others would only cost memory."""
+        """Those that some model would use now, but for pictures that can wait; the others would only cost memory."""
         chats, speech = self._services.chats, self._services.speech
         used: dict[str, Engine] = {}
         for model in [*chats.catalog.chat.values(), *chats.catalog.embeddings.values()]:
@@ -197,7 +235,8 @@ class Server:
             used[f"speech {voice.engine}"] = speech.engines[voice.engine]
         images = self._services.images.service
         for picture in images.catalog.images.values():
-            if (drawer := images.engine_for(picture)) is not None:
+            drawer = images.engine_for(picture)
+            if drawer is not None and drawer.name not in self._services.images.worker.late:
                 used[f"images {drawer.name}"] = drawer
         await asyncio.gather(*(_start(engine) for engine in used.values()))
         self._why_not_ready = None
@@ -269,8 +308,9 @@ def serve(services: Services, *, ready: Any, listening: socket.socket | None = N
     """
     settings = services.settings
     with contextlib.nullcontext() if services.database.is_shared else only_server(settings.data_dir):
+        server = Server(services, engines_first=listening is not None)
         config = uvicorn.Config(
-            Server(services, engines_first=listening is not None),
+            server if services.tracing is None else services.tracing.app(server, server.route_of),
             host=settings.host,
             port=settings.port,
             loop="uvloop",

@@ -97,6 +97,18 @@ def _call(function: str, options: argparse.Namespace) -> int | None:
     return result
 
 
+def _group(
+    commands: Commands[argparse.ArgumentParser], name: str, about: str, example: str
+) -> Commands[argparse.ArgumentParser]:
+    parser = commands.add_parser(
+        name,
+        help=about,
+        epilog=f"example:\n  minitoolai {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser.add_subparsers(required=True, metavar="COMMAND")
+
+
 def _simple(
     commands: Commands[argparse.ArgumentParser], name: str, about: str, function: str, *positional: tuple[str, str]
 ) -> None:
@@ -122,7 +134,7 @@ def _worker(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _account(commands: Commands[argparse.ArgumentParser]) -> None:
-    group = commands.add_parser("account", help="make accounts").add_subparsers(required=True, metavar="COMMAND")
+    group = _group(commands, "account", "make accounts", "create ann@example.com")
     parser = _add(group, "create", "make an account", "account_create", "account create ann@example.com --credit 5.00")
     parser.add_argument("email", help="e-mail address, the name of the account")
     parser.add_argument("--password-stdin", action="store_true", help="read its password from standard input")
@@ -142,9 +154,7 @@ def _account(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _key(commands: Commands[argparse.ArgumentParser]) -> None:
-    group = commands.add_parser("key", help="make, list, replace and revoke keys").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
+    group = _group(commands, "key", "make, list, replace and revoke keys", "create ann@example.com --name laptop")
     about = "make a key; printed once, alone on standard output"
     example = "key create ann@example.com --name laptop --budget-daily 2.00 --expires 90d"
     key_options.add_create(_add(group, "create", about, "key_commands.create", example))
@@ -159,7 +169,7 @@ def _key(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _credit(commands: Commands[argparse.ArgumentParser]) -> None:
-    group = commands.add_parser("credit", help="credit accounts").add_subparsers(required=True, metavar="COMMAND")
+    group = _group(commands, "credit", "credit accounts", "grant ann@example.com 20.00")
     parser = _add(group, "grant", "credit an account", "credit_grant", "credit grant ann@example.com 20.00")
     parser.add_argument("email", help="e-mail address of the account")
     parser.add_argument("amount", metavar="DOLLARS", help="like 20.00")
@@ -168,8 +178,7 @@ def _credit(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _voucher(commands: Commands[argparse.ArgumentParser]) -> None:
-    about = "codes that are worth money once"
-    group = commands.add_parser("voucher", help=about).add_subparsers(required=True, metavar="COMMAND")
+    group = _group(commands, "voucher", "codes that are worth money once", "create 10.00 --count 20")
     about = "make vouchers; their codes are printed once, alone on standard output"
     parser = _add(group, "create", about, "vouchers.create", "voucher create 10.00 --count 20 --note fair")
     parser.add_argument("amount", metavar="DOLLARS", help="what each is worth, like 10.00")
@@ -180,8 +189,7 @@ def _voucher(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _secret(commands: Commands[argparse.ArgumentParser]) -> None:
-    about = "change the secret under which keys are hashed and links signed"
-    group = commands.add_parser("secret", help=about).add_subparsers(required=True, metavar="COMMAND")
+    group = _group(commands, "secret", "change the secret under which keys are hashed and links signed", "rotate")
     about = "draw a new secret; what was made under the old one goes on working"
     _add(group, "rotate", about, "secret_files.rotate", "secret rotate")
     _add(group, "list", "the names of the secrets, never the secrets", "secret_files.list_", "secret list")

@@ -48,6 +48,13 @@ def prepare(settings: Settings) -> str:
         return database.where
 
 
+def prepare_existing(settings: Settings) -> None:
+    """The same where there are books already; SettingsError rather than new ones in a folder that was mistyped."""
+    with _opened(settings) as database:
+        _check_tables(settings, database)
+    prepare(settings)
+
+
 @contextmanager
 def _opened(settings: Settings) -> Iterator[Database]:
     database = open_database(database_url(settings), serving=False)
@@ -72,14 +79,19 @@ def write(settings: Settings, change: Callable[[Connection], T]) -> T:
 def read(settings: Settings, question: Callable[[Connection], T]) -> T:
     """Ask the database, which must exist."""
     with _opened(settings) as database:
-        if not has_tables(database):
-            lack, other = (
-                (f"no table in {database.where}", "another MINITOOLAI_DATABASE_URL")
-                if database.is_shared
-                else (f"no database in {settings.data_dir}", "--data-dir")
-            )
-            raise SettingsError(f"there is {lack}; run minitoolai migrate, or choose {other}")
+        _check_tables(settings, database)
         return database.read(question)
+
+
+def _check_tables(settings: Settings, database: Database) -> None:
+    if has_tables(database):
+        return
+    lack, other = (
+        (f"no table in {database.where}", "another MINITOOLAI_DATABASE_URL")
+        if database.is_shared
+        else (f"no database in {settings.data_dir}", "--data-dir")
+    )
+    raise SettingsError(f"there is {lack}; run minitoolai migrate, or choose {other}")
 
 
 # ── accounts ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -115,7 +127,7 @@ def credit_grant(settings: Settings, options: argparse.Namespace) -> None:
         note = " (this reference was credited before; nothing changed)" if done.repeated else ""
         return f"balance ${format_dollars(done.posted)}{note}"
 
-    prepare(settings)
+    prepare_existing(settings)
     say(write(settings, change))
 
 
@@ -168,6 +180,9 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
         say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
         for line in purchase_lines(services.reports.catalog, offer.model):
             say(line)
+    for engine in services.engines.values():
+        if why := engine.why_blind():
+            say(f"  {engine.name} sees no pictures: {why}")
     for model in services.speech.catalog.speech.values():
         voices: dict[str, list[str]] = {}
         for voice in model.voices:

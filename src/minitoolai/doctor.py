@@ -1,20 +1,26 @@
-"""`minitoolai doctor`: each part of an installation, and what to do about what is wrong; upstreams say one token."""
+"""`minitoolai doctor`: each part of an installation, and what to do about what is wrong; upstreams say one token.
+
+A warning is no fault: what it is about works, until the day on which it does not.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import os
+from dataclasses import replace
 
 from minitoolai.commands import built, prepare, read, say
 from minitoolai.core.catalog_file import read_catalog
 from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ChatRequest
+from minitoolai.doubts import doubts
 from minitoolai.engines.base import ChatEngine
 from minitoolai.image_wiring import make_objects
 from minitoolai.services.completions import whole_answer
 from minitoolai.settings import Settings
 from minitoolai.storage import audit as audit_rows
+from minitoolai.tracing import try_collector
 from minitoolai.wiring import Services, build, catalog_path, database_url
 
 #: Longest wait for one token of one upstream.
@@ -30,6 +36,8 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
         "database": _check_database,
         "pictures": _check_pictures,
     }
+    if settings.otlp_endpoint:
+        checks["traces"] = _check_traces
     for name, check in checks.items():
         try:
             say(f"ok     {name}: {check(settings)}")
@@ -41,6 +49,9 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
     for offer in built(settings).reports.offers():
         faults += offer.engine is None
         say(f"{'ok    ' if offer.engine else 'FAULT '} model {offer.model.name}: {offer.engine or offer.why_not}")
+    for doubt in doubts(settings):
+        say(f"WARN   {doubt}")
+    faults += asyncio.run(_try_files(settings))
     if not options.offline:
         faults += asyncio.run(_ask_upstreams(settings))
     return 1 if faults else 0
@@ -80,6 +91,51 @@ def _check_pictures(settings: Settings) -> str:
 
     asyncio.run(try_it())
     return f"kept in {settings.object_store or settings.data_dir.resolve() / 'objects'}"
+
+
+def _check_traces(settings: Settings) -> str:
+    """The collector takes a message in which nothing is told."""
+    url = try_collector(settings)
+    return f"{url} takes them, {settings.trace_ratio:.4g} of all requests"
+
+
+# ── one token of each model file that the operator supplied ─────────────────────────────────────────────────
+
+
+async def _try_files(settings: Settings) -> int:
+    """Each is really loaded, for one short answer; how many faults."""
+    # As little memory as it takes, for a server may be running beside us.
+    services = build(replace(settings, llama_slots=1, llama_context=512))
+    try:
+        said = [line for engine in _with_files(services) for line in await _try_file(engine)]
+    finally:
+        await services.http.close()
+    for line in said:
+        say(line)
+    return sum(line.startswith("FAULT") for line in said)
+
+
+def _with_files(services: Services) -> list[ChatEngine]:
+    settings, entries = services.settings, services.chats.catalog.engines
+    own = bool(settings.llama_model or settings.llama_mmproj)
+    return [
+        engine
+        for name, engine in services.engines.items()
+        if entries[name].kind == "llama" and (own or entries[name].file) and engine.why_not_ready() is None
+    ]
+
+
+async def _try_file(engine: ChatEngine) -> list[str]:
+    try:
+        await engine.start()
+        served = await _one_token(engine, engine.name)
+    except ServiceError as error:
+        return [f"FAULT  engine {engine.name}: {error.message}"]
+    finally:
+        await engine.stop()
+    blind = [f"FAULT  engine {engine.name} sees no pictures: {why}"] if (why := engine.why_blind()) else []
+    eyes = ", and it sees pictures" if engine.vision else ""
+    return [f"ok     engine {engine.name}: one token from {served}{eyes}", *blind]
 
 
 # ── one token of each upstream ────────────────────────────────────────────────────────────────────────────

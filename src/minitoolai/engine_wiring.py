@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from minitoolai.core.catalog import Catalog, EngineEntry
@@ -21,6 +22,8 @@ from minitoolai.engines.voice_pool import VoicePool
 from minitoolai.settings import Settings
 
 Caps = dict[str, Slots]
+#: Headers that a request to an upstream gets besides its own, asked for each.
+More = Callable[[], dict[str, str]]
 
 
 def make_caps(catalog: Catalog) -> Caps:
@@ -32,7 +35,9 @@ def make_caps(catalog: Catalog) -> Caps:
     }
 
 
-def make_engine(name: str, entry: EngineEntry, settings: Settings, http: HttpClient, caps: Caps) -> ChatEngine:
+def make_engine(
+    name: str, entry: EngineEntry, settings: Settings, http: HttpClient, caps: Caps, more: More | None = None
+) -> ChatEngine:
     """The adapter that the catalog asks for."""
     if entry.kind == "llama":
         return LlamaEngine(
@@ -49,10 +54,12 @@ def make_engine(name: str, entry: EngineEntry, settings: Settings, http: HttpCli
     if entry.kind == "fake":
         return FakeEngine(name, entry)
     url, key = settings.engine_urls.get(name, ""), settings.engine_keys.get(name, "")
-    return UpstreamEngine(name, entry, http, base_url=url, key=key, slots=caps.get(name))
+    return UpstreamEngine(name, entry, http, base_url=url, key=key, slots=caps.get(name), more=more)
 
 
-def make_engines(catalog: Catalog, settings: Settings, http: HttpClient, caps: Caps) -> dict[str, ChatEngine]:
+def make_engines(
+    catalog: Catalog, settings: Settings, http: HttpClient, caps: Caps, more: More | None = None
+) -> dict[str, ChatEngine]:
     """Every engine of the catalog. SettingsError for a key or address that belongs to none."""
     for variable, named in (("API_KEY", settings.engine_keys), ("BASE_URL", settings.engine_urls)):
         for name in named:
@@ -63,7 +70,7 @@ def make_engines(catalog: Catalog, settings: Settings, http: HttpClient, caps: C
                 )
     used = {name for model in [*catalog.chat.values(), *catalog.embeddings.values()] for name in model.engines}
     entries = {name: entry for name, entry in catalog.engines.items() if name in used}
-    return {name: make_engine(name, entry, settings, http, caps) for name, entry in entries.items()}
+    return {name: make_engine(name, entry, settings, http, caps, more) for name, entry in entries.items()}
 
 
 _VOICE_POOLS: dict[str, type[VoicePool]] = {"hibari": HibariEngine, "piper": PiperEngine, "fake": FakeSpeechEngine}

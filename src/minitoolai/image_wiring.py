@@ -17,6 +17,7 @@ from minitoolai.engines.moderation import ModerationPolicy
 from minitoolai.painter_wiring import make_image_engines
 from minitoolai.services.charging import Charging
 from minitoolai.services.image_board import Board
+from minitoolai.services.image_run import ImageRun
 from minitoolai.services.image_worker import ImageWorker
 from minitoolai.services.images import ImageService
 from minitoolai.services.links import Links, PublicAddress
@@ -31,6 +32,7 @@ from minitoolai.storage.bucket import BucketObjects
 from minitoolai.storage.database import Database
 from minitoolai.storage.objects import LocalObjects, ObjectStore
 from minitoolai.storage.writer import Writer
+from minitoolai.tracing import Tracing
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Base:
     http: HttpClient
     #: What every signature of this server is made from.
     secret: Ring
+    tracing: Tracing | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ def make_images(base: Base, *, is_alone: bool) -> Images:
         signer,
         board,
         queue_limit=base.settings.image_queue,
+        parent=base.tracing.parent if base.tracing else None,
     )
     worker = ImageWorker(
         base.catalog,
@@ -135,6 +139,8 @@ def make_images(base: Base, *, is_alone: bool) -> Images:
         name=f"{socket.gethostname()}:{os.getpid()}:{random_text(6)}",
         is_alone=is_alone,
         meters=base.charging.meters,
+        late=frozenset(name for name, entry in base.catalog.engines.items() if entry.kind == "sketch"),
+        new_run=base.tracing.image_run if base.tracing else ImageRun,
     )
     address = PublicAddress(settings.public_url, settings.host, settings.port)
     links = Links(signer, clock, address, lifetime_s=settings.image_link_ttl_s)

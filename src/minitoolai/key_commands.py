@@ -7,10 +7,10 @@ import re
 from datetime import UTC, datetime
 from ipaddress import ip_network
 
-from msgspec.structs import replace
-
-from minitoolai.commands import CLOCK, dollars, prepare, read, say, write
+from minitoolai.commands import CLOCK, dollars, prepare_existing, read, say, write
 from minitoolai.core.budgets import PERIODS
+from minitoolai.core.catalog import nearest
+from minitoolai.core.catalog_file import read_catalog
 from minitoolai.core.errors import InvalidRequest, NotFound
 from minitoolai.core.key_rules import KeyRules, Rate
 from minitoolai.core.money import format_dollars
@@ -19,7 +19,7 @@ from minitoolai.services import accounts as account_service
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts, budgets
 from minitoolai.storage.database import Connection
-from minitoolai.wiring import pepper
+from minitoolai.wiring import catalog_path, pepper
 
 _UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -30,7 +30,8 @@ def create(settings: Settings, options: argparse.Namespace) -> None:
     if not 1 <= len(name) <= 80:
         raise InvalidRequest("a key's name has 1 to 80 characters", param="name")
     rules = _rules(options)
-    prepare(settings)
+    _check_models(settings, rules.models)
+    prepare_existing(settings)
     secret = pepper(settings)
 
     def change(connection: Connection) -> str:
@@ -57,19 +58,14 @@ def list_(settings: Settings, options: argparse.Namespace) -> None:
 def rotate(settings: Settings, options: argparse.Namespace) -> None:
     """key rotate ID [--grace TIME]: a new key with the same rules and budgets; the old one lives on for a while."""
     grace_ms = _duration_ms(options.grace, "--grace")
-    prepare(settings)
-    secret, now_ms = pepper(settings), CLOCK.now_ms()
+    prepare_existing(settings)
+    secret = pepper(settings)
 
     def change(connection: Connection) -> str:
         old = accounts.find_key(connection, _key_id(options.id))
-        if old is None or old.revoked_ms is not None or (old.rules.expires_ms or now_ms + 1) <= now_ms:
+        if old is None or not account_service.is_active(old, CLOCK.now_ms()):
             raise NotFound(f"there is no active key {_key_id(options.id)}; see minitoolai key list EMAIL")
-        family = old.family or old.id
-        new = account_service.make_key(old.account_id, old.name, secret, CLOCK, old.rules, family=family)
-        accounts.insert_key(connection, new.row)
-        ends_ms = min(now_ms + grace_ms, old.rules.expires_ms or now_ms + grace_ms)
-        accounts.write_rules(connection, old.id, replace(old.rules, expires_ms=ends_ms))
-        return new.text
+        return account_service.rotate_key(connection, old, grace_ms, secret, CLOCK).text
 
     say(write(settings, change))
 
@@ -77,10 +73,19 @@ def rotate(settings: Settings, options: argparse.Namespace) -> None:
 def revoke(settings: Settings, options: argparse.Namespace) -> None:
     """key revoke ID"""
     key_id = _key_id(options.id)
-    prepare(settings)
+    prepare_existing(settings)
     if not write(settings, lambda connection: accounts.revoke_key(connection, key_id, CLOCK.now_ms())):
         raise NotFound(f"there is no active key {key_id}; see minitoolai key list EMAIL")
     say(f"revoked {key_id}")
+
+
+def _check_models(settings: Settings, names: tuple[str, ...]) -> None:
+    """A key for a model that nobody offers would open nothing: a slip of the pen, rather than a wish."""
+    catalog = read_catalog(catalog_path(settings))
+    offered = {**catalog.chat, **catalog.embeddings, **catalog.images, **catalog.speech}
+    for name in names:
+        if name not in offered:
+            raise InvalidRequest(f"--models: there is no model {name!r}; {nearest(name, offered)}", param="models")
 
 
 def _key_id(text: str) -> str:

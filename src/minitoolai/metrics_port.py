@@ -28,7 +28,7 @@ def address_of(settings: Settings) -> tuple[str, int] | None:
     host = host.strip("[]")
     if not host or not port.isdigit() or int(port) > 65535:
         raise SettingsError(f"MINITOOLAI_METRICS_LISTEN={text!r} is wrong: write it like 127.0.0.1:9464")
-    if not settings.metrics_token and not _is_loopback(host):
+    if not settings.metrics_token and not is_loopback(host):
         raise SettingsError(
             f"MINITOOLAI_METRICS_LISTEN={text!r} would tell everybody about your business: "
             "set MINITOOLAI_METRICS_TOKEN, too, or listen on 127.0.0.1"
@@ -36,7 +36,8 @@ def address_of(settings: Settings) -> tuple[str, int] | None:
     return host, int(port)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach this address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections.abc import Mapping
@@ -26,8 +27,8 @@ class Secret(str):
         return "Secret(…)"
 
 
-def _setting(default: T, about: str) -> T:
-    made: T = field(default=default, metadata={"about": about})
+def _setting(default: T, about: str, least: int = 0) -> T:
+    made: T = field(default=default, metadata={"about": about, "least": least})
     return made
 
 
@@ -70,17 +71,20 @@ class Settings:
         "Where /metrics is answered, like 127.0.0.1:9464; several processes take the ports from there on; empty: not.",
     )
     metrics_token: Secret = _setting(Secret(""), "What a reader of /metrics must send as a Bearer token.")
+    otlp_endpoint: str = _setting("", "Where traces go, by OTLP over HTTP, like http://127.0.0.1:4318; empty: nowhere.")
+    otlp_headers: Secret = _setting(Secret(""), "What is sent there besides, like authorization=Bearer abc,x-tenant=7.")
+    trace_ratio: float = _setting(1.0, "Share of requests that are traced, 0 to 1.")
     access_log: bool = _setting(False, "One line a request.")
     audit_every_s: float = _setting(60.0, "Seconds between checks of the books beside a running server.")
     llama_model: str = _setting("", "A GGUF file of yours instead of the embedded model.")
     llama_mmproj: str = _setting("", "Its eyes: the mmproj GGUF file of a model of yours that sees pictures.")
-    llama_slots: int = _setting(4, "Answers the embedded model writes at once.")
+    llama_slots: int = _setting(4, "Answers the embedded model writes at once.", least=1)
     llama_queue: int = _setting(128, "Requests that may wait for the embedded model; more are a 503.")
     llama_context: int = _setting(0, "Tokens of prompt and answer together, a request; 0 takes the catalog's.")
     llama_threads: int = _setting(0, "CPU threads of the embedded model; 0 takes all cores.")
     voices_dir: str = _setting("", "Folder of your voice files; empty means `voices` in the data folder.")
-    speech_processes: int = _setting(1, "Processes that speak, for each speech engine; one core each.")
-    speech_voices: int = _setting(16, "Texts that one speech engine speaks at once.")
+    speech_processes: int = _setting(1, "Processes that speak, for each speech engine; one core each.", least=1)
+    speech_voices: int = _setting(16, "Texts that one speech engine speaks at once.", least=1)
     speech_queue: int = _setting(64, "Requests that may wait for a voice; more are a 503.")
     weights_dir: str = _setting("", "Folder of your image models' files; empty means `weights` in the data folder.")
     image_queue: int = _setting(100, "Jobs that one account may have waiting; more are a 429.")
@@ -88,6 +92,12 @@ class Settings:
     image_silence_s: float = _setting(10.0, "A drawing process that is silent for so long is killed and started again.")
     image_link_ttl_s: int = _setting(3600, "Seconds for which a link to a picture is good; each poll gives a new one.")
     image_retention_days: float = _setting(30.0, "Days until a finished picture is removed; 0 keeps pictures for ever.")
+    prompt_retention_days: float = _setting(
+        30.0, "Days until the words of a picture that is over are forgotten: prompts, errors, webhook; 0 keeps them."
+    )
+    answer_retention_hours: float = _setting(
+        24.0, "Hours for which an answer is kept for the same Idempotency-Key, 24 at most; 0 keeps none."
+    )
     object_store: str = _setting("", "s3://bucket/prefix for pictures; empty means `objects` in the data folder.")
     s3_endpoint: str = _setting("", "Another S3 server than Amazon's, like https://s3.example.com.")
     s3_region: str = _setting("", "Region of the bucket; empty means us-east-1.")
@@ -144,11 +154,16 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: obj
         elif key.endswith("_base_url"):
             urls[key.removesuffix("_base_url")] = text.rstrip("/")
         else:
-            raise SettingsError(f"{name} is no setting; the settings are {', '.join(variables())}")
+            raise SettingsError(f"{name} is no setting; {_nearest(name)}")
     for key, value in overrides.items():
         if value is not None:
             values[key] = _in_range(f"--{key}", key, value, value)
     return Settings(**values, engine_keys=keys, engine_urls=urls)  # type: ignore[arg-type]
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name, variables(), n=2, cutoff=0.8)
+    return f"did you mean {' or '.join(close)}?" if close else f"the settings are {', '.join(variables())}"
 
 
 def variables() -> list[str]:
@@ -178,6 +193,8 @@ def _parse(name: str, key: str, text: str) -> object:
 
 
 def _in_range(name: str, key: str, value: object, text: object) -> object:
-    if isinstance(value, int | float) and (value < 0 or (key == "port" and value > 65535)):
-        raise SettingsError(f"{name}={text!r} is wrong: it must be {'0 to 65535' if key == 'port' else 'not below 0'}")
+    least = _FIELDS[key].metadata["least"]
+    if isinstance(value, int | float) and (value < least or (key == "port" and value > 65535)):
+        right = "0 to 65535" if key == "port" else f"not below {least}"
+        raise SettingsError(f"{name}={text!r} is wrong: it must be {right}")
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from minitoolai.commands import CLOCK, prepare, read, say, write
+from minitoolai.commands import CLOCK, prepare_existing, read, say, write
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.services import accounts as account_service
@@ -28,7 +28,7 @@ def create(settings: Settings, options: argparse.Namespace) -> None:
         raise InvalidRequest(f"--count is 1 to {MOST}", param="count")
     if options.days is not None and not 1 <= options.days <= 36_500:
         raise InvalidRequest("--days is 1 to 36500", param="days")
-    prepare(settings)
+    prepare_existing(settings)
     secret = pepper(settings)
     made = [make_voucher(secret, CLOCK, amount, note=options.note, days=options.days) for _ in range(options.count)]
 
@@ -58,7 +58,7 @@ def listing(settings: Settings, _: argparse.Namespace) -> None:
 
 def admin(settings: Settings, options: argparse.Namespace) -> None:
     """account admin EMAIL [--off]"""
-    prepare(settings)
+    prepare_existing(settings)
 
     def change(connection: Connection) -> None:
         users.set_admin(connection, account_service.require_account(connection, options.email), not options.off)

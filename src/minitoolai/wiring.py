@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass
 from importlib.resources import files
@@ -30,15 +31,17 @@ from minitoolai.services.ledger import decide
 from minitoolai.services.limits import Limits
 from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
+from minitoolai.services.routes import Route
 from minitoolai.services.secrets import Ring
 from minitoolai.services.seeing import Seeing
 from minitoolai.services.speech import SpeechService
-from minitoolai.services.sweeping import RowSweeper
+from minitoolai.services.sweeping import Kept, RowSweeper
 from minitoolai.services.underway import Underway
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
 from minitoolai.storage.opening import POSTGRES, SQLITE, open_database
 from minitoolai.storage.writer import Writer
+from minitoolai.tracing import Tracing, make_tracing
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Services:
     reports: Reports
     auditor: Auditor
     site: Site
+    #: None where nobody is to be told.
+    tracing: Tracing | None
 
 
 def catalog_path(settings: Settings) -> Path:
@@ -100,18 +105,35 @@ def pepper(settings: Settings) -> Ring:
         # What the file held before there was a setting, too.
         first = settings.data_dir / "secret.key"
         return Ring(settings.secret_key.encode(), [*named, *kept, *([first.read_bytes()] if first.exists() else [])])
-    path = settings.data_dir / "secret.key"
-    try:
-        # Exclusive creation: of two processes that start at once, one draws and both read the same.
-        with open(path, "xb", opener=_private) as file:
-            file.write(random_bytes(32))
-    except FileExistsError:
-        pass
-    return Ring(path.read_bytes(), [*named, *kept])
+    return Ring(_first_secret(settings.data_dir / "secret.key"), [*named, *kept])
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _first_secret(path: Path) -> bytes:
+    """The file's secret, drawn where there is none: all who start at once get the same one. SettingsError."""
+    if not path.exists():
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if not path.exists():
+                _draw_secret(path)
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+    secret = path.read_bytes()
+    if not secret:
+        raise SettingsError(f"{path} is empty: bring it back from a backup; without one, delete it and make new keys")
+    return secret
+
+
+def _draw_secret(path: Path) -> None:
+    """Under its name it is whole and on disk, or not there."""
+    draft = path.with_name("secret.key.draft")
+    draft.unlink(missing_ok=True)
+    with open(draft, "xb", opener=lambda text, flags: os.open(text, flags, 0o600)) as file:
+        file.write(random_bytes(32))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def make_limits(settings: Settings, clock: Clock) -> Limits:
@@ -137,18 +159,28 @@ def trusted_proxies(settings: Settings) -> tuple[str, ...]:
     return networks
 
 
+def kept_for(settings: Settings) -> Kept:
+    """What is not the books, and how long that is kept. SettingsError."""
+    if settings.answer_retention_hours > 24:
+        raise SettingsError(
+            "MINITOOLAI_ANSWER_RETENTION_HOURS is wrong: an Idempotency-Key lives for 24 hours, its most"
+        )
+    return Kept(settings.prompt_retention_days, settings.answer_retention_hours)
+
+
 def build(settings: Settings) -> Services:
     """Everything a server needs, not yet started. CatalogError, SettingsError, StoreError."""
     catalog = read_catalog(catalog_path(settings))
     clock = SystemClock()
+    tracing = make_tracing(settings, clock)
     database = open_database(database_url(settings), serving=True)
     writer = Writer(database, decide)
     http = HttpClient()
     caps = make_caps(catalog)
-    engines = make_engines(catalog, settings, http, caps)
+    engines = make_engines(catalog, settings, http, caps, tracing.headers if tracing else None)
     underway = Underway(clock)
     limits = make_limits(settings, clock)
-    charging = Charging(writer, clock, limits)
+    charging = (tracing.charging if tracing else Charging)(writer, clock, limits)
     fetch = GuardedClient()
     chats = ChatService(
         catalog,
@@ -159,6 +191,7 @@ def build(settings: Settings) -> Services:
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
         seeing=Seeing(lambda url, field: fetch.get(url, field=field)),
+        route=tracing.route if tracing else Route,
     )
     speech_engines = make_speech_engines(catalog, settings, http, caps)
     speech = SpeechService(
@@ -171,7 +204,7 @@ def build(settings: Settings) -> Services:
         stall_timeout_s=settings.total_timeout_s,
     )
     secret = pepper(settings)
-    base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret)
+    base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret, tracing)
     images = make_images(base, is_alone=not database.is_shared)
     keys = KeyRing(database, secret, clock, Admission(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
@@ -188,10 +221,11 @@ def build(settings: Settings) -> Services:
         speech=speech,
         images=images,
         underway=underway,
-        replays=Replays(database, writer, clock),
-        sweeper=RowSweeper(writer, clock),
+        replays=Replays(database, writer, clock, keeps_answers=settings.answer_retention_hours > 0),
+        sweeper=RowSweeper(database, writer, clock, kept_for(settings)),
         keys=keys,
         reports=reports,
         auditor=auditor,
         site=make_site(settings, database, writer, clock, keys, reports, auditor, secret),
+        tracing=tracing,
     )

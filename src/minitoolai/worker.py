@@ -43,6 +43,8 @@ def work(settings: Settings, *, ready: Callable[[str], None]) -> None:
 
 async def _work(services: Services, ready: Callable[[str], None]) -> None:
     worker, loop = services.images.worker, asyncio.get_running_loop()
+    # What is here for pictures alone does not wait for the first.
+    worker.late = frozenset()
     is_over, is_urgent = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
@@ -72,6 +74,8 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         await metrics.close()
         await services.http.close()
         await asyncio.to_thread(services.writer.stop)
+        if services.tracing is not None:
+            await asyncio.to_thread(services.tracing.close)
         if member is not None:
             await asyncio.to_thread(member.stop)
         services.database.close()

@@ -1,4 +1,4 @@
-"""Pieces of a stream written straight to the server's socket: to the byte what the server itself would write."""
+"""What is written straight to the server's socket: to the byte what the server itself would write."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from minitoolai.api.asgi import Send
+from minitoolai.api.asgi import JSON, Send, answer
 from minitoolai.api.streaming import EVENT_STREAM, StreamWriter
 
 
@@ -21,9 +21,14 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.data = b""
+        self.pieces = 0
 
     def write(self, data: Any) -> None:
         self.data += data
+        self.pieces += 1
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
     def is_closing(self) -> bool:
         return False
@@ -34,10 +39,11 @@ class Cycle:
 
     def __init__(self) -> None:
         self.wire = Wire()
+        self.ended = 0
         self.flow = FlowControl(self.wire)
         log = logging.getLogger("nobody")
         self.cycle = RequestResponseCycle(
-            scope={"type": "http", "method": "POST"},  # type: ignore[typeddict-item]
+            scope={"type": "http", "method": "POST", "path": "/", "query_string": b"", "http_version": "1.1"},  # type: ignore[typeddict-item]
             transport=self.wire,
             flow=self.flow,
             logger=log,
@@ -47,8 +53,11 @@ class Cycle:
             message_event=asyncio.Event(),
             expect_100_continue=False,
             keep_alive=True,
-            on_response=lambda: None,
+            on_response=self._end,
         )
+
+    def _end(self) -> None:
+        self.ended += 1
 
     async def asgi(self, message: Any) -> None:
         """The same, behind something that is not uvicorn."""
@@ -110,5 +119,49 @@ def test_nothing_is_written_to_a_caller_who_has_left() -> None:
         cycle.cycle.disconnected = True
         assert out.write_soon(b"two") is None
         assert cycle.wire.data == before
+
+    run(work())
+
+
+@pytest.mark.parametrize("body", [b"", b'{"a":1}', b"x" * 100_000])
+def test_a_whole_answer_in_one_piece_is_to_the_byte_what_the_server_would_write(body: bytes) -> None:
+    async def work() -> None:
+        direct, slow_way = Cycle(), Cycle()
+        for one in (direct, slow_way):
+            one.cycle.default_headers = [(b"date", b"today"), (b"x-request-id", b"r-1")]
+        await answer(direct.cycle.send, 200, body, [JSON])
+        await answer(slow_way.asgi, 200, body, [JSON])
+        assert direct.wire.data == slow_way.wire.data
+        assert direct.wire.pieces == 1
+        assert slow_way.wire.pieces == 2
+        assert direct.cycle.response_complete
+        assert direct.ended == slow_way.ended == 1
+
+    run(work())
+
+
+@pytest.mark.parametrize("unusual", ["to be closed", "logged", "HEAD", "left"])
+def test_whatever_is_unusual_about_a_connection_is_left_to_the_server(unusual: str) -> None:
+    async def work() -> None:
+        direct, slow_way = Cycle(), Cycle()
+        for one in (direct, slow_way):
+            one.cycle.keep_alive = unusual != "to be closed"
+            one.cycle.access_log = unusual == "logged"
+            one.cycle.disconnected = unusual == "left"
+            one.cycle.scope["method"] = "HEAD" if unusual == "HEAD" else "POST"
+        await answer(direct.cycle.send, 404, b"gone", [JSON])
+        await answer(slow_way.asgi, 404, b"gone", [JSON])
+        assert direct.wire.data == slow_way.wire.data
+        assert direct.wire.pieces == slow_way.wire.pieces
+
+    run(work())
+
+
+def test_a_header_with_a_line_break_is_refused_and_nothing_is_written() -> None:
+    async def work() -> None:
+        direct = Cycle()
+        with pytest.raises(RuntimeError, match="header value"):
+            await answer(direct.cycle.send, 200, b"", [(b"x-name", b"a\r\nset-cookie: b=c")])
+        assert direct.wire.data == b""
 
     run(work())

@@ -71,7 +71,7 @@ def test_the_counted_prompt_is_the_one_that_is_charged(account: Account) -> None
 
 def test_the_models_page_tells_who_answers(account: Account) -> None:
     model = get(account, f"/v1/models/{MODEL}").json()
-    assert (model["engine"], model["ready"]) == ("smollm2", True)
+    assert (model["engine"], model["ready"], model["vision"]) == ("smollm2", True, False)
 
 
 def test_an_image_is_refused_with_the_remedy(account: Account) -> None:
@@ -90,6 +90,22 @@ def test_what_the_model_cannot_honour_is_named(account: Account) -> None:
     # Of several choices it reports the tokens of one.
     check_refusal(post(account, model=MODEL, n=2), 400, "invalid_request", "n")
     assert account.settled() > CREDIT - 100 * 150
+
+
+def test_what_asks_nothing_of_the_model_is_taken(account: Account) -> None:
+    idle = {"modalities": ["text"], "verbosity": "medium", "reasoning_effort": "none", "n": 1}
+    hints = {"prompt_cache_key": "k", "prompt_cache_retention": "24h", "safety_identifier": "s", "store": True}
+    null = dict.fromkeys(("stream_options", "max_tokens", "audio", "function_call", "prediction", "web_search_options"))
+    answer = post(account, model=MODEL, max_completion_tokens=2, **idle, **hints, **null)
+    assert answer.status_code == 200, answer.text
+    check_refusal(post(account, model=MODEL, verbosity="low"), 400, "invalid_request", "verbosity")
+
+
+def test_an_answer_can_be_sent_back_as_an_sdk_holds_it(account: Account) -> None:
+    held = {"refusal": None, "tool_calls": None, "audio": None, "function_call": None, "annotations": []}
+    messages = [*STORY, {"role": "assistant", "content": "One, two.", **held}, {"role": "user", "content": "Go on."}]
+    answer = post(account, model=MODEL, messages=messages, max_completion_tokens=2)
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_prompt_beyond_the_context_is_refused_before_anything_is_held(account: Account) -> None:

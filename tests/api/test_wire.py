@@ -297,3 +297,17 @@ def test_any_value_in_any_field_is_read_or_refused_with_a_name(fields: dict[str,
     except InvalidRequest as error:
         refused = error
     assert refused is None or refused.param is not None
+
+
+def test_null_means_absent_inside_a_message_too() -> None:
+    given_back = {"refusal": None, "tool_calls": None, "audio": None, "function_call": None, "name": None}
+    messages = [
+        {"role": "user", "content": [{**PICTURE, "image_url": {**PICTURE["image_url"], "detail": None}}], "name": None},
+        {"role": "assistant", "content": "Hello.", **given_back},
+        {"role": "assistant", "content": None, **given_back},
+    ]
+    assert parse(messages=messages).messages == [
+        {"role": "user", "content": [PICTURE]},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "assistant", "content": None},
+    ]

@@ -11,12 +11,15 @@ import asyncio
 import statistics
 import sys
 import tempfile
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minitoolai.services.charging import LEASE_MS
 from minitoolai.storage.audit import broken_invariants
 from tests.support.load import Caller, Seen
+from tests.support.probe import probe
 from tests.support.server import Account, ServerProcess
 
 CATALOG = """
@@ -48,10 +51,10 @@ engines = ["steady"]
 """
 #: Seconds over which the streams begin: a crowd, not a thundering herd.
 RAMP_S = 5.0
-#: A request whose first token comes at once is timed this often.
-PROBE_S = 0.1
 #: At the 99th percentile, of time to the first token under load against that without.
 ADDED_MS = 20.0
+#: A lease is renewed each second; by then it must be written, and a process may have had to wait for a processor.
+RENEWED_S = 3.0
 #: Megabytes that a process may grow between the first fifth and the end, beside a tenth.
 SLACK_MB = 8.0
 
@@ -70,6 +73,8 @@ class LoadTally:
     late_mb: float = 0.0
     #: The part of one core that the server took.
     cpu: float = 0.0
+    #: Seconds since the lease was renewed that was renewed longest ago.
+    renewed_s: float = 0.0
     violations: list[str] = field(default_factory=list)
 
     @property
@@ -80,7 +85,8 @@ class LoadTally:
         return (
             f"streams={self.streams} seconds={self.seconds:.0f} tokens={self.tokens} idle={self.idle_ms:.1f}ms"
             f" median={self.median_ms:.1f}ms p99={self.p99_ms:.1f}ms added_p99={self.added_ms:.1f}ms"
-            f" memory={self.early_mb:.0f}->{self.late_mb:.0f}MB cpu={self.cpu:.2f} violations={len(self.violations)}"
+            f" memory={self.early_mb:.0f}->{self.late_mb:.0f}MB cpu={self.cpu:.2f} renewed={self.renewed_s:.1f}s"
+            f" violations={len(self.violations)}"
         )
 
 
@@ -101,6 +107,8 @@ def run_load(folder: Path, streams: int, seconds: int, *, url: str = "") -> Load
             tally.violations.append(f"{tally.tokens} of {streams * seconds} tokens arrived")
         if tally.late_mb > tally.early_mb * 1.1 + SLACK_MB:
             tally.violations.append(f"memory grew from {tally.early_mb:.0f} to {tally.late_mb:.0f} MB")
+        if tally.renewed_s > RENEWED_S:
+            tally.violations.append(f"a lease was renewed {tally.renewed_s:.1f} s ago")
         account.settled(within_s=30)
         tally.violations += [f"{name}: {rows}" for name, rows in server.read(broken_invariants).items()]
     return tally
@@ -108,7 +116,7 @@ def run_load(folder: Path, streams: int, seconds: int, *, url: str = "") -> Load
 
 async def _crowd(account: Account, streams: int, seconds: int, tally: LoadTally) -> list[Seen]:
     loop, server = asyncio.get_running_loop(), account.server
-    tally.idle_ms = statistics.median(await _probe(account, 3.0))
+    tally.idle_ms = statistics.median(await probe(server.port, account.key, 3.0))
     seen: list[Seen] = []
 
     async def stream(delay_s: float) -> None:
@@ -123,7 +131,8 @@ async def _crowd(account: Account, streams: int, seconds: int, tally: LoadTally)
     # The first fifth is everybody's beginning; what comes after it must cost no more.
     await asyncio.sleep(RAMP_S + seconds / 5)
     tally.early_mb = server.resident_mb()
-    times_ms = await _probe(account, max(1.0, seconds * 0.7 - RAMP_S))
+    times_ms = await probe(server.port, account.key, max(1.0, seconds * 0.7 - RAMP_S))
+    tally.renewed_s = max([await _renewed_s(server) for _ in range(10)])
     tally.late_mb = server.resident_mb()
     await asyncio.gather(*tasks)
     tally.seconds = loop.time() - started_s
@@ -133,19 +142,11 @@ async def _crowd(account: Account, streams: int, seconds: int, tally: LoadTally)
     return seen
 
 
-async def _probe(account: Account, seconds: float) -> list[float]:
-    """Milliseconds to the first token of an engine that has it at once, asked for over and over."""
-    caller, times_ms = Caller(account.server.port, account.key), []
-    loop = asyncio.get_running_loop()
-    over_s = loop.time() + seconds
-    while loop.time() < over_s:
-        body = {"model": "quick", "messages": [{"role": "user", "content": "now"}], "max_completion_tokens": 4}
-        seen = await caller.ask(body)
-        assert seen.done, (seen.status, seen.body[:300])
-        times_ms.append(seen.first_byte_s * 1000)
-        await asyncio.sleep(PROBE_S)
-    await caller.close()
-    return times_ms
+async def _renewed_s(server: ServerProcess) -> float:
+    """Seconds since the renewal that is longest ago, as the books have it now."""
+    await asyncio.sleep(0.1)
+    first = server.read(lambda c: c.execute("SELECT min(lease_until_ms) FROM holds WHERE state = 'pending'"))
+    return (time.time() * 1000 + LEASE_MS - first[0][0]) / 1000 if first[0][0] else 0.0
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tools.reference import commands
 
+from minitoolai.api.asgi import LARGEST_BODY
 from minitoolai.core.catalog_file import read_catalog
 from minitoolai.settings import PREFIX, load_settings, variables
 
@@ -104,6 +105,30 @@ def test_the_image_runs_without_rights_and_installs_by_hash() -> None:
             assert (ROOT / name).exists(), name
     command = re.findall(r'^CMD \["(\w+)"\]', text, flags=re.MULTILINE)
     assert command == ["serve"]
+
+
+def pins(name: str) -> dict[str, str]:
+    """Package → version."""
+    return dict(re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==(\S+)", (ROOT / name).read_text(), flags=re.MULTILINE))
+
+
+def test_the_packages_of_traces_fit_beside_the_others_and_are_those_that_are_tested() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["otel"]
+    otel = pins("requirements-otel.txt")
+    assert {one.partition(">=")[0] for one in wanted} <= set(otel)
+    known = pins("requirements-dev.txt") | pins("requirements.txt")
+    assert {name: version for name, version in otel.items() if known.get(name) != version} == {}
+    assert "-r requirements-otel.txt" in (OPS / "Containerfile").read_text()
+
+
+def test_the_proxy_that_we_show_lets_streams_and_the_largest_request_pass() -> None:
+    text = (OPS / "nginx" / "minitoolai.conf").read_text()
+    given = dict(re.findall(r"^\s+(\w+) ([^;]+);$", text, flags=re.MULTILINE))
+    assert given["proxy_buffering"] == "off"
+    assert given["proxy_next_upstream"] == "off"
+    assert int(given["client_max_body_size"].removesuffix("m")) * 1024**2 == LARGEST_BODY
+    assert int(given["proxy_read_timeout"].removesuffix("s")) > load_settings({}).total_timeout_s
+    assert text.count("{") == text.count("}")
 
 
 def test_compose_gives_each_service_what_it_needs_and_no_more() -> None:

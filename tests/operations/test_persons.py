@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import requests
+
 from minitoolai.services import persons
 from minitoolai.storage.persons import everything_of
+from minitoolai.storage.retention import forget_words
 from tests.support.ask import post
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 from tests.support.server import Account, ServerProcess
@@ -64,3 +67,21 @@ def test_both_databases_forget_alike_and_not_while_work_is_under_way(books: Temp
         assert persons.forget(books.connection, account, NOON_MS)
     assert books.money(account) == left
     assert [row[0] for row in books.rows("SELECT account_id FROM users WHERE deleted_ms IS NULL")] == [other]
+
+
+def test_a_job_whose_words_are_forgotten_still_answers_its_polls(watched: ServerProcess, account: Account) -> None:
+    asked = job(account, prompt=MARK)
+    before = wait(account, asked)
+    watched.write(
+        lambda c: [
+            c.execute("UPDATE generations SET finished_ms = 1 WHERE request IS NOT NULL"),
+            forget_words(c, 2, 1000),
+        ]
+    )
+    rows = watched.read(lambda c: c.execute("SELECT * FROM generations WHERE account_id = ?", (account.id,)))
+    assert MARK not in repr(rows)
+    after = wait(account, asked)
+    # Only the link is a fresh one.
+    assert {**before, "image_url": ""} == {**after, "image_url": ""}
+    assert requests.get(after["image_url"], timeout=10).status_code == 200
+    assert watched.command("audit").returncode == 0

@@ -6,18 +6,27 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.support.all_kinds import CATALOG
 from tests.support.browse import Visitor
 from tests.support.chromium import chromium as open_chromium
-from tests.support.house import CLOSED, OPEN, enter, furnish, number_of
+from tests.support.house import CLOSED, OPEN, enter, furnish
 from tests.support.programs import NODE, install_node
 from tests.support.server import ServerProcess
+from tests.support.states import AWAY, CLOSED_STATES, EMPTY_STATES, OPEN_STATES, newcomer, plain
 
 pytestmark = pytest.mark.acceptance
 LOOKS = [(1200, "light", "en"), (360, "dark", "de")]
 RUN = "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']})"
+#: Who looks, and where to.
+VISITS = [
+    *(("visitor", path, plain(path)) for path in OPEN),
+    *(("visitor", name, go) for name, go in OPEN_STATES.items()),
+    *(("newcomer", name, go) for name, go in EMPTY_STATES.items()),
+    *(("member", path, plain(path)) for path in CLOSED),
+    *(("member", name, go) for name, go in CLOSED_STATES.items()),
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +37,9 @@ def axe() -> str:
 
 
 @pytest.fixture(scope="module")
-def member(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visitor]:
-    with ServerProcess(tmp_path_factory.mktemp("axe"), catalog=CATALOG) as server:
-        yield furnish(server)
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Visitor]]:
+    with ServerProcess(tmp_path_factory.mktemp("axe"), catalog=CATALOG, env=AWAY) as server:
+        yield {"visitor": Visitor(server), "member": furnish(server), "newcomer": newcomer(server)}
 
 
 @pytest.fixture(scope="module")
@@ -42,24 +51,37 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.mark.parametrize(("width", "theme", "lang"), LOOKS)
-@pytest.mark.parametrize("path", [*OPEN, *CLOSED])
+@pytest.mark.parametrize(("who", "name", "go"), VISITS, ids=[name for _, name, _ in VISITS])
 def test_axe_finds_nothing(
-    browser: Browser, member: Visitor, axe: str, path: str, width: int, theme: Any, lang: str
+    browser: Browser,
+    people: dict[str, Visitor],
+    axe: str,
+    who: str,
+    name: str,
+    go: Any,
+    width: int,
+    theme: Any,
+    lang: str,
 ) -> None:
-    server = member.server
+    server = people[who].server
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=theme)
-    if path not in OPEN:
-        enter(context, member)
+    if who != "visitor":
+        enter(context, people[who])
     page = context.new_page()
     elsewhere: list[str] = []
     page.on("request", lambda sent: None if sent.url.startswith(server.url) else elsewhere.append(sent.url))
-    page.goto(f"{server.url}/{lang}{path.replace('#', str(number_of(server)))}")
+    go(page, f"{server.url}/{lang}", server)
+    assert violations(page, axe) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("h1").count() == 1
+    assert elsewhere == []
+    context.close()
+
+
+def violations(page: Page, axe: str) -> list[tuple[str, list[str]]]:
+    """What axe says against the page with all of it unfolded."""
     for part in page.locator("details:not(.menu)").all():
         part.evaluate("part => { part.open = true; }")
     page.evaluate(axe)
     found = page.evaluate(RUN)["violations"]
-    told = [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found]
-    assert told == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert elsewhere == []
-    context.close()
+    return [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found]

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import gzip
 import re
+from pathlib import Path
 
 import pytest
 import requests
 
+from minitoolai.portal.borders import is_local
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.portal.visit import is_local
-from tests.support.browse import Visitor
+from minitoolai.portal.routes import MODULES
+from tests.support import house
+from tests.support.browse import PASSWORD, Visitor
+from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess
 
-OPEN = ("/", "/docs", "/prices", "/signup", "/signin", "/reset")
+OPEN = house.OPEN
+NOWHERE = (
+    "/nothing", "/keys/1/2/3", "/keys/0aB1cD2eF3gH/x", "/keys/revoke/x", "/admin/nothing", "/admin/accounts/x",
+    "/admin/accounts/1/grant/x", "/admin/accounts/1/nothing/at/all", "/usage/x", "/studio/image/x", "/docs/x/y",
+    "/%00", "/%f0%28", "/..%2f..%2fetc/passwd", "/ä/ö",
+)  # fmt: skip
 
 
 def test_the_root_leads_to_the_visitors_language_and_the_choice_is_remembered(visitor: Visitor) -> None:
@@ -82,11 +91,75 @@ def test_a_theme_is_chosen_and_remembered_without_a_script(visitor: Visitor) -> 
     assert "data-theme" not in visitor.page.text
 
 
-@pytest.mark.parametrize("path", ["/en/nothing", "/de/keys/1/2/3", "/en/%00", "/en/%f0%28", "/en/..%2f..%2fetc/passwd"])
-def test_what_is_not_there_is_said_in_a_page(server: ServerProcess, path: str) -> None:
-    answer = requests.get(server.url + path, timeout=20)
-    assert answer.status_code == 404
-    assert "</html>" in answer.text
+def test_what_is_not_there_is_said_in_a_page_of_the_language(member: Visitor) -> None:
+    for path in NOWHERE:
+        for method in ("GET", "POST", "DELETE"):
+            answer = member.request(method, f"{member.server.url}/de{path}", timeout=20)
+            assert answer.status_code == 404, (method, path)
+            assert "Hier ist nichts" in answer.text, (method, path)
+            assert '<html lang="de"' in answer.text
+            assert "content-security-policy" in answer.headers
+
+
+def test_a_method_that_is_nobodys_is_refused_in_a_page(member: Visitor) -> None:
+    for path in ("/", "/keys", "/usage/requests", "/docs", "/studio/key", "/signout"):
+        for method in ("PUT", "PATCH", "DELETE"):
+            answer = member.request(method, f"{member.server.url}/fr{path}", timeout=20)
+            assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD"), (method, path)
+            assert "Cette demande n’est pas possible ici" in answer.text
+            assert f'href="/fr{path}"' in answer.text
+
+
+def test_a_form_that_is_too_large_or_no_form_is_refused_in_a_page(member: Visitor) -> None:
+    there = f"{member.server.url}/es/keys"
+    answer = member.post(there, data={"name": "x" * 70_000}, timeout=20)
+    assert answer.status_code == 413
+    assert "64 kB" in answer.text
+    for odd in ({"json": {"name": "x"}}, {"data": {f"f{n}": "x" for n in range(400)}}, {"data": b"name=%ff%fe"}):
+        answer = member.post(there, timeout=20, headers={}, **odd)
+        assert (answer.status_code, "</html>" in answer.text) in ((400, True), (403, True))
+        assert "</html>" in answer.text
+
+
+def test_what_breaks_is_said_in_a_page_and_written_down(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, catalog=CATALOG) as server:
+        visitor = Visitor(server).sign_up("ann@example.com")
+        server.write(lambda c: c.execute("ALTER TABLE key_uses RENAME TO elsewhere", ()))
+        assert visitor.open("/de/keys").status_code == 500
+        assert "Bei uns ist etwas kaputtgegangen" in visitor.page.text
+        assert "elsewhere" not in visitor.page.text
+        assert "key_uses" in server.log.read_text()
+        server.write(lambda c: c.execute("ALTER TABLE elsewhere RENAME TO key_uses", ()))
+        server.log.write_text("")
+
+
+def test_another_language_or_theme_keeps_the_page_and_what_was_asked(member: Visitor) -> None:
+    page = member.open("/usage?days=7").text
+    assert 'href="/de/usage?days=7"' in page
+    member.submit("/theme", theme="dark")
+    assert member.page.url.endswith("/en/usage?days=7")
+    assert 'href="/de/&#34;' not in member.open('/usage?x="><script>').text
+
+
+def test_the_way_back_from_the_sign_in_is_whole_and_in_the_language_chosen_there(server: ServerProcess) -> None:
+    visitor = Visitor(server)
+    address = visitor.open("/usage?days=7").url
+    assert address.endswith("/en/signin?next=/en/usage%3Fdays%3D7")
+    page = visitor.open(address.removeprefix(server.url).replace("/en/signin", "/tr/signin")).text
+    assert 'name="next" value="/tr/usage?days=7"' in page
+
+
+def test_a_session_that_ended_within_a_form_leads_to_the_sign_in_and_back(
+    member: Visitor, email: str, server: ServerProcess
+) -> None:
+    other = Visitor(server).sign_in(email)
+    other.open("/account")
+    member.open("/topup")
+    other.submit("/account/password", password_old=PASSWORD, password="another password")
+    member.submit("/topup/voucher", code="x")
+    assert "You were signed out in the meantime." in member.page.text
+    member.submit("/signin", email=email, password="another password")
+    assert member.page.url == member.url("/topup")
 
 
 def test_the_api_keeps_its_own_words(server: ServerProcess) -> None:
@@ -111,3 +184,14 @@ def test_an_address_that_leads_elsewhere_is_not_local(address: str) -> None:
 @pytest.mark.parametrize("address", ["/en", "/de/keys", "/fr/usage?by=day", "/tr/"])
 def test_an_address_of_a_page_is_local(address: str) -> None:
     assert is_local(address)
+
+
+def test_every_page_is_looked_at_by_axe_and_timed_and_in_the_pictures() -> None:
+    """A page that is new is named in tests/support/house.py, or the reason why not stands here."""
+    files = {"/usage/usage.csv", "/balance/statement.csv"}
+    shown_as_states = {"/confirm", "/reset/new", "/topup/done", "/{rest:path}"}
+    the_guide_again = {"/api-documentation"}
+    known = {*OPEN, *house.CLOSED} | files | shown_as_states | the_guide_again
+    handlers = [handler for module in MODULES for handler in module.HANDLERS]
+    pages = {handler.opt["path"] for handler in handlers if "path" in handler.opt and "GET" in handler.http_methods}
+    assert {re.sub(r"\{(\w)\w*:str\}", lambda m: {"k": "+", "n": "#"}[m[1]], path) for path in pages} == known

@@ -133,7 +133,7 @@ def test_the_charts_are_drawings_with_names_axes_and_labels(
     for chart in charts:
         assert chart.find("title") is not None
         assert chart.findall("path")
-        assert len(chart.findall("text")) >= 2
+        assert len([*chart.iter("text"), *chart.iter("tspan")]) >= 2
 
 
 @given(st.integers(0, 2**62))

@@ -130,7 +130,7 @@ def test_an_answer_is_kept_found_and_swept(books: TemporaryBooks) -> None:
         reservation = await charging.reserve(Caller(account, "k", claim), bound, CHAT)
         # A second hold of the same request is no second request.
         await charging.reserve(Caller(account, "k", claim), bound, CHAT)
-        charging.settle(reservation, 60, Outcome("succeeded"), wait=False)
+        charging.settle(reservation, 60, Outcome("succeeded"))
         await replays.settled()
         replays.release(claim)
         with pytest.raises(IdempotencySpent, match="gen-"):

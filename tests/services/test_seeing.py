@@ -115,18 +115,38 @@ async def _never(url: str, field: str) -> Any:
     raise AssertionError(url)
 
 
-def test_the_embedded_model_sees_with_the_operators_mmproj_and_says_where_it_is_missing(tmp_path: Any) -> None:
-    async def engines() -> list[LlamaEngine]:
-        entry, eyes = EngineEntry("llama", model="m", context=4096), tmp_path / "eyes.gguf"
-        made = [LlamaEngine("e", entry, HttpClient(), path=__file__, mmproj=path) for path in ("", str(eyes))]
-        assert [engine.vision for engine in made] == [False, True]
-        assert "MINITOOLAI_LLAMA_MMPROJ" in str(made[1].why_not_ready())
-        eyes.write_bytes(b"GGUF")
-        assert made[1].why_not_ready() is None
-        assert not made[1].fetches_images
-        seen = request("https://example.com/a")
-        seen.images = ["low"]
-        assert await made[1].count_prompt(seen) is None
-        return made
+def test_what_is_plain_is_an_upright_png_without_transparency() -> None:
+    file, turned = io.BytesIO(), Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (300, 100), (0, 0, 250)).save(file, "jpeg", exif=turned)
+    clear = io.BytesIO()
+    Image.new("RGBA", (5000, 10), (0, 0, 0, 0)).save(clear, "png")
+    asked = request(data_url(file.getvalue()), data_url(clear.getvalue()))
+    asyncio.run(Seeing(_never).look(asked, must_fetch=True, plain=True))
+    urls = [part["image_url"]["url"] for part in asked.messages[0]["content"]]
+    assert [url.partition(",")[0] for url in urls] == ["data:image/png;base64"] * 2
+    found = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
+    assert [(one.mode, one.size) for one in found] == [("RGB", (100, 300)), ("RGB", (2048, 4))]
+    assert found[1].getpixel((0, 0)) == (255, 255, 255)
 
-    asyncio.run(engines())
+
+def test_a_picture_that_breaks_off_is_refused_where_it_is_unpacked() -> None:
+    file = io.BytesIO()
+    Image.effect_noise((200, 200), 50).save(file, "png")
+    with pytest.raises(InvalidRequest, match="broken png") as no:
+        asyncio.run(Seeing(_never).look(request(data_url(file.getvalue()[:900])), must_fetch=True, plain=True))
+    assert (no.value.code, no.value.param) == ("invalid_image", FIELD)
+
+
+def test_the_embedded_model_sees_with_the_operators_mmproj_and_says_where_it_is_missing(tmp_path: Any) -> None:
+    async def check() -> None:
+        entry, eyes = EngineEntry("llama", model="m", context=4096), tmp_path / "eyes.gguf"
+        blind, seeing = (LlamaEngine("e", entry, HttpClient(), path=__file__, mmproj=path) for path in ("", str(eyes)))
+        assert (blind.vision, blind.why_blind()) == (False, None)
+        # It reads and writes all the same.
+        assert seeing.why_not_ready() is None
+        assert "MINITOOLAI_LLAMA_MMPROJ" in str(seeing.why_blind())
+        eyes.write_bytes(b"GGUF")
+        assert (seeing.vision, seeing.why_blind()) == (True, None)
+
+    asyncio.run(check())

@@ -165,6 +165,23 @@ def test_a_settle_rides_with_the_next_hold(books: TemporaryBooks) -> None:
         assert writer.counts.commits == 2
 
 
+def test_the_settle_of_the_only_answer_waits_for_nobody_and_takes_along_those_who_wait(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+    books.apply(hold(1, account, 300), hold(2, account, 300))
+
+    async def work(writer: Writer) -> None:
+        await writer.submit(hold(3, account, 1))
+        first = writer.submit(settle(1, account, 100))
+        last = writer.submit(settle(2, account, 50), is_last=True)
+        assert first is not None
+        assert last is not None
+        assert await asyncio.wait_for(asyncio.gather(first, last), 5) == [Settled(100), Settled(50)]
+
+    with books.writer(linger_s=30.0) as writer:
+        run(work(writer))
+        assert writer.counts.commits == 2
+
+
 def test_a_settle_waits_for_no_hold_where_none_has_come_of_late(books: TemporaryBooks) -> None:
     account = books.account(1000)
     books.apply(hold(1, account, 600))

@@ -9,7 +9,7 @@ from playwright.sync_api import BrowserContext
 
 from minitoolai.core.clock import SystemClock
 from minitoolai.services import payments
-from minitoolai.storage import users
+from minitoolai.storage import accounts, users
 from minitoolai.storage.database import Connection
 from minitoolai.storage.usage import MS_PER_DAY
 from tests.support.browse import Visitor
@@ -17,9 +17,9 @@ from tests.support.server import ServerProcess
 
 EMAIL = "ada@example.com"
 OPEN = ("/", "/docs", "/prices", "/signup", "/signin", "/reset")
-#: Of people who are signed in; the account's number stands where # is.
+#: Of people who are signed in; the account's number stands where # is, a key's where + is.
 CLOSED = (
-    "/keys", "/studio", "/studio/image", "/studio/speech", "/usage", "/usage/requests", "/balance", "/topup",
+    "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/usage", "/usage/requests", "/balance", "/topup",
     "/account", "/admin", "/admin/accounts", "/admin/accounts/#", "/admin/jobs", "/admin/actions",
 )  # fmt: skip
 MODELS = (("chat", "quick", 700, 240), ("image", "painter", 0, 1), ("speech", "teller", 420, 0))
@@ -81,7 +81,16 @@ def number_of(server: ServerProcess) -> int:
 
 def pages(server: ServerProcess) -> list[str]:
     """Every page there is, with the number in it."""
-    return [*OPEN, *(path.replace("#", str(number_of(server))) for path in CLOSED)]
+    return [*OPEN, *(address(server, path) for path in CLOSED)]
+
+
+def address(server: ServerProcess, path: str) -> str:
+    """A path of CLOSED with the numbers of whoever lives here."""
+    if not set(path) & set("#+"):
+        return path
+    account_id = number_of(server)
+    key = server.read(lambda c: accounts.keys_of(c, account_id))[0].id
+    return path.replace("#", str(account_id)).replace("+", key)
 
 
 def enter(context: BrowserContext, member: Visitor) -> None:

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast, get_args
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import Request, Response
 from litestar.datastructures import State
 
 from minitoolai.api.auth import authenticate
+from minitoolai.api.reading import reads
 from minitoolai.api.wire_images import LARGEST_SIDE, SMALLEST_SIDE
 from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, nearest
 from minitoolai.core.clock import generation_name
@@ -20,7 +21,7 @@ from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.money import format_dollars
 from minitoolai.core.records import Caller, Generation, UsageRow
 from minitoolai.core.voices import SpeechModel
-from minitoolai.services.reports import Model, Offer, Reports
+from minitoolai.services.reports import Offer, Reports
 from minitoolai.storage.generations import GroupBy
 
 #: A listing's fixed date of birth; OpenAI's clients want one.
@@ -35,7 +36,7 @@ def _reports(request: Request[Any, Any, State]) -> Reports:
     return cast(Reports, request.app.state.reports)
 
 
-@get("/api/balance")
+@reads("/api/balance")
 async def balance(request: Request[Any, Any, State]) -> dict[str, str]:
     """Balance, held and available, as decimal strings."""
     money = await _reports(request).balance(await _caller(request))
@@ -47,7 +48,7 @@ async def balance(request: Request[Any, Any, State]) -> dict[str, str]:
     }
 
 
-@get("/api/usage")
+@reads("/api/usage")
 async def usage(request: Request[Any, Any, State]) -> Response[Any]:
     """Usage by day, model or key; JSON or CSV."""
     caller = await _caller(request)
@@ -80,20 +81,20 @@ async def usage(request: Request[Any, Any, State]) -> Response[Any]:
     )
 
 
-@get("/v1/generations/{name:str}")
+@reads("/v1/generations/{name:str}")
 async def generation(request: Request[Any, Any, State], name: str) -> dict[str, Any]:
     """What one request cost, and why."""
     return _generation(await _reports(request).generation(await _caller(request), name))
 
 
-@get("/v1/models")
+@reads("/v1/models")
 async def models(request: Request[Any, Any, State]) -> dict[str, Any]:
     """What is on offer, each with its price and engine."""
     await _caller(request)
     return {"object": "list", "data": [_model(offer) for offer in _reports(request).offers()]}
 
 
-@get("/v1/models/{name:path}")
+@reads("/v1/models/{name:path}")
 async def model(request: Request[Any, Any, State], name: str) -> dict[str, Any]:
     """One of them."""
     await _caller(request)
@@ -116,16 +117,17 @@ def _model(offer: Offer) -> dict[str, Any]:
         "engine": offer.engine,
         "ready": offer.engine is not None,
         "why_not_ready": offer.why_not,
-        **_facts(offer.model),
+        **_facts(offer),
     }
 
 
-def _facts(model: Model) -> dict[str, Any]:
+def _facts(offer: Offer) -> dict[str, Any]:
+    model = offer.model
     if isinstance(model, ImageModel):
         return _image_facts(model)
     if isinstance(model, EmbeddingModel):
         return _embedding_facts(model)
-    return _speech_facts(model) if isinstance(model, SpeechModel) else _chat_facts(model)
+    return _speech_facts(model) if isinstance(model, SpeechModel) else _chat_facts(model, offer.sees)
 
 
 def _image_facts(model: ImageModel) -> dict[str, Any]:
@@ -133,12 +135,12 @@ def _image_facts(model: ImageModel) -> dict[str, Any]:
     return {"kind": "image", "sizes": sizes, "price": {"image": format_dollars(model.price), "currency": "USD"}}
 
 
-def _chat_facts(model: ChatModel) -> dict[str, Any]:
+def _chat_facts(model: ChatModel, sees: bool) -> dict[str, Any]:
     return {
         "kind": "chat",
         "context_length": model.context,
         "max_output_tokens": model.max_output,
-        "vision": model.image_tokens is not None,
+        "vision": sees,
         "price": {
             "input_per_million": format_dollars(model.price_input * 1_000_000),
             "output_per_million": format_dollars(model.price_output * 1_000_000),

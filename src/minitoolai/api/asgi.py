@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from minitoolai.api.direct import answer_directly
 from minitoolai.api.errors import error_body, error_headers, status_and_type
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, ServiceError, WrongContentType
 
@@ -58,8 +59,10 @@ def _too_large() -> BodyTooLarge:
 
 async def answer(send: Send, status: int, body: bytes, headers: Headers) -> None:
     """One whole answer."""
-    length = (b"content-length", str(len(body)).encode())
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    headers = [*headers, (b"content-length", b"%d" % len(body))]
+    if answer_directly(send, status, body, headers):
+        return
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -5,11 +5,14 @@ It is used only where `send` is uvicorn's own; behind anything else a stream goe
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import MutableMapping
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Final
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from minitoolai.api.asgi import Send
+if TYPE_CHECKING:
+    from minitoolai.api.asgi import Headers, Send
 
 _SIZES: Final = [b"%x\r\n" % size for size in range(8192)]
 
@@ -35,9 +38,52 @@ class DirectWriter:
         return True
 
 
+def answer_directly(send: Send, status: int, body: bytes, headers: Headers) -> bool:
+    """Send a whole answer in one piece, if `send` is that of a connection in its usual state; else False, and nothing.
+
+    What uvicorn does with two messages, a coroutine for each, and two searches of every header. Anything
+    unusual is left to it: a HEAD, a caller who reads slowly or has left, a connection to be closed, its own log.
+    """
+    # Whoever stands around it wants to see the answer go by.
+    cycle = send.__self__ if isinstance(send, MethodType) else None
+    if not isinstance(cycle, RequestResponseCycle) or cycle.response_started or cycle.disconnected:
+        return False
+    if not cycle.keep_alive or cycle.flow.write_paused or cycle.access_log or cycle.scope["method"] == "HEAD":
+        return False
+    lines = [b"%b: %b" % line for line in (*cycle.default_headers, *headers)]
+    head = b"\r\n".join(lines)
+    # A line break smuggled into a value would begin another header.
+    if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
+        return False
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = cycle.chunked_encoding = False
+    cycle.transport.write(b"%b%b\r\n\r\n%b" % (STATUS_LINE[status], head, body))
+    cycle.message_event.set()
+    cycle.on_response()
+    return True
+
+
 def direct_writer(send: Send) -> DirectWriter | None:
     """A direct way beside `send`, whose answer has begun; None where there is none."""
     cycle = getattr(send, "__self__", None)
     if not isinstance(cycle, RequestResponseCycle) or not cycle.chunked_encoding or cycle.response_complete:
         return None
     return DirectWriter(cycle)
+
+
+def unframed(send: Send) -> Send:
+    """For callers of HTTP/1.0, who know no chunks: an answer without a length ends where the connection does."""
+    cycle = getattr(send, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle):
+        return send
+
+    async def send_plainly(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            has_length = any(name == b"content-length" for name, _ in message.get("headers", ()))
+            cycle.chunked_encoding = None if has_length else False
+        elif cycle.chunked_encoding is False:
+            # However much comes, it is what was announced.
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    return send_plainly

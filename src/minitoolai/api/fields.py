@@ -15,6 +15,8 @@ _decode = msgspec.json.Decoder().decode
 
 def json_object(body: bytes) -> dict[str, Any]:
     """The body as an object."""
+    if not body:
+        raise InvalidRequest("the body is empty: send the request as a JSON object", code="invalid_json")
     try:
         fields = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

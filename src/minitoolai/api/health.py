@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Request, Response, get
+from litestar import Request, Response
 from litestar.datastructures import State
 
+from minitoolai.api.reading import reads
 
-@get("/healthz")
+
+@reads("/healthz")
 async def healthz() -> dict[str, str]:
     """200 while the process answers at all."""
     return {"status": "ok"}
 
 
-@get("/readyz")
+@reads("/readyz")
 async def readyz(request: Request[Any, Any, State]) -> Response[dict[str, str]]:
     """200 when requests will be served; 503 with the reason while they will not."""
     why_not = request.app.state.why_not_ready()

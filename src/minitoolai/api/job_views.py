@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import msgspec
-from litestar import HttpMethod, Request, Response, delete, get, route
+from litestar import Request, Response, delete, get
 from litestar.datastructures import State
 from litestar.response import Stream
 
 from minitoolai.api.images import ImageDesk
+from minitoolai.api.reading import reads
 from minitoolai.api.wire_images import job_number
 from minitoolai.core.errors import InvalidRequest, Overloaded, StoreError
 from minitoolai.core.pictures import ImageJob
@@ -47,7 +48,7 @@ async def cancel(request: Request[Any, Any, State], jobid: str) -> Response[Any]
     return Response(job_body(job, desk.links), headers={"cache-control": "no-store"})
 
 
-@route("/api/texttoimage/pictures/{name:str}", http_method=[HttpMethod.GET, HttpMethod.HEAD])
+@reads("/api/texttoimage/pictures/{name:str}")
 async def picture(request: Request[Any, Any, State], name: str) -> Response[bytes]:
     """The PNG under a signed link. It never changes, so whoever has it need not fetch it again."""
     query = request.query_params

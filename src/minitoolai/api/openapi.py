@@ -5,13 +5,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from litestar import get
-
 from minitoolai import __version__
 from minitoolai.api import openapi_forms as forms
 from minitoolai.api import openapi_images as images
 from minitoolai.api import openapi_options as options
 from minitoolai.api import openapi_speech as speech
+from minitoolai.api.reading import reads
 
 Json = dict[str, Any]
 
@@ -41,7 +40,7 @@ _IDEMPOTENCY_KEY: Json = {
 }
 
 
-@get("/openapi.json")
+@reads("/openapi.json")
 async def document() -> Json:
     """The whole description."""
     return describe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -95,9 +96,16 @@ def _http_error(request: Request[Any, Any, State], error: HTTPException) -> Resp
     """The framework's own refusals, in our words and shape."""
     path = request.scope["path"]
     if error.status_code == 404:
-        return _service_error(request, NotFound(f"there is nothing at {path[:200]}; /openapi.json lists what there is"))
-    mapped = InvalidRequest(f"{request.method} {path[:200]}: {error.detail}", code="method_not_allowed")
-    answer = _service_error(request, mapped)
+        words = f"there is nothing at {path[:200]}; {_nearest(path)}/openapi.json lists what there is"
+        return _service_error(request, NotFound(words))
+    allowed = (error.headers or {}).get("allow", "another method")
+    answer = _service_error(request, InvalidRequest(f"use {allowed} here", code="method_not_allowed"))
     answer.status_code = error.status_code
     answer.headers.update(error.headers or {})
     return answer
+
+
+def _nearest(path: str) -> str:
+    """Most who miss have forgotten the `/v1` of the base URL, or sent it twice."""
+    close = difflib.get_close_matches(path[:80].rstrip("/"), openapi.describe()["paths"], n=1, cutoff=0.75)
+    return f"did you mean {close[0]}? " if close else ""

@@ -6,13 +6,14 @@ import asyncio
 import logging
 from typing import Any, cast
 
-from litestar import Request, get
+from litestar import Request
 from litestar.datastructures import State
 
 from minitoolai.api.asgi import Headers, Receive, Scope, Send, answer_error, read_json_body
 from minitoolai.api.auth import authenticate
 from minitoolai.api.errors import status_and_type
 from minitoolai.api.notes import name_work
+from minitoolai.api.reading import reads
 from minitoolai.api.streaming import EVENT_STREAM, StreamWriter, forward, only_post
 from minitoolai.api.wire_speech import parse_speech
 from minitoolai.core.errors import ClientLeft, ServiceError
@@ -84,7 +85,7 @@ async def _tell_of_failure(out: StreamWriter, run: SpeechRun, error: ServiceErro
         log.error("%s was cut: %s", run.name, error.code)
 
 
-@get("/v1/audio/voices")
+@reads("/v1/audio/voices")
 async def voices(request: Request[Any, Any, State]) -> dict[str, Any]:
     """Who can speak now, in which language, by which engine."""
     await authenticate(request.scope, request.app.state.keyring)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from litestar import Request, Response, get
+from litestar import Request, Response
 from litestar.datastructures import State
 
 from minitoolai.api.auth import authenticate
+from minitoolai.api.reading import reads
 from minitoolai.core.clock import generation_name
 from minitoolai.services.webhooks import WebhookLog
 from minitoolai.storage.outbox import Attempt, Logged
@@ -16,7 +17,7 @@ from minitoolai.storage.outbox import Attempt, Logged
 LISTED = 100
 
 
-@get("/api/webhooks")
+@reads("/api/webhooks")
 async def webhooks(request: Request[Any, Any, State]) -> Response[Any]:
     """The account's signing secret and its last deliveries, newest first."""
     caller = await authenticate(request.scope, request.app.state.keyring)

@@ -103,9 +103,16 @@ def _check_message(message: Any, at: str, seen: _Seen) -> None:
     elif content is not None or role not in ("assistant", "function"):
         raise InvalidRequest(f"{at}.content must be a string or a list of parts", param=f"{at}.content")
     # Names, tool calls and what else a message may carry are tokens, too.
-    for key, value in message.items():
-        if key not in ("role", "content") and value is not None:
+    for key, value in list(message.items()):
+        if value is None and key != "content":
+            _leave_out(message, key)
+        elif key not in ("role", "content"):
             seen.text_bytes += len(msgspec.json.encode(value))
+
+
+def _leave_out(fields: dict[str, Any], name: str) -> None:
+    """Null means absent. SDKs send back what they were given, nulls and all, and some engines trip over them."""
+    del fields[name]
 
 
 def _check_part(part: Any, at: str, role: str, seen: _Seen) -> None:
@@ -134,7 +141,9 @@ def _image_detail(part: dict[str, Any], at: str) -> str:
             f"{at}.image_url.url must be an https URL, or a data URL of a jpg, jpeg, png, webp or gif",
             param=f"{at}.image_url.url",
         )
-    detail = "auto" if image.get("detail") is None else image["detail"]
+    if image.get("detail", "") is None:
+        _leave_out(image, "detail")
+    detail = image.get("detail", "auto")
     if detail not in _DETAILS:
         raise InvalidRequest(f"{at}.image_url.detail must be auto, low or high", param=f"{at}.image_url.detail")
     return str(detail)

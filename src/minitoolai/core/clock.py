@@ -8,6 +8,7 @@ import time
 from typing import Protocol
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 _EPOCH_MS = 1_700_000_000_000
 _RANDOM_BITS = 21
 #: Where several processes share a database, this many of the bits above are the number of the process.
@@ -80,11 +81,12 @@ def jitter_s(least_s: float, most_s: float) -> float:
 
 def base62(number: int, width: int = 1) -> str:
     """A non-negative integer in letters and digits, padded with zeros to `width`."""
-    digits: list[str] = []
-    while number or len(digits) < width:
-        number, digit = divmod(number, 62)
-        digits.append(ALPHABET[digit])
-    return "".join(reversed(digits))
+    text = ""
+    # Two digits a step: the name of each request comes by here.
+    while number:
+        number, pair = divmod(number, len(_PAIRS))
+        text = _PAIRS[pair] + text
+    return text.lstrip(ALPHABET[0]).rjust(width, ALPHABET[0])
 
 
 def from_base62(text: str) -> int:

@@ -21,6 +21,8 @@ class ImageAsk(msgspec.Struct, frozen=True, kw_only=True):
     #: None: drawn by lot, and told in the job.
     seed: int | None = None
     webhook_url: str | None = None
+    #: W3C `traceparent` of the request, where traces are wanted: whoever draws it tells of it there.
+    trace: str | None = None
 
 
 class Submitted(msgspec.Struct, frozen=True):

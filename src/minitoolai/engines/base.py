@@ -41,14 +41,22 @@ class ChatEngine(Protocol):
     complete_chunks: bool
     #: After we hang up it goes on, and bills: read on to the usage it reports.
     bills_after_cancel: bool
-    vision: bool
     #: It fetches the pictures that a URL names; else it is given their bytes.
     fetches_images: bool
+    #: It knows few kinds of pictures: whatever it is given was unpacked here and is a PNG.
+    plain_images: bool
     first_token_timeout_s: float | None
     total_timeout_s: float | None
 
+    @property
+    def vision(self) -> bool:
+        """Whether pictures may be shown to it."""
+
     def why_not_ready(self) -> str | None:
         """None when it can answer; else a sentence with the remedy, for `minitoolai models`."""
+
+    def why_blind(self) -> str | None:
+        """A sentence with the remedy where it was given eyes that are of no use; it may be ready without them."""
 
     def context_tokens(self) -> int | None:
         """Tokens of prompt and answer together, where this is narrower than what the catalog says."""

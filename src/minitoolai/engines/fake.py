@@ -52,6 +52,7 @@ class FakeEngine:
     bills_after_cancel = False
     vision = True
     fetches_images = True
+    plain_images = False
 
     def __init__(self, name: str, entry: EngineEntry) -> None:
         self.name = name
@@ -61,6 +62,9 @@ class FakeEngine:
         self._entry = entry
 
     def why_not_ready(self) -> str | None:
+        return None
+
+    def why_blind(self) -> str | None:
         return None
 
     def context_tokens(self) -> int | None:

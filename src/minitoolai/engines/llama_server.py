@@ -31,7 +31,8 @@ def main() -> None:
     parameters.n_threads_http = settings["slots"] + settings["queue"] + 8
     parameters.cache_ram_mib = 0
     parameters.ui = False
-    parameters.verbosity = 0
+    # Errors only, and only while it loads: afterwards they might repeat a prompt.
+    parameters.verbosity = 1
     if settings["threads"]:
         parameters.cpuparams.n_threads = settings["threads"]
         parameters.cpuparams_batch.n_threads = settings["threads"]
@@ -44,7 +45,12 @@ def main() -> None:
             parameters.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{settings['pooling'].upper()}")
     if settings.get("mmproj"):
         parameters.mmproj.path = settings["mmproj"]
-    server = xllamacpp.Server(parameters)
+    try:
+        server = xllamacpp.Server(parameters)
+    except RuntimeError:
+        # Its own log says why.
+        sys.exit(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.stdout.write(server.listening_address + "\n")
     sys.stdout.flush()
     sys.stdin.read()

@@ -66,6 +66,8 @@ class UpstreamAnswer:
 class UpstreamEngine:
     """One server, one key. Ready when it has the key it needs."""
 
+    plain_images = False
+
     def __init__(
         self,
         name: str,
@@ -76,7 +78,9 @@ class UpstreamEngine:
         key: str = "",
         may_repeat: bool = False,
         slots: Slots | None = None,
+        more: Callable[[], dict[str, str]] | None = None,
     ) -> None:
+        """`more`: headers that each request gets besides, where somebody follows it to its end."""
         self.name = name
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
@@ -89,6 +93,7 @@ class UpstreamEngine:
         self._has_key = bool(key)
         self._may_repeat = may_repeat
         self._slots = slots
+        self._more = more
         self._url = (base_url or entry.base_url).rstrip("/") + "/chat/completions"
         self._text_url = self._url.removesuffix("/chat/completions") + "/completions"
         self._embed_url = self._url.removesuffix("/chat/completions") + "/embeddings"
@@ -99,6 +104,9 @@ class UpstreamEngine:
     def why_not_ready(self) -> str | None:
         if self._entry.needs_key and not self._has_key:
             return f"no key: set MINITOOLAI_{self.name.upper()}_API_KEY"
+        return None
+
+    def why_blind(self) -> str | None:
         return None
 
     def context_tokens(self) -> int | None:
@@ -158,7 +166,7 @@ class UpstreamEngine:
             return await self._client.request(
                 "POST",
                 url,
-                headers=self._headers,
+                headers=self._headers if self._more is None else {**self._headers, **self._more()},
                 body=body,
                 silence_s=self._entry.total_timeout_s or 600.0,
                 may_repeat=self._may_repeat,

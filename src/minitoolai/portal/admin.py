@@ -12,12 +12,12 @@ from minitoolai.portal.i18n import N_
 from minitoolai.portal.usage import KINDS, STATES
 from minitoolai.portal.visit import Answer, Visit
 from minitoolai.services import admins
+from minitoolai.services.revenue import LONGEST_DAYS
 from minitoolai.storage import accounts, admin
 from minitoolai.storage.database import Connection
 from minitoolai.storage.usage import MS_PER_DAY
 
 MOST_ROWS = 50
-REVENUE_DAYS = 14
 LONGEST_NOTE = 200
 ACTIONS = {"grant": N_("credit given"), "revoke_keys": N_("all keys revoked")}
 
@@ -25,14 +25,12 @@ ACTIONS = {"grant": N_("credit given"), "revoke_keys": N_("all keys revoked")}
 @page("/admin", needs="admin")
 async def overview(visit: Visit) -> Answer:
     """How things stand."""
-    today = visit.site.clock.now_ms() // MS_PER_DAY
-    from_ms = (today - REVENUE_DAYS + 1) * MS_PER_DAY
-    revenue = await visit.site.database.read_soon(admin.revenue, from_ms)
+    revenue = await visit.site.revenue.rows()
     return visit.render(
         "admin/overview.html",
         revenue=revenue,
         sold=sum(row.sold for row in revenue),
-        days=REVENUE_DAYS,
+        days=LONGEST_DAYS,
         kinds=KINDS,
         ms_per_day=MS_PER_DAY,
         offers=visit.site.reports.offers(),
@@ -56,7 +54,7 @@ async def search(visit: Visit) -> Answer:
     return visit.render("admin/accounts.html", words=words, found=found, most=MOST_ROWS)
 
 
-@page("/admin/accounts/{number:int}", needs="admin")
+@page("/admin/accounts/{number:str}", needs="admin")
 async def one(visit: Visit) -> Answer:
     """One account."""
     return await _show(visit, _number(visit))
@@ -76,13 +74,13 @@ async def _show(visit: Visit, account_id: int, status: int = 200) -> Answer:
     )
 
 
-@form("/admin/accounts/{number:int}/grant", needs="admin")
+@form("/admin/accounts/{number:str}/grant", needs="admin")
 async def grant(visit: Visit) -> Answer:
     """Give credit; the same form sent twice gives it once."""
     account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock
     note, once, amount = _note(visit), visit.form["once"], 0
     try:
-        amount = parse_dollars(visit.form["amount"])
+        amount = parse_dollars(visit.form["amount"].replace(",", "."))
     except ValueError:
         visit.form.refuse("amount", visit.gettext("Write an amount like 5.00."))
     if not once:
@@ -99,7 +97,7 @@ async def grant(visit: Visit) -> Answer:
     return visit.redirect(f"/admin/accounts/{account_id}", said=said)
 
 
-@form("/admin/accounts/{number:int}/revoke", needs="admin")
+@form("/admin/accounts/{number:str}/revoke", needs="admin")
 async def revoke(visit: Visit) -> Answer:
     """Every key of the account stops working within a second."""
     account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock
@@ -118,14 +116,14 @@ async def revoke(visit: Visit) -> Answer:
 @page("/admin/actions", needs="admin")
 async def trail(visit: Visit) -> Answer:
     """What admins did, to whom, and why."""
-    done = await visit.site.database.read_soon(admin.actions, 4 * MOST_ROWS)
+    done = await visit.site.database.read_soon(admin.actions, 2 * MOST_ROWS)
     return visit.render("admin/actions.html", done=done, actions=ACTIONS)
 
 
 def _number(visit: Visit) -> int:
     """The account of the path; what no account's number can be is nobody's."""
-    number: int = visit.params["number"]
-    return number if 0 < number < 2**62 else -1
+    number: str = visit.params["number"]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
 
 
 def _note(visit: Visit) -> str:

@@ -35,7 +35,7 @@ class Chart(msgspec.Struct, frozen=True):
 
     height: float
     bars: tuple[Bar, ...]
-    #: Lines of the scale with their values, and what stands on the other axis.
+    #: Lines of the scale with their values (of rows: the value of each), and what stands on the other axis.
     scale: tuple[Label, ...]
     labels: tuple[Label, ...]
 
@@ -93,9 +93,9 @@ def columns(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
 
 
 def rows(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
-    """Bars below each other, the label above each and the value at its end: for a few things with long names."""
+    """Bars below each other, above each its label and its value: for a few things with long names."""
     highest = max((column.total for column in data), default=0) or 1
-    wide = WIDTH - 2 * EDGE - 130
+    wide = WIDTH - 2 * EDGE
     bars, labels, values = [], [], []
     for place, column in enumerate(data):
         y, x = place * (ROW + 14) + 18, float(EDGE)
@@ -105,5 +105,5 @@ def rows(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
                 width = max(amount / highest * wide, 1.0)
                 bars.append(Bar(round(x, 1), y + 2, round(width, 1), BAR, kind))
                 x += width
-        values.append(Label(round(x + 8, 1), y + 15, write(column.total)))
+        values.append(Label(EDGE, y - 4, write(column.total)))
     return Chart(len(data) * (ROW + 14) + 8, tuple(bars), tuple(values), tuple(labels))

@@ -8,7 +8,7 @@ from minitoolai.core.errors import BodyTooLarge, InvalidRequest
 
 LARGEST_FORM = 64 * 1024
 LARGEST_FIELD = 10_000
-MOST_FIELDS = 100
+MOST_FIELDS = 300
 
 
 class Form:
@@ -16,10 +16,21 @@ class Form:
 
     def __init__(self, values: dict[str, str] | None = None) -> None:
         self.values = values or {}
+        #: Every value of a field that may come several times, such as boxes to tick.
+        self.lists: dict[str, list[str]] = {}
         self.errors: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> str:
         return self.values.get(name, "")
+
+    def all(self, name: str) -> list[str]:
+        """Every value of this name, in their order."""
+        return self.lists.get(name, [])
+
+    def clear(self) -> None:
+        """Forget what was typed: it has been done."""
+        self.values.clear()
+        self.lists.clear()
 
     def secret(self, name: str) -> str:
         """A password: taken out, so that no template can show it again."""
@@ -46,5 +57,8 @@ def parse_form(body: bytes) -> Form:
     for name, value in pairs:
         # A NUL is no character for PostgreSQL, nor for people.
         text = value.replace("\0", "")[:LARGEST_FIELD]
-        form.values.setdefault(name, text if name.startswith("password") else text.strip())
+        text = text if name.startswith("password") else text.strip()
+        form.values.setdefault(name, text)
+        if not name.startswith("password"):
+            form.lists.setdefault(name, []).append(text)
     return form

@@ -1,9 +1,12 @@
-"""`@page` and `@form`: a function of a visit becomes a handler in all seven languages, behind every check."""
+"""`@page` and `@form`: a function of a visit becomes a handler in all seven languages, behind every check.
+
+`the_rest` adds what nobody wrote: whatever else is asked of these paths is answered by a page, too.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -21,26 +24,63 @@ from minitoolai.portal.visit import Answer, Visit
 
 log = logging.getLogger(__name__)
 Function = Callable[[Visit], Awaitable[Answer]]
+#: Methods beside GET and HEAD; browsers know the first alone.
+CHANGING: tuple[Method, ...] = ("POST", "PUT", "PATCH", "DELETE")
 
 
 def page(path: str, *, needs: Needs = "nobody") -> Callable[[Function], HTTPRouteHandler]:
     """GET `/{lang}{path}`. A page that needs a user leads visitors to sign in and back; admin pages do not exist."""
-    return lambda function: _handler(["GET", "HEAD"], path, needs, function)
+    return lambda function: _handler(("GET", "HEAD"), path, needs, function)
 
 
 def form(path: str, *, needs: Needs = "nobody") -> Callable[[Function], HTTPRouteHandler]:
     """POST `/{lang}{path}` of a form of ours: `visit.form` is read, and its token checked, before the function runs."""
-    return lambda function: _handler(["POST"], path, needs, function)
+    return lambda function: _handler(("POST",), path, needs, function, reads_form=True)
 
 
-def _handler(methods: list[Method], path: str, needs: Needs, function: Function) -> HTTPRouteHandler:
+def anything(path: str) -> Callable[[Function], HTTPRouteHandler]:
+    """Every method of `/{lang}{path}`; what is sent is not read."""
+    return lambda function: _handler(("GET", "HEAD", *CHANGING), path, "nobody", function)
+
+
+def _handler(
+    methods: Sequence[Method], path: str, needs: Needs, function: Function, *, reads_form: bool = False
+) -> HTTPRouteHandler:
     # The framework reads these hints in this module, so __module__ stays as it is.
     async def handle(request: Request[Any, Any, State]) -> Response[bytes]:
-        return await _answer(request, needs, function, reads_form="POST" in methods)
+        return await _answer(request, needs, function, reads_form=reads_form)
 
     handle.__name__, handle.__doc__ = function.__name__, function.__doc__
     paths = [f"/{lang}{path}" for lang in LANGUAGES]
-    return HTTPRouteHandler(paths, http_method=methods, status_code=200)(handle)
+    return HTTPRouteHandler(paths, http_method=methods, status_code=200, opt={"path": path, "needs": needs})(handle)
+
+
+def the_rest(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
+    """For the paths of these: a form's path, looked at, leads to its page; a method that is nobody's is told so."""
+    taken: dict[str, set[str]] = {}
+    needs_of: dict[str, Needs] = {}
+    for handler in handlers:
+        if "path" in handler.opt:
+            taken.setdefault(handler.opt["path"], set()).update(handler.http_methods)
+            needs_of.setdefault(handler.opt["path"], handler.opt["needs"])
+    more = []
+    for path, methods in taken.items():
+        if "GET" not in methods:
+            more.append(page(path, needs=needs_of[path])(_lead_back))
+        if others := [method for method in CHANGING if method not in methods]:
+            more.append(_handler(others, path, needs_of[path], not_so))
+    # The framework's router does not come back from such a branch to the path that answers everything.
+    branches = {path[: path.rindex("}") + 1] for path in taken if "{" in path and ":path" not in path}
+    return [*more, *(anything(f"{branch}/{{rest:path}}")(nowhere) for branch in sorted(branches))]
+
+
+async def nowhere(visit: Visit) -> Answer:
+    """Whatever no other page answers."""
+    return nothing_here(visit)
+
+
+async def _lead_back(visit: Visit) -> Answer:
+    return visit.redirect(visit.path.rpartition("/")[0] or "/")
 
 
 async def _answer(request: Request[Any, Any, State], needs: Needs, function: Function, *, reads_form: bool) -> Answer:
@@ -48,10 +88,11 @@ async def _answer(request: Request[Any, Any, State], needs: Needs, function: Fun
     try:
         if reads_form:
             visit.form = parse_form(await _read(request))
-            if not visit.is_own_form():
+            is_lost = needs != "nobody" and visit.user is None and visit.is_from_here
+            if not is_lost and not visit.is_own_form():
                 return _foreign(visit)
         if needs != "nobody" and visit.user is None:
-            return visit.send_to(visit.url(f"/signin?next={quote(request.scope['path'])}"))
+            return _to_sign_in(visit, said=reads_form)
         if needs == "admin" and not visit.member.is_admin:
             return nothing_here(visit)
         return await function(visit)
@@ -59,11 +100,23 @@ async def _answer(request: Request[Any, Any, State], needs: Needs, function: Fun
         return _refusal(visit, error)
 
 
+def _to_sign_in(visit: Visit, *, said: bool) -> Answer:
+    """And from there back: to the page, or to the page of the form."""
+    words = visit.gettext("You were signed out in the meantime. Sign in, and you are led back to the form.")
+    return visit.redirect(f"/signin?next={quote(visit.here)}", said=words if said else "", kind="warn")
+
+
 async def start(request: Request[Any, Any, State], otherwise: str = DEFAULT) -> Visit:
     """The visit behind a request, in the language of its path, or `otherwise`."""
+    visit = bare(request, otherwise)
+    request.state.visit = visit
+    return await visit.begin()
+
+
+def bare(request: Request[Any, Any, State], otherwise: str = DEFAULT) -> Visit:
+    """The same without a look at who it is: for saying that something went wrong."""
     lang = request.scope["path"].strip("/").partition("/")[0]
-    site = cast(Site, request.app.state.site)
-    return await Visit(site, request, lang if lang in LANGUAGES else otherwise).begin()
+    return Visit(cast(Site, request.app.state.site), request, lang if lang in LANGUAGES else otherwise)
 
 
 async def _read(request: Request[Any, Any, State]) -> bytes:
@@ -82,7 +135,8 @@ def _foreign(visit: Visit) -> Answer:
     return visit.fail(
         403,
         _("This form has grown old"),
-        _("It belongs to another session, or your browser keeps no cookies. Go back, reload the page, and try again."),
+        _("It belongs to another session, or your browser keeps no cookies. Load the page anew and try again."),
+        again=True,
     )
 
 
@@ -90,6 +144,20 @@ def nothing_here(visit: Visit) -> Answer:
     """404."""
     _ = visit.gettext
     return visit.fail(404, _("There is nothing here"), _("The page may have moved, or the address has a slip in it."))
+
+
+async def not_so(visit: Visit) -> Answer:
+    """405."""
+    _ = visit.gettext
+    answer = visit.fail(405, _("That is not how it works"), _("This page cannot be asked in that way."), again=True)
+    answer.headers["allow"] = "GET, HEAD"
+    return answer
+
+
+def broken(visit: Visit) -> Answer:
+    """500."""
+    _ = visit.gettext
+    return visit.fail(500, _("Something broke on our side"), _("It has been written down. Nothing of yours is lost."))
 
 
 def too_often(visit: Visit, wait_s: int) -> Answer:
@@ -106,9 +174,13 @@ def _refusal(visit: Visit, error: ServiceError | StoreError) -> Answer:
     _ = visit.gettext
     if isinstance(error, NotFound):
         return nothing_here(visit)
+    if isinstance(error, BodyTooLarge):
+        words = _("A form may have %(most)s kB; this one has more.") % {"most": LARGEST_FORM // 1024}
+        return visit.fail(413, _("That was too much"), words, again=True)
     if isinstance(error, InvalidRequest):
-        return visit.fail(413 if isinstance(error, BodyTooLarge) else 400, _("That did not work"), error.message)
+        words = _("What was sent could not be read. Load the page anew and try again.")
+        return visit.fail(400, _("That did not work"), words, again=True)
     if isinstance(error, Overloaded):
         return visit.fail(503, _("Much is going on"), _("Please try again in a moment. Nothing was changed."))
     log.error("a page failed: %s", error, exc_info=error)
-    return visit.fail(500, _("Something broke on our side"), _("It has been written down. Nothing of yours is lost."))
+    return broken(visit)

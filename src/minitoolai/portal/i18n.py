@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from gettext import NullTranslations
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ LANGUAGES = {
     "fr": "Français",
 }
 DEFAULT = "en"
+MS_PER_DAY = 86_400_000
+#: So many numbers, amounts and days are kept as they were written, in each language.
+MOST_KEPT = 5_000
 FOLDER = Path(__file__).parent / "locale"
 _LOCALES = {lang: Locale.parse({"pt": "pt_BR", "en": "en_US"}.get(lang, lang)) for lang in LANGUAGES}
 
@@ -102,10 +105,16 @@ class Writing:
 
     def __init__(self, lang: str) -> None:
         self.locale = _LOCALES[lang]
-        self._money = _money_pattern(self.locale)
+        self._pattern = _money_pattern(self.locale)
+        # A page of usage writes hundreds of them, and the next look at it mostly the same ones.
+        self._number, self._money = lru_cache(MOST_KEPT)(self._write_number), lru_cache(MOST_KEPT)(self._write_money)
+        self._day, self._short_day = lru_cache(MOST_KEPT)(self._write_day), lru_cache(MOST_KEPT)(self._write_short_day)
 
     def number(self, value: int | float | Decimal) -> str:
         """1234567 → 1,234,567"""
+        return self._number(value)
+
+    def _write_number(self, value: int | float | Decimal) -> str:
         return format_decimal(value, locale=self.locale)
 
     def percent(self, value: float) -> str:
@@ -114,8 +123,11 @@ class Writing:
 
     def money(self, nano: int) -> str:
         """Nano-dollars, exact: as many places as it takes, two at least."""
+        return self._money(nano)
+
+    def _write_money(self, nano: int) -> str:
         amount = Decimal(nano) / NANO_PER_DOLLAR
-        return str(self._money.apply(amount, self.locale, currency="USD", currency_digits=False))
+        return str(self._pattern.apply(amount, self.locale, currency="USD", currency_digits=False))
 
     def cents(self, nano: int) -> str:
         """The same to the cent, rounded towards zero: what is shown is there."""
@@ -124,11 +136,17 @@ class Writing:
 
     def day(self, ms: int) -> str:
         """The date alone."""
-        return format_date(_moment(ms), format="medium", locale=self.locale)
+        return self._day(ms // MS_PER_DAY)
+
+    def _write_day(self, day: int) -> str:
+        return format_date(_moment(day * MS_PER_DAY), format="medium", locale=self.locale)
 
     def short_day(self, ms: int) -> str:
         """Day and month, for the axis of a chart."""
-        return str(format_skeleton("MMMd", _moment(ms), locale=self.locale))
+        return self._short_day(ms // MS_PER_DAY)
+
+    def _write_short_day(self, day: int) -> str:
+        return str(format_skeleton("MMMd", _moment(day * MS_PER_DAY), locale=self.locale))
 
     def moment(self, ms: int) -> str:
         """Date and time, to the minute."""

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import msgspec
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.core.key_rules import KeyRules
-from minitoolai.core.money import parse_dollars
 from minitoolai.core.records import KeyRow
 from minitoolai.portal.framing import form, nothing_here, page
 from minitoolai.portal.i18n import N_
+from minitoolai.portal.keys_form import LAST_MS, read_name, read_rules
 from minitoolai.portal.visit import Answer, Visit
-from minitoolai.services.accounts import LONGEST_NAME, NewKey, make_key, revoke_own
+from minitoolai.services.accounts import NewKey, make_key, revoke_own
 from minitoolai.storage import accounts, budgets
 from minitoolai.storage.database import Connection
 
 MOST_KEYS = 100
+ROWS = 25
 PERIODS = {"daily": N_("today"), "monthly": N_("this month"), "total": N_("in all")}
 #: How the rows of what was spent call these periods.
 SPENT = {"daily": "day", "monthly": "month", "total": "total"}
+MS_PER_DAY = 86_400_000
+#: So many names are counted rather than said.
+MANY = 4
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -30,84 +31,111 @@ class Shown(msgspec.Struct, frozen=True):
     used_ms: int | None
     budgets: dict[str, tuple[int, int]]
     is_over: bool
+    #: Whether it ends with a day, so that the day says it all.
+    ends_with_day: bool
 
 
-def _of(connection: Connection, account_id: int, now_ms: int) -> list[Shown]:
+def shown_keys(connection: Connection, account_id: int, now_ms: int, wanted: int) -> tuple[list[Shown], int, int]:
+    """A page of the account's keys, first those that work, the newest first; which page, and which is the last."""
+    rows = sorted(
+        accounts.keys_of(connection, account_id), key=lambda row: (row.revoked_ms is not None, -row.created_ms)
+    )
+    last = max(len(rows) - 1, 0) // ROWS
+    here = min(wanted, last)
     uses = accounts.uses_of(connection, account_id)
-    rows = [_shown(connection, row, uses.get(row.id), now_ms) for row in accounts.keys_of(connection, account_id)]
-    return sorted(rows, key=lambda shown: (shown.row.revoked_ms is not None, -shown.row.created_ms))
+    shown = [_shown(connection, row, uses.get(row.id), now_ms) for row in rows[here * ROWS : (here + 1) * ROWS]]
+    return shown, here, last
 
 
 def _shown(connection: Connection, row: KeyRow, used_ms: int | None, now_ms: int) -> Shown:
     limits = {period: getattr(row.rules, f"budget_{period}") for period in PERIODS}
     limits = {period: limit for period, limit in limits.items() if limit is not None}
     spent = budgets.spent(connection, row.family or row.id, now_ms) if limits and row.revoked_ms is None else {}
-    is_over = row.rules.expires_ms is not None and row.rules.expires_ms <= now_ms
-    return Shown(row, used_ms, {p: (limit, spent.get(SPENT[p], 0)) for p, limit in limits.items()}, is_over)
+    shown = {period: (limit, spent.get(SPENT[period], 0)) for period, limit in limits.items()}
+    ends_ms = row.rules.expires_ms
+    is_over = ends_ms is not None and ends_ms <= now_ms
+    return Shown(row, used_ms, shown, is_over, ends_ms is not None and ends_ms % MS_PER_DAY == LAST_MS)
 
 
 @page("/keys", needs="user")
 async def keys(visit: Visit) -> Answer:
     """Every key of the account."""
-    return await _show(visit)
+    return await show_keys(visit)
 
 
-async def _show(visit: Visit, status: int = 200, made: NewKey | None = None) -> Answer:
-    shown = await visit.site.database.read_soon(_of, visit.member.account_id, visit.site.clock.now_ms())
-    return visit.render("keys/keys.html", status, keys=shown, made=made, periods=PERIODS)
+async def show_keys(visit: Visit, status: int = 200, made: NewKey | None = None, old: KeyRow | None = None) -> Answer:
+    """The page; `made`: a key to be shown this once, in the place of `old`, where there is one."""
+    asked = visit.query.get("page", "")
+    wanted = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else 0
+    rows, here, last = await visit.site.database.read_soon(
+        shown_keys, visit.member.account_id, visit.site.clock.now_ms(), wanted
+    )
+    return visit.render(
+        "keys/keys.html", status, keys=rows, made=made, old=old, periods=PERIODS, page_number=here, last=last,
+        models=list(visit.site.reports.models()), said_of={key.row.id: _said(visit, key) for key in rows},
+    )  # fmt: skip
+
+
+def _said(visit: Visit, key: Shown) -> list[str]:
+    """What the key may do, beside its budgets, in a few words each."""
+    _, n_, writing, rules = visit.gettext, visit.ngettext, visit.writing, key.row.rules
+    said = []
+    if rules.expires_ms is not None:
+        day = writing.day(rules.expires_ms) if key.ends_with_day else writing.moment(rules.expires_ms)
+        said.append(_("until %(day)s") % {"day": day})
+    for names, some in (
+        (rules.models, n_("%(num)d model", "%(num)d models", len(rules.models))),
+        (rules.allow_ip, n_("%(num)d address", "%(num)d addresses", len(rules.allow_ip))),
+    ):
+        words = ", ".join(names) if len(names) < MANY else some % {"num": len(names)}
+        said += [_("only %(names)s") % {"names": words}] if names else []
+    for most, words in (
+        (rules.rate.requests_per_minute, _("%(count)s requests a minute")),
+        (rules.rate.tokens_per_minute, _("%(count)s tokens a minute")),
+        (rules.rate.streams, _("%(count)s answers at once")),
+    ):
+        said += [words % {"count": writing.number(most)}] if most else []
+    if rules.rate.dollars_per_minute:
+        said.append(_("%(amount)s a minute") % {"amount": writing.money(rules.rate.dollars_per_minute)})
+    return said
 
 
 @form("/keys", needs="user")
 async def create(visit: Visit) -> Answer:
     """Make a key. Its text is on the answer and nowhere else, so there is nothing to redirect to."""
-    name, account_id = visit.form["name"], visit.member.account_id
-    if not name:
-        visit.form.refuse("name", visit.gettext("Give the key a name that tells you later what it is for."))
-    elif len(name) > LONGEST_NAME:
-        words = visit.ngettext("It has at most %(num)d character.", "It has at most %(num)d characters.", LONGEST_NAME)
-        visit.form.refuse("name", words % {"num": LONGEST_NAME})
-    made = make_key(account_id, name, visit.site.pepper, visit.site.clock, _rules(visit))
+    name, account_id = read_name(visit), visit.member.account_id
+    rules = read_rules(visit, visit.site.reports.models())
+    made = make_key(account_id, name, visit.site.pepper, visit.site.clock, rules)
 
     def change(connection: Connection) -> bool:
-        active = [key for key in accounts.keys_of(connection, account_id) if key.revoked_ms is None]
-        if len(active) < MOST_KEYS:
+        has_room = may_have_another(connection, account_id)
+        if has_room:
             accounts.insert_key(connection, made.row)
-        return len(active) < MOST_KEYS
+        return has_room
 
     if visit.form.is_good and not await visit.site.writer.run(change):
-        visit.form.refuse("name", visit.gettext("You have very many keys already. Revoke one that you do not need."))
+        visit.form.refuse("", too_many(visit))
     if not visit.form.is_good:
-        return await _show(visit, 422)
-    visit.form.values.clear()
-    return await _show(visit, made=made)
+        return await show_keys(visit, 422)
+    visit.form.clear()
+    return await show_keys(visit, made=made)
 
 
-def _rules(visit: Visit) -> KeyRules:
-    """The limits of the form; what is wrong with one stands next to it."""
-    limits: dict[str, int] = {}
-    for period in PERIODS:
-        text = visit.form[f"budget_{period}"].replace(",", ".")
-        try:
-            if text:
-                limits[f"budget_{period}"] = parse_dollars(text)
-        except ValueError:
-            visit.form.refuse(f"budget_{period}", visit.gettext("Write an amount of dollars, like 5.00."))
-    expires_ms = None
-    if text := visit.form["expires"]:
-        try:
-            # The end of the day that was named.
-            expires_ms = int(datetime.fromisoformat(f"{text}T23:59:59+00:00").timestamp() * 1000) + 999
-        except ValueError:
-            expires_ms = 0
-        if expires_ms <= visit.site.clock.now_ms():
-            visit.form.refuse("expires", visit.gettext("Choose a day to come, like 2030-12-31."))
-    return KeyRules(**limits, expires_ms=expires_ms)  # type: ignore[arg-type]
+def may_have_another(connection: Connection, account_id: int) -> bool:
+    """Whether the account has fewer keys than it may have."""
+    return sum(key.revoked_ms is None for key in accounts.keys_of(connection, account_id)) < MOST_KEYS
+
+
+def too_many(visit: Visit) -> str:
+    """Why there is no key more."""
+    return visit.gettext("You have very many keys already. Revoke one that you do not need.")
 
 
 @form("/keys/revoke", needs="user")
 async def revoke(visit: Visit) -> Answer:
     """It stops working within a second."""
     key_id, account_id, now_ms = visit.form["key"], visit.member.account_id, visit.site.clock.now_ms()
+
     if not await visit.site.writer.run(lambda connection: revoke_own(connection, account_id, key_id, now_ms)):
         return nothing_here(visit)
     return visit.redirect("/keys", said=visit.gettext("The key is revoked. It stops working within a second."))

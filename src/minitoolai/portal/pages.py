@@ -8,12 +8,13 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
+from minitoolai.portal.borders import security_headers
 from minitoolai.portal.code import example
 from minitoolai.portal.cookies import read_cookies
-from minitoolai.portal.framing import form, nothing_here, page
+from minitoolai.portal.framing import anything, form, nowhere, page
 from minitoolai.portal.i18n import preferred
 from minitoolai.portal.site import Site
-from minitoolai.portal.visit import Answer, Visit, security_headers
+from minitoolai.portal.visit import Answer, Visit
 
 YEAR = "public, max-age=31536000, immutable"
 
@@ -71,10 +72,4 @@ async def robots() -> Response[str]:
     return Response("User-agent: *\nDisallow: /*/signin\nDisallow: /*/reset\n", media_type="text/plain")
 
 
-@page("/{rest:path}")
-async def missing(visit: Visit) -> Answer:
-    """Whatever no other page answers."""
-    return nothing_here(visit)
-
-
-HANDLERS: list[HTTPRouteHandler] = [root, home, theme, static, favicon, robots, missing]
+HANDLERS: list[HTTPRouteHandler] = [root, home, theme, static, favicon, robots, anything("/{rest:path}")(nowhere)]

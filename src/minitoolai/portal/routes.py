@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from minitoolai.portal import access, account, admin, balance, guide, keys, pages, prices, studio, topup, usage
+from minitoolai.portal import (
+    access,
+    account,
+    admin,
+    balance,
+    guide,
+    keys,
+    keys_edit,
+    pages,
+    prices,
+    studio,
+    topup,
+    usage,
+)
+from minitoolai.portal.framing import bare, broken, nothing_here, the_rest
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.portal.site import Site
 
 log = logging.getLogger(__name__)
 
 #: The modules with pages; each has a list HANDLERS.
-MODULES = (pages, access, account, keys, balance, usage, studio, topup, guide, prices, admin)
+MODULES = (pages, access, account, keys, keys_edit, balance, usage, studio, topup, guide, prices, admin)
 FIRST_WORDS = frozenset(("", *LANGUAGES, "static", "webhooks", "favicon.ico", "robots.txt", "api-documentation"))
 
 
@@ -27,8 +42,9 @@ def is_portals(path: str) -> bool:
 
 def portal(site: Site) -> Litestar:
     """The portal as an ASGI app."""
+    handlers = [handler for module in MODULES for handler in module.HANDLERS]
     return Litestar(
-        [handler for module in MODULES for handler in module.HANDLERS],
+        [*handlers, *the_rest(handlers)],
         state=State({"site": site}),
         openapi_config=None,
         logging_config=None,
@@ -37,11 +53,13 @@ def portal(site: Site) -> Litestar:
 
 
 def _framework(request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:
-    """Wrong method, and whatever else the framework refuses by itself."""
+    """Whatever the framework refuses by itself."""
+    if error.status_code == HTTPStatus.NOT_FOUND and request.scope["path"][1:3] in LANGUAGES:
+        return nothing_here(bare(request))
     words = f"{error.status_code} {request.method} {request.scope['path'][:200]}: {error.detail}\n"
     return Response(words.encode(), status_code=error.status_code, media_type="text/plain", headers=error.headers or {})
 
 
 def _surprise(request: Request[Any, Any, State], error: Exception) -> Response[bytes]:
     log.error("the portal failed at %s %s", request.method, request.scope["path"][:200], exc_info=error)
-    return Response(b"500 Something broke on our side; it has been written down.\n", status_code=500)
+    return broken(getattr(request.state, "visit", None) or bare(request))

@@ -20,6 +20,7 @@ from minitoolai.services.attempts import Attempts
 from minitoolai.services.audit import Auditor
 from minitoolai.services.checkout import Checkout
 from minitoolai.services.reports import Reports
+from minitoolai.services.revenue import RevenueBooks
 from minitoolai.services.usage import UsageBooks
 from minitoolai.services.users import Users
 from minitoolai.storage.database import Database
@@ -76,6 +77,10 @@ class Site:
     @cached_property
     def usage(self) -> UsageBooks:
         return UsageBooks(self.database, self.clock)
+
+    @cached_property
+    def revenue(self) -> RevenueBooks:
+        return RevenueBooks(self.database, self.clock)
 
     @cached_property
     def assets(self) -> Assets:

@@ -15,7 +15,7 @@ from minitoolai.portal.framing import page
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.sheets import plain, sheet
 from minitoolai.portal.visit import Answer, Visit
-from minitoolai.services.usage import merged
+from minitoolai.services.usage import together
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
 from minitoolai.storage.usage import MS_PER_DAY, recent_requests
@@ -113,11 +113,10 @@ def _date(day: int) -> str:
 
 
 def _grouped(cells: Iterable[UsageCell], by: Callable[[UsageCell], tuple[object, ...]]) -> list[UsageCell]:
-    found: dict[tuple[object, ...], UsageCell] = {}
+    groups: dict[tuple[object, ...], list[UsageCell]] = {}
     for cell in cells:
-        place = by(cell)
-        found[place] = merged(found[place], cell) if place in found else cell
-    return list(found.values())
+        groups.setdefault(by(cell), []).append(cell)
+    return [together(group) for group in groups.values()]
 
 
 def _most_first(cell: UsageCell) -> tuple[int, int]:

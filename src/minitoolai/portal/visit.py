@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from minitoolai.core.clock import random_text
 from minitoolai.core.records import User
+from minitoolai.portal.borders import is_local, security_headers
 from minitoolai.portal.cookies import YEAR_S, is_loopback, read_cookies
 from minitoolai.portal.forms import Form
 from minitoolai.portal.i18n import LANGUAGES, texts, writing
@@ -129,22 +130,36 @@ class Visit:
         token = self.site.signer.form_token(self._token_secret())
         return Markup('<input type="hidden" name="csrf" value="{}">').format(token)
 
-    def is_own_form(self) -> bool:
-        """Whether the form was made by us for this browser and this session."""
+    @property
+    def is_from_here(self) -> bool:
+        """Whether a page of ours asked, as far as the browser says."""
         origin = self.request.headers.get("origin")
         if self.request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return False
-        if origin is not None and origin.partition("://")[2] not in (self.host, self.origin.partition("://")[2]):
-            return False
-        return self.site.signer.is_form_token(self.form["csrf"], self._token_secret())
+        return origin is None or origin.partition("://")[2] in (self.host, self.origin.partition("://")[2])
+
+    def is_own_form(self) -> bool:
+        """Whether the form was made by us for this browser and this session."""
+        return self.is_from_here and self.site.signer.is_form_token(self.form["csrf"], self._token_secret())
 
     def _token_secret(self) -> str:
         return f"{self.browser}.{self.secret}"
 
     def next(self, default: str) -> str:
-        """Where to go after this, as the form or the address says; only ever to a page of ours."""
+        """Where to go after this, as the form or the address says; only ever to a page of ours, in this language."""
         wanted = self.form["next"] or self.query.get("next", "")
-        return wanted if is_local(wanted) else self.url(default)
+        return self.url(wanted[len("/xx") :]) if is_local(wanted) else self.url(default)
+
+    @property
+    def here(self) -> str:
+        """The address of this page, with its questions: for coming back to it."""
+        return f"/{self.lang}{self._rest}"
+
+    @property
+    def _rest(self) -> str:
+        asked = self.request.scope["query_string"].decode("latin-1")
+        is_plain = asked.isascii() and asked.isprintable() and " " not in asked and "\\" not in asked
+        return quote(self.path) + (f"?{asked}" if asked and is_plain else "")
 
     # ── answers ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -182,9 +197,9 @@ class Visit:
         headers |= {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
         return self._finish(Response(body, status_code=200, media_type=media_type, headers=headers))
 
-    def fail(self, status: int, title: str, words: str) -> Answer:
-        """A page that says what went wrong."""
-        return self.render("frame/error.html", status, title=title, words=words, status_code=status)
+    def fail(self, status: int, title: str, words: str, *, again: bool = False) -> Answer:
+        """A page that says what went wrong; `again`: with a way to load anew what was asked for."""
+        return self.render("frame/error.html", status, title=title, words=words, status_code=status, again=again)
 
     def data(self, value: object, status: int = 200) -> Answer:
         """JSON for a script of ours."""
@@ -207,8 +222,8 @@ class Visit:
             "theme": self.theme if self.theme in ("light", "dark") else "",
             "said": self._said(),
             "shown": self._shown,
-            "here": quote(self.path),
-            "others": {code: f"/{code}{quote(self.path)}" for code in LANGUAGES},
+            "siblings": {code: f"/{code}{quote(self.path)}" for code in LANGUAGES},
+            "others": {code: f"/{code}{self._rest}" for code in LANGUAGES},
         }
 
     def _shown(self, entry: Entry) -> bool:
@@ -222,31 +237,3 @@ class Visit:
             return None
         self.set_cookie("flash", "", max_age_s=0)
         return self.site.signer.unpack("flash", packed)
-
-
-def is_local(path: str) -> bool:
-    """Whether an address leads to a page of ours and nowhere else, however a browser may read it."""
-    if not path.startswith("/") or "\\" in path or any(ord(c) <= 32 or ord(c) == 127 for c in path):
-        return False
-    return path.split("/")[1].split("?", maxsplit=1)[0] in LANGUAGES
-
-
-def security_headers(*, secure: bool, form_action: str = "") -> dict[str, str]:
-    """What every answer of the portal forbids browsers."""
-    actions = f"'self' {form_action}".strip()
-    policy = (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
-        f"font-src 'self'; connect-src 'self'; form-action {actions}; "
-        "frame-ancestors 'none'; base-uri 'none'"
-    )
-    headers = {
-        "content-security-policy": policy,
-        "x-content-type-options": "nosniff",
-        "x-frame-options": "DENY",
-        "referrer-policy": "same-origin",
-        "cross-origin-opener-policy": "same-origin",
-        "permissions-policy": "camera=(), microphone=(), geolocation=()",
-    }
-    if secure:
-        headers["strict-transport-security"] = "max-age=31536000"
-    return headers

@@ -10,6 +10,7 @@ import zlib
 from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 
 from minitoolai.core.clock import Clock, base62, random_text
 from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound, Overloaded, StoreError
@@ -64,11 +65,35 @@ def check_email(text: str) -> str:
 
 
 def revoke_own(connection: Connection, account_id: int, key_id: str, now_ms: int) -> bool:
-    """Revoke a key of this account. False for anybody else's, and for one that is revoked already."""
+    """Revoke a key of this account; once more changes nothing. False for anybody else's."""
     key = accounts.find_key(connection, key_id)
     if key is None or key.account_id != account_id:
         return False
-    return accounts.revoke_key(connection, key_id, now_ms)
+    accounts.revoke_key(connection, key_id, now_ms)
+    return True
+
+
+def is_active(key: KeyRow, now_ms: int) -> bool:
+    """Whether it works at this moment."""
+    return key.revoked_ms is None and (key.rules.expires_ms is None or key.rules.expires_ms > now_ms)
+
+
+def rotate_key(connection: Connection, old: KeyRow, grace_ms: int, pepper: bytes, clock: Clock) -> NewKey:
+    """A new key with the same rules; both share budgets and rates until the old one's time is over."""
+    now_ms = clock.now_ms()
+    new = make_key(old.account_id, old.name, pepper, clock, old.rules, family=old.family or old.id)
+    accounts.insert_key(connection, new.row)
+    ends_ms = min(now_ms + grace_ms, old.rules.expires_ms or now_ms + grace_ms)
+    accounts.change_key(connection, old.id, old.name, replace(old.rules, expires_ms=ends_ms))
+    return new
+
+
+def find_own(connection: Connection, account_id: int, key_id: str) -> KeyRow | None:
+    """A key that the account's people made and have not revoked; None for anybody else's."""
+    key = accounts.find_key(connection, key_id)
+    if key is None or key.account_id != account_id or key.revoked_ms is not None or key.rules.for_pages:
+        return None
+    return key
 
 
 def renew_page_key(connection: Connection, key: KeyRow, now_ms: int) -> None:

@@ -164,16 +164,19 @@ class Charging:
         )
 
     def settle(
-        self, reservation: Reservation, cost: int, outcome: Outcome, *, wait: bool = True
+        self, reservation: Reservation, cost: int, outcome: Outcome, *, is_last: bool = False
     ) -> asyncio.Future[Verdict] | None:
-        """Queue the charge; synchronous, so that it may stand in a `finally`. Await the future to know it durable."""
+        """Queue the charge; synchronous, so that it may stand in a `finally`. Await the future to know it durable.
+
+        `is_last`: no other answer is under way, so that the charge need not wait for company.
+        """
         if reservation.taken is not None:
             tokens = outcome.input_units + outcome.output_units if reservation.taken.tokens else 0
             self._end(reservation.taken, tokens=tokens, dollars=cost)
         now_ms = self._clock.now_ms()
         self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms)
         settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome)
-        return self._writer.submit(settle, wait=wait)
+        return self._writer.submit(settle, is_last=is_last)
 
     def keep_alive(self, reservation: Reservation, progress: int) -> None:
         """Write down the cost so far and move the lease; rides with the next commit."""

@@ -15,7 +15,7 @@ from minitoolai.services import pricing
 from minitoolai.services.charging import Charging
 from minitoolai.services.chat_run import ChatRun
 from minitoolai.services.fit import check_fit, output_limit
-from minitoolai.services.routes import Routes
+from minitoolai.services.routes import Route, Routes
 from minitoolai.services.seeing import Seeing
 from minitoolai.services.underway import Underway
 
@@ -39,10 +39,11 @@ class ChatService:
         first_token_timeout_s: float,
         total_timeout_s: float,
         seeing: Seeing,
+        route: type[Route] = Route,
     ) -> None:
         self.catalog = catalog
         self.engines = engines
-        self.routes = Routes(catalog, engines, clock, charging.meters)
+        self.routes = Routes(catalog, engines, clock, charging.meters, route)
         self.charging = charging
         self._seeing = seeing
         self.clock = clock
@@ -72,7 +73,7 @@ class ChatService:
         route = self.routes.choose(model, lambda engine: check_fit(request, model, engine, self))
         engine = route.engine
         if request.images:
-            await self._seeing.look(request, must_fetch=not route.fetches_images)
+            await self._seeing.look(request, must_fetch=not route.fetches_images, plain=route.plain_images)
         prompt_tokens = await engine.count_prompt(request)
         # A vector is no output: nothing of it is counted.
         limit = output_limit(request, model, engine.context_tokens(), prompt_tokens) if request.embed is None else 0
@@ -95,9 +96,10 @@ class ChatService:
         price = self.catalog.purchases.get((engine, model))
         return None if price is None else pricing.chat_cost(*price, usage)
 
-    def forget(self, run: ChatRun) -> None:
-        """The run has ended."""
+    def forget(self, run: ChatRun) -> bool:
+        """The run has ended; True where it was the only one."""
         self.underway.discard(run)
+        return not self.underway.count()
 
     def reads_on(self, run: ChatRun, answer: ChatAnswer) -> bool:
         """Whether the rest of an abandoned answer is now read in the background, for its usage."""

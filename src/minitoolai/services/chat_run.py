@@ -22,6 +22,7 @@ from minitoolai.services.charging import Charging, Reservation, durable, state_a
 from minitoolai.services.completions import whole_answer
 from minitoolai.services.events import BYTES_PER_TOKEN, EventStream
 from minitoolai.services.routes import Route, written
+from minitoolai.services.underway import TICK_S
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ class Home(Protocol):
     def purchase(self, model: str, engine: str, usage: Usage) -> int | None:
         """What the engine charges us, in nano-dollars, where that is known."""
 
-    def forget(self, run: ChatRun) -> None:
-        """The run has ended."""
+    def forget(self, run: ChatRun) -> bool:
+        """The run has ended; True where it was the only one."""
 
     def reads_on(self, run: ChatRun, answer: ChatAnswer) -> bool:
         """Whether the rest of an abandoned answer is now read in the background."""
@@ -289,12 +290,12 @@ class ChatRun:
         if self.is_finished:
             return
         self.is_finished = True
-        self._service.forget(self)
+        is_last = self._service.forget(self)
         self.route.end(error)
         cost = self.cost_so_far()
         if cost > self.reservation.amount:
             log.error("%s cost %d over its hold of %d: the house pays", self.name, cost, self.reservation.amount)
-        self._charge = self._service.charging.settle(self.reservation, cost, self._outcome(error))
+        self._charge = self._service.charging.settle(self.reservation, cost, self._outcome(error), is_last=is_last)
 
     def _outcome(self, error: ServiceError | None) -> Outcome:
         usage, first_s = self.usage_so_far(), self._first_token_s
@@ -353,7 +354,8 @@ class ChatRun:
         elif now_s - self._silent_since_s >= HEARTBEAT_AFTER_S and self.on_silence is not None:
             self._silent_since_s = now_s
             self.on_silence()
-        if now_s - self._checkpoint_s >= CHECKPOINT_EVERY_S:
+        # At the tick that is nearest: one that comes a millisecond early must not leave it to the next.
+        if now_s - self._checkpoint_s > CHECKPOINT_EVERY_S - TICK_S / 2:
             self._checkpoint_s = now_s
             self._service.charging.keep_alive(self.reservation, self.cost_so_far())
         first_s, total_s = self._service.timeouts(self.engine)

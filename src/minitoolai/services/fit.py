@@ -26,7 +26,7 @@ class Offers(Protocol):
 
 def check_fit(request: ChatRequest, model: ChatModel, engine: ChatEngine, offers: Offers) -> None:
     """InvalidRequest that names the field which this model, on this engine, cannot honour."""
-    if request.images and not _sees(model, engine):
+    if request.images and not sees(model, engine):
         raise InvalidRequest(_blind(model, engine, offers), param="messages")
     field = engine.unsupported_field(request)
     if field is not None:
@@ -56,12 +56,13 @@ def _or(others: list[str]) -> str:
     return f", or use a model that can: {', '.join(others[:NAMED_AT_MOST])}{more}"
 
 
-def _sees(model: ChatModel, engine: ChatEngine) -> bool:
+def sees(model: ChatModel, engine: ChatEngine) -> bool:
+    """Whether pictures may be shown to this model on this engine: it depends on both."""
     return model.image_tokens is not None and engine.vision
 
 
 def _blind(model: ChatModel, engine: ChatEngine, offers: Offers) -> str:
-    seeing = models_that(offers, _sees)
+    seeing = models_that(offers, sees)
     if model.image_tokens is None:
         could = seeing or [other.name for other in offers.catalog.chat.values() if other.image_tokens is not None]
         return f"{model.name} cannot see images; remove the image_url part{_or(could)}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Set
 from functools import partial
 from typing import Protocol
 
-from minitoolai.core.clock import Clock
+from minitoolai.core.clock import Clock, jitter_s
 from minitoolai.core.errors import EngineError, Overloaded, StoreError
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.services.image_board import Board
@@ -30,6 +31,8 @@ READY_FOR_S = 1.0
 #: An engine that fails at everything, and a database that does not answer, are left in peace for ever longer.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 LOOK_AHEAD = 512
+#: Where several processes could start an engine for the first job, one will be the first, and mostly the only one.
+LONGEST_MODESTY_S = 2.0
 
 
 class Home(Protocol):
@@ -37,6 +40,8 @@ class Home(Protocol):
 
     name: str
     is_alone: bool
+    #: Engines that start with their first job.
+    late: Set[str]
     draining: bool
     claiming: int
     runs: dict[int, ImageRun]
@@ -66,6 +71,7 @@ class Hand:
         self._pause_s = 0.0
         self._paused_until_s = 0.0
         self._is_started = False
+        self._modesty_ms = 0 if worker.is_alone else round(1000 * jitter_s(0.0, LONGEST_MODESTY_S))
 
     async def work(self) -> None:
         """Until cancelled; whatever happens, it goes on."""
@@ -83,7 +89,7 @@ class Hand:
 
     def _delay_s(self) -> float:
         """Until the next look, if nobody knocks before."""
-        if not self._engine.is_up:
+        if not self._engine.is_up and self._is_started:
             return DOWN_LOOK_EVERY_S
         look_s = LOOK_ALONE_EVERY_S if self._worker.is_alone else LOOK_EVERY_S
         paused_s = self._paused_until_s - self._worker.clock.steady_s()
@@ -99,7 +105,7 @@ class Hand:
     async def _fill(self) -> None:
         """Claim what the engine has room for, and begin."""
         worker, engine, now_s = self._worker, self._engine, self._worker.clock.steady_s()
-        if not self._is_started and self._models_now(now_s):
+        if not self._is_started and self._models_now(now_s) and await self._is_time():
             await self._start()
         runs = [run for run in worker.runs.values() if run.engine is engine]
         if worker.draining or not engine.is_up or len(runs) >= engine.rows or now_s < self._paused_until_s:
@@ -117,6 +123,16 @@ class Hand:
         )
         if chosen:
             await self._begin([job.id for job in chosen])
+
+    async def _is_time(self) -> bool:
+        """At once; or, to cost no memory where nobody wants pictures, when a job waits for it that nobody takes."""
+        worker = self._worker
+        if self._engine.name not in worker.late:
+            return True
+        if worker.draining or not self._engine.rows:
+            return False
+        waiting = await worker.database.read_soon(jobs.waiting, self._engine.name, self._models, 1)
+        return bool(waiting) and worker.clock.now_ms() - waiting[0].created_ms >= self._modesty_ms
 
     async def _start(self) -> None:
         """Once there is something that it can draw: its weights may have been put there while we run."""

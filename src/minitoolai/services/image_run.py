@@ -71,20 +71,24 @@ class ImageRun:
 
     async def _draw_and_settle(self) -> None:
         try:
-            image = await self.engine.draw(self.job.model, self._request(), self._came_along)
+            image = await self.draw()
             self.is_drawn = True
-            key = await self._keep(image.png)
+            key = await self.keep(image.png)
         except EngineRefused as error:
-            await self._settle(0, Outcome(state="failed", error_code=error.code, error=error.message))
+            await self.settle(0, Outcome(state="failed", error_code=error.code, error=error.message))
         except ServiceError as error:
-            await self._fail(error.code, error.message)
+            await self.fail(error.code, error.message)
         except StoreError as error:
-            await self._fail("storage_error", f"the picture could not be kept: {error}")
+            await self.fail("storage_error", f"the picture could not be kept: {error}")
         except Exception as error:
             log.exception("job %d met what no engine should raise", self.job.id)
-            await self._fail("internal_error", f"{type(error).__name__} while drawing")
+            await self.fail("internal_error", f"{type(error).__name__} while drawing")
         else:
             await self._deliver(image, key)
+
+    async def draw(self) -> DrawnImage:
+        """Have the engine draw it. EngineError, and whatever else engines raise."""
+        return await self.engine.draw(self.job.model, self._request(), self._came_along)
 
     def _request(self) -> ImageRequest:
         ask = self.ask
@@ -103,7 +107,7 @@ class ImageRun:
         self.step = step
         self._on_step(self.job.id, step)
 
-    async def _keep(self, png: bytes) -> str:
+    async def keep(self, png: bytes) -> str:
         """The picture's key. A store that is full or gone may come back: what was drawn is not thrown away at once."""
         delay_s, give_up_s = FIRST_RETRY_S, self._home.clock.steady_s() + STORE_PATIENCE_S
         while True:
@@ -120,14 +124,15 @@ class ImageRun:
 
     async def _deliver(self, image: DrawnImage, key: str) -> None:
         outcome = Outcome(state="succeeded", output_units=1, served_model=image.model, result=key)
-        verdict = await self._settle(self.job.price, outcome)
+        verdict = await self.settle(self.job.price, outcome)
         if isinstance(verdict, Superseded):
             log.warning("job %d: attempt %d came too late and is dropped", self.job.id, self.job.attempt)
         elif isinstance(verdict, Settled) and verdict.repeated and verdict.cost < self.job.price:
             # It was cancelled meanwhile: nobody will ever ask for the picture.
             await self._home.objects.delete(key)
 
-    async def _settle(self, cost: int, outcome: Outcome) -> Verdict:
+    async def settle(self, cost: int, outcome: Outcome) -> Verdict:
+        """The end, in one commit with what it costs."""
         job = self.job
         now_ms = self._home.clock.now_ms()
         self._home.meters.ended("image", job.model, job.id, outcome, cost, now_ms)
@@ -136,7 +141,8 @@ class ImageRun:
         assert future is not None
         return await self._written(future)
 
-    async def _fail(self, code: str, message: str) -> None:
+    async def fail(self, code: str, message: str) -> None:
+        """This attempt came to nothing: the job waits again, or has failed too often."""
         self._home.meters.engine_failed(self.engine.name, code)
         self.is_drawn = bool(self.is_drawn)
         future = self._home.writer.submit(self._requeue("failed", code, message))

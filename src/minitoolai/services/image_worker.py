@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from functools import partial
 
 from minitoolai.core.books import Requeue, Requeued, Settle, Settled
@@ -18,7 +18,7 @@ from minitoolai.core.records import Outcome
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.services.image_board import Board
 from minitoolai.services.image_hand import LEASE_MS, Hand
-from minitoolai.services.image_run import MOST_FAILURES, ImageRun
+from minitoolai.services.image_run import MOST_FAILURES, Home, ImageRun
 from minitoolai.services.meters import Meters
 from minitoolai.storage import jobs, workers
 from minitoolai.storage.database import Database
@@ -36,6 +36,8 @@ REPORT_EVERY_S = 5.0
 #: A job that nobody could draw for so long is not wanted any more.
 LONGEST_WAIT_MS = 86_400_000
 FOREVER_MS = 2**62
+#: What makes an attempt: of whom, at which job, by which engine, and who hears of every step.
+NewRun = Callable[[Home, ClaimedJob, ImageEngine, Callable[[int, int], None]], ImageRun]
 
 
 class ImageWorker:
@@ -54,9 +56,16 @@ class ImageWorker:
         name: str,
         is_alone: bool,
         meters: Meters | None = None,
+        new_run: NewRun = ImageRun,
+        late: Set[str] = frozenset(),
     ) -> None:
-        """`is_alone`: no other process draws from this database, nor reads steps from its rows."""
+        """`is_alone`: no other process draws from this database, nor reads steps from its rows.
+
+        `late`: engines that start with their first job.
+        """
+        self.late = late
         self.meters = meters or Meters()
+        self._new_run = new_run
         self.catalog = catalog
         self.engines = engines
         self.database = database
@@ -159,7 +168,7 @@ class ImageWorker:
 
     def begin(self, job: ClaimedJob, engine: ImageEngine) -> ImageRun:
         """Start an attempt at what was just claimed."""
-        run = ImageRun(self, job, engine, self.board.step)
+        run = self._new_run(self, job, engine, self.board.step)
         self.runs[job.id] = run
         self.board.begin(job.id, lambda: run.stop(is_lost=True))
         run.task = asyncio.create_task(run.run())

@@ -6,7 +6,7 @@ What draws them is services/image_worker.py, here or in another process; the two
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 import msgspec
 
@@ -58,7 +58,9 @@ class ImageService:
         board: Board,
         *,
         queue_limit: int,
+        parent: Callable[[], str | None] | None = None,
     ) -> None:
+        """`parent`: the trace that a job belongs to, where somebody is told of jobs."""
         self.catalog = catalog
         self.engines = engines
         self._charging = charging
@@ -70,6 +72,7 @@ class ImageService:
         self._signer = signer
         self._board = board
         self._queue_limit = queue_limit
+        self._parent = parent
 
     def engine_for(self, model: ImageModel) -> ImageEngine | None:
         """Who would draw it now: the first of its engines that is ready, here or in another process."""
@@ -93,6 +96,8 @@ class ImageService:
         if engine is None:
             raise Overloaded(f"nothing can draw {model.name} ({self.why_no_engine(model)})", retry_after_s=30)
         await self._policy.check(ask.prompt, ask.negative_prompt)
+        if self._parent is not None:
+            ask = msgspec.structs.replace(ask, trace=self._parent())
         generation = NewGeneration(
             "image",
             model.name,
@@ -185,7 +190,7 @@ class ImageService:
         found = await self._database.read_soon(jobs.find, job_id)
         if found is None:
             raise _unknown()
-        ask = decode_ask(found.request)
+        ask = _forgotten(found) if found.request is None else decode_ask(found.request)
         here = self._board.step_of(job_id)
         return ImageJob(
             job_id=job_id,
@@ -206,6 +211,13 @@ class ImageService:
             created_ms=found.created_ms,
             finished_ms=found.finished_ms,
         )
+
+
+def _forgotten(found: jobs.FoundJob) -> ImageAsk:
+    """What is still known of a job whose words are gone."""
+    width, _, height = found.size.partition("x")
+    steps = max(1, found.step)
+    return ImageAsk(model=found.model, prompt="", steps=steps, width=int(width), height=int(height))
 
 
 async def _heard(event: asyncio.Event, within_s: float) -> None:

@@ -36,7 +36,9 @@ class Answer(msgspec.Struct, frozen=True):
 class Replays:
     """The Idempotency-Keys of this process's requests, and those in the database."""
 
-    def __init__(self, database: Database, writer: Writer, clock: Clock) -> None:
+    def __init__(self, database: Database, writer: Writer, clock: Clock, *, keeps_answers: bool = True) -> None:
+        """Without `keeps_answers` a key stands for a charge alone: its request is run once and cannot be replayed."""
+        self._keeps_answers = keeps_answers
         self._database = database
         self._writer = writer
         self._clock = clock
@@ -77,7 +79,7 @@ class Replays:
         if found.state.hold_state == "pending":
             raise in_flight()
         raise IdempotencySpent(
-            "the first request with this Idempotency-Key was charged, but broken off, and its answer is not kept; "
+            "the first request with this Idempotency-Key was charged, and its answer is not kept; "
             f"see /v1/generations/{generation_name(found.hold_id)}, and send another key to run it again",
             param="Idempotency-Key",
         )
@@ -86,6 +88,9 @@ class Replays:
         """Write the answer down; once this returns, the same request gets it again, whatever happens to us."""
         hold_id = claim.hold_id
         if hold_id is None or len(answer.body) > LARGEST_ANSWER:
+            return
+        if not self._keeps_answers:
+            await self.settled()
             return
         headers = msgspec.json.encode(answer.headers).decode()
         body = await asyncio.to_thread(zlib.compress, answer.body, 1)

@@ -10,6 +10,7 @@ from minitoolai.core.errors import NotFound
 from minitoolai.core.records import Balance, Caller, Generation, UsageRow
 from minitoolai.core.voices import SpeechModel, VoiceEntry
 from minitoolai.services.chat import ChatService
+from minitoolai.services.fit import sees
 from minitoolai.services.images import ImageService
 from minitoolai.services.speech import SpeechService
 from minitoolai.storage import accounts, generations
@@ -25,6 +26,8 @@ class Offer(msgspec.Struct, frozen=True):
     model: Model
     engine: str | None
     why_not: str | None
+    #: A chat model to which pictures may be shown, as things stand.
+    sees: bool = False
 
 
 class Reports:
@@ -63,7 +66,7 @@ class Reports:
             return Offer(model, voice.name, None) if voice else Offer(model, None, self._speech.why_no_voice(model))
         engine = self._chats.engine_for(model)
         if engine is not None:
-            return Offer(model, engine.name, None)
+            return Offer(model, engine.name, None, sees(model, engine))
         reasons = (f"{name}: {self._chats.engines[name].why_not_ready()}" for name in model.engines)
         return Offer(model, None, "; ".join(reasons))
 

@@ -85,6 +85,11 @@ class Route:
         """Whether all of them fetch the pictures that a URL names."""
         return all(engine.fetches_images for engine in self._engines)
 
+    @property
+    def plain_images(self) -> bool:
+        """Whether one of them is to be given nothing but PNG."""
+        return any(engine.plain_images for engine in self._engines)
+
     def has_more(self) -> bool:
         """Whether somebody else could be asked, should this one fail."""
         return next(self._untried(), None) is not None
@@ -157,9 +162,15 @@ class Routes:
     """Chooses for every chat of this process, and remembers how each upstream fares."""
 
     def __init__(
-        self, catalog: Catalog, engines: Mapping[str, ChatEngine], clock: Clock, meters: Meters | None = None
+        self,
+        catalog: Catalog,
+        engines: Mapping[str, ChatEngine],
+        clock: Clock,
+        meters: Meters | None = None,
+        route: type[Route] = Route,
     ) -> None:
         self.meters = meters or Meters()
+        self._route = route
         self._catalog = catalog
         self._engines = engines
         self.clock = clock
@@ -209,9 +220,9 @@ class Routes:
         if len(engines) == 1 and self._health[engines[0].name].is_well:
             check(engines[0])
             engines[0].check_room()
-            return Route(self, model.name, engines, now_s)
+            return self._route(self, model.name, engines, now_s)
         able = self._with_room(self.awake(_able(engines, check), model.name, now_s))
-        return Route(self, model.name, able, now_s)
+        return self._route(self, model.name, able, now_s)
 
     def awake(self, engines: list[ChatEngine], model: str, now_s: float) -> list[ChatEngine]:
         """Those that may be asked now; EngineRateLimited or Overloaded where none may."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from minitoolai.core.errors import FetchFailed, InvalidRequest
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.fetched import check_picture
+from minitoolai.engines.fetched import check_picture, plain_picture
 from minitoolai.engines.guarded import MOST_BYTES, Fetched
 
 #: (URL, name of its field) → what lies there. UrlForbidden, FetchFailed.
@@ -18,6 +18,8 @@ Fetch = Callable[[str, str], Awaitable[Fetched]]
 MOST_PICTURES = 32
 #: Pictures on their way at once, for all requests of this process.
 FETCHED_AT_ONCE = 16
+#: Pictures unpacked at once: each may take 200 MB while it is.
+UNPACKED_AT_ONCE = 2
 
 
 class Seeing:
@@ -26,20 +28,21 @@ class Seeing:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._slots = asyncio.Semaphore(FETCHED_AT_ONCE)
+        self._hands = asyncio.Semaphore(UNPACKED_AT_ONCE)
 
-    async def look(self, request: ChatRequest, *, must_fetch: bool) -> None:
+    async def look(self, request: ChatRequest, *, must_fetch: bool, plain: bool = False) -> None:
         """Every picture by its own bytes; a URL stays one unless `must_fetch`. InvalidRequest names the field.
 
-        What was looked at stands in the request afterwards as a data URL of its true kind.
+        What was looked at stands in the request afterwards as a data URL of its true kind; `plain`: of a PNG.
         """
         pictures = list(_pictures(request))
         if len(pictures) > MOST_PICTURES:
             raise InvalidRequest(
                 f"{len(pictures)} pictures are too many; send at most {MOST_PICTURES}", param="messages"
             )
-        await asyncio.gather(*(self._look(image, field, must_fetch=must_fetch) for image, field in pictures))
+        await asyncio.gather(*(self._look(image, field, must_fetch, plain) for image, field in pictures))
 
-    async def _look(self, image: dict[str, Any], field: str, *, must_fetch: bool) -> None:
+    async def _look(self, image: dict[str, Any], field: str, must_fetch: bool, plain: bool) -> None:
         url: str = image["url"]
         if url.startswith("data:"):
             image["url"] = await asyncio.to_thread(_checked, url, field)
@@ -49,6 +52,9 @@ class Seeing:
             if found.status != 200:
                 raise FetchFailed(f"{field}: status {found.status} instead of a picture", param=field)
             image["url"] = await asyncio.to_thread(_data_url, found.body, field)
+        if plain:
+            async with self._hands:
+                image["url"] = await asyncio.to_thread(_plain, image["url"], field)
 
 
 def _pictures(request: ChatRequest) -> Iterator[tuple[dict[str, Any], str]]:
@@ -73,3 +79,8 @@ def _data_url(data: bytes, field: str) -> str:
         raise InvalidRequest(f"{field} is a picture of more than {most} MB", param=field, code="image_too_large")
     kind = check_picture(data, field=field).kind
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _plain(url: str, field: str) -> str:
+    png = plain_picture(base64.b64decode(url.partition(",")[2]), field=field)
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

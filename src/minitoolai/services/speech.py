@@ -89,9 +89,10 @@ class SpeechService:
         price = self.catalog.purchases.get((engine, model))
         return None if price is None else price[0] * characters
 
-    def forget(self, run: SpeechRun) -> None:
-        """The run has ended."""
+    def forget(self, run: SpeechRun) -> bool:
+        """The run has ended; True where it was the only one."""
         self._underway.discard(run)
+        return not self._underway.count()
 
 
 def _check_fit(request: SpeechRequest, model: SpeechModel, engine: SpeechEngine) -> None:

@@ -22,6 +22,7 @@ from minitoolai.core.voices import VoiceEntry
 from minitoolai.engines.base_speech import SpeechEngine, SpokenAnswer
 from minitoolai.services.charging import Charging, Reservation, durable, state_after
 from minitoolai.services.speech_text import SpeechText
+from minitoolai.services.underway import TICK_S
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ class Home(Protocol):
     def purchase(self, model: str, engine: str, characters: int) -> int | None:
         """What the engine charges us, in nano-dollars, where that is known."""
 
-    def forget(self, run: SpeechRun) -> None:
-        """The run has ended."""
+    def forget(self, run: SpeechRun) -> bool:
+        """The run has ended; True where it was the only one."""
 
 
 class SpeechRun:
@@ -139,8 +140,9 @@ class SpeechRun:
         if self.is_finished:
             return
         self.is_finished = True
-        self._service.forget(self)
-        self._charge = self._service.charging.settle(self.reservation, self.cost_so_far(), self._outcome(error))
+        is_last = self._service.forget(self)
+        cost, outcome = self.cost_so_far(), self._outcome(error)
+        self._charge = self._service.charging.settle(self.reservation, cost, outcome, is_last=is_last)
 
     def _outcome(self, error: ServiceError | None) -> Outcome:
         first_s = self._first_sound_s
@@ -170,7 +172,8 @@ class SpeechRun:
 
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease; give up on an engine without a sound, a caller who reads nothing."""
-        if now_s - self._checkpoint_s >= CHECKPOINT_EVERY_S:
+        # At the tick that is nearest: one that comes a millisecond early must not leave it to the next.
+        if now_s - self._checkpoint_s > CHECKPOINT_EVERY_S - TICK_S / 2:
             self._checkpoint_s = now_s
             self._service.charging.keep_alive(self.reservation, self.cost_so_far())
         silent_s = now_s - self._moved_s

@@ -77,15 +77,15 @@ def _add(cells: dict[Place, UsageCell], more: list[UsageCell]) -> None:
     for cell in more:
         place = (cell.day, cell.kind, cell.model, cell.key_id)
         old = cells.get(place)
-        cells[place] = cell if old is None else merged(old, cell)
+        cells[place] = cell if old is None else together([old, cell])
 
 
-def merged(one: UsageCell, other: UsageCell) -> UsageCell:
-    """Both together, under the first one's names."""
+def together(cells: list[UsageCell]) -> UsageCell:
+    """All of them, one at least, under the first one's names."""
     return msgspec.structs.replace(
-        one,
-        requests=one.requests + other.requests,
-        input_units=one.input_units + other.input_units,
-        output_units=one.output_units + other.output_units,
-        cost=one.cost + other.cost,
+        cells[0],
+        requests=sum(cell.requests for cell in cells),
+        input_units=sum(cell.input_units for cell in cells),
+        output_units=sum(cell.output_units for cell in cells),
+        cost=sum(cell.cost for cell in cells),
     )

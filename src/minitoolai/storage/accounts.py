@@ -78,9 +78,9 @@ def _written(rules: KeyRules) -> str | None:
     return None if rules == FREE else msgspec.json.encode(rules).decode()
 
 
-def write_rules(connection: Connection, key_id: str, rules: KeyRules) -> None:
-    """From now on the key may do this."""
-    connection.execute("UPDATE api_keys SET rules = ? WHERE id = ?", (_written(rules), key_id))
+def change_key(connection: Connection, key_id: str, name: str, rules: KeyRules) -> None:
+    """From now on the key is called so and may do this."""
+    connection.execute("UPDATE api_keys SET name = ?, rules = ? WHERE id = ?", (name, _written(rules), key_id))
     connection.notify(KEYS_CHANNEL, key_id)
 
 

@@ -7,8 +7,11 @@ from minitoolai.core.records import AdminAction, JobRow, RevenueRow, User
 from minitoolai.storage.database import Connection, Row
 from minitoolai.storage.usage import MS_PER_DAY
 
-_ACTION = "id, admin_id, account_id, action, amount, note, created_ms"
+ACTION_COLUMNS = "id, admin_id, account_id, action, amount, note, created_ms"
 
+
+#: Work may have got its number so long before it is written down that it began.
+NAMED_BEFORE_MS = 3_600_000
 
 _PEOPLE = (
     "SELECT u.account_id, u.email, u.is_admin, u.language, u.created_ms, a.posted, a.held"
@@ -40,14 +43,14 @@ def find_member(connection: Connection, account_id: int) -> User | None:
 def write_action(connection: Connection, action: AdminAction) -> None:
     """Into the trail, in the commit of what was done."""
     connection.execute(
-        f"INSERT INTO admin_actions ({_ACTION}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO admin_actions ({ACTION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (action.id, action.admin_id, action.account_id, action.action, action.amount, action.note, action.created_ms),
     )
 
 
 def actions(connection: Connection, most: int, account_id: int | None = None) -> list[AdminAction]:
     """The last of what was done, to one account or to all, newest first."""
-    columns = ", ".join(f"t.{name}" for name in _ACTION.split(", "))
+    columns = ", ".join(f"t.{name}" for name in ACTION_COLUMNS.split(", "))
     where, values = ("", ()) if account_id is None else (" WHERE t.account_id = ?", (account_id,))
     rows = connection.execute(
         f"SELECT {columns}, a.email, u.email FROM admin_actions t"
@@ -58,13 +61,23 @@ def actions(connection: Connection, most: int, account_id: int | None = None) ->
     return [AdminAction(*row) for row in rows]
 
 
-def revenue(connection: Connection, from_ms: int) -> list[RevenueRow]:
-    """What all accounts used since then, by day and kind, newest first."""
+def oldest_pending_ms(connection: Connection) -> int | None:
+    """When the oldest work still under way was begun, of all accounts."""
+    rows = connection.execute(
+        "SELECT min(g.created_ms) FROM holds h JOIN generations g ON g.id = h.id WHERE h.state = 'pending'"
+    )
+    oldest: int | None = rows[0][0]
+    return oldest
+
+
+def revenue(connection: Connection, from_ms: int, until_ms: int) -> list[RevenueRow]:
+    """What all accounts used, begun from `from_ms` up to, not including, `until_ms`, by day and kind."""
     rows = connection.execute(
         f"SELECT g.created_ms / {MS_PER_DAY}, g.kind, count(*), sum(h.settled), coalesce(sum(g.purchase), 0)"
-        " FROM generations g JOIN holds h ON h.id = g.id WHERE g.id >= ? AND g.created_ms >= ?"
-        f" GROUP BY g.created_ms / {MS_PER_DAY}, g.kind ORDER BY 1 DESC, 2",
-        (first_id_of(from_ms), from_ms),
+        " FROM generations g JOIN holds h ON h.id = g.id"
+        " WHERE g.id >= ? AND g.created_ms >= ? AND g.created_ms < ?"
+        f" GROUP BY g.created_ms / {MS_PER_DAY}, g.kind",
+        (first_id_of(from_ms - NAMED_BEFORE_MS), from_ms, until_ms),
     )
     return [RevenueRow(row[0], row[1], *map(int, row[2:])) for row in rows]
 

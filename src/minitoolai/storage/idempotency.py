@@ -87,6 +87,23 @@ def keep(connection: Connection, claim_id: str, hold_id: int, answer: Kept) -> N
     )
 
 
+def answered(connection: Connection, after_ms: int, until_ms: int) -> list[tuple[str, int]]:
+    """Key and moment of those between these moments whose answer is kept, the oldest first; at most SWEPT_AT_ONCE."""
+    rows = connection.execute(
+        "SELECT id, created_ms FROM idempotency_keys WHERE created_ms > ? AND created_ms <= ? AND status IS NOT NULL"
+        " ORDER BY created_ms LIMIT ?",
+        (after_ms, until_ms, SWEPT_AT_ONCE),
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+def drop_answers(connection: Connection, keys: Sequence[tuple[str, int]]) -> None:
+    """Forget these answers. The keys stay: their requests are not run again."""
+    connection.execute_many(
+        "UPDATE idempotency_keys SET status = NULL, headers = NULL, body = NULL WHERE id = ? AND created_ms = ?", keys
+    )
+
+
 def sweep(connection: Connection, now_ms: int) -> int:
     """Delete keys of more than a day; how many, at most SWEPT_AT_ONCE."""
     rows = connection.execute(

@@ -197,7 +197,9 @@ class FoundJob(msgspec.Struct, frozen=True):
     result: str | None
     error_code: str | None
     error: str | None
-    request: str
+    #: None once its words are forgotten.
+    request: str | None
+    size: str
     created_ms: int
     finished_ms: int | None
     ahead: int = 0
@@ -206,8 +208,8 @@ class FoundJob(msgspec.Struct, frozen=True):
 def find(connection: Connection, job_id: int) -> FoundJob | None:
     """The job of this number."""
     rows = connection.execute(
-        "SELECT account_id, state, step, seed, model, served_model, result, error_code, error, request, created_ms,"
-        " finished_ms, turn FROM generations WHERE id = ? AND kind = 'image'",
+        "SELECT account_id, state, step, seed, model, served_model, result, error_code, error, request, size,"
+        " created_ms, finished_ms, turn FROM generations WHERE id = ? AND kind = 'image'",
         (job_id,),
     )
     if not rows:

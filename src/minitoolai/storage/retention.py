@@ -1,4 +1,6 @@
-"""Which pictures are still promised: `result` of a succeeded image is its object's key until retention takes it."""
+"""What time takes: the promise of a picture (`result`, its object's key), the words it was asked for with, and
+sessions, links and events that are long over. Every function takes a few rows at a time.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,37 @@ def expire_pictures(connection: Connection, before_ms: int, most: int) -> list[s
     )
     connection.execute_many("UPDATE generations SET result = NULL WHERE id = ?", [(row[0],) for row in rows])
     return [row[1] for row in rows]
+
+
+def forget_words(connection: Connection, before_ms: int, most: int) -> int:
+    """Forget what was asked for, and with which words it failed, of pictures over before this moment; of how many."""
+    rows = connection.execute(
+        "SELECT id FROM generations WHERE kind = 'image' AND request IS NOT NULL AND finished_ms IS NOT NULL"
+        " AND finished_ms < ? ORDER BY finished_ms LIMIT ?" + connection.skip_locked,
+        (before_ms, most),
+    )
+    if rows:
+        connection.execute_many(
+            "UPDATE generations SET request = NULL, error = NULL, webhook_url = NULL WHERE id = ?", rows
+        )
+    return len(rows)
+
+
+#: Table → its key, and when a row of it was over. Each is a few pages for as long as it is swept.
+_OVER = {
+    "sessions": ("secret_hash", "expires_ms"),
+    "mail_links": ("secret_hash", "expires_ms"),
+    "webhook_events": ("event_id", "seen_ms"),
+}
+
+
+def sweep(connection: Connection, table: str, before_ms: int, most: int) -> int:
+    """Delete rows of one of these tables that were over before this moment; how many."""
+    key, over_ms = _OVER[table]
+    rows = connection.execute(f"SELECT {key} FROM {table} WHERE {over_ms} < ? LIMIT ?", (before_ms, most))
+    if rows:
+        connection.execute_many(f"DELETE FROM {table} WHERE {key} = ?", rows)
+    return len(rows)
 
 
 def unpromised(connection: Connection, keys: Sequence[str]) -> list[str]:

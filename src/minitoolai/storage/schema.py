@@ -191,6 +191,11 @@ generations = Table(
     _index("ix_generations_queue", "turn", "created_ms", "id", where="state = 'queued'"),
     _index("ix_generations_queued", "account_id", "turn", where="state = 'queued'"),
     _index("ix_generations_drawn", "lease_until_ms", where="kind = 'image' AND state = 'running'"),
+    _index(
+        "ix_generations_words",
+        "finished_ms",
+        where="kind = 'image' AND request IS NOT NULL AND finished_ms IS NOT NULL",
+    ),
     _index("ix_generations_pictures", "finished_ms", where="kind = 'image' AND result IS NOT NULL"),
     sqlite_strict=True,
 )

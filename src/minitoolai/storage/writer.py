@@ -52,6 +52,8 @@ class Ticket:
     change: Change | None
     future: asyncio.Future[Any] | None
     urgent: bool
+    #: No other hold is likely to come that it could ride with.
+    last: bool = False
     #: Money owed is written however long it takes; anything else is told of the failure.
     owed: bool = False
     #: Its COMMIT may have happened although nobody was told: finding it written is then no repeat.
@@ -139,16 +141,19 @@ class Writer:
         """Operations that wait for their commit, and charges that a sick database has put off."""
         return len(self._tickets), len(self._owed)
 
-    def submit(self, operation: Operation, *, wait: bool = True) -> asyncio.Future[Verdict] | None:
+    def submit(
+        self, operation: Operation, *, wait: bool = True, is_last: bool = False
+    ) -> asyncio.Future[Verdict] | None:
         """Queue a ledger operation; the future, if asked for, resolves once it is durable.
 
-        Holds raise Overloaded when too many wait already. Everything else is always taken.
+        Holds raise Overloaded when too many wait already. Everything else is always taken; `is_last` says that
+        nothing else is at work, so that waiting for company is in vain.
         """
         is_hold = isinstance(operation, PlaceHold)
         if is_hold and self._urgent >= QUEUED_HOLDS:
             raise Overloaded("too many requests are waiting for the ledger; try again", retry_after_s=1)
         future = asyncio.get_running_loop().create_future() if wait else None
-        self._put(Ticket(operation, None, future, urgent=is_hold, owed=not is_hold))
+        self._put(Ticket(operation, None, future, is_hold, is_last, not is_hold))
         return future
 
     async def run(self, change: Change) -> Any:
@@ -174,7 +179,7 @@ class Writer:
                 self._urgent += 1
                 self._last_hold_s = self._steady_s()
                 self._ring()
-            elif not self._lingers(ticket) or len(self._tickets) >= LARGEST_BATCH:
+            elif ticket.last or not self._lingers(ticket) or len(self._tickets) >= LARGEST_BATCH:
                 self._is_due = True
                 self._ring()
 

@@ -1,4 +1,5 @@
-// For every page: menus close by themselves, [data-copy] buttons copy, [data-sure] forms ask first. Pages work without.
+// For every page: menus close by themselves, [data-copy] buttons copy, [data-sure] forms ask first, no form is sent twice.
+// Pages work without.
 
 document.addEventListener("click", (event) => {
   for (const menu of document.querySelectorAll("details.menu[open]")) {
@@ -29,4 +30,24 @@ for (const form of document.querySelectorAll("form[data-sure]")) {
   form.addEventListener("submit", (event) => {
     if (!window.confirm(form.dataset.sure)) event.preventDefault();
   });
+}
+
+// A second press while the first is under way would make a second key. Whoever comes back by the back button may press again.
+for (const form of document.querySelectorAll('form[method="post"]')) {
+  form.addEventListener("submit", (event) => {
+    if (event.defaultPrevented) return;
+    if (form.dataset.sent) event.preventDefault();
+    form.dataset.sent = "yes";
+    setTimeout(() => { delete form.dataset.sent; }, 8000);
+  });
+}
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
+
+// On a phone the bar of pages is wider than the screen: show the part in which this page is.
+const tab = document.querySelector(".tabs [aria-current]");
+if (tab) {
+  const bar = tab.parentElement;
+  bar.scrollLeft = tab.offsetLeft - bar.offsetLeft - (bar.clientWidth - tab.offsetWidth) / 2;
 }

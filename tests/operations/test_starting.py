@@ -1,0 +1,144 @@
+"""A first start, alone or at once with others; what it starts and what it leaves asleep; what doctor doubts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from minitoolai.core.errors import SettingsError
+from minitoolai.doubts import LEAST_FREE, doubts
+from minitoolai.settings import Secret, Settings
+from minitoolai.wiring import pepper
+from tests.support import catalogs, manners
+from tests.support.ask import post
+from tests.support.books import emptied
+from tests.support.server import ServerProcess
+from tests.support.studio_http import SKETCH, job, wait
+from tests.support.upstream import Upstream
+from tests.support.waiting import children_of
+
+#: Children of a clean interpreter, let go in the same moment; each says what it took for the secret.
+RACE = """
+import os, sys
+from pathlib import Path
+from minitoolai.settings import Settings
+from minitoolai.wiring import pepper
+start, go = os.pipe()
+told, tell = os.pipe()
+for _ in range(12):
+    if os.fork() == 0:
+        os.close(go)
+        os.read(start, 1)
+        os.write(tell, pepper(Settings(data_dir=Path(sys.argv[1]))).hex().encode() + b"\\n")
+        os._exit(0)
+os.close(go)
+os.close(tell)
+sys.stdout.write(open(told).read())
+"""
+
+
+def test_all_who_start_for_the_first_time_at_once_share_one_secret(tmp_path: Path) -> None:
+    for number in range(5):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = subprocess.run([sys.executable, "-c", RACE, str(folder)], capture_output=True, text=True, check=True)
+        said = done.stdout.split()
+        assert len(said) == 12, done
+        assert set(said) == {(folder / "secret.key").read_bytes().hex()}
+        assert [path.name for path in folder.iterdir()] == ["secret.key"]
+        assert (folder / "secret.key").stat().st_mode & 0o777 == 0o600
+        assert len(bytes.fromhex(said[0])) == 32
+
+
+def test_a_secret_that_is_empty_is_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "secret.key").write_bytes(b"")
+    with pytest.raises(SettingsError, match="backup"):
+        pepper(Settings(data_dir=tmp_path))
+
+
+# ── doubts ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def subjects(settings: Settings) -> set[str]:
+    return {doubt.partition(":")[0] for doubt in doubts(settings)} - {"disk"}
+
+
+def test_doctor_doubts_a_public_server_without_a_name_and_not_one_at_home(tmp_path: Path) -> None:
+    assert subjects(Settings(data_dir=tmp_path)) == set()
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.com"):
+        assert subjects(Settings(data_dir=tmp_path, host=host)) == {"address"}
+    named = Settings(data_dir=tmp_path, host="0.0.0.0", public_url="https://api.example.com")
+    assert subjects(named) == set()
+
+
+def test_doctor_doubts_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
+    small = Path("/dev/shm")
+    is_small = subprocess.run(["df", "-B1", "--output=avail", str(small)], capture_output=True, text=True, check=True)
+    free = int(is_small.stdout.split()[1])
+    said = [doubt for doubt in doubts(Settings(data_dir=small)) if doubt.startswith("disk:")]
+    assert bool(said) == (free < LEAST_FREE)
+
+
+def test_doctor_doubts_books_that_a_crash_may_lose_and_a_secret_of_one_machine(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    emptied(postgres_url)
+    name = postgres_url.rpartition("/")[2].partition("?")[0]
+    settings = Settings(data_dir=tmp_path, database_url=Secret(postgres_url))
+    with psycopg.connect(postgres_url, autocommit=True) as db:
+        db.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+        try:
+            said = list(doubts(settings))
+        finally:
+            db.execute(f'ALTER DATABASE "{name}" RESET synchronous_commit')
+    assert any("synchronous_commit is off" in doubt and "postgresql.conf" in doubt for doubt in said)
+    assert any(doubt.startswith("secret:") and "MINITOOLAI_SECRET_KEY" in doubt for doubt in said)
+    shared = Settings(data_dir=tmp_path, database_url=Secret(postgres_url), secret_key=Secret("the same everywhere"))
+    assert not any("synchronous_commit" in doubt or doubt.startswith("secret") for doubt in doubts(shared))
+
+
+# ── embedded engines ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def engines_of(pid: int) -> list[str]:
+    """Modules that run as children of this process."""
+    commands = [Path(f"/proc/{child}/cmdline").read_text().split("\0") for child in children_of(pid)]
+    return [command[2].rpartition(".")[2] for command in commands if command[1] == "-m"]
+
+
+@pytest.mark.acceptance
+def test_an_embedded_model_does_not_run_where_an_upstream_answers_all_it_could(tmp_path: Path) -> None:
+    with Upstream(manners.answer()) as upstream:
+        env = {"MINITOOLAI_OPENAI_API_KEY": "sk-test", "MINITOOLAI_OPENAI_BASE_URL": upstream.base_url}
+        with ServerProcess(tmp_path, env=env) as server:
+            assert engines_of(server.pid) == ["voice_process"]
+            assert post(server.account(), model="gpt-4o-mini").status_code == 200
+            said = server.command("models").stdout
+            assert re.search(r"^gpt-4o-mini .* ready +openai$", said, flags=re.MULTILINE), said
+            assert engines_of(server.pid) == ["voice_process"]
+
+
+@pytest.mark.acceptance
+def test_the_embedded_painter_starts_with_its_first_job(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, catalog=catalogs.FAKE + SKETCH) as server:
+        assert engines_of(server.pid) == []
+        account = server.account()
+        for _ in range(2):
+            assert wait(account, job(account, model="realvision"), within_s=60)["status"] == "success"
+            assert engines_of(server.pid) == ["canvas_desk"]
+
+
+@pytest.mark.acceptance
+def test_every_process_may_start_a_painter_and_one_job_starts_at_least_one(tmp_path: Path, postgres_url: str) -> None:
+    env = {"MINITOOLAI_DATABASE_URL": emptied(postgres_url)}
+    with ServerProcess(tmp_path, catalog=catalogs.FAKE + SKETCH, env=env).start("--workers", "3") as server:
+        assert not any(engines_of(child) for child in children_of(server.pid))
+        account = server.account()
+        assert wait(account, job(account, model="realvision"), within_s=60)["status"] == "success"
+        painters = [name for child in children_of(server.pid) for name in engines_of(child)]
+        assert set(painters) == {"canvas_desk"}

@@ -1,0 +1,136 @@
+"""One ticker for all answers: each twice a second, and never so many in one go that a new request waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.errors import ServiceError
+from minitoolai.core.inference import ChatRequest
+from minitoolai.core.records import Caller
+from minitoolai.engines.base import ChatEngine
+from minitoolai.engines.fake import FakeEngine
+from minitoolai.services.charging import LEASE_MS, Charging
+from minitoolai.services.chat_run import ChatRun
+from minitoolai.services.pricing import Bound
+from minitoolai.services.routes import Route
+from minitoolai.services.underway import TICK_S, Underway
+from tests.support.books import CHAT, TemporaryBooks
+from tests.support.virtual import VirtualClock, VirtualLoop
+
+
+class Ticked:
+    """Remembers when."""
+
+    def __init__(self) -> None:
+        self.at_s: list[float] = []
+
+    def tick(self, now_s: float) -> None:
+        self.at_s.append(now_s)
+
+    def stop(self, reason: ServiceError) -> None:
+        raise AssertionError("nobody breaks these off")
+
+
+def pass_time(runs: list[Ticked], seconds: float, leave: int = 0) -> None:
+    """All of them under way for so long, some of them for half of it."""
+    loop = VirtualLoop()
+
+    async def watch() -> None:
+        underway = Underway(VirtualClock(loop))
+        for run in runs:
+            underway.add(run)
+        ticker = asyncio.ensure_future(underway.keep_time())
+        await asyncio.sleep(seconds / 2)
+        for run in runs[:leave]:
+            underway.discard(run)
+            underway.discard(run)
+        await asyncio.sleep(seconds / 2)
+        assert underway.count() == len(runs) - leave
+        ticker.cancel()
+
+    loop.run_until_complete(watch())
+    loop.close()
+
+
+def test_two_thousand_answers_are_each_ticked_twice_a_second_and_no_more_than_a_tenth_of_them_in_one_go() -> None:
+    runs = [Ticked() for _ in range(2000)]
+    pass_time(runs, 10.0)
+    for run in runs:
+        assert len(run.at_s) in (19, 20)
+        assert run.at_s[0] <= TICK_S + 0.001
+        assert all(after - before == pytest.approx(TICK_S) for before, after in pairwise(run.at_s))
+    together = Counter(round(run.at_s[0], 3) for run in runs)
+    assert set(together.values()) == {200}
+
+
+def test_a_few_answers_are_ticked_together_so_that_their_checkpoints_share_a_commit() -> None:
+    runs = [Ticked() for _ in range(30)]
+    pass_time(runs, 2.0)
+    assert all(run.at_s == runs[0].at_s for run in runs)
+
+
+def test_an_answer_that_has_ended_is_ticked_no_more() -> None:
+    runs = [Ticked() for _ in range(100)]
+    pass_time(runs, 4.0, leave=40)
+    assert {len(run.at_s) for run in runs[:40]} <= {3, 4}
+    assert {len(run.at_s) for run in runs[40:]} <= {7, 8}
+
+
+def test_after_a_pause_the_ticker_goes_on_from_there_and_does_not_catch_up() -> None:
+    loop, run = VirtualLoop(), Ticked()
+
+    async def watch() -> None:
+        underway = Underway(VirtualClock(loop))
+        underway.add(run)
+        ticker = asyncio.ensure_future(underway.keep_time())
+        await asyncio.sleep(1.0)
+        loop.pass_time(5.0)
+        await asyncio.sleep(2.0)
+        ticker.cancel()
+
+    loop.run_until_complete(watch())
+    loop.close()
+    before, after = [s for s in run.at_s if s <= 1.0], [s for s in run.at_s if s > 1.0]
+    assert len(before) in (2, 3)
+    assert len(after) in (4, 5)
+    assert all(later - earlier == pytest.approx(TICK_S) for earlier, later in pairwise(after))
+
+
+def test_a_lease_is_renewed_at_every_second_tick_even_where_that_comes_a_moment_early(
+    sqlite_books: TemporaryBooks,
+) -> None:
+    books, account = sqlite_books, sqlite_books.account(100_000)
+
+    class Home:
+        clock = books.clock
+
+        def __init__(self, charging: Charging) -> None:
+            self.charging = charging
+
+        def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
+            return 60.0, 600.0
+
+    async def work(charging: Charging) -> None:
+        bound = Bound(base=100, unit=10, units=50, least_units=16)
+        held = await charging.reserve(Caller(account, "key000000001"), bound, CHAT)
+        request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
+        engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
+        home: Any = Home(charging)
+        run = ChatRun(home, request, Route(home, "quick", [engine], books.clock.steady_s()), held, 3)
+        for _ in range(4):
+            for _ in range(2):
+                books.clock.forward(TICK_S - 0.001)
+                run.tick(books.clock.steady_s())
+            # Behind whatever was submitted before.
+            await charging.reserve(Caller(account, "key000000001"), bound, CHAT)
+            lease = books.rows("SELECT lease_until_ms FROM holds WHERE id = ?", held.hold_id)
+            assert lease == [(books.clock.now_ms() + LEASE_MS,)]
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock)))

@@ -1,0 +1,156 @@
+"""What pages look like after something went on: forms with faults, a key just made, nothing there yet, refusals.
+
+Each leads a browser from anywhere to such a page; `at` is the address of the server with a language.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from playwright.sync_api import Page
+
+from tests.support.browse import PASSWORD, Visitor, last_link
+from tests.support.house import address
+from tests.support.server import ServerProcess
+
+#: Cards may be chosen, but Stripe is never there.
+AWAY = {
+    "MINITOOLAI_STRIPE_SECRET_KEY": "sk_test_none",
+    "MINITOOLAI_STRIPE_WEBHOOK_SECRET": "whsec_none",
+    "MINITOOLAI_STRIPE_API_URL": "http://127.0.0.1:9",
+    "MINITOOLAI_TRIES_FACTOR": "1000",
+}
+WRONG = {
+    "name": " ", "budget_daily": "five", "requests_per_minute": "0", "addresses": "here", "email": "ann",
+    "password": "x", "code": "ABCD", "amount": "-1", "password_leave": "x", "password_old": "x",
+}  # fmt: skip
+
+
+def send(page: Page, at: str, path: str, action: str, **values: str) -> None:
+    """Fill in a form and send it, whatever the browser thinks of it."""
+    page.goto(at + path)
+    form = page.locator(f'main form[action$="{action}"]').first
+    for name, value in values.items():
+        form.locator(f'[name="{name}"]').evaluate("(field, value) => { field.value = value; }", value)
+    form.evaluate("form => { form.noValidate = true; }")
+    with page.expect_navigation():
+        form.evaluate("form => form.submit()")
+
+
+def wrong(path: str, action: str, *names: str) -> Callable[[Page, str, ServerProcess], None]:
+    """A form sent with faults in these fields."""
+
+    def go(page: Page, at: str, server: ServerProcess) -> None:
+        here, there = address(server, path), address(server, action)
+        send(page, at, here, there, **{name: WRONG[name] for name in names})
+
+    return go
+
+
+def plain(path: str) -> Callable[[Page, str, ServerProcess], None]:
+    """A page by its address."""
+    return lambda page, at, server: void(page.goto(at + address(server, path)))
+
+
+def void(_: object) -> None:
+    """Whatever it was."""
+
+
+def _made(page: Page, at: str, server: ServerProcess) -> None:
+    send(page, at, "/keys", "/keys", name="for the pictures")
+    page.locator("#new-key").wait_for()
+
+
+def _replaced(page: Page, at: str, server: ServerProcess) -> None:
+    send(page, at, "/keys", "/keys", name="with a long name that tells what it is for", budget_total="12.50")
+    found = re.search(r"sk-mt-(\w{12})-", page.locator("#new-key").inner_text())
+    assert found
+    send(page, at, f"/keys/{found[1]}", f"/{found[1]}/rotate")
+    page.locator("#new-key").wait_for()
+
+
+def _old(page: Page, at: str, server: ServerProcess) -> None:
+    page.goto(at + "/topup")
+    page.locator('main input[name="csrf"]').first.evaluate("field => { field.value = 'x'; }")
+    send_as_it_stands(page)
+
+
+def _large(page: Page, at: str, server: ServerProcess) -> None:
+    send(page, at, "/topup", "/topup/voucher", code="x" * 70_000)
+
+
+def send_as_it_stands(page: Page) -> None:
+    """The first form of the page."""
+    form = page.locator("main form").first
+    with page.expect_navigation():
+        form.evaluate("form => form.submit()")
+
+
+def _no_method(page: Page, at: str, server: ServerProcess) -> None:
+    page.route("**/balance", lambda route: route.continue_(method="PUT"))
+    page.goto(at + "/balance")
+    page.unroute("**/balance")
+
+
+def _letter(path: str, action: str) -> Callable[[Page, str, ServerProcess], None]:
+    """The page that says that a letter was sent."""
+    return lambda page, at, server: send(
+        page, at, path, action, email="new@example.com", **({"password": PASSWORD} if action == "/signup" else {})
+    )
+
+
+def _link(page: Page, at: str, server: ServerProcess) -> None:
+    _letter("/signup", "/signup")(page, at, server)
+    page.context.clear_cookies()
+    page.goto(server.url + last_link(server, "new@example.com"))
+
+
+def _reset_link(page: Page, at: str, server: ServerProcess) -> None:
+    send(page, at, "/reset", "/reset", email="ada@example.com")
+    page.goto(server.url + last_link(server, "ada@example.com", after=1))
+
+
+#: Name → how a visitor gets there.
+OPEN_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
+    "not found": plain("/nothing"),
+    "sign-in with faults": wrong("/signin", "/signin", "email", "password"),
+    "sign-up with faults": wrong("/signup", "/signup", "email", "password"),
+    "sign-up sent": _letter("/signup", "/signup"),
+    "confirm elsewhere": _link,
+    "confirm, spent": plain("/confirm?link=x"),
+    "reset with faults": wrong("/reset", "/reset", "email"),
+    "reset sent": _letter("/reset", "/reset"),
+    "reset, new": _reset_link,
+    "reset, spent": plain("/reset/new?link=x"),
+}
+#: The same for somebody who has nothing yet.
+EMPTY_STATES = {f"empty {path}": plain(path) for path in ("/keys", "/balance", "/usage", "/usage/requests", "/topup")}
+#: And for the admin who lives here.
+CLOSED_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
+    "not found within admin": plain("/admin/nothing"),
+    "usage of a week": plain("/usage?days=7"),
+    "usage of a quarter": plain("/usage?days=90"),
+    "older statement": plain("/balance?below=60"),
+    "guide signed in": plain("/docs"),
+    "front page signed in": plain("/"),
+    "key just made": _made,
+    "key replaced": _replaced,
+    "keys with faults": wrong("/keys", "/keys", "name", "budget_daily", "requests_per_minute", "addresses"),
+    "key with faults": wrong("/keys/+", "/keys/+", "name", "budget_daily", "requests_per_minute", "addresses"),
+    "voucher with faults": wrong("/topup", "/topup/voucher", "code"),
+    "card with faults": wrong("/topup", "/topup/card", "amount"),
+    "card on its way": plain("/topup/done?session=cs_none"),
+    "password with faults": wrong("/account", "/account/password", "password_old", "password"),
+    "leaving with faults": wrong("/account", "/account/leave", "password_leave"),
+    "nobody found": plain("/admin/accounts?q=nobody"),
+    "credit with faults": wrong("/admin/accounts/#", "/admin/accounts/#/grant", "amount"),
+    "old form": _old,
+    "too large": _large,
+    "wrong method": _no_method,
+}
+
+
+def newcomer(server: ServerProcess) -> Visitor:
+    """Somebody with an account in which nothing has happened."""
+    return Visitor(server).sign_up("empty@example.com")
