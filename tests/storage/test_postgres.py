@@ -201,3 +201,51 @@ def test_an_address_that_is_none_is_refused_without_repeating_it(url: str) -> No
 def test_a_place_names_neither_user_nor_password() -> None:
     assert place("postgresql://ann:secret@db.example:5433/books?sslmode=require") == "db.example:5433/books"
     assert place("postgresql:///books") == "the local socket/books"
+
+
+def test_whatever_a_column_holds_goes_over_as_an_array_and_comes_back(postgres_books: TemporaryBooks) -> None:
+    rows = [
+        (-(2**63), 2**31 - 1, 'ação \\ "{}", NULL', b"\x00\xff"),
+        (2**63 - 1, -(2**31), "", b""),
+        (7, None, None, None),
+    ]
+    connection = postgres_books.connection
+    connection.execute("CREATE TABLE things (a bigint, b integer, c text, d bytea)")
+    try:
+        assert connection.execute_many("INSERT INTO things (a, b, c, d) VALUES (?, ?, ?, ?)", rows) == 3
+        assert connection.execute("SELECT a, b, c, d FROM things ORDER BY c") == [rows[1], rows[0], rows[2]]
+    finally:
+        connection.execute("DROP TABLE things")
+
+
+def test_what_must_change_every_row_and_does_not_is_not_committed(postgres_books: TemporaryBooks) -> None:
+    account = postgres_books.account(100)
+    connection = postgres_books.connection
+
+    def write() -> None:
+        with connection.transaction():
+            connection.execute("UPDATE accounts SET version = 9 WHERE id = ?", (account,))
+            sql = "UPDATE accounts SET posted = ? WHERE id = ? AND held = 0"
+            connection.write_soon(sql, [(5, account), (5, 777)], otherwise="somebody was quicker")
+
+    with pytest.raises(StoreError, match="somebody was quicker"):
+        write()
+    assert postgres_books.rows("SELECT posted, version FROM accounts WHERE id = ?", account) == [(100, 1)]
+
+
+def test_what_is_written_soon_is_there_for_who_reads_next(postgres_books: TemporaryBooks) -> None:
+    account = postgres_books.account(100)
+    connection = postgres_books.connection
+    with connection.transaction():
+        connection.write_soon("UPDATE accounts SET version = ? WHERE id = ?", [(9, account)])
+        assert connection.execute("SELECT version FROM accounts WHERE id = ?", (account,)) == [(9,)]
+        connection.write_soon("UPDATE accounts SET version = ? WHERE id = ?", [(1, account)])
+    assert postgres_books.rows("SELECT version FROM accounts WHERE id = ?", account) == [(1,)]
+
+
+def test_whoever_looks_at_everything_does_not_go_row_by_row(postgres_books: TemporaryBooks) -> None:
+    # The audit of a ledger that had grown since the last ANALYZE would compare every row with every other.
+    connection = postgres_books.connection
+    with connection.snapshot():
+        assert connection.execute("SHOW enable_nestloop") == [("off",)]
+    assert connection.execute("SHOW enable_nestloop") == [("on",)]

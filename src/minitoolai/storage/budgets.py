@@ -57,7 +57,7 @@ def spent(connection: Connection, budget_id: str, now_ms: int) -> dict[str, int]
 def sweep(connection: Connection, now_ms: int) -> int:
     """Forget days and months that lie far back; how many, at most SWEPT_AT_ONCE. What was spent in all stays."""
     rows = connection.execute(
-        "SELECT id FROM key_spending WHERE created_ms < ? AND id NOT LIKE '%/total' LIMIT ?",
+        "SELECT id FROM key_spending WHERE created_ms < ? AND id NOT LIKE '%/total' LIMIT ?" + connection.skip_locked,
         (now_ms - KEPT_MS, SWEPT_AT_ONCE),
     )
     if rows:

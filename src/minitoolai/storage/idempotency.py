@@ -105,9 +105,12 @@ def drop_answers(connection: Connection, keys: Sequence[tuple[str, int]]) -> Non
 
 
 def sweep(connection: Connection, now_ms: int) -> int:
-    """Delete keys of more than a day; how many, at most SWEPT_AT_ONCE."""
+    """Delete keys of more than a day; how many, at most SWEPT_AT_ONCE.
+
+    Locked while they are looked at: one that is claimed anew in this moment is not old any more.
+    """
     rows = connection.execute(
-        "SELECT id FROM idempotency_keys WHERE created_ms <= ? ORDER BY created_ms LIMIT ?",
+        "SELECT id FROM idempotency_keys WHERE created_ms <= ? ORDER BY created_ms LIMIT ?" + connection.skip_locked,
         (now_ms - CLAIM_LIVES_MS, SWEPT_AT_ONCE),
     )
     if rows:

@@ -121,7 +121,9 @@ def delivery_log(connection: Connection, account_id: int, most: int) -> list[Log
 def forget(connection: Connection, before_ms: int, most: int) -> int:
     """Delete messages that were over before this moment, with their attempts; how many."""
     rows = connection.execute(
-        "SELECT id FROM outbox WHERE state <> 'pending' AND finished_ms < ? ORDER BY id LIMIT ?", (before_ms, most)
+        "SELECT id FROM outbox WHERE state <> 'pending' AND finished_ms < ? ORDER BY id LIMIT ?"
+        + connection.skip_locked,
+        (before_ms, most),
     )
     connection.execute_many("DELETE FROM webhook_deliveries WHERE outbox_id = ?", rows)
     connection.execute_many("DELETE FROM outbox WHERE id = ?", rows)

@@ -49,6 +49,8 @@ def forget(connection: Connection, account_id: int, asks: list[tuple[str, int]],
 
     `asks`: requests without their words, and of which job. What was sold, and for how much, stays.
     """
+    # First, as on every path: behind its rows it could wait for a charge that waits for them.
+    connection.select_by_ids("SELECT id FROM accounts WHERE id IN (…)", [account_id], lock=True)
     email = connection.execute("SELECT email FROM users WHERE account_id = ?", (account_id,))
     users.use_links(connection, email[0][0] if email else "")
     users.forget_user(connection, account_id, now_ms)

@@ -52,7 +52,9 @@ _OVER = {
 def sweep(connection: Connection, table: str, before_ms: int, most: int) -> int:
     """Delete rows of one of these tables that were over before this moment; how many."""
     key, over_ms = _OVER[table]
-    rows = connection.execute(f"SELECT {key} FROM {table} WHERE {over_ms} < ? LIMIT ?", (before_ms, most))
+    rows = connection.execute(
+        f"SELECT {key} FROM {table} WHERE {over_ms} < ? LIMIT ?" + connection.skip_locked, (before_ms, most)
+    )
     if rows:
         connection.execute_many(f"DELETE FROM {table} WHERE {key} = ?", rows)
     return len(rows)
