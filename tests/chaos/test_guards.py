@@ -72,7 +72,7 @@ class Weak(PostgresConnection):
         weaker = [one._replace(lock=one.lock and self._locks) for one in questions]
         if self._ascends:
             return super().select_each(*weaker)
-        return [self._downwards(one) if one.lock else self.select_by_ids(one.sql, one.ids) for one in questions]
+        return [self._downwards(one) if one.lock else super(Weak, self).select_each(one)[0] for one in questions]
 
     def _downwards(self, one: ByIds) -> list[Row]:
         backwards = one.sql.replace("IN (…)", "= ANY(%s)") + " ORDER BY id DESC FOR NO KEY UPDATE"

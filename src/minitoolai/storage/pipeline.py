@@ -64,6 +64,9 @@ class Pipeline:
         finally:
             if connection.status == pq.ConnStatus.OK and connection.transaction_status != pq.TransactionStatus.ACTIVE:
                 connection.exit_pipeline_mode()
+            else:
+                # Broken, or left in the middle: nobody could tell what the next answer belongs to.
+                self._db.close()
 
     def rows(self, result: PGresult) -> list[Row]:
         """What a SELECT gave."""
