@@ -32,8 +32,9 @@ class Exchange:
         self.events_sent = 0
 
     def send(self, data: bytes) -> None:
-        """Bytes as they are."""
-        self._connection.transport.write(data)
+        """Bytes as they are; nothing where the other side has left."""
+        if not self._connection.transport.is_closing():
+            self._connection.transport.write(data)
 
     def answer(self, status: int, body: bytes | dict[str, Any], **headers: str) -> None:
         """One whole answer; header names are written with _ for -."""
