@@ -14,7 +14,8 @@ from minitoolai.core.records import Balance
 from minitoolai.services.ledger import decide
 from minitoolai.storage import ledger
 from minitoolai.storage.opening import open_database
-from minitoolai.storage.postgres import PostgresConnection, place
+from minitoolai.storage.postgres import PostgresConnection
+from minitoolai.storage.session import place
 from minitoolai.storage.set_based import rewrite
 from tests.support.books import TemporaryBooks, hold, settle
 

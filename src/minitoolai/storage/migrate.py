@@ -52,7 +52,7 @@ def _engine(url: str) -> tuple[Engine, str]:
         return create_engine(url), url.removeprefix(SQLITE)
     import psycopg
 
-    from minitoolai.storage.postgres import place
+    from minitoolai.storage.session import place
 
     return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool), place(url)
 

@@ -1,7 +1,7 @@
 """PostgreSQL behind `Connection`: psycopg 3, synchronous, READ COMMITTED; for many processes on one database.
 
 A COMMIT whose answer was lost is looked up by the number of its transaction. A session that broke is replaced at the
-next transaction. The address holds a password and appears in no message.
+next transaction.
 """
 
 from __future__ import annotations
@@ -10,82 +10,30 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import Any
 
 import psycopg
-from psycopg import conninfo
 from psycopg.pq.abc import PGresult
-from psycopg.types.numeric import Int8Dumper
 
-from minitoolai.core.errors import CommitInDoubt, ConnectionLost, SettingsError, StoreError
+from minitoolai.core.errors import CommitInDoubt, ConnectionLost, StoreError
 from minitoolai.storage import arrays
 from minitoolai.storage.database import ByIds, Database, Heard, Member, Row
 from minitoolai.storage.pipeline import Failure, Pipeline, Statement, surely
+from minitoolai.storage.session import connect, place, translated
 from minitoolai.storage.set_based import SetBased, rewrite
 
 #: How long the fate of a COMMIT is asked after, while its server is away.
 DOUBT_S = 5.0
 FIRST_RETRY_S = 0.05
-#: A process that was stopped in the middle of a transaction keeps its locks for no longer than this.
-FROZEN_MS = 10_000
-LOCK_TIMEOUT_MS = 15_000
-
-_SESSION = {
-    "application_name": "minitoolai",
-    "connect_timeout": 3,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
-}
 _BEGIN = Statement("BEGIN ISOLATION LEVEL READ COMMITTED", repeats=False)
 #: The number under which the server knows this transaction, whole and short, and the session's.
 _NUMBERS = Statement("SELECT pg_current_xact_id()::text, pg_current_xact_id()::xid::text, pg_backend_pid()")
 _COMMIT = Statement("COMMIT", repeats=False)
 _ROLLBACK = Statement("ROLLBACK", repeats=False)
-#: Classes of SQLSTATE after which nothing more comes: connection errors, shutdown, idle in a transaction for too long.
-_ENDS_THE_SESSION = ("08", "57P", "25P03", "25P04")
-#: Whoever writes finds rows by their keys. A plan made while a table was new and small would scan it for ever.
-_PLANS = (
-    " SET enable_seqscan = off; SET enable_mergejoin = off; SET enable_memoize = off;"
-    " SET plan_cache_mode = force_generic_plan;"
-)
 _WHOLE_TABLES = (
     "SET LOCAL enable_nestloop = off; SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on;"
     " SET LOCAL enable_mergejoin = on"
 )
-#: Whoever turned it off for the whole server did not mean money.
-_DURABLE = " SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _Fate = tuple[str, str, int]
-
-
-class _WholeNumber(psycopg.adapt.Loader):
-    """PostgreSQL's sum of 64-bit integers is a numeric; here it is an int again."""
-
-    def load(self, data: Any) -> int:
-        return int(bytes(data))
-
-
-def connect(url: str, *, read_only: bool = False) -> psycopg.Connection[Row]:
-    """A session as every part of us wants it. ConnectionLost where the server is away."""
-    try:
-        db = psycopg.connect(url, autocommit=True, **_SESSION)  # type: ignore[arg-type]
-    except psycopg.Error as error:
-        raise ConnectionLost(f"cannot reach PostgreSQL at {place(url)}: {_words(error)}") from None
-    db.adapters.register_dumper(int, Int8Dumper)
-    db.adapters.register_loader("numeric", _WholeNumber)
-    db.prepare_threshold = 2
-    try:
-        db.execute(
-            f"SET client_min_messages = error; SET jit = off; SET lock_timeout = {LOCK_TIMEOUT_MS};"
-            f" SET idle_in_transaction_session_timeout = {FROZEN_MS};"
-            f" SET default_transaction_read_only = {'on' if read_only else 'off'};"
-            f"{'' if read_only else _PLANS}{_DURABLE}"
-        )
-    except psycopg.Error as error:
-        db.close()
-        raise _translated(error, db, "SET") from error
-    return db
 
 
 class PostgresConnection:
@@ -193,7 +141,7 @@ class PostgresConnection:
             cursor = self._db.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
-            raise _translated(error, self._db, statement) from error
+            raise translated(error, self._db, statement) from error
 
     def _ask(self, statements: Sequence[Statement]) -> list[PGresult]:
         """In one round trip: what is queued, then these; the results of these."""
@@ -206,9 +154,9 @@ class PostgresConnection:
         except Failure as failure:
             if failure.statement.otherwise and isinstance(failure.error, psycopg.errors.DivisionByZero):
                 raise StoreError(failure.statement.otherwise) from failure
-            raise _translated(failure.error, self._db, failure.statement.sql) from failure
+            raise translated(failure.error, self._db, failure.statement.sql) from failure
         except psycopg.Error as error:
-            raise _translated(error, self._db, [*before, *statements][-1].sql) from error
+            raise translated(error, self._db, [*before, *statements][-1].sql) from error
         if opening:
             number, short, pid = self._pipeline.rows(results[1])[0]
             self._fate = number, short, pid
@@ -236,7 +184,7 @@ class PostgresConnection:
                 cursor.executemany(_with_marks(sql), rows)
                 return cursor.rowcount
         except psycopg.Error as error:
-            raise _translated(error, self._db, sql) from error
+            raise translated(error, self._db, sql) from error
 
     def _types_of(self, table: str) -> dict[str, str]:
         """Column → type, asked for once a session."""
@@ -313,34 +261,6 @@ def _listing(question: ByIds) -> Statement:
 @cache
 def _rewritten(sql: str) -> SetBased | None:
     return rewrite(sql)
-
-
-def _words(error: psycopg.Error) -> str:
-    """The server's own words, on one line."""
-    return " ".join((error.diag.message_primary or str(error)).split())
-
-
-def _translated(error: psycopg.Error, db: psycopg.Connection[Any], sql: str) -> StoreError:
-    """What a caller may know: the words, the constraint, the verb; never a parameter."""
-    if db.closed or (error.sqlstate or "").startswith(_ENDS_THE_SESSION):
-        db.close()
-        return ConnectionLost(f"the connection to PostgreSQL broke: {_words(error)}")
-    return StoreError(f"{_words(error)} in {sql.split(maxsplit=1)[0]}")
-
-
-def place(url: str) -> str:
-    """Where a database is, for messages: without user, password and options. SettingsError for no address."""
-    try:
-        parts = conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # libpq's message would repeat parts of the address.
-        raise SettingsError(
-            "MINITOOLAI_DATABASE_URL is no address of a PostgreSQL database; "
-            "write it like postgresql://user:password@host:5432/minitoolai, with special characters as %XX"
-        ) from None
-    host = parts.get("host") or "the local socket"
-    port = f":{parts['port']}" if parts.get("port") else ""
-    return f"{host}{port}/{parts.get('dbname') or ''}"
 
 
 def open_postgres(url: str) -> Database:

@@ -14,7 +14,7 @@ import psycopg
 
 from minitoolai.core.errors import ConnectionLost, StoreError
 from minitoolai.storage.database import Heard, Row
-from minitoolai.storage.postgres import connect
+from minitoolai.storage.session import connect
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,94 @@
+"""Sessions of PostgreSQL: how they are opened, what their errors mean to us, and what may be said of their address.
+
+The address holds a password and appears in no message.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import conninfo
+from psycopg.types.numeric import Int8Dumper
+
+from minitoolai.core.errors import ConnectionLost, SettingsError, StoreError
+from minitoolai.storage.database import Row
+
+#: A process that was stopped in the middle of a transaction keeps its locks for no longer than this.
+FROZEN_MS = 10_000
+LOCK_TIMEOUT_MS = 15_000
+
+_SESSION = {
+    "application_name": "minitoolai",
+    "connect_timeout": 3,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+#: Classes of SQLSTATE after which nothing more comes: connection errors, shutdown, idle in a transaction for too long.
+_ENDS_THE_SESSION = ("08", "57P", "25P03", "25P04")
+#: Whoever writes finds rows by their keys. A plan made while a table was new and small would scan it for ever.
+_PLANS = (
+    " SET enable_seqscan = off; SET enable_mergejoin = off; SET enable_memoize = off;"
+    " SET plan_cache_mode = force_generic_plan;"
+)
+#: Whoever turned it off for the whole server did not mean money.
+_DURABLE = " SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+
+
+class _WholeNumber(psycopg.adapt.Loader):
+    """PostgreSQL's sum of 64-bit integers is a numeric; here it is an int again."""
+
+    def load(self, data: Any) -> int:
+        return int(bytes(data))
+
+
+def connect(url: str, *, read_only: bool = False) -> psycopg.Connection[Row]:
+    """A session as every part of us wants it. ConnectionLost where the server is away."""
+    try:
+        db = psycopg.connect(url, autocommit=True, **_SESSION)  # type: ignore[arg-type]
+    except psycopg.Error as error:
+        raise ConnectionLost(f"cannot reach PostgreSQL at {place(url)}: {_words(error)}") from None
+    db.adapters.register_dumper(int, Int8Dumper)
+    db.adapters.register_loader("numeric", _WholeNumber)
+    db.prepare_threshold = 2
+    try:
+        db.execute(
+            f"SET client_min_messages = error; SET jit = off; SET lock_timeout = {LOCK_TIMEOUT_MS};"
+            f" SET idle_in_transaction_session_timeout = {FROZEN_MS};"
+            f" SET default_transaction_read_only = {'on' if read_only else 'off'};"
+            f"{'' if read_only else _PLANS}{_DURABLE}"
+        )
+    except psycopg.Error as error:
+        db.close()
+        raise translated(error, db, "SET") from error
+    return db
+
+
+def _words(error: psycopg.Error) -> str:
+    """The server's own words, on one line."""
+    return " ".join((error.diag.message_primary or str(error)).split())
+
+
+def translated(error: psycopg.Error, db: psycopg.Connection[Any], sql: str) -> StoreError:
+    """What a caller may know: the words, the constraint, the verb; never a parameter."""
+    if db.closed or (error.sqlstate or "").startswith(_ENDS_THE_SESSION):
+        db.close()
+        return ConnectionLost(f"the connection to PostgreSQL broke: {_words(error)}")
+    return StoreError(f"{_words(error)} in {sql.split(maxsplit=1)[0]}")
+
+
+def place(url: str) -> str:
+    """Where a database is, for messages: without user, password and options. SettingsError for no address."""
+    try:
+        parts = conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # libpq's message would repeat parts of the address.
+        raise SettingsError(
+            "MINITOOLAI_DATABASE_URL is no address of a PostgreSQL database; "
+            "write it like postgresql://user:password@host:5432/minitoolai, with special characters as %XX"
+        ) from None
+    host = parts.get("host") or "the local socket"
+    port = f":{parts['port']}" if parts.get("port") else ""
+    return f"{host}{port}/{parts.get('dbname') or ''}"
