@@ -43,6 +43,9 @@ from minitoolai.wiring import Services
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
 _SLASHES = re.compile("//+")
+#: Of the collector: a request makes hundreds of objects and leaves no ring; to look every 700 is work for nothing, and
+#: to walk what belongs to two thousand answers stops everybody for a tenth of a second.
+COLLECT_AFTER = (20_000, 20, 20)
 
 
 def image_desk(services: Services) -> ImageDesk:
@@ -57,11 +60,6 @@ def image_desk(services: Services) -> ImageDesk:
         insecure_webhooks=services.settings.webhook_insecure,
         wait_s=services.settings.total_timeout_s,
     )
-
-
-#: Of the collector: a request makes hundreds of objects and leaves no ring; to look every 700 is work for nothing, and
-#: to walk what belongs to two thousand answers stops everybody for a tenth of a second.
-COLLECT_AFTER = (20_000, 20, 20)
 
 
 class Server:

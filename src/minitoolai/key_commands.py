@@ -11,6 +11,7 @@ from minitoolai.commands import CLOCK, dollars, prepare_existing, read, say, wri
 from minitoolai.core.budgets import PERIODS
 from minitoolai.core.catalog import nearest
 from minitoolai.core.catalog_file import read_catalog
+from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import InvalidRequest, NotFound
 from minitoolai.core.key_rules import KeyRules, Rate
 from minitoolai.core.money import format_dollars
@@ -21,7 +22,7 @@ from minitoolai.storage import accounts, budgets
 from minitoolai.storage.database import Connection
 from minitoolai.wiring import catalog_path, pepper
 
-_UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": MS_PER_DAY}
 
 
 def create(settings: Settings, options: argparse.Namespace) -> None:
@@ -81,8 +82,7 @@ def revoke(settings: Settings, options: argparse.Namespace) -> None:
 
 def _check_models(settings: Settings, names: tuple[str, ...]) -> None:
     """A key for a model that nobody offers would open nothing: a slip of the pen, rather than a wish."""
-    catalog = read_catalog(catalog_path(settings))
-    offered = {**catalog.chat, **catalog.embeddings, **catalog.images, **catalog.speech}
+    offered = read_catalog(catalog_path(settings)).models()
     for name in names:
         if name not in offered:
             raise InvalidRequest(f"--models: there is no model {name!r}; {nearest(name, offered)}", param="models")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from minitoolai.commands import CLOCK, read, say
+from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.money import format_dollars
 from minitoolai.core.records import MarginRow
@@ -12,14 +13,12 @@ from minitoolai.listing import percent
 from minitoolai.settings import Settings
 from minitoolai.storage import generations
 
-_MS_PER_DAY = 86_400_000
-
 
 def margin(settings: Settings, options: argparse.Namespace) -> None:
     """margin [--days N]: a line for each model and engine, then the sum."""
     if not 1 <= options.days <= 36_500:
         raise InvalidRequest("--days must be from 1 to 36500", param="days")
-    rows = read(settings, lambda c: generations.margins(c, CLOCK.now_ms() - options.days * _MS_PER_DAY))
+    rows = read(settings, lambda c: generations.margins(c, CLOCK.now_ms() - options.days * MS_PER_DAY))
     say(f"{'model':<20} {'engine':<14} {'requests':>9} {'sold':>16} {'bought':>16} {'margin':>16}")
     for row in rows:
         say(_line(row.model, row.engine, row))

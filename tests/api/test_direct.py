@@ -14,6 +14,10 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from minitoolai.api.asgi import JSON, Send, answer
 from minitoolai.api.streaming import EVENT_STREAM, StreamWriter
 
+HTTP: dict[str, Any] = {
+    "type": "http", "http_version": "1.1", "method": "POST", "path": "/", "query_string": b"", "headers": [],
+}  # fmt: skip
+
 
 class Wire(asyncio.Transport):
     """Keeps what is written."""
@@ -37,13 +41,13 @@ class Wire(asyncio.Transport):
 class Cycle:
     """One request at uvicorn, on a wire of our own."""
 
-    def __init__(self) -> None:
+    def __init__(self, **scope: Any) -> None:
         self.wire = Wire()
         self.ended = 0
         self.flow = FlowControl(self.wire)
         log = logging.getLogger("nobody")
         self.cycle = RequestResponseCycle(
-            scope={"type": "http", "method": "POST", "path": "/", "query_string": b"", "http_version": "1.1"},  # type: ignore[typeddict-item]
+            scope=HTTP | scope,  # type: ignore[arg-type]
             transport=self.wire,
             flow=self.flow,
             logger=log,

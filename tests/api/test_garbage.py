@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import weakref
 from pathlib import Path
-from typing import Any
 
 import pytest
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from minitoolai.app import Server
 from minitoolai.settings import Settings
 from minitoolai.wiring import build
-from tests.api.test_direct import Wire
+from tests.api.test_direct import Cycle
 
 
 @pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
@@ -25,24 +22,10 @@ def test_what_a_request_was_is_gone_as_it_ends(tmp_path: Path, path: str) -> Non
     server = Server(build(Settings(data_dir=tmp_path)))
 
     async def ask() -> weakref.ref[RequestResponseCycle]:
-        wire, log = Wire(), logging.getLogger("nobody")
-        scope: Any = {"type": "http", "http_version": "1.1", "method": "GET", "path": path, "headers": []}
-        cycle = RequestResponseCycle(
-            scope=scope | {"query_string": b""},
-            transport=wire,
-            flow=FlowControl(wire),
-            logger=log,
-            access_logger=log,
-            access_log=False,
-            default_headers=[],
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=True,
-            on_response=lambda: None,
-        )
-        await cycle.run_asgi(server)  # type: ignore[arg-type]
-        assert wire.data.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 405 ")), wire.data
-        return weakref.ref(cycle)
+        one = Cycle(method="GET", path=path)
+        await one.cycle.run_asgi(server)  # type: ignore[arg-type]
+        assert one.wire.data.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 405 ")), one.wire.data
+        return weakref.ref(one.cycle)
 
     gc.collect()
     gc.disable()

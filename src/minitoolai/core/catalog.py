@@ -154,6 +154,9 @@ class ImageModel(msgspec.Struct, frozen=True):
     schedule: Literal["discrete", "trailing"] = "discrete"
 
 
+Model = ChatModel | EmbeddingModel | ImageModel | SpeechModel
+
+
 class Catalog(msgspec.Struct, frozen=True):
     """Everything on offer."""
 
@@ -163,6 +166,10 @@ class Catalog(msgspec.Struct, frozen=True):
     images: dict[str, ImageModel] = {}
     embeddings: dict[str, EmbeddingModel] = {}
     purchases: Purchases = {}
+
+    def models(self) -> dict[str, Model]:
+        """Every model by its name, whatever it does."""
+        return {**self.chat, **self.embeddings, **self.images, **self.speech}
 
     def chat_model(self, name: str) -> ChatModel:
         """The model of this name; ModelNotFound lists the nearest ones."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
+MS_PER_DAY = 86_400_000
 _EPOCH_MS = 1_700_000_000_000
 _RANDOM_BITS = 21
 #: Where several processes share a database, this many of the bits above are the number of the process.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.core.clock import generation_name, random_text
+from minitoolai.core.clock import MS_PER_DAY, generation_name, random_text
 from minitoolai.core.money import parse_dollars
 from minitoolai.core.records import AdminAction, KeyRow, User
 from minitoolai.portal.framing import form, nothing_here, page
@@ -15,7 +15,6 @@ from minitoolai.services import admins
 from minitoolai.services.revenue import LONGEST_DAYS
 from minitoolai.storage import accounts, admin
 from minitoolai.storage.database import Connection
-from minitoolai.storage.usage import MS_PER_DAY
 
 MOST_ROWS = 50
 LONGEST_NOTE = 200

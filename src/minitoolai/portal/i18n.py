@@ -14,6 +14,7 @@ from babel.dates import format_date, format_datetime, format_skeleton
 from babel.messages.pofile import read_po
 from babel.numbers import NumberPattern, format_decimal, format_percent, parse_pattern
 
+from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.money import NANO_PER_DOLLAR
 
 #: Path prefix → what the language calls itself.
@@ -27,7 +28,6 @@ LANGUAGES = {
     "fr": "Français",
 }
 DEFAULT = "en"
-MS_PER_DAY = 86_400_000
 #: So many numbers, amounts and days are kept as they were written, in each language.
 MOST_KEPT = 5_000
 FOLDER = Path(__file__).parent / "locale"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from litestar.handlers import HTTPRouteHandler
 
+from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.records import KeyRow
 from minitoolai.portal.framing import form, nothing_here, page
 from minitoolai.portal.i18n import N_
@@ -19,7 +20,6 @@ ROWS = 25
 PERIODS = {"daily": N_("today"), "monthly": N_("this month"), "total": N_("in all")}
 #: How the rows of what was spent call these periods.
 SPENT = {"daily": "day", "monthly": "month", "total": "total"}
-MS_PER_DAY = 86_400_000
 #: So many names are counted rather than said.
 MANY = 4
 

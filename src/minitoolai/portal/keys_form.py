@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from ipaddress import ip_network
 
+from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.key_rules import FREE, KeyRules, Rate
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.portal.visit import Visit
@@ -17,7 +18,7 @@ COUNTS = ("requests_per_minute", "tokens_per_minute", "streams")
 MOST_NETWORKS = 50
 LARGEST_COUNT = 10**9
 #: Where a day without a time ends.
-LAST_MS = 86_399_999
+LAST_MS = MS_PER_DAY - 1
 
 
 def read_name(visit: Visit) -> str:
@@ -116,7 +117,7 @@ def _moment(ms: int | None) -> tuple[str, str]:
     if ms is None:
         return "", ""
     moment = datetime.fromtimestamp(ms // 1000, UTC)
-    return f"{moment:%Y-%m-%d}", "" if ms % 86_400_000 == LAST_MS else f"{moment:%H:%M}"
+    return f"{moment:%Y-%m-%d}", "" if ms % MS_PER_DAY == LAST_MS else f"{moment:%H:%M}"
 
 
 def _ending(visit: Visit, old_ms: int | None) -> int | None:

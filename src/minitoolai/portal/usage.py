@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.core.clock import generation_name
+from minitoolai.core.clock import MS_PER_DAY, generation_name
 from minitoolai.core.money import format_dollars
 from minitoolai.core.records import UsageCell
 from minitoolai.portal.charts import Column, columns, rows
@@ -18,7 +18,7 @@ from minitoolai.portal.visit import Answer, Visit
 from minitoolai.services.usage import together
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
-from minitoolai.storage.usage import MS_PER_DAY, recent_requests
+from minitoolai.storage.usage import recent_requests
 
 PERIODS = (7, 30, 90)
 LAST = 100

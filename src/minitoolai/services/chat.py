@@ -98,8 +98,7 @@ class ChatService:
 
     def forget(self, run: ChatRun) -> bool:
         """The run has ended; True where it was the only one."""
-        self.underway.discard(run)
-        return not self.underway.count()
+        return self.underway.discard(run)
 
     def reads_on(self, run: ChatRun, answer: ChatAnswer) -> bool:
         """Whether the rest of an abandoned answer is now read in the background, for its usage."""

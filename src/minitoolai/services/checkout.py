@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from minitoolai.core.clock import Clock
+from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import InvalidRequest, Overloaded, ServiceError, StoreError
 from minitoolai.core.records import Payment
 from minitoolai.services.payments import balance
@@ -32,7 +32,7 @@ NANO_PER_CENT = 10_000_000
 LEAST_CENTS, MOST_CENTS = 100, 1_000_000
 POLL_EVERY_S = 3600.0
 #: Sessions end after a day; some ways of paying take two weeks more to arrive.
-POLLED_MS = 30 * 86_400_000
+POLLED_MS = 30 * MS_PER_DAY
 #: How old a signature may be.
 TOLERANCE_S = 300
 MOST_LOOKS = 10

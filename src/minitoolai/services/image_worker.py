@@ -12,7 +12,7 @@ from functools import partial
 
 from minitoolai.core.books import Requeue, Requeued, Settle, Settled
 from minitoolai.core.catalog import Catalog
-from minitoolai.core.clock import Clock
+from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.records import Outcome
 from minitoolai.engines.base_images import ImageEngine
@@ -34,7 +34,7 @@ TELL_EVERY_S = 0.25
 SWEEP_EVERY_S = 5.0
 REPORT_EVERY_S = 5.0
 #: A job that nobody could draw for so long is not wanted any more.
-LONGEST_WAIT_MS = 86_400_000
+LONGEST_WAIT_MS = MS_PER_DAY
 FOREVER_MS = 2**62
 #: What makes an attempt: of whom, at which job, by which engine, and who hears of every step.
 NewRun = Callable[[Home, ClaimedJob, ImageEngine, Callable[[int, int], None]], ImageRun]

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from minitoolai.core.books import Credit, Credited, Reverse, Reversed
-from minitoolai.core.clock import Clock, random_text
+from minitoolai.core.clock import MS_PER_DAY, Clock, random_text
 from minitoolai.core.errors import NotFound
 from minitoolai.core.records import Payment, Voucher
 from minitoolai.services.ledger import decide
@@ -20,7 +20,6 @@ from minitoolai.storage.database import Connection
 #: Without letters and digits that look alike on paper.
 CODE_ALPHABET = "23456789ABCDEFGHJKMNPQRSTVWXYZ"
 CODE_LENGTH = 16
-MS_PER_DAY = 86_400_000
 
 
 def grant(

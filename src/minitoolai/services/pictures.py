@@ -7,7 +7,7 @@ import logging
 
 import msgspec
 
-from minitoolai.core.clock import Clock
+from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, StoreError
 from minitoolai.core.pictures import ImageJob
 from minitoolai.services.links import Links
@@ -18,7 +18,6 @@ from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
 
-MS_PER_DAY = 86_400_000
 #: Rows whose promise is taken back in one transaction.
 BATCH = 200
 SWEEP_EVERY_S = 60.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from minitoolai.core.catalog import Catalog, ChatModel, ImageModel
+from minitoolai.core.catalog import Catalog, ImageModel, Model
 from minitoolai.core.clock import parse_generation_name
 from minitoolai.core.errors import NotFound
 from minitoolai.core.records import Balance, Caller, Generation, UsageRow
@@ -16,8 +16,6 @@ from minitoolai.services.speech import SpeechService
 from minitoolai.storage import accounts, generations
 from minitoolai.storage.database import Database
 from minitoolai.storage.generations import GroupBy
-
-Model = ChatModel | SpeechModel | ImageModel
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -54,7 +52,7 @@ class Reports:
 
     def models(self) -> dict[str, Model]:
         """Every model by its name."""
-        return {**self.catalog.chat, **self.catalog.embeddings, **self.catalog.images, **self.catalog.speech}
+        return self.catalog.models()
 
     def offer(self, model: Model) -> Offer:
         """One model, with the engine that would answer now."""

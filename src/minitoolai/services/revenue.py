@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import msgspec
 
-from minitoolai.core.clock import Clock
+from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.records import RevenueRow
-from minitoolai.services.usage import SETTLING_MS
+from minitoolai.services.usage import final_until_ms
 from minitoolai.storage.admin import oldest_pending_ms, revenue
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.usage import MS_PER_DAY
 
 LONGEST_DAYS = 14
 Place = tuple[int, str]
@@ -49,9 +48,7 @@ class RevenueBooks:
 
 def _read(connection: Connection, from_ms: int, now_ms: int) -> tuple[int, list[RevenueRow], list[RevenueRow]]:
     with connection.snapshot():
-        pending_ms = oldest_pending_ms(connection)
-        until_ms = now_ms - SETTLING_MS if pending_ms is None else min(now_ms - SETTLING_MS, pending_ms)
-        final_ms = max(from_ms, until_ms)
+        final_ms = final_until_ms(from_ms, now_ms, oldest_pending_ms(connection))
         return final_ms, revenue(connection, from_ms, final_ms), revenue(connection, final_ms, 2**62)
 
 

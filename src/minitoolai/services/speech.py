@@ -91,8 +91,7 @@ class SpeechService:
 
     def forget(self, run: SpeechRun) -> bool:
         """The run has ended; True where it was the only one."""
-        self._underway.discard(run)
-        return not self._underway.count()
+        return self._underway.discard(run)
 
 
 def _check_fit(request: SpeechRequest, model: SpeechModel, engine: SpeechEngine) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 import msgspec
 
 from minitoolai.core.books import CLAIM_LIVES_MS
-from minitoolai.core.clock import Clock
+from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import ServiceError, StoreError
 from minitoolai.storage import budgets, idempotency, retention
 from minitoolai.storage.database import Connection, Database
@@ -23,7 +23,7 @@ EVERY_S = 300.0
 #: Between two transactions: holds go first.
 PAUSE_S = 0.1
 BATCH = 200
-MS_PER_DAY, MS_PER_HOUR = 86_400_000, 3_600_000
+MS_PER_HOUR = 3_600_000
 #: Stripe sends an event again for days, never for months.
 EVENTS_KEPT_MS = 90 * MS_PER_DAY
 #: An answer may be written down this long after its key was claimed.

@@ -52,11 +52,12 @@ class Underway:
         turn.add(run)
         self._runs[run] = turn
 
-    def discard(self, run: Run) -> None:
-        """The run has ended."""
+    def discard(self, run: Run) -> bool:
+        """The run has ended; True where no other is under way."""
         turn = self._runs.pop(run, None)
         if turn is not None:
             turn.discard(run)
+        return not self._runs
 
     async def keep_time(self) -> None:
         """Drive the clocks of all answers until cancelled: one task for all of them, no timer for each."""

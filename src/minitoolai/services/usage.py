@@ -11,10 +11,10 @@ from collections import OrderedDict
 
 import msgspec
 
-from minitoolai.core.clock import Clock
+from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.records import UsageCell
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.usage import MS_PER_DAY, oldest_unfinished_ms, usage_cells
+from minitoolai.storage.usage import oldest_unfinished_ms, usage_cells
 
 LONGEST_DAYS = 90
 #: Work is written down a moment after it began, by processes whose clocks may differ: so long nothing is final.
@@ -61,14 +61,17 @@ class UsageBooks:
             self._kept.popitem(last=False)
 
 
+def final_until_ms(from_ms: int, now_ms: int, unfinished_ms: int | None) -> int:
+    """Before when nothing changes any more; `unfinished_ms`: when the oldest work that is under way was begun."""
+    settled_ms = now_ms - SETTLING_MS
+    return max(from_ms, settled_ms if unfinished_ms is None else min(settled_ms, unfinished_ms))
+
+
 def _read(
     connection: Connection, account_id: int, from_ms: int, now_ms: int
 ) -> tuple[int, list[UsageCell], list[UsageCell]]:
     with connection.snapshot():
-        unfinished_ms = oldest_unfinished_ms(connection, account_id, from_ms)
-        final_ms = max(from_ms, now_ms - SETTLING_MS)
-        if unfinished_ms is not None:
-            final_ms = max(from_ms, min(final_ms, unfinished_ms))
+        final_ms = final_until_ms(from_ms, now_ms, oldest_unfinished_ms(connection, account_id, from_ms))
         final = usage_cells(connection, account_id, from_ms, final_ms)
         return final_ms, final, usage_cells(connection, account_id, final_ms, 2**62)
 

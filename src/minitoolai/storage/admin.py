@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from minitoolai.core.clock import first_id_of
+from minitoolai.core.clock import MS_PER_DAY, first_id_of
 from minitoolai.core.records import AdminAction, JobRow, RevenueRow, User
 from minitoolai.storage.database import Connection, Row
-from minitoolai.storage.usage import MS_PER_DAY
 
 ACTION_COLUMNS = "id, admin_id, account_id, action, amount, note, created_ms"
 

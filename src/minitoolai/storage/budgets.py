@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from minitoolai.core.books import Books, Operation, PlaceHold
 from minitoolai.core.budgets import Spending, period_ids
+from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.storage.database import Connection
 
 #: A hold is settled long before its day and month are forgotten.
-KEPT_MS = 100 * 86_400_000
+KEPT_MS = 100 * MS_PER_DAY
 SWEPT_AT_ONCE = 500
 
 

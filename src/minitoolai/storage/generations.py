@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.records import Generation, MarginRow, UsageRow
 from minitoolai.storage.database import Connection
 
 GroupBy = Literal["day", "model", "key"]
 
-_MS_PER_DAY = 86_400_000
-_GROUPS: dict[GroupBy, str] = {"day": f"g.created_ms / {_MS_PER_DAY}", "model": "g.model", "key": "g.key_id"}
+_GROUPS: dict[GroupBy, str] = {"day": f"g.created_ms / {MS_PER_DAY}", "model": "g.model", "key": "g.key_id"}
 
 
 def find_generation(connection: Connection, generation_id: int, account_id: int) -> Generation | None:

@@ -134,14 +134,18 @@ class PostgresConnection:
 
     def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
         """By the driver, once everything before it is sent."""
-        self._revive()
-        if self._is_inside and (self._queued or self._fate is None):
-            self._ask([])
+        self._flush()
         try:
             cursor = self._db.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
             raise translated(error, self._db, statement) from error
+
+    def _flush(self) -> None:
+        """Before the driver has its turn: what is queued is sent, and a transaction has begun."""
+        self._revive()
+        if self._is_inside and (self._queued or self._fate is None):
+            self._ask([])
 
     def _ask(self, statements: Sequence[Statement]) -> list[PGresult]:
         """In one round trip: what is queued, then these; the results of these."""
@@ -178,7 +182,7 @@ class PostgresConnection:
         )
 
     def _row_by_row(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
-        self._run("SELECT 1", ())
+        self._flush()
         try:
             with self._db.cursor() as cursor:
                 cursor.executemany(_with_marks(sql), rows)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.records import RecentRequest, UsageCell
 from minitoolai.storage.database import Connection
-
-MS_PER_DAY = 86_400_000
 
 
 def oldest_unfinished_ms(connection: Connection, account_id: int, from_ms: int) -> int | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.storage.database import Connection
 
 #: Engine → the models of the catalog that it can draw.
 Offers = dict[str, list[str]]
 #: A process that said nothing for so long offers nothing; after a day its row goes.
-SILENT_MS, FORGET_MS = 20_000, 86_400_000
+SILENT_MS, FORGET_MS = 20_000, MS_PER_DAY
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Offers).decode
