@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from minitoolai.storage.writer import PATIENCE_S
 from tests.support import catalogs
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.load import Caller, Seen, many
@@ -159,12 +160,20 @@ def test_a_restart_of_postgres_under_load_costs_nobody_anything(tmp_path: Path, 
                     await asyncio.sleep(0.05)
             await caller.close()
 
+        async def ask_while_away() -> None:
+            # Whoever is being answered when the database goes may wait for it; somebody new must not wait long.
+            caller = Caller(server.port, account.key)
+            asked.append(("quick", await caller.ask(body("quick", 30))))
+            await caller.close()
+
         async def load() -> None:
             nonlocal over
             tasks = [asyncio.ensure_future(work(place)) for place in range(32)]
             for how, away_s in ((signal.SIGINT, 0.0), (signal.SIGQUIT, 1.0), (signal.SIGINT, 5.0)):
                 await asyncio.sleep(1.5)
                 own_cluster.stop(how)
+                if away_s > 2 * PATIENCE_S:
+                    tasks.append(asyncio.ensure_future(ask_while_away()))
                 await asyncio.sleep(away_s)
                 own_cluster.start()
             await asyncio.sleep(3)
