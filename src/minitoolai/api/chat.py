@@ -73,6 +73,8 @@ async def _whole(run: ChatRun, form: Form, receive: Receive, send: Send) -> None
     try:
         error = await attempt(run, read)
     finally:
+        # It holds the run, and the run it: only the collector could free the two, and all that hangs on them.
+        run.on_slow = None
         for watcher in watchers:
             watcher.cancel()
     if error is None:
