@@ -13,16 +13,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from minitoolai.core.books import Checkpoint, Credited, Operation, PlaceHold, Reversed, Settled, Verdict
+from minitoolai.core.books import Credited, Operation, PlaceHold, Reversed, Settled, Verdict
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
-from minitoolai.core.measures import Histogram
 from minitoolai.storage import ledger
 from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.tickets import Change, Ticket, WriterCounts, wake_callers, without_old_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -37,50 +36,6 @@ FIRST_RETRY_S = 0.05
 LONGEST_RETRY_S = 2.0
 #: How long a batch waits for a database that has just gone, before its holds are refused: a restart is shorter.
 PATIENCE_S = 2.0
-
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-TOOK_US = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000)
-
-Change = Callable[[Connection], Any]
-
-
-@dataclass(slots=True)
-class Ticket:
-    """One thing to write, and whom to tell. Exactly one of `operation` and `change` is set."""
-
-    operation: Operation | None
-    change: Change | None
-    future: asyncio.Future[Any] | None
-    urgent: bool
-    #: No other hold is likely to come that it could ride with.
-    last: bool = False
-    #: Money owed is written however long it takes; anything else is told of the failure.
-    owed: bool = False
-    #: Its COMMIT may have happened although nobody was told: finding it written is then no repeat.
-    in_doubt: bool = False
-    answer: Any = None
-    failure: BaseException | None = None
-    is_over: bool = False
-
-    def fail(self, error: BaseException) -> None:
-        self.failure = error
-        self.is_over = True
-
-
-@dataclass(slots=True)
-class WriterCounts:
-    """What the writer has done, for metrics and tests."""
-
-    commits: int = 0
-    operations: int = 0
-    replays: int = 0
-    failures: int = 0
-    largest_batch: int = 0
-    #: Nano-dollars of work beyond what its hold could pay: the house's loss.
-    shortfall: int = 0
-    #: Operations a commit, and microseconds from its BEGIN to its COMMIT.
-    sizes: Histogram = field(default_factory=lambda: Histogram(*SIZES))
-    took: Histogram = field(default_factory=lambda: Histogram(*TOOK_US))
 
 
 class Writer:
@@ -109,6 +64,8 @@ class Writer:
         self._urgent = 0
         self._is_due = False
         self._has_timer = False
+        #: The loop that wakes the thread as its turn ends.
+        self._rings_in: asyncio.AbstractEventLoop | None = None
         self._last_hold_s = 0.0
         self._stopping = False
         self._is_away = False
@@ -178,10 +135,27 @@ class Writer:
             if ticket.urgent:
                 self._urgent += 1
                 self._last_hold_s = self._steady_s()
-                self._ring()
+                self._ring_soon()
             elif ticket.last or not self._lingers(ticket) or len(self._tickets) >= LARGEST_BATCH:
                 self._is_due = True
                 self._ring()
+
+    def _ring_soon(self) -> None:
+        """Wake the thread after this turn of the event loop: what the turn brings shares a COMMIT. Under the lock."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._ring()
+            return
+        # Another loop's turn may be its last.
+        if self._rings_in is not loop:
+            self._rings_in = loop
+            loop.call_soon(self._turn_is_over)
+
+    def _turn_is_over(self) -> None:
+        with self._lock:
+            self._rings_in = None
+            self._ring()
 
     def _ring(self) -> None:
         """Wake the thread; under the lock."""
@@ -226,7 +200,7 @@ class Writer:
         self.counts.largest_batch = max(self.counts.largest_batch, len(batch))
         for together in self._transactions(batch):
             self._write(connection, together)
-            _wake_callers(together)
+            wake_callers(together)
 
     def _take(self) -> list[Ticket]:
         """Whatever waits, at most LARGEST_BATCH; an empty list means: stop."""
@@ -310,7 +284,7 @@ class Writer:
                 self._owed.append(ticket)
             else:
                 ticket.fail(error)
-        self._owed = _without_old_checkpoints(self._owed)
+        self._owed = without_old_checkpoints(self._owed)
         self._retry_later()
 
     def _retry_later(self) -> None:
@@ -351,34 +325,3 @@ class Writer:
         self.counts.operations += len(batch)
         self.counts.sizes.add(len(batch))
         self.counts.took.add(int((self._steady_s() - began_s) * 1_000_000))
-
-
-def _without_old_checkpoints(owed: list[Ticket]) -> list[Ticket]:
-    """Of each hold's checkpoints only the last: a long outage would pile up one a second for each answer."""
-    last = {o.hold_id: o for ticket in owed if isinstance(o := ticket.operation, Checkpoint)}
-    return [t for t in owed if not isinstance(t.operation, Checkpoint) or last[t.operation.hold_id] is t.operation]
-
-
-def _wake_callers(batch: Sequence[Ticket]) -> None:
-    """One wake-up of each event loop, however many of its callers wait."""
-    loops: dict[asyncio.AbstractEventLoop, list[Ticket]] = {}
-    for ticket in batch:
-        if ticket.future is not None and ticket.is_over:
-            loops.setdefault(ticket.future.get_loop(), []).append(ticket)
-    for loop, tickets in loops.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, tickets)
-        except RuntimeError:
-            # The loop is closed: nobody is left to tell, and what was written stays written.
-            log.debug("%d callers were gone before their answer", len(tickets))
-
-
-def _resolve(tickets: list[Ticket]) -> None:
-    for ticket in tickets:
-        future = ticket.future
-        if future is None or future.done():
-            continue
-        if ticket.failure is not None:
-            future.set_exception(ticket.failure)
-        else:
-            future.set_result(ticket.answer)
