@@ -81,14 +81,15 @@ def _fail(connection: Connection, account_id: int, key: str) -> None:
     for error in ("the worker died while drawing, three times", "the painter is out of memory at 1344 × 1344"):
         name, now_ms = clock.new_id(), clock.now_ms()
         connection.execute(
-            "INSERT INTO holds (id, account_id, key_id, kind, amount, state) VALUES (?, ?, ?, 'image', 1500000, 'voided')",
+            "INSERT INTO holds (id, account_id, key_id, kind, amount, state)"
+            " VALUES (?, ?, ?, 'image', 1500000, 'voided')",
             (name, account_id, key),
         )
         connection.execute(
             "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
             " created_ms, finished_ms, worker, error_code, error)"
             " VALUES (?, ?, ?, 'image', 'painter', 'quick', 'failed', 0, 1500000, ?, ?, 'painter-host-2', ?, ?)",
-            (name, account_id, key, now_ms - 90_000, now_ms, "engine_error", error),
+            (name, account_id, key, now_ms - 90_000, now_ms, "upstream_error", error),
         )
 
 
