@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 
+import msgspec
 import pytest
 
 from minitoolai.portal.cookies import Signer
-from minitoolai.portal.drafts import LARGEST
+from minitoolai.portal.drafts import COOKIE, LARGEST, Draft
 from minitoolai.storage import accounts, users
 from tests.support.browse import PASSWORD, Forms, Visitor
 from tests.support.server import ServerProcess
@@ -101,6 +103,20 @@ def test_a_cookie_put_into_another_ones_browser_shows_nothing(
     page = other.open("/keys").text
     assert "my laptop" not in page
     assert NOTICE not in page
+
+
+@pytest.mark.parametrize(("seconds", "is_shown"), [(60, True), (-1, False)])
+def test_it_is_good_for_minutes_whatever_the_browser_thinks(
+    member: Visitor, email: str, server: ServerProcess, seconds: int, is_shown: bool
+) -> None:
+    account_id = server.read(lambda c: users.find_user(c, email))[0].account_id
+    until_ms = int(time.time() + seconds) * 1000
+    old = msgspec.json.encode(Draft(account_id, "/keys", {"name": ["my laptop"]}, until_ms))
+    signer = Signer((server.data_dir / "secret.key").read_bytes())
+    member.cookies.set("draft", signer.seal(COOKIE, old), domain="127.0.0.1", path="/")
+    page = member.open("/keys").text
+    assert ("my laptop" in page) is is_shown
+    assert (NOTICE in page) is is_shown
 
 
 def test_after_a_sign_out_nothing_is_kept(member: Visitor, email: str) -> None:
