@@ -7,7 +7,9 @@ import re
 import pytest
 import requests
 
+from minitoolai.api.errors import TABLE
 from minitoolai.portal.code import FOLDER, PLACE, colour, example
+from minitoolai.portal.guide import ERRORS
 from minitoolai.portal.i18n import LANGUAGES
 from tests.support.browse import Visitor
 from tests.support.server import ServerProcess
@@ -55,6 +57,17 @@ def test_a_member_sees_what_the_last_requests_were(member: Visitor, server: Serv
     assert page.count("Nothing yet.") == 2
     row = page[page.index('id="usage-chat"') : page.index('id="usage-image"')]
     assert re.search(r'fake-chat</th><td class="num" data-label="Requests">2</td>', row)
+
+
+def test_the_errors_of_the_guide_are_those_of_the_api() -> None:
+    answered = {(status, error.code) for error, status, _ in TABLE}
+    assert {(status, code) for status, code, _ in ERRORS} <= answered
+
+
+def test_where_no_engine_has_eyes_the_guide_says_so(visitor: Visitor) -> None:
+    page = visitor.open("/docs").text
+    assert "No model here can see at the moment" in page
+    assert "Models that can see" not in page
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

@@ -278,7 +278,7 @@ def test_prices_are_those_of_the_catalog(guide_server: ServerProcess, page: str)
 
 def test_limits_are_those_of_the_operator(page: str) -> None:
     assert "5,000 requests a minute" in page
-    assert "At most 20 of its pictures" in page
+    assert "At most 20 pictures of an account" in page
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

@@ -39,6 +39,7 @@ def furnish(server: ServerProcess) -> Visitor:
         assert found
         names.append(found[1])
     server.write(lambda c: _use(c, account_id, names))
+    server.write(lambda c: _fail(c, account_id, names[0]))
     member.open(f"/admin/accounts/{account_id}")
     member.submit("/grant", amount="10.00", note="For the broken picture of Tuesday")
     return member
@@ -72,6 +73,24 @@ def _use(connection: Connection, account_id: int, keys: list[str]) -> None:
             (account_id, cost, name, version, posted, at_ms),
         )
     connection.execute("UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (posted, version, account_id))
+
+
+def _fail(connection: Connection, account_id: int, key: str) -> None:
+    """Pictures that were not drawn: nothing was paid."""
+    clock = SystemClock()
+    for error in ("the worker died while drawing, three times", "the painter is out of memory at 1344 × 1344"):
+        name, now_ms = clock.new_id(), clock.now_ms()
+        connection.execute(
+            "INSERT INTO holds (id, account_id, key_id, kind, amount, state)"
+            " VALUES (?, ?, ?, 'image', 1500000, 'voided')",
+            (name, account_id, key),
+        )
+        connection.execute(
+            "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
+            " created_ms, finished_ms, worker, error_code, error)"
+            " VALUES (?, ?, ?, 'image', 'painter', 'quick', 'failed', 0, 1500000, ?, ?, 'painter-host-2', ?, ?)",
+            (name, account_id, key, now_ms - 90_000, now_ms, "upstream_error", error),
+        )
 
 
 def number_of(server: ServerProcess) -> int:

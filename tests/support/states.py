@@ -11,7 +11,7 @@ from collections.abc import Callable
 from playwright.sync_api import Page
 
 from tests.support.browse import PASSWORD, Visitor, last_link
-from tests.support.house import address
+from tests.support.house import EMAIL, address
 from tests.support.server import ServerProcess
 
 #: Cards may be chosen, but Stripe is never there.
@@ -80,6 +80,18 @@ def _large(page: Page, at: str, server: ServerProcess) -> None:
     send(page, at, "/topup", "/topup/voucher", code="x" * 70_000)
 
 
+def _again(page: Page, at: str, server: ServerProcess) -> None:
+    """What was typed while the session had ended, after the sign-in."""
+    page.goto(at + "/keys")
+    page.context.clear_cookies(name="session")
+    page.locator("#name").fill("typed before the sign-in")
+    send_as_it_stands(page)
+    page.locator("#email").fill(EMAIL)
+    page.locator("#password").fill(PASSWORD)
+    send_as_it_stands(page)
+    assert page.locator("#name").input_value() == "typed before the sign-in"
+
+
 def send_as_it_stands(page: Page) -> None:
     """The first form of the page."""
     form = page.locator("main form").first
@@ -146,6 +158,7 @@ CLOSED_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "nobody found": plain("/admin/accounts?q=nobody"),
     "credit with faults": wrong("/admin/accounts/#", "/admin/accounts/#/grant", "amount"),
     "old form": _old,
+    "typed before the sign-in": _again,
     "too large": _large,
     "wrong method": _no_method,
 }

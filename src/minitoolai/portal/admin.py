@@ -7,6 +7,7 @@ from litestar.handlers import HTTPRouteHandler
 from minitoolai.core.clock import MS_PER_DAY, generation_name, random_text
 from minitoolai.core.money import parse_dollars
 from minitoolai.core.records import AdminAction, KeyRow, User
+from minitoolai.portal.drafts import refill
 from minitoolai.portal.framing import form, nothing_here, page
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.usage import KINDS, STATES
@@ -56,6 +57,7 @@ async def search(visit: Visit) -> Answer:
 @page("/admin/accounts/{number:str}", needs="admin")
 async def one(visit: Visit) -> Answer:
     """One account."""
+    refill(visit, f"{visit.path}/grant")
     return await _show(visit, _number(visit))
 
 
@@ -73,7 +75,7 @@ async def _show(visit: Visit, account_id: int, status: int = 200) -> Answer:
     )
 
 
-@form("/admin/accounts/{number:str}/grant", needs="admin")
+@form("/admin/accounts/{number:str}/grant", needs="admin", keeps=("amount", "note"))
 async def grant(visit: Visit) -> Answer:
     """Give credit; the same form sent twice gives it once."""
     account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock

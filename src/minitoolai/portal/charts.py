@@ -9,7 +9,7 @@ import msgspec
 WIDTH, HEIGHT = 720, 260
 LEFT, RIGHT, TOP, BOTTOM = 78, 24, 14, 34
 MOST_DAY_LABELS = 8
-ROW, BAR, EDGE = 30, 16, 8
+ROW, BAR, EDGE = 50, 16, 8
 
 
 class Bar(msgspec.Struct, frozen=True):
@@ -98,12 +98,12 @@ def rows(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
     wide = WIDTH - 2 * EDGE
     bars, labels, values = [], [], []
     for place, column in enumerate(data):
-        y, x = place * (ROW + 14) + 18, float(EDGE)
-        labels.append(Label(EDGE, y - 4, column.label))
+        y, x = place * ROW + 26, float(EDGE)
+        labels.append(Label(EDGE, y - 5, column.label))
         for kind, amount in column.amounts:
             if amount:
                 width = max(amount / highest * wide, 1.0)
                 bars.append(Bar(round(x, 1), y + 2, round(width, 1), BAR, kind))
                 x += width
-        values.append(Label(EDGE, y - 4, write(column.total)))
-    return Chart(len(data) * (ROW + 14) + 8, tuple(bars), tuple(values), tuple(labels))
+        values.append(Label(EDGE, y - 5, write(column.total)))
+    return Chart(len(data) * ROW, tuple(bars), tuple(values), tuple(labels))

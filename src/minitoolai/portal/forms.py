@@ -19,6 +19,8 @@ class Form:
         #: Every value of a field that may come several times, such as boxes to tick.
         self.lists: dict[str, list[str]] = {}
         self.errors: dict[str, str] = {}
+        #: Whether it shows what was typed before a sign-in.
+        self.is_refilled = False
 
     def __getitem__(self, name: str) -> str:
         return self.values.get(name, "")

@@ -16,6 +16,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import Method
 
 from minitoolai.core.errors import BodyTooLarge, InvalidRequest, NotFound, Overloaded, ServiceError, StoreError
+from minitoolai.portal import drafts
 from minitoolai.portal.forms import LARGEST_FORM, parse_form
 from minitoolai.portal.i18n import DEFAULT, LANGUAGES
 from minitoolai.portal.navigation import Needs
@@ -33,9 +34,12 @@ def page(path: str, *, needs: Needs = "nobody") -> Callable[[Function], HTTPRout
     return lambda function: _handler(("GET", "HEAD"), path, needs, function)
 
 
-def form(path: str, *, needs: Needs = "nobody") -> Callable[[Function], HTTPRouteHandler]:
-    """POST `/{lang}{path}` of a form of ours: `visit.form` is read, and its token checked, before the function runs."""
-    return lambda function: _handler(("POST",), path, needs, function, reads_form=True)
+def form(path: str, *, needs: Needs = "nobody", keeps: Sequence[str] = ()) -> Callable[[Function], HTTPRouteHandler]:
+    """POST `/{lang}{path}` of a form of ours: `visit.form` is read, and its token checked, before the function runs.
+
+    `keeps`: fields that outlive a session that ended; its page fills them in with `drafts.refill`.
+    """
+    return lambda function: _handler(("POST",), path, needs, function, reads_form=True, keeps=keeps)
 
 
 def anything(path: str) -> Callable[[Function], HTTPRouteHandler]:
@@ -44,11 +48,17 @@ def anything(path: str) -> Callable[[Function], HTTPRouteHandler]:
 
 
 def _handler(
-    methods: Sequence[Method], path: str, needs: Needs, function: Function, *, reads_form: bool = False
+    methods: Sequence[Method],
+    path: str,
+    needs: Needs,
+    function: Function,
+    *,
+    reads_form: bool = False,
+    keeps: Sequence[str] = (),
 ) -> HTTPRouteHandler:
     # The framework reads these hints in this module, so __module__ stays as it is.
     async def handle(request: Request[Any, Any, State]) -> Response[bytes]:
-        return await _answer(request, needs, function, reads_form=reads_form)
+        return await _answer(request, needs, function, reads_form=reads_form, keeps=keeps)
 
     handle.__name__, handle.__doc__ = function.__name__, function.__doc__
     paths = [f"/{lang}{path}" for lang in LANGUAGES]
@@ -83,7 +93,9 @@ async def _lead_back(visit: Visit) -> Answer:
     return visit.redirect(visit.path.rpartition("/")[0] or "/")
 
 
-async def _answer(request: Request[Any, Any, State], needs: Needs, function: Function, *, reads_form: bool) -> Answer:
+async def _answer(
+    request: Request[Any, Any, State], needs: Needs, function: Function, *, reads_form: bool, keeps: Sequence[str]
+) -> Answer:
     visit = await start(request)
     try:
         if reads_form:
@@ -92,6 +104,7 @@ async def _answer(request: Request[Any, Any, State], needs: Needs, function: Fun
             if not is_lost and not visit.is_own_form():
                 return _foreign(visit)
         if needs != "nobody" and visit.user is None:
+            drafts.keep(visit, keeps)
             return _to_sign_in(visit, said=reads_form)
         if needs == "admin" and not visit.member.is_admin:
             return nothing_here(visit)

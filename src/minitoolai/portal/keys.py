@@ -7,9 +7,10 @@ from litestar.handlers import HTTPRouteHandler
 
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.records import KeyRow
+from minitoolai.portal.drafts import refill
 from minitoolai.portal.framing import form, nothing_here, page
 from minitoolai.portal.i18n import N_
-from minitoolai.portal.keys_form import LAST_MS, read_name, read_rules
+from minitoolai.portal.keys_form import FIELDS, LAST_MS, read_name, read_rules
 from minitoolai.portal.visit import Answer, Visit
 from minitoolai.services.accounts import NewKey, make_key, revoke_own
 from minitoolai.storage import accounts, budgets
@@ -60,6 +61,7 @@ def _shown(connection: Connection, row: KeyRow, used_ms: int | None, now_ms: int
 @page("/keys", needs="user")
 async def keys(visit: Visit) -> Answer:
     """Every key of the account."""
+    refill(visit, "/keys")
     return await show_keys(visit)
 
 
@@ -100,7 +102,7 @@ def _said(visit: Visit, key: Shown) -> list[str]:
     return said
 
 
-@form("/keys", needs="user")
+@form("/keys", needs="user", keeps=FIELDS)
 async def create(visit: Visit) -> Answer:
     """Make a key. Its text is on the answer and nowhere else, so there is nothing to redirect to."""
     name, account_id = read_name(visit), visit.member.account_id

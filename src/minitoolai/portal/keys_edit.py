@@ -6,10 +6,11 @@ import msgspec
 from litestar.handlers import HTTPRouteHandler
 
 from minitoolai.core.records import KeyRow
+from minitoolai.portal.drafts import refill
 from minitoolai.portal.framing import form, nothing_here, page
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.keys import may_have_another, show_keys, too_many
-from minitoolai.portal.keys_form import read_name, read_rules, write_rules
+from minitoolai.portal.keys_form import FIELDS, read_name, read_rules, write_rules
 from minitoolai.portal.visit import Answer, Visit
 from minitoolai.services.accounts import NewKey, find_own, is_active, rotate_key
 from minitoolai.storage import accounts
@@ -48,6 +49,7 @@ async def edit_page(visit: Visit) -> Answer:
     if found is None:
         return nothing_here(visit)
     write_rules(visit, found.key.name, found.key.rules)
+    refill(visit, visit.path, f"{visit.path}/rotate")
     return _show(visit, found)
 
 
@@ -57,7 +59,7 @@ def _show(visit: Visit, found: Found, status: int = 200) -> Answer:
     return visit.render("keys/edit.html", status, found=found, key=found.key, models=models, graces=GRACES, grace=grace)
 
 
-@form("/keys/{key:str}", needs="user")
+@form("/keys/{key:str}", needs="user", keeps=FIELDS)
 async def edit(visit: Visit) -> Answer:
     """Another name, other rules: from the next second on."""
     found = await visit.site.database.read_soon(_find, visit)
@@ -79,7 +81,7 @@ async def edit(visit: Visit) -> Answer:
     return visit.redirect("/keys", said=said % {"name": name})
 
 
-@form("/keys/{key:str}/rotate", needs="user")
+@form("/keys/{key:str}/rotate", needs="user", keeps=("grace",))
 async def rotate(visit: Visit) -> Answer:
     """A new key in the place of this one. Like that of a new key, its text is on this answer and nowhere else."""
     found = await visit.site.database.read_soon(_find, visit)

@@ -14,6 +14,8 @@ from minitoolai.services.accounts import LONGEST_NAME
 
 BUDGETS = ("budget_daily", "budget_monthly", "budget_total")
 COUNTS = ("requests_per_minute", "tokens_per_minute", "streams")
+#: Every field of the form.
+FIELDS = ("name", *BUDGETS, *COUNTS, "dollars_per_minute", "expires", "expires_time", "model", "addresses")
 #: Each is compared with at every request.
 MOST_NETWORKS = 50
 LARGEST_COUNT = 10**9

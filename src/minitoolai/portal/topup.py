@@ -11,6 +11,7 @@ from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
 from minitoolai.core.errors import InvalidRequest, Overloaded, StoreError
+from minitoolai.portal.drafts import refill
 from minitoolai.portal.framing import form, nothing_here, page, too_often
 from minitoolai.portal.site import Site
 from minitoolai.portal.visit import Answer, Visit
@@ -31,6 +32,7 @@ STRIPE_HOST = "https://checkout.stripe.com"
 @page("/topup", needs="user")
 async def topup(visit: Visit) -> Answer:
     """The ways to top up."""
+    refill(visit, "/topup/voucher", "/topup/card")
     return await _show(visit)
 
 
@@ -47,7 +49,7 @@ def _form_action(visit: Visit) -> str:
     return "" if checkout is None else checkout.form_action or STRIPE_HOST
 
 
-@form("/topup/voucher", needs="user")
+@form("/topup/voucher", needs="user", keeps=("code",))
 async def voucher(visit: Visit) -> Answer:
     """Redeem a code."""
     code, account_id, site = visit.form["code"], visit.member.account_id, visit.site
@@ -75,7 +77,7 @@ def _why_no_voucher(visit: Visit, why: NoVoucher) -> str:
     return _("There is no such voucher. Check the code for slips.")
 
 
-@form("/topup/card", needs="user")
+@form("/topup/card", needs="user", keeps=("amount",))
 async def card(visit: Visit) -> Answer:
     """To Stripe's form; the payment's row is there before."""
     checkout = visit.site.checkout

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from minitoolai.core.clock import random_text
 from minitoolai.core.records import User
+from minitoolai.portal import drafts
 from minitoolai.portal.borders import is_local, security_headers
 from minitoolai.portal.cookies import YEAR_S, is_loopback, read_cookies
 from minitoolai.portal.forms import Form
@@ -25,6 +26,7 @@ Answer = Response[bytes]
 HTML = "text/html"
 FLASH_S = 60
 SMALLEST_PACKED = 1000
+LONGEST_COOKIE = 2000
 
 
 class Visit:
@@ -39,6 +41,8 @@ class Visit:
         self.params: dict[str, Any] = request.path_params
         self.query = request.query_params
         self.form = Form()
+        #: What this page says on top: how ("good", "warn", "bad"), and the words.
+        self.notice: list[str] | None = None
         self.user: User | None = None
         self.secret = ""
         self.host = request.headers.get("host", "")
@@ -89,12 +93,14 @@ class Visit:
     def sign_in(self, visitor: Visitor) -> None:
         """Keep a new session in the browser. Nothing that was there before the sign-in is worth anything after it."""
         self.user, self.secret = visitor.user, visitor.secret
+        drafts.leave_to(self, visitor.user.account_id)
         self.set_cookie("session", visitor.secret, max_age_s=SESSION_MS // 1000)
         self._new_browser()
 
     def sign_out(self) -> None:
         """Forget the session in the browser."""
         self.user, self.secret = None, ""
+        drafts.drop(self)
         self.set_cookie("session", "", max_age_s=0)
         self._new_browser()
 
@@ -107,10 +113,10 @@ class Visit:
     def _cookie_name(self, name: str) -> str:
         return f"__Host-{name}" if self.is_secure else name
 
-    def cookie(self, name: str) -> str:
+    def cookie(self, name: str, longest: int = LONGEST_COOKIE) -> str:
         """The value of a cookie of ours that nobody else may set."""
         value = self._cookies.get(self._cookie_name(name), "")
-        return value if len(value) < 2000 and value.isascii() else ""
+        return value if len(value) <= longest and value.isascii() else ""
 
     def set_cookie(self, name: str, value: str, *, max_age_s: int | None) -> None:
         """Set it with the next answer; the last one of a name counts."""
@@ -125,10 +131,11 @@ class Visit:
             key=name, value=value, path="/", max_age=max_age_s, httponly=True, secure=self.is_secure, samesite="lax"
         )
 
-    def csrf(self) -> Markup:
-        """The hidden field that every form carries."""
-        token = self.site.signer.form_token(self._token_secret())
-        return Markup('<input type="hidden" name="csrf" value="{}">').format(token)
+    def csrf(self, *, keeps: bool = False) -> Markup:
+        """The hidden field that every form carries; `keeps`: and whose it is, so that a sign-in may lie in between."""
+        field = Markup('<input type="hidden" name="{}" value="{}">')
+        token = field.format("csrf", self.site.signer.form_token(self._token_secret()))
+        return token + field.format(drafts.MARK_FIELD, drafts.mark(self)) if keeps else token
 
     @property
     def is_from_here(self) -> bool:
@@ -232,6 +239,8 @@ class Visit:
         return not entry.visitors_only and (entry.needs != "admin" or self.user.is_admin)
 
     def _said(self) -> object:
+        if self.notice:
+            return self.notice
         packed = self.cookie("flash")
         if not packed:
             return None
