@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import json
 
@@ -67,25 +66,6 @@ class Signer:
             return None
         value: object = json.loads(base64.urlsafe_b64decode(text))
         return value
-
-    def seal(self, purpose: str, data: bytes) -> str:
-        """Bytes that the browser keeps and can neither change nor read."""
-        nonce = random_bytes(TOKEN_BYTES)
-        text = base64.urlsafe_b64encode(nonce + _xor(data, self._stream(purpose, nonce, len(data)))).decode()
-        return f"{text}.{self.mac(f'{purpose} sealed', text).hex()[:32]}"
-
-    def unseal(self, purpose: str, sealed: str) -> bytes | None:
-        """The bytes, or None where somebody else made it."""
-        text, _, mac = sealed.partition(".")
-        if not hmac.compare_digest(mac.encode(), self.mac(f"{purpose} sealed", text).hex()[:32].encode()):
-            return None
-        data = base64.urlsafe_b64decode(text)
-        nonce, hidden = data[:TOKEN_BYTES], data[TOKEN_BYTES:]
-        return _xor(hidden, self._stream(purpose, nonce, len(hidden)))
-
-    def _stream(self, purpose: str, nonce: bytes, length: int) -> bytes:
-        """As many bytes as it takes, of a key that is used this once."""
-        return hashlib.shake_256(self.mac(f"{purpose} stream", nonce.hex())).digest(length)
 
 
 def _xor(left: bytes, right: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """What was typed into a form whose session had ended: kept by the browser until its owner has signed in.
 
 A form that keeps something carries the mark of its member, signed for this browser. Where it arrives without a
-session, the fields that it names go into a sealed cookie: for minutes, for that member, for that form. The page of the
+session, the fields that it names go into a signed cookie: for minutes, for that member, for that form. The page of the
 form fills them in once. Nothing is sent by itself, and whoever else signs in here never sees any of it.
 """
 
@@ -55,9 +55,10 @@ def keep(visit: Visit, names: Iterable[str]) -> None:
     if owner is None or not any(text for texts in fields.values() for text in texts):
         return
     until_ms = visit.site.clock.now_ms() + KEPT_S * 1000
-    sealed = visit.site.signer.seal(COOKIE, msgspec.json.encode(Draft(owner, visit.path, fields, until_ms)))
-    if len(sealed) <= LARGEST:
-        visit.set_cookie(COOKIE, sealed, max_age_s=KEPT_S)
+    draft = Draft(owner, visit.path, fields, until_ms)
+    packed = visit.site.signer.pack(COOKIE, msgspec.to_builtins(draft))
+    if len(packed) <= LARGEST:
+        visit.set_cookie(COOKIE, packed, max_age_s=KEPT_S)
 
 
 def refill(visit: Visit, *paths: str) -> None:
@@ -90,6 +91,7 @@ def drop(visit: Visit) -> None:
 
 
 def _find(visit: Visit) -> Draft | None:
-    text = visit.site.signer.unseal(COOKIE, visit.cookie(COOKIE, LARGEST))
-    draft = msgspec.json.decode(text, type=Draft) if text is not None else None
+    packed = visit.cookie(COOKIE, LARGEST)
+    value = visit.site.signer.unpack(COOKIE, packed) if packed else None
+    draft = msgspec.convert(value, Draft) if value is not None else None
     return draft if draft is not None and draft.until_ms > visit.site.clock.now_ms() else None

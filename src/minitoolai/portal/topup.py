@@ -32,7 +32,7 @@ STRIPE_HOST = "https://checkout.stripe.com"
 @page("/topup", needs="user")
 async def topup(visit: Visit) -> Answer:
     """The ways to top up."""
-    refill(visit, "/topup/voucher", "/topup/card")
+    refill(visit, "/topup/card")
     return await _show(visit)
 
 
@@ -49,7 +49,7 @@ def _form_action(visit: Visit) -> str:
     return "" if checkout is None else checkout.form_action or STRIPE_HOST
 
 
-@form("/topup/voucher", needs="user", keeps=("code",))
+@form("/topup/voucher", needs="user")
 async def voucher(visit: Visit) -> Answer:
     """Redeem a code."""
     code, account_id, site = visit.form["code"], visit.member.account_id, visit.site
