@@ -106,6 +106,7 @@ class Server:
             return
         scope[NOTES] = notes = Notes(send, scope["headers"])
         CURRENT.set(notes)
+        notes.sign()
         if scope["http_version"] == "1.0":
             send = unframed(send)
         try:

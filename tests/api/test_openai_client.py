@@ -55,6 +55,19 @@ def test_a_stream_without_usage_and_one_that_is_left(client: openai.OpenAI, acco
     assert account.settled(within_s=2) < 5_000_000_000
 
 
+def test_each_answer_names_its_request_and_so_does_a_refusal(client: openai.OpenAI, account: Account) -> None:
+    first, second = (client.chat.completions.create(model="quick", messages=QUESTION) for _ in range(2))
+    assert first._request_id
+    assert second._request_id
+    assert first._request_id != second._request_id
+    named = client.chat.completions.create(model="quick", messages=QUESTION, extra_headers={"x-request-id": "order-7"})
+    assert named._request_id == "order-7"
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.chat.completions.create(model="nobody", messages=QUESTION, extra_headers={"x-request-id": "a\tb"})
+    assert refused.value.request_id
+    assert refused.value.request_id != "a\tb"
+
+
 def test_the_models(client: openai.OpenAI) -> None:
     assert "quick" in [model.id for model in client.models.list()]
     assert client.models.retrieve("quick").id == "quick"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Final
 
@@ -12,7 +13,10 @@ from minitoolai.core.clock import random_text
 
 #: Where a request's notes stand in its scope.
 NOTES: Final = "minitoolai.notes"
-_SENSIBLE = re.compile(r"[0-9A-Za-z._:-]{1,64}")
+_SENSIBLE = re.compile(rb"[0-9A-Za-z._:-]{1,64}")
+#: Names of ours: this process's own word, drawn once, and a number.
+_WORD = random_text(10)
+_numbers = itertools.count(1)
 
 
 class Notes:
@@ -30,11 +34,19 @@ class Notes:
         self.is_counted = False
 
     def request_id(self) -> str:
-        """For the log: `X-Request-Id` where the caller sent a sensible one, else one that is drawn now."""
+        """For the log and the answer: `X-Request-Id` where the caller sent a sensible one, else a name of ours."""
         if self._request_id is None:
-            sent = next((value for name, value in self._headers if name == b"x-request-id"), b"").decode("latin-1")
-            self._request_id = sent if _SENSIBLE.fullmatch(sent) else random_text(16)
+            for name, value in self._headers:
+                if name == b"x-request-id" and _SENSIBLE.fullmatch(value):
+                    self._request_id = value.decode()
+                    break
+            else:
+                self._request_id = f"{_WORD}-{next(_numbers)}"
         return self._request_id
+
+    def sign(self) -> None:
+        """The answer says which request it is of, so that a caller can name it to us."""
+        self.add([(b"x-request-id", self.request_id().encode())])
 
     def add(self, headers: Headers) -> None:
         """Put these on the answer. Behind any other server than ours, the answer goes without."""
