@@ -30,7 +30,7 @@ def post(account: Account, key: str, path: str = API, **fields: Any) -> requests
 
 def kept_headers(answer: requests.Response) -> dict[str, str]:
     """Without those of the moment."""
-    passing = ("date", "idempotent-replayed", "content-length", "transfer-encoding")
+    passing = ("date", "idempotent-replayed", "content-length", "transfer-encoding", "x-request-id")
     return {
         name: value
         for name, value in answer.headers.items()
