@@ -12,9 +12,9 @@ import pytest
 import requests
 
 from minitoolai.core.key_rules import KeyRules, Rate
+from minitoolai.places import pepper
 from minitoolai.services import accounts as account_service
 from minitoolai.storage import accounts
-from minitoolai.wiring import pepper
 from tests.support import catalogs
 from tests.support.ask import API, HELLO, OPENAI, check_refusal, get, post
 from tests.support.books import FixedClock

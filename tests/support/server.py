@@ -19,12 +19,12 @@ from minitoolai import commands
 from minitoolai.core.clock import SystemClock, parse_generation_name
 from minitoolai.core.money import parse_dollars
 from minitoolai.core.records import Balance
+from minitoolai.places import pepper
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
 from minitoolai.settings import Secret, Settings
 from minitoolai.storage import accounts, audit
 from minitoolai.storage.database import Connection
-from minitoolai.wiring import pepper
 from tests.support.waiting import children_of, eventually, is_alive
 
 PROGRAM = [str(Path(sys.executable).with_name("minitoolai"))]
