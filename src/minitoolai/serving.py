@@ -25,13 +25,13 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     """serve [--host H] [--port P] [--data-dir D] [--workers N] [--demo]"""
     from minitoolai import app, listening, supervisor
 
+    _check_shared(settings)
     listening.allow_many_connections()
     if options.listening is not None:
         # One of several, started by the supervisor: it has prepared everything.
         supervisor.belong_to_supervisor()
         app.serve(build(settings), ready=lambda _: say("ready"), listening=listening.inherited(options.listening))
         return 0
-    _check_shared(settings)
     prepare(settings)
     key = _demo_key(settings) if options.demo else None
 

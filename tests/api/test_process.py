@@ -140,7 +140,7 @@ class disk_full:
 
 
 def test_demo_on_an_old_data_folder_makes_a_new_key_for_the_old_account(tmp_path: Path) -> None:
-    server = ServerProcess(tmp_path, catalog=catalogs.FAKE)
+    server = ServerProcess(tmp_path, catalog=catalogs.FAKE, is_new=True)
     keys = set()
     for _ in range(2):
         with server.start("--demo") as running:

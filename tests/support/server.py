@@ -25,6 +25,7 @@ from minitoolai.services import payments
 from minitoolai.settings import Secret, Settings
 from minitoolai.storage import accounts, audit
 from minitoolai.storage.database import Connection
+from tests.support.books import new_file
 from tests.support.waiting import children_of, eventually, is_alive
 
 PROGRAM = [str(Path(sys.executable).with_name("minitoolai"))]
@@ -58,9 +59,19 @@ class Account:
 
 
 class ServerProcess:
-    """One data folder and the process that serves it; may be started again after a kill."""
+    """One data folder and the process that serves it; may be started again after a kill.
 
-    def __init__(self, folder: Path, *, catalog: str | None = None, env: Mapping[str, str] | None = None) -> None:
+    `is_new`: it makes its SQLite file itself. Elsewhere it finds one with every table, which takes a second less.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        catalog: str | None = None,
+        env: Mapping[str, str] | None = None,
+        is_new: bool = False,
+    ) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
         # The limits are at work, but no test meets them by accident.
@@ -70,6 +81,7 @@ class ServerProcess:
             data_dir=self.data_dir, database_url=Secret(self.env.get("MINITOOLAI_DATABASE_URL", ""))
         )
         self.port = 0
+        self._is_new = is_new
         if catalog is not None:
             path = folder / "catalog.toml"
             path.write_text(catalog)
@@ -90,6 +102,9 @@ class ServerProcess:
 
     def start(self, *arguments: str) -> ServerProcess:
         """Start and wait until requests will be served."""
+        if not (self._is_new or self.settings.database_url):
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            new_file(self.data_dir)
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
                 [*PROGRAM, "serve", "--port", str(self.port), "--data-dir", str(self.data_dir), *arguments],
