@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
@@ -40,9 +40,9 @@ def functions(tree: ast.AST) -> Iterator[Function]:
     return (node for node in ast.walk(tree) if isinstance(node, Function))
 
 
-@cache
+@lru_cache(maxsize=1)
 def tree_of(path: Path) -> ast.Module:
-    """The file, parsed once for all rules; nobody changes it."""
+    """The file, parsed. One is kept: to keep them all would take longer than to read them again."""
     return ast.parse(path.read_text("utf-8"))
 
 
