@@ -35,8 +35,4 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def postgres_url(cluster: Cluster) -> str:
     """The address of a migrated database that tests share; each empties it before it begins."""
-    from minitoolai.storage.migrate import migrate
-
-    url = cluster.url(cluster.create())
-    migrate(url)
-    return url
+    return cluster.books()

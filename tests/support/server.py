@@ -52,7 +52,7 @@ class Account:
         """What the books say now."""
         return self.server.read(lambda connection: accounts.balance_of(connection, self.id))
 
-    def settled(self, within_s: float = 5.0) -> int:
+    def settled(self, within_s: float = 15.0) -> int:
         """The balance once nothing is held any more."""
         eventually(lambda: self.money().held == 0, within_s=within_s)
         return self.money().posted
@@ -151,7 +151,7 @@ class ServerProcess:
         children = children_of(self.pid)
         self.terminate()
         assert self.wait() == 0, self.log.read_text()
-        eventually(lambda: not any(map(is_alive, children)), within_s=5)
+        eventually(lambda: not any(map(is_alive, children)))
         self.check_books()
         log = self.log.read_text()
         assert not [sign for sign in SIGNS_OF_ILLNESS if sign in log], log[-4000:]
