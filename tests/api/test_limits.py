@@ -165,7 +165,7 @@ def test_a_key_ends_when_it_said_it_would(account: Account) -> None:
 def test_a_key_has_rates_of_its_own(account: Account) -> None:
     key = with_rules(account, KeyRules(rate=Rate(requests_per_minute=3, streams=1)))
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(lambda: post(key, model="paced"))
+        first = pool.submit(lambda: post(key, model="endless", max_completion_tokens=150))
         assert eventually(lambda: account.money().held > 0)
         check_refusal(post(key, model="paced"), 429, "rate_limit_exceeded")
         assert first.result().status_code == 200
