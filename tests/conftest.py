@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tests.support.cluster import Cluster
 
 pytest.register_assert_rewrite("tests.support")
+# Where this is set, each of some hundred processes that the tests start would compile the whole program anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(trylast=True)
