@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tests.support.cluster import Cluster
 
 pytest.register_assert_rewrite("tests.support")
+# Where this is set, each of some hundred processes that the tests start would compile the whole program anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(trylast=True)
@@ -35,8 +37,4 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def postgres_url(cluster: Cluster) -> str:
     """The address of a migrated database that tests share; each empties it before it begins."""
-    from minitoolai.storage.migrate import migrate
-
-    url = cluster.url(cluster.create())
-    migrate(url)
-    return url
+    return cluster.books()

@@ -29,13 +29,13 @@ def cli(tmp_path: Path) -> Cli:
 @pytest.fixture(scope="module")
 def ann(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """A folder with one account of $5, for tests that leave it as it is."""
-    made = Cli(tmp_path_factory.mktemp("ann"))
+    made = Cli(tmp_path_factory.mktemp("ann")).with_books()
     assert re.fullmatch(rf"account \d+ {ANN} \$5\.000000000\n", made.ok("account", "create", ANN, "--credit", "5.00"))
     return made
 
 
 def test_the_way_of_an_account_from_its_making_to_its_last_key(cli: Cli) -> None:
-    cli.ok("account", "create", "Ann@Example.com ")
+    cli.with_books().ok("account", "create", "Ann@Example.com ")
     key = cli.ok("key", "create", ANN, "--name", "laptop").removesuffix("\n")
     match = KEY_PATTERN.fullmatch(key)
     assert match
@@ -44,7 +44,7 @@ def test_the_way_of_an_account_from_its_making_to_its_last_key(cli: Cli) -> None
     assert cli.ok("balance", ANN) == "balance $20.000000000  held $0.000000000  available $20.000000000\n"
     assert cli.ok("key", "revoke", key) == f"revoked {match[1]}\n"
     assert cli.ok("key", "list", ANN) == f"{match[1]}  revoked  laptop\n"
-    assert cli("key", "revoke", match[1]).status == 1
+    assert cli.within("key", "revoke", match[1]).status == 1
     assert cli.ok("audit") == "9 invariants hold\n"
 
 
@@ -54,7 +54,7 @@ def test_the_key_is_alone_on_standard_output(ann: Cli) -> None:
 
 
 def test_the_secret_of_a_key_is_nowhere_on_the_disk(cli: Cli) -> None:
-    cli.ok("account", "create", ANN)
+    cli.with_books().ok("account", "create", ANN)
     key = cli.ok("key", "create", ANN).strip()
     secret = key.split("-")[3].encode()
     for file in cli.data_dir.iterdir():
@@ -69,7 +69,7 @@ def test_a_reference_is_credited_once(ann: Cli) -> None:
 
 
 def test_a_password_is_read_from_standard_input_and_kept_as_a_hash(cli: Cli) -> None:
-    cli.ok("account", "create", ANN, "--password-stdin", stdin="correct horse\n")
+    cli.with_books().ok("account", "create", ANN, "--password-stdin", stdin="correct horse\n")
     with closing(sqlite3.connect(cli.database)) as db:
         ((hashed,),) = db.execute("SELECT password_hash FROM users").fetchall()
     assert hashed.startswith("$argon2id$")
@@ -105,7 +105,7 @@ REFUSED = [
     ("command", "words"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
 )
 def test_what_cannot_be_done_is_said_with_a_remedy(ann: Cli, command: tuple[str, ...], words: str) -> None:
-    said = ann(*command)
+    said = ann.within(*command)
     assert (said.status, said.out) == (1, "")
     assert said.err.startswith("minitoolai: ")
     assert said.err.count("\n") == 1
@@ -113,13 +113,13 @@ def test_what_cannot_be_done_is_said_with_a_remedy(ann: Cli, command: tuple[str,
 
 
 def test_a_refused_account_leaves_nothing_behind(ann: Cli) -> None:
-    assert ann("account", "create", "carl@example.com", "--credit", "1e5").status == 1
-    assert ann("balance", "carl@example.com").status == 1
+    assert ann.within("account", "create", "carl@example.com", "--credit", "1e5").status == 1
+    assert ann.within("balance", "carl@example.com").status == 1
 
 
 @pytest.mark.parametrize("command", [(), ("fly",), ("account",), ("credit", "grant", ANN), ("serve", "--port", "x")])
 def test_wrong_usage_is_status_2(ann: Cli, command: tuple[str, ...]) -> None:
-    said = ann(*command)
+    said = ann.within(*command)
     assert (said.status, said.out) == (2, "")
     assert "usage: minitoolai" in said.err
 
@@ -131,7 +131,9 @@ def test_wrong_usage_is_status_2(ann: Cli, command: tuple[str, ...]) -> None:
      ("balance",), ("models",), ("audit",), ("migrate",), ("doctor",)],
 )  # fmt: skip
 def test_every_command_explains_itself_with_an_example(ann: Cli, command: tuple[str, ...]) -> None:
-    out = ann.ok(*command, "--help")
+    said = ann.within(*command, "--help")
+    assert (said.status, said.err) == (0, "")
+    out = said.out
     assert "example" in out
     assert " ".join(("minitoolai", *command)) in out
 
@@ -146,7 +148,7 @@ def test_the_version_is_the_packages(ann: Cli) -> None:
      ("key", "revoke", "0aB1cD2eF3gH"), ("credit", "grant", ANN, "5"), ("account", "admin", ANN)],
 )  # fmt: skip
 def test_a_folder_without_a_database_is_said_and_stays_without(cli: Cli, command: tuple[str, ...]) -> None:
-    said = cli(*command)
+    said = cli.within(*command)
     assert said.status == 1
     assert "there is no database in" in said.err
     assert "minitoolai migrate" in said.err
@@ -171,7 +173,7 @@ def test_migrate_says_from_where_to_where_and_is_harmless_again(cli: Cli) -> Non
 def test_models_says_what_is_offered_by_whom_and_why_not(cli: Cli) -> None:
     assert re.fullmatch(r"fake-chat +chat  \$/1M in, out: +1\.000 +2\.500 +ready +fake\n", cli.ok("models"))
     cli.catalog.write_text(CATALOG.replace('["up", "fake"]', '["up"]'))
-    out = cli.ok("models")
+    out = cli.within("models").out
     assert "MISSING  up: " in out
     assert "MINITOOLAI_UP_API_KEY" in out
 
@@ -200,7 +202,7 @@ engines = ["web", "gpu"]
 def test_models_says_which_weights_are_missing_and_where_to_put_them_and_who_stands_in(cli: Cli) -> None:
     cli.catalog.write_text(CATALOG + IMAGES)
     folder = cli.data_dir / "weights"
-    real, dream, shared = cli.ok("models").splitlines()[1:]
+    real, dream, shared = cli.with_books().ok("models").splitlines()[1:]
     assert re.search(r"^real +image +\$ each: +0\.0015 +STAND-IN sketch", real)
     assert f"gpu: no file {folder}/real.safetensors: put it there, or a diffusers folder real" in real
     assert "MISSING" in dream
@@ -211,12 +213,12 @@ def test_models_says_which_weights_are_missing_and_where_to_put_them_and_who_sta
     folder.mkdir()
     (folder / "real.safetensors").write_bytes(b"")
     (folder / "dream-7").mkdir()
-    real, dream = cli.ok("models").splitlines()[1:3]
+    real, dream = cli.within("models").out.splitlines()[1:3]
     # With its weights there, what is left to miss are the packages, which only a machine with a GPU needs.
     assert "no file" not in real
     assert ("ready    gpu" in real) != ("STAND-IN sketch" in real)
     assert "model_index.json is missing" in dream
-    real, dream = cli.ok("models", MINITOOLAI_WEB_BASE_URL="http://127.0.0.1:7860").splitlines()[1:]
+    real, dream = cli.within("models", MINITOOLAI_WEB_BASE_URL="http://127.0.0.1:7860").out.splitlines()[1:]
     assert real.endswith("ready    web")
     assert dream.endswith("ready    web")
 
@@ -229,20 +231,20 @@ def test_doctor_finds_nothing_wrong_with_what_is_right(cli: Cli) -> None:
 
 
 def test_doctor_names_each_fault_with_its_remedy(cli: Cli) -> None:
-    cli.ok("migrate")
+    cli.with_books()
     cli.catalog.write_text(CATALOG.replace('"1.00"', '"free"'))
     said = cli("doctor")
     assert said.status == 1
     assert 'FAULT  catalog: catalog.toml, line 11: [chat."fake-chat"] input' in said.out
     assert "ok     database" in said.out
     cli.catalog.write_text(CATALOG.replace('["up", "fake"]', '["up"]'))
-    said = cli("doctor")
+    said = cli.within("doctor")
     assert said.status == 1
     assert "FAULT  model fake-chat: up: " in said.out
 
 
 def test_doctor_tells_of_a_store_of_pictures_that_takes_none_and_leaves_nothing_in_one_that_does(cli: Cli) -> None:
-    cli.ok("doctor")
+    assert cli.with_books().within("doctor").status == 0
     objects = cli.data_dir / "objects"
     assert [path for path in objects.rglob("*") if path.is_file()] == []
     shutil.rmtree(objects)
@@ -274,20 +276,20 @@ def test_doctor_tells_of_a_database_that_is_none(cli: Cli) -> None:
     ],
 )
 def test_a_wrong_setting_is_named_with_its_remedy(ann: Cli, variable: str, value: str, words: str) -> None:
-    said = ann("models", **{variable: value})
+    said = ann.within("models", **{variable: value})
     assert (said.status, said.out) == (1, "")
     assert words in said.err
     assert value == "1" or value in ("x", "loud") or "sk-x" not in said.err
 
 
 def test_the_option_wins_over_the_variable(ann: Cli, tmp_path: Path) -> None:
-    said = ann("balance", ANN, "--data-dir", str(tmp_path / "other"))
+    said = ann.within("balance", ANN, "--data-dir", str(tmp_path / "other"))
     assert said.status == 1
     assert f"there is no database in {tmp_path / 'other'}" in said.err
 
 
 def test_many_commands_at_once_lose_nothing(cli: Cli) -> None:
-    cli.ok("account", "create", ANN)
+    cli.with_books().ok("account", "create", ANN)
     with ThreadPoolExecutor(6) as pool:
         done = list(pool.map(lambda _: cli("credit", "grant", ANN, "1.00"), range(6)))
     assert [said.status for said in done] == [0] * 6
@@ -313,12 +315,12 @@ def test_every_command_works_on_postgres(cli: Cli, cluster: Cluster) -> None:
     assert "there is no table in 127.0.0.1" in refused.err
     assert "run minitoolai migrate" in refused.err
     assert re.fullmatch(r"migrated from nothing to \d{4}\n", there.ok("migrate"))
-    assert re.fullmatch(r"already at \d{4}\n", there.ok("migrate"))
+    assert re.fullmatch(r"already at \d{4}\n", there.within("migrate").out)
     there.ok("account", "create", ANN, "--credit", "5.00")
-    assert there("account", "create", ANN).status == 1
+    assert there.within("account", "create", ANN).status == 1
     key = there.ok("key", "create", ANN).strip()
     assert there.ok("key", "revoke", key) == f"revoked {key.split('-')[2]}\n"
-    assert there.ok("credit", "grant", ANN, "1.00", "--reference", "x") == "balance $6.000000000\n"
+    assert there.within("credit", "grant", ANN, "1.00", "--reference", "x").out == "balance $6.000000000\n"
     assert "nothing changed" in there.ok("credit", "grant", ANN, "1.00", "--reference", "x")
     assert there.ok("audit") == "9 invariants hold\n"
     assert re.search(r"ok     database: 127\.0\.0\.1:\d+/books\d+, all invariants hold", there("doctor").out)
@@ -327,7 +329,7 @@ def test_every_command_works_on_postgres(cli: Cli, cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("url", ["mysql://ann:secret@host/db", "secret", "postgresql://ann:se%cret@host/db"])
 def test_an_address_that_is_no_postgres_is_refused_without_repeating_it(cli: Cli, url: str) -> None:
-    refused = cli("audit", MINITOOLAI_DATABASE_URL=url)
+    refused = cli.within("audit", MINITOOLAI_DATABASE_URL=url)
     assert refused.status == 1
     assert "MINITOOLAI_DATABASE_URL is no address of a PostgreSQL database" in refused.err
     assert "secret" not in refused.err + refused.out
@@ -354,7 +356,7 @@ def test_a_postgres_that_is_away_is_said_in_one_line(cli: Cli) -> None:
 def test_several_processes_on_sqlite_are_refused_naming_postgres(
     cli: Cli, arguments: tuple[str, ...], env: dict[str, str], words: str
 ) -> None:
-    refused = cli("serve", "--port", "0", *arguments, **env)
+    refused = cli.within("serve", "--port", "0", *arguments, **env)
     assert (refused.status, refused.out) == (1, "")
     assert words in refused.err
     assert "PostgreSQL" in refused.err or "0" in arguments

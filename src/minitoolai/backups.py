@@ -19,6 +19,7 @@ from minitoolai.commands import CLOCK, say
 from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
 from minitoolai.core.money import format_dollars
 from minitoolai.image_wiring import make_objects
+from minitoolai.places import database_url, pepper
 from minitoolai.secret_files import keep_secret
 from minitoolai.services.secrets import every, secret_id
 from minitoolai.settings import Settings
@@ -27,7 +28,6 @@ from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.migrate import migrate, newest, revision_of
 from minitoolai.storage.objects import ObjectStore, job_of
 from minitoolai.storage.opening import has_tables, open_database
-from minitoolai.wiring import database_url, pepper
 
 _FOREVER_MS = 2**62
 

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _voucher(commands)
     _draw(commands)
     _simple(commands, "balance", "print what an account has", "balance", ("email", "e-mail address of the account"))
-    _simple(commands, "models", "what is offered, by which engine, ready or why not", "models")
+    _simple(commands, "models", "what is offered, by which engine, ready or why not", "offers.models")
     _simple(commands, "audit", "check every invariant of the books; exit 1 and rows if any breaks", "audit")
     _simple(commands, "migrate", "bring the database to the newest schema", "migrate")
     _backup(commands)
@@ -118,7 +118,9 @@ def _simple(
 
 
 def _serve(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = _add(commands, "serve", "API and engines, in one process or several", "serve", "serve --demo --port 8000")
+    parser = _add(
+        commands, "serve", "API and engines, in one process or several", "serving.serve", "serve --demo --port 8000"
+    )
     parser.add_argument("--host", help="address to listen on (MINITOOLAI_HOST; 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (MINITOOLAI_PORT; 8000)")
     parser.add_argument("--workers", type=int, help="processes; more than 1 needs PostgreSQL (MINITOOLAI_WORKERS; 1)")
@@ -128,7 +130,7 @@ def _serve(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _worker(commands: Commands[argparse.ArgumentParser]) -> None:
     about = "draw image jobs beside a server, on this or any other machine (PostgreSQL only)"
-    parser = _add(commands, "worker", about, "worker", "worker --device cuda:0")
+    parser = _add(commands, "worker", about, "serving.worker", "worker --device cuda:0")
     parser.add_argument("--kinds", default="image", help="what to work on, separated by commas (image)")
     parser.add_argument("--device", help="where your image models run, like cuda:0 or cpu (MINITOOLAI_DEVICE)")
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
-from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import InvalidRequest, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
-from minitoolai.core.voices import SpeechModel
-from minitoolai.listing import image_lines, purchase_lines
-from minitoolai.painter_wiring import make_image_engines
+from minitoolai.places import database_url
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
 from minitoolai.services.passwords import hash_password
@@ -25,12 +21,8 @@ from minitoolai.storage import audit as audit_rows
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.migrate import migrate as run_migrations
 from minitoolai.storage.opening import has_tables, open_database
-from minitoolai.wiring import Services, build, database_url, pepper
 
 T = TypeVar("T")
-DEMO_EMAIL = "demo@example.com"
-DEMO_CREDIT = "5.00"
-EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - read, not bound
 CLOCK = SystemClock()
 
 
@@ -166,132 +158,3 @@ def migrate(settings: Settings, _: argparse.Namespace) -> None:
     before, after = run_migrations(database_url(settings))
     prepare(settings)
     say(f"already at {after}" if before == after else f"migrated from {before or 'nothing'} to {after}")
-
-
-def models(settings: Settings, _: argparse.Namespace) -> None:
-    """models: what is offered, by which engine, ready or why not."""
-    prepare(settings)
-    services = built(settings)
-    for offer in services.reports.offers():
-        if isinstance(offer.model, ImageModel):
-            # Below: each of them needs a file of its own.
-            continue
-        state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
-        say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
-        for line in purchase_lines(services.reports.catalog, offer.model):
-            say(line)
-    for engine in services.engines.values():
-        if why := engine.why_blind():
-            say(f"  {engine.name} sees no pictures: {why}")
-    for model in services.speech.catalog.speech.values():
-        voices: dict[str, list[str]] = {}
-        for voice in model.voices:
-            why_not = services.speech.why_not(voice)
-            state = f"MISSING  {voice.engine}: {why_not}" if why_not else f"ready    {voice.engine}, {voice.language}"
-            voices.setdefault(state, []).append(voice.id)
-        for state, names in voices.items():
-            say(f"  voice {', '.join(names)}: {state}")
-    catalog = services.reports.catalog
-    engines = make_image_engines(catalog, settings, services.http)
-    for line in image_lines(catalog, lambda name, model: engines[name].why_not_ready(model.name)):
-        say(line)
-
-
-def _kind_and_price(model: ChatModel | SpeechModel) -> str:
-    if isinstance(model, SpeechModel):
-        return f"speech  $/1M characters: {_dollars_per_million(model.price)}"
-    if isinstance(model, EmbeddingModel):
-        return f"embedding  $/1M in: {_dollars_per_million(model.price_input)}"
-    return f"chat  $/1M in, out: {_dollars_per_million(model.price_input)}  {_dollars_per_million(model.price_output)}"
-
-
-def _dollars_per_million(price: int) -> str:
-    return format_dollars(price * 1_000_000)[:-6].rjust(9)
-
-
-def built(settings: Settings) -> Services:
-    """Everything a server would hold, not started."""
-
-    async def make() -> Services:
-        return build(settings)
-
-    return asyncio.run(make())
-
-
-# ── serving ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def serve(settings: Settings, options: argparse.Namespace) -> int:
-    """serve [--host H] [--port P] [--data-dir D] [--workers N] [--demo]"""
-    from minitoolai import app, listening, supervisor
-
-    listening.allow_many_connections()
-    if options.listening is not None:
-        # One of several, started by the supervisor: it has prepared everything.
-        supervisor.belong_to_supervisor()
-        app.serve(build(settings), ready=lambda _: say("ready"), listening=listening.inherited(options.listening))
-        return 0
-    _check_shared(settings)
-    prepare(settings)
-    key = _demo_key(settings) if options.demo else None
-
-    def ready(port: int) -> None:
-        host = "127.0.0.1" if settings.host in EVERY_ADDRESS else settings.host
-        url = settings.public_url or f"http://{host}:{port}"
-        say(f"MiniToolAI answers at {url}")
-        if key:
-            _print_demo(url, key)
-
-    if settings.workers > 1:
-        bound = listening.bind(settings)
-        port = bound.getsockname()[1]
-        return supervisor.Supervisor(settings, bound, sys.argv[1:]).run(lambda: ready(port))
-    app.serve(build(settings), ready=ready, listening=listening.bind(settings) if settings.reuse_port else None)
-    return 0
-
-
-def worker(settings: Settings, options: argparse.Namespace) -> None:
-    """worker [--kinds image] [--device D] [--data-dir D]"""
-    from minitoolai import worker as drawing
-
-    drawing.check(settings, options.kinds)
-    prepare(settings)
-    drawing.work(settings, ready=lambda where: say(f"MiniToolAI draws for {where}"))
-
-
-def _check_shared(settings: Settings) -> None:
-    """SettingsError for what only a database with many writers can do."""
-    if settings.workers < 1:
-        raise SettingsError("MINITOOLAI_WORKERS=0 is wrong: at least one process must serve")
-    wanted = f"{settings.workers} workers" if settings.workers > 1 else "MINITOOLAI_REUSE_PORT"
-    if (settings.workers > 1 or settings.reuse_port) and not settings.database_url:
-        raise SettingsError(
-            f"{wanted} cannot work on SQLite, where one process writes; set MINITOOLAI_DATABASE_URL to a PostgreSQL "
-            "database, or serve with one worker"
-        )
-
-
-def _demo_key(settings: Settings) -> str:
-    """A new key for the demo account, which is made where it is not there yet."""
-    secret = pepper(settings)
-
-    def change(connection: Connection) -> str:
-        account_id = accounts.find_account(connection, DEMO_EMAIL)
-        if account_id is None:
-            account_id = accounts.create_account(connection, DEMO_EMAIL, None, CLOCK.now_ms())
-            payments.grant(connection, CLOCK, account_id, parse_dollars(DEMO_CREDIT), reason="demo credit")
-        key = account_service.make_key(account_id, "demo", secret, CLOCK)
-        accounts.insert_key(connection, key.row)
-        return key.text
-
-    return write(settings, change)
-
-
-def _print_demo(url: str, key: str) -> None:
-    body = '{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Which planet has the most moons?"}]}'
-    say(f"\nThe demo account has a key (shown once):\n\n{key}\n\nPaste this into another terminal:\n")
-    say(
-        f"curl -N {url}/api/chat-completions/ -H 'Authorization: Bearer {key}' "
-        f"-H 'Content-Type: application/json' -d '{body}'\n"
-    )
-    say(f"The portal is at {url}/: sign up there; without a mail server the link of its letter appears right here.\n")

@@ -10,18 +10,20 @@ import asyncio
 import os
 from dataclasses import replace
 
-from minitoolai.commands import built, prepare, read, say
+from minitoolai.commands import prepare, read, say
 from minitoolai.core.catalog_file import read_catalog
 from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.doubts import doubts
 from minitoolai.engines.base import ChatEngine
 from minitoolai.image_wiring import make_objects
+from minitoolai.offers import built
+from minitoolai.places import catalog_path, database_url
 from minitoolai.services.completions import whole_answer
 from minitoolai.settings import Settings
 from minitoolai.storage import audit as audit_rows
 from minitoolai.tracing import try_collector
-from minitoolai.wiring import Services, build, catalog_path, database_url
+from minitoolai.wiring import Services, build
 
 #: Longest wait for one token of one upstream.
 PATIENCE_S = 20.0

@@ -16,11 +16,11 @@ from minitoolai.core.errors import InvalidRequest, NotFound
 from minitoolai.core.key_rules import KeyRules, Rate
 from minitoolai.core.money import format_dollars
 from minitoolai.core.records import KeyRow
+from minitoolai.places import catalog_path, pepper
 from minitoolai.services import accounts as account_service
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts, budgets
 from minitoolai.storage.database import Connection
-from minitoolai.wiring import catalog_path, pepper
 
 _UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": MS_PER_DAY}
 

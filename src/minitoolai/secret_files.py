@@ -9,9 +9,9 @@ from pathlib import Path
 from minitoolai.commands import say
 from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import NotFound, SettingsError
+from minitoolai.places import database_url, pepper
 from minitoolai.services.secrets import secret_id
 from minitoolai.settings import Settings
-from minitoolai.wiring import database_url, pepper
 
 
 def keep_secret(path: Path, secret: bytes) -> None:

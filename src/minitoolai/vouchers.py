@@ -8,12 +8,12 @@ import sys
 from minitoolai.commands import CLOCK, prepare_existing, read, say, write
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.money import format_dollars, parse_dollars
+from minitoolai.places import pepper
 from minitoolai.services import accounts as account_service
 from minitoolai.services.payments import make_voucher
 from minitoolai.settings import Settings
 from minitoolai.storage import payments, users
 from minitoolai.storage.database import Connection
-from minitoolai.wiring import pepper
 
 MOST = 10_000
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from dataclasses import dataclass
-from importlib.resources import files
 from ipaddress import ip_network
-from pathlib import Path
 
 from minitoolai.core.catalog_file import read_catalog
-from minitoolai.core.clock import Clock, SystemClock, random_bytes
+from minitoolai.core.clock import Clock, SystemClock
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.key_rules import Rate
 from minitoolai.core.money import parse_dollars
@@ -20,6 +16,7 @@ from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.guarded import GuardedClient
 from minitoolai.engines.http import HttpClient
 from minitoolai.image_wiring import Base, Images, make_images
+from minitoolai.places import catalog_path, database_url, pepper
 from minitoolai.portal.site import Site
 from minitoolai.portal_wiring import make_site
 from minitoolai.services.accounts import KeyRing
@@ -32,14 +29,13 @@ from minitoolai.services.limits import Limits
 from minitoolai.services.replays import Replays
 from minitoolai.services.reports import Reports
 from minitoolai.services.routes import Route
-from minitoolai.services.secrets import Ring
 from minitoolai.services.seeing import Seeing
 from minitoolai.services.speech import SpeechService
 from minitoolai.services.sweeping import Kept, RowSweeper
 from minitoolai.services.underway import Underway
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
-from minitoolai.storage.opening import POSTGRES, SQLITE, open_database
+from minitoolai.storage.opening import open_database
 from minitoolai.storage.writer import Writer
 from minitoolai.tracing import Tracing, make_tracing
 
@@ -67,73 +63,6 @@ class Services:
     site: Site
     #: None where nobody is to be told.
     tracing: Tracing | None
-
-
-def catalog_path(settings: Settings) -> Path:
-    """The operator's catalog, or the one that is shipped."""
-    return Path(settings.catalog) if settings.catalog else Path(str(files("minitoolai") / "catalog.toml"))
-
-
-def database_url(settings: Settings) -> str:
-    """The address of the books: PostgreSQL where the operator named one, otherwise the file in the data folder.
-
-    The data folder is made in any case. SettingsError where that cannot be, or the address is none.
-    """
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"cannot make the data folder {settings.data_dir}: {error.strerror}") from error
-    url = str(settings.database_url)
-    if not url:
-        return f"{SQLITE}{settings.data_dir / 'minitoolai.db'}"
-    if not url.startswith(POSTGRES):
-        raise SettingsError(
-            "MINITOOLAI_DATABASE_URL is no address of a PostgreSQL database; write it like "
-            "postgresql://user:password@host:5432/minitoolai, or unset it to keep the books in MINITOOLAI_DATA_DIR"
-        )
-    return url
-
-
-def pepper(settings: Settings) -> Ring:
-    """The secret under which keys are hashed and links signed: from the settings, or drawn once into the data folder.
-
-    With it those that were in use before: of MINITOOLAI_SECRET_KEY_PREVIOUS, and the files secret-ID.key.
-    """
-    named = [text.strip().encode() for text in settings.secret_key_previous.split(",") if text.strip()]
-    kept = [path.read_bytes() for path in sorted(settings.data_dir.glob("secret-*.key"))]
-    if settings.secret_key:
-        # What the file held before there was a setting, too.
-        first = settings.data_dir / "secret.key"
-        return Ring(settings.secret_key.encode(), [*named, *kept, *([first.read_bytes()] if first.exists() else [])])
-    return Ring(_first_secret(settings.data_dir / "secret.key"), [*named, *kept])
-
-
-def _first_secret(path: Path) -> bytes:
-    """The file's secret, drawn where there is none: all who start at once get the same one. SettingsError."""
-    if not path.exists():
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            if not path.exists():
-                _draw_secret(path)
-                os.fsync(folder)
-        finally:
-            os.close(folder)
-    secret = path.read_bytes()
-    if not secret:
-        raise SettingsError(f"{path} is empty: bring it back from a backup; without one, delete it and make new keys")
-    return secret
-
-
-def _draw_secret(path: Path) -> None:
-    """Under its name it is whole and on disk, or not there."""
-    draft = path.with_name("secret.key.draft")
-    draft.unlink(missing_ok=True)
-    with open(draft, "xb", opener=lambda text, flags: os.open(text, flags, 0o600)) as file:
-        file.write(random_bytes(32))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def make_limits(settings: Settings, clock: Clock) -> Limits:

@@ -61,13 +61,15 @@ def test_a_rich_account_is_told_nothing(server: ServerProcess) -> None:
 
 
 def test_the_page_of_the_balance_adds_up_and_shows_what_is_held(account: Account) -> None:
-    with start(account, model="endless", max_completion_tokens=100) as answer:
-        next(answer.iter_lines())
+    with start(account, model="endless", max_completion_tokens=1500) as answer:
+        # Kept: lines that nobody holds any more would close the connection.
+        lines = answer.iter_lines()
+        next(lines)
         page = get(account, "/api/balance/").json()
         assert set(page) == {"balance", "held", "available", "currency"}
-        assert page["held"] == f"{(6 * 2007 + 100 * 8003) / 1e9:.9f}"
+        assert page["held"] == f"{(6 * 2007 + 1500 * 8003) / 1e9:.9f}"
         assert page["balance"] == "5.000000000"
-        assert page["available"] == f"{(5_000_000_000 - 6 * 2007 - 100 * 8003) / 1e9:.9f}"
+        assert page["available"] == f"{(5_000_000_000 - 6 * 2007 - 1500 * 8003) / 1e9:.9f}"
         assert page["currency"] == "USD"
     account.settled()
     assert get(account, "/api/balance").json()["held"] == "0.000000000"

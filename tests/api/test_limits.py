@@ -12,9 +12,9 @@ import pytest
 import requests
 
 from minitoolai.core.key_rules import KeyRules, Rate
+from minitoolai.places import pepper
 from minitoolai.services import accounts as account_service
 from minitoolai.storage import accounts
-from minitoolai.wiring import pepper
 from tests.support import catalogs
 from tests.support.ask import API, HELLO, OPENAI, check_refusal, get, post
 from tests.support.books import FixedClock
@@ -43,10 +43,10 @@ def spent(account: Account, key: str) -> int:
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """As shipped, but for the models: 1,000 requests a minute."""
-    with ServerProcess(tmp_path_factory.mktemp("shipped"), catalog=catalogs.FAKE) as server:
-        server.stop()
-        del server.env["MINITOOLAI_REQUESTS_PER_MINUTE"]
-        yield server.start()
+    server = ServerProcess(tmp_path_factory.mktemp("shipped"), catalog=catalogs.FAKE)
+    del server.env["MINITOOLAI_REQUESTS_PER_MINUTE"]
+    with server:
+        yield server
 
 
 def test_a_thousand_requests_a_minute_as_shipped_then_429_with_retry_after(shipped: ServerProcess) -> None:
@@ -57,13 +57,16 @@ def test_a_thousand_requests_a_minute_as_shipped_then_429_with_retry_after(shipp
         return session.get(shipped.url + "/api/balance", headers=account.headers, timeout=30)
 
     started_s = time.monotonic()
+    answers: list[requests.Response] = []
+    refusals: list[requests.Response] = []
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(1300)))
+        # Seventeen come back each second: on a machine that is busy, more must be asked before one is refused.
+        while not refusals:
+            answers += pool.map(ask, range(100 if answers else 1200))
+            refusals = [answer for answer in answers if answer.status_code != 200]
     took_s = time.monotonic() - started_s
-    granted = sum(answer.status_code == 200 for answer in answers)
-    assert 1000 <= granted <= 1000 + took_s * 1000 / 60 + 2
-    refusal = ask(0)
-    if took_s < 15:
+    assert 1000 <= len(answers) - len(refusals) <= 1000 + took_s * 1000 / 60 + 2
+    for refusal in refusals:
         check_refusal(refusal, 429, "rate_limit_exceeded")
         assert int(refusal.headers["retry-after"]) >= 1
         assert refusal.headers["x-ratelimit-remaining-requests"] == "0"
@@ -151,16 +154,18 @@ def test_a_key_for_other_addresses_is_a_403_whatever_a_header_says(account: Acco
 
 
 def test_a_key_ends_when_it_said_it_would(account: Account) -> None:
-    key = with_rules(account, KeyRules(expires_ms=int(time.time() * 1000) + 1500))
-    assert get(key, "/api/balance").status_code == 200
-    assert eventually(lambda: get(key, "/api/balance").status_code == 401, within_s=5)
+    ends_ms = int(time.time() * 1000) + 1500
+    key = with_rules(account, KeyRules(expires_ms=ends_ms))
+    answer = get(key, "/api/balance")
+    assert answer.status_code == 200 or time.time() * 1000 > ends_ms
+    assert eventually(lambda: get(key, "/api/balance").status_code == 401)
     check_refusal(get(key, "/api/balance"), 401, "key_expired")
 
 
 def test_a_key_has_rates_of_its_own(account: Account) -> None:
     key = with_rules(account, KeyRules(rate=Rate(requests_per_minute=3, streams=1)))
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(lambda: post(key, model="paced"))
+        first = pool.submit(lambda: post(key, model="endless", max_completion_tokens=150))
         assert eventually(lambda: account.money().held > 0)
         check_refusal(post(key, model="paced"), 429, "rate_limit_exceeded")
         assert first.result().status_code == 200
@@ -207,7 +212,7 @@ def test_a_key_is_replaced_while_both_live_and_share_a_budget(account: Account) 
     ],
 )
 def test_a_wrong_rule_is_refused_with_what_would_be_right(tmp_path: Path, option: str, value: str, words: str) -> None:
-    said = Cli(tmp_path)("key", "create", "ann@example.com", option, value)
+    said = Cli(tmp_path).within("key", "create", "ann@example.com", option, value)
     assert (said.status, said.out) == (1, "")
     assert words in said.err
 
@@ -215,6 +220,6 @@ def test_a_wrong_rule_is_refused_with_what_would_be_right(tmp_path: Path, option
 def test_wrong_settings_of_limits_are_named(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     for variable, value in (("DOLLARS_PER_MINUTE", "lots"), ("TRUSTED_PROXIES", "here")):
-        said: Any = cli("models", **{f"MINITOOLAI_{variable}": value})
+        said: Any = cli.within("models", **{f"MINITOOLAI_{variable}": value})
         assert said.status == 1
         assert f"MINITOOLAI_{variable} is wrong" in said.err

@@ -160,7 +160,7 @@ def test_a_full_queue_is_a_503_and_leaving_frees_the_slots_at_once(account: Acco
     freed_s = time.monotonic()
     eventually(lambda: post(account, model=MODEL, max_completion_tokens=2).status_code == 200)
     # The long ones would have gone on for half a minute.
-    assert time.monotonic() - freed_s < 8
+    assert time.monotonic() - freed_s < 20
     account.settled(within_s=3)
     # No place at work or in the queue was lost.
     assert [post(account, model=MODEL, max_completion_tokens=1).status_code for _ in range(5)] == [200] * 5

@@ -17,7 +17,7 @@ CREDIT = 5_000_000_000
 
 @pytest.fixture
 def on_postgres(tmp_path: Path, cluster: Cluster) -> Iterator[ServerProcess]:
-    env = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create())}
+    env = {"MINITOOLAI_DATABASE_URL": cluster.books()}
     with ServerProcess(tmp_path, catalog=catalogs.FAKE, env=env).start() as server:
         yield server
 

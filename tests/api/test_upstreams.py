@@ -36,8 +36,8 @@ class Two:
         engines = {
             "gone": 'base_url = "http://127.0.0.1:9/v1"\ncooldown_after = 0',
             "first": f'base_url = "{self.a.base_url}"\nfirst_token_timeout_s = 1.0\ncooldown_after = 0',
-            "second": f'base_url = "{self.b.base_url}"\nfirst_token_timeout_s = 1.0\ncooldown_after = 0',
-            "tired": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_after = 2\ncooldown_s = 1.5',
+            "second": f'base_url = "{self.b.base_url}"\nfirst_token_timeout_s = 3.0\ncooldown_after = 0',
+            "tired": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_after = 2\ncooldown_s = 3.0',
             "slowed": f'base_url = "{self.a.base_url}"\nretries = 0',
             "narrow": f'base_url = "{self.a.base_url}"\nconcurrency = 2\nwaiting = 3\ncooldown_after = 0\n'
             'cost_input = "0.05"\ncosts = { narrow = { input = "0.10", output = "0.40" } }',
@@ -247,8 +247,8 @@ def test_an_upstream_that_failed_repeatedly_rests_and_is_probed_by_one_request(t
     assert len(two.a.seen) == 2
     # While it rests, a model that has another upstream goes there at once.
     assert asked(record(account, post(account, model="tired-pair"))) == [("second", None)]
-    time.sleep(1.6)
-    two.a.behave = manners.answer(delay_s=0.1)
+    time.sleep(3.1)
+    two.a.behave = manners.answer(delay_s=0.4)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: post(account, model="tired-pair"), range(4)))
     engines = sorted(record(account, answer)["engine"] for answer in answers)
@@ -263,7 +263,7 @@ def test_no_more_than_the_cap_are_under_way_and_the_rest_wait_or_are_refused(two
         nonlocal at_once, most
         at_once += 1
         most = max(most, at_once)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.5)
         at_once -= 1
         await manners.answer()(exchange)
 

@@ -23,7 +23,7 @@ from tests.support.waiting import children_of, eventually
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator[ServerProcess]:
     """Three processes behind one port."""
-    env = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create())}
+    env = {"MINITOOLAI_DATABASE_URL": cluster.books()}
     with ServerProcess(tmp_path_factory.mktemp("three"), catalog=catalogs.FAKE, env=env).start(
         "--workers", "3"
     ) as server:

@@ -18,7 +18,6 @@ from minitoolai.services.ledger import decide
 from minitoolai.storage import ledger
 from minitoolai.storage.audit import broken_invariants
 from minitoolai.storage.database import ByIds, Row
-from minitoolai.storage.migrate import migrate
 from minitoolai.storage.postgres import PostgresConnection
 from tests.chaos.power import run_power
 from tests.support.books import TemporaryBooks, credit, hold, settle
@@ -87,8 +86,7 @@ class Weak(PostgresConnection):
 @pytest.fixture
 def books(cluster: Cluster) -> Iterator[TemporaryBooks]:
     """A database of its own: some tests take its indexes away."""
-    name = cluster.create()
-    migrate(cluster.url(name))
+    name = cluster.create(cluster.with_tables)
     made = TemporaryBooks(cluster.url(name))
     yield made
     made.close()

@@ -80,7 +80,7 @@ def test_pictures_of_one_size_share_calls_and_join_while_others_are_half_drawn()
         assert [colour(image) for image in images] == [(0, 0, 1), (0, 0, 2), (0, 0, 3)]
         # Side by side, not one after the other.
         assert seen != [1, 2, 3, 4, 1, 2, 3, 4]
-        assert asyncio.get_running_loop().time() - started_s < 1.6
+        assert asyncio.get_running_loop().time() - started_s < 2.1
 
     with_engine(test, delay_ms=200)
 
@@ -165,7 +165,7 @@ def test_a_frozen_child_never_delays_whoever_talks_to_it() -> None:
             before_s = loop.time()
             await asyncio.sleep(0.01)
             longest_s = max(longest_s, loop.time() - before_s)
-        assert longest_s < 0.5
+        assert longest_s < 1.0
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(end, EngineError) for end in ended)
 

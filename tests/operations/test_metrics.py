@@ -113,7 +113,7 @@ def test_each_of_several_processes_has_a_port_and_their_sum_is_what_was_asked(
         tmp_path_factory.mktemp("two"),
         catalog=catalogs.FAKE,
         env={
-            "MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()),
+            "MINITOOLAI_DATABASE_URL": cluster.books(),
             "MINITOOLAI_METRICS_LISTEN": "127.0.0.1:19464",
         },
     ).start("--workers", "2") as server:

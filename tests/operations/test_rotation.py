@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from minitoolai.core.errors import SettingsError
+from minitoolai.places import pepper
 from minitoolai.secret_files import rotate
 from minitoolai.services.accounts import make_key
 from minitoolai.services.payments import make_voucher, redeem
@@ -19,7 +20,6 @@ from minitoolai.services.signing import Signer
 from minitoolai.services.webhooks import WebhookSecrets
 from minitoolai.settings import Secret, Settings
 from minitoolai.storage import payments as payment_rows
-from minitoolai.wiring import pepper
 from tests.support import catalogs
 from tests.support.ask import post
 from tests.support.books import TemporaryBooks

@@ -12,8 +12,8 @@ import pytest
 
 from minitoolai.core.errors import SettingsError
 from minitoolai.doubts import LEAST_FREE, doubts
+from minitoolai.places import pepper
 from minitoolai.settings import Secret, Settings
-from minitoolai.wiring import pepper
 from tests.support import catalogs, manners
 from tests.support.ask import post
 from tests.support.books import emptied
@@ -27,7 +27,7 @@ RACE = """
 import os, sys
 from pathlib import Path
 from minitoolai.settings import Settings
-from minitoolai.wiring import pepper
+from minitoolai.places import pepper
 start, go = os.pipe()
 told, tell = os.pipe()
 for _ in range(12):

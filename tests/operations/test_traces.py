@@ -253,7 +253,7 @@ def test_a_queue_that_is_full_drops_the_oldest_and_holds_up_nobody() -> None:
             span = traces.request("a", {}, {"number": number})
             assert span is not None
             span.end()
-        assert time.monotonic() - began_s < 2
+        assert time.monotonic() - began_s < 8
         collector.answers.set()
         traces.close()
         told = [span.facts["number"] for span in collector.spans]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 import time
 
 import pytest
@@ -233,7 +232,8 @@ def test_a_sign_in_takes_as_long_for_an_address_that_nobody_has(
             began_s = time.monotonic()
             visitor.submit("/signin", email=address, password="a wrong password")
             taken.append(time.monotonic() - began_s)
-    known, unknown = (statistics.median(taken) for taken in times.values())
+    # The quickest of nine: what else the machine does only ever adds to one.
+    known, unknown = (min(taken) for taken in times.values())
     # Without the hash, an unknown address would be answered ten times as fast.
     assert 0.5 < known / unknown < 2.0
 

@@ -139,7 +139,7 @@ def test_every_invariant_is_broken_by_some_deed() -> None:
 
 @pytest.mark.parametrize(("damaged", "named"), DEEDS.values(), ids=DEEDS, indirect=["damaged"])
 def test_a_broken_invariant_makes_the_audit_exit_1_and_name_it(damaged: Path, named: set[str]) -> None:
-    said = Cli(damaged)("audit")
+    said = Cli(damaged).within("audit")
     assert said.status == 1
     lines = said.out.splitlines()
     assert {line.removeprefix("BROKEN: ") for line in lines if line.startswith("BROKEN: ")} == named

@@ -423,7 +423,7 @@ def test_another_model_waits_a_little_and_not_for_ever(books: TemporaryBooks, tm
             await studio.end(crowd[0])
             started_s = asyncio.get_running_loop().time()
             await studio.end(await studio.submit(other, model="second"))
-            assert asyncio.get_running_loop().time() - started_s < 3.5
+            assert asyncio.get_running_loop().time() - started_s < 7
             assert studio.row(crowd[-1])[0] == "queued"
 
     Studio(books, tmp_path, Painter(rows=2), queue_limit=1000).run(test, draws=False)

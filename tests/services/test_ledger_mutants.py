@@ -39,14 +39,20 @@ def test_the_right_ledger_survives_what_its_mutants_must_not() -> None:
         random_walk(ledger.decide, seed=seed, batches=40)
 
 
-def test_at_least_95_percent_of_the_mutants_of_the_ledger_are_killed(capsys: pytest.CaptureFixture[str]) -> None:
+#: All of them take twenty seconds; here, every fifth.
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.acceptance)])
+def test_at_least_95_percent_of_the_mutants_of_the_ledger_are_killed(
+    every: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     numbers = itertools.count(1)
-    fates = {f"{next(numbers)}. {what}": _survives(tree, "wrong_ledger") for what, tree in mutants(SOURCE)}
+    tried = itertools.islice(mutants(SOURCE), 0, None, every)
+    fates = {f"{next(numbers)}. {what}": _survives(tree, "wrong_ledger") for what, tree in tried}
     survivors = [what for what, survived in fates.items() if survived]
     killed = len(fates) - len(survivors)
     unexplained = [what for what in survivors if what.split(": ", 1)[1] not in EQUIVALENT]
     with capsys.disabled():
         print(f"\nledger: {killed} of {len(fates)} mutants killed; survivors: {survivors or 'none'}")
-    assert len(fates) > 80
-    assert killed >= 0.95 * len(fates)
+    assert len(fates) > 80 / every
+    # Chance may put all that change nothing into one sample; of the others none lives in any.
+    assert killed >= 0.95 * len(fates) or every > 1
     assert len(unexplained) <= 0.01 * len(fates), unexplained

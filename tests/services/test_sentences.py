@@ -86,7 +86,8 @@ def test_nothing_is_lost_nothing_is_said_twice_and_every_end_is_further_on(text:
 
 def test_the_first_sentence_does_not_wait_for_the_end_of_a_long_text() -> None:
     text = "A sentence of some length, which is one of many. " * 20_000
-    started_s = time.perf_counter()
+    started_s = time.process_time()
     head = list(itertools.islice(sentences(text), 3))
-    assert time.perf_counter() - started_s < 0.01
+    # All of them take two tenths of a second.
+    assert time.process_time() - started_s < 0.02
     assert len(head) == 3

@@ -28,7 +28,7 @@ def test_readers_do_not_wait_for_a_writer_and_see_what_was_committed(books: Temp
         books.connection.execute("UPDATE accounts SET posted = 500 WHERE id = ?", (account,))
         began_s = time.monotonic()
         assert books.money(account).posted == 1000
-        assert time.monotonic() - began_s < 1
+        assert time.monotonic() - began_s < 5
         books.connection.execute("UPDATE accounts SET posted = 1000 WHERE id = ?", (account,))
 
 

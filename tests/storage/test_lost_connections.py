@@ -165,10 +165,7 @@ def own_cluster() -> Iterator[Cluster]:
 
 
 def test_while_the_server_is_away_holds_are_refused_and_charges_are_kept(own_cluster: Cluster) -> None:
-    from minitoolai.storage.migrate import migrate
-
-    url = own_cluster.url(own_cluster.create())
-    migrate(url)
+    url = own_cluster.books()
     books = TemporaryBooks(url)
     account = books.account(10_000)
     books.apply(*(hold(n, account, 100) for n in range(1, 21)))
@@ -204,10 +201,7 @@ def test_while_the_server_is_away_holds_are_refused_and_charges_are_kept(own_clu
 
 
 def test_a_restart_of_the_server_is_waited_for(own_cluster: Cluster) -> None:
-    from minitoolai.storage.migrate import migrate
-
-    url = own_cluster.url(own_cluster.create())
-    migrate(url)
+    url = own_cluster.books()
     books = TemporaryBooks(url)
     account = books.account(10_000)
 
@@ -225,10 +219,7 @@ def test_a_restart_of_the_server_is_waited_for(own_cluster: Cluster) -> None:
 
 
 def test_a_stop_while_the_server_is_away_tells_whoever_waits(own_cluster: Cluster) -> None:
-    from minitoolai.storage.migrate import migrate
-
-    url = own_cluster.url(own_cluster.create())
-    migrate(url)
+    url = own_cluster.books()
     books = TemporaryBooks(url)
     account = books.account(10_000)
     books.apply(hold(1, account, 100))

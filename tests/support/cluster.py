@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,19 @@ class Cluster:
         name = f"books{next(_numbers)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return name
+
+    @cached_property
+    def with_tables(self) -> str:
+        """The name of a database with every table and no row: to be copied, never opened."""
+        from minitoolai.storage.migrate import migrate
+
+        name = self.create()
+        migrate(self.url(name))
+        return name
+
+    def books(self) -> str:
+        """The address of a new database with every table: a copy, in a tenth of what migrating takes."""
+        return self.url(self.create(self.with_tables))
 
     def drop(self, name: str) -> None:
         """Remove it, whoever is still connected."""

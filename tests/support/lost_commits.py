@@ -14,7 +14,6 @@ import psycopg
 from minitoolai.core.books import Credited, Held, Refused, Settled
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost
 from minitoolai.services.ledger import decide
-from minitoolai.storage.migrate import migrate
 from minitoolai.storage.opening import open_database
 from minitoolai.storage.writer import Writer
 from tests.support.books import TemporaryBooks, credit, emptied, hold, settle
@@ -43,8 +42,7 @@ class LostCommits:
 def run_lost_commits(cluster: Cluster, seeds: Iterable[int]) -> LostCommits:
     """One set of books and one writer for each seed."""
     tally = LostCommits()
-    url = cluster.url(cluster.create())
-    migrate(url)
+    url = cluster.books()
     for seed in seeds:
         books = TemporaryBooks(emptied(url))
         try:

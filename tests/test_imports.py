@@ -1,0 +1,72 @@
+"""What a command does not need it does not import: most commands are over in a third of a second, and stay so."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.cli import Cli
+
+ANN = "ann@example.com"
+#: What a command about accounts, keys and money has no use for.
+HEAVY = {
+    "alembic", "argon2", "babel", "httptools", "jinja2", "litestar", "numpy", "obstore", "onnxruntime", "PIL",
+    "prometheus_client", "psycopg", "soundfile", "sqlalchemy", "stripe", "tokenizers", "uvicorn", "uvloop", "xllamacpp",
+    "minitoolai.api", "minitoolai.app", "minitoolai.portal", "minitoolai.wiring",
+}  # fmt: skip
+#: What the server imports only where a migration is due, or in its engines' own processes.
+NOT_SERVED = {"alembic", "numpy", "onnxruntime", "PIL", "psycopg", "soundfile", "sqlalchemy", "torch", "xllamacpp"}
+
+COMMANDS = [
+    ["account", "create", ANN, "--credit", "5.00"],
+    ["key", "create", ANN],
+    ["key", "list", ANN],
+    ["credit", "grant", ANN, "1.00"],
+    ["voucher", "create", "5.00"],
+    ["voucher", "list"],
+    ["balance", ANN],
+    ["audit"],
+    ["margin"],
+    ["secret", "list"],
+    ["migrate"],
+]
+
+RUN = """
+import json, sys
+from minitoolai.cli import main
+for command in json.loads(sys.argv[1]):
+    try:
+        main(command)
+    except SystemExit as end:
+        assert not end.code, command
+print(json.dumps(sorted(sys.modules)))
+"""
+IMPORT = """
+import json, sys
+import minitoolai.serving, minitoolai.app, minitoolai.worker, minitoolai.supervisor
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def imported(cli: Cli, program: str, *arguments: str) -> set[str]:
+    """The modules that a process has in the end."""
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, env=cli.env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_short_commands_import_nothing_heavy_where_no_migration_is_due(empty_books: Cli) -> None:
+    assert imported(empty_books, RUN, json.dumps(COMMANDS)) & HEAVY == set()
+
+
+def test_a_server_does_without_sqlalchemy_and_without_its_engines_libraries(empty_books: Cli) -> None:
+    assert imported(empty_books, IMPORT) & NOT_SERVED == set()
+
+
+@pytest.fixture
+def empty_books(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    return Cli(tmp_path_factory.mktemp("imports")).with_books()
