@@ -19,7 +19,7 @@ from minitoolai.services.charging import LEASE_MS, Charging
 from minitoolai.services.chat_run import ChatRun
 from minitoolai.services.pricing import Bound
 from minitoolai.services.routes import Route
-from minitoolai.services.underway import TICK_S, Underway
+from minitoolai.services.underway import CHECKPOINT_EVERY_S, TICK_S, Checkpoints, Underway
 from tests.support.books import CHAT, TemporaryBooks
 from tests.support.virtual import VirtualClock, VirtualLoop
 
@@ -100,6 +100,16 @@ def test_after_a_pause_the_ticker_goes_on_from_there_and_does_not_catch_up() -> 
     assert len(before) in (2, 3)
     assert len(after) in (4, 5)
     assert all(later - earlier == pytest.approx(TICK_S) for earlier, later in pairwise(after))
+
+
+@pytest.mark.parametrize("first_tick_s", [0.001, 0.1, 0.25, 0.251, 0.3, 0.499, TICK_S])
+def test_no_checkpoint_comes_later_than_a_second_after_the_last_or_the_start(first_tick_s: float) -> None:
+    started_s = 4096.0
+    checkpoints = Checkpoints(started_s)
+    ticks = [started_s + first_tick_s + number * TICK_S for number in range(20)]
+    at_s = [started_s, *(tick for tick in ticks if checkpoints.is_due(tick))]
+    assert len(at_s) >= 10
+    assert all(later - earlier <= CHECKPOINT_EVERY_S for earlier, later in pairwise(at_s))
 
 
 def test_a_lease_is_renewed_at_every_second_tick_even_where_that_comes_a_moment_early(

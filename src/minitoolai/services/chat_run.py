@@ -22,11 +22,10 @@ from minitoolai.services.charging import Charging, Reservation, durable, state_a
 from minitoolai.services.completions import whole_answer
 from minitoolai.services.events import BYTES_PER_TOKEN, EventStream
 from minitoolai.services.routes import Route, written
-from minitoolai.services.underway import TICK_S
+from minitoolai.services.underway import Checkpoints
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_EVERY_S = 1.0
 HEARTBEAT_AFTER_S = 15.0
 
 
@@ -67,7 +66,8 @@ class ChatRun:
         self.reservation = reservation
         self.name = generation_name(reservation.hold_id)
         self.events = self._new_events()
-        self.started_s = self._asked_s = self._checkpoint_s = self._silent_since_s = service.clock.steady_s()
+        self.started_s = self._asked_s = self._silent_since_s = service.clock.steady_s()
+        self._checkpoints = Checkpoints(self.started_s)
         self._first_token_s: float | None = None
         self._spoke = False
         self._prompt_tokens = request.text_bytes // BYTES_PER_TOKEN if prompt_tokens is None else prompt_tokens
@@ -354,9 +354,7 @@ class ChatRun:
         elif now_s - self._silent_since_s >= HEARTBEAT_AFTER_S and self.on_silence is not None:
             self._silent_since_s = now_s
             self.on_silence()
-        # At the tick that is nearest: one that comes a millisecond early must not leave it to the next.
-        if now_s - self._checkpoint_s > CHECKPOINT_EVERY_S - TICK_S / 2:
-            self._checkpoint_s = now_s
+        if self._checkpoints.is_due(now_s):
             self._service.charging.keep_alive(self.reservation, self.cost_so_far())
         first_s, total_s = self._service.timeouts(self.engine)
         if now_s - self.started_s > total_s:

@@ -22,11 +22,10 @@ from minitoolai.core.voices import VoiceEntry
 from minitoolai.engines.base_speech import SpeechEngine, SpokenAnswer
 from minitoolai.services.charging import Charging, Reservation, durable, state_after
 from minitoolai.services.speech_text import SpeechText
-from minitoolai.services.underway import TICK_S
+from minitoolai.services.underway import Checkpoints
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_EVERY_S = 1.0
 _encode = msgspec.json.Encoder().encode
 
 
@@ -72,7 +71,8 @@ class SpeechRun:
         self.characters = 0
         self._answer: SpokenAnswer | None = None
         self._charge: asyncio.Future[Verdict] | None = None
-        self._started_s = self._checkpoint_s = self._moved_s = service.clock.steady_s()
+        self._started_s = self._moved_s = service.clock.steady_s()
+        self._checkpoints = Checkpoints(self._started_s)
         self._first_sound_s: float | None = None
 
     async def open(self) -> None:
@@ -172,9 +172,7 @@ class SpeechRun:
 
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease; give up on an engine without a sound, a caller who reads nothing."""
-        # At the tick that is nearest: one that comes a millisecond early must not leave it to the next.
-        if now_s - self._checkpoint_s > CHECKPOINT_EVERY_S - TICK_S / 2:
-            self._checkpoint_s = now_s
+        if self._checkpoints.is_due(now_s):
             self._service.charging.keep_alive(self.reservation, self.cost_so_far())
         silent_s = now_s - self._moved_s
         if self._first_sound_s is None and silent_s > self._service.first_sound_timeout_s:

@@ -13,6 +13,8 @@ from minitoolai.core.errors import EngineError, Overloaded, ServiceError
 TICK_S = 0.5
 #: Not all in one go, or a new request would wait for two thousand: in so many turns, evenly over TICK_S.
 TURNS = 10
+#: How long an answer's last checkpoint may be ago: what came since is the house's loss should the process die.
+CHECKPOINT_EVERY_S = 1.0
 #: A few answers share a turn all the same, so that their checkpoints share a commit.
 FEW = 32
 
@@ -25,6 +27,22 @@ class Run(Protocol):
 
     def stop(self, reason: ServiceError) -> None:
         """Break off from outside."""
+
+
+class Checkpoints:
+    """When an answer's next one is due: at a tick, at most CHECKPOINT_EVERY_S after the last or the start."""
+
+    __slots__ = ("_last_s",)
+
+    def __init__(self, started_s: float) -> None:
+        self._last_s = started_s - TICK_S / 2
+
+    def is_due(self, now_s: float) -> bool:
+        """Asked at each tick; True for the one that is nearest: a tick that is early by a moment leaves none out."""
+        if now_s - self._last_s <= CHECKPOINT_EVERY_S - TICK_S / 2:
+            return False
+        self._last_s = now_s
+        return True
 
 
 class Underway:
