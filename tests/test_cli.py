@@ -9,6 +9,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,9 @@ def test_migrate_says_from_where_to_where_and_is_harmless_again(cli: Cli) -> Non
 
 
 def test_models_says_what_is_offered_by_whom_and_why_not(cli: Cli) -> None:
-    assert re.fullmatch(r"fake-chat +chat  \$/1M in, out: +1\.000 +2\.500 +ready +fake\n", cli.ok("models"))
+    assert re.fullmatch(
+        r"fake-chat +chat  \$/1M in, out: +1\.000 +2\.500 +ready +fake  \(up: no key: .*\)\n", cli.ok("models")
+    )
     cli.catalog.write_text(CATALOG.replace('["up", "fake"]', '["up"]'))
     out = cli.within("models").out
     assert "MISSING  up: " in out
@@ -197,6 +200,15 @@ price = "0.0015"
 weights = "dream-7"
 engines = ["web", "gpu"]
 """
+
+
+def test_models_says_that_a_small_model_of_ours_stands_in_for_a_large_one_and_what_to_do_about_it(cli: Cli) -> None:
+    cli.catalog.write_text(files("minitoolai").joinpath("catalog.toml").read_text("utf-8"))
+    small = next(line for line in cli.with_books().within("models").out.splitlines() if line.startswith("gpt-4o "))
+    assert small.endswith("STAND-IN smollm2  (openai: no key: set MINITOOLAI_OPENAI_API_KEY)")
+    assert "WARN   small models of ours stand in for 20 at full price" in cli.within("doctor", "--offline").out
+    out = cli.within("models", MINITOOLAI_OPENAI_API_KEY="sk-upstream").out
+    assert next(line for line in out.splitlines() if line.startswith("gpt-4o ")).endswith("ready    openai")
 
 
 def test_models_says_which_weights_are_missing_and_where_to_put_them_and_who_stands_in(cli: Cli) -> None:

@@ -17,6 +17,7 @@ from minitoolai.core.inference import ChatRequest
 from minitoolai.doubts import doubts
 from minitoolai.engines.base import ChatEngine
 from minitoolai.image_wiring import make_objects
+from minitoolai.listing import stands_in
 from minitoolai.offers import built
 from minitoolai.places import catalog_path, database_url
 from minitoolai.services.completions import whole_answer
@@ -48,9 +49,13 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
             say(f"FAULT  {name}: {error}")
     if faults:
         return 1
-    for offer in built(settings).reports.offers():
+    reports = built(settings).reports
+    offers = reports.offers()
+    for offer in offers:
         faults += offer.engine is None
         say(f"{'ok    ' if offer.engine else 'FAULT '} model {offer.model.name}: {offer.engine or offer.why_not}")
+    if count := sum(stands_in(reports.catalog, offer) for offer in offers):
+        say(f"WARN   small models of ours stand in for {count} at full price; minitoolai models says what is missing")
     for doubt in doubts(settings):
         say(f"WARN   {doubt}")
     faults += asyncio.run(_try_files(settings))

@@ -1,16 +1,19 @@
-"""Lines of `minitoolai models`: who draws each picture now, what is missing for whom, what upstreams charge us."""
+"""Lines of `minitoolai models`: who answers and draws now, what is missing for whom, what upstreams charge us."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from minitoolai.core.catalog import Catalog, ChatModel, ImageModel
 from minitoolai.core.money import format_dollars
 from minitoolai.core.voices import SpeechModel
+from minitoolai.services.reports import Offer
 
 #: (engine, model) → None where it can draw this model, else a sentence with the remedy.
 WhyNot = Callable[[str, ImageModel], str | None]
+#: Embedded: under a listed name they answer until there is something better, and their answers say so.
+STAND_INS = ("sketch", "llama")
 
 
 def image_lines(catalog: Catalog, why_not: WhyNot) -> Iterator[str]:
@@ -20,7 +23,7 @@ def image_lines(catalog: Catalog, why_not: WhyNot) -> Iterator[str]:
     for name, model in catalog.images.items():
         own = "; ".join(reason for reason in reasons[name].values() if shared[reason] == 1)
         price = format_dollars(model.price).rstrip("0").rjust(9)
-        yield f"{name:<19} image  $ each: {price}   {_state(catalog, model, reasons[name])}{own and f'  ({own})'}"
+        yield f"{name:<19} image  $ each: {price}   {_drawn_by(catalog, model, reasons[name])}{own and f'  ({own})'}"
     for reason, models in shared.items():
         if models > 1:
             yield f"  of {models} image models: {reason}"
@@ -37,12 +40,30 @@ def _reasons(model: ImageModel, why_not: WhyNot) -> dict[str, str]:
     return reasons
 
 
-def _state(catalog: Catalog, model: ImageModel, reasons: dict[str, str]) -> str:
-    engine = next((name for name in model.engines if name not in reasons), None)
+def _drawn_by(catalog: Catalog, model: ImageModel, reasons: dict[str, str]) -> str:
+    return state(catalog, next((name for name in model.engines if name not in reasons), None), reasons)
+
+
+def chat_state(catalog: Catalog, offer: Offer, why_not: Callable[[str], str | None]) -> str:
+    """By whom a model is answered now, and why by nobody better; `why_not` of an engine, None where it is ready."""
+    if offer.engine is None:
+        return f"MISSING  {offer.why_not}"
+    better = offer.model.engines[: offer.model.engines.index(offer.engine)]
+    reasons = {name: f"{name}: {why_not(name)}" for name in better}
+    return state(catalog, offer.engine, reasons) + (f"  ({'; '.join(reasons.values())})" if reasons else "")
+
+
+def state(catalog: Catalog, engine: str | None, reasons: Collection[str]) -> str:
+    """In a word and a name; `reasons` why those before it are passed over."""
     if engine is None:
         return "MISSING"
-    # The embedded model draws under a listed name until there is something better, and says so in every picture.
-    return f"STAND-IN {engine}" if catalog.engines[engine].kind == "sketch" and reasons else f"ready    {engine}"
+    return f"{'STAND-IN' if reasons and catalog.engines[engine].kind in STAND_INS else 'ready   '} {engine}"
+
+
+def stands_in(catalog: Catalog, offer: Offer) -> bool:
+    """Whether a small model of ours answers for something better, which is missing."""
+    engine = offer.engine
+    return engine is not None and catalog.engines[engine].kind in STAND_INS and engine != offer.model.engines[0]
 
 
 def purchase_lines(catalog: Catalog, model: ChatModel | SpeechModel) -> Iterator[str]:

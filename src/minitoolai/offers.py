@@ -9,7 +9,7 @@ from minitoolai.commands import prepare, say
 from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel
 from minitoolai.core.money import format_dollars
 from minitoolai.core.voices import SpeechModel
-from minitoolai.listing import image_lines, purchase_lines
+from minitoolai.listing import chat_state, image_lines, purchase_lines
 from minitoolai.painter_wiring import make_image_engines
 from minitoolai.settings import Settings
 from minitoolai.wiring import Services, build
@@ -19,13 +19,18 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
     """models: what is offered, by which engine, ready or why not."""
     prepare(settings)
     services = built(settings)
+    catalog = services.reports.catalog
     for offer in services.reports.offers():
         if isinstance(offer.model, ImageModel):
             # Below: each of them needs a file of its own.
             continue
-        state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
+        if isinstance(offer.model, SpeechModel):
+            # Below: each of them has voices of its own.
+            state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
+        else:
+            state = chat_state(catalog, offer, lambda name: services.engines[name].why_not_ready())
         say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
-        for line in purchase_lines(services.reports.catalog, offer.model):
+        for line in purchase_lines(catalog, offer.model):
             say(line)
     for engine in services.engines.values():
         if why := engine.why_blind():
@@ -38,7 +43,6 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
             voices.setdefault(state, []).append(voice.id)
         for state, names in voices.items():
             say(f"  voice {', '.join(names)}: {state}")
-    catalog = services.reports.catalog
     engines = make_image_engines(catalog, settings, services.http)
     for line in image_lines(catalog, lambda name, model: engines[name].why_not_ready(model.name)):
         say(line)
