@@ -38,7 +38,7 @@ serve: install  ## the server on PORT (8000), with a demo account; DATA_DIR (dat
 	@exec $(BIN)/minitoolai serve --demo --port $(PORT) --data-dir $(DATA_DIR)
 
 test: dev       ## every quick test
-	$(BIN)/pytest -n 2 --dist worksteal -m "not acceptance and not chaos"
+	$(BIN)/pytest -n 3 --dist worksteal -m "not acceptance and not chaos"
 
 acceptance: dev ## the long tests, against real servers
 	$(BIN)/pytest -m acceptance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import shutil
 import tempfile
@@ -59,6 +60,7 @@ class FixedClock:
 def _template() -> Path:
     """Migrating takes a third of a second; copying the result takes a millisecond."""
     folder = Path(tempfile.mkdtemp(prefix="minitoolai-template-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     migrate(f"sqlite:///{folder / 'new.db'}")
     return folder / "new.db"
 
