@@ -155,7 +155,9 @@ class Writer:
     def _turn_is_over(self) -> None:
         with self._lock:
             self._rings_in = None
-            self._ring()
+            # Where the thread was awake anyhow, it has taken them already.
+            if self._urgent:
+                self._ring()
 
     def _ring(self) -> None:
         """Wake the thread; under the lock."""
