@@ -70,6 +70,9 @@ class Exchange:
     def reset(self) -> None:
         """RST, once what was written has left."""
         transport = self._connection.transport
+        if transport.is_closing():
+            # The other side was first.
+            return
         sock: socket.socket = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
@@ -167,7 +170,7 @@ class Upstream:
     def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
         self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(10)
-        assert self.faults == []
+        assert not self.faults, self.faults
 
     def _stop(self) -> None:
         self._server.close()
