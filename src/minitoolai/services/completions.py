@@ -33,21 +33,22 @@ _decode_spoken = msgspec.json.Decoder(list[_Spoken]).decode
 def whole_answer(
     body: bytes, *, forwards: bool, name: str, prompt: int, created_s: int
 ) -> tuple[bytes, Usage | None, str, int]:
-    """(body for the caller, the engine's usage, model that answered, our own count of tokens).
+    """(body for the caller, the engine's usage, model that answered, our own count of tokens where it said none).
 
     EngineError where it is no completion.
     """
     try:
         completion = _decode_completion(body)
         spoken = _decode_spoken(completion.choices)
-        tokens = sum(_tokens_of(choice.message) for choice in spoken)
+        said = [decode_delta(choice.message) for choice in spoken]
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EngineError(f"the engine sent something that is no completion: {error}") from error
     if not spoken:
         raise EngineError("the engine sent a completion without choices")
     usage = completion.usage if completion.usage is not None and is_sane(completion.usage) else None
     if forwards and usage is not None:
-        return body, usage, completion.model, tokens
+        return body, usage, completion.model, 0
+    tokens = sum(map(_tokens_of, said))
     completion.id = completion.id or f"chatcmpl-{name[4:]}"
     completion.created = completion.created or created_s
     completion.service_tier = completion.service_tier or "default"
@@ -56,9 +57,10 @@ def whole_answer(
     return _encode(completion), usage, completion.model, tokens
 
 
-def _tokens_of(message: msgspec.Raw) -> int:
+def _tokens_of(said: Delta | None) -> int:
     """Our own count of a whole message, by its bytes: at least one for whatever was said."""
-    said = decode_delta(message) or Delta()
+    if said is None:
+        return 0
     parts = (said.content, said.refusal, said.reasoning_content, said.tool_calls, said.function_call)
     size = sum(len(part.encode() if isinstance(part, str) else _encode(part)) for part in parts if part)
     return -(-size // BYTES_PER_TOKEN)

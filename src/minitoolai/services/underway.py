@@ -66,7 +66,12 @@ class Underway:
 
     def add(self, run: Run) -> None:
         """From now on the run is ticked."""
-        turn = min(self._turns, key=lambda others: max(len(others), FEW))
+        # Mostly it is the first.
+        for turn in self._turns:
+            if len(turn) <= FEW:
+                break
+        else:
+            turn = min(self._turns, key=len)
         turn.add(run)
         self._runs[run] = turn
 
