@@ -33,14 +33,14 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
         app.serve(build(settings), ready=lambda _: say("ready"), listening=listening.inherited(options.listening))
         return 0
     prepare(settings)
-    key = _demo_key(settings) if options.demo else None
 
     def ready(port: int) -> None:
         host = "127.0.0.1" if settings.host in EVERY_ADDRESS else settings.host
         url = settings.public_url or f"http://{host}:{port}"
         say(f"MiniToolAI answers at {url}")
-        if key:
-            _print_demo(url, key)
+        if options.demo:
+            # Made only now: a server that could not start leaves none behind.
+            _print_demo(url, _demo_key(settings))
 
     if settings.workers > 1:
         bound = listening.bind(settings)

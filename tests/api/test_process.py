@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sqlite3
 import subprocess
 import threading
 import time
@@ -37,9 +38,12 @@ def test_a_second_server_on_one_data_folder_refuses_with_the_reason(own_server: 
 
 
 def test_a_port_that_is_taken_is_a_clear_refusal(own_server: ServerProcess, tmp_path: Path) -> None:
-    command = [*PROGRAM, "serve", "--port", str(own_server.port), "--data-dir", str(tmp_path / "other")]
+    command = [*PROGRAM, "serve", "--demo", "--port", str(own_server.port), "--data-dir", str(tmp_path / "other")]
     second = subprocess.run(command, env=own_server.env, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 1
+    assert "sk-mt-" not in second.stdout
+    with sqlite3.connect(tmp_path / "other" / "minitoolai.db") as books:
+        assert books.execute("SELECT count(*) FROM api_keys").fetchall() == [(0,)]
     assert str(own_server.port) in second.stderr
     assert "Traceback" not in second.stderr
 
