@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING
 
 from minitoolai.core.catalog import Catalog, ChatModel, ImageModel
 from minitoolai.core.money import format_dollars
 from minitoolai.core.voices import SpeechModel
-from minitoolai.services.reports import Offer
+
+if TYPE_CHECKING:
+    # `margin` prints some of these lines, and has no use for what else a report needs.
+    from minitoolai.services.reports import Offer
 
 #: (engine, model) → None where it can draw this model, else a sentence with the remedy.
 WhyNot = Callable[[str, ImageModel], str | None]
