@@ -54,7 +54,7 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
     for offer in offers:
         faults += offer.engine is None
         say(f"{'ok    ' if offer.engine else 'FAULT '} model {offer.model.name}: {offer.engine or offer.why_not}")
-    if count := sum(stands_in(reports.catalog, offer) for offer in offers):
+    if count := sum(stands_in(reports.catalog, offer.model, offer.engine) for offer in offers):
         say(f"WARN   small models of ours stand in for {count} at full price; minitoolai models says what is missing")
     for doubt in doubts(settings):
         say(f"WARN   {doubt}")

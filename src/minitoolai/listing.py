@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
-from minitoolai.core.catalog import Catalog, ChatModel, ImageModel
+from minitoolai.core.catalog import Catalog, ChatModel, EmbeddingModel, ImageModel, Model
 from minitoolai.core.money import format_dollars
 from minitoolai.core.voices import SpeechModel
 
-if TYPE_CHECKING:
-    # `margin` prints some of these lines, and has no use for what else a report needs.
-    from minitoolai.services.reports import Offer
-
-#: (engine, model) → None where it can draw this model, else a sentence with the remedy.
-WhyNot = Callable[[str, ImageModel], str | None]
+Answered = ChatModel | EmbeddingModel | ImageModel
+#: (engine, model) → None where it can answer for this model, else a sentence with the remedy.
+WhyNot = Callable[[str, Answered], str | None]
 #: Embedded: under a listed name they answer until there is something better, and their answers say so.
 STAND_INS = ("sketch", "llama")
 
@@ -27,13 +23,13 @@ def image_lines(catalog: Catalog, why_not: WhyNot) -> Iterator[str]:
     for name, model in catalog.images.items():
         own = "; ".join(reason for reason in reasons[name].values() if shared[reason] == 1)
         price = format_dollars(model.price).rstrip("0").rjust(9)
-        yield f"{name:<19} image  $ each: {price}   {_drawn_by(catalog, model, reasons[name])}{own and f'  ({own})'}"
+        yield f"{name:<19} image  $ each: {price}   {_state(catalog, model, reasons[name])}{own and f'  ({own})'}"
     for reason, models in shared.items():
         if models > 1:
             yield f"  of {models} image models: {reason}"
 
 
-def _reasons(model: ImageModel, why_not: WhyNot) -> dict[str, str]:
+def _reasons(model: Answered, why_not: WhyNot) -> dict[str, str]:
     """Why those before the first that is ready are passed over, by engine; of all where none is ready."""
     reasons: dict[str, str] = {}
     for engine in model.engines:
@@ -44,30 +40,25 @@ def _reasons(model: ImageModel, why_not: WhyNot) -> dict[str, str]:
     return reasons
 
 
-def _drawn_by(catalog: Catalog, model: ImageModel, reasons: dict[str, str]) -> str:
-    return state(catalog, next((name for name in model.engines if name not in reasons), None), reasons)
+def chat_state(catalog: Catalog, model: Answered, why_not: WhyNot) -> str:
+    """By whom a model is answered now, and why by nobody better."""
+    reasons = _reasons(model, why_not)
+    why = "; ".join(reasons.values())
+    if len(reasons) == len(model.engines):
+        return f"MISSING  {why}"
+    return f"{_state(catalog, model, reasons)}{why and f'  ({why})'}"
 
 
-def chat_state(catalog: Catalog, offer: Offer, why_not: Callable[[str], str | None]) -> str:
-    """By whom a model is answered now, and why by nobody better; `why_not` of an engine, None where it is ready."""
-    if offer.engine is None:
-        return f"MISSING  {offer.why_not}"
-    better = offer.model.engines[: offer.model.engines.index(offer.engine)]
-    reasons = {name: f"{name}: {why_not(name)}" for name in better}
-    return state(catalog, offer.engine, reasons) + (f"  ({'; '.join(reasons.values())})" if reasons else "")
-
-
-def state(catalog: Catalog, engine: str | None, reasons: Collection[str]) -> str:
-    """In a word and a name; `reasons` why those before it are passed over."""
+def _state(catalog: Catalog, model: Answered, reasons: dict[str, str]) -> str:
+    engine = next((name for name in model.engines if name not in reasons), None)
     if engine is None:
         return "MISSING"
-    return f"{'STAND-IN' if reasons and catalog.engines[engine].kind in STAND_INS else 'ready   '} {engine}"
+    return f"{'STAND-IN' if stands_in(catalog, model, engine) else 'ready   '} {engine}"
 
 
-def stands_in(catalog: Catalog, offer: Offer) -> bool:
-    """Whether a small model of ours answers for something better, which is missing."""
-    engine = offer.engine
-    return engine is not None and catalog.engines[engine].kind in STAND_INS and engine != offer.model.engines[0]
+def stands_in(catalog: Catalog, model: Model, engine: str | None) -> bool:
+    """Whether a small model of ours, by whom this one is answered now, takes the place of something better."""
+    return engine is not None and catalog.engines[engine].kind in STAND_INS and engine != model.engines[0]
 
 
 def purchase_lines(catalog: Catalog, model: ChatModel | SpeechModel) -> Iterator[str]:

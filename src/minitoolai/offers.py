@@ -28,7 +28,7 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
             # Below: each of them has voices of its own.
             state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
         else:
-            state = chat_state(catalog, offer, lambda name: services.engines[name].why_not_ready())
+            state = chat_state(catalog, offer.model, lambda name, _: services.engines[name].why_not_ready())
         say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
         for line in purchase_lines(catalog, offer.model):
             say(line)

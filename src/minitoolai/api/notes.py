@@ -36,12 +36,8 @@ class Notes:
     def request_id(self) -> str:
         """For the log and the answer: `X-Request-Id` where the caller sent a sensible one, else a name of ours."""
         if self._request_id is None:
-            for name, value in self._headers:
-                if name == b"x-request-id" and _SENSIBLE.fullmatch(value):
-                    self._request_id = value.decode()
-                    break
-            else:
-                self._request_id = f"{_WORD}-{next(_numbers)}"
+            sent = next((value for name, value in self._headers if name == b"x-request-id"), b"")
+            self._request_id = sent.decode() if _SENSIBLE.fullmatch(sent) else f"{_WORD}-{next(_numbers)}"
         return self._request_id
 
     def sign(self) -> None:
