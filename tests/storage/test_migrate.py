@@ -17,9 +17,11 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, create_engine
+from sqlalchemy.event import listen, remove
+from sqlalchemy.pool import Pool
 
 from minitoolai.core.errors import StoreError
-from minitoolai.storage.migrate import MIGRATIONS, migrate
+from minitoolai.storage.migrate import MIGRATIONS, migrate, newest
 from minitoolai.storage.schema import metadata
 from tests.support.cluster import Cluster
 
@@ -147,6 +149,52 @@ def test_a_database_that_is_up_to_date_costs_no_import_of_alembic(tmp_path: Path
         " sys.exit(any(name in sys.modules for name in ('alembic', 'sqlalchemy')))"
     )
     assert subprocess.run([sys.executable, "-c", program, url], check=False).returncode == 0
+
+
+def _of_before_cheaper_checks(path: Path) -> str:
+    """A database of revision 0010 with a hold in it; its address."""
+    migrate(f"sqlite:///{path}", to="0010")
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("INSERT INTO accounts (id, created_ms) VALUES (7, 1)")
+        db.execute("INSERT INTO holds (id, account_id, key_id, kind, amount) VALUES (1, 7, 'k', 'chat', 5)")
+        db.commit()
+    return f"sqlite:///{path}"
+
+
+def _refuses_a_state_nobody_knows(path: Path) -> bool:
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("SELECT state FROM holds").fetchall() == [("pending",)]
+        with pytest.raises(sqlite3.IntegrityError, match="ck_holds_state_known"):
+            db.execute("UPDATE holds SET state = 'lost'")
+    return True
+
+
+def test_checks_are_written_anew_around_the_rows_that_are_there(tmp_path: Path) -> None:
+    url = _of_before_cheaper_checks(tmp_path / "old.db")
+    assert " IN (" in str(_shape(tmp_path / "old.db")["holds"])
+    migrate(url)
+    assert " IN (" not in str(_shape(tmp_path / "old.db")["holds"])
+    assert _refuses_a_state_nobody_knows(tmp_path / "old.db")
+
+
+def test_a_sqlite_that_protects_its_schema_keeps_the_old_words(tmp_path: Path) -> None:
+    url = _of_before_cheaper_checks(tmp_path / "old.db")
+
+    def protect(connection: sqlite3.Connection, _: object) -> None:
+        def judge(action: int, table: str | None, *_: object) -> int:
+            is_edit = action == sqlite3.SQLITE_UPDATE and table == "sqlite_master"
+            return sqlite3.SQLITE_DENY if is_edit else sqlite3.SQLITE_OK
+
+        connection.set_authorizer(judge)
+
+    listen(Pool, "connect", protect)
+    try:
+        assert migrate(url) == ("0010", newest())
+    finally:
+        remove(Pool, "connect", protect)
+    assert " IN (" in str(_shape(tmp_path / "old.db")["holds"])
+    assert _refuses_a_state_nobody_knows(tmp_path / "old.db")
 
 
 def test_a_file_that_is_no_database_is_refused_in_words(tmp_path: Path) -> None:
