@@ -7,6 +7,7 @@ ticker counts silence instead.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import select
 import time
 from collections.abc import Callable
@@ -38,12 +39,15 @@ class Connection(asyncio.Protocol):
         #: Given a body that came as one whole chunk, in place of listener and `take`, while nothing else waits.
         self.sink: Callable[[bytes], None] | None = None
         self._chunks: list[bytes] = []
-        #: The parser finds its callbacks here; appending a body costs no Python frame.
+        self._fields: dict[bytes, bytes] = {}
+        #: The parser finds its callbacks here; neither a body nor a header costs a Python frame.
         self.on_body = self._chunks.append
+        self.on_header = self._fields.__setitem__
         self._parser = HttpResponseParser(self)
         self.is_lost = False
         self.is_busy = False
         self.idle_since_s = 0.0
+        self._poll: select.poll | None = None
         self._forget_exchange(is_head=False, silence_s=0.0)
 
     def _forget_exchange(self, *, is_head: bool, silence_s: float) -> None:
@@ -52,14 +56,28 @@ class Connection(asyncio.Protocol):
         self._quiet_ticks = self._barren = self._unread = self._unsent = 0
         self.listener = self.sink = None
         self._is_between_chunks = self._chunk_is_whole = False
-        self._raw: list[tuple[bytes, bytes]] = []
-        self._until_close = self._may_reuse = self._is_paused = False
+        self.head: dict[bytes, bytes] = {}
+        self._may_reuse = self._is_paused = False
         self.error: HttpError | None = None
         self.has_heard = self.has_head = self.ended = False
         self.status = 0
-        self.headers: dict[str, str] = {}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those of the answer."""
+        return as_text(self.head)
 
     # ── one exchange ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def exchange(self, head: bytes, body: bytes, *, is_head: bool = False, silence_s: float) -> None:
+        """Send, and return when status and headers of the answer are here. Silent, Broken; then it is closed."""
+        try:
+            self.send(head, body, is_head=is_head, silence_s=silence_s)
+            while not self.has_head:
+                await self._something()
+        except BaseException:
+            self.abort()
+            raise
 
     def send(self, head: bytes, body: bytes, *, is_head: bool, silence_s: float) -> None:
         """Begin an exchange: one write, and so one packet, where the body is small."""
@@ -73,15 +91,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(head)
             self._transport.write(body)
 
-    async def wait_head(self) -> None:
-        """Returns when status and headers are here. Silent, Broken."""
-        while not self.has_head:
-            await self._wait()
-
     async def next_bytes(self) -> bytes:
         """All that has come since the last call; b"" at the end. Silent, Broken, once what came before is taken."""
         while (data := self.take()) is None:
-            await self._wait()
+            await self._something()
         return data
 
     def take(self) -> bytes | None:
@@ -107,7 +120,7 @@ class Connection(asyncio.Protocol):
     def release(self) -> None:
         """End the exchange: keep the connection if nothing of the answer is outstanding, else close it at once."""
         transport = self._transport
-        if not (self.ended and self._may_reuse) or self.is_lost or transport is None or self._waiter is not None:
+        if not (self.ended and self._may_reuse) or self.is_lost or transport is None or self._is_awaited():
             self.abort()
             return
         if transport.is_closing() or transport.get_write_buffer_size():
@@ -150,28 +163,25 @@ class Connection(asyncio.Protocol):
             return False
         if time.monotonic() - self.idle_since_s >= idle_s:
             return False
-        sock = self._transport.get_extra_info("socket")
-        if sock is None or not hasattr(select, "poll"):
-            return True
-        poll = select.poll()
-        poll.register(sock.fileno(), select.POLLIN)
-        return not poll.poll(0)
+        return self._poll is None or not self._poll.poll(0)
 
-    async def _wait(self) -> None:
+    def _something(self) -> asyncio.Future[None]:
+        """To be awaited: done when something has come, be it the end. Silent, Broken where that was before."""
         if self.error is not None:
             raise self.error
-        if self._waiter is not None:
+        if self._is_awaited():
             raise RuntimeError("somebody already waits for this answer")
         assert self._loop is not None
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
+
+    def _is_awaited(self) -> bool:
+        return self._waiter is not None and not self._waiter.done()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
         if self.listener is not None:
             self.listener()
 
@@ -185,6 +195,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's is no subclass of asyncio's
         self._loop = asyncio.get_running_loop()
+        sock = transport.get_extra_info("socket")
+        if sock is not None and hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         if self._is_between_chunks and self.sink is not None and not self._chunks:
@@ -202,6 +216,7 @@ class Connection(asyncio.Protocol):
             return
         self.has_heard = True
         self._quiet_ticks = 0
+        self._unread += len(data)
         before = len(self._chunks)
         try:
             self._parser.feed_data(data)
@@ -212,7 +227,6 @@ class Connection(asyncio.Protocol):
                 return
         # A line's end right after a chunk's: the parser would see the next head as we see it.
         self._is_between_chunks = self._chunk_is_whole and not self.ended and data.endswith(b"\r\n")
-        self._unread += len(data)
         self._barren = 0 if len(self._chunks) > before else self._barren + len(data)
         if self._barren > HEAD_LIMIT:
             self.abort(Broken(f"more than {HEAD_LIMIT} bytes of headers"))
@@ -223,9 +237,14 @@ class Connection(asyncio.Protocol):
             self._wake()
 
     def eof_received(self) -> bool:
-        if self.has_head and self._until_close:
+        if self.has_head and self._lasts_until_close():
             self.ended = True
         return False
+
+    def _lasts_until_close(self) -> bool:
+        headers = self.headers
+        is_chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
+        return not is_chunked and "content-length" not in headers and self.status not in (204, 304)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
@@ -239,11 +258,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self.ended:
             raise HttpParserError("a second answer to one request")
-        self._raw.clear()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.has_head:
-            self._raw.append((name, value))
+        self._fields.clear()
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -251,17 +266,17 @@ class Connection(asyncio.Protocol):
             raise HttpParserError("a change of protocol that nobody asked for")
         if status < 200:
             return
-        if sum(len(name) + len(value) for name, value in self._raw) > HEAD_LIMIT:
+        # What has come so far is head, and perhaps the beginning of the body.
+        if self._unread > HEAD_LIMIT and sum(map(len, itertools.chain(*self._fields.items()))) > HEAD_LIMIT:
             raise HttpParserError(f"more than {HEAD_LIMIT} bytes of headers")
         self.status = status
-        self.headers = headers = _join(self._raw)
+        # Trailers will be put among the fields.
+        self.head = self._fields.copy()
         self.has_head = True
         if self._is_head:
             # The parser would wait for the body that content-length announces; it ends here, with its connection.
             self.ended = True
             raise HttpParserError("an answer to HEAD has no body")
-        chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
-        self._until_close = not chunked and "content-length" not in headers and status not in (204, 304)
 
     def on_chunk_header(self) -> None:
         self._chunk_is_whole = False
@@ -275,9 +290,6 @@ class Connection(asyncio.Protocol):
             self.ended = True
 
 
-def _join(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for name, value in raw:
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
-    return headers
+def as_text(head: dict[bytes, bytes]) -> dict[str, str]:
+    """Headers by their names in lower case; of one that came twice, the last. Few ask for them."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in head.items()}

@@ -125,8 +125,7 @@ class GuardedClient:
                 found = await self._resolve(origin.host, origin.port)
                 self._check_addresses(found, origin.host, field)
                 await self._dial(found, connection, origin.host, self._context() if origin.is_tls else None)
-                connection.send(head, body, is_head=False, silence_s=within_s)
-                await connection.wait_head()
+                await connection.exchange(head, body, silence_s=within_s)
             yield connection
         except TimeoutError:
             raise FetchFailed(f"{field}: no whole answer within {within_s:g} s", param=field) from None

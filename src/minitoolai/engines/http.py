@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import minitoolai
-from minitoolai.engines.connections import TICK_S, Connection
+from minitoolai.engines.connections import TICK_S, Connection, as_text
 from minitoolai.engines.dialing import open_connection
 from minitoolai.engines.heads import Heads, Origin
 from minitoolai.engines.http_errors import Broken, HttpError, Silent, Unreachable
@@ -30,13 +30,18 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 class HttpAnswer:
     """An answer whose head is here. Whoever got it closes it, on every path."""
 
-    __slots__ = ("_connection", "_error", "headers", "status")
+    __slots__ = ("_connection", "_error", "_head", "status")
 
     def __init__(self, connection: Connection) -> None:
         self._connection: Connection | None = connection
         self._error: HttpError | None = None
+        self._head = connection.head
         self.status = connection.status
-        self.headers = connection.headers
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """By their names in lower case; of one that came twice, the last."""
+        return as_text(self._head)
 
     async def next_bytes(self) -> bytes:
         """Everything that has come since the last call, joined; b"" at the end. Silent, Broken.
@@ -96,17 +101,20 @@ class HttpAnswer:
 
     async def read(self, limit: int = 64 * 1024 * 1024) -> bytes:
         """The rest. Broken, and closed, if it is more than `limit` bytes."""
-        data = await self.next_bytes()
-        chunks = []
+        chunks: list[bytes] = []
         size = 0
-        while data:
+        while True:
+            # Most are here whole when they are asked for.
+            data = self.take()
+            if data is None:
+                data = await self.next_bytes()
+            if not data:
+                return b"".join(chunks)
             size += len(data)
             if size > limit:
                 self.close()
                 raise Broken(f"the answer is longer than {limit} bytes")
             chunks.append(data)
-            data = await self.next_bytes()
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def close(self) -> None:
         """Let go, at once and any number of times. The server sees an answer that was not read to its end closed."""
@@ -163,12 +171,14 @@ class HttpClient:
         connection = self._take(origin)
         if connection is not None:
             try:
-                return await self._exchange(connection, method, head, body, silence_s)
+                await connection.exchange(head, body, is_head=method == "HEAD", silence_s=silence_s)
+                return HttpAnswer(connection)
             except Broken:
                 if not (may_repeat or method in _REPEATABLE) or connection.has_heard or self._is_closed:
                     raise
         connection = await self._connect(origin)
-        return await self._exchange(connection, method, head, body, silence_s)
+        await connection.exchange(head, body, is_head=method == "HEAD", silence_s=silence_s)
+        return HttpAnswer(connection)
 
     async def close(self) -> None:
         """Close everything, answers under way too."""
@@ -182,17 +192,6 @@ class HttpClient:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    async def _exchange(
-        self, connection: Connection, method: str, head: bytes, body: bytes, silence_s: float
-    ) -> HttpAnswer:
-        try:
-            connection.send(head, body, is_head=method == "HEAD", silence_s=silence_s)
-            await connection.wait_head()
-        except BaseException:
-            connection.abort()
-            raise
-        return HttpAnswer(connection)
 
     # ── the pool ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -155,15 +155,9 @@ class UpstreamEngine:
         return await self._answer(self._url, _encode(upstream_body(request, limit, self._entry)))
 
     async def _answer(self, url: str, body: bytes) -> UpstreamAnswer:
-        answer = await self._send(url, body)
-        if answer.status != 200:
-            raise await self._failure(answer)
-        return UpstreamAnswer(answer, self)
-
-    async def _send(self, url: str, body: bytes) -> HttpAnswer:
         try:
-            # The ticker of services/chat.py owns the time-outs; this one is a net below it.
-            return await self._client.request(
+            # The ticker of services/underway.py owns the time-outs; this one is a net below it.
+            answer = await self._client.request(
                 "POST",
                 url,
                 headers=self._headers if self._more is None else {**self._headers, **self._more()},
@@ -173,6 +167,9 @@ class UpstreamEngine:
             )
         except HttpError as error:
             raise mapped(error, self.name) from error
+        if answer.status != 200:
+            raise await self._failure(answer)
+        return UpstreamAnswer(answer, self)
 
     async def _failure(self, answer: HttpAnswer) -> EngineError | ContextExceeded | Overloaded:
         try:

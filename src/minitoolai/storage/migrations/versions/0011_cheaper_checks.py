@@ -1,4 +1,4 @@
-"""The same CHECKs in words that SQLite judges faster: for each row, it puts a list of three or more into a tree first."""
+"""The same CHECKs in words that SQLite judges faster: it puts a list of three or more into a tree, for each row."""
 
 import re
 
