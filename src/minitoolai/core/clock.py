@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
+from functools import lru_cache
 from typing import Protocol
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -83,11 +84,10 @@ def jitter_s(least_s: float, most_s: float) -> float:
 def base62(number: int, width: int = 1) -> str:
     """A non-negative integer in letters and digits, padded with zeros to `width`."""
     text = ""
-    # Two digits a step: the name of each request comes by here.
     while number:
-        number, pair = divmod(number, len(_PAIRS))
-        text = _PAIRS[pair] + text
-    return text.lstrip(ALPHABET[0]).rjust(width, ALPHABET[0])
+        number, digit = divmod(number, 62)
+        text = ALPHABET[digit] + text
+    return text.rjust(width, ALPHABET[0])
 
 
 def from_base62(text: str) -> int:
@@ -105,7 +105,15 @@ def created_ms(identifier: int) -> int:
 
 def generation_name(generation_id: int) -> str:
     """The public name of a generation, as in the header `x-generation-id`."""
-    return "gen-" + base62(generation_id, 11)
+    # Every request comes by here: the five digits that change twice a minute are remembered.
+    early, late = divmod(generation_id, 62**6)
+    late, last = divmod(late, len(_PAIRS))
+    return _first_digits(early) + _PAIRS[late // len(_PAIRS)] + _PAIRS[late % len(_PAIRS)] + _PAIRS[last]
+
+
+@lru_cache(maxsize=256)
+def _first_digits(early: int) -> str:
+    return "gen-" + base62(early, 5)
 
 
 def parse_generation_name(name: str) -> int | None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from minitoolai.core.books import Verdict
-from minitoolai.core.clock import Clock, generation_name
+from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineTimeout, NoRoom, ServiceError
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.records import Outcome
@@ -65,6 +65,7 @@ class ChatRun:
         self.engine = route.engine
         self.reservation = reservation
         self.name = generation_name(reservation.hold_id)
+        self._created_s = created_ms(reservation.hold_id) // 1000
         self.events = self._new_events()
         self.started_s = self._asked_s = self._silent_since_s = service.clock.steady_s()
         self._checkpoints = Checkpoints(self.started_s)
@@ -92,7 +93,7 @@ class ChatRun:
             forwards=self.engine.complete_chunks,
             include_usage=self.request.include_usage,
             name=f"chatcmpl-{self.name[4:]}",
-            created_s=self._service.clock.now_ms() // 1000,
+            created_s=self._created_s,
         )
 
     async def open(self) -> None:
@@ -256,7 +257,7 @@ class ChatRun:
             forwards=self.engine.complete_chunks,
             name=self.name,
             prompt=self._prompt_tokens,
-            created_s=self._service.clock.now_ms() // 1000,
+            created_s=self._created_s,
         )
         self._first_token_s = self._service.clock.steady_s()
         return body
@@ -276,8 +277,10 @@ class ChatRun:
 
     def cost_so_far(self) -> int:
         """What would be charged if the answer ended now, in nano-dollars."""
-        held = self.reservation
-        return pricing.chat_cost(held.price_input, held.price_output, self.usage_so_far())
+        return self._cost_of(self.usage_so_far())
+
+    def _cost_of(self, usage: Usage) -> int:
+        return pricing.chat_cost(self.reservation.price_input, self.reservation.price_output, usage)
 
     async def charge(self, *, within_s: float) -> None:
         """Settle, and return once that is durable. TimeoutError if the database is too sick for that."""
@@ -292,13 +295,16 @@ class ChatRun:
         self.is_finished = True
         is_last = self._service.forget(self)
         self.route.end(error)
-        cost = self.cost_so_far()
+        usage = self.usage_so_far()
+        cost = self._cost_of(usage)
         if cost > self.reservation.amount:
             log.error("%s cost %d over its hold of %d: the house pays", self.name, cost, self.reservation.amount)
-        self._charge = self._service.charging.settle(self.reservation, cost, self._outcome(error), is_last=is_last)
+        self._charge = self._service.charging.settle(
+            self.reservation, cost, self._outcome(usage, error), is_last=is_last
+        )
 
-    def _outcome(self, error: ServiceError | None) -> Outcome:
-        usage, first_s = self.usage_so_far(), self._first_token_s
+    def _outcome(self, usage: Usage, error: ServiceError | None) -> Outcome:
+        first_s = self._first_token_s
         return Outcome(
             state=state_after(error),
             input_units=usage.prompt_tokens,

@@ -6,16 +6,26 @@ import msgspec
 
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import Usage
-from minitoolai.services.events import BYTES_PER_TOKEN, Delta, decode_delta, fingerprint, full_usage, is_sane
+from minitoolai.services.events import BYTES_PER_TOKEN, Delta, fingerprint, full_usage, is_sane
 
 _encode = msgspec.json.Encoder().encode
 
 
 class _Spoken(msgspec.Struct):
-    message: msgspec.Raw = msgspec.Raw(b"{}")
+    message: Delta | None = None
 
 
 class _Completion(msgspec.Struct):
+    """What we look at of a completion."""
+
+    model: str = ""
+    choices: list[_Spoken] = []
+    usage: Usage | None = None
+
+
+class _Rewritten(msgspec.Struct):
+    """The same with every documented field; the choices pass through unread."""
+
     id: str = ""
     object: str = "chat.completion"
     created: int = 0
@@ -26,8 +36,8 @@ class _Completion(msgspec.Struct):
     system_fingerprint: str | None = None
 
 
-_decode_completion = msgspec.json.Decoder(_Completion, strict=False).decode
-_decode_spoken = msgspec.json.Decoder(list[_Spoken]).decode
+_decode = msgspec.json.Decoder(_Completion, strict=False).decode
+_decode_to_rewrite = msgspec.json.Decoder(_Rewritten, strict=False).decode
 
 
 def whole_answer(
@@ -38,17 +48,16 @@ def whole_answer(
     EngineError where it is no completion.
     """
     try:
-        completion = _decode_completion(body)
-        spoken = _decode_spoken(completion.choices)
-        said = [decode_delta(choice.message) for choice in spoken]
+        heard = _decode(body)
+        if not heard.choices:
+            raise EngineError("the engine sent a completion without choices")
+        usage = heard.usage if heard.usage is not None and is_sane(heard.usage) else None
+        if forwards and usage is not None:
+            return body, usage, heard.model, 0
+        completion = _decode_to_rewrite(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EngineError(f"the engine sent something that is no completion: {error}") from error
-    if not spoken:
-        raise EngineError("the engine sent a completion without choices")
-    usage = completion.usage if completion.usage is not None and is_sane(completion.usage) else None
-    if forwards and usage is not None:
-        return body, usage, completion.model, 0
-    tokens = sum(map(_tokens_of, said))
+    tokens = sum(_tokens_of(choice.message) for choice in heard.choices)
     completion.id = completion.id or f"chatcmpl-{name[4:]}"
     completion.created = completion.created or created_s
     completion.service_tier = completion.service_tier or "default"

@@ -93,8 +93,8 @@ def full_usage(usage: Usage) -> Usage:
 
 def is_sane(usage: Usage) -> bool:
     """Counts that can be believed. Any other usage is none: our own count is charged, marked as estimated."""
-    counts = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-    return all(0 <= count <= LARGEST_COUNT for count in counts)
+    asked, said, cached = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
+    return 0 <= asked <= LARGEST_COUNT and 0 <= said <= LARGEST_COUNT and 0 <= cached <= LARGEST_COUNT
 
 
 def fingerprint(model: str, theirs: str | None = None) -> str:
