@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from minitoolai.api.fields import flag, integer, json_object, non_empty_text, number, shortened
+from minitoolai.api.fields import flag, integer, json_object, non_empty_text, shortened
 from minitoolai.api.wire_options import check_options
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
@@ -40,13 +40,7 @@ def check_chat(fields: dict[str, Any], dialect: Dialect) -> ChatRequest:
         _check_message(message, f"messages[{index}]", seen)
     limit, is_default = _limit(fields, dialect)
     stream = flag(fields, "stream", default=dialect == "api")
-    number(fields, "temperature", 0.0, 2.0)
-    number(fields, "top_p", 0.0, 1.0)
-    choices = integer(fields, "n", 1, 128) or 1
-    options = fields.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise InvalidRequest("stream_options must be an object", param="stream_options")
-    wants_usage = options is not None and flag(options, "include_usage", default=False, inside="stream_options.")
+    include_usage = wants_usage(fields) or dialect == "api"
     rest = {key: value for key, value in fields.items() if key not in _OURS and value is not None}
     check_options(rest)
     return ChatRequest(
@@ -54,13 +48,23 @@ def check_chat(fields: dict[str, Any], dialect: Dialect) -> ChatRequest:
         messages=messages,
         fields=rest,
         stream=stream,
-        include_usage=dialect == "api" or wants_usage,
+        include_usage=include_usage,
         limit=limit,
         limit_is_default=is_default,
-        choices=choices,
-        text_bytes=seen.text_bytes + _schema_bytes(rest),
+        choices=rest.get("n", 1),
+        text_bytes=seen.text_bytes + _schema_bytes(rest) if rest else seen.text_bytes,
         images=seen.images,
     )
+
+
+def wants_usage(fields: dict[str, Any]) -> bool:
+    """Whether the caller asks for the usage at the end of a stream."""
+    options = fields.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise InvalidRequest("stream_options must be an object", param="stream_options")
+    return flag(options, "include_usage", default=False, inside="stream_options.")
 
 
 class _Seen:
@@ -74,7 +78,7 @@ class _Seen:
 def _limit(fields: dict[str, Any], dialect: Dialect) -> tuple[int | None, bool]:
     """(limit, nobody asked for it). None means: the most the model can."""
     new = integer(fields, "max_completion_tokens", 1, LARGEST_INTEGER)
-    old = integer(fields, "max_tokens", 1, LARGEST_INTEGER)
+    old = integer(fields, "max_tokens", 1, LARGEST_INTEGER) if "max_tokens" in fields else None
     if new is not None and old is not None and new != old:
         raise InvalidRequest(
             f"max_tokens is the old name of max_completion_tokens; they are {old} and {new}: send one",
@@ -102,7 +106,12 @@ def _check_message(message: Any, at: str, seen: _Seen) -> None:
             _check_part(part, f"{at}.content[{index}]", role, seen)
     elif content is not None or role not in ("assistant", "function"):
         raise InvalidRequest(f"{at}.content must be a string or a list of parts", param=f"{at}.content")
-    # Names, tool calls and what else a message may carry are tokens, too.
+    if len(message) > 2 or "content" not in message:
+        _check_the_rest(message, seen)
+
+
+def _check_the_rest(message: dict[str, Any], seen: _Seen) -> None:
+    """Names, tool calls and what else a message may carry are tokens, too."""
     for key, value in list(message.items()):
         if value is None and key != "content":
             _leave_out(message, key)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from minitoolai.api.fields import flag, integer, json_object, non_empty_text, number, shortened
-from minitoolai.api.wire import LARGEST_INTEGER
+from minitoolai.api.fields import flag, integer, json_object, non_empty_text, shortened
+from minitoolai.api.wire import LARGEST_INTEGER, wants_usage
 from minitoolai.api.wire_options import check_options
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
@@ -22,15 +22,11 @@ def parse_text(body: bytes) -> ChatRequest:
     model = non_empty_text(fields, "model")
     prompts, text_bytes = _prompts(fields.get("prompt"))
     asked = integer(fields, "max_tokens", 1, LARGEST_INTEGER)
-    number(fields, "temperature", 0.0, 2.0)
-    number(fields, "top_p", 0.0, 1.0)
     flag(fields, "echo", default=False)
     choices = max(integer(fields, "n", 1, 128) or 1, integer(fields, "best_of", 1, 20) or 1)
     integer(fields, "logprobs", 0, 20)
     stream = flag(fields, "stream", default=False)
-    options = fields.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise InvalidRequest("stream_options must be an object", param="stream_options")
+    include_usage = wants_usage(fields)
     rest = {key: value for key, value in fields.items() if key not in _OURS and value is not None}
     # The logprobs of a text are a number, those of a chat a flag.
     check_options({key: value for key, value in rest.items() if key != "logprobs"})
@@ -39,7 +35,7 @@ def parse_text(body: bytes) -> ChatRequest:
         messages=[],
         fields=rest,
         stream=stream,
-        include_usage=options is not None and flag(options, "include_usage", default=False, inside="stream_options."),
+        include_usage=include_usage,
         limit=asked or DEFAULT_LIMIT,
         limit_is_default=asked is None,
         choices=choices * prompts,

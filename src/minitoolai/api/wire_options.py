@@ -33,6 +33,18 @@ def _seed(fields: Fields, name: str) -> None:
     integer(fields, name, -_LARGEST - 1, _LARGEST)
 
 
+def _temperature(fields: Fields, name: str) -> None:
+    number(fields, name, 0.0, 2.0)
+
+
+def _top_p(fields: Fields, name: str) -> None:
+    number(fields, name, 0.0, 1.0)
+
+
+def _choices(fields: Fields, name: str) -> None:
+    integer(fields, name, 1, 128)
+
+
 def _penalty(fields: Fields, name: str) -> None:
     number(fields, name, -2.0, 2.0)
 
@@ -150,6 +162,9 @@ def _response_format(fields: Fields, name: str) -> None:
 
 
 _CHECKS: dict[str, Callable[[Fields, str], None]] = {
+    "temperature": _temperature,
+    "top_p": _top_p,
+    "n": _choices,
     "seed": _seed,
     "presence_penalty": _penalty,
     "frequency_penalty": _penalty,
