@@ -18,7 +18,7 @@ from typing import IO, Any
 import uvicorn
 from litestar.datastructures import State
 
-from minitoolai.api.asgi import App, Receive, Scope, Send
+from minitoolai.api.asgi import App, Receive, Scope, Send, header, sort_headers
 from minitoolai.api.direct import unframed
 from minitoolai.api.idempotency import Idempotent, idempotency_key
 from minitoolai.api.images import ImageDesk
@@ -104,7 +104,8 @@ class Server:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        scope[NOTES] = notes = Notes(send, scope["headers"])
+        sort_headers(scope)
+        scope[NOTES] = notes = Notes(send, header(scope, b"x-request-id"))
         CURRENT.set(notes)
         notes.sign()
         if scope["http_version"] == "1.0":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 from minitoolai.api.direct import answer_directly
 from minitoolai.api.errors import error_body, error_headers, status_and_type
@@ -17,23 +17,33 @@ Headers = list[tuple[bytes, bytes]]
 
 LARGEST_BODY = 20 * 1024 * 1024
 JSON = (b"content-type", b"application/json")
+_BY_NAME: Final = "minitoolai.headers"
+
+
+def sort_headers(scope: Scope) -> None:
+    """Once for a request, where it comes in: those who ask for a header then need not search."""
+    scope[_BY_NAME] = headers_by_name(scope)
+
+
+def headers_by_name(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
+    """The request's headers by their lower-case names; of two alike the first."""
+    by_name: dict[bytes, bytes] | None = scope.get(_BY_NAME)
+    return dict(reversed(scope["headers"])) if by_name is None else by_name
 
 
 def header(scope: Mapping[str, Any], name: bytes) -> bytes:
     """The first header of this lower-case name, or nothing."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return b""
+    return headers_by_name(scope).get(name, b"")
 
 
 async def read_json_body(scope: Scope, receive: Receive) -> bytes:
     """The whole body. BodyTooLarge, WrongContentType; ClientLeft if the caller hangs up meanwhile."""
-    length = header(scope, b"content-length")
+    headers = headers_by_name(scope)
+    length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > LARGEST_BODY:
         raise _too_large()
-    kind = header(scope, b"content-type").split(b";")[0].strip().lower()
-    if kind != b"application/json" and not kind.endswith(b"+json"):
+    kind = headers.get(b"content-type", b"")
+    if kind != b"application/json" and not _is_json(kind):
         raise WrongContentType("send the body as JSON with the header Content-Type: application/json")
     message = await receive()
     body: bytes = message.get("body", b"")
@@ -51,6 +61,11 @@ async def read_json_body(scope: Scope, receive: Receive) -> bytes:
         if size > LARGEST_BODY:
             raise _too_large()
     return b"".join(parts)
+
+
+def _is_json(content_type: bytes) -> bool:
+    kind = content_type.partition(b";")[0].strip().lower()
+    return kind == b"application/json" or kind.endswith(b"+json")
 
 
 def _too_large() -> BodyTooLarge:

@@ -23,16 +23,19 @@ async def authenticate(scope: Mapping[str, Any], keys: KeyRing) -> Caller:
 
     `scope` is the whole ASGI scope: what a key permits may depend on more than the headers.
     """
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            caller = await _bearer(value, keys)
-            if keys.admission is not None:
-                _admit(scope, caller, keys.admission)
-            claim = scope.get(CLAIM)
-            return caller if claim is None else replace(caller, claim=claim)
-    raise AccessDenied(
-        "no key: send the header Authorization: Bearer sk-…", code="invalid_api_key", param="Authorization"
-    )
+    value = header(scope, b"authorization")
+    if not value:
+        raise AccessDenied(
+            "no key: send the header Authorization: Bearer sk-…", code="invalid_api_key", param="Authorization"
+        )
+    if value[:7].lower() != b"bearer ":
+        raise AccessDenied("the header Authorization must read: Bearer sk-…", param="Authorization")
+    key = value[7:].strip().decode("latin-1")
+    caller = keys.remembered(key) or await keys.recognise(key)
+    if keys.admission is not None:
+        _admit(scope, caller, keys.admission)
+    claim = scope.get(CLAIM)
+    return caller if claim is None else replace(caller, claim=claim)
 
 
 def _admit(scope: Mapping[str, Any], caller: Caller, admission: Admission) -> None:
@@ -48,10 +51,3 @@ def _admit(scope: Mapping[str, Any], caller: Caller, admission: Admission) -> No
     notes.add(headers)
     if refusal is not None:
         raise refusal
-
-
-async def _bearer(value: bytes, keys: KeyRing) -> Caller:
-    if value[:7].lower() != b"bearer ":
-        raise AccessDenied("the header Authorization must read: Bearer sk-…", param="Authorization")
-    key = value[7:].strip().decode("latin-1")
-    return keys.remembered(key) or await keys.recognise(key)

@@ -50,10 +50,10 @@ def answer_directly(send: Send, status: int, body: bytes, headers: Headers) -> b
         return False
     if not cycle.keep_alive or cycle.flow.write_paused or cycle.access_log or cycle.scope["method"] == "HEAD":
         return False
-    lines = [b"%b: %b" % line for line in (*cycle.default_headers, *headers)]
-    head = b"\r\n".join(lines)
+    head = b"\r\n".join(map(b": ".join, (*cycle.default_headers, *headers)))
     # A line break smuggled into a value would begin another header.
-    if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
+    breaks = len(cycle.default_headers) + len(headers) - 1
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks:
         return False
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = cycle.chunked_encoding = False

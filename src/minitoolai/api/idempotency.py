@@ -7,7 +7,7 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
-from minitoolai.api.asgi import LARGEST_BODY, App, Headers, Receive, Scope, Send, answer_error
+from minitoolai.api.asgi import LARGEST_BODY, App, Headers, Receive, Scope, Send, answer_error, headers_by_name
 from minitoolai.api.auth import CLAIM, authenticate
 from minitoolai.api.errors import status_and_type
 from minitoolai.core.errors import AccessDenied, BodyTooLarge, ClientLeft, ServiceError, StoreError
@@ -24,10 +24,8 @@ Message = MutableMapping[str, Any]
 
 def idempotency_key(scope: Scope) -> str | None:
     """The header, where there is one."""
-    for name, value in scope["headers"]:
-        if name == HEADER:
-            return str(value.decode("latin-1"))
-    return None
+    value = headers_by_name(scope).get(HEADER)
+    return None if value is None else value.decode("latin-1")
 
 
 class Idempotent:

@@ -22,13 +22,14 @@ _numbers = itertools.count(1)
 class Notes:
     """What is noted about one request on its way."""
 
-    __slots__ = ("_headers", "_request_id", "_send", "generation", "is_counted")
+    __slots__ = ("_added", "_request_id", "_send", "_sent_id", "generation", "is_counted")
 
-    def __init__(self, send: Send, headers: Headers) -> None:
-        """`headers` of the request."""
+    def __init__(self, send: Send, sent_id: bytes) -> None:
+        """`sent_id`: the request's `X-Request-Id`, empty where it has none."""
         self._send = send
-        self._headers = headers
+        self._sent_id = sent_id
         self._request_id: str | None = None
+        self._added: Headers | None = None
         self.generation: str | None = None
         #: It was counted against the limits.
         self.is_counted = False
@@ -36,8 +37,9 @@ class Notes:
     def request_id(self) -> str:
         """For the log and the answer: `X-Request-Id` where the caller sent a sensible one, else a name of ours."""
         if self._request_id is None:
-            sent = next((value for name, value in self._headers if name == b"x-request-id"), b"")
-            self._request_id = sent.decode() if _SENSIBLE.fullmatch(sent) else f"{_WORD}-{next(_numbers)}"
+            sent = self._sent_id
+            is_sensible = sent and _SENSIBLE.fullmatch(sent)
+            self._request_id = sent.decode() if is_sensible else f"{_WORD}-{next(_numbers)}"
         return self._request_id
 
     def sign(self) -> None:
@@ -46,9 +48,13 @@ class Notes:
 
     def add(self, headers: Headers) -> None:
         """Put these on the answer. Behind any other server than ours, the answer goes without."""
+        if self._added is not None:
+            self._added += headers
+            return
         cycle = getattr(self._send, "__self__", None)
         if isinstance(cycle, RequestResponseCycle):
-            cycle.default_headers = [*cycle.default_headers, *headers]
+            # Those of the server itself are shared by all answers.
+            self._added = cycle.default_headers = [*cycle.default_headers, *headers]
 
 
 def name_work(scope: Scope, generation: str) -> None:

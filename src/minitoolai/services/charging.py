@@ -84,32 +84,26 @@ class Charging:
         for now or `queue_limit` of its jobs wait already, Overloaded where the ledger cannot take it now.
         """
         check_model(caller, generation.model)
-        taken = self._begin(caller, bound)
+        limits = self._limits
+        if limits is None or not limits.measures_work_of(caller):
+            return await self._hold(caller, bound, generation, hold_id, queue_limit)
+        taken = limits.begin(caller, tokens=bound.tokens, dollars=bound.base + bound.unit * bound.units)
         try:
             reservation = await self._hold(caller, bound, generation, hold_id, queue_limit)
         except BaseException:
-            self._end(taken, tokens=0, dollars=0)
+            limits.end(taken, tokens=0, dollars=0)
             raise
         if queue_limit is not None:
             # A job waits and works elsewhere: what it costs is known, and it is no answer under way here.
-            self._end(taken, tokens=0, dollars=reservation.amount)
+            limits.end(taken, tokens=0, dollars=reservation.amount)
             return reservation
-        return reservation if taken is None else msgspec.structs.replace(reservation, taken=taken)
-
-    def _begin(self, caller: Caller, bound: Bound) -> Taken | None:
-        if self._limits is None:
-            return None
-        return self._limits.begin(caller, tokens=bound.tokens, dollars=bound.base + bound.unit * bound.units)
-
-    def _end(self, taken: Taken | None, *, tokens: int, dollars: int) -> None:
-        if taken is not None and self._limits is not None:
-            self._limits.end(taken, tokens=tokens, dollars=dollars)
+        return msgspec.structs.replace(reservation, taken=taken)
 
     async def _hold(
         self, caller: Caller, bound: Bound, generation: NewGeneration, hold_id: int | None, queue_limit: int | None
     ) -> Reservation:
         now_ms, hold_id = self._clock.now_ms(), hold_id or self._clock.new_id()
-        claim = _first_use(caller.claim, hold_id)
+        claim = None if caller.claim is None else _first_use(caller.claim, hold_id)
         hold = PlaceHold(
             hold_id=hold_id,
             account_id=caller.account_id,
@@ -138,20 +132,10 @@ class Charging:
             # Nobody is left to use the hold, and the commit may happen all the same: queue its release behind it.
             self._writer.submit(self._release(hold.hold_id, caller.account_id), wait=False)
             raise
-        if claim is not None and not isinstance(verdict, Held):
-            claim.hold_id = None
-        if isinstance(verdict, Refused):
-            raise _cannot_pay(verdict)
-        if isinstance(verdict, OverBudget):
-            raise _over_budget(verdict)
-        if isinstance(verdict, Claimed):
-            raise in_flight()
-        if isinstance(verdict, QueueFull):
-            raise RateLimited(
-                f"{verdict.queued} jobs of this account wait already, its most; wait for some of them", retry_after_s=5
-            )
         if not isinstance(verdict, Held):
-            raise AccessDenied("the account of this key does not exist any more")
+            if claim is not None:
+                claim.hold_id = None
+            raise _refusal(verdict)
         return Reservation(
             hold.hold_id,
             caller.account_id,
@@ -170,9 +154,9 @@ class Charging:
 
         `is_last`: no other answer is under way, so that the charge need not wait for company.
         """
-        if reservation.taken is not None:
+        if reservation.taken is not None and self._limits is not None:
             tokens = outcome.input_units + outcome.output_units if reservation.taken.tokens else 0
-            self._end(reservation.taken, tokens=tokens, dollars=cost)
+            self._limits.end(reservation.taken, tokens=tokens, dollars=cost)
         now_ms = self._clock.now_ms()
         self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms)
         settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome)
@@ -217,9 +201,9 @@ def charged(verdict: Verdict) -> int:
     return verdict.cost if isinstance(verdict, Settled) else 0
 
 
-def _first_use(claim: Claim | None, hold_id: int) -> Claim | None:
+def _first_use(claim: Claim, hold_id: int) -> Claim | None:
     """A request may place several holds; its Idempotency-Key is claimed with the first."""
-    if claim is None or claim.hold_id is not None:
+    if claim.hold_id is not None:
         return None
     claim.hold_id = hold_id
     return claim
@@ -232,6 +216,22 @@ def in_flight() -> IdempotencyInFlight:
         param="Idempotency-Key",
         retry_after_s=1,
     )
+
+
+def _refusal(verdict: Verdict) -> ServiceError:
+    """Why there is no hold, for the caller."""
+    match verdict:
+        case Refused():
+            return _cannot_pay(verdict)
+        case OverBudget():
+            return _over_budget(verdict)
+        case Claimed():
+            return in_flight()
+        case QueueFull():
+            return RateLimited(
+                f"{verdict.queued} jobs of this account wait already, its most; wait for some of them", retry_after_s=5
+            )
+    return AccessDenied("the account of this key does not exist any more")
 
 
 def _over_budget(over: OverBudget) -> BudgetExceeded:

@@ -104,10 +104,12 @@ class Limits:
                 share.requests.take(1, now_s)
         return _headers(shares, now_s), refusal
 
-    def begin(self, caller: Caller, *, tokens: int, dollars: int) -> Taken | None:
-        """Paid work of at most so many tokens and nano-dollars. RateLimited; None where nothing is measured."""
-        if caller.rules is None and not self._measures_work:
-            return None
+    def measures_work_of(self, caller: Caller) -> bool:
+        """Whether paid work may meet a limit of this caller's, and so is to `begin` and `end` here."""
+        return self._measures_work or caller.rules is not None
+
+    def begin(self, caller: Caller, *, tokens: int, dollars: int) -> Taken:
+        """Paid work of at most so many tokens and nano-dollars. RateLimited."""
         now_s, shares = self._clock.steady_s(), self._shares(caller)
         for share in shares:
             if share.rate.streams and share.at_work >= max(1, share.rate.streams // self._processes):

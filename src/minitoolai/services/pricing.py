@@ -27,8 +27,10 @@ class Bound(msgspec.Struct, frozen=True):
 
 def prompt_bound(request: ChatRequest, model: ChatModel) -> int:
     """Tokens the prompt can count at most, without a tokenizer: no token is shorter than a byte."""
-    images = sum(image_bound(model, detail) for detail in request.images)
-    return request.text_bytes + TOKENS_PER_MESSAGE * len(request.messages) + TOKENS_PER_PROMPT + images
+    bound = request.text_bytes + TOKENS_PER_MESSAGE * len(request.messages) + TOKENS_PER_PROMPT
+    for detail in request.images:
+        bound += image_bound(model, detail)
+    return bound
 
 
 def image_bound(model: ChatModel, detail: str) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from minitoolai.core.books import Checkpoint, Operation
 from minitoolai.core.measures import Histogram
 from minitoolai.storage.database import Connection
@@ -20,8 +22,7 @@ TOOK_US = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 
 Change = Callable[[Connection], Any]
 
 
-@dataclass(slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """One thing to write, and whom to tell. Exactly one of `operation` and `change` is set."""
 
     operation: Operation | None
