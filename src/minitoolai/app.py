@@ -18,9 +18,9 @@ from typing import IO, Any
 import uvicorn
 from litestar.datastructures import State
 
-from minitoolai.api.asgi import App, Receive, Scope, Send, header, sort_headers
+from minitoolai.api.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.api.direct import unframed
-from minitoolai.api.idempotency import Idempotent, idempotency_key
+from minitoolai.api.idempotency import IDEMPOTENCY_KEY, Idempotent
 from minitoolai.api.images import ImageDesk
 from minitoolai.api.notes import NOTES, Notes
 from minitoolai.api.origins import is_preflight, preflight, welcome
@@ -104,19 +104,16 @@ class Server:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        sort_headers(scope)
-        scope[NOTES] = notes = Notes(send, header(scope, b"x-request-id"))
+        headers = sort_headers(scope)
+        scope[NOTES] = notes = Notes(send, headers.get(b"x-request-id", b""))
         CURRENT.set(notes)
         notes.sign()
         if scope["http_version"] == "1.0":
             send = unframed(send)
         try:
-            handler = self._handler(scope, notes)
-            if (
-                scope["method"] == "POST"
-                and (name := idempotency_key(scope)) is not None
-                and handler is not self._portal
-            ):
+            handler = self._handler(scope, headers, notes)
+            if IDEMPOTENCY_KEY in headers and scope["method"] == "POST" and handler is not self._portal:
+                name = headers[IDEMPOTENCY_KEY].decode("latin-1")
                 await self._idempotent(handler, name, scope, receive, send)
                 return
             await handler(scope, receive, send)
@@ -124,7 +121,7 @@ class Server:
             # They hold the server's end of this request, and it the scope: only the collector could free the two.
             del scope[NOTES]
 
-    def _handler(self, scope: Scope, notes: Notes) -> App:
+    def _handler(self, scope: Scope, headers: dict[bytes, bytes], notes: Notes) -> App:
         """Whom a path belongs to; counted by the way."""
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
@@ -132,7 +129,7 @@ class Server:
             # Of a base URL that ends in a slash.
             path = scope["path"] = _SLASHES.sub("/", path)
             handler = self._hot.get(path)
-        if path.startswith(("/v1/", "/api/")):
+        if b"origin" in headers and path.startswith(("/v1/", "/api/")):
             if is_preflight(scope):
                 return preflight
             welcome(scope, notes)

@@ -110,7 +110,8 @@ def test_each_of_several_processes_has_its_share() -> None:
 
 
 def test_what_measures_nothing_costs_nothing() -> None:
-    assert Limits(FixedClock(), Rate(requests_per_minute=100)).begin(ANN, tokens=10, dollars=10) is None
+    assert not Limits(FixedClock(), Rate(requests_per_minute=100)).measures_work_of(ANN)
+    assert Limits(FixedClock(), Rate(streams=1)).measures_work_of(ANN)
 
 
 # ── rules of keys ─────────────────────────────────────────────────────────────────────────────────────────

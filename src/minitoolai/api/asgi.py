@@ -20,9 +20,10 @@ JSON = (b"content-type", b"application/json")
 _BY_NAME: Final = "minitoolai.headers"
 
 
-def sort_headers(scope: Scope) -> None:
-    """Once for a request, where it comes in: those who ask for a header then need not search."""
-    scope[_BY_NAME] = headers_by_name(scope)
+def sort_headers(scope: Scope) -> dict[bytes, bytes]:
+    """`headers_by_name`, once for a request, where it comes in: whoever asks for one later need not search."""
+    by_name = scope[_BY_NAME] = headers_by_name(scope)
+    return by_name
 
 
 def headers_by_name(scope: Mapping[str, Any]) -> dict[bytes, bytes]:

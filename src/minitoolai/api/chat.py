@@ -64,22 +64,16 @@ async def _whole(run: ChatRun, form: Form, receive: Receive, send: Send) -> None
     watchers: list[asyncio.Future[Any]] = []
     # Most plain answers are there at once; only one that is not is worth a watch for callers who leave.
     run.on_slow = lambda: watchers.append(watch(run, receive))
-    body = b""
-
-    async def read() -> None:
-        nonlocal body
-        body = await speaker.read_whole()
-
     try:
-        error = await attempt(run, read)
+        body, error = await attempt(run, speaker.read_whole)
     finally:
         # It holds the run, and the run it: only the collector could free the two, and all that hangs on them.
         run.on_slow = None
         for watcher in watchers:
             watcher.cancel()
-    if error is None:
+    if body is not None and error is None:
         await answer(send, 200, body, [JSON, *_headers(run)])
-    elif not isinstance(error, ClientLeft):
+    elif error is not None and not isinstance(error, ClientLeft):
         await answer_error(send, form.retold(error), _headers(run))
 
 

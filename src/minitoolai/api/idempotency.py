@@ -7,7 +7,7 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
-from minitoolai.api.asgi import LARGEST_BODY, App, Headers, Receive, Scope, Send, answer_error, headers_by_name
+from minitoolai.api.asgi import LARGEST_BODY, App, Headers, Receive, Scope, Send, answer_error
 from minitoolai.api.auth import CLAIM, authenticate
 from minitoolai.api.errors import status_and_type
 from minitoolai.core.errors import AccessDenied, BodyTooLarge, ClientLeft, ServiceError, StoreError
@@ -18,14 +18,9 @@ from minitoolai.services.replays import Answer, Replays
 
 log = logging.getLogger(__name__)
 
-HEADER = b"idempotency-key"
+#: The header by which a caller names a request.
+IDEMPOTENCY_KEY = b"idempotency-key"
 Message = MutableMapping[str, Any]
-
-
-def idempotency_key(scope: Scope) -> str | None:
-    """The header, where there is one."""
-    value = headers_by_name(scope).get(HEADER)
-    return None if value is None else value.decode("latin-1")
 
 
 class Idempotent:
@@ -36,6 +31,7 @@ class Idempotent:
         self._keys = keys
 
     async def __call__(self, handler: App, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """`name`: what the header says."""
         try:
             caller = await authenticate(scope, self._keys)
         except AccessDenied:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from minitoolai.api.asgi import JSON, Headers, Receive, Send, answer
 from minitoolai.api.direct import DirectWriter, direct_writer
@@ -13,6 +13,7 @@ from minitoolai.api.errors import error_body
 from minitoolai.core.errors import ClientLeft, InvalidRequest, Overloaded, ServiceError, StoreError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: Longest that the end of an answer waits for its charge, should the database be sick.
 CHARGE_TIMEOUT_S = 15.0
@@ -129,7 +130,7 @@ async def forward(run: Run, out: StreamWriter, receive: Receive) -> ServiceError
     """Send all of an answer and charge for it. What went wrong, if anything did."""
     watcher = watch(run, receive)
     try:
-        error = await attempt(run, lambda: run.flow(out.write_soon))
+        _, error = await attempt(run, lambda: run.flow(out.write_soon))
     finally:
         watcher.cancel()
     if error is None:
@@ -137,14 +138,14 @@ async def forward(run: Run, out: StreamWriter, receive: Receive) -> ServiceError
     return error
 
 
-async def attempt(run: Run, work: Callable[[], Awaitable[None]]) -> ServiceError | None:
-    """Open the engine, do the work, charge for it, let go of the engine. What went wrong, if anything did."""
-    error: ServiceError | None = ClientLeft("the caller hung up")
+async def attempt(run: Run, work: Callable[[], Awaitable[T]]) -> tuple[T | None, ServiceError | None]:
+    """Open the engine, do the work, charge for it, let go of the engine. What came of it, and what went wrong."""
+    result: T | None = None
+    error: ServiceError | None = None
     try:
         await run.open()
-        await work()
+        result = await work()
         await charge(run)
-        error = None
     except asyncio.CancelledError:
         error = reason_to_stop(run)
     except ServiceError as failure:
@@ -152,11 +153,14 @@ async def attempt(run: Run, work: Callable[[], Awaitable[None]]) -> ServiceError
     except Exception as bug:
         log.exception("%s failed", run.name)
         error = ServiceError(f"something went wrong on our side: {type(bug).__name__}")
+    except BaseException:
+        error = ClientLeft("the caller hung up")
+        raise
     finally:
         run.task = None
         # Whatever happened, the charge is queued by now; nothing below can undo it.
         await run.close(error)
-    return error
+    return result, error
 
 
 async def charge(run: Run) -> None:

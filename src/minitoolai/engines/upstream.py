@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -133,26 +133,35 @@ class UpstreamEngine:
     async def stop(self) -> None:
         return None
 
-    async def open(self, request: ChatRequest, limit: int) -> ChatAnswer:
+    def open(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, ChatAnswer]:
         if self._slots is None:
-            return await self._begin(request, limit)
+            return self._begin(request, limit)
+        return self._begin_in_turn(self._slots, request, limit)
+
+    async def _begin_in_turn(self, slots: Slots, request: ChatRequest, limit: int) -> SlottedAnswer:
         request.waits = True
-        await self._slots.take()
+        await slots.take()
         request.waits = False
         try:
-            return SlottedAnswer(await self._begin(request, limit), self._slots)
+            return SlottedAnswer(await self._begin(request, limit), slots)
         except BaseException:
-            self._slots.give_back()
+            slots.give_back()
             raise
 
-    async def _begin(self, request: ChatRequest, limit: int) -> ChatAnswer:
+    def _begin(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, ChatAnswer]:
         if request.embed is not None:
-            body = {**request.fields, "model": self._entry.names.get(request.model, request.model)}
-            return EmbeddingAnswer(await self._answer(self._embed_url, _encode({**body, "input": request.embed})))
+            return self._embed(request, request.embed)
         if request.prompt is not None:
-            model = self._entry.names.get(request.model, request.model)
-            return TextAnswer(await self._answer(self._text_url, _encode(text_body(request, limit, model))))
-        return await self._answer(self._url, _encode(upstream_body(request, limit, self._entry)))
+            return self._continue(request, limit)
+        return self._answer(self._url, _encode(upstream_body(request, limit, self._entry)))
+
+    async def _embed(self, request: ChatRequest, texts: list[Any]) -> EmbeddingAnswer:
+        body = {**request.fields, "model": self._entry.names.get(request.model, request.model), "input": texts}
+        return EmbeddingAnswer(await self._answer(self._embed_url, _encode(body)))
+
+    async def _continue(self, request: ChatRequest, limit: int) -> TextAnswer:
+        model = self._entry.names.get(request.model, request.model)
+        return TextAnswer(await self._answer(self._text_url, _encode(text_body(request, limit, model))))
 
     async def _answer(self, url: str, body: bytes) -> UpstreamAnswer:
         try:
