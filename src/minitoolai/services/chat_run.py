@@ -197,6 +197,7 @@ class ChatRun:
         def flows(data: bytes) -> None:
             try:
                 block = repeats(data)
+                is_new = block is None
                 if block is None:
                     block = self._digest(data)
                 else:
@@ -205,7 +206,8 @@ class ChatRun:
                 if halt.done():
                     return
                 slow = write(block) if block else None
-                if slow is not None or self._has_ended():
+                # What repeats ends nothing.
+                if slow is not None or (is_new and self._has_ended()):
                     answer.listen(None)
                     halt.set_result(slow)
             except Exception as error:  # noqa: BLE001 - raised again in the task that waits

@@ -20,17 +20,9 @@ class Pattern(msgspec.Struct, frozen=True):
     ours_after: bytes
     #: The caller gets the engine's own bytes.
     is_same: bool
-    #: No event of this pattern is shorter.
-    least: int
-
-    def text_in(self, data: bytes) -> bytes | None:
-        """The text, still as JSON, where `data` is exactly one event of this pattern; else None."""
-        if not data.startswith(self.before) or not data.endswith(self.after) or len(data) < self.least:
-            return None
-        text = data[len(self.before) : -len(self.after)]
-        if b'"' in text or b"\n" in text or text.endswith(b"\\"):
-            return None
-        return text
+    #: Where the text stands in an event: from the front and, below zero, from the back. No event is shorter than both.
+    start: int
+    end: int
 
 
 def pattern_of(theirs: bytes, ours: bytes, delta: bytes) -> Pattern | None:
@@ -45,7 +37,7 @@ def pattern_of(theirs: bytes, ours: bytes, delta: bytes) -> Pattern | None:
         return None
     before, after = _around(theirs, delta, len(key))
     ours_before, ours_after = _around(ours, delta, len(key))
-    return Pattern(before, after, ours_before, ours_after, theirs == ours, len(before) + len(after))
+    return Pattern(before, after, ours_before, ours_after, theirs == ours, len(before), -len(after))
 
 
 def _around(event: bytes, delta: bytes, key: int) -> tuple[bytes, bytes]:
