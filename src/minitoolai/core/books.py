@@ -314,6 +314,7 @@ class Books:
         "credited",
         "first_turn",
         "holds",
+        "is_simple",
         "jobs",
         "outcomes",
         "placed",
@@ -323,10 +324,12 @@ class Books:
         "turns",
     )
 
-    def __init__(self, accounts: dict[int, AccountState], holds: dict[int, HoldState], credited: set[str]) -> None:
+    def __init__(self, accounts: dict[int, AccountState], holds: dict[int, HoldState]) -> None:
         self.accounts = accounts
         self.holds = holds
-        self.credited = credited
+        #: No job, budget, Idempotency-Key or money from outside is touched: there is nothing to write of them.
+        self.is_simple = False
+        self.credited: set[str] = set()
         self.placed: list[tuple[PlaceHold, int]] = []
         self.outcomes: list[tuple[int, int, int, int, Outcome]] = []
         self.transfers: list[NewTransfer] = []

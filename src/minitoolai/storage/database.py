@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from minitoolai.core.errors import ConnectionLost, Overloaded, StoreError
@@ -60,12 +60,10 @@ class Connection(Protocol):
     def notify(self, channel: str, payload: str) -> None:
         """Tell whoever listens in other processes, once this transaction is committed."""
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """A write transaction: COMMIT at the end, ROLLBACK on any exception."""
 
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
+    def snapshot(self) -> AbstractContextManager[None]:
         """A read transaction in which every SELECT sees the same moment."""
 
     def close(self) -> None: ...
@@ -79,7 +77,7 @@ class AtOnce:
             raise StoreError(otherwise)
 
     def select_each(self: Connection, *questions: ByIds) -> list[list[Row]]:
-        return [self.select_by_ids(*one[:2]) for one in questions]
+        return [self.select_by_ids(one.sql, one.ids) if one.ids else [] for one in questions]
 
 
 class Member(Protocol):

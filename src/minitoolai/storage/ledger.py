@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from minitoolai.core.books import AccountState, Books, HoldState, JobState, Operation, Outside, PlaceHold, Verdict
+from minitoolai.core.books import (
+    AccountState,
+    Books,
+    Checkpoint,
+    HoldState,
+    JobState,
+    Operation,
+    Outside,
+    PlaceHold,
+    Settle,
+    Verdict,
+)
 from minitoolai.storage import budgets, idempotency, jobs
-from minitoolai.storage.database import ByIds, Connection
+from minitoolai.storage.database import ByIds, Connection, Row
 
 Decide = Callable[[Books, Operation], Verdict]
 
@@ -24,43 +35,58 @@ def apply(connection: Connection, operations: Sequence[Operation], decide: Decid
     return verdicts
 
 
+_ACCOUNTS = "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)"
+_HOLDS = (
+    "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind, budget_id, budget_ms"
+    " FROM holds WHERE id IN (…)"
+)
+_REFERENCES = "SELECT external_ref FROM transfers WHERE external_ref IN (…)"
+
+
 def load(connection: Connection, operations: Sequence[Operation]) -> Books:
-    """The accounts and holds these operations name, as they are now."""
+    """The accounts and holds these operations name, as they are now; of most batches, nothing else is asked."""
     account_ids = sorted({operation.account_id for operation in operations})
     hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Outside)]
-    references = [operation.external_ref for operation in operations if isinstance(operation, Outside)]
     # Asked in the order in which rows are locked.
-    accounts, holds, known, attempted, claimed = connection.select_each(
-        ByIds(
-            "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)", account_ids, lock=True
-        ),
-        ByIds(
-            "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind,"
-            " budget_id, budget_ms FROM holds WHERE id IN (…)",
-            hold_ids,
-            lock=True,
-        ),
-        ByIds("SELECT external_ref FROM transfers WHERE external_ref IN (…)", references),
-        jobs.attempted(operations),
-        idempotency.claimed(operations),
-    )
-    books = Books(
+    questions = [ByIds(_ACCOUNTS, account_ids, lock=True), ByIds(_HOLDS, hold_ids, lock=True)]
+    if all(map(_is_simple, operations)):
+        accounts, holds = connection.select_each(*questions)
+        books = _books(accounts, holds)
+        books.is_simple = not any(hold.kind == "image" or hold.budget_id for hold in books.holds.values())
+    else:
+        references = [operation.external_ref for operation in operations if isinstance(operation, Outside)]
+        questions += [ByIds(_REFERENCES, references), jobs.attempted(operations), idempotency.claimed(operations)]
+        accounts, holds, known, attempted, claimed = connection.select_each(*questions)
+        books = _books(accounts, holds)
+        books.credited = {row[0] for row in known}
+        books.jobs = {row[0]: JobState(*row[1:]) for row in attempted}
+        books.claims = idempotency.states(claimed)
+        jobs.load_queues(connection, operations, books)
+    if not books.is_simple:
+        budgets.load(connection, operations, books)
+    return books
+
+
+def _is_simple(operation: Operation) -> bool:
+    """Of a chat or of speech, under no Idempotency-Key and no budget: what most are."""
+    if isinstance(operation, PlaceHold):
+        return operation.claim is None and operation.budget is None and operation.kind != "image"
+    return isinstance(operation, Checkpoint) or (isinstance(operation, Settle) and operation.attempt is None)
+
+
+def _books(accounts: Sequence[Row], holds: Sequence[Row]) -> Books:
+    return Books(
         {row[0]: AccountState(row[1], row[2], row[3]) for row in accounts},
         {row[0]: HoldState(*row[1:]) for row in holds},
-        {row[0] for row in known},
     )
-    books.jobs = {row[0]: JobState(*row[1:]) for row in attempted}
-    books.claims = idempotency.states(claimed)
-    jobs.load_queues(connection, operations, books)
-    budgets.load(connection, operations, books)
-    return books
 
 
 def save(connection: Connection, books: Books) -> None:
     """Write everything the batch changed."""
     _update_accounts(connection, books)
     _write_holds(connection, books)
-    jobs.requeue(connection, books)
+    if not books.is_simple:
+        jobs.requeue(connection, books)
     _write_generations(connection, books)
     if books.transfers:
         connection.write_soon(
@@ -72,9 +98,10 @@ def save(connection: Connection, books: Books) -> None:
                 for t in books.transfers
             ],
         )
-    jobs.save(connection, books)
-    idempotency.save(connection, books)
-    budgets.save(connection, books)
+    if not books.is_simple:
+        jobs.save(connection, books)
+        idempotency.save(connection, books)
+        budgets.save(connection, books)
 
 
 def _update_accounts(connection: Connection, books: Books) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from minitoolai.core.errors import StoreError
@@ -57,21 +58,13 @@ class SqliteConnection(AtOnce):
         # The number of marks is rounded up, so that a few statements serve every batch from the cache.
         size = 1 << (len(listed) - 1).bit_length()
         listed += [listed[-1]] * (size - len(listed))
-        return self.execute(sql.replace("IN (…)", f"IN ({','.join('?' * size)})"), listed)
+        return self.execute(_with_marks(sql, size), listed)
 
     def notify(self, channel: str, payload: str) -> None:
         """Nobody listens: one process serves a file, and looks again within a second."""
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        self.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+    def transaction(self) -> AbstractContextManager[None]:
+        return _Transaction(self._db)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -83,6 +76,38 @@ class SqliteConnection(AtOnce):
 
     def close(self) -> None:
         self._db.close()
+
+
+class _Transaction:
+    """What a generator would do with three frames more; every batch comes by here."""
+
+    __slots__ = ("_db",)
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        _run(self._db, "BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                _run(self._db, "COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+
+def _run(db: sqlite3.Connection, sql: str) -> None:
+    try:
+        db.execute(sql)
+    except sqlite3.Error as error:
+        raise StoreError(f"{error} in {sql.split(maxsplit=1)[0]}") from error
+
+
+@lru_cache(maxsize=256)
+def _with_marks(sql: str, size: int) -> str:
+    return sql.replace("IN (…)", f"IN ({','.join('?' * size)})")
 
 
 def open_sqlite(path: Path, *, serving: bool) -> Database:

@@ -59,6 +59,13 @@ class WriterCounts:
     sizes: Histogram = field(default_factory=lambda: Histogram(*SIZES))
     took: Histogram = field(default_factory=lambda: Histogram(*TOOK_US))
 
+    def wrote(self, size: int, took_us: int) -> None:
+        """A COMMIT of so many operations."""
+        self.commits += 1
+        self.operations += size
+        self.sizes.add(size)
+        self.took.add(took_us)
+
 
 def without_old_checkpoints(owed: list[Ticket]) -> list[Ticket]:
     """Of each hold's checkpoints only the last: a long outage would pile up one a second for each answer."""

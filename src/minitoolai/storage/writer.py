@@ -216,7 +216,7 @@ class Writer:
         size = min(len(self._tickets), LARGEST_BATCH)
         batch = [self._tickets.popleft() for _ in range(size)]
         self._is_due = bool(self._tickets)
-        self._urgent -= sum(ticket.urgent for ticket in batch)
+        self._urgent = sum(ticket.urgent for ticket in self._tickets)
         if self._retry_is_due() or self._stopping:
             batch = self._owed + batch
             self._owed = []
@@ -319,11 +319,9 @@ class Writer:
                 ticket.answer = ticket.change(connection) if ticket.change else next(answers)
         for ticket in batch:
             ticket.is_over = True
-            if ticket.in_doubt and isinstance(ticket.answer, Settled | Credited | Reversed):
-                ticket.answer = msgspec.structs.replace(ticket.answer, repeated=False)
-            if type(ticket.answer) is Settled and ticket.answer.shortfall and not ticket.answer.repeated:
-                self.counts.shortfall += ticket.answer.shortfall
-        self.counts.commits += 1
-        self.counts.operations += len(batch)
-        self.counts.sizes.add(len(batch))
-        self.counts.took.add(int((self._steady_s() - began_s) * 1_000_000))
+            answer = ticket.answer
+            if ticket.in_doubt and isinstance(answer, Settled | Credited | Reversed):
+                ticket.answer = answer = msgspec.structs.replace(answer, repeated=False)
+            if type(answer) is Settled and answer.shortfall and not answer.repeated:
+                self.counts.shortfall += answer.shortfall
+        self.counts.wrote(len(batch), int((self._steady_s() - began_s) * 1_000_000))
