@@ -64,7 +64,12 @@ class SqliteConnection(AtOnce):
         """Nobody listens: one process serves a file, and looks again within a second."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        return _Transaction(self._db)
+        return _Transaction(self)
+
+    def roll_back(self) -> None:
+        """Undo what is not committed, if anything is."""
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -81,28 +86,20 @@ class SqliteConnection(AtOnce):
 class _Transaction:
     """What a generator would do with three frames more; every batch comes by here."""
 
-    __slots__ = ("_db",)
+    __slots__ = ("_connection",)
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    def __init__(self, connection: SqliteConnection) -> None:
+        self._connection = connection
 
     def __enter__(self) -> None:
-        _run(self._db, "BEGIN IMMEDIATE")
+        self._connection.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                _run(self._db, "COMMIT")
+                self._connection.execute("COMMIT")
         finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-
-
-def _run(db: sqlite3.Connection, sql: str) -> None:
-    try:
-        db.execute(sql)
-    except sqlite3.Error as error:
-        raise StoreError(f"{error} in {sql.split(maxsplit=1)[0]}") from error
+            self._connection.roll_back()
 
 
 @lru_cache(maxsize=256)
