@@ -5,6 +5,7 @@ Of a read's length only one head of a chunk can be right, so that a look at a ta
 
 from __future__ import annotations
 
+#: Longer reads are left to the parser.
 LARGEST_READ = 8192
 
 
@@ -17,15 +18,5 @@ def _head(length: int) -> tuple[tuple[bytes, ...], int]:
     return (), 0
 
 
-_HEADS = [_head(length) for length in range(LARGEST_READ)]
-
-
-def only_chunk(read: bytes) -> bytes | None:
-    """The body, where this read, begun between two chunks, is one whole chunk without extensions; else None."""
-    size = len(read)
-    if size >= LARGEST_READ:
-        return None
-    heads, start = _HEADS[size]
-    if read.startswith(heads) and read.endswith(b"\r\n"):
-        return read[start:-2]
-    return None
+#: By a read's length: see `_head`. Chunks with extensions begin with none of these.
+HEADS = [_head(length) for length in range(LARGEST_READ)]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from minitoolai.engines.chunks import only_chunk
+from minitoolai.engines.chunks import HEADS, LARGEST_READ
 from minitoolai.engines.http_errors import Broken, HttpError, Silent
 
 TICK_S = 0.25
@@ -201,11 +201,13 @@ class Connection(asyncio.Protocol):
             self._poll.register(sock.fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_between_chunks and self.sink is not None and not self._chunks:
-            body = only_chunk(data)
-            if body is not None:
+        size = len(data)
+        if self._is_between_chunks and self.sink is not None and size < LARGEST_READ and not self._chunks:
+            # One whole chunk, as nearly every read of a stream is: there is nothing to parse.
+            heads, start = HEADS[size]
+            if data.startswith(heads) and data.endswith(b"\r\n"):
                 self._quiet_ticks = self._barren = 0
-                self.sink(body)
+                self.sink(data[start:-2])
                 return
         self._parse(data)
 

@@ -25,6 +25,10 @@ BYTES_PER_TOKEN = 4
 _USAGE, _SPACED_USAGE, _ERROR, _END = b'"usage":{', b'"usage": {', b'"error":', b"[DONE]"
 
 
+#: As numbers: `in` asks whether bytes are one by raising an error and forgetting it, which takes five times as long.
+_QUOTE, _LINE_END, _RETURN = b'"\n\r'
+
+
 class Choice(msgspec.Struct):
     """One choice of a chunk; the delta passes through unread."""
 
@@ -139,7 +143,7 @@ class EventStream:
         if pattern is None or self._rest or not data.startswith(pattern.before) or not data.endswith(pattern.after):
             return None
         text = data[pattern.start : pattern.end]
-        if b'"' in text or b"\n" in text or text.endswith(b"\\") or len(data) < pattern.start - pattern.end:
+        if _QUOTE in text or _LINE_END in text or text.endswith(b"\\") or len(data) < pattern.start - pattern.end:
             return None
         self.tokens += text != b""
         return data if pattern.is_same else pattern.ours_before + text + pattern.ours_after
@@ -151,7 +155,7 @@ class EventStream:
         """
         if self._rest:
             data = self._rest + data
-        if b"\r" in data:
+        if _RETURN in data:
             data = data.replace(b"\r\n", b"\n")
         cut = data.rfind(b"\n\n") + 2
         if cut == 1:
@@ -240,8 +244,9 @@ class EventStream:
 
 
 def _is_plain(block: bytes) -> bool:
-    # Four scans by memmem are ten times cheaper than one regular expression.
-    return _END not in block and _USAGE not in block and _ERROR not in block and _SPACED_USAGE not in block
+    # Four scans by memmem are ten times cheaper than one regular expression, and than `in`, which tries a number first.
+    find = block.find
+    return find(_END) < 0 and find(_USAGE) < 0 and find(_ERROR) < 0 and find(_SPACED_USAGE) < 0
 
 
 def _says_something(delta: msgspec.Raw) -> bool:
