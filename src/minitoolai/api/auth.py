@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from minitoolai.api.asgi import header
+from minitoolai.api.asgi import header, headers_by_name
 from minitoolai.api.notes import NOTES
 from minitoolai.core.errors import AccessDenied
 from minitoolai.core.records import Caller
@@ -23,7 +23,7 @@ async def authenticate(scope: Mapping[str, Any], keys: KeyRing) -> Caller:
 
     `scope` is the whole ASGI scope: what a key permits may depend on more than the headers.
     """
-    value = header(scope, b"authorization")
+    value = headers_by_name(scope).get(b"authorization")
     if not value:
         raise AccessDenied(
             "no key: send the header Authorization: Bearer sk-…", code="invalid_api_key", param="Authorization"

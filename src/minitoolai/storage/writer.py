@@ -110,7 +110,7 @@ class Writer:
         if is_hold and self._urgent >= QUEUED_HOLDS:
             raise Overloaded("too many requests are waiting for the ledger; try again", retry_after_s=1)
         future = asyncio.get_running_loop().create_future() if wait else None
-        self._put(Ticket(operation, None, future, urgent=is_hold, last=is_last, owed=not is_hold))
+        self._put(Ticket(operation, None, future, is_hold, is_last, not is_hold))
         return future
 
     async def run(self, change: Change) -> Any:
