@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Row:
     missing: str | None = None
     plain: list[Sample] = field(default_factory=list)
     stream: list[Sample] = field(default_factory=list)
+    #: One stream after the other.
+    alone: list[Sample] = field(default_factory=list)
     answers: int = 0
     failures: int = 0
     rss_mb: float | None = None
@@ -72,8 +74,9 @@ def run(gateways: list[Gateway], plan: Plan, say: Say) -> list[Row]:
         for number in range(plan.rounds):
             for _, row, running in up:
                 say(f"round {number + 1} of {plan.rounds}: {row.title}")
-                row.plain.append(_load(row, running, plan, stream=False, seconds=plan.seconds))
-                row.stream.append(_load(row, running, plan, stream=True, seconds=plan.seconds))
+                row.plain.append(_load(row, running, plan, callers=plan.callers, stream=False))
+                row.stream.append(_load(row, running, plan, callers=plan.streams, stream=True))
+                row.alone.append(_load(row, running, plan, callers=1, stream=True))
         for gateway, row, running in up:
             row.rss_mb = rss_mb_of(running.child.pid) if running.child else None
             _check_books(gateway, row, running)
@@ -105,13 +108,15 @@ def _start(gateway: Gateway, row: Row, place: Place, stack: ExitStack, say: Say)
 
 def _warm_up(row: Row, running: Running, plan: Plan) -> None:
     """A moment of each kind, counted for the books only."""
-    for stream in (False, True):
-        _load(row, running, plan, stream=stream, seconds=min(1.0, plan.seconds))
+    brief = replace(plan, seconds=min(1.0, plan.seconds))
+    _load(row, running, brief, callers=plan.callers, stream=False)
+    _load(row, running, brief, callers=plan.streams, stream=True)
 
 
-def _load(row: Row, running: Running, plan: Plan, *, stream: bool, seconds: float) -> Sample:
+def _load(row: Row, running: Running, plan: Plan, *, callers: int, stream: bool) -> Sample:
+    seconds = plan.seconds
     command = [sys.executable, "-m", "bench.load", "--port", str(running.port), "--key", running.key]
-    command += ["--seconds", str(seconds), "--callers", str(plan.streams if stream else plan.callers)]
+    command += ["--seconds", str(seconds), "--callers", str(callers)]
     command += [part for header in running.headers for part in ("--header", header)]
     command += ["--stream"] if stream else []
     if plan.load_cores:
