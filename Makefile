@@ -41,7 +41,7 @@ test: dev       ## every quick test
 	$(BIN)/pytest -n 3 --dist worksteal -m "not acceptance and not chaos"
 
 acceptance: dev ## the long tests, against real servers
-	$(BIN)/pytest -m acceptance
+	$(BIN)/pytest -m acceptance --durations=30
 
 fuzz: dev       ## ten minutes of schemathesis over /openapi.json
 	FUZZ_S=600 $(BIN)/pytest tests/acceptance/test_fuzz.py
