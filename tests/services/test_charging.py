@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
-from minitoolai.core.errors import AccessDenied, InsufficientBalance
+from minitoolai.core.errors import AccessDenied, InsufficientBalance, StoreError
 from minitoolai.core.records import Balance, Caller
-from minitoolai.services.charging import LEASE_MS, Charging, charged
+from minitoolai.services.charging import LEASE_MS, Charging, charged, durable
 from minitoolai.services.pricing import Bound
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, DONE, NOON_MS, TemporaryBooks
@@ -39,6 +40,22 @@ def test_a_reservation_holds_the_bound_and_writes_the_generation(books: Temporar
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock)))
     assert books.money(account) == Balance(750, 0)
+
+
+def test_a_charge_on_a_hold_that_the_books_do_not_know_is_an_error(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+
+    async def work(charging: Charging) -> None:
+        reservation = await charging.reserve(caller(account), BOUND, CHAT)
+        lost = msgspec.structs.replace(reservation, hold_id=reservation.hold_id + 1)
+        future = charging.settle(lost, 250, DONE)
+        assert future is not None
+        with pytest.raises(StoreError, match="do not know the hold"):
+            await durable(future, within_s=5)
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock)))
+    assert books.money(account) == Balance(1000, 600)
 
 
 def test_a_low_balance_is_granted_fewer_units(books: TemporaryBooks) -> None:

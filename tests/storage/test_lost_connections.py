@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
 
 from minitoolai.core.books import Credited, Held, Operation, Settled
-from minitoolai.core.errors import ConnectionLost, Overloaded
+from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded
 from minitoolai.core.records import Balance, Caller
 from minitoolai.services.charging import Charging
 from minitoolai.services.ledger import decide
 from minitoolai.services.pricing import Bound
 from minitoolai.storage.opening import open_database
+from minitoolai.storage.postgres import PostgresConnection
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, TemporaryBooks, checkpoint, credit, hold, settle
 from tests.support.cluster import Cluster
@@ -162,6 +164,29 @@ def own_cluster() -> Iterator[Cluster]:
 
     with running_cluster() as running:
         yield running
+
+
+def test_a_crash_begins_another_life_and_an_orderly_stop_does_not(own_cluster: Cluster) -> None:
+    url = own_cluster.books()
+    lives = []
+    for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGINT):
+        with closing(PostgresConnection(url)) as connection:
+            lives.append(connection.life)
+        own_cluster.stop(how)
+        own_cluster.start()
+    assert lives[0] == lives[1] != lives[2]
+
+
+def test_after_a_crash_the_number_of_a_lost_commit_proves_nothing(postgres_books: TemporaryBooks) -> None:
+    # What a crash kept from the disk was never there, and its number is another transaction's now.
+    with closing(PostgresConnection(postgres_books.url)) as connection:
+        with connection.transaction():
+            connection.execute("CREATE TABLE mine (x integer)")
+            fate = connection.fate
+        assert fate is not None
+        assert connection.was_committed(fate)
+        with pytest.raises(CommitInDoubt, match="crashed"):
+            connection.was_committed((*fate[:3], "a life before this one"))
 
 
 def test_while_the_server_is_away_holds_are_refused_and_charges_are_kept(own_cluster: Cluster) -> None:

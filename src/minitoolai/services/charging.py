@@ -16,6 +16,7 @@ from minitoolai.core.books import (
     Refused,
     Settle,
     Settled,
+    Unknown,
     Verdict,
 )
 from minitoolai.core.clock import Clock
@@ -175,13 +176,18 @@ class Charging:
 
 
 async def durable(charge: asyncio.Future[Verdict], *, within_s: float) -> None:
-    """Return once the charge is written. TimeoutError if the database is too sick for that, StoreError."""
+    """Return once the charge is written. TimeoutError if the database is too sick for that, StoreError.
+
+    A hold that the books do not know can pay for nothing: that must never look like a charge.
+    """
     # A timer on the future itself costs a third of asyncio.timeout, and every request comes by here.
     timer = charge.get_loop().call_later(within_s, _give_up, charge)
     try:
-        await charge
+        verdict = await charge
     finally:
         timer.cancel()
+    if isinstance(verdict, Unknown):
+        raise StoreError("the books do not know the hold of this charge; nothing was charged")
 
 
 def _give_up(charge: asyncio.Future[Verdict]) -> None:

@@ -27,13 +27,15 @@ FIRST_RETRY_S = 0.05
 _BEGIN = Statement("BEGIN ISOLATION LEVEL READ COMMITTED", repeats=False)
 #: The number under which the server knows this transaction, whole and short, and the session's.
 _NUMBERS = Statement("SELECT pg_current_xact_id()::text, pg_current_xact_id()::xid::text, pg_backend_pid()")
+#: The server's life: its statistics begin anew after a crash, and not after an orderly stop.
+_LIFE = "SELECT stats_reset::text FROM pg_stat_wal"
 _COMMIT = Statement("COMMIT", repeats=False)
 _ROLLBACK = Statement("ROLLBACK", repeats=False)
 _WHOLE_TABLES = (
     "SET LOCAL enable_nestloop = off; SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on;"
     " SET LOCAL enable_mergejoin = on"
 )
-_Fate = tuple[str, str, int]
+_Fate = tuple[str, str, int, str]
 
 
 class PostgresConnection:
@@ -51,7 +53,7 @@ class PostgresConnection:
         self._is_inside = False
         #: Of the transaction under way: what is to be sent before anything else, and what the server calls it.
         self._queued: list[Statement] = []
-        self._fate: _Fate | None = None
+        self.fate: _Fate | None = None
         self._connect()
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
@@ -89,10 +91,10 @@ class PostgresConnection:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         self._revive()
-        self._queued, self._fate, self._is_inside = [], None, True
+        self._queued, self.fate, self._is_inside = [], None, True
         try:
             yield
-            if self._queued and self._fate is None:
+            if self._queued and self.fate is None:
                 # No COMMIT goes out for a transaction whose number we do not know.
                 self._ask([])
         except BaseException:
@@ -126,6 +128,7 @@ class PostgresConnection:
         self._is_snapshot = False
         self._db = connect(self._url, read_only=self._read_only)
         self._pipeline = Pipeline(self._db)
+        self.life = "" if self._read_only else str(self._run(_LIFE, ())[0][0])
 
     def _revive(self) -> None:
         """A new session where the old one is known to be gone; never in the middle of a transaction."""
@@ -144,13 +147,13 @@ class PostgresConnection:
     def _flush(self) -> None:
         """Before the driver has its turn: what is queued is sent, and a transaction has begun."""
         self._revive()
-        if self._is_inside and (self._queued or self._fate is None):
+        if self._is_inside and (self._queued or self.fate is None):
             self._ask([])
 
     def _ask(self, statements: Sequence[Statement]) -> list[PGresult]:
         """In one round trip: what is queued, then these; the results of these."""
         self._revive()
-        opening = [_BEGIN, _NUMBERS] if self._is_inside and self._fate is None else []
+        opening = [_BEGIN, _NUMBERS] if self._is_inside and self.fate is None else []
         before = [*opening, *self._queued]
         self._queued = []
         try:
@@ -163,7 +166,7 @@ class PostgresConnection:
             raise translated(error, self._db, [*before, *statements][-1].sql) from error
         if opening:
             number, short, pid = self._pipeline.rows(results[1])[0]
-            self._fate = number, short, pid
+            self.fate = number, short, pid, self.life
         return results[len(before) :]
 
     def _over_arrays(self, sql: str, rows: Sequence[Sequence[object]]) -> Statement | None:
@@ -208,13 +211,13 @@ class PostgresConnection:
 
     def _commit(self) -> None:
         """Send what is queued, and COMMIT: in one round trip, behind which nobody waits for us."""
-        if self._fate is None:
+        if self.fate is None:
             return
         try:
             (result,) = self._ask([_COMMIT])
         except ConnectionLost as error:
             self._is_inside = False
-            if not self._was_committed(self._fate):
+            if not self.was_committed(self.fate):
                 raise ConnectionLost("the connection broke before the COMMIT; nothing was written") from error
             return
         except StoreError:
@@ -223,26 +226,33 @@ class PostgresConnection:
         if result.command_status != b"COMMIT":
             raise StoreError("a statement of the transaction had failed; nothing was written")
 
-    def _was_committed(self, fate: _Fate) -> bool:
-        """What became of a COMMIT whose answer was lost. CommitInDoubt while the server is away."""
-        number, short, pid = fate
+    def was_committed(self, fate: _Fate) -> bool:
+        """What became of a COMMIT whose answer was lost. CommitInDoubt while the server is away, and after its crash.
+
+        A number that a crash kept from the disk is given to another transaction: that one's COMMIT is not ours.
+        """
+        number, short, pid, life = fate
         give_up_s = time.monotonic() + DOUBT_S
         while True:
             try:
                 state = self._run("SELECT pg_xact_status(%s::text::xid8)", (number,))[0][0]
-                if state != "in progress":
-                    return bool(state == "committed")
-                # Its session does not know yet that we are gone, and would keep its locks until it does.
-                self._run(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE pid = %s AND backend_xid = %s::text::xid",
-                    (pid, short),
-                )
+                if state == "in progress":
+                    # Its session does not know yet that we are gone, and would keep its locks until it does.
+                    self._run(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE pid = %s AND backend_xid = %s::text::xid",
+                        (pid, short),
+                    )
             except StoreError as error:
                 if time.monotonic() > give_up_s:
                     raise CommitInDoubt(
                         f"the connection broke during a COMMIT, and its fate is not known yet: {error}"
                     ) from error
+            else:
+                if state == "committed" and self.life != life:
+                    raise CommitInDoubt("the server crashed during a COMMIT; whether it was written is not known")
+                if state != "in progress":
+                    return bool(state == "committed")
             time.sleep(FIRST_RETRY_S)
 
 
