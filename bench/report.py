@@ -48,9 +48,9 @@ def _cells(row: Row, by_name: dict[str, Row]) -> list[str]:
         _rate(row),
         _number(_cpu(row.plain), 3),
         _number(_cpu(row.stream), 2),
-        _number(_added(row.alone, direct.alone, "first_median_ms") if direct and row is not direct else None, 2),
-        _number(_added(row.stream, direct.stream, "first_median_ms") if direct and row is not direct else None, 2),
-        _number(_added(row.stream, direct.stream, "first_p99_ms") if direct and row is not direct else None, 1),
+        _number(_added(row, direct, "alone", "first_median_ms"), 2),
+        _number(_added(row, direct, "stream", "first_median_ms"), 2),
+        _number(_added(row, direct, "stream", "first_p99_ms"), 1),
         _number(_ratio(row.plain, base.plain if base else []), 2),
         _number(_ratio(row.stream, base.stream if base else []), 2),
         _number(row.rss_mb, 0),
@@ -77,9 +77,12 @@ def _cpu(samples: list[Sample]) -> float | None:
     return _median(sample.cpu_ms for sample in samples)
 
 
-def _added(samples: list[Sample], direct: list[Sample], name: str) -> float | None:
+def _added(row: Row, direct: Row | None, kind: str, name: str) -> float | None:
     """Milliseconds over the upstream spoken to directly, round by round."""
-    pairs = [(getattr(s, name), getattr(d, name)) for s, d in zip(samples, direct, strict=False)]
+    if direct is None or direct is row:
+        return None
+    rounds = zip(getattr(row, kind), getattr(direct, kind), strict=False)
+    pairs = [(getattr(s, name), getattr(d, name)) for s, d in rounds]
     return _median(ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None)
 
 

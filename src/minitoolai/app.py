@@ -129,7 +129,7 @@ class Server:
             # Of a base URL that ends in a slash.
             path = scope["path"] = _SLASHES.sub("/", path)
             handler = self._hot.get(path)
-        if b"origin" in headers and path.startswith(("/v1/", "/api/")):
+        if (b"origin" in headers or scope["method"] == "OPTIONS") and path.startswith(("/v1/", "/api/")):
             if is_preflight(scope):
                 return preflight
             welcome(scope, notes)

@@ -117,3 +117,9 @@ def test_rubbish_between_chunks_breaks_the_answer_by_either_way(rubbish: bytes) 
     for with_sink in (False, True):
         _, _, ended = heard([HEAD + chunk(b"one"), chunk(b"two"), rubbish, b"0\r\n\r\n"], with_sink=with_sink)
         assert not ended
+
+
+def test_a_head_that_says_one_name_again_and_again_is_measured_whole() -> None:
+    head = HEAD[:-2] + b"x-again: and again\r\n" * 5000 + b"\r\n"
+    _, _, ended = heard([head + chunk(b"one") + b"0\r\n\r\n"], with_sink=False)
+    assert not ended

@@ -161,13 +161,12 @@ def _of_before_cheaper_checks(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-def _refuses_a_state_nobody_knows(path: Path) -> bool:
+def _check_that_its_states_are_known(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("SELECT state FROM holds").fetchall() == [("pending",)]
         with pytest.raises(sqlite3.IntegrityError, match="ck_holds_state_known"):
             db.execute("UPDATE holds SET state = 'lost'")
-    return True
 
 
 def test_checks_are_written_anew_around_the_rows_that_are_there(tmp_path: Path) -> None:
@@ -175,7 +174,7 @@ def test_checks_are_written_anew_around_the_rows_that_are_there(tmp_path: Path) 
     assert " IN (" in str(_shape(tmp_path / "old.db")["holds"])
     migrate(url)
     assert " IN (" not in str(_shape(tmp_path / "old.db")["holds"])
-    assert _refuses_a_state_nobody_knows(tmp_path / "old.db")
+    _check_that_its_states_are_known(tmp_path / "old.db")
 
 
 def test_a_sqlite_that_protects_its_schema_keeps_the_old_words(tmp_path: Path) -> None:
@@ -194,7 +193,7 @@ def test_a_sqlite_that_protects_its_schema_keeps_the_old_words(tmp_path: Path) -
     finally:
         remove(Pool, "connect", protect)
     assert " IN (" in str(_shape(tmp_path / "old.db")["holds"])
-    assert _refuses_a_state_nobody_knows(tmp_path / "old.db")
+    _check_that_its_states_are_known(tmp_path / "old.db")
 
 
 def test_a_file_that_is_no_database_is_refused_in_words(tmp_path: Path) -> None:

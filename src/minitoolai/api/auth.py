@@ -24,7 +24,7 @@ async def authenticate(scope: Mapping[str, Any], keys: KeyRing) -> Caller:
     `scope` is the whole ASGI scope: what a key permits may depend on more than the headers.
     """
     value = headers_by_name(scope).get(b"authorization")
-    if not value:
+    if value is None:
         raise AccessDenied(
             "no key: send the header Authorization: Bearer sk-…", code="invalid_api_key", param="Authorization"
         )

@@ -65,16 +65,16 @@ async def _whole(run: ChatRun, form: Form, receive: Receive, send: Send) -> None
     # Most plain answers are there at once; only one that is not is worth a watch for callers who leave.
     run.on_slow = lambda: watchers.append(watch(run, receive))
     try:
-        body, error = await attempt(run, speaker.read_whole)
+        told = await attempt(run, speaker.read_whole)
     finally:
         # It holds the run, and the run it: only the collector could free the two, and all that hangs on them.
         run.on_slow = None
         for watcher in watchers:
             watcher.cancel()
-    if body is not None and error is None:
-        await answer(send, 200, body, [JSON, *_headers(run)])
-    elif error is not None and not isinstance(error, ClientLeft):
-        await answer_error(send, form.retold(error), _headers(run))
+    if isinstance(told, bytes):
+        await answer(send, 200, told, [JSON, *_headers(run)])
+    elif told is not None and not isinstance(told, ClientLeft):
+        await answer_error(send, form.retold(told), _headers(run))
 
 
 def _headers(run: ChatRun) -> Headers:

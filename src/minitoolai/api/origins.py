@@ -16,8 +16,8 @@ _PREFLIGHT: Headers = [
 
 
 def welcome(scope: Scope, notes: Notes) -> None:
-    """Let the page from which a browser asks read the answer. Pictures say so by themselves."""
-    if not scope["path"].startswith("/api/texttoimage/pictures/"):
+    """Where a browser says from which page it asks, let that page read the answer. Pictures say so by themselves."""
+    if header(scope, b"origin") and not scope["path"].startswith("/api/texttoimage/pictures/"):
         notes.add(_EVERYBODY)
 
 

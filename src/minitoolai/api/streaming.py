@@ -130,7 +130,7 @@ async def forward(run: Run, out: StreamWriter, receive: Receive) -> ServiceError
     """Send all of an answer and charge for it. What went wrong, if anything did."""
     watcher = watch(run, receive)
     try:
-        _, error = await attempt(run, lambda: run.flow(out.write_soon))
+        error = await attempt(run, lambda: run.flow(out.write_soon))
     finally:
         watcher.cancel()
     if error is None:
@@ -138,8 +138,8 @@ async def forward(run: Run, out: StreamWriter, receive: Receive) -> ServiceError
     return error
 
 
-async def attempt(run: Run, work: Callable[[], Awaitable[T]]) -> tuple[T | None, ServiceError | None]:
-    """Open the engine, do the work, charge for it, let go of the engine. What came of it, and what went wrong."""
+async def attempt(run: Run, work: Callable[[], Awaitable[T]]) -> T | ServiceError | None:
+    """Open the engine, do the work, charge for it, let go of the engine. What came of it, or else what went wrong."""
     result: T | None = None
     error: ServiceError | None = None
     try:
@@ -160,7 +160,7 @@ async def attempt(run: Run, work: Callable[[], Awaitable[T]]) -> tuple[T | None,
         run.task = None
         # Whatever happened, the charge is queued by now; nothing below can undo it.
         await run.close(error)
-    return result, error
+    return result if error is None else error
 
 
 async def charge(run: Run) -> None:

@@ -52,7 +52,7 @@ def check_chat(fields: dict[str, Any], dialect: Dialect) -> ChatRequest:
         limit=limit,
         limit_is_default=is_default,
         choices=rest.get("n", 1),
-        text_bytes=seen.text_bytes + _schema_bytes(rest) if rest else seen.text_bytes,
+        text_bytes=seen.text_bytes + (_schema_bytes(rest) if rest else 0),
         images=seen.images,
     )
 

@@ -23,6 +23,8 @@ UNREAD_LIMIT = 256 * 1024
 #: Bytes of head, of trailers, or of anything else that is not body, in a row.
 HEAD_LIMIT = 64 * 1024
 ONE_PACKET = 64 * 1024
+#: Names and values as they came.
+Head = list[tuple[bytes, bytes]]
 
 
 class Connection(asyncio.Protocol):
@@ -39,10 +41,8 @@ class Connection(asyncio.Protocol):
         #: Given a body that came as one whole chunk, in place of listener and `take`, while nothing else waits.
         self.sink: Callable[[bytes], None] | None = None
         self._chunks: list[bytes] = []
-        self._fields: dict[bytes, bytes] = {}
-        #: The parser finds its callbacks here; neither a body nor a header costs a Python frame.
+        #: The parser finds its callbacks here; appending a body costs no Python frame.
         self.on_body = self._chunks.append
-        self.on_header = self._fields.__setitem__
         self._parser = HttpResponseParser(self)
         self.is_lost = False
         self.is_busy = False
@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
         self._quiet_ticks = self._barren = self._unread = self._unsent = 0
         self.listener = self.sink = None
         self._is_between_chunks = self._chunk_is_whole = False
-        self.head: dict[bytes, bytes] = {}
+        self.head: Head = []
         self._may_reuse = self._is_paused = False
         self.error: HttpError | None = None
         self.has_heard = self.has_head = self.ended = False
@@ -260,7 +260,11 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self.ended:
             raise HttpParserError("a second answer to one request")
-        self._fields.clear()
+        self.head.clear()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.has_head:
+            self.head.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -269,11 +273,9 @@ class Connection(asyncio.Protocol):
         if status < 200:
             return
         # What has come so far is head, and perhaps the beginning of the body.
-        if self._unread > HEAD_LIMIT and sum(map(len, itertools.chain(*self._fields.items()))) > HEAD_LIMIT:
+        if self._unread > HEAD_LIMIT and sum(map(len, itertools.chain(*self.head))) > HEAD_LIMIT:
             raise HttpParserError(f"more than {HEAD_LIMIT} bytes of headers")
         self.status = status
-        # Trailers will be put among the fields.
-        self.head = self._fields.copy()
         self.has_head = True
         if self._is_head:
             # The parser would wait for the body that content-length announces; it ends here, with its connection.
@@ -292,6 +294,10 @@ class Connection(asyncio.Protocol):
             self.ended = True
 
 
-def as_text(head: dict[bytes, bytes]) -> dict[str, str]:
-    """Headers by their names in lower case; of one that came twice, the last. Few ask for them."""
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in head.items()}
+def as_text(head: Head) -> dict[str, str]:
+    """Headers by their names in lower case, those of one name joined. Few ask for them."""
+    headers: dict[str, str] = {}
+    for name, value in head:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers

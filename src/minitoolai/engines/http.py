@@ -40,7 +40,7 @@ class HttpAnswer:
 
     @property
     def headers(self) -> dict[str, str]:
-        """By their names in lower case; of one that came twice, the last."""
+        """By their names in lower case, those of one name joined."""
         return as_text(self._head)
 
     async def next_bytes(self) -> bytes:
