@@ -6,7 +6,7 @@ from typing import Any
 
 import uvicorn
 
-from minitoolai.engines.http import HttpClient
+from minitoolai.httpclient.client import HttpClient
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]

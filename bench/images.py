@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from minitoolai.engines.base_images import ImageRequest
-from minitoolai.engines.clip_tokens import tokens_of_clip
-from minitoolai.engines.diffusers import find_device, precision_of
-from minitoolai.engines.diffusers_canvas import DiffusersCanvas
-from minitoolai.engines.diffusers_painter import Painter, Row
+from minitoolai.engines.diffusers.batch import DiffusersCanvas
+from minitoolai.engines.diffusers.checkpoint import Encoder, Networks
+from minitoolai.engines.diffusers.clip_tokens import tokens_of_clip
+from minitoolai.engines.diffusers.diffusers_painter import Painter, Row
+from minitoolai.engines.diffusers.engine import find_device, precision_of
 from minitoolai.engines.sampling import SCHEDULERS, SIGMA_MAX
-from minitoolai.engines.weights_loading import Encoder, Networks
 
 _EXAMPLES = """examples:
   python -m bench.images                                       SDXL at 1024 x 1024 on the first GPU

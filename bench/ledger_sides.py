@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psycopg
 
-from minitoolai.core.books import Credit, Held, PlaceHold, Settle, Settled
-from minitoolai.core.records import NewGeneration, Outcome
-from minitoolai.services.ledger import decide
+from minitoolai.core.models import NewGeneration, Outcome
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Credit, Held, PlaceHold, Settle, Settled
 from minitoolai.storage import accounts, audit, ledger
 from minitoolai.storage.migrate import migrate
 from minitoolai.storage.opening import open_database

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from minitoolai import __version__
-from minitoolai.services.accounts import KEY_PATTERN
+from minitoolai.accounts.keys import KEY_PATTERN
 from tests.support.cli import CATALOG, PROGRAM, Cli
 from tests.support.cluster import Cluster
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from minitoolai.cli import main
+from minitoolai.cli.main import main
 
 
 def run(*arguments):

@@ -15,7 +15,7 @@ ANN = "ann@example.com"
 HEAVY = {
     "alembic", "argon2", "babel", "httptools", "jinja2", "litestar", "numpy", "obstore", "onnxruntime", "PIL",
     "prometheus_client", "psycopg", "soundfile", "sqlalchemy", "stripe", "tokenizers", "uvicorn", "uvloop", "xllamacpp",
-    "minitoolai.api", "minitoolai.app", "minitoolai.portal", "minitoolai.wiring",
+    "minitoolai.api", "minitoolai.app", "minitoolai.portal", "minitoolai.bootstrap",
 }  # fmt: skip
 #: What the server imports only where a migration is due, or in its engines' own processes.
 NOT_SERVED = {"alembic", "numpy", "onnxruntime", "PIL", "psycopg", "soundfile", "sqlalchemy", "torch", "xllamacpp"}
@@ -36,7 +36,7 @@ COMMANDS = [
 
 RUN = """
 import json, sys
-from minitoolai.cli import main
+from minitoolai.cli.main import main
 for command in json.loads(sys.argv[1]):
     try:
         main(command)
@@ -46,7 +46,7 @@ print(json.dumps(sorted(sys.modules)))
 """
 IMPORT = """
 import json, sys
-import minitoolai.serving, minitoolai.app, minitoolai.worker, minitoolai.supervisor
+import minitoolai.cli.serve, minitoolai.app, minitoolai.cli.worker, minitoolai.http.supervisor
 print(json.dumps(sorted(sys.modules)))
 """
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import minitoolai
-from minitoolai.api.errors import TABLE
 from minitoolai.api.openapi import describe
-from minitoolai.cli import _parser
+from minitoolai.cli.main import _parser
 from minitoolai.core import catalog, errors, voices
-from minitoolai.core.catalog_file import read_catalog
+from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.money import format_dollars
-from minitoolai.metrics import METRICS
+from minitoolai.http.errors import TABLE
+from minitoolai.observability.metrics import METRICS
 from minitoolai.settings import PREFIX, Settings
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"

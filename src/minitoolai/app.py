@@ -18,27 +18,27 @@ from typing import IO, Any
 import uvicorn
 from litestar.datastructures import State
 
-from minitoolai.api.asgi import App, Receive, Scope, Send, sort_headers
-from minitoolai.api.direct import unframed
-from minitoolai.api.idempotency import IDEMPOTENCY_KEY, Idempotent
-from minitoolai.api.images import ImageDesk
-from minitoolai.api.notes import NOTES, Notes
-from minitoolai.api.origins import is_preflight, preflight, welcome
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
+from minitoolai.bootstrap import Services
 from minitoolai.core.errors import EngineError, SettingsError
-from minitoolai.core.request_facts import CURRENT
-from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.engines.base_speech import SpeechEngine
-from minitoolai.listening import BACKLOG
-from minitoolai.metrics import Page
-from minitoolai.metrics_port import MetricsPort
+from minitoolai.engines.protocols import ChatEngine
+from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
+from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
+from minitoolai.http.origins import is_preflight, preflight, welcome
+from minitoolai.http.request_context import NOTES, Notes
+from minitoolai.http.server import BACKLOG
+from minitoolai.http.uvicorn_fast_path import unframed
+from minitoolai.images.endpoints import ImageDesk
+from minitoolai.images.webhooks import WebhookLog
+from minitoolai.observability.metrics import Page
+from minitoolai.observability.metrics_port import MetricsPort
+from minitoolai.observability.request_facts import CURRENT
 from minitoolai.portal.routes import is_portals, portal
-from minitoolai.services.webhooks import WebhookLog
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.database import Member
 from minitoolai.storage.jobs import JOBS_CHANNEL
-from minitoolai.wiring import Services
 
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
@@ -53,7 +53,7 @@ def image_desk(services: Services) -> ImageDesk:
     images = services.images
     return ImageDesk(
         jobs=images.service,
-        reports=services.reports,
+        database=services.database,
         links=images.links,
         pictures=images.pictures,
         underway=services.underway,

@@ -7,32 +7,32 @@ import socket
 from dataclasses import dataclass
 
 from minitoolai import __version__
+from minitoolai.billing.charging import Charging
 from minitoolai.core.catalog import Catalog
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.errors import SettingsError
+from minitoolai.core.in_flight import Underway
+from minitoolai.core.signing import Ring
+from minitoolai.core.signing_signing import Signer
 from minitoolai.engines.base_images import ImageEngine
-from minitoolai.engines.guarded import GuardedClient
-from minitoolai.engines.http import HttpClient
-from minitoolai.engines.moderation import ModerationPolicy
-from minitoolai.painter_wiring import make_image_engines
-from minitoolai.services.charging import Charging
-from minitoolai.services.image_board import Board
-from minitoolai.services.image_run import ImageRun
-from minitoolai.services.image_worker import ImageWorker
-from minitoolai.services.images import ImageService
-from minitoolai.services.links import Links, PublicAddress
-from minitoolai.services.pictures import Pictures, Sweeper
-from minitoolai.services.policy import DefaultPolicy, Policies, find_policies
-from minitoolai.services.secrets import Ring
-from minitoolai.services.signing import Signer
-from minitoolai.services.underway import Underway
-from minitoolai.services.webhooks import ANSWER_WITHIN_S, Post, WebhookDeliverer, WebhookSecrets
+from minitoolai.engines.painter_wiring import make_image_engines
+from minitoolai.httpclient.client import HttpClient
+from minitoolai.httpclient.guarded import GuardedClient
+from minitoolai.images.attempt import ImageRun
+from minitoolai.images.links import Links, PublicAddress
+from minitoolai.images.moderation import DefaultPolicy, Policies, find_policies
+from minitoolai.images.moderation_moderation import ModerationPolicy
+from minitoolai.images.progress import Board
+from minitoolai.images.results import Pictures, Sweeper
+from minitoolai.images.service import ImageService
+from minitoolai.images.webhooks import ANSWER_WITHIN_S, Post, WebhookDeliverer, WebhookSecrets
+from minitoolai.images.worker import ImageWorker
+from minitoolai.observability.tracing import Tracing
 from minitoolai.settings import Settings
 from minitoolai.storage.bucket import BucketObjects
 from minitoolai.storage.database import Database
-from minitoolai.storage.objects import LocalObjects, ObjectStore
+from minitoolai.storage.object_store import LocalObjects, ObjectStore
 from minitoolai.storage.writer import Writer
-from minitoolai.tracing import Tracing
 
 
 @dataclass(frozen=True)

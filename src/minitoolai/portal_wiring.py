@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from minitoolai.accounts.keys import KeyRing
+from minitoolai.accounts.mail import LogMailer, Mailer, SmtpMailer
+from minitoolai.accounts.passwords import Passwords
+from minitoolai.accounts.users import Users
+from minitoolai.availability import Reports
+from minitoolai.billing.audit import Auditor
+from minitoolai.billing.stripe import Checkout
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import SettingsError
 from minitoolai.portal.site import Site
-from minitoolai.services.accounts import KeyRing
-from minitoolai.services.audit import Auditor
-from minitoolai.services.checkout import Checkout
-from minitoolai.services.mail import LogMailer, Mailer, SmtpMailer
-from minitoolai.services.passwords import Passwords
-from minitoolai.services.reports import Reports
-from minitoolai.services.users import Users
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer

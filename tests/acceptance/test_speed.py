@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from minitoolai.core.clock import random_text
-from minitoolai.engines.llama import find_embedded_model
+from minitoolai.engines.chat.llama import find_embedded_model
 from tests.support.load import API, OPENAI, Caller, many
 from tests.support.server import ServerProcess
 from tests.support.upstream import Upstream
@@ -102,7 +102,7 @@ def bare_engine() -> Iterator[tuple[int, str]]:
         "slots": 4, "queue": 128, "context": 4096, "threads": 1, "embeds": False, "pooling": "",
         "path": find_embedded_model(), "model": "bare", "key": key,
     }  # fmt: skip
-    command = [sys.executable, "-m", "minitoolai.engines.llama_server"]
+    command = [sys.executable, "-m", "minitoolai.engines.chat.llama_server"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdin is not None
         assert child.stdout is not None

@@ -11,8 +11,8 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from minitoolai.api.asgi import JSON, Send, answer
-from minitoolai.api.streaming import EVENT_STREAM, StreamWriter
+from minitoolai.http.asgi import JSON, Send, answer
+from minitoolai.http.streaming import EVENT_STREAM, StreamWriter
 
 HTTP: dict[str, Any] = {
     "type": "http", "http_version": "1.1", "method": "POST", "path": "/", "query_string": b"", "headers": [],

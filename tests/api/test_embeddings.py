@@ -12,7 +12,7 @@ import openai
 import pytest
 import requests
 
-from minitoolai.engines.llama import find_embedded_model
+from minitoolai.engines.chat.llama import find_embedded_model
 from tests.support.ask import check_refusal, get
 from tests.support.server import Account, ServerProcess
 from tests.support.strict import CreateEmbeddingResponse, check

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from minitoolai.api.errors import TABLE, error_body, error_headers, status_and_type
 from minitoolai.core import errors
 from minitoolai.core.errors import ServiceError
+from minitoolai.http.errors import TABLE, error_body, error_headers, status_and_type
 
 #: The contract: class → (status, type, code, may it help to try again).
 PROMISED = {

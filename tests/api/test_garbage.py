@@ -16,8 +16,8 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from minitoolai.app import Server
+from minitoolai.bootstrap import build
 from minitoolai.settings import Settings
-from minitoolai.wiring import build
 from tests.api.test_direct import Cycle
 from tests.support import catalogs
 from tests.support.server import Account, ServerProcess

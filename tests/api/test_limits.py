@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import requests
 
+from minitoolai.accounts import keys as account_service
 from minitoolai.core.key_rules import KeyRules, Rate
-from minitoolai.places import pepper
-from minitoolai.services import accounts as account_service
+from minitoolai.paths import pepper
 from minitoolai.storage import accounts
 from tests.support import catalogs
 from tests.support.ask import API, HELLO, OPENAI, check_refusal, get, post

@@ -11,12 +11,12 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from minitoolai.api.errors import IMAGE_PATHS, TABLE
 from minitoolai.api.openapi import describe
 from minitoolai.api.routes import HANDLERS, hot_paths, image_paths
 from minitoolai.app import image_desk
+from minitoolai.bootstrap import build
+from minitoolai.http.errors import IMAGE_PATHS, TABLE
 from minitoolai.settings import load_settings
-from minitoolai.wiring import build
 
 OPEN = {"/healthz", "/readyz", "/openapi.json"}
 #: No key either: a signature is what opens these.
@@ -142,8 +142,8 @@ def test_requests_that_are_refused_do_not_fit_the_schema(fields: dict[str, Any])
 def test_the_shape_of_errors_is_the_one_that_is_sent() -> None:
     import json
 
-    from minitoolai.api.errors import error_body
     from minitoolai.core.errors import InvalidRequest
+    from minitoolai.http.errors import error_body
 
     assert schema("Error").is_valid(json.loads(error_body(InvalidRequest("no", param="model"))))
     assert schema("Error").is_valid(json.loads(error_body(InvalidRequest("no"))))

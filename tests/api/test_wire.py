@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitoolai.api.wire import DEFAULT_LIMIT, parse_chat
+from minitoolai.chat.request import DEFAULT_LIMIT, parse_chat
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
 

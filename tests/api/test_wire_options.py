@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitoolai.api.wire import parse_chat
-from minitoolai.api.wire_options import _CHECKS
+from minitoolai.chat.request import parse_chat
+from minitoolai.chat.wire_options import _CHECKS
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
 

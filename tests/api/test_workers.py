@@ -48,7 +48,7 @@ def test_a_revoked_key_is_refused_by_every_process_within_a_second(three: Server
         assert requests.get(three.url + "/api/balance/", headers=account.headers, timeout=10).status_code == 200
     key_id = account.key.split("-")[2]
     # As another program would: through the books, not through the server.
-    from minitoolai import commands
+    from minitoolai.cli import common as commands
 
     assert commands.write(three.settings, lambda c: accounts.revoke_key(c, key_id, 5))
     time.sleep(1)

@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minitoolai.services.charging import LEASE_MS
+from minitoolai.billing.charging import LEASE_MS
 from minitoolai.storage.audit import broken_invariants
 from tests.support.load import Caller, Seen
 from tests.support.probe import probe

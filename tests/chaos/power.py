@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minitoolai.core.books import Held
 from minitoolai.core.errors import StoreError
-from minitoolai.services.ledger import decide
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Held
 from minitoolai.storage import ledger
 from minitoolai.storage.audit import broken_invariants
 from minitoolai.storage.sqlite import SESSION, SqliteConnection

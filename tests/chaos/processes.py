@@ -10,12 +10,12 @@ from multiprocessing import get_context
 
 import psycopg
 
-from minitoolai.core.books import Held, Refused
 from minitoolai.core.clock import SystemClock
-from minitoolai.services.ledger import decide
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Held, Refused
 from minitoolai.storage.migrate import migrate
 from minitoolai.storage.opening import open_database
-from minitoolai.storage.presence import Presence
+from minitoolai.storage.postgres.presence import Presence
 from minitoolai.storage.writer import Writer
 from tests.support.books import TemporaryBooks, emptied, hold
 from tests.support.cluster import Cluster

@@ -17,12 +17,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from minitoolai.billing.audit import Auditor
+from minitoolai.billing.charging import Charging, Reservation, durable
+from minitoolai.billing.pricing import Bound
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, ServiceError, StoreError
-from minitoolai.core.records import Caller, Outcome
-from minitoolai.services.audit import Auditor
-from minitoolai.services.charging import Charging, Reservation, durable
-from minitoolai.services.ledger import decide
-from minitoolai.services.pricing import Bound
+from minitoolai.core.models import Caller, Outcome
+from minitoolai.ledger.rules import decide
 from minitoolai.storage import ledger
 from minitoolai.storage.audit import broken_invariants
 from minitoolai.storage.database import Connection, Database

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from minitoolai.core.books import Operation, Settled, Verdict
 from minitoolai.core.errors import StoreError
-from minitoolai.services import ledger as rules
-from minitoolai.services.ledger import decide
+from minitoolai.ledger import rules
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Operation, Settled, Verdict
 from minitoolai.storage import ledger
 from minitoolai.storage.audit import broken_invariants
 from minitoolai.storage.database import ByIds, Row
-from minitoolai.storage.postgres import PostgresConnection
+from minitoolai.storage.postgres.connection import PostgresConnection
 from tests.chaos.power import run_power
 from tests.support.books import TemporaryBooks, credit, hold, settle
 from tests.support.cluster import Cluster
@@ -282,7 +282,7 @@ SqliteConnection.execute = slowly
 """
 #: … and answers that do not wait for it.
 HASTE = """
-import minitoolai.services.charging as charging
+import minitoolai.billing.charging as charging
 
 async def durable(charge, *, within_s):
     charge.add_done_callback(lambda done: done.exception())

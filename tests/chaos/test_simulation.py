@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.services import ledger
+from minitoolai.ledger import rules as ledger
 from tests.chaos.simulation import Simulation, run_simulation
 from tests.support.mutants import load
 

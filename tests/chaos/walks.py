@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minitoolai.services import ledger
+from minitoolai.ledger import rules as ledger
 from minitoolai.storage.migrate import migrate
 from tests.support.books import TemporaryBooks
 from tests.support.ledger_run import SideBySide, books_in_memory, walk

@@ -8,7 +8,7 @@ import pytest
 
 import minitoolai
 from minitoolai.core.catalog import nearest
-from minitoolai.core.catalog_file import parse_catalog, read_catalog
+from minitoolai.core.catalog_loader import parse_catalog, read_catalog
 from minitoolai.core.errors import CatalogError, ModelNotFound
 
 GOOD = """\

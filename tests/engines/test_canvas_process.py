@@ -13,10 +13,10 @@ from PIL import Image
 
 from minitoolai.core.errors import EngineError, EngineRefused
 from minitoolai.engines.base_images import DrawnImage, ImageRequest
-from minitoolai.engines.canvas_process import CanvasProcess
+from minitoolai.engines.images.process import CanvasProcess
 from tests.support.waiting import is_alive
 
-FAKE = "minitoolai.engines.fake_images"
+FAKE = "minitoolai.engines.images.fake"
 
 
 def request(prompt: str = "a sun", *, seed: int = 1, steps: int = 4) -> ImageRequest:

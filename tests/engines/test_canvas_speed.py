@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from minitoolai.engines.base_images import DrawnImage, ImageRequest
+from minitoolai.engines.images.sketch import LATENT, SketchEngine, draw
 from minitoolai.engines.sampling import SCHEDULERS
-from minitoolai.engines.sketch import LATENT, SketchEngine, draw
 
 PROMPTS = ("a red apple", "a blue fish, flat style", "a sun", "cat face", "green tree", "a house", "a moon", "a car")
 #: Different steps, samplers, guidance and prompts: nothing that a batch of one kind could share.

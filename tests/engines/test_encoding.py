@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from minitoolai.core.inference import AudioFormat
-from minitoolai.engines.encoding import RATE_HZ, Encoder, wav_head
-from minitoolai.engines.piper import resampled
+from minitoolai.engines.speech.encoding import RATE_HZ, Encoder, wav_head
+from minitoolai.engines.speech.piper import resampled
 from tests.support.speech import decoded
 
 FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)

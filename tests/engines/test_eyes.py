@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from minitoolai.chat.image_inputs import Seeing
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.http import HttpClient
-from minitoolai.engines.llama import LlamaEngine
-from minitoolai.services.seeing import Seeing
+from minitoolai.engines.chat.llama import LlamaEngine
+from minitoolai.httpclient.client import HttpClient
 from tests.engines.test_guarded import PUBLIC, Internet
 from tests.support.eyes import TOKENS, write_eyes
 from tests.support.upstream import Exchange, Upstream

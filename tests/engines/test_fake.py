@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitoolai.api.wire import parse_chat
+from minitoolai.chat.request import parse_chat
 from minitoolai.core.catalog import EngineEntry
-from minitoolai.engines.fake import FakeEngine
-from minitoolai.engines.fake_words import sample
+from minitoolai.engines.chat.fake import FakeEngine
+from minitoolai.engines.chat.fake_words import sample
 
 HELLO = [{"role": "user", "content": "Weather in Paris?"}]
 SCHEMA = {

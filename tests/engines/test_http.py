@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from minitoolai.engines.dialing import _first_of
-from minitoolai.engines.http import Broken, HttpClient, HttpError, Silent, Unreachable
+from minitoolai.httpclient.client import Broken, HttpClient, HttpError, Silent, Unreachable
+from minitoolai.httpclient.dial import _first_of
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import ContentRefused, EngineError, EngineTimeout
-from minitoolai.engines.http import HttpClient
-from minitoolai.engines.moderation import ModerationPolicy
+from minitoolai.httpclient.client import HttpClient
+from minitoolai.images.moderation_moderation import ModerationPolicy
 from tests.support.upstream import Exchange, Upstream
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from minitoolai.engines.sketch import FOLDER
-from minitoolai.engines.sketch_words import STYLES, Words
+from minitoolai.engines.images.sketch import FOLDER
+from minitoolai.engines.images.sketch_words import STYLES, Words
 
 
 @pytest.fixture(scope="module")

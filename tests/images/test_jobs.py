@@ -13,7 +13,7 @@ import pytest
 import requests
 from PIL import Image
 
-from minitoolai.services.webhooks import WebhookSecrets
+from minitoolai.images.webhooks import WebhookSecrets
 from tests.services.test_webhooks import is_signed
 from tests.support.ask import get
 from tests.support.images import receiver

@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 import requests
 
-from minitoolai import backups, commands, key_commands, vouchers
-from minitoolai.cli import _parser
+from minitoolai.cli import accounts as key_commands
+from minitoolai.cli import backup as backups
+from minitoolai.cli import common as commands
+from minitoolai.cli import vouchers
+from minitoolai.cli.main import _parser
 from minitoolai.core.errors import SettingsError, StoreError
 from minitoolai.settings import Secret, Settings
-from minitoolai.storage import archive, audit
+from minitoolai.storage import audit
+from minitoolai.storage import backup as archive
 from minitoolai.storage.rows import tables
 from tests.support import catalogs
 from tests.support.ask import post

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from minitoolai.metrics import METRICS
+from minitoolai.observability.metrics import METRICS
 
 OPS = Path(__file__).parent.parent.parent / "ops"
 #: What prometheus_client adds about the process.

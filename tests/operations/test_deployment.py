@@ -12,8 +12,8 @@ import pytest
 import yaml
 from tools.reference import commands
 
-from minitoolai.api.asgi import LARGEST_BODY
-from minitoolai.core.catalog_file import read_catalog
+from minitoolai.core.catalog_loader import read_catalog
+from minitoolai.http.asgi import LARGEST_BODY
 from minitoolai.settings import PREFIX, load_settings, variables
 
 ROOT = Path(__file__).parent.parent.parent

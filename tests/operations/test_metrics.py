@@ -10,10 +10,10 @@ import requests
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.measures import Histogram
-from minitoolai.core.records import Outcome
-from minitoolai.metrics import METRICS
-from minitoolai.metrics_port import address_of
-from minitoolai.services.meters import Meters
+from minitoolai.core.meters import Meters
+from minitoolai.core.models import Outcome
+from minitoolai.observability.metrics import METRICS
+from minitoolai.observability.metrics_port import address_of
 from minitoolai.settings import Secret, Settings
 from tests.operations.conftest import TOKEN
 from tests.support import catalogs, manners

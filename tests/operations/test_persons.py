@@ -6,7 +6,7 @@ import json
 
 import requests
 
-from minitoolai.services import persons
+from minitoolai.accounts import persons
 from minitoolai.storage.persons import everything_of
 from minitoolai.storage.retention import forget_words
 from tests.support.ask import post

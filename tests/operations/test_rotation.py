@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import requests
 
+from minitoolai.accounts.keys import make_key
+from minitoolai.billing.payments import make_voucher, redeem
+from minitoolai.cli.secret_files import rotate
 from minitoolai.core.errors import SettingsError
-from minitoolai.places import pepper
-from minitoolai.secret_files import rotate
-from minitoolai.services.accounts import make_key
-from minitoolai.services.payments import make_voucher, redeem
-from minitoolai.services.secrets import Ring, every, secret_id
-from minitoolai.services.signing import Signer
-from minitoolai.services.webhooks import WebhookSecrets
+from minitoolai.core.signing import Ring, every, secret_id
+from minitoolai.core.signing_signing import Signer
+from minitoolai.images.webhooks import WebhookSecrets
+from minitoolai.paths import pepper
 from minitoolai.settings import Secret, Settings
 from minitoolai.storage import payments as payment_rows
 from tests.support import catalogs

@@ -10,9 +10,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from minitoolai.cli.doubts import LEAST_FREE, doubts
 from minitoolai.core.errors import SettingsError
-from minitoolai.doubts import LEAST_FREE, doubts
-from minitoolai.places import pepper
+from minitoolai.paths import pepper
 from minitoolai.settings import Secret, Settings
 from tests.support import catalogs, manners
 from tests.support.ask import post
@@ -27,7 +27,7 @@ RACE = """
 import os, sys
 from pathlib import Path
 from minitoolai.settings import Settings
-from minitoolai.places import pepper
+from minitoolai.paths import pepper
 start, go = os.pipe()
 told, tell = os.pipe()
 for _ in range(12):

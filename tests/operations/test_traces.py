@@ -13,9 +13,9 @@ import pytest
 import requests
 
 from minitoolai.core.errors import SettingsError
+from minitoolai.observability.otel import Traces
+from minitoolai.observability.tracing import collector as collector_of
 from minitoolai.settings import Secret, Settings
-from minitoolai.traces import Traces
-from minitoolai.tracing import collector as collector_of
 from tests.support import catalogs, manners
 from tests.support.ask import API, post, start
 from tests.support.collector import Collector, Told
@@ -284,7 +284,7 @@ def test_doctor_tries_the_collector_and_a_missing_package_is_named_with_its_reme
 def test_without_a_collector_the_library_is_not_even_imported(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from minitoolai.settings import Settings; "
-        "from minitoolai.wiring import build; import minitoolai.app, minitoolai.worker; "
+        "from minitoolai.bootstrap import build; import minitoolai.app, minitoolai.cli.worker; "
         f"services = build(Settings(data_dir=Path({str(tmp_path)!r}))); assert services.tracing is None; "
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )

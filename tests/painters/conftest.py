@@ -24,7 +24,7 @@ class Checkpoints:
 
     def engine(self, **config: Any) -> Any:
         """An engine that offers each of them under its name, and `quick`, which is `one` with levels that trail."""
-        from minitoolai.engines.diffusers import make_canvas_engine
+        from minitoolai.engines.diffusers.engine import make_canvas_engine
 
         models = {name: {"weights": name} for name in ("xl.safetensors", "one.safetensors", "xl-folder", "one-folder")}
         models["quick"] = {"weights": "one.safetensors", "schedule": "trailing"}
@@ -74,7 +74,7 @@ def engine(checkpoints: Checkpoints) -> Any:
 def draw(engine: Any) -> Callable[..., Any]:
     """One picture: `draw(model, **request)` → pixels (height, width, 3) as numbers."""
     from minitoolai.engines.base_images import ImageRequest
-    from minitoolai.engines.diffusers import draw as draw_one
+    from minitoolai.engines.diffusers.engine import draw as draw_one
     from tests.support.diffusion import pixels_of
 
     def one(model: str, **request: Any) -> Any:

@@ -82,8 +82,8 @@ def test_a_picture_is_the_one_that_diffusers_own_pipeline_draws(
 
 
 def test_the_file_draws_what_its_folder_draws(checkpoints: Checkpoints, tmp_path: Any) -> None:
-    from minitoolai.engines.clip_tokens import tokens_of_clip
-    from minitoolai.engines.diffusers import draw, make_canvas_engine
+    from minitoolai.engines.diffusers.clip_tokens import tokens_of_clip
+    from minitoolai.engines.diffusers.engine import draw, make_canvas_engine
     from tests.support.diffusion import pixels_of
 
     folder = checkpoints.one.save_folder(tmp_path / "same")
@@ -98,7 +98,7 @@ def test_the_file_draws_what_its_folder_draws(checkpoints: Checkpoints, tmp_path
 
 
 def test_noise_levels_are_told_as_the_timesteps_of_training() -> None:
-    from minitoolai.engines.diffusers_painter import timestep_of
+    from minitoolai.engines.diffusers.diffusers_painter import timestep_of
     from minitoolai.engines.sampling.schedules import noise_table, sigmas
 
     table = noise_table()
@@ -113,7 +113,7 @@ def test_noise_levels_are_told_as_the_timesteps_of_training() -> None:
 def test_what_the_network_answers_is_taken_for_what_it_was_trained_to_say(engine: Any, predicts_v: bool) -> None:
     import torch
 
-    from minitoolai.engines.diffusers_painter import Painter, Row
+    from minitoolai.engines.diffusers.diffusers_painter import Painter, Row
 
     painter = engine.painter("one.safetensors")
     truth, noise = torch.full((4, 8, 8), 0.3), torch.linspace(-1, 1, 4 * 8 * 8).reshape(4, 8, 8)
@@ -151,7 +151,7 @@ MIXED = [
 
 @pytest.mark.parametrize("model", ["xl.safetensors", "one.safetensors"])
 def test_pictures_drawn_together_are_those_drawn_alone(engine: Any, model: str) -> None:
-    from minitoolai.engines.diffusers import draw
+    from minitoolai.engines.diffusers.engine import draw
     from tests.support.diffusion import pixels_of
 
     canvas = engine.open(model)
@@ -229,7 +229,7 @@ def test_nothing_unwanted_is_zeros_to_sdxl_and_an_empty_text_to_sd_15(engine: An
 
 
 def test_an_odd_size_is_cut_from_the_next_larger_one_that_can_be_drawn(engine: Any) -> None:
-    from minitoolai.engines.diffusers import draw
+    from minitoolai.engines.diffusers.engine import draw
 
     image = draw(engine, "one.safetensors", request(width=70, height=91))
     opened = Image.open(io.BytesIO(image.png))
@@ -240,7 +240,7 @@ def test_an_odd_size_is_cut_from_the_next_larger_one_that_can_be_drawn(engine: A
 
 
 def test_levels_that_trail_are_told_and_drawn_apart(engine: Any, draw: Draw) -> None:
-    from minitoolai.engines.diffusers import draw as draw_one
+    from minitoolai.engines.diffusers.engine import draw as draw_one
 
     texts = {}
     for name in ("Euler", "LMS Karras", "DPM fast"):
@@ -316,7 +316,7 @@ def finished_of(canvas: Any, asked: ImageRequest) -> list[Any]:
 def test_a_decoder_short_of_memory_goes_on_in_tiles(checkpoints: Checkpoints, draw: Draw) -> None:
     import torch
 
-    from minitoolai.engines.diffusers import draw as draw_one
+    from minitoolai.engines.diffusers.engine import draw as draw_one
     from tests.support.diffusion import pixels_of
 
     engine = checkpoints.engine()
@@ -353,7 +353,7 @@ def test_a_decoder_that_overflows_is_run_again_in_full_precision(checkpoints: Ch
 def test_weights_are_kept_by_last_use_within_their_bytes_and_never_taken_from_under_a_picture(
     checkpoints: Checkpoints,
 ) -> None:
-    from minitoolai.engines.diffusers import draw
+    from minitoolai.engines.diffusers.engine import draw
 
     size = {name: (checkpoints.folder / name).stat().st_size for name in ("one.safetensors", "xl.safetensors")}
     # In memory xl.safetensors is twice as large as in its file of half precision.
@@ -380,7 +380,7 @@ def test_weights_are_kept_by_last_use_within_their_bytes_and_never_taken_from_un
 
 
 def test_an_engine_says_what_it_lacks(checkpoints: Checkpoints, engine: Any) -> None:
-    from minitoolai.engines.diffusers import find_device, make_canvas_engine, precision_of
+    from minitoolai.engines.diffusers.engine import find_device, make_canvas_engine, precision_of
 
     assert engine.why_not_ready("xl.safetensors") is None
     assert "gives absent to somebody else" in engine.why_not_ready("absent")

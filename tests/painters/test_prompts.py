@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from minitoolai.engines.prompts import Part, Window, weighted_parts, windows
+from minitoolai.engines.diffusers.prompts import Part, Window, weighted_parts, windows
 
 UP, DOWN = 1.1, 1 / 1.1
 #: What each prompt is taken apart to.

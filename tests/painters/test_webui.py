@@ -14,11 +14,11 @@ from PIL import Image
 from minitoolai.core.catalog import EngineEntry, ImageModel
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
 from minitoolai.engines.base_images import ImageRequest
-from minitoolai.engines.http import HttpClient
-from minitoolai.engines.remote import remote_of
+from minitoolai.engines.images.remote import remote_of
+from minitoolai.engines.images.webui import WebuiEngine
+from minitoolai.engines.images.webui_facts import WebuiFacts
 from minitoolai.engines.sampling import SCHEDULERS
-from minitoolai.engines.webui import WebuiEngine
-from minitoolai.engines.webui_facts import WebuiFacts
+from minitoolai.httpclient.client import HttpClient
 from tests.support.upstream import Behaviour, Upstream
 from tests.support.webui import TITLE, Webui
 

@@ -7,10 +7,10 @@ import re
 import pytest
 import requests
 
-from minitoolai.api.errors import TABLE
-from minitoolai.portal.code import FOLDER, PLACE, colour, example
-from minitoolai.portal.guide import ERRORS
+from minitoolai.http.errors import TABLE
+from minitoolai.portal.highlight import FOLDER, PLACE, colour, example
 from minitoolai.portal.i18n import LANGUAGES
+from minitoolai.portal.pages.docs import ERRORS
 from tests.support.browse import Visitor
 from tests.support.server import ServerProcess
 

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 import minitoolai
-from minitoolai.portal.code import TABS, tabs_of
+from minitoolai.portal.highlight import TABS, tabs_of
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.storage.audit import broken_invariants
 from tests.support import manners

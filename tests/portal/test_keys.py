@@ -9,7 +9,7 @@ import pytest
 import requests
 from msgspec.structs import replace
 
-from minitoolai.core.records import KeyRow
+from minitoolai.core.models import KeyRow
 from minitoolai.storage import accounts, users
 from tests.portal.test_security import MARK
 from tests.support.browse import PASSWORD, Visitor
@@ -60,7 +60,7 @@ def status(server: ServerProcess, key: str) -> int:
 def test_the_page_says_of_a_key_all_that_the_command_line_says(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
-    from minitoolai.key_options import RULES as KNOWN
+    from minitoolai.cli.key_options import RULES as KNOWN
 
     assert set(RULES) == {option for option, *_ in KNOWN}
     options = [word for option, (value, _) in RULES.items() for word in (option, value)]

@@ -10,9 +10,9 @@ from email import message_from_bytes, policy
 
 import pytest
 
+from minitoolai.accounts.mail import Letter, LogMailer, SmtpMailer
 from minitoolai.core.errors import SettingsError
 from minitoolai.portal_wiring import make_mailer
-from minitoolai.services.mail import Letter, LogMailer, SmtpMailer
 from minitoolai.settings import load_settings
 
 LETTER = Letter(

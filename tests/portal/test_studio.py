@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock
-from minitoolai.services import payments
 from minitoolai.storage import accounts, users
 from tests.support.all_kinds import CATALOG
 from tests.support.browse import Visitor

@@ -12,13 +12,13 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.money import format_dollars
 from minitoolai.portal.charts import HEIGHT, Column, columns, rows, steps
 from minitoolai.portal.i18n import writing
-from minitoolai.services import payments
 from minitoolai.storage import users
-from minitoolai.storage.usage import MS_PER_DAY
+from minitoolai.storage.reports import MS_PER_DAY
 from tests.support.browse import Visitor
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually

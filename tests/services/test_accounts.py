@@ -7,11 +7,11 @@ import re
 
 import pytest
 
+from minitoolai.accounts import keys as service
+from minitoolai.accounts.keys import KEY_PATTERN, REMEMBER_S, KeyRing, make_key
+from minitoolai.accounts.passwords import hash_password
 from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound
-from minitoolai.core.records import Caller
-from minitoolai.services import accounts as service
-from minitoolai.services.accounts import KEY_PATTERN, REMEMBER_S, KeyRing, make_key
-from minitoolai.services.passwords import hash_password
+from minitoolai.core.models import Caller
 from minitoolai.storage import accounts
 from tests.support.books import TemporaryBooks
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from minitoolai.core.records import Balance
-from minitoolai.services.audit import Auditor
+from minitoolai.billing.audit import Auditor
+from minitoolai.core.models import Balance
 from minitoolai.storage.audit import INVARIANTS, broken_invariants
 from tests.support.books import LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, settle
 from tests.support.cli import Cli

@@ -7,7 +7,9 @@ import zlib
 
 import pytest
 
-from minitoolai.core.books import Claimed, Held, OverBudget, Refused
+from minitoolai.billing.charging import Charging
+from minitoolai.billing.idempotency import Answer, Replays
+from minitoolai.billing.pricing import Bound
 from minitoolai.core.budgets import Budget
 from minitoolai.core.errors import (
     BudgetExceeded,
@@ -17,10 +19,8 @@ from minitoolai.core.errors import (
     KeyForbids,
 )
 from minitoolai.core.key_rules import KeyRules
-from minitoolai.core.records import Caller, Claim, Outcome
-from minitoolai.services.charging import Charging
-from minitoolai.services.pricing import Bound
-from minitoolai.services.replays import Answer, Replays
+from minitoolai.core.models import Caller, Claim, Outcome
+from minitoolai.ledger.types import Claimed, Held, OverBudget, Refused
 from minitoolai.storage import budgets, idempotency
 from tests.support.books import CHAT, NOON_MS, TemporaryBooks, hold, recover, settle
 

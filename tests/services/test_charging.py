@@ -7,10 +7,10 @@ import asyncio
 import msgspec
 import pytest
 
+from minitoolai.billing.charging import LEASE_MS, Charging, charged, durable
+from minitoolai.billing.pricing import Bound
 from minitoolai.core.errors import AccessDenied, InsufficientBalance, StoreError
-from minitoolai.core.records import Balance, Caller
-from minitoolai.services.charging import LEASE_MS, Charging, charged, durable
-from minitoolai.services.pricing import Bound
+from minitoolai.core.models import Balance, Caller
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, DONE, NOON_MS, TemporaryBooks
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from minitoolai.chat.normalizer import DONE, LARGEST_EVENT, EventStream
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import TokenDetails, Usage
-from minitoolai.services.events import DONE, LARGEST_EVENT, EventStream, error_event
+from minitoolai.http.errors import error_event
 
 HEAD = {
     "id": "chatcmpl-1",

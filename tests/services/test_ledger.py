@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.core.books import Credited, Held, Refused, Renewed, Reversed, Settled, StillLeased, Unknown
-from minitoolai.core.records import Balance, Outcome
+from minitoolai.core.models import Balance, Outcome
+from minitoolai.ledger.types import Credited, Held, Refused, Renewed, Reversed, Settled, StillLeased, Unknown
 from tests.support.books import LEASE_MS, NOON_MS, TemporaryBooks, checkpoint, credit, hold, recover, reverse, settle
 
 # ── holds ─────────────────────────────────────────────────────────────────────────────────────────────────

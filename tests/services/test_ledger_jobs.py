@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.core.books import Held, QueueFull, Refused, Requeued, Settled, StillLeased, Superseded, Verdict
-from minitoolai.core.records import Balance, NewGeneration, Outcome
+from minitoolai.core.models import Balance, NewGeneration, Outcome
+from minitoolai.ledger.types import Held, QueueFull, Refused, Requeued, Settled, StillLeased, Superseded, Verdict
 from minitoolai.storage import jobs
 from tests.support.books import NOON_MS, TemporaryBooks, hold, requeue, settle
 

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from minitoolai.core.books import Operation
+from minitoolai.ledger.types import Operation
 from tests.support.books import TemporaryBooks, emptied, new_file
 from tests.support.ledger_model import Customers
 from tests.support.ledger_run import CUSTOMERS, SideBySide

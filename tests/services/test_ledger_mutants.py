@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from minitoolai.services import ledger
+from minitoolai.ledger import rules as ledger
 from tests.support.ledger_run import random_walk
 from tests.support.mutants import load, mutants
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minitoolai.core.errors import SettingsError
-from minitoolai.services.links import PublicAddress
+from minitoolai.images.links import PublicAddress
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.services.events import LESSONS
+from minitoolai.chat.normalizer import LESSONS
 from tests.services.test_events import DONE, END, TEXT, USAGE_EVENT, choice, event, stream
 
 WORDS = ["a", " b", "", "Grüße", "🪐", 'say "x"', "back\\", "\n\n", "data: [DONE]", '"usage": {', "é" * 300, "end\\\\"]

@@ -7,9 +7,9 @@ import random
 import msgspec
 import pytest
 
+from minitoolai.billing.payments import balance, grant, make_voucher, redeem
 from minitoolai.core.errors import NotFound
-from minitoolai.core.records import Payment
-from minitoolai.services.payments import balance, grant, make_voucher, redeem
+from minitoolai.core.models import Payment
 from minitoolai.storage import payments
 from tests.support.books import TemporaryBooks, hold, settle
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minitoolai.core.errors import ContentRefused, SettingsError
-from minitoolai.services.policy import DefaultPolicy, find_policies, is_refused
+from minitoolai.images.moderation import DefaultPolicy, find_policies, is_refused
 
 REFUSED = [
     "a nude child",

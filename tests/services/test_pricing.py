@@ -10,11 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minitoolai
-from minitoolai.core.catalog import ChatModel, ImageTokens
-from minitoolai.core.catalog_file import read_catalog
-from minitoolai.core.inference import ChatRequest, Usage
-from minitoolai.core.money import format_dollars
-from minitoolai.services.pricing import (
+from minitoolai.billing.pricing import (
     LEAST_OUTPUT_TOKENS,
     TOKENS_PER_MESSAGE,
     TOKENS_PER_PROMPT,
@@ -22,6 +18,10 @@ from minitoolai.services.pricing import (
     chat_cost,
     prompt_bound,
 )
+from minitoolai.core.catalog import ChatModel, ImageTokens
+from minitoolai.core.catalog_loader import read_catalog
+from minitoolai.core.inference import ChatRequest, Usage
+from minitoolai.core.money import format_dollars
 
 MODEL = ChatModel("m", 150, 600, 128_000, 16_384, ("fake",), ImageTokens(85, 1445))
 COUNTS = st.integers(0, 10**6)

@@ -10,14 +10,14 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from minitoolai.core.books import CLAIM_LIVES_MS, Claimed, Held, OverBudget
+from minitoolai.billing.payments import make_voucher, redeem
 from minitoolai.core.budgets import Budget
-from minitoolai.core.records import Balance
-from minitoolai.services.ledger import decide
-from minitoolai.services.payments import make_voucher, redeem
+from minitoolai.core.models import Balance
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import CLAIM_LIVES_MS, Claimed, Held, OverBudget
 from minitoolai.storage import budgets, idempotency, ledger, payments
 from minitoolai.storage.database import Connection
-from minitoolai.storage.postgres import PostgresConnection
+from minitoolai.storage.postgres.connection import PostgresConnection
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 
 PROCESSES = 8

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 
+from minitoolai.billing.revenue import LONGEST_DAYS, RevenueBooks
+from minitoolai.billing.usage import SETTLING_MS
 from minitoolai.core.clock import first_id_of
-from minitoolai.services.revenue import LONGEST_DAYS, RevenueBooks
-from minitoolai.services.usage import SETTLING_MS
 from minitoolai.storage.admin import revenue
-from minitoolai.storage.usage import MS_PER_DAY
+from minitoolai.storage.reports import MS_PER_DAY
 from tests.support.books import TemporaryBooks
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from minitoolai.chat.image_inputs import MOST_PICTURES, Seeing
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import FetchFailed, InvalidRequest, UrlForbidden
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.guarded import Fetched, GuardedClient
-from minitoolai.engines.http import HttpClient
-from minitoolai.engines.llama import LlamaEngine
-from minitoolai.services.seeing import MOST_PICTURES, Seeing
+from minitoolai.engines.chat.llama import LlamaEngine
+from minitoolai.httpclient.client import HttpClient
+from minitoolai.httpclient.guarded import Fetched, GuardedClient
 
 KINDS = ("jpeg", "png", "webp", "gif")
 FIELD = "messages[0].content[0].image_url.url"

@@ -7,13 +7,13 @@ import hashlib
 
 import pytest
 
+from minitoolai.billing.idempotency import Answer, Replays
+from minitoolai.billing.retention import BATCH, Kept, RowSweeper
+from minitoolai.bootstrap import kept_for
 from minitoolai.core.errors import IdempotencySpent, SettingsError
-from minitoolai.core.records import Caller, Claim
-from minitoolai.services.replays import Answer, Replays
-from minitoolai.services.sweeping import BATCH, Kept, RowSweeper
+from minitoolai.core.models import Caller, Claim
 from minitoolai.settings import Settings
 from minitoolai.storage import users
-from minitoolai.wiring import kept_for
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 from tests.support.images import PRICE, end_job, queued_job
 

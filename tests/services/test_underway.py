@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from minitoolai.billing.charging import LEASE_MS, Charging
+from minitoolai.billing.pricing import Bound
+from minitoolai.chat.router import Route
+from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import ServiceError
+from minitoolai.core.in_flight import CHECKPOINT_EVERY_S, TICK_S, Checkpoints, Underway
 from minitoolai.core.inference import ChatRequest
-from minitoolai.core.records import Caller
-from minitoolai.engines.base import ChatEngine
-from minitoolai.engines.fake import FakeEngine
-from minitoolai.services.charging import LEASE_MS, Charging
-from minitoolai.services.chat_run import ChatRun
-from minitoolai.services.pricing import Bound
-from minitoolai.services.routes import Route
-from minitoolai.services.underway import CHECKPOINT_EVERY_S, TICK_S, Checkpoints, Underway
+from minitoolai.core.models import Caller
+from minitoolai.engines.chat.fake import FakeEngine
+from minitoolai.engines.protocols import ChatEngine
 from tests.support.books import CHAT, TemporaryBooks
 from tests.support.virtual import VirtualClock, VirtualLoop
 

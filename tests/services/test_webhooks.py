@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import FetchFailed, NotFound
-from minitoolai.engines.guarded import GuardedClient
-from minitoolai.services.webhooks import AT_ONCE, DELAYS_S, LEASE_MS, LONGEST_MS, WebhookDeliverer, WebhookSecrets
+from minitoolai.httpclient.guarded import GuardedClient
+from minitoolai.images.webhooks import AT_ONCE, DELAYS_S, LEASE_MS, LONGEST_MS, WebhookDeliverer, WebhookSecrets
 from minitoolai.storage import outbox
 from minitoolai.storage.writer import Writer
 from tests.support.books import NOON_MS, TemporaryBooks

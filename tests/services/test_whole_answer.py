@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from minitoolai.chat.completions import whole_answer
 from minitoolai.core.errors import EngineError
-from minitoolai.services.completions import whole_answer
 
 CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "Grüße"}, "finish_reason": "stop"}]
 ANSWER = {"id": "c1", "object": "chat.completion", "created": 5, "model": "m", "choices": CHOICES}

@@ -134,7 +134,7 @@ def test_every_table_is_strict(sqlite_books: TemporaryBooks) -> None:
 
 def test_a_hold_settled_by_somebody_else_meanwhile_is_not_written_over(books: TemporaryBooks, account: int) -> None:
     # Another process settles hold 1 between our reading and our writing; the compare-and-set must notice.
-    from minitoolai.services.ledger import decide
+    from minitoolai.ledger.rules import decide
     from minitoolai.storage import ledger
 
     operation = settle(1, account, 300)

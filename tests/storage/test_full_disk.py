@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from minitoolai.api.errors import error_headers, status_and_type
-from minitoolai.core.books import Held, Settled
+from minitoolai.billing.charging import Charging
+from minitoolai.billing.pricing import Bound
 from minitoolai.core.errors import Overloaded, StoreError
-from minitoolai.core.records import Balance, Caller
-from minitoolai.services.charging import Charging
-from minitoolai.services.ledger import decide
-from minitoolai.services.pricing import Bound
+from minitoolai.core.models import Balance, Caller
+from minitoolai.http.errors import error_headers, status_and_type
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Held, Settled
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.sqlite import SqliteConnection
 from minitoolai.storage.writer import Writer

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import pytest
 
-from minitoolai.core.records import UsageRow
+from minitoolai.core.models import UsageRow
 from minitoolai.storage.generations import last_usage
 from tests.support.books import NOON_MS, TemporaryBooks
 

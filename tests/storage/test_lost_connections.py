@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.books import Credited, Held, Operation, Settled
+from minitoolai.billing.charging import Charging
+from minitoolai.billing.pricing import Bound
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded
-from minitoolai.core.records import Balance, Caller
-from minitoolai.services.charging import Charging
-from minitoolai.services.ledger import decide
-from minitoolai.services.pricing import Bound
+from minitoolai.core.models import Balance, Caller
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Credited, Held, Operation, Settled
 from minitoolai.storage.opening import open_database
-from minitoolai.storage.postgres import PostgresConnection
+from minitoolai.storage.postgres.connection import PostgresConnection
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, TemporaryBooks, checkpoint, credit, hold, settle
 from tests.support.cluster import Cluster

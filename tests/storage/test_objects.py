@@ -18,7 +18,7 @@ import pytest
 
 from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
 from minitoolai.storage.bucket import BucketObjects
-from minitoolai.storage.objects import LocalObjects, ObjectStore, digest_of, job_of, key_at, path_of
+from minitoolai.storage.object_store import LocalObjects, ObjectStore, digest_of, job_of, key_at, path_of
 from tests.support.buckets import REGION, S3Server
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40

@@ -10,13 +10,13 @@ import psycopg
 import pytest
 
 from minitoolai.core.errors import ConnectionLost, SettingsError, StoreError
-from minitoolai.core.records import Balance
-from minitoolai.services.ledger import decide
+from minitoolai.core.models import Balance
+from minitoolai.ledger.rules import decide
 from minitoolai.storage import ledger
 from minitoolai.storage.opening import open_database
-from minitoolai.storage.postgres import PostgresConnection
-from minitoolai.storage.session import place
-from minitoolai.storage.set_based import rewrite
+from minitoolai.storage.postgres.bulk import rewrite
+from minitoolai.storage.postgres.connection import PostgresConnection
+from minitoolai.storage.postgres.session import place
 from tests.support.books import TemporaryBooks, hold, settle
 
 

@@ -10,10 +10,10 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 
+from minitoolai.accounts.keys import KeyRing, make_key
 from minitoolai.core.errors import AccessDenied
-from minitoolai.services.accounts import KeyRing, make_key
 from minitoolai.storage import accounts
-from minitoolai.storage.presence import Presence
+from minitoolai.storage.postgres.presence import Presence
 from tests.support.books import TemporaryBooks
 from tests.support.waiting import eventually
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.books import Held, Refused, Settled
 from minitoolai.core.errors import Overloaded, StoreError
-from minitoolai.core.records import Balance
+from minitoolai.core.models import Balance
+from minitoolai.ledger.types import Held, Refused, Settled
 from minitoolai.storage.database import Connection
 from minitoolai.storage.writer import LARGEST_BATCH, QUEUED_HOLDS, Writer
 from tests.support.books import TemporaryBooks, checkpoint, credit, hold, settle
@@ -311,7 +311,7 @@ def test_a_reference_is_credited_once_however_many_ask_at_once(books: TemporaryB
 
 
 def test_a_database_that_cannot_be_opened_is_said_at_the_start(sqlite_books: TemporaryBooks) -> None:
-    from minitoolai.services.ledger import decide
+    from minitoolai.ledger.rules import decide
     from minitoolai.storage.sqlite import open_sqlite
 
     nowhere = open_sqlite(sqlite_books.path.parent / "absent" / "minitoolai.db", serving=True)

@@ -15,10 +15,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from minitoolai.core.books import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Reverse, Settle, Verdict
 from minitoolai.core.budgets import Budget
-from minitoolai.core.records import Balance, Claim, NewGeneration, Outcome
-from minitoolai.services.ledger import decide
+from minitoolai.core.models import Balance, Claim, NewGeneration, Outcome
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Reverse, Settle, Verdict
 from minitoolai.storage import accounts, audit, ledger
 from minitoolai.storage.database import Row
 from minitoolai.storage.migrate import migrate

@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from minitoolai.cli import main
+from minitoolai.cli.main import main
 from tests.support.books import new_file
 
 PROGRAM = str(Path(sys.executable).with_name("minitoolai"))

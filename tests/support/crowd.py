@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 
+from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock, first_id_of
 from minitoolai.core.money import parse_dollars
-from minitoolai.services import payments
 from minitoolai.storage import accounts, admin, users
 from minitoolai.storage.database import Connection
-from minitoolai.storage.usage import MS_PER_DAY
+from minitoolai.storage.reports import MS_PER_DAY
 from tests.support.browse import Visitor
 from tests.support.server import ServerProcess
 

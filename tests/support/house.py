@@ -7,11 +7,11 @@ import re
 
 from playwright.sync_api import BrowserContext
 
+from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock
-from minitoolai.services import payments
 from minitoolai.storage import accounts, users
 from minitoolai.storage.database import Connection
-from minitoolai.storage.usage import MS_PER_DAY
+from minitoolai.storage.reports import MS_PER_DAY
 from tests.support.browse import Visitor
 from tests.support.server import ServerProcess
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from minitoolai.core.books import PlaceHold
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import NotFound
+from minitoolai.core.models import NewGeneration, Outcome
 from minitoolai.core.pictures import ImageJob
-from minitoolai.core.records import NewGeneration, Outcome
-from minitoolai.services.links import Links
-from minitoolai.services.signing import Signer
+from minitoolai.core.signing_signing import Signer
+from minitoolai.images.links import Links
+from minitoolai.ledger.types import PlaceHold
 from tests.support.books import NOON_MS, FixedClock, TemporaryBooks, settle
 from tests.support.upstream import Exchange, Upstream
 

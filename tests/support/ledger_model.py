@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.books import (
+from minitoolai.core.budgets import Budget
+from minitoolai.core.models import NewGeneration, Outcome
+from minitoolai.ledger.types import (
     Checkpoint,
     Claimed,
     Credit,
@@ -31,8 +33,6 @@ from minitoolai.core.books import (
     Unknown,
     Verdict,
 )
-from minitoolai.core.budgets import Budget
-from minitoolai.core.records import NewGeneration, Outcome
 from tests.support.books import NOON_MS, checkpoint, credit, hold, recover, requeue, reverse, settle
 
 DAY_MS = 86_400_000

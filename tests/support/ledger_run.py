@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from minitoolai.core.books import Operation
-from minitoolai.services.ledger import decide
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Operation
 from minitoolai.storage import audit, jobs, ledger
 from minitoolai.storage.database import Connection
 from minitoolai.storage.sqlite import SqliteConnection

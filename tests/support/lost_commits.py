@@ -11,9 +11,9 @@ from typing import Any
 
 import psycopg
 
-from minitoolai.core.books import Credited, Held, Refused, Settled
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost
-from minitoolai.services.ledger import decide
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Credited, Held, Refused, Settled
 from minitoolai.storage.opening import open_database
 from minitoolai.storage.writer import Writer
 from tests.support.books import TemporaryBooks, credit, emptied, hold, settle

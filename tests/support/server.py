@@ -15,13 +15,13 @@ from typing import Any
 
 import requests
 
-from minitoolai import commands
+from minitoolai.accounts import keys as account_service
+from minitoolai.billing import payments
+from minitoolai.cli import common as commands
 from minitoolai.core.clock import SystemClock, parse_generation_name
+from minitoolai.core.models import Balance
 from minitoolai.core.money import parse_dollars
-from minitoolai.core.records import Balance
-from minitoolai.places import pepper
-from minitoolai.services import accounts as account_service
-from minitoolai.services import payments
+from minitoolai.paths import pepper
 from minitoolai.settings import Secret, Settings
 from minitoolai.storage import accounts, audit
 from minitoolai.storage.database import Connection

@@ -8,20 +8,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from minitoolai.billing.charging import Charging
 from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import EngineError, StoreError
+from minitoolai.core.in_flight import Underway
+from minitoolai.core.models import Caller
 from minitoolai.core.pictures import ImageAsk, ImageJob, Submitted
-from minitoolai.core.records import Caller
+from minitoolai.core.signing_signing import Signer
 from minitoolai.engines.base_images import DrawnImage, ImageRequest, OnProgress
-from minitoolai.services.charging import Charging
-from minitoolai.services.image_board import Board
-from minitoolai.services.image_worker import ImageWorker
-from minitoolai.services.images import ImageService
-from minitoolai.services.policy import Policies
-from minitoolai.services.signing import Signer
-from minitoolai.services.underway import Underway
-from minitoolai.storage.objects import LocalObjects
+from minitoolai.images.moderation import Policies
+from minitoolai.images.progress import Board
+from minitoolai.images.service import ImageService
+from minitoolai.images.worker import ImageWorker
+from minitoolai.storage.object_store import LocalObjects
 from tests.support.books import TemporaryBooks
 
 PRICE = 1_500_000

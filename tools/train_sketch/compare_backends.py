@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from model import Transformer
 
+from minitoolai.engines.images.sketch import FOLDER, LATENT
+from minitoolai.engines.images.sketch_words import Words
 from minitoolai.engines.sampling import SCHEDULERS, sample
 from minitoolai.engines.sampling.noise import PictureNoise
-from minitoolai.engines.sketch import FOLDER, LATENT
-from minitoolai.engines.sketch_words import Words
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from minitoolai.engines.base_images import ImageRequest
+from minitoolai.engines.images.sketch import SketchEngine
 from minitoolai.engines.sampling import SCHEDULERS
-from minitoolai.engines.sketch import SketchEngine
 
 PROMPTS = ("red apple, 3d style", "happy kitty", "a rocket, noto style", "slice of pizza, flat style")
 PICTURE_PX, LABEL_PX, SIDE_BY_SIDE = 256, 22, 2

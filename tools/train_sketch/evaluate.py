@@ -16,7 +16,7 @@ from paraphrases import PARAPHRASES
 from prepare import STYLES
 
 from minitoolai.engines.base_images import ImageRequest
-from minitoolai.engines.sketch import SketchEngine
+from minitoolai.engines.images.sketch import SketchEngine
 
 NAMES = 300
 SETTINGS = (("DPM++ 2M Karras", 8, 4.0), ("DPM++ SDE", 4, 2.0), ("DPM++ 2M Karras", 4, 2.0))

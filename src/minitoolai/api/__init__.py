@@ -1,1 +1,1 @@
-"""The JSON edge, for callers with keys: parse, call one service, render."""
+"""The JSON routes: the route table, account endpoints and the OpenAPI description."""

@@ -12,16 +12,16 @@ import msgspec
 from litestar import Request, Response
 from litestar.datastructures import State
 
-from minitoolai.api.auth import authenticate
-from minitoolai.api.reading import reads
-from minitoolai.api.wire_images import LARGEST_SIDE, SMALLEST_SIDE
+from minitoolai.availability import Offer, Reports
 from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, nearest
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
+from minitoolai.core.models import Caller, Generation, UsageRow
 from minitoolai.core.money import format_dollars
-from minitoolai.core.records import Caller, Generation, UsageRow
 from minitoolai.core.voices import SpeechModel
-from minitoolai.services.reports import Offer, Reports
+from minitoolai.http.auth import authenticate
+from minitoolai.http.reading import reads
+from minitoolai.images.request import LARGEST_SIDE, SMALLEST_SIDE
 from minitoolai.storage.generations import GroupBy
 
 #: A listing's fixed date of birth; OpenAI's clients want one.
@@ -252,3 +252,22 @@ def _ms(moment: datetime) -> int:
 
 def _iso(ms: int | None) -> str | None:
     return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+@reads("/v1/audio/voices")
+async def voices(request: Request[Any, Any, State]) -> dict[str, Any]:
+    """Who can speak now, in which language, by which engine."""
+    await authenticate(request.scope, request.app.state.keyring)
+    reports = cast(Reports, request.app.state.reports)
+    data = [
+        {
+            "id": voice.id,
+            "object": "voice",
+            "language": voice.language,
+            "engine": voice.engine,
+            "licence": voice.licence,
+            "aliases": voice.aliases,
+        }
+        for voice in reports.voices()
+    ]
+    return {"object": "list", "data": data}

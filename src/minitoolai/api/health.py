@@ -7,7 +7,7 @@ from typing import Any
 from litestar import Request, Response
 from litestar.datastructures import State
 
-from minitoolai.api.reading import reads
+from minitoolai.http.reading import reads
 
 
 @reads("/healthz")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minitoolai.api import wire_images as wire
-from minitoolai.engines.addresses import LONGEST_URL
 from minitoolai.engines.sampling import SCHEDULERS
+from minitoolai.httpclient.addresses import LONGEST_URL
+from minitoolai.images import request as wire
 
 Json = dict[str, Any]
 

@@ -9,19 +9,23 @@ from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from minitoolai.api import account, health, images, job_views, openapi, speech, webhooks
-from minitoolai.api.asgi import App
-from minitoolai.api.chat import ChatEndpoint
-from minitoolai.api.completions import TextForm
-from minitoolai.api.embeddings import EmbeddingForm
-from minitoolai.api.errors import error_body, error_headers, status_and_type
-from minitoolai.api.forms import ChatForm
-from minitoolai.api.images import ImageDesk
-from minitoolai.api.responses import ResponseForm
+from minitoolai.accounts.keys import KeyRing
+from minitoolai.api import account, health, openapi
+from minitoolai.chat.dialects.completions import TextForm
+from minitoolai.chat.dialects.embeddings import EmbeddingForm
+from minitoolai.chat.dialects.responses import ResponseForm
+from minitoolai.chat.endpoint import ChatEndpoint
+from minitoolai.chat.forms import ChatForm
+from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
-from minitoolai.services.accounts import KeyRing
-from minitoolai.services.chat import ChatService
-from minitoolai.services.speech import SpeechService
+from minitoolai.http.asgi import App
+from minitoolai.http.errors import error_body, error_headers, status_and_type
+from minitoolai.images import endpoints as images
+from minitoolai.images import job_views
+from minitoolai.images import webhooks_webhooks as webhooks
+from minitoolai.images.endpoints import ImageDesk
+from minitoolai.speech import endpoint as speech
+from minitoolai.speech.service import SpeechService
 
 HANDLERS = [
     account.balance,
@@ -29,7 +33,7 @@ HANDLERS = [
     account.generation,
     account.models,
     account.model,
-    speech.voices,
+    account.voices,
     job_views.events,
     job_views.cancel,
     job_views.picture,

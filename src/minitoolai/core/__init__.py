@@ -1,1 +1,1 @@
-"""The nouns every floor shares; standard library and msgspec only."""
+"""Types and helpers that every other package uses. Imports the standard library and msgspec only."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from minitoolai.core.records import GenerationState
+from minitoolai.core.models import GenerationState
 
 
 class ImageAsk(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,3 +66,6 @@ class ImageJob(msgspec.Struct, frozen=True, kw_only=True):
     def progress(self) -> float:
         """0 to 1."""
         return 1.0 if self.state == "succeeded" else self.step / self.steps
+
+
+decode_ask = msgspec.json.Decoder(ImageAsk).decode

@@ -1,1 +1,1 @@
-"""Adapters to whoever does the work; each is self-contained and knows nothing of money or storage."""
+"""Adapters for what generates text, images and speech. They know nothing of money or storage."""

@@ -1,1 +1,1 @@
-"""The HTML edge, for people with browsers: server-rendered pages in seven languages. See docs/portal.md."""
+"""The HTML pages for people with browsers, rendered on the server in seven languages. See docs/portal.md."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from minitoolai.portal.visit import Visit
+    from minitoolai.portal.request import Visit
 
 COOKIE = "draft"
 KEPT_S = 15 * 60

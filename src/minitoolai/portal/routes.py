@@ -10,22 +10,13 @@ from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from minitoolai.portal import (
-    access,
-    account,
-    admin,
-    balance,
-    guide,
-    keys,
-    keys_edit,
-    pages,
-    prices,
-    studio,
-    topup,
-    usage,
-)
-from minitoolai.portal.framing import bare, broken, nothing_here, the_rest
 from minitoolai.portal.i18n import LANGUAGES
+from minitoolai.portal.pages import account, admin, balance, keys, keys_edit, prices, topup, usage
+from minitoolai.portal.pages import auth as access
+from minitoolai.portal.pages import docs as guide
+from minitoolai.portal.pages import home as pages
+from minitoolai.portal.pages import playground as studio
+from minitoolai.portal.routing import bare, broken, nothing_here, the_rest
 from minitoolai.portal.site import Site
 
 log = logging.getLogger(__name__)

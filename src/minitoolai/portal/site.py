@@ -10,19 +10,19 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from minitoolai.accounts.attempts import Attempts
+from minitoolai.accounts.keys import KeyRing
+from minitoolai.accounts.users import Users
+from minitoolai.availability import Reports
+from minitoolai.billing.audit import Auditor
+from minitoolai.billing.revenue import RevenueBooks
+from minitoolai.billing.stripe import Checkout
+from minitoolai.billing.usage import UsageBooks
 from minitoolai.core.clock import Clock
 from minitoolai.portal.assets import Assets
 from minitoolai.portal.cookies import Signer
 from minitoolai.portal.i18n import LANGUAGES, texts, writing
 from minitoolai.portal.navigation import NAVIGATION
-from minitoolai.services.accounts import KeyRing
-from minitoolai.services.attempts import Attempts
-from minitoolai.services.audit import Auditor
-from minitoolai.services.checkout import Checkout
-from minitoolai.services.reports import Reports
-from minitoolai.services.revenue import RevenueBooks
-from minitoolai.services.usage import UsageBooks
-from minitoolai.services.users import Users
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
 

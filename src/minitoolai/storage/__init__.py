@@ -1,1 +1,1 @@
-"""The only SQL and the only files."""
+"""The only package that contains SQL or writes files."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from minitoolai.core.books import FIRST_CUSTOMER, FUNDING, REVENUE
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.key_rules import FREE, KeyRules
-from minitoolai.core.records import Balance, KeyRow
+from minitoolai.core.models import Balance, KeyRow
+from minitoolai.ledger.types import FIRST_CUSTOMER, FUNDING, REVENUE
 from minitoolai.storage.database import Connection, Row
 
 #: Where every process hears of keys that were revoked.

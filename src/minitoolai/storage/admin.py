@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minitoolai.core.clock import MS_PER_DAY, first_id_of
-from minitoolai.core.records import AdminAction, JobRow, RevenueRow, User
+from minitoolai.core.models import AdminAction, JobRow, RevenueRow, User
 from minitoolai.storage.database import Connection, Row
 
 ACTION_COLUMNS = "id, admin_id, account_id, action, amount, note, created_ms"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minitoolai.core.books import FUNDING, REVENUE
+from minitoolai.ledger.types import FUNDING, REVENUE
 from minitoolai.storage.database import Connection, Row
 
 # The statement of each invariant is what the operator reads when it breaks.

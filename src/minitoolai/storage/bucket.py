@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
-from minitoolai.storage.objects import KEY, key_at, object_key, path_of
+from minitoolai.storage.object_store import KEY, key_at, object_key, path_of
 
 #: A store that is gone is told of within this time, retries and all.
 GIVE_UP_S = 20

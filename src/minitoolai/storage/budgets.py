@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minitoolai.core.books import Books, Operation, PlaceHold
 from minitoolai.core.budgets import Spending, period_ids
 from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.ledger.types import Books, Operation, PlaceHold
 from minitoolai.storage.database import Connection
 
 #: A hold is settled long before its day and month are forgotten.

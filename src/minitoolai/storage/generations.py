@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from minitoolai.core.clock import MS_PER_DAY
-from minitoolai.core.records import Generation, MarginRow, UsageRow
+from minitoolai.core.models import Generation, MarginRow, UsageRow
 from minitoolai.storage.database import Connection
 
 GroupBy = Literal["day", "model", "key"]

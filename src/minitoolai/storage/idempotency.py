@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from minitoolai.core.books import CLAIM_LIVES_MS, Books, ClaimState, Operation, PlaceHold
+from minitoolai.ledger.types import CLAIM_LIVES_MS, Books, ClaimState, Operation, PlaceHold
 from minitoolai.storage.database import ByIds, Connection, Row
 
 #: Rows that one sweep deletes at most, so that no commit of a hold waits long for it.

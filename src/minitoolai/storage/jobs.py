@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from minitoolai.core.books import Books, Operation, PlaceHold, QueueState, Requeue, Settle
-from minitoolai.core.records import GenerationState
+from minitoolai.core.models import GenerationState
+from minitoolai.ledger.types import Books, Operation, PlaceHold, QueueState, Requeue, Settle
 from minitoolai.storage import outbox
 from minitoolai.storage.database import ByIds, Connection
 

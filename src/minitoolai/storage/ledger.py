@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from minitoolai.core.books import (
+from minitoolai.ledger.types import (
     AccountState,
     Books,
     Checkpoint,

@@ -52,7 +52,7 @@ def _engine(url: str) -> tuple[Engine, str]:
         return create_engine(url), url.removeprefix(SQLITE)
     import psycopg
 
-    from minitoolai.storage.session import place
+    from minitoolai.storage.postgres.session import place
 
     return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool), place(url)
 
@@ -96,7 +96,7 @@ def revision_of(url: str) -> str | None:
 
 def _revision_on_postgres(url: str) -> str | None:
     """The same there; ConnectionLost where the server is away."""
-    from minitoolai.storage.postgres import PostgresConnection
+    from minitoolai.storage.postgres.connection import PostgresConnection
 
     with closing(PostgresConnection(url, read_only=True)) as connection:
         if connection.execute("SELECT to_regclass('alembic_version')::text") == [(None,)]:

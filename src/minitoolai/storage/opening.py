@@ -16,7 +16,7 @@ def open_database(url: str, *, serving: bool) -> Database:
     if url.startswith(SQLITE):
         return open_sqlite(Path(url.removeprefix(SQLITE)), serving=serving)
     # 0.1 s that nobody on SQLite pays.
-    from minitoolai.storage.postgres import open_postgres
+    from minitoolai.storage.postgres.connection import open_postgres
 
     return open_postgres(url)
 

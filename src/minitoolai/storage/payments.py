@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minitoolai.core.records import Payment, Voucher
+from minitoolai.core.models import Payment, Voucher
 from minitoolai.storage.database import Connection
 
 _PAYMENT = (

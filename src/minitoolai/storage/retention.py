@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minitoolai.storage.database import Connection
-from minitoolai.storage.objects import job_of
+from minitoolai.storage.object_store import job_of
 
 
 def picture_of(connection: Connection, job_id: int) -> tuple[str, str | None] | None:

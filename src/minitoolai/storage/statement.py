@@ -6,7 +6,7 @@ which have one, and since an account's movements are numbered without gaps, it s
 
 from __future__ import annotations
 
-from minitoolai.core.records import StatementRow
+from minitoolai.core.models import StatementRow
 from minitoolai.storage.database import Connection
 
 #: Generations are read in the order in which they began, transfers are numbered in the order in which work ended.

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.books import Checkpoint, Operation
 from minitoolai.core.measures import Histogram
+from minitoolai.ledger.types import Checkpoint, Operation
 from minitoolai.storage.database import Connection
 
 log = logging.getLogger(__name__)

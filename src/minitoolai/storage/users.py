@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minitoolai.core.errors import NotFound
-from minitoolai.core.records import MailLink, User
+from minitoolai.core.models import MailLink, User
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Row
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.books import Credited, Operation, PlaceHold, Reversed, Settled, Verdict
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
+from minitoolai.ledger.types import Credited, Operation, PlaceHold, Reversed, Settled, Verdict
 from minitoolai.storage import ledger
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.tickets import Change, Ticket, WriterCounts, wake_callers, without_old_checkpoints

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from .steps import Array, Noise, Trajectory, split
+from minitoolai.engines.sampling.steps import Array, Noise, Trajectory, split
 
 
 def dpm_fast(x: Array, levels: Sequence[float], noise: Noise, orders: Sequence[int]) -> Trajectory:

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .schedules import SIGMA_MAX
+from minitoolai.engines.sampling.schedules import SIGMA_MAX
 
 _START, _PATH = 0, 1
 

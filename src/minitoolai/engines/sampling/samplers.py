@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from .fast import dpm_fast
-from .schedules import fast_orders, method_of, sigmas
-from .steps import Array, Noise, Trajectory, split, towards
+from minitoolai.engines.sampling.fast import dpm_fast
+from minitoolai.engines.sampling.schedules import fast_orders, method_of, sigmas
+from minitoolai.engines.sampling.steps import Array, Noise, Trajectory, split, towards
 
 
 def sample(name: str, steps: int, unit_noise: Array, denoise: Callable[[Array, float], Array], noise: Noise) -> Array:

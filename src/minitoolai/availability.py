@@ -1,0 +1,91 @@
+"""What an account may read of itself, and what is on offer. Reads only; never waits for the writer."""
+
+from __future__ import annotations
+
+import msgspec
+
+from minitoolai.chat.fit import sees
+from minitoolai.chat.service import ChatService
+from minitoolai.core.catalog import Catalog, ImageModel, Model
+from minitoolai.core.clock import parse_generation_name
+from minitoolai.core.errors import NotFound
+from minitoolai.core.models import Balance, Caller, Generation, UsageRow
+from minitoolai.core.voices import SpeechModel, VoiceEntry
+from minitoolai.images.service import ImageService
+from minitoolai.speech.service import SpeechService
+from minitoolai.storage import accounts, generations
+from minitoolai.storage.database import Database
+from minitoolai.storage.generations import GroupBy
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """One model as it stands now: by which engine, or why by none."""
+
+    model: Model
+    engine: str | None
+    why_not: str | None
+    #: A chat model to which pictures may be shown, as things stand.
+    sees: bool = False
+
+
+class Reports:
+    """Every report in one place, for the JSON edge, the portal and the command line."""
+
+    def __init__(self, database: Database, chats: ChatService, speech: SpeechService, images: ImageService) -> None:
+        self._database = database
+        self._chats = chats
+        self._speech = speech
+        self._images = images
+
+    @property
+    def catalog(self) -> Catalog:
+        """What is on offer at all."""
+        return self._chats.catalog
+
+    def now_ms(self) -> int:
+        """The moment a report is asked for."""
+        return self._chats.clock.now_ms()
+
+    def offers(self) -> list[Offer]:
+        """Every model, with the engine that would answer now."""
+        return [self.offer(model) for model in self.models().values()]
+
+    def models(self) -> dict[str, Model]:
+        """Every model by its name."""
+        return self.catalog.models()
+
+    def offer(self, model: Model) -> Offer:
+        """One model, with the engine that would answer now."""
+        if isinstance(model, ImageModel):
+            drawer = self._images.engine_for(model)
+            return Offer(model, drawer.name, None) if drawer else Offer(model, None, self._images.why_no_engine(model))
+        if isinstance(model, SpeechModel):
+            voice = self._speech.engine_for(model)
+            return Offer(model, voice.name, None) if voice else Offer(model, None, self._speech.why_no_voice(model))
+        engine = self._chats.engine_for(model)
+        if engine is not None:
+            return Offer(model, engine.name, None, sees(model, engine))
+        reasons = (f"{name}: {self._chats.engines[name].why_not_ready()}" for name in model.engines)
+        return Offer(model, None, "; ".join(reasons))
+
+    def voices(self) -> list[VoiceEntry]:
+        """Every voice that can speak now."""
+        return [voice for model in self.catalog.speech.values() for voice in self._speech.ready_voices(model)]
+
+    async def balance(self, caller: Caller) -> Balance:
+        """Posted and held, as committed."""
+        return await self._database.read_soon(accounts.balance_of, caller.account_id)
+
+    async def usage(self, caller: Caller, from_ms: int, until_ms: int, group_by: GroupBy) -> list[UsageRow]:
+        """The usage report of the caller's account."""
+        return await self._database.read_soon(generations.usage_report, caller.account_id, from_ms, until_ms, group_by)
+
+    async def generation(self, caller: Caller, name: str) -> Generation:
+        """One generation of the caller's account; NotFound for anybody else's, too."""
+        generation_id = parse_generation_name(name)
+        found = None
+        if generation_id is not None:
+            found = await self._database.read_soon(generations.find_generation, generation_id, caller.account_id)
+        if found is None:
+            raise NotFound(f"there is no generation {name[:40]!r} of this account", param="id")
+        return found

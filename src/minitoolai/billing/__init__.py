@@ -1,0 +1,1 @@
+"""Turn prices into ledger operations: charging, payments, usage reports, audit and retention."""

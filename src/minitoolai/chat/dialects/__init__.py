@@ -1,0 +1,1 @@
+"""The other forms of a chat request: completions, embeddings and responses."""

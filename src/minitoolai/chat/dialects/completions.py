@@ -1,0 +1,117 @@
+"""`/v1/completions`: plain text continued. Inside it is a chat like any other; here it is told as OpenAI's old form."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from minitoolai.chat.dialects.wire_completions import parse_text
+from minitoolai.chat.forms import Speaker, TranslatedRun
+from minitoolai.chat.normalizer import DONE
+from minitoolai.chat.run import ChatRun
+from minitoolai.core.errors import ServiceError
+from minitoolai.core.inference import ChatRequest
+from minitoolai.http.errors import error_event, status_and_type
+
+Json = dict[str, Any]
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+#: Chat's names of fields, in this form's words.
+_NAMES = {"messages": "prompt", "max_completion_tokens": "max_tokens"}
+
+
+class TextForm:
+    """OpenAI's form of before there were chats."""
+
+    def parse(self, body: bytes) -> ChatRequest:
+        return parse_text(body)
+
+    def speaker(self, run: ChatRun) -> Speaker:
+        return TranslatedRun(run, TextTranslator(f"cmpl-{run.name[4:]}"))
+
+    def retold(self, error: ServiceError) -> ServiceError:
+        return renamed(error, _NAMES)
+
+    def last_words(self, speaker: Speaker, error: ServiceError) -> bytes:
+        return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
+
+
+def renamed(error: ServiceError, names: dict[str, str]) -> ServiceError:
+    """The error with the names of fields that its caller used."""
+    found = re.match(r"\w+", error.param or "")
+    if found and found[0] in names:
+        field = found[0]
+        error.message = error.message.replace(field, names[field])
+        error.param = names[field] + (error.param or "").removeprefix(field)
+    return error
+
+
+class TextTranslator:
+    """Chat chunks and completions, retold as `text_completion`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        #: Characters told so far of each choice: the offsets of its tokens count from the beginning.
+        self._told: dict[int, int] = {}
+
+    def events(self, block: bytes) -> bytes:
+        return b"".join(self._event(event) for event in block.split(b"\n\n") if event)
+
+    def ending(self, block: bytes) -> bytes:
+        usage = block.removesuffix(DONE)
+        return (self._event(usage.strip(), is_usage=True) if usage else b"") + DONE
+
+    def whole(self, body: bytes) -> bytes:
+        answer = _decode(body)
+        return _encode(self._retold(answer, [self._choice(choice, "message") for choice in answer["choices"]]))
+
+    def _event(self, event: bytes, *, is_usage: bool = False) -> bytes:
+        chunk = _decode(event.removeprefix(b"data:"))
+        choices = [self._choice(choice, "delta") for choice in chunk["choices"]]
+        told = [choice for choice in choices if choice["text"] or choice["finish_reason"]]
+        if not told and not is_usage:
+            return b""
+        return b"data: " + _encode(self._retold(chunk, told)) + b"\n\n"
+
+    def _retold(self, chunk: Json, choices: list[Json]) -> Json:
+        retold = {
+            "id": self._name,
+            "object": "text_completion",
+            "created": chunk["created"],
+            "model": chunk["model"],
+            "system_fingerprint": chunk.get("system_fingerprint"),
+            "choices": choices,
+        }
+        return retold | {"usage": chunk["usage"]} if "usage" in chunk else retold
+
+    def _choice(self, choice: Json, where: str) -> Json:
+        index = choice.get("index", 0)
+        text = (choice.get(where) or {}).get("content") or ""
+        offset = self._told.get(index, 0)
+        self._told[index] = offset + len(text)
+        return {
+            "text": text,
+            "index": index,
+            "logprobs": _old_logprobs(choice.get("logprobs"), offset),
+            "finish_reason": choice.get("finish_reason"),
+        }
+
+
+def _old_logprobs(logprobs: Json | None, offset: int) -> Json | None:
+    """Four lists instead of one; what an engine tells in the old form already stays as it is."""
+    if not logprobs or not isinstance(logprobs.get("content"), list):
+        return logprobs
+    tokens = logprobs["content"]
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token["token"])
+    return {
+        "tokens": [token["token"] for token in tokens],
+        "token_logprobs": [token["logprob"] for token in tokens],
+        "top_logprobs": [{top["token"]: top["logprob"] for top in token.get("top_logprobs") or ()} for token in tokens],
+        "text_offset": offsets,
+    }

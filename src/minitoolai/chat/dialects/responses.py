@@ -1,0 +1,101 @@
+"""`/v1/responses`: OpenAI's newer form, told of a chat like any other. Nothing is kept, so nothing can be continued."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from minitoolai.chat.dialects import responses_objects as objects
+from minitoolai.chat.dialects.completions import renamed
+from minitoolai.chat.dialects.responses_objects import Json, response_object, status_after
+from minitoolai.chat.dialects.responses_request import NAMES, ResponseEcho, parse_response
+from minitoolai.chat.dialects.responses_stream import ResponseStream
+from minitoolai.chat.forms import Speaker, TranslatedRun
+from minitoolai.chat.normalizer import DONE
+from minitoolai.chat.run import ChatRun
+from minitoolai.core.clock import Clock
+from minitoolai.core.errors import EngineRateLimited, ServiceError
+from minitoolai.core.inference import ChatRequest
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class ResponseForm:
+    """Responses that are written at once and not kept."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def parse(self, body: bytes) -> ChatRequest:
+        return parse_response(body)
+
+    def speaker(self, run: ChatRun) -> Speaker:
+        return TranslatedRun(run, ResponseTranslator(f"resp_{run.name[4:]}", run.request, self._clock.now_ms() // 1000))
+
+    def retold(self, error: ServiceError) -> ServiceError:
+        error = renamed(error, NAMES)
+        # Tools are flat here.
+        error.param = re.sub(r"^(tool\w+(?:\[\d+\])?)\.function\.", r"\1.", error.param) if error.param else None
+        return error
+
+    def last_words(self, speaker: Speaker, error: ServiceError) -> bytes:
+        assert isinstance(speaker, TranslatedRun)
+        assert isinstance(speaker.translator, ResponseTranslator)
+        code = "rate_limit_exceeded" if isinstance(error, EngineRateLimited) else "server_error"
+        return speaker.translator.stream.failure(error.message, code)
+
+
+class ResponseTranslator:
+    """Chat chunks and completions, retold as a response."""
+
+    def __init__(self, name: str, request: ChatRequest, created_s: int) -> None:
+        self._name = name
+        self._echo: ResponseEcho = request.form
+        self.stream = ResponseStream(name, request.form, created_s, request.model)
+
+    def events(self, block: bytes) -> bytes:
+        return b"".join(self.stream.chunk(_data(event)) for event in block.split(b"\n\n") if event)
+
+    def ending(self, block: bytes) -> bytes:
+        return self.stream.ending(_data(block.removesuffix(DONE))["usage"])
+
+    def whole(self, body: bytes) -> bytes:
+        answer = _decode(body)
+        (choice,) = answer["choices"][:1]
+        status = status_after(choice.get("finish_reason"))
+        response = response_object(
+            self._name,
+            self._echo,
+            created_s=answer["created"],
+            model=answer["model"],
+            status=status,
+            output=self._items(choice),
+            usage=answer["usage"],
+            finish_reason=choice.get("finish_reason"),
+        )
+        return _encode(response)
+
+    def _items(self, choice: Json) -> list[Json]:
+        status, message, own = status_after(choice.get("finish_reason")), choice["message"], self._name[5:]
+        items: list[Json] = []
+        if thought := message.get("reasoning_content"):
+            items.append(objects.reasoning_item(f"rs_{own}_0", str(thought), "completed"))
+        parts: list[Json] = []
+        if text := message.get("content"):
+            certain = objects.logprobs_list(choice.get("logprobs")) if self._echo.logprobs else []
+            parts.append(objects.text_part(text, certain))
+        if refusal := message.get("refusal"):
+            parts.append(objects.refusal_part(refusal))
+        if parts:
+            items.append(objects.message_item(f"msg_{own}_{len(items)}", parts, status))
+        for call in message.get("tool_calls") or ():
+            name, function = f"fc_{own}_{len(items)}", call["function"]
+            items.append(objects.call_item(name, call["id"], function["name"], function["arguments"], status))
+        return items
+
+
+def _data(event: bytes) -> Any:
+    return _decode(event.strip().removeprefix(b"data:"))

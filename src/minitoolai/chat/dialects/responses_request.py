@@ -1,0 +1,173 @@
+"""Bodies of `/v1/responses` into checked chats: instructions and items into messages, flat tools into nested ones.
+
+What would need a memory of former responses is refused: none is kept here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from minitoolai.chat.dialects.responses_items import messages_of
+from minitoolai.chat.request import LARGEST_INTEGER, check_chat
+from minitoolai.core.errors import InvalidRequest
+from minitoolai.core.inference import ChatRequest
+from minitoolai.http.validation import flag, integer, json_object, shortened
+
+Json = dict[str, Any]
+
+#: Chat's names of fields, in this form's words.
+NAMES = {
+    "messages": "input",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "reasoning_effort": "reasoning.effort",
+    "verbosity": "text.verbosity",
+    "logprobs": "include",
+}
+#: Handed on under their own names, to be checked as a chat's.
+_SHARED = (
+    "model", "temperature", "top_p", "parallel_tool_calls", "metadata", "user", "safety_identifier",
+    "prompt_cache_key", "service_tier", "stream",
+)  # fmt: skip
+#: Read here, or harmless without being read.
+_KNOWN = frozenset(
+    (*_SHARED, "input", "instructions", "max_output_tokens", "tools", "tool_choice", "text", "reasoning", "include",
+     "top_logprobs", "store", "truncation", "stream_options", "background", "prompt_cache_retention")
+)  # fmt: skip
+_NO_MEMORY = "; no responses are kept here: send the whole conversation as input"
+#: Fields that ask for what is not here, and what to do instead.
+_REFUSED = {
+    "messages": "messages are a chat's: here they are sent as input",
+    "previous_response_id": f"previous_response_id is not supported{_NO_MEMORY}",
+    "conversation": f"conversation is not supported{_NO_MEMORY}",
+    "prompt": "prompt is not supported: no templates are kept here; send instructions and input",
+    "max_tool_calls": "max_tool_calls is not supported: it counts the calls of built-in tools, and there are none here",
+}
+_INCLUDABLE = ("message.output_text.logprobs", "reasoning.encrypted_content")
+
+
+class ResponseEcho(msgspec.Struct, frozen=True):
+    """What a response repeats of its request."""
+
+    fields: Json
+    logprobs: bool
+
+
+def parse_response(body: bytes) -> ChatRequest:
+    """The checked chat for `/v1/responses`; InvalidRequest names the field, in this form's words."""
+    fields = {name: value for name, value in json_object(body).items() if value is not None}
+    _check_honoured(fields)
+    chat: Json = {name: fields[name] for name in _SHARED if name in fields}
+    chat["messages"] = messages_of(fields)
+    limit = integer(fields, "max_output_tokens", 1, LARGEST_INTEGER)
+    if limit is not None:
+        chat["max_completion_tokens"] = limit
+    if "tools" in fields:
+        chat["tools"] = _tools(fields["tools"])
+    if "tool_choice" in fields:
+        chat["tool_choice"] = _tool_choice(fields["tool_choice"])
+    _text(fields, chat)
+    _reasoning(fields, chat)
+    logprobs = _logprobs(fields, chat)
+    request = check_chat(chat, "openai")
+    # A response always ends with its usage.
+    request.include_usage = True
+    request.form = ResponseEcho(fields, logprobs)
+    return request
+
+
+def _check_honoured(fields: Json) -> None:
+    for name in fields:
+        if name in _REFUSED:
+            raise InvalidRequest(_REFUSED[name], param=name)
+        if name not in _KNOWN:
+            raise InvalidRequest(f"{shortened(name)} is no field of /v1/responses here; leave it out", param=name[:64])
+    if flag(fields, "store", default=False):
+        raise InvalidRequest("store must be false or left out: no responses are kept here", param="store")
+    if flag(fields, "background", default=False):
+        raise InvalidRequest("background must be false or left out: responses are written at once", param="background")
+    if fields.get("truncation", "disabled") != "disabled":
+        raise InvalidRequest(
+            "truncation must be disabled or left out: nothing of the input is left out here", param="truncation"
+        )
+
+
+def _tools(tools: Any) -> list[Json]:
+    if not isinstance(tools, list):
+        raise InvalidRequest("tools must be a list", param="tools")
+    return [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+
+
+def _tool(tool: Any, at: str) -> Json:
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    if kind != "function":
+        raise InvalidRequest(
+            f"{at}.type is {shortened(kind)}; there are no built-in tools here, only those of type function",
+            param=f"{at}.type",
+        )
+    return {"type": "function", "function": {key: tool[key] for key in tool if key != "type" and tool[key] is not None}}
+
+
+def _tool_choice(choice: Any) -> Any:
+    if not isinstance(choice, dict):
+        return choice
+    if choice.get("type") != "function":
+        raise InvalidRequest(
+            f"tool_choice.type is {shortened(choice.get('type'))}; it must be function, like "
+            '{"type": "function", "name": "…"}',
+            param="tool_choice.type",
+        )
+    return {"type": "function", "function": {"name": choice.get("name")}}
+
+
+def _object(fields: Json, name: str) -> Json:
+    value = fields.get(name, {})
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{name} must be an object", param=name)
+    return value
+
+
+def _text(fields: Json, chat: Json) -> None:
+    """`text.format` is chat's response_format, flat."""
+    text = _object(fields, "text")
+    form = text.get("format")
+    if form is not None:
+        if not isinstance(form, dict):
+            raise InvalidRequest("text.format must be an object", param="text.format")
+        if form.get("type") == "json_schema":
+            inner = {key: value for key, value in form.items() if key != "type" and value is not None}
+            form = {"type": "json_schema", "json_schema": inner}
+        if form.get("type") != "text":
+            chat["response_format"] = form
+    if text.get("verbosity") is not None:
+        chat["verbosity"] = text["verbosity"]
+
+
+def _reasoning(fields: Json, chat: Json) -> None:
+    reasoning = _object(fields, "reasoning")
+    for name in reasoning:
+        if name not in ("effort", "summary", "generate_summary"):
+            raise InvalidRequest(
+                f"reasoning.{name[:64]} is not supported; leave it out", param=f"reasoning.{name[:64]}"
+            )
+    if reasoning.get("effort") is not None:
+        chat["reasoning_effort"] = reasoning["effort"]
+
+
+def _logprobs(fields: Json, chat: Json) -> bool:
+    include = fields.get("include", [])
+    if not isinstance(include, list):
+        raise InvalidRequest("include must be a list", param="include")
+    for index, name in enumerate(include):
+        if name not in _INCLUDABLE:
+            raise InvalidRequest(
+                f"include[{index}] is {shortened(name)}; here it may be {' or '.join(_INCLUDABLE)}",
+                param=f"include[{index}]",
+            )
+    wanted = "message.output_text.logprobs" in include
+    most = integer(fields, "top_logprobs", 0, 20)
+    if wanted or most:
+        chat |= {"logprobs": True, "top_logprobs": most or 0}
+    return wanted or bool(most)

@@ -1,0 +1,276 @@
+"""Who answers a chat: the model's upstreams in order, each asked in turn until one answers; else the embedded engine.
+
+An embedded engine answers only where no upstream is configured. It is never the fallback of one that failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+
+from minitoolai.chat.health import Health
+from minitoolai.core.catalog import Catalog, ChatModel, EngineEntry
+from minitoolai.core.clock import Clock, jitter_s
+from minitoolai.core.errors import (
+    ClientLeft,
+    EngineBroken,
+    EngineRateLimited,
+    EngineTimeout,
+    InvalidRequest,
+    Overloaded,
+    ServiceError,
+)
+from minitoolai.core.meters import Meters
+from minitoolai.core.models import Attempt
+from minitoolai.engines.protocols import ChatEngine
+
+log = logging.getLogger(__name__)
+
+#: A wait longer than this is the caller's to decide about.
+LONGEST_WAIT_S = 3.0
+_FIRST_WAIT_S = 0.3
+Check = Callable[[ChatEngine], None]
+
+
+class Route:
+    """The engines that may answer one request, in order, and how those fared that were asked."""
+
+    __slots__ = (
+        "_again",
+        "_asked",
+        "_at_s",
+        "_engines",
+        "_home",
+        "_is_open",
+        "_model",
+        "_started_s",
+        "attempts",
+        "engine",
+    )
+
+    def __init__(self, home: Routes, model: str, engines: list[ChatEngine], now_s: float) -> None:
+        self._home = home
+        self._model = model
+        self._engines = engines
+        self._started_s = self._at_s = now_s
+        #: Times asked, and those that may be asked again, by name.
+        self._asked: dict[str, int] = {}
+        self._again: dict[str, float] = {}
+        self._is_open = False
+        self.engine = engines[0]
+        #: Every attempt that ended, in order; empty while the first goes well.
+        self.attempts: list[Attempt] = []
+
+    def ask(self) -> None:
+        """The request goes to `engine` now. Overloaded, EngineRateLimited where that is not possible any more."""
+        health = self._home.health(self.engine.name)
+        if not health.is_well:
+            # Since it was chosen, somebody else may have become the probe, or may have been told to slow down.
+            self.engine = self._home.awake([self.engine, *self._untried()], self._model, self._home.clock.steady_s())[0]
+            health = self._home.health(self.engine.name)
+        self._is_open = True
+        self._asked[self.engine.name] = self._asked.get(self.engine.name, 0) + 1
+        health.asked()
+
+    @property
+    def served_by_another(self) -> str | None:
+        """Who is asked now, where that is not who was asked first or not the first time."""
+        return self.engine.name if self.attempts or self.engine is not self._engines[0] else None
+
+    @property
+    def fetches_images(self) -> bool:
+        """Whether all of them fetch the pictures that a URL names."""
+        return all(engine.fetches_images for engine in self._engines)
+
+    @property
+    def plain_images(self) -> bool:
+        """Whether one of them is to be given nothing but PNG."""
+        return any(engine.plain_images for engine in self._engines)
+
+    def has_more(self) -> bool:
+        """Whether somebody else could be asked, should this one fail."""
+        return next(self._untried(), None) is not None
+
+    async def next(self, error: ServiceError, *, had_begun: bool) -> None:
+        """After a failure before the first byte: `engine` becomes who is asked next. Raises it where nobody is left.
+
+        `had_begun`: it had accepted the request, so it may bill, and is not sent the same again.
+        """
+        self.end(error, had_begun=had_begun)
+        if not error.retryable:
+            raise error
+        self._at_s = self._home.clock.steady_s()
+        engine = next(self._untried(), None)
+        if engine is None:
+            engine = await self._wait_for_another_try(error)
+        # Its own words might repeat the prompt: they are for the caller.
+        log.warning("%s failed for %s (%s); %s is asked", self.engine.name, self._model, error.code, engine.name)
+        self.engine = engine
+        self._at_s = self._home.clock.steady_s()
+
+    def _untried(self) -> Iterator[ChatEngine]:
+        now_s = self._home.clock.steady_s()
+        for engine in self._engines:
+            if engine.name not in self._asked and self._home.health(engine.name).wait_s(self._model, now_s) == 0:
+                yield engine
+
+    async def _wait_for_another_try(self, error: ServiceError) -> ChatEngine:
+        """All were asked: the first that may be asked again is, after a while."""
+        for engine in self._engines:
+            tries = self._asked.get(engine.name, 0)
+            least_s = self._again.get(engine.name)
+            if least_s is None or tries > self._home.retries(engine.name):
+                continue
+            now_s = self._home.clock.steady_s()
+            least_s = max(least_s, self._home.health(engine.name).wait_s(self._model, now_s))
+            if least_s <= LONGEST_WAIT_S:
+                await asyncio.sleep(least_s + jitter_s(0.05, _FIRST_WAIT_S * 2**tries))
+                return engine
+        raise error
+
+    def end(self, error: ServiceError | None, *, had_begun: bool = False) -> None:
+        """The attempt under way is over; the first word counts."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        health, name = self._home.health(self.engine.name), self.engine.name
+        if error is None and not self.attempts:
+            health.answered()
+            return
+        self._again.pop(name, None)
+        now_s = self._home.clock.steady_s()
+        if error is None:
+            health.answered()
+        elif isinstance(error, ClientLeft):
+            health.left()
+        else:
+            health.failed(error, self._model, now_s)
+            self._home.meters.engine_failed(name, error.code)
+            if error.retryable and not had_begun and not isinstance(error, EngineTimeout | EngineBroken):
+                self._again[name] = float(error.retry_after_s or 0)
+        if error is not None or self.attempts:
+            code = error.code if error is not None else None
+            self.attempts.append(
+                Attempt(name, code, round((self._at_s - self._started_s) * 1000), round((now_s - self._at_s) * 1000))
+            )
+
+
+class Routes:
+    """Chooses for every chat of this process, and remembers how each upstream fares."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        engines: Mapping[str, ChatEngine],
+        clock: Clock,
+        meters: Meters | None = None,
+        route: type[Route] = Route,
+    ) -> None:
+        self.meters = meters or Meters()
+        self._route = route
+        self._catalog = catalog
+        self._engines = engines
+        self.clock = clock
+        self._configured: dict[tuple[str, ...], list[ChatEngine]] = {}
+        self._health = {name: _health_of(catalog.engines.get(name)) for name in engines}
+
+    def health(self, name: str) -> Health:
+        """How this engine fares."""
+        return self._health[name]
+
+    def retries(self, name: str) -> int:
+        """How often one request may be sent to it again."""
+        entry = self._catalog.engines.get(name)
+        return entry.retries if entry is not None else 0
+
+    def candidates(self, model: ChatModel) -> list[ChatEngine]:
+        """Those that are configured: every upstream, in order, or else the first engine that is ready."""
+        configured = self._configured.get(model.engines)
+        if configured is not None:
+            return configured
+        found: list[ChatEngine] = []
+        for name in model.engines:
+            engine = self._engines[name]
+            is_upstream = self._catalog.engines[name].kind == "upstream"
+            # An embedded engine looks at its files to tell, which no request to an upstream need wait for.
+            if (found and not is_upstream) or engine.why_not_ready() is not None:
+                continue
+            if is_upstream:
+                found.append(engine)
+            elif not found:
+                return [engine]
+        if found:
+            # Keys and addresses do not change while we run; the readiness of an embedded engine may.
+            self._configured[model.engines] = found
+        return found
+
+    def choose(self, model: ChatModel, check: Check) -> Route:
+        """Whom to ask, in order. `check` raises InvalidRequest for an engine that cannot do what was asked.
+
+        InvalidRequest where none can, EngineRateLimited or Overloaded where none may be asked now.
+        """
+        engines = self.candidates(model)
+        if not engines:
+            reasons = "; ".join(f"{name}: {self._engines[name].why_not_ready()}" for name in model.engines)
+            raise Overloaded(f"no engine for {model.name} is ready ({reasons})", retry_after_s=30)
+        now_s = self.clock.steady_s()
+        if len(engines) == 1 and self._health[engines[0].name].is_well:
+            check(engines[0])
+            engines[0].check_room()
+            return self._route(self, model.name, engines, now_s)
+        able = self._with_room(self.awake(_able(engines, check), model.name, now_s))
+        return self._route(self, model.name, able, now_s)
+
+    def awake(self, engines: list[ChatEngine], model: str, now_s: float) -> list[ChatEngine]:
+        """Those that may be asked now; EngineRateLimited or Overloaded where none may."""
+        waits = {engine.name: self._health[engine.name].wait_s(model, now_s) for engine in engines}
+        awake = [engine for engine in engines if waits[engine.name] == 0]
+        if awake:
+            return awake
+        name = min(waits, key=waits.__getitem__)
+        wait_s = max(1, round(waits[name] + 0.5))
+        if self._health[name].is_limited(model, now_s):
+            raise EngineRateLimited(f"{name} asked us to slow down; come back in {wait_s} s", retry_after_s=wait_s)
+        raise Overloaded(f"{name} failed repeatedly and rests; come back in {wait_s} s", retry_after_s=wait_s)
+
+    def _with_room(self, engines: list[ChatEngine]) -> list[ChatEngine]:
+        """Those with a free slot before those where one waits; Overloaded where all are full."""
+        roomy, refusal = [], None
+        for engine in engines:
+            try:
+                engine.check_room()
+            except Overloaded as full:
+                refusal = refusal or full
+            else:
+                roomy.append(engine)
+        if refusal is not None and not roomy:
+            raise refusal
+        return sorted(roomy, key=lambda engine: engine.is_busy())
+
+
+def _able(engines: list[ChatEngine], check: Check) -> list[ChatEngine]:
+    able, refusal = [], None
+    for engine in engines:
+        try:
+            check(engine)
+        except InvalidRequest as no:
+            refusal = refusal or no
+        else:
+            able.append(engine)
+    if refusal is not None and not able:
+        raise refusal
+    return able
+
+
+def _health_of(entry: EngineEntry | None) -> Health:
+    if entry is None or entry.kind != "upstream":
+        return Health(after=0, rest_s=1.0)
+    return Health(after=entry.cooldown_after, rest_s=entry.cooldown_s)
+
+
+def written(attempts: list[Attempt]) -> str | None:
+    """The attempts as they are kept with the generation; None where the first went well."""
+    return msgspec.json.encode(attempts).decode() if attempts else None

@@ -1,0 +1,1 @@
+"""Chat engines: OpenAI-compatible upstreams, embedded llama.cpp and a deterministic fake."""

@@ -1,0 +1,1 @@
+"""Stable Diffusion on a GPU: weights, prompts and batched denoising."""

@@ -1,0 +1,1 @@
+"""Image engines: upstreams, web UIs, the embedded model and their child process."""

@@ -1,0 +1,113 @@
+"""Finished pictures: from a model's own pixels to a PNG of the asked size that says how it was drawn."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Container
+from typing import TYPE_CHECKING
+
+from minitoolai import __version__
+from minitoolai.core.errors import EngineError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from minitoolai.engines.base_images import ImageRequest
+
+#: More than twice the largest picture on offer, on each side.
+MOST_PIXELS = 4096 * 4096
+
+
+def parameters_text(
+    request: ImageRequest, model: str, *, schedule: str = "", left_out: Container[str] = frozenset()
+) -> str:
+    """The text AUTOMATIC1111 writes beside its pictures and others read; `model` is what really drew it.
+
+    `schedule`: where another was taken than the scheduler's own. `left_out`: facts that the engine did not honour.
+    """
+    negative = request.negative_prompt if "Negative prompt" not in left_out else ""
+    negative = f"\nNegative prompt: {negative}" if negative else ""
+    facts = {
+        "Steps": request.steps,
+        "Sampler": request.scheduler,
+        **({"Schedule type": schedule} if schedule else {}),
+        "CFG scale": f"{request.cfg_scale:g}",
+        "Seed": request.seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model": model,
+        "Version": f"minitoolai {__version__}",
+    }
+    told = (f"{name}: {fact}" for name, fact in facts.items() if name not in left_out)
+    return f"{request.prompt}{negative}\n" + ", ".join(told)
+
+
+def png_of(pixels: NDArray[np.uint8], request: ImageRequest, model: str) -> bytes:
+    """Square pixels (S, S, 3) as a PNG of the request's size with its `parameters` chunk."""
+    from PIL import Image
+
+    picture = fitted(Image.fromarray(pixels), request.width, request.height)
+    return png_with(picture, parameters_text(request, model))
+
+
+def png_with(picture: Image.Image, parameters: str) -> bytes:
+    """A PNG with its `parameters` chunk: tEXt where the text is Latin-1 and iTXt (UTF-8) elsewhere."""
+    from PIL import PngImagePlugin
+
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("parameters", parameters)
+    file = io.BytesIO()
+    picture.save(file, "PNG", pnginfo=chunks, compress_level=4)
+    return file.getvalue()
+
+
+def fitted(square: Image.Image, width: int, height: int) -> Image.Image:
+    """The square picture as large as fits (Lanczos), in the middle of its own background.
+
+    The model knows squares only. Stretching or cropping spoils the thing drawn; more background does not.
+    """
+    from PIL import Image
+
+    side = min(width, height)
+    picture = square.resize((side, side), Image.Resampling.LANCZOS)
+    if width == height:
+        return picture
+    whole = Image.new("RGB", (width, height), background_of(square))
+    whole.paste(picture, ((width - side) // 2, (height - side) // 2))
+    return whole
+
+
+def covering(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture's middle at exactly this size: scaled down or up (Lanczos) only where one side does not fit."""
+    from PIL import Image
+
+    if picture.width < width or picture.height < height or min(picture.width - width, picture.height - height) >= 8:
+        scale = max(width / picture.width, height / picture.height)
+        size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
+
+
+def read_picture(data: bytes, engine: str) -> Image.Image:
+    """What an engine elsewhere sent, as RGB. EngineError where it is no picture, or one too large to be meant."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise EngineError(f"{engine} sent a picture of {picture.width} by {picture.height} pixels")
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise EngineError(f"{engine} sent something that is no picture") from error
+
+
+def background_of(square: Image.Image) -> tuple[int, int, int]:
+    """The median colour of the outermost pixels."""
+    import numpy as np
+
+    pixels = np.asarray(square)
+    rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    red, green, blue = (int(value) for value in np.median(rim, axis=0))
+    return red, green, blue

@@ -1,0 +1,213 @@
+"""The embedded image model: a small latent diffusion model of our own on ONNX Runtime and the 18 samplers.
+
+Rows of different steps, scheduler, guidance and prompt share each model call. It draws pictures in the manner
+of emoji and says so: the model's name in every answer is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minitoolai.core.errors import EngineError
+from minitoolai.engines.base_images import DrawnImage, ImageRequest, OnProgress
+from minitoolai.engines.images.codec import png_of
+from minitoolai.engines.sampling import model_calls, trajectory
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from minitoolai.engines.images.sketch_words import Words
+    from minitoolai.engines.sampling import Trajectory
+
+MODEL = "minitoolai-sketch-1"
+FOLDER = Path(__file__).parent / "sketch_model"
+FILES = ("denoiser.onnx", "decoder.onnx", "words.npz", "tokenizer.json")
+LATENT = (4, 16, 16)
+
+# More rows in one call do not come out faster on a processor; they only take more memory.
+ROWS_PER_CALL = 32
+PICTURES_PER_DECODE = 4
+
+
+class SketchEngine:
+    """Loads in well under a second; needs no GPU, no network and about 200 MB."""
+
+    name = "sketch"
+
+    def __init__(self, threads: int = 0) -> None:
+        """`threads`: how many the model may use, 0 for one per core."""
+        self._threads = threads
+        self._parts: _Parts | None = None
+
+    def why_not_ready(self, model: str = "") -> str | None:
+        missing = [file for file in FILES if not (FOLDER / file).exists()]
+        return f"{', '.join(missing)} missing from the installation: install minitoolai again" if missing else None
+
+    def batch_key(self, model: str, width: int, height: int) -> str:
+        """Everything is drawn at one size, by one model, and scaled."""
+        return MODEL
+
+    def start(self) -> None:
+        """Load. EngineError where a file of the model is missing."""
+        if self._parts is not None:
+            return
+        if fault := self.why_not_ready():
+            raise EngineError(fault)
+        self._parts = _Parts(self._threads)
+
+    def stop(self) -> None:
+        self._parts = None
+
+    def open(self, model: str = "") -> SketchCanvas:
+        """An empty canvas; starts the engine where that has not been done."""
+        self.start()
+        assert self._parts is not None
+        return SketchCanvas(self._parts)
+
+
+class _Parts:
+    """The two networks and the words, loaded."""
+
+    def __init__(self, threads: int) -> None:
+        import onnxruntime
+
+        from minitoolai.engines.images.sketch_words import Words
+
+        options: Any = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Waiting in a loop for the next call would take the processor from whatever runs beside.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
+        def load(file: str) -> Any:
+            return onnxruntime.InferenceSession(FOLDER / file, options, providers=["CPUExecutionProvider"])
+
+        self.words: Words = Words(FOLDER)
+        self._denoiser, self._decoder = load("denoiser.onnx"), load("decoder.onnx")
+
+    def denoise(self, rows: Sequence[_Row]) -> NDArray[np.float32]:
+        """x0 (N, 4, 16, 16) for N rows, each with its own sigma and caption."""
+        import numpy as np
+
+        answers = []
+        for i in range(0, len(rows), ROWS_PER_CALL):
+            x, sigma, caption = zip(*rows[i : i + ROWS_PER_CALL], strict=True)
+            fed = {"x": np.stack(x), "sigma": np.array(sigma), "caption": np.stack(caption)}
+            answers.append(self._denoiser.run(None, {name: v.astype(np.float32) for name, v in fed.items()})[0])
+        return np.concatenate(answers)
+
+    def decode(self, latents: Sequence[NDArray[Any]]) -> list[NDArray[np.uint8]]:
+        """Square pixels (S, S, 3) of each picture's latents."""
+        import numpy as np
+
+        pictures: list[NDArray[np.uint8]] = []
+        for i in range(0, len(latents), PICTURES_PER_DECODE):
+            some = np.stack(latents[i : i + PICTURES_PER_DECODE]).astype(np.float32)
+            drawn = self._decoder.run(None, {"latents": some})[0]
+            bright = np.clip((drawn.transpose(0, 2, 3, 1) + 1) * 127.5, 0, 255)
+            pictures.extend(np.rint(bright).astype(np.uint8))
+        return pictures
+
+
+_Row = tuple["NDArray[Any]", float, "NDArray[np.float32]"]
+
+
+class _Picture:
+    """One picture under way: where its sampler stands and what it is guided by."""
+
+    def __init__(self, parts: _Parts, request: ImageRequest, on_progress: OnProgress | None) -> None:
+        from minitoolai.engines.sampling.noise import PictureNoise
+
+        self.request = request
+        self._on_progress = on_progress
+        self._calls, self._calls_total = 0, model_calls(request.scheduler, request.steps)
+        self._wanted = parts.words.embed(request.prompt, request.seed)
+        negative = request.negative_prompt.strip()
+        self._unwanted = parts.words.embed(negative) if negative else parts.words.nothing
+        noise = PictureNoise(request.seed % 2**64, LATENT)
+        self._path: Trajectory = trajectory(request.scheduler, request.steps, noise.start(), noise)
+        self._x, self._sigma = next(self._path)
+
+    def rows(self) -> list[_Row]:
+        """What the model is asked: with guidance 1 the unwanted has no weight and is not asked for."""
+        wanted = (self._x, self._sigma, self._wanted)
+        if self.request.cfg_scale == 1:
+            return [wanted]
+        return [wanted, (self._x, self._sigma, self._unwanted)]
+
+    def advance(self, answers: NDArray[Any]) -> NDArray[Any] | None:
+        """Take the model's answers to `rows`; the finished latents, if these were the last."""
+        denoised = answers[0].astype("float64")
+        if len(answers) > 1:
+            denoised = answers[1] + self.request.cfg_scale * (denoised - answers[1])
+        self._calls += 1
+        if self._on_progress is not None:
+            self._on_progress(self._calls * self.request.steps // self._calls_total, self.request.steps)
+        try:
+            self._x, self._sigma = self._path.send(denoised)
+        except StopIteration as end:
+            finished: NDArray[Any] = end.value
+            return finished
+        return None
+
+
+class SketchCanvas:
+    """Pictures under way. What one looks like never depends on what is drawn beside it."""
+
+    def __init__(self, parts: _Parts) -> None:
+        self._parts = parts
+        self._pictures: dict[int, _Picture] = {}
+        self._next_ticket = 0
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def add(self, request: ImageRequest, on_progress: OnProgress | None = None) -> int:
+        """Begin a picture. ValueError for a scheduler that is not one of the eighteen, or no steps."""
+        picture = _Picture(self._parts, request, on_progress)
+        self._next_ticket += 1
+        self._pictures[self._next_ticket] = picture
+        return self._next_ticket
+
+    def remove(self, ticket: int) -> None:
+        self._pictures.pop(ticket, None)
+
+    def step(self) -> list[DrawnImage]:
+        """One model call for all (in chunks, where there are many), then decode those that it finished."""
+        latents = self.advance()
+        pixels = self._parts.decode([x for x, _ in latents.values()])
+        return [
+            DrawnImage(ticket=ticket, png=png_of(drawn, request, MODEL), model=MODEL)
+            for (ticket, (_, request)), drawn in zip(latents.items(), pixels, strict=True)
+        ]
+
+    def advance(self) -> dict[int, tuple[NDArray[Any], ImageRequest]]:
+        """The model call of `step` alone: the finished pictures as latents (4, 16, 16), by ticket."""
+        if not self._pictures:
+            return {}
+        asked = {ticket: picture.rows() for ticket, picture in self._pictures.items()}
+        answers = self._parts.denoise([row for rows in asked.values() for row in rows])
+        latents, first = {}, 0
+        for ticket, rows in asked.items():
+            finished = self._pictures[ticket].advance(answers[first : first + len(rows)])
+            first += len(rows)
+            if finished is not None:
+                latents[ticket] = finished, self._pictures.pop(ticket).request
+        return latents
+
+
+def draw(engine: SketchEngine, request: ImageRequest, on_progress: OnProgress | None = None) -> DrawnImage:
+    """One picture from start to end."""
+    canvas = engine.open()
+    canvas.add(request, on_progress)
+    while not (finished := canvas.step()):
+        pass
+    return finished[0]
+
+
+def make_canvas_engine(config: dict[str, Any]) -> SketchEngine:
+    """`threads`: how many the model may use, 0 for one per core."""
+    return SketchEngine(config.get("threads", 0))

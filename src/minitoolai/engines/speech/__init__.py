@@ -1,0 +1,1 @@
+"""Speech engines: voices in child processes and OpenAI-compatible upstreams."""

@@ -1,0 +1,1 @@
+"""Image jobs: submit, queue, run, store, deliver and report them by webhook."""

@@ -1,0 +1,177 @@
+"""Fills one engine from the queue: looks, chooses, claims, begins. Leaves an engine that fails in peace for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Set
+from functools import partial
+from typing import Protocol
+
+from minitoolai.core.clock import Clock, jitter_s
+from minitoolai.core.errors import EngineError, Overloaded, StoreError
+from minitoolai.engines.base_images import ImageEngine
+from minitoolai.images.attempt import ImageRun
+from minitoolai.images.image_order import Passing, choose, is_suspect
+from minitoolai.images.progress import Board
+from minitoolai.storage import jobs
+from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.jobs import ClaimedJob, WaitingJob
+from minitoolai.storage.writer import Writer
+
+log = logging.getLogger(__name__)
+
+LEASE_MS = 20_000
+#: The queue is looked at this often even when nobody knocks: alone, only as a net; else others may have filled it.
+LOOK_ALONE_EVERY_S, LOOK_EVERY_S = 2.0, 0.5
+#: And an engine that is starting again, whether it is up.
+DOWN_LOOK_EVERY_S = 0.1
+#: Which engine is ready for what is asked this often.
+READY_FOR_S = 1.0
+#: An engine that fails at everything, and a database that does not answer, are left in peace for ever longer.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+LOOK_AHEAD = 512
+#: Where several processes could start an engine for the first job, one will be the first, and mostly the only one.
+LONGEST_MODESTY_S = 2.0
+
+
+class Home(Protocol):
+    """What a hand needs of its worker."""
+
+    name: str
+    is_alone: bool
+    #: Engines that start with their first job.
+    late: Set[str]
+    draining: bool
+    claiming: int
+    runs: dict[int, ImageRun]
+    board: Board
+    clock: Clock
+    database: Database
+    writer: Writer
+
+    def models_of(self, engine: ImageEngine) -> list[str]:
+        """The models of the catalog that this engine can draw now."""
+
+    def begin(self, job: ClaimedJob, engine: ImageEngine) -> ImageRun:
+        """Start an attempt at what was just claimed."""
+
+
+class Hand:
+    """Fills one engine from the queue."""
+
+    def __init__(self, worker: Home, engine: ImageEngine) -> None:
+        self._worker = worker
+        self._engine = engine
+        self._wake = worker.board.wakes()
+        self._passing = Passing()
+        self._resident: str | None = None
+        self._models: list[str] = []
+        self._models_until_s = 0.0
+        self._pause_s = 0.0
+        self._paused_until_s = 0.0
+        self._is_started = False
+        self._modesty_ms = 0 if worker.is_alone else round(1000 * jitter_s(0.0, LONGEST_MODESTY_S))
+
+    async def work(self) -> None:
+        """Until cancelled; whatever happens, it goes on."""
+        while True:
+            self._wake.clear()
+            try:
+                await self._fill()
+            except (StoreError, Overloaded) as error:
+                log.warning("%s cannot claim jobs just now: %s", self._engine.name, error)
+                await asyncio.sleep(FIRST_PAUSE_S)
+            except Exception:
+                log.exception("%s could not be filled, and will be tried again", self._engine.name)
+                await asyncio.sleep(FIRST_PAUSE_S)
+            await self._rest(self._delay_s())
+
+    def _delay_s(self) -> float:
+        """Until the next look, if nobody knocks before."""
+        if not self._engine.is_up and self._is_started:
+            return DOWN_LOOK_EVERY_S
+        look_s = LOOK_ALONE_EVERY_S if self._worker.is_alone else LOOK_EVERY_S
+        paused_s = self._paused_until_s - self._worker.clock.steady_s()
+        return min(look_s, paused_s) if paused_s > 0 else look_s
+
+    async def _rest(self, delay_s: float) -> None:
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _fill(self) -> None:
+        """Claim what the engine has room for, and begin."""
+        worker, engine, now_s = self._worker, self._engine, self._worker.clock.steady_s()
+        if not self._is_started and self._models_now(now_s) and await self._is_time():
+            await self._start()
+        runs = [run for run in worker.runs.values() if run.engine is engine]
+        if worker.draining or not engine.is_up or len(runs) >= engine.rows or now_s < self._paused_until_s:
+            return
+        models = self._models_now(now_s)
+        waiting = await worker.database.read_soon(jobs.waiting, engine.name, models, LOOK_AHEAD) if models else []
+        chosen = choose(
+            waiting,
+            self._key_of,
+            drawing={run.key for run in runs},
+            is_alone=any(is_suspect(run.job) for run in runs),
+            resident=self._resident,
+            free=engine.rows - len(runs),
+            passed_over_s=self._passing.look(waiting, now_s),
+        )
+        if chosen:
+            await self._begin([job.id for job in chosen])
+
+    async def _is_time(self) -> bool:
+        """At once; or, to cost no memory where nobody wants pictures, when a job waits for it that nobody takes."""
+        worker = self._worker
+        if self._engine.name not in worker.late:
+            return True
+        if worker.draining or not self._engine.rows:
+            return False
+        waiting = await worker.database.read_soon(jobs.waiting, self._engine.name, self._models, 1)
+        return bool(waiting) and worker.clock.now_ms() - waiting[0].created_ms >= self._modesty_ms
+
+    async def _start(self) -> None:
+        """Once there is something that it can draw: its weights may have been put there while we run."""
+        self._is_started = True
+        try:
+            await self._engine.start()
+        except (EngineError, OSError) as error:
+            log.error("%s did not start: %s", self._engine.name, error)
+
+    async def _begin(self, ids: list[int]) -> None:
+        worker, now_ms = self._worker, self._worker.clock.now_ms()
+
+        def change(connection: Connection) -> list[ClaimedJob]:
+            return jobs.claim(connection, ids, worker=worker.name, now_ms=now_ms, lease_ms=LEASE_MS)
+
+        worker.claiming += 1
+        try:
+            for job in await worker.writer.run(change):
+                run = worker.begin(job, self._engine)
+                self._resident = run.key
+                assert run.task is not None
+                run.task.add_done_callback(partial(self._look_back, run))
+        finally:
+            worker.claiming -= 1
+
+    def _look_back(self, run: ImageRun, _: asyncio.Task[None]) -> None:
+        """An engine that says it is up and yet fails is left in peace: three attempts are soon used up."""
+        now_s = self._worker.clock.steady_s()
+        if run.is_drawn:
+            self._pause_s = 0.0
+        elif run.is_drawn is False and self._engine.is_up and now_s >= self._paused_until_s:
+            self._paused_until_s = now_s + self._pause_s
+            self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
+
+    def _models_now(self, now_s: float) -> list[str]:
+        if now_s >= self._models_until_s:
+            self._models, self._models_until_s = self._worker.models_of(self._engine), now_s + READY_FOR_S
+        return self._models
+
+    def _key_of(self, job: WaitingJob) -> str:
+        width, _, height = job.size.partition("x")
+        return self._engine.batch_key(job.model, int(width), int(height))

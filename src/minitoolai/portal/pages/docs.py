@@ -1,0 +1,130 @@
+"""The guide on one page, with the reader's own address, keys and usage in it."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from litestar import Request, Response, get
+from litestar.datastructures import State
+from litestar.handlers import HTTPRouteHandler
+
+from minitoolai.core.inference import AudioFormat
+from minitoolai.core.models import KeyRow, UsageRow
+from minitoolai.engines.sampling import SCHEDULERS
+from minitoolai.portal.highlight import example, tabs_of
+from minitoolai.portal.i18n import N_
+from minitoolai.portal.pages.home import language_of
+from minitoolai.portal.pages.prices import offered
+from minitoolai.portal.request import Answer, Visit
+from minitoolai.portal.routing import page, start
+from minitoolai.storage.accounts import keys_of
+from minitoolai.storage.database import Connection
+from minitoolai.storage.generations import last_usage
+
+#: Anchor → title, in the order of the page.
+PARTS = {
+    "introduction": N_("Introduction"),
+    "key": N_("Create an API key"),
+    "top-up": N_("Top up"),
+    "authorization": N_("Authorization"),
+    "chat": N_("Chat"),
+    "stream": N_("The streamed answer"),
+    "image-input": N_("Image input"),
+    "text-to-image": N_("Text to image"),
+    "jobs": N_("Jobs"),
+    "speech": N_("Speech"),
+    "prices": N_("Prices"),
+    "errors": N_("Errors"),
+    "limits": N_("Idempotency and limits"),
+    "usage": N_("API usage"),
+}
+ERRORS = (
+    (400, "invalid_request", N_("A field is missing or wrong. Mend it as the message says.")),
+    (401, "invalid_api_key", N_("The key is missing, wrong or revoked.")),
+    (402, "insufficient_balance", N_("The balance does not cover the request. Top up.")),
+    (402, "budget_exceeded", N_("The key may spend no more. Raise its limit.")),
+    (403, "key_forbids", N_("The key is not meant for this model, or not for this address.")),
+    (404, "model_not_found", N_("There is no such model. The message lists the nearest names.")),
+    (409, "idempotency_in_flight", N_("The first request with this key is still at work. Ask again.")),
+    (413, "body_too_large", N_("The request is larger than 20 MB.")),
+    (415, "unsupported_media_type", N_("Send JSON, with the header <code>Content-Type: application/json</code>.")),
+    (422, "idempotency_mismatch", N_("This Idempotency-Key belongs to another request. Take a new one.")),
+    (429, "rate_limit_exceeded", N_("Too many requests. Wait as long as <code>Retry-After</code> says.")),
+    (502, "upstream_error", N_("The engine behind the model failed. Try again.")),
+    (503, "overloaded", N_("Much is going on. Wait as long as <code>Retry-After</code> says.")),
+    (504, "upstream_timeout", N_("The engine behind the model took too long. Try again.")),
+)
+#: Kind, its title, and what its units in and out are called.
+KINDS = (
+    ("chat", N_("Text"), N_("Tokens read"), N_("Tokens written")),
+    ("image", N_("Images"), None, N_("Pictures")),
+    ("speech", N_("Speech"), N_("Characters"), None),
+)
+#: How many requests the tables of the reader's usage add up.
+LAST = 1000
+MOST_KEYS = 5
+
+
+@page("/docs")
+async def guide(visit: Visit) -> Answer:
+    """The guide."""
+    return await show(visit)
+
+
+@page("/api-documentation")
+async def guide_elsewhere(visit: Visit) -> Answer:
+    """The guide under the address that the original service has it at."""
+    return await show(visit)
+
+
+@get("/api-documentation")
+async def guide_without_language(request: Request[Any, Any, State]) -> Response[bytes]:
+    """The same in the visitor's language."""
+    answer = await show(await start(request, language_of(request)))
+    answer.headers["vary"] = "accept-language, cookie, accept-encoding"
+    return answer
+
+
+async def show(visit: Visit) -> Answer:
+    """The page, for whoever reads it."""
+    visit.path = "/docs"
+    reports = visit.site.reports
+    catalog = reports.catalog
+    keys, usage = await _own(visit)
+    return visit.render(
+        "guide/guide.html",
+        parts=PARTS,
+        errors=ERRORS,
+        kinds=KINDS,
+        last=LAST,
+        keys=keys,
+        usage={kind: [row for row in usage if row.kind == kind] for kind, *_ in KINDS},
+        example=example,
+        tabs_of=tabs_of,
+        offered=offered(catalog),
+        chat_models=list(catalog.chat),
+        seeing_models=[model.name for model in catalog.chat.values() if reports.offer(model).sees],
+        image_models=list(catalog.images),
+        speech_models=list(catalog.speech),
+        schedulers=SCHEDULERS,
+        formats=get_args(AudioFormat),
+        voices=[voice.id for voice in reports.voices()],
+        default_voice=next((model.default_voice for model in catalog.speech.values()), ""),
+    )
+
+
+async def _own(visit: Visit) -> tuple[list[KeyRow], list[UsageRow]]:
+    """The reader's newest keys, and what the last requests were."""
+    if visit.user is None:
+        return [], []
+    account_id = visit.user.account_id
+
+    def read(connection: Connection) -> tuple[list[KeyRow], list[UsageRow]]:
+        keys = [key for key in keys_of(connection, account_id) if key.revoked_ms is None]
+        newest = sorted(keys, key=lambda key: -key.created_ms)[:MOST_KEYS]
+        return newest, last_usage(connection, account_id, LAST)
+
+    return await visit.site.database.read_soon(read)
+
+
+HANDLERS: list[HTTPRouteHandler] = [guide, guide_elsewhere, guide_without_language]

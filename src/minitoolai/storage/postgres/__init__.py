@@ -1,0 +1,1 @@
+"""The PostgreSQL connection: sessions, pipeline mode and bulk statements."""
