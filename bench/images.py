@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 
-from minitoolai.engines.base_images import ImageRequest
-from minitoolai.engines.diffusers.batch import DiffusersCanvas
+from minitoolai.engines.diffusers.batch import DiffusersCanvas, Painter, Row
 from minitoolai.engines.diffusers.checkpoint import Encoder, Networks
-from minitoolai.engines.diffusers.clip_tokens import tokens_of_clip
-from minitoolai.engines.diffusers.diffusers_painter import Painter, Row
 from minitoolai.engines.diffusers.engine import find_device, precision_of
+from minitoolai.engines.diffusers.prompts import tokens_of_clip
+from minitoolai.engines.protocols import ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS, SIGMA_MAX
 
 _EXAMPLES = """examples:

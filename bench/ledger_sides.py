@@ -17,9 +17,9 @@ import psycopg
 from minitoolai.core.models import NewGeneration, Outcome
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Credit, Held, PlaceHold, Settle, Settled
-from minitoolai.storage import accounts, audit, ledger
-from minitoolai.storage.migrate import migrate
-from minitoolai.storage.opening import open_database
+from minitoolai.storage import accounts, ledger
+from minitoolai.storage import ledger as audit
+from minitoolai.storage.opening import migrate, open_database
 from minitoolai.storage.writer import Writer
 
 FUNDS = 10**15

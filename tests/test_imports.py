@@ -46,7 +46,7 @@ print(json.dumps(sorted(sys.modules)))
 """
 IMPORT = """
 import json, sys
-import minitoolai.cli.serve, minitoolai.app, minitoolai.cli.worker, minitoolai.http.supervisor
+import minitoolai.cli.serve, minitoolai.app, minitoolai.cli.serve, minitoolai.http.supervisor
 print(json.dumps(sorted(sys.modules)))
 """
 

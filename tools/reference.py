@@ -12,7 +12,8 @@ from typing import Any
 import minitoolai
 from minitoolai.api.openapi import describe
 from minitoolai.cli.main import _parser
-from minitoolai.core import catalog, errors, voices
+from minitoolai.core import catalog, errors
+from minitoolai.core import catalog as voices
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.money import format_dollars
 from minitoolai.http.errors import TABLE

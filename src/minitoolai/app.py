@@ -21,20 +21,16 @@ from litestar.datastructures import State
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
 from minitoolai.core.errors import EngineError, SettingsError
-from minitoolai.engines.base_images import ImageEngine
-from minitoolai.engines.base_speech import SpeechEngine
-from minitoolai.engines.protocols import ChatEngine
+from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
-from minitoolai.http.origins import is_preflight, preflight, welcome
-from minitoolai.http.request_context import NOTES, Notes
+from minitoolai.http.request_context import NOTES, Notes, is_preflight, preflight, welcome
 from minitoolai.http.server import BACKLOG
 from minitoolai.http.uvicorn_fast_path import unframed
 from minitoolai.images.endpoints import ImageDesk
 from minitoolai.images.webhooks import WebhookLog
-from minitoolai.observability.metrics import Page
-from minitoolai.observability.metrics_port import MetricsPort
-from minitoolai.observability.request_facts import CURRENT
+from minitoolai.observability.logging import CURRENT
+from minitoolai.observability.metrics import MetricsPort, Page
 from minitoolai.portal.routes import is_portals, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.database import Member

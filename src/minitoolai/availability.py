@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
-from minitoolai.chat.fit import sees
-from minitoolai.chat.service import ChatService
-from minitoolai.core.catalog import Catalog, ImageModel, Model
+from minitoolai.chat.service import ChatService, sees
+from minitoolai.core.catalog import Catalog, ImageModel, Model, SpeechModel, VoiceEntry
 from minitoolai.core.clock import parse_generation_name
 from minitoolai.core.errors import NotFound
 from minitoolai.core.models import Balance, Caller, Generation, UsageRow
-from minitoolai.core.voices import SpeechModel, VoiceEntry
 from minitoolai.images.service import ImageService
 from minitoolai.speech.service import SpeechService
-from minitoolai.storage import accounts, generations
+from minitoolai.storage import accounts
+from minitoolai.storage import reports as generations
 from minitoolai.storage.database import Database
-from minitoolai.storage.generations import GroupBy
+from minitoolai.storage.reports import GroupBy
 
 
 class Offer(msgspec.Struct, frozen=True):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from minitoolai.accounts.admission import Admission
-from minitoolai.accounts.keys import KeyRing
+from minitoolai.accounts.keys import Admission, KeyRing
 from minitoolai.accounts.rate_limits import Limits
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
@@ -20,11 +19,10 @@ from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.clock import Clock, SystemClock
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.in_flight import Underway
-from minitoolai.core.key_rules import Rate
+from minitoolai.core.models import Rate
 from minitoolai.core.money import parse_dollars
-from minitoolai.engines.base_speech import SpeechEngine
 from minitoolai.engines.factory import make_caps, make_engines, make_speech_engines
-from minitoolai.engines.protocols import ChatEngine
+from minitoolai.engines.protocols import ChatEngine, SpeechEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.image_wiring import Base, Images, make_images

@@ -12,26 +12,22 @@ from minitoolai.core.catalog import Catalog
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.in_flight import Underway
-from minitoolai.core.signing import Ring
-from minitoolai.core.signing_signing import Signer
-from minitoolai.engines.base_images import ImageEngine
-from minitoolai.engines.painter_wiring import make_image_engines
+from minitoolai.core.signing import Ring, Signer
+from minitoolai.engines.factory import make_image_engines
+from minitoolai.engines.protocols import ImageEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.images.attempt import ImageRun
-from minitoolai.images.links import Links, PublicAddress
-from minitoolai.images.moderation import DefaultPolicy, Policies, find_policies
-from minitoolai.images.moderation_moderation import ModerationPolicy
+from minitoolai.images.moderation import DefaultPolicy, ModerationPolicy, Policies, find_policies
 from minitoolai.images.progress import Board
-from minitoolai.images.results import Pictures, Sweeper
+from minitoolai.images.results import Links, Pictures, PublicAddress, Sweeper
 from minitoolai.images.service import ImageService
 from minitoolai.images.webhooks import ANSWER_WITHIN_S, Post, WebhookDeliverer, WebhookSecrets
 from minitoolai.images.worker import ImageWorker
 from minitoolai.observability.tracing import Tracing
 from minitoolai.settings import Settings
-from minitoolai.storage.bucket import BucketObjects
 from minitoolai.storage.database import Database
-from minitoolai.storage.object_store import LocalObjects, ObjectStore
+from minitoolai.storage.object_store import BucketObjects, LocalObjects, ObjectStore
 from minitoolai.storage.writer import Writer
 
 

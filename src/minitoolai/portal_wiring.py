@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from minitoolai.accounts.keys import KeyRing
 from minitoolai.accounts.mail import LogMailer, Mailer, SmtpMailer
-from minitoolai.accounts.passwords import Passwords
-from minitoolai.accounts.users import Users
+from minitoolai.accounts.users import Passwords, Users
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
 from minitoolai.billing.stripe import Checkout

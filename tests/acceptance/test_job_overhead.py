@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 import requests
 
-from minitoolai.engines.base_images import ImageRequest
 from minitoolai.engines.images.process import CanvasProcess
+from minitoolai.engines.protocols import ImageRequest
 from tests.acceptance.conftest import Serve
 from tests.support.gallery import CATALOG, PATH
 from tests.support.server import Account

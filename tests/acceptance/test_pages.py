@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from tests.support.all_kinds import CATALOG
 from tests.support.browse import Visitor
 from tests.support.crowd import CLOSED, LOOKS, OPEN, address, crowd, median_ms

@@ -9,7 +9,7 @@ import openai
 import pytest
 import requests
 
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from tests.support import manners
 from tests.support.ask import check_refusal, events
 from tests.support.server import Account, ServerProcess

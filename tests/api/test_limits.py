@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from minitoolai.accounts import keys as account_service
-from minitoolai.core.key_rules import KeyRules, Rate
+from minitoolai.core.models import KeyRules, Rate
 from minitoolai.paths import pepper
 from minitoolai.storage import accounts
 from tests.support import catalogs

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from tests.support.ask import API, OPENAI, check_refusal, events, get, post, said, start
 from tests.support.dial import dial
 from tests.support.server import Account, ServerProcess

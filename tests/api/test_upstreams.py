@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from tests.support import manners
 from tests.support.ask import events, get, post, said
 from tests.support.cli import Cli

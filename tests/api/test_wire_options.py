@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minitoolai.chat.request import parse_chat
-from minitoolai.chat.wire_options import _CHECKS
+from minitoolai.chat.request import _CHECKS, parse_chat
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minitoolai.billing.charging import LEASE_MS
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from tests.support.load import Caller, Seen
 from tests.support.probe import probe
 from tests.support.server import Account, ServerProcess

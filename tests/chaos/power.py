@@ -12,7 +12,7 @@ from minitoolai.core.errors import StoreError
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Held
 from minitoolai.storage import ledger
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.sqlite import SESSION, SqliteConnection
 from tests.support.books import TemporaryBooks, credit, hold, new_file, settle
 from tests.support.power import Disk, PoweredConnection

@@ -13,9 +13,8 @@ import psycopg
 from minitoolai.core.clock import SystemClock
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Held, Refused
-from minitoolai.storage.migrate import migrate
-from minitoolai.storage.opening import open_database
-from minitoolai.storage.postgres.presence import Presence
+from minitoolai.storage.opening import migrate, open_database
+from minitoolai.storage.postgres.session import Presence
 from minitoolai.storage.writer import Writer
 from tests.support.books import TemporaryBooks, emptied, hold
 from tests.support.cluster import Cluster

@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minitoolai.billing.audit import Auditor
-from minitoolai.billing.charging import Charging, Reservation, durable
-from minitoolai.billing.pricing import Bound
+from minitoolai.billing.charging import Bound, Charging, Reservation, durable
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, ServiceError, StoreError
 from minitoolai.core.models import Caller, Outcome
 from minitoolai.ledger.rules import decide
 from minitoolai.storage import ledger
-from minitoolai.storage.audit import broken_invariants
 from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.sqlite import SqliteConnection
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, credit

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from tests.support import catalogs, manners
 from tests.support.load import Caller, Seen
 from tests.support.server import Account, ServerProcess

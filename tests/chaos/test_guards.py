@@ -16,8 +16,8 @@ from minitoolai.ledger import rules
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Operation, Settled, Verdict
 from minitoolai.storage import ledger
-from minitoolai.storage.audit import broken_invariants
 from minitoolai.storage.database import ByIds, Row
+from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.postgres.connection import PostgresConnection
 from tests.chaos.power import run_power
 from tests.support.books import TemporaryBooks, credit, hold, settle

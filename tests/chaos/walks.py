@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minitoolai.ledger import rules as ledger
-from minitoolai.storage.migrate import migrate
+from minitoolai.storage.opening import migrate
 from tests.support.books import TemporaryBooks
 from tests.support.ledger_run import SideBySide, books_in_memory, walk
 from tests.support.mutants import load, mutants

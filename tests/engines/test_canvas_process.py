@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from minitoolai.core.errors import EngineError, EngineRefused
-from minitoolai.engines.base_images import DrawnImage, ImageRequest
 from minitoolai.engines.images.process import CanvasProcess
+from minitoolai.engines.protocols import DrawnImage, ImageRequest
 from tests.support.waiting import is_alive
 
 FAKE = "minitoolai.engines.images.fake"

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from minitoolai.engines.base_images import DrawnImage, ImageRequest
 from minitoolai.engines.images.sketch import LATENT, SketchEngine, draw
+from minitoolai.engines.protocols import DrawnImage, ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 
 PROMPTS = ("a red apple", "a blue fish, flat style", "a sun", "cat face", "green tree", "a house", "a moon", "a car")

@@ -8,8 +8,7 @@ import random
 
 import pytest
 
-from minitoolai.httpclient.chunks import LARGEST_READ
-from minitoolai.httpclient.connection import Connection
+from minitoolai.httpclient.connection import LARGEST_READ, Connection
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 WORDS = [b"data: a\n\n", b"x", b"0\r\n\r\n", b"e4\r\n", b"\r\n" * 3, bytes(range(256)) * 3, b"y" * 5000]

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from minitoolai.chat.request import parse_chat
 from minitoolai.core.catalog import EngineEntry
-from minitoolai.engines.chat.fake import FakeEngine
-from minitoolai.engines.chat.fake_words import sample
+from minitoolai.engines.chat.fake import FakeEngine, sample
 
 HELLO = [{"role": "user", "content": "Weather in Paris?"}]
 SCHEMA = {

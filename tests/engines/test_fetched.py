@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.engines.images.fetched import check_picture
+from minitoolai.engines.images.codec import check_picture
 
 
 def picture(kind: str, width: int = 31, height: int = 17) -> bytes:

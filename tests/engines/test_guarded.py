@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from minitoolai.core.errors import FetchFailed, ServiceError, UrlForbidden
-from minitoolai.httpclient.addresses import check_url, is_public
 from minitoolai.httpclient.dial import Address, connect_to
-from minitoolai.httpclient.guarded import MOST_REDIRECTS, GuardedClient
+from minitoolai.httpclient.guarded import MOST_REDIRECTS, GuardedClient, check_url, is_public
 from tests.support.upstream import Exchange, Upstream
 
 PUBLIC = "93.184.216.34"

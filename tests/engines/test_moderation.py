@@ -10,7 +10,7 @@ import pytest
 
 from minitoolai.core.errors import ContentRefused, EngineError, EngineTimeout
 from minitoolai.httpclient.client import HttpClient
-from minitoolai.images.moderation_moderation import ModerationPolicy
+from minitoolai.images.moderation import ModerationPolicy
 from tests.support.upstream import Exchange, Upstream
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minitoolai.engines.base_images import ImageRequest
 from minitoolai.engines.images.sketch import MODEL, SketchEngine, draw
+from minitoolai.engines.protocols import ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 
 SMALL = {"width": 256, "height": 256}

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from minitoolai.engines.images.sketch import FOLDER
-from minitoolai.engines.images.sketch_words import STYLES, Words
+from minitoolai.engines.images.sketch import FOLDER, STYLES, Words
 
 
 @pytest.fixture(scope="module")

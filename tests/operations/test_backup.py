@@ -13,15 +13,15 @@ import pytest
 import requests
 
 from minitoolai.cli import accounts as key_commands
+from minitoolai.cli import accounts as vouchers
 from minitoolai.cli import backup as backups
 from minitoolai.cli import common as commands
-from minitoolai.cli import vouchers
 from minitoolai.cli.main import _parser
 from minitoolai.core.errors import SettingsError, StoreError
 from minitoolai.settings import Secret, Settings
-from minitoolai.storage import audit
 from minitoolai.storage import backup as archive
-from minitoolai.storage.rows import tables
+from minitoolai.storage import ledger as audit
+from minitoolai.storage.backup import tables
 from tests.support import catalogs
 from tests.support.ask import post
 from tests.support.cluster import Cluster
@@ -64,7 +64,7 @@ def used(settings: Settings) -> Settings:
         (commands.account_create, "account", "create", "ben@example.com", "--credit", "0.000000001"),
         (key_commands.create, "key", "create", "ann@example.com", "--budget-daily", "1.00"),
         (commands.credit_grant, "credit", "grant", "ann@example.com", "2.00", "--reference", "invoice 17"),
-        (vouchers.create, "voucher", "create", "10.00", "--count", "3"),
+        (vouchers.create_vouchers, "voucher", "create", "10.00", "--count", "3"),
     ):
         function(settings, _parser().parse_args(words))
     return settings

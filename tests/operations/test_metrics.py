@@ -9,11 +9,9 @@ import requests
 
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import SettingsError
-from minitoolai.core.measures import Histogram
-from minitoolai.core.meters import Meters
+from minitoolai.core.meters import Histogram, Meters
 from minitoolai.core.models import Outcome
-from minitoolai.observability.metrics import METRICS
-from minitoolai.observability.metrics_port import address_of
+from minitoolai.observability.metrics import METRICS, address_of
 from minitoolai.settings import Secret, Settings
 from tests.operations.conftest import TOKEN
 from tests.support import catalogs, manners

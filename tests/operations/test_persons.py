@@ -6,9 +6,9 @@ import json
 
 import requests
 
-from minitoolai.accounts import persons
-from minitoolai.storage.persons import everything_of
+from minitoolai.accounts import users as persons
 from minitoolai.storage.retention import forget_words
+from minitoolai.storage.users import everything_of
 from tests.support.ask import post
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 from tests.support.server import Account, ServerProcess

@@ -12,10 +12,9 @@ import requests
 
 from minitoolai.accounts.keys import make_key
 from minitoolai.billing.payments import make_voucher, redeem
-from minitoolai.cli.secret_files import rotate
+from minitoolai.cli.backup import rotate
 from minitoolai.core.errors import SettingsError
-from minitoolai.core.signing import Ring, every, secret_id
-from minitoolai.core.signing_signing import Signer
+from minitoolai.core.signing import Ring, Signer, every, secret_id
 from minitoolai.images.webhooks import WebhookSecrets
 from minitoolai.paths import pepper
 from minitoolai.settings import Secret, Settings

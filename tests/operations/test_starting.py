@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from minitoolai.cli.doubts import LEAST_FREE, doubts
+from minitoolai.cli.doctor import LEAST_FREE, doubts
 from minitoolai.core.errors import SettingsError
 from minitoolai.paths import pepper
 from minitoolai.settings import Secret, Settings

@@ -284,7 +284,7 @@ def test_doctor_tries_the_collector_and_a_missing_package_is_named_with_its_reme
 def test_without_a_collector_the_library_is_not_even_imported(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from minitoolai.settings import Settings; "
-        "from minitoolai.bootstrap import build; import minitoolai.app, minitoolai.cli.worker; "
+        "from minitoolai.bootstrap import build; import minitoolai.app, minitoolai.cli.serve; "
         f"services = build(Settings(data_dir=Path({str(tmp_path)!r}))); assert services.tracing is None; "
         "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
     )

@@ -73,8 +73,8 @@ def engine(checkpoints: Checkpoints) -> Any:
 @pytest.fixture
 def draw(engine: Any) -> Callable[..., Any]:
     """One picture: `draw(model, **request)` → pixels (height, width, 3) as numbers."""
-    from minitoolai.engines.base_images import ImageRequest
     from minitoolai.engines.diffusers.engine import draw as draw_one
+    from minitoolai.engines.protocols import ImageRequest
     from tests.support.diffusion import pixels_of
 
     def one(model: str, **request: Any) -> Any:

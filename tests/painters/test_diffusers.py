@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from minitoolai.core.errors import EngineError
-from minitoolai.engines.base_images import DrawnImage, ImageRequest
+from minitoolai.engines.protocols import DrawnImage, ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 from tests.painters.conftest import Checkpoints
 
@@ -82,8 +82,8 @@ def test_a_picture_is_the_one_that_diffusers_own_pipeline_draws(
 
 
 def test_the_file_draws_what_its_folder_draws(checkpoints: Checkpoints, tmp_path: Any) -> None:
-    from minitoolai.engines.diffusers.clip_tokens import tokens_of_clip
     from minitoolai.engines.diffusers.engine import draw, make_canvas_engine
+    from minitoolai.engines.diffusers.prompts import tokens_of_clip
     from tests.support.diffusion import pixels_of
 
     folder = checkpoints.one.save_folder(tmp_path / "same")
@@ -98,7 +98,7 @@ def test_the_file_draws_what_its_folder_draws(checkpoints: Checkpoints, tmp_path
 
 
 def test_noise_levels_are_told_as_the_timesteps_of_training() -> None:
-    from minitoolai.engines.diffusers.diffusers_painter import timestep_of
+    from minitoolai.engines.diffusers.batch import timestep_of
     from minitoolai.engines.sampling.schedules import noise_table, sigmas
 
     table = noise_table()
@@ -113,7 +113,7 @@ def test_noise_levels_are_told_as_the_timesteps_of_training() -> None:
 def test_what_the_network_answers_is_taken_for_what_it_was_trained_to_say(engine: Any, predicts_v: bool) -> None:
     import torch
 
-    from minitoolai.engines.diffusers.diffusers_painter import Painter, Row
+    from minitoolai.engines.diffusers.batch import Painter, Row
 
     painter = engine.painter("one.safetensors")
     truth, noise = torch.full((4, 8, 8), 0.3), torch.linspace(-1, 1, 4 * 8 * 8).reshape(4, 8, 8)

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from minitoolai.core.errors import EngineRefused
-from minitoolai.engines.base_images import ImageRequest
 from minitoolai.engines.images.process import CanvasProcess
+from minitoolai.engines.protocols import ImageRequest
 from tests.painters.conftest import Checkpoints
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError, EngineRateLimited, EngineRefused, EngineTimeout
-from minitoolai.engines.base_images import DrawnImage, ImageRequest
 from minitoolai.engines.images.openai import UpstreamImages, nearest_size
 from minitoolai.engines.images.remote import remote_of
+from minitoolai.engines.protocols import DrawnImage, ImageRequest
 from minitoolai.httpclient.client import HttpClient
 from tests.support.upstream import Behaviour, Exchange, Upstream
 from tests.support.webui import png

@@ -13,10 +13,9 @@ from PIL import Image
 
 from minitoolai.core.catalog import EngineEntry, ImageModel
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
-from minitoolai.engines.base_images import ImageRequest
 from minitoolai.engines.images.remote import remote_of
-from minitoolai.engines.images.webui import WebuiEngine
-from minitoolai.engines.images.webui_facts import WebuiFacts
+from minitoolai.engines.images.webui import WebuiEngine, WebuiFacts
+from minitoolai.engines.protocols import ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.httpclient.client import HttpClient
 from tests.support.upstream import Behaviour, Upstream

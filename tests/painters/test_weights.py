@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import EngineError
-from minitoolai.engines.diffusers.weights import Weights
+from minitoolai.engines.diffusers.checkpoint import Weights
 from tests.painters.conftest import Checkpoints
 from tests.support.programs import packages_of_the_gpu_engine
 
@@ -61,7 +61,7 @@ def test_the_real_networks_have_as_many_tensors_as_their_published_files() -> No
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from minitoolai.engines.diffusers import weights_shapes as told
+    from minitoolai.engines.diffusers import checkpoint as told
     from tests.support import diffusion
 
     xl = {
@@ -159,7 +159,7 @@ def test_our_tokens_are_those_of_the_library_that_everybody_uses(tmp_path: Path)
     packages_of_the_gpu_engine()
     from transformers import CLIPTokenizer
 
-    from minitoolai.engines.diffusers.clip_tokens import tokens_of_clip, tokens_of_folder
+    from minitoolai.engines.diffusers.prompts import tokens_of_clip, tokens_of_folder
 
     ours = tokens_of_clip()
     assert (ours.start, ours.end, ours.comma) == (49406, 49407, 267)

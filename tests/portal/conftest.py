@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from tests.support.browse import Visitor
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess

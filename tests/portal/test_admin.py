@@ -7,7 +7,8 @@ import re
 import pytest
 import requests
 
-from minitoolai.storage import accounts, admin, users
+from minitoolai.storage import accounts, users
+from minitoolai.storage import reports as admin
 from tests.portal.test_security import MARK, post
 from tests.support.browse import Visitor
 from tests.support.server import ServerProcess

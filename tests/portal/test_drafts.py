@@ -8,8 +8,8 @@ import time
 import msgspec
 import pytest
 
-from minitoolai.portal.cookies import Signer
-from minitoolai.portal.drafts import COOKIE, LARGEST, Draft
+from minitoolai.portal.forms import Signer
+from minitoolai.portal.request import COOKIE, LARGEST, Draft
 from minitoolai.storage import accounts, users
 from tests.support.browse import PASSWORD, Forms, Visitor
 from tests.support.server import ServerProcess

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from minitoolai.portal.borders import is_local
 from minitoolai.portal.i18n import LANGUAGES
+from minitoolai.portal.request import is_local
 from minitoolai.portal.routes import MODULES
 from tests.support import house
 from tests.support.browse import PASSWORD, Visitor

@@ -18,7 +18,7 @@ import requests
 import minitoolai
 from minitoolai.portal.highlight import TABS, tabs_of
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from tests.support import manners
 from tests.support.programs import program as installed
 from tests.support.server import Account, ServerProcess

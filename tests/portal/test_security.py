@@ -8,7 +8,7 @@ import time
 import pytest
 import requests
 
-from minitoolai.portal.cookies import Signer
+from minitoolai.portal.forms import Signer
 from minitoolai.storage import accounts, users
 from tests.support.browse import PASSWORD, Forms, Visitor
 from tests.support.cli import CATALOG

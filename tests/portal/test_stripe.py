@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from minitoolai.storage import accounts, users
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.payments import payments_of
 from tests.support.browse import Visitor
 from tests.support.cli import CATALOG

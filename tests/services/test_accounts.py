@@ -9,7 +9,7 @@ import pytest
 
 from minitoolai.accounts import keys as service
 from minitoolai.accounts.keys import KEY_PATTERN, REMEMBER_S, KeyRing, make_key
-from minitoolai.accounts.passwords import hash_password
+from minitoolai.accounts.users import hash_password
 from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound
 from minitoolai.core.models import Caller
 from minitoolai.storage import accounts

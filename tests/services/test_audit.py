@@ -12,7 +12,7 @@ import pytest
 
 from minitoolai.billing.audit import Auditor
 from minitoolai.core.models import Balance
-from minitoolai.storage.audit import INVARIANTS, broken_invariants
+from minitoolai.storage.ledger import INVARIANTS, broken_invariants
 from tests.support.books import LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, settle
 from tests.support.cli import Cli
 from tests.support.cluster import Cluster

@@ -7,10 +7,8 @@ import zlib
 
 import pytest
 
-from minitoolai.billing.charging import Charging
+from minitoolai.billing.charging import Bound, Charging
 from minitoolai.billing.idempotency import Answer, Replays
-from minitoolai.billing.pricing import Bound
-from minitoolai.core.budgets import Budget
 from minitoolai.core.errors import (
     BudgetExceeded,
     IdempotencyInFlight,
@@ -18,10 +16,10 @@ from minitoolai.core.errors import (
     IdempotencySpent,
     KeyForbids,
 )
-from minitoolai.core.key_rules import KeyRules
-from minitoolai.core.models import Caller, Claim, Outcome
+from minitoolai.core.models import Budget, Caller, Claim, KeyRules, Outcome
 from minitoolai.ledger.types import Claimed, Held, OverBudget, Refused
-from minitoolai.storage import budgets, idempotency
+from minitoolai.storage import idempotency
+from minitoolai.storage import ledger as budgets
 from tests.support.books import CHAT, NOON_MS, TemporaryBooks, hold, recover, settle
 
 DAY_MS = 86_400_000

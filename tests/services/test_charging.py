@@ -7,8 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from minitoolai.billing.charging import LEASE_MS, Charging, charged, durable
-from minitoolai.billing.pricing import Bound
+from minitoolai.billing.charging import LEASE_MS, Bound, Charging, charged, durable
 from minitoolai.core.errors import AccessDenied, InsufficientBalance, StoreError
 from minitoolai.core.models import Balance, Caller
 from minitoolai.storage.writer import Writer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minitoolai.images.image_order import PATIENCE_S, Passing, choose
+from minitoolai.images.scheduler import PATIENCE_S, Passing, choose
 from minitoolai.storage.jobs import WaitingJob
 
 

@@ -17,9 +17,9 @@ from minitoolai.core.errors import (
     Overloaded,
     RateLimited,
 )
+from minitoolai.core.inference import ImageJob
 from minitoolai.core.models import Balance
-from minitoolai.core.pictures import ImageJob
-from minitoolai.engines.base_images import ImageRequest, OnProgress
+from minitoolai.engines.protocols import ImageRequest, OnProgress
 from tests.support.books import TemporaryBooks
 from tests.support.studio import PRICE, Painter, Studio, at_once, broken, failing
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.speech.language import foreign_script, guessed_language, unreadable
+from minitoolai.speech.text import foreign_script, guessed_language, unreadable
 
 ENGLISH = [
     "The quick brown fox jumps over the lazy dog.",

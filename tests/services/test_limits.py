@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.accounts.admission import Admission, check_model
+from minitoolai.accounts.keys import Admission, check_model
 from minitoolai.accounts.rate_limits import Limits
 from minitoolai.core.errors import AccessDenied, KeyForbids, RateLimited
-from minitoolai.core.key_rules import KeyRules, Rate
-from minitoolai.core.models import Caller
+from minitoolai.core.models import Caller, KeyRules, Rate
 from tests.support.books import NOON_MS, FixedClock
 
 ANN, BOB = Caller(1001, "k1"), Caller(1002, "k2")

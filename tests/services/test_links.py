@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minitoolai.core.errors import SettingsError
-from minitoolai.images.links import PublicAddress
+from minitoolai.images.results import PublicAddress
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, StoreError
-from minitoolai.core.signing_signing import Signer
-from minitoolai.images.job_words import view
-from minitoolai.images.links import PATH, Links
-from minitoolai.images.results import Pictures, Sweeper
+from minitoolai.core.signing import Signer
+from minitoolai.images.results import PATH, Links, Pictures, Sweeper, view
 from minitoolai.storage.object_store import LocalObjects
 from tests.support.books import NOON_MS, FixedClock, TemporaryBooks
 from tests.support.images import PRICE, end_job, find_job, links, queued_job

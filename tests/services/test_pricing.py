@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minitoolai
-from minitoolai.billing.pricing import (
+from minitoolai.billing.charging import (
     LEAST_OUTPUT_TOKENS,
     TOKENS_PER_MESSAGE,
     TOKENS_PER_PROMPT,

@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any
 
 from minitoolai.billing.payments import make_voucher, redeem
-from minitoolai.core.budgets import Budget
-from minitoolai.core.models import Balance
+from minitoolai.core.models import Balance, Budget
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import CLAIM_LIVES_MS, Claimed, Held, OverBudget
-from minitoolai.storage import budgets, idempotency, ledger, payments
+from minitoolai.storage import idempotency, ledger, payments
+from minitoolai.storage import ledger as budgets
 from minitoolai.storage.database import Connection
 from minitoolai.storage.postgres.connection import PostgresConnection
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 
-from minitoolai.billing.revenue import LONGEST_DAYS, RevenueBooks
-from minitoolai.billing.usage import SETTLING_MS
+from minitoolai.billing.usage import REVENUE_DAYS, SETTLING_MS, RevenueBooks
 from minitoolai.core.clock import first_id_of
-from minitoolai.storage.admin import revenue
-from minitoolai.storage.reports import MS_PER_DAY
+from minitoolai.storage.reports import MS_PER_DAY, revenue
 from tests.support.books import TemporaryBooks
 
 
@@ -38,10 +36,10 @@ def test_each_look_is_what_the_books_say_whatever_ended_since(books: TemporaryBo
                 books.connection.execute(ended)
         if number % 10 == 0:
             shown = asyncio.run(revenues.rows())
-            first = books.clock.now_ms() // MS_PER_DAY - LONGEST_DAYS + 1
+            first = books.clock.now_ms() // MS_PER_DAY - REVENUE_DAYS + 1
             told = revenue(books.connection, first * MS_PER_DAY, 2**62)
             assert shown == sorted(told, key=lambda row: (-row.day, row.kind))
-    assert len(shown) > LONGEST_DAYS
+    assert len(shown) > REVENUE_DAYS
     # Made up as they are, they are no sound books.
     with books.connection.transaction():
         books.connection.execute("DELETE FROM generations")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitoolai.speech.sentences import FIRST_LONGEST, LONGEST, sentences
+from minitoolai.speech.text import FIRST_LONGEST, LONGEST, sentences
 
 
 def split(text: str) -> list[str]:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.billing.charging import LEASE_MS, Charging
-from minitoolai.billing.pricing import Bound
+from minitoolai.billing.charging import LEASE_MS, Bound, Charging
 from minitoolai.chat.router import Route
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import EngineEntry

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.completions import whole_answer
+from minitoolai.chat.normalizer import whole_answer
 from minitoolai.core.errors import EngineError
 
 CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "Grüße"}, "finish_reason": "stop"}]

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from minitoolai.billing.charging import Charging
-from minitoolai.billing.pricing import Bound
+from minitoolai.billing.charging import Bound, Charging
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.models import Balance, Caller
 from minitoolai.http.errors import error_headers, status_and_type

@@ -8,7 +8,7 @@ from itertools import accumulate
 import pytest
 
 from minitoolai.core.models import UsageRow
-from minitoolai.storage.generations import last_usage
+from minitoolai.storage.reports import last_usage
 from tests.support.books import NOON_MS, TemporaryBooks
 
 CREDIT = 10**12

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.billing.charging import Charging
-from minitoolai.billing.pricing import Bound
+from minitoolai.billing.charging import Bound, Charging
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded
 from minitoolai.core.models import Balance, Caller
 from minitoolai.ledger.rules import decide

@@ -21,7 +21,7 @@ from sqlalchemy.event import listen, remove
 from sqlalchemy.pool import Pool
 
 from minitoolai.core.errors import StoreError
-from minitoolai.storage.migrate import MIGRATIONS, migrate, newest
+from minitoolai.storage.opening import MIGRATIONS, migrate, newest
 from minitoolai.storage.schema import metadata
 from tests.support.cluster import Cluster
 
@@ -101,7 +101,7 @@ def test_both_databases_have_the_same_checks_and_indexes(tmp_path: Path, new_pos
 
 
 def test_eight_processes_that_migrate_at_once_migrate_once(new_postgres: str) -> None:
-    program = "import sys; from minitoolai.storage.migrate import migrate; print(migrate(sys.argv[1])[0])"
+    program = "import sys; from minitoolai.storage.opening import migrate; print(migrate(sys.argv[1])[0])"
     processes = [
         subprocess.Popen([sys.executable, "-c", program, new_postgres], stdout=subprocess.PIPE, text=True)
         for _ in range(8)
@@ -145,7 +145,7 @@ def test_a_database_that_is_up_to_date_costs_no_import_of_alembic(tmp_path: Path
     url = f"sqlite:///{tmp_path / 'new.db'}"
     migrate(url)
     program = (
-        "import sys; from minitoolai.storage.migrate import migrate; migrate(sys.argv[1]);"
+        "import sys; from minitoolai.storage.opening import migrate; migrate(sys.argv[1]);"
         " sys.exit(any(name in sys.modules for name in ('alembic', 'sqlalchemy')))"
     )
     assert subprocess.run([sys.executable, "-c", program, url], check=False).returncode == 0

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
-from minitoolai.storage.bucket import BucketObjects
-from minitoolai.storage.object_store import LocalObjects, ObjectStore, digest_of, job_of, key_at, path_of
+from minitoolai.storage.object_store import BucketObjects, LocalObjects, ObjectStore, digest_of, job_of, key_at, path_of
 from tests.support.buckets import REGION, S3Server
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40

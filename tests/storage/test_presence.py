@@ -13,7 +13,7 @@ import pytest
 from minitoolai.accounts.keys import KeyRing, make_key
 from minitoolai.core.errors import AccessDenied
 from minitoolai.storage import accounts
-from minitoolai.storage.postgres.presence import Presence
+from minitoolai.storage.postgres.session import Presence
 from tests.support.books import TemporaryBooks
 from tests.support.waiting import eventually
 

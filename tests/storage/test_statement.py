@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from minitoolai.storage.statement import statement_page, whole_statement
+from minitoolai.storage.reports import statement_page, whole_statement
 from tests.support.books import NOON_MS, TemporaryBooks, credit, hold, reverse, settle
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minitoolai.storage import workers
+from minitoolai.storage import jobs as workers
 from tests.support.books import NOON_MS, TemporaryBooks
 
 

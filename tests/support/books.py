@@ -15,14 +15,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from minitoolai.core.budgets import Budget
-from minitoolai.core.models import Balance, Claim, NewGeneration, Outcome
+from minitoolai.core.models import Balance, Budget, Claim, NewGeneration, Outcome
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Reverse, Settle, Verdict
-from minitoolai.storage import accounts, audit, ledger
+from minitoolai.storage import accounts, ledger
+from minitoolai.storage import ledger as audit
 from minitoolai.storage.database import Row
-from minitoolai.storage.migrate import migrate
-from minitoolai.storage.opening import open_database
+from minitoolai.storage.opening import migrate, open_database
 from minitoolai.storage.schema import metadata
 from minitoolai.storage.writer import Writer
 

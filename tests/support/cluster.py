@@ -126,7 +126,7 @@ class Cluster:
     @cached_property
     def with_tables(self) -> str:
         """The name of a database with every table and no row: to be copied, never opened."""
-        from minitoolai.storage.migrate import migrate
+        from minitoolai.storage.opening import migrate
 
         name = self.create()
         migrate(self.url(name))

@@ -8,7 +8,8 @@ import time
 from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock, first_id_of
 from minitoolai.core.money import parse_dollars
-from minitoolai.storage import accounts, admin, users
+from minitoolai.storage import accounts, users
+from minitoolai.storage import reports as admin
 from minitoolai.storage.database import Connection
 from minitoolai.storage.reports import MS_PER_DAY
 from tests.support.browse import Visitor

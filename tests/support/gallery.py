@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from tests.support.server import PROGRAM, Account, ServerProcess
 from tests.support.waiting import children_of, eventually
 

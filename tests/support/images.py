@@ -9,10 +9,10 @@ from typing import Any
 
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import NotFound
+from minitoolai.core.inference import ImageJob
 from minitoolai.core.models import NewGeneration, Outcome
-from minitoolai.core.pictures import ImageJob
-from minitoolai.core.signing_signing import Signer
-from minitoolai.images.links import Links
+from minitoolai.core.signing import Signer
+from minitoolai.images.results import Links
 from minitoolai.ledger.types import PlaceHold
 from tests.support.books import NOON_MS, FixedClock, TemporaryBooks, settle
 from tests.support.upstream import Exchange, Upstream

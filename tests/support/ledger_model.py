@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.budgets import Budget
-from minitoolai.core.models import NewGeneration, Outcome
+from minitoolai.core.models import Budget, NewGeneration, Outcome
 from minitoolai.ledger.types import (
     Checkpoint,
     Claimed,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Operation
-from minitoolai.storage import audit, jobs, ledger
+from minitoolai.storage import jobs, ledger
+from minitoolai.storage import ledger as audit
 from minitoolai.storage.database import Connection
 from minitoolai.storage.sqlite import SqliteConnection
 from tests.support.books import NOON_MS, _template

@@ -23,7 +23,8 @@ from minitoolai.core.models import Balance
 from minitoolai.core.money import parse_dollars
 from minitoolai.paths import pepper
 from minitoolai.settings import Secret, Settings
-from minitoolai.storage import accounts, audit
+from minitoolai.storage import accounts
+from minitoolai.storage import ledger as audit
 from minitoolai.storage.database import Connection
 from tests.support.books import new_file
 from tests.support.waiting import children_of, eventually, is_alive

@@ -11,7 +11,7 @@ from pathlib import Path
 import requests
 
 from minitoolai.storage import users
-from minitoolai.storage.audit import broken_invariants
+from minitoolai.storage.ledger import broken_invariants
 from tests.support.browse import Visitor
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess

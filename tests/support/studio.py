@@ -13,10 +13,10 @@ from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import EngineError, StoreError
 from minitoolai.core.in_flight import Underway
+from minitoolai.core.inference import ImageAsk, ImageJob, Submitted
 from minitoolai.core.models import Caller
-from minitoolai.core.pictures import ImageAsk, ImageJob, Submitted
-from minitoolai.core.signing_signing import Signer
-from minitoolai.engines.base_images import DrawnImage, ImageRequest, OnProgress
+from minitoolai.core.signing import Signer
+from minitoolai.engines.protocols import DrawnImage, ImageRequest, OnProgress
 from minitoolai.images.moderation import Policies
 from minitoolai.images.progress import Board
 from minitoolai.images.service import ImageService

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from model import Transformer
 
-from minitoolai.engines.images.sketch import FOLDER, LATENT
-from minitoolai.engines.images.sketch_words import Words
+from minitoolai.engines.images.sketch import FOLDER, LATENT, Words
 from minitoolai.engines.sampling import SCHEDULERS, sample
 from minitoolai.engines.sampling.noise import PictureNoise
 

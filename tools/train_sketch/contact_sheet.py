@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from minitoolai.engines.base_images import ImageRequest
 from minitoolai.engines.images.sketch import SketchEngine
+from minitoolai.engines.protocols import ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 
 PROMPTS = ("red apple, 3d style", "happy kitty", "a rocket, noto style", "slice of pizza, flat style")

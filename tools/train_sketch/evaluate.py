@@ -15,8 +15,8 @@ import torch
 from paraphrases import PARAPHRASES
 from prepare import STYLES
 
-from minitoolai.engines.base_images import ImageRequest
 from minitoolai.engines.images.sketch import SketchEngine
+from minitoolai.engines.protocols import ImageRequest
 
 NAMES = 300
 SETTINGS = (("DPM++ 2M Karras", 8, 4.0), ("DPM++ SDE", 4, 2.0), ("DPM++ 2M Karras", 4, 2.0))

@@ -12,8 +12,7 @@ import msgspec
 
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import RateLimited
-from minitoolai.core.key_rules import Rate
-from minitoolai.core.models import Caller
+from minitoolai.core.models import Caller, Rate
 
 Headers = list[tuple[bytes, bytes]]
 MINUTE_S = 60.0
@@ -208,3 +207,40 @@ def _duration(seconds: float) -> bytes:
         return f"{ms}ms".encode()
     minutes, ms = divmod(ms, 60_000)
     return f"{minutes}m{ms // 1000}s".encode() if minutes else f"{ms / 1000:g}s".encode()
+
+
+# (merged from attempts) How often something may be tried: sign-ins, sign-ups, vouchers. In memory; each process counts for itself.
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """At most `most` at once, and then again one every `per_s / most` seconds."""
+
+    most: int
+    per_s: float
+
+
+class Attempts:
+    """Counts tries by key (the generic cell rate algorithm: one number a key)."""
+
+    def __init__(self, clock: Clock, factor: int = 1) -> None:
+        self._clock = clock
+        self._factor = max(factor, 1)
+        self._full_at_s: dict[str, float] = {}
+
+    def wait_s(self, key: str, limit: Limit) -> int:
+        """0 where another try is allowed now (it is counted), else in how many whole seconds."""
+        now_s = self._clock.steady_s()
+        step_s = limit.per_s / (limit.most * self._factor)
+        at_s = max(self._full_at_s.get(key, now_s), now_s) + step_s
+        if at_s - now_s > limit.per_s + step_s / 2:
+            return math.ceil(at_s - now_s - limit.per_s)
+        if len(self._full_at_s) >= LARGEST_MEMORY:
+            self._full_at_s = {k: v for k, v in self._full_at_s.items() if v > now_s}
+            if len(self._full_at_s) >= LARGEST_MEMORY:
+                self._full_at_s.clear()
+        self._full_at_s[key] = at_s
+        return 0
+
+    def forgive(self, key: str) -> None:
+        """Forget the tries of this key: it came right."""
+        self._full_at_s.pop(key, None)

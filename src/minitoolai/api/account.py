@@ -13,16 +13,15 @@ from litestar import Request, Response
 from litestar.datastructures import State
 
 from minitoolai.availability import Offer, Reports
-from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, nearest
+from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, SpeechModel, nearest
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.models import Caller, Generation, UsageRow
 from minitoolai.core.money import format_dollars
-from minitoolai.core.voices import SpeechModel
+from minitoolai.http.asgi import reads
 from minitoolai.http.auth import authenticate
-from minitoolai.http.reading import reads
 from minitoolai.images.request import LARGEST_SIDE, SMALLEST_SIDE
-from minitoolai.storage.generations import GroupBy
+from minitoolai.storage.reports import GroupBy
 
 #: A listing's fixed date of birth; OpenAI's clients want one.
 _CREATED_S = 1_700_000_000

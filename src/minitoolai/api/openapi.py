@@ -10,7 +10,7 @@ from minitoolai.api import openapi_forms as forms
 from minitoolai.api import openapi_images as images
 from minitoolai.api import openapi_options as options
 from minitoolai.api import openapi_speech as speech
-from minitoolai.http.reading import reads
+from minitoolai.http.asgi import reads
 
 Json = dict[str, Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minitoolai.engines.sampling import SCHEDULERS
-from minitoolai.httpclient.addresses import LONGEST_URL
+from minitoolai.httpclient.guarded import LONGEST_URL
 from minitoolai.images import request as wire
 
 Json = dict[str, Any]

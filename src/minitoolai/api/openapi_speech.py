@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minitoolai.speech.wire_speech import FASTEST, FORMATS, SLOWEST
+from minitoolai.speech.endpoint import FASTEST, FORMATS, SLOWEST
 
 Json = dict[str, Any]
 

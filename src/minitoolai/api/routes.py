@@ -10,22 +10,39 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from minitoolai.accounts.keys import KeyRing
-from minitoolai.api import account, health, openapi
+from minitoolai.api import account, openapi
 from minitoolai.chat.dialects.completions import TextForm
 from minitoolai.chat.dialects.embeddings import EmbeddingForm
 from minitoolai.chat.dialects.responses import ResponseForm
-from minitoolai.chat.endpoint import ChatEndpoint
-from minitoolai.chat.forms import ChatForm
+from minitoolai.chat.endpoint import ChatEndpoint, ChatForm
 from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
-from minitoolai.http.asgi import App
+from minitoolai.http.asgi import App, reads
 from minitoolai.http.errors import error_body, error_headers, status_and_type
 from minitoolai.images import endpoints as images
-from minitoolai.images import job_views
-from minitoolai.images import webhooks_webhooks as webhooks
+from minitoolai.images import endpoints as job_views
+from minitoolai.images import webhooks
 from minitoolai.images.endpoints import ImageDesk
 from minitoolai.speech import endpoint as speech
 from minitoolai.speech.service import SpeechService
+
+# (merged from health) Is it alive, and will requests be served.
+
+
+@reads("/healthz")
+async def healthz() -> dict[str, str]:
+    """200 while the process answers at all."""
+    return {"status": "ok"}
+
+
+@reads("/readyz")
+async def readyz(request: Request[Any, Any, State]) -> Response[dict[str, str]]:
+    """200 when requests will be served; 503 with the reason while they will not."""
+    why_not = request.app.state.why_not_ready()
+    if why_not is None:
+        return Response({"status": "ready"})
+    return Response({"status": "not ready", "reason": why_not}, status_code=503, headers={"retry-after": "2"})
+
 
 HANDLERS = [
     account.balance,
@@ -38,8 +55,8 @@ HANDLERS = [
     job_views.cancel,
     job_views.picture,
     webhooks.webhooks,
-    health.healthz,
-    health.readyz,
+    healthz,
+    readyz,
     openapi.document,
 ]
 

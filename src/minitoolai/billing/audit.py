@@ -9,7 +9,8 @@ from minitoolai.billing.charging import LEASE_MS
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import Overloaded
 from minitoolai.ledger.types import Recover, Settled
-from minitoolai.storage import audit, ledger
+from minitoolai.storage import ledger
+from minitoolai.storage import ledger as audit
 from minitoolai.storage.database import Database, Row
 from minitoolai.storage.writer import Writer
 

@@ -6,9 +6,9 @@ import asyncio
 
 import msgspec
 
-from minitoolai.accounts.admission import check_model
+from minitoolai.accounts.keys import check_model
 from minitoolai.accounts.rate_limits import Limits, Taken
-from minitoolai.billing.pricing import Bound
+from minitoolai.core.catalog import ChatModel
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import (
     AccessDenied,
@@ -22,6 +22,7 @@ from minitoolai.core.errors import (
     ServiceError,
     StoreError,
 )
+from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Caller, Claim, GenerationState, NewGeneration, Outcome
 from minitoolai.core.money import format_dollars
@@ -39,6 +40,63 @@ from minitoolai.ledger.types import (
     Verdict,
 )
 from minitoolai.storage.writer import Writer
+
+# (merged from pricing) Pure arithmetic of prices: a request to the upper bound of its cost, usage to its cost. Nano-dollars throughout.
+
+#: Tokens a chat template may add around one message, and around all of them. The templates in use need 3 to 8.
+TOKENS_PER_MESSAGE = 16
+TOKENS_PER_PROMPT = 64
+#: Below this many output tokens an answer is no answer: 402 instead.
+LEAST_OUTPUT_TOKENS = 16
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """What a request may cost at most: `base` plus `unit` for each of `units` output tokens."""
+
+    base: int
+    unit: int
+    units: int
+    least_units: int
+    #: Tokens of prompt and answer together, for limits; no money.
+    tokens: int = 0
+
+
+def prompt_bound(request: ChatRequest, model: ChatModel) -> int:
+    """Tokens the prompt can count at most, without a tokenizer: no token is shorter than a byte."""
+    bound = request.text_bytes + TOKENS_PER_MESSAGE * len(request.messages) + TOKENS_PER_PROMPT
+    for detail in request.images:
+        bound += image_bound(model, detail)
+    return bound
+
+
+def image_bound(model: ChatModel, detail: str) -> int:
+    """Tokens one picture can count at most; never the bytes of its data URL."""
+    if model.image_tokens is None:
+        return 0
+    return model.image_tokens.low if detail == "low" else model.image_tokens.high
+
+
+def chat_bound(model: ChatModel, *, prompt_tokens: int, limit: int, choices: int) -> Bound:
+    """The hold for one chat request. It is never nothing, even where a model is free."""
+    base = max(1, prompt_tokens * model.price_input)
+    tokens = prompt_tokens + limit * choices
+    return Bound(base, choices * model.price_output, limit, min(limit, LEAST_OUTPUT_TOKENS), tokens)
+
+
+def speech_bound(price: int, characters: int) -> Bound:
+    """The hold for a text: all of it. It is never nothing, even where a voice is free."""
+    return Bound(max(1, characters * price), 0, 0, 0)
+
+
+def picture_bound(price: int) -> Bound:
+    """The hold for a picture: its price. It is never nothing, even where a model is free."""
+    return Bound(max(1, price), 0, 0, 0)
+
+
+def chat_cost(price_input: int, price_output: int, usage: Usage) -> int:
+    """The exact cost of what was read and written."""
+    return usage.prompt_tokens * price_input + usage.completion_tokens * price_output
+
 
 #: A hold without a sign of life for this long is recovered.
 LEASE_MS = 10_000

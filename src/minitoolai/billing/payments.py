@@ -10,11 +10,12 @@ import msgspec
 
 from minitoolai.core.clock import MS_PER_DAY, Clock, random_text
 from minitoolai.core.errors import NotFound
-from minitoolai.core.models import Payment, Voucher
+from minitoolai.core.models import AdminAction, Payment, Voucher
 from minitoolai.core.signing import every
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Credit, Credited, Reverse, Reversed
-from minitoolai.storage import ledger, payments
+from minitoolai.storage import accounts, ledger, payments
+from minitoolai.storage import reports as admin
 from minitoolai.storage.database import Connection
 
 #: Without letters and digits that look alike on paper.
@@ -120,3 +121,31 @@ def balance(connection: Connection, clock: Clock, payment: Payment) -> Payment:
     moved = msgspec.structs.replace(payment, moved=payment.moved + difference, version=version, changed_ms=now_ms)
     payments.update_payment(connection, moved)
     return moved
+
+
+# (merged from admins) What admins may do. Each deed and its entry in the trail are one commit.
+
+
+def grant_as_admin(
+    connection: Connection, clock: Clock, admin_id: int, account_id: int, amount: int, *, note: str, once: str
+) -> bool:
+    """Credit an account. False where there is none, or the form with this `once` was sent before."""
+    if admin.find_member(connection, account_id) is None:
+        return False
+    done = grant(connection, clock, account_id, amount, reason=note, reference=f"admin:{once}")
+    if done.repeated:
+        return False
+    action = AdminAction(clock.new_id(), admin_id, account_id, "grant", amount, note, clock.now_ms())
+    admin.write_action(connection, action)
+    return True
+
+
+def revoke_keys(connection: Connection, clock: Clock, admin_id: int, account_id: int, *, note: str) -> int | None:
+    """Revoke every key of an account; how many. None where there is no such account."""
+    if admin.find_member(connection, account_id) is None:
+        return None
+    now_ms = clock.now_ms()
+    keys = accounts.keys_of(connection, account_id) + accounts.keys_of(connection, account_id, for_pages=True)
+    count = sum(accounts.revoke_key(connection, key.id, now_ms) for key in keys)
+    admin.write_action(connection, AdminAction(clock.new_id(), admin_id, account_id, "revoke_keys", None, note, now_ms))
+    return count

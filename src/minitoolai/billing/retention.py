@@ -13,7 +13,8 @@ import msgspec
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import ServiceError, StoreError
 from minitoolai.ledger.types import CLAIM_LIVES_MS
-from minitoolai.storage import budgets, idempotency, retention
+from minitoolai.storage import idempotency, retention
+from minitoolai.storage import ledger as budgets
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
 

@@ -12,9 +12,9 @@ from collections import OrderedDict
 import msgspec
 
 from minitoolai.core.clock import MS_PER_DAY, Clock
-from minitoolai.core.models import UsageCell
+from minitoolai.core.models import RevenueRow, UsageCell
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.reports import oldest_unfinished_ms, usage_cells
+from minitoolai.storage.reports import oldest_pending_ms, oldest_unfinished_ms, revenue, usage_cells
 
 LONGEST_DAYS = 90
 #: Work is written down a moment after it began, by processes whose clocks may differ: so long nothing is final.
@@ -91,4 +91,59 @@ def together(cells: list[UsageCell]) -> UsageCell:
         input_units=sum(cell.input_units for cell in cells),
         output_units=sum(cell.output_units for cell in cells),
         cost=sum(cell.cost for cell in cells),
+    )
+
+
+# (merged from revenue) What all accounts used, by day and kind, quickly: like services/usage.py, over everybody.
+# (merged from revenue)
+# (merged from revenue) What was begun before the oldest hold that is still pending is final; it is added up once and kept in memory.
+
+REVENUE_DAYS = 14
+RevenuePlace = tuple[int, str]
+
+
+class _KeptRevenue(msgspec.Struct):
+    """Everything begun before `until_ms`, added up; it is final."""
+
+    until_ms: int
+    rows: dict[RevenuePlace, RevenueRow]
+
+
+class RevenueBooks:
+    """Revenue of the last days."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._kept: _KeptRevenue | None = None
+
+    async def rows(self) -> list[RevenueRow]:
+        """Today and the days before it, LONGEST_DAYS in all, the newest first."""
+        now_ms = self._clock.now_ms()
+        first = now_ms // MS_PER_DAY - REVENUE_DAYS + 1
+        kept = self._kept or _KeptRevenue(first * MS_PER_DAY, {})
+        final_ms, final, fresh = await self._database.read_soon(_read_revenue, kept.until_ms, now_ms)
+        rows = {place: row for place, row in kept.rows.items() if place[0] >= first}
+        _add_revenue(rows, final)
+        self._kept = _KeptRevenue(final_ms, rows)
+        shown = dict(rows)
+        _add_revenue(shown, fresh)
+        return [shown[place] for place in sorted(shown, key=lambda place: (-place[0], place[1])) if place[0] >= first]
+
+
+def _read_revenue(connection: Connection, from_ms: int, now_ms: int) -> tuple[int, list[RevenueRow], list[RevenueRow]]:
+    with connection.snapshot():
+        final_ms = final_until_ms(from_ms, now_ms, oldest_pending_ms(connection))
+        return final_ms, revenue(connection, from_ms, final_ms), revenue(connection, final_ms, 2**62)
+
+
+def _add_revenue(rows: dict[RevenuePlace, RevenueRow], more: list[RevenueRow]) -> None:
+    for row in more:
+        old = rows.get((row.day, row.kind))
+        rows[row.day, row.kind] = row if old is None else _merged(old, row)
+
+
+def _merged(one: RevenueRow, other: RevenueRow) -> RevenueRow:
+    return RevenueRow(
+        one.day, one.kind, one.requests + other.requests, one.sold + other.sold, one.bought + other.bought
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from minitoolai.core.errors import FetchFailed, InvalidRequest
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.images.fetched import check_picture, plain_picture
+from minitoolai.engines.images.codec import check_picture, plain_picture
 from minitoolai.httpclient.guarded import MOST_BYTES, Fetched
 
 #: (URL, name of its field) → what lies there. UrlForbidden, FetchFailed.

@@ -10,9 +10,50 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.patterns import Pattern, pattern_of
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
+
+# (merged from patterns) What the events of one stream share: everything but the piece of text in them.
+# (merged from patterns)
+# (merged from patterns) An event that is byte for byte like one that was parsed, but for a piece of text without quotes and line ends, needs no
+# (merged from patterns) parser: it is what the other was.
+
+_TEXTS = (b'{"content":"', b'{"reasoning_content":"')
+
+
+class Pattern(msgspec.Struct, frozen=True):
+    """The bytes around the text, as the engine writes them and as the caller gets them."""
+
+    before: bytes
+    after: bytes
+    ours_before: bytes
+    ours_after: bytes
+    #: The caller gets the engine's own bytes.
+    is_same: bool
+    #: Where the text stands in an event: from the front and, below zero, from the back. No event is shorter than both.
+    start: int
+    end: int
+
+
+def pattern_of(theirs: bytes, ours: bytes, delta: bytes) -> Pattern | None:
+    """From one parsed event, what is sent for it, and its only delta; None where that is not simple."""
+    for key in _TEXTS:
+        text = delta[len(key) : -2]
+        if delta.startswith(key) and delta.endswith(b'"}') and text and b'"' not in text and b"\\" not in text:
+            break
+    else:
+        return None
+    if theirs.count(delta) != 1 or ours.count(delta) != 1 or theirs.count(b"\n") != 2:
+        return None
+    before, after = _around(theirs, delta, len(key))
+    ours_before, ours_after = _around(ours, delta, len(key))
+    return Pattern(before, after, ours_before, ours_after, theirs == ours, len(before), -len(after))
+
+
+def _around(event: bytes, delta: bytes, key: int) -> tuple[bytes, bytes]:
+    at = event.index(delta)
+    return event[: at + key], event[at + len(delta) - 2 :]
+
 
 DONE = b"data: [DONE]\n\n"
 LARGEST_EVENT = 16 * 1024 * 1024
@@ -255,3 +296,70 @@ def _fault_message(fault: Any) -> str:
     if isinstance(fault, dict):
         return str(fault.get("message") or "the engine failed")[:500]
     return str(fault or "the engine failed")[:500]
+
+
+# (merged from completions) An engine's answer in one piece, for a caller who did not ask for a stream.
+
+
+class _Spoken(msgspec.Struct):
+    message: Delta | None = None
+
+
+class _Completion(msgspec.Struct):
+    """What we look at of a completion."""
+
+    model: str = ""
+    choices: list[_Spoken] = []
+    usage: Usage | None = None
+
+
+class _Rewritten(msgspec.Struct):
+    """The same with every documented field; the choices pass through unread."""
+
+    id: str = ""
+    object: str = "chat.completion"
+    created: int = 0
+    model: str = ""
+    choices: msgspec.Raw = msgspec.Raw(b"[]")
+    usage: Usage | None = None
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Completion, strict=False).decode
+_decode_to_rewrite = msgspec.json.Decoder(_Rewritten, strict=False).decode
+
+
+def whole_answer(
+    body: bytes, *, forwards: bool, name: str, prompt: int, created_s: int
+) -> tuple[bytes, Usage | None, str, int]:
+    """(body for the caller, the engine's usage, model that answered, our own count of tokens where it said none).
+
+    EngineError where it is no completion.
+    """
+    try:
+        heard = _decode(body)
+        if not heard.choices:
+            raise EngineError("the engine sent a completion without choices")
+        usage = heard.usage if heard.usage is not None and is_sane(heard.usage) else None
+        if forwards and usage is not None:
+            return body, usage, heard.model, 0
+        completion = _decode_to_rewrite(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineError(f"the engine sent something that is no completion: {error}") from error
+    tokens = sum(_tokens_of(choice.message) for choice in heard.choices)
+    completion.id = completion.id or f"chatcmpl-{name[4:]}"
+    completion.created = completion.created or created_s
+    completion.service_tier = completion.service_tier or "default"
+    completion.system_fingerprint = fingerprint(completion.model, completion.system_fingerprint)
+    completion.usage = full_usage(usage or Usage(prompt, tokens))
+    return _encode(completion), usage, completion.model, tokens
+
+
+def _tokens_of(said: Delta | None) -> int:
+    """Our own count of a whole message, by its bytes: at least one for whatever was said."""
+    if said is None:
+        return 0
+    parts = (said.content, said.refusal, said.reasoning_content, said.tool_calls, said.function_call)
+    size = sum(len(part.encode() if isinstance(part, str) else _encode(part)) for part in parts if part)
+    return -(-size // BYTES_PER_TOKEN)

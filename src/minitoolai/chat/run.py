@@ -11,10 +11,9 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from minitoolai.billing import pricing
+from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging, Reservation, durable, state_after
-from minitoolai.chat.completions import whole_answer
-from minitoolai.chat.normalizer import BYTES_PER_TOKEN, EventStream
+from minitoolai.chat.normalizer import BYTES_PER_TOKEN, EventStream, whole_answer
 from minitoolai.chat.router import Route, written
 from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineTimeout, NoRoom, ServiceError

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from datetime import UTC, datetime
 from ipaddress import ip_network
 
+import msgspec
+
 from minitoolai.accounts import keys as account_service
+from minitoolai.accounts import users as persons
+from minitoolai.billing.payments import make_voucher
 from minitoolai.cli.common import CLOCK, dollars, prepare_existing, read, say, write
-from minitoolai.core.budgets import PERIODS
 from minitoolai.core.catalog import nearest
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import InvalidRequest, NotFound
-from minitoolai.core.key_rules import KeyRules, Rate
-from minitoolai.core.models import KeyRow
-from minitoolai.core.money import format_dollars
+from minitoolai.core.models import PERIODS, KeyRow, KeyRules, Rate
+from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.paths import catalog_path, pepper
 from minitoolai.settings import Settings
-from minitoolai.storage import accounts, budgets
+from minitoolai.storage import accounts, payments, users
+from minitoolai.storage import ledger as budgets
 from minitoolai.storage.database import Connection
+from minitoolai.storage.users import everything_of
 
 _UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": MS_PER_DAY}
 
@@ -193,3 +198,77 @@ def _rate_words(rate: Rate) -> list[str]:
     if rate.dollars_per_minute:
         said.append(f"${format_dollars(rate.dollars_per_minute)} a minute")
     return said
+
+
+# (merged from person_commands) `minitoolai account export` and `account delete`: what a customer may ask of whoever runs this.
+
+
+def export(settings: Settings, options: argparse.Namespace) -> None:
+    """account export EMAIL: one JSON object on standard output."""
+    account_id = read(settings, lambda c: account_service.require_account(c, options.email))
+    found = read(settings, lambda c: everything_of(c, account_id))
+    say(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+
+
+def delete(settings: Settings, options: argparse.Namespace) -> None:
+    """account delete EMAIL --yes: InvalidRequest where it is not confirmed, or work is under way."""
+    account_id = read(settings, lambda c: account_service.require_account(c, options.email))
+    if not options.yes:
+        raise InvalidRequest("this cannot be taken back; export the account first, then add --yes", param="--yes")
+    if not write(settings, lambda c: persons.forget(c, account_id, CLOCK.now_ms())):
+        raise InvalidRequest("requests of this account are under way; try again in a minute", param="email")
+    say(f"account {account_id}: the person is forgotten, the books stay")
+
+
+# (merged from vouchers) Commands for the portal's people: vouchers, and who is an admin.
+
+MOST = 10_000
+
+
+def create_vouchers(settings: Settings, options: argparse.Namespace) -> None:
+    """voucher create AMOUNT [--count N] [--days N] [--note TEXT]: the codes alone on standard output."""
+    try:
+        amount = parse_dollars(options.amount)
+    except ValueError as error:
+        raise InvalidRequest(str(error), param="amount") from None
+    if not 1 <= options.count <= MOST:
+        raise InvalidRequest(f"--count is 1 to {MOST}", param="count")
+    if options.days is not None and not 1 <= options.days <= 36_500:
+        raise InvalidRequest("--days is 1 to 36500", param="days")
+    prepare_existing(settings)
+    secret = pepper(settings)
+    made = [make_voucher(secret, CLOCK, amount, note=options.note, days=options.days) for _ in range(options.count)]
+
+    def change(connection: Connection) -> None:
+        for voucher in made:
+            payments.insert_voucher(connection, voucher.code_hmac, voucher.row)
+
+    write(settings, change)
+    for voucher in made:
+        say(voucher.code)
+    total = format_dollars(amount * len(made))
+    sys.stderr.write(
+        f"{len(made)} of ${format_dollars(amount)} each, ${total} in all; the codes are kept nowhere else\n"
+    )
+
+
+def listing(settings: Settings, _: argparse.Namespace) -> None:
+    """voucher list: the end of each code, its worth, and what became of it."""
+    for voucher in read(settings, payments.list_vouchers):
+        state = "open"
+        if voucher.redeemed_ms is not None:
+            state = f"redeemed by account {voucher.account_id}"
+        elif voucher.expires_ms is not None and voucher.expires_ms <= CLOCK.now_ms():
+            state = "too old"
+        say(f"…-{voucher.hint}  ${format_dollars(voucher.amount)}  {state}  {voucher.note or ''}".rstrip())
+
+
+def admin(settings: Settings, options: argparse.Namespace) -> None:
+    """account admin EMAIL [--off]"""
+    prepare_existing(settings)
+
+    def change(connection: Connection) -> None:
+        users.set_admin(connection, account_service.require_account(connection, options.email), not options.off)
+
+    write(settings, change)
+    say(f"{options.email} is {'no admin any more' if options.off else 'an admin'}")

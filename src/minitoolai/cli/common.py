@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from typing import TypeVar
 
 from minitoolai.accounts import keys as account_service
-from minitoolai.accounts.passwords import hash_password
+from minitoolai.accounts.users import hash_password
 from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import InvalidRequest, SettingsError
@@ -17,10 +17,10 @@ from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.paths import database_url
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts, users
-from minitoolai.storage import audit as audit_rows
+from minitoolai.storage import ledger as audit_rows
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.migrate import migrate as run_migrations
 from minitoolai.storage.opening import has_tables, open_database
+from minitoolai.storage.opening import migrate as run_migrations
 
 T = TypeVar("T")
 CLOCK = SystemClock()

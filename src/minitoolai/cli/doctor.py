@@ -8,23 +8,54 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 
 from minitoolai.bootstrap import Services, build
-from minitoolai.chat.completions import whole_answer
+from minitoolai.chat.normalizer import whole_answer
 from minitoolai.cli.common import prepare, read, say
-from minitoolai.cli.doubts import doubts
-from minitoolai.cli.listing import stands_in
-from minitoolai.cli.models import built
+from minitoolai.cli.models import built, stands_in
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.protocols import ChatEngine
 from minitoolai.image_wiring import make_objects
+from minitoolai.observability.metrics import is_loopback
 from minitoolai.observability.tracing import try_collector
 from minitoolai.paths import catalog_path, database_url
 from minitoolai.settings import Settings
-from minitoolai.storage import audit as audit_rows
+from minitoolai.storage import ledger as audit_rows
+from minitoolai.storage.opening import weak_settings
+
+# (merged from doubts) What works and yet is not as it should be: the warnings of `minitoolai doctor`, each with its remedy.
+
+GB = 10**9
+LEAST_FREE = 2 * GB
+
+
+def doubts(settings: Settings) -> Iterator[str]:
+    """`subject: what; the remedy`, for settings whose parts all work."""
+    free = shutil.disk_usage(settings.data_dir).free
+    if free < LEAST_FREE:
+        yield (
+            f"disk: {free / GB:.1f} GB are free in {settings.data_dir.resolve()}; make room, or move it: "
+            "on a full disk nothing can be sold"
+        )
+    if not is_loopback(settings.host) and not settings.public_url:
+        yield (
+            f"address: {settings.host} can be reached by others, and links in answers and letters would name "
+            "this machine's own address; set MINITOOLAI_PUBLIC_URL=https://your.name"
+        )
+    if settings.database_url and not settings.secret_key:
+        yield (
+            f"secret: it lies in {settings.data_dir.resolve()}, and another machine on these books would draw its own "
+            "and know none of the keys; set the same MINITOOLAI_SECRET_KEY everywhere"
+        )
+    if settings.database_url:
+        for name, risk in read(settings, weak_settings).items():
+            yield f"PostgreSQL: {name} is off, so {risk}; set {name} = on in postgresql.conf and reload it"
+
 
 #: Longest wait for one token of one upstream.
 PATIENCE_S = 20.0

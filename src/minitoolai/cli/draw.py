@@ -8,7 +8,7 @@ import sys
 
 from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.engines.base_images import ImageRequest
+from minitoolai.engines.protocols import ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 
 LARGEST_STEPS, LARGEST_CFG = 8, 7.0

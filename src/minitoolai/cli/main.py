@@ -144,14 +144,14 @@ def _account(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--credit", metavar="DOLLARS", help="credit it at once, like 5.00")
     parser.add_argument("--admin", action="store_true", help="let it see the admin pages of the portal")
     about = "everything that is known of a customer, as JSON on standard output"
-    parser = _add(group, "export", about, "cli.person_commands.export", "account export ann@example.com")
+    parser = _add(group, "export", about, "cli.accounts.export", "account export ann@example.com")
     parser.add_argument("email", help="e-mail address of the account")
     about = "forget the person behind an account; its books stay"
-    parser = _add(group, "delete", about, "cli.person_commands.delete", "account delete ann@example.com --yes")
+    parser = _add(group, "delete", about, "cli.accounts.delete", "account delete ann@example.com --yes")
     parser.add_argument("email", help="e-mail address of the account")
     parser.add_argument("--yes", action="store_true", help="it cannot be taken back")
     about = "let an account see the admin pages of the portal, or no longer"
-    parser = _add(group, "admin", about, "cli.vouchers.admin", "account admin ann@example.com")
+    parser = _add(group, "admin", about, "cli.accounts.admin", "account admin ann@example.com")
     parser.add_argument("email", help="e-mail address of the account")
     parser.add_argument("--off", action="store_true", help="no longer")
 
@@ -183,7 +183,7 @@ def _credit(commands: Commands[argparse.ArgumentParser]) -> None:
 def _voucher(commands: Commands[argparse.ArgumentParser]) -> None:
     group = _group(commands, "voucher", "codes that are worth money once", "create 10.00 --count 20")
     about = "make vouchers; their codes are printed once, alone on standard output"
-    parser = _add(group, "create", about, "cli.vouchers.create", "voucher create 10.00 --count 20 --note fair")
+    parser = _add(group, "create", about, "cli.accounts.create_vouchers", "voucher create 10.00 --count 20 --note fair")
     parser.add_argument("amount", metavar="DOLLARS", help="what each is worth, like 10.00")
     parser.add_argument("--count", type=int, default=1, help="how many (1)")
     parser.add_argument("--days", type=int, help="how long they are good (for ever)")
@@ -192,7 +192,7 @@ def _voucher(commands: Commands[argparse.ArgumentParser]) -> None:
         group,
         "list",
         "every voucher: the end of its code and what became of it",
-        "cli.vouchers.listing",
+        "cli.accounts.listing",
         "voucher list",
     )
 
@@ -200,10 +200,10 @@ def _voucher(commands: Commands[argparse.ArgumentParser]) -> None:
 def _secret(commands: Commands[argparse.ArgumentParser]) -> None:
     group = _group(commands, "secret", "change the secret under which keys are hashed and links signed", "rotate")
     about = "draw a new secret; what was made under the old one goes on working"
-    _add(group, "rotate", about, "cli.secret_files.rotate", "secret rotate")
-    _add(group, "list", "the names of the secrets, never the secrets", "cli.secret_files.list_", "secret list")
+    _add(group, "rotate", about, "cli.backup.rotate", "secret rotate")
+    _add(group, "list", "the names of the secrets, never the secrets", "cli.backup.list_", "secret list")
     about = "forget a secret of before: keys, vouchers and links made under it work no longer"
-    parser = _add(group, "forget", about, "cli.secret_files.forget", "secret forget 0a1b2c3d")
+    parser = _add(group, "forget", about, "cli.backup.forget", "secret forget 0a1b2c3d")
     parser.add_argument("id", help="its name, as secret list prints it")
 
 
@@ -227,7 +227,7 @@ def _doctor(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _margin(commands: Commands[argparse.ArgumentParser]) -> None:
     about = "what was sold and what the engines charged for it, by model and engine"
-    parser = _add(commands, "margin", about, "cli.margins.margin", "margin --days 7")
+    parser = _add(commands, "margin", about, "cli.models.margin", "margin --days 7")
     parser.add_argument("--days", type=int, default=30, help="how far to look back (30)")
 
 

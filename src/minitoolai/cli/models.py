@@ -4,15 +4,88 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
 
 from minitoolai.bootstrap import Services, build
-from minitoolai.cli.common import prepare, say
-from minitoolai.cli.listing import chat_state, image_lines, purchase_lines
-from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel
+from minitoolai.cli.common import CLOCK, prepare, read, say
+from minitoolai.core.catalog import Catalog, ChatModel, EmbeddingModel, ImageModel, Model, SpeechModel
+from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.errors import InvalidRequest
+from minitoolai.core.models import MarginRow
 from minitoolai.core.money import format_dollars
-from minitoolai.core.voices import SpeechModel
-from minitoolai.engines.painter_wiring import make_image_engines
+from minitoolai.engines.factory import make_image_engines
 from minitoolai.settings import Settings
+from minitoolai.storage import reports as generations
+
+# (merged from listing) Lines of `minitoolai models`: who answers and draws now, what is missing for whom, what upstreams charge us.
+
+Answered = ChatModel | EmbeddingModel | ImageModel
+#: (engine, model) → None where it can answer for this model, else a sentence with the remedy.
+WhyNot = Callable[[str, Answered], str | None]
+#: Embedded: under a listed name they answer until there is something better, and their answers say so.
+STAND_INS = ("sketch", "llama")
+
+
+def image_lines(catalog: Catalog, why_not: WhyNot) -> Iterator[str]:
+    """A line for each model, then one for each reason that several models share."""
+    reasons = {name: _reasons(model, why_not) for name, model in catalog.images.items()}
+    shared = Counter(reason for model in reasons.values() for reason in model.values())
+    for name, model in catalog.images.items():
+        own = "; ".join(reason for reason in reasons[name].values() if shared[reason] == 1)
+        price = format_dollars(model.price).rstrip("0").rjust(9)
+        yield f"{name:<19} image  $ each: {price}   {_state(catalog, model, reasons[name])}{own and f'  ({own})'}"
+    for reason, models in shared.items():
+        if models > 1:
+            yield f"  of {models} image models: {reason}"
+
+
+def _reasons(model: Answered, why_not: WhyNot) -> dict[str, str]:
+    """Why those before the first that is ready are passed over, by engine; of all where none is ready."""
+    reasons: dict[str, str] = {}
+    for engine in model.engines:
+        reason = why_not(engine, model)
+        if reason is None:
+            break
+        reasons[engine] = f"{engine}: {reason}"
+    return reasons
+
+
+def chat_state(catalog: Catalog, model: Answered, why_not: WhyNot) -> str:
+    """By whom a model is answered now, and why by nobody better."""
+    reasons = _reasons(model, why_not)
+    why = "; ".join(reasons.values())
+    if len(reasons) == len(model.engines):
+        return f"MISSING  {why}"
+    return f"{_state(catalog, model, reasons)}{why and f'  ({why})'}"
+
+
+def _state(catalog: Catalog, model: Answered, reasons: dict[str, str]) -> str:
+    engine = next((name for name in model.engines if name not in reasons), None)
+    if engine is None:
+        return "MISSING"
+    return f"{'STAND-IN' if stands_in(catalog, model, engine) else 'ready   '} {engine}"
+
+
+def stands_in(catalog: Catalog, model: Model, engine: str | None) -> bool:
+    """Whether a small model of ours, by whom this one is answered now, takes the place of something better."""
+    return engine is not None and catalog.engines[engine].kind in STAND_INS and engine != model.engines[0]
+
+
+def purchase_lines(catalog: Catalog, model: ChatModel | SpeechModel) -> Iterator[str]:
+    """A line for each engine whose price of purchase the catalog knows, with what is left of ours."""
+    prices = (model.price, 0) if isinstance(model, SpeechModel) else (model.price_input, model.price_output)
+    for engine in model.engines:
+        bought = catalog.purchases.get((engine, model.name))
+        if bought is not None:
+            costs = "  ".join(format_dollars(nano * 1_000_000)[:-6].rjust(9) for nano in bought)
+            margins = ", ".join(percent(sold - cost, sold) for sold, cost in zip(prices, bought, strict=True) if sold)
+            yield f"  {engine} charges{costs.rjust(30)}   margin {margins}"
+
+
+def percent(part: int, whole: int) -> str:
+    """`25 %`; of nothing, a dash. Money stays whole: the rounding is of what is shown."""
+    return f"{round(100 * part / whole)} %" if whole else "-"
 
 
 def models(settings: Settings, _: argparse.Namespace) -> None:
@@ -67,3 +140,27 @@ def built(settings: Settings) -> Services:
         return build(settings)
 
     return asyncio.run(make())
+
+
+# (merged from margins) `minitoolai margin`: what was sold, and what the upstreams charge for it.
+
+
+def margin(settings: Settings, options: argparse.Namespace) -> None:
+    """margin [--days N]: a line for each model and engine, then the sum."""
+    if not 1 <= options.days <= 36_500:
+        raise InvalidRequest("--days must be from 1 to 36500", param="days")
+    rows = read(settings, lambda c: generations.margins(c, CLOCK.now_ms() - options.days * MS_PER_DAY))
+    say(f"{'model':<20} {'engine':<14} {'requests':>9} {'sold':>16} {'bought':>16} {'margin':>16}")
+    for row in rows:
+        say(_line(row.model, row.engine, row))
+    sums = (sum(getattr(row, name) for row in rows) for name in ("requests", "sold", "bought", "sold_of_known"))
+    say(_line("all", "", MarginRow("", "", *sums)))
+
+
+def _line(model: str, engine: str, row: MarginRow) -> str:
+    """Of work whose purchase price the catalog does not give, nothing is known: it counts as sold, not as margin."""
+    bought, left = "-", "-"
+    if row.sold_of_known or row.bought:
+        bought, earned = format_dollars(row.bought), row.sold_of_known - row.bought
+        left = f"{format_dollars(earned)} {percent(earned, row.sold_of_known)}"
+    return f"{model:<20} {engine:<14} {row.requests:>9} {format_dollars(row.sold):>16} {bought:>16} {left:>16}".rstrip()

@@ -3,13 +3,156 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
 from minitoolai.core.errors import ModelNotFound
-from minitoolai.core.purchase import Purchase, Purchases
-from minitoolai.core.voices import SpeechModel
+from minitoolai.core.money import price_per_token
+
+# (merged from voices) Speech as the catalog offers it: models, their voices, and which voice a name means.
+
+
+class VoiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One voice: who speaks it, in which language, and on which terms."""
+
+    #: The name in a request, and who speaks it.
+    id: str
+    engine: str
+    #: A tag like en-US; "*" for a voice that speaks whatever it is given.
+    language: str
+    #: The terms on which it may be used.
+    licence: str
+    #: Other names that mean this voice where no ready voice has the name itself.
+    aliases: list[str] = []
+    #: The voice's file, in MINITOOLAI_VOICES_DIR unless the path is absolute; "" where the engine brings it along.
+    file: str = ""
+
+
+class SpeechEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A speech model as offered. The price is dollars for a million characters, as text."""
+
+    #: Dollars for a million characters, in quotes.
+    price: str
+    #: The longest text of one request.
+    max_characters: int
+    #: The voice of a request that names none, and all there are, in order.
+    voice: str
+    voices: list[VoiceEntry]
+
+
+class SpeechModel(msgspec.Struct, frozen=True):
+    """A speech model, checked. The price is nano-dollars a character."""
+
+    name: str
+    price: int
+    max_characters: int
+    #: The voice of a request that names none.
+    default_voice: str
+    voices: tuple[VoiceEntry, ...]
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Who speaks its voices, in the order of the catalog."""
+        return tuple(dict.fromkeys(voice.engine for voice in self.voices))
+
+
+def find_voice(name: str, voices: list[VoiceEntry]) -> VoiceEntry | None:
+    """The voice of this name; failing that, the first that has it as an alias. Letter case means nothing."""
+    wanted = name.lower()
+    for voice in voices:
+        if voice.id.lower() == wanted:
+            return voice
+    return next((voice for voice in voices if wanted in (alias.lower() for alias in voice.aliases)), None)
+
+
+def spoken_names(voices: list[VoiceEntry]) -> dict[str, VoiceEntry]:
+    """Every name that means one of these voices."""
+    names = {alias: voice for voice in voices for alias in voice.aliases}
+    return names | {voice.id: voice for voice in voices}
+
+
+def language_of(tag: str) -> str:
+    """The language in a tag: `en` of `en-US`."""
+    return tag.replace("_", "-").partition("-")[0].lower()
+
+
+# (merged from purchase) What an upstream charges us, so that the margin of every answer is known.
+
+#: (engine, model as offered here) → nano-dollars a unit read and written.
+Purchases = dict[tuple[str, str], tuple[int, int]]
+
+
+class Purchase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one model costs us: dollars for a million units, as text."""
+
+    #: dollars for a million tokens read and written, in quotes; of speech, `input` for a million characters.
+    input: str
+    output: str = "0"
+
+
+class Sold(Protocol):
+    """A model on offer."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Who answers for it, in order."""
+
+
+class Seller(Protocol):
+    """The part of an engine's entry that speaks of money."""
+
+    @property
+    def cost_input(self) -> str: ...
+
+    @property
+    def cost_output(self) -> str: ...
+
+    @property
+    def costs(self) -> dict[str, Purchase]: ...
+
+
+def check_purchases(engine: Seller) -> tuple[str, str] | None:
+    """(key, remedy) of the first price that is none, else None."""
+    prices = [("cost_input", engine.cost_input or "0"), ("cost_output", engine.cost_output or "0")]
+    prices += [("costs", text) for price in engine.costs.values() for text in (price.input, price.output)]
+    for key, text in prices:
+        if _is_wrong(text):
+            return key, f'{key} has a price that is none: "0.15" means dollars a million units, at most three decimals'
+    return None
+
+
+def _is_wrong(text: str) -> bool:
+    try:
+        price_per_token(text)
+    except (ValueError, ArithmeticError):
+        return True
+    return False
+
+
+def purchases(engines: Mapping[str, Seller], models: Iterable[Sold]) -> Purchases:
+    """What each engine charges for each model that names it; a pair without a price is left out."""
+    found: Purchases = {}
+    for model in models:
+        for name in model.engines:
+            price = _price_of(engines[name], model.name)
+            if price is not None:
+                found[name, model.name] = price
+    return found
+
+
+def _price_of(engine: Seller, model: str) -> tuple[int, int] | None:
+    own = engine.costs.get(model)
+    if own is not None:
+        return price_per_token(own.input), price_per_token(own.output)
+    if engine.cost_input or engine.cost_output:
+        return price_per_token(engine.cost_input or "0"), price_per_token(engine.cost_output or "0")
+    return None
+
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]

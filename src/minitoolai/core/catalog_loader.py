@@ -23,12 +23,14 @@ from minitoolai.core.catalog import (
     ImageEntry,
     ImageModel,
     ImageTokens,
+    SpeechEntry,
+    SpeechModel,
+    check_purchases,
     nearest,
+    purchases,
 )
 from minitoolai.core.errors import CatalogError
 from minitoolai.core.money import price_per_image, price_per_token
-from minitoolai.core.purchase import check_purchases, purchases
-from minitoolai.core.voices import SpeechEntry, SpeechModel
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,11 +2,99 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
 from typing import Literal
 
 import msgspec
 
-from minitoolai.core.key_rules import FREE, KeyRules
+# (merged from budgets) What a key may spend: a day, a month and in all. Days and months are UTC.
+# (merged from budgets)
+# (merged from budgets) Counted is what its holds promise and what was captured of those that ended, in the day and month in which they were
+# (merged from budgets) placed. The rule stands in services/ledger.py, so that no two requests can both have the last nano-dollar.
+
+Period = Literal["day", "month", "total"]
+PERIODS: tuple[Period, ...] = ("day", "month", "total")
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """The budget behind a key, in nano-dollars; None is no limit. Keys that follow one another share its `id`."""
+
+    id: str
+    day: int | None = None
+    month: int | None = None
+    total: int | None = None
+
+    def limit(self, period: Period) -> int | None:
+        """What may be spent in such a period."""
+        return {"day": self.day, "month": self.month, "total": self.total}[period]
+
+
+class Spending(msgspec.Struct):
+    """What was promised or taken in one period."""
+
+    used: int = 0
+    dirty: bool = False
+
+
+def period_ids(budget_id: str, now_ms: int) -> dict[Period, str]:
+    """The name of each period that this moment lies in."""
+    moment = datetime.fromtimestamp(now_ms // 1000, UTC)
+    return {
+        "day": f"{budget_id}/{moment:%Y-%m-%d}",
+        "month": f"{budget_id}/{moment:%Y-%m}",
+        "total": f"{budget_id}/total",
+    }
+
+
+# (merged from key_rules) What a key may do: spend so much, until a moment, with some models, from some addresses, so often.
+
+
+class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How much at most. Nothing, as None or 0, is no limit. `dollars_per_minute` in nano-dollars."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    dollars_per_minute: int | None = None
+    #: Answers under way at once.
+    streams: int | None = None
+
+
+class KeyRules(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The rules of one key. Budgets in nano-dollars, counted in UTC; nothing given is nothing forbidden."""
+
+    budget_daily: int | None = None
+    budget_monthly: int | None = None
+    budget_total: int | None = None
+    expires_ms: int | None = None
+    models: tuple[str, ...] = ()
+    #: Addresses and networks that it may be used from.
+    allow_ip: tuple[str, ...] = ()
+    rate: Rate = Rate()
+    #: Made by a page of the portal for itself: it is not among the keys that the account's people see.
+    for_pages: bool = False
+
+    def budget(self, budget_id: str) -> Budget | None:
+        """What may be spent; None where there is no limit to it."""
+        if self.budget_daily is self.budget_monthly is self.budget_total is None:
+            return None
+        return Budget(budget_id, self.budget_daily, self.budget_monthly, self.budget_total)
+
+    def allows_address(self, address: str) -> bool:
+        """Whether it may be used from there; an address that cannot be read is nowhere."""
+        if not self.allow_ip:
+            return True
+        try:
+            here = ip_address(address)
+        except ValueError:
+            return False
+        # On a socket for both families an IPv4 caller arrives as ::ffff:192.0.2.1.
+        here = getattr(here, "ipv4_mapped", None) or here
+        return any(here in ip_network(network) for network in self.allow_ip)
+
+
+FREE = KeyRules()
+
 
 Kind = Literal["chat", "image", "speech"]
 HoldState = Literal["pending", "posted", "voided"]

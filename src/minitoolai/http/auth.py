@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from minitoolai.accounts.admission import Admission
-from minitoolai.accounts.keys import KeyRing
+from minitoolai.accounts.keys import Admission, KeyRing
 from minitoolai.core.errors import AccessDenied
 from minitoolai.core.models import Caller
 from minitoolai.http.asgi import header, headers_by_name

@@ -14,8 +14,49 @@ from collections.abc import Callable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from minitoolai.httpclient.chunks import HEADS, LARGEST_READ
-from minitoolai.httpclient.http_errors import Broken, HttpError, Silent
+# (merged from chunks) The common case of chunked coding: a read that is one whole chunk. Everything else is for the parser.
+# (merged from chunks)
+# (merged from chunks) Of a read's length only one head of a chunk can be right, so that a look at a table replaces parsing.
+
+#: Longer reads are left to the parser.
+LARGEST_READ = 8192
+
+
+def _head(length: int) -> tuple[tuple[bytes, ...], int]:
+    """The heads that a read of this length may begin with if it is one chunk (hex in either case), and their size."""
+    for digits in range(1, 5):
+        head = b"%x\r\n" % max(0, length - digits - 4)
+        if len(head) == digits + 2 and length > digits + 4:
+            return tuple({head, head.upper()}), len(head)
+    return (), 0
+
+
+#: By a read's length: see `_head`. Chunks with extensions begin with none of these.
+HEADS = [_head(length) for length in range(LARGEST_READ)]
+
+
+# (merged from http_errors) How an exchange with an engine can fail, and whether it may have been done all the same.
+
+
+class HttpError(Exception):
+    """The root. `sent`: whether the request may have reached the server, and so may have been done and billed."""
+
+    sent = True
+
+
+class Unreachable(HttpError):  # a fact, not a category
+    """Refused, no such name, TLS, or no connection in time: nothing was sent."""
+
+    sent = False
+
+
+class Silent(HttpError):  # a fact, not a category
+    """No head in time, or too long a gap in the body."""
+
+
+class Broken(HttpError):  # a fact, not a category
+    """Closed early, not HTTP, or less than was promised."""
+
 
 TICK_S = 0.25
 #: Bytes received and not yet taken; beyond this the socket is not read.

@@ -9,10 +9,10 @@ from typing import Literal, Protocol
 
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import EngineRefused, ServiceError, StoreError
+from minitoolai.core.inference import ImageAsk, decode_ask
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Outcome
-from minitoolai.core.pictures import ImageAsk, decode_ask
-from minitoolai.engines.base_images import DrawnImage, ImageEngine, ImageRequest
+from minitoolai.engines.protocols import DrawnImage, ImageEngine, ImageRequest
 from minitoolai.ledger.types import Requeue, Requeued, Settle, Settled, Superseded, Verdict
 from minitoolai.storage.jobs import ClaimedJob
 from minitoolai.storage.object_store import ObjectStore

@@ -2,30 +2,148 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+from litestar import Request, Response, delete, get
+from litestar.datastructures import State
+from litestar.response import Stream
 
 from minitoolai.accounts.keys import KeyRing
 from minitoolai.core.clock import generation_name
-from minitoolai.core.errors import ClientLeft, InsufficientBalance, Overloaded, ServiceError, StoreError
+from minitoolai.core.errors import (
+    ClientLeft,
+    EngineError,
+    EngineRefused,
+    EngineTimeout,
+    InsufficientBalance,
+    InvalidRequest,
+    Overloaded,
+    ServiceError,
+    StoreError,
+)
 from minitoolai.core.in_flight import Underway
+from minitoolai.core.inference import ImageAsk, ImageJob, Submitted
 from minitoolai.core.models import Caller
 from minitoolai.core.money import format_dollars
-from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, answer, answer_error, read_json_body
+from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, answer, answer_error, read_json_body, reads
 from minitoolai.http.auth import authenticate
 from minitoolai.http.request_context import name_work
 from minitoolai.http.streaming import only_post
-from minitoolai.images.images_wait import drawn
-from minitoolai.images.job_words import body as job_body
-from minitoolai.images.links import Links
-from minitoolai.images.request import Generate, parse_generate, parse_image, parse_job
-from minitoolai.images.results import Pictures
+from minitoolai.images.request import Generate, job_number, parse_generate, parse_image, parse_job
+from minitoolai.images.results import Links, Pictures
+from minitoolai.images.results import body as job_body
 from minitoolai.images.service import ImageService
 from minitoolai.storage import accounts as account_rows
 from minitoolai.storage.database import Database
+
+# (merged from images_wait) Waiting for pictures while their caller holds the line: all of them are drawn, or nothing is left behind.
+
+#: How often a waiting request looks whether the server is about to stop.
+LOOK_EVERY_S = 0.5
+
+
+async def drawn(
+    jobs: ImageService,
+    underway: Underway,
+    caller: Caller,
+    asks: Sequence[ImageAsk],
+    receive: Receive,
+    *,
+    within_s: float,
+) -> list[ImageJob]:
+    """The pictures that came out well, at least one; what failed among them was not charged.
+
+    Whoever leaves, or waits too long, cancels what is not drawn yet: he would pay for what he never sees.
+    """
+    submitted = await _submit_all(jobs, caller, asks)
+    waiting = asyncio.ensure_future(_all_over(jobs, underway, submitted, within_s))
+    leaving = asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        ended = _result_of(waiting)
+    except BaseException:
+        waiting.cancel()
+        waiting.add_done_callback(_forget)
+        # A task of its own: this one may be being cancelled, and then awaits nothing any more.
+        await asyncio.shield(asyncio.ensure_future(_cancel_all(jobs, submitted)))
+        raise
+    finally:
+        leaving.cancel()
+    good = [job for job in ended if job.state == "succeeded"]
+    if not good:
+        raise _why(ended[0])
+    return good
+
+
+def _forget(waiting: asyncio.Future[list[ImageJob]]) -> None:
+    """Nobody is left to hear of it."""
+    if not waiting.cancelled():
+        waiting.exception()
+
+
+def _result_of(waiting: asyncio.Future[list[ImageJob]]) -> list[ImageJob]:
+    if not waiting.done():
+        raise ClientLeft("the caller hung up")
+    return waiting.result()
+
+
+async def _submit_all(jobs: ImageService, caller: Caller, asks: Sequence[ImageAsk]) -> list[Submitted]:
+    """All of them, or none."""
+    submitted: list[Submitted] = []
+    try:
+        for ask in asks:
+            submitted.append(await jobs.submit(caller, ask))
+    except ServiceError:
+        await _cancel_all(jobs, submitted)
+        raise
+    return submitted
+
+
+async def _all_over(
+    jobs: ImageService, underway: Underway, submitted: Sequence[Submitted], within_s: float
+) -> list[ImageJob]:
+    waits = [asyncio.ensure_future(jobs.wait(one, within_s)) for one in submitted]
+    pending: set[asyncio.Future[ImageJob]] = set(waits)
+    try:
+        while pending:
+            _, pending = await asyncio.wait(pending, timeout=LOOK_EVERY_S)
+            if underway.draining and pending and await _any_queued(jobs, submitted):
+                raise Overloaded("the server is restarting; nothing was charged, try again", retry_after_s=2)
+        ended = [done.result() for done in waits]
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+    if not all(job.is_over for job in ended):
+        raise EngineTimeout(f"the pictures were not drawn within {within_s:g} s; what was not drawn is not charged")
+    return ended
+
+
+async def _any_queued(jobs: ImageService, submitted: Sequence[Submitted]) -> bool:
+    found = [await jobs.look(one.job_id, one.signature) for one in submitted]
+    return any(job.state == "queued" for job in found)
+
+
+async def _cancel_all(jobs: ImageService, submitted: Sequence[Submitted]) -> None:
+    for one in submitted:
+        # One that cannot be cancelled now is drawn and kept like any other job.
+        with contextlib.suppress(ServiceError, StoreError):
+            await jobs.cancel(one.job_id, one.signature)
+
+
+def _why(job: ImageJob) -> ServiceError:
+    """A job that failed, as the error of a request that waited for it."""
+    why = job.error or "the picture could not be drawn"
+    if job.error_code in ("invalid_request", "content_policy"):
+        return EngineRefused(f"prompt: {why}; nothing was charged", param="prompt", code=job.error_code)
+    return EngineError(f"{why}; nothing was charged")
+
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -145,3 +263,109 @@ _NEVER_KEPT: Headers = [(b"cache-control", b"no-store")]
 
 def _generation(job_id: int) -> tuple[bytes, bytes]:
     return (b"x-generation-id", generation_name(job_id).encode())
+
+
+# (merged from job_views) A job looked at without a key: its events as they come, its end on request, its picture under a link.
+
+#: A comment goes out after so much silence, so that proxies between us keep the connection.
+SILENCE_S = 15.0
+_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def _desk(request: Request[Any, Any, State]) -> ImageDesk:
+    return cast(ImageDesk, request.app.state.image_desk)
+
+
+@get("/api/texttoimage/jobs/{jobid:str}/events")
+async def events(request: Request[Any, Any, State], jobid: str) -> Stream:
+    """What a poll would say, at once and after every change, until the job has ended; then `[DONE]`."""
+    desk, job_id, signature = _desk(request), job_number(jobid), _signature(request)
+    await _look(desk, job_id, signature)
+    return Stream(_told(desk, job_id, signature), media_type="text/event-stream", headers=_STREAM_HEADERS)
+
+
+@delete("/api/texttoimage/jobs/{jobid:str}", status_code=200)
+async def cancel(request: Request[Any, Any, State], jobid: str) -> Response[Any]:
+    """End the job and release its hold; the answer is what a poll says then."""
+    desk, job_id, signature = _desk(request), job_number(jobid), _signature(request)
+    try:
+        job = await desk.jobs.cancel(job_id, signature)
+    except StoreError as error:
+        raise _away() from error
+    return Response(job_body(job, desk.links), headers={"cache-control": "no-store"})
+
+
+@reads("/api/texttoimage/pictures/{name:str}")
+async def picture(request: Request[Any, Any, State], name: str) -> Response[bytes]:
+    """The PNG under a signed link. It never changes, so whoever has it need not fetch it again."""
+    query = request.query_params
+    desk = _desk(request)
+    found = await desk.pictures.find(name, query.get("expires", ""), query.get("signature", ""))
+    etag = f'"{found.digest}"'
+    headers = {
+        "etag": etag,
+        # No longer than the link is good, and not in caches that others share: the link is the only key.
+        "cache-control": f"private, max-age={found.left_s}, immutable",
+        "content-disposition": f'inline; filename="{found.job_id}.png"',
+        "x-content-type-options": "nosniff",
+        "cross-origin-resource-policy": "cross-origin",
+        "access-control-allow-origin": "*",
+    }
+    if _has_it(request.headers.get("if-none-match", ""), etag):
+        return Response(b"", status_code=304, headers=headers, media_type="image/png")
+    return Response(await desk.pictures.read(found), headers=headers, media_type="image/png")
+
+
+async def _told(desk: ImageDesk, job_id: int, signature: str) -> AsyncIterator[bytes]:
+    """One event for each change. A server about to stop lets its watchers go: they ask again."""
+    watching = desk.jobs.watch(job_id, signature)
+    silent_s = 0.0
+    step: asyncio.Future[ImageJob] = asyncio.ensure_future(anext(watching))
+    try:
+        while not desk.underway.draining:
+            await asyncio.wait({step}, timeout=LOOK_EVERY_S)
+            if not step.done():
+                silent_s += LOOK_EVERY_S
+                if silent_s >= SILENCE_S:
+                    silent_s = 0.0
+                    yield b": still at work\n\n"
+                continue
+            try:
+                job = step.result()
+            except StopAsyncIteration:
+                yield b"data: [DONE]\n\n"
+                return
+            silent_s = 0.0
+            step = asyncio.ensure_future(anext(watching))
+            yield b"data: " + _encode(job_body(job, desk.links)) + b"\n\n"
+        yield b": the server is restarting; ask again\n\n"
+    except StoreError:
+        yield b": the database does not answer; ask again\n\n"
+    finally:
+        step.cancel()
+        await asyncio.gather(step, return_exceptions=True)
+        await watching.aclose()
+
+
+def _signature(request: Request[Any, Any, State]) -> str:
+    signature: str | None = request.query_params.get("signature")
+    if signature is None:
+        raise InvalidRequest("signature is missing: append ?signature=… as it came with the jobid", param="signature")
+    return signature
+
+
+async def _look(desk: ImageDesk, job_id: int, signature: str) -> ImageJob:
+    try:
+        return await desk.jobs.look(job_id, signature)
+    except StoreError as error:
+        raise _away() from error
+
+
+def _away() -> Overloaded:
+    return Overloaded("the database does not answer; try again", retry_after_s=5)
+
+
+def _has_it(if_none_match: str, etag: str) -> bool:
+    """RFC 9110, 13.1.2: a list of tags, weak ones too, or any."""
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
+    return "*" in tags or etag in tags

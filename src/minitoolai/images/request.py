@@ -9,10 +9,10 @@ import msgspec
 
 from minitoolai.core.catalog import nearest
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.core.pictures import ImageAsk
+from minitoolai.core.inference import ImageAsk
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.http.validation import integer, json_object, non_empty_text, number, shortened
-from minitoolai.httpclient.addresses import check_url
+from minitoolai.httpclient.guarded import check_url
 
 #: Characters of a prompt. Long enough for every style list, short enough to read.
 LONGEST_PROMPT = 8_000

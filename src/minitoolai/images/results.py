@@ -4,17 +4,92 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
 from minitoolai.core.clock import MS_PER_DAY, Clock
-from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, StoreError
-from minitoolai.core.pictures import ImageJob
-from minitoolai.images.links import Links
+from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, SettingsError, StoreError
+from minitoolai.core.inference import ImageJob
+from minitoolai.core.signing import Signer
 from minitoolai.storage import retention
 from minitoolai.storage.database import Database
 from minitoolai.storage.object_store import ObjectStore, digest_of
 from minitoolai.storage.writer import Writer
+
+# (merged from links) Links to pictures: signed, expiring, and the same whoever asks. A link is a capability; it carries no key.
+
+PATH = "/api/texttoimage/pictures/"
+_PURPOSE = "picture"
+
+
+class PublicAddress:
+    """How clients reach this server: as the operator says, else where it listens. Never what a request claims."""
+
+    def __init__(self, public_url: str, host: str, port: int) -> None:
+        """SettingsError where `public_url` is no address to put a path behind."""
+        parts = urlsplit(public_url)
+        if public_url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment):
+            raise SettingsError(f"MINITOOLAI_PUBLIC_URL={public_url!r} is wrong: write it like https://api.example.com")
+        self._public_url = public_url.rstrip("/")
+        # Listening everywhere is no place to call; on this machine, loopback is.
+        self._host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        self._port = port
+
+    def listening_on(self, port: int) -> None:
+        """The port is known now, should it have been 0."""
+        self._port = port
+
+    def __call__(self) -> str:
+        """The address, without a slash at its end."""
+        if self._public_url:
+            return self._public_url
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+
+class Links:
+    """Makes links and reads them back. `base_url` is asked each time: a port may be known only after the start."""
+
+    def __init__(self, signer: Signer, clock: Clock, base_url: Callable[[], str], *, lifetime_s: int) -> None:
+        self._signer = signer
+        self._clock = clock
+        self._base_url = base_url
+        self._lifetime_s = lifetime_s
+
+    def link(self, job_id: int) -> str:
+        """The address of a job's picture, good from now for the lifetime of links."""
+        expires_s = self._clock.now_ms() // 1000 + self._lifetime_s
+        signature = self._signer.sign(_PURPOSE, f"{job_id}:{expires_s}")
+        return f"{self._base_url()}{PATH}{job_id}.png?expires={expires_s}&signature={signature}"
+
+    def check(self, name: str, expires: str, signature: str) -> tuple[int, int]:
+        """The job behind `<job>.png`, and the seconds for which the link is still good.
+
+        NotFound, in the same words, for whatever this server has not signed; Gone for what it has, too long ago.
+        """
+        job = name.removesuffix(".png")
+        is_ours = (
+            name.endswith(".png")
+            and _is_number(job)
+            and _is_number(expires)
+            and self._signer.is_right(_PURPOSE, f"{job}:{expires}", signature)
+        )
+        if not is_ours:
+            raise NotFound("there is no picture here: the link is not whole, or not one of this server's", param="url")
+        left_s = int(expires) - self._clock.now_ms() // 1000
+        if left_s <= 0:
+            raise Gone(
+                "this link has expired; ask for the job again, and its answer has a new one", code="link_expired"
+            )
+        return int(job), left_s
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 16
+
 
 log = logging.getLogger(__name__)
 
@@ -139,3 +214,63 @@ class Sweeper:
         for key in strays:
             await self._store.delete(key)
         return len(strays)
+
+
+# (merged from job_words) A job in the words of the contract: what a poll says, an event says, and a webhook says, is said here once.
+
+JobStatus = Literal["queued", "processing", "success", "error"]
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """What whoever holds the signature may see. `image_url` only beside `success`."""
+
+    status: JobStatus
+    image_url: str | None
+    message: str
+    seed: int
+    progress: float
+    #: What really drew it, once somebody has; before, the name that was asked for.
+    model: str
+    generation: str
+    code: str | None = None
+
+
+def view(job: ImageJob, links: Links) -> JobView:
+    """The job as it stands; a link is fresh each time."""
+    status, message, code = _said(job)
+    return JobView(
+        status=status,
+        image_url=links.link(job.job_id) if status == "success" else None,
+        message=message,
+        seed=job.seed,
+        progress=round(job.progress, 4),
+        model=job.served_model or job.model,
+        generation=job.generation,
+        code=code,
+    )
+
+
+def body(job: ImageJob, links: Links) -> dict[str, Any]:
+    """The same as a JSON object; `code` only where there is something to say."""
+    fields: dict[str, Any] = msgspec.to_builtins(view(job, links))
+    if fields["code"] is None:
+        del fields["code"]
+    return fields
+
+
+def _said(job: ImageJob) -> tuple[JobStatus, str, str | None]:
+    """Status, message, code."""
+    if job.state == "queued":
+        if job.ahead:
+            return "queued", f"in the queue, {job.ahead} {'job' if job.ahead == 1 else 'jobs'} ahead", None
+        return "queued", "in the queue, next to be drawn", None
+    if job.state == "running":
+        return "processing", f"step {job.step} of {job.steps}", None
+    if job.state == "succeeded":
+        if job.object is None:
+            return "error", "the picture was drawn, and removed when its time in our store was over", "picture_removed"
+        return "success", "success", None
+    if job.state == "cancelled":
+        return "error", "the job was cancelled; nothing was charged", job.error_code or "cancelled"
+    why = job.error or "the picture could not be drawn"
+    return "error", f"{why}; nothing was charged", job.error_code or "upstream_error"

@@ -10,16 +10,16 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 
 import msgspec
 
-from minitoolai.billing import pricing
+from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging
 from minitoolai.core.catalog import Catalog, ImageModel
 from minitoolai.core.clock import Clock, generation_name, random_number
 from minitoolai.core.errors import NotFound, Overloaded, StoreError
 from minitoolai.core.in_flight import Underway
+from minitoolai.core.inference import ImageAsk, ImageJob, Submitted, decode_ask
 from minitoolai.core.models import Caller, NewGeneration, Outcome
-from minitoolai.core.pictures import ImageAsk, ImageJob, Submitted, decode_ask
-from minitoolai.core.signing_signing import Signer
-from minitoolai.engines.base_images import ImageEngine
+from minitoolai.core.signing import Signer
+from minitoolai.engines.protocols import ImageEngine
 from minitoolai.images.moderation import PromptPolicy
 from minitoolai.images.progress import Board
 from minitoolai.ledger.types import Settle

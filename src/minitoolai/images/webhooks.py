@@ -14,17 +14,22 @@ import logging
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, cast
 
 import msgspec
+from litestar import Request, Response
+from litestar.datastructures import State
 
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import NotFound, Overloaded, ServiceError, StoreError
+from minitoolai.core.inference import ImageJob
 from minitoolai.core.models import Caller
-from minitoolai.core.pictures import ImageJob
 from minitoolai.core.signing import every
-from minitoolai.images.job_words import body as job_body
-from minitoolai.images.links import Links
+from minitoolai.http.asgi import reads
+from minitoolai.http.auth import authenticate
+from minitoolai.images.results import Links
+from minitoolai.images.results import body as job_body
 from minitoolai.storage import outbox
 from minitoolai.storage.database import Database
 from minitoolai.storage.outbox import Attempt, Logged, Message
@@ -246,3 +251,45 @@ def event(job: ImageJob, links: Links) -> dict[str, Any]:
         "created_at": (job.finished_ms or job.created_ms) // 1000,
         "data": {"jobid": job.job_id, **job_body(job, links)},
     }
+
+
+# (merged from webhooks_webhooks) What an account needs to receive webhooks: the secret that they are signed with, and how their delivery went.
+
+LISTED = 100
+
+
+@reads("/api/webhooks")
+async def webhooks(request: Request[Any, Any, State]) -> Response[Any]:
+    """The account's signing secret and its last deliveries, newest first."""
+    caller = await authenticate(request.scope, request.app.state.keyring)
+    log = cast(WebhookLog, request.app.state.webhook_log)
+    messages = await log.last(caller, LISTED)
+    body = {"object": "list", "secret": log.secret_of(caller), "data": [_message(message) for message in messages]}
+    return Response(body, headers={"cache-control": "no-store"})
+
+
+def _message(message: Logged) -> dict[str, Any]:
+    return {
+        "id": f"evt-{generation_name(message.generation_id)}",
+        "object": "webhook",
+        "generation": generation_name(message.generation_id),
+        "url": message.url,
+        "state": message.state,
+        "created_at": _iso(message.created_ms),
+        "finished_at": _iso(message.finished_ms),
+        "next_attempt_at": _iso(message.next_ms) if message.state == "pending" else None,
+        "attempts": [_attempt(attempt) for attempt in message.attempts],
+    }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "at": _iso(attempt.at_ms),
+        "status": attempt.status,
+        "error": attempt.error,
+        "duration_ms": attempt.duration_ms,
+    }
+
+
+def _iso(ms: int | None) -> str | None:
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")

@@ -15,12 +15,13 @@ from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Outcome
-from minitoolai.engines.base_images import ImageEngine
+from minitoolai.engines.protocols import ImageEngine
 from minitoolai.images.attempt import MOST_FAILURES, Home, ImageRun
 from minitoolai.images.progress import Board
 from minitoolai.images.scheduler import LEASE_MS, Hand
 from minitoolai.ledger.types import Requeue, Requeued, Settle, Settled
-from minitoolai.storage import jobs, workers
+from minitoolai.storage import jobs
+from minitoolai.storage import jobs as workers
 from minitoolai.storage.database import Database
 from minitoolai.storage.jobs import ClaimedJob
 from minitoolai.storage.object_store import ObjectStore

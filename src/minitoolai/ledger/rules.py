@@ -5,8 +5,7 @@ Every check comes first; after "Every check is behind us" nothing may fail. See 
 
 from __future__ import annotations
 
-from minitoolai.core.budgets import Period, period_ids
-from minitoolai.core.models import Outcome
+from minitoolai.core.models import Outcome, Period, period_ids
 from minitoolai.ledger.types import (
     FUNDING,
     REVENUE,

@@ -9,8 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from minitoolai.core.budgets import Budget, Period, Spending
-from minitoolai.core.models import Claim, Kind, NewGeneration, Outcome
+from minitoolai.core.models import Budget, Claim, Kind, NewGeneration, Outcome, Period, Spending
 
 #: System accounts. Their balances are derived from transfers, never stored: one hot row would serialise everybody.
 REVENUE = 1

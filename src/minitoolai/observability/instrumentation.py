@@ -13,13 +13,12 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from minitoolai.billing.charging import Charging, Reservation
-from minitoolai.billing.pricing import Bound
+from minitoolai.billing.charging import Bound, Charging, Reservation
 from minitoolai.chat.router import Route
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import ServiceError, StoreError
 from minitoolai.core.models import Caller, NewGeneration, Outcome
-from minitoolai.engines.base_images import DrawnImage
+from minitoolai.engines.protocols import DrawnImage
 from minitoolai.images.attempt import ImageRun
 from minitoolai.ledger.types import Verdict
 

@@ -6,12 +6,29 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, Protocol
 
 from minitoolai.core.errors import SettingsError
-from minitoolai.observability.request_facts import CURRENT
 from minitoolai.settings import Settings
+
+# (merged from request_facts) Which request the code at work belongs to, for the log. Never what was asked, nor with which key.
+
+
+class RequestFacts(Protocol):
+    """What a line of the log may say of a request."""
+
+    #: Name of the paid work, once there is some.
+    generation: str | None
+
+    def request_id(self) -> str:
+        """What the caller named it, else a name of ours; the same each time."""
+
+
+#: Set at the edge; tasks that a request starts inherit it.
+CURRENT: Final[ContextVar[RequestFacts | None]] = ContextVar("minitoolai.request", default=None)
+
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 #: Libraries that write down whole requests when they are asked to tell everything.

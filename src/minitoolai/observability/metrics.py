@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -13,10 +16,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from minitoolai import __version__
-from minitoolai.core.errors import ServiceError, StoreError
-from minitoolai.core.measures import Histogram
+from minitoolai.core.errors import ServiceError, SettingsError, StoreError
+from minitoolai.core.meters import Histogram
 from minitoolai.http.errors import TOLD
-from minitoolai.storage.gauges import Standing, standing
+from minitoolai.settings import Settings
+from minitoolai.storage.reports import Standing, standing
 
 if TYPE_CHECKING:
     from minitoolai.bootstrap import Services
@@ -212,3 +216,108 @@ class _Once(Collector):
 
     def collect(self) -> Iterable[Family]:
         return self._families
+
+
+# (merged from metrics_port) A door of its own for whoever watches: GET /metrics, and nothing else. Never on the port that customers reach.
+
+#: The page in the form that an Accept header asks for: body and content type.
+Render = Callable[[str], Awaitable[tuple[bytes, str]]]
+LARGEST_HEAD = 16_384
+PATIENCE_S = 10.0
+
+
+def address_of(settings: Settings) -> tuple[str, int] | None:
+    """Host and port, or None where nobody is to watch. SettingsError for what is none, or is open to everybody."""
+    text = settings.metrics_listen
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"MINITOOLAI_METRICS_LISTEN={text!r} is wrong: write it like 127.0.0.1:9464")
+    if not settings.metrics_token and not is_loopback(host):
+        raise SettingsError(
+            f"MINITOOLAI_METRICS_LISTEN={text!r} would tell everybody about your business: "
+            "set MINITOOLAI_METRICS_TOKEN, too, or listen on 127.0.0.1"
+        )
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach this address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class MetricsPort:
+    """Opened at the start of a process, closed at its end."""
+
+    def __init__(self, settings: Settings, render: Render) -> None:
+        self._address = address_of(settings)
+        self._token = settings.metrics_token
+        self._tries = 2 * max(1, settings.workers) + 8
+        self._render = render
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def open(self) -> None:
+        """Listen on the first free port from the one that is set; SettingsError where none is."""
+        if self._address is None:
+            return
+        host, first = self._address
+        last = first + self._tries if first else 0
+        for port in range(first, last + 1):
+            try:
+                self._server = await asyncio.start_server(self._answer, host, port, limit=LARGEST_HEAD)
+            except OSError as error:
+                if port == last:
+                    raise SettingsError(
+                        f"cannot listen on {host}:{first} for /metrics, nor on the {self._tries} ports behind it: "
+                        f"{error.strerror or error}; choose another MINITOOLAI_METRICS_LISTEN"
+                    ) from None
+            else:
+                self.port = self._server.sockets[0].getsockname()[1]
+                log.info("metrics at http://%s:%d/metrics", f"[{host}]" if ":" in host else host, self.port)
+                return
+
+    async def close(self) -> None:
+        """Listen no more."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                status, kind, body = await self._reply(head)
+                writer.write(
+                    f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+                    "Connection: close\r\n\r\n".encode()
+                    + (b"" if head[0].startswith("HEAD ") else body)
+                )
+                await writer.drain()
+        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
+            log.debug("a reader of /metrics was given up: %s", error)
+        finally:
+            writer.close()
+
+    async def _reply(self, head: list[str]) -> tuple[str, str, bytes]:
+        method, _, rest = head[0].partition(" ")
+        path = rest.partition(" ")[0].partition("?")[0]
+        fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
+        if path != "/metrics":
+            return "404 Not Found", "text/plain", b"there is only /metrics here\n"
+        if method not in ("GET", "HEAD"):
+            return "405 Method Not Allowed", "text/plain", b"use GET\n"
+        sent = fields.get("authorization", "").encode("latin-1")
+        if self._token and not hmac.compare_digest(sent, f"Bearer {self._token}".encode()):
+            return "401 Unauthorized", "text/plain", b"send MINITOOLAI_METRICS_TOKEN as a Bearer token\n"
+        try:
+            body, kind = await self._render(fields.get("accept", ""))
+        except Exception:
+            log.exception("the metrics could not be rendered")
+            return "500 Internal Server Error", "text/plain", b"see the log\n"
+        return "200 OK", kind, body

@@ -9,7 +9,7 @@ import msgspec
 
 from minitoolai.http.asgi import App, Receive, Scope, Send, header
 from minitoolai.observability.instrumentation import REQUEST
-from minitoolai.observability.request_facts import CURRENT
+from minitoolai.observability.logging import CURRENT
 
 if TYPE_CHECKING:
     from minitoolai.observability.otel import Span, Traces

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -107,3 +109,20 @@ def rows(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
                 x += width
         values.append(Label(EDGE, y - 5, write(column.total)))
     return Chart(len(data) * ROW, tuple(bars), tuple(values), tuple(labels))
+
+
+# (merged from sheets) Files for spreadsheets.
+
+
+def plain(text: str | None) -> str:
+    """A text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text and text[0] in "=+-@\t\r" else text or ""
+
+
+def sheet(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """Lines of CSV below a line of names, in UTF-8."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue().encode()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from typing import Any
+import hmac
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
@@ -14,13 +16,43 @@ from markupsafe import Markup
 from minitoolai.accounts.users import SESSION_MS, Visitor
 from minitoolai.core.clock import random_text
 from minitoolai.core.models import User
-from minitoolai.portal import drafts
-from minitoolai.portal.borders import is_local, security_headers
-from minitoolai.portal.cookies import YEAR_S, is_loopback, read_cookies
-from minitoolai.portal.forms import Form
+from minitoolai.portal.forms import YEAR_S, Form, is_loopback, read_cookies
 from minitoolai.portal.i18n import LANGUAGES, texts, writing
-from minitoolai.portal.navigation import Entry
-from minitoolai.portal.site import Site
+from minitoolai.portal.site import Entry, Site
+
+if TYPE_CHECKING:
+    pass  # merged
+
+# (merged from borders) Where an answer may lead, and what every answer of the portal forbids browsers.
+
+
+def is_local(path: str) -> bool:
+    """Whether an address leads to a page of ours and nowhere else, however a browser may read it."""
+    if not path.startswith("/") or "\\" in path or any(ord(c) <= 32 or ord(c) == 127 for c in path):
+        return False
+    return path.split("/")[1].split("?", maxsplit=1)[0] in LANGUAGES
+
+
+def security_headers(*, secure: bool, form_action: str = "") -> dict[str, str]:
+    """What every answer of the portal forbids browsers."""
+    actions = f"'self' {form_action}".strip()
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+        f"font-src 'self'; connect-src 'self'; form-action {actions}; "
+        "frame-ancestors 'none'; base-uri 'none'"
+    )
+    headers = {
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "x-frame-options": "DENY",
+        "referrer-policy": "same-origin",
+        "cross-origin-opener-policy": "same-origin",
+        "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    }
+    if secure:
+        headers["strict-transport-security"] = "max-age=31536000"
+    return headers
+
 
 Answer = Response[bytes]
 HTML = "text/html"
@@ -93,14 +125,14 @@ class Visit:
     def sign_in(self, visitor: Visitor) -> None:
         """Keep a new session in the browser. Nothing that was there before the sign-in is worth anything after it."""
         self.user, self.secret = visitor.user, visitor.secret
-        drafts.leave_to(self, visitor.user.account_id)
+        leave_to(self, visitor.user.account_id)
         self.set_cookie("session", visitor.secret, max_age_s=SESSION_MS // 1000)
         self._new_browser()
 
     def sign_out(self) -> None:
         """Forget the session in the browser."""
         self.user, self.secret = None, ""
-        drafts.drop(self)
+        drop(self)
         self.set_cookie("session", "", max_age_s=0)
         self._new_browser()
 
@@ -135,7 +167,7 @@ class Visit:
         """The hidden field that every form carries; `keeps`: and whose it is, so that a sign-in may lie in between."""
         field = Markup('<input type="hidden" name="{}" value="{}">')
         token = field.format("csrf", self.site.signer.form_token(self._token_secret()))
-        return token + field.format(drafts.MARK_FIELD, drafts.mark(self)) if keeps else token
+        return token + field.format(MARK_FIELD, mark(self)) if keeps else token
 
     @property
     def is_from_here(self) -> bool:
@@ -246,3 +278,90 @@ class Visit:
             return None
         self.set_cookie("flash", "", max_age_s=0)
         return self.site.signer.unpack("flash", packed)
+
+
+# (merged from drafts) What was typed into a form whose session had ended: kept by the browser until its owner has signed in.
+# (merged from drafts)
+# (merged from drafts) A form that keeps something carries the mark of its member, signed for this browser. Where it arrives without a
+# (merged from drafts) session, the fields that it names go into a signed cookie: for minutes, for that member, for that form. The page of the
+# (merged from drafts) form fills them in once. Nothing is sent by itself, and whoever else signs in here never sees any of it.
+
+COOKIE = "draft"
+KEPT_S = 15 * 60
+#: Characters of the cookie; browsers take 4,096 with its name. What is larger is not kept.
+LARGEST = 3000
+MARK_FIELD = "whose"
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What was typed, by whom, into which form (a path after the language), and until when it is good."""
+
+    account_id: int
+    path: str
+    fields: dict[str, list[str]]
+    until_ms: int
+
+
+def mark(visit: Visit) -> str:
+    """Whose form this is, for its hidden field."""
+    return _mark(visit, str(visit.member.account_id))
+
+
+def _mark(visit: Visit, number: str) -> str:
+    return f"{number}.{visit.site.signer.mac('whose form', f'{number}.{visit.browser}').hex()[:32]}"
+
+
+def _owner(visit: Visit) -> int | None:
+    shown = visit.form[MARK_FIELD]
+    number = shown.partition(".")[0]
+    is_ours = hmac.compare_digest(shown.encode(), _mark(visit, number).encode())
+    return int(number) if is_ours else None
+
+
+def keep(visit: Visit, names: Iterable[str]) -> None:
+    """Keep these fields of a form that came without a session, where it is known whose it was."""
+    fields = {name: visit.form.all(name) for name in names}
+    owner = _owner(visit)
+    if owner is None or not any(text for texts in fields.values() for text in texts):
+        return
+    until_ms = visit.site.clock.now_ms() + KEPT_S * 1000
+    draft = Draft(owner, visit.path, fields, until_ms)
+    packed = visit.site.signer.pack(COOKIE, msgspec.to_builtins(draft))
+    if len(packed) <= LARGEST:
+        visit.set_cookie(COOKIE, packed, max_age_s=KEPT_S)
+
+
+def refill(visit: Visit, *paths: str) -> None:
+    """Fill the form with what this member typed into one of these forms, once, and say so."""
+    draft = _find(visit)
+    if draft is None or draft.path not in paths or visit.request.method != "GET":
+        return
+    drop(visit)
+    if draft.account_id != visit.member.account_id:
+        return
+    for name, typed in draft.fields.items():
+        visit.form.values[name] = typed[0] if typed else ""
+        visit.form.lists[name] = typed
+    visit.form.is_refilled = True
+    words = visit.gettext("What you typed before the sign-in stands here again. Look it over, and send it.")
+    visit.notice = ["good", words]
+
+
+def leave_to(visit: Visit, account_id: int) -> None:
+    """Somebody signs in: what another one typed here is thrown away."""
+    draft = _find(visit)
+    if draft is None or draft.account_id != account_id:
+        drop(visit)
+
+
+def drop(visit: Visit) -> None:
+    """Forget it."""
+    if visit.cookie(COOKIE, LARGEST):
+        visit.set_cookie(COOKIE, "", max_age_s=0)
+
+
+def _find(visit: Visit) -> Draft | None:
+    packed = visit.cookie(COOKIE, LARGEST)
+    value = visit.site.signer.unpack(COOKIE, packed) if packed else None
+    draft = msgspec.convert(value, Draft) if value is not None else None
+    return draft if draft is not None and draft.until_ms > visit.site.clock.now_ms() else None

@@ -11,18 +11,14 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.portal.pages import account, admin, balance, keys, keys_edit, prices, topup, usage
-from minitoolai.portal.pages import auth as access
-from minitoolai.portal.pages import docs as guide
-from minitoolai.portal.pages import home as pages
-from minitoolai.portal.pages import playground as studio
+from minitoolai.portal.pages import account, admin, auth, docs, home, keys, playground, topup, usage
 from minitoolai.portal.routing import bare, broken, nothing_here, the_rest
 from minitoolai.portal.site import Site
 
 log = logging.getLogger(__name__)
 
 #: The modules with pages; each has a list HANDLERS.
-MODULES = (pages, access, account, keys, keys_edit, balance, usage, studio, topup, guide, prices, admin)
+MODULES = (home, auth, account, keys, usage, playground, topup, docs, admin)
 FIRST_WORDS = frozenset(("", *LANGUAGES, "static", "webhooks", "favicon.ico", "robots.txt", "api-documentation"))
 
 

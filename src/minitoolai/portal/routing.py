@@ -16,12 +16,11 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import Method
 
 from minitoolai.core.errors import BodyTooLarge, InvalidRequest, NotFound, Overloaded, ServiceError, StoreError
-from minitoolai.portal import drafts
+from minitoolai.portal import request as drafts
 from minitoolai.portal.forms import LARGEST_FORM, parse_form
 from minitoolai.portal.i18n import DEFAULT, LANGUAGES
-from minitoolai.portal.navigation import Needs
 from minitoolai.portal.request import Answer, Visit
-from minitoolai.portal.site import Site
+from minitoolai.portal.site import Needs, Site
 
 log = logging.getLogger(__name__)
 Function = Callable[[Visit], Awaitable[Answer]]

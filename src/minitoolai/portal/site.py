@@ -3,28 +3,100 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from minitoolai.accounts.attempts import Attempts
 from minitoolai.accounts.keys import KeyRing
+from minitoolai.accounts.rate_limits import Attempts
 from minitoolai.accounts.users import Users
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
-from minitoolai.billing.revenue import RevenueBooks
 from minitoolai.billing.stripe import Checkout
-from minitoolai.billing.usage import UsageBooks
+from minitoolai.billing.usage import RevenueBooks, UsageBooks
 from minitoolai.core.clock import Clock
-from minitoolai.portal.assets import Assets
-from minitoolai.portal.cookies import Signer
-from minitoolai.portal.i18n import LANGUAGES, texts, writing
-from minitoolai.portal.navigation import NAVIGATION
+from minitoolai.portal.forms import Signer
+from minitoolai.portal.i18n import LANGUAGES, N_, texts, writing
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
+
+# (merged from navigation) The pages in the bar on top: where, under which name, for whom. A page is added here and in routes.py.
+
+Needs = Literal["nobody", "user", "admin"]
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One link: the path after the language, its name in English, and who sees it."""
+
+    path: str
+    name: str
+    needs: Needs = "nobody"
+    #: Hidden from those who are signed in.
+    visitors_only: bool = False
+
+
+NAVIGATION = (
+    Entry("/keys", N_("Keys"), "user"),
+    Entry("/studio", N_("Studio"), "user"),
+    Entry("/usage", N_("Usage"), "user"),
+    Entry("/balance", N_("Balance"), "user"),
+    Entry("/topup", N_("Top up"), "user"),
+    Entry("/admin", N_("Admin"), "admin"),
+    Entry("/docs", N_("Guide")),
+    Entry("/prices", N_("Prices")),
+)
+
+
+# (merged from assets) Files under static/: read once, served from memory, under addresses that change with them.
+
+FOLDER = Path(__file__).parent / "static"
+TYPES = {
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".woff2": "font/woff2",
+}
+
+
+class Asset(msgspec.Struct, frozen=True):
+    """One file, as it is and compressed."""
+
+    body: bytes
+    packed: bytes
+    media_type: str
+
+
+class Assets:
+    """Every file by its path. All share one hash, so that scripts can import each other by plain names."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self._files: dict[str, Asset] = {}
+        sums = hashlib.sha256()
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in TYPES):
+            body = path.read_bytes()
+            name = path.relative_to(folder).as_posix()
+            sums.update(name.encode() + b"\0" + body)
+            self._files[name] = Asset(body, gzip.compress(body, mtime=0), TYPES[path.suffix])
+        self.version = sums.hexdigest()[:12]
+
+    def url(self, name: str) -> str:
+        """Where a page links to. KeyError for a file that is not there: a mistake in a template."""
+        self._files[name]
+        return f"/static/{self.version}/{name}"
+
+    def find(self, path: str) -> Asset | None:
+        """The file behind `VERSION/NAME`; old versions find nothing."""
+        version, _, name = path.strip("/").partition("/")
+        return self._files.get(name) if version == self.version else None
+
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -4,17 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any, cast, get_args
 
 from minitoolai.accounts.keys import KeyRing
-from minitoolai.core.errors import ClientLeft, ServiceError
+from minitoolai.core.errors import ClientLeft, InvalidRequest, ServiceError
+from minitoolai.core.inference import AudioFormat, SpeechRequest
 from minitoolai.http.asgi import Headers, Receive, Scope, Send, answer_error, read_json_body
 from minitoolai.http.auth import authenticate
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.request_context import name_work
 from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, forward, only_post
-from minitoolai.speech.service import SpeechService
-from minitoolai.speech.speech_run import SpeechRun
-from minitoolai.speech.wire_speech import parse_speech
+from minitoolai.http.validation import json_object, non_empty_text, number, shortened
+from minitoolai.speech.service import SpeechRun, SpeechService
+
+# (merged from wire_speech) Bodies of speech requests into checked requests. Every refusal names the field and what would be right.
+
+FORMATS = get_args(AudioFormat)
+SLOWEST, FASTEST = 0.5, 2.0
+_OURS = frozenset(("model", "input", "voice", "response_format", "speed", "stream_format", "language"))
+
+
+def parse_speech(body: bytes) -> SpeechRequest:
+    """The checked request; InvalidRequest names the field."""
+    fields = json_object(body)
+    model = non_empty_text(fields, "model")
+    text = fields.get("input")
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidRequest("input must be a string with something to speak in it", param="input")
+    form = _choice(fields, "response_format", FORMATS) or "mp3"
+    return SpeechRequest(
+        model=model,
+        text=text,
+        voice=_optional(fields, "voice"),
+        format=cast(AudioFormat, form),
+        speed=number(fields, "speed", SLOWEST, FASTEST) or 1.0,
+        fields={key: value for key, value in fields.items() if key not in _OURS and value is not None},
+        as_events=_choice(fields, "stream_format", ("audio", "sse")) == "sse",
+        language=_optional(fields, "language"),
+    )
+
+
+def _optional(fields: dict[str, Any], name: str) -> str | None:
+    return None if fields.get(name) is None else non_empty_text(fields, name)
+
+
+def _choice(fields: dict[str, Any], name: str, allowed: tuple[str, ...]) -> str | None:
+    value = fields.get(name)
+    if value is not None and value not in allowed:
+        raise InvalidRequest(f"{name} is {shortened(value)}; it must be one of {', '.join(allowed)}", param=name)
+    return cast("str | None", value)
+
 
 log = logging.getLogger(__name__)
 

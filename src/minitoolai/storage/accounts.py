@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.core.key_rules import FREE, KeyRules
-from minitoolai.core.models import Balance, KeyRow
+from minitoolai.core.models import FREE, Balance, KeyRow, KeyRules
 from minitoolai.ledger.types import FIRST_CUSTOMER, FUNDING, REVENUE
 from minitoolai.storage.database import Connection, Row
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.models import Spending, period_ids
 from minitoolai.ledger.types import (
+    FUNDING,
+    REVENUE,
     AccountState,
     Books,
     Checkpoint,
@@ -21,8 +25,66 @@ from minitoolai.ledger.types import (
     Settle,
     Verdict,
 )
-from minitoolai.storage import budgets, idempotency, jobs
+from minitoolai.storage import idempotency, jobs
 from minitoolai.storage.database import ByIds, Connection, Row
+
+# (merged from budgets) What budgets have spent, in rows: one for each day, each month and all time. Plain functions of a connection.
+# (merged from budgets)
+# (merged from budgets) The lock of the account, taken first by everybody, is the lock of its budgets, too.
+
+#: A hold is settled long before its day and month are forgotten.
+KEPT_MS = 100 * MS_PER_DAY
+SWEPT_AT_ONCE = 500
+
+
+def load_budgets(connection: Connection, operations: Sequence[Operation], books: Books) -> None:
+    """What was spent of the budgets that these operations count against. A batch without any costs no query."""
+    asked: dict[str, None] = {}
+    for operation in operations:
+        if isinstance(operation, PlaceHold) and operation.budget is not None:
+            asked |= dict.fromkeys(period_ids(operation.budget.id, operation.now_ms).values())
+    known = dict.fromkeys(asked)
+    for hold in books.holds.values():
+        if hold.budget_id is not None and hold.budget_ms is not None:
+            known |= dict.fromkeys(period_ids(hold.budget_id, hold.budget_ms).values())
+    if known:
+        rows = connection.select_by_ids("SELECT id, used FROM key_spending WHERE id IN (…)", list(known))
+        books.spending = {name: Spending() for name in asked} | {row[0]: Spending(row[1]) for row in rows}
+
+
+def save_budgets(connection: Connection, books: Books) -> None:
+    """Write what changed, and against which budget each new hold counts."""
+    changed = [(name, spending.used) for name, spending in books.spending.items() if spending.dirty]
+    if changed:
+        at_ms = max((p.now_ms for p, _ in books.placed), default=0)
+        connection.write_soon(
+            "INSERT INTO key_spending (id, used, created_ms) VALUES (?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET used = excluded.used",
+            [(name, used, at_ms) for name, used in changed],
+        )
+    counted = [(p.budget.id, p.now_ms, p.hold_id) for p, _ in books.placed if p.budget is not None]
+    if counted:
+        connection.write_soon("UPDATE holds SET budget_id = ?, budget_ms = ? WHERE id = ?", counted)
+
+
+def spent(connection: Connection, budget_id: str, now_ms: int) -> dict[str, int]:
+    """Nano-dollars promised or taken today, this month and in all."""
+    names = period_ids(budget_id, now_ms)
+    found = connection.select_by_ids("SELECT id, used FROM key_spending WHERE id IN (…)", list(names.values()))
+    used: dict[str, int] = {row[0]: row[1] for row in found}
+    return {period: used.get(name, 0) for period, name in names.items()}
+
+
+def sweep(connection: Connection, now_ms: int) -> int:
+    """Forget days and months that lie far back; how many, at most SWEPT_AT_ONCE. What was spent in all stays."""
+    rows = connection.execute(
+        "SELECT id FROM key_spending WHERE created_ms < ? AND id NOT LIKE '%/total' LIMIT ?" + connection.skip_locked,
+        (now_ms - KEPT_MS, SWEPT_AT_ONCE),
+    )
+    if rows:
+        connection.execute_many("DELETE FROM key_spending WHERE id = ?", rows)
+    return len(rows)
+
 
 Decide = Callable[[Books, Operation], Verdict]
 
@@ -63,7 +125,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> Books:
         books.claims = idempotency.states(claimed)
         jobs.load_queues(connection, operations, books)
     if not books.is_simple:
-        budgets.load(connection, operations, books)
+        load_budgets(connection, operations, books)
     return books
 
 
@@ -101,7 +163,7 @@ def save(connection: Connection, books: Books) -> None:
     if not books.is_simple:
         jobs.save(connection, books)
         idempotency.save(connection, books)
-        budgets.save(connection, books)
+        save_budgets(connection, books)
 
 
 def _update_accounts(connection: Connection, books: Books) -> None:
@@ -171,3 +233,61 @@ def pending_chat_holds(connection: Connection, lease_before_ms: int) -> list[tup
             (lease_before_ms,),
         )
     ]
+
+
+# (merged from audit) The invariants of the books as queries. Each returns the rows that break it; all nine must return none.
+
+# The statement of each invariant is what the operator reads when it breaks.
+INVARIANTS: dict[str, str] = {
+    "posted equals the sum of transfers": """
+        SELECT a.id, a.posted, coalesce(t.total, 0) FROM accounts a LEFT JOIN (
+            SELECT account_id, sum(amount) AS total FROM (
+                SELECT credit AS account_id, amount FROM transfers
+                UNION ALL SELECT debit, -amount FROM transfers) AS both_sides GROUP BY account_id
+        ) AS t ON t.account_id = a.id
+        WHERE a.is_system = 0 AND a.posted <> coalesce(t.total, 0)""",
+    "held equals the sum of pending holds": """
+        SELECT a.id, a.held, coalesce(h.total, 0) FROM accounts a LEFT JOIN (
+            SELECT account_id, sum(amount) AS total FROM holds WHERE state = 'pending' GROUP BY account_id
+        ) AS h ON h.account_id = a.id WHERE a.held <> coalesce(h.total, 0)""",
+    "no account below zero": """
+        SELECT id, posted, held FROM accounts WHERE is_system = 0 AND (posted - held < 0 OR held < 0)""",
+    "all accounts sum to zero": f"""
+        SELECT customers.total, houses.total FROM
+            (SELECT coalesce(sum(posted), 0) AS total FROM accounts WHERE is_system = 0) AS customers,
+            (SELECT coalesce(sum(CASE WHEN credit IN ({REVENUE}, {FUNDING}) THEN amount ELSE 0 END
+                - CASE WHEN debit IN ({REVENUE}, {FUNDING}) THEN amount ELSE 0 END), 0) AS total
+             FROM transfers) AS houses
+        WHERE customers.total + houses.total <> 0""",
+    "every posted hold has its transfer, and the reverse": """
+        SELECT h.id, h.state, h.settled, t.amount FROM holds h LEFT JOIN transfers t ON t.hold_id = h.id
+        WHERE (h.state = 'posted') <> (t.hold_id IS NOT NULL)
+           OR (t.hold_id IS NOT NULL AND (t.amount <> h.settled OR t.debit <> h.account_id))""",
+    "the state of a generation fits its hold": """
+        SELECT g.id, g.state, h.state FROM generations g JOIN holds h ON h.id = g.id
+        WHERE (h.state = 'pending') <> (g.state IN ('queued', 'running')) OR g.account_id <> h.account_id""",
+    "no hold without a generation": """
+        SELECT h.id, h.kind, h.state FROM holds h LEFT JOIN generations g ON g.id = h.id WHERE g.id IS NULL""",
+    "a budget has counted what its holds promise and took": """
+        SELECT s.id, s.used, b.total FROM key_spending s LEFT JOIN
+            (SELECT budget_id || '/total' AS id, sum(CASE WHEN state = 'pending' THEN amount ELSE settled END) AS total
+             FROM holds WHERE budget_id IS NOT NULL GROUP BY budget_id) AS b ON b.id = s.id
+        WHERE s.id LIKE '%/total' AND s.used <> coalesce(b.total, 0)""",
+    "cost of usage equals usage transfers and shortfall": """
+        SELECT u.total, t.total, s.total FROM
+            (SELECT coalesce(sum(cost), 0) AS total FROM generations) AS u,
+            (SELECT coalesce(sum(amount), 0) AS total FROM transfers WHERE kind = 'usage') AS t,
+            (SELECT coalesce(sum(shortfall), 0) AS total FROM holds) AS s
+        WHERE u.total <> t.total + s.total""",
+}
+
+
+def broken_invariants(connection: Connection, rows_each: int = 10) -> dict[str, list[Row]]:
+    """Name of the invariant → the first rows that break it, all read from one snapshot. Empty is good."""
+    broken = {}
+    with connection.snapshot():
+        for name, query in INVARIANTS.items():
+            rows = connection.execute(f"{query} LIMIT {rows_each}")
+            if rows:
+                broken[name] = rows
+    return broken

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from minitoolai.core.clock import MS_PER_DAY
-from minitoolai.core.models import RecentRequest, UsageCell
-from minitoolai.storage.database import Connection
+from typing import Literal
+
+import msgspec
+
+from minitoolai.core.clock import MS_PER_DAY, first_id_of
+from minitoolai.core.models import (
+    AdminAction,
+    Generation,
+    JobRow,
+    MarginRow,
+    RecentRequest,
+    RevenueRow,
+    StatementRow,
+    UsageCell,
+    UsageRow,
+    User,
+)
+from minitoolai.storage.database import Connection, Row
 
 
 def oldest_unfinished_ms(connection: Connection, account_id: int, from_ms: int) -> int | None:
@@ -40,3 +55,272 @@ def recent_requests(connection: Connection, account_id: int, most: int) -> list[
         (account_id, most),
     )
     return [RecentRequest(*(*row[:-1], row[-1] == "pending")) for row in rows]
+
+
+# (merged from generations) Paid work in rows: one generation, and the usage report over many.
+
+GroupBy = Literal["day", "model", "key"]
+
+_GROUPS: dict[GroupBy, str] = {"day": f"g.created_ms / {MS_PER_DAY}", "model": "g.model", "key": "g.key_id"}
+
+
+def find_generation(connection: Connection, generation_id: int, account_id: int) -> Generation | None:
+    """The generation, if this account owns it."""
+    rows = connection.execute(
+        "SELECT g.id, g.account_id, g.key_id, g.kind, g.model, g.engine, g.served_model, g.state, g.price_input,"
+        " g.price_output, g.input_units, g.output_units, g.cached_units, g.estimated, h.settled, h.shortfall,"
+        " h.amount, g.error_code, g.created_ms, g.finished_ms, g.first_token_ms,"
+        " g.attempts"
+        " FROM generations g JOIN holds h ON h.id = g.id WHERE g.id = ? AND g.account_id = ?",
+        (generation_id, account_id),
+    )
+    if not rows:
+        return None
+    row = list(rows[0])
+    row[13] = bool(row[13])
+    return Generation(*row)
+
+
+def usage_report(
+    connection: Connection, account_id: int, from_ms: int, until_ms: int, group_by: GroupBy
+) -> list[UsageRow]:
+    """Requests, units and charged cost from `from_ms` up to, not including, `until_ms`; days are UTC."""
+    group = _GROUPS[group_by]
+    rows = connection.execute(
+        f"SELECT {group}, g.kind, count(*), sum(g.input_units), sum(g.output_units), sum(h.settled)"
+        " FROM generations g JOIN holds h ON h.id = g.id"
+        " WHERE g.account_id = ? AND g.created_ms >= ? AND g.created_ms < ?"
+        f" GROUP BY {group}, g.kind ORDER BY {group}, g.kind",
+        (account_id, from_ms, until_ms),
+    )
+    return [UsageRow(str(row[0]), row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
+
+
+def last_usage(connection: Connection, account_id: int, most: int) -> list[UsageRow]:
+    """The newest `most` requests of an account, added up by kind and model: as quick for an account with millions."""
+    rows = connection.execute(
+        "SELECT g.model, g.kind, count(*), sum(g.input_units), sum(g.output_units), sum(h.settled)"
+        " FROM (SELECT id, model, kind, input_units, output_units FROM generations WHERE account_id = ?"
+        " ORDER BY created_ms DESC LIMIT ?) g JOIN holds h ON h.id = g.id"
+        " GROUP BY g.model, g.kind ORDER BY g.kind, g.model",
+        (account_id, most),
+    )
+    return [UsageRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
+
+
+def margins(connection: Connection, from_ms: int) -> list[MarginRow]:
+    """What all accounts paid since then, and what the engines charge for it as far as that is known."""
+    rows = connection.execute(
+        "SELECT g.model, g.engine, count(*), sum(h.settled), coalesce(sum(g.purchase), 0),"
+        " coalesce(sum(CASE WHEN g.purchase IS NULL THEN 0 ELSE h.settled END), 0)"
+        " FROM generations g JOIN holds h ON h.id = g.id WHERE g.created_ms >= ?"
+        " GROUP BY g.model, g.engine ORDER BY g.model, g.engine",
+        (from_ms,),
+    )
+    return [MarginRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
+
+
+# (merged from statement) The statement of an account: every transfer, newest first, each with its generation.
+# (merged from statement)
+# (merged from statement) Usage transfers have no index by account: it would be a page more in every commit. They are found by their generations,
+# (merged from statement) which have one, and since an account's movements are numbered without gaps, it shows when some are still missing.
+
+#: Generations are read in the order in which they began, transfers are numbered in the order in which work ended.
+SLACK = 64
+
+
+def statement_page(
+    connection: Connection, account_id: int, *, below: int | None, before_ms: int, rows: int
+) -> list[StatementRow]:
+    """At most `rows` movements with numbers under `below` (None: the newest), newest first.
+
+    `before_ms`: a moment not before the end of any of them; a wrong one costs time and completeness, nothing else.
+    """
+    newest = connection.execute("SELECT version FROM accounts WHERE id = ?", (account_id,))
+    above = (newest[0][0] if newest else 0) + 1
+    below = above if below is None else min(below, above)
+    lowest = max(below - rows, 1)
+    found = _others(connection, account_id, lowest, below)
+    limit = rows + SLACK
+    while len(found) < below - lowest:
+        read = _usage(connection, account_id, before_ms, limit)
+        found |= {row.version: row for row in read if lowest <= row.version < below}
+        if len(read) < limit:
+            break
+        limit *= 4
+    return [found[version] for version in sorted(found, reverse=True)]
+
+
+def _others(connection: Connection, account_id: int, lowest: int, below: int) -> dict[int, StatementRow]:
+    found = {}
+    for side, sign in (("credit", 1), ("debit", -1)):
+        for row in connection.execute(
+            f"SELECT account_version, created_ms, kind, amount, balance_after, reason FROM transfers"
+            f" WHERE kind <> 'usage' AND {side} = ? AND account_version >= ? AND account_version < ?",
+            (account_id, lowest, below),
+        ):
+            found[row[0]] = StatementRow(row[0], row[1], row[2], sign * row[3], row[4], row[5])
+    return found
+
+
+def _usage(connection: Connection, account_id: int, before_ms: int, limit: int) -> list[StatementRow]:
+    """The last `limit` generations that began before a moment, those that cost something."""
+    rows = connection.execute(
+        "SELECT t.account_version, t.created_ms, t.amount, t.balance_after, g.id, g.kind, g.model, g.key_id,"
+        " g.input_units, g.output_units, g.estimated FROM"
+        " (SELECT * FROM generations WHERE account_id = ? AND created_ms <= ? ORDER BY created_ms DESC LIMIT ?) g"
+        " LEFT JOIN transfers t ON t.hold_id = g.id",
+        (account_id, before_ms, limit),
+    )
+    return [
+        StatementRow(
+            version=row[0] or 0,
+            at_ms=row[1] or 0,
+            kind="usage",
+            amount=-(row[2] or 0),
+            balance_after=row[3] or 0,
+            generation_id=row[4],
+            work=row[5],
+            model=row[6],
+            key_id=row[7],
+            input_units=row[8],
+            output_units=row[9],
+            estimated=bool(row[10]),
+        )
+        for row in rows
+    ]
+
+
+def whole_statement(connection: Connection, account_id: int) -> list[StatementRow]:
+    """Every movement, newest first: for a file to download."""
+    return statement_page(connection, account_id, below=None, before_ms=2**62, rows=2**40)
+
+
+# (merged from admin) What admins see of all accounts, and the trail of what they did.
+
+ACTION_COLUMNS = "id, admin_id, account_id, action, amount, note, created_ms"
+
+
+#: Work may have got its number so long before it is written down that it began.
+NAMED_BEFORE_MS = 3_600_000
+
+_PEOPLE = (
+    "SELECT u.account_id, u.email, u.is_admin, u.language, u.created_ms, a.posted, a.held"
+    " FROM users u JOIN accounts a ON a.id = u.account_id WHERE u.deleted_ms IS NULL AND"
+)
+
+
+def _user(row: Row) -> User:
+    return User(row[0], row[1], bool(row[2]), *row[3:])
+
+
+def search_users(connection: Connection, words: str, most: int) -> list[User]:
+    """People whose address holds these words, or whose account has this number; the newest first."""
+    pattern = "%" + words.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+    number = int(words) if words.isascii() and words.isdigit() and len(words) < 16 else -1
+    rows = connection.execute(
+        f"{_PEOPLE} (u.email LIKE ? ESCAPE '\\' OR u.account_id = ?) ORDER BY u.account_id DESC LIMIT ?",
+        (pattern, number, most),
+    )
+    return [_user(row) for row in rows]
+
+
+def find_member(connection: Connection, account_id: int) -> User | None:
+    """The user of an account."""
+    rows = connection.execute(f"{_PEOPLE} u.account_id = ?", (account_id,))
+    return _user(rows[0]) if rows else None
+
+
+def write_action(connection: Connection, action: AdminAction) -> None:
+    """Into the trail, in the commit of what was done."""
+    connection.execute(
+        f"INSERT INTO admin_actions ({ACTION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (action.id, action.admin_id, action.account_id, action.action, action.amount, action.note, action.created_ms),
+    )
+
+
+def actions(connection: Connection, most: int, account_id: int | None = None) -> list[AdminAction]:
+    """The last of what was done, to one account or to all, newest first."""
+    columns = ", ".join(f"t.{name}" for name in ACTION_COLUMNS.split(", "))
+    where, values = ("", ()) if account_id is None else (" WHERE t.account_id = ?", (account_id,))
+    rows = connection.execute(
+        f"SELECT {columns}, a.email, u.email FROM admin_actions t"
+        " JOIN users a ON a.account_id = t.admin_id JOIN users u ON u.account_id = t.account_id"
+        f"{where} ORDER BY t.id DESC LIMIT ?",
+        (*values, most),
+    )
+    return [AdminAction(*row) for row in rows]
+
+
+def oldest_pending_ms(connection: Connection) -> int | None:
+    """When the oldest work still under way was begun, of all accounts."""
+    rows = connection.execute(
+        "SELECT min(g.created_ms) FROM holds h JOIN generations g ON g.id = h.id WHERE h.state = 'pending'"
+    )
+    oldest: int | None = rows[0][0]
+    return oldest
+
+
+def revenue(connection: Connection, from_ms: int, until_ms: int) -> list[RevenueRow]:
+    """What all accounts used, begun from `from_ms` up to, not including, `until_ms`, by day and kind."""
+    rows = connection.execute(
+        f"SELECT g.created_ms / {MS_PER_DAY}, g.kind, count(*), sum(h.settled), coalesce(sum(g.purchase), 0)"
+        " FROM generations g JOIN holds h ON h.id = g.id"
+        " WHERE g.id >= ? AND g.created_ms >= ? AND g.created_ms < ?"
+        f" GROUP BY g.created_ms / {MS_PER_DAY}, g.kind",
+        (first_id_of(from_ms - NAMED_BEFORE_MS), from_ms, until_ms),
+    )
+    return [RevenueRow(row[0], row[1], *map(int, row[2:])) for row in rows]
+
+
+def jobs(connection: Connection, failed_since_ms: int, most: int) -> list[JobRow]:
+    """Jobs that wait or are drawn, the oldest first; then those that failed since, the newest first."""
+    columns = "id, account_id, model, state, step, failures, worker, error, created_ms"
+    waiting = connection.execute(
+        f"SELECT {columns} FROM generations WHERE state = 'queued' ORDER BY turn, created_ms, id LIMIT ?", (most,)
+    )
+    drawn = connection.execute(
+        f"SELECT {columns} FROM generations WHERE kind = 'image' AND state = 'running' ORDER BY lease_until_ms LIMIT ?",
+        (most,),
+    )
+    failed = connection.execute(
+        f"SELECT {columns} FROM generations WHERE id >= ? AND kind = 'image' AND state = 'failed'"
+        " ORDER BY id DESC LIMIT ?",
+        (first_id_of(failed_since_ms), most),
+    )
+    return [JobRow(*row) for row in (*drawn, *waiting, *failed)]
+
+
+# (merged from gauges) What stands in the database just now: holds and jobs that wait. Each query reads a partial index, never a table.
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Counts of one moment, the same whichever process asks. Ages are milliseconds."""
+
+    holds: dict[str, int]
+    held: int
+    queued: dict[str, int]
+    oldest_ms: int
+    drawing: int
+    webhooks: int
+
+
+def standing(connection: Connection, now_ms: int) -> Standing:
+    """Read on one snapshot."""
+    with connection.snapshot():
+        holds = connection.execute(
+            "SELECT kind, count(*), sum(amount) FROM holds WHERE state = 'pending' GROUP BY kind"
+        )
+        queued = connection.execute(
+            "SELECT model, count(*), min(created_ms) FROM generations WHERE state = 'queued' GROUP BY model"
+        )
+        drawing = connection.execute("SELECT count(*) FROM generations WHERE kind = 'image' AND state = 'running'")
+        webhooks = connection.execute("SELECT count(*) FROM outbox WHERE state = 'pending'")
+    return Standing(
+        holds={row[0]: row[1] for row in holds},
+        held=sum(row[2] for row in holds),
+        queued={row[0]: row[1] for row in queued},
+        oldest_ms=max((now_ms - row[2] for row in queued), default=0),
+        drawing=drawing[0][0],
+        webhooks=webhooks[0][0],
+    )

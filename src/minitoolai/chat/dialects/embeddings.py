@@ -8,9 +8,8 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.dialects.completions import renamed
-from minitoolai.chat.dialects.wire_completions import is_tokens, make_whole
-from minitoolai.chat.forms import Speaker, TranslatedRun
+from minitoolai.chat.dialects.completions import is_tokens, make_whole, renamed
+from minitoolai.chat.endpoint import Speaker, TranslatedRun
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.errors import InvalidRequest, ServiceError
 from minitoolai.core.inference import ChatRequest

@@ -7,12 +7,11 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.dialects import responses_objects as objects
+from minitoolai.chat.dialects import responses_stream as objects
 from minitoolai.chat.dialects.completions import renamed
-from minitoolai.chat.dialects.responses_objects import Json, response_object, status_after
 from minitoolai.chat.dialects.responses_request import NAMES, ResponseEcho, parse_response
-from minitoolai.chat.dialects.responses_stream import ResponseStream
-from minitoolai.chat.forms import Speaker, TranslatedRun
+from minitoolai.chat.dialects.responses_stream import Json, ResponseStream, response_object, status_after
+from minitoolai.chat.endpoint import Speaker, TranslatedRun
 from minitoolai.chat.normalizer import DONE
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.clock import Clock

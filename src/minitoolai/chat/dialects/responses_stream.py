@@ -2,13 +2,154 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from minitoolai.chat.dialects import responses_objects as objects
-from minitoolai.chat.dialects.responses_objects import Json, Status, bare, response_object, status_after
 from minitoolai.chat.dialects.responses_request import ResponseEcho
+
+# (merged from responses_objects) The objects that `/v1/responses` speaks of: the response, its items, its usage.
+
+Json = dict[str, Any]
+Status = Literal["in_progress", "completed", "incomplete", "failed"]
+
+#: Chat's reason to stop, where an answer is not complete.
+_REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
+
+def response_object(
+    name: str,
+    echo: ResponseEcho,
+    *,
+    created_s: int,
+    model: str,
+    status: Status,
+    output: list[Json],
+    usage: Json | None = None,
+    finish_reason: str | None = None,
+    error: Json | None = None,
+) -> Json:
+    """One response as it stands. `usage` is a chat's; the rest of the request is repeated as it was understood."""
+    asked = echo.fields
+    text = asked.get("text") or {}
+    reasoning = asked.get("reasoning") or {}
+    return {
+        "id": name,
+        "object": "response",
+        "created_at": created_s,
+        "status": status,
+        "background": False,
+        "error": error,
+        "incomplete_details": {"reason": _REASONS[finish_reason or ""]} if status == "incomplete" else None,
+        "instructions": asked.get("instructions"),
+        "max_output_tokens": asked.get("max_output_tokens"),
+        "model": model,
+        "output": output,
+        "parallel_tool_calls": asked.get("parallel_tool_calls", True),
+        "previous_response_id": None,
+        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "safety_identifier": asked.get("safety_identifier"),
+        "prompt_cache_key": asked.get("prompt_cache_key"),
+        "service_tier": "default",
+        "store": False,
+        "temperature": asked.get("temperature", 1.0),
+        "text": {"format": text.get("format") or {"type": "text"}, "verbosity": text.get("verbosity") or "medium"},
+        "tool_choice": asked.get("tool_choice", "auto"),
+        "tools": [_tool(tool) for tool in asked.get("tools", ())],
+        "top_logprobs": asked.get("top_logprobs", 0),
+        "top_p": asked.get("top_p", 1.0),
+        "truncation": "disabled",
+        "usage": None if usage is None else usage_object(usage),
+        "user": asked.get("user"),
+        "metadata": asked.get("metadata", {}),
+    }
+
+
+def status_after(finish_reason: str | None) -> Status:
+    """Whether an answer that ended so is complete."""
+    return "incomplete" if finish_reason in _REASONS else "completed"
+
+
+def usage_object(usage: Json) -> Json:
+    """A chat's usage in the words of responses."""
+    read = usage.get("prompt_tokens_details") or {}
+    written = usage.get("completion_tokens_details") or {}
+    return {
+        "input_tokens": usage["prompt_tokens"],
+        "input_tokens_details": {
+            "cached_tokens": read.get("cached_tokens") or 0,
+            "cache_write_tokens": read.get("cache_write_tokens") or 0,
+        },
+        "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": written.get("reasoning_tokens") or 0},
+        "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"],
+    }
+
+
+def message_item(name: str, content: list[Json], status: Status) -> Json:
+    """What the model says."""
+    return {"id": name, "type": "message", "role": "assistant", "status": status, "content": content}
+
+
+def text_part(text: str, logprobs: list[Json]) -> Json:
+    """Text, with the certainty of its tokens where that was asked for."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
+
+
+def refusal_part(text: str) -> Json:
+    """Why the model says nothing else."""
+    return {"type": "refusal", "refusal": text}
+
+
+def reasoning_item(name: str, text: str, status: Status) -> Json:
+    """What the model thinks, where its engine tells."""
+    content = [{"type": "reasoning_text", "text": text}] if text else []
+    return {"id": name, "type": "reasoning", "summary": [], "content": content, "status": status}
+
+
+def call_item(name: str, call_id: str, function: str, arguments: str, status: Status) -> Json:
+    """A call of one of the caller's functions."""
+    return {
+        "id": name,
+        "type": "function_call",
+        "call_id": call_id,
+        "name": function,
+        "arguments": arguments,
+        "status": status,
+    }
+
+
+def logprobs_list(logprobs: Json | None) -> list[Json]:
+    """A chat's logprobs, as a flat list."""
+    return [
+        {
+            "token": token["token"],
+            "bytes": token.get("bytes") or [],
+            "logprob": token["logprob"],
+            "top_logprobs": [
+                {"token": top["token"], "bytes": top.get("bytes") or [], "logprob": top["logprob"]}
+                for top in token.get("top_logprobs") or ()
+            ],
+        }
+        for token in (logprobs or {}).get("content") or ()
+    ]
+
+
+def bare(logprobs: list[Json]) -> list[Json]:
+    """The same as events tell it: without the bytes."""
+    return [
+        {
+            "token": token["token"],
+            "logprob": token["logprob"],
+            "top_logprobs": [{"token": top["token"], "logprob": top["logprob"]} for top in token["top_logprobs"]],
+        }
+        for token in logprobs
+    ]
+
+
+def _tool(tool: Json) -> Json:
+    return {"type": "function", **{key: tool.get(key) for key in ("name", "description", "parameters", "strict")}}
+
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -23,7 +164,7 @@ class _Message:
         self.parts: list[Json] = []
 
     def item(self, status: Status) -> Json:
-        return objects.message_item(self.name, self.parts, status)
+        return message_item(self.name, self.parts, status)
 
 
 class _Thought:
@@ -35,7 +176,7 @@ class _Thought:
         self.text = ""
 
     def item(self, status: Status) -> Json:
-        return objects.reasoning_item(self.name, self.text, status)
+        return reasoning_item(self.name, self.text, status)
 
 
 class _Call:
@@ -49,7 +190,7 @@ class _Call:
         self.arguments = ""
 
     def item(self, status: Status) -> Json:
-        return objects.call_item(self.name, self.call_id, self.function, self.arguments, status)
+        return call_item(self.name, self.call_id, self.function, self.arguments, status)
 
 
 class ResponseStream:
@@ -112,7 +253,7 @@ class ResponseStream:
         if thought := delta.get("reasoning_content"):
             told += self._think(str(thought))
         if text := delta.get("content"):
-            told += self._say(str(text), objects.logprobs_list(logprobs) if self._echo.logprobs else [])
+            told += self._say(str(text), logprobs_list(logprobs) if self._echo.logprobs else [])
         if refusal := delta.get("refusal"):
             told += self._refuse(str(refusal))
         for call in delta.get("tool_calls") or ():
@@ -170,7 +311,7 @@ class ResponseStream:
             told += self._item_added(message)
         if not message.parts or message.parts[-1]["type"] != kind:
             told += self._part_done(message)
-            message.parts.append(objects.text_part("", []) if kind == "output_text" else objects.refusal_part(""))
+            message.parts.append(text_part("", []) if kind == "output_text" else refusal_part(""))
             told += self._event("response.content_part.added", **self._at(message), part=message.parts[-1])
         return message, told
 

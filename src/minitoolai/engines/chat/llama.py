@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import re
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
 from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -14,12 +19,103 @@ from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.clock import random_text
 from minitoolai.core.errors import ContextExceeded, EngineError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.chat.llama_child import spawn, why_no_gguf
-from minitoolai.engines.chat.llama_fields import unsupported
-from minitoolai.engines.chat.openai import UpstreamEngine, upstream_failure
-from minitoolai.engines.chat.text_completions import text_of
+from minitoolai.engines.chat.openai import UpstreamEngine, text_of, upstream_failure
 from minitoolai.engines.concurrency import Slots, SlottedAnswer
 from minitoolai.httpclient.client import HttpClient, HttpError
+
+# (merged from llama_fields) Which fields of a request llama.cpp honours. Anything else is refused rather than ignored.
+
+#: What it honours in a chat, or what asks nothing of an engine.
+CHAT = frozenset(
+    """messages model stream stream_options temperature top_p top_k min_p typical_p seed stop n logprobs top_logprobs
+    presence_penalty frequency_penalty repeat_penalty logit_bias response_format tools tool_choice
+    parallel_tool_calls user metadata safety_identifier prompt_cache_key prompt_cache_retention store
+    service_tier""".split()  # noqa: SIM905
+)
+#: The same for a plain text that is to be continued.
+TEXT = CHAT - {"messages", "response_format", "tools", "tool_choice", "parallel_tool_calls", "top_logprobs"}
+EMBEDDING = frozenset(("encoding_format", "user"))
+#: Fields that may be sent with the one value that changes nothing.
+IDLE: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "service_tier": ("auto", "default"),
+    "echo": (False,),
+    "best_of": (1,),
+    "suffix": ("",),
+    "modalities": (["text"],),
+    "verbosity": ("medium",),
+    "reasoning_effort": ("none",),
+}
+
+
+def unsupported(request: ChatRequest, *, has_tools: bool) -> str | None:
+    """The first field that cannot be honoured. `has_tools`: the model's template knows tools."""
+    known = EMBEDDING if request.embed is not None else CHAT if request.prompt is None else TEXT
+    for field, value in request.fields.items():
+        if field in IDLE:
+            # Of several choices llama.cpp reports the tokens of one: there would be no exact charge.
+            if value not in IDLE[field]:
+                return field
+        elif field not in known and value is not None:
+            return field
+    if isinstance(request.prompt, list) and not _is_one_prompt(request.prompt):
+        return "prompt"
+    # Without a place for them in its template a model never sees the tools.
+    if not has_tools and request.fields.get("tools") and request.fields.get("tool_choice") != "none":
+        return "tools"
+    return None
+
+
+def _is_one_prompt(prompt: list[object]) -> bool:
+    """A list of several prompts is answered for the first only."""
+    return len(prompt) == 1 or all(isinstance(token, int) for token in prompt)
+
+
+# (merged from llama_child) Starting llama.cpp in a process of its own, and what it says where it will not start.
+
+START_TIMEOUT_S = 120.0
+#: Where its words are long, their beginning tells.
+_WORDS_AT_MOST = 300
+_COMPLAINT = re.compile(r"^[\d.]+ E [^:]*: (?:error: )?(.+)$", re.MULTILINE)
+
+
+async def spawn(settings: dict[str, Any]) -> tuple[Process, str]:
+    """The child and its address, once it has loaded its files. EngineError in llama.cpp's words where it does not."""
+    command = [sys.executable, "-m", "minitoolai.engines.chat.llama_server"]
+    with tempfile.TemporaryFile() as said:
+        child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=said)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(json.dumps(settings).encode() + b"\n")
+        try:
+            line = await asyncio.wait_for(child.stdout.readline(), START_TIMEOUT_S)
+        except BaseException as error:
+            child.kill()
+            if not isinstance(error, TimeoutError):
+                raise
+            line = b""
+        if line.startswith(b"http"):
+            return child, line.decode().strip()
+        await child.wait()
+        raise EngineError(_complaint(said) or f"it did not start within {START_TIMEOUT_S:g} s")
+
+
+def _complaint(said: IO[bytes]) -> str:
+    said.seek(0)
+    text = said.read().decode(errors="replace")
+    words = list(dict.fromkeys(_COMPLAINT.findall(text))) or text.strip().splitlines()[-1:]
+    return "; ".join(words)[:_WORDS_AT_MOST]
+
+
+def why_no_gguf(path: str, variable: str) -> str | None:
+    """None where a GGUF file lies there, by its first bytes; else a sentence that names the setting."""
+    try:
+        with Path(path).open("rb") as file:
+            is_one = file.read(4) == b"GGUF"
+    except OSError as error:
+        return f"no file {path} ({error.strerror}): {variable} must name a GGUF file"
+    return None if is_one else f"{path} is not a GGUF file: {variable} must name one"
+
 
 log = logging.getLogger(__name__)
 

@@ -18,13 +18,154 @@ from minitoolai.core.errors import (
     Overloaded,
 )
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.chat.embeddings import EmbeddingAnswer
-from minitoolai.engines.chat.text_completions import TextAnswer, text_body
 from minitoolai.engines.concurrency import Slots, SlottedAnswer
 from minitoolai.engines.protocols import ChatAnswer
 from minitoolai.httpclient.client import HttpAnswer, HttpClient, HttpError, Silent, Unreachable
 
+# (merged from text_completions) Plain text to be continued, by OpenAI-compatible servers that offer `/completions`.
+# (merged from text_completions)
+# (merged from text_completions) Their answers are turned into chat's own form at this border, so that one path serves, counts and charges both.
+
 _encode = msgspec.json.Encoder().encode
+_decode_completion = msgspec.json.Decoder().decode
+
+
+def text_of(prompt: Any) -> str | list[int]:
+    """The one prompt, where a list holds no other."""
+    is_wrapped = isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int)
+    text: str | list[int] = prompt[0] if is_wrapped else prompt
+    return text
+
+
+def text_body(request: ChatRequest, limit: int, model: str) -> dict[str, Any]:
+    """What is sent to `/completions`: the caller's fields, the limit forced, the usage asked for."""
+    body = {**request.fields, "model": model, "prompt": text_of(request.prompt), "max_tokens": limit}
+    body["stream"] = request.stream
+    body.pop("stream_options", None)
+    if request.stream:
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+class TextAnswer:
+    """An answer under way, told as a chat."""
+
+    def __init__(self, answer: ChatAnswer) -> None:
+        self._answer = answer
+        self._rest = b""
+
+    async def next_bytes(self) -> bytes:
+        while data := await self._answer.next_bytes():
+            if events := self._as_chat(data):
+                return events
+        return self._last()
+
+    def take(self) -> bytes | None:
+        data = self._answer.take()
+        if data is None:
+            return None
+        if not data:
+            return self._last()
+        # Nothing whole yet is nothing yet: empty bytes would be the end.
+        return self._as_chat(data) or None
+
+    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
+        # The engine's own bytes are not what the caller gets: all of them go through `take`.
+        return self._answer.listen(listener)
+
+    async def read(self) -> bytes:
+        return chat_of_text(await self._answer.read())
+
+    async def close(self) -> None:
+        await self._answer.close()
+
+    def _last(self) -> bytes:
+        rest, self._rest = self._rest, b""
+        return rest
+
+    def _as_chat(self, data: bytes) -> bytes:
+        data = (self._rest + data).replace(b"\r\n", b"\n")
+        whole, found, self._rest = data.rpartition(b"\n\n")
+        if not found:
+            return b""
+        return b"".join(_event(event) for event in whole.split(b"\n\n") if event)
+
+
+def _event(event: bytes) -> bytes:
+    if not event.startswith(b"data:") or event[5:].strip() == b"[DONE]":
+        return event + b"\n\n"
+    return b"data: " + chat_of_text(event[5:].strip()) + b"\n\n"
+
+
+def chat_of_text(data: bytes) -> bytes:
+    """A `text_completion`, whole or a piece of it, as a chat's; what is none stays as it is, for others to judge."""
+    try:
+        body = _decode_completion(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return data
+    if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
+        return data
+    for choice in body["choices"]:
+        if isinstance(choice, dict) and "text" in choice:
+            text = choice.pop("text")
+            # A reader of streams looks at the delta, one of whole answers at the message.
+            choice["delta"] = {"content": text}
+            choice["message"] = {"role": "assistant", "content": text}
+    return _encode(body)
+
+
+# (merged from embeddings) Vectors of texts, by OpenAI-compatible servers that offer `/embeddings`.
+# (merged from embeddings)
+# (merged from embeddings) Their answers are turned into a chat's form at this border, so that one path serves, counts and charges both.
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[msgspec.Raw]
+    model: str = ""
+    usage: dict[str, Any] | None = None
+
+
+_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
+
+
+class EmbeddingAnswer:
+    """An answer under way, told as a chat whose one choice holds the vectors."""
+
+    def __init__(self, answer: ChatAnswer) -> None:
+        self._answer = answer
+
+    async def next_bytes(self) -> bytes:
+        return await self._answer.next_bytes()
+
+    def take(self) -> bytes | None:
+        return self._answer.take()
+
+    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
+        return False
+
+    async def read(self) -> bytes:
+        return chat_of_embeddings(await self._answer.read())
+
+    async def close(self) -> None:
+        await self._answer.close()
+
+
+def chat_of_embeddings(body: bytes) -> bytes:
+    """EngineError where it holds no vectors."""
+    try:
+        found = _decode_embeddings(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineError(f"the engine sent something that is no embedding: {error}") from error
+    if not found.data:
+        raise EngineError("the engine sent no embedding")
+    # A word for the count that stands in where an engine reports none.
+    choice = {"index": 0, "message": {"role": "assistant", "content": "."}, "data": found.data}
+    chat: dict[str, Any] = {"object": "chat.completion", "model": found.model, "choices": [choice]}
+    if found.usage is not None:
+        chat["usage"] = {"completion_tokens": 0, **found.usage}
+    return _encode(chat)
+
+
 #: What we ask of a streaming engine whatever the caller asked: without the usage there is no exact charge.
 _STREAM_OPTIONS = {"include_usage": True}
 _LARGEST_ERROR = 65_536

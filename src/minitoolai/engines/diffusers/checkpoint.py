@@ -3,17 +3,146 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minitoolai.core.errors import EngineError
-from minitoolai.engines.diffusers import weights_shapes as told
-from minitoolai.engines.diffusers.clip_tokens import ClipTokens, tokens_of_clip, tokens_of_folder
+from minitoolai.engines.diffusers.prompts import ClipTokens, tokens_of_clip, tokens_of_folder
 
 if TYPE_CHECKING:
     import torch
+
+# (merged from weights_shapes) What networks a single file of Stable Diffusion weights holds, told by the names and shapes of its tensors.
+# (merged from weights_shapes)
+# (merged from weights_shapes) Files carry no configuration; those of SD 1.5 and SDXL differ in shape and in three facts that shapes do not show:
+# (merged from weights_shapes) attention heads (8 of any width, or as many as there are of width 64), the VAE's scale, and CLIP's activations.
+
+#: Name → shape.
+Shapes = Mapping[str, tuple[int, ...]]
+
+UNET, VAE = "model.diffusion_model.", "first_stage_model."
+CLIP_OF_15, CLIP_OF_XL, OPEN_CLIP_OF_XL = (
+    "cond_stage_model.transformer.",
+    "conditioner.embedders.0.transformer.",
+    "conditioner.embedders.1.model.",
+)
+_HEAD_WIDTH = 64
+_HEADS_OF_15 = 8
+_LAYERS_PER_BLOCK = 2
+
+
+def is_xl(shapes: Shapes) -> bool:
+    """SDXL, or SD 1.5. EngineError for anything else."""
+    if f"{UNET}input_blocks.0.0.weight" not in shapes:
+        raise EngineError("the file holds no UNet of Stable Diffusion: it is another model, or a part of one")
+    if shapes[f"{UNET}input_blocks.0.0.weight"][1] != 4:
+        raise EngineError("the file is an inpainting checkpoint; a plain one is needed")
+    if any(name.startswith(OPEN_CLIP_OF_XL) for name in shapes):
+        if not any(name.startswith(CLIP_OF_XL) for name in shapes):
+            raise EngineError("the file lacks SDXL's first text encoder")
+        return True
+    if not any(name.startswith(CLIP_OF_15) for name in shapes):
+        raise EngineError("the file holds no text encoder of SD 1.5 or SDXL (an SDXL refiner or SD 2 is not supported)")
+    return False
+
+
+def unet_config(shapes: Shapes) -> dict[str, Any]:
+    """diffusers' configuration of the UNet."""
+    own = {name.removeprefix(UNET): shape for name, shape in shapes.items() if name.startswith(UNET)}
+    blocks = _count(own, r"input_blocks\.(\d+)\.") // (_LAYERS_PER_BLOCK + 1)
+    first = [1 + i * (_LAYERS_PER_BLOCK + 1) for i in range(blocks)]
+    widths = [own[f"input_blocks.{i}.0.out_layers.3.weight"][0] for i in first]
+    depths = [_count(own, rf"input_blocks\.{i}\.1\.transformer_blocks\.(\d+)\.") for i in first]
+    attended = next(shape for name, shape in own.items() if name.endswith("attn2.to_k.weight"))
+    xl = is_xl(shapes)
+    config: dict[str, Any] = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "sample_size": 128 if xl else 64,
+        "layers_per_block": _LAYERS_PER_BLOCK,
+        "block_out_channels": widths,
+        "down_block_types": ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths],
+        "up_block_types": ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)],
+        "transformer_layers_per_block": [max(1, depth) for depth in depths],
+        "cross_attention_dim": attended[1],
+        "attention_head_dim": [max(1, width // _HEAD_WIDTH) for width in widths] if xl else _HEADS_OF_15,
+        "use_linear_projection": len(next(s for n, s in own.items() if n.endswith(".proj_in.weight"))) == 2,
+    }
+    if xl:
+        told = own["label_emb.0.0.weight"][1]
+        pooled = shapes[f"{OPEN_CLIP_OF_XL}text_projection"][1]
+        config |= {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": (told - pooled) // 6,
+            "projection_class_embeddings_input_dim": told,
+        }
+    return config
+
+
+def vae_config(shapes: Shapes) -> dict[str, Any]:
+    """diffusers' configuration of the VAE."""
+    blocks = _count(shapes, rf"{re.escape(VAE)}encoder\.down\.(\d+)\.")
+    if not blocks:
+        raise EngineError("the file holds no VAE: one with a VAE inside is needed")
+    xl = is_xl(shapes)
+    return {
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 4,
+        "layers_per_block": _LAYERS_PER_BLOCK,
+        "block_out_channels": [shapes[f"{VAE}encoder.down.{i}.block.0.conv1.weight"][0] for i in range(blocks)],
+        "down_block_types": ["DownEncoderBlock2D"] * blocks,
+        "up_block_types": ["UpDecoderBlock2D"] * blocks,
+        "scaling_factor": 0.13025 if xl else 0.18215,
+        "force_upcast": xl,
+    }
+
+
+def clip_config(shapes: Shapes, prefix: str) -> dict[str, Any]:
+    """transformers' configuration of OpenAI's CLIP text encoder below `prefix` (with or without `text_model.`)."""
+    own = _below(shapes, prefix, "text_model.")
+    tokens, width = own["embeddings.token_embedding.weight"]
+    return {
+        "vocab_size": tokens,
+        "hidden_size": width,
+        "intermediate_size": own["encoder.layers.0.mlp.fc1.weight"][0],
+        "num_hidden_layers": _count(own, r"encoder\.layers\.(\d+)\."),
+        "num_attention_heads": max(1, width // _HEAD_WIDTH),
+        "max_position_embeddings": own["embeddings.position_embedding.weight"][0],
+        "hidden_act": "quick_gelu",
+        "projection_dim": width,
+    }
+
+
+def open_clip_config(shapes: Shapes) -> dict[str, Any]:
+    """transformers' configuration of SDXL's second text encoder, OpenCLIP's bigG."""
+    own = _below(shapes, OPEN_CLIP_OF_XL)
+    tokens, width = own["token_embedding.weight"]
+    return {
+        "vocab_size": tokens,
+        "hidden_size": width,
+        "intermediate_size": own["transformer.resblocks.0.mlp.c_fc.weight"][0],
+        "num_hidden_layers": _count(own, r"transformer\.resblocks\.(\d+)\."),
+        "num_attention_heads": max(1, width // _HEAD_WIDTH),
+        "max_position_embeddings": own["positional_embedding"][0],
+        "hidden_act": "gelu",
+        "projection_dim": own["text_projection"][1],
+    }
+
+
+def _below(shapes: Shapes, *prefixes: str) -> dict[str, tuple[int, ...]]:
+    own = {name.removeprefix(prefixes[0]): s for name, s in shapes.items() if name.startswith(prefixes[0])}
+    return {name.removeprefix(prefixes[-1]) if prefixes[1:] else name: shape for name, shape in own.items()}
+
+
+def _count(shapes: Mapping[str, Any], numbered: str) -> int:
+    """One more than the highest number that the pattern finds."""
+    found = (re.match(numbered, name) for name in shapes)
+    return max((int(match[1]) + 1 for match in found if match), default=0)
+
 
 Tensors = dict[str, Any]
 
@@ -83,24 +212,24 @@ def _of_file(path: Path) -> Networks:
 
     tensors: Tensors = load_file(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    is_xl = told.is_xl(shapes)
-    unet_config, vae_config = told.unet_config(shapes), told.vae_config(shapes)
+    unet_shape, vae_shape = unet_config(shapes), vae_config(shapes)
     unet = _filled(
-        lambda: UNet2DConditionModel.from_config(unet_config), convert_ldm_unet_checkpoint(tensors, unet_config), "UNet"
+        lambda: UNet2DConditionModel.from_config(unet_shape), convert_ldm_unet_checkpoint(tensors, unet_shape), "UNet"
     )
-    vae = _filled(lambda: AutoencoderKL.from_config(vae_config), convert_ldm_vae_checkpoint(tensors, vae_config), "VAE")
-    prefixes = (told.CLIP_OF_XL, told.OPEN_CLIP_OF_XL) if is_xl else (told.CLIP_OF_15,)
+    vae = _filled(lambda: AutoencoderKL.from_config(vae_shape), convert_ldm_vae_checkpoint(tensors, vae_shape), "VAE")
+    of_xl = is_xl(shapes)
+    prefixes = (CLIP_OF_XL, OPEN_CLIP_OF_XL) if of_xl else (CLIP_OF_15,)
     tokens = tokens_of_clip()
     encoders = [_encoder_of_file(tensors, shapes, prefix, tokens) for prefix in prefixes]
-    return Networks(path.stem, unet, vae, encoders, is_xl, predicts_v="v_pred" in tensors)
+    return Networks(path.stem, unet, vae, encoders, of_xl, predicts_v="v_pred" in tensors)
 
 
-def _encoder_of_file(tensors: Tensors, shapes: told.Shapes, prefix: str, tokens: ClipTokens) -> Encoder:
+def _encoder_of_file(tensors: Tensors, shapes: Shapes, prefix: str, tokens: ClipTokens) -> Encoder:
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    if prefix == told.OPEN_CLIP_OF_XL:
-        config = CLIPTextConfig(**told.open_clip_config(shapes), eos_token_id=tokens.end)
+    if prefix == OPEN_CLIP_OF_XL:
+        config = CLIPTextConfig(**open_clip_config(shapes), eos_token_id=tokens.end)
         network = _on_meta(lambda: CLIPTextModelWithProjection(config))
         return Encoder(_given(network, convert_open_clip_checkpoint(network, tensors, prefix), "OpenCLIP"), tokens, 0)
     own = {
@@ -108,7 +237,7 @@ def _encoder_of_file(tensors: Tensors, shapes: told.Shapes, prefix: str, tokens:
         for name, tensor in tensors.items()
         if name.startswith(prefix) and not name.endswith("position_ids")
     }
-    config = CLIPTextConfig(**told.clip_config(shapes, prefix), eos_token_id=tokens.end)
+    config = CLIPTextConfig(**clip_config(shapes, prefix), eos_token_id=tokens.end)
     return Encoder(_filled(lambda: CLIPTextModel(config), own, "CLIP"), tokens, tokens.end)
 
 
@@ -204,3 +333,34 @@ def _given(network: Any, tensors: Tensors, what: str) -> Any:
         if getattr(module, "position_ids", None) is not None:
             module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
     return network
+
+
+# (merged from weights) Where the operator's image models lie: one file or folder for each, in one folder. Nothing is ever downloaded.
+
+ENDING = ".safetensors"
+
+
+class Weights:
+    """The folder of MINITOOLAI_WEIGHTS_DIR. Looked at each time, so that a file that was just put there counts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, name: str) -> Path | None:
+        """The file or folder of this name, or None: `x.safetensors` may also be a folder `x` with model_index.json."""
+        path = self._folder / name
+        if path.is_file() and path.suffix == ENDING:
+            return path
+        folder = path.with_suffix("") if path.suffix == ENDING else path
+        return folder if (folder / "model_index.json").is_file() else None
+
+    def why_missing(self, name: str) -> str | None:
+        """None where it is there; else what to put where."""
+        if self.find(name) is not None:
+            return None
+        path = self._folder / name
+        folder = path.with_suffix("") if path.suffix == ENDING else path
+        file = path if path.suffix == ENDING else path.with_name(path.name + ENDING)
+        if file.is_file() or folder.is_dir():
+            return f"{folder} is no diffusers folder (model_index.json is missing): put it there whole, or {file}"
+        return f"no file {file}: put it there, or a diffusers folder {folder.name}"

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from minitoolai.core.errors import EngineError
-from minitoolai.engines.base_images import DrawnImage, FailedImage, ImageRequest, OnProgress
-from minitoolai.engines.diffusers.weights import Weights
+from minitoolai.engines.diffusers.checkpoint import Weights
+from minitoolai.engines.protocols import DrawnImage, FailedImage, ImageRequest, OnProgress
 
 if TYPE_CHECKING:
     import torch
 
-    from minitoolai.engines.diffusers.batch import DiffusersCanvas
-    from minitoolai.engines.diffusers.diffusers_painter import Painter
+    from minitoolai.engines.diffusers.batch import DiffusersCanvas, Painter
 
 _LOG = logging.getLogger(__name__)
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors")
@@ -126,8 +125,8 @@ class DiffusersEngine:
     def _load(self, path: Path) -> Painter:
         import torch
 
+        from minitoolai.engines.diffusers.batch import Painter
         from minitoolai.engines.diffusers.checkpoint import load_networks
-        from minitoolai.engines.diffusers.diffusers_painter import Painter
 
         device = self._device = self._device or find_device(self._config.device)
         dtype = precision_of(self._config.precision, device)

@@ -20,8 +20,8 @@ from typing import IO, Any
 import msgspec
 
 from minitoolai.core.errors import EngineRefused
-from minitoolai.engines.base_images import Canvas, CanvasEngine, FailedImage, ImageRequest
 from minitoolai.engines.child_process import belong_to_parent
+from minitoolai.engines.protocols import Canvas, CanvasEngine, FailedImage, ImageRequest
 
 HEAD = struct.Struct("<I")
 #: Chats come first: a picture is a matter of seconds, a token is not.

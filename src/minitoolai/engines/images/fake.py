@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from minitoolai.core.errors import EngineRefused
-from minitoolai.engines.base_images import DrawnImage, FailedImage, ImageRequest, OnProgress
 from minitoolai.engines.images.codec import png_of
+from minitoolai.engines.protocols import DrawnImage, FailedImage, ImageRequest, OnProgress
 
 #: Refused at once; breaks the call of everything beside it; fails alone; kills the process; never ends.
 REFUSED = "unpaintable"

@@ -18,10 +18,10 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
-from minitoolai.engines.base_images import DrawnImage, ImageRequest, OnProgress
 from minitoolai.engines.chat.openai import upstream_failure
 from minitoolai.engines.images.codec import covering, parameters_text, png_with, read_picture
 from minitoolai.engines.images.remote import Remote, as_picture_error
+from minitoolai.engines.protocols import DrawnImage, ImageRequest, OnProgress
 from minitoolai.httpclient.client import HttpClient
 
 #: Gets a picture from an address of somebody else's, as from a stranger's. EngineError.

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from minitoolai.core.errors import EngineError, EngineRefused
-from minitoolai.engines.base_images import CanvasEngine, DrawnImage, ImageRequest, OnProgress
 from minitoolai.engines.images.child import (
     HEAD,
     Add,
@@ -26,6 +25,7 @@ from minitoolai.engines.images.child import (
     Remove,
     to_frame,
 )
+from minitoolai.engines.protocols import CanvasEngine, DrawnImage, ImageRequest, OnProgress
 
 log = logging.getLogger(__name__)
 

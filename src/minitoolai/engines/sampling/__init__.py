@@ -4,9 +4,8 @@ Nothing here imports numpy or torch for the arrays themselves: coefficients are 
 `+`, `-` and `*` can be sampled.
 """
 
-from minitoolai.engines.sampling.samplers import sample, trajectory
+from minitoolai.engines.sampling.samplers import Trajectory, sample, trajectory
 from minitoolai.engines.sampling.schedules import SCHEDULERS, SIGMA_MAX, SIGMA_MIN, model_calls, sigmas
-from minitoolai.engines.sampling.steps import Trajectory
 
 __all__ = [
     "SCHEDULERS",

@@ -7,12 +7,77 @@ one model call. x has any shape; sigma is a float; `noise(sigma, sigma_next)` is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import pairwise
+from typing import Any
 
-from minitoolai.engines.sampling.fast import dpm_fast
 from minitoolai.engines.sampling.schedules import fast_orders, method_of, sigmas
-from minitoolai.engines.sampling.steps import Array, Noise, Trajectory, split, towards
+
+# (merged from steps) What the sampling methods share: their types, a step of first order, and the ancestral split.
+
+#: numpy, torch or any other library's array; all that is asked of it is +, - and *.
+Array = Any
+Noise = Callable[[float, float], Array]
+#: Yields (x, sigma) to be denoised, is sent x0, returns the picture.
+Trajectory = Generator[tuple[Array, float], Array, Array]
+
+
+def towards(x: Array, denoised: Array, sigma: float, sigma_next: float) -> Array:
+    """One Euler step of dx/dsigma = (x - x0) / sigma, exact while x0 stays (arXiv 2206.00364, equation 3).
+
+    The same step is DPM-Solver++'s of first order: x0 + (sigma_next / sigma) * (x - x0).
+    """
+    return denoised + (sigma_next / sigma) * (x - denoised)
+
+
+def split(sigma: float, sigma_next: float) -> tuple[float, float]:
+    """(sigma to step down to, noise to add back), so that the level is sigma_next again; eta = 1.
+
+    The posterior variance of DDPM (arXiv 2006.11239, equation 7) in terms of sigma.
+    """
+    up = min(sigma_next, math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2))
+    return math.sqrt(sigma_next**2 - up**2), up
+
+
+# (merged from fast) DPM-Solver-fast: steps of order 3, 2 and 1 in lambda = -ln sigma, planned from the count of model calls.
+
+
+def dpm_fast(x: Array, levels: Sequence[float], noise: Noise, orders: Sequence[int]) -> Trajectory:
+    """DPM-Solver-fast (arXiv 2206.00927, section 3.4 and appendix B), ancestral between its steps."""
+    for (sigma, following), order in zip(pairwise(levels), orders, strict=True):
+        down = max(split(sigma, following)[0], levels[-1])
+        up = math.sqrt(max(0.0, following**2 - down**2))
+        x = yield from _singlestep(x, sigma, down, order)
+        if up > 0:
+            x = x + noise(sigma, following) * up
+    return x
+
+
+def _singlestep(x: Array, sigma: float, target: float, order: int) -> Trajectory:
+    """One step of DPM-Solver of order 1, 2 or 3 in lambda = -ln sigma, on the noise rather than on x0."""
+    stride = math.log(sigma / target)
+
+    def moved(share: float) -> tuple[float, float]:
+        level = sigma * math.exp(-share * stride)
+        return level, level * math.expm1(share * stride)
+
+    denoised = yield x, sigma
+    slope = (x - denoised) * (1 / sigma)
+    _, whole = moved(1.0)
+    if order == 1:
+        return x - slope * whole
+    share = 1 / order
+    level, part = moved(share)
+    guess = x - slope * part
+    denoised = yield guess, level
+    bend = (guess - denoised) * (1 / level) - slope
+    if order == 2:
+        return x - slope * whole - bend * (whole / (2 * share))
+    level, part = moved(2 * share)
+    guess = x - slope * part - bend * (2 * (part / (2 * share * stride) - level))
+    denoised = yield guess, level
+    bend = (guess - denoised) * (1 / level) - slope
+    return x - slope * whole - bend * ((whole / stride - target) / (2 * share))
 
 
 def sample(name: str, steps: int, unit_noise: Array, denoise: Callable[[Array, float], Array], noise: Noise) -> Array:

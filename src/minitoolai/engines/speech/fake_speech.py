@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from minitoolai.core.voices import VoiceEntry
+from minitoolai.core.catalog import VoiceEntry
 from minitoolai.engines.speech.child import VoiceFile
 from minitoolai.engines.speech.encoding import RATE_HZ
 from minitoolai.engines.speech.pool import VoicePool

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.catalog import EngineEntry, VoiceEntry
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import Piece, Sound, SpeechRequest
-from minitoolai.core.voices import VoiceEntry
 from minitoolai.engines.chat.openai import mapped, upstream_failure
 from minitoolai.engines.concurrency import Slots
 from minitoolai.httpclient.client import HttpAnswer, HttpClient, HttpError

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from datetime import UTC, datetime
+
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.portal.pages.auth import GUESSES, read_new_password
-from minitoolai.portal.pages.letters import composer
+from minitoolai.core.clock import generation_name
+from minitoolai.core.models import StatementRow
+from minitoolai.core.money import format_dollars
+from minitoolai.portal.charts import plain
+from minitoolai.portal.i18n import N_
+from minitoolai.portal.pages.auth import GUESSES, composer, read_new_password
 from minitoolai.portal.request import Answer, Visit
 from minitoolai.portal.routing import form, page, too_often
+from minitoolai.storage.database import Connection
+from minitoolai.storage.payments import owing
+from minitoolai.storage.reports import statement_page, whole_statement
 
 
 @page("/account", needs="user")
@@ -54,4 +65,72 @@ def _wait(visit: Visit) -> int:
     return visit.site.attempts.wait_s(f"guess {visit.address} {visit.member.email}", GUESSES)
 
 
-HANDLERS: list[HTTPRouteHandler] = [account_page, change_password, leave]
+# (merged from balance) The balance and the statement: every movement of the account, with what it paid for.
+
+ROWS = 50
+#: What kinds of movements are called. Usage is called by its model.
+KINDS = {
+    "grant": N_("Credit"),
+    "voucher": N_("Voucher"),
+    "payment": N_("Payment by card"),
+    "refund": N_("Taken back"),
+    "usage": N_("Usage"),
+}
+WORK = {"chat": N_("Chat"), "image": N_("Image"), "speech": N_("Speech")}
+COLUMNS = (
+    "number", "time", "kind", "amount", "balance", "currency", "note", "generation", "work", "model", "key",
+    "input_units", "output_units", "estimated",
+)  # fmt: skip
+
+
+@page("/balance", needs="user")
+async def balance(visit: Visit) -> Answer:
+    """What there is, and where it came from and went."""
+    below, before_ms = _number(visit, "below"), _number(visit, "until")
+    account_id = visit.member.account_id
+
+    def read(connection: Connection) -> tuple[list[StatementRow], int]:
+        rows = statement_page(
+            connection,
+            account_id,
+            below=below,
+            before_ms=before_ms or visit.site.clock.now_ms() + 60_000,
+            rows=ROWS + 1,
+        )
+        return rows, sum(payment.owed for payment in owing(connection, account_id))
+
+    rows, owed = await visit.site.database.read_soon(read)
+    older = rows[ROWS - 1] if len(rows) > ROWS else None
+    return visit.render(
+        "balance/balance.html", rows=rows[:ROWS], older=older, newer=below is not None, owed=owed,
+        kinds=KINDS, work=WORK, generation_name=generation_name,
+    )  # fmt: skip
+
+
+@page("/balance/statement.csv", needs="user")
+async def statement(visit: Visit) -> Answer:
+    """The whole statement as a file."""
+    rows = await visit.site.database.read_soon(whole_statement, visit.member.account_id)
+    return visit.file(as_csv(rows), "text/csv", "statement.csv")
+
+
+def as_csv(rows: list[StatementRow]) -> bytes:
+    """One line a movement, in UTC and exact dollars."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for row in rows:
+        moment = datetime.fromtimestamp(row.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        head = (row.version, moment, row.kind, format_dollars(row.amount), format_dollars(row.balance_after), "USD")
+        name = "" if row.generation_id is None else generation_name(row.generation_id)
+        tail = (plain(row.reason), name, row.work or "", plain(row.model), row.key_id or "", row.input_units)
+        writer.writerow((*head, *tail, row.output_units, int(row.estimated)))
+    return text.getvalue().encode()
+
+
+def _number(visit: Visit, name: str) -> int | None:
+    text = visit.query.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+HANDLERS: list[HTTPRouteHandler] = [account_page, change_password, leave, balance, statement]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.billing import admins
-from minitoolai.billing.revenue import LONGEST_DAYS
+from minitoolai.billing import payments as admins
+from minitoolai.billing.usage import REVENUE_DAYS
 from minitoolai.core.clock import MS_PER_DAY, generation_name, random_text
 from minitoolai.core.models import AdminAction, KeyRow, User
 from minitoolai.core.money import parse_dollars
-from minitoolai.portal.drafts import refill
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.usage import KINDS, STATES
-from minitoolai.portal.request import Answer, Visit
+from minitoolai.portal.request import Answer, Visit, refill
 from minitoolai.portal.routing import form, nothing_here, page
-from minitoolai.storage import accounts, admin
+from minitoolai.storage import accounts
+from minitoolai.storage import reports as admin
 from minitoolai.storage.database import Connection
 
 MOST_ROWS = 50
@@ -30,7 +30,7 @@ async def overview(visit: Visit) -> Answer:
         "admin/overview.html",
         revenue=revenue,
         sold=sum(row.sold for row in revenue),
-        days=LONGEST_DAYS,
+        days=REVENUE_DAYS,
         kinds=KINDS,
         ms_per_day=MS_PER_DAY,
         offers=visit.site.reports.offers(),
@@ -90,7 +90,7 @@ async def grant(visit: Visit) -> Answer:
         return await _show(visit, account_id, 422)
 
     def change(connection: Connection) -> bool:
-        return admins.grant(connection, clock, admin_id, account_id, amount, note=note, once=once)
+        return admins.grant_as_admin(connection, clock, admin_id, account_id, amount, note=note, once=once)
 
     if not await visit.site.writer.run(change):
         return nothing_here(visit)

@@ -8,11 +8,10 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.portal.borders import security_headers
-from minitoolai.portal.cookies import read_cookies
+from minitoolai.portal.forms import read_cookies
 from minitoolai.portal.highlight import example
 from minitoolai.portal.i18n import preferred
-from minitoolai.portal.request import Answer, Visit
+from minitoolai.portal.request import Answer, Visit, security_headers
 from minitoolai.portal.routing import anything, form, nowhere, page
 from minitoolai.portal.site import Site
 

@@ -2,19 +2,162 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from ipaddress import ip_network
+
 import msgspec
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.accounts.keys import NewKey, make_key, revoke_own
+from minitoolai.accounts.keys import LONGEST_NAME, NewKey, find_own, is_active, make_key, revoke_own, rotate_key
 from minitoolai.core.clock import MS_PER_DAY
-from minitoolai.core.models import KeyRow
-from minitoolai.portal.drafts import refill
+from minitoolai.core.models import FREE, KeyRow, KeyRules, Rate
+from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.portal.i18n import N_
-from minitoolai.portal.pages.keys_form import FIELDS, LAST_MS, read_name, read_rules
-from minitoolai.portal.request import Answer, Visit
+from minitoolai.portal.request import Answer, Visit, refill
 from minitoolai.portal.routing import form, nothing_here, page
-from minitoolai.storage import accounts, budgets
+from minitoolai.storage import accounts
+from minitoolai.storage import ledger as budgets
 from minitoolai.storage.database import Connection
+
+# (merged from keys_form) The rules of a key as fields of a form: read with every fault next to its field, and written back as they stand.
+
+BUDGETS = ("budget_daily", "budget_monthly", "budget_total")
+COUNTS = ("requests_per_minute", "tokens_per_minute", "streams")
+#: Every field of the form.
+FIELDS = ("name", *BUDGETS, *COUNTS, "dollars_per_minute", "expires", "expires_time", "model", "addresses")
+#: Each is compared with at every request.
+MOST_NETWORKS = 50
+LARGEST_COUNT = 10**9
+#: Where a day without a time ends.
+LAST_MS = MS_PER_DAY - 1
+
+
+def read_name(visit: Visit) -> str:
+    """What the key is for."""
+    name = visit.form["name"]
+    if not name:
+        visit.form.refuse("name", visit.gettext("Give the key a name that tells you later what it is for."))
+    elif len(name) > LONGEST_NAME:
+        words = visit.ngettext("It has at most %(num)d character.", "It has at most %(num)d characters.", LONGEST_NAME)
+        visit.form.refuse("name", words % {"num": LONGEST_NAME})
+    return name
+
+
+def read_rules(visit: Visit, models: Iterable[str], old: KeyRules = FREE) -> KeyRules:
+    """The rules of the form. `old`: those the key had; what of them is sent as it was stays as it was."""
+    budgets = {name: _dollars(visit, name) for name in BUDGETS}
+    counts = {name: _count(visit, name) for name in COUNTS}
+    return KeyRules(
+        **budgets,  # type: ignore[arg-type]
+        expires_ms=_ending(visit, old.expires_ms),
+        models=_models(visit, {*models, *old.models}),
+        allow_ip=_networks(visit),
+        rate=Rate(**counts, dollars_per_minute=_dollars(visit, "dollars_per_minute")),
+    )
+
+
+def write_rules(visit: Visit, name: str, rules: KeyRules) -> None:
+    """Fill the form with what a key has."""
+    dollars = {budget: getattr(rules, budget) for budget in BUDGETS} | {
+        "dollars_per_minute": rules.rate.dollars_per_minute
+    }
+    texts = {field: _short(format_dollars(nano)) for field, nano in dollars.items() if nano is not None}
+    texts |= {field: str(getattr(rules.rate, field)) for field in COUNTS if getattr(rules.rate, field)}
+    texts |= {"name": name, "addresses": ", ".join(rules.allow_ip)}
+    texts["expires"], texts["expires_time"] = _moment(rules.expires_ms)
+    visit.form.values.update(texts)
+    visit.form.lists["model"] = list(rules.models)
+
+
+def _short(amount: str) -> str:
+    whole, _, places = amount.partition(".")
+    return f"{whole}.{places.rstrip('0'):0<2}"
+
+
+def _dollars(visit: Visit, name: str) -> int | None:
+    text = visit.form[name].replace(",", ".")
+    try:
+        return parse_dollars(text) if text else None
+    except ValueError:
+        visit.form.refuse(name, visit.gettext("Write an amount of dollars, like 5.00."))
+        return None
+
+
+def _count(visit: Visit, name: str) -> int | None:
+    text = visit.form[name]
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 12 or not 1 <= int(text) <= LARGEST_COUNT:
+        visit.form.refuse(name, visit.gettext("Write a whole number of at least 1."))
+        return None
+    return int(text)
+
+
+def _models(visit: Visit, known: set[str]) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(visit.form.all("model")))
+    if not set(chosen) <= known:
+        visit.form.refuse("model", visit.gettext("One of these models is not on offer any more. Choose again."))
+    return chosen
+
+
+def _networks(visit: Visit) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for text in visit.form["addresses"].replace(",", " ").replace(";", " ").split():
+        try:
+            found[str(ip_network(text))] = None
+        except ValueError:
+            visit.form.refuse("addresses", _why_no_network(visit, text))
+    if len(found) > MOST_NETWORKS:
+        words = visit.ngettext("At most %(num)d address.", "At most %(num)d addresses.", MOST_NETWORKS)
+        visit.form.refuse("addresses", words % {"num": MOST_NETWORKS})
+    return tuple(found)
+
+
+def _why_no_network(visit: Visit, text: str) -> str:
+    try:
+        meant = str(ip_network(text, strict=False))
+    except ValueError:
+        words = visit.gettext("“%(text)s” is no address and no network. Write 192.0.2.7 or 10.0.0.0/8.")
+        return words % {"text": text[:60]}
+    words = visit.gettext("“%(text)s” names a place within a network. Do you mean %(meant)s?")
+    return words % {"text": text[:60], "meant": meant}
+
+
+def _moment(ms: int | None) -> tuple[str, str]:
+    """The day and the time of an ending; no time where it is the end of the day."""
+    if ms is None:
+        return "", ""
+    moment = datetime.fromtimestamp(ms // 1000, UTC)
+    return f"{moment:%Y-%m-%d}", "" if ms % MS_PER_DAY == LAST_MS else f"{moment:%H:%M}"
+
+
+def _ending(visit: Visit, old_ms: int | None) -> int | None:
+    day, time = visit.form["expires"], visit.form["expires_time"]
+    if not day:
+        if time:
+            visit.form.refuse("expires", visit.gettext("Choose the day, too."))
+        return None
+    if (day, time) == _moment(old_ms):
+        return old_ms
+    try:
+        begin_ms = int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()) * 1000
+    except ValueError:
+        visit.form.refuse("expires", visit.gettext("Choose a day to come, like 2030-12-31."))
+        return None
+    try:
+        within_ms = int((datetime.strptime(f"{time} +0000", "%H:%M %z") - _MIDNIGHT).total_seconds()) * 1000
+    except ValueError:
+        within_ms = LAST_MS
+        if time:
+            visit.form.refuse("expires_time", visit.gettext("Write a time like 18:30."))
+    if begin_ms + within_ms <= visit.site.clock.now_ms():
+        visit.form.refuse("expires", visit.gettext("Choose a day to come, like 2030-12-31."))
+    return begin_ms + within_ms
+
+
+_MIDNIGHT = datetime.strptime("00:00 +0000", "%H:%M %z")
+
 
 MOST_KEYS = 100
 ROWS = 25
@@ -143,4 +286,103 @@ async def revoke(visit: Visit) -> Answer:
     return visit.redirect("/keys", said=visit.gettext("The key is revoked. It stops working within a second."))
 
 
-HANDLERS: list[HTTPRouteHandler] = [keys, create, revoke]
+# (merged from keys_edit) One key: change what it may do, put another in its place, revoke it.
+
+#: How long the old key may live on beside the new one, in hours.
+GRACES = {0: N_("not at all"), 1: N_("1 hour"), 24: N_("1 day"), 168: N_("7 days"), 720: N_("30 days")}
+DEFAULT_GRACE = 24
+MS_PER_HOUR = 3_600_000
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A key, and the one that took its place."""
+
+    key: KeyRow
+    successor: KeyRow | None
+    is_active: bool
+
+
+def _find(connection: Connection, visit: Visit) -> Found | None:
+    key = find_own(connection, visit.member.account_id, visit.params["key"])
+    if key is None:
+        return None
+    later = [
+        other
+        for other in accounts.keys_of(connection, key.account_id)
+        if other.family == (key.family or key.id) and other.created_ms >= key.created_ms and other.id != key.id
+    ]
+    return Found(key, later[-1] if later else None, is_active(key, visit.site.clock.now_ms()))
+
+
+@page("/keys/{key:str}", needs="user")
+async def edit_page(visit: Visit) -> Answer:
+    """The key as it is."""
+    found = await visit.site.database.read_soon(_find, visit)
+    if found is None:
+        return nothing_here(visit)
+    write_rules(visit, found.key.name, found.key.rules)
+    refill(visit, visit.path, f"{visit.path}/rotate")
+    return _show(visit, found)
+
+
+def _show(visit: Visit, found: Found, status: int = 200) -> Answer:
+    models = list(dict.fromkeys([*visit.site.reports.models(), *found.key.rules.models]))
+    grace = int(visit.form["grace"]) if visit.form["grace"] in map(str, GRACES) else DEFAULT_GRACE
+    return visit.render("keys/edit.html", status, found=found, key=found.key, models=models, graces=GRACES, grace=grace)
+
+
+@form("/keys/{key:str}", needs="user", keeps=FIELDS)
+async def edit(visit: Visit) -> Answer:
+    """Another name, other rules: from the next second on."""
+    found = await visit.site.database.read_soon(_find, visit)
+    if found is None:
+        return nothing_here(visit)
+    name, rules = read_name(visit), read_rules(visit, visit.site.reports.models(), found.key.rules)
+    if not visit.form.is_good:
+        return _show(visit, found, 422)
+
+    def change(connection: Connection) -> bool:
+        is_there = _find(connection, visit) is not None
+        if is_there:
+            accounts.change_key(connection, found.key.id, name, rules)
+        return is_there
+
+    if not await visit.site.writer.run(change):
+        return nothing_here(visit)
+    said = visit.gettext("“%(name)s” is changed. The new limits hold within a second.")
+    return visit.redirect("/keys", said=said % {"name": name})
+
+
+@form("/keys/{key:str}/rotate", needs="user", keeps=("grace",))
+async def rotate(visit: Visit) -> Answer:
+    """A new key in the place of this one. Like that of a new key, its text is on this answer and nowhere else."""
+    found = await visit.site.database.read_soon(_find, visit)
+    if found is None:
+        return nothing_here(visit)
+    hours = visit.form["grace"]
+    if hours not in map(str, GRACES):
+        return _refuse(visit, found, visit.gettext("Choose how long the old key lives on."))
+
+    def change(connection: Connection) -> NewKey | str:
+        now = _find(connection, visit)
+        if now is None or not now.is_active or now.successor is not None:
+            return visit.gettext("This key has been replaced, revoked, or is over.")
+        if not may_have_another(connection, now.key.account_id):
+            return too_many(visit)
+        return rotate_key(connection, now.key, int(hours) * MS_PER_HOUR, visit.site.pepper, visit.site.clock)
+
+    made = await visit.site.writer.run(change)
+    if isinstance(made, str):
+        now_found = await visit.site.database.read_soon(_find, visit)
+        return _refuse(visit, now_found or found, made)
+    visit.form.clear()
+    return await show_keys(visit, made=made, old=found.key)
+
+
+def _refuse(visit: Visit, found: Found, why: str) -> Answer:
+    write_rules(visit, found.key.name, found.key.rules)
+    visit.form.refuse("grace", why)
+    return _show(visit, found, 422)
+
+
+HANDLERS: list[HTTPRouteHandler] = [keys, create, revoke, edit_page, edit, rotate]

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.accounts.attempts import Limit
 from minitoolai.accounts.keys import make_key, renew_page_key
-from minitoolai.core.catalog import ImageModel
-from minitoolai.core.key_rules import KeyRules
-from minitoolai.core.voices import SpeechModel
+from minitoolai.accounts.rate_limits import Limit
+from minitoolai.core.catalog import ImageModel, SpeechModel
+from minitoolai.core.models import KeyRules
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.request import Answer, Visit

@@ -10,12 +10,11 @@ from litestar import Request, Response, post
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 
-from minitoolai.accounts.attempts import Limit
+from minitoolai.accounts.rate_limits import Limit
 from minitoolai.billing.payments import NoVoucher, redeem
 from minitoolai.billing.stripe import LEAST_CENTS, MOST_CENTS, NANO_PER_CENT
 from minitoolai.core.errors import InvalidRequest, Overloaded, StoreError
-from minitoolai.portal.drafts import refill
-from minitoolai.portal.request import Answer, Visit
+from minitoolai.portal.request import Answer, Visit, refill
 from minitoolai.portal.routing import form, nothing_here, page, too_often
 from minitoolai.portal.site import Site
 from minitoolai.storage.database import Connection

@@ -11,11 +11,10 @@ from minitoolai.billing.usage import together
 from minitoolai.core.clock import MS_PER_DAY, generation_name
 from minitoolai.core.models import UsageCell
 from minitoolai.core.money import format_dollars
-from minitoolai.portal.charts import Column, columns, rows
+from minitoolai.portal.charts import Column, columns, plain, rows, sheet
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.request import Answer, Visit
 from minitoolai.portal.routing import page
-from minitoolai.portal.sheets import plain, sheet
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
 from minitoolai.storage.reports import recent_requests

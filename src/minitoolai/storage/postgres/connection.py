@@ -16,7 +16,7 @@ from psycopg.pq.abc import PGresult
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, StoreError
 from minitoolai.storage.database import ByIds, Database, Heard, Member, Row
-from minitoolai.storage.postgres import arrays
+from minitoolai.storage.postgres import bulk as arrays
 from minitoolai.storage.postgres.bulk import SetBased, rewrite
 from minitoolai.storage.postgres.pipeline import Failure, Pipeline, Statement, surely
 from minitoolai.storage.postgres.session import connect, place, translated
@@ -281,7 +281,7 @@ def open_postgres(url: str) -> Database:
     """The database at this address. SettingsError where it is no address; nothing is connected yet."""
 
     def join(channels: Sequence[str], heard: Heard) -> Member:
-        from minitoolai.storage.postgres.presence import Presence
+        from minitoolai.storage.postgres.session import Presence
 
         return Presence(url, channels, heard)
 

@@ -5,6 +5,9 @@ The address holds a password and appears in no message.
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -12,7 +15,7 @@ from psycopg import conninfo
 from psycopg.types.numeric import Int8Dumper
 
 from minitoolai.core.errors import ConnectionLost, SettingsError, StoreError
-from minitoolai.storage.database import Row
+from minitoolai.storage.database import Heard, Row
 
 #: A process that was stopped in the middle of a transaction keeps its locks for no longer than this.
 FROZEN_MS = 10_000
@@ -92,3 +95,86 @@ def place(url: str) -> str:
     host = parts.get("host") or "the local socket"
     port = f":{parts['port']}" if parts.get("port") else ""
     return f"{host}{port}/{parts.get('dbname') or ''}"
+
+
+# (merged from presence) One session that stands for a process among the others on a PostgreSQL database: its number and its ear.
+# (merged from presence)
+# (merged from presence) The number is an advisory lock: nobody else has it while the session lives. What is heard is only ever a hint to look
+# (merged from presence) again; after a lost session anything may have been missed, and the listener is told so.
+
+log = logging.getLogger(__name__)
+
+#: The first half of the advisory locks for numbers; "mtai".
+_LOCKS = 0x6D746169
+#: As many as fit into an identifier.
+NUMBERS = 256
+RETRY_S = 0.5
+
+
+class Presence:
+    """Held from `start` to `stop`. `heard` is called in a thread of its own."""
+
+    def __init__(self, url: str, channels: Sequence[str], heard: Heard) -> None:
+        self._url = url
+        self._channels = channels
+        self._heard = heard
+        self._stopping = threading.Event()
+        self._session: psycopg.Connection[Row] | None = None
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+        self.number = -1
+
+    def start(self) -> int:
+        """Our number among all processes. StoreError where the server is away or all numbers are taken."""
+        self._begin()
+        self._thread.start()
+        return self.number
+
+    def stop(self) -> None:
+        """Give the number back."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _begin(self) -> None:
+        session = connect(self._url)
+        try:
+            self.number = self._claim(session)
+            for channel in self._channels:
+                session.execute(f"LISTEN {channel}")
+        except BaseException:
+            session.close()
+            raise
+        self._session = session
+
+    def _claim(self, session: psycopg.Connection[Row]) -> int:
+        """The number we had, if it is still free; otherwise the lowest."""
+        number: int
+        for number in (self.number, *range(NUMBERS)):
+            if number >= 0:
+                row = session.execute("SELECT pg_try_advisory_lock(%s::int, %s::int)", (_LOCKS, number)).fetchone()
+                if row == (True,):
+                    return number
+        raise StoreError(f"{NUMBERS} processes work on this database already; stop one of them")
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                if self._session is None:
+                    self._begin()
+                    self._heard(None, None)
+                self._listen()
+            except (psycopg.Error, StoreError) as error:
+                if not isinstance(error, ConnectionLost):
+                    log.warning("listening was interrupted: %s", error)
+                self._end()
+                self._stopping.wait(RETRY_S)
+        self._end()
+
+    def _listen(self) -> None:
+        assert self._session is not None, "begun above"
+        for said in self._session.notifies(timeout=0.5):
+            self._heard(said.channel, said.payload)
+
+    def _end(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
