@@ -11,6 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.support.cluster import Cluster
 
+pytest_plugins = ["tests.support.fixtures"]
 pytest.register_assert_rewrite("tests.support")
 # Where this is set, each of some hundred processes that the tests start would compile the whole program anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -14,7 +14,7 @@ import requests
 from PIL import Image
 
 from minitoolai.images.webhooks import WebhookSecrets
-from tests.services.test_webhooks import is_signed
+from tests.images.test_webhooks import is_signed
 from tests.support.ask import get
 from tests.support.images import receiver
 from tests.support.server import Account, ServerProcess

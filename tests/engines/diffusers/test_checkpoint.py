@@ -11,7 +11,7 @@ import pytest
 
 from minitoolai.core.errors import EngineError
 from minitoolai.engines.diffusers.checkpoint import Weights
-from tests.painters.conftest import Checkpoints
+from tests.engines.diffusers.conftest import Checkpoints
 from tests.support.programs import packages_of_the_gpu_engine
 
 #: torch alone takes longer to import than most tests to run.

@@ -9,7 +9,7 @@ import pytest
 from minitoolai.core.errors import EngineRefused
 from minitoolai.engines.images.process import CanvasProcess
 from minitoolai.engines.protocols import ImageRequest
-from tests.painters.conftest import Checkpoints
+from tests.engines.diffusers.conftest import Checkpoints
 
 
 @pytest.mark.acceptance

@@ -1,4 +1,4 @@
-"""Real servers are slow to start: one for each configuration serves all quick tests."""
+"""Fixtures for the whole suite. Servers are slow to start, so tests with the same configuration share one per session."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import pytest
 
 from minitoolai.storage.ledger import broken_invariants
 from tests.support import catalogs, manners
+from tests.support.books import books, database_url, postgres_books, sqlite_books
 from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Upstream
 from tests.support.waiting import eventually
+
+__all__ = ["books", "database_url", "postgres_books", "sqlite_books"]
 
 
 @pytest.fixture(scope="session")

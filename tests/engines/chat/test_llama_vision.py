@@ -16,7 +16,7 @@ from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.httpclient.client import HttpClient
-from tests.engines.test_guarded import PUBLIC, Internet
+from tests.httpclient.test_guarded import PUBLIC, Internet
 from tests.support.eyes import TOKENS, write_eyes
 from tests.support.upstream import Exchange, Upstream
 

@@ -13,7 +13,7 @@ from PIL import Image
 from minitoolai.core.errors import EngineError
 from minitoolai.engines.protocols import DrawnImage, ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
-from tests.painters.conftest import Checkpoints
+from tests.engines.diffusers.conftest import Checkpoints
 
 #: torch alone takes longer to import than most tests to run.
 pytestmark = pytest.mark.acceptance

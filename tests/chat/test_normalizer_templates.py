@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from minitoolai.chat.normalizer import LESSONS
-from tests.services.test_events import DONE, END, TEXT, USAGE_EVENT, choice, event, stream
+from tests.chat.test_normalizer import DONE, END, TEXT, USAGE_EVENT, choice, event, stream
 
 WORDS = ["a", " b", "", "Grüße", "🪐", 'say "x"', "back\\", "\n\n", "data: [DONE]", '"usage": {', "é" * 300, "end\\\\"]
 

@@ -7,12 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import catalogs, manners
-from tests.support.books import books, database_url
 from tests.support.server import Account, ServerProcess
 from tests.support.studio_http import CATALOG
 from tests.support.upstream import Upstream
-
-__all__ = ["books", "database_url"]
 
 TOKEN = "a-token-for-those-who-watch"
 

@@ -13,7 +13,7 @@ from minitoolai.core.meters import Histogram, Meters
 from minitoolai.core.models import Outcome
 from minitoolai.observability.metrics import METRICS, address_of
 from minitoolai.settings import Secret, Settings
-from tests.operations.conftest import TOKEN
+from tests.observability.conftest import TOKEN
 from tests.support import catalogs, manners
 from tests.support.ask import post
 from tests.support.cluster import Cluster
