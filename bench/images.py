@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from minitoolai.engines.diffusers.batch import DiffusersCanvas, Painter, Row
-from minitoolai.engines.diffusers.checkpoint import Encoder, Networks
+from minitoolai.engines.diffusers.batch import Denoiser, DiffusersBatch, Row
+from minitoolai.engines.diffusers.checkpoint import Networks, TextEncoder
 from minitoolai.engines.diffusers.engine import find_device, precision_of
 from minitoolai.engines.diffusers.prompts import tokens_of_clip
 from minitoolai.engines.protocols import ImageRequest
@@ -79,8 +79,8 @@ def networks(shape: str, device: torch.device, dtype: torch.dtype, vae_dtype: to
         _made(lambda: UNet2DConditionModel.from_config(unet), device, dtype),
         _made(lambda: AutoencoderKL.from_config(vae), device, vae_dtype),
         [
-            Encoder(_made(lambda: CLIPTextModel(clip(*first)), device, dtype), tokens, tokens.end),
-            Encoder(_made(lambda: CLIPTextModelWithProjection(clip(*second)), device, dtype), tokens, 0),
+            TextEncoder(_made(lambda: CLIPTextModel(clip(*first)), device, dtype), tokens, tokens.end),
+            TextEncoder(_made(lambda: CLIPTextModelWithProjection(clip(*second)), device, dtype), tokens, 0),
         ],
         is_xl=True,
     )
@@ -108,7 +108,7 @@ class Bench:
         dtype = precision_of(options.precision, self.device)
         careful = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         made = networks(options.shape, self.device, dtype, careful)
-        self.painter = Painter(made, self.device, rows_per_call=options.rows, free_memory=lambda: False)
+        self.painter = Denoiser(made, self.device, rows_per_call=options.rows, free_memory=lambda: False)
         self.seed = 0
 
     def timed(self, work: Callable[[], object]) -> float:
@@ -144,7 +144,7 @@ class Bench:
 
     def draw(self, requests: list[ImageRequest]) -> None:
         """All of them on one canvas, from prompt to PNG."""
-        canvas = DiffusersCanvas(lambda: self.painter, trailing=False)
+        canvas = DiffusersBatch(lambda: self.painter, trailing=False)
         for request in requests:
             canvas.add(request)
         while len(canvas):

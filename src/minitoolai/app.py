@@ -24,13 +24,13 @@ from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
-from minitoolai.http.request_context import NOTES, Notes, is_preflight, preflight, welcome
+from minitoolai.http.request_context import NOTES, RequestContext, is_preflight, preflight, welcome
 from minitoolai.http.server import BACKLOG
-from minitoolai.http.uvicorn_fast_path import unframed
+from minitoolai.http.uvicorn_fast_path import http10_body
 from minitoolai.images.endpoints import ImageDesk
 from minitoolai.images.webhooks import WebhookLog
 from minitoolai.observability.logging import CURRENT
-from minitoolai.observability.metrics import MetricsPort, Page
+from minitoolai.observability.metrics import MetricsPage, MetricsPort
 from minitoolai.portal.routes import is_portals, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.database import Member
@@ -52,7 +52,7 @@ def image_desk(services: Services) -> ImageDesk:
         database=services.database,
         links=images.links,
         pictures=images.pictures,
-        underway=services.underway,
+        in_flight=services.in_flight,
         insecure_webhooks=services.settings.webhook_insecure,
         wait_s=services.settings.total_timeout_s,
     )
@@ -81,12 +81,12 @@ class Server:
         self._other: Any = other_paths(state)
         self._portal: Any = portal(services.site)
         self._idempotent = Idempotent(services.replays, services.keys)
-        self._metrics = MetricsPort(services.settings, Page(services, self.why_not_ready).text)
+        self._metrics = MetricsPort(services.settings, MetricsPage(services, self.why_not_ready).text)
         self._count = services.chats.charging.meters.request
 
     def why_not_ready(self) -> str | None:
         """None once requests will be served."""
-        if self._services.underway.draining:
+        if self._services.in_flight.draining:
             return "stopping"
         return self._why_not_ready
 
@@ -101,11 +101,11 @@ class Server:
             await self._lifespan(receive, send)
             return
         headers = sort_headers(scope)
-        scope[NOTES] = notes = Notes(send, headers.get(b"x-request-id", b""))
+        scope[NOTES] = notes = RequestContext(send, headers.get(b"x-request-id", b""))
         CURRENT.set(notes)
         notes.sign()
         if scope["http_version"] == "1.0":
-            send = unframed(send)
+            send = http10_body(send)
         try:
             handler = self._handler(scope, headers, notes)
             if IDEMPOTENCY_KEY in headers and scope["method"] == "POST" and handler is not self._portal:
@@ -117,7 +117,7 @@ class Server:
             # They hold the server's end of this request, and it the scope: only the collector could free the two.
             del scope[NOTES]
 
-    def _handler(self, scope: Scope, headers: dict[bytes, bytes], notes: Notes) -> App:
+    def _handler(self, scope: Scope, headers: dict[bytes, bytes], notes: RequestContext) -> App:
         """Whom a path belongs to; counted by the way."""
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
@@ -162,7 +162,7 @@ class Server:
             await services.auditor.recover(all_of_them=True)
             await services.images.worker.recover(all_of_them=True)
         self._tasks = [
-            asyncio.create_task(services.underway.keep_time()),
+            asyncio.create_task(services.in_flight.run_ticker()),
             asyncio.create_task(services.auditor.run()),
             asyncio.create_task(services.sweeper.run()),
             asyncio.create_task(services.images.worker.run()),
@@ -181,7 +181,7 @@ class Server:
         try:
             yield
         finally:
-            await asyncio.gather(services.underway.drain(2.0), services.images.worker.drain(2.0))
+            await asyncio.gather(services.in_flight.drain(2.0), services.images.worker.drain(2.0))
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -213,7 +213,7 @@ class Server:
         if channel is None and self._member is not None:
             self._services.clock.number = self._member.number
         if channel in (None, JOBS_CHANNEL):
-            self._services.images.worker.board.new_work()
+            self._services.images.worker.board.notify_queued()
         if channel in (None, KEYS_CHANNEL):
             self._services.keys.forget(said)
 
@@ -271,7 +271,7 @@ class _Uvicorn(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         """Listen no more and let go of idle connections; only then refuse: nobody is refused who need not be."""
         services, within_s = self._services, self._services.settings.drain_timeout_s
-        self._drain = asyncio.gather(services.underway.drain(within_s), services.images.worker.drain(within_s))
+        self._drain = asyncio.gather(services.in_flight.drain(within_s), services.images.worker.drain(within_s))
         await super().shutdown(sockets)
 
     async def startup(self, sockets: Any = None) -> None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from minitoolai.accounts.keys import Admission, KeyRing
+from minitoolai.accounts.keys import KeyPolicy, KeyVerifier
 from minitoolai.accounts.rate_limits import Limits
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
 from minitoolai.billing.charging import Charging
-from minitoolai.billing.idempotency import Replays
-from minitoolai.billing.retention import Kept, RowSweeper
-from minitoolai.chat.image_inputs import Seeing
+from minitoolai.billing.idempotency import IdempotencyStore
+from minitoolai.billing.retention import RetentionPolicy, RetentionSweeper
+from minitoolai.chat.image_inputs import ImageInputs
 from minitoolai.chat.router import Route
 from minitoolai.chat.service import ChatService
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.clock import Clock, SystemClock
 from minitoolai.core.errors import SettingsError
-from minitoolai.core.in_flight import Underway
+from minitoolai.core.in_flight import InFlight
 from minitoolai.core.models import Rate
 from minitoolai.core.money import parse_dollars
 from minitoolai.engines.factory import make_caps, make_engines, make_speech_engines
@@ -52,10 +52,10 @@ class Services:
     chats: ChatService
     speech: SpeechService
     images: Images
-    underway: Underway
-    keys: KeyRing
-    replays: Replays
-    sweeper: RowSweeper
+    in_flight: InFlight
+    keys: KeyVerifier
+    replays: IdempotencyStore
+    sweeper: RetentionSweeper
     reports: Reports
     auditor: Auditor
     site: Site
@@ -86,13 +86,13 @@ def trusted_proxies(settings: Settings) -> tuple[str, ...]:
     return networks
 
 
-def kept_for(settings: Settings) -> Kept:
+def kept_for(settings: Settings) -> RetentionPolicy:
     """What is not the books, and how long that is kept. SettingsError."""
     if settings.answer_retention_hours > 24:
         raise SettingsError(
             "MINITOOLAI_ANSWER_RETENTION_HOURS is wrong: an Idempotency-Key lives for 24 hours, its most"
         )
-    return Kept(settings.prompt_retention_days, settings.answer_retention_hours)
+    return RetentionPolicy(settings.prompt_retention_days, settings.answer_retention_hours)
 
 
 def build(settings: Settings) -> Services:
@@ -105,7 +105,7 @@ def build(settings: Settings) -> Services:
     http = HttpClient()
     caps = make_caps(catalog)
     engines = make_engines(catalog, settings, http, caps, tracing.headers if tracing else None)
-    underway = Underway(clock)
+    in_flight = InFlight(clock)
     limits = make_limits(settings, clock)
     charging = (tracing.charging if tracing else Charging)(writer, clock, limits)
     fetch = GuardedClient()
@@ -114,10 +114,10 @@ def build(settings: Settings) -> Services:
         engines,
         charging,
         clock,
-        underway,
+        in_flight,
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
-        seeing=Seeing(lambda url, field: fetch.get(url, field=field)),
+        seeing=ImageInputs(lambda url, field: fetch.get(url, field=field)),
         route=tracing.route if tracing else Route,
     )
     speech_engines = make_speech_engines(catalog, settings, http, caps)
@@ -126,14 +126,14 @@ def build(settings: Settings) -> Services:
         speech_engines,
         charging,
         clock,
-        underway,
+        in_flight,
         first_sound_timeout_s=settings.first_token_timeout_s,
         stall_timeout_s=settings.total_timeout_s,
     )
     secret = pepper(settings)
-    base = Base(settings, catalog, clock, database, writer, charging, underway, http, secret, tracing)
+    base = Base(settings, catalog, clock, database, writer, charging, in_flight, http, secret, tracing)
     images = make_images(base, is_alone=not database.is_shared)
-    keys = KeyRing(database, secret, clock, Admission(clock, limits, trusted_proxies=trusted_proxies(settings)))
+    keys = KeyVerifier(database, secret, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
     auditor = Auditor(database, writer, clock, audit_every_s=settings.audit_every_s)
     return Services(
@@ -147,9 +147,9 @@ def build(settings: Settings) -> Services:
         chats=chats,
         speech=speech,
         images=images,
-        underway=underway,
-        replays=Replays(database, writer, clock, keeps_answers=settings.answer_retention_hours > 0),
-        sweeper=RowSweeper(database, writer, clock, kept_for(settings)),
+        in_flight=in_flight,
+        replays=IdempotencyStore(database, writer, clock, store_responses=settings.answer_retention_hours > 0),
+        sweeper=RetentionSweeper(database, writer, clock, kept_for(settings)),
         keys=keys,
         reports=reports,
         auditor=auditor,

@@ -11,16 +11,16 @@ from minitoolai.billing.charging import Charging
 from minitoolai.core.catalog import Catalog
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.errors import SettingsError
-from minitoolai.core.in_flight import Underway
-from minitoolai.core.signing import Ring, Signer
+from minitoolai.core.in_flight import InFlight
+from minitoolai.core.signing import SecretKeys, UrlSigner
 from minitoolai.engines.factory import make_image_engines
 from minitoolai.engines.protocols import ImageEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
-from minitoolai.images.attempt import ImageRun
+from minitoolai.images.attempt import JobAttempt
 from minitoolai.images.moderation import DefaultPolicy, ModerationPolicy, Policies, find_policies
-from minitoolai.images.progress import Board
-from minitoolai.images.results import Links, Pictures, PublicAddress, Sweeper
+from minitoolai.images.progress import JobEvents
+from minitoolai.images.results import ImageDelivery, ImageSweeper, Links, PublicAddress
 from minitoolai.images.service import ImageService
 from minitoolai.images.webhooks import ANSWER_WITHIN_S, Post, WebhookDeliverer, WebhookSecrets
 from minitoolai.images.worker import ImageWorker
@@ -41,10 +41,10 @@ class Base:
     database: Database
     writer: Writer
     charging: Charging
-    underway: Underway
+    in_flight: InFlight
     http: HttpClient
     #: What every signature of this server is made from.
-    secret: Ring
+    secret: SecretKeys
     tracing: Tracing | None = None
 
 
@@ -54,13 +54,13 @@ class Images:
 
     engines: dict[str, ImageEngine]
     objects: ObjectStore
-    signer: Signer
+    signer: UrlSigner
     service: ImageService
     worker: ImageWorker
     address: PublicAddress
     links: Links
-    pictures: Pictures
-    sweeper: Sweeper
+    pictures: ImageDelivery
+    sweeper: ImageSweeper
     webhooks: WebhookDeliverer
     webhook_secrets: WebhookSecrets
 
@@ -105,17 +105,17 @@ def _post(settings: Settings) -> Post:
 
 def make_images(base: Base, *, is_alone: bool) -> Images:
     """Not yet started. `is_alone`: no other process draws from this database. SettingsError."""
-    board = Board()
+    board = JobEvents()
     engines = make_image_engines(base.catalog, base.settings, base.http)
     settings, database, writer, clock = base.settings, base.database, base.writer, base.clock
     objects = make_objects(settings)
-    signer = Signer(base.secret.derived(b"signatures"))
+    signer = UrlSigner(base.secret.derived(b"signatures"))
     service = ImageService(
         base.catalog,
         engines,
         base.charging,
         base.clock,
-        base.underway,
+        base.in_flight,
         base.database,
         base.writer,
         make_policy(settings, base.http),
@@ -136,7 +136,7 @@ def make_images(base: Base, *, is_alone: bool) -> Images:
         is_alone=is_alone,
         meters=base.charging.meters,
         late=frozenset(name for name, entry in base.catalog.engines.items() if entry.kind == "sketch"),
-        new_run=base.tracing.image_run if base.tracing else ImageRun,
+        new_run=base.tracing.image_run if base.tracing else JobAttempt,
     )
     address = PublicAddress(settings.public_url, settings.host, settings.port)
     links = Links(signer, clock, address, lifetime_s=settings.image_link_ttl_s)
@@ -149,8 +149,8 @@ def make_images(base: Base, *, is_alone: bool) -> Images:
         worker=worker,
         address=address,
         links=links,
-        pictures=Pictures(database, objects, links),
-        sweeper=Sweeper(database, writer, objects, clock, retention_days=settings.image_retention_days),
+        pictures=ImageDelivery(database, objects, links),
+        sweeper=ImageSweeper(database, writer, objects, clock, retention_days=settings.image_retention_days),
         webhooks=WebhookDeliverer(
             database, writer, clock, find=service.find, links=links, secrets=secrets, post=_post(settings)
         ),

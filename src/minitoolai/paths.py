@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import SettingsError
-from minitoolai.core.signing import Ring
+from minitoolai.core.signing import SecretKeys
 from minitoolai.settings import Settings
 from minitoolai.storage.opening import POSTGRES, SQLITE
 
@@ -39,7 +39,7 @@ def database_url(settings: Settings) -> str:
     return url
 
 
-def pepper(settings: Settings) -> Ring:
+def pepper(settings: Settings) -> SecretKeys:
     """The secret under which keys are hashed and links signed: from the settings, or drawn once into the data folder.
 
     With it those that were in use before: of MINITOOLAI_SECRET_KEY_PREVIOUS, and the files secret-ID.key.
@@ -49,8 +49,10 @@ def pepper(settings: Settings) -> Ring:
     if settings.secret_key:
         # What the file held before there was a setting, too.
         first = settings.data_dir / "secret.key"
-        return Ring(settings.secret_key.encode(), [*named, *kept, *([first.read_bytes()] if first.exists() else [])])
-    return Ring(_first_secret(settings.data_dir / "secret.key"), [*named, *kept])
+        return SecretKeys(
+            settings.secret_key.encode(), [*named, *kept, *([first.read_bytes()] if first.exists() else [])]
+        )
+    return SecretKeys(_first_secret(settings.data_dir / "secret.key"), [*named, *kept])
 
 
 def _first_secret(path: Path) -> bytes:

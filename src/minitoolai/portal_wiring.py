@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minitoolai.accounts.keys import KeyRing
+from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.accounts.mail import LogMailer, Mailer, SmtpMailer
 from minitoolai.accounts.users import Passwords, Users
 from minitoolai.availability import Reports
@@ -21,7 +21,7 @@ def make_site(
     database: Database,
     writer: Writer,
     clock: Clock,
-    keys: KeyRing,
+    keys: KeyVerifier,
     reports: Reports,
     auditor: Auditor,
     pepper: bytes,

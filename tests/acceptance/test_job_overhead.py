@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import requests
 
-from minitoolai.engines.images.process import CanvasProcess
+from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.protocols import ImageRequest
 from tests.acceptance.conftest import Serve
 from tests.support.gallery import CATALOG, PATH
@@ -25,7 +25,7 @@ def test_a_warm_job_takes_little_longer_than_its_drawing(serve: Serve, capsys: p
     server = serve(CATALOG)
     account = server.account()
     with asyncio.Runner() as loop:
-        engine = CanvasProcess("fake", "minitoolai.engines.images.fake", {"model": "f", "delay_ms": 20}, rows=8)
+        engine = EngineProcess("fake", "minitoolai.engines.images.fake", {"model": "f", "delay_ms": 20}, rows=8)
         loop.run(engine.start())
         request = ImageRequest(prompt="a sun", seed=1, steps=1, width=256, height=256)
         bare, whole = [], []

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from minitoolai.accounts import keys as service
-from minitoolai.accounts.keys import KEY_PATTERN, REMEMBER_S, KeyRing, make_key
+from minitoolai.accounts.keys import KEY_PATTERN, REMEMBER_S, KeyVerifier, make_key
 from minitoolai.accounts.users import hash_password
 from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound
 from minitoolai.core.models import Caller
@@ -25,11 +25,11 @@ def new_key(books: TemporaryBooks, account: int, pepper: bytes = PEPPER) -> str:
     return key.text
 
 
-def ring(books: TemporaryBooks, pepper: bytes = PEPPER) -> KeyRing:
-    return KeyRing(books.database, pepper, books.clock)
+def ring(books: TemporaryBooks, pepper: bytes = PEPPER) -> KeyVerifier:
+    return KeyVerifier(books.database, pepper, books.clock)
 
 
-def recognise(keys: KeyRing, text: str) -> Caller:
+def recognise(keys: KeyVerifier, text: str) -> Caller:
     return asyncio.run(keys.recognise(text))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.accounts.keys import Admission, check_model
+from minitoolai.accounts.keys import KeyPolicy, check_model
 from minitoolai.accounts.rate_limits import Limits
 from minitoolai.core.errors import AccessDenied, KeyForbids, RateLimited
 from minitoolai.core.models import Caller, KeyRules, Rate
@@ -116,9 +116,9 @@ def test_what_measures_nothing_costs_nothing() -> None:
 # ── rules of keys ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def admission(*trusted: str) -> Admission:
+def admission(*trusted: str) -> KeyPolicy:
     clock = FixedClock()
-    return Admission(clock, Limits(clock, Rate()), trusted_proxies=trusted)
+    return KeyPolicy(clock, Limits(clock, Rate()), trusted_proxies=trusted)
 
 
 def test_a_key_that_has_expired_is_a_401() -> None:

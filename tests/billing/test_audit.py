@@ -231,7 +231,9 @@ def test_the_sweep_goes_on_after_a_failure(books: TemporaryBooks, caplog: pytest
 
     async def work() -> None:
         with books.writer() as writer:
-            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60, sweep_every_s=0.02, calm_s=0)
+            auditor = Auditor(
+                books.database, writer, books.clock, audit_every_s=60, sweep_every_s=0.02, healthy_for_s=0
+            )
             books.rows("ALTER TABLE holds RENAME TO elsewhere")
             running = asyncio.create_task(auditor.run())
             await asyncio.sleep(0.1)

@@ -13,7 +13,7 @@ from typing import Any
 from minitoolai.billing.payments import make_voucher, redeem
 from minitoolai.core.models import Balance, Budget
 from minitoolai.ledger.rules import decide
-from minitoolai.ledger.types import CLAIM_LIVES_MS, Claimed, Held, OverBudget
+from minitoolai.ledger.types import CLAIM_LIVES_MS, DuplicateRequest, Held, OverBudget
 from minitoolai.storage import idempotency, ledger, payments
 from minitoolai.storage import ledger as budgets
 from minitoolai.storage.database import Connection
@@ -74,7 +74,7 @@ def test_an_idempotency_key_is_claimed_by_one_of_many(postgres_books: TemporaryB
         *(partial(_judge, operation=hold(n, account, 100, claim="same")) for n in range(1, PROCESSES + 1)),
     )
     assert sum(isinstance(verdict, Held) for verdict in told) == 1
-    assert sum(isinstance(verdict, Claimed) for verdict in told) == PROCESSES - 1
+    assert sum(isinstance(verdict, DuplicateRequest) for verdict in told) == PROCESSES - 1
     assert postgres_books.money(account) == Balance(10_000, 100)
 
 

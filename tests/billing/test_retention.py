@@ -7,8 +7,8 @@ import hashlib
 
 import pytest
 
-from minitoolai.billing.idempotency import Answer, Replays
-from minitoolai.billing.retention import BATCH, Kept, RowSweeper
+from minitoolai.billing.idempotency import IdempotencyStore, RecordedResponse
+from minitoolai.billing.retention import BATCH, RetentionPolicy, RetentionSweeper
 from minitoolai.bootstrap import kept_for
 from minitoolai.core.errors import IdempotencySpent, SettingsError
 from minitoolai.core.models import Caller, Claim
@@ -24,7 +24,7 @@ WORDS = "SELECT count(*) FROM generations WHERE request IS NOT NULL"
 
 def sweep(books: TemporaryBooks, *, words_days: float = 0.0, answers_hours: float = 24.0) -> None:
     with books.writer() as writer:
-        sweeper = RowSweeper(books.database, writer, books.clock, Kept(words_days, answers_hours))
+        sweeper = RetentionSweeper(books.database, writer, books.clock, RetentionPolicy(words_days, answers_hours))
         asyncio.run(sweeper.sweep())
 
 
@@ -35,15 +35,15 @@ def keep_answer(books: TemporaryBooks, account: int, hold_id: int, *, keeps: boo
     books.connection.execute("UPDATE idempotency_keys SET fingerprint = ?", (fingerprint,))
     books.apply(settle(hold_id, account, 19))
     with books.writer() as writer:
-        replays = Replays(books.database, writer, books.clock, keeps_answers=keeps)
-        answer = Answer(200, [("content-type", "text/plain")], b"a secret answer")
+        replays = IdempotencyStore(books.database, writer, books.clock, store_responses=keeps)
+        answer = RecordedResponse(200, [("content-type", "text/plain")], b"a secret answer")
         asyncio.run(replays.keep(Claim(f"{account}/once", fingerprint, hold_id), answer))
 
 
 def ask_again(books: TemporaryBooks, account: int) -> object:
     async def work() -> object:
         with books.writer() as writer:
-            return await Replays(books.database, writer, books.clock).claim(
+            return await IdempotencyStore(books.database, writer, books.clock).claim(
                 Caller(account, "key000000001"), "once", REQUEST
             )
 
@@ -101,7 +101,7 @@ def test_an_answer_is_forgotten_before_its_key_and_the_request_is_still_charged_
     books.clock.forward(3600)
     sweep(books, answers_hours=2)
     again = ask_again(books, account)
-    assert isinstance(again, Answer)
+    assert isinstance(again, RecordedResponse)
     assert again.body == b"a secret answer"
     books.clock.forward(3601)
     sweep(books, answers_hours=2)
@@ -141,4 +141,4 @@ def test_sessions_links_and_events_go_when_they_are_over(books: TemporaryBooks) 
 def test_keys_live_for_a_day_and_so_no_answer_is_kept_for_longer() -> None:
     with pytest.raises(SettingsError, match="ANSWER_RETENTION_HOURS"):
         kept_for(Settings(answer_retention_hours=25))
-    assert kept_for(Settings()) == Kept(30.0, 24.0)
+    assert kept_for(Settings()) == RetentionPolicy(30.0, 24.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from minitoolai.billing.usage import REVENUE_DAYS, SETTLING_MS, RevenueBooks
+from minitoolai.billing.usage import REVENUE_DAYS, SETTLING_MS, RevenueCache
 from minitoolai.core.clock import first_id_of
 from minitoolai.storage.reports import MS_PER_DAY, revenue
 from tests.support.books import TemporaryBooks
@@ -25,7 +25,7 @@ def _work(books: TemporaryBooks, account: int, number: int, at_ms: int, state: s
 
 
 def test_each_look_is_what_the_books_say_whatever_ended_since(books: TemporaryBooks) -> None:
-    account, dice, revenues = books.account(), random.Random(3), RevenueBooks(books.database, books.clock)
+    account, dice, revenues = books.account(), random.Random(3), RevenueCache(books.database, books.clock)
     for number in range(1, 300):
         books.clock.forward(dice.choice((1, 600, 40_000)))
         with books.connection.transaction():

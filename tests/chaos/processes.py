@@ -12,9 +12,9 @@ import psycopg
 
 from minitoolai.core.clock import SystemClock
 from minitoolai.ledger.rules import decide
-from minitoolai.ledger.types import Held, Refused
+from minitoolai.ledger.types import Held, InsufficientFunds
 from minitoolai.storage.opening import migrate, open_database
-from minitoolai.storage.postgres.session import Presence
+from minitoolai.storage.postgres.session import ProcessRegistration
 from minitoolai.storage.writer import Writer
 from tests.support.books import TemporaryBooks, emptied, hold
 from tests.support.cluster import Cluster
@@ -85,7 +85,7 @@ def _process(url: str, account: int, start_at_s: float) -> tuple[int, int, int]:
 async def _holds(url: str, account: int, start_at_s: float) -> tuple[int, int, int]:
     """Granted, refused, commits; with identifiers as a server draws them."""
     clock = SystemClock()
-    presence = Presence(url, (), lambda channel, said: None)
+    presence = ProcessRegistration(url, (), lambda channel, said: None)
     clock.number = presence.start()
     database = open_database(url, serving=True)
     writer = Writer(database, decide)
@@ -97,6 +97,6 @@ async def _holds(url: str, account: int, start_at_s: float) -> tuple[int, int, i
     presence.stop()
     database.close()
     granted = sum(isinstance(verdict, Held) for verdict in verdicts)
-    refused = sum(isinstance(verdict, Refused) for verdict in verdicts)
+    refused = sum(isinstance(verdict, InsufficientFunds) for verdict in verdicts)
     assert granted + refused == EACH, verdicts
     return granted, refused, writer.counts.commits

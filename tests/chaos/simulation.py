@@ -80,7 +80,7 @@ class Here(Database):
         super().__init__(lambda _: connection, name="simulated", is_shared=is_shared)
         self._only = connection
 
-    async def read_soon(self, function: Callable[..., Any], *arguments: object) -> Any:
+    async def read_async(self, function: Callable[..., Any], *arguments: object) -> Any:
         return function(self._only, *arguments)
 
 

@@ -14,9 +14,9 @@ import pytest
 from minitoolai.core.errors import StoreError
 from minitoolai.ledger import rules
 from minitoolai.ledger.rules import decide
-from minitoolai.ledger.types import Operation, Settled, Verdict
+from minitoolai.ledger.types import Operation, Result, Settled
 from minitoolai.storage import ledger
-from minitoolai.storage.database import ByIds, Row
+from minitoolai.storage.database import Row, SelectByIds
 from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.postgres.connection import PostgresConnection
 from tests.chaos.power import run_power
@@ -67,18 +67,18 @@ class Weak(PostgresConnection):
         super().__init__(url)
         self._locks, self._compares, self._ascends = locks, compares, ascends
 
-    def select_each(self, *questions: ByIds) -> list[list[Row]]:
+    def select_many(self, *questions: SelectByIds) -> list[list[Row]]:
         weaker = [one._replace(lock=one.lock and self._locks) for one in questions]
         if self._ascends:
-            return super().select_each(*weaker)
-        return [self._downwards(one) if one.lock else super(Weak, self).select_each(one)[0] for one in questions]
+            return super().select_many(*weaker)
+        return [self._downwards(one) if one.lock else super(Weak, self).select_many(one)[0] for one in questions]
 
-    def _downwards(self, one: ByIds) -> list[Row]:
+    def _downwards(self, one: SelectByIds) -> list[Row]:
         backwards = one.sql.replace("IN (…)", "= ANY(%s)") + " ORDER BY id DESC FOR NO KEY UPDATE"
         return self._run(backwards, (list(one.ids),))
 
-    def write_soon(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
-        super().write_soon(
+    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
+        super().queue_write(
             sql if self._compares else sql.replace(" AND state = 'pending'", ""), rows, otherwise=otherwise
         )
 
@@ -104,7 +104,7 @@ def session(books: TemporaryBooks) -> Iterator[Session]:
         yield make
 
 
-def race(early: Weak, late: Weak, operation: Operation) -> Verdict:
+def race(early: Weak, late: Weak, operation: Operation) -> Result:
     """Both read the books before either has written; the verdict of the one that is late."""
     with late.transaction():
         seen = ledger.load(late, [operation])
@@ -122,7 +122,7 @@ def taken(books: TemporaryBooks, kind: str) -> list[int]:
 def test_the_lock_makes_the_second_of_two_processes_wait_and_see(books: TemporaryBooks, session: Session) -> None:
     account, both = books.account(1000), [session(), session()]
     books.apply(hold(1, account, 100))
-    verdicts: list[Verdict] = []
+    verdicts: list[Result] = []
 
     def second() -> None:
         with both[1].transaction():

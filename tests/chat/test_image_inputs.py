@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from minitoolai.chat.image_inputs import MOST_PICTURES, Seeing
+from minitoolai.chat.image_inputs import MOST_PICTURES, ImageInputs
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import FetchFailed, InvalidRequest, UrlForbidden
 from minitoolai.core.inference import ChatRequest
@@ -43,7 +43,7 @@ def looked_at(asked: ChatRequest, *, must_fetch: bool = False, web: dict[str, Fe
         assert web is not None, f"nothing should be fetched for {field}"
         return web[url]
 
-    asyncio.run(Seeing(fetch).look(asked, must_fetch=must_fetch))
+    asyncio.run(ImageInputs(fetch).look(asked, must_fetch=must_fetch))
     return [part["image_url"]["url"] for part in asked.messages[0]["content"]]
 
 
@@ -95,7 +95,7 @@ def test_what_lies_there_and_is_no_picture_is_refused(answer: Fetched, kind: typ
 @pytest.mark.parametrize("url", ["https://127.0.0.1/a.png", "https://169.254.169.254/latest", "https://[::1]/a.png"])
 def test_what_is_fetched_here_is_fetched_under_the_rules_of_a_hostile_internet(url: str) -> None:
     client = GuardedClient()
-    seeing = Seeing(lambda where, field: client.get(where, field=field))
+    seeing = ImageInputs(lambda where, field: client.get(where, field=field))
     with pytest.raises(UrlForbidden) as no:
         asyncio.run(seeing.look(request(url), must_fetch=True))
     assert no.value.param == FIELD
@@ -108,7 +108,7 @@ def test_more_pictures_than_anybody_looks_at_are_refused() -> None:
 
 def test_a_text_has_no_pictures() -> None:
     asked = ChatRequest("m", [{"role": "user", "content": "hi"}], {}, stream=True, include_usage=True, limit=None)
-    asyncio.run(Seeing(_never).look(asked, must_fetch=True))
+    asyncio.run(ImageInputs(_never).look(asked, must_fetch=True))
 
 
 async def _never(url: str, field: str) -> Any:
@@ -122,7 +122,7 @@ def test_what_is_plain_is_an_upright_png_without_transparency() -> None:
     clear = io.BytesIO()
     Image.new("RGBA", (5000, 10), (0, 0, 0, 0)).save(clear, "png")
     asked = request(data_url(file.getvalue()), data_url(clear.getvalue()))
-    asyncio.run(Seeing(_never).look(asked, must_fetch=True, plain=True))
+    asyncio.run(ImageInputs(_never).look(asked, must_fetch=True, plain=True))
     urls = [part["image_url"]["url"] for part in asked.messages[0]["content"]]
     assert [url.partition(",")[0] for url in urls] == ["data:image/png;base64"] * 2
     found = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
@@ -134,7 +134,7 @@ def test_a_picture_that_breaks_off_is_refused_where_it_is_unpacked() -> None:
     file = io.BytesIO()
     Image.effect_noise((200, 200), 50).save(file, "png")
     with pytest.raises(InvalidRequest, match="broken png") as no:
-        asyncio.run(Seeing(_never).look(request(data_url(file.getvalue()[:900])), must_fetch=True, plain=True))
+        asyncio.run(ImageInputs(_never).look(request(data_url(file.getvalue()[:900])), must_fetch=True, plain=True))
     assert (no.value.code, no.value.param) == ("invalid_image", FIELD)
 
 
@@ -142,11 +142,11 @@ def test_the_embedded_model_sees_with_the_operators_mmproj_and_says_where_it_is_
     async def check() -> None:
         entry, eyes = EngineEntry("llama", model="m", context=4096), tmp_path / "eyes.gguf"
         blind, seeing = (LlamaEngine("e", entry, HttpClient(), path=__file__, mmproj=path) for path in ("", str(eyes)))
-        assert (blind.vision, blind.why_blind()) == (False, None)
+        assert (blind.vision, blind.vision_unavailable_reason()) == (False, None)
         # It reads and writes all the same.
         assert seeing.why_not_ready() is None
-        assert "MINITOOLAI_LLAMA_MMPROJ" in str(seeing.why_blind())
+        assert "MINITOOLAI_LLAMA_MMPROJ" in str(seeing.vision_unavailable_reason())
         eyes.write_bytes(b"GGUF")
-        assert (seeing.vision, seeing.why_blind()) == (True, None)
+        assert (seeing.vision, seeing.vision_unavailable_reason()) == (True, None)
 
     asyncio.run(check())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.normalizer import DONE, LARGEST_EVENT, EventStream
+from minitoolai.chat.normalizer import DONE, LARGEST_EVENT, ChunkNormalizer
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import TokenDetails, Usage
 from minitoolai.http.errors import error_event
@@ -48,11 +48,13 @@ WHOLE = TEXT + END + USAGE_EVENT + DONE
 COMMENTED = b": hello\n\n" + TEXT.replace(b"data: ", b": ping\n\ndata: ", 3) + END + b": ping\n\n" + USAGE_EVENT + DONE
 
 
-def stream(*, forwards: bool = True, include_usage: bool = True) -> EventStream:
-    return EventStream(forwards=forwards, include_usage=include_usage, name="chatcmpl-ours", created_s=1_800_000_000)
+def stream(*, forwards: bool = True, include_usage: bool = True) -> ChunkNormalizer:
+    return ChunkNormalizer(
+        forwards=forwards, include_usage=include_usage, name="chatcmpl-ours", created_s=1_800_000_000
+    )
 
 
-def feed(source: bytes, *pieces: int, **options: bool) -> tuple[bytes, EventStream]:
+def feed(source: bytes, *pieces: int, **options: bool) -> tuple[bytes, ChunkNormalizer]:
     """What comes out when the bytes come in pieces that end at these places."""
     events = stream(**options)
     return b"".join(events.feed(source[a:b]) for a, b in itertools.pairwise([0, *pieces, len(source)])), events

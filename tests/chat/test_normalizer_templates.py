@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.normalizer import LESSONS
+from minitoolai.chat.normalizer import MAX_TEMPLATE_PARSES
 from tests.chat.test_normalizer import DONE, END, TEXT, USAGE_EVENT, choice, event, stream
 
 WORDS = ["a", " b", "", "Grüße", "🪐", 'say "x"', "back\\", "\n\n", "data: [DONE]", '"usage": {', "é" * 300, "end\\\\"]
@@ -100,9 +100,9 @@ def test_after_the_end_nothing_repeats() -> None:
 
 
 def test_events_that_never_repeat_cost_a_bounded_number_of_lessons() -> None:
-    known, sent = both_ways([told("word", n=number) for number in range(3 * LESSONS)])
+    known, sent = both_ways([told("word", n=number) for number in range(3 * MAX_TEMPLATE_PARSES)])
     assert known == 0
-    assert len(sent.split(b"\n\n")) == 3 * LESSONS + 1
+    assert len(sent.split(b"\n\n")) == 3 * MAX_TEMPLATE_PARSES + 1
 
 
 def test_the_order_of_blocks_large_and_small_is_kept() -> None:

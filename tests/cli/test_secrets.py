@@ -14,7 +14,7 @@ from minitoolai.accounts.keys import make_key
 from minitoolai.billing.payments import make_voucher, redeem
 from minitoolai.cli.backup import rotate
 from minitoolai.core.errors import SettingsError
-from minitoolai.core.signing import Ring, Signer, every, secret_id
+from minitoolai.core.signing import SecretKeys, UrlSigner, all_keys, secret_id
 from minitoolai.images.webhooks import WebhookSecrets
 from minitoolai.paths import pepper
 from minitoolai.settings import Secret, Settings
@@ -25,7 +25,7 @@ from tests.support.books import TemporaryBooks
 from tests.support.server import Account, ServerProcess
 from tests.support.studio_http import CATALOG, generate, job, wait
 
-OLD, NEW = Ring(b"the old secret"), Ring(b"the new secret", [b"the old secret"])
+OLD, NEW = SecretKeys(b"the old secret"), SecretKeys(b"the new secret", [b"the old secret"])
 
 
 @pytest.mark.acceptance
@@ -59,12 +59,12 @@ def test_a_server_knows_what_was_made_before_the_rotation_and_forgets_it_when_to
 
 
 def test_a_signature_of_a_previous_secret_is_known_and_none_is_made_under_it() -> None:
-    old, new = Signer(OLD.derived(b"signatures")), Signer(NEW.derived(b"signatures"))
+    old, new = UrlSigner(OLD.derived(b"signatures")), UrlSigner(NEW.derived(b"signatures"))
     assert new.is_right("picture", "17", old.sign("picture", "17"))
     assert new.is_right("picture", "17", new.sign("picture", "17"))
     assert not new.is_right("picture", "18", old.sign("picture", "17"))
     assert not old.is_right("picture", "17", new.sign("picture", "17"))
-    assert not Signer(Ring(b"another", [])).is_right("picture", "17", old.sign("picture", "17"))
+    assert not UrlSigner(SecretKeys(b"another", [])).is_right("picture", "17", old.sign("picture", "17"))
 
 
 def test_a_receiver_with_the_old_secret_and_one_with_the_new_accept_the_same_webhook() -> None:
@@ -95,14 +95,14 @@ def test_keys_are_made_under_the_new_secret(books: TemporaryBooks) -> None:
 
 def test_settings_and_files_make_one_ring(tmp_path: Path) -> None:
     first = pepper(Settings(data_dir=tmp_path))
-    assert every(first) == (first,)
+    assert all_keys(first) == (first,)
     rotate(Settings(data_dir=tmp_path), None)  # type: ignore[arg-type]
     second = pepper(Settings(data_dir=tmp_path))
-    assert every(second) == (second, bytes(first))
+    assert all_keys(second) == (second, bytes(first))
     assert second != first
     assert (tmp_path / "secret.key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / f"secret-{secret_id(first)}.key").stat().st_mode & 0o777 == 0o600
     named = Settings(data_dir=tmp_path, secret_key=Secret("c"), secret_key_previous=Secret("b, a"))
-    assert every(pepper(named)) == (b"c", b"b", b"a", bytes(first), bytes(second))
+    assert all_keys(pepper(named)) == (b"c", b"b", b"a", bytes(first), bytes(second))
     with pytest.raises(SettingsError, match="SECRET_KEY_PREVIOUS"):
         rotate(named, None)  # type: ignore[arg-type]

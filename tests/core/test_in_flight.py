@@ -14,7 +14,7 @@ from minitoolai.chat.router import Route
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import ServiceError
-from minitoolai.core.in_flight import CHECKPOINT_EVERY_S, TICK_S, Checkpoints, Underway
+from minitoolai.core.in_flight import CHECKPOINT_EVERY_S, TICK_S, Checkpoints, InFlight
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller
 from minitoolai.engines.chat.fake import FakeEngine
@@ -41,16 +41,16 @@ def pass_time(runs: list[Ticked], seconds: float, leave: int = 0) -> None:
     loop = VirtualLoop()
 
     async def watch() -> None:
-        underway = Underway(VirtualClock(loop))
+        in_flight = InFlight(VirtualClock(loop))
         for run in runs:
-            underway.add(run)
-        ticker = asyncio.ensure_future(underway.keep_time())
+            in_flight.add(run)
+        ticker = asyncio.ensure_future(in_flight.run_ticker())
         await asyncio.sleep(seconds / 2)
         for run in runs[:leave]:
-            underway.discard(run)
-            underway.discard(run)
+            in_flight.discard(run)
+            in_flight.discard(run)
         await asyncio.sleep(seconds / 2)
-        assert underway.count() == len(runs) - leave
+        assert in_flight.count() == len(runs) - leave
         ticker.cancel()
 
     loop.run_until_complete(watch())
@@ -85,9 +85,9 @@ def test_after_a_pause_the_ticker_goes_on_from_there_and_does_not_catch_up() -> 
     loop, run = VirtualLoop(), Ticked()
 
     async def watch() -> None:
-        underway = Underway(VirtualClock(loop))
-        underway.add(run)
-        ticker = asyncio.ensure_future(underway.keep_time())
+        in_flight = InFlight(VirtualClock(loop))
+        in_flight.add(run)
+        ticker = asyncio.ensure_future(in_flight.run_ticker())
         await asyncio.sleep(1.0)
         loop.pass_time(5.0)
         await asyncio.sleep(2.0)

@@ -31,7 +31,7 @@ PROMISED = {
     errors.IdempotencyInFlight: (409, "invalid_request_error", "idempotency_in_flight", True),
     errors.IdempotencySpent: (409, "invalid_request_error", "idempotency_spent", False),
     errors.Overloaded: (503, "server_error", "overloaded", True),
-    errors.NoRoom: (503, "server_error", "overloaded", True),
+    errors.EngineFull: (503, "server_error", "overloaded", True),
     errors.RateLimited: (429, "rate_limit_error", "rate_limit_exceeded", True),
     errors.EngineError: (502, "server_error", "upstream_error", True),
     errors.EngineRefused: (400, "invalid_request_error", "invalid_request", False),

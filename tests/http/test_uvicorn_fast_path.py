@@ -11,7 +11,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from minitoolai.http.asgi import JSON, Send, answer
+from minitoolai.http.asgi import JSON, Send, respond
 from minitoolai.http.streaming import EVENT_STREAM, StreamWriter
 
 HTTP: dict[str, Any] = {
@@ -75,7 +75,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 async def stream(send: Send, pieces: list[bytes]) -> None:
     out = StreamWriter(send, EVENT_STREAM)
     for piece in pieces:
-        slow = out.write_soon(piece)
+        slow = out.queue_write(piece)
         if slow is not None:
             await slow
     await out.write(b"end", is_last=True)
@@ -98,16 +98,16 @@ def test_a_caller_who_reads_slowly_is_waited_for_and_the_order_is_kept() -> None
     async def work() -> None:
         cycle = Cycle()
         out = StreamWriter(cycle.cycle.send, EVENT_STREAM)  # type: ignore[arg-type]
-        assert out.write_soon(b"one") is None
+        assert out.queue_write(b"one") is None
         cycle.flow.pause_writing()
-        slow = out.write_soon(b"two")
+        slow = out.queue_write(b"two")
         assert slow is not None
         assert b"two" not in cycle.wire.data
         waiting = asyncio.ensure_future(slow)  # type: ignore[arg-type]
         await asyncio.sleep(0)
         cycle.flow.resume_writing()
         await waiting
-        assert out.write_soon(b"three") is None
+        assert out.queue_write(b"three") is None
         body = cycle.wire.data.partition(b"\r\n\r\n")[2]
         assert body == b"3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n"
 
@@ -118,10 +118,10 @@ def test_nothing_is_written_to_a_caller_who_has_left() -> None:
     async def work() -> None:
         cycle = Cycle()
         out = StreamWriter(cycle.cycle.send, EVENT_STREAM)  # type: ignore[arg-type]
-        out.write_soon(b"one")
+        out.queue_write(b"one")
         before = cycle.wire.data
         cycle.cycle.disconnected = True
-        assert out.write_soon(b"two") is None
+        assert out.queue_write(b"two") is None
         assert cycle.wire.data == before
 
     run(work())
@@ -133,8 +133,8 @@ def test_a_whole_answer_in_one_piece_is_to_the_byte_what_the_server_would_write(
         direct, slow_way = Cycle(), Cycle()
         for one in (direct, slow_way):
             one.cycle.default_headers = [(b"date", b"today"), (b"x-request-id", b"r-1")]
-        await answer(direct.cycle.send, 200, body, [JSON])
-        await answer(slow_way.asgi, 200, body, [JSON])
+        await respond(direct.cycle.send, 200, body, [JSON])
+        await respond(slow_way.asgi, 200, body, [JSON])
         assert direct.wire.data == slow_way.wire.data
         assert direct.wire.pieces == 1
         assert slow_way.wire.pieces == 2
@@ -153,8 +153,8 @@ def test_whatever_is_unusual_about_a_connection_is_left_to_the_server(unusual: s
             one.cycle.access_log = unusual == "logged"
             one.cycle.disconnected = unusual == "left"
             one.cycle.scope["method"] = "HEAD" if unusual == "HEAD" else "POST"
-        await answer(direct.cycle.send, 404, b"gone", [JSON])
-        await answer(slow_way.asgi, 404, b"gone", [JSON])
+        await respond(direct.cycle.send, 404, b"gone", [JSON])
+        await respond(slow_way.asgi, 404, b"gone", [JSON])
         assert direct.wire.data == slow_way.wire.data
         assert direct.wire.pieces == slow_way.wire.pieces
 
@@ -165,7 +165,7 @@ def test_a_header_with_a_line_break_is_refused_and_nothing_is_written() -> None:
     async def work() -> None:
         direct = Cycle()
         with pytest.raises(RuntimeError, match="header value"):
-            await answer(direct.cycle.send, 200, b"", [(b"x-name", b"a\r\nset-cookie: b=c")])
+            await respond(direct.cycle.send, 200, b"", [(b"x-name", b"a\r\nset-cookie: b=c")])
         assert direct.wire.data == b""
 
     run(work())

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from minitoolai.httpclient.connection import LARGEST_READ, Connection
+from minitoolai.httpclient.connection import LARGEST_READ, HttpConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 WORDS = [b"data: a\n\n", b"x", b"0\r\n\r\n", b"e4\r\n", b"\r\n" * 3, bytes(range(256)) * 3, b"y" * 5000]
@@ -65,7 +65,7 @@ def heard(reads: list[bytes], *, with_sink: bool) -> tuple[bytes, list[bytes], b
     """What a connection makes of these reads: the body, what of it came the short way, whether it ended well."""
 
     async def listen() -> tuple[bytes, list[bytes], bool]:
-        connection = Connection(lambda _: None, lambda _: None)
+        connection = HttpConnection(lambda _: None, lambda _: None)
         connection.connection_made(Idle())
         connection.send(b"", b"", is_head=False, silence_s=9)
         got: list[bytes] = []

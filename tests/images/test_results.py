@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, StoreError
-from minitoolai.core.signing import Signer
-from minitoolai.images.results import PATH, Links, Pictures, Sweeper, view
+from minitoolai.core.signing import UrlSigner
+from minitoolai.images.results import PATH, ImageDelivery, ImageSweeper, Links, view
 from minitoolai.storage.object_store import LocalObjects
 from tests.support.books import NOON_MS, FixedClock, TemporaryBooks
 from tests.support.images import PRICE, end_job, find_job, links, queued_job
@@ -27,7 +27,7 @@ class House:
         self.folder = folder
         self.store = LocalObjects(folder)
         self.links = links(books.clock)
-        self.pictures = Pictures(books.database, self.store, self.links)
+        self.pictures = ImageDelivery(books.database, self.store, self.links)
         self.account = books.account(100 * PRICE)
 
     def drawn(self, png: bytes = PNG) -> int:
@@ -48,7 +48,7 @@ class House:
 
     def sweep(self, days: float = 30.0, *, strays: bool = False) -> int:
         with self.books.writer() as writer:
-            sweeper = Sweeper(self.books.database, writer, self.store, self.books.clock, retention_days=days)
+            sweeper = ImageSweeper(self.books.database, writer, self.store, self.books.clock, retention_days=days)
             return asyncio.run(sweeper.sweep_strays() if strays else sweeper.sweep())
 
     def files(self) -> int:
@@ -89,7 +89,9 @@ def test_a_link_that_was_changed_anywhere_leads_nowhere_in_the_same_words(house:
         one.replace(".png?", "?"),
         one.replace(PATH, f"{PATH}0"),
         one.replace("signature=", "signature=é"),
-        Links(Signer(b"another key"), house.books.clock, lambda: "", lifetime_s=9).link(int(one.split("/")[-1][:16])),
+        Links(UrlSigner(b"another key"), house.books.clock, lambda: "", lifetime_s=9).link(
+            int(one.split("/")[-1][:16])
+        ),
     ]
     words = set()
     for link in wrong:

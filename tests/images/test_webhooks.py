@@ -216,9 +216,9 @@ def test_an_attempt_that_outlived_its_lease_changes_nothing_any_more(books: Temp
     with books.connection.transaction():
         slow = outbox.claim(books.connection, now_ms=NOON_MS + 500, lease_ms=LEASE_MS, most=9)[0]
         quick = outbox.claim(books.connection, now_ms=NOON_MS + 500 + LEASE_MS, lease_ms=LEASE_MS, most=9)[0]
-        heard = outbox.Attempt(quick.attempts, NOON_MS, 5, 200, None)
+        heard = outbox.DeliveryAttempt(quick.attempts, NOON_MS, 5, 200, None)
         outbox.log_attempt(books.connection, quick, heard, state="delivered", next_ms=NOON_MS, now_ms=NOON_MS)
-        late = outbox.Attempt(slow.attempts, NOON_MS, 5, 500, None)
+        late = outbox.DeliveryAttempt(slow.attempts, NOON_MS, 5, 500, None)
         outbox.log_attempt(books.connection, slow, late, state="failed", next_ms=NOON_MS, now_ms=NOON_MS)
     assert states(books) == [("delivered", 2)]
     assert books.rows("SELECT attempt, status FROM webhook_deliveries") == [(2, 200)]

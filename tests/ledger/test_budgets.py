@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from minitoolai.billing.charging import Bound, Charging
-from minitoolai.billing.idempotency import Answer, Replays
+from minitoolai.billing.idempotency import IdempotencyStore, RecordedResponse
 from minitoolai.core.errors import (
     BudgetExceeded,
     IdempotencyInFlight,
@@ -17,7 +17,7 @@ from minitoolai.core.errors import (
     KeyForbids,
 )
 from minitoolai.core.models import Budget, Caller, Claim, KeyRules, Outcome
-from minitoolai.ledger.types import Claimed, Held, OverBudget, Refused
+from minitoolai.ledger.types import DuplicateRequest, Held, InsufficientFunds, OverBudget
 from minitoolai.storage import idempotency
 from minitoolai.storage import ledger as budgets
 from tests.support.books import CHAT, NOON_MS, TemporaryBooks, hold, recover, settle
@@ -53,7 +53,9 @@ def test_one_batch_grants_no_more_than_the_budget(books: TemporaryBooks) -> None
 def test_the_tighter_of_balance_and_budget_decides_and_cuts_the_answer(books: TemporaryBooks) -> None:
     account = books.account(1000)
     roomy, tight = Budget("a", month=5000), Budget("b", month=150)
-    assert books.apply(hold(1, account, 100, unit=10, units=200, least=200, budget=roomy)) == [Refused(2100, 1000)]
+    assert books.apply(hold(1, account, 100, unit=10, units=200, least=200, budget=roomy)) == [
+        InsufficientFunds(2100, 1000)
+    ]
     assert books.apply(hold(2, account, 100, unit=10, units=90, least=1, budget=tight)) == [Held(150, 5)]
 
 
@@ -89,11 +91,11 @@ def test_old_days_and_months_are_swept_and_the_total_stays(books: TemporaryBooks
 
 def test_a_claim_is_taken_with_its_hold_and_free_again_without_a_charge(books: TemporaryBooks) -> None:
     account = books.account(10_000)
-    assert books.apply(hold(1, account, claim="a"), hold(2, account, claim="a")) == [Held(100, 1), Claimed()]
+    assert books.apply(hold(1, account, claim="a"), hold(2, account, claim="a")) == [Held(100, 1), DuplicateRequest()]
     books.apply(settle(1, account, 0, FAILED))
     assert books.apply(hold(3, account, claim="a")) == [Held(100, 1)]
     books.apply(settle(3, account, 60))
-    assert books.apply(hold(4, account, claim="a")) == [Claimed()]
+    assert books.apply(hold(4, account, claim="a")) == [DuplicateRequest()]
     assert books.apply(hold(5, account, claim="a", now_ms=NOON_MS + DAY_MS)) == [Held(100, 1)]
 
 
@@ -119,7 +121,7 @@ def test_an_answer_is_kept_found_and_swept(books: TemporaryBooks) -> None:
     account = books.account(10**9)
     caller = Caller(account, "key000000001")
 
-    async def work(charging: Charging, replays: Replays) -> None:
+    async def work(charging: Charging, replays: IdempotencyStore) -> None:
         claim = await replays.claim(caller, "name", b"request")
         assert isinstance(claim, Claim)
         with pytest.raises(IdempotencyInFlight):
@@ -133,13 +135,13 @@ def test_an_answer_is_kept_found_and_swept(books: TemporaryBooks) -> None:
         replays.release(claim)
         with pytest.raises(IdempotencySpent, match="gen-"):
             await replays.claim(caller, "name", b"request")
-        await replays.keep(claim, Answer(200, [("a", "b")], b"body" * 1000))
-        assert await replays.claim(caller, "name", b"request") == Answer(200, [("a", "b")], b"body" * 1000)
+        await replays.keep(claim, RecordedResponse(200, [("a", "b")], b"body" * 1000))
+        assert await replays.claim(caller, "name", b"request") == RecordedResponse(200, [("a", "b")], b"body" * 1000)
         with pytest.raises(IdempotencyMismatch):
             await replays.claim(caller, "name", b"another request")
 
     with books.writer() as writer:
-        asyncio.run(work(Charging(writer, books.clock), Replays(books.database, writer, books.clock)))
+        asyncio.run(work(Charging(writer, books.clock), IdempotencyStore(books.database, writer, books.clock)))
     found = books.database.read(idempotency.find, f"{account}/name")
     assert found is not None
     assert found.kept is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minitoolai.core.models import Balance, Outcome
-from minitoolai.ledger.types import Credited, Held, Refused, Renewed, Reversed, Settled, StillLeased, Unknown
+from minitoolai.ledger.types import Credited, Held, InsufficientFunds, Renewed, Reversed, Settled, StillLeased, Unknown
 from tests.support.books import LEASE_MS, NOON_MS, TemporaryBooks, checkpoint, credit, hold, recover, reverse, settle
 
 # ── holds ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -29,14 +29,14 @@ def test_a_hold_beyond_the_balance_is_refused_and_changes_nothing(books: Tempora
     account = books.account(1000)
     books.apply(hold(1, account, 400))
     before = books.everything()
-    assert books.apply(hold(2, account, 601)) == [Refused(needed=601, available=600)]
+    assert books.apply(hold(2, account, 601)) == [InsufficientFunds(needed=601, available=600)]
     assert books.everything() == before
 
 
 def test_a_refused_hold_does_not_spoil_its_batch(books: TemporaryBooks) -> None:
     poor, rich = books.account(10), books.account(1000)
     verdicts = books.apply(hold(1, rich, 500), hold(2, poor, 11), hold(3, rich, 500), hold(4, rich, 1))
-    assert verdicts == [Held(500, 1), Refused(11, 10), Held(500, 1), Refused(1, 0)]
+    assert verdicts == [Held(500, 1), InsufficientFunds(11, 10), Held(500, 1), InsufficientFunds(1, 0)]
 
 
 def test_units_are_cut_to_what_the_balance_buys(books: TemporaryBooks) -> None:
@@ -48,7 +48,7 @@ def test_units_are_cut_to_what_the_balance_buys(books: TemporaryBooks) -> None:
 def test_units_are_never_cut_below_the_least(books: TemporaryBooks) -> None:
     account = books.account(1000)
     ask = hold(1, account, 90, unit=100, units=50, least=10)
-    assert books.apply(ask) == [Refused(needed=1090, available=1000)]
+    assert books.apply(ask) == [InsufficientFunds(needed=1090, available=1000)]
 
 
 def test_the_least_units_are_granted_when_the_balance_just_buys_them(books: TemporaryBooks) -> None:
@@ -58,12 +58,12 @@ def test_the_least_units_are_granted_when_the_balance_just_buys_them(books: Temp
 
 def test_a_price_without_units_is_not_cut_but_refused(books: TemporaryBooks) -> None:
     account = books.account(99)
-    assert books.apply(hold(1, account, 100, unit=0, units=5, least=0)) == [Refused(100, 99)]
+    assert books.apply(hold(1, account, 100, unit=0, units=5, least=0)) == [InsufficientFunds(100, 99)]
 
 
 def test_a_prompt_that_the_balance_cannot_buy_is_refused(books: TemporaryBooks) -> None:
     account = books.account(50)
-    assert books.apply(hold(1, account, 100, unit=1, units=20, least=0)) == [Refused(100, 50)]
+    assert books.apply(hold(1, account, 100, unit=1, units=20, least=0)) == [InsufficientFunds(100, 50)]
 
 
 def test_the_same_hold_again_is_answered_from_the_row(books: TemporaryBooks) -> None:

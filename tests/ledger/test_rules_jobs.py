@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from minitoolai.core.models import Balance, NewGeneration, Outcome
-from minitoolai.ledger.types import Held, QueueFull, Refused, Requeued, Settled, StillLeased, Superseded, Verdict
+from minitoolai.ledger.types import (
+    Held,
+    InsufficientFunds,
+    QueueFull,
+    Requeued,
+    Result,
+    Settled,
+    StillLeased,
+    Superseded,
+)
 from minitoolai.storage import jobs
 from tests.support.books import NOON_MS, TemporaryBooks, hold, requeue, settle
 
@@ -31,7 +40,7 @@ def state(books: TemporaryBooks, number: int) -> tuple[object, ...]:
     )[0]
 
 
-def submit(books: TemporaryBooks, account: int, *numbers: int, limit: int = 100) -> list[Verdict]:
+def submit(books: TemporaryBooks, account: int, *numbers: int, limit: int = 100) -> list[Result]:
     return books.apply(*(job(n, account, limit=limit) for n in numbers))
 
 
@@ -57,7 +66,7 @@ def test_one_job_more_than_an_account_may_queue_is_refused_and_changes_nothing(b
 
 def test_who_cannot_pay_is_told_that_and_not_that_the_queue_is_full(books: TemporaryBooks) -> None:
     account = books.account(PRICE)
-    assert submit(books, account, 1, 2, limit=1) == [Held(PRICE, 1), Refused(PRICE, 0)]
+    assert submit(books, account, 1, 2, limit=1) == [Held(PRICE, 1), InsufficientFunds(PRICE, 0)]
 
 
 def test_many_jobs_of_one_account_leave_the_next_places_to_others(books: TemporaryBooks) -> None:

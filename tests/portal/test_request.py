@@ -8,7 +8,7 @@ import time
 import msgspec
 import pytest
 
-from minitoolai.portal.forms import Signer
+from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.request import COOKIE, LARGEST, Draft
 from minitoolai.storage import accounts, users
 from tests.support.browse import PASSWORD, Forms, Visitor
@@ -111,7 +111,7 @@ def test_it_is_good_for_minutes_whatever_the_browser_thinks(
     account_id = server.read(lambda c: users.find_user(c, email))[0].account_id
     until_ms = int(time.time() + seconds) * 1000
     old = msgspec.to_builtins(Draft(account_id, "/keys", {"name": ["my laptop"]}, until_ms))
-    signer = Signer((server.data_dir / "secret.key").read_bytes())
+    signer = CookieSigner((server.data_dir / "secret.key").read_bytes())
     member.cookies.set("draft", signer.pack(COOKIE, old), domain="127.0.0.1", path="/")
     page = member.open("/keys").text
     assert ("my laptop" in page) is is_shown

@@ -12,7 +12,7 @@ import pytest
 
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.models import Balance
-from minitoolai.ledger.types import Held, Refused, Settled
+from minitoolai.ledger.types import Held, InsufficientFunds, Settled
 from minitoolai.storage.database import Connection
 from minitoolai.storage.writer import LARGEST_BATCH, QUEUED_HOLDS, Writer
 from tests.support.books import TemporaryBooks, checkpoint, credit, hold, settle
@@ -74,7 +74,7 @@ def test_everything_that_waits_is_one_commit(books: TemporaryBooks) -> None:
 
     with books.writer() as writer:
         verdicts = run(work(writer))
-        assert verdicts == [Held(5, 1)] * 200 + [Refused(5, 0)] * 100
+        assert verdicts == [Held(5, 1)] * 200 + [InsufficientFunds(5, 0)] * 100
         assert (writer.counts.commits, writer.counts.largest_batch, writer.counts.operations) == (2, 300, 301)
 
 
@@ -102,7 +102,7 @@ def test_a_refusal_inside_a_batch_costs_the_others_nothing(books: TemporaryBooks
         return await asyncio.gather(*asked)
 
     with books.writer() as writer:
-        assert run(work(writer)) == [Held(600, 1), Refused(4, 3), Held(100, 1)]
+        assert run(work(writer)) == [Held(600, 1), InsufficientFunds(4, 3), Held(100, 1)]
         assert writer.counts.replays == 0
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from minitoolai.core.models import Balance, Budget, Claim, NewGeneration, Outcome
 from minitoolai.ledger.rules import decide
-from minitoolai.ledger.types import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Reverse, Settle, Verdict
+from minitoolai.ledger.types import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Result, Reverse, Settle
 from minitoolai.storage import accounts, ledger
 from minitoolai.storage import ledger as audit
 from minitoolai.storage.database import Row
@@ -108,7 +108,7 @@ class TemporaryBooks:
             self.apply(credit(account, nano))
         return account
 
-    def apply(self, *operations: Operation, decide: ledger.Decide = decide) -> list[Verdict]:
+    def apply(self, *operations: Operation, decide: ledger.Decide = decide) -> list[Result]:
         """Judge and write one batch, in one transaction."""
         with self.connection.transaction():
             return ledger.apply(self.connection, operations, decide)

@@ -11,7 +11,7 @@ from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import NotFound
 from minitoolai.core.inference import ImageJob
 from minitoolai.core.models import NewGeneration, Outcome
-from minitoolai.core.signing import Signer
+from minitoolai.core.signing import UrlSigner
 from minitoolai.images.results import Links
 from minitoolai.ledger.types import PlaceHold
 from tests.support.books import NOON_MS, FixedClock, TemporaryBooks, settle
@@ -22,7 +22,7 @@ _jobs = itertools.count(4_503_599_627_370_000)
 
 
 def links(clock: FixedClock, lifetime_s: int = 3600) -> Links:
-    return Links(Signer(b"a key for tests"), clock, lambda: "http://127.0.0.1:8000", lifetime_s=lifetime_s)
+    return Links(UrlSigner(b"a key for tests"), clock, lambda: "http://127.0.0.1:8000", lifetime_s=lifetime_s)
 
 
 def queued_job(books: TemporaryBooks, account: int, webhook_url: str | None = None) -> int:

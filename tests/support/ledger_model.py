@@ -10,19 +10,20 @@ import msgspec
 from minitoolai.core.models import Budget, NewGeneration, Outcome
 from minitoolai.ledger.types import (
     Checkpoint,
-    Claimed,
     Credit,
     Credited,
+    DuplicateRequest,
     Held,
+    InsufficientFunds,
     Operation,
     OverBudget,
     PlaceHold,
     QueueFull,
     Recover,
-    Refused,
     Renewed,
     Requeue,
     Requeued,
+    Result,
     Reverse,
     Reversed,
     Settle,
@@ -30,7 +31,6 @@ from minitoolai.ledger.types import (
     StillLeased,
     Superseded,
     Unknown,
-    Verdict,
 )
 from tests.support.books import NOON_MS, checkpoint, credit, hold, recover, requeue, reverse, settle
 
@@ -70,7 +70,7 @@ class Model:
     def held(self, account: int) -> int:
         return sum(h["amount"] for h in self.holds.values() if h["account"] == account and h["state"] == "pending")
 
-    def judge(self, operation: Operation) -> Verdict:
+    def judge(self, operation: Operation) -> Result:
         if operation.account_id not in self.posted:
             return Unknown()
         if isinstance(operation, Credit):
@@ -106,7 +106,7 @@ class Model:
     def _is_drawn(self, known: dict[str, Any], attempt: int) -> bool:
         return bool(known["generation"][0] == "running" and known["attempt"] == attempt)
 
-    def _requeue(self, ask: Requeue, known: dict[str, Any]) -> Verdict:
+    def _requeue(self, ask: Requeue, known: dict[str, Any]) -> Result:
         if not (known["turn"] and self._is_drawn(known, ask.attempt)):
             return Superseded()
         if ask.reason == "lapsed" and not ask.forced and known["job_lease"] > ask.now_ms:
@@ -118,13 +118,13 @@ class Model:
         known.update(generation=("queued", *known["generation"][1:]), failures=failures, job_lease=None)
         return Requeued(failures)
 
-    def _credit(self, ask: Credit) -> Verdict:
+    def _credit(self, ask: Credit) -> Result:
         if any(move[2] == ask.external_ref for move in self.moves):
             return Credited(self.posted[ask.account_id], repeated=True)
         self._move(ask.account_id, ask.amount, ask.external_ref, ask.now_ms, ask.reason)
         return Credited(self.posted[ask.account_id])
 
-    def _reverse(self, ask: Reverse) -> Verdict:
+    def _reverse(self, ask: Reverse) -> Result:
         has = self.posted[ask.account_id]
         if any(move[2] == ask.external_ref for move in self.moves):
             return Reversed(has, 0, repeated=True)
@@ -133,13 +133,13 @@ class Model:
             self._move(ask.account_id, -taken, ask.external_ref, ask.now_ms, ask.reason)
         return Reversed(self.posted[ask.account_id], taken)
 
-    def _place(self, ask: PlaceHold) -> Verdict:
+    def _place(self, ask: PlaceHold) -> Result:
         known = self.holds.get(ask.hold_id)
         if known is not None:
             same = known["account"] == ask.account_id
             return Held(known["amount"], known["units"]) if same else Unknown()
         if ask.claim is not None and not self._is_free(ask.claim.id, ask.now_ms):
-            return Claimed()
+            return DuplicateRequest()
         available, period = self.posted[ask.account_id] - self.held(ask.account_id), None
         if ask.budget is not None:
             for name, limit in (("day", ask.budget.day), ("month", ask.budget.month), ("total", ask.budget.total)):
@@ -168,7 +168,7 @@ class Model:
                     self.claims[ask.claim.id] = (ask.hold_id, ask.now_ms)
                 return Held(amount, units)
         needed = ask.base + ask.least_units * ask.unit
-        return Refused(needed, available) if period is None else OverBudget(period, needed, available)
+        return InsufficientFunds(needed, available) if period is None else OverBudget(period, needed, available)
 
     def spent(self, budget: str, period: str, now_ms: int) -> int:
         """What holds of a budget promise or took that were placed in the period of this moment (all in one month)."""
@@ -185,7 +185,7 @@ class Model:
         first = self.claims.get(claim)
         return first is None or now_ms - first[1] >= DAY_MS or self.holds[first[0]]["state"] == "voided"
 
-    def _end(self, hold_id: int, known: dict[str, Any], ended: tuple[Any, ...]) -> Verdict:
+    def _end(self, hold_id: int, known: dict[str, Any], ended: tuple[Any, ...]) -> Result:
         cost, now_ms = ended[1:3]
         taken = cost if cost < known["amount"] else known["amount"]
         known.update(state="posted" if taken else "voided", settled=taken, shortfall=cost - taken, generation=ended)

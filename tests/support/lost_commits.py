@@ -13,7 +13,7 @@ import psycopg
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost
 from minitoolai.ledger.rules import decide
-from minitoolai.ledger.types import Credited, Held, Refused, Settled
+from minitoolai.ledger.types import Credited, Held, InsufficientFunds, Settled
 from minitoolai.storage.opening import open_database
 from minitoolai.storage.writer import Writer
 from tests.support.books import TemporaryBooks, credit, emptied, hold, settle
@@ -128,7 +128,7 @@ def _differences(books: TemporaryBooks, answers: dict[Any, Any]) -> list[str]:
             is_right = told == Settled(60) and rows[number] == ("posted", 100, 60)
         elif isinstance(told, CommitInDoubt):
             is_right = True
-        elif isinstance(told, Refused | ConnectionLost):
+        elif isinstance(told, InsufficientFunds | ConnectionLost):
             is_right = number not in rows
         else:
             is_settled = ("settle", number) in answers

@@ -16,7 +16,7 @@ from pathlib import Path
 import apsw
 
 from minitoolai.core.errors import StoreError
-from minitoolai.storage.database import AtOnce, Row
+from minitoolai.storage.database import ImmediateWrites, Row
 
 SECTOR = 512
 _names = itertools.count(1)
@@ -98,7 +98,7 @@ class _File(apsw.VFSFile):
             self._log.append((self._name, -1, None))
 
 
-class PoweredConnection(AtOnce):
+class PoweredConnection(ImmediateWrites):
     """`Connection` over the SQLite of apsw, on a disk whose power may be cut."""
 
     skip_locked = ""

@@ -12,13 +12,13 @@ from minitoolai.billing.charging import Charging
 from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import EngineError, StoreError
-from minitoolai.core.in_flight import Underway
+from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ImageAsk, ImageJob, Submitted
 from minitoolai.core.models import Caller
-from minitoolai.core.signing import Signer
-from minitoolai.engines.protocols import DrawnImage, ImageRequest, OnProgress
+from minitoolai.core.signing import UrlSigner
+from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress
 from minitoolai.images.moderation import Policies
-from minitoolai.images.progress import Board
+from minitoolai.images.progress import JobEvents
 from minitoolai.images.service import ImageService
 from minitoolai.images.worker import ImageWorker
 from minitoolai.storage.object_store import LocalObjects
@@ -60,12 +60,12 @@ class Painter:
 
     async def stop(self) -> None: ...
 
-    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> DrawnImage:
+    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
         self.begun.append((model, request.prompt))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            return DrawnImage(png=await self.how(request, on_progress), model=f"{self.name}-1")
+            return GeneratedImage(png=await self.how(request, on_progress), model=f"{self.name}-1")
         finally:
             self.at_once -= 1
 
@@ -104,17 +104,17 @@ class Studio:
     async def _run(self, test: Callable[[Studio], Coroutine[Any, Any, None]], draws: bool) -> None:
         with self.books.writer() as writer:
             self.writer = writer
-            self.board = Board()
+            self.board = JobEvents()
             self.service = ImageService(
                 self.catalog,
                 {painter.name: painter for painter in self.painters},
                 Charging(writer, self.clock),
                 self.clock,
-                Underway(self.clock),
+                InFlight(self.clock),
                 self.books.database,
                 writer,
                 Policies([]),
-                Signer(b"test"),
+                UrlSigner(b"test"),
                 self.board,
                 queue_limit=self.queue_limit,
             )

@@ -24,8 +24,8 @@ from minitoolai.core.errors import (
     RateLimited,
     StoreError,
 )
-from minitoolai.core.models import FREE, Caller, KeyRow, KeyRules
-from minitoolai.core.signing import every
+from minitoolai.core.models import UNRESTRICTED, Caller, KeyRow, KeyRules
+from minitoolai.core.signing import all_keys
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
@@ -33,7 +33,7 @@ from minitoolai.storage.writer import Writer
 # (merged from admission) Whether a key may be used at all, for this, now and from there; and how often.
 
 
-class Admission:
+class KeyPolicy:
     """Asked once for every request that shows a key."""
 
     def __init__(self, clock: Clock, limits: Limits, *, trusted_proxies: tuple[str, ...] = ()) -> None:
@@ -104,7 +104,13 @@ class NewKey(msgspec.Struct, frozen=True):
 
 
 def make_key(
-    account_id: int, name: str, pepper: bytes, clock: Clock, rules: KeyRules = FREE, *, family: str | None = None
+    account_id: int,
+    name: str,
+    pepper: bytes,
+    clock: Clock,
+    rules: KeyRules = UNRESTRICTED,
+    *,
+    family: str | None = None,
 ) -> NewKey:
     """Draw a key `sk-mt-<id12>-<secret32>-<crc6>`."""
     key_id, secret = random_text(12), random_text(32)
@@ -182,10 +188,10 @@ def require_account(connection: Connection, email: str) -> int:
     return account_id
 
 
-class KeyRing:
+class KeyVerifier:
     """Recognises keys. What it has seen is remembered for less than a second."""
 
-    def __init__(self, database: Database, pepper: bytes, clock: Clock, admission: Admission | None = None) -> None:
+    def __init__(self, database: Database, pepper: bytes, clock: Clock, admission: KeyPolicy | None = None) -> None:
         #: What a key that is recognised may do; None where nothing is limited.
         self.admission = admission
         self._database = database
@@ -217,14 +223,14 @@ class KeyRing:
         match = KEY_PATTERN.fullmatch(text)
         if match is None or _checksum(match[1], match[2]) != match[3]:
             raise AccessDenied("this is not a key of this service: it should look like sk-mt-…; copy it whole")
-        row = await self._database.read_soon(accounts.find_key, match[1])
+        row = await self._database.read_async(accounts.find_key, match[1])
         if row is None or not self._is_right(row, match[2]):
             self._known.pop(text, None)
             raise AccessDenied("this key is not known here; make one with: minitoolai key create EMAIL")
         if row.revoked_ms is not None:
             self._known.pop(text, None)
             raise AccessDenied("this key was revoked", code="invalid_api_key")
-        rules = None if row.rules == FREE else row.rules
+        rules = None if row.rules == UNRESTRICTED else row.rules
         caller = Caller(row.account_id, row.id, rules=rules, family=(row.family or row.id) if rules else "")
         if len(self._known) >= LARGEST_MEMORY:
             self._known.clear()
@@ -233,9 +239,9 @@ class KeyRing:
         return caller
 
     def _is_right(self, row: KeyRow, secret: str) -> bool:
-        return any(hmac.compare_digest(row.secret_hmac, _hmac(secret, pepper)) for pepper in every(self._pepper))
+        return any(hmac.compare_digest(row.secret_hmac, _hmac(secret, pepper)) for pepper in all_keys(self._pepper))
 
-    async def keep_uses(self, writer: Writer) -> None:
+    async def record_last_used(self, writer: Writer) -> None:
         """Write down, now and then, when keys were last used: for the eyes of their owners, on nobody's way."""
         while True:
             await asyncio.sleep(NOTE_USES_S)

@@ -20,7 +20,7 @@ MINUTE_S = 60.0
 LARGEST_MEMORY = 50_000
 
 
-class Meter:
+class TokenBucket:
     """So many units a minute. `empty_s` is the moment at which all of them would be back."""
 
     __slots__ = ("empty_s", "limit", "limit_header", "unit_s")
@@ -45,7 +45,7 @@ class Meter:
         return max(0, int((MINUTE_S - max(0.0, self.empty_s - now_s)) / self.unit_s + 1e-6))
 
 
-class Share:
+class LimitGroup:
     """The meters of one account or one key."""
 
     __slots__ = ("at_work", "dollars", "rate", "requests", "tokens", "what")
@@ -64,10 +64,10 @@ class Share:
         return not self.at_work and all(meter is None or meter.empty_s <= now_s for meter in meters)
 
 
-class Taken(msgspec.Struct, frozen=True):
+class UsageReservation(msgspec.Struct, frozen=True):
     """What one piece of work took before it began, to be corrected at its end."""
 
-    shares: tuple[Share, ...]
+    shares: tuple[LimitGroup, ...]
     tokens: int
     dollars: int
 
@@ -79,8 +79,8 @@ class Limits:
         self._clock = clock
         self._account = account
         self._processes = processes
-        self._accounts: dict[int, Share] = {}
-        self._keys: dict[str, Share] = {}
+        self._accounts: dict[int, LimitGroup] = {}
+        self._keys: dict[str, LimitGroup] = {}
         self._measures_work = any((account.tokens_per_minute, account.dollars_per_minute, account.streams))
 
     def count(self, caller: Caller) -> tuple[Headers, RateLimited | None]:
@@ -107,7 +107,7 @@ class Limits:
         """Whether paid work may meet a limit of this caller's, and so is to `begin` and `end` here."""
         return self._measures_work or caller.rules is not None
 
-    def begin(self, caller: Caller, *, tokens: int, dollars: int) -> Taken:
+    def begin(self, caller: Caller, *, tokens: int, dollars: int) -> UsageReservation:
         """Paid work of at most so many tokens and nano-dollars. RateLimited."""
         now_s, shares = self._clock.steady_s(), self._shares(caller)
         for share in shares:
@@ -122,25 +122,25 @@ class Limits:
         for share in shares:
             share.at_work += 1
             _take(share, tokens, dollars, now_s)
-        return Taken(shares, tokens, dollars)
+        return UsageReservation(shares, tokens, dollars)
 
-    def end(self, taken: Taken, *, tokens: int, dollars: int) -> None:
+    def end(self, taken: UsageReservation, *, tokens: int, dollars: int) -> None:
         """What it really was."""
         now_s = self._clock.steady_s()
         for share in taken.shares:
             share.at_work -= 1
             _take(share, tokens - taken.tokens, dollars - taken.dollars, now_s)
 
-    def _shares(self, caller: Caller) -> tuple[Share, ...]:
+    def _shares(self, caller: Caller) -> tuple[LimitGroup, ...]:
         account = self._accounts.get(caller.account_id)
         if account is None:
             self._make_room()
-            account = self._accounts[caller.account_id] = Share("this account", self._account, self._processes)
+            account = self._accounts[caller.account_id] = LimitGroup("this account", self._account, self._processes)
         if caller.rules is None or caller.rules.rate == Rate():
             return (account,)
         key = self._keys.get(caller.family)
         if key is None or key.rate != caller.rules.rate:
-            key = self._keys[caller.family] = Share("this key", caller.rules.rate, self._processes)
+            key = self._keys[caller.family] = LimitGroup("this key", caller.rules.rate, self._processes)
         return (key, account)
 
     def _make_room(self) -> None:
@@ -151,23 +151,23 @@ class Limits:
         self._keys = {name: share for name, share in self._keys.items() if not share.is_idle(now_s)}
 
 
-def _meter(limit: int | None, processes: int) -> Meter | None:
-    return Meter(max(1, limit // processes)) if limit else None
+def _meter(limit: int | None, processes: int) -> TokenBucket | None:
+    return TokenBucket(max(1, limit // processes)) if limit else None
 
 
-def _take(share: Share, tokens: int, dollars: int, now_s: float) -> None:
+def _take(share: LimitGroup, tokens: int, dollars: int, now_s: float) -> None:
     if share.tokens is not None:
         share.tokens.take(tokens, now_s)
     if share.dollars is not None:
         share.dollars.take(dollars, now_s)
 
 
-def _refusal(share: Share, limit: str, wait_s: float) -> RateLimited:
+def _refusal(share: LimitGroup, limit: str, wait_s: float) -> RateLimited:
     seconds = max(1, math.ceil(wait_s))
     return RateLimited(f"{share.what} may have {limit}; come back in {seconds} s", retry_after_s=seconds)
 
 
-def _count_one(share: Share, meter: Meter, now_s: float) -> tuple[Headers, RateLimited | None]:
+def _count_one(share: LimitGroup, meter: TokenBucket, now_s: float) -> tuple[Headers, RateLimited | None]:
     """As most requests are: one meter, nothing to compare it with. Written out, for every request comes by here."""
     empty_s = max(meter.empty_s, now_s) + meter.unit_s
     left_s = MINUTE_S - (empty_s - now_s)
@@ -185,7 +185,7 @@ def _count_one(share: Share, meter: Meter, now_s: float) -> tuple[Headers, RateL
     return headers, refusal
 
 
-def _headers(shares: tuple[Share, ...], now_s: float) -> Headers:
+def _headers(shares: tuple[LimitGroup, ...], now_s: float) -> Headers:
     """`x-ratelimit-*` as OpenAI names them, of whichever has the least left: the key or its account."""
     headers: Headers = []
     for kind in ("requests", "tokens"):
@@ -219,7 +219,7 @@ class Limit(msgspec.Struct, frozen=True):
     per_s: float
 
 
-class Attempts:
+class Throttle:
     """Counts tries by key (the generic cell rate algorithm: one number a key)."""
 
     def __init__(self, clock: Clock, factor: int = 1) -> None:

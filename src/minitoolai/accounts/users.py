@@ -156,7 +156,7 @@ class Users:
         self._soon(self._invite(email, hashed, browser, compose))
 
     async def _invite(self, email: str, hashed: str, browser: str, compose: Compose) -> None:
-        if await self._database.read_soon(accounts.find_account, email) is not None:
+        if await self._database.read_async(accounts.find_account, email) is not None:
             await self._mailer.send(compose("known", ""))
             return
         secret, now_ms = random_text(32), self._clock.now_ms()
@@ -166,7 +166,7 @@ class Users:
 
     async def link(self, secret: str) -> MailLink | None:
         """What a link stands for, while it is good. Looking changes nothing: mail programs look, too."""
-        return await self._database.read_soon(users.find_link, digest(secret), self._clock.now_ms())
+        return await self._database.read_async(users.find_link, digest(secret), self._clock.now_ms())
 
     def asked_here(self, link: MailLink, browser: str) -> bool:
         """Whether this browser is the one that signed up; another one must know the password."""
@@ -197,7 +197,7 @@ class Users:
 
     async def sign_in(self, email: str, password: str) -> Visitor | None:
         """A new session, or None: unknown address and wrong password look the same and take as long."""
-        found = await self._database.read_soon(users.find_user, email)
+        found = await self._database.read_async(users.find_user, email)
         if not await self._passwords.verify(found[1] if found else None, password):
             return None
         return await self._begin(email)
@@ -219,7 +219,7 @@ class Users:
     async def who(self, secret: str) -> User | None:
         """Who is signed in by this secret."""
         now_ms = self._clock.now_ms()
-        found = await self._database.read_soon(users.find_session, digest(secret), now_ms, IDLE_MS)
+        found = await self._database.read_async(users.find_session, digest(secret), now_ms, IDLE_MS)
         if found is None:
             return None
         if found[1] < now_ms - TOUCH_MS:
@@ -237,7 +237,7 @@ class Users:
         self._soon(self._send_reset(email, compose))
 
     async def _send_reset(self, email: str, compose: Compose) -> None:
-        if await self._database.read_soon(users.find_user, email) is None:
+        if await self._database.read_async(users.find_user, email) is None:
             return
         secret, now_ms = random_text(32), self._clock.now_ms()
         link = MailLink("reset", email, None, None, now_ms + RESET_LINK_MS)
@@ -263,7 +263,7 @@ class Users:
 
     async def knows_password(self, user: User, password: str) -> bool:
         """Whether this is the user's password."""
-        kept = await self._database.read_soon(users.password_hash_of, user.account_id)
+        kept = await self._database.read_async(users.password_hash_of, user.account_id)
         return await self._passwords.verify(kept, password)
 
     async def change_password(self, user: User, password: str, compose: Compose) -> Visitor | None:

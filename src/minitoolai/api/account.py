@@ -28,7 +28,7 @@ _CREATED_S = 1_700_000_000
 
 
 async def _caller(request: Request[Any, Any, State]) -> Caller:
-    return await authenticate(request.scope, request.app.state.keyring)
+    return await authenticate(request.scope, request.app.state.key_verifier)
 
 
 def _reports(request: Request[Any, Any, State]) -> Reports:
@@ -256,7 +256,7 @@ def _iso(ms: int | None) -> str | None:
 @reads("/v1/audio/voices")
 async def voices(request: Request[Any, Any, State]) -> dict[str, Any]:
     """Who can speak now, in which language, by which engine."""
-    await authenticate(request.scope, request.app.state.keyring)
+    await authenticate(request.scope, request.app.state.key_verifier)
     reports = cast(Reports, request.app.state.reports)
     data = [
         {

@@ -9,12 +9,12 @@ from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from minitoolai.accounts.keys import KeyRing
+from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.api import account, openapi
-from minitoolai.chat.dialects.completions import TextForm
-from minitoolai.chat.dialects.embeddings import EmbeddingForm
-from minitoolai.chat.dialects.responses import ResponseForm
-from minitoolai.chat.endpoint import ChatEndpoint, ChatForm
+from minitoolai.chat.dialects.completions import CompletionsDialect
+from minitoolai.chat.dialects.embeddings import EmbeddingsDialect
+from minitoolai.chat.dialects.responses import ResponsesDialect
+from minitoolai.chat.endpoint import ChatDialect, ChatEndpoint
 from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
 from minitoolai.http.asgi import App, reads
@@ -61,12 +61,12 @@ HANDLERS = [
 ]
 
 
-def hot_paths(chats: ChatService, speeches: SpeechService, keys: KeyRing) -> dict[str, App]:
+def hot_paths(chats: ChatService, speeches: SpeechService, keys: KeyVerifier) -> dict[str, App]:
     """The paths that bypass the framework: it would cost more than all of the work."""
-    api, openai = ChatEndpoint(chats, keys, ChatForm("api")), ChatEndpoint(chats, keys, ChatForm("openai"))
-    text = ChatEndpoint(chats, keys, TextForm())
-    responses = ChatEndpoint(chats, keys, ResponseForm(chats.clock))
-    embeddings = ChatEndpoint(chats, keys, EmbeddingForm())
+    api, openai = ChatEndpoint(chats, keys, ChatDialect("api")), ChatEndpoint(chats, keys, ChatDialect("openai"))
+    text = ChatEndpoint(chats, keys, CompletionsDialect())
+    responses = ChatEndpoint(chats, keys, ResponsesDialect(chats.clock))
+    embeddings = ChatEndpoint(chats, keys, EmbeddingsDialect())
     speaks = speech.SpeechEndpoint(speeches, keys)
     return {
         "/api/chat-completions": api,
@@ -86,7 +86,7 @@ def hot_paths(chats: ChatService, speeches: SpeechService, keys: KeyRing) -> dic
     }
 
 
-def image_paths(desk: ImageDesk, keys: KeyRing) -> dict[str, App]:
+def image_paths(desk: ImageDesk, keys: KeyVerifier) -> dict[str, App]:
     """Those of image jobs that take a body; the others are in the framework."""
     endpoints: dict[str, App] = {
         "/api/texttoimage": images.SubmitEndpoint(desk, keys),

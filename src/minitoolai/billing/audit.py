@@ -31,7 +31,7 @@ class Auditor:
         *,
         audit_every_s: float,
         sweep_every_s: float = SWEEP_EVERY_S,
-        calm_s: float = LEASE_MS / 1000,
+        healthy_for_s: float = LEASE_MS / 1000,
     ) -> None:
         self._database = database
         self._writer = writer
@@ -39,7 +39,7 @@ class Auditor:
         self._audit_every_s = audit_every_s
         self._sweep_every_s = sweep_every_s
         # Nobody could renew while the database was away: who lives is given the time of a lease to do so.
-        self._calm_s = calm_s if database.is_shared else 0.0
+        self._calm_s = healthy_for_s if database.is_shared else 0.0
         self._trouble_s = clock.steady_s()
         self.broken: dict[str, list[Row]] = {}
         #: When the books were last checked, in UTC (0 before the first time) and by the steady clock.
@@ -55,7 +55,7 @@ class Auditor:
         while True:
             now_ms = self._clock.now_ms()
             before_ms = FOREVER_MS if all_of_them else now_ms
-            lost = await self._database.read_soon(ledger.pending_chat_holds, before_ms)
+            lost = await self._database.read_async(ledger.pending_chat_holds, before_ms)
             futures = [
                 self._writer.submit(Recover(hold, account, now_ms, forced=all_of_them)) for hold, account in lost
             ]
@@ -70,7 +70,7 @@ class Auditor:
 
     async def check(self) -> dict[str, list[Row]]:
         """Every invariant on one snapshot; what breaks is logged as an alarm."""
-        self.broken = await self._database.read_soon(audit.broken_invariants)
+        self.broken = await self._database.read_async(audit.broken_invariants)
         self.checked_ms = self._clock.now_ms()
         self.checked_s = self._clock.steady_s()
         for name, rows in self.broken.items():
@@ -96,5 +96,5 @@ class Auditor:
             await asyncio.sleep(self._sweep_every_s)
 
     def _is_calm(self) -> bool:
-        since_s = min(self._writer.calm_s(), self._clock.steady_s() - self._trouble_s)
+        since_s = min(self._writer.healthy_for_s(), self._clock.steady_s() - self._trouble_s)
         return since_s >= self._calm_s

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from minitoolai.accounts.keys import check_model
-from minitoolai.accounts.rate_limits import Limits, Taken
+from minitoolai.accounts.rate_limits import Limits, UsageReservation
 from minitoolai.core.catalog import ChatModel
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import (
@@ -28,16 +28,16 @@ from minitoolai.core.models import Caller, Claim, GenerationState, NewGeneration
 from minitoolai.core.money import format_dollars
 from minitoolai.ledger.types import (
     Checkpoint,
-    Claimed,
+    DuplicateRequest,
     Held,
+    InsufficientFunds,
     OverBudget,
     PlaceHold,
     QueueFull,
-    Refused,
+    Result,
     Settle,
     Settled,
     Unknown,
-    Verdict,
 )
 from minitoolai.storage.writer import Writer
 
@@ -114,7 +114,7 @@ class Reservation(msgspec.Struct, frozen=True):
     kind: str
     model: str
     #: What it took from the limits of its account and key.
-    taken: Taken | None = None
+    taken: UsageReservation | None = None
 
 
 class Charging:
@@ -208,7 +208,7 @@ class Charging:
 
     def settle(
         self, reservation: Reservation, cost: int, outcome: Outcome, *, is_last: bool = False
-    ) -> asyncio.Future[Verdict] | None:
+    ) -> asyncio.Future[Result] | None:
         """Queue the charge; synchronous, so that it may stand in a `finally`. Await the future to know it durable.
 
         `is_last`: no other answer is under way, so that the charge need not wait for company.
@@ -233,7 +233,7 @@ class Charging:
         return Settle(hold_id, account_id, 0, self._clock.now_ms(), outcome)
 
 
-async def durable(charge: asyncio.Future[Verdict], *, within_s: float) -> None:
+async def durable(charge: asyncio.Future[Result], *, within_s: float) -> None:
     """Return once the charge is written. TimeoutError if the database is too sick for that, StoreError.
 
     A hold that the books do not know can pay for nothing: that must never look like a charge.
@@ -248,7 +248,7 @@ async def durable(charge: asyncio.Future[Verdict], *, within_s: float) -> None:
         raise StoreError("the books do not know the hold of this charge; nothing was charged")
 
 
-def _give_up(charge: asyncio.Future[Verdict]) -> None:
+def _give_up(charge: asyncio.Future[Result]) -> None:
     if not charge.done():
         charge.set_exception(TimeoutError("the charge is not durable yet"))
 
@@ -260,7 +260,7 @@ def state_after(error: ServiceError | None) -> GenerationState:
     return "cancelled" if isinstance(error, ClientLeft) else "failed"
 
 
-def charged(verdict: Verdict) -> int:
+def charged(verdict: Result) -> int:
     """What a settle took."""
     return verdict.cost if isinstance(verdict, Settled) else 0
 
@@ -273,7 +273,7 @@ def _first_use(claim: Claim, hold_id: int) -> Claim | None:
     return claim
 
 
-def in_flight() -> IdempotencyInFlight:
+def already_in_flight() -> IdempotencyInFlight:
     """What a second request hears while the first is at work."""
     return IdempotencyInFlight(
         "a request with this Idempotency-Key is at work; ask again for its answer",
@@ -282,15 +282,15 @@ def in_flight() -> IdempotencyInFlight:
     )
 
 
-def _refusal(verdict: Verdict) -> ServiceError:
+def _refusal(verdict: Result) -> ServiceError:
     """Why there is no hold, for the caller."""
     match verdict:
-        case Refused():
+        case InsufficientFunds():
             return _cannot_pay(verdict)
         case OverBudget():
             return _over_budget(verdict)
-        case Claimed():
-            return in_flight()
+        case DuplicateRequest():
+            return already_in_flight()
         case QueueFull():
             return RateLimited(
                 f"{verdict.queued} jobs of this account wait already, its most; wait for some of them", retry_after_s=5
@@ -308,7 +308,7 @@ def _over_budget(over: OverBudget) -> BudgetExceeded:
     )
 
 
-def _cannot_pay(refused: Refused) -> InsufficientBalance:
+def _cannot_pay(refused: InsufficientFunds) -> InsufficientBalance:
     return InsufficientBalance(
         f"this request may cost ${format_dollars(refused.needed)} at least and the account has "
         f"${format_dollars(max(0, refused.available))} available; top up or ask for less",

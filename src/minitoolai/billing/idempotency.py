@@ -12,7 +12,7 @@ import zlib
 
 import msgspec
 
-from minitoolai.billing.charging import in_flight
+from minitoolai.billing.charging import already_in_flight
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import IdempotencyMismatch, IdempotencySpent, InvalidRequest, Overloaded, StoreError
 from minitoolai.core.models import Caller, Claim
@@ -25,7 +25,7 @@ LONGEST_NAME = 255
 LARGEST_ANSWER = 32 * 1024 * 1024
 
 
-class Answer(msgspec.Struct, frozen=True):
+class RecordedResponse(msgspec.Struct, frozen=True):
     """An answer as it was sent."""
 
     status: int
@@ -33,19 +33,19 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class Replays:
+class IdempotencyStore:
     """The Idempotency-Keys of this process's requests, and those in the database."""
 
-    def __init__(self, database: Database, writer: Writer, clock: Clock, *, keeps_answers: bool = True) -> None:
+    def __init__(self, database: Database, writer: Writer, clock: Clock, *, store_responses: bool = True) -> None:
         """Without `keeps_answers` a key stands for a charge alone: its request is run once and cannot be replayed."""
-        self._keeps_answers = keeps_answers
+        self._keeps_answers = store_responses
         self._database = database
         self._writer = writer
         self._clock = clock
         #: Those at work in this process; the database knows of the others.
         self._under_way: dict[str, bytes] = {}
 
-    async def claim(self, caller: Caller, name: str, request: bytes) -> Claim | Answer:
+    async def claim(self, caller: Caller, name: str, request: bytes) -> Claim | RecordedResponse:
         """The right to run this request, to be given back by `release`; or the answer that it had before.
 
         `request` is all of it that matters. IdempotencyMismatch, IdempotencyInFlight, IdempotencySpent,
@@ -56,7 +56,7 @@ class Replays:
         claim = Claim(f"{caller.account_id}/{name}", fingerprint)
         self._check_under_way(claim)
         try:
-            found = await self._database.read_soon(idempotency.find, claim.id)
+            found = await self._database.read_async(idempotency.find, claim.id)
         except StoreError as error:
             raise Overloaded("the ledger cannot be read just now; nothing was charged", retry_after_s=5) from error
         self._check_under_way(claim)
@@ -68,23 +68,25 @@ class Replays:
     def _check_under_way(self, claim: Claim) -> None:
         first = self._under_way.get(claim.id)
         if first is not None:
-            raise in_flight() if first == claim.fingerprint else _mismatch()
+            raise already_in_flight() if first == claim.fingerprint else _mismatch()
 
-    async def _judge(self, found: idempotency.Found, fingerprint: bytes) -> Answer:
+    async def _judge(self, found: idempotency.IdempotencyRow, fingerprint: bytes) -> RecordedResponse:
         if found.fingerprint != fingerprint:
             raise _mismatch()
         if found.kept is not None:
             headers = msgspec.json.decode(found.kept.headers, type=list[tuple[str, str]])
-            return Answer(found.kept.status, headers, await asyncio.to_thread(zlib.decompress, found.kept.body))
+            return RecordedResponse(
+                found.kept.status, headers, await asyncio.to_thread(zlib.decompress, found.kept.body)
+            )
         if found.state.hold_state == "pending":
-            raise in_flight()
+            raise already_in_flight()
         raise IdempotencySpent(
             "the first request with this Idempotency-Key was charged, and its answer is not kept; "
             f"see /v1/generations/{generation_name(found.hold_id)}, and send another key to run it again",
             param="Idempotency-Key",
         )
 
-    async def keep(self, claim: Claim, answer: Answer) -> None:
+    async def keep(self, claim: Claim, answer: RecordedResponse) -> None:
         """Write the answer down; once this returns, the same request gets it again, whatever happens to us."""
         hold_id = claim.hold_id
         if hold_id is None or len(answer.body) > LARGEST_ANSWER:
@@ -94,7 +96,7 @@ class Replays:
             return
         headers = msgspec.json.encode(answer.headers).decode()
         body = await asyncio.to_thread(zlib.compress, answer.body, 1)
-        kept = idempotency.Kept(answer.status, headers, body)
+        kept = idempotency.StoredResponse(answer.status, headers, body)
         await self._writer.run(lambda connection: idempotency.keep(connection, claim.id, hold_id, kept))
 
     async def settled(self) -> None:

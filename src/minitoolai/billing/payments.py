@@ -11,7 +11,7 @@ import msgspec
 from minitoolai.core.clock import MS_PER_DAY, Clock, random_text
 from minitoolai.core.errors import NotFound
 from minitoolai.core.models import AdminAction, Payment, Voucher
-from minitoolai.core.signing import every
+from minitoolai.core.signing import all_keys
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Credit, Credited, Reverse, Reversed
 from minitoolai.storage import accounts, ledger, payments
@@ -80,7 +80,7 @@ NoVoucher = Literal["unknown", "used", "expired"]
 def redeem(connection: Connection, clock: Clock, pepper: bytes, account_id: int, code: str) -> int | NoVoucher:
     """Credit a voucher; its amount, or why not. Who redeemed a used one is nobody else's business."""
     now_ms = clock.now_ms()
-    keys = [code_hmac(code, secret) for secret in every(pepper)]
+    keys = [code_hmac(code, secret) for secret in all_keys(pepper)]
     key, voucher = next(
         ((key, found) for key in keys if (found := payments.find_voucher(connection, key)) is not None), (keys[0], None)
     )

@@ -31,7 +31,7 @@ EVENTS_KEPT_MS = 90 * MS_PER_DAY
 LONGEST_ANSWER_MS = MS_PER_HOUR
 
 
-class Kept(msgspec.Struct, frozen=True):
+class RetentionPolicy(msgspec.Struct, frozen=True):
     """For how long the operator keeps what is not the books."""
 
     #: Words of pictures that are over; 0 keeps them.
@@ -40,10 +40,10 @@ class Kept(msgspec.Struct, frozen=True):
     answers_hours: float = 24.0
 
 
-class RowSweeper:
+class RetentionSweeper:
     """Runs beside the server. Each transaction changes a few rows, so that no hold waits long for it."""
 
-    def __init__(self, database: Database, writer: Writer, clock: Clock, kept: Kept) -> None:
+    def __init__(self, database: Database, writer: Writer, clock: Clock, kept: RetentionPolicy) -> None:
         self._database = database
         self._writer = writer
         self._clock = clock
@@ -83,7 +83,7 @@ class RowSweeper:
             return
         until_ms = self._clock.now_ms() - int(self._kept.answers_hours * MS_PER_HOUR)
         after_ms = self._looked_ms
-        while found := await self._database.read_soon(idempotency.answered, after_ms, until_ms):
+        while found := await self._database.read_async(idempotency.answered, after_ms, until_ms):
             await self._writer.run(partial(idempotency.drop_answers, keys=found))
             await asyncio.sleep(PAUSE_S)
             if len(found) < idempotency.SWEPT_AT_ONCE:

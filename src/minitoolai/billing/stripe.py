@@ -94,7 +94,7 @@ class Checkout:
 
     async def landed(self, account_id: int, session_id: str) -> Payment | None:
         """The payment of somebody who comes back, as Stripe says it stands; None if it is not theirs."""
-        payment = await self._database.read_soon(payments.payment_by_ref, session_id)
+        payment = await self._database.read_async(payments.payment_by_ref, session_id)
         if payment is None or payment.account_id != account_id:
             return None
         return await self.look(payment)
@@ -111,7 +111,7 @@ class Checkout:
             event = stripe.Webhook.construct_event(body, signature, self._webhook_secret, TOLERANCE_S)
         except (ValueError, stripe.SignatureVerificationError) as error:
             raise InvalidRequest("this is not signed as Stripe signs", param="Stripe-Signature") from error
-        if await self._database.read_soon(payments.was_seen, event.id):
+        if await self._database.read_async(payments.was_seen, event.id):
             return
         payment = await self._concerned(event.type, event.data.object)
         if payment is not None:
@@ -121,14 +121,14 @@ class Checkout:
     async def _concerned(self, kind: str, thing: Any) -> Payment | None:
         """The payment that an event is about, if it is one of ours."""
         if kind.startswith("checkout.session."):
-            payment = await self._database.read_soon(payments.payment_by_ref, thing.id)
+            payment = await self._database.read_async(payments.payment_by_ref, thing.id)
             return payment or await self._by_mark(getattr(thing, "client_reference_id", None), thing.id)
         if not kind.startswith(("charge.", "refund.", "payment_intent.")):
             return None
         intent = thing.id if kind.startswith("payment_intent.") else getattr(thing, "payment_intent", None)
         if not isinstance(intent, str):
             return None
-        payment = await self._database.read_soon(payments.payment_by_intent, intent)
+        payment = await self._database.read_async(payments.payment_by_intent, intent)
         if payment is None:
             # News may overtake each other: the session that would have told us the intent is still on its way.
             found = await self._ask(lambda client: client.v1.payment_intents.retrieve(intent))
@@ -139,12 +139,12 @@ class Checkout:
         if not isinstance(mark, str) or not mark.isascii() or not mark.isdigit() or len(mark) > 19:
             return None
         number = int(mark)
-        payment = await self._database.read_soon(payments.find_payment, number)
+        payment = await self._database.read_async(payments.find_payment, number)
         if payment is None or session_id is None or payment.provider_ref is not None:
             return payment if payment and session_id in (None, payment.provider_ref) else None
         # We died between Stripe's answer and our writing it down.
         await self._writer.run(lambda c: payments.name_payment(c, number, session_id, self._clock.now_ms()))
-        return await self._database.read_soon(payments.find_payment, number)
+        return await self._database.read_async(payments.find_payment, number)
 
     async def poll(self) -> None:
         """Every hour: payments that never came to an end, because their news got lost; and what is still owed."""
@@ -158,7 +158,7 @@ class Checkout:
     async def look_at_all(self) -> None:
         """Look at every payment that is not at its end."""
         since_ms = self._clock.now_ms() - POLLED_MS
-        for payment in await self._database.read_soon(payments.unfinished, since_ms):
+        for payment in await self._database.read_async(payments.unfinished, since_ms):
             if payment.provider_ref is not None:
                 await self.look(payment)
 
@@ -169,7 +169,7 @@ class Checkout:
         lock = self._locks.setdefault(payment.id, asyncio.Lock())
         async with lock:
             for _ in range(MOST_LOOKS):
-                known = await self._database.read_soon(payments.find_payment, payment.id) or payment
+                known = await self._database.read_async(payments.find_payment, payment.id) or payment
                 if known.provider_ref is None:
                     return known
                 facts = await self._facts(known.provider_ref, known)

@@ -32,7 +32,7 @@ class _Kept(msgspec.Struct):
     cells: dict[Place, UsageCell]
 
 
-class UsageBooks:
+class UsageCache:
     """Usage of accounts by day, kind, model and key."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -45,7 +45,7 @@ class UsageBooks:
         now_ms = self._clock.now_ms()
         today = now_ms // MS_PER_DAY
         kept = self._kept.get(account_id) or _Kept((today - LONGEST_DAYS + 1) * MS_PER_DAY, {})
-        final_ms, final, fresh = await self._database.read_soon(_read, account_id, kept.until_ms, now_ms)
+        final_ms, final, fresh = await self._database.read_async(_read, account_id, kept.until_ms, now_ms)
         cells = {place: cell for place, cell in kept.cells.items() if place[0] > today - LONGEST_DAYS}
         _add(cells, final)
         self._keep(account_id, _Kept(final_ms, cells))
@@ -109,7 +109,7 @@ class _KeptRevenue(msgspec.Struct):
     rows: dict[RevenuePlace, RevenueRow]
 
 
-class RevenueBooks:
+class RevenueCache:
     """Revenue of the last days."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
@@ -122,7 +122,7 @@ class RevenueBooks:
         now_ms = self._clock.now_ms()
         first = now_ms // MS_PER_DAY - REVENUE_DAYS + 1
         kept = self._kept or _KeptRevenue(first * MS_PER_DAY, {})
-        final_ms, final, fresh = await self._database.read_soon(_read_revenue, kept.until_ms, now_ms)
+        final_ms, final, fresh = await self._database.read_async(_read_revenue, kept.until_ms, now_ms)
         rows = {place: row for place, row in kept.rows.items() if place[0] >= first}
         _add_revenue(rows, final)
         self._kept = _KeptRevenue(final_ms, rows)

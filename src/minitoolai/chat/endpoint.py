@@ -6,64 +6,72 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from minitoolai.accounts.keys import KeyRing
-from minitoolai.chat.request import Dialect, parse_chat
+from minitoolai.accounts.keys import KeyVerifier
+from minitoolai.chat.request import DialectName, parse_chat
 from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import ClientLeft, ServiceError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, answer, answer_error, read_json_body
+from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.request_context import name_work
-from minitoolai.http.streaming import EVENT_STREAM, Run, StreamWriter, attempt, forward, only_post, watch
+from minitoolai.http.streaming import (
+    EVENT_STREAM,
+    StreamRun,
+    StreamWriter,
+    attempt,
+    method_not_allowed,
+    stream_response,
+    watch_disconnect,
+)
 
 # (merged from forms) In which form a chat is asked for and answered: our own, OpenAI's, or one that is translated from and to it.
 
 
-class Speaker(Run, Protocol):
+class DialectRun(StreamRun, Protocol):
     """A chat under way, as its caller hears it."""
 
     async def read_whole(self) -> bytes:
         """The answer that is not streamed."""
 
 
-class Form(Protocol):
+class Dialect(Protocol):
     """How bodies are read and answers are told."""
 
     def parse(self, body: bytes) -> ChatRequest:
         """The checked request; InvalidRequest names the field."""
 
-    def speaker(self, run: ChatRun) -> Speaker:
+    def speaker(self, run: ChatRun) -> DialectRun:
         """Who tells the caller of this run."""
 
     def retold(self, error: ServiceError) -> ServiceError:
         """The error in the words of this form."""
 
-    def last_words(self, speaker: Speaker, error: ServiceError) -> bytes:
+    def last_words(self, speaker: DialectRun, error: ServiceError) -> bytes:
         """What ends a stream that failed after it began."""
 
 
-class ChatForm:
+class ChatDialect:
     """Chats as they are: nothing is translated."""
 
-    def __init__(self, dialect: Dialect) -> None:
-        self._dialect: Dialect = dialect
+    def __init__(self, dialect: DialectName) -> None:
+        self._dialect: DialectName = dialect
 
     def parse(self, body: bytes) -> ChatRequest:
         return parse_chat(body, self._dialect)
 
-    def speaker(self, run: ChatRun) -> Speaker:
+    def speaker(self, run: ChatRun) -> DialectRun:
         return run
 
     def retold(self, error: ServiceError) -> ServiceError:
         return error
 
-    def last_words(self, speaker: Speaker, error: ServiceError) -> bytes:
+    def last_words(self, speaker: DialectRun, error: ServiceError) -> bytes:
         return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
 
 
-class Translator(Protocol):
+class DialectTranslator(Protocol):
     """Chat's events into another form's."""
 
     def events(self, block: bytes) -> bytes:
@@ -76,10 +84,10 @@ class Translator(Protocol):
         """A whole completion, retold."""
 
 
-class TranslatedRun:
+class DialectAdapter:
     """A chat under way that is told in another form. Money and time stay with the run inside."""
 
-    def __init__(self, run: ChatRun, translator: Translator) -> None:
+    def __init__(self, run: ChatRun, translator: DialectTranslator) -> None:
         self._run = run
         self.translator = translator
         self.name = run.name
@@ -134,7 +142,7 @@ class TranslatedRun:
 class ChatEndpoint:
     """A POST to one service, in the form of its address, such as `/api/chat-completions/` or `/v1/chat/completions`."""
 
-    def __init__(self, chats: ChatService, keys: KeyRing, form: Form) -> None:
+    def __init__(self, chats: ChatService, keys: KeyVerifier, form: Dialect) -> None:
         self._chats = chats
         self._keys = keys
         self._form = form
@@ -142,7 +150,7 @@ class ChatEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["method"] != "POST":
-                await only_post(send)
+                await method_not_allowed(send)
                 return
             caller = await authenticate(scope, self._keys)
             request = self._form.parse(await read_json_body(scope, receive))
@@ -150,7 +158,7 @@ class ChatEndpoint:
         except ClientLeft:
             return
         except ServiceError as error:
-            await answer_error(send, self._form.retold(error), [])
+            await respond_error(send, self._form.retold(error), [])
             return
         run.task = asyncio.current_task()
         name_work(scope, run.name)
@@ -160,25 +168,25 @@ class ChatEndpoint:
             await _whole(run, self._form, receive, send)
 
 
-async def _stream(run: ChatRun, form: Form, receive: Receive, send: Send) -> None:
+async def _stream(run: ChatRun, form: Dialect, receive: Receive, send: Send) -> None:
     out = StreamWriter(send, [*EVENT_STREAM, *_headers(run)])
     run.on_silence = out.break_silence
     speaker = form.speaker(run)
-    error = await forward(speaker, out, receive)
+    error = await stream_response(speaker, out, receive)
     if error is None or isinstance(error, ClientLeft):
         return
     # As a status while nothing has been sent, else as the last event; never with `[DONE]`.
     if out.has_begun:
         await out.write(form.last_words(speaker, error), is_last=True)
     else:
-        await answer_error(send, form.retold(error), _headers(run))
+        await respond_error(send, form.retold(error), _headers(run))
 
 
-async def _whole(run: ChatRun, form: Form, receive: Receive, send: Send) -> None:
+async def _whole(run: ChatRun, form: Dialect, receive: Receive, send: Send) -> None:
     speaker = form.speaker(run)
     watchers: list[asyncio.Future[Any]] = []
     # Most plain answers are there at once; only one that is not is worth a watch for callers who leave.
-    run.on_slow = lambda: watchers.append(watch(run, receive))
+    run.on_slow = lambda: watchers.append(watch_disconnect(run, receive))
     try:
         told = await attempt(run, speaker.read_whole)
     finally:
@@ -187,9 +195,9 @@ async def _whole(run: ChatRun, form: Form, receive: Receive, send: Send) -> None
         for watcher in watchers:
             watcher.cancel()
     if isinstance(told, bytes):
-        await answer(send, 200, told, [JSON, *_headers(run)])
+        await respond(send, 200, told, [JSON, *_headers(run)])
     elif told is not None and not isinstance(told, ClientLeft):
-        await answer_error(send, form.retold(told), _headers(run))
+        await respond_error(send, form.retold(told), _headers(run))
 
 
 def _headers(run: ChatRun) -> Headers:

@@ -22,7 +22,7 @@ FETCHED_AT_ONCE = 16
 UNPACKED_AT_ONCE = 2
 
 
-class Seeing:
+class ImageInputs:
     """Checks the pictures of requests, and fetches where it must."""
 
     def __init__(self, fetch: Fetch) -> None:

@@ -21,7 +21,7 @@ from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
 _TEXTS = (b'{"content":"', b'{"reasoning_content":"')
 
 
-class Pattern(msgspec.Struct, frozen=True):
+class ChunkTemplate(msgspec.Struct, frozen=True):
     """The bytes around the text, as the engine writes them and as the caller gets them."""
 
     before: bytes
@@ -35,7 +35,7 @@ class Pattern(msgspec.Struct, frozen=True):
     end: int
 
 
-def pattern_of(theirs: bytes, ours: bytes, delta: bytes) -> Pattern | None:
+def template_of(theirs: bytes, ours: bytes, delta: bytes) -> ChunkTemplate | None:
     """From one parsed event, what is sent for it, and its only delta; None where that is not simple."""
     for key in _TEXTS:
         text = delta[len(key) : -2]
@@ -47,7 +47,7 @@ def pattern_of(theirs: bytes, ours: bytes, delta: bytes) -> Pattern | None:
         return None
     before, after = _around(theirs, delta, len(key))
     ours_before, ours_after = _around(ours, delta, len(key))
-    return Pattern(before, after, ours_before, ours_after, theirs == ours, len(before), -len(after))
+    return ChunkTemplate(before, after, ours_before, ours_after, theirs == ours, len(before), -len(after))
 
 
 def _around(event: bytes, delta: bytes, key: int) -> tuple[bytes, bytes]:
@@ -59,7 +59,7 @@ DONE = b"data: [DONE]\n\n"
 LARGEST_EVENT = 16 * 1024 * 1024
 LARGEST_COUNT = 2**31 - 1
 #: Events that are parsed, though they might be forwarded unparsed, in search of what they share.
-LESSONS = 32
+MAX_TEMPLATE_PARSES = 32
 #: Bytes of text a token stands for where nobody counted: English in the tokenizers in use.
 BYTES_PER_TOKEN = 4
 # A block without any of these is text on its way. A false alarm costs a parse, nothing else.
@@ -104,7 +104,7 @@ class ChunkWithoutUsage(msgspec.Struct):
     choices: list[Choice]
 
 
-class _Fault(msgspec.Struct):
+class _UpstreamError(msgspec.Struct):
     error: Any = None
 
 
@@ -119,7 +119,7 @@ class Delta(msgspec.Struct):
 
 
 _decode_chunk = msgspec.json.Decoder(Chunk, strict=False).decode
-_decode_fault = msgspec.json.Decoder(_Fault).decode
+_decode_fault = msgspec.json.Decoder(_UpstreamError).decode
 decode_delta = msgspec.json.Decoder(Delta | None).decode
 _encode = msgspec.json.Encoder().encode
 _FIRST_DELTA = msgspec.Raw(b'{"role":"assistant","content":""}')
@@ -149,7 +149,7 @@ def fingerprint(model: str, theirs: str | None = None) -> str:
     return f"fp_{zlib.crc32((model + (theirs or '')).encode()):08x}"
 
 
-class EventStream:
+class ChunkNormalizer:
     """Feed it what the engine sends, send the caller what it returns; then look at the attributes."""
 
     __slots__ = (
@@ -164,8 +164,8 @@ class EventStream:
         self._created_s = created_s
         self._rest = b""
         self._head: Chunk | None = None
-        self._pattern: Pattern | None = None
-        self._lessons = LESSONS
+        self._pattern: ChunkTemplate | None = None
+        self._lessons = MAX_TEMPLATE_PARSES
         self.done = False
         self.error: str | None = None
         self.usage: Usage | None = None
@@ -256,7 +256,7 @@ class EventStream:
         ours = theirs if self._forwards and chunk.usage is None else b"data: " + self._rewritten(chunk) + b"\n\n"
         if self._lessons and len(chunk.choices) == 1 and chunk.usage is None and _is_plain(theirs):
             self._lessons -= 1
-            self._pattern = pattern_of(theirs, ours, bytes(chunk.choices[0].delta)) or self._pattern
+            self._pattern = template_of(theirs, ours, bytes(chunk.choices[0].delta)) or self._pattern
         return ours
 
     def _remember(self, chunk: Chunk) -> None:

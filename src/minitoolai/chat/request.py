@@ -189,7 +189,7 @@ _CHECKS: dict[str, Callable[[Fields, str], None]] = {
 }
 
 
-Dialect = Literal["api", "openai"]
+DialectName = Literal["api", "openai"]
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 DEFAULT_LIMIT = 1000
@@ -199,12 +199,12 @@ _DETAILS = ("auto", "low", "high")
 _OURS = frozenset(("model", "messages", "stream", "max_completion_tokens", "max_tokens"))
 
 
-def parse_chat(body: bytes, dialect: Dialect) -> ChatRequest:
+def parse_chat(body: bytes, dialect: DialectName) -> ChatRequest:
     """The checked request; InvalidRequest names the field. `dialect` decides the defaults."""
     return check_chat(json_object(body), dialect)
 
 
-def check_chat(fields: dict[str, Any], dialect: Dialect) -> ChatRequest:
+def check_chat(fields: dict[str, Any], dialect: DialectName) -> ChatRequest:
     """The same for a body that is read already."""
     model = non_empty_text(fields, "model")
     messages = fields.get("messages")
@@ -253,7 +253,7 @@ class _Seen:
         self.images: list[str] = []
 
 
-def _limit(fields: dict[str, Any], dialect: Dialect) -> tuple[int | None, bool]:
+def _limit(fields: dict[str, Any], dialect: DialectName) -> tuple[int | None, bool]:
     """(limit, nobody asked for it). None means: the most the model can."""
     new = integer(fields, "max_completion_tokens", 1, LARGEST_INTEGER)
     old = integer(fields, "max_tokens", 1, LARGEST_INTEGER) if "max_tokens" in fields else None

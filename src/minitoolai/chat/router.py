@@ -18,16 +18,16 @@ from minitoolai.core.errors import (
     ContextExceeded,
     EngineBroken,
     EngineError,
+    EngineFull,
     EngineRateLimited,
     EngineRefused,
     EngineTimeout,
     InvalidRequest,
-    NoRoom,
     Overloaded,
     ServiceError,
 )
 from minitoolai.core.meters import Meters
-from minitoolai.core.models import Attempt
+from minitoolai.core.models import EngineAttempt
 from minitoolai.engines.protocols import ChatEngine
 
 # (merged from health) How one upstream fares in this process: it rests after failures, one request probes it, Retry-After is kept.
@@ -42,10 +42,10 @@ PROBE_WAIT_S = 1.0
 LONGEST_LIMIT_S = 300
 
 
-class Health:
+class CircuitBreaker:
     """Told of every failure and every answer; asked before each request. Seconds are steady ones."""
 
-    __slots__ = ("_after", "_failures", "_is_probing", "_limited", "_rest_s", "_rests", "_until_s", "is_well")
+    __slots__ = ("_after", "_failures", "_is_probing", "_limited", "_rest_s", "_rests", "_until_s", "is_closed")
 
     def __init__(self, *, after: int, rest_s: float) -> None:
         self._after = after
@@ -56,11 +56,11 @@ class Health:
         self._is_probing = False
         self._limited: dict[str, float] = {}
         #: Nothing speaks against asking it, for any model.
-        self.is_well = True
+        self.is_closed = True
 
     def wait_s(self, model: str, now_s: float) -> float:
         """0 where it may be asked for this model now, else seconds until it may."""
-        if self.is_well:
+        if self.is_closed:
             return 0.0
         limited_s = self._limited.get(model, now_s) - now_s
         if limited_s < 0:
@@ -85,7 +85,7 @@ class Health:
     def answered(self) -> None:
         """An answer came to its end."""
         self._failures = 0
-        if not self.is_well:
+        if not self.is_closed:
             self._rests = 0
             self._until_s, self._is_probing = None, False
             self._look()
@@ -98,10 +98,10 @@ class Health:
         """What stopped an attempt; an error that is the request's own counts as an answer."""
         if isinstance(error, EngineRefused | ContextExceeded):
             self.answered()
-        elif self._after == 0 or isinstance(error, NoRoom) or not isinstance(error, EngineError | Overloaded):
+        elif self._after == 0 or isinstance(error, EngineFull) or not isinstance(error, EngineError | Overloaded):
             self.left()
         elif isinstance(error, EngineRateLimited):
-            self._is_probing = self.is_well = False
+            self._is_probing = self.is_closed = False
             self._limited[model] = now_s + min(error.retry_after_s or PROBE_WAIT_S, LONGEST_LIMIT_S)
         else:
             self._failures += 1
@@ -109,12 +109,12 @@ class Health:
                 self._rest(now_s)
 
     def _look(self) -> None:
-        self.is_well = self._until_s is None and not self._limited
+        self.is_closed = self._until_s is None and not self._limited
 
     def _rest(self, now_s: float) -> None:
         self._until_s = now_s + self._rest_s * min(2**self._rests, LONGEST_REST)
         self._rests += 1
-        self._is_probing = self.is_well = False
+        self._is_probing = self.is_closed = False
 
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class Route:
         "engine",
     )
 
-    def __init__(self, home: Routes, model: str, engines: list[ChatEngine], now_s: float) -> None:
+    def __init__(self, home: Router, model: str, engines: list[ChatEngine], now_s: float) -> None:
         self._home = home
         self._model = model
         self._engines = engines
@@ -152,12 +152,12 @@ class Route:
         self._is_open = False
         self.engine = engines[0]
         #: Every attempt that ended, in order; empty while the first goes well.
-        self.attempts: list[Attempt] = []
+        self.attempts: list[EngineAttempt] = []
 
     def ask(self) -> None:
         """The request goes to `engine` now. Overloaded, EngineRateLimited where that is not possible any more."""
         health = self._home.health(self.engine.name)
-        if not health.is_well:
+        if not health.is_closed:
             # Since it was chosen, somebody else may have become the probe, or may have been told to slow down.
             self.engine = self._home.awake([self.engine, *self._untried()], self._model, self._home.clock.steady_s())[0]
             health = self._home.health(self.engine.name)
@@ -244,11 +244,13 @@ class Route:
         if error is not None or self.attempts:
             code = error.code if error is not None else None
             self.attempts.append(
-                Attempt(name, code, round((self._at_s - self._started_s) * 1000), round((now_s - self._at_s) * 1000))
+                EngineAttempt(
+                    name, code, round((self._at_s - self._started_s) * 1000), round((now_s - self._at_s) * 1000)
+                )
             )
 
 
-class Routes:
+class Router:
     """Chooses for every chat of this process, and remembers how each upstream fares."""
 
     def __init__(
@@ -267,7 +269,7 @@ class Routes:
         self._configured: dict[tuple[str, ...], list[ChatEngine]] = {}
         self._health = {name: _health_of(catalog.engines.get(name)) for name in engines}
 
-    def health(self, name: str) -> Health:
+    def health(self, name: str) -> CircuitBreaker:
         """How this engine fares."""
         return self._health[name]
 
@@ -307,9 +309,9 @@ class Routes:
             reasons = "; ".join(f"{name}: {self._engines[name].why_not_ready()}" for name in model.engines)
             raise Overloaded(f"no engine for {model.name} is ready ({reasons})", retry_after_s=30)
         now_s = self.clock.steady_s()
-        if len(engines) == 1 and self._health[engines[0].name].is_well:
+        if len(engines) == 1 and self._health[engines[0].name].is_closed:
             check(engines[0])
-            engines[0].check_room()
+            engines[0].check_capacity()
             return self._route(self, model.name, engines, now_s)
         able = self._with_room(self.awake(_able(engines, check), model.name, now_s))
         return self._route(self, model.name, able, now_s)
@@ -331,7 +333,7 @@ class Routes:
         roomy, refusal = [], None
         for engine in engines:
             try:
-                engine.check_room()
+                engine.check_capacity()
             except Overloaded as full:
                 refusal = refusal or full
             else:
@@ -355,12 +357,12 @@ def _able(engines: list[ChatEngine], check: Check) -> list[ChatEngine]:
     return able
 
 
-def _health_of(entry: EngineEntry | None) -> Health:
+def _health_of(entry: EngineEntry | None) -> CircuitBreaker:
     if entry is None or entry.kind != "upstream":
-        return Health(after=0, rest_s=1.0)
-    return Health(after=entry.cooldown_after, rest_s=entry.cooldown_s)
+        return CircuitBreaker(after=0, rest_s=1.0)
+    return CircuitBreaker(after=entry.cooldown_after, rest_s=entry.cooldown_s)
 
 
-def written(attempts: list[Attempt]) -> str | None:
+def written(attempts: list[EngineAttempt]) -> str | None:
     """The attempts as they are kept with the generation; None where the first went well."""
     return msgspec.json.encode(attempts).decode() if attempts else None

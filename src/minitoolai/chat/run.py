@@ -13,15 +13,15 @@ from typing import Protocol
 
 from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging, Reservation, durable, state_after
-from minitoolai.chat.normalizer import BYTES_PER_TOKEN, EventStream, whole_answer
+from minitoolai.chat.normalizer import BYTES_PER_TOKEN, ChunkNormalizer, whole_answer
 from minitoolai.chat.router import Route, written
 from minitoolai.core.clock import Clock, created_ms, generation_name
-from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineTimeout, NoRoom, ServiceError
+from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineFull, EngineTimeout, ServiceError
 from minitoolai.core.in_flight import Checkpoints
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ChatAnswer, ChatEngine
-from minitoolai.ledger.types import Verdict
+from minitoolai.ledger.types import Result
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Home(Protocol):
     def forget(self, run: ChatRun) -> bool:
         """The run has ended; True where it was the only one."""
 
-    def reads_on(self, run: ChatRun, answer: ChatAnswer) -> bool:
+    def drain_for_usage(self, run: ChatRun, answer: ChatAnswer) -> bool:
         """Whether the rest of an abandoned answer is now read in the background."""
 
 
@@ -72,7 +72,7 @@ class ChatRun:
         self._spoke = False
         self._prompt_tokens = request.text_bytes // BYTES_PER_TOKEN if prompt_tokens is None else prompt_tokens
         self._answer: ChatAnswer | None = None
-        self._charge: asyncio.Future[Verdict] | None = None
+        self._charge: asyncio.Future[Result] | None = None
         self.is_finished = False
         self.usage: Usage | None = None
         #: Set while somebody may break the answer off by cancelling this task.
@@ -87,8 +87,8 @@ class ChatRun:
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _new_events(self) -> EventStream:
-        return EventStream(
+    def _new_events(self) -> ChunkNormalizer:
+        return ChunkNormalizer(
             forwards=self.engine.complete_chunks,
             include_usage=self.request.include_usage,
             name=f"chatcmpl-{self.name[4:]}",
@@ -100,7 +100,7 @@ class ChatRun:
         while self._answer is None:
             self.route.ask()
             if self.route.engine is not self.engine:
-                self._turn_to(self.route.engine)
+                self._switch_engine(self.route.engine)
             try:
                 self._answer = await self.engine.open(self.request, self.reservation.units)
             except (ServiceError, asyncio.CancelledError) as error:
@@ -123,9 +123,9 @@ class ChatRun:
         # Nobody is asked while we wait our turn: that time is no engine's silence.
         self._asked_s = math.inf
         await self.route.next(error, had_begun=answer is not None)
-        self._turn_to(self.route.engine)
+        self._switch_engine(self.route.engine)
 
-    def _turn_to(self, engine: ChatEngine) -> None:
+    def _switch_engine(self, engine: ChatEngine) -> None:
         self.engine = engine
         self.events, self.usage = self._new_events(), None
         self._asked_s = self._service.clock.steady_s()
@@ -134,7 +134,7 @@ class ChatRun:
         """Whole events for the caller, or None at the end. EngineError if the engine breaks off."""
         assert self._answer is not None
         while not self._has_ended():
-            block = self._digest(await self._answer.next_bytes())
+            block = self._process_chunk(await self._answer.next_bytes())
             if block:
                 return block
         return None
@@ -183,7 +183,7 @@ class ChatRun:
                     data = answer.take()
                     if data is None:
                         return
-                    block = self._digest(data)
+                    block = self._process_chunk(data)
                     slow = write(block) if block else None
                 # Taking the last bytes may close the connection, which calls us once more from within.
                 if not halt.done():
@@ -198,7 +198,7 @@ class ChatRun:
                 block = repeats(data)
                 is_new = block is None
                 if block is None:
-                    block = self._digest(data)
+                    block = self._process_chunk(data)
                 else:
                     self._spoke = True
                 # Cancelled a moment ago: what still comes counts, and nobody is left to write it to.
@@ -221,7 +221,7 @@ class ChatRun:
         finally:
             answer.listen(None)
 
-    def _digest(self, data: bytes) -> bytes:
+    def _process_chunk(self, data: bytes) -> bytes:
         """Bytes of the engine's into whole events for the caller; empty bytes are the engine's end."""
         events = self.events
         if not data:
@@ -325,7 +325,7 @@ class ChatRun:
     async def close(self, error: ServiceError | None = None) -> None:
         """Let go of the engine and finish. An engine that goes on billing is read to its end all the same."""
         answer, self._answer = self._answer, None
-        if answer is not None and isinstance(error, ClientLeft) and self._service.reads_on(self, answer):
+        if answer is not None and isinstance(error, ClientLeft) and self._service.drain_for_usage(self, answer):
             return
         self.finish(error)
         if answer is not None:
@@ -375,7 +375,7 @@ class ChatRun:
         """The engine has had its time: another is asked, or else the answer ends here."""
         name = self.engine.name
         if self.request.waits:
-            error: ServiceError = NoRoom(f"{name} had no place free for {waited_s:g} s; try again", retry_after_s=2)
+            error: ServiceError = EngineFull(f"{name} had no place free for {waited_s:g} s; try again", retry_after_s=2)
         else:
             error = EngineTimeout(f"{name} sent no token for {waited_s:g} s; nothing was charged")
         if self.events.served_model is None and self.route.has_more() and self.task is not None:

@@ -9,13 +9,13 @@ from typing import Protocol
 
 from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging
-from minitoolai.chat.image_inputs import Seeing
-from minitoolai.chat.router import Route, Routes
+from minitoolai.chat.image_inputs import ImageInputs
+from minitoolai.chat.router import Route, Router
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import Catalog, ChatModel
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import ContextExceeded, InvalidRequest
-from minitoolai.core.in_flight import Underway
+from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Caller, NewGeneration
 from minitoolai.engines.protocols import ChatAnswer, ChatEngine
@@ -26,7 +26,7 @@ from minitoolai.engines.protocols import ChatAnswer, ChatEngine
 NAMED_AT_MOST = 5
 
 
-class Offers(Protocol):
+class ModelLookup(Protocol):
     """Who could answer instead."""
 
     catalog: Catalog
@@ -36,7 +36,7 @@ class Offers(Protocol):
         """The one that would answer now."""
 
 
-def check_fit(request: ChatRequest, model: ChatModel, engine: ChatEngine, offers: Offers) -> None:
+def check_capabilities(request: ChatRequest, model: ChatModel, engine: ChatEngine, offers: ModelLookup) -> None:
     """InvalidRequest that names the field which this model, on this engine, cannot honour."""
     if request.images and not sees(model, engine):
         raise InvalidRequest(_blind(model, engine, offers), param="messages")
@@ -55,7 +55,7 @@ def check_fit(request: ChatRequest, model: ChatModel, engine: ChatEngine, offers
         )
 
 
-def models_that(offers: Offers, can: Callable[[ChatModel, ChatEngine], bool]) -> list[str]:
+def models_that(offers: ModelLookup, can: Callable[[ChatModel, ChatEngine], bool]) -> list[str]:
     """The names of the models whose engine, as things stand, can."""
     found = ((model, offers.engine_for(model)) for model in offers.catalog.chat.values())
     return [model.name for model, engine in found if engine is not None and can(model, engine)]
@@ -73,7 +73,7 @@ def sees(model: ChatModel, engine: ChatEngine) -> bool:
     return model.image_tokens is not None and engine.vision
 
 
-def _blind(model: ChatModel, engine: ChatEngine, offers: Offers) -> str:
+def _blind(model: ChatModel, engine: ChatEngine, offers: ModelLookup) -> str:
     seeing = models_that(offers, sees)
     if model.image_tokens is None:
         could = seeing or [other.name for other in offers.catalog.chat.values() if other.image_tokens is not None]
@@ -115,22 +115,22 @@ class ChatService:
         engines: Mapping[str, ChatEngine],
         charging: Charging,
         clock: Clock,
-        underway: Underway,
+        in_flight: InFlight,
         *,
         first_token_timeout_s: float,
         total_timeout_s: float,
-        seeing: Seeing,
+        seeing: ImageInputs,
         route: type[Route] = Route,
     ) -> None:
         self.catalog = catalog
         self.engines = engines
-        self.routes = Routes(catalog, engines, clock, charging.meters, route)
+        self.routes = Router(catalog, engines, clock, charging.meters, route)
         self.charging = charging
         self._seeing = seeing
         self.clock = clock
         self._first_token_timeout_s = first_token_timeout_s
         self._total_timeout_s = total_timeout_s
-        self.underway = underway
+        self.in_flight = in_flight
         self._reading_on: set[asyncio.Task[None]] = set()
 
     def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
@@ -149,9 +149,9 @@ class ChatService:
 
         ModelNotFound, InvalidRequest, ContextExceeded, InsufficientBalance, EngineRateLimited, Overloaded.
         """
-        self.underway.check_open()
+        self.in_flight.check_open()
         model = self._model(request)
-        route = self.routes.choose(model, lambda engine: check_fit(request, model, engine, self))
+        route = self.routes.choose(model, lambda engine: check_capabilities(request, model, engine, self))
         engine = route.engine
         if request.images:
             await self._seeing.look(request, must_fetch=not route.fetches_images, plain=route.plain_images)
@@ -164,7 +164,7 @@ class ChatService:
         reservation = await self.charging.reserve(caller, bound, generation)
         request.clamped = reservation.units < limit
         run = ChatRun(self, request, route, reservation, prompt_tokens)
-        self.underway.add(run)
+        self.in_flight.add(run)
         return run
 
     def _model(self, request: ChatRequest) -> ChatModel:
@@ -179,9 +179,9 @@ class ChatService:
 
     def forget(self, run: ChatRun) -> bool:
         """The run has ended; True where it was the only one."""
-        return self.underway.discard(run)
+        return self.in_flight.discard(run)
 
-    def reads_on(self, run: ChatRun, answer: ChatAnswer) -> bool:
+    def drain_for_usage(self, run: ChatRun, answer: ChatAnswer) -> bool:
         """Whether the rest of an abandoned answer is now read in the background, for its usage."""
         if run.is_finished or not run.engine.bills_after_cancel or len(self._reading_on) >= READ_ON_AT_MOST:
             return False

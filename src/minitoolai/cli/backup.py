@@ -19,7 +19,7 @@ from minitoolai.cli.common import CLOCK, say
 from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import NotFound, ObjectMissing, SettingsError, StoreError
 from minitoolai.core.money import format_dollars
-from minitoolai.core.signing import every, secret_id
+from minitoolai.core.signing import all_keys, secret_id
 from minitoolai.image_wiring import make_objects
 from minitoolai.paths import database_url, pepper
 from minitoolai.settings import Settings
@@ -96,7 +96,7 @@ def backup(settings: Settings, options: argparse.Namespace) -> None:
                 archive.Head(archive.FORMAT, __version__, revision, database.name, CLOCK.now_ms(), secret_id(secret))
             )
             if not settings.secret_key:
-                for one in every(secret):
+                for one in all_keys(secret):
                     writer.secret(one)
             books = database.read(_write_rows, writer)
             # After the rows: a picture is kept before its row says so, so that none that is promised is missing.
@@ -133,13 +133,13 @@ def _target(name: str) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
 
 
-def _write_rows(connection: Connection, writer: archive.ArchiveWriter) -> archive.Books:
+def _write_rows(connection: Connection, writer: archive.ArchiveWriter) -> archive.BackupTotals:
     counts = dict.fromkeys(rows.tables(), 0)
     with connection.snapshot():
         for chunk in rows.dump(connection):
             counts[chunk.table] += len(chunk.rows)
             writer.chunk(chunk)
-        books = archive.Books(counts, *rows.customers_money(connection))
+        books = archive.BackupTotals(counts, *rows.customers_money(connection))
     writer.books(books)
     return books
 
@@ -202,7 +202,7 @@ def _check_target(database: Database, url: str, head: archive.Head) -> None:
 
 def _read_rows(
     settings: Settings, database: Database, found: Iterator[archive.Piece], head: archive.Head
-) -> tuple[bytes | None, archive.Books]:
+) -> tuple[bytes | None, archive.BackupTotals]:
     """One transaction: all rows that were promised, or none."""
     secret: bytes | None = None
     previous: list[bytes] = []
@@ -216,9 +216,9 @@ def _read_rows(
                     secret = piece
                 else:
                     previous.append(piece)
-            elif isinstance(piece, rows.Chunk):
+            elif isinstance(piece, rows.RowChunk):
                 rows.load(connection, piece)
-            elif isinstance(piece, archive.Books):
+            elif isinstance(piece, archive.BackupTotals):
                 _check_books(connection, piece)
                 if database.is_shared:
                     rows.continue_numbers(connection)
@@ -230,7 +230,7 @@ def _read_rows(
     raise StoreError("the backup has no books")
 
 
-def _check_books(connection: Connection, books: archive.Books) -> None:
+def _check_books(connection: Connection, books: archive.BackupTotals) -> None:
     if rows.count(connection, books.rows) != books.rows or rows.customers_money(connection) != (
         books.posted,
         books.held,

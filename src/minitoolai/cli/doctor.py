@@ -171,7 +171,9 @@ async def _try_file(engine: ChatEngine) -> list[str]:
         return [f"FAULT  engine {engine.name}: {error.message}"]
     finally:
         await engine.stop()
-    blind = [f"FAULT  engine {engine.name} sees no pictures: {why}"] if (why := engine.why_blind()) else []
+    blind = (
+        [f"FAULT  engine {engine.name} sees no pictures: {why}"] if (why := engine.vision_unavailable_reason()) else []
+    )
     eyes = ", and it sees pictures" if engine.vision else ""
     return [f"ok     engine {engine.name}: one token from {served}{eyes}", *blind]
 

@@ -106,7 +106,7 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
         for line in purchase_lines(catalog, offer.model):
             say(line)
     for engine in services.engines.values():
-        if why := engine.why_blind():
+        if why := engine.vision_unavailable_reason():
             say(f"  {engine.name} sees no pictures: {why}")
     for model in services.speech.catalog.speech.values():
         voices: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ from minitoolai.bootstrap import Services, build
 from minitoolai.cli.common import CLOCK, prepare, say, write
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.money import parse_dollars
-from minitoolai.observability.metrics import MetricsPort, Page
+from minitoolai.observability.metrics import MetricsPage, MetricsPort
 from minitoolai.paths import pepper
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts
@@ -63,9 +63,11 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stop)
 
     def heard(channel: str | None, _: str | None) -> None:
-        loop.call_soon_threadsafe(worker.board.new_work)
+        loop.call_soon_threadsafe(worker.board.notify_queued)
 
-    metrics = MetricsPort(services.settings, Page(services, lambda: "stopping" if is_over.is_set() else None).text)
+    metrics = MetricsPort(
+        services.settings, MetricsPage(services, lambda: "stopping" if is_over.is_set() else None).text
+    )
     member = services.database.member((JOBS_CHANNEL,), heard)
     await metrics.open()
     services.writer.start()

@@ -171,7 +171,7 @@ class Overloaded(ServiceError):
     retryable = True
 
 
-class NoRoom(Overloaded):
+class EngineFull(Overloaded):
     """As many wait for an engine as may."""
 
 

@@ -19,7 +19,7 @@ CHECKPOINT_EVERY_S = 1.0
 FEW = 32
 
 
-class Run(Protocol):
+class InFlightRun(Protocol):
     """An answer under way."""
 
     def tick(self, now_s: float) -> None:
@@ -45,14 +45,14 @@ class Checkpoints:
         return True
 
 
-class Underway:
+class InFlight:
     """Who begins an answer adds it here; who ends it takes it away."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         #: Each answer under way, with the turn it is in.
-        self._runs: dict[Run, set[Run]] = {}
-        self._turns: list[set[Run]] = [set() for _ in range(TURNS)]
+        self._runs: dict[InFlightRun, set[InFlightRun]] = {}
+        self._turns: list[set[InFlightRun]] = [set() for _ in range(TURNS)]
         self.draining = False
 
     def count(self) -> int:
@@ -64,7 +64,7 @@ class Underway:
         if self.draining:
             raise Overloaded("the server is restarting; try again", retry_after_s=2)
 
-    def add(self, run: Run) -> None:
+    def add(self, run: InFlightRun) -> None:
         """From now on the run is ticked."""
         # Mostly it is the first.
         for turn in self._turns:
@@ -75,14 +75,14 @@ class Underway:
         turn.add(run)
         self._runs[run] = turn
 
-    def discard(self, run: Run) -> bool:
+    def discard(self, run: InFlightRun) -> bool:
         """The run has ended; True where no other is under way."""
         turn = self._runs.pop(run, None)
         if turn is not None:
             turn.discard(run)
         return not self._runs
 
-    async def keep_time(self) -> None:
+    async def run_ticker(self) -> None:
         """Drive the clocks of all answers until cancelled: one task for all of them, no timer for each."""
         due_s = self._clock.steady_s()
         for turn in itertools.cycle(self._turns):

@@ -93,7 +93,7 @@ class KeyRules(msgspec.Struct, frozen=True, omit_defaults=True):
         return any(here in ip_network(network) for network in self.allow_ip)
 
 
-FREE = KeyRules()
+UNRESTRICTED = KeyRules()
 
 
 Kind = Literal["chat", "image", "speech"]
@@ -123,7 +123,7 @@ class Caller(msgspec.Struct, frozen=True):
     family: str = ""
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class EngineAttempt(msgspec.Struct, frozen=True):
     """One engine asked for one piece of work: how it failed, or None; when it was asked, and for how long it had it."""
 
     engine: str
@@ -308,7 +308,7 @@ class KeyRow(msgspec.Struct, frozen=True):
     secret_hmac: bytes
     created_ms: int
     revoked_ms: int | None
-    rules: KeyRules = FREE
+    rules: KeyRules = UNRESTRICTED
     #: The first of the keys that took each other's place; they share limits and budgets. None: itself.
     family: str | None = None
 

@@ -8,27 +8,27 @@ import hmac
 from collections.abc import Iterable
 
 
-class Ring(bytes):
+class SecretKeys(bytes):
     """The secret that signs now, as plain bytes; `previous` ones are only ever tried when something is checked."""
 
     previous: tuple[bytes, ...]
 
-    def __new__(cls, current: bytes, previous: Iterable[bytes] = ()) -> Ring:
+    def __new__(cls, current: bytes, previous: Iterable[bytes] = ()) -> SecretKeys:
         """Of what is given twice, one is kept."""
         made = super().__new__(cls, current)
         made.previous = tuple(dict.fromkeys(secret for secret in previous if secret != current))
         return made
 
-    def derived(self, purpose: bytes) -> Ring:
+    def derived(self, purpose: bytes) -> SecretKeys:
         """A ring for one purpose: none of its secrets tells anything of ours."""
-        return Ring(
+        return SecretKeys(
             hmac.digest(self, purpose, "sha256"), [hmac.digest(secret, purpose, "sha256") for secret in self.previous]
         )
 
 
-def every(secret: bytes) -> tuple[bytes, ...]:
+def all_keys(secret: bytes) -> tuple[bytes, ...]:
     """The one that signs, then those that are still known."""
-    return (secret, *secret.previous) if isinstance(secret, Ring) else (secret,)
+    return (secret, *secret.previous) if isinstance(secret, SecretKeys) else (secret,)
 
 
 def secret_id(secret: bytes) -> str:
@@ -41,7 +41,7 @@ def secret_id(secret: bytes) -> str:
 SIGNATURE_BYTES = 16
 
 
-class Signer:
+class UrlSigner:
     """Signs texts under one key, and knows what a ring's previous ones signed.
 
     `purpose` keeps a signature from meaning anything elsewhere.
@@ -57,7 +57,7 @@ class Signer:
     def is_right(self, purpose: str, text: str, signature: str) -> bool:
         """In a time that does not depend on how nearly right it is."""
         given = signature.encode("utf-8", "replace")
-        return any(hmac.compare_digest(_signature(key, purpose, text).encode(), given) for key in every(self._key))
+        return any(hmac.compare_digest(_signature(key, purpose, text).encode(), given) for key in all_keys(self._key))
 
 
 def _signature(key: bytes, purpose: str, text: str) -> str:

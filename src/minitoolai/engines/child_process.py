@@ -10,7 +10,7 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def belong_to_parent() -> None:
+def die_with_parent() -> None:
     """Ignore Ctrl-C; die when the parent does, however it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":

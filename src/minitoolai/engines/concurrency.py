@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from minitoolai.core.errors import NoRoom
+from minitoolai.core.errors import EngineFull
 from minitoolai.engines.protocols import ChatAnswer
 
 
-class Slots:
+class ConcurrencyLimit:
     """A bounded number at work, a bounded number waiting; more is refused at once."""
 
     def __init__(self, at_work: int, waiting: int, name: str) -> None:
@@ -27,7 +27,7 @@ class Slots:
     def check(self) -> None:
         """NoRoom if even the queue is full."""
         if self.taken >= self._room:
-            raise NoRoom(
+            raise EngineFull(
                 f"{self._name} has {self.taken} requests at work and waiting, its most; try again", retry_after_s=2
             )
 
@@ -41,7 +41,7 @@ class Slots:
             self.taken -= 1
             raise
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """The slot is free again."""
         self.taken -= 1
         self._semaphore.release()
@@ -50,9 +50,9 @@ class Slots:
 class SlottedAnswer:
     """An answer that occupies a slot until it is closed."""
 
-    def __init__(self, answer: ChatAnswer, slots: Slots) -> None:
+    def __init__(self, answer: ChatAnswer, slots: ConcurrencyLimit) -> None:
         self._answer = answer
-        self._slots: Slots | None = slots
+        self._slots: ConcurrencyLimit | None = slots
 
     async def next_bytes(self) -> bytes:
         return await self._answer.next_bytes()
@@ -69,5 +69,5 @@ class SlottedAnswer:
     async def close(self) -> None:
         slots, self._slots = self._slots, None
         if slots is not None:
-            slots.give_back()
+            slots.release()
             await self._answer.close()

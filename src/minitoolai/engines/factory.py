@@ -11,9 +11,9 @@ from minitoolai.core.errors import EngineError, FetchFailed, SettingsError, UrlF
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.engines.chat.openai import UpstreamEngine
-from minitoolai.engines.concurrency import Slots
+from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.images.openai import UpstreamImages
-from minitoolai.engines.images.process import CanvasProcess
+from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.images.remote import Remote, remote_of
 from minitoolai.engines.images.webui import WebuiEngine
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
@@ -26,7 +26,7 @@ from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.settings import Settings
 
-Caps = dict[str, Slots]
+Caps = dict[str, ConcurrencyLimit]
 #: Headers that a request to an upstream gets besides its own, asked for each.
 More = Callable[[], dict[str, str]]
 
@@ -34,7 +34,7 @@ More = Callable[[], dict[str, str]]
 def make_caps(catalog: Catalog) -> Caps:
     """One cap for each upstream that has one: for its chats, its speech and whatever else together."""
     return {
-        name: Slots(entry.concurrency, entry.waiting, name)
+        name: ConcurrencyLimit(entry.concurrency, entry.waiting, name)
         for name, entry in catalog.engines.items()
         if entry.kind == "upstream" and entry.concurrency
     }
@@ -127,11 +127,11 @@ def make_image_engine(name: str, catalog: Catalog, settings: Settings, http: Htt
         return UpstreamImages(_remote(name, entry, settings), entry, http, _fetch)
     if entry.kind == "diffusers":
         config = _gpu_config(_models_of(name, catalog), entry, settings)
-        return CanvasProcess(name, "minitoolai.engines.diffusers.engine", config, rows=settings.gpu_pictures)
+        return EngineProcess(name, "minitoolai.engines.diffusers.engine", config, rows=settings.gpu_pictures)
     if entry.kind == "fake":
         config = {"model": entry.model, "delay_ms": entry.delay_ms}
-        return CanvasProcess(name, "minitoolai.engines.images.fake", config, **limits)
-    return CanvasProcess(name, "minitoolai.engines.images.sketch", {"threads": 0}, **limits)
+        return EngineProcess(name, "minitoolai.engines.images.fake", config, **limits)
+    return EngineProcess(name, "minitoolai.engines.images.sketch", {"threads": 0}, **limits)
 
 
 def weights_folder(settings: Settings) -> Path:

@@ -58,7 +58,7 @@ class ChatEngine(Protocol):
     def why_not_ready(self) -> str | None:
         """None when it can answer; else a sentence with the remedy, for `minitoolai models`."""
 
-    def why_blind(self) -> str | None:
+    def vision_unavailable_reason(self) -> str | None:
         """A sentence with the remedy where it was given eyes that are of no use; it may be ready without them."""
 
     def context_tokens(self) -> int | None:
@@ -67,7 +67,7 @@ class ChatEngine(Protocol):
     def unsupported_field(self, request: ChatRequest) -> str | None:
         """The first field of the request that this engine cannot honour."""
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Overloaded if a request sent now would not even be queued."""
 
     def is_busy(self) -> bool:
@@ -111,7 +111,7 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
 
 
-class DrawnImage(msgspec.Struct, frozen=True, kw_only=True):
+class GeneratedImage(msgspec.Struct, frozen=True, kw_only=True):
     """A finished picture. `model` is what really drew it; `ticket` names it on its canvas."""
 
     png: bytes
@@ -154,7 +154,7 @@ class ImageEngine(Protocol):
     async def stop(self) -> None:
         """Let go of everything; pictures under way raise EngineError."""
 
-    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> DrawnImage:
+    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
         """One picture of a model of the catalog; many may be under way. Cancelled, it lets go between two steps.
 
         EngineRefused: the request is to blame. Any other EngineError: try again.
@@ -164,7 +164,7 @@ class ImageEngine(Protocol):
 # ── what runs in a child process ──────────────────────────────────────────────────────────────────────────
 
 
-class Canvas(Protocol):
+class Batch(Protocol):
     """Pictures under way on one engine. Not safe for threads: whoever opened it advances it."""
 
     def __len__(self) -> int:
@@ -176,14 +176,14 @@ class Canvas(Protocol):
     def remove(self, ticket: int) -> None:
         """Forget a picture that nobody waits for any more. An unknown ticket is no error."""
 
-    def step(self) -> Sequence[DrawnImage | FailedImage]:
+    def step(self) -> Sequence[GeneratedImage | FailedImage]:
         """One model call for every picture under way; returns those that it ended.
 
         What it raises concerns them all: each is then drawn again from its beginning, alone.
         """
 
 
-class CanvasEngine(Protocol):
+class BatchEngine(Protocol):
     """Somebody who draws, one model call at a time. Made from plain data, here for its facts and in the child to work.
 
     `why_not_ready` and `batch_key` answer without heavy libraries and before `start`.
@@ -203,7 +203,7 @@ class CanvasEngine(Protocol):
     def stop(self) -> None:
         """Let go of everything."""
 
-    def open(self, model: str) -> Canvas:
+    def open(self, model: str) -> Batch:
         """An empty canvas for a model of the catalog; its weights are loaded where they are not yet. EngineError."""
 
 
@@ -237,7 +237,7 @@ class SpeechEngine(Protocol):
     def unsupported_field(self, request: SpeechRequest) -> str | None:
         """The first field of the request that this engine cannot honour."""
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         """Overloaded if a request sent now would not even be queued."""
 
     async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[Piece]) -> SpokenAnswer:

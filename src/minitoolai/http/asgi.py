@@ -9,7 +9,7 @@ from litestar import HttpMethod, route
 
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, ServiceError, WrongContentType
 from minitoolai.http.errors import error_body, error_headers, status_and_type
-from minitoolai.http.uvicorn_fast_path import answer_directly
+from minitoolai.http.uvicorn_fast_path import try_fast_response
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -75,18 +75,18 @@ def _too_large() -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {LARGEST_BODY // 1024 // 1024} MB; send less")
 
 
-async def answer(send: Send, status: int, body: bytes, headers: Headers) -> None:
+async def respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
     """One whole answer."""
     headers = [*headers, (b"content-length", b"%d" % len(body))]
-    if answer_directly(send, status, body, headers):
+    if try_fast_response(send, status, body, headers):
         return
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def answer_error(send: Send, error: ServiceError, headers: Headers, path: str = "") -> None:
+async def respond_error(send: Send, error: ServiceError, headers: Headers, path: str = "") -> None:
     """One error, in the shape that this path's callers expect: OpenAI's, or the contract's own for pictures."""
-    await answer(send, status_and_type(error)[0], error_body(error, path), [JSON, *headers, *error_headers(error)])
+    await respond(send, status_and_type(error)[0], error_body(error, path), [JSON, *headers, *error_headers(error)])
 
 
 # (merged from reading) What only reads answers HEAD wherever it answers GET: monitors and load balancers ask that way.

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from minitoolai.accounts.keys import Admission, KeyRing
+from minitoolai.accounts.keys import KeyPolicy, KeyVerifier
 from minitoolai.core.errors import AccessDenied
 from minitoolai.core.models import Caller
 from minitoolai.http.asgi import header, headers_by_name
@@ -17,7 +17,7 @@ from minitoolai.http.request_context import NOTES
 CLAIM: Final = "minitoolai.claim"
 
 
-async def authenticate(scope: Mapping[str, Any], keys: KeyRing) -> Caller:
+async def authenticate(scope: Mapping[str, Any], keys: KeyVerifier) -> Caller:
     """The caller behind `Authorization: Bearer sk-…`; AccessDenied says what is missing.
 
     `scope` is the whole ASGI scope: what a key permits may depend on more than the headers.
@@ -37,7 +37,7 @@ async def authenticate(scope: Mapping[str, Any], keys: KeyRing) -> Caller:
     return caller if claim is None else replace(caller, claim=claim)
 
 
-def _admit(scope: Mapping[str, Any], caller: Caller, admission: Admission) -> None:
+def _admit(scope: Mapping[str, Any], caller: Caller, admission: KeyPolicy) -> None:
     """KeyForbids, RateLimited; either way the answer tells how much is left. A request counts once."""
     if caller.rules is not None:
         peer = scope.get("client") or ("", 0)

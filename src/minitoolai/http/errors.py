@@ -34,7 +34,7 @@ TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
 IMAGE_PATHS = "/api/texttoimage"
 
 #: Errors that this process has answered with, by status and code: for /metrics.
-TOLD: dict[tuple[int, str], int] = {}
+error_counts: dict[tuple[int, str], int] = {}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -47,7 +47,7 @@ def status_and_type(error: errors.ServiceError) -> tuple[int, str]:
 def error_body(error: errors.ServiceError, path: str = "") -> bytes:
     """`{"error": {message, type, param, code}}`; under /api/texttoimage the contract's own shape."""
     status, kind = status_and_type(error)
-    TOLD[status, error.code] = TOLD.get((status, error.code), 0) + 1
+    error_counts[status, error.code] = error_counts.get((status, error.code), 0) + 1
     if path.startswith(IMAGE_PATHS):
         fields = {"status": "error", "jobid": None, "signature": None, "message": error.message, "code": error.code}
         return _encode(fields)

@@ -7,11 +7,11 @@ import logging
 from collections.abc import MutableMapping
 from typing import Any
 
-from minitoolai.accounts.keys import KeyRing
-from minitoolai.billing.idempotency import Answer, Replays
+from minitoolai.accounts.keys import KeyVerifier
+from minitoolai.billing.idempotency import IdempotencyStore, RecordedResponse
 from minitoolai.core.errors import AccessDenied, BodyTooLarge, ClientLeft, ServiceError, StoreError
 from minitoolai.core.models import Claim
-from minitoolai.http.asgi import LARGEST_BODY, App, Headers, Receive, Scope, Send, answer_error
+from minitoolai.http.asgi import LARGEST_BODY, App, Headers, Receive, Scope, Send, respond_error
 from minitoolai.http.auth import CLAIM, authenticate
 from minitoolai.http.errors import error_event, status_and_type
 
@@ -25,7 +25,7 @@ Message = MutableMapping[str, Any]
 class Idempotent:
     """Runs a handler once for each Idempotency-Key of an account."""
 
-    def __init__(self, replays: Replays, keys: KeyRing) -> None:
+    def __init__(self, replays: IdempotencyStore, keys: KeyVerifier) -> None:
         self._replays = replays
         self._keys = keys
 
@@ -38,7 +38,7 @@ class Idempotent:
             await handler(scope, receive, send)
             return
         except ServiceError as error:
-            await answer_error(send, error, [], scope["path"])
+            await respond_error(send, error, [], scope["path"])
             return
         try:
             body = await _read(receive)
@@ -46,9 +46,9 @@ class Idempotent:
         except ClientLeft:
             return
         except ServiceError as error:
-            await answer_error(send, error, [], scope["path"])
+            await respond_error(send, error, [], scope["path"])
             return
-        if isinstance(claim, Answer):
+        if isinstance(claim, RecordedResponse):
             await _replay(claim, send)
             return
         try:
@@ -67,7 +67,7 @@ class Idempotent:
 class _Recorder:
     """Sends on, and keeps the answer before its end is sent: whoever has seen it can have it again."""
 
-    def __init__(self, replays: Replays, claim: Claim, send: Send) -> None:
+    def __init__(self, replays: IdempotencyStore, claim: Claim, send: Send) -> None:
         self._replays = replays
         self._claim = claim
         self._send = send
@@ -104,7 +104,7 @@ class _Recorder:
             if self._status >= 400:
                 await self._replays.settled()
                 return
-            await self._replays.keep(self._claim, Answer(self._status, headers, b"".join(self._parts)))
+            await self._replays.keep(self._claim, RecordedResponse(self._status, headers, b"".join(self._parts)))
         except StoreError as error:
             log.error("the answer of %s could not be kept: %s", self._claim.id, error)
 
@@ -113,7 +113,7 @@ class _Recorder:
         return value.partition(b";")[0].strip()
 
 
-async def _replay(kept: Answer, send: Send) -> None:
+async def _replay(kept: RecordedResponse, send: Send) -> None:
     headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in kept.headers]
     headers.append((b"idempotent-replayed", b"true"))
     await send({"type": "http.response.start", "status": kept.status, "headers": headers})

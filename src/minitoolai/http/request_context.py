@@ -19,7 +19,7 @@ _WORD = random_text(10)
 _numbers = itertools.count(1)
 
 
-class Notes:
+class RequestContext:
     """What is noted about one request on its way."""
 
     __slots__ = ("_added", "_request_id", "_send", "_sent_id", "generation", "is_counted")
@@ -76,7 +76,7 @@ _PREFLIGHT: Headers = [
 ]
 
 
-def welcome(scope: Scope, notes: Notes) -> None:
+def welcome(scope: Scope, notes: RequestContext) -> None:
     """Where a browser says from which page it asks, let that page read the answer. Pictures say so by themselves."""
     if header(scope, b"origin") and not scope["path"].startswith("/api/texttoimage/pictures/"):
         notes.add(_EVERYBODY)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Protocol, TypeVar
 
 from minitoolai.core.errors import ClientLeft, InvalidRequest, Overloaded, ServiceError, StoreError
-from minitoolai.http.asgi import JSON, Headers, Receive, Send, answer
+from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
 from minitoolai.http.errors import error_body
 from minitoolai.http.uvicorn_fast_path import DirectWriter, direct_writer
 
@@ -24,7 +24,7 @@ EVENT_STREAM: Headers = [
 ]
 
 
-class Run(Protocol):
+class StreamRun(Protocol):
     """Paid work under way, whatever its kind."""
 
     name: str
@@ -102,7 +102,7 @@ class StreamWriter:
         await self._send({"type": "http.response.body", "body": data, "more_body": not is_last})
         self._is_sending = False
 
-    def write_soon(self, data: bytes) -> Awaitable[None] | None:
+    def queue_write(self, data: bytes) -> Awaitable[None] | None:
         """Send at once, without a task; where the caller reads slowly, what to wait for before the next."""
         if not self._is_sending and self._direct is not None and self._direct.write(data):
             return None
@@ -126,11 +126,11 @@ class StreamWriter:
             self._comment = asyncio.ensure_future(self.write(b": the model is still at work\n\n"))
 
 
-async def forward(run: Run, out: StreamWriter, receive: Receive) -> ServiceError | None:
+async def stream_response(run: StreamRun, out: StreamWriter, receive: Receive) -> ServiceError | None:
     """Send all of an answer and charge for it. What went wrong, if anything did."""
-    watcher = watch(run, receive)
+    watcher = watch_disconnect(run, receive)
     try:
-        error = await attempt(run, lambda: run.flow(out.write_soon))
+        error = await attempt(run, lambda: run.flow(out.queue_write))
     finally:
         watcher.cancel()
     if error is None:
@@ -138,7 +138,7 @@ async def forward(run: Run, out: StreamWriter, receive: Receive) -> ServiceError
     return error
 
 
-async def attempt(run: Run, work: Callable[[], Awaitable[T]]) -> T | ServiceError | None:
+async def attempt(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T | ServiceError | None:
     """Open the engine, do the work, charge for it, let go of the engine. What came of it, or else what went wrong."""
     result: T | None = None
     error: ServiceError | None = None
@@ -163,7 +163,7 @@ async def attempt(run: Run, work: Callable[[], Awaitable[T]]) -> T | ServiceErro
     return result if error is None else error
 
 
-async def charge(run: Run) -> None:
+async def charge(run: StreamRun) -> None:
     """The end leaves only when the charge is durable."""
     try:
         await run.charge(within_s=CHARGE_TIMEOUT_S)
@@ -171,14 +171,14 @@ async def charge(run: Run) -> None:
         raise Overloaded("the charge could not be written; the answer is not complete", retry_after_s=5) from error
 
 
-def watch(run: Run, receive: Receive) -> asyncio.Future[Any]:
+def watch_disconnect(run: StreamRun, receive: Receive) -> asyncio.Future[Any]:
     """Break the answer off when the caller hangs up: the next thing to receive can only be that."""
     watcher = asyncio.ensure_future(receive())
     watcher.add_done_callback(lambda _: run.stop(ClientLeft("the caller hung up")))
     return watcher
 
 
-def reason_to_stop(run: Run) -> ServiceError:
+def reason_to_stop(run: StreamRun) -> ServiceError:
     """Why this task was cancelled: by ourselves, for a reason, or by a server that cannot wait any longer."""
     if run.stop_reason is None:
         run.finish(ClientLeft("the server stopped"))
@@ -189,7 +189,7 @@ def reason_to_stop(run: Run) -> ServiceError:
     return run.stop_reason
 
 
-async def only_post(send: Send, path: str = "") -> None:
+async def method_not_allowed(send: Send, path: str = "") -> None:
     """405 for every other method."""
     error = InvalidRequest("use POST here", code="method_not_allowed")
-    await answer(send, 405, error_body(error, path), [JSON, (b"allow", b"POST")])
+    await respond(send, 405, error_body(error, path), [JSON, (b"allow", b"POST")])

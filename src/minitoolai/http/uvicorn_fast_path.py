@@ -38,7 +38,7 @@ class DirectWriter:
         return True
 
 
-def answer_directly(send: Send, status: int, body: bytes, headers: Headers) -> bool:
+def try_fast_response(send: Send, status: int, body: bytes, headers: Headers) -> bool:
     """Send a whole answer in one piece, if `send` is that of a connection in its usual state; else False, and nothing.
 
     What uvicorn does with two messages, a coroutine for each, and two searches of every header. Anything
@@ -71,7 +71,7 @@ def direct_writer(send: Send) -> DirectWriter | None:
     return DirectWriter(cycle)
 
 
-def unframed(send: Send) -> Send:
+def http10_body(send: Send) -> Send:
     """For callers of HTTP/1.0, who know no chunks: an answer without a length ends where the connection does."""
     cycle = getattr(send, "__self__", None)
     if not isinstance(cycle, RequestResponseCycle):

@@ -15,7 +15,15 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import minitoolai
-from minitoolai.httpclient.connection import TICK_S, Broken, Connection, HttpError, Silent, Unreachable, as_text
+from minitoolai.httpclient.connection import (
+    TICK_S,
+    ConnectError,
+    ConnectionBroken,
+    HttpConnection,
+    HttpError,
+    ReadTimeout,
+    as_text,
+)
 from minitoolai.httpclient.dial import open_connection
 
 # (merged from heads) Request heads: what is written before a body. Refuses whatever could smuggle a second header or request.
@@ -60,7 +68,7 @@ class Heads:
     def _build(self, method: str, url: str, headers: Mapping[str, str]) -> tuple[Origin, bytes]:
         if not _METHOD.fullmatch(method) or method == "CONNECT":
             raise ValueError(f"{method!r} is not a method to send")
-        origin, authority, target = _take_apart(url)
+        origin, authority, target = _retry_individually(url)
         fields = {"host": authority, **self._defaults}
         for name, value in headers.items():
             if not _NAME.fullmatch(name) or name.lower() in _FRAMING:
@@ -72,7 +80,7 @@ class Heads:
         return origin, "\r\n".join(lines).encode("latin-1")
 
 
-def _take_apart(url: str) -> tuple[Origin, str, str]:
+def _retry_individually(url: str) -> tuple[Origin, str, str]:
     """Origin, the value of `host`, and the request's target. The check comes first: urlsplit drops CR and LF."""
     if _UNCLEAN_URL.search(url):
         raise ValueError("the URL has a space, a control character or a letter that is not ASCII")
@@ -87,7 +95,7 @@ def _take_apart(url: str) -> tuple[Origin, str, str]:
     return Origin(is_tls, parts.hostname, port), parts.netloc, target
 
 
-__all__ = ["Broken", "HttpAnswer", "HttpClient", "HttpError", "Silent", "Unreachable"]
+__all__ = ["ConnectError", "ConnectionBroken", "HttpClient", "HttpError", "HttpResponse", "ReadTimeout"]
 
 #: A connection kept from before may die as the request crosses the server's close on the wire. These methods may then
 #: be sent again (RFC 9110, 9.2.2). A POST may not: an end of file without a byte is also what a server that crashed
@@ -97,13 +105,13 @@ _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
-class HttpAnswer:
+class HttpResponse:
     """An answer whose head is here. Whoever got it closes it, on every path."""
 
     __slots__ = ("_connection", "_error", "_head", "status")
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection: Connection | None = connection
+    def __init__(self, connection: HttpConnection) -> None:
+        self._connection: HttpConnection | None = connection
         self._error: HttpError | None = None
         self._head = connection.head
         self.status = connection.status
@@ -156,14 +164,14 @@ class HttpAnswer:
             raise self._error
         return b""
 
-    def _give_up(self, connection: Connection, error: HttpError) -> None:
+    def _give_up(self, connection: HttpConnection, error: HttpError) -> None:
         self._connection = None
         self._error = error
         # Whoever listens is in the middle of `take` and learns it there; letting go would tell him again.
         connection.listener = connection.sink = None
         connection.release()
 
-    def _let_go_if_drained(self, connection: Connection) -> None:
+    def _let_go_if_drained(self, connection: HttpConnection) -> None:
         if connection.is_drained and self._connection is connection:
             self._connection = None
             connection.listener = connection.sink = None
@@ -183,7 +191,7 @@ class HttpAnswer:
             size += len(data)
             if size > limit:
                 self.close()
-                raise Broken(f"the answer is longer than {limit} bytes")
+                raise ConnectionBroken(f"the answer is longer than {limit} bytes")
             chunks.append(data)
 
     def close(self) -> None:
@@ -192,7 +200,7 @@ class HttpAnswer:
         if connection is not None:
             self._connection = None
             if not connection.ended:
-                self._error = Broken("the answer was closed here before its end")
+                self._error = ConnectionBroken("the answer was closed here before its end")
             connection.release()
 
 
@@ -213,8 +221,8 @@ class HttpClient:
         self._connections_idle = connections_idle
         self._ssl_context = ssl_context
         self._heads = Heads(user_agent)
-        self._idle: dict[Origin, list[Connection]] = {}
-        self._open: dict[Connection, Origin] = {}
+        self._idle: dict[Origin, list[HttpConnection]] = {}
+        self._open: dict[HttpConnection, Origin] = {}
         self._idle_count = 0
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -228,7 +236,7 @@ class HttpClient:
         body: bytes = b"",
         silence_s: float = 60.0,
         may_repeat: bool = False,
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         """Send; returns when the head of the answer is here. Unreachable, Silent, Broken; ValueError for bad input.
 
         `silence_s` bounds the wait for the head and every gap between chunks, to half a second.
@@ -242,19 +250,19 @@ class HttpClient:
         if connection is not None:
             try:
                 await connection.exchange(head, body, is_head=method == "HEAD", silence_s=silence_s)
-                return HttpAnswer(connection)
-            except Broken:
+                return HttpResponse(connection)
+            except ConnectionBroken:
                 if not (may_repeat or method in _REPEATABLE) or connection.has_heard or self._is_closed:
                     raise
         connection = await self._connect(origin)
         await connection.exchange(head, body, is_head=method == "HEAD", silence_s=silence_s)
-        return HttpAnswer(connection)
+        return HttpResponse(connection)
 
     async def close(self) -> None:
         """Close everything, answers under way too."""
         self._is_closed = True
         for connection in list(self._open):
-            connection.abort(Broken("the client was closed"))
+            connection.abort(ConnectionBroken("the client was closed"))
         for _ in range(20):
             if not self._open:
                 break
@@ -265,7 +273,7 @@ class HttpClient:
 
     # ── the pool ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def _take(self, origin: Origin) -> Connection | None:
+    def _take(self, origin: Origin) -> HttpConnection | None:
         """The connection used last, so that those not needed grow old and go."""
         idle = self._idle.get(origin)
         while idle:
@@ -276,24 +284,24 @@ class HttpClient:
             connection.abort()
         return None
 
-    async def _connect(self, origin: Origin) -> Connection:
-        connection = Connection(self._keep, self._forget)
+    async def _connect(self, origin: Origin) -> HttpConnection:
+        connection = HttpConnection(self._keep, self._forget)
         context = self._context() if origin.is_tls else None
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 await open_connection(connection, origin.host, origin.port, context)
         except TimeoutError as error:
             connection.abort()
-            raise Unreachable(f"no connection to {origin.host}:{origin.port} in time") from error
+            raise ConnectError(f"no connection to {origin.host}:{origin.port} in time") from error
         except (OSError, UnicodeError) as error:
             connection.abort()
-            raise Unreachable(f"no connection to {origin.host}:{origin.port}: {error}") from error
+            raise ConnectError(f"no connection to {origin.host}:{origin.port}: {error}") from error
         except BaseException:
             connection.abort()
             raise
         if self._is_closed or connection.is_lost:
             connection.abort()
-            raise Unreachable(f"the connection to {origin.host}:{origin.port} was closed before its use")
+            raise ConnectError(f"the connection to {origin.host}:{origin.port} was closed before its use")
         self._open[connection] = origin
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
@@ -305,7 +313,7 @@ class HttpClient:
             self._ssl_context = ssl.create_default_context()
         return self._ssl_context
 
-    def _keep(self, connection: Connection) -> None:
+    def _keep(self, connection: HttpConnection) -> None:
         origin = self._open.get(connection)
         if origin is None or self._is_closed or self._idle_count >= self._connections_idle:
             connection.abort()
@@ -313,7 +321,7 @@ class HttpClient:
         self._idle.setdefault(origin, []).append(connection)
         self._idle_count += 1
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: HttpConnection) -> None:
         origin = self._open.pop(connection, None)
         idle = self._idle.get(origin) if origin is not None else None
         if idle is not None and connection in idle:

@@ -44,17 +44,17 @@ class HttpError(Exception):
     sent = True
 
 
-class Unreachable(HttpError):  # a fact, not a category
+class ConnectError(HttpError):  # a fact, not a category
     """Refused, no such name, TLS, or no connection in time: nothing was sent."""
 
     sent = False
 
 
-class Silent(HttpError):  # a fact, not a category
+class ReadTimeout(HttpError):  # a fact, not a category
     """No head in time, or too long a gap in the body."""
 
 
-class Broken(HttpError):  # a fact, not a category
+class ConnectionBroken(HttpError):  # a fact, not a category
     """Closed early, not HTTP, or less than was promised."""
 
 
@@ -68,10 +68,10 @@ ONE_PACKET = 64 * 1024
 Head = list[tuple[bytes, bytes]]
 
 
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """Reused from exchange to exchange. `begin` to `release` or `abort` belongs to one caller."""
 
-    def __init__(self, on_release: Callable[[Connection], None], on_lost: Callable[[Connection], None]) -> None:
+    def __init__(self, on_release: Callable[[HttpConnection], None], on_lost: Callable[[HttpConnection], None]) -> None:
         self._on_release = on_release
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
     def abort(self, error: HttpError | None = None) -> None:
         """Close at once; the other side sees it now. Whoever waits gets `error`."""
         if not self.ended and self.error is None:
-            self.error = error or Broken("the answer was closed here before its end")
+            self.error = error or ConnectionBroken("the answer was closed here before its end")
         self._may_reuse = self._is_between_chunks = False
         self._wake()
         if self._transport is not None:
@@ -193,7 +193,7 @@ class Connection(asyncio.Protocol):
         self._quiet_ticks += 1
         if (self._quiet_ticks - 1) * TICK_S >= self._silence_s:
             what = "between two chunks" if self.has_head else "before the head of the answer"
-            self.abort(Silent(f"{self._silence_s:g} s of silence {what}"))
+            self.abort(ReadTimeout(f"{self._silence_s:g} s of silence {what}"))
 
     def is_fresh(self, idle_s: float) -> bool:
         """Whether an idle connection may be used again: not closed, not old, and nothing waits to be read on it.
@@ -266,13 +266,13 @@ class Connection(asyncio.Protocol):
         except (HttpParserError, HttpParserUpgrade) as error:
             self._may_reuse = False
             if not self.ended:
-                self.abort(Broken(f"the server does not speak HTTP: {error.__context__ or error}"))
+                self.abort(ConnectionBroken(f"the server does not speak HTTP: {error.__context__ or error}"))
                 return
         # A line's end right after a chunk's: the parser would see the next head as we see it.
         self._is_between_chunks = self._chunk_is_whole and not self.ended and data.endswith(b"\r\n")
         self._barren = 0 if len(self._chunks) > before else self._barren + len(data)
         if self._barren > HEAD_LIMIT:
-            self.abort(Broken(f"more than {HEAD_LIMIT} bytes of headers"))
+            self.abort(ConnectionBroken(f"more than {HEAD_LIMIT} bytes of headers"))
         elif self._unread > UNREAD_LIMIT and not self._is_paused and not self.ended and self._transport is not None:
             self._is_paused = True
             self._transport.pause_reading()
@@ -292,7 +292,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_lost = True
         if not self.ended and self.error is None:
-            self.error = Broken(f"the server closed the connection before the answer's end: {exc or 'end of file'}")
+            self.error = ConnectionBroken(
+                f"the server closed the connection before the answer's end: {exc or 'end of file'}"
+            )
         self._wake()
         self._on_lost(self)
 

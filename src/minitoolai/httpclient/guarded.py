@@ -22,7 +22,7 @@ import msgspec
 import minitoolai
 from minitoolai.core.errors import FetchFailed, UrlForbidden
 from minitoolai.httpclient.client import Heads
-from minitoolai.httpclient.connection import Connection, HttpError
+from minitoolai.httpclient.connection import HttpConnection, HttpError
 from minitoolai.httpclient.dial import Address, connect_to
 
 # (merged from addresses) Which addresses lead to the open internet. Everything that is not known to is forbidden.
@@ -203,14 +203,14 @@ class GuardedClient:
     @asynccontextmanager
     async def _asked(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes, field: str, within_s: float
-    ) -> AsyncIterator[Connection]:
+    ) -> AsyncIterator[HttpConnection]:
         """A connection on which the head of the answer is here; closed afterwards, whatever happens."""
         parts = check_url(url, field=field, insecure=self._insecure)
         try:
             origin, head = self._heads.build(method, parts._replace(fragment="").geturl(), headers, len(body))
         except ValueError as error:
             raise UrlForbidden(f"{field}: {error}", param=field) from None
-        connection = Connection(_close, _ignore)
+        connection = HttpConnection(_close, _ignore)
         try:
             async with asyncio.timeout(within_s):
                 found = await self._resolve(origin.host, origin.port)
@@ -238,7 +238,7 @@ class GuardedClient:
         return self._ssl_context
 
 
-async def _drain(connection: Connection, within_s: float) -> None:
+async def _drain(connection: HttpConnection, within_s: float) -> None:
     """Read what is left, to a bound: a receiver that is cut off while it writes may take that for a failure."""
     left = DRAINED_BYTES
     try:
@@ -249,7 +249,7 @@ async def _drain(connection: Connection, within_s: float) -> None:
         return
 
 
-async def _read(connection: Connection, field: str, most_bytes: int) -> bytes:
+async def _read(connection: HttpConnection, field: str, most_bytes: int) -> bytes:
     length = connection.headers.get("content-length", "")
     if length.isdigit() and int(length) > most_bytes:
         raise FetchFailed(f"{field}: the answer has more than {most_bytes:,} bytes", param=field)
@@ -264,9 +264,9 @@ async def _read(connection: Connection, field: str, most_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _close(connection: Connection) -> None:
+def _close(connection: HttpConnection) -> None:
     connection.abort()
 
 
-def _ignore(_: Connection) -> None:
+def _ignore(_: HttpConnection) -> None:
     return None

@@ -12,8 +12,8 @@ from minitoolai.core.errors import EngineRefused, ServiceError, StoreError
 from minitoolai.core.inference import ImageAsk, decode_ask
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Outcome
-from minitoolai.engines.protocols import DrawnImage, ImageEngine, ImageRequest
-from minitoolai.ledger.types import Requeue, Requeued, Settle, Settled, Superseded, Verdict
+from minitoolai.engines.protocols import GeneratedImage, ImageEngine, ImageRequest
+from minitoolai.ledger.types import Requeue, Requeued, Result, Settle, Settled, Superseded
 from minitoolai.storage.jobs import ClaimedJob
 from minitoolai.storage.object_store import ObjectStore
 from minitoolai.storage.writer import Writer
@@ -35,7 +35,7 @@ class Home(Protocol):
     objects: ObjectStore
 
 
-class ImageRun:
+class JobAttempt:
     """An attempt. `task` runs it; `stop` breaks it off from outside."""
 
     def __init__(self, home: Home, job: ClaimedJob, engine: ImageEngine, on_step: Callable[[int, int], None]) -> None:
@@ -85,7 +85,7 @@ class ImageRun:
         else:
             await self._deliver(image, key)
 
-    async def draw(self) -> DrawnImage:
+    async def draw(self) -> GeneratedImage:
         """Have the engine draw it. EngineError, and whatever else engines raise."""
         return await self.engine.draw(self.job.model, self._request(), self._came_along)
 
@@ -121,7 +121,7 @@ class ImageRun:
 
     # ── how it ends ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def _deliver(self, image: DrawnImage, key: str) -> None:
+    async def _deliver(self, image: GeneratedImage, key: str) -> None:
         outcome = Outcome(state="succeeded", output_units=1, served_model=image.model, result=key)
         verdict = await self.settle(self.job.price, outcome)
         if isinstance(verdict, Superseded):
@@ -130,7 +130,7 @@ class ImageRun:
             # It was cancelled meanwhile: nobody will ever ask for the picture.
             await self._home.objects.delete(key)
 
-    async def settle(self, cost: int, outcome: Outcome) -> Verdict:
+    async def settle(self, cost: int, outcome: Outcome) -> Result:
         """The end, in one commit with what it costs."""
         job = self.job
         now_ms = self._home.clock.now_ms()
@@ -151,7 +151,7 @@ class ImageRun:
         # An engine's own words might repeat the prompt: they stand with the job.
         log.warning("job %d: %s at %s; it %s", self.job.id, code, self.engine.name, again)
 
-    async def _written(self, future: asyncio.Future[Verdict]) -> Verdict:
+    async def _written(self, future: asyncio.Future[Result]) -> Result:
         """Once this is queued it will be written, and must not be followed by a handing back."""
         self.is_lost = True
         return await asyncio.shield(future)

@@ -14,7 +14,7 @@ from litestar import Request, Response, delete, get
 from litestar.datastructures import State
 from litestar.response import Stream
 
-from minitoolai.accounts.keys import KeyRing
+from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import (
     ClientLeft,
@@ -27,16 +27,16 @@ from minitoolai.core.errors import (
     ServiceError,
     StoreError,
 )
-from minitoolai.core.in_flight import Underway
+from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ImageAsk, ImageJob, Submitted
 from minitoolai.core.models import Caller
 from minitoolai.core.money import format_dollars
-from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, answer, answer_error, read_json_body, reads
+from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, reads, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.request_context import name_work
-from minitoolai.http.streaming import only_post
+from minitoolai.http.streaming import method_not_allowed
 from minitoolai.images.request import Generate, job_number, parse_generate, parse_image, parse_job
-from minitoolai.images.results import Links, Pictures
+from minitoolai.images.results import ImageDelivery, Links
 from minitoolai.images.results import body as job_body
 from minitoolai.images.service import ImageService
 from minitoolai.storage import accounts as account_rows
@@ -50,7 +50,7 @@ LOOK_EVERY_S = 0.5
 
 async def drawn(
     jobs: ImageService,
-    underway: Underway,
+    in_flight: InFlight,
     caller: Caller,
     asks: Sequence[ImageAsk],
     receive: Receive,
@@ -62,7 +62,7 @@ async def drawn(
     Whoever leaves, or waits too long, cancels what is not drawn yet: he would pay for what he never sees.
     """
     submitted = await _submit_all(jobs, caller, asks)
-    waiting = asyncio.ensure_future(_all_over(jobs, underway, submitted, within_s))
+    waiting = asyncio.ensure_future(_all_over(jobs, in_flight, submitted, within_s))
     leaving = asyncio.ensure_future(receive())
     try:
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -106,14 +106,14 @@ async def _submit_all(jobs: ImageService, caller: Caller, asks: Sequence[ImageAs
 
 
 async def _all_over(
-    jobs: ImageService, underway: Underway, submitted: Sequence[Submitted], within_s: float
+    jobs: ImageService, in_flight: InFlight, submitted: Sequence[Submitted], within_s: float
 ) -> list[ImageJob]:
     waits = [asyncio.ensure_future(jobs.wait(one, within_s)) for one in submitted]
     pending: set[asyncio.Future[ImageJob]] = set(waits)
     try:
         while pending:
             _, pending = await asyncio.wait(pending, timeout=LOOK_EVERY_S)
-            if underway.draining and pending and await _any_queued(jobs, submitted):
+            if in_flight.draining and pending and await _any_queued(jobs, submitted):
                 raise Overloaded("the server is restarting; nothing was charged, try again", retry_after_s=2)
         ended = [done.result() for done in waits]
     finally:
@@ -155,8 +155,8 @@ class ImageDesk:
 
     jobs: ImageService
     links: Links
-    pictures: Pictures
-    underway: Underway
+    pictures: ImageDelivery
+    in_flight: InFlight
     database: Database
     insecure_webhooks: bool
     #: Longest that a request of OpenAI's form waits for its pictures.
@@ -172,25 +172,25 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if scope["method"] != "POST":
-            await only_post(send, path)
+            await method_not_allowed(send, path)
             return
         try:
             headers, body = await self._serve(scope, receive)
         except ClientLeft:
             return
         except ServiceError as error:
-            await answer_error(send, error, [], path)
+            await respond_error(send, error, [], path)
             return
         except StoreError as error:
             log.error("%s: %s", path, error)
-            await answer_error(send, Overloaded("the database does not answer", retry_after_s=5), [], path)
+            await respond_error(send, Overloaded("the database does not answer", retry_after_s=5), [], path)
             return
         except Exception as bug:
             log.exception("%s failed", path)
             ours = ServiceError(f"something went wrong on our side: {type(bug).__name__}")
-            await answer_error(send, ours, [], path)
+            await respond_error(send, ours, [], path)
             return
-        await answer(send, 200, _encode(body), [JSON, *headers])
+        await respond(send, 200, _encode(body), [JSON, *headers])
 
     async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
         raise NotImplementedError
@@ -199,7 +199,7 @@ class _Endpoint:
 class SubmitEndpoint(_Endpoint):
     """`POST /api/texttoimage/`."""
 
-    def __init__(self, desk: ImageDesk, keys: KeyRing) -> None:
+    def __init__(self, desk: ImageDesk, keys: KeyVerifier) -> None:
         super().__init__(desk)
         self._keys = keys
 
@@ -223,7 +223,7 @@ class PollEndpoint(_Endpoint):
 class GenerateEndpoint(_Endpoint):
     """`POST /v1/images/generations`: the same jobs, waited for."""
 
-    def __init__(self, desk: ImageDesk, keys: KeyRing) -> None:
+    def __init__(self, desk: ImageDesk, keys: KeyVerifier) -> None:
         super().__init__(desk)
         self._keys = keys
 
@@ -232,7 +232,7 @@ class GenerateEndpoint(_Endpoint):
         generate = parse_generate(await read_json_body(scope, receive))
         desk = self._desk
         await self._check_balance(caller, generate)
-        jobs = await drawn(desk.jobs, desk.underway, caller, generate.asks, receive, within_s=desk.wait_s)
+        jobs = await drawn(desk.jobs, desk.in_flight, caller, generate.asks, receive, within_s=desk.wait_s)
         if generate.form == "url":
             data: list[dict[str, Any]] = [{"url": desk.links.link(job.job_id)} for job in jobs]
         else:
@@ -248,7 +248,7 @@ class GenerateEndpoint(_Endpoint):
         if count == 1:
             return
         needed = count * self._desk.jobs.catalog.image_model(generate.asks[0].model).price
-        available = (await self._desk.database.read_soon(account_rows.balance_of, caller.account_id)).available
+        available = (await self._desk.database.read_async(account_rows.balance_of, caller.account_id)).available
         if available < needed:
             raise InsufficientBalance(
                 f"{count} pictures cost ${format_dollars(needed)} and the account has ${format_dollars(available)} "
@@ -322,7 +322,7 @@ async def _told(desk: ImageDesk, job_id: int, signature: str) -> AsyncIterator[b
     silent_s = 0.0
     step: asyncio.Future[ImageJob] = asyncio.ensure_future(anext(watching))
     try:
-        while not desk.underway.draining:
+        while not desk.in_flight.draining:
             await asyncio.wait({step}, timeout=LOOK_EVERY_S)
             if not step.done():
                 silent_s += LOOK_EVERY_S

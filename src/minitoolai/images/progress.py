@@ -8,7 +8,7 @@ from collections.abc import Callable
 Listener = Callable[[], None]
 
 
-class Board:
+class JobEvents:
     """One for a process: the worker writes on it, those who watch a job read it."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Board:
         if not events:
             del self._watchers[job_id]
 
-    def new_work(self) -> None:
+    def notify_queued(self) -> None:
         """Something waits in the queue, or there is room for it: wake those who draw."""
         for event in self._workers:
             event.set()

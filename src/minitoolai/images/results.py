@@ -13,7 +13,7 @@ import msgspec
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ImageJob
-from minitoolai.core.signing import Signer
+from minitoolai.core.signing import UrlSigner
 from minitoolai.storage import retention
 from minitoolai.storage.database import Database
 from minitoolai.storage.object_store import ObjectStore, digest_of
@@ -53,7 +53,7 @@ class PublicAddress:
 class Links:
     """Makes links and reads them back. `base_url` is asked each time: a port may be known only after the start."""
 
-    def __init__(self, signer: Signer, clock: Clock, base_url: Callable[[], str], *, lifetime_s: int) -> None:
+    def __init__(self, signer: UrlSigner, clock: Clock, base_url: Callable[[], str], *, lifetime_s: int) -> None:
         self._signer = signer
         self._clock = clock
         self._base_url = base_url
@@ -101,7 +101,7 @@ STRAYS_EVERY_S = 6 * 3600.0
 STRAYS_AGE_MS = 3_600_000
 
 
-class Found(msgspec.Struct, frozen=True):
+class ImageFile(msgspec.Struct, frozen=True):
     """A picture that a good link leads to. `digest` is the SHA-256 of its bytes, in hexadecimal."""
 
     job_id: int
@@ -110,7 +110,7 @@ class Found(msgspec.Struct, frozen=True):
     left_s: int
 
 
-class Pictures:
+class ImageDelivery:
     """Opens links."""
 
     def __init__(self, database: Database, store: ObjectStore, links: Links) -> None:
@@ -118,31 +118,31 @@ class Pictures:
         self._store = store
         self._links = links
 
-    async def find(self, name: str, expires: str, signature: str) -> Found:
+    async def find(self, name: str, expires: str, signature: str) -> ImageFile:
         """What a link leads to, without reading it. NotFound, Gone; Overloaded where the database cannot tell."""
         job_id, left_s = self._links.check(name, expires, signature)
         try:
-            row = await self._database.read_soon(retention.picture_of, job_id)
+            row = await self._database.read_async(retention.picture_of, job_id)
         except StoreError as error:
             raise Overloaded("the database does not answer; try again", retry_after_s=5) from error
         if row is None or row[0] != "succeeded":
             raise NotFound("there is no picture of this job", param="url")
         if row[1] is None:
             raise removed()
-        return Found(job_id, row[1], digest_of(row[1]), left_s)
+        return ImageFile(job_id, row[1], digest_of(row[1]), left_s)
 
     async def of_job(self, job: ImageJob) -> bytes:
         """The PNG of a job that has just succeeded."""
         if job.object is None:
             raise removed()
-        return await self.read(Found(job.job_id, job.object, digest_of(job.object), 0))
+        return await self.read(ImageFile(job.job_id, job.object, digest_of(job.object), 0))
 
-    async def read(self, found: Found) -> bytes:
+    async def read(self, found: ImageFile) -> bytes:
         """The PNG. Gone where retention was faster; Overloaded where the store cannot tell."""
         try:
             return await self._store.get(found.key)
         except ObjectMissing as error:
-            row = await self._database.read_soon(retention.picture_of, found.job_id)
+            row = await self._database.read_async(retention.picture_of, found.job_id)
             if row is not None and row[1] is None:
                 raise removed() from error
             log.error("the object %s is promised and not there", found.key)
@@ -157,7 +157,7 @@ def removed() -> Gone:
     return Gone("the picture was removed: its time in our store is over", code="picture_removed")
 
 
-class Sweeper:
+class ImageSweeper:
     """Removes pictures whose time is over, and objects that nobody promises."""
 
     def __init__(
@@ -210,7 +210,7 @@ class Sweeper:
         return count + await self._delete_strays(batch)
 
     async def _delete_strays(self, keys: list[str]) -> int:
-        strays = await self._database.read_soon(retention.unpromised, keys)
+        strays = await self._database.read_async(retention.unpromised, keys)
         for key in strays:
             await self._store.delete(key)
         return len(strays)

@@ -11,8 +11,8 @@ from typing import Protocol
 from minitoolai.core.clock import Clock, jitter_s
 from minitoolai.core.errors import EngineError, Overloaded, StoreError
 from minitoolai.engines.protocols import ImageEngine
-from minitoolai.images.attempt import ImageRun
-from minitoolai.images.progress import Board
+from minitoolai.images.attempt import JobAttempt
+from minitoolai.images.progress import JobEvents
 from minitoolai.storage import jobs
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.jobs import ClaimedJob, WaitingJob
@@ -25,19 +25,19 @@ from minitoolai.storage.writer import Writer
 
 #: A job that has failed this often is drawn alone: it may have been its neighbours' fault, or they its victims.
 SUSPECT_FAILURES = 2
-PATIENCE_S = 2.0
+HEAD_OF_LINE_LIMIT_S = 2.0
 #: With nothing under way, the model in memory is preferred to the head's by so many turns.
 RESIDENT_TURNS = 2
 
 KeyOf = Callable[[WaitingJob], str]
 
 
-def is_suspect(job: WaitingJob | ClaimedJob) -> bool:
+def must_run_alone(job: WaitingJob | ClaimedJob) -> bool:
     """Only alone will it show who is at fault."""
     return job.failures >= SUSPECT_FAILURES
 
 
-def choose(
+def pick_batch(
     waiting: Sequence[WaitingJob],
     key_of: KeyOf,
     *,
@@ -45,7 +45,7 @@ def choose(
     is_alone: bool,
     resident: str | None,
     free: int,
-    passed_over_s: float,
+    head_wait_s: float,
 ) -> list[WaitingJob]:
     """Up to `free` jobs to begin now, of `waiting` in the queue's order.
 
@@ -54,23 +54,23 @@ def choose(
     """
     if not waiting or free <= 0 or is_alone:
         return []
-    head, is_impatient = waiting[0], passed_over_s >= PATIENCE_S
+    head, is_impatient = waiting[0], head_wait_s >= HEAD_OF_LINE_LIMIT_S
     if drawing:
         # Room beside what is under way: for whoever fits, until the head has waited enough.
-        is_blocked = is_suspect(head) or key_of(head) not in drawing
+        is_blocked = must_run_alone(head) or key_of(head) not in drawing
         if is_blocked and is_impatient:
             return []
-        return [job for job in waiting if key_of(job) in drawing and not is_suspect(job)][:free]
-    if is_suspect(head):
+        return [job for job in waiting if key_of(job) in drawing and not must_run_alone(job)][:free]
+    if must_run_alone(head):
         return [head]
     key = key_of(head)
-    near = (job for job in waiting if job.turn <= head.turn + RESIDENT_TURNS and not is_suspect(job))
+    near = (job for job in waiting if job.turn <= head.turn + RESIDENT_TURNS and not must_run_alone(job))
     if not is_impatient and resident is not None and any(key_of(job) == resident for job in near):
         key = resident
-    return [job for job in waiting if key_of(job) == key and not is_suspect(job)][:free]
+    return [job for job in waiting if key_of(job) == key and not must_run_alone(job)][:free]
 
 
-class Passing:
+class HeadOfLineTimer:
     """How long the head of the queue has been passed over, as far as this process has seen."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ READY_FOR_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 LOOK_AHEAD = 512
 #: Where several processes could start an engine for the first job, one will be the first, and mostly the only one.
-LONGEST_MODESTY_S = 2.0
+START_JITTER_S = 2.0
 
 
 class Home(Protocol):
@@ -110,8 +110,8 @@ class Home(Protocol):
     late: Set[str]
     draining: bool
     claiming: int
-    runs: dict[int, ImageRun]
-    board: Board
+    runs: dict[int, JobAttempt]
+    board: JobEvents
     clock: Clock
     database: Database
     writer: Writer
@@ -119,25 +119,25 @@ class Home(Protocol):
     def models_of(self, engine: ImageEngine) -> list[str]:
         """The models of the catalog that this engine can draw now."""
 
-    def begin(self, job: ClaimedJob, engine: ImageEngine) -> ImageRun:
+    def begin(self, job: ClaimedJob, engine: ImageEngine) -> JobAttempt:
         """Start an attempt at what was just claimed."""
 
 
-class Hand:
+class JobClaimer:
     """Fills one engine from the queue."""
 
     def __init__(self, worker: Home, engine: ImageEngine) -> None:
         self._worker = worker
         self._engine = engine
         self._wake = worker.board.wakes()
-        self._passing = Passing()
+        self._passing = HeadOfLineTimer()
         self._resident: str | None = None
         self._models: list[str] = []
         self._models_until_s = 0.0
         self._pause_s = 0.0
         self._paused_until_s = 0.0
         self._is_started = False
-        self._modesty_ms = 0 if worker.is_alone else round(1000 * jitter_s(0.0, LONGEST_MODESTY_S))
+        self._modesty_ms = 0 if worker.is_alone else round(1000 * jitter_s(0.0, START_JITTER_S))
 
     async def work(self) -> None:
         """Until cancelled; whatever happens, it goes on."""
@@ -177,15 +177,15 @@ class Hand:
         if worker.draining or not engine.is_up or len(runs) >= engine.rows or now_s < self._paused_until_s:
             return
         models = self._models_now(now_s)
-        waiting = await worker.database.read_soon(jobs.waiting, engine.name, models, LOOK_AHEAD) if models else []
-        chosen = choose(
+        waiting = await worker.database.read_async(jobs.waiting, engine.name, models, LOOK_AHEAD) if models else []
+        chosen = pick_batch(
             waiting,
             self._key_of,
             drawing={run.key for run in runs},
-            is_alone=any(is_suspect(run.job) for run in runs),
+            is_alone=any(must_run_alone(run.job) for run in runs),
             resident=self._resident,
             free=engine.rows - len(runs),
-            passed_over_s=self._passing.look(waiting, now_s),
+            head_wait_s=self._passing.look(waiting, now_s),
         )
         if chosen:
             await self._begin([job.id for job in chosen])
@@ -197,7 +197,7 @@ class Hand:
             return True
         if worker.draining or not self._engine.rows:
             return False
-        waiting = await worker.database.read_soon(jobs.waiting, self._engine.name, self._models, 1)
+        waiting = await worker.database.read_async(jobs.waiting, self._engine.name, self._models, 1)
         return bool(waiting) and worker.clock.now_ms() - waiting[0].created_ms >= self._modesty_ms
 
     async def _start(self) -> None:
@@ -224,7 +224,7 @@ class Hand:
         finally:
             worker.claiming -= 1
 
-    def _look_back(self, run: ImageRun, _: asyncio.Task[None]) -> None:
+    def _look_back(self, run: JobAttempt, _: asyncio.Task[None]) -> None:
         """An engine that says it is up and yet fails is left in peace: three attempts are soon used up."""
         now_s = self._worker.clock.steady_s()
         if run.is_drawn:

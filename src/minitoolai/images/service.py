@@ -15,13 +15,13 @@ from minitoolai.billing.charging import Charging
 from minitoolai.core.catalog import Catalog, ImageModel
 from minitoolai.core.clock import Clock, generation_name, random_number
 from minitoolai.core.errors import NotFound, Overloaded, StoreError
-from minitoolai.core.in_flight import Underway
+from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ImageAsk, ImageJob, Submitted, decode_ask
 from minitoolai.core.models import Caller, NewGeneration, Outcome
-from minitoolai.core.signing import Signer
+from minitoolai.core.signing import UrlSigner
 from minitoolai.engines.protocols import ImageEngine
 from minitoolai.images.moderation import PromptPolicy
-from minitoolai.images.progress import Board
+from minitoolai.images.progress import JobEvents
 from minitoolai.ledger.types import Settle
 from minitoolai.storage import jobs
 from minitoolai.storage.database import Database
@@ -49,12 +49,12 @@ class ImageService:
         engines: Mapping[str, ImageEngine],
         charging: Charging,
         clock: Clock,
-        underway: Underway,
+        in_flight: InFlight,
         database: Database,
         writer: Writer,
         policy: PromptPolicy,
-        signer: Signer,
-        board: Board,
+        signer: UrlSigner,
+        board: JobEvents,
         *,
         queue_limit: int,
         parent: Callable[[], str | None] | None = None,
@@ -64,7 +64,7 @@ class ImageService:
         self.engines = engines
         self._charging = charging
         self._clock = clock
-        self._underway = underway
+        self._underway = in_flight
         self._database = database
         self._writer = writer
         self._policy = policy
@@ -116,7 +116,7 @@ class ImageService:
             hold_id=1 + random_number(JOB_ID_BITS - 1),
             queue_limit=self._queue_limit,
         )
-        self._board.new_work()
+        self._board.notify_queued()
         return Submitted(reservation.hold_id, self._signer.sign(PURPOSE, str(reservation.hold_id)))
 
     async def look(self, job_id: int, signature: str) -> ImageJob:
@@ -186,7 +186,7 @@ class ImageService:
             raise _unknown()
 
     async def _look(self, job_id: int) -> ImageJob:
-        found = await self._database.read_soon(jobs.find, job_id)
+        found = await self._database.read_async(jobs.find, job_id)
         if found is None:
             raise _unknown()
         ask = _forgotten(found) if found.request is None else decode_ask(found.request)

@@ -25,14 +25,14 @@ from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import NotFound, Overloaded, ServiceError, StoreError
 from minitoolai.core.inference import ImageJob
 from minitoolai.core.models import Caller
-from minitoolai.core.signing import every
+from minitoolai.core.signing import all_keys
 from minitoolai.http.asgi import reads
 from minitoolai.http.auth import authenticate
 from minitoolai.images.results import Links
 from minitoolai.images.results import body as job_body
 from minitoolai.storage import outbox
 from minitoolai.storage.database import Database
-from minitoolai.storage.outbox import Attempt, Logged, Message
+from minitoolai.storage.outbox import DeliveryAttempt, Logged, Message
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class WebhookSecrets:
     def sign(self, account_id: int, message_id: str, timestamp: str, body: bytes) -> str:
         """`v1,…`: HMAC-SHA256 of `id.timestamp.body` in base64; one for each secret that a receiver may have."""
         signed = f"{message_id}.{timestamp}.".encode() + body
-        digests = [hmac.digest(_of(key, account_id), signed, hashlib.sha256) for key in every(self._key)]
+        digests = [hmac.digest(_of(key, account_id), signed, hashlib.sha256) for key in all_keys(self._key)]
         return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)
 
 
@@ -124,7 +124,7 @@ class WebhookDeliverer:
     async def deliver_due(self) -> int:
         """Begin to send what is due and fits; how many. An account with many messages leaves room for others."""
         begun = 0
-        due_ms = await self._database.read_soon(outbox.next_due_ms)
+        due_ms = await self._database.read_async(outbox.next_due_ms)
         while due_ms is not None and due_ms <= self._clock.now_ms() and len(self._tasks) < AT_ONCE:
             most = min(AT_ONCE_OF_ONE, AT_ONCE - len(self._tasks))
             messages = await self._claim(most)
@@ -188,7 +188,7 @@ class WebhookDeliverer:
         except ServiceError as failure:
             error = failure.message[:300]
         took_ms = int((self._clock.steady_s() - began_s) * 1000)
-        attempt = Attempt(message.attempts, began_ms, took_ms, status, error)
+        attempt = DeliveryAttempt(message.attempts, began_ms, took_ms, status, error)
         state, next_ms = self._what_next(message, status, is_final)
         now_ms = self._clock.now_ms()
         await self._writer.run(
@@ -237,7 +237,7 @@ class WebhookLog:
     async def last(self, caller: Caller, most: int) -> list[Logged]:
         """The last messages, newest first. Overloaded where the database cannot tell."""
         try:
-            return await self._database.read_soon(outbox.delivery_log, caller.account_id, most)
+            return await self._database.read_async(outbox.delivery_log, caller.account_id, most)
         except StoreError as error:
             raise Overloaded("the database does not answer; try again", retry_after_s=5) from error
 
@@ -261,7 +261,7 @@ LISTED = 100
 @reads("/api/webhooks")
 async def webhooks(request: Request[Any, Any, State]) -> Response[Any]:
     """The account's signing secret and its last deliveries, newest first."""
-    caller = await authenticate(request.scope, request.app.state.keyring)
+    caller = await authenticate(request.scope, request.app.state.key_verifier)
     log = cast(WebhookLog, request.app.state.webhook_log)
     messages = await log.last(caller, LISTED)
     body = {"object": "list", "secret": log.secret_of(caller), "data": [_message(message) for message in messages]}
@@ -282,7 +282,7 @@ def _message(message: Logged) -> dict[str, Any]:
     }
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+def _attempt(attempt: DeliveryAttempt) -> dict[str, Any]:
     return {
         "at": _iso(attempt.at_ms),
         "status": attempt.status,

@@ -16,9 +16,9 @@ from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ImageEngine
-from minitoolai.images.attempt import MOST_FAILURES, Home, ImageRun
-from minitoolai.images.progress import Board
-from minitoolai.images.scheduler import LEASE_MS, Hand
+from minitoolai.images.attempt import MOST_FAILURES, Home, JobAttempt
+from minitoolai.images.progress import JobEvents
+from minitoolai.images.scheduler import LEASE_MS, JobClaimer
 from minitoolai.ledger.types import Requeue, Requeued, Settle, Settled
 from minitoolai.storage import jobs
 from minitoolai.storage import jobs as workers
@@ -38,7 +38,7 @@ REPORT_EVERY_S = 5.0
 LONGEST_WAIT_MS = MS_PER_DAY
 FOREVER_MS = 2**62
 #: What makes an attempt: of whom, at which job, by which engine, and who hears of every step.
-NewRun = Callable[[Home, ClaimedJob, ImageEngine, Callable[[int, int], None]], ImageRun]
+NewRun = Callable[[Home, ClaimedJob, ImageEngine, Callable[[int, int], None]], JobAttempt]
 
 
 class ImageWorker:
@@ -52,12 +52,12 @@ class ImageWorker:
         writer: Writer,
         clock: Clock,
         objects: ObjectStore,
-        board: Board,
+        board: JobEvents,
         *,
         name: str,
         is_alone: bool,
         meters: Meters | None = None,
-        new_run: NewRun = ImageRun,
+        new_run: NewRun = JobAttempt,
         late: Set[str] = frozenset(),
     ) -> None:
         """`is_alone`: no other process draws from this database, nor reads steps from its rows.
@@ -79,14 +79,14 @@ class ImageWorker:
         self.draining = False
         #: Hands that are claiming just now.
         self.claiming = 0
-        self.runs: dict[int, ImageRun] = {}
+        self.runs: dict[int, JobAttempt] = {}
         self._told: dict[int, int] = {}
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
         """Draw until cancelled. A sick database is logged and tried again."""
-        hands = [Hand(self, engine) for engine in self.engines.values()]
+        hands = [JobClaimer(self, engine) for engine in self.engines.values()]
         async with asyncio.TaskGroup() as group:
             for hand in hands:
                 group.create_task(hand.work())
@@ -126,7 +126,7 @@ class ImageWorker:
                 if not self.draining:
                     change = partial(workers.report, name=self.name, offers=offers, now_ms=self.clock.now_ms())
                     await self.writer.run(change)
-                self.board.offers = await self.database.read_soon(workers.offered, self.clock.now_ms())
+                self.board.offers = await self.database.read_async(workers.offered, self.clock.now_ms())
             except (StoreError, Overloaded) as error:
                 log.warning("other workers could not be asked what they draw: %s", error)
             except Exception:
@@ -139,7 +139,7 @@ class ImageWorker:
         `all_of_them` is for the start of the only process on a database: whoever drew them is gone.
         """
         before_ms = FOREVER_MS if all_of_them else self.clock.now_ms()
-        lost = await self.database.read_soon(jobs.lapsed, before_ms)
+        lost = await self.database.read_async(jobs.lapsed, before_ms)
         futures = [
             self.writer.submit(self._lapse(job, account, attempt, forced=all_of_them))
             for job, account, attempt in lost
@@ -149,7 +149,7 @@ class ImageWorker:
         moved = sum(isinstance(verdict, Requeued | Settled) for verdict in verdicts)
         if moved:
             log.warning("%d jobs that nobody drew any more wait again, or have failed too often", moved)
-            self.board.new_work()
+            self.board.notify_queued()
         return moved
 
     def _lapse(self, job: int, account: int, attempt: int, *, forced: bool) -> Requeue:
@@ -167,7 +167,7 @@ class ImageWorker:
             if engine.name in model.engines and engine.why_not_ready(model.name) is None
         ]
 
-    def begin(self, job: ClaimedJob, engine: ImageEngine) -> ImageRun:
+    def begin(self, job: ClaimedJob, engine: ImageEngine) -> JobAttempt:
         """Start an attempt at what was just claimed."""
         run = self._new_run(self, job, engine, self.board.step)
         self.runs[job.id] = run
@@ -176,14 +176,14 @@ class ImageWorker:
         run.task.add_done_callback(lambda task: self._ended(run, task))
         return run
 
-    def _ended(self, run: ImageRun, task: asyncio.Task[None]) -> None:
+    def _ended(self, run: JobAttempt, task: asyncio.Task[None]) -> None:
         self.runs.pop(run.job.id, None)
         self._told.pop(run.job.id, None)
         self.board.end(run.job.id)
         if not task.cancelled() and (fault := task.exception()) is not None:
             log.error("job %d: its attempt broke off", run.job.id, exc_info=fault)
         # There is room now; and where it failed, it waits again.
-        self.board.new_work()
+        self.board.notify_queued()
 
     # ── leases ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -202,7 +202,7 @@ class ImageWorker:
                 except Exception:
                     log.exception("leases could not be renewed, and will be tried again")
 
-    async def _renew(self, runs: list[ImageRun]) -> None:
+    async def _renew(self, runs: list[JobAttempt]) -> None:
         signs = [jobs.Sign(run.job.id, run.job.attempt, run.step) for run in runs]
         lease_until_ms = self.clock.now_ms() + LEASE_MS
         try:
@@ -220,7 +220,7 @@ class ImageWorker:
         now_ms = self.clock.now_ms()
         error = "nobody was there to draw it for a whole day; nothing was charged"
         outcome = Outcome(state="failed", error_code="expired", error=error)
-        for job, account in await self.database.read_soon(jobs.stale, now_ms - LONGEST_WAIT_MS):
+        for job, account in await self.database.read_async(jobs.stale, now_ms - LONGEST_WAIT_MS):
             log.error("job %d waited for a day and is given up", job)
             self.writer.submit(Settle(job, account, 0, now_ms, outcome), wait=False)
 

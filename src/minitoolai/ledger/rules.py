@@ -10,15 +10,16 @@ from minitoolai.ledger.types import (
     FUNDING,
     REVENUE,
     AccountState,
-    Books,
     Checkpoint,
-    Claimed,
     ClaimState,
     Credit,
     Credited,
+    DuplicateRequest,
     Held,
     HoldState,
+    InsufficientFunds,
     JobState,
+    LedgerState,
     NewTransfer,
     Operation,
     OverBudget,
@@ -26,10 +27,10 @@ from minitoolai.ledger.types import (
     QueueFull,
     QueueState,
     Recover,
-    Refused,
     Renewed,
     Requeue,
     Requeued,
+    Result,
     Reverse,
     Reversed,
     Settle,
@@ -37,11 +38,10 @@ from minitoolai.ledger.types import (
     StillLeased,
     Superseded,
     Unknown,
-    Verdict,
 )
 
 
-def decide(books: Books, operation: Operation) -> Verdict:
+def decide(books: LedgerState, operation: Operation) -> Result:
     """Judge one operation and, where it is granted, change the books in memory. Never raises on bad input."""
     match operation:
         case PlaceHold():
@@ -60,7 +60,7 @@ def decide(books: Books, operation: Operation) -> Verdict:
             return _reverse(books, operation)
 
 
-def _place(books: Books, ask: PlaceHold) -> Verdict:
+def _place(books: LedgerState, ask: PlaceHold) -> Result:
     account = books.accounts.get(ask.account_id)
     if account is None:
         return Unknown()
@@ -71,7 +71,7 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
         # The same hold again: a COMMIT whose answer was lost, replayed. Answer from the row.
         return Held(known.amount, (known.amount - ask.base) // ask.unit if ask.unit else ask.units)
     if ask.claim is not None and not _is_free(books, ask.claim.id, ask.now_ms):
-        return Claimed()
+        return DuplicateRequest()
     units = ask.units
     amount = ask.base + units * ask.unit
     available, period = _may_spend(books, ask, account)
@@ -80,7 +80,7 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
         units = (available - ask.base) // ask.unit if ask.unit else -1
         if units < ask.least_units:
             needed = ask.base + ask.least_units * ask.unit
-            return Refused(needed, available) if period is None else OverBudget(period, needed, available)
+            return InsufficientFunds(needed, available) if period is None else OverBudget(period, needed, available)
         amount = ask.base + units * ask.unit
     if ask.queue_limit is not None and (full := _queue_up(books, ask, ask.queue_limit)) is not None:
         return full
@@ -100,7 +100,7 @@ def _place(books: Books, ask: PlaceHold) -> Verdict:
     return Held(amount, units)
 
 
-def _may_spend(books: Books, ask: PlaceHold, account: AccountState) -> tuple[int, Period | None]:
+def _may_spend(books: LedgerState, ask: PlaceHold, account: AccountState) -> tuple[int, Period | None]:
     """What is left, and by which budget; None where the balance is what limits it."""
     left: int = account.available
     tightest: Period | None = None
@@ -112,7 +112,7 @@ def _may_spend(books: Books, ask: PlaceHold, account: AccountState) -> tuple[int
     return left, tightest
 
 
-def _count(books: Books, hold: HoldState, change: int) -> None:
+def _count(books: LedgerState, hold: HoldState, change: int) -> None:
     """Add to what the hold's budget has spent, in each of its periods; those swept long ago count no more."""
     if hold.budget_id is None or hold.budget_ms is None:
         return
@@ -123,7 +123,7 @@ def _count(books: Books, hold: HoldState, change: int) -> None:
             spending.dirty = True
 
 
-def _is_free(books: Books, claim_id: str, now_ms: int) -> bool:
+def _is_free(books: LedgerState, claim_id: str, now_ms: int) -> bool:
     claim = books.claims.get(claim_id)
     if claim is None:
         return True
@@ -134,7 +134,7 @@ def _is_free(books: Books, claim_id: str, now_ms: int) -> bool:
     return claim.is_free(now_ms)
 
 
-def _queue_up(books: Books, ask: PlaceHold, limit: int) -> QueueFull | None:
+def _queue_up(books: LedgerState, ask: PlaceHold, limit: int) -> QueueFull | None:
     """The last check of a job: a place in the queue. Start-time fair queueing: one turn for each job of an account."""
     queue = books.queues.setdefault(ask.account_id, QueueState())
     if queue.queued >= limit:
@@ -146,7 +146,7 @@ def _queue_up(books: Books, ask: PlaceHold, limit: int) -> QueueFull | None:
     return None
 
 
-def _settle(books: Books, ask: Settle) -> Verdict:
+def _settle(books: LedgerState, ask: Settle) -> Result:
     hold = books.holds.get(ask.hold_id)
     account = books.accounts.get(ask.account_id)
     if hold is None or account is None or hold.account_id != ask.account_id:
@@ -158,7 +158,7 @@ def _settle(books: Books, ask: Settle) -> Verdict:
     return _close(books, ask.hold_id, hold, account, ask.cost, ask.now_ms, ask.outcome)
 
 
-def _requeue(books: Books, ask: Requeue) -> Verdict:
+def _requeue(books: LedgerState, ask: Requeue) -> Result:
     hold = books.holds.get(ask.hold_id)
     account = books.accounts.get(ask.account_id)
     if hold is None or account is None or hold.account_id != ask.account_id:
@@ -180,13 +180,13 @@ def _requeue(books: Books, ask: Requeue) -> Verdict:
     return Requeued(failures)
 
 
-def _current(books: Books, hold_id: int, attempt: int) -> JobState | None:
+def _current(books: LedgerState, hold_id: int, attempt: int) -> JobState | None:
     """The job, if this is the attempt under way."""
     job = books.jobs.get(hold_id)
     return job if job is not None and job.state == "running" and job.attempt == attempt else None
 
 
-def _checkpoint(books: Books, ask: Checkpoint) -> Verdict:
+def _checkpoint(books: LedgerState, ask: Checkpoint) -> Result:
     hold = books.holds.get(ask.hold_id)
     if hold is None or hold.account_id != ask.account_id:
         return Unknown()
@@ -199,7 +199,7 @@ def _checkpoint(books: Books, ask: Checkpoint) -> Verdict:
     return Renewed()
 
 
-def _recover(books: Books, ask: Recover) -> Verdict:
+def _recover(books: LedgerState, ask: Recover) -> Result:
     hold = books.holds.get(ask.hold_id)
     account = books.accounts.get(ask.account_id)
     if hold is None or account is None or hold.account_id != ask.account_id:
@@ -213,7 +213,7 @@ def _recover(books: Books, ask: Recover) -> Verdict:
 
 
 def _close(
-    books: Books,
+    books: LedgerState,
     hold_id: int,
     hold: HoldState,
     account: AccountState,
@@ -249,7 +249,7 @@ def _close(
     return Settled(captured, hold.shortfall)
 
 
-def _credit(books: Books, ask: Credit) -> Verdict:
+def _credit(books: LedgerState, ask: Credit) -> Result:
     account = books.accounts.get(ask.account_id)
     if account is None:
         return Unknown()
@@ -274,7 +274,7 @@ def _credit(books: Books, ask: Credit) -> Verdict:
     return Credited(account.posted)
 
 
-def _reverse(books: Books, ask: Reverse) -> Verdict:
+def _reverse(books: LedgerState, ask: Reverse) -> Result:
     account = books.accounts.get(ask.account_id)
     if account is None:
         return Unknown()
@@ -303,7 +303,7 @@ def _reverse(books: Books, ask: Reverse) -> Verdict:
 
 
 def _transfer(
-    books: Books,
+    books: LedgerState,
     account: AccountState,
     kind: str,
     *,

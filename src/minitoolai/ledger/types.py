@@ -134,7 +134,7 @@ class Held(msgspec.Struct, frozen=True):
     units: int
 
 
-class Refused(msgspec.Struct, frozen=True):
+class InsufficientFunds(msgspec.Struct, frozen=True):
     """The account cannot pay `needed`; it has `available`. Nothing changed."""
 
     needed: int
@@ -163,7 +163,7 @@ class OverBudget(msgspec.Struct, frozen=True):
     left: int
 
 
-class Claimed(msgspec.Struct, frozen=True):
+class DuplicateRequest(msgspec.Struct, frozen=True):
     """Another request was made under this Idempotency-Key. Nothing changed."""
 
 
@@ -207,11 +207,11 @@ class Unknown(msgspec.Struct, frozen=True):
     """No such account or hold. Nothing changed."""
 
 
-Verdict = (
+Result = (
     Held
-    | Refused
+    | InsufficientFunds
     | OverBudget
-    | Claimed
+    | DuplicateRequest
     | QueueFull
     | Settled
     | Renewed
@@ -304,7 +304,7 @@ class NewTransfer(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-class Books:
+class LedgerState:
     """The accounts, holds and jobs that a batch touches, and what it has decided to write."""
 
     __slots__ = (

@@ -18,9 +18,9 @@ from minitoolai.chat.router import Route
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import ServiceError, StoreError
 from minitoolai.core.models import Caller, NewGeneration, Outcome
-from minitoolai.engines.protocols import DrawnImage
-from minitoolai.images.attempt import ImageRun
-from minitoolai.ledger.types import Verdict
+from minitoolai.engines.protocols import GeneratedImage
+from minitoolai.images.attempt import JobAttempt
+from minitoolai.ledger.types import Result
 
 if TYPE_CHECKING:
     from minitoolai.observability.otel import Span, Traces
@@ -89,7 +89,7 @@ class TracedCharging(Charging):
 
     def settle(
         self, reservation: Reservation, cost: int, outcome: Outcome, *, is_last: bool = False
-    ) -> asyncio.Future[Verdict] | None:
+    ) -> asyncio.Future[Result] | None:
         """As ever."""
         request, began_ms, voice = self._held.pop(reservation.hold_id, (None, 0, None))
         if request is None:
@@ -129,7 +129,7 @@ def _used(hold_id: int, cost: int, outcome: Outcome) -> dict[str, str | int | bo
     return facts
 
 
-def _durable(span: Span, charge: asyncio.Future[Verdict]) -> None:
+def _durable(span: Span, charge: asyncio.Future[Result]) -> None:
     if charge.cancelled():
         span.fail("cancelled")
     elif (error := charge.exception()) is not None:
@@ -175,7 +175,7 @@ def _engine_span(request: Span, name: str, attempt: int) -> Span:
 # ── pictures ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class TracedImageRun(ImageRun):
+class TracedImageRun(JobAttempt):
     """An attempt at a job is a span, under the request that submitted it; so are drawing, keeping, and the commit."""
 
     def __init__(self, traces: Traces, clock: Clock, *arguments: Any) -> None:
@@ -210,7 +210,7 @@ class TracedImageRun(ImageRun):
     def _facts(self) -> dict[str, str | int | bool]:
         return {"gen_ai.provider.name": self.engine.name, "minitoolai.attempt": self.job.attempt}
 
-    async def draw(self) -> DrawnImage:
+    async def draw(self) -> GeneratedImage:
         """As ever."""
         with _piece(self._span, "draw", self._facts()):
             return await super().draw()
@@ -220,7 +220,7 @@ class TracedImageRun(ImageRun):
         with _piece(self._span, "keep", {"minitoolai.bytes": len(png)}):
             return await super().keep(png)
 
-    async def settle(self, cost: int, outcome: Outcome) -> Verdict:
+    async def settle(self, cost: int, outcome: Outcome) -> Result:
         """As ever."""
         if self._span is not None:
             _note_end(self._span, outcome)

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from minitoolai import __version__
 from minitoolai.core.errors import ServiceError, SettingsError, StoreError
 from minitoolai.core.meters import Histogram
-from minitoolai.http.errors import TOLD
+from minitoolai.http.errors import error_counts
 from minitoolai.settings import Settings
 from minitoolai.storage.reports import Standing, standing
 
@@ -79,7 +79,7 @@ METRICS: Final[Mapping[str, Metric]] = {
 }
 
 
-class Page:
+class MetricsPage:
     """Renders on request. `text` may wait for the database, never for the writer."""
 
     def __init__(self, services: Services, why_not_ready: Callable[[], str | None]) -> None:
@@ -91,7 +91,7 @@ class Page:
         services = self._services
         stands: Standing | None = None
         try:
-            stands = await services.database.read_soon(standing, services.clock.now_ms())
+            stands = await services.database.read_async(standing, services.clock.now_ms())
         except (StoreError, ServiceError) as error:
             log.warning("the metrics of the database are missing: %s", error)
         registry = CollectorRegistry(auto_describe=False)
@@ -122,7 +122,7 @@ class Page:
             paths[name] = paths.get(name, 0) + count
         for path, count in paths.items():
             made.add("minitoolai_requests_total", count, path)
-        for (status, code), count in TOLD.items():
+        for (status, code), count in error_counts.items():
             made.add("minitoolai_errors_total", count, str(status), code)
         units: dict[tuple[str, str, str], int] = {}
         dollars: dict[tuple[str, str], int] = {}
@@ -139,7 +139,7 @@ class Page:
         for kind in meters.duration:
             made.histogram("minitoolai_first_token_seconds", meters.first_token[kind], MS, kind)
             made.histogram("minitoolai_answer_seconds", meters.duration[kind], MS, kind)
-        made.add("minitoolai_answers_underway", services.underway.count())
+        made.add("minitoolai_answers_underway", services.in_flight.count())
         made.add("minitoolai_pictures_underway", len(services.images.worker.runs))
 
     def _writer(self, made: _Families) -> None:
@@ -167,7 +167,7 @@ class Page:
         for name, is_ready in ready.items():
             made.add("minitoolai_engine_ready", int(is_ready), name)
         for name in services.engines:
-            made.add("minitoolai_engine_resting", int(not services.chats.routes.health(name).is_well), name)
+            made.add("minitoolai_engine_resting", int(not services.chats.routes.health(name).is_closed), name)
 
     def _books(self, made: _Families) -> None:
         auditor, now_s = self._services.auditor, self._services.clock.steady_s()

@@ -15,7 +15,7 @@ from minitoolai.chat.router import Route
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import SettingsError
 from minitoolai.http.asgi import App, Scope
-from minitoolai.images.attempt import ImageRun
+from minitoolai.images.attempt import JobAttempt
 from minitoolai.observability.instrumentation import (
     TracedCharging,
     TracedImageRun,
@@ -102,7 +102,7 @@ class Tracing:
         self._traces = traces
         self.charging: type[Charging] = TracedCharging
         self.route: type[Route] = TracedRoute
-        self.image_run: Callable[..., ImageRun] = partial(TracedImageRun, traces, clock)
+        self.image_run: Callable[..., JobAttempt] = partial(TracedImageRun, traces, clock)
         #: What the requests to upstreams carry, and what a job carries to whoever does it.
         self.headers: Callable[[], dict[str, str]] = attempt_headers
         self.parent: Callable[[], str | None] = request_parent

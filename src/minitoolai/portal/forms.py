@@ -16,7 +16,7 @@ LARGEST_FIELD = 10_000
 MOST_FIELDS = 300
 
 
-class Form:
+class FormData:
     """Fields by name, each a string without surrounding space, and what is wrong with them."""
 
     def __init__(self, values: dict[str, str] | None = None) -> None:
@@ -52,7 +52,7 @@ class Form:
         return not self.errors
 
 
-def parse_form(body: bytes) -> Form:
+def parse_form(body: bytes) -> FormData:
     """`application/x-www-form-urlencoded`. BodyTooLarge, InvalidRequest."""
     if len(body) > LARGEST_FORM:
         raise BodyTooLarge(f"the form is larger than {LARGEST_FORM // 1024} kB")
@@ -60,7 +60,7 @@ def parse_form(body: bytes) -> Form:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict")
     except ValueError as error:
         raise InvalidRequest("the form cannot be read") from error
-    form = Form()
+    form = FormData()
     for name, value in pairs:
         # A NUL is no character for PostgreSQL, nor for people.
         text = value.replace("\0", "")[:LARGEST_FIELD]
@@ -94,7 +94,7 @@ def read_cookies(header: str) -> dict[str, str]:
     return cookies
 
 
-class Signer:
+class CookieSigner:
     """Signs with a key of this server, one purpose apart from another."""
 
     def __init__(self, pepper: bytes) -> None:

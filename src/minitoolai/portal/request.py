@@ -16,7 +16,7 @@ from markupsafe import Markup
 from minitoolai.accounts.users import SESSION_MS, Visitor
 from minitoolai.core.clock import random_text
 from minitoolai.core.models import User
-from minitoolai.portal.forms import YEAR_S, Form, is_loopback, read_cookies
+from minitoolai.portal.forms import YEAR_S, FormData, is_loopback, read_cookies
 from minitoolai.portal.i18n import LANGUAGES, texts, writing
 from minitoolai.portal.site import Entry, Site
 
@@ -61,7 +61,7 @@ SMALLEST_PACKED = 1000
 LONGEST_COOKIE = 2000
 
 
-class Visit:
+class PageRequest:
     """What a page's function is given. `render` and `redirect` make its answer."""
 
     def __init__(self, site: Site, request: Request[Any, Any, State], lang: str) -> None:
@@ -72,7 +72,7 @@ class Visit:
         self.path = request.scope["path"].removeprefix(f"/{lang}").rstrip("/") or "/"
         self.params: dict[str, Any] = request.path_params
         self.query = request.query_params
-        self.form = Form()
+        self.form = FormData()
         #: What this page says on top: how ("good", "warn", "bad"), and the words.
         self.notice: list[str] | None = None
         self.user: User | None = None
@@ -88,7 +88,7 @@ class Visit:
         self.ngettext = texts_of.ngettext
         self.writing = writing(lang)
 
-    async def begin(self) -> Visit:
+    async def begin(self) -> PageRequest:
         """Find out who it is."""
         self.secret = self.cookie("session")
         if self.secret:
@@ -302,23 +302,23 @@ class Draft(msgspec.Struct, frozen=True):
     until_ms: int
 
 
-def mark(visit: Visit) -> str:
+def mark(visit: PageRequest) -> str:
     """Whose form this is, for its hidden field."""
     return _mark(visit, str(visit.member.account_id))
 
 
-def _mark(visit: Visit, number: str) -> str:
+def _mark(visit: PageRequest, number: str) -> str:
     return f"{number}.{visit.site.signer.mac('whose form', f'{number}.{visit.browser}').hex()[:32]}"
 
 
-def _owner(visit: Visit) -> int | None:
+def _owner(visit: PageRequest) -> int | None:
     shown = visit.form[MARK_FIELD]
     number = shown.partition(".")[0]
     is_ours = hmac.compare_digest(shown.encode(), _mark(visit, number).encode())
     return int(number) if is_ours else None
 
 
-def keep(visit: Visit, names: Iterable[str]) -> None:
+def keep(visit: PageRequest, names: Iterable[str]) -> None:
     """Keep these fields of a form that came without a session, where it is known whose it was."""
     fields = {name: visit.form.all(name) for name in names}
     owner = _owner(visit)
@@ -331,7 +331,7 @@ def keep(visit: Visit, names: Iterable[str]) -> None:
         visit.set_cookie(COOKIE, packed, max_age_s=KEPT_S)
 
 
-def refill(visit: Visit, *paths: str) -> None:
+def refill(visit: PageRequest, *paths: str) -> None:
     """Fill the form with what this member typed into one of these forms, once, and say so."""
     draft = _find(visit)
     if draft is None or draft.path not in paths or visit.request.method != "GET":
@@ -347,20 +347,20 @@ def refill(visit: Visit, *paths: str) -> None:
     visit.notice = ["good", words]
 
 
-def leave_to(visit: Visit, account_id: int) -> None:
+def leave_to(visit: PageRequest, account_id: int) -> None:
     """Somebody signs in: what another one typed here is thrown away."""
     draft = _find(visit)
     if draft is None or draft.account_id != account_id:
         drop(visit)
 
 
-def drop(visit: Visit) -> None:
+def drop(visit: PageRequest) -> None:
     """Forget it."""
     if visit.cookie(COOKIE, LARGEST):
         visit.set_cookie(COOKIE, "", max_age_s=0)
 
 
-def _find(visit: Visit) -> Draft | None:
+def _find(visit: PageRequest) -> Draft | None:
     packed = visit.cookie(COOKIE, LARGEST)
     value = visit.site.signer.unpack(COOKIE, packed) if packed else None
     draft = msgspec.convert(value, Draft) if value is not None else None

@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.portal.pages import account, admin, auth, docs, home, keys, playground, topup, usage
-from minitoolai.portal.routing import bare, broken, nothing_here, the_rest
+from minitoolai.portal.routing import bare, broken, fallback_handlers, nothing_here
 from minitoolai.portal.site import Site
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def portal(site: Site) -> Litestar:
     """The portal as an ASGI app."""
     handlers = [handler for module in MODULES for handler in module.HANDLERS]
     return Litestar(
-        [*handlers, *the_rest(handlers)],
+        [*handlers, *fallback_handlers(handlers)],
         state=State({"site": site}),
         openapi_config=None,
         logging_config=None,

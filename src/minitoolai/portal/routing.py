@@ -19,11 +19,11 @@ from minitoolai.core.errors import BodyTooLarge, InvalidRequest, NotFound, Overl
 from minitoolai.portal import request as drafts
 from minitoolai.portal.forms import LARGEST_FORM, parse_form
 from minitoolai.portal.i18n import DEFAULT, LANGUAGES
-from minitoolai.portal.request import Answer, Visit
+from minitoolai.portal.request import Answer, PageRequest
 from minitoolai.portal.site import Needs, Site
 
 log = logging.getLogger(__name__)
-Function = Callable[[Visit], Awaitable[Answer]]
+Function = Callable[[PageRequest], Awaitable[Answer]]
 #: Methods beside GET and HEAD; browsers know the first alone.
 CHANGING: tuple[Method, ...] = ("POST", "PUT", "PATCH", "DELETE")
 
@@ -64,7 +64,7 @@ def _handler(
     return HTTPRouteHandler(paths, http_method=methods, status_code=200, opt={"path": path, "needs": needs})(handle)
 
 
-def the_rest(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
+def fallback_handlers(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
     """For the paths of these: a form's path, looked at, leads to its page; a method that is nobody's is told so."""
     taken: dict[str, set[str]] = {}
     needs_of: dict[str, Needs] = {}
@@ -83,12 +83,12 @@ def the_rest(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
     return [*more, *(anything(f"{branch}/{{rest:path}}")(nowhere) for branch in sorted(branches))]
 
 
-async def nowhere(visit: Visit) -> Answer:
+async def nowhere(visit: PageRequest) -> Answer:
     """Whatever no other page answers."""
     return nothing_here(visit)
 
 
-async def _lead_back(visit: Visit) -> Answer:
+async def _lead_back(visit: PageRequest) -> Answer:
     return visit.redirect(visit.path.rpartition("/")[0] or "/")
 
 
@@ -112,23 +112,23 @@ async def _answer(
         return _refusal(visit, error)
 
 
-def _to_sign_in(visit: Visit, *, said: bool) -> Answer:
+def _to_sign_in(visit: PageRequest, *, said: bool) -> Answer:
     """And from there back: to the page, or to the page of the form."""
     words = visit.gettext("You were signed out in the meantime. Sign in, and you are led back to the form.")
     return visit.redirect(f"/signin?next={quote(visit.here)}", said=words if said else "", kind="warn")
 
 
-async def start(request: Request[Any, Any, State], otherwise: str = DEFAULT) -> Visit:
+async def start(request: Request[Any, Any, State], otherwise: str = DEFAULT) -> PageRequest:
     """The visit behind a request, in the language of its path, or `otherwise`."""
     visit = bare(request, otherwise)
     request.state.visit = visit
     return await visit.begin()
 
 
-def bare(request: Request[Any, Any, State], otherwise: str = DEFAULT) -> Visit:
+def bare(request: Request[Any, Any, State], otherwise: str = DEFAULT) -> PageRequest:
     """The same without a look at who it is: for saying that something went wrong."""
     lang = request.scope["path"].strip("/").partition("/")[0]
-    return Visit(cast(Site, request.app.state.site), request, lang if lang in LANGUAGES else otherwise)
+    return PageRequest(cast(Site, request.app.state.site), request, lang if lang in LANGUAGES else otherwise)
 
 
 async def _read(request: Request[Any, Any, State]) -> bytes:
@@ -142,7 +142,7 @@ async def _read(request: Request[Any, Any, State]) -> bytes:
     return body
 
 
-def _foreign(visit: Visit) -> Answer:
+def _foreign(visit: PageRequest) -> Answer:
     _ = visit.gettext
     return visit.fail(
         403,
@@ -152,13 +152,13 @@ def _foreign(visit: Visit) -> Answer:
     )
 
 
-def nothing_here(visit: Visit) -> Answer:
+def nothing_here(visit: PageRequest) -> Answer:
     """404."""
     _ = visit.gettext
     return visit.fail(404, _("There is nothing here"), _("The page may have moved, or the address has a slip in it."))
 
 
-async def not_so(visit: Visit) -> Answer:
+async def not_so(visit: PageRequest) -> Answer:
     """405."""
     _ = visit.gettext
     answer = visit.fail(405, _("That is not how it works"), _("This page cannot be asked in that way."), again=True)
@@ -166,13 +166,13 @@ async def not_so(visit: Visit) -> Answer:
     return answer
 
 
-def broken(visit: Visit) -> Answer:
+def broken(visit: PageRequest) -> Answer:
     """500."""
     _ = visit.gettext
     return visit.fail(500, _("Something broke on our side"), _("It has been written down. Nothing of yours is lost."))
 
 
-def too_often(visit: Visit, wait_s: int) -> Answer:
+def too_often(visit: PageRequest, wait_s: int) -> Answer:
     """429, with when to come back."""
     minutes = -(-wait_s // 60)
     _, n_ = visit.gettext, visit.ngettext
@@ -182,7 +182,7 @@ def too_often(visit: Visit, wait_s: int) -> Answer:
     return answer
 
 
-def _refusal(visit: Visit, error: ServiceError | StoreError) -> Answer:
+def _refusal(visit: PageRequest, error: ServiceError | StoreError) -> Answer:
     _ = visit.gettext
     if isinstance(error, NotFound):
         return nothing_here(visit)

@@ -13,15 +13,15 @@ from typing import Any, Literal
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from minitoolai.accounts.keys import KeyRing
-from minitoolai.accounts.rate_limits import Attempts
+from minitoolai.accounts.keys import KeyVerifier
+from minitoolai.accounts.rate_limits import Throttle
 from minitoolai.accounts.users import Users
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
 from minitoolai.billing.stripe import Checkout
-from minitoolai.billing.usage import RevenueBooks, UsageBooks
+from minitoolai.billing.usage import RevenueCache, UsageCache
 from minitoolai.core.clock import Clock
-from minitoolai.portal.forms import Signer
+from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, texts, writing
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
@@ -109,7 +109,7 @@ class Site:
     writer: Writer
     clock: Clock
     users: Users
-    keys: KeyRing
+    keys: KeyVerifier
     reports: Reports
     auditor: Auditor
     #: None where no card payments are set up.
@@ -128,7 +128,7 @@ class Site:
     async def run(self) -> None:
         """What goes on beside the pages, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.keys.keep_uses(self.writer))
+            tasks.create_task(self.keys.record_last_used(self.writer))
             if self.checkout is not None:
                 tasks.create_task(self.checkout.poll())
 
@@ -139,20 +139,20 @@ class Site:
             self.checkout.close()
 
     @cached_property
-    def signer(self) -> Signer:
-        return Signer(self.pepper)
+    def signer(self) -> CookieSigner:
+        return CookieSigner(self.pepper)
 
     @cached_property
-    def attempts(self) -> Attempts:
-        return Attempts(self.clock, self.tries_factor)
+    def attempts(self) -> Throttle:
+        return Throttle(self.clock, self.tries_factor)
 
     @cached_property
-    def usage(self) -> UsageBooks:
-        return UsageBooks(self.database, self.clock)
+    def usage(self) -> UsageCache:
+        return UsageCache(self.database, self.clock)
 
     @cached_property
-    def revenue(self) -> RevenueBooks:
-        return RevenueBooks(self.database, self.clock)
+    def revenue(self) -> RevenueCache:
+        return RevenueCache(self.database, self.clock)
 
     @cached_property
     def assets(self) -> Assets:

@@ -6,14 +6,14 @@ import asyncio
 import logging
 from typing import Any, cast, get_args
 
-from minitoolai.accounts.keys import KeyRing
+from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.core.errors import ClientLeft, InvalidRequest, ServiceError
 from minitoolai.core.inference import AudioFormat, SpeechRequest
-from minitoolai.http.asgi import Headers, Receive, Scope, Send, answer_error, read_json_body
+from minitoolai.http.asgi import Headers, Receive, Scope, Send, read_json_body, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.request_context import name_work
-from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, forward, only_post
+from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, method_not_allowed, stream_response
 from minitoolai.http.validation import json_object, non_empty_text, number, shortened
 from minitoolai.speech.service import SpeechRun, SpeechService
 
@@ -69,26 +69,26 @@ _TYPES = {
 class SpeechEndpoint:
     """`POST /api/texttospeech/` and `POST /v1/audio/speech`."""
 
-    def __init__(self, speeches: SpeechService, keys: KeyRing) -> None:
+    def __init__(self, speeches: SpeechService, keys: KeyVerifier) -> None:
         self._speeches = speeches
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["method"] != "POST":
-                await only_post(send)
+                await method_not_allowed(send)
                 return
             caller = await authenticate(scope, self._keys)
             run = await self._speeches.begin(caller, parse_speech(await read_json_body(scope, receive)))
         except ClientLeft:
             return
         except ServiceError as error:
-            await answer_error(send, error, [])
+            await respond_error(send, error, [])
             return
         run.task = asyncio.current_task()
         name_work(scope, run.name)
         out = StreamWriter(send, _headers(run))
-        error_ = await forward(run, out, receive)
+        error_ = await stream_response(run, out, receive)
         if error_ is not None and not isinstance(error_, ClientLeft):
             await _tell_of_failure(out, run, error_, send)
 
@@ -108,7 +108,7 @@ def _facts(run: SpeechRun) -> Headers:
 async def _tell_of_failure(out: StreamWriter, run: SpeechRun, error: ServiceError, send: Send) -> None:
     """As a status while nothing has been sent, then as an event; audio can only be cut off, without its end."""
     if not out.has_begun:
-        await answer_error(send, error, _facts(run))
+        await respond_error(send, error, _facts(run))
     elif run.request.as_events:
         kind = status_and_type(error)[1]
         await out.write(error_event(error.message, kind=kind, code=error.code, param=error.param), is_last=True)

@@ -15,11 +15,11 @@ from minitoolai.billing.charging import Charging, Reservation, durable, state_af
 from minitoolai.core.catalog import Catalog, SpeechModel, VoiceEntry, find_voice
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import EngineError, EngineTimeout, InvalidRequest, Overloaded, ServiceError
-from minitoolai.core.in_flight import Checkpoints, Underway
+from minitoolai.core.in_flight import Checkpoints, InFlight
 from minitoolai.core.inference import SpeechRequest
 from minitoolai.core.models import Caller, NewGeneration, Outcome
 from minitoolai.engines.protocols import SpeechEngine, SpokenAnswer
-from minitoolai.ledger.types import Verdict
+from minitoolai.ledger.types import Result
 from minitoolai.speech.text import SpeechText, check_text, choose_voice
 
 # (merged from speech_run) One text being spoken: read from the engine, paid for, ended. Knows no HTTP.
@@ -72,7 +72,7 @@ class SpeechRun:
         #: Characters whose audio was handed to the caller.
         self.characters = 0
         self._answer: SpokenAnswer | None = None
-        self._charge: asyncio.Future[Verdict] | None = None
+        self._charge: asyncio.Future[Result] | None = None
         self._started_s = self._moved_s = service.clock.steady_s()
         self._checkpoints = Checkpoints(self._started_s)
         self._first_sound_s: float | None = None
@@ -192,7 +192,7 @@ class SpeechService:
         engines: Mapping[str, SpeechEngine],
         charging: Charging,
         clock: Clock,
-        underway: Underway,
+        in_flight: InFlight,
         *,
         first_sound_timeout_s: float,
         stall_timeout_s: float,
@@ -203,7 +203,7 @@ class SpeechService:
         self.clock = clock
         self.first_sound_timeout_s = first_sound_timeout_s
         self.stall_timeout_s = stall_timeout_s
-        self._underway = underway
+        self._underway = in_flight
 
     def why_not(self, voice: VoiceEntry) -> str | None:
         """None when this voice can speak now; else why not."""
@@ -241,7 +241,7 @@ class SpeechService:
         engine = self.engines[voice.engine]
         _check_fit(request, model, engine)
         check_text(request, voice, voices)
-        engine.check_room()
+        engine.check_capacity()
         text = SpeechText(request.text, voice)
         generation = NewGeneration("speech", model.name, engine.name, model.price, 0)
         bound = pricing.speech_bound(model.price, text.characters)

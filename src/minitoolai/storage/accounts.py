@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.core.models import FREE, Balance, KeyRow, KeyRules
+from minitoolai.core.models import UNRESTRICTED, Balance, KeyRow, KeyRules
 from minitoolai.ledger.types import FIRST_CUSTOMER, FUNDING, REVENUE
 from minitoolai.storage.database import Connection, Row
 
@@ -68,13 +68,13 @@ def keys_of(connection: Connection, account_id: int, *, for_pages: bool = False)
 
 
 def _key(row: Row) -> KeyRow:
-    rules = FREE if row[6] is None else msgspec.json.decode(row[6], type=KeyRules)
+    rules = UNRESTRICTED if row[6] is None else msgspec.json.decode(row[6], type=KeyRules)
     key_id, account_id, name, secret_hmac, created_ms, revoked_ms = row[:6]
     return KeyRow(key_id, account_id, name, secret_hmac, created_ms, revoked_ms, rules, row[7])
 
 
 def _written(rules: KeyRules) -> str | None:
-    return None if rules == FREE else msgspec.json.encode(rules).decode()
+    return None if rules == UNRESTRICTED else msgspec.json.encode(rules).decode()
 
 
 def change_key(connection: Connection, key_id: str, name: str, rules: KeyRules) -> None:

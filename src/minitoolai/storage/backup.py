@@ -23,7 +23,7 @@ from minitoolai.storage.schema import metadata
 CHUNK = 2_000
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class RowChunk(msgspec.Struct, frozen=True):
     """Some rows of one table. `rows` hold integers, texts, bytes and None, in the order of `columns`."""
 
     table: str
@@ -31,7 +31,7 @@ class Chunk(msgspec.Struct, frozen=True):
     rows: list[list[Any]]
 
 
-def dump(connection: Connection) -> Iterator[Chunk]:
+def dump(connection: Connection) -> Iterator[RowChunk]:
     """All rows, in an order in which they may be put in again. To be called inside a snapshot."""
     for table in metadata.sorted_tables:
         name, columns = str(table.name), [str(column.name) for column in table.columns]
@@ -39,7 +39,7 @@ def dump(connection: Connection) -> Iterator[Chunk]:
         places = [columns.index(key) for key in keys]
         after: list[Any] | None = None
         while rows := _page(connection, name, columns, keys, after):
-            yield Chunk(name, columns, [list(row) for row in rows])
+            yield RowChunk(name, columns, [list(row) for row in rows])
             after = [rows[-1][place] for place in places]
 
 
@@ -51,7 +51,7 @@ def _page(
     return connection.execute(f"SELECT {names} FROM {table}{where} ORDER BY {order} LIMIT {CHUNK}", after or ())
 
 
-def load(connection: Connection, chunk: Chunk) -> None:
+def load(connection: Connection, chunk: RowChunk) -> None:
     """Put rows in, inside a transaction. StoreError for a table or column that this schema does not know."""
     table = metadata.tables.get(chunk.table)
     if table is None or not set(chunk.columns) <= set(table.columns.keys()):
@@ -120,7 +120,7 @@ class Head(msgspec.Struct, frozen=True):
     secret_id: str
 
 
-class Books(msgspec.Struct, frozen=True):
+class BackupTotals(msgspec.Struct, frozen=True):
     """What must be there once all rows are in: rows by table, and what customers have, in nano-dollars."""
 
     rows: dict[str, int]
@@ -134,7 +134,7 @@ class End(msgspec.Struct, frozen=True):
     pictures: int
 
 
-Piece = Head | bytes | Chunk | Books | tuple[str, bytes] | End
+Piece = Head | bytes | RowChunk | BackupTotals | tuple[str, bytes] | End
 
 
 class ArchiveWriter:
@@ -156,12 +156,12 @@ class ArchiveWriter:
         self._secrets += 1
         self._add(f"{_SECRETS}{self._secrets:03}.key", secret)
 
-    def chunk(self, chunk: Chunk) -> None:
+    def chunk(self, chunk: RowChunk) -> None:
         """Some rows."""
         self._chunks += 1
         self._add(f"{_ROWS}{self._chunks:06}-{chunk.table}.msgpack", msgspec.msgpack.encode(chunk))
 
-    def books(self, books: Books) -> None:
+    def books(self, books: BackupTotals) -> None:
         """After the last rows."""
         self._add(_BOOKS, msgspec.json.encode(books))
 
@@ -210,9 +210,9 @@ def _piece(name: str, data: bytes) -> Piece:
     if name.startswith(_SECRETS):
         return data
     if name.startswith(_ROWS):
-        return msgspec.msgpack.decode(data, type=Chunk)
+        return msgspec.msgpack.decode(data, type=RowChunk)
     if name == _BOOKS:
-        return msgspec.json.decode(data, type=Books)
+        return msgspec.json.decode(data, type=BackupTotals)
     if name.startswith(_PICTURES):
         return name.removeprefix(_PICTURES), data
     if name == _END:

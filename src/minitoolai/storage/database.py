@@ -22,7 +22,7 @@ Row = tuple[Any, ...]
 Heard = Callable[[str | None, str | None], None]
 
 
-class ByIds(NamedTuple):
+class SelectByIds(NamedTuple):
     """A SELECT whose `IN (…)` stands for these ids.
 
     `lock`: nobody else may change these rows until the transaction ends; taken in the order of their ids.
@@ -45,7 +45,7 @@ class Connection(Protocol):
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
         """Run one statement for each row; how many rows changed."""
 
-    def write_soon(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
+    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
         """As `execute_many`, within a transaction, now or at the latest before its COMMIT, in order.
 
         With `otherwise`, a StoreError of these words unless every row changed one; then nothing is written.
@@ -54,7 +54,7 @@ class Connection(Protocol):
     def select_by_ids(self, sql: str, ids: Iterable[int | str], *, lock: bool = False) -> list[Row]:
         """The rows of one `ByIds`."""
 
-    def select_each(self, *questions: ByIds) -> list[list[Row]]:
+    def select_many(self, *questions: SelectByIds) -> list[list[Row]]:
         """The rows of each, asked in this order; in one round trip, where there is a server."""
 
     def notify(self, channel: str, payload: str) -> None:
@@ -69,14 +69,14 @@ class Connection(Protocol):
     def close(self) -> None: ...
 
 
-class AtOnce:
+class ImmediateWrites:
     """What a `Connection` without a server may inherit: nothing is gained by putting anything together."""
 
-    def write_soon(self: Connection, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
+    def queue_write(self: Connection, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
         if self.execute_many(sql, rows) < len(rows) and otherwise:
             raise StoreError(otherwise)
 
-    def select_each(self: Connection, *questions: ByIds) -> list[list[Row]]:
+    def select_many(self: Connection, *questions: SelectByIds) -> list[list[Row]]:
         return [self.select_by_ids(one.sql, one.ids) if one.ids else [] for one in questions]
 
 
@@ -149,7 +149,7 @@ class Database:
                 self._idle.put(connection)
                 return answer
 
-    async def read_soon(self, function: Callable[..., T], *arguments: object) -> T:
+    async def read_async(self, function: Callable[..., T], *arguments: object) -> T:
         """The same in a reader thread, for the event loop. Overloaded where the database is away."""
         loop = asyncio.get_running_loop()
         try:

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from minitoolai.ledger.types import CLAIM_LIVES_MS, Books, ClaimState, Operation, PlaceHold
-from minitoolai.storage.database import ByIds, Connection, Row
+from minitoolai.ledger.types import CLAIM_LIVES_MS, ClaimState, LedgerState, Operation, PlaceHold
+from minitoolai.storage.database import Connection, Row, SelectByIds
 
 #: Rows that one sweep deletes at most, so that no commit of a hold waits long for it.
 SWEPT_AT_ONCE = 500
 
 
-class Kept(msgspec.Struct, frozen=True):
+class StoredResponse(msgspec.Struct, frozen=True):
     """The answer of the first request under a key."""
 
     status: int
@@ -25,19 +25,19 @@ class Kept(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class Found(msgspec.Struct, frozen=True):
+class IdempotencyRow(msgspec.Struct, frozen=True):
     """A key that was sent before, what became of its hold, and the answer where it is kept."""
 
     fingerprint: bytes
     hold_id: int
     state: ClaimState
-    kept: Kept | None
+    kept: StoredResponse | None
 
 
-def claimed(operations: Sequence[Operation]) -> ByIds:
+def claimed(operations: Sequence[Operation]) -> SelectByIds:
     """The keys that these operations claim, for the ledger. A batch without any asks nothing."""
     ids = [o.claim.id for o in operations if isinstance(o, PlaceHold) and o.claim is not None]
-    return ByIds(
+    return SelectByIds(
         "SELECT i.id, i.created_ms, i.status, h.id, h.state, h.settled"
         " FROM idempotency_keys i JOIN holds h ON h.id = i.hold_id WHERE i.id IN (…)",
         ids,
@@ -49,11 +49,11 @@ def states(rows: Iterable[Row]) -> dict[str, ClaimState]:
     return {row[0]: ClaimState(row[1], row[2] is not None, row[3], row[4], row[5]) for row in rows}
 
 
-def save(connection: Connection, books: Books) -> None:
+def save(connection: Connection, books: LedgerState) -> None:
     """The keys claimed by the holds of this batch; a free one begins anew."""
     held = {p.claim.id: (p.claim, p) for p, _ in books.placed if p.claim is not None}
     if held:
-        connection.write_soon(
+        connection.queue_write(
             "INSERT INTO idempotency_keys (id, hold_id, fingerprint, created_ms) VALUES (?, ?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET hold_id = excluded.hold_id, fingerprint = excluded.fingerprint,"
             " created_ms = excluded.created_ms, status = NULL, headers = NULL, body = NULL",
@@ -61,7 +61,7 @@ def save(connection: Connection, books: Books) -> None:
         )
 
 
-def find(connection: Connection, claim_id: str) -> Found | None:
+def find(connection: Connection, claim_id: str) -> IdempotencyRow | None:
     """What is known of a key."""
     rows = connection.execute(
         "SELECT i.fingerprint, i.hold_id, i.created_ms, h.state, h.settled, i.status, i.headers, i.body"
@@ -71,13 +71,13 @@ def find(connection: Connection, claim_id: str) -> Found | None:
     if not rows:
         return None
     fingerprint, hold_id, created_ms, hold_state, settled, status, headers, body = rows[0]
-    kept = None if status is None else Kept(status, headers, bytes(body))
-    return Found(
+    kept = None if status is None else StoredResponse(status, headers, bytes(body))
+    return IdempotencyRow(
         bytes(fingerprint), hold_id, ClaimState(created_ms, kept is not None, hold_id, hold_state, settled), kept
     )
 
 
-def keep(connection: Connection, claim_id: str, hold_id: int, answer: Kept) -> None:
+def keep(connection: Connection, claim_id: str, hold_id: int, answer: StoredResponse) -> None:
     """Write the answer down, unless its work ended without a charge: then the key is free for another try."""
     connection.execute(
         "UPDATE idempotency_keys SET status = ?, headers = ?, body = ? WHERE id = ? AND hold_id = ?"

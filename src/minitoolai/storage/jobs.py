@@ -12,9 +12,9 @@ import msgspec
 
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.models import GenerationState
-from minitoolai.ledger.types import Books, Operation, PlaceHold, QueueState, Requeue, Settle
+from minitoolai.ledger.types import LedgerState, Operation, PlaceHold, QueueState, Requeue, Settle
 from minitoolai.storage import outbox
-from minitoolai.storage.database import ByIds, Connection
+from minitoolai.storage.database import Connection, SelectByIds
 
 #: Told to all processes when jobs are queued.
 JOBS_CHANNEL = "minitoolai_jobs"
@@ -22,13 +22,15 @@ JOBS_CHANNEL = "minitoolai_jobs"
 # ── for the ledger ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def attempted(operations: Sequence[Operation]) -> ByIds:
+def attempted(operations: Sequence[Operation]) -> SelectByIds:
     """The jobs that these operations speak of. A batch of chats asks nothing."""
     ids = [o.hold_id for o in operations if isinstance(o, Settle | Requeue) and o.attempt is not None]
-    return ByIds("SELECT id, state, attempt, failures, lease_until_ms FROM generations WHERE id IN (…)", ids, lock=True)
+    return SelectByIds(
+        "SELECT id, state, attempt, failures, lease_until_ms FROM generations WHERE id IN (…)", ids, lock=True
+    )
 
 
-def load_queues(connection: Connection, operations: Sequence[Operation], books: Books) -> None:
+def load_queues(connection: Connection, operations: Sequence[Operation], books: LedgerState) -> None:
     """The queues in which these operations ask for a place. A batch of chats costs no query."""
     asking = sorted({o.account_id for o in operations if isinstance(o, PlaceHold) and o.queue_limit is not None})
     if asking:
@@ -41,14 +43,14 @@ def load_queues(connection: Connection, operations: Sequence[Operation], books: 
         books.first_turn = connection.execute("SELECT min(turn) FROM generations WHERE state = 'queued'")[0][0] or 0
 
 
-def requeue(connection: Connection, books: Books) -> None:
+def requeue(connection: Connection, books: LedgerState) -> None:
     """Attempts that came to nothing, before the rows of those that ended in the same batch."""
     changed = [
         (job.state, job.failures, job.lease_until_ms, key, job.attempt) for key, job in books.jobs.items() if job.dirty
     ]
     if changed:
         # Compare and set, as for holds: an attempt leaves `running` once.
-        connection.write_soon(
+        connection.queue_write(
             "UPDATE generations SET state = ?, failures = ?, lease_until_ms = ?, worker = NULL, step = 0"
             " WHERE id = ? AND attempt = ? AND state = 'running'",
             changed,
@@ -56,10 +58,10 @@ def requeue(connection: Connection, books: Books) -> None:
         )
 
 
-def save(connection: Connection, books: Books) -> None:
+def save(connection: Connection, books: LedgerState) -> None:
     """What the ledger decided about jobs, after it wrote the rows that every generation has."""
     if books.turns:
-        connection.write_soon(
+        connection.queue_write(
             "UPDATE generations SET seed = ?, size = ?, webhook_url = ?, turn = ? WHERE id = ?",
             [
                 (p.generation.seed, p.generation.size, p.generation.webhook_url, books.turns[p.hold_id], p.hold_id)
@@ -70,7 +72,7 @@ def save(connection: Connection, books: Books) -> None:
         connection.notify(JOBS_CHANNEL, "")
     ended = [o for o in books.outcomes if books.holds[o[0]].kind == "image"]
     if ended:
-        connection.write_soon(
+        connection.queue_write(
             "UPDATE generations SET result = ?, error = ?, lease_until_ms = NULL WHERE id = ?",
             [(outcome.result, outcome.error, hold_id) for hold_id, _, _, _, outcome in ended],
         )

@@ -15,18 +15,18 @@ from minitoolai.ledger.types import (
     FUNDING,
     REVENUE,
     AccountState,
-    Books,
     Checkpoint,
     HoldState,
     JobState,
+    LedgerState,
     Operation,
     Outside,
     PlaceHold,
+    Result,
     Settle,
-    Verdict,
 )
 from minitoolai.storage import idempotency, jobs
-from minitoolai.storage.database import ByIds, Connection, Row
+from minitoolai.storage.database import Connection, Row, SelectByIds
 
 # (merged from budgets) What budgets have spent, in rows: one for each day, each month and all time. Plain functions of a connection.
 # (merged from budgets)
@@ -37,7 +37,7 @@ KEPT_MS = 100 * MS_PER_DAY
 SWEPT_AT_ONCE = 500
 
 
-def load_budgets(connection: Connection, operations: Sequence[Operation], books: Books) -> None:
+def load_budgets(connection: Connection, operations: Sequence[Operation], books: LedgerState) -> None:
     """What was spent of the budgets that these operations count against. A batch without any costs no query."""
     asked: dict[str, None] = {}
     for operation in operations:
@@ -52,19 +52,19 @@ def load_budgets(connection: Connection, operations: Sequence[Operation], books:
         books.spending = {name: Spending() for name in asked} | {row[0]: Spending(row[1]) for row in rows}
 
 
-def save_budgets(connection: Connection, books: Books) -> None:
+def save_budgets(connection: Connection, books: LedgerState) -> None:
     """Write what changed, and against which budget each new hold counts."""
     changed = [(name, spending.used) for name, spending in books.spending.items() if spending.dirty]
     if changed:
         at_ms = max((p.now_ms for p, _ in books.placed), default=0)
-        connection.write_soon(
+        connection.queue_write(
             "INSERT INTO key_spending (id, used, created_ms) VALUES (?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET used = excluded.used",
             [(name, used, at_ms) for name, used in changed],
         )
     counted = [(p.budget.id, p.now_ms, p.hold_id) for p, _ in books.placed if p.budget is not None]
     if counted:
-        connection.write_soon("UPDATE holds SET budget_id = ?, budget_ms = ? WHERE id = ?", counted)
+        connection.queue_write("UPDATE holds SET budget_id = ?, budget_ms = ? WHERE id = ?", counted)
 
 
 def spent(connection: Connection, budget_id: str, now_ms: int) -> dict[str, int]:
@@ -86,10 +86,10 @@ def sweep(connection: Connection, now_ms: int) -> int:
     return len(rows)
 
 
-Decide = Callable[[Books, Operation], Verdict]
+Decide = Callable[[LedgerState, Operation], Result]
 
 
-def apply(connection: Connection, operations: Sequence[Operation], decide: Decide) -> list[Verdict]:
+def apply(connection: Connection, operations: Sequence[Operation], decide: Decide) -> list[Result]:
     """Judge a batch against the books and write the result; the caller holds the transaction."""
     books = load(connection, operations)
     verdicts = [decide(books, operation) for operation in operations]
@@ -105,20 +105,20 @@ _HOLDS = (
 _REFERENCES = "SELECT external_ref FROM transfers WHERE external_ref IN (…)"
 
 
-def load(connection: Connection, operations: Sequence[Operation]) -> Books:
+def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState:
     """The accounts and holds these operations name, as they are now; of most batches, nothing else is asked."""
     account_ids = sorted({operation.account_id for operation in operations})
     hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Outside)]
     # Asked in the order in which rows are locked.
-    questions = [ByIds(_ACCOUNTS, account_ids, lock=True), ByIds(_HOLDS, hold_ids, lock=True)]
+    questions = [SelectByIds(_ACCOUNTS, account_ids, lock=True), SelectByIds(_HOLDS, hold_ids, lock=True)]
     if all(map(_is_simple, operations)):
-        accounts, holds = connection.select_each(*questions)
+        accounts, holds = connection.select_many(*questions)
         books = _books(accounts, holds)
         books.is_simple = not any(hold.kind == "image" or hold.budget_id for hold in books.holds.values())
     else:
         references = [operation.external_ref for operation in operations if isinstance(operation, Outside)]
-        questions += [ByIds(_REFERENCES, references), jobs.attempted(operations), idempotency.claimed(operations)]
-        accounts, holds, known, attempted, claimed = connection.select_each(*questions)
+        questions += [SelectByIds(_REFERENCES, references), jobs.attempted(operations), idempotency.claimed(operations)]
+        accounts, holds, known, attempted, claimed = connection.select_many(*questions)
         books = _books(accounts, holds)
         books.credited = {row[0] for row in known}
         books.jobs = {row[0]: JobState(*row[1:]) for row in attempted}
@@ -136,14 +136,14 @@ def _is_simple(operation: Operation) -> bool:
     return isinstance(operation, Checkpoint) or (isinstance(operation, Settle) and operation.attempt is None)
 
 
-def _books(accounts: Sequence[Row], holds: Sequence[Row]) -> Books:
-    return Books(
+def _books(accounts: Sequence[Row], holds: Sequence[Row]) -> LedgerState:
+    return LedgerState(
         {row[0]: AccountState(row[1], row[2], row[3]) for row in accounts},
         {row[0]: HoldState(*row[1:]) for row in holds},
     )
 
 
-def save(connection: Connection, books: Books) -> None:
+def save(connection: Connection, books: LedgerState) -> None:
     """Write everything the batch changed."""
     _update_accounts(connection, books)
     _write_holds(connection, books)
@@ -151,7 +151,7 @@ def save(connection: Connection, books: Books) -> None:
         jobs.requeue(connection, books)
     _write_generations(connection, books)
     if books.transfers:
-        connection.write_soon(
+        connection.queue_write(
             "INSERT INTO transfers (kind, debit, credit, amount, hold_id, external_ref, account_version,"
             " balance_after, created_ms, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
@@ -166,15 +166,15 @@ def save(connection: Connection, books: Books) -> None:
         save_budgets(connection, books)
 
 
-def _update_accounts(connection: Connection, books: Books) -> None:
+def _update_accounts(connection: Connection, books: LedgerState) -> None:
     changed = [(a.posted, a.held, a.version, key) for key, a in books.accounts.items() if a.dirty]
     if changed:
-        connection.write_soon("UPDATE accounts SET posted = ?, held = ?, version = ? WHERE id = ?", changed)
+        connection.queue_write("UPDATE accounts SET posted = ?, held = ?, version = ? WHERE id = ?", changed)
 
 
-def _write_holds(connection: Connection, books: Books) -> None:
+def _write_holds(connection: Connection, books: LedgerState) -> None:
     if books.placed:
-        connection.write_soon(
+        connection.queue_write(
             "INSERT INTO holds (id, account_id, key_id, kind, amount, lease_until_ms) VALUES (?, ?, ?, ?, ?, ?)",
             [(p.hold_id, p.account_id, p.key_id, p.kind, amount, p.lease_until_ms) for p, amount in books.placed],
         )
@@ -185,7 +185,7 @@ def _write_holds(connection: Connection, books: Books) -> None:
     ]
     if changed:
         # Compare and set: a hold leaves `pending` once, whoever else may be writing.
-        connection.write_soon(
+        connection.queue_write(
             "UPDATE holds SET progress = ?, state = ?, settled = ?, shortfall = ?, lease_until_ms = ?"
             " WHERE id = ? AND state = 'pending'",
             changed,
@@ -193,15 +193,15 @@ def _write_holds(connection: Connection, books: Books) -> None:
         )
 
 
-def _write_generations(connection: Connection, books: Books) -> None:
+def _write_generations(connection: Connection, books: LedgerState) -> None:
     if books.placed:
-        connection.write_soon(
+        connection.queue_write(
             "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input,"
             " price_output, request, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [_generation_row(placed) for placed, _ in books.placed],
         )
     if books.outcomes:
-        connection.write_soon(
+        connection.queue_write(
             "UPDATE generations SET state = ?, input_units = ?, output_units = ?, cached_units = ?,"
             " estimated = ?, served_model = ?, error_code = ?, first_token_ms = ?, purchase = ?, cost = ?,"
             " finished_ms = ? WHERE id = ?",
@@ -214,7 +214,7 @@ def _write_generations(connection: Connection, books: Books) -> None:
 
     rerouted = [(o.engine, o.attempts, hold_id) for hold_id, _, _, _, o in books.outcomes if o.engine is not None]
     if rerouted:
-        connection.write_soon("UPDATE generations SET engine = ?, attempts = ? WHERE id = ?", rerouted)
+        connection.queue_write("UPDATE generations SET engine = ?, attempts = ? WHERE id = ?", rerouted)
 
 
 def _generation_row(placed: PlaceHold) -> tuple[object, ...]:

@@ -21,7 +21,7 @@ class Message(msgspec.Struct, frozen=True):
     created_ms: int
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class DeliveryAttempt(msgspec.Struct, frozen=True):
     """How one attempt went: a status, or an error where there was no answer."""
 
     attempt: int
@@ -34,7 +34,7 @@ class Attempt(msgspec.Struct, frozen=True):
 class Logged(msgspec.Struct, frozen=True):
     """A message as its account may see it."""
 
-    attempts: list[Attempt]
+    attempts: list[DeliveryAttempt]
     id: int
     generation_id: int
     url: str
@@ -83,7 +83,7 @@ def claim(
 
 
 def log_attempt(
-    connection: Connection, message: Message, attempt: Attempt, *, state: str, next_ms: int, now_ms: int
+    connection: Connection, message: Message, attempt: DeliveryAttempt, *, state: str, next_ms: int, now_ms: int
 ) -> None:
     """Write down how it went, and what is next. Nothing where somebody else took the message over meanwhile."""
     changed = connection.execute_many(
@@ -112,9 +112,9 @@ def delivery_log(connection: Connection, account_id: int, most: int) -> list[Log
         " WHERE outbox_id IN (…) ORDER BY outbox_id, attempt",
         [row[0] for row in rows],
     )
-    attempts: dict[int, list[Attempt]] = {row[0]: [] for row in rows}
+    attempts: dict[int, list[DeliveryAttempt]] = {row[0]: [] for row in rows}
     for row in tries:
-        attempts[row[0]].append(Attempt(*row[1:]))
+        attempts[row[0]].append(DeliveryAttempt(*row[1:]))
     return [Logged(attempts[row[0]], *row) for row in rows]
 
 

@@ -9,14 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from minitoolai.core.errors import StoreError
-from minitoolai.storage.database import AtOnce, Database, Row
+from minitoolai.storage.database import Database, ImmediateWrites, Row
 
 BUSY_TIMEOUT_S = 10.0
 #: What makes an acknowledged commit outlive a power cut, and references be references; of every connection.
 SESSION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
 
-class SqliteConnection(AtOnce):
+class SqliteConnection(ImmediateWrites):
     """SQLite in WAL mode. Statements are cached by the driver."""
 
     #: One process writes at a time, and no other meanwhile.

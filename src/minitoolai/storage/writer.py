@@ -20,7 +20,7 @@ import msgspec
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
 from minitoolai.core.meters import Histogram
-from minitoolai.ledger.types import Checkpoint, Credited, Operation, PlaceHold, Reversed, Settled, Verdict
+from minitoolai.ledger.types import Checkpoint, Credited, Operation, PlaceHold, Result, Reversed, Settled
 from minitoolai.storage import ledger
 from minitoolai.storage.database import Connection, Database
 
@@ -34,7 +34,7 @@ TOOK_US = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 
 Change = Callable[[Connection], Any]
 
 
-class Ticket(msgspec.Struct, eq=False):
+class PendingWrite(msgspec.Struct, eq=False):
     """One thing to write, and whom to tell. Exactly one of `operation` and `change` is set."""
 
     operation: Operation | None
@@ -79,15 +79,15 @@ class WriterCounts:
         self.took.add(took_us)
 
 
-def without_old_checkpoints(owed: list[Ticket]) -> list[Ticket]:
+def without_old_checkpoints(owed: list[PendingWrite]) -> list[PendingWrite]:
     """Of each hold's checkpoints only the last: a long outage would pile up one a second for each answer."""
     last = {o.hold_id: o for ticket in owed if isinstance(o := ticket.operation, Checkpoint)}
     return [t for t in owed if not isinstance(t.operation, Checkpoint) or last[t.operation.hold_id] is t.operation]
 
 
-def wake_callers(batch: Sequence[Ticket]) -> None:
+def wake_callers(batch: Sequence[PendingWrite]) -> None:
     """One wake-up of each event loop, however many of its callers wait."""
-    loops: dict[asyncio.AbstractEventLoop, list[Ticket]] = {}
+    loops: dict[asyncio.AbstractEventLoop, list[PendingWrite]] = {}
     for ticket in batch:
         if ticket.future is not None and ticket.is_over:
             loops.setdefault(ticket.future.get_loop(), []).append(ticket)
@@ -99,7 +99,7 @@ def wake_callers(batch: Sequence[Ticket]) -> None:
             log.debug("%d callers were gone before their answer", len(tickets))
 
 
-def _resolve(tickets: list[Ticket]) -> None:
+def _resolve(tickets: list[PendingWrite]) -> None:
     for ticket in tickets:
         future = ticket.future
         if future is None or future.done():
@@ -141,7 +141,7 @@ class Writer:
         #: Seconds that only go forward, and the wait for a database that has just gone; a simulation has its own.
         self._steady_s = steady_s
         self._pause = pause
-        self._tickets: deque[Ticket] = deque()
+        self._tickets: deque[PendingWrite] = deque()
         self._lock = threading.Lock()
         #: Held while the thread has nothing to do; a plain lock wakes it with less ado than a condition.
         self._bell = threading.Lock()
@@ -155,7 +155,7 @@ class Writer:
         self._stopping = False
         self._is_away = False
         self._calm_since_s = self._steady_s()
-        self._owed: list[Ticket] = []
+        self._owed: list[PendingWrite] = []
         self._retry_at_s = 0.0
         self._retry_delay_s = FIRST_RETRY_S
         self._thread: threading.Thread | None = None
@@ -175,7 +175,7 @@ class Writer:
         if self._thread is not None:
             self._thread.join()
 
-    def calm_s(self) -> float:
+    def healthy_for_s(self) -> float:
         """Seconds since the start, or since the database was last away."""
         return 0.0 if self._is_away else self._steady_s() - self._calm_since_s
 
@@ -185,7 +185,7 @@ class Writer:
 
     def submit(
         self, operation: Operation, *, wait: bool = True, is_last: bool = False
-    ) -> asyncio.Future[Verdict] | None:
+    ) -> asyncio.Future[Result] | None:
         """Queue a ledger operation; the future, if asked for, resolves once it is durable.
 
         Holds raise Overloaded when too many wait already. Everything else is always taken; `is_last` says that
@@ -195,7 +195,7 @@ class Writer:
         if is_hold and self._urgent >= QUEUED_HOLDS:
             raise Overloaded("too many requests are waiting for the ledger; try again", retry_after_s=1)
         future = asyncio.get_running_loop().create_future() if wait else None
-        self._put(Ticket(operation, None, future, is_hold, is_last, not is_hold))
+        self._put(PendingWrite(operation, None, future, is_hold, is_last, not is_hold))
         return future
 
     async def run(self, change: Change) -> Any:
@@ -204,7 +204,7 @@ class Writer:
         Overloaded where the database is away and nothing was written, StoreError where it could not be.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._put(Ticket(None, change, future, urgent=True))
+        self._put(PendingWrite(None, change, future, urgent=True))
         try:
             return await future
         except CommitInDoubt:
@@ -212,7 +212,7 @@ class Writer:
         except ConnectionLost as error:
             raise Overloaded("the database is away; nothing was written; try again", retry_after_s=2) from error
 
-    def _put(self, ticket: Ticket) -> None:
+    def _put(self, ticket: PendingWrite) -> None:
         with self._lock:
             if self._stopping:
                 raise Overloaded("the server is stopping; try again", retry_after_s=1)
@@ -249,7 +249,7 @@ class Writer:
         if self._bell.locked():
             self._bell.release()
 
-    def _lingers(self, ticket: Ticket) -> bool:
+    def _lingers(self, ticket: PendingWrite) -> bool:
         """Let the event loop keep the time of what may wait: waking this thread for it costs more than the SQL."""
         if ticket.future is not None and self._steady_s() - self._last_hold_s > QUIET * self._linger_s:
             return False
@@ -283,13 +283,13 @@ class Writer:
             self._write_all(connection, batch)
         return bool(batch)
 
-    def _write_all(self, connection: Connection, batch: Sequence[Ticket]) -> None:
+    def _write_all(self, connection: Connection, batch: Sequence[PendingWrite]) -> None:
         self.counts.largest_batch = max(self.counts.largest_batch, len(batch))
         for together in self._transactions(batch):
             self._write(connection, together)
             wake_callers(together)
 
-    def _take(self) -> list[Ticket]:
+    def _take(self) -> list[PendingWrite]:
         """Whatever waits, at most LARGEST_BATCH; an empty list means: stop."""
         while True:
             with self._lock:
@@ -297,7 +297,7 @@ class Writer:
                     return self._batch()
             self._bell.acquire(timeout=self._retry_delay_s if self._owed else -1)
 
-    def _batch(self) -> list[Ticket]:
+    def _batch(self) -> list[PendingWrite]:
         size = min(len(self._tickets), LARGEST_BATCH)
         batch = [self._tickets.popleft() for _ in range(size)]
         self._is_due = bool(self._tickets)
@@ -313,7 +313,7 @@ class Writer:
     def _retry_is_due(self) -> bool:
         return bool(self._owed) and self._steady_s() >= self._retry_at_s
 
-    def _transactions(self, batch: Sequence[Ticket]) -> Iterable[Sequence[Ticket]]:
+    def _transactions(self, batch: Sequence[PendingWrite]) -> Iterable[Sequence[PendingWrite]]:
         """What may share a COMMIT: alone on the database everything, among others all operations of the ledger.
 
         They lock accounts in ascending order; a change may lock any row, and behind them that could be a deadlock.
@@ -324,7 +324,7 @@ class Writer:
         changes = [[ticket] for ticket in batch if ticket.change is not None]
         return [operations, *changes] if operations else changes
 
-    def _write(self, connection: Connection, batch: Sequence[Ticket]) -> None:
+    def _write(self, connection: Connection, batch: Sequence[PendingWrite]) -> None:
         """One transaction for all; on any surprise, one for each."""
         try:
             self._commit_patiently(connection, batch)
@@ -339,7 +339,7 @@ class Writer:
         else:
             self._retry_delay_s = FIRST_RETRY_S
 
-    def _commit_patiently(self, connection: Connection, batch: Sequence[Ticket]) -> None:
+    def _commit_patiently(self, connection: Connection, batch: Sequence[PendingWrite]) -> None:
         """Commit, on a new connection where the old one broke; give up at once where the last batch had to."""
         give_up_s = self._steady_s() + (0.0 if self._is_away or self._stopping else PATIENCE_S)
         delay_s = FIRST_RETRY_S
@@ -362,7 +362,7 @@ class Writer:
                     self._is_away, self._calm_since_s = False, self._steady_s()
                 return
 
-    def _put_off(self, batch: Sequence[Ticket], error: ConnectionLost) -> None:
+    def _put_off(self, batch: Sequence[PendingWrite], error: ConnectionLost) -> None:
         """The database is away: keep what is owed, and tell the others now."""
         self.counts.failures += 1
         for ticket in batch:
@@ -380,7 +380,7 @@ class Writer:
             self._retry_at_s = self._steady_s() + self._retry_delay_s
             self._retry_delay_s = min(self._retry_delay_s * 2, LONGEST_RETRY_S)
 
-    def _write_alone(self, connection: Connection, ticket: Ticket) -> None:
+    def _write_alone(self, connection: Connection, ticket: PendingWrite) -> None:
         """What is owed and meets a sick database waits for the next try; its caller goes on waiting."""
         try:
             self._commit(connection, [ticket])
@@ -395,7 +395,7 @@ class Writer:
             log.exception("an operation failed and was dropped")
             ticket.fail(error)
 
-    def _commit(self, connection: Connection, batch: Sequence[Ticket]) -> None:
+    def _commit(self, connection: Connection, batch: Sequence[PendingWrite]) -> None:
         operations = [ticket.operation for ticket in batch if ticket.operation is not None]
         began_s = self._steady_s()
         with connection.transaction():

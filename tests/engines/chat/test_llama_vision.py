@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minitoolai.chat.image_inputs import Seeing
+from minitoolai.chat.image_inputs import ImageInputs
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import ChatRequest
@@ -47,7 +47,7 @@ def test_a_picture_behind_a_url_is_fetched_here_and_counted_exactly(tmp_path: Pa
         with Upstream(serve_picture) as web:
             internet = Internet({"pictures.example.com": [[PUBLIC]]}, web.port)
             asked = about("https://pictures.example.com/red.webp")
-            seeing = Seeing(lambda url, field: internet.client.get(url, field=field))
+            seeing = ImageInputs(lambda url, field: internet.client.get(url, field=field))
             await seeing.look(asked, must_fetch=not engine.fetches_images, plain=engine.plain_images)
             assert internet.dialled == [PUBLIC]
         try:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from minitoolai.core.errors import EngineRefused
-from minitoolai.engines.images.process import CanvasProcess
+from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.protocols import ImageRequest
 from tests.engines.diffusers.conftest import Checkpoints
 
@@ -20,7 +20,7 @@ def test_a_child_process_draws_several_pictures_of_a_file_together(checkpoints: 
     config = {"models": models, "folder": str(checkpoints.folder), "device": "cpu", "rows_per_call": 4}
 
     async def test() -> None:
-        engine = CanvasProcess("diffusers", "minitoolai.engines.diffusers.engine", config, rows=4, silence_s=60)
+        engine = EngineProcess("diffusers", "minitoolai.engines.diffusers.engine", config, rows=4, silence_s=60)
         assert engine.why_not_ready("xl.safetensors") is None
         await engine.start()
         try:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from minitoolai.core.errors import EngineError
-from minitoolai.engines.protocols import DrawnImage, ImageRequest
+from minitoolai.engines.protocols import GeneratedImage, ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 from tests.engines.diffusers.conftest import Checkpoints
 
@@ -113,7 +113,7 @@ def test_noise_levels_are_told_as_the_timesteps_of_training() -> None:
 def test_what_the_network_answers_is_taken_for_what_it_was_trained_to_say(engine: Any, predicts_v: bool) -> None:
     import torch
 
-    from minitoolai.engines.diffusers.batch import Painter, Row
+    from minitoolai.engines.diffusers.batch import Denoiser, Row
 
     painter = engine.painter("one.safetensors")
     truth, noise = torch.full((4, 8, 8), 0.3), torch.linspace(-1, 1, 4 * 8 * 8).reshape(4, 8, 8)
@@ -130,7 +130,7 @@ def test_what_the_network_answers_is_taken_for_what_it_was_trained_to_say(engine
             return ((a * noise - s * truth if predicts_v else noise)[None],)
 
     networks = type(painter.networks)("sure", Sure(), None, [], is_xl=False, predicts_v=predicts_v)
-    sure = Painter(networks, torch.device("cpu"), rows_per_call=4, free_memory=lambda: False)
+    sure = Denoiser(networks, torch.device("cpu"), rows_per_call=4, free_memory=lambda: False)
     told = painter.conditioning.of("x")
     (answer,) = sure.denoise([Row(truth + sigma * noise, sigma, told)])
     assert answer is not None
@@ -165,7 +165,7 @@ def test_pictures_drawn_together_are_those_drawn_alone(engine: Any, model: str) 
     ended = finished(canvas)
     assert set(ended) == set(tickets)
     for ticket, i in tickets.items():
-        assert isinstance(ended[ticket], DrawnImage)
+        assert isinstance(ended[ticket], GeneratedImage)
         assert apart(pixels_of(ended[ticket].png), pixels_of(draw(engine, model, MIXED[i]).png)) <= 2, MIXED[i]
 
 
@@ -300,7 +300,7 @@ def test_a_picture_that_does_not_fit_even_alone_fails_alone(checkpoints: Checkpo
     tickets = {canvas.add(request(seed=seed)) for seed in range(3)}
     ended = finished(canvas)
     assert set(ended) == tickets
-    failed = [image.error for image in ended.values() if not isinstance(image, DrawnImage)]
+    failed = [image.error for image in ended.values() if not isinstance(image, GeneratedImage)]
     assert failed == ["out of memory for one picture of 64 by 64"]
 
     painter.networks.vae = vae
@@ -371,7 +371,7 @@ def test_weights_are_kept_by_last_use_within_their_bytes_and_never_taken_from_un
     busy.add(request())
     draw(tight, "xl-folder", request())
     assert tight.resident() == ["one.safetensors", "xl-folder"]
-    assert all(isinstance(image, DrawnImage) for image in finished(busy).values())
+    assert all(isinstance(image, GeneratedImage) for image in finished(busy).values())
     draw(tight, "one-folder", request())
     assert tight.resident() == ["one-folder"]
 

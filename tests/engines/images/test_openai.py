@@ -16,7 +16,7 @@ from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError, EngineRateLimited, EngineRefused, EngineTimeout
 from minitoolai.engines.images.openai import UpstreamImages, nearest_size
 from minitoolai.engines.images.remote import remote_of
-from minitoolai.engines.protocols import DrawnImage, ImageRequest
+from minitoolai.engines.protocols import GeneratedImage, ImageRequest
 from minitoolai.httpclient.client import HttpClient
 from tests.support.upstream import Behaviour, Exchange, Upstream
 from tests.support.webui import png
@@ -43,7 +43,7 @@ async def upstream(behave: Behaviour, fetch: Any = fetch_nothing, **fields: Any)
             await client.close()
 
 
-async def drawn(engine: UpstreamImages, request: ImageRequest = APPLE) -> DrawnImage:
+async def drawn(engine: UpstreamImages, request: ImageRequest = APPLE) -> GeneratedImage:
     return await engine.draw("real", request, lambda _done, _total: None)
 
 
@@ -59,7 +59,7 @@ def in_base64(width: int = 320, height: int = 256) -> Behaviour:
     return behave
 
 
-def opened(image: DrawnImage) -> Any:
+def opened(image: GeneratedImage) -> Any:
     return Image.open(io.BytesIO(image.png))
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from minitoolai.core.errors import EngineError, EngineRefused
-from minitoolai.engines.images.process import CanvasProcess
-from minitoolai.engines.protocols import DrawnImage, ImageRequest
+from minitoolai.engines.images.process import EngineProcess
+from minitoolai.engines.protocols import GeneratedImage, ImageRequest
 from tests.support.waiting import is_alive
 
 FAKE = "minitoolai.engines.images.fake"
@@ -27,18 +27,18 @@ def nothing(step: int, steps: int) -> None:
     """Nobody watches."""
 
 
-def colour(image: DrawnImage) -> object:
+def colour(image: GeneratedImage) -> object:
     return Image.open(io.BytesIO(image.png)).getpixel((128, 128))
 
 
 def with_engine(
-    test: Callable[[CanvasProcess], Awaitable[None]], *, delay_ms: float = 1, silence_s: float = 10, call_s: float = 30
+    test: Callable[[EngineProcess], Awaitable[None]], *, delay_ms: float = 1, silence_s: float = 10, call_s: float = 30
 ) -> None:
     """Run the test beside a real child."""
 
     async def run() -> None:
         config = {"model": "fake-1", "delay_ms": delay_ms}
-        engine = CanvasProcess("fake", FAKE, config, rows=8, silence_s=silence_s, call_timeout_s=call_s)
+        engine = EngineProcess("fake", FAKE, config, rows=8, silence_s=silence_s, call_timeout_s=call_s)
         await engine.start()
         try:
             await test(engine)
@@ -50,14 +50,14 @@ def with_engine(
     asyncio.run(run())
 
 
-async def until_up(engine: CanvasProcess, restarts: int) -> None:
+async def until_up(engine: EngineProcess, restarts: int) -> None:
     async with asyncio.timeout(30):
         while engine.restarts < restarts or not engine.is_up:
             await asyncio.sleep(0.02)
 
 
 def test_a_picture_comes_back_with_its_progress() -> None:
-    async def test(engine: CanvasProcess) -> None:
+    async def test(engine: EngineProcess) -> None:
         seen: list[tuple[int, int]] = []
         image = await engine.draw("any", request(seed=0x102030), lambda step, steps: seen.append((step, steps)))
         assert (image.model, colour(image)) == ("fake-1", (0x10, 0x20, 0x30))
@@ -69,7 +69,7 @@ def test_a_picture_comes_back_with_its_progress() -> None:
 def test_pictures_of_one_size_share_calls_and_join_while_others_are_half_drawn() -> None:
     """Four calls of 200 ms each: one after the other, three pictures would take 2.4 s."""
 
-    async def test(engine: CanvasProcess) -> None:
+    async def test(engine: EngineProcess) -> None:
         begun = asyncio.Event()
         first = asyncio.create_task(engine.draw("any", request(), lambda *_: begun.set()))
         await begun.wait()
@@ -86,7 +86,7 @@ def test_pictures_of_one_size_share_calls_and_join_while_others_are_half_drawn()
 
 
 def test_what_is_cancelled_leaves_and_the_rest_goes_on() -> None:
-    async def test(engine: CanvasProcess) -> None:
+    async def test(engine: EngineProcess) -> None:
         begun = asyncio.Event()
         unwanted = asyncio.create_task(engine.draw("any", request("slow", steps=8), lambda *_: begun.set()))
         wanted = asyncio.create_task(engine.draw("any", request(seed=2), nothing))
@@ -100,7 +100,7 @@ def test_what_is_cancelled_leaves_and_the_rest_goes_on() -> None:
 
 
 def test_a_request_that_is_to_blame_is_refused_for_good() -> None:
-    async def test(engine: CanvasProcess) -> None:
+    async def test(engine: EngineProcess) -> None:
         with pytest.raises(EngineRefused, match="cannot be painted"):
             await engine.draw("any", request("unpaintable"), nothing)
 
@@ -109,7 +109,7 @@ def test_a_request_that_is_to_blame_is_refused_for_good() -> None:
 
 @pytest.mark.parametrize("prompt", ["unruly", "enormous"])
 def test_of_a_batch_only_the_picture_at_fault_fails(prompt: str) -> None:
-    async def test(engine: CanvasProcess) -> None:
+    async def test(engine: EngineProcess) -> None:
         prompts = ["a sun", prompt, "a moon"]
         drawn = await asyncio.gather(
             *(engine.draw("any", request(p, seed=n), nothing) for n, p in enumerate(prompts)), return_exceptions=True
@@ -118,7 +118,7 @@ def test_of_a_batch_only_the_picture_at_fault_fails(prompt: str) -> None:
         assert isinstance(fault, EngineError)
         assert not isinstance(fault, EngineRefused)
         assert "memory" in str(fault)
-        assert [colour(image) for image in drawn if isinstance(image, DrawnImage)] == [(0, 0, 0), (0, 0, 2)]
+        assert [colour(image) for image in drawn if isinstance(image, GeneratedImage)] == [(0, 0, 0), (0, 0, 2)]
         assert engine.restarts == 0
 
     with_engine(test, delay_ms=20)
@@ -126,7 +126,7 @@ def test_of_a_batch_only_the_picture_at_fault_fails(prompt: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_child_that_dies_or_freezes_fails_its_pictures_and_is_started_again(number: signal.Signals) -> None:
-    async def test(engine: CanvasProcess) -> None:
+    async def test(engine: EngineProcess) -> None:
         begun = asyncio.Event()
         drawing = asyncio.create_task(engine.draw("any", request(steps=8), lambda *_: begun.set()))
         await begun.wait()
@@ -144,7 +144,7 @@ def test_a_child_that_dies_or_freezes_fails_its_pictures_and_is_started_again(nu
 
 @pytest.mark.parametrize("prompt", ["deadly", "endless"])
 def test_a_picture_that_kills_or_hangs_the_child_does_not_end_the_engine(prompt: str) -> None:
-    async def test(engine: CanvasProcess) -> None:
+    async def test(engine: EngineProcess) -> None:
         with pytest.raises(EngineError):
             await engine.draw("any", request(prompt), nothing)
         await until_up(engine, restarts=1)
@@ -154,7 +154,7 @@ def test_a_picture_that_kills_or_hangs_the_child_does_not_end_the_engine(prompt:
 
 
 def test_a_frozen_child_never_delays_whoever_talks_to_it() -> None:
-    async def test(engine: CanvasProcess) -> None:
+    async def test(engine: EngineProcess) -> None:
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGSTOP)
         loop = asyncio.get_running_loop()
@@ -174,7 +174,7 @@ def test_a_frozen_child_never_delays_whoever_talks_to_it() -> None:
 
 def test_a_child_that_cannot_load_says_why() -> None:
     async def run() -> None:
-        engine = CanvasProcess("fake", FAKE, {"model": "x", "delay_ms": 1}, rows=1)
+        engine = EngineProcess("fake", FAKE, {"model": "x", "delay_ms": 1}, rows=1)
         engine._load = engine._load.__class__("minitoolai.engines.no_such_module", {})
         with pytest.raises(EngineError, match="could not be loaded: ModuleNotFoundError"):
             await engine.start()

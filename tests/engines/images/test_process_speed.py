@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from minitoolai.engines.images.sketch import LATENT, SketchEngine, draw
-from minitoolai.engines.protocols import DrawnImage, ImageRequest
+from minitoolai.engines.protocols import GeneratedImage, ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 
 PROMPTS = ("a red apple", "a blue fish, flat style", "a sun", "cat face", "green tree", "a house", "a moon", "a car")
@@ -40,16 +40,16 @@ def engine() -> SketchEngine:
     return loaded
 
 
-def together(engine: SketchEngine) -> list[DrawnImage]:
+def together(engine: SketchEngine) -> list[GeneratedImage]:
     canvas = engine.open()
     tickets = [canvas.add(request) for request in MIXED]
-    drawn: dict[int, DrawnImage] = {}
+    drawn: dict[int, GeneratedImage] = {}
     while len(canvas):
         drawn.update((image.ticket, image) for image in canvas.step())
     return [drawn[ticket] for ticket in tickets]
 
 
-def pixels(image: DrawnImage) -> NDArray[np.int16]:
+def pixels(image: GeneratedImage) -> NDArray[np.int16]:
     return np.asarray(Image.open(io.BytesIO(image.png))).astype(np.int16)
 
 

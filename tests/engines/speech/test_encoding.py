@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minitoolai.core.inference import AudioFormat
-from minitoolai.engines.speech.encoding import RATE_HZ, Encoder, wav_head
+from minitoolai.engines.speech.encoding import RATE_HZ, AudioEncoder, wav_head
 from minitoolai.engines.speech.piper import resampled
 from tests.support.speech import decoded
 
@@ -22,7 +22,7 @@ def tone(seconds: float, hertz: float = 440.0) -> np.ndarray[tuple[int], np.dtyp
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_pieces_of_any_length_make_one_file(form: AudioFormat) -> None:
-    encoder, samples = Encoder(form), tone(6.0)
+    encoder, samples = AudioEncoder(form), tone(6.0)
     cuts = np.cumsum([0, 1, 0, 100, 24_001, 3, 60_000])
     parts = [encoder.encode(part) for part in np.split(samples, cuts)]
     audio = b"".join([*parts, encoder.finish()])
@@ -31,20 +31,20 @@ def test_pieces_of_any_length_make_one_file(form: AudioFormat) -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_bytes_come_while_the_sound_goes_on(form: AudioFormat) -> None:
-    encoder = Encoder(form)
+    encoder = AudioEncoder(form)
     sizes = [len(encoder.encode(tone(1.5))) for _ in range(6)]
     assert all(size > 3000 for size in sizes), sizes
 
 
 def test_the_head_of_a_wav_comes_with_the_first_samples_only() -> None:
-    encoder = Encoder("wav")
+    encoder = AudioEncoder("wav")
     assert encoder.encode(tone(0.1)).startswith(wav_head())
     assert not encoder.encode(tone(0.1)).startswith(b"RIFF")
     assert encoder.finish() == b""
 
 
 def test_an_mp3_begins_with_sound_not_with_an_empty_frame() -> None:
-    encoder = Encoder("mp3")
+    encoder = AudioEncoder("mp3")
     audio = encoder.encode(tone(1.0))
     assert audio[:2] == b"\xff\xf3"
     assert any(audio[4:192])

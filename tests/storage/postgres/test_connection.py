@@ -227,7 +227,7 @@ def test_what_must_change_every_row_and_does_not_is_not_committed(postgres_books
         with connection.transaction():
             connection.execute("UPDATE accounts SET version = 9 WHERE id = ?", (account,))
             sql = "UPDATE accounts SET posted = ? WHERE id = ? AND held = 0"
-            connection.write_soon(sql, [(5, account), (5, 777)], otherwise="somebody was quicker")
+            connection.queue_write(sql, [(5, account), (5, 777)], otherwise="somebody was quicker")
 
     with pytest.raises(StoreError, match="somebody was quicker"):
         write()
@@ -238,9 +238,9 @@ def test_what_is_written_soon_is_there_for_who_reads_next(postgres_books: Tempor
     account = postgres_books.account(100)
     connection = postgres_books.connection
     with connection.transaction():
-        connection.write_soon("UPDATE accounts SET version = ? WHERE id = ?", [(9, account)])
+        connection.queue_write("UPDATE accounts SET version = ? WHERE id = ?", [(9, account)])
         assert connection.execute("SELECT version FROM accounts WHERE id = ?", (account,)) == [(9,)]
-        connection.write_soon("UPDATE accounts SET version = ? WHERE id = ?", [(1, account)])
+        connection.queue_write("UPDATE accounts SET version = ? WHERE id = ?", [(1, account)])
     assert postgres_books.rows("SELECT version FROM accounts WHERE id = ?", account) == [(1,)]
 
 

@@ -207,13 +207,13 @@ def test_while_the_server_is_away_holds_are_refused_and_charges_are_kept(own_clu
         with pytest.raises(Overloaded, match="nothing was written"):
             await writer.run(lambda _: None)
         with pytest.raises(Overloaded, match="the database is away"):
-            await books.database.read_soon(lambda c: c.execute("SELECT 1"))
+            await books.database.read_async(lambda c: c.execute("SELECT 1"))
         assert not any(future.done() for future in owed)
-        assert writer.calm_s() == 0
+        assert writer.healthy_for_s() == 0
         own_cluster.start()
         assert await asyncio.wait_for(asyncio.gather(*owed), 20) == [Settled(70)] * 20
         assert (await charging.reserve(caller, bound, CHAT)).amount == 120
-        assert 0 < writer.calm_s() < 20
+        assert 0 < writer.healthy_for_s() < 20
 
     with books.writer() as writer:
         asyncio.run(work(writer))

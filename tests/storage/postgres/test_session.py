@@ -10,10 +10,10 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 
-from minitoolai.accounts.keys import KeyRing, make_key
+from minitoolai.accounts.keys import KeyVerifier, make_key
 from minitoolai.core.errors import AccessDenied
 from minitoolai.storage import accounts
-from minitoolai.storage.postgres.session import Presence
+from minitoolai.storage.postgres.session import ProcessRegistration
 from tests.support.books import TemporaryBooks
 from tests.support.waiting import eventually
 
@@ -26,9 +26,11 @@ def stack() -> Iterator[ExitStack]:
         yield made
 
 
-def join(stack: ExitStack, books: TemporaryBooks) -> tuple[Presence, queue.SimpleQueue[Said]]:
+def join(stack: ExitStack, books: TemporaryBooks) -> tuple[ProcessRegistration, queue.SimpleQueue[Said]]:
     heard: queue.SimpleQueue[Said] = queue.SimpleQueue()
-    presence = Presence(books.url, (accounts.KEYS_CHANNEL,), lambda channel, said: heard.put((channel, said)))
+    presence = ProcessRegistration(
+        books.url, (accounts.KEYS_CHANNEL,), lambda channel, said: heard.put((channel, said))
+    )
     presence.start()
     stack.callback(presence.stop)
     return presence, heard
@@ -81,11 +83,11 @@ def test_a_revoked_key_is_forgotten_by_processes_that_remember_it_for_ever(
 ) -> None:
     # The clock stands still: without the word of the others this memory would never end.
     pepper = b"p" * 32
-    ring = KeyRing(postgres_books.database, pepper, postgres_books.clock)
+    ring = KeyVerifier(postgres_books.database, pepper, postgres_books.clock)
     key = make_key(postgres_books.account(), "laptop", pepper, postgres_books.clock)
     with postgres_books.connection.transaction():
         accounts.insert_key(postgres_books.connection, key.row)
-    presence = Presence(postgres_books.url, (accounts.KEYS_CHANNEL,), lambda _, said: ring.forget(said))
+    presence = ProcessRegistration(postgres_books.url, (accounts.KEYS_CHANNEL,), lambda _, said: ring.forget(said))
     presence.start()
     stack.callback(presence.stop)
     asyncio.run(ring.recognise(key.text))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.endpoint import Speaker, TranslatedRun
+from minitoolai.chat.endpoint import DialectAdapter, DialectRun
 from minitoolai.chat.normalizer import DONE
 from minitoolai.chat.request import LARGEST_INTEGER, check_options, wants_usage
 from minitoolai.chat.run import ChatRun
@@ -103,19 +103,19 @@ _decode = msgspec.json.Decoder().decode
 _NAMES = {"messages": "prompt", "max_completion_tokens": "max_tokens"}
 
 
-class TextForm:
+class CompletionsDialect:
     """OpenAI's form of before there were chats."""
 
     def parse(self, body: bytes) -> ChatRequest:
         return parse_text(body)
 
-    def speaker(self, run: ChatRun) -> Speaker:
-        return TranslatedRun(run, TextTranslator(f"cmpl-{run.name[4:]}"))
+    def speaker(self, run: ChatRun) -> DialectRun:
+        return DialectAdapter(run, CompletionsTranslator(f"cmpl-{run.name[4:]}"))
 
     def retold(self, error: ServiceError) -> ServiceError:
         return renamed(error, _NAMES)
 
-    def last_words(self, speaker: Speaker, error: ServiceError) -> bytes:
+    def last_words(self, speaker: DialectRun, error: ServiceError) -> bytes:
         return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
 
 
@@ -129,7 +129,7 @@ def renamed(error: ServiceError, names: dict[str, str]) -> ServiceError:
     return error
 
 
-class TextTranslator:
+class CompletionsTranslator:
     """Chat chunks and completions, retold as `text_completion`."""
 
     def __init__(self, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from minitoolai.chat.dialects.completions import is_tokens, make_whole, renamed
-from minitoolai.chat.endpoint import Speaker, TranslatedRun
+from minitoolai.chat.endpoint import DialectAdapter, DialectRun
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.errors import InvalidRequest, ServiceError
 from minitoolai.core.inference import ChatRequest
@@ -26,7 +26,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-class EmbeddingForm:
+class EmbeddingsDialect:
     """OpenAI's."""
 
     def parse(self, body: bytes) -> ChatRequest:
@@ -56,17 +56,17 @@ class EmbeddingForm:
             form=form or "float",
         )
 
-    def speaker(self, run: ChatRun) -> Speaker:
-        return TranslatedRun(run, EmbeddingTranslator(run.request.form))
+    def speaker(self, run: ChatRun) -> DialectRun:
+        return DialectAdapter(run, EmbeddingsTranslator(run.request.form))
 
     def retold(self, error: ServiceError) -> ServiceError:
         return renamed(error, {"messages": "input"})
 
-    def last_words(self, speaker: Speaker, error: ServiceError) -> bytes:
+    def last_words(self, speaker: DialectRun, error: ServiceError) -> bytes:
         return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
 
 
-class EmbeddingTranslator:
+class EmbeddingsTranslator:
     """A completion that holds vectors, retold as their list."""
 
     def __init__(self, form: str) -> None:

@@ -11,7 +11,7 @@ from minitoolai.chat.dialects import responses_stream as objects
 from minitoolai.chat.dialects.completions import renamed
 from minitoolai.chat.dialects.responses_request import NAMES, ResponseEcho, parse_response
 from minitoolai.chat.dialects.responses_stream import Json, ResponseStream, response_object, status_after
-from minitoolai.chat.endpoint import Speaker, TranslatedRun
+from minitoolai.chat.endpoint import DialectAdapter, DialectRun
 from minitoolai.chat.normalizer import DONE
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.clock import Clock
@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-class ResponseForm:
+class ResponsesDialect:
     """Responses that are written at once and not kept."""
 
     def __init__(self, clock: Clock) -> None:
@@ -31,8 +31,10 @@ class ResponseForm:
     def parse(self, body: bytes) -> ChatRequest:
         return parse_response(body)
 
-    def speaker(self, run: ChatRun) -> Speaker:
-        return TranslatedRun(run, ResponseTranslator(f"resp_{run.name[4:]}", run.request, self._clock.now_ms() // 1000))
+    def speaker(self, run: ChatRun) -> DialectRun:
+        return DialectAdapter(
+            run, ResponsesTranslator(f"resp_{run.name[4:]}", run.request, self._clock.now_ms() // 1000)
+        )
 
     def retold(self, error: ServiceError) -> ServiceError:
         error = renamed(error, NAMES)
@@ -40,14 +42,14 @@ class ResponseForm:
         error.param = re.sub(r"^(tool\w+(?:\[\d+\])?)\.function\.", r"\1.", error.param) if error.param else None
         return error
 
-    def last_words(self, speaker: Speaker, error: ServiceError) -> bytes:
-        assert isinstance(speaker, TranslatedRun)
-        assert isinstance(speaker.translator, ResponseTranslator)
+    def last_words(self, speaker: DialectRun, error: ServiceError) -> bytes:
+        assert isinstance(speaker, DialectAdapter)
+        assert isinstance(speaker.translator, ResponsesTranslator)
         code = "rate_limit_exceeded" if isinstance(error, EngineRateLimited) else "server_error"
         return speaker.translator.stream.failure(error.message, code)
 
 
-class ResponseTranslator:
+class ResponsesTranslator:
     """Chat chunks and completions, retold as a response."""
 
     def __init__(self, name: str, request: ChatRequest, created_s: int) -> None:

@@ -196,7 +196,7 @@ class FakeEngine:
     def why_not_ready(self) -> str | None:
         return None
 
-    def why_blind(self) -> str | None:
+    def vision_unavailable_reason(self) -> str | None:
         return None
 
     def context_tokens(self) -> int | None:
@@ -205,7 +205,7 @@ class FakeEngine:
     def unsupported_field(self, request: ChatRequest) -> str | None:
         return None
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         return None
 
     def is_busy(self) -> bool:

@@ -20,7 +20,7 @@ from minitoolai.core.clock import random_text
 from minitoolai.core.errors import ContextExceeded, EngineError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.chat.openai import UpstreamEngine, text_of, upstream_failure
-from minitoolai.engines.concurrency import Slots, SlottedAnswer
+from minitoolai.engines.concurrency import ConcurrencyLimit, SlottedAnswer
 from minitoolai.httpclient.client import HttpClient, HttpError
 
 # (merged from llama_fields) Which fields of a request llama.cpp honours. Anything else is refused rather than ignored.
@@ -153,7 +153,7 @@ class LlamaEngine:
         self._path = entry.file or path or find_embedded_model()
         self._context = context or entry.context
         self._served_model = Path(path).stem if path and not entry.file else entry.model
-        self._slots = Slots(slots, queue, name)
+        self._slots = ConcurrencyLimit(slots, queue, name)
         self._settings: dict[str, Any] = {"slots": slots, "queue": queue, "context": self._context, "threads": threads}
         self._settings |= {"embeds": entry.embeds, "pooling": entry.pooling}
         self._mmproj = "" if entry.file else mmproj
@@ -178,7 +178,7 @@ class LlamaEngine:
             return "no llama.cpp: pip install xllamacpp"
         return self._fault
 
-    def why_blind(self) -> str | None:
+    def vision_unavailable_reason(self) -> str | None:
         """None where it sees, or where nobody gave it eyes; else why they are of no use. It reads and writes anyway."""
         if not self._mmproj or self._eye_fault is not None:
             return self._eye_fault
@@ -194,7 +194,7 @@ class LlamaEngine:
     def unsupported_field(self, request: ChatRequest) -> str | None:
         return unsupported(request, has_tools=self._has_tools)
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         self._slots.check()
 
     def is_busy(self) -> bool:
@@ -244,7 +244,7 @@ class LlamaEngine:
                 request = msgspec.structs.replace(request, model=self._served_model)
             return SlottedAnswer(await self._upstream.open(request, limit), self._slots)
         except BaseException:
-            self._slots.give_back()
+            self._slots.release()
             raise
 
     # ── the child ─────────────────────────────────────────────────────────────────────────────────────────

@@ -10,12 +10,12 @@ import json
 import os
 import sys
 
-from minitoolai.engines.child_process import belong_to_parent
+from minitoolai.engines.child_process import die_with_parent
 
 
 def main() -> None:
     """Load the model, say where it listens, wait for the end."""
-    belong_to_parent()
+    die_with_parent()
     settings = json.loads(sys.stdin.readline())
     import xllamacpp
 

@@ -18,9 +18,9 @@ from minitoolai.core.errors import (
     Overloaded,
 )
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.concurrency import Slots, SlottedAnswer
+from minitoolai.engines.concurrency import ConcurrencyLimit, SlottedAnswer
 from minitoolai.engines.protocols import ChatAnswer
-from minitoolai.httpclient.client import HttpAnswer, HttpClient, HttpError, Silent, Unreachable
+from minitoolai.httpclient.client import ConnectError, HttpClient, HttpError, HttpResponse, ReadTimeout
 
 # (merged from text_completions) Plain text to be continued, by OpenAI-compatible servers that offer `/completions`.
 # (merged from text_completions)
@@ -174,7 +174,7 @@ _LARGEST_ERROR = 65_536
 class UpstreamAnswer:
     """The bytes of one answer; foreign failures become EngineError here."""
 
-    def __init__(self, answer: HttpAnswer, engine: UpstreamEngine) -> None:
+    def __init__(self, answer: HttpResponse, engine: UpstreamEngine) -> None:
         self._answer = answer
         self._engine = engine
 
@@ -218,7 +218,7 @@ class UpstreamEngine:
         base_url: str = "",
         key: str = "",
         may_repeat: bool = False,
-        slots: Slots | None = None,
+        slots: ConcurrencyLimit | None = None,
         more: Callable[[], dict[str, str]] | None = None,
     ) -> None:
         """`more`: headers that each request gets besides, where somebody follows it to its end."""
@@ -247,7 +247,7 @@ class UpstreamEngine:
             return f"no key: set MINITOOLAI_{self.name.upper()}_API_KEY"
         return None
 
-    def why_blind(self) -> str | None:
+    def vision_unavailable_reason(self) -> str | None:
         return None
 
     def context_tokens(self) -> int | None:
@@ -258,7 +258,7 @@ class UpstreamEngine:
             return "prompt"
         return next((name for name in self._entry.unsupported if request.fields.get(name) is not None), None)
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         if self._slots is not None:
             self._slots.check()
 
@@ -279,14 +279,14 @@ class UpstreamEngine:
             return self._begin(request, limit)
         return self._begin_in_turn(self._slots, request, limit)
 
-    async def _begin_in_turn(self, slots: Slots, request: ChatRequest, limit: int) -> SlottedAnswer:
+    async def _begin_in_turn(self, slots: ConcurrencyLimit, request: ChatRequest, limit: int) -> SlottedAnswer:
         request.waits = True
         await slots.take()
         request.waits = False
         try:
             return SlottedAnswer(await self._begin(request, limit), slots)
         except BaseException:
-            slots.give_back()
+            slots.release()
             raise
 
     def _begin(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, ChatAnswer]:
@@ -321,7 +321,7 @@ class UpstreamEngine:
             raise await self._failure(answer)
         return UpstreamAnswer(answer, self)
 
-    async def _failure(self, answer: HttpAnswer) -> EngineError | ContextExceeded | Overloaded:
+    async def _failure(self, answer: HttpResponse) -> EngineError | ContextExceeded | Overloaded:
         try:
             body = await answer.read(_LARGEST_ERROR)
         except HttpError:
@@ -383,8 +383,8 @@ def _fault(body: bytes) -> dict[str, Any]:
 
 def mapped(error: HttpError, name: str) -> EngineError:
     """A failed exchange as ours."""
-    if isinstance(error, Unreachable):
+    if isinstance(error, ConnectError):
         return EngineError(f"{name} cannot be reached")
-    if isinstance(error, Silent):
+    if isinstance(error, ReadTimeout):
         return EngineTimeout(f"{name} went silent")
     return EngineBroken(f"{name} broke off its answer")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from minitoolai.engines.diffusers.checkpoint import Networks
 from minitoolai.engines.diffusers.conditioning import Conditioning, Told
 from minitoolai.engines.images.codec import covering, parameters_text, png_with
-from minitoolai.engines.protocols import DrawnImage, FailedImage, ImageRequest, OnProgress
+from minitoolai.engines.protocols import FailedImage, GeneratedImage, ImageRequest, OnProgress
 from minitoolai.engines.sampling import Trajectory, model_calls, trajectory
 from minitoolai.engines.sampling.noise import GrownNoise
 from minitoolai.engines.sampling.schedules import TIMESTEPS, noise_table
@@ -35,7 +35,7 @@ class Row(NamedTuple):
     told: Told
 
 
-class Painter:
+class Denoiser:
     """Networks at work. `free_memory` is asked to make room before a call is made smaller; True: it made some."""
 
     def __init__(
@@ -195,11 +195,11 @@ _CHANNELS, _PIXELS_PER_LATENT = 4, 8
 _PACKERS = 2
 
 
-class _Picture:
+class _BatchImage:
     """One picture under way: where its sampler stands and what it is told."""
 
     def __init__(
-        self, painter: Painter, request: ImageRequest, on_progress: OnProgress | None, *, trailing: bool
+        self, painter: Denoiser, request: ImageRequest, on_progress: OnProgress | None, *, trailing: bool
     ) -> None:
         self.request = request
         self._on_progress = on_progress
@@ -246,15 +246,15 @@ class _Picture:
         return None
 
 
-class DiffusersCanvas:
+class DiffusersBatch:
     """Pictures under way. What one looks like never depends on what is drawn beside it."""
 
-    def __init__(self, load: Callable[[], Painter], *, trailing: bool) -> None:
+    def __init__(self, load: Callable[[], Denoiser], *, trailing: bool) -> None:
         self._load, self._trailing = load, trailing
         #: None while nothing is drawn here, so that the weights may leave.
-        self.painter: Painter | None = None
-        self._pictures: dict[int, _Picture] = {}
-        self._packing: dict[int, Future[DrawnImage]] = {}
+        self.painter: Denoiser | None = None
+        self._pictures: dict[int, _BatchImage] = {}
+        self._packing: dict[int, Future[GeneratedImage]] = {}
         self._packers: ThreadPoolExecutor | None = None
         self._next_ticket = 0
 
@@ -265,7 +265,7 @@ class DiffusersCanvas:
         """Begin a picture. ValueError for an unknown scheduler, EngineError where the weights cannot be loaded."""
         if self.painter is None:
             self.painter = self._load()
-        picture = _Picture(self.painter, request, on_progress, trailing=self._trailing)
+        picture = _BatchImage(self.painter, request, on_progress, trailing=self._trailing)
         self._next_ticket += 1
         self._pictures[self._next_ticket] = picture
         return self._next_ticket
@@ -275,10 +275,10 @@ class DiffusersCanvas:
         self._packing.pop(ticket, None)
         self._rest()
 
-    def step(self) -> list[DrawnImage | FailedImage]:
+    def step(self) -> list[GeneratedImage | FailedImage]:
         """One model call for all (in parts, where memory does not suffice), then decode those that it finished."""
         failed = self._advance()
-        ended: list[DrawnImage | FailedImage] = [*failed, *self._packed(may_wait=not self._pictures and not failed)]
+        ended: list[GeneratedImage | FailedImage] = [*failed, *self._packed(may_wait=not self._pictures and not failed)]
         self._rest()
         return ended
 
@@ -314,7 +314,7 @@ class DiffusersCanvas:
         has_own = request.scheduler.endswith(" Karras") or request.scheduler == "DPM fast"
         return TRAILING if self._trailing and not has_own else ""
 
-    def _packed(self, *, may_wait: bool) -> list[DrawnImage]:
+    def _packed(self, *, may_wait: bool) -> list[GeneratedImage]:
         if may_wait and self._packing:
             wait(self._packing.values(), return_when=FIRST_COMPLETED)
         done = [ticket for ticket, future in self._packing.items() if future.done()]
@@ -328,10 +328,10 @@ class DiffusersCanvas:
                 self._packers = None
 
 
-def _packed(ticket: int, pixels: NDArray[Any], request: ImageRequest, model: str, schedule: str) -> DrawnImage:
+def _packed(ticket: int, pixels: NDArray[Any], request: ImageRequest, model: str, schedule: str) -> GeneratedImage:
     """Cut to the size asked for, which the latents cover to less than eight pixels, and pack."""
     from PIL import Image
 
     picture = covering(Image.fromarray(pixels), request.width, request.height)
     png = png_with(picture, parameters_text(request, model, schedule=schedule))
-    return DrawnImage(ticket=ticket, png=png, model=model)
+    return GeneratedImage(ticket=ticket, png=png, model=model)

@@ -148,7 +148,7 @@ Tensors = dict[str, Any]
 
 
 @dataclass
-class Encoder:
+class TextEncoder:
     """A text encoder with its tokenizer; `pad` is what follows the end mark."""
 
     network: Any
@@ -163,7 +163,7 @@ class Networks:
     name: str
     unet: Any
     vae: Any
-    encoders: list[Encoder]
+    encoders: list[TextEncoder]
     is_xl: bool
     #: The UNet answers with `v` instead of the noise (arXiv 2202.00512).
     predicts_v: bool = False
@@ -224,21 +224,23 @@ def _of_file(path: Path) -> Networks:
     return Networks(path.stem, unet, vae, encoders, of_xl, predicts_v="v_pred" in tensors)
 
 
-def _encoder_of_file(tensors: Tensors, shapes: Shapes, prefix: str, tokens: ClipTokens) -> Encoder:
+def _encoder_of_file(tensors: Tensors, shapes: Shapes, prefix: str, tokens: ClipTokens) -> TextEncoder:
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     if prefix == OPEN_CLIP_OF_XL:
         config = CLIPTextConfig(**open_clip_config(shapes), eos_token_id=tokens.end)
         network = _on_meta(lambda: CLIPTextModelWithProjection(config))
-        return Encoder(_given(network, convert_open_clip_checkpoint(network, tensors, prefix), "OpenCLIP"), tokens, 0)
+        return TextEncoder(
+            _given(network, convert_open_clip_checkpoint(network, tensors, prefix), "OpenCLIP"), tokens, 0
+        )
     own = {
         name.removeprefix(prefix).removeprefix("text_model."): tensor
         for name, tensor in tensors.items()
         if name.startswith(prefix) and not name.endswith("position_ids")
     }
     config = CLIPTextConfig(**clip_config(shapes, prefix), eos_token_id=tokens.end)
-    return Encoder(_filled(lambda: CLIPTextModel(config), own, "CLIP"), tokens, tokens.end)
+    return TextEncoder(_filled(lambda: CLIPTextModel(config), own, "CLIP"), tokens, tokens.end)
 
 
 # ── a folder ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -258,7 +260,7 @@ def _of_folder(path: Path) -> Networks:
     return Networks(path.name, unet, vae, encoders, is_xl, predicts_v=prediction == "v_prediction")
 
 
-def _encoder_of_folder(path: Path, number: str) -> Encoder:
+def _encoder_of_folder(path: Path, number: str) -> TextEncoder:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     tokens = tokens_of_folder(path / f"tokenizer{number}")
@@ -271,7 +273,7 @@ def _encoder_of_folder(path: Path, number: str) -> Encoder:
     bare = {name.removeprefix("text_model."): t for name, t in tensors.items() if not name.endswith("position_ids")}
     named = {name if name in wanted else f"text_model.{name}": tensor for name, tensor in bare.items()}
     # SDXL's second tokenizer pads with "!", number 0, where CLIP's own repeats its end mark.
-    return Encoder(_given(network, named, f"text encoder{number}"), tokens, 0 if number else tokens.end)
+    return TextEncoder(_given(network, named, f"text encoder{number}"), tokens, 0 if number else tokens.end)
 
 
 def _tensors_of(folder: Path) -> Tensors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minitoolai.engines.diffusers.checkpoint import Encoder, Networks
+from minitoolai.engines.diffusers.checkpoint import Networks, TextEncoder
 from minitoolai.engines.diffusers.prompts import WINDOW, Window, windows
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Conditioning:
             words, pooled = zip(*(self._read(prompt, encoder) for encoder in self._networks.encoders), strict=True)
             return Told(torch.cat(words, dim=-1), pooled[-1])
 
-    def _read(self, prompt: str, encoder: Encoder) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _read(self, prompt: str, encoder: TextEncoder) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(77 k, width) of one encoder, and what it makes of the first window as a whole."""
         import torch
 
@@ -63,7 +63,7 @@ class Conditioning:
         return weighted.flatten(0, 1), out.text_embeds[0] if "text_embeds" in out else None
 
 
-def _marked(window: Window, encoder: Encoder) -> list[int]:
+def _marked(window: Window, encoder: TextEncoder) -> list[int]:
     """77 tokens: start mark, tokens, end mark, padding."""
     marked = [encoder.tokens.start, *window.tokens, encoder.tokens.end]
     return marked + [encoder.pad] * (WINDOW + 2 - len(marked))

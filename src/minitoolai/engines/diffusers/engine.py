@@ -14,12 +14,12 @@ import msgspec
 
 from minitoolai.core.errors import EngineError
 from minitoolai.engines.diffusers.checkpoint import Weights
-from minitoolai.engines.protocols import DrawnImage, FailedImage, ImageRequest, OnProgress
+from minitoolai.engines.protocols import FailedImage, GeneratedImage, ImageRequest, OnProgress
 
 if TYPE_CHECKING:
     import torch
 
-    from minitoolai.engines.diffusers.batch import DiffusersCanvas, Painter
+    from minitoolai.engines.diffusers.batch import Denoiser, DiffusersBatch
 
 _LOG = logging.getLogger(__name__)
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors")
@@ -59,8 +59,8 @@ class DiffusersEngine:
         self._weights = Weights(Path(config.folder))
         self._device: torch.device | None = None
         #: By the weights' name, the longest unused first.
-        self._residents: OrderedDict[str, Painter] = OrderedDict()
-        self._canvases: weakref.WeakSet[DiffusersCanvas] = weakref.WeakSet()
+        self._residents: OrderedDict[str, Denoiser] = OrderedDict()
+        self._canvases: weakref.WeakSet[DiffusersBatch] = weakref.WeakSet()
 
     def why_not_ready(self, model: str) -> str | None:
         wanted = self._config.models.get(model)
@@ -84,20 +84,20 @@ class DiffusersEngine:
     def stop(self) -> None:
         self._residents.clear()
 
-    def open(self, model: str) -> DiffusersCanvas:
+    def open(self, model: str) -> DiffusersBatch:
         """An empty canvas. Its weights are loaded with its first picture."""
-        from minitoolai.engines.diffusers.batch import DiffusersCanvas
+        from minitoolai.engines.diffusers.batch import DiffusersBatch
 
         if fault := self.why_not_ready(model):
             raise EngineError(fault)
         wanted = self._config.models[model]
-        canvas = DiffusersCanvas(lambda: self.painter(wanted.weights), trailing=wanted.schedule == "trailing")
+        canvas = DiffusersBatch(lambda: self.painter(wanted.weights), trailing=wanted.schedule == "trailing")
         self._canvases.add(canvas)
         return canvas
 
     # ── what is loaded ────────────────────────────────────────────────────────────────────────────────────
 
-    def painter(self, weights: str) -> Painter:
+    def painter(self, weights: str) -> Denoiser:
         """The networks of these weights, loaded where they are not yet; others leave for them. EngineError."""
         if weights in self._residents:
             self._residents.move_to_end(weights)
@@ -122,10 +122,10 @@ class DiffusersEngine:
         """The weights that are loaded, the longest unused first."""
         return list(self._residents)
 
-    def _load(self, path: Path) -> Painter:
+    def _load(self, path: Path) -> Denoiser:
         import torch
 
-        from minitoolai.engines.diffusers.batch import Painter
+        from minitoolai.engines.diffusers.batch import Denoiser
         from minitoolai.engines.diffusers.checkpoint import load_networks
 
         device = self._device = self._device or find_device(self._config.device)
@@ -134,7 +134,7 @@ class DiffusersEngine:
         vae_dtype = torch.bfloat16 if has_bfloat and dtype != torch.float32 else torch.float32
         networks = load_networks(path, device=device, dtype=dtype, vae_dtype=vae_dtype)
         _LOG.info("loaded %s, %.1f GB, on %s", networks.name, networks.bytes() / 1e9, device)
-        return Painter(networks, device, rows_per_call=self._config.rows_per_call, free_memory=self._drop_idle)
+        return Denoiser(networks, device, rows_per_call=self._config.rows_per_call, free_memory=self._drop_idle)
 
     def _make_room_for(self, size: int) -> None:
         budget = self._config.resident_bytes or _usual_budget(self._config.device)
@@ -200,11 +200,11 @@ def _size_of(path: Path) -> int:
 
 def draw(
     engine: DiffusersEngine, model: str, request: ImageRequest, on_progress: OnProgress | None = None
-) -> DrawnImage:
+) -> GeneratedImage:
     """One picture from start to end. EngineError where it fails."""
     canvas = engine.open(model)
     canvas.add(request, on_progress)
-    ended: Sequence[DrawnImage | FailedImage] = ()
+    ended: Sequence[GeneratedImage | FailedImage] = ()
     while not ended:
         ended = canvas.step()
     image = ended[0]

@@ -20,8 +20,8 @@ from typing import IO, Any
 import msgspec
 
 from minitoolai.core.errors import EngineRefused
-from minitoolai.engines.child_process import belong_to_parent
-from minitoolai.engines.protocols import Canvas, CanvasEngine, FailedImage, ImageRequest
+from minitoolai.engines.child_process import die_with_parent
+from minitoolai.engines.protocols import Batch, BatchEngine, FailedImage, ImageRequest
 
 HEAD = struct.Struct("<I")
 #: Chats come first: a picture is a matter of seconds, a token is not.
@@ -29,7 +29,7 @@ NICENESS = 10
 HEARTBEAT_S = 1.0
 
 
-class Load(msgspec.Struct, frozen=True, tag="load"):
+class LoadEngine(msgspec.Struct, frozen=True, tag="load"):
     """First of all: which module draws, made from which plain data."""
 
     module: str
@@ -51,7 +51,7 @@ class Remove(msgspec.Struct, frozen=True, tag="remove"):
     id: int
 
 
-Order = Load | Add | Remove
+Order = LoadEngine | Add | Remove
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
@@ -94,13 +94,13 @@ News = Loaded | Heartbeat | Progress | Drawn | Failed
 Tell = Callable[[News], None]
 
 
-class Desk:
+class BatchLoop:
     """The canvases and what is on them. One model call at a time, canvas by canvas."""
 
-    def __init__(self, engine: CanvasEngine, tell: Tell) -> None:
+    def __init__(self, engine: BatchEngine, tell: Tell) -> None:
         self._engine = engine
         self._tell = tell
-        self._canvases: dict[str, Canvas] = {}
+        self._canvases: dict[str, Batch] = {}
         #: What is on each canvas, by ticket.
         self._orders: dict[str, dict[int, Add]] = {}
         #: Pictures of a canvas that broke: drawn again one at a time, until the one at fault is found.
@@ -127,7 +127,7 @@ class Desk:
             try:
                 ended = self._canvases[key].step()
             except Exception as fault:  # noqa: BLE001 - whatever an engine raises is news of its pictures
-                self._take_apart(key, fault)
+                self._retry_individually(key, fault)
                 continue
             finally:
                 self.calls += 1
@@ -157,7 +157,7 @@ class Desk:
         else:
             self._orders[key][ticket] = order
 
-    def _take_apart(self, key: str, fault: Exception) -> None:
+    def _retry_individually(self, key: str, fault: Exception) -> None:
         """A canvas broke. Alone, a picture is to blame; of several, each gets another start by itself."""
         orders = list(self._orders[key].values())
         self._drop(key)
@@ -187,7 +187,7 @@ def in_words(fault: Exception) -> str:
 
 def main() -> None:
     """Carry out orders until standard input ends."""
-    belong_to_parent()
+    die_with_parent()
     os.nice(NICENESS)
     # Only frames may go to standard output, whatever a library prints.
     out = os.fdopen(os.dup(1), "wb")
@@ -202,21 +202,21 @@ def main() -> None:
     orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
     threading.Thread(target=_read_orders, args=(sys.stdin.buffer, orders), daemon=True).start()
     first = orders.get()
-    assert isinstance(first, Load), "the first order is to load"
-    desk: list[Desk] = []
+    assert isinstance(first, LoadEngine), "the first order is to load"
+    desk: list[BatchLoop] = []
     threading.Thread(target=_beat, args=(desk, tell), daemon=True).start()
     try:
-        engine: CanvasEngine = import_module(first.module).make_canvas_engine(first.config)
+        engine: BatchEngine = import_module(first.module).make_canvas_engine(first.config)
         engine.start()
     except Exception as fault:  # noqa: BLE001 - the parent says what is wrong
         tell(Loaded(in_words(fault)))
         os._exit(1)
-    desk.append(Desk(engine, tell))
+    desk.append(BatchLoop(engine, tell))
     tell(Loaded())
     _work(desk[0], orders)
 
 
-def _work(desk: Desk, orders: queue.SimpleQueue[Order | None]) -> None:
+def _work(desk: BatchLoop, orders: queue.SimpleQueue[Order | None]) -> None:
     while True:
         while len(desk) == 0 or not orders.empty():
             order = orders.get()
@@ -234,7 +234,7 @@ def _read_orders(stream: IO[bytes], orders: queue.SimpleQueue[Order | None]) -> 
     orders.put(None)
 
 
-def _beat(desk: list[Desk], tell: Tell) -> None:
+def _beat(desk: list[BatchLoop], tell: Tell) -> None:
     """From the beginning: loading may take long, and looks no different from outside."""
     while True:
         tell(Heartbeat(desk[0].calls if desk else 0))

@@ -12,7 +12,7 @@ from typing import Any
 
 from minitoolai.core.errors import EngineRefused
 from minitoolai.engines.images.codec import png_of
-from minitoolai.engines.protocols import DrawnImage, FailedImage, ImageRequest, OnProgress
+from minitoolai.engines.protocols import FailedImage, GeneratedImage, ImageRequest, OnProgress
 
 #: Refused at once; breaks the call of everything beside it; fails alone; kills the process; never ends.
 REFUSED = "unpaintable"
@@ -24,7 +24,7 @@ HANGS = "endless"
 MISSING = "missing"
 
 
-class FakeCanvasEngine:
+class FakeBatchEngine:
     """Draws any model. `delay_ms` is the time of a model call, however many pictures are in it."""
 
     def __init__(self, model: str, delay_ms: float) -> None:
@@ -45,12 +45,12 @@ class FakeCanvasEngine:
     def stop(self) -> None:
         return
 
-    def open(self, model: str) -> FakeCanvas:
+    def open(self, model: str) -> FakeBatch:
         """An empty canvas."""
-        return FakeCanvas(self.name, self._delay_s)
+        return FakeBatch(self.name, self._delay_s)
 
 
-class FakeCanvas:
+class FakeBatch:
     """Every step of a picture is one call."""
 
     def __init__(self, model: str, delay_s: float) -> None:
@@ -72,8 +72,8 @@ class FakeCanvas:
     def remove(self, ticket: int) -> None:
         self._pictures.pop(ticket, None)
 
-    def step(self) -> Sequence[DrawnImage | FailedImage]:
-        ended: list[DrawnImage | FailedImage] = []
+    def step(self) -> Sequence[GeneratedImage | FailedImage]:
+        ended: list[GeneratedImage | FailedImage] = []
         time.sleep(self._delay_s)
         for ticket, (request, on_progress, step) in list(self._pictures.items()):
             _misbehave(request.prompt)
@@ -83,7 +83,7 @@ class FakeCanvas:
             if TOO_LARGE in request.prompt:
                 ended.append(FailedImage(ticket=ticket, error="out of memory for this picture alone"))
             elif step + 1 == request.steps:
-                ended.append(DrawnImage(ticket=ticket, png=_flat(request, self._model), model=self._model))
+                ended.append(GeneratedImage(ticket=ticket, png=_flat(request, self._model), model=self._model))
         for image in ended:
             del self._pictures[image.ticket]
         return ended
@@ -105,6 +105,6 @@ def _flat(request: ImageRequest, model: str) -> bytes:
     return png_of(np.full((8, 8, 3), colour, np.uint8), request, model)
 
 
-def make_canvas_engine(config: dict[str, Any]) -> FakeCanvasEngine:
+def make_canvas_engine(config: dict[str, Any]) -> FakeBatchEngine:
     """`model` is the name that pictures carry, `delay_ms` the time of a model call."""
-    return FakeCanvasEngine(config["model"], config["delay_ms"])
+    return FakeBatchEngine(config["model"], config["delay_ms"])

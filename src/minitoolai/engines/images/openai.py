@@ -21,7 +21,7 @@ from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
 from minitoolai.engines.chat.openai import upstream_failure
 from minitoolai.engines.images.codec import covering, parameters_text, png_with, read_picture
 from minitoolai.engines.images.remote import Remote, as_picture_error
-from minitoolai.engines.protocols import DrawnImage, ImageRequest, OnProgress
+from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress
 from minitoolai.httpclient.client import HttpClient
 
 #: Gets a picture from an address of somebody else's, as from a stranger's. EngineError.
@@ -66,7 +66,7 @@ class UpstreamImages:
     async def stop(self) -> None:
         return None
 
-    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> DrawnImage:
+    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
         """One request, one picture. A server that says no to the request is not asked again."""
         try:
             async with asyncio.timeout(self._total_s):
@@ -77,7 +77,7 @@ class UpstreamImages:
         served = self._entry.names.get(model, model)
         left_out = frozenset({"Sampler"}) if self._entry.extended_fields else _UNSAID
         png = await asyncio.to_thread(_finished, data, request, served, self.name, left_out)
-        return DrawnImage(png=png, model=served)
+        return GeneratedImage(png=png, model=served)
 
     async def _picture(self, model: str, request: ImageRequest) -> bytes:
         body = self._body(model, request)
@@ -129,7 +129,7 @@ class UpstreamImages:
 
     async def _data_of(self, raw: bytes) -> bytes:
         try:
-            first = msgspec.json.decode(raw, type=_Answer).data[0]
+            first = msgspec.json.decode(raw, type=_ImagesResponse).data[0]
             if first.b64_json:
                 return base64.b64decode(first.b64_json, validate=True)
         except (msgspec.DecodeError, IndexError, binascii.Error, UnicodeDecodeError) as error:
@@ -152,13 +152,13 @@ class UpstreamImages:
         return await self._fetch(url)
 
 
-class _Picture(msgspec.Struct):
+class _UpstreamImage(msgspec.Struct):
     b64_json: str | None = None
     url: str | None = None
 
 
-class _Answer(msgspec.Struct):
-    data: list[_Picture]
+class _ImagesResponse(msgspec.Struct):
+    data: list[_UpstreamImage]
 
 
 def nearest_size(width: int, height: int, offered: list[str]) -> tuple[int, int]:

@@ -17,15 +17,15 @@ from minitoolai.engines.images.child import (
     Add,
     Drawn,
     Heartbeat,
-    Load,
     Loaded,
+    LoadEngine,
     News,
     Order,
     Progress,
     Remove,
     to_frame,
 )
-from minitoolai.engines.protocols import CanvasEngine, DrawnImage, ImageRequest, OnProgress
+from minitoolai.engines.protocols import BatchEngine, GeneratedImage, ImageRequest, OnProgress
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ class _Waiting:
     __slots__ = ("on_progress", "picture")
 
     def __init__(self, on_progress: OnProgress) -> None:
-        self.picture: asyncio.Future[DrawnImage] = asyncio.get_running_loop().create_future()
+        self.picture: asyncio.Future[GeneratedImage] = asyncio.get_running_loop().create_future()
         self.on_progress = on_progress
 
 
-class CanvasProcess:
+class EngineProcess:
     """Hosts one canvas engine. Pictures with the same batch key share model calls, joining and leaving between them.
 
     `module` has a function `make_canvas_engine(config) -> CanvasEngine`; `config` is plain data, for it travels.
@@ -69,9 +69,9 @@ class CanvasProcess:
     ) -> None:
         self.name = name
         self.rows = rows
-        self._load = Load(module, config)
+        self._load = LoadEngine(module, config)
         self._silence_s, self._call_timeout_s = silence_s, call_timeout_s
-        self._facts: CanvasEngine = import_module(module).make_canvas_engine(config)
+        self._facts: BatchEngine = import_module(module).make_canvas_engine(config)
         self._process: asyncio.subprocess.Process | None = None
         self._birth: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -97,7 +97,7 @@ class CanvasProcess:
     def batch_key(self, model: str, width: int, height: int) -> str:
         return self._facts.batch_key(model, width, height)
 
-    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> DrawnImage:
+    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
         if not self.is_up:
             raise EngineError(f"{self.name} is starting; try in a moment", retry_after_s=2)
         number, waiting = next(self._ids), _Waiting(on_progress)
@@ -121,10 +121,10 @@ class CanvasProcess:
         Whoever asks a second time waits for the first.
         """
         if self._birth is None:
-            self._birth = asyncio.create_task(self._be_born())
+            self._birth = asyncio.create_task(self._start_once())
         await asyncio.shield(self._birth)
 
-    async def _be_born(self) -> None:
+    async def _start_once(self) -> None:
         try:
             await self._spawn()
         finally:
@@ -237,7 +237,7 @@ class CanvasProcess:
         if isinstance(news, Progress):
             waiting.on_progress(news.step, news.steps)
         elif isinstance(news, Drawn):
-            waiting.picture.set_result(DrawnImage(png=news.png, model=news.model))
+            waiting.picture.set_result(GeneratedImage(png=news.png, model=news.model))
         elif news.refused:
             waiting.picture.set_exception(EngineRefused(news.error))
         else:

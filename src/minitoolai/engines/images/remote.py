@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError, EngineRefused, ServiceError
 from minitoolai.engines.chat.openai import mapped
-from minitoolai.httpclient.client import HttpAnswer, HttpClient, HttpError
+from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
 
 _LARGEST_ERROR = 65_536
 
@@ -25,7 +25,7 @@ class Remote:
 
     async def request(
         self, client: HttpClient, method: str, path: str, *, body: bytes = b"", silence_s: float
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         """Send; the head of the answer is here when this returns. EngineError."""
         if self.fault:
             raise EngineError(f"{self.name}: {self.fault}")
@@ -36,7 +36,7 @@ class Remote:
         except HttpError as error:
             raise mapped(error, self.name) from error
 
-    async def read(self, answer: HttpAnswer, most_bytes: int = 64 * 1024 * 1024) -> bytes:
+    async def read(self, answer: HttpResponse, most_bytes: int = 64 * 1024 * 1024) -> bytes:
         """The whole body; the answer is closed, whatever happens. EngineError."""
         try:
             return await answer.read(most_bytes)
@@ -45,7 +45,7 @@ class Remote:
         finally:
             answer.close()
 
-    async def read_error(self, answer: HttpAnswer) -> bytes:
+    async def read_error(self, answer: HttpResponse) -> bytes:
         """The body of a refusal, or nothing where it cannot be read; the answer is closed."""
         try:
             return await answer.read(_LARGEST_ERROR)

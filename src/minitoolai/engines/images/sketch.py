@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from minitoolai.core.errors import EngineError
 from minitoolai.engines.images.codec import png_of
-from minitoolai.engines.protocols import DrawnImage, ImageRequest, OnProgress
+from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress
 from minitoolai.engines.sampling import model_calls, trajectory
 
 if TYPE_CHECKING:
@@ -147,11 +147,11 @@ class SketchEngine:
     def stop(self) -> None:
         self._parts = None
 
-    def open(self, model: str = "") -> SketchCanvas:
+    def open(self, model: str = "") -> SketchBatch:
         """An empty canvas; starts the engine where that has not been done."""
         self.start()
         assert self._parts is not None
-        return SketchCanvas(self._parts)
+        return SketchBatch(self._parts)
 
 
 class _Parts:
@@ -201,7 +201,7 @@ class _Parts:
 _Row = tuple["NDArray[Any]", float, "NDArray[np.float32]"]
 
 
-class _Picture:
+class _SketchImage:
     """One picture under way: where its sampler stands and what it is guided by."""
 
     def __init__(self, parts: _Parts, request: ImageRequest, on_progress: OnProgress | None) -> None:
@@ -240,12 +240,12 @@ class _Picture:
         return None
 
 
-class SketchCanvas:
+class SketchBatch:
     """Pictures under way. What one looks like never depends on what is drawn beside it."""
 
     def __init__(self, parts: _Parts) -> None:
         self._parts = parts
-        self._pictures: dict[int, _Picture] = {}
+        self._pictures: dict[int, _SketchImage] = {}
         self._next_ticket = 0
 
     def __len__(self) -> int:
@@ -253,7 +253,7 @@ class SketchCanvas:
 
     def add(self, request: ImageRequest, on_progress: OnProgress | None = None) -> int:
         """Begin a picture. ValueError for a scheduler that is not one of the eighteen, or no steps."""
-        picture = _Picture(self._parts, request, on_progress)
+        picture = _SketchImage(self._parts, request, on_progress)
         self._next_ticket += 1
         self._pictures[self._next_ticket] = picture
         return self._next_ticket
@@ -261,12 +261,12 @@ class SketchCanvas:
     def remove(self, ticket: int) -> None:
         self._pictures.pop(ticket, None)
 
-    def step(self) -> list[DrawnImage]:
+    def step(self) -> list[GeneratedImage]:
         """One model call for all (in chunks, where there are many), then decode those that it finished."""
         latents = self.advance()
         pixels = self._parts.decode([x for x, _ in latents.values()])
         return [
-            DrawnImage(ticket=ticket, png=png_of(drawn, request, MODEL), model=MODEL)
+            GeneratedImage(ticket=ticket, png=png_of(drawn, request, MODEL), model=MODEL)
             for (ticket, (_, request)), drawn in zip(latents.items(), pixels, strict=True)
         ]
 
@@ -285,7 +285,7 @@ class SketchCanvas:
         return latents
 
 
-def draw(engine: SketchEngine, request: ImageRequest, on_progress: OnProgress | None = None) -> DrawnImage:
+def draw(engine: SketchEngine, request: ImageRequest, on_progress: OnProgress | None = None) -> GeneratedImage:
     """One picture from start to end."""
     canvas = engine.open()
     canvas.add(request, on_progress)

@@ -20,7 +20,7 @@ from minitoolai.core.catalog import EngineEntry, ImageModel
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
 from minitoolai.engines.images.codec import covering, parameters_text, png_with, read_picture
 from minitoolai.engines.images.remote import Remote
-from minitoolai.engines.protocols import DrawnImage, ImageRequest, OnProgress
+from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress
 from minitoolai.httpclient.client import HttpClient
 
 # (merged from webui_facts) What a web UI has: checkpoints, samplers and, since AUTOMATIC1111 1.9 and in Forge, schedulers of their own.
@@ -165,7 +165,7 @@ class WebuiEngine:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> DrawnImage:
+    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
         """One picture. Cancelled, it tells the web UI to stop."""
         # An interrupt on its way would hit this picture instead of the one it was meant for.
         await asyncio.gather(*self._interrupts, return_exceptions=True)
@@ -222,7 +222,7 @@ class WebuiEngine:
             **facts.sampler(request.scheduler, trailing=self._trails(model), engine=self.name),
         }
 
-    async def _send(self, body: dict[str, Any]) -> _Answer:
+    async def _send(self, body: dict[str, Any]) -> _WebuiResponse:
         answer = await self._remote.request(
             self._client, "POST", "/sdapi/v1/txt2img", body=_encode(body), silence_s=self._total_s + 1
         )
@@ -230,11 +230,11 @@ class WebuiEngine:
             status, raw = answer.status, await self._remote.read_error(answer)
             raise failure_of(status, raw, self.name)
         try:
-            return msgspec.json.decode(await self._remote.read(answer), type=_Answer)
+            return msgspec.json.decode(await self._remote.read(answer), type=_WebuiResponse)
         except msgspec.DecodeError as error:
             raise EngineError(f"{self.name} answered something that is no picture") from error
 
-    def _finished(self, answer: _Answer, model: str, request: ImageRequest, facts: WebuiFacts) -> DrawnImage:
+    def _finished(self, answer: _WebuiResponse, model: str, request: ImageRequest, facts: WebuiFacts) -> GeneratedImage:
         if not answer.images:
             raise EngineError(f"{self.name} answered without a picture; it was interrupted there")
         try:
@@ -246,7 +246,7 @@ class WebuiEngine:
         asked = facts.sampler(request.scheduler, trailing=self._trails(model), engine=self.name)
         schedule = TRAILING if asked.get("scheduler") == TRAILING else ""
         text = parameters_text(request, served, schedule=schedule)
-        return DrawnImage(png=png_with(picture, text), model=served)
+        return GeneratedImage(png=png_with(picture, text), model=served)
 
     # ── what it has, and how far it is ────────────────────────────────────────────────────────────────────
 
@@ -318,7 +318,7 @@ class WebuiEngine:
             await self._remote.read_error(answer)
 
 
-class _Answer(msgspec.Struct):
+class _WebuiResponse(msgspec.Struct):
     images: list[str] = []
     info: str = ""
 

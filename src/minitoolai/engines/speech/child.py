@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from minitoolai.core.inference import AudioFormat
-from minitoolai.engines.child_process import belong_to_parent
-from minitoolai.engines.speech.encoding import Encoder
+from minitoolai.engines.child_process import die_with_parent
+from minitoolai.engines.speech.encoding import AudioEncoder
 
 if TYPE_CHECKING:
     from minitoolai.engines.speech.encoding import Samples
@@ -36,7 +36,7 @@ class VoiceFile(msgspec.Struct, frozen=True):
     path: str
 
 
-class Load(msgspec.Struct, frozen=True, tag="load"):
+class LoadVoices(msgspec.Struct, frozen=True, tag="load"):
     """First of all: which module speaks, with which voices. Answered."""
 
     module: str
@@ -81,10 +81,10 @@ class Said(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
-Order = Load | Begin | Say | More | Drop
+Order = LoadVoices | Begin | Say | More | Drop
 
 
-class Speaker(Protocol):
+class Synthesizer(Protocol):
     """What a module that speaks offers as `make_speaker(voices, delay_ms)`."""
 
     def speak(self, voice: str, text: str, speed: float) -> Samples:
@@ -94,7 +94,7 @@ class Speaker(Protocol):
 class _Text:
     def __init__(self, order: Begin) -> None:
         self.order = order
-        self.encoder = Encoder(order.format)
+        self.encoder = AudioEncoder(order.format)
         self.rest: Samples | None = None
 
     def next_slice(self, most: int) -> Said:
@@ -104,17 +104,17 @@ class _Text:
         return Said(self.encoder.encode(part), len(part), more=len(self.rest) > 0)
 
 
-class Desk:
+class VoiceLoop:
     """Carries out orders; the only state is the texts under way."""
 
     def __init__(self) -> None:
-        self._speaker: Speaker
+        self._speaker: Synthesizer
         self._texts: dict[int, _Text] = {}
 
     def carry_out(self, order: Order) -> Said | None:
         """The answer, where the order has one. A sentence that cannot be spoken is an answer, too."""
         match order:
-            case Load():
+            case LoadVoices():
                 return self._load(order)
             case Begin():
                 self._texts[order.id] = _Text(order)
@@ -127,7 +127,7 @@ class Desk:
             case More():
                 return self._texts[order.id].next_slice(SLICE)
 
-    def _load(self, order: Load) -> Said:
+    def _load(self, order: LoadVoices) -> Said:
         try:
             self._speaker = import_module(order.module).make_speaker(order.voices, order.delay_ms)
         except Exception as fault:  # noqa: BLE001 the parent says what is wrong
@@ -154,12 +154,12 @@ def _failed(fault: Exception) -> Said:
 
 def main() -> None:
     """Carry out orders until standard input ends."""
-    belong_to_parent()
+    die_with_parent()
     os.nice(NICENESS)
     # Only frames may go to standard output, whatever a library prints.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    desk, decode = Desk(), msgspec.msgpack.Decoder(Order).decode
+    desk, decode = VoiceLoop(), msgspec.msgpack.Decoder(Order).decode
     while (frame := _read_frame(sys.stdin.buffer)) is not None:
         answer = desk.carry_out(decode(frame))
         if answer is not None:

@@ -78,7 +78,7 @@ class _Sink(io.RawIOBase):
         return data
 
 
-class Encoder:
+class AudioEncoder:
     """One stream of audio. Memory does not grow with its length."""
 
     def __init__(self, form: AudioFormat) -> None:

@@ -12,11 +12,11 @@ from minitoolai.core.catalog import EngineEntry, VoiceEntry
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import Piece, Sound, SpeechRequest
 from minitoolai.engines.chat.openai import mapped, upstream_failure
-from minitoolai.engines.concurrency import Slots
-from minitoolai.httpclient.client import HttpAnswer, HttpClient, HttpError
+from minitoolai.engines.concurrency import ConcurrencyLimit
+from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
 
 if TYPE_CHECKING:
-    from minitoolai.engines.speech.encoding import Encoder
+    from minitoolai.engines.speech.encoding import AudioEncoder
 
 _encode = msgspec.json.Encoder().encode
 _SILENCE_S = 120.0
@@ -36,7 +36,7 @@ class UpstreamSpeech:
         *,
         base_url: str = "",
         key: str = "",
-        slots: Slots | None = None,
+        slots: ConcurrencyLimit | None = None,
     ) -> None:
         self.name = name
         self.slots = slots
@@ -62,7 +62,7 @@ class UpstreamSpeech:
     def unsupported_field(self, request: SpeechRequest) -> str | None:
         return None
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         if self.slots is not None:
             self.slots.check()
 
@@ -83,7 +83,7 @@ class UpstreamSpeech:
             raise
         return answer
 
-    async def send(self, request: SpeechRequest, voice: VoiceEntry, text: str, form: str) -> HttpAnswer:
+    async def send(self, request: SpeechRequest, voice: VoiceEntry, text: str, form: str) -> HttpResponse:
         """One request upstream. EngineError where it does not begin to answer."""
         body: dict[str, Any] = {
             **request.fields,
@@ -122,12 +122,12 @@ class UpstreamSpoken:
         self._parts = _parts(request.text, pieces, most)
         #: Parts in the caller's own format cannot be joined; pcm can, and is encoded here.
         self._in_parts = len(request.text) > most
-        self._encoder: Encoder | None = None
+        self._encoder: AudioEncoder | None = None
         self._rest = b""
         self._characters = 0
-        self._answer: HttpAnswer | None = None
+        self._answer: HttpResponse | None = None
         self._is_whole = False
-        self._slots: Slots | None = None
+        self._slots: ConcurrencyLimit | None = None
 
     async def take_slot(self) -> None:
         """Wait until the upstream may be asked."""
@@ -174,16 +174,16 @@ class UpstreamSpoken:
     def _encode(self, data: bytes) -> bytes:
         import numpy as np
 
-        from minitoolai.engines.speech.encoding import Encoder
+        from minitoolai.engines.speech.encoding import AudioEncoder
 
         if self._encoder is None:
-            self._encoder = Encoder(self._request.format)
+            self._encoder = AudioEncoder(self._request.format)
         return self._encoder.encode(np.frombuffer(data, "<i2"))
 
     async def close(self) -> None:
         slots, self._slots = self._slots, None
         if slots is not None:
-            slots.give_back()
+            slots.release()
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.close()

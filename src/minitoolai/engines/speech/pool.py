@@ -17,8 +17,8 @@ import msgspec
 from minitoolai.core.catalog import EngineEntry, VoiceEntry
 from minitoolai.core.errors import EngineError, EngineTimeout, Overloaded
 from minitoolai.core.inference import Piece, Sound, SpeechRequest
-from minitoolai.engines.concurrency import Slots
-from minitoolai.engines.speech.child import HEAD, Begin, Drop, Load, More, Order, Said, Say, VoiceFile, to_frame
+from minitoolai.engines.concurrency import ConcurrencyLimit
+from minitoolai.engines.speech.child import HEAD, Begin, Drop, LoadVoices, More, Order, Said, Say, VoiceFile, to_frame
 
 # (merged from voice_child) One child process that speaks, as its parent sees it: orders out, answers in, and back to life if it dies.
 
@@ -32,7 +32,7 @@ _decode = msgspec.msgpack.Decoder(Said).decode
 class VoiceChild:
     """One child. Orders are carried out one after the other, so answers come in the order of their questions."""
 
-    def __init__(self, name: str, load: Load) -> None:
+    def __init__(self, name: str, load: LoadVoices) -> None:
         self._name = name
         self._load = load
         self._process: asyncio.subprocess.Process | None = None
@@ -191,7 +191,7 @@ class PooledAnswer:
         if pool is not None:
             if not self._is_whole:
                 self._child.tell(Drop(self._id))
-            pool.give_back(self._child)
+            pool.release(self._child)
 
 
 @cache
@@ -222,7 +222,7 @@ class VoicePool:
         self._voices = voices
         self._folder = folder
         self._processes = processes
-        self._slots = Slots(at_once, queue, name)
+        self._slots = ConcurrencyLimit(at_once, queue, name)
         self._ids = count(1)
         self.children: list[VoiceChild] = []
         self._loaded: frozenset[str] | None = None
@@ -258,7 +258,7 @@ class VoicePool:
     def unsupported_field(self, request: SpeechRequest) -> str | None:
         return next(iter(request.fields), None)
 
-    def check_room(self) -> None:
+    def check_capacity(self) -> None:
         self._slots.check()
 
     # ── speaking ──────────────────────────────────────────────────────────────────────────────────────────
@@ -267,7 +267,7 @@ class VoicePool:
         await self._slots.take()
         up = [child for child in self.children if child.is_up]
         if not up:
-            self._slots.give_back()
+            self._slots.release()
             raise Overloaded(f"{self.name} is starting; try in a moment", retry_after_s=2)
         child = min(up, key=lambda each: each.texts)
         child.texts += 1
@@ -275,10 +275,10 @@ class VoicePool:
         child.tell(Begin(text_id, voice.id, request.format, request.speed))
         return PooledAnswer(self, child, text_id, pieces)
 
-    def give_back(self, child: VoiceChild) -> None:
+    def release(self, child: VoiceChild) -> None:
         """A text has ended, whole or not."""
         child.texts -= 1
-        self._slots.give_back()
+        self._slots.release()
 
     @property
     def texts(self) -> int:
@@ -290,7 +290,7 @@ class VoicePool:
             return
         files = [VoiceFile(voice.id, self.path_of(voice)) for voice in self._voices if not self.why_not_voice(voice)]
         self._loaded = frozenset(file.id for file in files)
-        load = Load(self.module, files, self._entry.delay_ms)
+        load = LoadVoices(self.module, files, self._entry.delay_ms)
         self.children = [VoiceChild(self.name, load) for _ in range(self._processes)]
         for child in self.children:
             await child.start()

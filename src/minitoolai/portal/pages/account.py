@@ -14,7 +14,7 @@ from minitoolai.core.money import format_dollars
 from minitoolai.portal.charts import plain
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.auth import GUESSES, composer, read_new_password
-from minitoolai.portal.request import Answer, Visit
+from minitoolai.portal.request import Answer, PageRequest
 from minitoolai.portal.routing import form, page, too_often
 from minitoolai.storage.database import Connection
 from minitoolai.storage.payments import owing
@@ -22,13 +22,13 @@ from minitoolai.storage.reports import statement_page, whole_statement
 
 
 @page("/account", needs="user")
-async def account_page(visit: Visit) -> Answer:
+async def account_page(visit: PageRequest) -> Answer:
     """What we know of the user, and the forms."""
     return visit.render("account/account.html")
 
 
 @form("/account/password", needs="user")
-async def change_password(visit: Visit) -> Answer:
+async def change_password(visit: PageRequest) -> Answer:
     """A new password, for whoever knows the old one."""
     old, new = visit.form.secret("password_old"), visit.form.secret("password")
     if wait_s := _wait(visit):
@@ -46,7 +46,7 @@ async def change_password(visit: Visit) -> Answer:
 
 
 @form("/account/leave", needs="user")
-async def leave(visit: Visit) -> Answer:
+async def leave(visit: PageRequest) -> Answer:
     """Delete the user, for whoever knows the password and says so."""
     password = visit.form.secret("password_leave")
     if wait_s := _wait(visit):
@@ -61,7 +61,7 @@ async def leave(visit: Visit) -> Answer:
     return visit.redirect("/", said=visit.gettext("Your account is deleted. Goodbye!"))
 
 
-def _wait(visit: Visit) -> int:
+def _wait(visit: PageRequest) -> int:
     return visit.site.attempts.wait_s(f"guess {visit.address} {visit.member.email}", GUESSES)
 
 
@@ -84,7 +84,7 @@ COLUMNS = (
 
 
 @page("/balance", needs="user")
-async def balance(visit: Visit) -> Answer:
+async def balance(visit: PageRequest) -> Answer:
     """What there is, and where it came from and went."""
     below, before_ms = _number(visit, "below"), _number(visit, "until")
     account_id = visit.member.account_id
@@ -99,7 +99,7 @@ async def balance(visit: Visit) -> Answer:
         )
         return rows, sum(payment.owed for payment in owing(connection, account_id))
 
-    rows, owed = await visit.site.database.read_soon(read)
+    rows, owed = await visit.site.database.read_async(read)
     older = rows[ROWS - 1] if len(rows) > ROWS else None
     return visit.render(
         "balance/balance.html", rows=rows[:ROWS], older=older, newer=below is not None, owed=owed,
@@ -108,9 +108,9 @@ async def balance(visit: Visit) -> Answer:
 
 
 @page("/balance/statement.csv", needs="user")
-async def statement(visit: Visit) -> Answer:
+async def statement(visit: PageRequest) -> Answer:
     """The whole statement as a file."""
-    rows = await visit.site.database.read_soon(whole_statement, visit.member.account_id)
+    rows = await visit.site.database.read_async(whole_statement, visit.member.account_id)
     return visit.file(as_csv(rows), "text/csv", "statement.csv")
 
 
@@ -128,7 +128,7 @@ def as_csv(rows: list[StatementRow]) -> bytes:
     return text.getvalue().encode()
 
 
-def _number(visit: Visit, name: str) -> int | None:
+def _number(visit: PageRequest, name: str) -> int | None:
     text = visit.query.get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 

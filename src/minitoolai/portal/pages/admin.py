@@ -11,7 +11,7 @@ from minitoolai.core.models import AdminAction, KeyRow, User
 from minitoolai.core.money import parse_dollars
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.usage import KINDS, STATES
-from minitoolai.portal.request import Answer, Visit, refill
+from minitoolai.portal.request import Answer, PageRequest, refill
 from minitoolai.portal.routing import form, nothing_here, page
 from minitoolai.storage import accounts
 from minitoolai.storage import reports as admin
@@ -23,7 +23,7 @@ ACTIONS = {"grant": N_("credit given"), "revoke_keys": N_("all keys revoked")}
 
 
 @page("/admin", needs="admin")
-async def overview(visit: Visit) -> Answer:
+async def overview(visit: PageRequest) -> Answer:
     """How things stand."""
     revenue = await visit.site.revenue.rows()
     return visit.render(
@@ -39,35 +39,35 @@ async def overview(visit: Visit) -> Answer:
 
 
 @page("/admin/jobs", needs="admin")
-async def jobs(visit: Visit) -> Answer:
+async def jobs(visit: PageRequest) -> Answer:
     """What waits, what is drawn, and what failed in the last day."""
     since_ms = visit.site.clock.now_ms() - MS_PER_DAY
-    rows = await visit.site.database.read_soon(admin.jobs, since_ms, MOST_ROWS)
+    rows = await visit.site.database.read_async(admin.jobs, since_ms, MOST_ROWS)
     return visit.render("admin/jobs.html", rows=rows, states=STATES, generation_name=generation_name)
 
 
 @page("/admin/accounts", needs="admin")
-async def search(visit: Visit) -> Answer:
+async def search(visit: PageRequest) -> Answer:
     """Accounts by address or number."""
     words = visit.query.get("q", "")[:200].replace("\0", "").strip()
-    found = await visit.site.database.read_soon(admin.search_users, words, MOST_ROWS)
+    found = await visit.site.database.read_async(admin.search_users, words, MOST_ROWS)
     return visit.render("admin/accounts.html", words=words, found=found, most=MOST_ROWS)
 
 
 @page("/admin/accounts/{number:str}", needs="admin")
-async def one(visit: Visit) -> Answer:
+async def one(visit: PageRequest) -> Answer:
     """One account."""
     refill(visit, f"{visit.path}/grant")
     return await _show(visit, _number(visit))
 
 
-async def _show(visit: Visit, account_id: int, status: int = 200) -> Answer:
+async def _show(visit: PageRequest, account_id: int, status: int = 200) -> Answer:
     def read(connection: Connection) -> tuple[User | None, list[KeyRow], list[AdminAction]]:
         person = admin.find_member(connection, account_id)
         keys = [key for key in accounts.keys_of(connection, account_id) if key.revoked_ms is None]
         return person, keys, admin.actions(connection, MOST_ROWS, account_id)
 
-    person, keys, done = await visit.site.database.read_soon(read)
+    person, keys, done = await visit.site.database.read_async(read)
     if person is None:
         return nothing_here(visit)
     return visit.render(
@@ -76,7 +76,7 @@ async def _show(visit: Visit, account_id: int, status: int = 200) -> Answer:
 
 
 @form("/admin/accounts/{number:str}/grant", needs="admin", keeps=("amount", "note"))
-async def grant(visit: Visit) -> Answer:
+async def grant(visit: PageRequest) -> Answer:
     """Give credit; the same form sent twice gives it once."""
     account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock
     note, once, amount = _note(visit), visit.form["once"], 0
@@ -99,7 +99,7 @@ async def grant(visit: Visit) -> Answer:
 
 
 @form("/admin/accounts/{number:str}/revoke", needs="admin")
-async def revoke(visit: Visit) -> Answer:
+async def revoke(visit: PageRequest) -> Answer:
     """Every key of the account stops working within a second."""
     account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock
     note = _note(visit)
@@ -115,19 +115,19 @@ async def revoke(visit: Visit) -> Answer:
 
 
 @page("/admin/actions", needs="admin")
-async def trail(visit: Visit) -> Answer:
+async def trail(visit: PageRequest) -> Answer:
     """What admins did, to whom, and why."""
-    done = await visit.site.database.read_soon(admin.actions, 2 * MOST_ROWS)
+    done = await visit.site.database.read_async(admin.actions, 2 * MOST_ROWS)
     return visit.render("admin/actions.html", done=done, actions=ACTIONS)
 
 
-def _number(visit: Visit) -> int:
+def _number(visit: PageRequest) -> int:
     """The account of the path; what no account's number can be is nobody's."""
     number: str = visit.params["number"]
     return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
 
 
-def _note(visit: Visit) -> str:
+def _note(visit: PageRequest) -> str:
     note = visit.form["note"]
     if not note:
         visit.form.refuse("note", visit.gettext("Say why: it is written into the trail."))

@@ -9,13 +9,13 @@ from minitoolai.accounts.mail import Letter
 from minitoolai.accounts.rate_limits import Limit
 from minitoolai.accounts.users import LONGEST, SHORTEST, Compose, Purpose
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.portal.request import Answer, Visit
+from minitoolai.portal.request import Answer, PageRequest
 from minitoolai.portal.routing import form, nothing_here, page, too_often
 
 # (merged from letters) The letters that the portal sends, in the language of whoever asked.
 
 
-def composer(visit: Visit, email: str) -> Compose:
+def composer(visit: PageRequest, email: str) -> Compose:
     """Writes letters to this address while the visit is over already."""
     _ = visit.gettext
     site = visit.origin
@@ -62,7 +62,7 @@ LETTERS_TO_ONE = Limit(3, 3600.0)
 
 
 @page("/signup")
-async def signup_page(visit: Visit) -> Answer:
+async def signup_page(visit: PageRequest) -> Answer:
     """The form for newcomers."""
     if not visit.site.open_to_all:
         return nothing_here(visit)
@@ -70,7 +70,7 @@ async def signup_page(visit: Visit) -> Answer:
 
 
 @form("/signup")
-async def signup(visit: Visit) -> Answer:
+async def signup(visit: PageRequest) -> Answer:
     """Send the link; the answer is the same for every address."""
     if not visit.site.open_to_all:
         return nothing_here(visit)
@@ -86,7 +86,7 @@ async def signup(visit: Visit) -> Answer:
 
 
 @page("/confirm")
-async def confirm_page(visit: Visit) -> Answer:
+async def confirm_page(visit: PageRequest) -> Answer:
     """A button, because looking at a link must change nothing."""
     secret = visit.query.get("link", "")
     link = await visit.site.users.link(secret)
@@ -97,7 +97,7 @@ async def confirm_page(visit: Visit) -> Answer:
 
 
 @form("/confirm")
-async def confirm(visit: Visit) -> Answer:
+async def confirm(visit: PageRequest) -> Answer:
     """Make the account and sign in."""
     password, secret = visit.form.secret("password"), visit.form["link"]
     link = await visit.site.users.link(secret)
@@ -114,7 +114,7 @@ async def confirm(visit: Visit) -> Answer:
 
 
 @page("/signin")
-async def signin_page(visit: Visit) -> Answer:
+async def signin_page(visit: PageRequest) -> Answer:
     """The form for those who were here before."""
     if visit.user:
         return visit.send_to(visit.next("/keys"))
@@ -122,7 +122,7 @@ async def signin_page(visit: Visit) -> Answer:
 
 
 @form("/signin")
-async def signin(visit: Visit) -> Answer:
+async def signin(visit: PageRequest) -> Answer:
     """A new session, whatever session there was."""
     password = visit.form.secret("password")
     email = visit.form["email"].lower()
@@ -140,7 +140,7 @@ async def signin(visit: Visit) -> Answer:
 
 
 @form("/signout")
-async def signout(visit: Visit) -> Answer:
+async def signout(visit: PageRequest) -> Answer:
     """End the session here and in the browser."""
     if visit.secret:
         await visit.site.users.sign_out(visit.secret)
@@ -152,13 +152,13 @@ async def signout(visit: Visit) -> Answer:
 
 
 @page("/reset")
-async def reset_page(visit: Visit) -> Answer:
+async def reset_page(visit: PageRequest) -> Answer:
     """Where should the link go?"""
     return visit.render("access/reset.html")
 
 
 @form("/reset")
-async def reset(visit: Visit) -> Answer:
+async def reset(visit: PageRequest) -> Answer:
     """Send the link, if there is anybody to send it to; the answer is the same."""
     email = read_email(visit)
     if not visit.form.is_good:
@@ -170,7 +170,7 @@ async def reset(visit: Visit) -> Answer:
 
 
 @page("/reset/new")
-async def reset_new_page(visit: Visit) -> Answer:
+async def reset_new_page(visit: PageRequest) -> Answer:
     """The form for the new password."""
     secret = visit.query.get("link", "")
     link = await visit.site.users.link(secret)
@@ -180,7 +180,7 @@ async def reset_new_page(visit: Visit) -> Answer:
 
 
 @form("/reset/new")
-async def reset_new(visit: Visit) -> Answer:
+async def reset_new(visit: PageRequest) -> Answer:
     """Set it, end all sessions, and sign in."""
     password, secret = visit.form.secret("password"), visit.form["link"]
     link = await visit.site.users.link(secret)
@@ -196,7 +196,7 @@ async def reset_new(visit: Visit) -> Answer:
     return visit.redirect("/keys", said=visit.gettext("Your new password is set."))
 
 
-def read_email(visit: Visit) -> str:
+def read_email(visit: PageRequest) -> str:
     """The address of the form; what is wrong with it stands next to its field."""
     try:
         return check_email(visit.form["email"])
@@ -205,7 +205,7 @@ def read_email(visit: Visit) -> str:
         return ""
 
 
-def read_new_password(visit: Visit, password: str) -> None:
+def read_new_password(visit: PageRequest, password: str) -> None:
     """Check the length; what is wrong stands next to the field."""
     n_ = visit.ngettext
     if len(password) < SHORTEST:
@@ -216,7 +216,7 @@ def read_new_password(visit: Visit, password: str) -> None:
         visit.form.refuse("password", words % {"num": LONGEST})
 
 
-def _wait_to_guess(visit: Visit, email: str) -> int:
+def _wait_to_guess(visit: PageRequest, email: str) -> int:
     attempts = visit.site.attempts
     return (
         attempts.wait_s(f"signin {visit.address}", SIGNINS)
@@ -225,7 +225,7 @@ def _wait_to_guess(visit: Visit, email: str) -> int:
     )
 
 
-def _wait_for_letter(visit: Visit, email: str) -> int:
+def _wait_for_letter(visit: PageRequest, email: str) -> int:
     attempts = visit.site.attempts
     return attempts.wait_s(f"letter {visit.address}", LETTERS) or attempts.wait_s(f"letter {email}", LETTERS_TO_ONE)
 

@@ -16,7 +16,7 @@ from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.portal.highlight import example, tabs_of
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.home import language_of
-from minitoolai.portal.request import Answer, Visit
+from minitoolai.portal.request import Answer, PageRequest
 from minitoolai.portal.routing import page, start
 from minitoolai.storage.accounts import keys_of
 from minitoolai.storage.database import Connection
@@ -49,7 +49,7 @@ def offered(catalog: Catalog) -> Offered:
 
 
 @page("/prices")
-async def prices(visit: Visit) -> Answer:
+async def prices(visit: PageRequest) -> Answer:
     """Every price, and what one gets for it."""
     shown = offered(visit.site.reports.catalog)
     chat = shown.chat[0] if shown.chat else None
@@ -105,13 +105,13 @@ MOST_KEYS = 5
 
 
 @page("/docs")
-async def guide(visit: Visit) -> Answer:
+async def guide(visit: PageRequest) -> Answer:
     """The guide."""
     return await show(visit)
 
 
 @page("/api-documentation")
-async def guide_elsewhere(visit: Visit) -> Answer:
+async def guide_elsewhere(visit: PageRequest) -> Answer:
     """The guide under the address that the original service has it at."""
     return await show(visit)
 
@@ -124,7 +124,7 @@ async def guide_without_language(request: Request[Any, Any, State]) -> Response[
     return answer
 
 
-async def show(visit: Visit) -> Answer:
+async def show(visit: PageRequest) -> Answer:
     """The page, for whoever reads it."""
     visit.path = "/docs"
     reports = visit.site.reports
@@ -152,7 +152,7 @@ async def show(visit: Visit) -> Answer:
     )
 
 
-async def _own(visit: Visit) -> tuple[list[KeyRow], list[UsageRow]]:
+async def _own(visit: PageRequest) -> tuple[list[KeyRow], list[UsageRow]]:
     """The reader's newest keys, and what the last requests were."""
     if visit.user is None:
         return [], []
@@ -163,7 +163,7 @@ async def _own(visit: Visit) -> tuple[list[KeyRow], list[UsageRow]]:
         newest = sorted(keys, key=lambda key: -key.created_ms)[:MOST_KEYS]
         return newest, last_usage(connection, account_id, LAST)
 
-    return await visit.site.database.read_soon(read)
+    return await visit.site.database.read_async(read)
 
 
 HANDLERS: list[HTTPRouteHandler] = [guide, guide_elsewhere, guide_without_language, prices]

@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from minitoolai.portal.forms import read_cookies
 from minitoolai.portal.highlight import example
 from minitoolai.portal.i18n import preferred
-from minitoolai.portal.request import Answer, Visit, security_headers
+from minitoolai.portal.request import Answer, PageRequest, security_headers
 from minitoolai.portal.routing import anything, form, nowhere, page
 from minitoolai.portal.site import Site
 
@@ -33,13 +33,13 @@ def language_of(request: Request[Any, Any, State]) -> str:
 
 
 @page("/")
-async def home(visit: Visit) -> Answer:
+async def home(visit: PageRequest) -> Answer:
     """What this is."""
     return visit.render("pages/home.html", example=example)
 
 
 @form("/theme")
-async def theme(visit: Visit) -> Answer:
+async def theme(visit: PageRequest) -> Answer:
     """Dark, light, or as the system says; remembered."""
     chosen = visit.form["theme"]
     visit.remember("theme", chosen if chosen in ("light", "dark") else "")

@@ -11,10 +11,10 @@ from litestar.handlers import HTTPRouteHandler
 
 from minitoolai.accounts.keys import LONGEST_NAME, NewKey, find_own, is_active, make_key, revoke_own, rotate_key
 from minitoolai.core.clock import MS_PER_DAY
-from minitoolai.core.models import FREE, KeyRow, KeyRules, Rate
+from minitoolai.core.models import UNRESTRICTED, KeyRow, KeyRules, Rate
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.portal.i18n import N_
-from minitoolai.portal.request import Answer, Visit, refill
+from minitoolai.portal.request import Answer, PageRequest, refill
 from minitoolai.portal.routing import form, nothing_here, page
 from minitoolai.storage import accounts
 from minitoolai.storage import ledger as budgets
@@ -33,7 +33,7 @@ LARGEST_COUNT = 10**9
 LAST_MS = MS_PER_DAY - 1
 
 
-def read_name(visit: Visit) -> str:
+def read_name(visit: PageRequest) -> str:
     """What the key is for."""
     name = visit.form["name"]
     if not name:
@@ -44,7 +44,7 @@ def read_name(visit: Visit) -> str:
     return name
 
 
-def read_rules(visit: Visit, models: Iterable[str], old: KeyRules = FREE) -> KeyRules:
+def read_rules(visit: PageRequest, models: Iterable[str], old: KeyRules = UNRESTRICTED) -> KeyRules:
     """The rules of the form. `old`: those the key had; what of them is sent as it was stays as it was."""
     budgets = {name: _dollars(visit, name) for name in BUDGETS}
     counts = {name: _count(visit, name) for name in COUNTS}
@@ -57,7 +57,7 @@ def read_rules(visit: Visit, models: Iterable[str], old: KeyRules = FREE) -> Key
     )
 
 
-def write_rules(visit: Visit, name: str, rules: KeyRules) -> None:
+def write_rules(visit: PageRequest, name: str, rules: KeyRules) -> None:
     """Fill the form with what a key has."""
     dollars = {budget: getattr(rules, budget) for budget in BUDGETS} | {
         "dollars_per_minute": rules.rate.dollars_per_minute
@@ -75,7 +75,7 @@ def _short(amount: str) -> str:
     return f"{whole}.{places.rstrip('0'):0<2}"
 
 
-def _dollars(visit: Visit, name: str) -> int | None:
+def _dollars(visit: PageRequest, name: str) -> int | None:
     text = visit.form[name].replace(",", ".")
     try:
         return parse_dollars(text) if text else None
@@ -84,7 +84,7 @@ def _dollars(visit: Visit, name: str) -> int | None:
         return None
 
 
-def _count(visit: Visit, name: str) -> int | None:
+def _count(visit: PageRequest, name: str) -> int | None:
     text = visit.form[name]
     if not text:
         return None
@@ -94,14 +94,14 @@ def _count(visit: Visit, name: str) -> int | None:
     return int(text)
 
 
-def _models(visit: Visit, known: set[str]) -> tuple[str, ...]:
+def _models(visit: PageRequest, known: set[str]) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(visit.form.all("model")))
     if not set(chosen) <= known:
         visit.form.refuse("model", visit.gettext("One of these models is not on offer any more. Choose again."))
     return chosen
 
 
-def _networks(visit: Visit) -> tuple[str, ...]:
+def _networks(visit: PageRequest) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for text in visit.form["addresses"].replace(",", " ").replace(";", " ").split():
         try:
@@ -114,7 +114,7 @@ def _networks(visit: Visit) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _why_no_network(visit: Visit, text: str) -> str:
+def _why_no_network(visit: PageRequest, text: str) -> str:
     try:
         meant = str(ip_network(text, strict=False))
     except ValueError:
@@ -132,7 +132,7 @@ def _moment(ms: int | None) -> tuple[str, str]:
     return f"{moment:%Y-%m-%d}", "" if ms % MS_PER_DAY == LAST_MS else f"{moment:%H:%M}"
 
 
-def _ending(visit: Visit, old_ms: int | None) -> int | None:
+def _ending(visit: PageRequest, old_ms: int | None) -> int | None:
     day, time = visit.form["expires"], visit.form["expires_time"]
     if not day:
         if time:
@@ -202,17 +202,19 @@ def _shown(connection: Connection, row: KeyRow, used_ms: int | None, now_ms: int
 
 
 @page("/keys", needs="user")
-async def keys(visit: Visit) -> Answer:
+async def keys(visit: PageRequest) -> Answer:
     """Every key of the account."""
     refill(visit, "/keys")
     return await show_keys(visit)
 
 
-async def show_keys(visit: Visit, status: int = 200, made: NewKey | None = None, old: KeyRow | None = None) -> Answer:
+async def show_keys(
+    visit: PageRequest, status: int = 200, made: NewKey | None = None, old: KeyRow | None = None
+) -> Answer:
     """The page; `made`: a key to be shown this once, in the place of `old`, where there is one."""
     asked = visit.query.get("page", "")
     wanted = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else 0
-    rows, here, last = await visit.site.database.read_soon(
+    rows, here, last = await visit.site.database.read_async(
         shown_keys, visit.member.account_id, visit.site.clock.now_ms(), wanted
     )
     return visit.render(
@@ -221,7 +223,7 @@ async def show_keys(visit: Visit, status: int = 200, made: NewKey | None = None,
     )  # fmt: skip
 
 
-def _said(visit: Visit, key: Shown) -> list[str]:
+def _said(visit: PageRequest, key: Shown) -> list[str]:
     """What the key may do, beside its budgets, in a few words each."""
     _, n_, writing, rules = visit.gettext, visit.ngettext, visit.writing, key.row.rules
     said = []
@@ -246,7 +248,7 @@ def _said(visit: Visit, key: Shown) -> list[str]:
 
 
 @form("/keys", needs="user", keeps=FIELDS)
-async def create(visit: Visit) -> Answer:
+async def create(visit: PageRequest) -> Answer:
     """Make a key. Its text is on the answer and nowhere else, so there is nothing to redirect to."""
     name, account_id = read_name(visit), visit.member.account_id
     rules = read_rules(visit, visit.site.reports.models())
@@ -271,13 +273,13 @@ def may_have_another(connection: Connection, account_id: int) -> bool:
     return sum(key.revoked_ms is None for key in accounts.keys_of(connection, account_id)) < MOST_KEYS
 
 
-def too_many(visit: Visit) -> str:
+def too_many(visit: PageRequest) -> str:
     """Why there is no key more."""
     return visit.gettext("You have very many keys already. Revoke one that you do not need.")
 
 
 @form("/keys/revoke", needs="user")
-async def revoke(visit: Visit) -> Answer:
+async def revoke(visit: PageRequest) -> Answer:
     """It stops working within a second."""
     key_id, account_id, now_ms = visit.form["key"], visit.member.account_id, visit.site.clock.now_ms()
 
@@ -294,7 +296,7 @@ DEFAULT_GRACE = 24
 MS_PER_HOUR = 3_600_000
 
 
-class Found(msgspec.Struct, frozen=True):
+class KeyForm(msgspec.Struct, frozen=True):
     """A key, and the one that took its place."""
 
     key: KeyRow
@@ -302,7 +304,7 @@ class Found(msgspec.Struct, frozen=True):
     is_active: bool
 
 
-def _find(connection: Connection, visit: Visit) -> Found | None:
+def _find(connection: Connection, visit: PageRequest) -> KeyForm | None:
     key = find_own(connection, visit.member.account_id, visit.params["key"])
     if key is None:
         return None
@@ -311,13 +313,13 @@ def _find(connection: Connection, visit: Visit) -> Found | None:
         for other in accounts.keys_of(connection, key.account_id)
         if other.family == (key.family or key.id) and other.created_ms >= key.created_ms and other.id != key.id
     ]
-    return Found(key, later[-1] if later else None, is_active(key, visit.site.clock.now_ms()))
+    return KeyForm(key, later[-1] if later else None, is_active(key, visit.site.clock.now_ms()))
 
 
 @page("/keys/{key:str}", needs="user")
-async def edit_page(visit: Visit) -> Answer:
+async def edit_page(visit: PageRequest) -> Answer:
     """The key as it is."""
-    found = await visit.site.database.read_soon(_find, visit)
+    found = await visit.site.database.read_async(_find, visit)
     if found is None:
         return nothing_here(visit)
     write_rules(visit, found.key.name, found.key.rules)
@@ -325,16 +327,16 @@ async def edit_page(visit: Visit) -> Answer:
     return _show(visit, found)
 
 
-def _show(visit: Visit, found: Found, status: int = 200) -> Answer:
+def _show(visit: PageRequest, found: KeyForm, status: int = 200) -> Answer:
     models = list(dict.fromkeys([*visit.site.reports.models(), *found.key.rules.models]))
     grace = int(visit.form["grace"]) if visit.form["grace"] in map(str, GRACES) else DEFAULT_GRACE
     return visit.render("keys/edit.html", status, found=found, key=found.key, models=models, graces=GRACES, grace=grace)
 
 
 @form("/keys/{key:str}", needs="user", keeps=FIELDS)
-async def edit(visit: Visit) -> Answer:
+async def edit(visit: PageRequest) -> Answer:
     """Another name, other rules: from the next second on."""
-    found = await visit.site.database.read_soon(_find, visit)
+    found = await visit.site.database.read_async(_find, visit)
     if found is None:
         return nothing_here(visit)
     name, rules = read_name(visit), read_rules(visit, visit.site.reports.models(), found.key.rules)
@@ -354,9 +356,9 @@ async def edit(visit: Visit) -> Answer:
 
 
 @form("/keys/{key:str}/rotate", needs="user", keeps=("grace",))
-async def rotate(visit: Visit) -> Answer:
+async def rotate(visit: PageRequest) -> Answer:
     """A new key in the place of this one. Like that of a new key, its text is on this answer and nowhere else."""
-    found = await visit.site.database.read_soon(_find, visit)
+    found = await visit.site.database.read_async(_find, visit)
     if found is None:
         return nothing_here(visit)
     hours = visit.form["grace"]
@@ -373,13 +375,13 @@ async def rotate(visit: Visit) -> Answer:
 
     made = await visit.site.writer.run(change)
     if isinstance(made, str):
-        now_found = await visit.site.database.read_soon(_find, visit)
+        now_found = await visit.site.database.read_async(_find, visit)
         return _refuse(visit, now_found or found, made)
     visit.form.clear()
     return await show_keys(visit, made=made, old=found.key)
 
 
-def _refuse(visit: Visit, found: Found, why: str) -> Answer:
+def _refuse(visit: PageRequest, found: KeyForm, why: str) -> Answer:
     write_rules(visit, found.key.name, found.key.rules)
     visit.form.refuse("grace", why)
     return _show(visit, found, 422)

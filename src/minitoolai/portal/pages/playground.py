@@ -13,7 +13,7 @@ from minitoolai.core.catalog import ImageModel, SpeechModel
 from minitoolai.core.models import KeyRules
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.portal.i18n import N_
-from minitoolai.portal.request import Answer, Visit
+from minitoolai.portal.request import Answer, PageRequest
 from minitoolai.portal.routing import form, page
 
 PLACES = {"/studio": N_("Chat"), "/studio/image": N_("Image"), "/studio/speech": N_("Speech")}
@@ -24,7 +24,7 @@ SIZES = (256, 512, 768, 1024, 1344)
 
 
 @page("/studio", needs="user")
-async def chat(visit: Visit) -> Answer:
+async def chat(visit: PageRequest) -> Answer:
     """Messages with a model."""
     reports = visit.site.reports
     models = [(model, reports.offer(model).engine) for model in reports.catalog.chat.values()]
@@ -32,7 +32,7 @@ async def chat(visit: Visit) -> Answer:
 
 
 @page("/studio/image", needs="user")
-async def image(visit: Visit) -> Answer:
+async def image(visit: PageRequest) -> Answer:
     """Pictures with every parameter."""
     reports = visit.site.reports
     models = [(m, reports.offer(m).engine) for m in reports.models().values() if isinstance(m, ImageModel)]
@@ -40,7 +40,7 @@ async def image(visit: Visit) -> Answer:
 
 
 @page("/studio/speech", needs="user")
-async def speech(visit: Visit) -> Answer:
+async def speech(visit: PageRequest) -> Answer:
     """Text to voice."""
     reports = visit.site.reports
     models = [(m, reports.offer(m).engine) for m in reports.models().values() if isinstance(m, SpeechModel)]
@@ -48,7 +48,7 @@ async def speech(visit: Visit) -> Answer:
 
 
 @form("/studio/key", needs="user")
-async def key(visit: Visit) -> Answer:
+async def key(visit: PageRequest) -> Answer:
     """A key for this page's script: for minutes, and gone with the sign-out. Shown nowhere, listed nowhere."""
     wait_s = visit.site.attempts.wait_s(f"studio:{visit.member.account_id}", KEYS)
     if wait_s:

@@ -14,7 +14,7 @@ from minitoolai.accounts.rate_limits import Limit
 from minitoolai.billing.payments import NoVoucher, redeem
 from minitoolai.billing.stripe import LEAST_CENTS, MOST_CENTS, NANO_PER_CENT
 from minitoolai.core.errors import InvalidRequest, Overloaded, StoreError
-from minitoolai.portal.request import Answer, Visit, refill
+from minitoolai.portal.request import Answer, PageRequest, refill
 from minitoolai.portal.routing import form, nothing_here, page, too_often
 from minitoolai.portal.site import Site
 from minitoolai.storage.database import Connection
@@ -29,27 +29,27 @@ STRIPE_HOST = "https://checkout.stripe.com"
 
 
 @page("/topup", needs="user")
-async def topup(visit: Visit) -> Answer:
+async def topup(visit: PageRequest) -> Answer:
     """The ways to top up."""
     refill(visit, "/topup/card")
     return await _show(visit)
 
 
-async def _show(visit: Visit, status: int = 200) -> Answer:
-    payments = await visit.site.database.read_soon(payments_of, visit.member.account_id)
+async def _show(visit: PageRequest, status: int = 200) -> Answer:
+    payments = await visit.site.database.read_async(payments_of, visit.member.account_id)
     return visit.render(
         "topup/topup.html", status, form_action=_form_action(visit), payments=payments, amounts=AMOUNTS,
         least=LEAST_CENTS * NANO_PER_CENT, most=MOST_CENTS * NANO_PER_CENT,
     )  # fmt: skip
 
 
-def _form_action(visit: Visit) -> str:
+def _form_action(visit: PageRequest) -> str:
     checkout = visit.site.checkout
     return "" if checkout is None else checkout.form_action or STRIPE_HOST
 
 
 @form("/topup/voucher", needs="user")
-async def voucher(visit: Visit) -> Answer:
+async def voucher(visit: PageRequest) -> Answer:
     """Redeem a code."""
     code, account_id, site = visit.form["code"], visit.member.account_id, visit.site
     if wait_s := site.attempts.wait_s(f"voucher {account_id}", CODES):
@@ -67,7 +67,7 @@ async def voucher(visit: Visit) -> Answer:
     return visit.redirect("/balance", said=said % {"amount": visit.writing.money(amount)})
 
 
-def _why_no_voucher(visit: Visit, why: NoVoucher) -> str:
+def _why_no_voucher(visit: PageRequest, why: NoVoucher) -> str:
     _ = visit.gettext
     if why == "used":
         return _("This voucher was redeemed already.")
@@ -77,7 +77,7 @@ def _why_no_voucher(visit: Visit, why: NoVoucher) -> str:
 
 
 @form("/topup/card", needs="user", keeps=("amount",))
-async def card(visit: Visit) -> Answer:
+async def card(visit: PageRequest) -> Answer:
     """To Stripe's form; the payment's row is there before."""
     checkout = visit.site.checkout
     if checkout is None:
@@ -113,7 +113,7 @@ def _cents(text: str) -> int | None:
 
 
 @page("/topup/done", needs="user")
-async def done(visit: Visit) -> Answer:
+async def done(visit: PageRequest) -> Answer:
     """Back from Stripe: say how it went. The account is credited here as well, should the webhook be slow."""
     checkout = visit.site.checkout
     if checkout is None:

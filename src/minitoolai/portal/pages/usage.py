@@ -13,7 +13,7 @@ from minitoolai.core.models import UsageCell
 from minitoolai.core.money import format_dollars
 from minitoolai.portal.charts import Column, columns, plain, rows, sheet
 from minitoolai.portal.i18n import N_
-from minitoolai.portal.request import Answer, Visit
+from minitoolai.portal.request import Answer, PageRequest
 from minitoolai.portal.routing import page
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
@@ -34,7 +34,7 @@ COLUMNS = ("day", "kind", "model", "key_id", "key_name", "requests", "input_unit
 
 
 @page("/usage", needs="user")
-async def usage(visit: Visit) -> Answer:
+async def usage(visit: PageRequest) -> Answer:
     """Charts and tables of some days."""
     days = _days(visit)
     cells = await visit.site.usage.cells(visit.member.account_id, days)
@@ -68,7 +68,7 @@ async def usage(visit: Visit) -> Answer:
 
 
 @page("/usage/usage.csv", needs="user")
-async def usage_csv(visit: Visit) -> Answer:
+async def usage_csv(visit: PageRequest) -> Answer:
     """A line for each day, model and key."""
     cells = await visit.site.usage.cells(visit.member.account_id, _days(visit))
     names = await _key_names(visit)
@@ -81,28 +81,28 @@ async def usage_csv(visit: Visit) -> Answer:
 
 
 @page("/usage/requests", needs="user")
-async def requests(visit: Visit) -> Answer:
+async def requests(visit: PageRequest) -> Answer:
     """The last hundred requests: what each cost, how long it took, how it ended."""
-    found = await visit.site.database.read_soon(recent_requests, visit.member.account_id, LAST)
+    found = await visit.site.database.read_async(recent_requests, visit.member.account_id, LAST)
     return visit.render(
         "usage/requests.html", rows=found, most=LAST, names=await _key_names(visit), kinds=KINDS, states=STATES,
         generation_name=generation_name,
     )  # fmt: skip
 
 
-async def _key_names(visit: Visit) -> dict[str, str]:
-    keys = await visit.site.database.read_soon(accounts.keys_of, visit.member.account_id)
+async def _key_names(visit: PageRequest) -> dict[str, str]:
+    keys = await visit.site.database.read_async(accounts.keys_of, visit.member.account_id)
     return {key.id: key.name for key in keys} | dict.fromkeys(await _page_keys(visit), visit.gettext("Studio"))
 
 
-async def _page_keys(visit: Visit) -> set[str]:
+async def _page_keys(visit: PageRequest) -> set[str]:
     def read(connection: Connection) -> set[str]:
         return {key.id for key in accounts.keys_of(connection, visit.member.account_id, for_pages=True)}
 
-    return await visit.site.database.read_soon(read)
+    return await visit.site.database.read_async(read)
 
 
-def _days(visit: Visit) -> int:
+def _days(visit: PageRequest) -> int:
     wanted = visit.query.get("days", "")
     return int(wanted) if wanted in map(str, PERIODS) else 30
 
@@ -122,7 +122,7 @@ def _most_first(cell: UsageCell) -> tuple[int, int]:
     return -cell.cost, -cell.requests
 
 
-def _daily(visit: Visit, cells: list[UsageCell], days: int, amount: Callable[[UsageCell], int]) -> list[Column]:
+def _daily(visit: PageRequest, cells: list[UsageCell], days: int, amount: Callable[[UsageCell], int]) -> list[Column]:
     """A column for each day, also for those on which nothing was."""
     amounts: dict[tuple[int, str], int] = {(cell.day, cell.kind): amount(cell) for cell in cells}
     today = visit.site.clock.now_ms() // MS_PER_DAY

@@ -15,10 +15,10 @@ import psycopg
 from psycopg.pq.abc import PGresult
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, StoreError
-from minitoolai.storage.database import ByIds, Database, Heard, Member, Row
+from minitoolai.storage.database import Database, Heard, Member, Row, SelectByIds
 from minitoolai.storage.postgres import bulk as arrays
 from minitoolai.storage.postgres.bulk import SetBased, rewrite
-from minitoolai.storage.postgres.pipeline import Failure, Pipeline, Statement, surely
+from minitoolai.storage.postgres.pipeline import Failure, Pipeline, Statement, require_row_count
 from minitoolai.storage.postgres.session import connect, place, translated
 
 #: How long the fate of a COMMIT is asked after, while its server is away.
@@ -67,17 +67,17 @@ class PostgresConnection:
             return self._row_by_row(sql, rows)
         return self._ask([statement])[0].command_tuples or 0
 
-    def write_soon(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
+    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
         statement = self._over_arrays(sql, rows) if rows else None
         if statement is not None and self._is_inside:
-            self._queued.append(surely(statement, len(rows), otherwise) if otherwise else statement)
+            self._queued.append(require_row_count(statement, len(rows), otherwise) if otherwise else statement)
         elif self.execute_many(sql, rows) < len(rows) and otherwise:
             raise StoreError(otherwise)
 
     def select_by_ids(self, sql: str, ids: Iterable[int | str], *, lock: bool = False) -> list[Row]:
-        return self.select_each(ByIds(sql, list(ids), lock))[0]
+        return self.select_many(SelectByIds(sql, list(ids), lock))[0]
 
-    def select_each(self, *questions: ByIds) -> list[list[Row]]:
+    def select_many(self, *questions: SelectByIds) -> list[list[Row]]:
         answers: list[list[Row]] = [[] for _ in questions]
         asked = {place: _listing(one) for place, one in enumerate(questions) if one.ids}
         if asked:
@@ -266,7 +266,7 @@ def _over_list(sql: str, lock: bool) -> str:
     return sql.replace("IN (…)", "= ANY($1)") + (" ORDER BY id FOR NO KEY UPDATE" if lock else "")
 
 
-def _listing(question: ByIds) -> Statement:
+def _listing(question: SelectByIds) -> Statement:
     kind = "bigint" if isinstance(question.ids[0], int) else "text"
     values = (arrays.packed(kind, question.ids),)
     return Statement(_over_list(question.sql, question.lock), (arrays.array_type(kind),), values)
@@ -281,9 +281,9 @@ def open_postgres(url: str) -> Database:
     """The database at this address. SettingsError where it is no address; nothing is connected yet."""
 
     def join(channels: Sequence[str], heard: Heard) -> Member:
-        from minitoolai.storage.postgres.session import Presence
+        from minitoolai.storage.postgres.session import ProcessRegistration
 
-        return Presence(url, channels, heard)
+        return ProcessRegistration(url, channels, heard)
 
     return Database(
         lambda read_only: PostgresConnection(url, read_only=read_only),

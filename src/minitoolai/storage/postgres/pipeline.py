@@ -118,7 +118,7 @@ class Pipeline:
         return answers
 
 
-def surely(update: Statement, rows: int, otherwise: str) -> Statement:
+def require_row_count(update: Statement, rows: int, otherwise: str) -> Statement:
     """The same, refused by the server itself unless it changes so many rows: a COMMIT may follow unseen."""
     sql = f"WITH done AS ({update.sql} RETURNING 1) SELECT 1 / (count(*) = ${len(update.types) + 1})::integer FROM done"
     return Statement(sql, (*update.types, _INT8), (*update.values, rows.to_bytes(8, "big")), otherwise=otherwise)

@@ -111,7 +111,7 @@ NUMBERS = 256
 RETRY_S = 0.5
 
 
-class Presence:
+class ProcessRegistration:
     """Held from `start` to `stop`. `heard` is called in a thread of its own."""
 
     def __init__(self, url: str, channels: Sequence[str], heard: Heard) -> None:
