@@ -13,7 +13,6 @@ from minitoolai.billing.charging import Charging
 from minitoolai.billing.idempotency import IdempotencyStore
 from minitoolai.billing.retention import RetentionPolicy, RetentionSweeper
 from minitoolai.chat.image_inputs import ImageInputs
-from minitoolai.chat.router import Route
 from minitoolai.chat.service import ChatService
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.clock import Clock, SystemClock
@@ -21,6 +20,7 @@ from minitoolai.core.errors import SettingsError
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.models import Rate
 from minitoolai.core.money import parse_dollars
+from minitoolai.core.tracing import attempt_headers
 from minitoolai.engines.factory import make_caps, make_engines, make_speech_engines
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
 from minitoolai.httpclient.client import HttpClient
@@ -104,10 +104,11 @@ def build(settings: Settings) -> Services:
     writer = Writer(database, decide)
     http = HttpClient()
     caps = make_caps(catalog)
-    engines = make_engines(catalog, settings, http, caps, tracing.headers if tracing else None)
+    engines = make_engines(catalog, settings, http, caps, attempt_headers if tracing else None)
     in_flight = InFlight(clock)
     limits = make_limits(settings, clock)
-    charging = (tracing.charging if tracing else Charging)(writer, clock, limits)
+    spans = tracing.spans if tracing else None
+    charging = Charging(writer, clock, limits, spans=spans)
     fetch = GuardedClient()
     chats = ChatService(
         catalog,
@@ -118,7 +119,7 @@ def build(settings: Settings) -> Services:
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
         seeing=ImageInputs(lambda url, field: fetch.get(url, field=field)),
-        route=tracing.route if tracing else Route,
+        spans=spans,
     )
     speech_engines = make_speech_engines(catalog, settings, http, caps)
     speech = SpeechService(

@@ -13,11 +13,11 @@ from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.signing import SecretKeys, UrlSigner
+from minitoolai.core.tracing import request_parent
 from minitoolai.engines.factory import make_image_engines
 from minitoolai.engines.protocols import ImageEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
-from minitoolai.images.attempt import JobAttempt
 from minitoolai.images.moderation import DefaultPolicy, ModerationPolicy, Policies, find_policies
 from minitoolai.images.progress import JobEvents
 from minitoolai.images.results import ImageDelivery, ImageSweeper, Links, PublicAddress
@@ -122,7 +122,7 @@ def make_images(base: Base, *, is_alone: bool) -> Images:
         signer,
         board,
         queue_limit=base.settings.image_queue,
-        parent=base.tracing.parent if base.tracing else None,
+        parent=request_parent if base.tracing else None,
     )
     worker = ImageWorker(
         base.catalog,
@@ -136,7 +136,7 @@ def make_images(base: Base, *, is_alone: bool) -> Images:
         is_alone=is_alone,
         meters=base.charging.meters,
         late=frozenset(name for name, entry in base.catalog.engines.items() if entry.kind == "sketch"),
-        new_run=base.tracing.image_run if base.tracing else JobAttempt,
+        spans=base.tracing.spans if base.tracing else None,
     )
     address = PublicAddress(settings.public_url, settings.host, settings.port)
     links = Links(signer, clock, address, lifetime_s=settings.image_link_ttl_s)
