@@ -25,6 +25,7 @@ from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.images.build import Images
 from minitoolai.images.build import build as build_images
 from minitoolai.ledger.rules import decide
+from minitoolai.observability.metrics import MetricSources
 from minitoolai.observability.tracing import Tracing, make_tracing
 from minitoolai.paths import catalog_path, database_url, pepper
 from minitoolai.portal.site import Site
@@ -59,6 +60,13 @@ class Services:
     site: Site
     #: None if tracing is off.
     tracing: Tracing | None
+    shared: SharedServices
+
+    def metric_sources(self) -> MetricSources:
+        """Return the services that /metrics reads."""
+        return MetricSources(
+            self.shared, self.engines, self.speech_engines, self.chats.routes, self.images, self.auditor
+        )
 
 
 def build(settings: Settings) -> Services:
@@ -121,4 +129,5 @@ def build(settings: Settings) -> Services:
         auditor=auditor,
         site=make_site(settings, database, writer, clock, keys, reports, auditor, secret_key),
         tracing=tracing,
+        shared=shared,
     )
