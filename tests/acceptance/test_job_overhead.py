@@ -16,6 +16,9 @@ from tests.acceptance.conftest import Serve
 from tests.support.gallery import CATALOG, PATH
 from tests.support.server import Account
 
+# Measures how long a job takes.
+pytestmark = pytest.mark.timing
+
 ROUNDS = 40
 BODY = {"model": "quick", "prompt": "a sun", "seed": 1, "steps": 1, "width": 256, "height": 256}
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.jobs import run_jobs
 from tests.chaos.worker_jobs import run_worker_jobs
 from tests.support.cluster import running_cluster
 from tests.support.gallery import CATALOG, WorkerProcess, settle_jobs, submit, wrong_jobs
 from tests.support.server import ServerProcess
+
+# Hundreds of jobs on all cores, with leases that expire.
+pytestmark = pytest.mark.timing
 
 
 def test_500_jobs_survive_what_is_done_to_those_who_draw_them(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from tests.chaos.processes import run_process_burst
 from tests.chaos.proofs import SHORT
 from tests.support.cluster import Cluster
 
+# Loads all cores, on both databases at once.
+pytestmark = pytest.mark.timing
+
 
 def test_the_proofs_in_short_hold_on_both_databases(capfd: pytest.CaptureFixture[str]) -> None:
     # Burst and jobs have tests of their own, below and in test_jobs.py.

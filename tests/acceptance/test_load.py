@@ -7,12 +7,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.load import run_load
 from tests.support import catalogs
 from tests.support.dial import dial
 from tests.support.manners import chunk
 from tests.support.server import ServerProcess
 from tests.support.upstream import Exchange, Upstream
+
+# Measures latency and memory under load.
+pytestmark = pytest.mark.timing
 
 #: What each of the slow readers would have to be kept, if it were kept: pieces × bytes.
 PIECES, PIECE, READERS = 1500, 16_384, 4

@@ -30,6 +30,13 @@ def cost(model: str, seen: Seen) -> int:
     return usage["prompt_tokens"] * PRICES[model][0] + usage["completion_tokens"] * PRICES[model][1]
 
 
+def most(asked: dict[str, Any], model: str) -> int:
+    """Return the most that an answer may cost: a token is at least a byte, and a message has a fixed overhead."""
+    price_input, price_output = PRICES[asked.get("model", model)]
+    prompt = sum(len(message["content"]) + 64 for message in asked["messages"])
+    return prompt * price_input + int(asked["max_completion_tokens"]) * price_output
+
+
 def check_exact(account: Account, asked: list[tuple[str, str, dict[str, Any]]], at_once: int) -> None:
     """Ask (model, path, body) one and all; what they were told they cost is what the balance fell by."""
     before = account.money().posted
@@ -93,17 +100,20 @@ def check_crowd(
     assert len(seen) == len(bodies)
     stayed = [one for one in seen if not one.left]
     assert [one for one in stayed if not one.done or one.status != 200][:3] == []
-    # A lease is 10 s; who left is settled long before.
+    # A lease is 10 s; callers who left are settled long before.
     charged = before - account.settled(within_s=12)
     certain = sum(cost(model, one) for one in stayed)
-    assert certain <= charged
+    # Callers who left pay for what was generated: at most the whole answer, and never more than the limit they set.
+    left = [one for one, leave in bodies if leave is not None]
+    assert certain <= charged <= certain + sum(most(one, model) for one in left)
     everything = server.read(
         lambda c: c.execute("SELECT sum(amount) FROM transfers WHERE kind = 'usage' AND debit = ?", (account.id,))
     )
     assert 100_000_000_000 - account.money().posted == everything[0][0]
+    limit = max(one["max_completion_tokens"] for one in left)
     for one in [one for one in seen if one.left and one.name]:
         row = server.generation(one.name)
-        assert row["output_units"] >= one.tokens - 1, (row, one.tokens)
+        assert one.tokens - 1 <= row["output_units"] <= limit, (row, one.tokens)
     eventually(lambda: server.open_files() <= files + 2, within_s=10)
 
 

@@ -14,7 +14,8 @@ from tests.support.crowd import CLOSED, LOOKS, OPEN, address, crowd, median_ms
 from tests.support.house import CLOSED as ROUTES
 from tests.support.server import ServerProcess
 
-pytestmark = pytest.mark.acceptance
+# Measures how long pages take.
+pytestmark = [pytest.mark.acceptance, pytest.mark.timing]
 TRIES = 3
 
 

@@ -115,6 +115,7 @@ class Brief:
         time.sleep(0.5)
 
 
+@pytest.mark.timing  # Links and images that live for two seconds.
 def test_links_expire_and_pictures_are_removed_when_their_time_is_over(tmp_path: Path) -> None:
     brief = Brief(tmp_path)
     brief.check(lambda: len(list(brief.server.data_dir.rglob("objects/*/*.png"))))
@@ -137,6 +138,7 @@ def in_bucket(s3: S3Server) -> dict[str, str]:
     }
 
 
+@pytest.mark.timing  # Links and images that live for two seconds.
 def test_pictures_in_a_bucket_keep_the_same_promises(s3: S3Server, tmp_path: Path) -> None:
     Brief(tmp_path, **in_bucket(s3)).check(lambda: s3.count_objects("pictures"))
 

@@ -20,6 +20,9 @@ from tests.support.load import Caller, Seen, many
 from tests.support.server import Account, ServerProcess
 from tests.support.waiting import children_of, eventually, is_alive
 
+# 200 streams at once on several processes, with leases and timeouts of seconds.
+pytestmark = pytest.mark.timing
+
 PRICES = {"quick": (150, 600), "paced": (2007, 8003), "endless": (2007, 8003)}
 STREAMS = 200
 

@@ -6,10 +6,15 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.support import manners
 from tests.support.ask import events, said, start
 from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Exchange, Upstream
+
+# Measures when a comment comes.
+pytestmark = pytest.mark.timing
 
 
 def timed_lines(account: Account) -> list[tuple[float, str]]:

@@ -14,11 +14,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pytest
+
 from minitoolai.core.clock import random_text
 from minitoolai.engines.chat.llama import find_embedded_model
 from tests.support.load import API, OPENAI, Caller, many
 from tests.support.server import ServerProcess
 from tests.support.upstream import Upstream
+
+# Measures memory, latency and throughput.
+pytestmark = pytest.mark.timing
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
 STORY = {"messages": [{"role": "user", "content": "Tell me a long story about a lighthouse keeper and the sea."}]}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.programs import NODE, install_node, program
+from tests.support.programs import NODE, install_node, one_at_a_time, program
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
@@ -73,14 +73,16 @@ def _python_version(package: str) -> Callable[[], str]:
 
 
 def _litellm() -> str:
-    """The Python that has it; installed on first use."""
+    """Return the Python that has LiteLLM; it is installed on first use."""
     python = LITELLM_HOME / "bin" / "python"
     stamp = LITELLM_HOME / ".installed"
-    if not stamp.exists() or stamp.read_text() != str(LITELLM):
-        uv = str(Path(sys.executable).with_name("uv"))
-        subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, LITELLM_HOME], check=True, timeout=60)
-        subprocess.run([uv, "pip", "install", "-q", "--python", python, *LITELLM], check=True, timeout=300)
-        stamp.write_text(str(LITELLM))
+    with one_at_a_time(LITELLM_HOME):
+        if not stamp.exists() or stamp.read_text() != str(LITELLM):
+            uv = str(Path(sys.executable).with_name("uv"))
+            venv = [uv, "venv", "-q", "--clear", "--python", sys.executable, LITELLM_HOME]
+            subprocess.run(venv, check=True, timeout=60)
+            subprocess.run([uv, "pip", "install", "-q", "--python", python, *LITELLM], check=True, timeout=300)
+            stamp.write_text(str(LITELLM))
     return str(python)
 
 
