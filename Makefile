@@ -59,6 +59,7 @@ check: dev      ## check formatting, lint, types, import contract and house rule
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m tools.openapi --check
 	$(BIN)/python -m tools.house
 
 house: dev      ## measure the source tree beside other projects; fails on import cycles and broken contracts

@@ -70,7 +70,7 @@ class Server:
         desk = image_desk(services)
         state = State(
             {
-                "keyring": services.keys,
+                "key_verifier": services.keys,
                 "reports": services.reports,
                 "why_not_ready": self.why_not_ready,
                 "image_desk": desk,
