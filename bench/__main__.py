@@ -26,8 +26,8 @@ ALL: dict[str, gateways.Gateway] = {
     )
 }
 
-_DESCRIPTION = """Compare MiniToolAI with its peers, in one run and one table. A mock upstream responds to plain requests
-immediately and streams 50 tokens, 5 ms apart; CPU is that of each gateway's whole process tree divided by the
+_DESCRIPTION = """Compare MiniToolAI with its peers, in one run and one table. A mock upstream responds to plain
+requests immediately and streams 50 tokens, 5 ms apart; CPU is that of each gateway's whole process tree divided by the
 responses it gave. Absolute figures depend on the machine; compare the ratios. Missing peers are listed;
 `make bench-peers` installs them."""
 _EXAMPLES = """examples:

@@ -11,8 +11,8 @@ from tests.support.cluster import Cluster, binary, running_cluster
 
 from bench.ledger_sides import Figures, Load, prepare_ours, prepare_theirs, run_ours, run_theirs
 
-_DESCRIPTION = """Pairs of hold and settle per second. MiniToolAI: processes with one group-commit writer each. Compared with SQL
-in the style of pgledger: a PL/pgSQL function that locks the accounts and writes transfer and entries, in one
+_DESCRIPTION = """Pairs of hold and settle per second. MiniToolAI: processes with one group-commit writer each. Compared
+with SQL in the style of pgledger: a PL/pgSQL function that locks the accounts and writes transfer and entries, in one
 transaction per call, driven by pgbench with several numbers of connections. Both are durable (fsync on) and use
 one server started for this run. Absolute figures depend on the machine; compare the ratios."""
 _EXAMPLES = """examples:

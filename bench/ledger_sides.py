@@ -164,7 +164,7 @@ BEGIN
     PERFORM move(held, available, rest);
 END $$;
 """
-#: A customer has two accounts: what is available (10 c) and what is held (10 c + 1). Revenue accounts (houses) are 1 to 9.
+#: A customer has two accounts: available (10 c) and held (10 c + 1) money. Revenue accounts (houses) are 1 to 9.
 SCRIPT = f"""
 \\set customer random(1, :customers)
 \\set house random(1, :houses)
