@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Provide fixtures for the whole suite. Servers are slow to start, so tests with the same configuration share one."""
-=======
-"""Fixtures for the whole suite. Servers start slowly, so tests with one configuration share one per session."""
->>>>>>> house
 
 from __future__ import annotations
 
