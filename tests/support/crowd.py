@@ -105,7 +105,7 @@ def address(member: Visitor, path: str) -> str:
 
 
 def median_ms(visitor: Visitor, path: str) -> float:
-    """Return the median wall-clock time over loopback on one connection, from request to last byte, after a first view."""
+    """Return the median wall-clock time over loopback, from request to last byte, after a first view."""
     took = []
     for n in range(LOOKS + 1):
         begun = time.perf_counter()
