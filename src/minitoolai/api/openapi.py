@@ -5,12 +5,15 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from starlette.requests import Request
+from starlette.responses import Response
+
 from minitoolai import __version__
 from minitoolai.api import openapi_forms as forms
 from minitoolai.api import openapi_images as images
 from minitoolai.api import openapi_options as options
 from minitoolai.api import openapi_speech as speech
-from minitoolai.http.asgi import reads
+from minitoolai.http.routing import json_response, reads
 
 Json = dict[str, Any]
 
@@ -41,9 +44,9 @@ _IDEMPOTENCY_KEY: Json = {
 
 
 @reads("/openapi.json")
-async def document() -> Json:
+async def document(request: Request) -> Response:
     """The whole description."""
-    return describe()
+    return json_response(describe())
 
 
 @cache
