@@ -77,7 +77,7 @@ class Server:
         )
         self._portal: Any = portal(services.site)
         self._idempotent = Idempotent(services.replays, services.keys)
-        self._metrics = MetricsPort(services.settings, MetricsPage(services, self.why_not_ready).text)
+        self._metrics = MetricsPort(services.settings, MetricsPage(services.metric_sources(), self.why_not_ready).text)
         self._count = services.chats.charging.meters.request
 
     def why_not_ready(self) -> str | None:

@@ -10,7 +10,8 @@ from starlette.responses import PlainTextResponse, Response
 from minitoolai.http.routing import MethodRoute
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.portal.pages import account, admin, auth, docs, home, keys, playground, topup, usage
-from minitoolai.portal.routing import PageHandler, new_page_request, not_found, page_routes
+from minitoolai.portal.request import PageRequest
+from minitoolai.portal.routing import PageHandler, not_found, page_routes
 from minitoolai.portal.site import Site
 
 #: The modules with pages; each has a list HANDLERS.
@@ -40,6 +41,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == 404 and path[1:3] in LANGUAGES:
-        return not_found(new_page_request(request))
+        return not_found(PageRequest(request.app.state.site, request, path[1:3]))
     text = f"{error.status_code} {request.method} {path[:200]}: {error.detail}\n"
     return PlainTextResponse(text, error.status_code, error.headers)

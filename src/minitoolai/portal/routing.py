@@ -38,7 +38,7 @@ Function = Callable[[PageRequest], Awaitable[Response]]
 READING: Final = ("GET", "HEAD")
 #: The other methods; browsers send only the first.
 CHANGING: Final = ("POST", "PUT", "PATCH", "DELETE")
-_HOST: Final = re.compile(r"(?:[\w.-]*|\[[\da-fA-F:.]+\])(?::\d*)?", re.ASCII).fullmatch
+_is_valid_host: Final = re.compile(r"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*").fullmatch
 
 
 class LanguageConvertor(StringConvertor):
@@ -153,7 +153,7 @@ def new_page_request(request: Request, default_lang: str = DEFAULT) -> PageReque
 
     Refuse an invalid Host header with HTTPException 400: links are built from it.
     """
-    if not _HOST(request.headers.get("host", "")):
+    if not _is_valid_host(request.headers.get("host", "")):
         raise HTTPException(400, "Invalid host header")
     lang = request.scope["path"].strip("/").partition("/")[0]
     return PageRequest(request.app.state.site, request, lang if lang in LANGUAGES else default_lang)
