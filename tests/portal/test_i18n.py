@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 from tools import messages
 
-from minitoolai.portal.i18n import LANGUAGES, preferred, texts, writing
+from minitoolai.portal.i18n import LANGUAGES, formatter, preferred_language, translations
 
 TRANSLATED = messages.TRANSLATED
 TEXTS = [text for part in messages.texts().values() for text in part]
@@ -56,7 +56,7 @@ def test_every_text_with_a_count_has_all_forms(lang: str) -> None:
     ("lang", "one", "many"), [("en", 1, 2), ("de", 1, 0), ("pt", 0, 2), ("fr", 1, 2), ("es", 1, 0)]
 )
 def test_plurals_are_counted_as_the_language_counts(lang: str, one: int, many: int) -> None:
-    say = texts(lang).ngettext
+    say = translations(lang).ngettext
     single, plural = "It needs at least %(num)d character.", "It needs at least %(num)d characters."
     assert say(single, plural, one) == say(single, plural, 1)
     assert say(single, plural, many) == say(single, plural, 5)
@@ -75,13 +75,13 @@ def test_plurals_are_counted_as_the_language_counts(lang: str, one: int, many: i
     ],
 )
 def test_numbers_and_money_are_written_as_the_language_writes_them(lang: str, number: str, money: str) -> None:
-    assert writing(lang).number(1234567.5) == number
-    assert writing(lang).money(1_234_000_000_015) == money
+    assert formatter(lang).number(1234567.5) == number
+    assert formatter(lang).money(1_234_000_000_015) == money
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_round_money_has_two_places(lang: str) -> None:
-    assert re.search(r"5[.,]00(\D|$)", writing(lang).money(5_000_000_000))
+    assert re.search(r"5[.,]00(\D|$)", formatter(lang).money(5_000_000_000))
 
 
 @pytest.mark.parametrize(
@@ -98,4 +98,4 @@ def test_round_money_has_two_places(lang: str) -> None:
     ],
 )
 def test_a_visitor_gets_the_language_asked_for(header: str, cookie: str, lang: str) -> None:
-    assert preferred(header, cookie) == lang
+    assert preferred_language(header, cookie) == lang

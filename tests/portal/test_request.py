@@ -8,8 +8,9 @@ import time
 import msgspec
 import pytest
 
+from minitoolai.core.signing import SecretKeys
 from minitoolai.portal.forms import CookieSigner
-from minitoolai.portal.request import COOKIE, LARGEST, Draft
+from minitoolai.portal.request import DRAFT_COOKIE, MAX_DRAFT_LENGTH, Draft
 from minitoolai.storage import accounts, users
 from tests.support.browse import PASSWORD, Forms, Visitor
 from tests.support.server import ServerProcess
@@ -70,7 +71,7 @@ def test_it_is_in_no_address_and_no_log_and_out_of_the_reach_of_scripts(
     type_a_key(member, email, "a name to find")
     assert "name" not in member.page.url
     assert all("find" not in step.url for step in member.page.history)
-    assert 0 < len(draft(member)) <= LARGEST
+    assert 0 < len(draft(member)) <= MAX_DRAFT_LENGTH
     assert "a name to find" not in server.log.read_text()
     cookie = next(c for c in member.page.history[0].raw.headers.getlist("set-cookie") if c.startswith("draft="))
     assert "HttpOnly" in cookie
@@ -111,8 +112,8 @@ def test_it_is_good_for_minutes_whatever_the_browser_thinks(
     account_id = server.read(lambda c: users.find_user(c, email))[0].account_id
     until_ms = int(time.time() + seconds) * 1000
     old = msgspec.to_builtins(Draft(account_id, "/keys", {"name": ["my laptop"]}, until_ms))
-    signer = CookieSigner((server.data_dir / "secret.key").read_bytes())
-    member.cookies.set("draft", signer.pack(COOKIE, old), domain="127.0.0.1", path="/")
+    signer = CookieSigner(SecretKeys((server.data_dir / "secret.key").read_bytes()))
+    member.cookies.set("draft", signer.pack(DRAFT_COOKIE, old), domain="127.0.0.1", path="/")
     page = member.open("/keys").text
     assert ("my laptop" in page) is is_shown
     assert (NOTICE in page) is is_shown

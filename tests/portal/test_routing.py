@@ -12,6 +12,7 @@ import requests
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.portal.request import is_local
 from minitoolai.portal.routes import MODULES
+from minitoolai.portal.routing import PageHandler
 from tests.support import house
 from tests.support.browse import PASSWORD, Visitor
 from tests.support.cli import CATALOG
@@ -193,5 +194,5 @@ def test_every_page_is_looked_at_by_axe_and_timed_and_in_the_pictures() -> None:
     the_guide_again = {"/api-documentation"}
     known = {*OPEN, *house.CLOSED} | files | shown_as_states | the_guide_again
     handlers = [handler for module in MODULES for handler in module.HANDLERS]
-    pages = {handler.opt["path"] for handler in handlers if "path" in handler.opt and "GET" in handler.http_methods}
-    assert {re.sub(r"\{(\w)\w*:str\}", lambda m: {"k": "+", "n": "#"}[m[1]], path) for path in pages} == known
+    pages = {handler.path for handler in handlers if isinstance(handler, PageHandler) and "GET" in handler.methods}
+    assert {re.sub(r"\{(\w)\w*\}", lambda m: {"k": "+", "n": "#"}[m[1]], path) for path in pages} == known

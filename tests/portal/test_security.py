@@ -8,6 +8,7 @@ import time
 import pytest
 import requests
 
+from minitoolai.core.signing import SecretKeys
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.storage import accounts, users
 from tests.support.browse import PASSWORD, Forms, Visitor
@@ -81,10 +82,10 @@ def test_nothing_changes_by_get(member: Visitor) -> None:
 def test_a_token_looks_different_on_every_page_and_is_good_all_the_same(member: Visitor) -> None:
     tokens = {member.open("/keys") and member.fields("/keys")["csrf"] for _ in range(3)}
     assert len(tokens) == 3
-    signer = CookieSigner(b"pepper")
+    signer = CookieSigner(SecretKeys(b"pepper"))
     assert signer.is_form_token(signer.form_token("a"), "a")
     assert not signer.is_form_token(signer.form_token("a"), "b")
-    assert not signer.is_form_token(CookieSigner(b"other").form_token("a"), "a")
+    assert not signer.is_form_token(CookieSigner(SecretKeys(b"other")).form_token("a"), "a")
 
 
 # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.money import format_dollars
-from minitoolai.portal.charts import HEIGHT, Column, columns, rows, steps
-from minitoolai.portal.i18n import writing
+from minitoolai.portal.charts import HEIGHT, Column, column_chart, row_chart, scale_values
+from minitoolai.portal.i18n import formatter
 from minitoolai.storage import users
 from minitoolai.storage.reports import MS_PER_DAY
 from tests.support.browse import Visitor
@@ -69,7 +69,7 @@ def test_what_was_used_shows_by_day_model_and_key_and_adds_up(
     assert line["cost"] == format_dollars(cost)
     page = member.open("/usage").text
     for table in ("by-day", "by-model", "by-key"):
-        assert writing("en").money(cost) in re.findall(rf'id="{table}".*?</table>', page, re.DOTALL)[0]
+        assert formatter("en").money(cost) in re.findall(rf'id="{table}".*?</table>', page, re.DOTALL)[0]
     assert len(page) < 60_000
     last = member.open("/usage/requests").text
     assert last.count("fake-chat") == 3
@@ -138,7 +138,7 @@ def test_the_charts_are_drawings_with_names_axes_and_labels(
 
 @given(st.integers(0, 2**62))
 def test_a_scale_is_round_and_reaches_the_highest(highest: int) -> None:
-    scale = steps(highest)
+    scale = scale_values(highest)
     assert scale[0] == 0
     assert scale[-1] >= highest
     assert 2 <= len(scale) <= 6
@@ -148,7 +148,7 @@ def test_a_scale_is_round_and_reaches_the_highest(highest: int) -> None:
 @given(st.lists(st.tuples(st.integers(0, 10**12), st.integers(0, 10**12)), min_size=1, max_size=90))
 def test_bars_stay_within_their_drawing(amounts: list[tuple[int, int]]) -> None:
     data = [Column("d", (("chat", one), ("image", two))) for one, two in amounts]
-    for chart in (columns(data, str), rows(data, str)):
+    for chart in (column_chart(data, str), row_chart(data, str)):
         for bar in chart.bars:
             assert 0 <= bar.x <= bar.x + bar.width <= 721
             assert -2 <= bar.y <= bar.y + bar.height <= max(chart.height, HEIGHT) + 1
