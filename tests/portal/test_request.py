@@ -12,7 +12,7 @@ from minitoolai.core.signing import SecretKeys
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.request import DRAFT_COOKIE, MAX_DRAFT_LENGTH, Draft
 from minitoolai.storage import accounts, users
-from tests.support.browse import PASSWORD, Forms, Visitor
+from tests.support.browse import PASSWORD, Forms, Visitor, new_user
 from tests.support.server import ServerProcess
 
 NOTICE = "What you typed before the sign-in stands here again."
@@ -82,7 +82,7 @@ def test_it_is_in_no_address_and_no_log_and_out_of_the_reach_of_scripts(
 def test_whoever_else_signs_in_sees_nothing_of_it_and_it_is_gone(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
-    Visitor(server).sign_up("other-" + email)
+    new_user(server, "other-" + email)
     type_a_key(member, email)
     sign_in_again(member, "other-" + email)
     assert "my laptop" not in member.page.text
@@ -98,7 +98,7 @@ def test_a_cookie_put_into_another_ones_browser_shows_nothing(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     type_a_key(member, email)
-    other = Visitor(server).sign_up("another-" + email)
+    other = new_user(server, "another-" + email)
     other.cookies.set("draft", draft(member), domain="127.0.0.1", path="/")
     page = other.open("/keys").text
     assert "my laptop" not in page

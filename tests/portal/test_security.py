@@ -11,7 +11,7 @@ import requests
 from minitoolai.core.signing import SecretKeys
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.storage import accounts, users
-from tests.support.browse import PASSWORD, Forms, Visitor
+from tests.support.browse import PASSWORD, Forms, Visitor, new_user
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess
 
@@ -200,7 +200,7 @@ def test_nobody_can_revoke_or_see_the_key_of_another(member: Visitor, email: str
     member.submit("/keys", name="mine alone")
     found = KEY.search(member.page.text)
     assert found
-    other = Visitor(server).sign_up(f"other-{email}")
+    other = new_user(server, f"other-{email}")
     assert "mine alone" not in other.open("/keys").text
     other.submit("/keys", name="a form to fill in")
     fields = other.fields("/keys/revoke") | {"key": found[0].split("-")[2]}
@@ -213,7 +213,7 @@ def test_the_statement_is_the_members_own_whatever_the_address_says(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     server.command("credit", "grant", email, "5.00", "--reason", "for me alone")
-    other = Visitor(server).sign_up(f"other-{email}")
+    other = new_user(server, f"other-{email}")
     for path in ("/balance", "/balance?below=999&until=99999999999999", "/balance/statement.csv"):
         assert "for me alone" in member.open(path).text
         assert "for me alone" not in other.open(path).text

@@ -20,7 +20,7 @@ MAX_FIELDS = 300
 
 
 class FormData:
-    """The fields of a form by name, stripped of surrounding whitespace, and what is wrong with them."""
+    """The fields of a form by name, stripped of surrounding whitespace, and their errors."""
 
     def __init__(self, values: dict[str, str] | None = None) -> None:
         self.values = values or {}
@@ -47,7 +47,7 @@ class FormData:
         return self.values.pop(name, "")
 
     def add_error(self, name: str, message: str) -> None:
-        """Record what is wrong with a field; "" is the form as a whole. The first error of a field is kept."""
+        """Record the error of a field; "" is the form as a whole. The first error of a field is kept."""
         self.errors.setdefault(name, message)
 
     @property
@@ -100,7 +100,8 @@ def read_cookies(header: str) -> dict[str, str]:
 class CookieSigner:
     """Signs cookies and CSRF tokens. A signature holds for one purpose only.
 
-    The newest key of `secret_keys` signs; what the older ones signed stays valid, so that a rotation signs nobody out.
+    The newest key of `secret_keys` signs. Signatures of the older ones stay valid, so that open forms survive a
+    rotation.
     """
 
     def __init__(self, secret_keys: SecretKeys) -> None:

@@ -1,6 +1,7 @@
 """One page request of one browser: its session, language and form; render pages, redirect, set cookies.
 
-Also the security headers of every response, and form recovery: what was typed into a form after the session had ended.
+Also the security headers of every response, and form recovery: restore the fields of a form that was sent after the
+session had ended.
 """
 
 from __future__ import annotations
@@ -287,7 +288,7 @@ OWNER_FIELD = "whose"
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """What was typed, by whom, into which form (a path after the language), and when it expires."""
+    """The fields typed by one account into one form (a path after the language), and when they expire."""
 
     account_id: int
     path: str

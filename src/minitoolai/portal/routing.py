@@ -51,7 +51,7 @@ register_url_convertor("lang", LanguageConvertor())
 
 
 class PageHandler(msgspec.Struct, frozen=True):
-    """A function for some methods of `/{lang}{path}`, and what is checked before it runs."""
+    """A function for some methods of `/{lang}{path}`, with the checks before it."""
 
     path: str
     methods: tuple[str, ...]

@@ -27,7 +27,7 @@ from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
 
-#: Who may see a page.
+#: The access that a page requires.
 Access = Literal["public", "user", "admin"]
 
 
@@ -130,7 +130,7 @@ class Site:
                 tasks.create_task(self.checkout.poll())
 
     async def close(self) -> None:
-        """Finish what was started, and stop the threads."""
+        """Wait for pending e-mails, and stop the threads."""
         await self.users.close()
         if self.checkout is not None:
             self.checkout.close()

@@ -10,7 +10,7 @@ import requests
 from minitoolai.storage import accounts, users
 from minitoolai.storage import reports as admin
 from tests.portal.test_security import MARK, post
-from tests.support.browse import Visitor
+from tests.support.browse import Visitor, new_user
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -24,9 +24,7 @@ def account_of(server: ServerProcess, email: str) -> int:
 @pytest.fixture
 def boss(server: ServerProcess, email: str) -> Visitor:
     """An admin."""
-    visitor = Visitor(server).sign_up(f"boss-{email}")
-    assert server.command("account", "admin", f"boss-{email}").returncode == 0
-    return visitor
+    return new_user(server, f"boss-{email}", is_admin=True)
 
 
 def test_for_everybody_else_there_is_nothing(boss: Visitor, member: Visitor, email: str, server: ServerProcess) -> None:

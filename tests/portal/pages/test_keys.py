@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from minitoolai.core.models import KeyRow
 from minitoolai.storage import accounts, users
 from tests.portal.test_security import MARK
-from tests.support.browse import PASSWORD, Visitor
+from tests.support.browse import PASSWORD, Visitor, new_user
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -180,7 +180,7 @@ def test_an_expired_key_gets_another_day(member: Visitor, email: str, server: Se
 def test_a_key_of_others_or_one_that_is_revoked_is_not_there(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
-    other = Visitor(server).sign_up(f"other-{email}")
+    other = new_user(server, f"other-{email}")
     server.command("key", "create", email, "--name", "k")
     key_id = keys_of(server, email)["k"].id
     member.open(f"/keys/{key_id}")

@@ -12,7 +12,7 @@ import requests
 
 from minitoolai.core.money import parse_dollars
 from minitoolai.storage import accounts, users
-from tests.support.browse import Visitor
+from tests.support.browse import Visitor, new_user
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -44,7 +44,7 @@ def test_a_voucher_is_redeemed_once_however_it_is_typed(member: Visitor, email: 
 
 def test_of_many_who_redeem_a_voucher_at_once_one_gets_it(server: ServerProcess, email: str) -> None:
     code = server.command("voucher", "create", "3.00").stdout.strip()
-    people = [Visitor(server).sign_up(f"{n}-{email}") for n in range(4)]
+    people = [new_user(server, f"{n}-{email}") for n in range(4)]
     tries = [(person, person.open("/topup") and person.fields("/topup/voucher")) for person in people for _ in range(5)]
 
     def redeem(one: tuple[Visitor, dict[str, str]]) -> int:

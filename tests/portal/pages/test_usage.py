@@ -19,7 +19,7 @@ from minitoolai.portal.charts import HEIGHT, Column, column_chart, row_chart, sc
 from minitoolai.portal.i18n import formatter
 from minitoolai.storage import users
 from minitoolai.storage.reports import MS_PER_DAY
-from tests.support.browse import Visitor
+from tests.support.browse import Visitor, new_user
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -105,7 +105,7 @@ def test_old_usage_is_kept_and_unfinished_work_is_counted_when_it_ends(
 
 def test_nobody_sees_the_usage_of_others(member: Visitor, email: str, server: ServerProcess) -> None:
     chat(server, key_with_money(member, email))
-    other = Visitor(server).sign_up(f"other-{email}")
+    other = new_user(server, f"other-{email}")
     for path in ("/usage", "/usage/requests", "/usage/usage.csv"):
         assert "fake-chat" not in other.open(path).text
     stranger = Visitor(server)

@@ -115,7 +115,7 @@ async def revoke(page: PageRequest) -> Response:
 
 @page("/admin/actions", access="admin")
 async def actions(page: PageRequest) -> Response:
-    """Show what admins did, to whom, and why."""
+    """Show the log of admin actions: action, account and reason."""
     rows = await page.site.database.read_async(reports.actions, 2 * MAX_ROWS)
     return page.render("admin/actions.html", done=rows, actions=ACTIONS)
 

@@ -25,7 +25,7 @@ async def root(request: Request) -> Response:
 
 
 def language_of(request: Request) -> str:
-    """Return the language of a visitor whose path has none."""
+    """Return the language for a path without one: from the cookie or from Accept-Language."""
     cookies = read_cookies(request.headers.get("cookie", ""))
     return preferred_language(request.headers.get("accept-language", ""), cookies.get("lang", ""))
 

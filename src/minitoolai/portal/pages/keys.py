@@ -219,7 +219,7 @@ async def keys(page: PageRequest) -> Response:
 async def render_keys(
     page: PageRequest, status: int = 200, made: NewKey | None = None, old: KeyRow | None = None
 ) -> Response:
-    """Return the list of keys. `made`: a new key, whose text is shown this once; `old`: the key that it replaces."""
+    """Return the list of keys. `made`: a new key, to show its text this once; `old`: the key that it replaces."""
     text = page.query.get("page", "")
     wanted = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
     rows, number, last = await page.site.database.read_async(
