@@ -26,12 +26,6 @@ NOWHERE = (
 )  # fmt: skip
 
 
-def test_the_root_leads_to_the_visitors_language_and_the_choice_is_remembered(visitor: Visitor) -> None:
-    assert visitor.open("/", headers={"accept-language": "tr,en;q=0.5"}).url.endswith("/tr/")
-    visitor.open("/de/")
-    assert visitor.open("/", headers={"accept-language": "tr"}).url.endswith("/de/")
-
-
 @pytest.mark.parametrize("lang", LANGUAGES)
 @pytest.mark.parametrize("path", OPEN)
 def test_a_page_names_its_language_and_its_siblings(server: ServerProcess, lang: str, path: str) -> None:
@@ -64,32 +58,10 @@ def test_nothing_is_asked_of_other_hosts(server: ServerProcess, visitor: Visitor
             assert address.startswith(("/", "#", server.url)), address
 
 
-def test_files_have_names_that_change_with_them_and_are_kept_for_a_year(visitor: Visitor) -> None:
-    address = re.search(r'href="(/static/[0-9a-f]{12}/portal\.css)"', visitor.open("/").text)
-    assert address
-    file = visitor.open(address[1])
-    assert file.headers["cache-control"] == "public, max-age=31536000, immutable"
-    assert file.headers["content-type"] == "text/css; charset=utf-8"
-    assert file.headers["content-encoding"] == "gzip"
-    assert visitor.open("/static/000000000000/portal.css").status_code == 404
-    assert visitor.open("/static/../site.py").status_code == 404
-
-
 def test_a_page_may_be_packed(server: ServerProcess) -> None:
     answer = requests.get(server.url + "/en/", headers={"accept-encoding": "gzip"}, stream=True, timeout=20)
     assert answer.headers["content-encoding"] == "gzip"
     assert b"</html>" in gzip.decompress(answer.raw.read(decode_content=False))
-
-
-def test_a_theme_is_chosen_and_remembered_without_a_script(visitor: Visitor) -> None:
-    visitor.open("/signin")
-    visitor.submit("/theme", theme="dark")
-    assert visitor.page.url.endswith("/en/signin")
-    assert 'data-theme="dark"' in visitor.page.text
-    visitor.submit("/theme", theme="light")
-    assert 'data-theme="light"' in visitor.open("/").text
-    visitor.submit("/theme", theme='"><script>')
-    assert "data-theme" not in visitor.page.text
 
 
 def test_what_is_not_there_is_said_in_a_page_of_the_language(member: Visitor) -> None:
@@ -132,14 +104,6 @@ def test_what_breaks_is_said_in_a_page_and_written_down(tmp_path: Path) -> None:
         assert "key_uses" in server.log.read_text()
         server.write(lambda c: c.execute("ALTER TABLE elsewhere RENAME TO key_uses", ()))
         server.log.write_text("")
-
-
-def test_another_language_or_theme_keeps_the_page_and_what_was_asked(member: Visitor) -> None:
-    page = member.open("/usage?days=7").text
-    assert 'href="/de/usage?days=7"' in page
-    member.submit("/theme", theme="dark")
-    assert member.page.url.endswith("/en/usage?days=7")
-    assert 'href="/de/&#34;' not in member.open('/usage?x="><script>').text
 
 
 def test_the_way_back_from_the_sign_in_is_whole_and_in_the_language_chosen_there(server: ServerProcess) -> None:

@@ -8,7 +8,6 @@ import pytest
 import requests
 
 from minitoolai.http.errors import TABLE
-from minitoolai.portal.highlight import EXAMPLE_ORIGIN, FOLDER, example, highlight
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.portal.pages.docs import ERRORS
 from tests.support.browse import Visitor
@@ -114,16 +113,3 @@ def test_prices_are_written_as_the_language_writes_them(visitor: Visitor, lang: 
     page = visitor.open(f"/{lang}/prices").text
     assert price in page
     assert count in page
-
-
-@pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
-def test_colours_change_nothing_of_a_program(path: object) -> None:
-    name = getattr(path, "name", "")
-    text = (FOLDER / name).read_text().rstrip("\n")
-    plain = re.sub("</?[bi]>", "", example(name, EXAMPLE_ORIGIN))
-    assert plain.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") == text
-
-
-def test_words_in_strings_are_strings() -> None:
-    assert highlight('print("for <you>")', "python") == '<b>print</b>(<i>"for &lt;you&gt;"</i>)'
-    assert highlight("information = x.for_all", "python") == "information = x.for_all"
