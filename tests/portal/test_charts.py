@@ -13,7 +13,7 @@ from minitoolai.portal.charts import HEIGHT, Column, column_chart, escape_formul
 
 
 @given(st.integers(0, 2**62))
-def test_a_scale_is_round_and_reaches_the_highest(highest: int) -> None:
+def test_a_scale_has_round_values_up_to_the_highest(highest: int) -> None:
     scale = scale_values(highest)
     assert scale[0] == 0
     assert scale[-1] >= highest
@@ -22,7 +22,7 @@ def test_a_scale_is_round_and_reaches_the_highest(highest: int) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**12), st.integers(0, 10**12)), min_size=1, max_size=90))
-def test_bars_stay_within_their_drawing(amounts: list[tuple[int, int]]) -> None:
+def test_bars_stay_within_their_chart(amounts: list[tuple[int, int]]) -> None:
     data = [Column("d", (("chat", one), ("image", two))) for one, two in amounts]
     for chart in (column_chart(data, str), row_chart(data, str)):
         for bar in chart.bars:

@@ -1,4 +1,4 @@
-"""What holds for every page: languages, themes, headers, files, sizes, and what is not there."""
+"""Rules for every page: language, headers, size, errors; and the routes behind them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOWHERE = (
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 @pytest.mark.parametrize("path", OPEN)
-def test_a_page_names_its_language_and_its_siblings(server: ServerProcess, lang: str, path: str) -> None:
+def test_a_page_names_its_language_and_its_translations(server: ServerProcess, lang: str, path: str) -> None:
     answer = requests.get(f"{server.url}/{lang}{path}", timeout=20)
     assert answer.status_code == 200
     assert f'<html lang="{lang}"' in answer.text
@@ -41,7 +41,7 @@ def test_a_page_names_its_language_and_its_siblings(server: ServerProcess, lang:
 
 
 @pytest.mark.parametrize("path", [*OPEN, "/nothing", "/keys"])
-def test_every_page_forbids_what_browsers_should_not_do(server: ServerProcess, path: str) -> None:
+def test_every_page_has_the_security_headers(server: ServerProcess, path: str) -> None:
     answer = requests.get(f"{server.url}/en{path}", timeout=20, allow_redirects=False)
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -52,19 +52,19 @@ def test_every_page_forbids_what_browsers_should_not_do(server: ServerProcess, p
     assert "no-" in answer.headers["cache-control"]
 
 
-def test_nothing_is_asked_of_other_hosts(server: ServerProcess, visitor: Visitor) -> None:
+def test_pages_link_to_no_other_host(server: ServerProcess, visitor: Visitor) -> None:
     for path in OPEN:
         for address in re.findall(r'(?:src|href|action)="([^"]*)"', visitor.open(path).text):
             assert address.startswith(("/", "#", server.url)), address
 
 
-def test_a_page_may_be_packed(server: ServerProcess) -> None:
+def test_a_page_is_compressed_on_request(server: ServerProcess) -> None:
     answer = requests.get(server.url + "/en/", headers={"accept-encoding": "gzip"}, stream=True, timeout=20)
     assert answer.headers["content-encoding"] == "gzip"
     assert b"</html>" in gzip.decompress(answer.raw.read(decode_content=False))
 
 
-def test_what_is_not_there_is_said_in_a_page_of_the_language(member: Visitor) -> None:
+def test_a_missing_page_is_a_404_in_the_language_of_the_path(member: Visitor) -> None:
     for path in NOWHERE:
         for method in ("GET", "POST", "DELETE"):
             answer = member.request(method, f"{member.server.url}/de{path}", timeout=20)
@@ -74,7 +74,7 @@ def test_what_is_not_there_is_said_in_a_page_of_the_language(member: Visitor) ->
             assert "content-security-policy" in answer.headers
 
 
-def test_a_method_that_is_nobodys_is_refused_in_a_page(member: Visitor) -> None:
+def test_an_unsupported_method_is_a_405_with_a_page(member: Visitor) -> None:
     for path in ("/", "/keys", "/usage/requests", "/docs", "/studio/key", "/signout"):
         for method in ("PUT", "PATCH", "DELETE"):
             answer = member.request(method, f"{member.server.url}/fr{path}", timeout=20)
@@ -83,7 +83,7 @@ def test_a_method_that_is_nobodys_is_refused_in_a_page(member: Visitor) -> None:
             assert f'href="/fr{path}"' in answer.text
 
 
-def test_a_form_that_is_too_large_or_no_form_is_refused_in_a_page(member: Visitor) -> None:
+def test_a_form_that_is_too_large_or_malformed_is_refused_with_a_page(member: Visitor) -> None:
     there = f"{member.server.url}/es/keys"
     answer = member.post(there, data={"name": "x" * 70_000}, timeout=20)
     assert answer.status_code == 413
@@ -94,7 +94,7 @@ def test_a_form_that_is_too_large_or_no_form_is_refused_in_a_page(member: Visito
         assert "</html>" in answer.text
 
 
-def test_what_breaks_is_said_in_a_page_and_written_down(tmp_path: Path) -> None:
+def test_an_internal_error_is_a_500_with_a_page_and_a_log_line(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, catalog=CATALOG) as server:
         visitor = Visitor(server).sign_up("ann@example.com")
         server.write(lambda c: c.execute("ALTER TABLE key_uses RENAME TO elsewhere", ()))
@@ -106,7 +106,7 @@ def test_what_breaks_is_said_in_a_page_and_written_down(tmp_path: Path) -> None:
         server.log.write_text("")
 
 
-def test_the_way_back_from_the_sign_in_is_whole_and_in_the_language_chosen_there(server: ServerProcess) -> None:
+def test_the_sign_in_leads_back_with_the_query_and_in_the_chosen_language(server: ServerProcess) -> None:
     visitor = Visitor(server)
     address = visitor.open("/usage?days=7").url
     assert address.endswith("/en/signin?next=/en/usage%3Fdays%3D7")
@@ -114,7 +114,7 @@ def test_the_way_back_from_the_sign_in_is_whole_and_in_the_language_chosen_there
     assert 'name="next" value="/tr/usage?days=7"' in page
 
 
-def test_a_session_that_ended_within_a_form_leads_to_the_sign_in_and_back(
+def test_a_form_sent_after_the_session_ended_leads_to_the_sign_in_and_back(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     other = Visitor(server).sign_in(email)
@@ -127,12 +127,12 @@ def test_a_session_that_ended_within_a_form_leads_to_the_sign_in_and_back(
     assert member.page.url == member.url("/topup")
 
 
-def test_the_api_keeps_its_own_words(server: ServerProcess) -> None:
+def test_errors_of_the_api_are_json(server: ServerProcess) -> None:
     assert requests.get(server.url + "/xx/keys", timeout=20).json()["error"]["code"] == "not_found"
     assert requests.get(server.url + "/v1/models", timeout=20).json()["error"]["code"] == "invalid_api_key"
 
 
-def test_head_is_answered_like_get(server: ServerProcess) -> None:
+def test_head_has_no_body(server: ServerProcess) -> None:
     answer = requests.head(server.url + "/en/", timeout=20)
     assert (answer.status_code, answer.content) == (200, b"")
 
@@ -142,7 +142,7 @@ def test_head_is_answered_like_get(server: ServerProcess) -> None:
     ["//evil.example", "https://evil.example", "/\\evil.example", "/en\n/x", "", "javascript:alert(1)", "/v1/models",
      "/enx", "///en/", "/%2fevil", "en/keys", "/\tevil", "/en/\x7f"],
 )  # fmt: skip
-def test_an_address_that_leads_elsewhere_is_not_local(address: str) -> None:
+def test_an_address_of_another_site_is_not_local(address: str) -> None:
     assert not is_local(address)
 
 
@@ -151,7 +151,7 @@ def test_an_address_of_a_page_is_local(address: str) -> None:
     assert is_local(address)
 
 
-def test_every_page_is_looked_at_by_axe_and_timed_and_in_the_pictures() -> None:
+def test_every_page_is_covered_by_the_accessibility_and_timing_tests() -> None:
     """A page that is new is named in tests/support/house.py, or the reason why not stands here."""
     files = {"/usage/usage.csv", "/balance/statement.csv"}
     shown_as_states = {"/confirm", "/reset/new", "/topup/done", "/{rest:path}"}

@@ -1,4 +1,4 @@
-"""Usage: what the pages show is what the books say, for nobody but the owner; charts that can be read."""
+"""The usage pages agree with the ledger, show only the own account, and have accessible charts."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def used(member: Visitor, email: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(member.open("/usage/usage.csv").text)))
 
 
-def test_what_was_used_shows_by_day_model_and_key_and_adds_up(
-    member: Visitor, email: str, server: ServerProcess
-) -> None:
+def test_usage_by_day_model_and_key_adds_up(member: Visitor, email: str, server: ServerProcess) -> None:
     assert "Nothing was used in this time" in member.open("/usage").text
     key = key_with_money(member, email)
     for _ in range(3):
@@ -73,14 +71,14 @@ def test_what_was_used_shows_by_day_model_and_key_and_adds_up(
     assert last.count(">done<") == 3
 
 
-def test_each_look_shows_what_came_since(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_each_request_shows_the_usage_since_the_last_one(member: Visitor, email: str, server: ServerProcess) -> None:
     key = key_with_money(member, email)
     for times in (1, 2, 3):
         chat(server, key)
         assert used(member, email)[0]["requests"] == str(times)
 
 
-def test_old_usage_is_kept_and_unfinished_work_is_counted_when_it_ends(
+def test_old_usage_is_cached_and_pending_work_is_counted_when_it_ends(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     key = key_with_money(member, email)
@@ -100,7 +98,7 @@ def test_old_usage_is_kept_and_unfinished_work_is_counted_when_it_ends(
     assert [line["requests"] for line in used(member, email)] == ["1", "1"]
 
 
-def test_nobody_sees_the_usage_of_others(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_usage_shows_only_the_own_account(member: Visitor, email: str, server: ServerProcess) -> None:
     chat(server, key_with_money(member, email))
     other = new_user(server, f"other-{email}")
     for path in ("/usage", "/usage/requests", "/usage/usage.csv"):
@@ -110,7 +108,7 @@ def test_nobody_sees_the_usage_of_others(member: Visitor, email: str, server: Se
         assert "/signin" in stranger.open(path).url
 
 
-def test_a_name_of_a_key_is_text_and_no_formula(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_the_name_of_a_key_is_escaped_in_pages_and_csv(member: Visitor, email: str, server: ServerProcess) -> None:
     chat(server, key_with_money(member, email, "=" + MARK), MARK)
     for path in ("/usage", "/usage/requests"):
         page = member.open(path).text
@@ -120,9 +118,7 @@ def test_a_name_of_a_key_is_text_and_no_formula(member: Visitor, email: str, ser
 
 
 @pytest.mark.parametrize("lang", ["de", "tr"])
-def test_the_charts_are_drawings_with_names_axes_and_labels(
-    member: Visitor, email: str, server: ServerProcess, lang: str
-) -> None:
+def test_charts_have_titles_axes_and_labels(member: Visitor, email: str, server: ServerProcess, lang: str) -> None:
     chat(server, key_with_money(member, email))
     drawings = re.findall(r"<svg viewBox.*?</svg>", member.open(f"/{lang}/usage?days=90").text, re.DOTALL)
     charts = [ET.fromstring(text) for text in drawings if "<title" in text]
