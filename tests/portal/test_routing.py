@@ -132,6 +132,26 @@ def test_errors_of_the_api_are_json(server: ServerProcess) -> None:
     assert requests.get(server.url + "/v1/models", timeout=20).json()["error"]["code"] == "invalid_api_key"
 
 
+@pytest.mark.parametrize("path", ["/en/signin", "/de/keys", "/api-documentation", "/en/nothing"])
+def test_an_invalid_host_is_refused_because_links_are_built_from_it(server: ServerProcess, path: str) -> None:
+    refused = requests.get(server.url + path, headers={"host": "evil.example/<x>"}, timeout=20)
+    assert (refused.status_code, refused.text) == (400, f"400 GET {path}: Invalid host header\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/en/keys", "GET, HEAD, POST, OPTIONS"),
+        ("/en/usage", "GET, HEAD, OPTIONS"),
+        ("/en/signout", "POST, OPTIONS"),
+        ("/en/keys/abc/rotate", "POST, OPTIONS"),
+    ],
+)
+def test_options_lists_the_methods_of_a_page(server: ServerProcess, path: str, allow: str) -> None:
+    response = requests.options(server.url + path, timeout=20)
+    assert (response.status_code, response.headers["allow"], response.content) == (204, allow, b"")
+
+
 def test_head_has_no_body(server: ServerProcess) -> None:
     answer = requests.head(server.url + "/en/", timeout=20)
     assert (answer.status_code, answer.content) == (200, b"")

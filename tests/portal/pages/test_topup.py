@@ -25,7 +25,7 @@ def test_a_voucher_is_redeemed_once_in_any_spelling(member: Visitor, email: str,
     made = server.command("voucher", "create", "7.50", "--count", "2", "--note", "fair")
     first, second = made.stdout.split()
     assert re.fullmatch(r"(\w{4}-){3}\w{4}", first)
-    assert "2 of $7.500000000 each, $15.000000000 in all" in made.stderr
+    assert "2 vouchers of $7.500000000, $15.000000000 in total" in made.stderr
     member.open("/topup")
     member.submit("/topup/voucher", code=f" {first.lower().replace('-', ' ')} ")
     assert "Done: $7.50 were added to your balance." in member.page.text
@@ -79,8 +79,8 @@ def test_a_voucher_code_is_not_stored(server: ServerProcess) -> None:
 def test_wrong_options_of_voucher_create_are_refused_with_a_remedy(server: ServerProcess) -> None:
     for options, words in (
         (("five",), "write it like 5.00"),
-        (("1", "--count", "0"), "--count is 1 to 10000"),
-        (("1", "--days", "0"), "--days is 1 to"),
+        (("1", "--count", "0"), "--count must be from 1 to 10000"),
+        (("1", "--days", "0"), "--days must be from 1 to"),
     ):
         said = server.command("voucher", "create", *options)
         assert (said.returncode, said.stdout) == (1, "")
