@@ -34,6 +34,8 @@ PLURALS = {
     "tr": "nplurals=1; plural=0",
 }
 TRANSLATED = [lang for lang in LANGUAGES if lang != DEFAULT]
+#: Module of the portal → the folder of templates whose catalog has its texts, where the names differ.
+TEMPLATES_OF = {"auth": "access", "docs": "guide", "home": "pages", "playground": "studio"}
 #: A text: its singular, and its plural if it has one.
 Text = tuple[str, ...]
 Translations = dict[str, tuple[str, ...]]
@@ -42,8 +44,8 @@ Translations = dict[str, tuple[str, ...]]
 def domains() -> dict[str, list[Path]]:
     """Part of the portal → its files: a folder of templates and the module of its name; the rest is `frame`."""
     parts = {"frame": []} | {folder.name: [] for folder in sorted(TEMPLATES.iterdir()) if folder.is_dir()}
-    for path in sorted(PORTAL.glob("*.py")):
-        part = path.stem.partition("_")[0]
+    for path in sorted(PORTAL.rglob("*.py")):
+        part = TEMPLATES_OF.get(path.stem, path.stem)
         parts[part if part in parts else "frame"].append(path)
     for path in sorted(TEMPLATES.rglob("*.html")):
         parts[path.relative_to(TEMPLATES).parts[0]].append(path)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import uvicorn
-from litestar.datastructures import State
 
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
@@ -31,7 +30,7 @@ from minitoolai.images.endpoints import ImageDesk
 from minitoolai.images.webhooks import WebhookLog
 from minitoolai.observability.logging import CURRENT
 from minitoolai.observability.metrics import MetricsPage, MetricsPort
-from minitoolai.portal.routes import is_portals, portal
+from minitoolai.portal.routes import is_portal_path, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.database import Member
 from minitoolai.storage.jobs import JOBS_CHANNEL
@@ -68,17 +67,14 @@ class Server:
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
         desk = image_desk(services)
-        state = State(
-            {
-                "key_verifier": services.keys,
-                "reports": services.reports,
-                "why_not_ready": self.why_not_ready,
-                "image_desk": desk,
-                "webhook_log": WebhookLog(services.database, services.images.webhook_secrets),
-            }
-        )
         self._hot = hot_paths(services.chats, services.speech, services.keys) | image_paths(desk, services.keys)
-        self._other: Any = other_paths(state)
+        self._other: Any = other_paths(
+            key_verifier=services.keys,
+            reports=services.reports,
+            why_not_ready=self.why_not_ready,
+            image_desk=desk,
+            webhook_log=WebhookLog(services.database, services.images.webhook_secrets),
+        )
         self._portal: Any = portal(services.site)
         self._idempotent = Idempotent(services.replays, services.keys)
         self._metrics = MetricsPort(services.settings, MetricsPage(services.metric_sources(), self.why_not_ready).text)
@@ -132,7 +128,7 @@ class Server:
         if handler is not None:
             self._count(path)
             return handler
-        if is_portals(path):
+        if is_portal_path(path):
             self._count("portal")
             return self._portal  # type: ignore[no-any-return]
         self._count("other")

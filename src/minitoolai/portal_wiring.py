@@ -1,4 +1,4 @@
-"""Settings to the portal's site: who carries letters, who takes cards."""
+"""Build the site behind the portal from the settings, with its mailer and its card payments."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from minitoolai.billing.audit import Auditor
 from minitoolai.billing.stripe import Checkout
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import SettingsError
+from minitoolai.core.signing import SecretKeys
 from minitoolai.portal.site import Site
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
@@ -24,9 +25,9 @@ def make_site(
     keys: KeyVerifier,
     reports: Reports,
     auditor: Auditor,
-    pepper: bytes,
+    secret_keys: SecretKeys,
 ) -> Site:
-    """Everything behind the pages. SettingsError where the mail is set up halfway."""
+    """Return the services behind the pages. SettingsError if the mail settings are incomplete."""
     return Site(
         database=database,
         writer=writer,
@@ -36,26 +37,29 @@ def make_site(
         reports=reports,
         auditor=auditor,
         checkout=make_checkout(settings, database, writer, clock),
-        pepper=pepper,
+        secret_keys=secret_keys,
         public_url=settings.public_url.rstrip("/"),
-        open_to_all=settings.signup,
+        is_signup_open=settings.signup,
         requests_per_minute=settings.requests_per_minute,
-        waiting_pictures=settings.image_queue,
+        max_queued_images=settings.image_queue,
         tries_factor=settings.tries_factor,
     )
 
 
 def make_mailer(settings: Settings) -> Mailer:
-    """Who carries letters. SettingsError where links in them would depend on what a stranger's request says."""
+    """Return what sends e-mails.
+
+    SettingsError if links in them would depend on the Host header of a stranger's request.
+    """
     if not settings.smtp_url:
         return LogMailer()
     if not settings.public_url:
-        raise SettingsError("MINITOOLAI_SMTP_URL needs MINITOOLAI_PUBLIC_URL: links in letters begin with it")
+        raise SettingsError("MINITOOLAI_SMTP_URL needs MINITOOLAI_PUBLIC_URL: links in e-mails begin with it")
     return SmtpMailer(settings.smtp_url, settings.mail_from)
 
 
 def make_checkout(settings: Settings, database: Database, writer: Writer, clock: Clock) -> Checkout | None:
-    """Payments by card, where a key is set."""
+    """Return card payments, or None without a Stripe key."""
     if not settings.stripe_secret_key:
         return None
     return Checkout(

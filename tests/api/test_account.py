@@ -1,4 +1,4 @@
-"""What an account may ask of itself, and what anybody may ask of the server."""
+"""The endpoints for usage, models and generations, and the health checks."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def test_usage_of_another_time_or_another_account_is_empty(used: Account) -> Non
         ({"from": "2026-02-01", "to": "2026-01-01"}, "from"),
     ],
 )
-def test_a_wrong_question_about_usage_names_the_parameter(account: Account, query: dict[str, str], param: str) -> None:
+def test_a_wrong_usage_query_names_the_parameter(account: Account, query: dict[str, str], param: str) -> None:
     check_refusal(get(account, "/api/usage/", **query), 400, "invalid_request", param)
 
 
 @pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "0001-01-01", "1969-12-31"])
-def test_usage_since_the_dawn_of_time_is_all_of_it(used: Account, moment: str) -> None:
+def test_usage_from_a_very_early_date_is_complete(used: Account, moment: str) -> None:
     assert get(used, "/api/usage/", **{"from": moment}).json()["data"][0]["requests"] == 3
 
 
@@ -98,7 +98,7 @@ def test_one_model_is_found_by_its_name_and_an_unknown_one_is_not(account: Accou
 
 
 @pytest.mark.parametrize("name", ["gen-0", "gen-zzzzzzzzzzz", "nonsense", "gen-%F0%9F%8C%8B"])
-def test_a_generation_that_is_not_there_is_a_404(account: Account, name: str) -> None:
+def test_an_unknown_generation_is_a_404(account: Account, name: str) -> None:
     check_refusal(get(account, f"/v1/generations/{name}"), 404, "not_found", "id")
 
 
@@ -108,7 +108,7 @@ def test_health_needs_no_key(server: ServerProcess, path: str) -> None:
     assert (answer.status_code, answer.history) == (200, [])
 
 
-def test_the_command_line_tells_the_same_as_the_pages(used: Account) -> None:
+def test_the_command_line_and_the_api_agree(used: Account) -> None:
     told = used.server.command("balance", used.email)
     page = get(used, "/api/balance/").json()
     assert told.stdout == f"balance ${page['balance']}  held $0.000000000  available ${page['available']}\n"

@@ -1,4 +1,4 @@
-"""What a balance buys: refusals below sixteen tokens, a lowered limit above, and an exact charge in the end."""
+"""A request above the balance is refused or gets fewer tokens, and is charged exactly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_balance_for_fewer_than_sixteen_tokens_is_refused_and_untouched(server
     assert (account.money().posted, account.money().held) == (PROMPT + tokens * 600, 0)
 
 
-def test_who_asks_for_three_tokens_and_can_pay_them_gets_them(server: ServerProcess) -> None:
+def test_a_request_for_few_tokens_that_can_be_paid_is_served(server: ServerProcess) -> None:
     account = funded(server, PROMPT + 3 * 600)
     answer = post(account, max_completion_tokens=3)
     assert answer.status_code == 200
@@ -38,7 +38,7 @@ def test_who_asks_for_three_tokens_and_can_pay_them_gets_them(server: ServerProc
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_low_balance_lowers_the_limit_and_says_so(server: ServerProcess, stream: bool) -> None:
+def test_a_low_balance_lowers_the_token_limit_and_reports_it(server: ServerProcess, stream: bool) -> None:
     account = funded(server, PROMPT + 20 * 600 + 599)
     answer = post(account, stream=stream)
     assert answer.status_code == 200
@@ -46,7 +46,7 @@ def test_a_low_balance_lowers_the_limit_and_says_so(server: ServerProcess, strea
     assert account.settled() == 20 * 600 + 599 - 16 * 600
 
 
-def test_the_lowered_limit_is_forced_on_the_engine(server: ServerProcess) -> None:
+def test_the_lowered_limit_is_passed_to_the_engine(server: ServerProcess) -> None:
     account = funded(server, 6 * 2007 + 17 * 8003)
     answer = post(account, model="paced", max_completion_tokens=40)
     assert answer.headers["x-max-completion-tokens"] == "17"
@@ -56,11 +56,11 @@ def test_the_lowered_limit_is_forced_on_the_engine(server: ServerProcess) -> Non
     assert account.settled() == 0
 
 
-def test_a_rich_account_is_told_nothing(server: ServerProcess) -> None:
+def test_a_sufficient_balance_adds_no_header(server: ServerProcess) -> None:
     assert "x-max-completion-tokens" not in post(server.account()).headers
 
 
-def test_the_page_of_the_balance_adds_up_and_shows_what_is_held(account: Account) -> None:
+def test_the_balance_shows_held_and_available_money(account: Account) -> None:
     with start(account, model="endless", max_completion_tokens=1500) as answer:
         # Kept: lines that nobody holds any more would close the connection.
         lines = answer.iter_lines()
@@ -75,7 +75,7 @@ def test_the_page_of_the_balance_adds_up_and_shows_what_is_held(account: Account
     assert get(account, "/api/balance").json()["held"] == "0.000000000"
 
 
-def test_a_price_of_nothing_for_the_prompt_is_charged_as_nothing(server: ServerProcess) -> None:
+def test_a_free_prompt_costs_nothing(server: ServerProcess) -> None:
     account = funded(server, 16_000_001)
     post(account, model="promptless")
     assert account.settled() == 1

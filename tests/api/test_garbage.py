@@ -23,7 +23,6 @@ from tests.support import catalogs
 from tests.support.server import Account, ServerProcess
 
 
-@pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
 @pytest.mark.parametrize("path", ["/api/chat-completions/", "/healthz"])
 def test_what_a_request_was_is_gone_as_it_ends(tmp_path: Path, path: str) -> None:
     server = Server(build(Settings(data_dir=tmp_path)))
@@ -38,7 +37,6 @@ def test_what_a_request_was_is_gone_as_it_ends(tmp_path: Path, path: str) -> Non
         assert asyncio.run(ask())() is None
 
 
-@pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
 @pytest.mark.parametrize("path", ["/api/chat-completions/", "/v1/chat/completions", "/v1/responses"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_was_paid_for_is_gone_with_all_that_hung_on_it(tmp_path: Path, path: str, stream: bool) -> None:

@@ -192,7 +192,7 @@ def test_a_key_is_replaced_while_both_live_and_share_a_budget(account: Account) 
     assert "total $0.000" in listed
     assert "of $0.000300000" in listed
     assert "expires" in listed
-    assert "takes the place of" in listed
+    assert "replaces" in listed
     third = server.command("key", "rotate", new.key, "--grace", "0m")
     assert third.returncode == 0
     assert eventually(lambda: get(new, "/api/balance").status_code == 401)
@@ -205,8 +205,8 @@ def test_a_key_is_replaced_while_both_live_and_share_a_budget(account: Account) 
     [
         ("--budget-daily", "lots", "is not an amount of dollars"),
         ("--expires", "soon", "write 30d, 12h, or a date"),
-        ("--expires", "2001-01-01", "has passed"),
-        ("--allow-ip", "300.1.1.1", "no address and no network"),
+        ("--expires", "2001-01-01", "is in the past"),
+        ("--allow-ip", "300.1.1.1", "neither an address nor a network"),
         ("--requests-per-minute", "0", "at least 1"),
         ("--streams", "x", "whole number"),
     ],

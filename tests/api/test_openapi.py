@@ -91,12 +91,12 @@ def test_limits_of_a_speech_request_are_those_of_the_code() -> None:
 
 
 def test_every_route_is_described_and_nothing_else(hot: set[str]) -> None:
-    served = {_template(path) for handler in HANDLERS for path in handler.paths} | {_template(path) for path in hot}
+    served = {_template(handler.path) for handler in HANDLERS} | {_template(path) for path in hot}
     assert {_template(path) for path in describe()["paths"]} == served
 
 
 def test_methods_are_described_as_they_are_served() -> None:
-    methods = {_template(path): {m.lower() for m in h.http_methods} - {"head"} for h in HANDLERS for path in h.paths}
+    methods = {_template(h.path): {m.lower() for m in h.endpoints} - {"head"} for h in HANDLERS}
     for path, method, _ in operations():
         assert method in methods.get(_template(path), {"post"}), path
 

@@ -1,4 +1,4 @@
-"""Whatever we send validates strictly against the types of OpenAI's own package, chunks and errors, too."""
+"""Every response, chunk and error validates strictly against the types of OpenAI's package."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def _calls(message: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(("shape", "path"), WHOLE_SHAPES, ids=lambda value: str(value).strip("/"))
-def test_every_shape_of_an_answer_fits_the_types(account: Account, shape: str, path: str) -> None:
+def test_every_kind_of_response_fits_the_types(account: Account, shape: str, path: str) -> None:
     check_both_ways(account, path, **SHAPES[shape])
 
 
 @pytest.mark.parametrize("lean", [False, True])
 @pytest.mark.parametrize("model", ["standin", "whole"])
-def test_an_upstreams_answer_fits_the_types_however_lean_it_is(
+def test_the_response_of_a_minimal_upstream_fits_the_types(
     account: Account, upstream: Upstream, model: str, lean: bool
 ) -> None:
     # One that is said to be complete, and is not, would be the operator's mistake.
@@ -86,7 +86,7 @@ def embedded(llama_server: ServerProcess) -> Iterator[Account]:
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape not in ("tools", "choices")])
-def test_the_embedded_models_answer_fits_the_types(embedded: Account, shape: str) -> None:
+def test_the_response_of_the_embedded_model_fits_the_types(embedded: Account, shape: str) -> None:
     fields = {"max_completion_tokens": 12, "temperature": 0, **SHAPES[shape]}
     answer = post(embedded, OPENAI, model="gpt-4o-mini", **fields)
     assert answer.status_code == 200, answer.text
@@ -104,7 +104,7 @@ def test_every_model_fits_the_type(account: Account, embedded: Account) -> None:
 
 
 @pytest.mark.parametrize("form", ["url", "b64_json"])
-def test_pictures_fit_the_type(embedded: Account, form: str) -> None:
+def test_images_fit_the_type(embedded: Account, form: str) -> None:
     body = {"model": "realvision", "prompt": "a red apple", "size": "256x256", "steps": 1, "response_format": form}
     url = embedded.server.url + "/v1/images/generations"
     answer = requests.post(url, json=body, headers=embedded.headers, timeout=120)

@@ -13,8 +13,9 @@ from tests.support.cli import Cli
 ANN = "ann@example.com"
 #: What a command about accounts, keys and money has no use for.
 HEAVY = {
-    "alembic", "argon2", "babel", "httptools", "jinja2", "litestar", "numpy", "obstore", "onnxruntime", "PIL",
-    "prometheus_client", "psycopg", "soundfile", "sqlalchemy", "stripe", "tokenizers", "uvicorn", "uvloop", "xllamacpp",
+    "alembic", "argon2", "babel", "httptools", "itsdangerous", "jinja2", "numpy", "obstore", "onnxruntime", "PIL",
+    "prometheus_client", "psycopg", "soundfile", "sqlalchemy", "starlette", "stripe", "tokenizers", "uvicorn", "uvloop",
+    "xllamacpp",
     "minitoolai.api", "minitoolai.app", "minitoolai.portal", "minitoolai.bootstrap",
 }  # fmt: skip
 #: What the server imports only where a migration is due, or in its engines' own processes.

@@ -1,4 +1,4 @@
-"""One server for all tests of the portal; each test brings its own people."""
+"""One server for all tests of the portal. Each test has users of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from minitoolai.storage.ledger import broken_invariants
-from tests.support.browse import Visitor
+from tests.support.browse import Visitor, new_user
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess
 
@@ -17,7 +17,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def portal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    # Each test comes from the same address: what a stranger would be refused for is measured in its own test.
+    # All tests come from one address, so the rate limits are raised. test_security.py tests them on another server.
     with ServerProcess(
         tmp_path_factory.mktemp("portal"), catalog=CATALOG, env={"MINITOOLAI_TRIES_FACTOR": "1000"}
     ) as server:
@@ -26,24 +26,24 @@ def portal_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPr
 
 @pytest.fixture
 def server(portal_server: ServerProcess) -> Iterator[ServerProcess]:
-    """The server; after each test the books add up."""
+    """The server. After each test the ledger is consistent."""
     yield portal_server
     assert portal_server.read(broken_invariants) == {}
 
 
 @pytest.fixture
 def visitor(server: ServerProcess) -> Visitor:
-    """A browser that was never here."""
+    """A browser without cookies."""
     return Visitor(server)
 
 
 @pytest.fixture
 def email() -> str:
-    """An address that nobody has used."""
+    """An e-mail address that is new in this session."""
     return f"person{next(_numbers)}@example.com"
 
 
 @pytest.fixture
-def member(visitor: Visitor, email: str) -> Visitor:
-    """Somebody who signed up through the pages."""
-    return visitor.sign_up(email)
+def member(server: ServerProcess, email: str) -> Visitor:
+    """The browser of a new user who is signed in."""
+    return new_user(server, email)

@@ -1,4 +1,4 @@
-"""Every page through axe-core, light and dark, wide and narrow: no violation, and nothing asked of other hosts."""
+"""Check every page with axe-core, light and dark, wide and narrow. No page loads anything from other hosts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.mark.parametrize(("width", "theme", "lang"), LOOKS)
 @pytest.mark.parametrize(("who", "name", "go"), VISITS, ids=[name for _, name, _ in VISITS])
-def test_axe_finds_nothing(
+def test_axe_finds_no_violation(
     browser: Browser,
     people: dict[str, Visitor],
     axe: str,

@@ -1,4 +1,4 @@
-"""The journey in a real browser, with its scripts: nothing is refused by the policy, and nothing leaves the host."""
+"""Use the portal in a real browser. The content security policy blocks nothing, and no other host is contacted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guide in a real browser: tabs by keyboard, with and without scripts; no sideways scrolling; nobody else asked."""
+"""The guide in a real browser: tabs by keyboard, with and without JavaScript, on a small screen."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def seen(page: Page) -> set[str]:
     return {name for name in names if page.locator(f"#{name}").is_visible()}
 
 
-def test_a_tab_chosen_by_keyboard_holds_for_every_program_and_for_the_next_visit(
+def test_a_tab_chosen_by_keyboard_applies_to_every_sample_and_is_remembered(
     chromium: Browser, server: ServerProcess
 ) -> None:
     page = chromium.new_page()
@@ -41,9 +41,7 @@ def test_a_tab_chosen_by_keyboard_holds_for_every_program_and_for_the_next_visit
     page.close()
 
 
-def test_without_scripts_each_program_has_its_tabs_and_no_dead_buttons(
-    chromium: Browser, server: ServerProcess
-) -> None:
+def test_without_javascript_each_sample_has_tabs_and_no_dead_buttons(chromium: Browser, server: ServerProcess) -> None:
     page = chromium.new_page(java_script_enabled=False)
     page.goto(server.url + "/en/docs")
     page.locator("label[for=image-tab-curl]").click()
@@ -52,7 +50,7 @@ def test_without_scripts_each_program_has_its_tabs_and_no_dead_buttons(
     page.close()
 
 
-def test_what_is_copied_is_the_program_as_it_stands(chromium: Browser, server: ServerProcess) -> None:
+def test_the_copy_button_copies_the_sample_unchanged(chromium: Browser, server: ServerProcess) -> None:
     context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
     page = context.new_page()
     page.goto(server.url + "/en/docs")
@@ -65,7 +63,7 @@ def test_what_is_copied_is_the_program_as_it_stands(chromium: Browser, server: S
 
 @pytest.mark.parametrize("lang", ["de", "tr"])
 @pytest.mark.parametrize("path", ["docs", "prices", ""])
-def test_a_page_fits_a_small_telephone_and_asks_nobody_else(
+def test_a_page_fits_a_small_phone_and_loads_nothing_from_other_hosts(
     chromium: Browser, server: ServerProcess, lang: str, path: str
 ) -> None:
     page = chromium.new_page(viewport={"width": 360, "height": 740})

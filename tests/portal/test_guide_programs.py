@@ -1,4 +1,4 @@
-"""The programs of the guide, taken from the page as a reader copies them, run by the real interpreters."""
+"""Run the code samples of the guide, copied from the page, with the real interpreters."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ def run(page: str, account: Account, tmp_path: Path) -> Run:
     return run
 
 
-def test_every_topic_has_every_language() -> None:
+def test_every_topic_has_a_sample_in_every_programming_language() -> None:
     assert all(tabs_of(topic) == TABS for topic in ("chat", "image", "speech"))
 
 
 @pytest.mark.parametrize("tab", TABS)
-def test_a_chat_prints_the_answer(tab: str, run: Run, upstream: Upstream, account: Account) -> None:
+def test_the_chat_sample_prints_the_response(tab: str, run: Run, upstream: Upstream, account: Account) -> None:
     upstream.behave = manners.answer(["Ätna, ", "雪 ", "🌋"])
     said = run(f"chat-{tab}")
     assert ("雪 " if tab == "curl" else "Ätna, 雪 🌋") in said
@@ -122,12 +122,12 @@ def test_a_chat_prints_the_answer(tab: str, run: Run, upstream: Upstream, accoun
     [*(f"chat-{tab}" for tab in TABS), "image-python", "image-php", "image-javascript", "speech-python", "speech-php",
      "speech-javascript"],
 )  # fmt: skip
-def test_an_example_says_why_it_was_refused(name: str, run: Run) -> None:
+def test_a_sample_prints_why_it_was_refused(name: str, run: Run) -> None:
     assert "not a key of this service" in run(name, key="sk-mt-wrong", fails=True)
 
 
 @pytest.mark.parametrize("tab", TABS)
-def test_a_picture_lies_there_at_last(tab: str, run: Run, account: Account, tmp_path: Path) -> None:
+def test_the_image_sample_writes_the_image(tab: str, run: Run, account: Account, tmp_path: Path) -> None:
     said = run(f"image-{tab}")
     if tab == "curl":
         assert set(json.loads(said[said.index("{") : said.index("}") + 1])) == {"status", "jobid", "signature"}
@@ -141,7 +141,7 @@ def test_a_picture_lies_there_at_last(tab: str, run: Run, account: Account, tmp_
 
 
 @pytest.mark.parametrize("tab", TABS)
-def test_a_sentence_is_spoken(tab: str, run: Run, account: Account, tmp_path: Path) -> None:
+def test_the_speech_sample_writes_audio(tab: str, run: Run, account: Account, tmp_path: Path) -> None:
     run(f"speech-{tab}")
     sound = (tmp_path / "morning.mp3").read_bytes()
     assert sound.startswith((b"ID3", b"\xff\xfb", b"\xff\xf3"))
@@ -149,7 +149,7 @@ def test_a_sentence_is_spoken(tab: str, run: Run, account: Account, tmp_path: Pa
     assert account.settled() == 5_000_000_000 - 15_000 * len("Good morning. The coffee is ready.")
 
 
-def test_a_picture_is_shown_to_a_model(run: Run, upstream: Upstream) -> None:
+def test_the_vision_sample_sends_an_image(run: Run, upstream: Upstream) -> None:
     upstream.behave = manners.answer(["A cat."])
     assert "A cat." in run("vision-curl")
     assert upstream.last.body["messages"][0]["content"][1]["image_url"] == {
@@ -158,7 +158,7 @@ def test_a_picture_is_shown_to_a_model(run: Run, upstream: Upstream) -> None:
     }
 
 
-def test_a_job_is_asked_about_followed_and_cancelled(page: str, run: Run, account: Account) -> None:
+def test_the_job_samples_poll_follow_and_cancel(page: str, run: Run, account: Account) -> None:
     fields = {"model": "dreamshaper", "prompt": "a red apple", "width": 256, "height": 256, "seed": 7}
     url = account.server.url + "/api/texttoimage/"
     job = requests.post(url, json=fields, headers=account.headers, timeout=20).json()
@@ -177,7 +177,7 @@ def test_a_job_is_asked_about_followed_and_cancelled(page: str, run: Run, accoun
     assert account.settled() == 5_000_000_000 - 1_500_000
 
 
-def test_the_front_page_shows_a_command_that_works(
+def test_the_command_on_the_front_page_works(
     guide_server: ServerProcess, account: Account, upstream: Upstream, tmp_path: Path
 ) -> None:
     upstream.behave = manners.answer(["Saturn."])
@@ -189,7 +189,7 @@ def test_the_front_page_shows_a_command_that_works(
     assert "Saturn." in done.stdout
 
 
-def test_the_balance_and_the_usage_are_asked_for(run: Run, account: Account) -> None:
+def test_the_balance_and_usage_samples_work(run: Run, account: Account) -> None:
     run("chat-curl")
     account.settled()
     said = run("account-curl")
@@ -210,7 +210,7 @@ def shape(value: Any) -> Any:
     return [shape(inner) for inner in value] if isinstance(value, list) else type(value).__name__
 
 
-def test_the_streamed_answer_is_shown_as_it_comes(page: str, account: Account, upstream: Upstream) -> None:
+def test_the_streamed_response_is_shown_as_the_api_sends_it(page: str, account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.answer(["Saturn", "."])
     fields = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Which planet has the most moons?"}]}
     url = account.server.url + "/api/chat-completions/"
@@ -227,7 +227,7 @@ def test_the_streamed_answer_is_shown_as_it_comes(page: str, account: Account, u
         ("refused-image", "/api/texttoimage/", {"model": "dreamshaper", "prompt": "a red apple", "steps": 9}),
     ],
 )
-def test_a_refusal_is_shown_word_for_word(
+def test_error_bodies_are_shown_as_the_api_sends_them(
     page: str, account: Account, name: str, path: str, fields: dict[str, Any]
 ) -> None:
     body = {"model": "gpt-4o-mini", **fields}
@@ -235,7 +235,7 @@ def test_a_refusal_is_shown_word_for_word(
     assert answer.json() == json.loads(shown(page, name))
 
 
-def test_the_address_of_the_reader_is_in_every_example_and_cannot_be_more_than_that(
+def test_the_host_of_the_reader_is_escaped_in_every_sample(
     guide_server: ServerProcess,
 ) -> None:
     other = requests.get(guide_server.url + "/en/docs", headers={"host": 'ai.test"><b>&'}, timeout=20).text
@@ -243,7 +243,7 @@ def test_the_address_of_the_reader_is_in_every_example_and_cannot_be_more_than_t
     assert "ai.example.com" not in other
 
 
-def test_every_parameter_of_a_picture_is_explained(page: str, guide_server: ServerProcess) -> None:
+def test_every_image_parameter_is_documented(page: str, guide_server: ServerProcess) -> None:
     document = requests.get(guide_server.url + "/openapi.json", timeout=20).json()
     schema = document["paths"]["/api/texttoimage/"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     if "$ref" in schema:
@@ -276,12 +276,12 @@ def test_prices_are_those_of_the_catalog(guide_server: ServerProcess, page: str)
                 assert f"${dollars}<" in row, model["id"]
 
 
-def test_limits_are_those_of_the_operator(page: str) -> None:
+def test_limits_are_those_of_the_settings(page: str) -> None:
     assert "5,000 requests a minute" in page
     assert "At most 20 pictures of an account" in page
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_the_guide_is_light_in_every_language(guide_server: ServerProcess, lang: str) -> None:
+def test_the_guide_is_small_in_every_language(guide_server: ServerProcess, lang: str) -> None:
     for path in ("docs", "prices", ""):
         assert len(requests.get(f"{guide_server.url}/{lang}/{path}", timeout=20).content) <= 60_000

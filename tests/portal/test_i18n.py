@@ -1,4 +1,4 @@
-"""Seven languages: nothing untranslated, no placeholder lost, plurals counted as each language counts."""
+"""Translations are complete, keep their placeholders, and have the plural forms of their language."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from functools import cache
 import pytest
 from tools import messages
 
-from minitoolai.portal.i18n import LANGUAGES, preferred, texts, writing
+from minitoolai.portal.i18n import LANGUAGES, formatter, preferred_language, translations
 
 TRANSLATED = messages.TRANSLATED
 TEXTS = [text for part in messages.texts().values() for text in part]
 
 
-def test_the_texts_were_found_at_all() -> None:
+def test_texts_are_found_in_code_and_templates() -> None:
     found = {text[0] for text in TEXTS}
     assert {"Sign in", "Keys", "There is nothing here", "The address <strong>%(email)s</strong> is yours."} <= found
 
 
-def test_the_catalogs_are_as_the_tool_writes_them() -> None:
+def test_the_catalogs_are_up_to_date() -> None:
     for path, text in messages.catalogs().items():
         assert path.read_text("utf-8") == text, f"{path}: run python -m tools.messages"
     assert set(messages.FOLDER.rglob("*.po")) == set(messages.catalogs())
@@ -46,7 +46,7 @@ def test_a_translation_keeps_placeholders_and_markup(lang: str) -> None:
 
 
 @pytest.mark.parametrize("lang", TRANSLATED)
-def test_every_text_with_a_count_has_all_forms(lang: str) -> None:
+def test_every_text_with_a_count_has_all_plural_forms(lang: str) -> None:
     forms = 2 if "nplurals=2" in messages.PLURALS[lang] else 1
     known = messages.catalog(lang)
     assert all(len(known[text[0]]) == forms for text in TEXTS if len(text) == 2)
@@ -55,8 +55,8 @@ def test_every_text_with_a_count_has_all_forms(lang: str) -> None:
 @pytest.mark.parametrize(
     ("lang", "one", "many"), [("en", 1, 2), ("de", 1, 0), ("pt", 0, 2), ("fr", 1, 2), ("es", 1, 0)]
 )
-def test_plurals_are_counted_as_the_language_counts(lang: str, one: int, many: int) -> None:
-    say = texts(lang).ngettext
+def test_plural_forms_follow_the_language(lang: str, one: int, many: int) -> None:
+    say = translations(lang).ngettext
     single, plural = "It needs at least %(num)d character.", "It needs at least %(num)d characters."
     assert say(single, plural, one) == say(single, plural, 1)
     assert say(single, plural, many) == say(single, plural, 5)
@@ -74,14 +74,14 @@ def test_plurals_are_counted_as_the_language_counts(lang: str, one: int, many: i
         ("es", "1.234.567,5", "1.234,000000015\xa0US$"),
     ],
 )
-def test_numbers_and_money_are_written_as_the_language_writes_them(lang: str, number: str, money: str) -> None:
-    assert writing(lang).number(1234567.5) == number
-    assert writing(lang).money(1_234_000_000_015) == money
+def test_numbers_and_money_follow_the_language(lang: str, number: str, money: str) -> None:
+    assert formatter(lang).number(1234567.5) == number
+    assert formatter(lang).money(1_234_000_000_015) == money
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_round_money_has_two_places(lang: str) -> None:
-    assert re.search(r"5[.,]00(\D|$)", writing(lang).money(5_000_000_000))
+def test_a_round_amount_has_two_decimals(lang: str) -> None:
+    assert re.search(r"5[.,]00(\D|$)", formatter(lang).money(5_000_000_000))
 
 
 @pytest.mark.parametrize(
@@ -97,5 +97,5 @@ def test_round_money_has_two_places(lang: str) -> None:
         ("pt-BR;q=0,de;q=0.1", "", "de"),
     ],
 )
-def test_a_visitor_gets_the_language_asked_for(header: str, cookie: str, lang: str) -> None:
-    assert preferred(header, cookie) == lang
+def test_the_language_follows_the_cookie_and_accept_language(header: str, cookie: str, lang: str) -> None:
+    assert preferred_language(header, cookie) == lang

@@ -1,4 +1,4 @@
-"""The whole journey in a real browser: from signing up to a revoked key, with scripts and without."""
+"""Use the portal in a real browser from the sign-up to a revoked key, with and without JavaScript."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was typed when the session had ended stands in the form again after the sign-in: for its owner, once."""
+"""Form recovery: fields of a form that was sent after the session had ended are restored once, for their owner."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import time
 import msgspec
 import pytest
 
+from minitoolai.core.clock import random_text
+from minitoolai.core.signing import SecretKeys
 from minitoolai.portal.forms import CookieSigner
-from minitoolai.portal.request import COOKIE, LARGEST, Draft
+from minitoolai.portal.request import DRAFT_COOKIE, MAX_DRAFT_LENGTH, Draft
 from minitoolai.storage import accounts, users
-from tests.support.browse import PASSWORD, Forms, Visitor
+from tests.support.browse import PASSWORD, Forms, Visitor, new_user
 from tests.support.server import ServerProcess
 
 NOTICE = "What you typed before the sign-in stands here again."
@@ -43,7 +45,7 @@ def sign_in_again(member: Visitor, email: str) -> None:
     member.submit("/signin", email=email, password=PASSWORD)
 
 
-def test_what_was_typed_stands_in_the_form_after_the_sign_in_and_nothing_is_sent(member: Visitor, email: str) -> None:
+def test_a_draft_is_restored_after_the_sign_in_and_not_submitted(member: Visitor, email: str) -> None:
     type_a_key(member, email)
     sign_in_again(member, email)
     assert member.page.url == member.url("/keys")
@@ -57,20 +59,20 @@ def test_what_was_typed_stands_in_the_form_after_the_sign_in_and_nothing_is_sent
     assert keys_of(member, email) == ["my laptop"]
 
 
-def test_it_is_filled_in_once(member: Visitor, email: str) -> None:
+def test_a_draft_is_restored_once(member: Visitor, email: str) -> None:
     type_a_key(member, email)
     sign_in_again(member, email)
     assert not draft(member)
     assert "my laptop" not in member.open("/keys").text
 
 
-def test_it_is_in_no_address_and_no_log_and_out_of_the_reach_of_scripts(
+def test_a_draft_is_in_no_url_and_no_log_and_hidden_from_scripts(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     type_a_key(member, email, "a name to find")
     assert "name" not in member.page.url
     assert all("find" not in step.url for step in member.page.history)
-    assert 0 < len(draft(member)) <= LARGEST
+    assert 0 < len(draft(member)) <= MAX_DRAFT_LENGTH
     assert "a name to find" not in server.log.read_text()
     cookie = next(c for c in member.page.history[0].raw.headers.getlist("set-cookie") if c.startswith("draft="))
     assert "HttpOnly" in cookie
@@ -78,10 +80,8 @@ def test_it_is_in_no_address_and_no_log_and_out_of_the_reach_of_scripts(
     assert "Max-Age=900" in cookie
 
 
-def test_whoever_else_signs_in_sees_nothing_of_it_and_it_is_gone(
-    member: Visitor, email: str, server: ServerProcess
-) -> None:
-    Visitor(server).sign_up("other-" + email)
+def test_a_draft_is_discarded_when_another_user_signs_in(member: Visitor, email: str, server: ServerProcess) -> None:
+    new_user(server, "other-" + email)
     type_a_key(member, email)
     sign_in_again(member, "other-" + email)
     assert "my laptop" not in member.page.text
@@ -93,11 +93,9 @@ def test_whoever_else_signs_in_sees_nothing_of_it_and_it_is_gone(
     assert "my laptop" not in member.open("/keys").text
 
 
-def test_a_cookie_put_into_another_ones_browser_shows_nothing(
-    member: Visitor, email: str, server: ServerProcess
-) -> None:
+def test_a_draft_copied_to_another_browser_is_not_restored(member: Visitor, email: str, server: ServerProcess) -> None:
     type_a_key(member, email)
-    other = Visitor(server).sign_up("another-" + email)
+    other = new_user(server, "another-" + email)
     other.cookies.set("draft", draft(member), domain="127.0.0.1", path="/")
     page = other.open("/keys").text
     assert "my laptop" not in page
@@ -105,20 +103,20 @@ def test_a_cookie_put_into_another_ones_browser_shows_nothing(
 
 
 @pytest.mark.parametrize(("seconds", "is_shown"), [(60, True), (-1, False)])
-def test_it_is_good_for_minutes_whatever_the_browser_thinks(
+def test_a_draft_expires_on_the_server(
     member: Visitor, email: str, server: ServerProcess, seconds: int, is_shown: bool
 ) -> None:
     account_id = server.read(lambda c: users.find_user(c, email))[0].account_id
     until_ms = int(time.time() + seconds) * 1000
     old = msgspec.to_builtins(Draft(account_id, "/keys", {"name": ["my laptop"]}, until_ms))
-    signer = CookieSigner((server.data_dir / "secret.key").read_bytes())
-    member.cookies.set("draft", signer.pack(COOKIE, old), domain="127.0.0.1", path="/")
+    signer = CookieSigner(SecretKeys((server.data_dir / "secret.key").read_bytes()))
+    member.cookies.set("draft", signer.pack(DRAFT_COOKIE, old), domain="127.0.0.1", path="/")
     page = member.open("/keys").text
     assert ("my laptop" in page) is is_shown
     assert (NOTICE in page) is is_shown
 
 
-def test_after_a_sign_out_nothing_is_kept(member: Visitor, email: str) -> None:
+def test_no_draft_is_kept_after_a_sign_out(member: Visitor, email: str) -> None:
     member.open("/keys")
     late = member.fields("/keys") | {"name": "too late"}
     member.submit("/signout")
@@ -127,7 +125,7 @@ def test_after_a_sign_out_nothing_is_kept(member: Visitor, email: str) -> None:
 
 
 @pytest.mark.parametrize("mark", ["", "1.", "1." + "0" * 32, "é.é", "x" * 9000])
-def test_a_form_that_is_not_known_to_be_somebodys_is_not_kept(member: Visitor, email: str, mark: str) -> None:
+def test_a_form_without_a_known_owner_is_not_kept(member: Visitor, email: str, mark: str) -> None:
     member.open("/keys")
     end_session(member, email)
     member.submit("/keys", name="forged", whose=mark)
@@ -135,7 +133,7 @@ def test_a_form_that_is_not_known_to_be_somebodys_is_not_kept(member: Visitor, e
     assert not draft(member)
 
 
-def test_the_form_of_another_site_is_not_kept(member: Visitor, email: str) -> None:
+def test_a_form_from_another_site_is_not_kept(member: Visitor, email: str) -> None:
     member.open("/keys")
     sent = member.fields("/keys") | {"name": "forged"}
     end_session(member, email)
@@ -144,8 +142,9 @@ def test_the_form_of_another_site_is_not_kept(member: Visitor, email: str) -> No
     assert not draft(member)
 
 
-def test_what_is_too_large_is_not_kept(member: Visitor, email: str) -> None:
-    type_a_key(member, email, "x" * 5000)
+def test_a_draft_that_is_too_large_is_not_kept(member: Visitor, email: str) -> None:
+    # Signed values are compressed, so repeated letters would fit.
+    type_a_key(member, email, random_text(8000))
     assert not draft(member)
     sign_in_again(member, email)
     assert member.page.url == member.url("/keys")
@@ -160,7 +159,7 @@ def make_a_key(member: Visitor) -> str:
     return found[1]
 
 
-def test_it_waits_for_its_own_form(member: Visitor, email: str) -> None:
+def test_a_draft_is_restored_into_its_own_form_only(member: Visitor, email: str) -> None:
     path = make_a_key(member)
     member.open(path)
     end_session(member, email)
@@ -173,14 +172,14 @@ def test_it_waits_for_its_own_form(member: Visitor, email: str) -> None:
     assert member.fields(path)["name"] == "desk"
 
 
-def test_a_voucher_is_money_and_not_kept(member: Visitor, email: str) -> None:
+def test_a_voucher_code_is_not_kept_in_a_draft(member: Visitor, email: str) -> None:
     member.open("/topup")
     end_session(member, email)
     member.submit("/topup/voucher", code="ABCD-EFGH")
     assert not draft(member)
 
 
-def test_an_edited_key_comes_back_as_it_was_edited_emptied_fields_and_all(member: Visitor, email: str) -> None:
+def test_a_draft_of_an_edited_key_includes_emptied_fields(member: Visitor, email: str) -> None:
     path = make_a_key(member)
     member.open(path)
     end_session(member, email)
@@ -193,7 +192,7 @@ def test_an_edited_key_comes_back_as_it_was_edited_emptied_fields_and_all(member
     assert keys_of(member, email) == ["laptop"]
 
 
-def test_no_password_is_ever_kept(member: Visitor, email: str) -> None:
+def test_a_password_is_never_kept_in_a_draft(member: Visitor, email: str) -> None:
     kept = [name for action, values in Forms(member.open("/account").text).found for name in values if name == "whose"]
     assert kept == []
     end_session(member, email)

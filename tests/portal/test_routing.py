@@ -1,4 +1,4 @@
-"""What holds for every page: languages, themes, headers, files, sizes, and what is not there."""
+"""Rules for every page: language, headers, size, errors; and the routes behind them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import requests
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.portal.request import is_local
 from minitoolai.portal.routes import MODULES
+from minitoolai.portal.routing import PageHandler
 from tests.support import house
 from tests.support.browse import PASSWORD, Visitor
 from tests.support.cli import CATALOG
@@ -25,15 +26,9 @@ NOWHERE = (
 )  # fmt: skip
 
 
-def test_the_root_leads_to_the_visitors_language_and_the_choice_is_remembered(visitor: Visitor) -> None:
-    assert visitor.open("/", headers={"accept-language": "tr,en;q=0.5"}).url.endswith("/tr/")
-    visitor.open("/de/")
-    assert visitor.open("/", headers={"accept-language": "tr"}).url.endswith("/de/")
-
-
 @pytest.mark.parametrize("lang", LANGUAGES)
 @pytest.mark.parametrize("path", OPEN)
-def test_a_page_names_its_language_and_its_siblings(server: ServerProcess, lang: str, path: str) -> None:
+def test_a_page_names_its_language_and_its_translations(server: ServerProcess, lang: str, path: str) -> None:
     answer = requests.get(f"{server.url}/{lang}{path}", timeout=20)
     assert answer.status_code == 200
     assert f'<html lang="{lang}"' in answer.text
@@ -46,7 +41,7 @@ def test_a_page_names_its_language_and_its_siblings(server: ServerProcess, lang:
 
 
 @pytest.mark.parametrize("path", [*OPEN, "/nothing", "/keys"])
-def test_every_page_forbids_what_browsers_should_not_do(server: ServerProcess, path: str) -> None:
+def test_every_page_has_the_security_headers(server: ServerProcess, path: str) -> None:
     answer = requests.get(f"{server.url}/en{path}", timeout=20, allow_redirects=False)
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -57,41 +52,19 @@ def test_every_page_forbids_what_browsers_should_not_do(server: ServerProcess, p
     assert "no-" in answer.headers["cache-control"]
 
 
-def test_nothing_is_asked_of_other_hosts(server: ServerProcess, visitor: Visitor) -> None:
+def test_pages_link_to_no_other_host(server: ServerProcess, visitor: Visitor) -> None:
     for path in OPEN:
         for address in re.findall(r'(?:src|href|action)="([^"]*)"', visitor.open(path).text):
             assert address.startswith(("/", "#", server.url)), address
 
 
-def test_files_have_names_that_change_with_them_and_are_kept_for_a_year(visitor: Visitor) -> None:
-    address = re.search(r'href="(/static/[0-9a-f]{12}/portal\.css)"', visitor.open("/").text)
-    assert address
-    file = visitor.open(address[1])
-    assert file.headers["cache-control"] == "public, max-age=31536000, immutable"
-    assert file.headers["content-type"] == "text/css; charset=utf-8"
-    assert file.headers["content-encoding"] == "gzip"
-    assert visitor.open("/static/000000000000/portal.css").status_code == 404
-    assert visitor.open("/static/../site.py").status_code == 404
-
-
-def test_a_page_may_be_packed(server: ServerProcess) -> None:
+def test_a_page_is_compressed_on_request(server: ServerProcess) -> None:
     answer = requests.get(server.url + "/en/", headers={"accept-encoding": "gzip"}, stream=True, timeout=20)
     assert answer.headers["content-encoding"] == "gzip"
     assert b"</html>" in gzip.decompress(answer.raw.read(decode_content=False))
 
 
-def test_a_theme_is_chosen_and_remembered_without_a_script(visitor: Visitor) -> None:
-    visitor.open("/signin")
-    visitor.submit("/theme", theme="dark")
-    assert visitor.page.url.endswith("/en/signin")
-    assert 'data-theme="dark"' in visitor.page.text
-    visitor.submit("/theme", theme="light")
-    assert 'data-theme="light"' in visitor.open("/").text
-    visitor.submit("/theme", theme='"><script>')
-    assert "data-theme" not in visitor.page.text
-
-
-def test_what_is_not_there_is_said_in_a_page_of_the_language(member: Visitor) -> None:
+def test_a_missing_page_is_a_404_in_the_language_of_the_path(member: Visitor) -> None:
     for path in NOWHERE:
         for method in ("GET", "POST", "DELETE"):
             answer = member.request(method, f"{member.server.url}/de{path}", timeout=20)
@@ -101,7 +74,7 @@ def test_what_is_not_there_is_said_in_a_page_of_the_language(member: Visitor) ->
             assert "content-security-policy" in answer.headers
 
 
-def test_a_method_that_is_nobodys_is_refused_in_a_page(member: Visitor) -> None:
+def test_an_unsupported_method_is_a_405_with_a_page(member: Visitor) -> None:
     for path in ("/", "/keys", "/usage/requests", "/docs", "/studio/key", "/signout"):
         for method in ("PUT", "PATCH", "DELETE"):
             answer = member.request(method, f"{member.server.url}/fr{path}", timeout=20)
@@ -110,7 +83,7 @@ def test_a_method_that_is_nobodys_is_refused_in_a_page(member: Visitor) -> None:
             assert f'href="/fr{path}"' in answer.text
 
 
-def test_a_form_that_is_too_large_or_no_form_is_refused_in_a_page(member: Visitor) -> None:
+def test_a_form_that_is_too_large_or_malformed_is_refused_with_a_page(member: Visitor) -> None:
     there = f"{member.server.url}/es/keys"
     answer = member.post(there, data={"name": "x" * 70_000}, timeout=20)
     assert answer.status_code == 413
@@ -121,7 +94,7 @@ def test_a_form_that_is_too_large_or_no_form_is_refused_in_a_page(member: Visito
         assert "</html>" in answer.text
 
 
-def test_what_breaks_is_said_in_a_page_and_written_down(tmp_path: Path) -> None:
+def test_an_internal_error_is_a_500_with_a_page_and_a_log_line(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, catalog=CATALOG) as server:
         visitor = Visitor(server).sign_up("ann@example.com")
         server.write(lambda c: c.execute("ALTER TABLE key_uses RENAME TO elsewhere", ()))
@@ -133,15 +106,7 @@ def test_what_breaks_is_said_in_a_page_and_written_down(tmp_path: Path) -> None:
         server.log.write_text("")
 
 
-def test_another_language_or_theme_keeps_the_page_and_what_was_asked(member: Visitor) -> None:
-    page = member.open("/usage?days=7").text
-    assert 'href="/de/usage?days=7"' in page
-    member.submit("/theme", theme="dark")
-    assert member.page.url.endswith("/en/usage?days=7")
-    assert 'href="/de/&#34;' not in member.open('/usage?x="><script>').text
-
-
-def test_the_way_back_from_the_sign_in_is_whole_and_in_the_language_chosen_there(server: ServerProcess) -> None:
+def test_the_sign_in_leads_back_with_the_query_and_in_the_chosen_language(server: ServerProcess) -> None:
     visitor = Visitor(server)
     address = visitor.open("/usage?days=7").url
     assert address.endswith("/en/signin?next=/en/usage%3Fdays%3D7")
@@ -149,7 +114,7 @@ def test_the_way_back_from_the_sign_in_is_whole_and_in_the_language_chosen_there
     assert 'name="next" value="/tr/usage?days=7"' in page
 
 
-def test_a_session_that_ended_within_a_form_leads_to_the_sign_in_and_back(
+def test_a_form_sent_after_the_session_ended_leads_to_the_sign_in_and_back(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     other = Visitor(server).sign_in(email)
@@ -162,12 +127,32 @@ def test_a_session_that_ended_within_a_form_leads_to_the_sign_in_and_back(
     assert member.page.url == member.url("/topup")
 
 
-def test_the_api_keeps_its_own_words(server: ServerProcess) -> None:
+def test_errors_of_the_api_are_json(server: ServerProcess) -> None:
     assert requests.get(server.url + "/xx/keys", timeout=20).json()["error"]["code"] == "not_found"
     assert requests.get(server.url + "/v1/models", timeout=20).json()["error"]["code"] == "invalid_api_key"
 
 
-def test_head_is_answered_like_get(server: ServerProcess) -> None:
+@pytest.mark.parametrize("path", ["/en/signin", "/de/keys", "/api-documentation", "/en/nothing"])
+def test_an_invalid_host_is_refused_because_links_are_built_from_it(server: ServerProcess, path: str) -> None:
+    refused = requests.get(server.url + path, headers={"host": "evil.example/<x>"}, timeout=20)
+    assert (refused.status_code, refused.text) == (400, f"400 GET {path}: Invalid host header\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/en/keys", "GET, HEAD, POST, OPTIONS"),
+        ("/en/usage", "GET, HEAD, OPTIONS"),
+        ("/en/signout", "POST, OPTIONS"),
+        ("/en/keys/abc/rotate", "POST, OPTIONS"),
+    ],
+)
+def test_options_lists_the_methods_of_a_page(server: ServerProcess, path: str, allow: str) -> None:
+    response = requests.options(server.url + path, timeout=20)
+    assert (response.status_code, response.headers["allow"], response.content) == (204, allow, b"")
+
+
+def test_head_has_no_body(server: ServerProcess) -> None:
     answer = requests.head(server.url + "/en/", timeout=20)
     assert (answer.status_code, answer.content) == (200, b"")
 
@@ -177,7 +162,7 @@ def test_head_is_answered_like_get(server: ServerProcess) -> None:
     ["//evil.example", "https://evil.example", "/\\evil.example", "/en\n/x", "", "javascript:alert(1)", "/v1/models",
      "/enx", "///en/", "/%2fevil", "en/keys", "/\tevil", "/en/\x7f"],
 )  # fmt: skip
-def test_an_address_that_leads_elsewhere_is_not_local(address: str) -> None:
+def test_an_address_of_another_site_is_not_local(address: str) -> None:
     assert not is_local(address)
 
 
@@ -186,12 +171,12 @@ def test_an_address_of_a_page_is_local(address: str) -> None:
     assert is_local(address)
 
 
-def test_every_page_is_looked_at_by_axe_and_timed_and_in_the_pictures() -> None:
+def test_every_page_is_covered_by_the_accessibility_and_timing_tests() -> None:
     """A page that is new is named in tests/support/house.py, or the reason why not stands here."""
     files = {"/usage/usage.csv", "/balance/statement.csv"}
     shown_as_states = {"/confirm", "/reset/new", "/topup/done", "/{rest:path}"}
     the_guide_again = {"/api-documentation"}
     known = {*OPEN, *house.CLOSED} | files | shown_as_states | the_guide_again
     handlers = [handler for module in MODULES for handler in module.HANDLERS]
-    pages = {handler.opt["path"] for handler in handlers if "path" in handler.opt and "GET" in handler.http_methods}
-    assert {re.sub(r"\{(\w)\w*:str\}", lambda m: {"k": "+", "n": "#"}[m[1]], path) for path in pages} == known
+    pages = {handler.path for handler in handlers if isinstance(handler, PageHandler) and "GET" in handler.methods}
+    assert {re.sub(r"\{(\w)\w*\}", lambda m: {"k": "+", "n": "#"}[m[1]], path) for path in pages} == known

@@ -1,4 +1,4 @@
-"""What an attacker tries against the pages, each tried here: and nothing happens."""
+"""Attacks on the pages: CSRF, session fixation, open redirects, XSS, other accounts, enumeration, brute force."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import time
 import pytest
 import requests
 
+from minitoolai.core.signing import SecretKeys
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.storage import accounts, users
-from tests.support.browse import PASSWORD, Forms, Visitor
+from tests.support.browse import PASSWORD, Forms, Visitor, new_user
 from tests.support.cli import CATALOG
 from tests.support.server import ServerProcess
 
@@ -29,7 +30,7 @@ def keys_of(member: Visitor, email: str) -> int:
 # ── forged forms ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_form_of_another_site_does_nothing(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_a_form_of_another_site_is_refused(member: Visitor, email: str, server: ServerProcess) -> None:
     member.open("/keys")
     good = member.fields("/keys")
     stranger = Visitor(server)
@@ -49,7 +50,7 @@ def test_a_form_of_another_site_does_nothing(member: Visitor, email: str, server
     assert keys_of(member, email) == 1
 
 
-def test_a_form_of_the_time_before_the_sign_in_is_worth_nothing_after_it(
+def test_a_token_from_before_the_sign_in_is_refused_after_it(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     other = Visitor(server)
@@ -64,12 +65,12 @@ def test_a_form_of_the_time_before_the_sign_in_is_worth_nothing_after_it(
     ["/keys", "/keys/revoke", "/topup/voucher", "/account/password", "/account/leave", "/signout", "/signin", "/signup",
      "/reset", "/reset/new", "/confirm", "/theme"],
 )  # fmt: skip
-def test_every_form_asks_for_its_token(member: Visitor, path: str) -> None:
+def test_every_form_requires_its_token(member: Visitor, path: str) -> None:
     assert post(member, path, {"name": "x", "theme": "dark"}) == 403
     assert "/account" in member.open("/account").url
 
 
-def test_nothing_changes_by_get(member: Visitor) -> None:
+def test_get_changes_nothing(member: Visitor) -> None:
     for path, page in (
         ("/signout", "/en/"), ("/keys/revoke", "/keys"), ("/topup/voucher", "/topup"), ("/account/leave", "/account"),
         ("/theme", "/en/"), ("/studio/key", "/studio"),
@@ -78,19 +79,19 @@ def test_nothing_changes_by_get(member: Visitor) -> None:
     assert member.open("/account").url.endswith("/account")
 
 
-def test_a_token_looks_different_on_every_page_and_is_good_all_the_same(member: Visitor) -> None:
+def test_a_token_is_masked_anew_on_every_page(member: Visitor) -> None:
     tokens = {member.open("/keys") and member.fields("/keys")["csrf"] for _ in range(3)}
     assert len(tokens) == 3
-    signer = CookieSigner(b"pepper")
+    signer = CookieSigner(SecretKeys(b"pepper"))
     assert signer.is_form_token(signer.form_token("a"), "a")
     assert not signer.is_form_token(signer.form_token("a"), "b")
-    assert not signer.is_form_token(CookieSigner(b"other").form_token("a"), "a")
+    assert not signer.is_form_token(CookieSigner(SecretKeys(b"other")).form_token("a"), "a")
 
 
 # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_session_cannot_be_chosen_by_somebody_else(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_a_session_cannot_be_fixed_by_an_attacker(member: Visitor, email: str, server: ServerProcess) -> None:
     victim = Visitor(server)
     victim.cookies.set("session", "chosen-by-an-attacker", domain="127.0.0.1", path="/")
     victim.cookies.set("browser", "chosen-too", domain="127.0.0.1", path="/")
@@ -120,7 +121,7 @@ def test_the_secret_of_a_session_is_not_in_the_database(member: Visitor, server:
         assert secret not in file.read_bytes()
 
 
-def test_cookies_are_for_us_alone(server: ServerProcess) -> None:
+def test_cookies_are_http_only_and_same_site(server: ServerProcess) -> None:
     answer = requests.get(server.url + "/en/", timeout=20)
     for cookie in answer.raw.headers.getlist("set-cookie"):
         assert "HttpOnly" in cookie
@@ -129,7 +130,7 @@ def test_cookies_are_for_us_alone(server: ServerProcess) -> None:
         assert "Domain" not in cookie
 
 
-def test_anywhere_but_on_this_machine_cookies_are_secure_and_bound_to_the_host(server: ServerProcess) -> None:
+def test_cookies_are_secure_and_bound_to_the_host_unless_on_loopback(server: ServerProcess) -> None:
     answer = requests.get(server.url + "/en/", headers={"host": "ai.example.com"}, timeout=20)
     cookies = answer.raw.headers.getlist("set-cookie")
     assert any(cookie.startswith("__Host-browser=") and "Secure" in cookie for cookie in cookies)
@@ -143,7 +144,9 @@ def test_anywhere_but_on_this_machine_cookies_are_secure_and_bound_to_the_host(s
 @pytest.mark.parametrize(
     "target", ["//evil.example/", "https://evil.example/", "/\\evil.example", "/en/\n//evil.example"]
 )
-def test_a_sign_in_leads_to_our_own_pages_only(member: Visitor, email: str, server: ServerProcess, target: str) -> None:
+def test_a_sign_in_redirects_to_pages_of_this_site_only(
+    member: Visitor, email: str, server: ServerProcess, target: str
+) -> None:
     other = Visitor(server)
     other.get(other.url("/signin"), params={"next": target}, timeout=20)
     other.open("/signin")
@@ -155,7 +158,7 @@ def test_a_sign_in_leads_to_our_own_pages_only(member: Visitor, email: str, serv
     assert other.page.headers["location"] == "/en/"
 
 
-def test_no_page_may_stand_in_a_frame_of_another(member: Visitor) -> None:
+def test_no_page_may_be_framed(member: Visitor) -> None:
     for path in ("/", "/signin", "/keys", "/balance", "/topup", "/account"):
         headers = member.open(path).headers
         assert headers["x-frame-options"] == "DENY"
@@ -165,7 +168,7 @@ def test_no_page_may_stand_in_a_frame_of_another(member: Visitor) -> None:
 # ── words that are no words ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_markup_in_a_keys_name_is_shown_as_it_was_written(member: Visitor) -> None:
+def test_markup_in_the_name_of_a_key_is_escaped(member: Visitor) -> None:
     member.open("/keys")
     member.submit("/keys", name=MARK)
     assert KEY.search(member.page.text)
@@ -175,7 +178,7 @@ def test_markup_in_a_keys_name_is_shown_as_it_was_written(member: Visitor) -> No
     assert Forms(member.page.text).found
 
 
-def test_markup_in_fields_comes_back_as_text(visitor: Visitor) -> None:
+def test_markup_in_fields_is_escaped(visitor: Visitor) -> None:
     visitor.open("/signup")
     visitor.submit("/signup", email=MARK, password="short")
     assert "<script>alert" not in visitor.page.text
@@ -185,7 +188,7 @@ def test_markup_in_fields_comes_back_as_text(visitor: Visitor) -> None:
         assert "<script>alert" not in visitor.open(path).text
 
 
-def test_a_message_cannot_be_put_on_a_page_by_others(server: ServerProcess) -> None:
+def test_a_flash_message_cannot_be_forged(server: ServerProcess) -> None:
     visitor = Visitor(server)
     visitor.cookies.set("flash", "WyJnb29kIiwgImZvcmdlZCJd.00000000000000000000000000000000", domain="127.0.0.1")
     assert "forged" not in visitor.open("/").text
@@ -194,12 +197,12 @@ def test_a_message_cannot_be_put_on_a_page_by_others(server: ServerProcess) -> N
 # ── what belongs to others ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_nobody_can_revoke_or_see_the_key_of_another(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_a_key_of_another_account_cannot_be_seen_or_revoked(member: Visitor, email: str, server: ServerProcess) -> None:
     member.open("/keys")
     member.submit("/keys", name="mine alone")
     found = KEY.search(member.page.text)
     assert found
-    other = Visitor(server).sign_up(f"other-{email}")
+    other = new_user(server, f"other-{email}")
     assert "mine alone" not in other.open("/keys").text
     other.submit("/keys", name="a form to fill in")
     fields = other.fields("/keys/revoke") | {"key": found[0].split("-")[2]}
@@ -208,11 +211,9 @@ def test_nobody_can_revoke_or_see_the_key_of_another(member: Visitor, email: str
     assert answer.status_code == 200
 
 
-def test_the_statement_is_the_members_own_whatever_the_address_says(
-    member: Visitor, email: str, server: ServerProcess
-) -> None:
+def test_the_statement_shows_only_the_own_account(member: Visitor, email: str, server: ServerProcess) -> None:
     server.command("credit", "grant", email, "5.00", "--reason", "for me alone")
-    other = Visitor(server).sign_up(f"other-{email}")
+    other = new_user(server, f"other-{email}")
     for path in ("/balance", "/balance?below=999&until=99999999999999", "/balance/statement.csv"):
         assert "for me alone" in member.open(path).text
         assert "for me alone" not in other.open(path).text
@@ -221,9 +222,7 @@ def test_the_statement_is_the_members_own_whatever_the_address_says(
 # ── who is known here ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_sign_in_takes_as_long_for_an_address_that_nobody_has(
-    member: Visitor, email: str, server: ServerProcess
-) -> None:
+def test_a_sign_in_takes_as_long_for_an_unknown_address(member: Visitor, email: str, server: ServerProcess) -> None:
     visitor = Visitor(server)
     visitor.open("/signin")
     times: dict[str, list[float]] = {email: [], "nobody-here@example.com": []}
@@ -241,7 +240,7 @@ def test_a_sign_in_takes_as_long_for_an_address_that_nobody_has(
 # ── too often ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_passwords_vouchers_and_letters_cannot_be_tried_for_ever(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_sign_ins_and_resets_are_rate_limited(tmp_path_factory: pytest.TempPathFactory) -> None:
     with ServerProcess(tmp_path_factory.mktemp("limits"), catalog=CATALOG) as server:
         visitor = Visitor(server)
         visitor.open("/signin")

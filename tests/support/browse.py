@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
 
 import requests
 
+from minitoolai.accounts.users import SESSION_MS, digest, hash_password
+from minitoolai.core.clock import SystemClock, random_text
+from minitoolai.storage import accounts, users
+from minitoolai.storage.database import Connection
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -86,6 +91,32 @@ class Visitor(requests.Session):
         self.open("/signin")
         self.submit("/signin", email=email, password=password)
         return self
+
+
+def new_user(server: ServerProcess, email: str, *, is_admin: bool = False) -> Visitor:
+    """A browser with the session of a new user on the keys page, as after `sign_up`.
+
+    Both are written to the database, which spares each test a sign-up with its e-mail and its hash.
+    """
+    secret, now_ms = random_text(32), SystemClock().now_ms()
+
+    def change(connection: Connection) -> None:
+        account_id = accounts.create_account(connection, email, _password_hash(), now_ms)
+        users.set_language(connection, account_id, "en")
+        users.set_admin(connection, account_id, is_admin)
+        users.insert_session(connection, digest(secret), account_id, now_ms, now_ms + SESSION_MS)
+
+    server.write(change)
+    visitor = Visitor(server)
+    visitor.cookies.set("session", secret, domain="127.0.0.1", path="/")
+    visitor.open("/keys")
+    assert visitor.page.url.endswith("/en/keys"), visitor.page.url
+    return visitor
+
+
+@cache
+def _password_hash() -> str:
+    return hash_password(PASSWORD)
 
 
 def letters(server: ServerProcess, email: str) -> list[str]:

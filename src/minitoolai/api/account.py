@@ -1,4 +1,4 @@
-"""What a caller may ask of itself: its balance, its usage, what one request cost, what is on offer."""
+"""Read-only endpoints about the caller's account: balance, usage, generations; and the models and voices on offer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast, get_args
 
 import msgspec
-from litestar import Request, Response
-from litestar.datastructures import State
+from starlette.requests import Request
+from starlette.responses import Response
 
 from minitoolai.availability import Offer, Reports
 from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, SpeechModel, nearest
@@ -18,56 +18,58 @@ from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.models import Caller, Generation, UsageRow
 from minitoolai.core.money import format_dollars
-from minitoolai.http.asgi import reads
 from minitoolai.http.auth import authenticate
+from minitoolai.http.routing import json_response, reads
 from minitoolai.images.request import LARGEST_SIDE, SMALLEST_SIDE
 from minitoolai.storage.reports import GroupBy
 
-#: A listing's fixed date of birth; OpenAI's clients want one.
+#: `created` of every model: OpenAI's clients require the field, and the catalog has no dates.
 _CREATED_S = 1_700_000_000
 
 
-async def _caller(request: Request[Any, Any, State]) -> Caller:
+async def _caller(request: Request) -> Caller:
     return await authenticate(request.scope, request.app.state.key_verifier)
 
 
-def _reports(request: Request[Any, Any, State]) -> Reports:
+def _reports(request: Request) -> Reports:
     return cast(Reports, request.app.state.reports)
 
 
 @reads("/api/balance")
-async def balance(request: Request[Any, Any, State]) -> dict[str, str]:
-    """Balance, held and available, as decimal strings."""
+async def balance(request: Request) -> Response:
+    """Return balance, held and available as decimal strings."""
     money = await _reports(request).balance(await _caller(request))
-    return {
-        "balance": format_dollars(money.posted),
-        "held": format_dollars(money.held),
-        "available": format_dollars(money.available),
-        "currency": "USD",
-    }
+    return json_response(
+        {
+            "balance": format_dollars(money.posted),
+            "held": format_dollars(money.held),
+            "available": format_dollars(money.available),
+            "currency": "USD",
+        }
+    )
 
 
 @reads("/api/usage")
-async def usage(request: Request[Any, Any, State]) -> Response[Any]:
-    """Usage by day, model or key; JSON or CSV."""
+async def usage(request: Request) -> Response:
+    """Return usage by day, model or key, as JSON or CSV."""
     caller = await _caller(request)
     query = request.query_params
     for name in query:
-        if len(query.getall(name)) > 1:
-            raise InvalidRequest(f"{name[:64]} is sent more than once; send it once", param=name[:64])
+        if len(query.getlist(name)) > 1:
+            raise InvalidRequest(f"{name[:64]} was sent more than once; send it once", param=name[:64])
     group_by = _choice(query, "group_by", get_args(GroupBy), "day")
-    form = _choice(query, "format", ("json", "csv"), "json")
+    file_format = _choice(query, "format", ("json", "csv"), "json")
     now = datetime.fromtimestamp(_reports(request).now_ms() / 1000, UTC)
-    until = _moment(query, "to", default=now + timedelta(days=1), whole_day=True)
-    start = _moment(query, "from", default=now - timedelta(days=30), whole_day=False)
+    until = _read_time(query, "to", default=now + timedelta(days=1), whole_day=True)
+    start = _read_time(query, "from", default=now - timedelta(days=30), whole_day=False)
     if start >= until:
-        raise InvalidRequest("from must lie before to", param="from")
+        raise InvalidRequest("from must be before to", param="from")
     rows = await _reports(request).usage(caller, _ms(start), _ms(until), cast(GroupBy, group_by))
     lines = [_usage_line(row, group_by) for row in rows]
-    if form == "csv":
-        return _csv(lines, group_by)
+    if file_format == "csv":
+        return _csv_response(lines, group_by)
     total = format_dollars(sum(row.cost for row in rows))
-    return Response(
+    return json_response(
         {
             "object": "list",
             "from": start.isoformat(),
@@ -80,31 +82,48 @@ async def usage(request: Request[Any, Any, State]) -> Response[Any]:
     )
 
 
-@reads("/v1/generations/{name:str}")
-async def generation(request: Request[Any, Any, State], name: str) -> dict[str, Any]:
-    """What one request cost, and why."""
-    return _generation(await _reports(request).generation(await _caller(request), name))
+@reads("/v1/generations/{name}")
+async def generation(request: Request) -> Response:
+    """Return what one request used and cost, with its prices and attempts."""
+    name = request.path_params["name"]
+    return json_response(_generation(await _reports(request).generation(await _caller(request), name)))
 
 
 @reads("/v1/models")
-async def models(request: Request[Any, Any, State]) -> dict[str, Any]:
-    """What is on offer, each with its price and engine."""
+async def models(request: Request) -> Response:
+    """List every model with its price and the engine that would serve it now."""
     await _caller(request)
-    return {"object": "list", "data": [_model(offer) for offer in _reports(request).offers()]}
+    return json_response({"object": "list", "data": [_model(offer) for offer in _reports(request).offers()]})
 
 
 @reads("/v1/models/{name:path}")
-async def model(request: Request[Any, Any, State], name: str) -> dict[str, Any]:
-    """One of them."""
+async def model(request: Request) -> Response:
+    """Return one model. Names may contain slashes."""
     await _caller(request)
     reports = _reports(request)
-    offered = reports.models()
-    found = offered.get(name.strip("/"))
+    offered, name = reports.models(), request.path_params["name"].strip("/")
+    found = offered.get(name)
     if found is None:
-        raise ModelNotFound(
-            f"there is no model {name.strip('/')[:80]!r}; {nearest(name.strip('/'), offered)}", param="model"
-        )
-    return _model(reports.offer(found))
+        raise ModelNotFound(f"there is no model {name[:80]!r}; {nearest(name, offered)}", param="model")
+    return json_response(_model(reports.offer(found)))
+
+
+@reads("/v1/audio/voices")
+async def voices(request: Request) -> Response:
+    """List the voices that can be used now, each with its language and engine."""
+    await _caller(request)
+    data = [
+        {
+            "id": voice.id,
+            "object": "voice",
+            "language": voice.language,
+            "engine": voice.engine,
+            "licence": voice.licence,
+            "aliases": voice.aliases,
+        }
+        for voice in _reports(request).voices()
+    ]
+    return json_response({"object": "list", "data": data})
 
 
 def _model(offer: Offer) -> dict[str, Any]:
@@ -116,25 +135,25 @@ def _model(offer: Offer) -> dict[str, Any]:
         "engine": offer.engine,
         "ready": offer.engine is not None,
         "why_not_ready": offer.why_not,
-        **_facts(offer),
+        **_details(offer),
     }
 
 
-def _facts(offer: Offer) -> dict[str, Any]:
+def _details(offer: Offer) -> dict[str, Any]:
     model = offer.model
     if isinstance(model, ImageModel):
-        return _image_facts(model)
+        return _image_details(model)
     if isinstance(model, EmbeddingModel):
-        return _embedding_facts(model)
-    return _speech_facts(model) if isinstance(model, SpeechModel) else _chat_facts(model, offer.sees)
+        return _embedding_details(model)
+    return _speech_details(model) if isinstance(model, SpeechModel) else _chat_details(model, offer.sees)
 
 
-def _image_facts(model: ImageModel) -> dict[str, Any]:
+def _image_details(model: ImageModel) -> dict[str, Any]:
     sizes = {"smallest": f"{SMALLEST_SIDE}x{SMALLEST_SIDE}", "largest": f"{LARGEST_SIDE}x{LARGEST_SIDE}"}
     return {"kind": "image", "sizes": sizes, "price": {"image": format_dollars(model.price), "currency": "USD"}}
 
 
-def _chat_facts(model: ChatModel, sees: bool) -> dict[str, Any]:
+def _chat_details(model: ChatModel, sees: bool) -> dict[str, Any]:
     return {
         "kind": "chat",
         "context_length": model.context,
@@ -148,12 +167,12 @@ def _chat_facts(model: ChatModel, sees: bool) -> dict[str, Any]:
     }
 
 
-def _embedding_facts(model: EmbeddingModel) -> dict[str, Any]:
+def _embedding_details(model: EmbeddingModel) -> dict[str, Any]:
     price = {"input_per_million": format_dollars(model.price_input * 1_000_000), "currency": "USD"}
     return {"kind": "embedding", "context_length": model.context, "price": price}
 
 
-def _speech_facts(model: SpeechModel) -> dict[str, Any]:
+def _speech_details(model: SpeechModel) -> dict[str, Any]:
     price = {"characters_per_million": format_dollars(model.price * 1_000_000), "currency": "USD"}
     return {"kind": "speech", "max_characters": model.max_characters, "voice": model.default_voice, "price": price}
 
@@ -187,7 +206,7 @@ def _generation(g: Generation) -> dict[str, Any]:
 
 
 def _attempts(g: Generation) -> list[dict[str, Any]]:
-    """Every engine that was asked, in order; most often one."""
+    """Return every attempt at an engine, in order. Usually there is one, and it is not stored apart."""
     if g.attempts is not None:
         attempts: list[dict[str, Any]] = msgspec.json.decode(g.attempts)
         return attempts
@@ -209,7 +228,7 @@ def _usage_line(row: UsageRow, group_by: str) -> dict[str, Any]:
     }
 
 
-def _csv(lines: list[dict[str, Any]], group_by: str) -> Response[Any]:
+def _csv_response(lines: list[dict[str, Any]], group_by: str) -> Response:
     text = io.StringIO()
     columns = [group_by, "kind", "requests", "input_units", "output_units", "cost"]
     writer = csv.DictWriter(text, columns)
@@ -226,8 +245,11 @@ def _choice(query: Mapping[str, str], name: str, allowed: tuple[str, ...], defau
     return value
 
 
-def _moment(query: Mapping[str, str], name: str, *, default: datetime, whole_day: bool) -> datetime:
-    """A date or a time, UTC unless it says otherwise; a date as the end means the end of that day."""
+def _read_time(query: Mapping[str, str], name: str, *, default: datetime, whole_day: bool) -> datetime:
+    """Read a date or a time from the query, in UTC unless it has an offset.
+
+    `whole_day`: a date without a time means the end of that day.
+    """
     text = query.get(name)
     if not text:
         return default
@@ -251,22 +273,3 @@ def _ms(moment: datetime) -> int:
 
 def _iso(ms: int | None) -> str | None:
     return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
-
-
-@reads("/v1/audio/voices")
-async def voices(request: Request[Any, Any, State]) -> dict[str, Any]:
-    """Who can speak now, in which language, by which engine."""
-    await authenticate(request.scope, request.app.state.key_verifier)
-    reports = cast(Reports, request.app.state.reports)
-    data = [
-        {
-            "id": voice.id,
-            "object": "voice",
-            "language": voice.language,
-            "engine": voice.engine,
-            "licence": voice.licence,
-            "aliases": voice.aliases,
-        }
-        for voice in reports.voices()
-    ]
-    return {"object": "list", "data": data}

@@ -11,15 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from minitoolai.http.asgi import reads
+from starlette.requests import Request
+from starlette.responses import Response
+
+from minitoolai.http.routing import json_response, reads
 
 DOCUMENT = Path(__file__).parent / "openapi.json"
 
 
 @reads("/openapi.json")
-async def document() -> dict[str, Any]:
+async def document(request: Request) -> Response:
     """Return the whole description."""
-    return describe()
+    return json_response(describe())
 
 
 @cache

@@ -1,13 +1,17 @@
-"""Method and path to handler, nothing else."""
+"""Map every path of the API to its handler.
+
+`app.Server` looks up the hot paths and the image jobs that take a body in dictionaries. Starlette routes the others.
+"""
 
 from __future__ import annotations
 
 import difflib
 from typing import Any
 
-from litestar import Litestar, Request, Response
-from litestar.datastructures import State
-from litestar.exceptions import HTTPException
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.api import account, openapi
@@ -17,57 +21,56 @@ from minitoolai.chat.dialects.responses import ResponsesDialect
 from minitoolai.chat.endpoint import ChatDialect, ChatEndpoint
 from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
-from minitoolai.http.asgi import App, reads
+from minitoolai.http.asgi import App
 from minitoolai.http.errors import error_body, error_headers, status_and_type
+from minitoolai.http.routing import json_response, reads
 from minitoolai.images import endpoints as images
-from minitoolai.images import endpoints as job_views
 from minitoolai.images import webhooks
 from minitoolai.images.endpoints import ImageDesk
-from minitoolai.speech import endpoint as speech
+from minitoolai.speech.endpoint import SpeechEndpoint
 from minitoolai.speech.service import SpeechService
-
-# (merged from health) Is it alive, and will requests be served.
 
 
 @reads("/healthz")
-async def healthz() -> dict[str, str]:
-    """200 while the process answers at all."""
-    return {"status": "ok"}
+async def healthz(request: Request) -> Response:
+    """Return 200 while the process responds at all."""
+    return json_response({"status": "ok"})
 
 
 @reads("/readyz")
-async def readyz(request: Request[Any, Any, State]) -> Response[dict[str, str]]:
-    """200 when requests will be served; 503 with the reason while they will not."""
+async def readyz(request: Request) -> Response:
+    """Return 200 while requests are served, else 503 with the reason."""
     why_not = request.app.state.why_not_ready()
     if why_not is None:
-        return Response({"status": "ready"})
-    return Response({"status": "not ready", "reason": why_not}, status_code=503, headers={"retry-after": "2"})
+        return json_response({"status": "ready"})
+    return json_response({"status": "not ready", "reason": why_not}, 503, {"retry-after": "2"})
 
 
-HANDLERS = [
+#: In the order in which they are tried: a path with a parameter after the paths that it would match, too.
+HANDLERS = (
     account.balance,
     account.usage,
     account.generation,
     account.models,
     account.model,
     account.voices,
-    job_views.events,
-    job_views.cancel,
-    job_views.picture,
+    images.events,
+    images.cancel,
+    images.picture,
     webhooks.webhooks,
     healthz,
     readyz,
     openapi.document,
-]
+)
 
 
-def hot_paths(chats: ChatService, speeches: SpeechService, keys: KeyVerifier) -> dict[str, App]:
-    """The paths that bypass the framework: it would cost more than all of the work."""
+def hot_paths(chats: ChatService, speech: SpeechService, keys: KeyVerifier) -> dict[str, App]:
+    """Return the handlers of chat and speech by path. They bypass Starlette (decision 0003)."""
     api, openai = ChatEndpoint(chats, keys, ChatDialect("api")), ChatEndpoint(chats, keys, ChatDialect("openai"))
     text = ChatEndpoint(chats, keys, CompletionsDialect())
     responses = ChatEndpoint(chats, keys, ResponsesDialect(chats.clock))
     embeddings = ChatEndpoint(chats, keys, EmbeddingsDialect())
-    speaks = speech.SpeechEndpoint(speeches, keys)
+    speak = SpeechEndpoint(speech, keys)
     return {
         "/api/chat-completions": api,
         "/api/chat-completions/": api,
@@ -79,15 +82,15 @@ def hot_paths(chats: ChatService, speeches: SpeechService, keys: KeyVerifier) ->
         "/v1/responses/": responses,
         "/v1/embeddings": embeddings,
         "/v1/embeddings/": embeddings,
-        "/api/texttospeech": speaks,
-        "/api/texttospeech/": speaks,
-        "/v1/audio/speech": speaks,
-        "/v1/audio/speech/": speaks,
+        "/api/texttospeech": speak,
+        "/api/texttospeech/": speak,
+        "/v1/audio/speech": speak,
+        "/v1/audio/speech/": speak,
     }
 
 
 def image_paths(desk: ImageDesk, keys: KeyVerifier) -> dict[str, App]:
-    """Those of image jobs that take a body; the others are in the framework."""
+    """Return the handlers of image jobs that take a body, by path."""
     endpoints: dict[str, App] = {
         "/api/texttoimage": images.SubmitEndpoint(desk, keys),
         "/api/texttoimage/jobs": images.PollEndpoint(desk),
@@ -96,37 +99,50 @@ def image_paths(desk: ImageDesk, keys: KeyVerifier) -> dict[str, App]:
     return endpoints | {f"{path}/": endpoint for path, endpoint in endpoints.items()}
 
 
-def other_paths(state: State) -> Litestar:
-    """Everything else, in the framework."""
-    return Litestar(
-        HANDLERS,
-        state=state,
-        openapi_config=None,
-        exception_handlers={ServiceError: _service_error, HTTPException: _http_error},
-        logging_config=None,
+def other_paths(**state: Any) -> Starlette:
+    """Return the app for every other path. `state` is what the handlers find in `request.app.state`."""
+    app = Starlette(
+        routes=HANDLERS,
+        exception_handlers={ServiceError: _service_error, HTTPException: _http_error, Exception: _server_error},
     )
+    app.router.redirect_slashes = False
+    for name, value in state.items():
+        setattr(app.state, name, value)
+    return app
 
 
-def _service_error(request: Request[Any, Any, State], error: ServiceError) -> Response[bytes]:
-    headers = {key.decode(): value.decode() for key, value in error_headers(error)}
-    body = error_body(error, request.scope["path"])
-    return Response(body, status_code=status_and_type(error)[0], media_type="application/json", headers=headers)
+async def _service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return _error_response(request, error)
 
 
-def _http_error(request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:
-    """The framework's own refusals, in our words and shape."""
+async def _server_error(request: Request, error: Exception) -> Response:
+    """Answer an error that no handler expected. Starlette raises it again, and uvicorn logs it."""
+    return _error_response(request, ServiceError("something failed on our side; try again"))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Answer 404 and 405 in the shape of the path."""
+    assert isinstance(error, HTTPException)
     path = request.scope["path"]
     if error.status_code == 404:
-        words = f"there is nothing at {path[:200]}; {_nearest(path)}/openapi.json lists what there is"
-        return _service_error(request, NotFound(words))
-    allowed = (error.headers or {}).get("allow", "another method")
-    answer = _service_error(request, InvalidRequest(f"use {allowed} here", code="method_not_allowed"))
-    answer.status_code = error.status_code
-    answer.headers.update(error.headers or {})
-    return answer
+        message = f"there is nothing at {path[:200]}; {_nearest_path(path)}/openapi.json lists all paths"
+        return _error_response(request, NotFound(message))
+    headers = error.headers or {}
+    refusal = InvalidRequest(f"use {headers.get('allow', 'another method')} here", code="method_not_allowed")
+    response = _error_response(request, refusal)
+    response.status_code = error.status_code
+    response.headers.update(headers)
+    return response
 
 
-def _nearest(path: str) -> str:
-    """Most who miss have forgotten the `/v1` of the base URL, or sent it twice."""
+def _error_response(request: Request, error: ServiceError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in error_headers(error)}
+    body = error_body(error, request.scope["path"])
+    return Response(body, status_and_type(error)[0], headers, "application/json")
+
+
+def _nearest_path(path: str) -> str:
+    """Suggest a path. A wrong path is most often one with the `/v1` of the base URL missing, or twice."""
     close = difflib.get_close_matches(path[:80].rstrip("/"), openapi.describe()["paths"], n=1, cutoff=0.75)
     return f"did you mean {close[0]}? " if close else ""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from litestar import HttpMethod, route
-
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, ServiceError, WrongContentType
 from minitoolai.http.errors import error_body, error_headers, status_and_type
 from minitoolai.http.types import App, Headers, Receive, Scope, Send
@@ -99,11 +97,3 @@ async def respond(send: Send, status: int, body: bytes, headers: Headers) -> Non
 async def respond_error(send: Send, error: ServiceError, headers: Headers, path: str = "") -> None:
     """One error, in the shape that this path's callers expect: OpenAI's, or the contract's own for pictures."""
     await respond(send, status_and_type(error)[0], error_body(error, path), [JSON, *headers, *error_headers(error)])
-
-
-# (merged from reading) What only reads answers HEAD wherever it answers GET: monitors and load balancers ask that way.
-
-
-def reads(path: str) -> Callable[[Any], Any]:
-    """A handler of GET and HEAD at this path."""
-    return route(path, http_method=[HttpMethod.GET, HttpMethod.HEAD])

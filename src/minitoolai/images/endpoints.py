@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
-from litestar import Request, Response, delete, get
-from litestar.datastructures import State
-from litestar.response import Stream
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.core.clock import generation_name
@@ -31,9 +30,10 @@ from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ImageAsk, ImageJob, Submitted
 from minitoolai.core.models import Caller
 from minitoolai.core.money import format_dollars
-from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, reads, respond, respond_error
+from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.request_context import name_work
+from minitoolai.http.routing import json_response, reads, route
 from minitoolai.http.streaming import method_not_allowed
 from minitoolai.images.request import Generate, job_number, parse_generate, parse_image, parse_job
 from minitoolai.images.results import ImageDelivery, Links
@@ -272,35 +272,35 @@ SILENCE_S = 15.0
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
-def _desk(request: Request[Any, Any, State]) -> ImageDesk:
+def _desk(request: Request) -> ImageDesk:
     return cast(ImageDesk, request.app.state.image_desk)
 
 
-@get("/api/texttoimage/jobs/{jobid:str}/events")
-async def events(request: Request[Any, Any, State], jobid: str) -> Stream:
+@route("/api/texttoimage/jobs/{jobid}/events", "GET")
+async def events(request: Request) -> Response:
     """What a poll would say, at once and after every change, until the job has ended; then `[DONE]`."""
-    desk, job_id, signature = _desk(request), job_number(jobid), _signature(request)
+    desk, job_id, signature = _desk(request), job_number(request.path_params["jobid"]), _signature(request)
     await _look(desk, job_id, signature)
-    return Stream(_told(desk, job_id, signature), media_type="text/event-stream", headers=_STREAM_HEADERS)
+    return StreamingResponse(_told(desk, job_id, signature), media_type="text/event-stream", headers=_STREAM_HEADERS)
 
 
-@delete("/api/texttoimage/jobs/{jobid:str}", status_code=200)
-async def cancel(request: Request[Any, Any, State], jobid: str) -> Response[Any]:
+@route("/api/texttoimage/jobs/{jobid}", "DELETE")
+async def cancel(request: Request) -> Response:
     """End the job and release its hold; the answer is what a poll says then."""
-    desk, job_id, signature = _desk(request), job_number(jobid), _signature(request)
+    desk, job_id, signature = _desk(request), job_number(request.path_params["jobid"]), _signature(request)
     try:
         job = await desk.jobs.cancel(job_id, signature)
     except StoreError as error:
         raise _away() from error
-    return Response(job_body(job, desk.links), headers={"cache-control": "no-store"})
+    return json_response(job_body(job, desk.links), headers={"cache-control": "no-store"})
 
 
-@reads("/api/texttoimage/pictures/{name:str}")
-async def picture(request: Request[Any, Any, State], name: str) -> Response[bytes]:
+@reads("/api/texttoimage/pictures/{name}")
+async def picture(request: Request) -> Response:
     """The PNG under a signed link. It never changes, so whoever has it need not fetch it again."""
     query = request.query_params
     desk = _desk(request)
-    found = await desk.pictures.find(name, query.get("expires", ""), query.get("signature", ""))
+    found = await desk.pictures.find(request.path_params["name"], query.get("expires", ""), query.get("signature", ""))
     etag = f'"{found.digest}"'
     headers = {
         "etag": etag,
@@ -312,7 +312,7 @@ async def picture(request: Request[Any, Any, State], name: str) -> Response[byte
         "access-control-allow-origin": "*",
     }
     if _has_it(request.headers.get("if-none-match", ""), etag):
-        return Response(b"", status_code=304, headers=headers, media_type="image/png")
+        return Response(b"", status_code=304, headers=headers)
     return Response(await desk.pictures.read(found), headers=headers, media_type="image/png")
 
 
@@ -347,7 +347,7 @@ async def _told(desk: ImageDesk, job_id: int, signature: str) -> AsyncIterator[b
         await watching.aclose()
 
 
-def _signature(request: Request[Any, Any, State]) -> str:
+def _signature(request: Request) -> str:
     signature: str | None = request.query_params.get("signature")
     if signature is None:
         raise InvalidRequest("signature is missing: append ?signature=… as it came with the jobid", param="signature")

@@ -18,16 +18,16 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
-from litestar import Request, Response
-from litestar.datastructures import State
+from starlette.requests import Request
+from starlette.responses import Response
 
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import NotFound, Overloaded, ServiceError, StoreError
 from minitoolai.core.inference import ImageJob
 from minitoolai.core.models import Caller
 from minitoolai.core.signing import all_keys
-from minitoolai.http.asgi import reads
 from minitoolai.http.auth import authenticate
+from minitoolai.http.routing import json_response, reads
 from minitoolai.images.results import Links
 from minitoolai.images.results import body as job_body
 from minitoolai.storage import outbox
@@ -259,13 +259,13 @@ LISTED = 100
 
 
 @reads("/api/webhooks")
-async def webhooks(request: Request[Any, Any, State]) -> Response[Any]:
+async def webhooks(request: Request) -> Response:
     """The account's signing secret and its last deliveries, newest first."""
     caller = await authenticate(request.scope, request.app.state.key_verifier)
     log = cast(WebhookLog, request.app.state.webhook_log)
     messages = await log.last(caller, LISTED)
     body = {"object": "list", "secret": log.secret_of(caller), "data": [_message(message) for message in messages]}
-    return Response(body, headers={"cache-control": "no-store"})
+    return json_response(body, headers={"cache-control": "no-store"})
 
 
 def _message(message: Logged) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Charts as numbers for SVG: where each bar, line and label goes. Templates draw them (frame/charts.html)."""
+"""Lay out bar charts for SVG, which frame/charts.html draws; and write CSV files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import msgspec
 
 WIDTH, HEIGHT = 720, 260
 LEFT, RIGHT, TOP, BOTTOM = 78, 24, 14, 34
-MOST_DAY_LABELS = 8
-ROW, BAR, EDGE = 50, 16, 8
+MAX_DAY_LABELS = 8
+ROW_HEIGHT, BAR_HEIGHT, EDGE = 50, 16, 8
 
 
 class Bar(msgspec.Struct, frozen=True):
-    """A rectangle; `kind` is its colour."""
+    """A rectangle. Its `kind` decides its colour."""
 
     x: float
     y: float
@@ -25,7 +25,7 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 class Label(msgspec.Struct, frozen=True):
-    """A text at a place."""
+    """A text and its position."""
 
     x: float
     y: float
@@ -33,26 +33,26 @@ class Label(msgspec.Struct, frozen=True):
 
 
 class Chart(msgspec.Struct, frozen=True):
-    """One drawing."""
+    """The shapes and texts of one chart."""
 
     height: float
     bars: tuple[Bar, ...]
-    #: Lines of the scale with their values (of rows: the value of each), and what stands on the other axis.
+    #: Grid lines with their values (in a row chart: the value of each row), and the labels of the other axis.
     scale: tuple[Label, ...]
     labels: tuple[Label, ...]
 
     @property
     def shapes(self) -> dict[str, str]:
-        """Kind → the outline of all its bars, for one <path>: a page of ninety days stays small."""
-        found: dict[str, str] = {}
+        """Return kind → SVG path of all its bars: one <path> each keeps a page of ninety days small."""
+        paths: dict[str, str] = {}
         for bar in self.bars:
             outline = f"M{bar.x:g} {bar.y:g}h{bar.width:g}v{bar.height:g}h-{bar.width:g}z"
-            found[bar.kind] = found.get(bar.kind, "") + outline
-        return found
+            paths[bar.kind] = paths.get(bar.kind, "") + outline
+        return paths
 
 
 class Column(msgspec.Struct, frozen=True):
-    """One place of a chart: its label, and how much of each kind, from below."""
+    """One bar of a chart: its label, and the amount of each kind, from the bottom up."""
 
     label: str
     amounts: tuple[tuple[str, int], ...]
@@ -62,8 +62,8 @@ class Column(msgspec.Struct, frozen=True):
         return sum(amount for _, amount in self.amounts)
 
 
-def steps(highest: int) -> list[int]:
-    """Round values of a scale from 0 to at least `highest`: four or five of them, or as many as there are."""
+def scale_values(highest: int) -> list[int]:
+    """Return four or five round values from 0 to at least `highest`; fewer if `highest` is small."""
     if highest <= 0:
         return [0, 1]
     step = 1
@@ -73,12 +73,12 @@ def steps(highest: int) -> list[int]:
     return list(range(0, highest + step, step))
 
 
-def columns(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
-    """Stacked bars side by side: one for each day. `write` says a value as the reader's language does."""
-    scale = steps(max((column.total for column in data), default=0))
+def column_chart(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
+    """Lay out stacked bars side by side, one per day. `write` formats a value in the reader's language."""
+    scale = scale_values(max((column.total for column in data), default=0))
     wide, high = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     slot = wide / max(len(data), 1)
-    every = -(-len(data) // MOST_DAY_LABELS)
+    label_every = -(-len(data) // MAX_DAY_LABELS)
     bars, labels = [], []
     for place, column in enumerate(data):
         x, y = LEFT + place * slot, TOP + float(high)
@@ -87,40 +87,40 @@ def columns(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
                 height = max(amount / scale[-1] * high, 1.0)
                 y -= height
                 bars.append(Bar(round(x + slot * 0.14, 1), round(y, 1), round(slot * 0.72, 1), round(height, 1), kind))
-        # Counted from the right: the newest day always has its name.
-        if (len(data) - 1 - place) % every == 0:
+        # Counted from the right, so that the newest day has a label.
+        if (len(data) - 1 - place) % label_every == 0:
             labels.append(Label(round(x + slot / 2, 1), HEIGHT - BOTTOM + 20, column.label))
     lines = [Label(LEFT - 8, round(TOP + high * (1 - value / scale[-1]), 1), write(value)) for value in scale]
     return Chart(HEIGHT, tuple(bars), tuple(lines), tuple(labels))
 
 
-def rows(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
-    """Bars below each other, above each its label and its value: for a few things with long names."""
+def row_chart(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
+    """Lay out bars below each other, each under its label and value: for a few things with long names."""
     highest = max((column.total for column in data), default=0) or 1
     wide = WIDTH - 2 * EDGE
     bars, labels, values = [], [], []
     for place, column in enumerate(data):
-        y, x = place * ROW + 26, float(EDGE)
+        y, x = place * ROW_HEIGHT + 26, float(EDGE)
         labels.append(Label(EDGE, y - 5, column.label))
         for kind, amount in column.amounts:
             if amount:
                 width = max(amount / highest * wide, 1.0)
-                bars.append(Bar(round(x, 1), y + 2, round(width, 1), BAR, kind))
+                bars.append(Bar(round(x, 1), y + 2, round(width, 1), BAR_HEIGHT, kind))
                 x += width
         values.append(Label(EDGE, y - 5, write(column.total)))
-    return Chart(len(data) * ROW, tuple(bars), tuple(values), tuple(labels))
+    return Chart(len(data) * ROW_HEIGHT, tuple(bars), tuple(values), tuple(labels))
 
 
-# (merged from sheets) Files for spreadsheets.
+# ── CSV ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def plain(text: str | None) -> str:
-    """A text that a spreadsheet does not take for a formula."""
+def escape_formula(text: str | None) -> str:
+    """Return a text that a spreadsheet does not run as a formula (CSV injection)."""
     return f"'{text}" if text and text[0] in "=+-@\t\r" else text or ""
 
 
-def sheet(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """Lines of CSV below a line of names, in UTF-8."""
+def to_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """Return a header line and the rows as CSV in UTF-8."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(columns)

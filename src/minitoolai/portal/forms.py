@@ -1,69 +1,72 @@
-"""What a form sent: read with limits, values kept for showing again, errors next to their fields."""
+"""Forms and cookies: parse and limit what a form sends, keep its errors; sign cookies, make and check CSRF tokens."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
-import json
 from urllib.parse import parse_qsl
+
+from itsdangerous import BadData, URLSafeSerializer
 
 from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import BodyTooLarge, InvalidRequest
+from minitoolai.core.signing import SecretKeys, all_keys
 
-LARGEST_FORM = 64 * 1024
-LARGEST_FIELD = 10_000
-MOST_FIELDS = 300
+MAX_FORM_BYTES = 64 * 1024
+MAX_FIELD_LENGTH = 10_000
+MAX_FIELDS = 300
 
 
 class FormData:
-    """Fields by name, each a string without surrounding space, and what is wrong with them."""
+    """The fields of a form by name, stripped of surrounding whitespace, and their errors."""
 
     def __init__(self, values: dict[str, str] | None = None) -> None:
         self.values = values or {}
-        #: Every value of a field that may come several times, such as boxes to tick.
+        #: Every value of each field: a checkbox may be sent several times.
         self.lists: dict[str, list[str]] = {}
         self.errors: dict[str, str] = {}
-        #: Whether it shows what was typed before a sign-in.
-        self.is_refilled = False
+        #: True if the values were restored from a draft.
+        self.is_restored = False
 
     def __getitem__(self, name: str) -> str:
         return self.values.get(name, "")
 
-    def all(self, name: str) -> list[str]:
-        """Every value of this name, in their order."""
+    def get_all(self, name: str) -> list[str]:
+        """Return every value of this field, in order."""
         return self.lists.get(name, [])
 
     def clear(self) -> None:
-        """Forget what was typed: it has been done."""
+        """Remove all values, so that the next page shows an empty form."""
         self.values.clear()
         self.lists.clear()
 
-    def secret(self, name: str) -> str:
-        """A password: taken out, so that no template can show it again."""
+    def pop_password(self, name: str) -> str:
+        """Remove and return a password, so that no template can show it again."""
         return self.values.pop(name, "")
 
-    def refuse(self, name: str, why: str) -> None:
-        """Say what is wrong with a field (the first fault of a field counts); "" means the form as a whole."""
-        self.errors.setdefault(name, why)
+    def add_error(self, name: str, message: str) -> None:
+        """Record the error of a field; "" is the form as a whole. The first error of a field is kept."""
+        self.errors.setdefault(name, message)
 
     @property
-    def is_good(self) -> bool:
+    def is_valid(self) -> bool:
         return not self.errors
 
 
 def parse_form(body: bytes) -> FormData:
-    """`application/x-www-form-urlencoded`. BodyTooLarge, InvalidRequest."""
-    if len(body) > LARGEST_FORM:
-        raise BodyTooLarge(f"the form is larger than {LARGEST_FORM // 1024} kB")
+    """Parse `application/x-www-form-urlencoded`. Raise BodyTooLarge or InvalidRequest."""
+    if len(body) > MAX_FORM_BYTES:
+        raise BodyTooLarge(f"the form is larger than {MAX_FORM_BYTES // 1024} kB")
     try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict")
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict")
     except ValueError as error:
-        raise InvalidRequest("the form cannot be read") from error
+        raise InvalidRequest("the form cannot be parsed: send UTF-8, percent-encoded") from error
     form = FormData()
     for name, value in pairs:
-        # A NUL is no character for PostgreSQL, nor for people.
-        text = value.replace("\0", "")[:LARGEST_FIELD]
+        # PostgreSQL accepts no NUL in a text.
+        text = value.replace("\0", "")[:MAX_FIELD_LENGTH]
         text = text if name.startswith("password") else text.strip()
         form.values.setdefault(name, text)
         if not name.startswith("password"):
@@ -71,7 +74,7 @@ def parse_form(body: bytes) -> FormData:
     return form
 
 
-# (merged from cookies) Cookies and what hangs on them: names, flags, signatures, and the token that every form carries.
+# ── cookies ───────────────────────────────────────────────────────────────────────────────────────────────
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 YEAR_S = 365 * 86_400
@@ -79,13 +82,13 @@ TOKEN_BYTES = 16
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a Host header names this machine itself."""
+    """Return True if a Host header names this machine itself."""
     name = host if host.endswith("]") else host.rsplit(":", 1)[0]
     return name.lower() in LOOPBACK
 
 
 def read_cookies(header: str) -> dict[str, str]:
-    """Name → value; what cannot be read is left out."""
+    """Parse a Cookie header into name → value. Skip what cannot be parsed."""
     cookies: dict[str, str] = {}
     for part in header[:8192].split(";"):
         name, equals, value = part.strip().partition("=")
@@ -95,41 +98,54 @@ def read_cookies(header: str) -> dict[str, str]:
 
 
 class CookieSigner:
-    """Signs with a key of this server, one purpose apart from another."""
+    """Signs cookies and CSRF tokens. A signature holds for one purpose only.
 
-    def __init__(self, pepper: bytes) -> None:
-        self._key = hmac.digest(pepper, b"portal", "sha256")
+    The newest key of `secret_keys` signs. Signatures of the older ones stay valid, so that open forms survive a
+    rotation.
+    """
 
-    def mac(self, purpose: str, text: str) -> bytes:
-        return hmac.digest(self._key, f"{purpose}\0{text}".encode(), "sha256")
+    def __init__(self, secret_keys: SecretKeys) -> None:
+        self._keys = all_keys(secret_keys.derived(b"portal"))
 
     def form_token(self, secret: str) -> str:
-        """A new disguise of the token that belongs to this browser: compression must not give it away (BREACH)."""
+        """Return the CSRF token of this browser, masked anew each time.
+
+        Without the mask, the token could be guessed from the sizes of compressed pages (the BREACH attack).
+        """
         mask = random_bytes(TOKEN_BYTES)
-        return base64.urlsafe_b64encode(mask + _xor(mask, self.mac("form", secret))).decode()
+        return base64.urlsafe_b64encode(mask + _xor(mask, _token(self._keys[0], secret))).decode()
 
     def is_form_token(self, token: str, secret: str) -> bool:
-        """Whether a form was made for this browser."""
+        """Return True if this CSRF token was made for this browser."""
         try:
             data = base64.urlsafe_b64decode(token.encode())
         except (binascii.Error, ValueError):
             return False
-        mask, hidden = data[:TOKEN_BYTES], data[TOKEN_BYTES:]
-        own = self.mac("form", secret)[:TOKEN_BYTES]
-        return len(data) == 2 * TOKEN_BYTES and hmac.compare_digest(_xor(mask, hidden), own)
+        if len(data) != 2 * TOKEN_BYTES:
+            return False
+        given = _xor(data[:TOKEN_BYTES], data[TOKEN_BYTES:])
+        return any(hmac.compare_digest(given, _token(key, secret)) for key in self._keys)
 
     def pack(self, purpose: str, value: object) -> str:
-        """A value that the browser keeps and cannot change."""
-        text = base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
-        return f"{text}.{self.mac(purpose, text).hex()[:32]}"
+        """Sign a JSON value for a cookie or a form. The browser can read it, but not change it."""
+        return self._serializer(purpose).dumps(value)
 
     def unpack(self, purpose: str, packed: str) -> object | None:
-        """The value, or None where somebody else made it."""
-        text, _, mac = packed.partition(".")
-        if not hmac.compare_digest(mac.encode(), self.mac(purpose, text).hex()[:32].encode()):
+        """Return a signed value, or None if the signature is wrong."""
+        try:
+            value: object = self._serializer(purpose).loads(packed)
+        except BadData:
             return None
-        value: object = json.loads(base64.urlsafe_b64decode(text))
         return value
+
+    def _serializer(self, purpose: str) -> URLSafeSerializer:
+        signer = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+        # itsdangerous signs with the last key of its list.
+        return URLSafeSerializer([*reversed(self._keys)], salt=purpose, signer_kwargs=signer)
+
+
+def _token(key: bytes, secret: str) -> bytes:
+    return hmac.digest(key, f"form\0{secret}".encode(), "sha256")[:TOKEN_BYTES]
 
 
 def _xor(left: bytes, right: bytes) -> bytes:

@@ -1,7 +1,6 @@
-"""The programs of the guide: read from examples/, coloured on the server, with the reader's address in them.
+"""Code samples of the guide: read from examples/, highlighted on the server, with the address of this site.
 
-`examples/TOPIC.TAB` is a program as it runs, but for `https://ai.example.com` and `sk-…`. Tests run what the page
-shows.
+`examples/TOPIC.TAB` runs as it is, except for `https://ai.example.com` and `sk-…`. Tests run what the page shows.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from pathlib import Path
 from markupsafe import Markup
 
 FOLDER = Path(__file__).parent / "examples"
-#: The address that stands in the files, and is the reader's in the guide.
-PLACE = "https://ai.example.com"
-#: Tab → what it is called; in the order in which they are shown.
+#: The address in the files, which the guide replaces by that of this site.
+EXAMPLE_ORIGIN = "https://ai.example.com"
+#: Tab → its title, in the order shown.
 TABS = {"python": "Python", "php": "PHP", "curl": "curl", "javascript": "JavaScript", "openai": "openai SDK"}
 
 _STRING = r'"(?:\\.|[^"\\\n])*"'
 _PYTHON = "import|from|with|as|for|in|if|not|while|True|break|continue|raise|print"
-_WORDS = {
+_KEYWORDS = {
     "python": _PYTHON,
     "openai": _PYTHON,
     "php": r"<\?php|function|use|foreach|as|if|continue|return|exit|echo|do|while|isset|true",
@@ -34,15 +33,15 @@ _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 @cache
 def source(name: str) -> str:
-    """The file as it is, by names like `chat.python`."""
+    """Return the text of a file, by a name like `chat.python`."""
     return (FOLDER / name).read_text("utf-8").rstrip("\n")
 
 
 @cache
-def colour(code: str, kind: str) -> Markup:
-    """Words in `<b>`, strings in `<i>`: the shortest marks there are, for pages are weighed. Nothing else is marked."""
-    # In a command line, what stands in '…' is JSON, coloured as such.
-    pattern = re.compile(rf"({_STRING})|(?<![\w$.-])({_WORDS[kind]})(?![\w-])")
+def highlight(code: str, kind: str) -> Markup:
+    """Mark keywords with `<b>` and strings with `<i>`: the shortest tags, because page sizes are tested."""
+    # In a curl command, the text in '…' is JSON and is highlighted as such.
+    pattern = re.compile(rf"({_STRING})|(?<![\w$.-])({_KEYWORDS[kind]})(?![\w-])")
     parts, at = [], 0
     for match in pattern.finditer(code):
         tag = "i" if match[1] else "b"
@@ -52,15 +51,15 @@ def colour(code: str, kind: str) -> Markup:
 
 
 def example(name: str, origin: str) -> Markup:
-    """A program coloured, with the reader's address."""
-    return Markup(colour(source(name), name.rpartition(".")[2]).replace(PLACE, _escape(origin)))  # noqa: S704
+    """Return a highlighted sample with the address of this site."""
+    return Markup(highlight(source(name), name.rpartition(".")[2]).replace(EXAMPLE_ORIGIN, _escape(origin)))  # noqa: S704
 
 
 def tabs_of(topic: str) -> dict[str, str]:
-    """The tabs that a topic has a program for."""
+    """Return the tabs that have a sample for this topic."""
     return {tab: title for tab, title in TABS.items() if (FOLDER / f"{topic}.{tab}").is_file()}
 
 
 def _escape(text: str) -> str:
-    """What element text needs; quotes stay, for there are hundreds of them."""
+    """Escape for element text. Quotes stay: hundreds of entities would make the page larger."""
     return re.sub("[&<>]", lambda match: _ESCAPES[match[0]], text)

@@ -1,4 +1,4 @@
-"""Languages: which there are, which one a visitor wants, texts from .po files, numbers and dates as written there."""
+"""Internationalisation: the languages, the choice for a visitor, translations from .po files, number formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from babel.numbers import NumberPattern, format_decimal, format_percent, parse_p
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.money import NANO_PER_DOLLAR
 
-#: Path prefix → what the language calls itself.
+#: Path prefix → the language's name for itself.
 LANGUAGES = {
     "en": "English",
     "pt": "Português",
@@ -28,19 +28,19 @@ LANGUAGES = {
     "fr": "Français",
 }
 DEFAULT = "en"
-#: So many numbers, amounts and days are kept as they were written, in each language.
-MOST_KEPT = 5_000
+#: Formatted numbers, amounts and days that each language caches.
+FORMAT_CACHE_SIZE = 5_000
 FOLDER = Path(__file__).parent / "locale"
 _LOCALES = {lang: Locale.parse({"pt": "pt_BR", "en": "en_US"}.get(lang, lang)) for lang in LANGUAGES}
 
 
 def N_(message: str) -> str:  # noqa: N802 - gettext's own name
-    """Mark a text for translation where it stands; `Texts.gettext` translates it where it is shown."""
+    """Mark a text for translation at its definition; `Translations.gettext` translates it where it is shown."""
     return message
 
 
-def preferred(accept_language: str, cookie: str = "") -> str:
-    """The language for a visitor: the one chosen before, else the best of `Accept-Language`, else English."""
+def preferred_language(accept_language: str, cookie: str = "") -> str:
+    """Return the language for a visitor: the one in the cookie, else the best of `Accept-Language`, else English."""
     if cookie in LANGUAGES:
         return cookie
     wanted: list[tuple[float, int, str]] = []
@@ -51,7 +51,7 @@ def preferred(accept_language: str, cookie: str = "") -> str:
             weight = float(quality) if quality else 1.0
         except ValueError:
             continue
-        # "in" is what some systems still call Indonesian.
+        # Some systems still send "in", the old code of Indonesian.
         lang = "id" if lang == "in" else lang
         if lang in LANGUAGES and weight > 0:
             wanted.append((-weight, place, lang))
@@ -59,19 +59,19 @@ def preferred(accept_language: str, cookie: str = "") -> str:
 
 
 def po_files(lang: str) -> list[Path]:
-    """The catalogs of a language, one for each part of the portal."""
+    """Return the message catalogs of a language, one per part of the portal."""
     return sorted((FOLDER / lang / "LC_MESSAGES").glob("*.po"))
 
 
 def plural_form(lang: str, n: int) -> int:
-    """Which of a language's forms a count takes."""
+    """Return the index of the plural form for a count."""
     if lang in ("id", "tr"):
         return 0
     return int(n > 1) if lang in ("fr", "pt") else int(n != 1)
 
 
-class Texts(NullTranslations):
-    """gettext over .po files, read once: no build step, no .mo files."""
+class Translations(NullTranslations):
+    """Translations for gettext, read once from .po files: no build step and no .mo files."""
 
     def __init__(self, lang: str) -> None:
         super().__init__()
@@ -95,65 +95,71 @@ class Texts(NullTranslations):
 
 
 @cache
-def texts(lang: str) -> Texts:
-    """The texts of a language; the first call reads its files."""
-    return Texts(lang)
+def translations(lang: str) -> Translations:
+    """Return the translations of a language. The first call reads its files."""
+    return Translations(lang)
 
 
-class Writing:
-    """Numbers, money and moments as a language writes them. Moments are UTC."""
+class Formatter:
+    """Formats numbers, money and times as a language writes them. Times are UTC."""
 
     def __init__(self, lang: str) -> None:
         self.locale = _LOCALES[lang]
         self._pattern = _money_pattern(self.locale)
-        # A page of usage writes hundreds of them, and the next look at it mostly the same ones.
-        self._number, self._money = lru_cache(MOST_KEPT)(self._write_number), lru_cache(MOST_KEPT)(self._write_money)
-        self._day, self._short_day = lru_cache(MOST_KEPT)(self._write_day), lru_cache(MOST_KEPT)(self._write_short_day)
+        # A usage page formats hundreds of values, and the next request mostly the same ones.
+        self._number, self._money = (
+            lru_cache(FORMAT_CACHE_SIZE)(self._format_number),
+            lru_cache(FORMAT_CACHE_SIZE)(self._format_money),
+        )
+        self._day, self._short_day = (
+            lru_cache(FORMAT_CACHE_SIZE)(self._format_day),
+            lru_cache(FORMAT_CACHE_SIZE)(self._format_short_day),
+        )
 
     def number(self, value: int | float | Decimal) -> str:
-        """1234567 → 1,234,567"""
+        """Format 1234567 as 1,234,567."""
         return self._number(value)
 
-    def _write_number(self, value: int | float | Decimal) -> str:
+    def _format_number(self, value: int | float | Decimal) -> str:
         return format_decimal(value, locale=self.locale)
 
     def percent(self, value: float) -> str:
-        """0.125 → 12.5%"""
+        """Format 0.125 as 12.5%."""
         return format_percent(value, locale=self.locale, format=None)
 
     def money(self, nano: int) -> str:
-        """Nano-dollars, exact: as many places as it takes, two at least."""
+        """Format nano-dollars exactly, with at least two decimals."""
         return self._money(nano)
 
-    def _write_money(self, nano: int) -> str:
+    def _format_money(self, nano: int) -> str:
         amount = Decimal(nano) / NANO_PER_DOLLAR
         return str(self._pattern.apply(amount, self.locale, currency="USD", currency_digits=False))
 
     def cents(self, nano: int) -> str:
-        """The same to the cent, rounded towards zero: what is shown is there."""
+        """Format nano-dollars to the cent, rounded towards zero, so that no more is shown than there is."""
         cents = abs(nano) // 10_000_000 * (1 if nano >= 0 else -1)
         return self.money(cents * 10_000_000)
 
     def day(self, ms: int) -> str:
-        """The date alone."""
+        """Format the date."""
         return self._day(ms // MS_PER_DAY)
 
-    def _write_day(self, day: int) -> str:
-        return format_date(_moment(day * MS_PER_DAY), format="medium", locale=self.locale)
+    def _format_day(self, day: int) -> str:
+        return format_date(_utc(day * MS_PER_DAY), format="medium", locale=self.locale)
 
     def short_day(self, ms: int) -> str:
-        """Day and month, for the axis of a chart."""
+        """Format day and month, for the axis of a chart."""
         return self._short_day(ms // MS_PER_DAY)
 
-    def _write_short_day(self, day: int) -> str:
-        return str(format_skeleton("MMMd", _moment(day * MS_PER_DAY), locale=self.locale))
+    def _format_short_day(self, day: int) -> str:
+        return str(format_skeleton("MMMd", _utc(day * MS_PER_DAY), locale=self.locale))
 
     def moment(self, ms: int) -> str:
-        """Date and time, to the minute."""
-        return format_datetime(_moment(ms), format="medium", locale=self.locale)
+        """Format date and time."""
+        return format_datetime(_utc(ms), format="medium", locale=self.locale)
 
 
-def _moment(ms: int) -> datetime:
+def _utc(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
@@ -163,6 +169,6 @@ def _money_pattern(locale: Locale) -> NumberPattern:
 
 
 @cache
-def writing(lang: str) -> Writing:
-    """How a language writes numbers."""
-    return Writing(lang)
+def formatter(lang: str) -> Formatter:
+    """Return the formatter of a language."""
+    return Formatter(lang)

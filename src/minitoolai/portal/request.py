@@ -1,40 +1,260 @@
-"""One request of one visitor: who it is, in which language, what was sent, and how to answer."""
+"""One page request of one browser: its session, language and form; render pages, redirect, set cookies.
+
+Also the security headers of every response, and form recovery: restore the fields of a form that was sent after the
+session had ended.
+"""
 
 from __future__ import annotations
 
 import gzip
-import hmac
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
-from litestar import Request, Response
-from litestar.datastructures import Cookie, State
 from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import Response
 
 from minitoolai.accounts.users import SESSION_MS, Visitor
 from minitoolai.core.clock import random_text
 from minitoolai.core.models import User
 from minitoolai.portal.forms import YEAR_S, FormData, is_loopback, read_cookies
-from minitoolai.portal.i18n import LANGUAGES, texts, writing
-from minitoolai.portal.site import Entry, Site
+from minitoolai.portal.i18n import LANGUAGES, formatter, translations
+from minitoolai.portal.site import NavigationEntry, Site
 
-if TYPE_CHECKING:
-    pass  # merged
+HTML = "text/html"
+FLASH_S = 60
+MIN_GZIP_BYTES = 1000
+MAX_COOKIE_LENGTH = 2000
 
-# (merged from borders) Where an answer may lead, and what every answer of the portal forbids browsers.
+
+class PageRequest:
+    """The argument of every page function. Its methods make the response."""
+
+    def __init__(self, site: Site, request: Request, lang: str) -> None:
+        self.site = site
+        self.request = request
+        self.lang = lang
+        #: The path after the language: "/" or "/keys".
+        self.path = request.scope["path"].removeprefix(f"/{lang}").rstrip("/") or "/"
+        self.path_params: dict[str, Any] = request.path_params
+        self.query = request.query_params
+        self.form = FormData()
+        #: A message at the top of this page: its kind ("good", "warn", "bad") and its text.
+        self.notice: list[str] | None = None
+        self.user: User | None = None
+        self.session_secret = ""
+        self.host = request.headers.get("host", "")
+        self.is_secure = site.public_url.startswith("https:") if site.public_url else not is_loopback(self.host)
+        self._cookies = read_cookies(request.headers.get("cookie", ""))
+        #: Name → value and seconds to live of the cookies that the response sets.
+        self._new_cookies: dict[str, tuple[str, int]] = {}
+        self.browser_id = self.cookie("browser")
+        self.theme = self._cookies.get("theme", "")
+        self.gettext = translations(lang).gettext
+        self.ngettext = translations(lang).ngettext
+        self.formatter = formatter(lang)
+
+    async def load_session(self) -> None:
+        """Load the user of the session cookie. Set the cookies that a new browser lacks."""
+        self.session_secret = self.cookie("session")
+        if self.session_secret:
+            self.user = await self.site.users.who(self.session_secret)
+            if self.user is None:
+                self.session_secret = ""
+                self.set_cookie("session", "", max_age_s=0)
+        if not self.browser_id:
+            self._renew_browser_id()
+        if self._cookies.get("lang") != self.lang:
+            self.set_preference("lang", self.lang)
+
+    # ── user and session ──────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def member(self) -> User:
+        """The signed-in user of a page that requires one."""
+        assert self.user is not None, "the page says access='user'"
+        return self.user
+
+    @property
+    def client_ip(self) -> str:
+        """The network address that rate limits count by."""
+        peer = self.request.client.host if self.request.client else ""
+        admission = self.site.keys.admission
+        return admission.origin(peer, self.request.headers.get("x-forwarded-for", "")) if admission else peer
+
+    @property
+    def origin(self) -> str:
+        """The address at which this browser reaches the site, for examples and links: `https://ai.example.com`."""
+        return self.site.public_url or f"{self.request.scope.get('scheme', 'http')}://{self.host}"
+
+    def sign_in(self, visitor: Visitor) -> None:
+        """Keep a new session in the browser. Replace the browser ID too, against session fixation."""
+        self.user, self.session_secret = visitor.user, visitor.secret
+        discard_draft_of_others(self, visitor.user.account_id)
+        self.set_cookie("session", visitor.secret, max_age_s=SESSION_MS // 1000)
+        self._renew_browser_id()
+
+    def sign_out(self) -> None:
+        """Remove the session from the browser."""
+        self.user, self.session_secret = None, ""
+        discard_draft(self)
+        self.set_cookie("session", "", max_age_s=0)
+        self._renew_browser_id()
+
+    def _renew_browser_id(self) -> None:
+        self.browser_id = random_text(24)
+        self.set_cookie("browser", self.browser_id, max_age_s=YEAR_S)
+
+    # ── cookies and CSRF tokens ───────────────────────────────────────────────────────────────────────────
+
+    def _cookie_name(self, name: str) -> str:
+        return f"__Host-{name}" if self.is_secure else name
+
+    def cookie(self, name: str, max_length: int = MAX_COOKIE_LENGTH) -> str:
+        """Return the value of a cookie that no other host may set, or ""."""
+        value = self._cookies.get(self._cookie_name(name), "")
+        return value if len(value) <= max_length and value.isascii() else ""
+
+    def set_cookie(self, name: str, value: str, *, max_age_s: int) -> None:
+        """Set a cookie with the response. The last value of a name wins."""
+        self._new_cookies[self._cookie_name(name)] = value, max_age_s
+
+    def set_preference(self, name: str, value: str) -> None:
+        """Remember the language or the theme. These cookies need no protection, and every page reads them."""
+        self._new_cookies[name] = value, YEAR_S
+
+    def csrf(self, *, recoverable: bool = False) -> Markup:
+        """Return the hidden field with the CSRF token.
+
+        `recoverable`: also name the owner of the form, so that it can be restored after a sign-in.
+        """
+        field = Markup('<input type="hidden" name="{}" value="{}">')
+        token = field.format("csrf", self.site.signer.form_token(self._token_secret()))
+        return token + field.format(OWNER_FIELD, owner_mark(self)) if recoverable else token
+
+    @property
+    def is_same_origin(self) -> bool:
+        """Whether the request came from a page of this site, as far as the browser says."""
+        origin = self.request.headers.get("origin")
+        if self.request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return False
+        return origin is None or origin.partition("://")[2] in (self.host, self.origin.partition("://")[2])
+
+    def has_valid_token(self) -> bool:
+        """Return True if the form has the CSRF token of this browser and this session."""
+        return self.is_same_origin and self.site.signer.is_form_token(self.form["csrf"], self._token_secret())
+
+    def _token_secret(self) -> str:
+        return f"{self.browser_id}.{self.session_secret}"
+
+    # ── addresses ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def url(self, path: str, lang: str = "") -> str:
+        """Return the address of a page: `/keys` → `/de/keys`."""
+        return f"/{lang or self.lang}{path}"
+
+    def next_url(self, default: str) -> str:
+        """Return where to go next, as the form or the query says; only ever a page of this site, in this language."""
+        wanted = self.form["next"] or self.query.get("next", "")
+        return self.url(wanted[len("/xx") :]) if is_local(wanted) else self.url(default)
+
+    @property
+    def full_path(self) -> str:
+        """The address of this page with its query, to come back to it."""
+        return f"/{self.lang}{self._path_and_query}"
+
+    @property
+    def _path_and_query(self) -> str:
+        query = self.request.scope["query_string"].decode("latin-1")
+        is_plain = query.isascii() and query.isprintable() and " " not in query and "\\" not in query
+        return quote(self.path) + (f"?{query}" if query and is_plain else "")
+
+    # ── responses ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def render(self, template: str, status: int = 200, *, form_action: str = "", **context: object) -> Response:
+        """Return a page. `form_action`: another host that its form may submit to."""
+        html = self.site.environment(self.lang).get_template(template)
+        body = html.render(self._context() | context).encode()
+        headers = security_headers(secure=self.is_secure, form_action=form_action)
+        headers["cache-control"] = "no-store" if self.user else "private, no-cache"
+        headers["vary"] = "cookie, accept-encoding"
+        headers["content-language"] = self.lang
+        if len(body) > MIN_GZIP_BYTES and "gzip" in self.request.headers.get("accept-encoding", ""):
+            body = gzip.compress(body, 5, mtime=0)
+            headers["content-encoding"] = "gzip"
+        return self._finish(Response(body, status, headers, HTML))
+
+    def redirect(self, to: str, *, flash: str = "", kind: str = "good") -> Response:
+        """Redirect to a page (a path after the language), which shows the message `flash` once."""
+        if flash:
+            self.set_cookie("flash", self.site.signer.pack("flash", [kind, flash]), max_age_s=FLASH_S)
+        return self.redirect_to_url(self.url(to))
+
+    def redirect_to_url(self, url: str) -> Response:
+        """Redirect to a whole URL: one that `next_url` has checked, or another host's on purpose."""
+        headers = security_headers(secure=self.is_secure) | {"location": url, "cache-control": "no-store"}
+        return self._finish(Response(b"", 303, headers, HTML))
+
+    def download(self, body: bytes, media_type: str, name: str) -> Response:
+        """Return a file to save under a plain ASCII name."""
+        headers = security_headers(secure=self.is_secure)
+        headers |= {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
+        return self._finish(Response(body, 200, headers, media_type))
+
+    def error_page(self, status: int, title: str, message: str, *, can_reload: bool = False) -> Response:
+        """Return a page that says what went wrong. `can_reload`: offer to load the requested page again."""
+        return self.render("frame/error.html", status, title=title, words=message, status_code=status, again=can_reload)
+
+    def json(self, value: object, status: int = 200) -> Response:
+        """Return JSON for a script of the portal."""
+        headers = security_headers(secure=self.is_secure) | {"cache-control": "no-store"}
+        return self._finish(Response(msgspec.json.encode(value), status, headers, "application/json"))
+
+    def _finish(self, response: Response) -> Response:
+        for name, (value, max_age_s) in self._new_cookies.items():
+            response.set_cookie(name, value, max_age_s, secure=self.is_secure, httponly=True, samesite="lax")
+        return response
+
+    def _context(self) -> dict[str, object]:
+        return {
+            "page": self,
+            "user": self.user,
+            "form": self.form,
+            "csrf": self.csrf,
+            "url": self.url,
+            "theme": self.theme if self.theme in ("light", "dark") else "",
+            "flash": self._flash(),
+            "is_shown": self._is_shown,
+            "siblings": {code: f"/{code}{quote(self.path)}" for code in LANGUAGES},
+            "others": {code: f"/{code}{self._path_and_query}" for code in LANGUAGES},
+        }
+
+    def _is_shown(self, entry: NavigationEntry) -> bool:
+        if self.user is None:
+            return entry.access == "public"
+        return entry.access != "admin" or self.user.is_admin
+
+    def _flash(self) -> object:
+        if self.notice:
+            return self.notice
+        packed = self.cookie("flash")
+        if not packed:
+            return None
+        self.set_cookie("flash", "", max_age_s=0)
+        return self.site.signer.unpack("flash", packed)
 
 
 def is_local(path: str) -> bool:
-    """Whether an address leads to a page of ours and nowhere else, however a browser may read it."""
+    """Return True if an address can only lead to a page of this site, however a browser reads it."""
     if not path.startswith("/") or "\\" in path or any(ord(c) <= 32 or ord(c) == 127 for c in path):
         return False
     return path.split("/")[1].split("?", maxsplit=1)[0] in LANGUAGES
 
 
 def security_headers(*, secure: bool, form_action: str = "") -> dict[str, str]:
-    """What every answer of the portal forbids browsers."""
+    """Return the headers with which every response of the portal restricts the browser."""
     actions = f"'self' {form_action}".strip()
     policy = (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
@@ -54,247 +274,21 @@ def security_headers(*, secure: bool, form_action: str = "") -> dict[str, str]:
     return headers
 
 
-Answer = Response[bytes]
-HTML = "text/html"
-FLASH_S = 60
-SMALLEST_PACKED = 1000
-LONGEST_COOKIE = 2000
+# ── form recovery ─────────────────────────────────────────────────────────────────────────────────────────
+#
+# A form with draft fields carries its owner, signed for this browser. If it arrives after the session has ended, those
+# fields go into a signed cookie: for minutes, for that user, for that form. After the sign-in, the page of the form
+# fills them in once. Nothing is submitted automatically, and other users who sign in here never see any of it.
 
-
-class PageRequest:
-    """What a page's function is given. `render` and `redirect` make its answer."""
-
-    def __init__(self, site: Site, request: Request[Any, Any, State], lang: str) -> None:
-        self.site = site
-        self.request = request
-        self.lang = lang
-        #: The path after the language: "/" or "/keys".
-        self.path = request.scope["path"].removeprefix(f"/{lang}").rstrip("/") or "/"
-        self.params: dict[str, Any] = request.path_params
-        self.query = request.query_params
-        self.form = FormData()
-        #: What this page says on top: how ("good", "warn", "bad"), and the words.
-        self.notice: list[str] | None = None
-        self.user: User | None = None
-        self.secret = ""
-        self.host = request.headers.get("host", "")
-        self.is_secure = site.public_url.startswith("https:") if site.public_url else not is_loopback(self.host)
-        self._cookies = read_cookies(request.headers.get("cookie", ""))
-        self._set: dict[str, Cookie] = {}
-        self.browser = self.cookie("browser")
-        self.theme = self._cookies.get("theme", "")
-        texts_of = texts(lang)
-        self.gettext = texts_of.gettext
-        self.ngettext = texts_of.ngettext
-        self.writing = writing(lang)
-
-    async def begin(self) -> PageRequest:
-        """Find out who it is."""
-        self.secret = self.cookie("session")
-        if self.secret:
-            self.user = await self.site.users.who(self.secret)
-            if self.user is None:
-                self.secret = ""
-                self.set_cookie("session", "", max_age_s=0)
-        if not self.browser:
-            self._new_browser()
-        if self._cookies.get("lang") != self.lang:
-            self.remember("lang", self.lang)
-        return self
-
-    # ── who ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def member(self) -> User:
-        """The user of a page that needs one."""
-        assert self.user is not None, "the page says needs='user'"
-        return self.user
-
-    @property
-    def address(self) -> str:
-        """The network address that limits count by."""
-        peer = self.request.client.host if self.request.client else ""
-        admission = self.site.keys.admission
-        return admission.origin(peer, self.request.headers.get("x-forwarded-for", "")) if admission else peer
-
-    @property
-    def origin(self) -> str:
-        """How this visitor reaches us, for examples and links: `https://ai.example.com`."""
-        return self.site.public_url or f"{self.request.scope.get('scheme', 'http')}://{self.host}"
-
-    def sign_in(self, visitor: Visitor) -> None:
-        """Keep a new session in the browser. Nothing that was there before the sign-in is worth anything after it."""
-        self.user, self.secret = visitor.user, visitor.secret
-        leave_to(self, visitor.user.account_id)
-        self.set_cookie("session", visitor.secret, max_age_s=SESSION_MS // 1000)
-        self._new_browser()
-
-    def sign_out(self) -> None:
-        """Forget the session in the browser."""
-        self.user, self.secret = None, ""
-        drop(self)
-        self.set_cookie("session", "", max_age_s=0)
-        self._new_browser()
-
-    def _new_browser(self) -> None:
-        self.browser = random_text(24)
-        self.set_cookie("browser", self.browser, max_age_s=YEAR_S)
-
-    # ── cookies and forms ─────────────────────────────────────────────────────────────────────────────────
-
-    def _cookie_name(self, name: str) -> str:
-        return f"__Host-{name}" if self.is_secure else name
-
-    def cookie(self, name: str, longest: int = LONGEST_COOKIE) -> str:
-        """The value of a cookie of ours that nobody else may set."""
-        value = self._cookies.get(self._cookie_name(name), "")
-        return value if len(value) <= longest and value.isascii() else ""
-
-    def set_cookie(self, name: str, value: str, *, max_age_s: int | None) -> None:
-        """Set it with the next answer; the last one of a name counts."""
-        self._put(self._cookie_name(name), value, max_age_s)
-
-    def remember(self, name: str, value: str) -> None:
-        """A choice of the visitor's (language, theme): worth nothing to a thief, read by every page."""
-        self._put(name, value, YEAR_S)
-
-    def _put(self, name: str, value: str, max_age_s: int | None) -> None:
-        self._set[name] = Cookie(
-            key=name, value=value, path="/", max_age=max_age_s, httponly=True, secure=self.is_secure, samesite="lax"
-        )
-
-    def csrf(self, *, keeps: bool = False) -> Markup:
-        """The hidden field that every form carries; `keeps`: and whose it is, so that a sign-in may lie in between."""
-        field = Markup('<input type="hidden" name="{}" value="{}">')
-        token = field.format("csrf", self.site.signer.form_token(self._token_secret()))
-        return token + field.format(MARK_FIELD, mark(self)) if keeps else token
-
-    @property
-    def is_from_here(self) -> bool:
-        """Whether a page of ours asked, as far as the browser says."""
-        origin = self.request.headers.get("origin")
-        if self.request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            return False
-        return origin is None or origin.partition("://")[2] in (self.host, self.origin.partition("://")[2])
-
-    def is_own_form(self) -> bool:
-        """Whether the form was made by us for this browser and this session."""
-        return self.is_from_here and self.site.signer.is_form_token(self.form["csrf"], self._token_secret())
-
-    def _token_secret(self) -> str:
-        return f"{self.browser}.{self.secret}"
-
-    def next(self, default: str) -> str:
-        """Where to go after this, as the form or the address says; only ever to a page of ours, in this language."""
-        wanted = self.form["next"] or self.query.get("next", "")
-        return self.url(wanted[len("/xx") :]) if is_local(wanted) else self.url(default)
-
-    @property
-    def here(self) -> str:
-        """The address of this page, with its questions: for coming back to it."""
-        return f"/{self.lang}{self._rest}"
-
-    @property
-    def _rest(self) -> str:
-        asked = self.request.scope["query_string"].decode("latin-1")
-        is_plain = asked.isascii() and asked.isprintable() and " " not in asked and "\\" not in asked
-        return quote(self.path) + (f"?{asked}" if asked and is_plain else "")
-
-    # ── answers ───────────────────────────────────────────────────────────────────────────────────────────
-
-    def url(self, path: str, lang: str = "") -> str:
-        """A page's address: `/keys` → `/de/keys`."""
-        return f"/{lang or self.lang}{path}"
-
-    def render(self, template: str, status: int = 200, *, form_action: str = "", **context: object) -> Answer:
-        """A page. `form_action`: another host to which its form may lead."""
-        page = self.site.environment(self.lang).get_template(template)
-        body = page.render(self._context() | context).encode()
-        headers = security_headers(secure=self.is_secure, form_action=form_action)
-        headers["cache-control"] = "no-store" if self.user else "private, no-cache"
-        headers["vary"] = "cookie, accept-encoding"
-        headers["content-language"] = self.lang
-        if len(body) > SMALLEST_PACKED and "gzip" in self.request.headers.get("accept-encoding", ""):
-            body = gzip.compress(body, 5, mtime=0)
-            headers["content-encoding"] = "gzip"
-        return self._finish(Response(body, status_code=status, media_type=HTML, headers=headers))
-
-    def redirect(self, to: str, *, said: str = "", kind: str = "good") -> Answer:
-        """Go to a page (a path after the language) by GET, where `said` is shown once."""
-        if said:
-            self.set_cookie("flash", self.site.signer.pack("flash", [kind, said]), max_age_s=FLASH_S)
-        return self.send_to(self.url(to))
-
-    def send_to(self, address: str) -> Answer:
-        """Go to a whole address by GET: one that `next` has checked, or another host's on purpose."""
-        headers = security_headers(secure=self.is_secure) | {"location": address, "cache-control": "no-store"}
-        return self._finish(Response(b"", status_code=303, media_type=HTML, headers=headers))
-
-    def file(self, body: bytes, media_type: str, name: str) -> Answer:
-        """Something to download, under a name of plain letters."""
-        headers = security_headers(secure=self.is_secure)
-        headers |= {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
-        return self._finish(Response(body, status_code=200, media_type=media_type, headers=headers))
-
-    def fail(self, status: int, title: str, words: str, *, again: bool = False) -> Answer:
-        """A page that says what went wrong; `again`: with a way to load anew what was asked for."""
-        return self.render("frame/error.html", status, title=title, words=words, status_code=status, again=again)
-
-    def data(self, value: object, status: int = 200) -> Answer:
-        """JSON for a script of ours."""
-        headers = security_headers(secure=self.is_secure) | {"cache-control": "no-store"}
-        return self._finish(
-            Response(msgspec.json.encode(value), status_code=status, media_type="application/json", headers=headers)
-        )
-
-    def _finish(self, answer: Answer) -> Answer:
-        answer.cookies.extend(self._set.values())
-        return answer
-
-    def _context(self) -> dict[str, object]:
-        return {
-            "visit": self,
-            "user": self.user,
-            "form": self.form,
-            "csrf": self.csrf,
-            "url": self.url,
-            "theme": self.theme if self.theme in ("light", "dark") else "",
-            "said": self._said(),
-            "shown": self._shown,
-            "siblings": {code: f"/{code}{quote(self.path)}" for code in LANGUAGES},
-            "others": {code: f"/{code}{self._rest}" for code in LANGUAGES},
-        }
-
-    def _shown(self, entry: Entry) -> bool:
-        if self.user is None:
-            return entry.needs == "nobody"
-        return not entry.visitors_only and (entry.needs != "admin" or self.user.is_admin)
-
-    def _said(self) -> object:
-        if self.notice:
-            return self.notice
-        packed = self.cookie("flash")
-        if not packed:
-            return None
-        self.set_cookie("flash", "", max_age_s=0)
-        return self.site.signer.unpack("flash", packed)
-
-
-# (merged from drafts) What was typed into a form whose session had ended: kept by the browser until its owner has signed in.
-# (merged from drafts)
-# (merged from drafts) A form that keeps something carries the mark of its member, signed for this browser. Where it arrives without a
-# (merged from drafts) session, the fields that it names go into a signed cookie: for minutes, for that member, for that form. The page of the
-# (merged from drafts) form fills them in once. Nothing is sent by itself, and whoever else signs in here never sees any of it.
-
-COOKIE = "draft"
-KEPT_S = 15 * 60
-#: Characters of the cookie; browsers take 4,096 with its name. What is larger is not kept.
-LARGEST = 3000
-MARK_FIELD = "whose"
+DRAFT_COOKIE = "draft"
+DRAFT_S = 15 * 60
+#: Browsers accept 4,096 characters with the name. A larger draft is not kept.
+MAX_DRAFT_LENGTH = 3000
+OWNER_FIELD = "whose"
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """What was typed, by whom, into which form (a path after the language), and until when it is good."""
+    """The fields typed by one account into one form (a path after the language), and when they expire."""
 
     account_id: int
     path: str
@@ -302,66 +296,64 @@ class Draft(msgspec.Struct, frozen=True):
     until_ms: int
 
 
-def mark(visit: PageRequest) -> str:
-    """Whose form this is, for its hidden field."""
-    return _mark(visit, str(visit.member.account_id))
+def owner_mark(page: PageRequest) -> str:
+    """Return the value of the hidden field that names the owner of a form."""
+    return page.site.signer.pack("form owner", [page.member.account_id, page.browser_id])
 
 
-def _mark(visit: PageRequest, number: str) -> str:
-    return f"{number}.{visit.site.signer.mac('whose form', f'{number}.{visit.browser}').hex()[:32]}"
+def _owner(page: PageRequest) -> int | None:
+    signed = page.site.signer.unpack("form owner", page.form[OWNER_FIELD])
+    if signed is None:
+        return None
+    account_id, browser_id = msgspec.convert(signed, tuple[int, str])
+    return account_id if browser_id == page.browser_id else None
 
 
-def _owner(visit: PageRequest) -> int | None:
-    shown = visit.form[MARK_FIELD]
-    number = shown.partition(".")[0]
-    is_ours = hmac.compare_digest(shown.encode(), _mark(visit, number).encode())
-    return int(number) if is_ours else None
-
-
-def keep(visit: PageRequest, names: Iterable[str]) -> None:
-    """Keep these fields of a form that came without a session, where it is known whose it was."""
-    fields = {name: visit.form.all(name) for name in names}
-    owner = _owner(visit)
-    if owner is None or not any(text for texts in fields.values() for text in texts):
+def save_draft(page: PageRequest, names: Iterable[str]) -> None:
+    """Keep these fields of a form that arrived without a session, if its owner is known."""
+    fields = {name: page.form.get_all(name) for name in names}
+    if not any(text for texts in fields.values() for text in texts):
         return
-    until_ms = visit.site.clock.now_ms() + KEPT_S * 1000
-    draft = Draft(owner, visit.path, fields, until_ms)
-    packed = visit.site.signer.pack(COOKIE, msgspec.to_builtins(draft))
-    if len(packed) <= LARGEST:
-        visit.set_cookie(COOKIE, packed, max_age_s=KEPT_S)
-
-
-def refill(visit: PageRequest, *paths: str) -> None:
-    """Fill the form with what this member typed into one of these forms, once, and say so."""
-    draft = _find(visit)
-    if draft is None or draft.path not in paths or visit.request.method != "GET":
+    owner = _owner(page)
+    if owner is None:
         return
-    drop(visit)
-    if draft.account_id != visit.member.account_id:
+    draft = Draft(owner, page.path, fields, page.site.clock.now_ms() + DRAFT_S * 1000)
+    packed = page.site.signer.pack(DRAFT_COOKIE, msgspec.to_builtins(draft))
+    if len(packed) <= MAX_DRAFT_LENGTH:
+        page.set_cookie(DRAFT_COOKIE, packed, max_age_s=DRAFT_S)
+
+
+def restore_draft(page: PageRequest, *paths: str) -> None:
+    """Fill the form with what this user typed into one of these forms, once, with a notice."""
+    draft = _load_draft(page)
+    if draft is None or draft.path not in paths or page.request.method != "GET":
+        return
+    discard_draft(page)
+    if draft.account_id != page.member.account_id:
         return
     for name, typed in draft.fields.items():
-        visit.form.values[name] = typed[0] if typed else ""
-        visit.form.lists[name] = typed
-    visit.form.is_refilled = True
-    words = visit.gettext("What you typed before the sign-in stands here again. Look it over, and send it.")
-    visit.notice = ["good", words]
+        page.form.values[name] = typed[0] if typed else ""
+        page.form.lists[name] = typed
+    page.form.is_restored = True
+    message = page.gettext("What you typed before the sign-in stands here again. Look it over, and send it.")
+    page.notice = ["good", message]
 
 
-def leave_to(visit: PageRequest, account_id: int) -> None:
-    """Somebody signs in: what another one typed here is thrown away."""
-    draft = _find(visit)
+def discard_draft_of_others(page: PageRequest, account_id: int) -> None:
+    """Discard the draft at a sign-in, unless it belongs to this account."""
+    draft = _load_draft(page)
     if draft is None or draft.account_id != account_id:
-        drop(visit)
+        discard_draft(page)
 
 
-def drop(visit: PageRequest) -> None:
-    """Forget it."""
-    if visit.cookie(COOKIE, LARGEST):
-        visit.set_cookie(COOKIE, "", max_age_s=0)
+def discard_draft(page: PageRequest) -> None:
+    """Remove the draft from the browser."""
+    if page.cookie(DRAFT_COOKIE, MAX_DRAFT_LENGTH):
+        page.set_cookie(DRAFT_COOKIE, "", max_age_s=0)
 
 
-def _find(visit: PageRequest) -> Draft | None:
-    packed = visit.cookie(COOKIE, LARGEST)
-    value = visit.site.signer.unpack(COOKIE, packed) if packed else None
+def _load_draft(page: PageRequest) -> Draft | None:
+    packed = page.cookie(DRAFT_COOKIE, MAX_DRAFT_LENGTH)
+    value = page.site.signer.unpack(DRAFT_COOKIE, packed) if packed else None
     draft = msgspec.convert(value, Draft) if value is not None else None
-    return draft if draft is not None and draft.until_ms > visit.site.clock.now_ms() else None
+    return draft if draft is not None and draft.until_ms > page.site.clock.now_ms() else None

@@ -1,52 +1,46 @@
-"""Every page of the portal, and which paths are the portal's at all."""
+"""All pages of the portal as one ASGI app, and the paths that belong to it."""
 
 from __future__ import annotations
 
-import logging
-from http import HTTPStatus
-from typing import Any
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
-from litestar import Litestar, Request, Response
-from litestar.datastructures import State
-from litestar.exceptions import HTTPException
-
+from minitoolai.http.routing import MethodRoute
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.portal.pages import account, admin, auth, docs, home, keys, playground, topup, usage
-from minitoolai.portal.routing import bare, broken, fallback_handlers, nothing_here
+from minitoolai.portal.request import PageRequest
+from minitoolai.portal.routing import PageHandler, not_found, page_routes
 from minitoolai.portal.site import Site
-
-log = logging.getLogger(__name__)
 
 #: The modules with pages; each has a list HANDLERS.
 MODULES = (home, auth, account, keys, usage, playground, topup, docs, admin)
-FIRST_WORDS = frozenset(("", *LANGUAGES, "static", "webhooks", "favicon.ico", "robots.txt", "api-documentation"))
+#: First segments of the paths that belong to the portal. The API has all others.
+FIRST_SEGMENTS = frozenset(("", *LANGUAGES, "static", "webhooks", "favicon.ico", "robots.txt", "api-documentation"))
 
 
-def is_portals(path: str) -> bool:
-    """Whether a path leads to a page rather than to the API."""
-    return path[1:].partition("/")[0] in FIRST_WORDS
+def is_portal_path(path: str) -> bool:
+    """Return True if a path belongs to the portal rather than to the API."""
+    return path[1:].partition("/")[0] in FIRST_SEGMENTS
 
 
-def portal(site: Site) -> Litestar:
-    """The portal as an ASGI app."""
+def portal(site: Site) -> Starlette:
+    """Return the portal as an ASGI app."""
     handlers = [handler for module in MODULES for handler in module.HANDLERS]
-    return Litestar(
-        [*handlers, *fallback_handlers(handlers)],
-        state=State({"site": site}),
-        openapi_config=None,
-        logging_config=None,
-        exception_handlers={HTTPException: _framework, Exception: _surprise},
-    )
+    plain = [handler for handler in handlers if isinstance(handler, MethodRoute)]
+    pages = page_routes(handler for handler in handlers if isinstance(handler, PageHandler))
+    app = Starlette(routes=[*plain, *pages], exception_handlers={HTTPException: _http_error})
+    app.router.redirect_slashes = False
+    app.state.site = site
+    return app
 
 
-def _framework(request: Request[Any, Any, State], error: HTTPException) -> Response[bytes]:
-    """Whatever the framework refuses by itself."""
-    if error.status_code == HTTPStatus.NOT_FOUND and request.scope["path"][1:3] in LANGUAGES:
-        return nothing_here(bare(request))
-    words = f"{error.status_code} {request.method} {request.scope['path'][:200]}: {error.detail}\n"
-    return Response(words.encode(), status_code=error.status_code, media_type="text/plain", headers=error.headers or {})
-
-
-def _surprise(request: Request[Any, Any, State], error: Exception) -> Response[bytes]:
-    log.error("the portal failed at %s %s", request.method, request.scope["path"][:200], exc_info=error)
-    return broken(getattr(request.state, "visit", None) or bare(request))
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Answer 404 and 405 of the router: with a page where the path has a language, else with a line of text."""
+    assert isinstance(error, HTTPException)
+    path = request.scope["path"]
+    if error.status_code == 404 and path[1:3] in LANGUAGES:
+        return not_found(PageRequest(request.app.state.site, request, path[1:3]))
+    text = f"{error.status_code} {request.method} {path[:200]}: {error.detail}\n"
+    return PlainTextResponse(text, error.status_code, error.headers)

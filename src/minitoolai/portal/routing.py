@@ -1,198 +1,236 @@
-"""`@page` and `@form`: a function of a visit becomes a handler in all seven languages, behind every check.
+"""`@page` and `@form` turn a function of a `PageRequest` into a handler in all seven languages, behind every check.
 
-`the_rest` adds what nobody wrote: whatever else is asked of these paths is answered by a page, too.
+`page_routes` groups the handlers by path into Starlette routes, and adds what no handler covers: GET on the path of a
+form redirects to its page, and an unsupported method gets a page with status 405.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Final
 from urllib.parse import quote
 
-from litestar import Request, Response
-from litestar.datastructures import State
-from litestar.handlers import HTTPRouteHandler
-from litestar.types import Method
+import msgspec
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
-from minitoolai.core.errors import BodyTooLarge, InvalidRequest, NotFound, Overloaded, ServiceError, StoreError
-from minitoolai.portal import request as drafts
-from minitoolai.portal.forms import LARGEST_FORM, parse_form
+from minitoolai.core.errors import (
+    BodyTooLarge,
+    ClientLeft,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ServiceError,
+    StoreError,
+)
+from minitoolai.http.routing import Endpoint, MethodRoute, read_body
+from minitoolai.portal.forms import MAX_FORM_BYTES, parse_form
 from minitoolai.portal.i18n import DEFAULT, LANGUAGES
-from minitoolai.portal.request import Answer, PageRequest
-from minitoolai.portal.site import Needs, Site
+from minitoolai.portal.request import PageRequest, save_draft
+from minitoolai.portal.site import Access
 
 log = logging.getLogger(__name__)
-Function = Callable[[PageRequest], Awaitable[Answer]]
-#: Methods beside GET and HEAD; browsers know the first alone.
-CHANGING: tuple[Method, ...] = ("POST", "PUT", "PATCH", "DELETE")
+Function = Callable[[PageRequest], Awaitable[Response]]
+READING: Final = ("GET", "HEAD")
+#: The other methods; browsers send only the first.
+CHANGING: Final = ("POST", "PUT", "PATCH", "DELETE")
+_is_valid_host: Final = re.compile(r"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*").fullmatch
 
 
-def page(path: str, *, needs: Needs = "nobody") -> Callable[[Function], HTTPRouteHandler]:
-    """GET `/{lang}{path}`. A page that needs a user leads visitors to sign in and back; admin pages do not exist."""
-    return lambda function: _handler(("GET", "HEAD"), path, needs, function)
+class LanguageConvertor(StringConvertor):
+    """`{lang:lang}` in a path: the code of a language that the portal has."""
+
+    regex = "|".join(LANGUAGES)
 
 
-def form(path: str, *, needs: Needs = "nobody", keeps: Sequence[str] = ()) -> Callable[[Function], HTTPRouteHandler]:
-    """POST `/{lang}{path}` of a form of ours: `visit.form` is read, and its token checked, before the function runs.
+register_url_convertor("lang", LanguageConvertor())
 
-    `keeps`: fields that outlive a session that ended; its page fills them in with `drafts.refill`.
+
+class PageHandler(msgspec.Struct, frozen=True):
+    """A function for some methods of `/{lang}{path}`, with the checks before it."""
+
+    path: str
+    methods: tuple[str, ...]
+    access: Access
+    function: Function
+    is_form: bool = False
+    draft_fields: Sequence[str] = ()
+
+    async def __call__(self, request: Request) -> Response:
+        """Check and run the function. Turn every error into a page."""
+        page = new_page_request(request)
+        request.scope["path_template"] = f"/{page.lang}{self.path}"
+        try:
+            await page.load_session()
+            return await self._run(page)
+        except (ServiceError, StoreError) as error:
+            return _error_response(page, error)
+        except Exception:
+            log.exception("error in %s %s", request.method, request.scope["path"][:200])
+            return server_error(page)
+
+    async def _run(self, page: PageRequest) -> Response:
+        if self.is_form:
+            page.form = parse_form(await _read_form(page.request))
+            session_ended = self.access != "public" and page.user is None and page.is_same_origin
+            if not session_ended and not page.has_valid_token():
+                return _stale_form(page)
+        if self.access != "public" and page.user is None:
+            save_draft(page, self.draft_fields)
+            return _redirect_to_sign_in(page, explain=self.is_form)
+        if self.access == "admin" and not page.member.is_admin:
+            return not_found(page)
+        return await self.function(page)
+
+
+#: What the list HANDLERS of a page module holds.
+Handler = PageHandler | MethodRoute
+
+
+def page(path: str, *, access: Access = "public") -> Callable[[Function], PageHandler]:
+    """Handle GET `/{lang}{path}`.
+
+    A page for users redirects a visitor to the sign-in and back. A page for admins is a 404 for other users.
     """
-    return lambda function: _handler(("POST",), path, needs, function, reads_form=True, keeps=keeps)
+    return lambda function: PageHandler(path, READING, access, function)
 
 
-def anything(path: str) -> Callable[[Function], HTTPRouteHandler]:
-    """Every method of `/{lang}{path}`; what is sent is not read."""
-    return lambda function: _handler(("GET", "HEAD", *CHANGING), path, "nobody", function)
+def form(
+    path: str, *, access: Access = "public", draft_fields: Sequence[str] = ()
+) -> Callable[[Function], PageHandler]:
+    """Handle POST `/{lang}{path}` of a form: read `page.form` and check its CSRF token, then run the function.
+
+    `draft_fields`: what to restore with `restore_draft` if the session had ended when the form was sent.
+    """
+    return lambda function: PageHandler(path, ("POST",), access, function, True, draft_fields)
 
 
-def _handler(
-    methods: Sequence[Method],
-    path: str,
-    needs: Needs,
-    function: Function,
-    *,
-    reads_form: bool = False,
-    keeps: Sequence[str] = (),
-) -> HTTPRouteHandler:
-    # The framework reads these hints in this module, so __module__ stays as it is.
-    async def handle(request: Request[Any, Any, State]) -> Response[bytes]:
-        return await _answer(request, needs, function, reads_form=reads_form, keeps=keeps)
-
-    handle.__name__, handle.__doc__ = function.__name__, function.__doc__
-    paths = [f"/{lang}{path}" for lang in LANGUAGES]
-    return HTTPRouteHandler(paths, http_method=methods, status_code=200, opt={"path": path, "needs": needs})(handle)
+def any_method(path: str) -> Callable[[Function], PageHandler]:
+    """Handle every method of `/{lang}{path}`. The body is not read."""
+    return lambda function: PageHandler(path, (*READING, *CHANGING), "public", function)
 
 
-def fallback_handlers(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
-    """For the paths of these: a form's path, looked at, leads to its page; a method that is nobody's is told so."""
-    taken: dict[str, set[str]] = {}
-    needs_of: dict[str, Needs] = {}
+def page_routes(handlers: Iterable[PageHandler]) -> list[MethodRoute]:
+    """Return one route per path, with a handler for every method, ordered so that the most specific comes first."""
+    by_path: dict[str, list[PageHandler]] = {}
     for handler in handlers:
-        if "path" in handler.opt:
-            taken.setdefault(handler.opt["path"], set()).update(handler.http_methods)
-            needs_of.setdefault(handler.opt["path"], handler.opt["needs"])
-    more = []
-    for path, methods in taken.items():
-        if "GET" not in methods:
-            more.append(page(path, needs=needs_of[path])(_lead_back))
-        if others := [method for method in CHANGING if method not in methods]:
-            more.append(_handler(others, path, needs_of[path], not_so))
-    # The framework's router does not come back from such a branch to the path that answers everything.
-    branches = {path[: path.rindex("}") + 1] for path in taken if "{" in path and ":path" not in path}
-    return [*more, *(anything(f"{branch}/{{rest:path}}")(nowhere) for branch in sorted(branches))]
+        by_path.setdefault(handler.path, []).append(handler)
+    return [_page_route(path, by_path[path]) for path in sorted(by_path, key=_specificity)]
 
 
-async def nowhere(visit: PageRequest) -> Answer:
-    """Whatever no other page answers."""
-    return nothing_here(visit)
+def _page_route(path: str, handlers: list[PageHandler]) -> MethodRoute:
+    endpoints: dict[str, Endpoint] = {method: handler for handler in handlers for method in handler.methods}
+    route = MethodRoute(f"/{{lang:lang}}{path}".rstrip("/"), endpoints)
+    access = handlers[0].access
+    if "GET" not in endpoints:
+        route.endpoints |= dict.fromkeys(READING, PageHandler(path, READING, access, _redirect_to_parent))
+    unsupported = tuple(method for method in CHANGING if method not in endpoints)
+    route.endpoints |= dict.fromkeys(unsupported, PageHandler(path, unsupported, access, method_not_allowed))
+    return route
 
 
-async def _lead_back(visit: PageRequest) -> Answer:
-    return visit.redirect(visit.path.rpartition("/")[0] or "/")
+def _specificity(path: str) -> tuple[bool, int]:
+    """Sort fixed paths before those with parameters, and a path that matches any rest last."""
+    return ":path}" in path, path.count("{")
 
 
-async def _answer(
-    request: Request[Any, Any, State], needs: Needs, function: Function, *, reads_form: bool, keeps: Sequence[str]
-) -> Answer:
-    visit = await start(request)
-    try:
-        if reads_form:
-            visit.form = parse_form(await _read(request))
-            is_lost = needs != "nobody" and visit.user is None and visit.is_from_here
-            if not is_lost and not visit.is_own_form():
-                return _foreign(visit)
-        if needs != "nobody" and visit.user is None:
-            drafts.keep(visit, keeps)
-            return _to_sign_in(visit, said=reads_form)
-        if needs == "admin" and not visit.member.is_admin:
-            return nothing_here(visit)
-        return await function(visit)
-    except (ServiceError, StoreError) as error:
-        return _refusal(visit, error)
+async def _redirect_to_parent(page: PageRequest) -> Response:
+    return page.redirect(page.path.rpartition("/")[0] or "/")
 
 
-def _to_sign_in(visit: PageRequest, *, said: bool) -> Answer:
-    """And from there back: to the page, or to the page of the form."""
-    words = visit.gettext("You were signed out in the meantime. Sign in, and you are led back to the form.")
-    return visit.redirect(f"/signin?next={quote(visit.here)}", said=words if said else "", kind="warn")
+def _redirect_to_sign_in(page: PageRequest, *, explain: bool) -> Response:
+    """Redirect to the sign-in, which leads back to this page, or to the page of this form."""
+    message = page.gettext("You were signed out in the meantime. Sign in, and you are led back to the form.")
+    return page.redirect(f"/signin?next={quote(page.full_path)}", flash=message if explain else "", kind="warn")
 
 
-async def start(request: Request[Any, Any, State], otherwise: str = DEFAULT) -> PageRequest:
-    """The visit behind a request, in the language of its path, or `otherwise`."""
-    visit = bare(request, otherwise)
-    request.state.visit = visit
-    return await visit.begin()
+def new_page_request(request: Request, default_lang: str = DEFAULT) -> PageRequest:
+    """Make the page request in the language of its path, without loading its session.
 
-
-def bare(request: Request[Any, Any, State], otherwise: str = DEFAULT) -> PageRequest:
-    """The same without a look at who it is: for saying that something went wrong."""
+    Refuse an invalid Host header with HTTPException 400: links are built from it.
+    """
+    if not _is_valid_host(request.headers.get("host", "")):
+        raise HTTPException(400, "Invalid host header")
     lang = request.scope["path"].strip("/").partition("/")[0]
-    return PageRequest(cast(Site, request.app.state.site), request, lang if lang in LANGUAGES else otherwise)
+    return PageRequest(request.app.state.site, request, lang if lang in LANGUAGES else default_lang)
 
 
-async def _read(request: Request[Any, Any, State]) -> bytes:
+async def _read_form(request: Request) -> bytes:
     if request.headers.get("content-type", "").partition(";")[0] != "application/x-www-form-urlencoded":
-        raise InvalidRequest("send the form as browsers do")
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST_FORM:
-            raise BodyTooLarge(f"the form is larger than {LARGEST_FORM // 1024} kB")
-    return body
+        raise InvalidRequest("send the form as application/x-www-form-urlencoded", param="Content-Type")
+    return await read_body(request, MAX_FORM_BYTES)
 
 
-def _foreign(visit: PageRequest) -> Answer:
-    _ = visit.gettext
-    return visit.fail(
+# ── pages that say what went wrong ────────────────────────────────────────────────────────────────────────
+
+
+def _stale_form(page: PageRequest) -> Response:
+    """403: the CSRF token is missing, or belongs to another browser or session."""
+    _ = page.gettext
+    return page.error_page(
         403,
         _("This form has grown old"),
         _("It belongs to another session, or your browser keeps no cookies. Load the page anew and try again."),
-        again=True,
+        can_reload=True,
     )
 
 
-def nothing_here(visit: PageRequest) -> Answer:
+def not_found(page: PageRequest) -> Response:
     """404."""
-    _ = visit.gettext
-    return visit.fail(404, _("There is nothing here"), _("The page may have moved, or the address has a slip in it."))
+    _ = page.gettext
+    return page.error_page(
+        404, _("There is nothing here"), _("The page may have moved, or the address has a slip in it.")
+    )
 
 
-async def not_so(visit: PageRequest) -> Answer:
+async def not_found_page(page: PageRequest) -> Response:
+    """Answer 404, as a page function."""
+    return not_found(page)
+
+
+async def method_not_allowed(page: PageRequest) -> Response:
     """405."""
-    _ = visit.gettext
-    answer = visit.fail(405, _("That is not how it works"), _("This page cannot be asked in that way."), again=True)
-    answer.headers["allow"] = "GET, HEAD"
-    return answer
+    _ = page.gettext
+    response = page.error_page(
+        405, _("That is not how it works"), _("This page cannot be asked in that way."), can_reload=True
+    )
+    response.headers["allow"] = "GET, HEAD"
+    return response
 
 
-def broken(visit: PageRequest) -> Answer:
+def server_error(page: PageRequest) -> Response:
     """500."""
-    _ = visit.gettext
-    return visit.fail(500, _("Something broke on our side"), _("It has been written down. Nothing of yours is lost."))
+    _ = page.gettext
+    return page.error_page(
+        500, _("Something broke on our side"), _("It has been written down. Nothing of yours is lost.")
+    )
 
 
-def too_often(visit: PageRequest, wait_s: int) -> Answer:
-    """429, with when to come back."""
+def too_many_requests(page: PageRequest, wait_s: int) -> Response:
+    """429, with the time to wait."""
     minutes = -(-wait_s // 60)
-    _, n_ = visit.gettext, visit.ngettext
-    words = n_("Please try again in %(num)d minute.", "Please try again in %(num)d minutes.", minutes)
-    answer = visit.fail(429, _("That was a little often"), words % {"num": minutes})
-    answer.headers["retry-after"] = str(wait_s)
-    return answer
+    _, n_ = page.gettext, page.ngettext
+    message = n_("Please try again in %(num)d minute.", "Please try again in %(num)d minutes.", minutes)
+    response = page.error_page(429, _("That was a little often"), message % {"num": minutes})
+    response.headers["retry-after"] = str(wait_s)
+    return response
 
 
-def _refusal(visit: PageRequest, error: ServiceError | StoreError) -> Answer:
-    _ = visit.gettext
+def _error_response(page: PageRequest, error: ServiceError | StoreError) -> Response:
+    _ = page.gettext
     if isinstance(error, NotFound):
-        return nothing_here(visit)
+        return not_found(page)
     if isinstance(error, BodyTooLarge):
-        words = _("A form may have %(most)s kB; this one has more.") % {"most": LARGEST_FORM // 1024}
-        return visit.fail(413, _("That was too much"), words, again=True)
-    if isinstance(error, InvalidRequest):
-        words = _("What was sent could not be read. Load the page anew and try again.")
-        return visit.fail(400, _("That did not work"), words, again=True)
+        message = _("A form may have %(most)s kB; this one has more.") % {"most": MAX_FORM_BYTES // 1024}
+        return page.error_page(413, _("That was too much"), message, can_reload=True)
+    if isinstance(error, InvalidRequest | ClientLeft):
+        message = _("What was sent could not be read. Load the page anew and try again.")
+        return page.error_page(400, _("That did not work"), message, can_reload=True)
     if isinstance(error, Overloaded):
-        return visit.fail(503, _("Much is going on"), _("Please try again in a moment. Nothing was changed."))
-    log.error("a page failed: %s", error, exc_info=error)
-    return broken(visit)
+        return page.error_page(503, _("Much is going on"), _("Please try again in a moment. Nothing was changed."))
+    log.error("page %s failed: %s", page.path, error, exc_info=error)
+    return server_error(page)

@@ -1,4 +1,4 @@
-"""What all pages share, and the templates in seven languages."""
+"""What all pages share: the services behind them, the navigation, static files, and templates in seven languages."""
 
 from __future__ import annotations
 
@@ -21,42 +21,37 @@ from minitoolai.billing.audit import Auditor
 from minitoolai.billing.stripe import Checkout
 from minitoolai.billing.usage import RevenueCache, UsageCache
 from minitoolai.core.clock import Clock
+from minitoolai.core.signing import SecretKeys
 from minitoolai.portal.forms import CookieSigner
-from minitoolai.portal.i18n import LANGUAGES, N_, texts, writing
+from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
 
-# (merged from navigation) The pages in the bar on top: where, under which name, for whom. A page is added here and in routes.py.
+#: The access that a page requires.
+Access = Literal["public", "user", "admin"]
 
-Needs = Literal["nobody", "user", "admin"]
 
-
-class Entry(msgspec.Struct, frozen=True):
-    """One link: the path after the language, its name in English, and who sees it."""
+class NavigationEntry(msgspec.Struct, frozen=True):
+    """A link in the bar at the top: the path after the language, its name in English, and who sees it."""
 
     path: str
     name: str
-    needs: Needs = "nobody"
-    #: Hidden from those who are signed in.
-    visitors_only: bool = False
+    access: Access = "public"
 
 
 NAVIGATION = (
-    Entry("/keys", N_("Keys"), "user"),
-    Entry("/studio", N_("Studio"), "user"),
-    Entry("/usage", N_("Usage"), "user"),
-    Entry("/balance", N_("Balance"), "user"),
-    Entry("/topup", N_("Top up"), "user"),
-    Entry("/admin", N_("Admin"), "admin"),
-    Entry("/docs", N_("Guide")),
-    Entry("/prices", N_("Prices")),
+    NavigationEntry("/keys", N_("Keys"), "user"),
+    NavigationEntry("/studio", N_("Studio"), "user"),
+    NavigationEntry("/usage", N_("Usage"), "user"),
+    NavigationEntry("/balance", N_("Balance"), "user"),
+    NavigationEntry("/topup", N_("Top up"), "user"),
+    NavigationEntry("/admin", N_("Admin"), "admin"),
+    NavigationEntry("/docs", N_("Guide")),
+    NavigationEntry("/prices", N_("Prices")),
 )
 
-
-# (merged from assets) Files under static/: read once, served from memory, under addresses that change with them.
-
-FOLDER = Path(__file__).parent / "static"
-TYPES = {
+STATIC_FOLDER = Path(__file__).parent / "static"
+MEDIA_TYPES = {
     ".css": "text/css",
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
@@ -66,34 +61,37 @@ TYPES = {
 }
 
 
-class Asset(msgspec.Struct, frozen=True):
-    """One file, as it is and compressed."""
+class StaticFile(msgspec.Struct, frozen=True):
+    """A static file, plain and compressed."""
 
     body: bytes
-    packed: bytes
+    gzipped: bytes
     media_type: str
 
 
-class Assets:
-    """Every file by its path. All share one hash, so that scripts can import each other by plain names."""
+class StaticFiles:
+    """The files under static/: read once, served from memory, under URLs that change with their content.
 
-    def __init__(self, folder: Path = FOLDER) -> None:
-        self._files: dict[str, Asset] = {}
-        sums = hashlib.sha256()
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in TYPES):
+    All files share one hash, so that scripts can import each other by relative names.
+    """
+
+    def __init__(self, folder: Path = STATIC_FOLDER) -> None:
+        self._files: dict[str, StaticFile] = {}
+        digest = hashlib.sha256()
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in MEDIA_TYPES):
             body = path.read_bytes()
             name = path.relative_to(folder).as_posix()
-            sums.update(name.encode() + b"\0" + body)
-            self._files[name] = Asset(body, gzip.compress(body, mtime=0), TYPES[path.suffix])
-        self.version = sums.hexdigest()[:12]
+            digest.update(name.encode() + b"\0" + body)
+            self._files[name] = StaticFile(body, gzip.compress(body, mtime=0), MEDIA_TYPES[path.suffix])
+        self.version = digest.hexdigest()[:12]
 
     def url(self, name: str) -> str:
-        """Where a page links to. KeyError for a file that is not there: a mistake in a template."""
+        """Return the URL of a file. KeyError if there is none: a mistake in a template."""
         self._files[name]
         return f"/static/{self.version}/{name}"
 
-    def find(self, path: str) -> Asset | None:
-        """The file behind `VERSION/NAME`; old versions find nothing."""
+    def find(self, path: str) -> StaticFile | None:
+        """Return the file for `VERSION/NAME`, or None; an old version has no files."""
         version, _, name = path.strip("/").partition("/")
         return self._files.get(name) if version == self.version else None
 
@@ -103,7 +101,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Site:
-    """The services behind the pages. Built once, in wiring."""
+    """The services behind the pages. Built once, in portal_wiring."""
 
     database: Database
     writer: Writer
@@ -112,38 +110,37 @@ class Site:
     keys: KeyVerifier
     reports: Reports
     auditor: Auditor
-    #: None where no card payments are set up.
+    #: None if card payments are not configured.
     checkout: Checkout | None
-    pepper: bytes
-    #: How browsers reach us, without a last slash; empty where only the request can tell.
+    secret_keys: SecretKeys
+    #: The address of the site without a trailing slash; empty to take it from each request.
     public_url: str
-    #: Whether visitors may sign up.
-    open_to_all: bool
-    #: What an account may do as the operator has it: requests a minute (0: any), and pictures that wait.
+    is_signup_open: bool
+    #: Limits of an account: requests per minute (0: no limit) and queued images.
     requests_per_minute: int
-    waiting_pictures: int
-    #: How many times more often than shipped visitors may try things.
+    max_queued_images: int
+    #: Multiplies how often a sign-in and other forms may be tried.
     tries_factor: int
 
     async def run(self) -> None:
-        """What goes on beside the pages, until cancelled."""
+        """Run the background tasks of the pages until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.keys.record_last_used(self.writer))
             if self.checkout is not None:
                 tasks.create_task(self.checkout.poll())
 
     async def close(self) -> None:
-        """Let errands come home, and let go of threads."""
+        """Wait for pending e-mails, and stop the threads."""
         await self.users.close()
         if self.checkout is not None:
             self.checkout.close()
 
     @cached_property
     def signer(self) -> CookieSigner:
-        return CookieSigner(self.pepper)
+        return CookieSigner(self.secret_keys)
 
     @cached_property
-    def attempts(self) -> Throttle:
+    def throttle(self) -> Throttle:
         return Throttle(self.clock, self.tries_factor)
 
     @cached_property
@@ -155,15 +152,15 @@ class Site:
         return RevenueCache(self.database, self.clock)
 
     @cached_property
-    def assets(self) -> Assets:
-        return Assets()
+    def static_files(self) -> StaticFiles:
+        return StaticFiles()
 
     @cached_property
     def _environments(self) -> dict[str, Environment]:
         return {}
 
     def environment(self, lang: str) -> Environment:
-        """The templates in a language; made at its first use."""
+        """Return the templates in a language. Made at the first use."""
         if lang not in self._environments:
             self._environments[lang] = self._make_environment(lang)
         return self._environments[lang]
@@ -179,15 +176,15 @@ class Site:
         )
         environment.policies["ext.i18n.trimmed"] = True
         extended: Any = environment
-        extended.install_gettext_translations(texts(lang), newstyle=True)
-        written = writing(lang)
+        extended.install_gettext_translations(translations(lang), newstyle=True)
+        formats = formatter(lang)
         for name in ("number", "percent", "money", "cents", "day", "moment"):
-            environment.filters[name] = getattr(written, name)
+            environment.filters[name] = getattr(formats, name)
         environment.globals.update(
             lang=lang,
             languages=LANGUAGES,
             navigation=NAVIGATION,
-            static=self.assets.url,
-            open_to_all=self.open_to_all,
+            static=self.static_files.url,
+            is_signup_open=self.is_signup_open,
         )
         return environment

@@ -1,4 +1,4 @@
-"""Admins: what they see and do, that all of it is in the trail, and that nobody else knows the pages are there."""
+"""The admin pages: what they show and change, the log of actions, and that they do not exist for other users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import requests
 from minitoolai.storage import accounts, users
 from minitoolai.storage import reports as admin
 from tests.portal.test_security import MARK, post
-from tests.support.browse import Visitor
+from tests.support.browse import Visitor, new_user
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -24,12 +24,12 @@ def account_of(server: ServerProcess, email: str) -> int:
 @pytest.fixture
 def boss(server: ServerProcess, email: str) -> Visitor:
     """An admin."""
-    visitor = Visitor(server).sign_up(f"boss-{email}")
-    assert server.command("account", "admin", f"boss-{email}").returncode == 0
-    return visitor
+    return new_user(server, f"boss-{email}", is_admin=True)
 
 
-def test_for_everybody_else_there_is_nothing(boss: Visitor, member: Visitor, email: str, server: ServerProcess) -> None:
+def test_admin_pages_do_not_exist_for_other_users(
+    boss: Visitor, member: Visitor, email: str, server: ServerProcess
+) -> None:
     number = account_of(server, email)
     member.open("/no-such-page")
     nothing = re.search("<main.*</main>", member.page.text, re.DOTALL)[0]
@@ -48,9 +48,7 @@ def test_for_everybody_else_there_is_nothing(boss: Visitor, member: Visitor, ema
     assert server.read(lambda c: admin.actions(c, 10, number)) == []
 
 
-def test_credit_is_given_once_and_is_in_the_trail(
-    boss: Visitor, member: Visitor, email: str, server: ServerProcess
-) -> None:
+def test_credit_is_given_once_and_logged(boss: Visitor, member: Visitor, email: str, server: ServerProcess) -> None:
     number = account_of(server, email)
     boss.open(f"/admin/accounts?q={email}")
     assert f"/admin/accounts/{number}" in boss.page.text
@@ -72,7 +70,7 @@ def test_credit_is_given_once_and_is_in_the_trail(
 @pytest.mark.parametrize(
     ("amount", "note"), [("", "why"), ("-1", "why"), ("1e3", "why"), ("5.00", ""), ("5.00", "x" * 201)]
 )
-def test_a_form_that_is_not_whole_changes_nothing(
+def test_an_incomplete_form_changes_nothing(
     boss: Visitor, member: Visitor, email: str, server: ServerProcess, amount: str, note: str
 ) -> None:
     number = account_of(server, email)
@@ -82,9 +80,7 @@ def test_a_form_that_is_not_whole_changes_nothing(
     assert server.read(lambda c: admin.actions(c, 10, number)) == []
 
 
-def test_a_forged_form_of_an_admin_does_nothing(
-    boss: Visitor, member: Visitor, email: str, server: ServerProcess
-) -> None:
+def test_a_forged_admin_form_changes_nothing(boss: Visitor, member: Visitor, email: str, server: ServerProcess) -> None:
     number = account_of(server, email)
     boss.open(f"/admin/accounts/{number}")
     good = boss.fields("/grant") | {"amount": "5", "note": "forged"}
@@ -97,7 +93,7 @@ def test_a_forged_form_of_an_admin_does_nothing(
     assert server.read(lambda c: admin.actions(c, 10, number)) == []
 
 
-def test_revoked_by_an_admin_keys_stop_working(
+def test_keys_revoked_by_an_admin_stop_working(
     boss: Visitor, member: Visitor, email: str, server: ServerProcess
 ) -> None:
     key = server.command("key", "create", email, "--name", "k").stdout.strip()
@@ -114,13 +110,13 @@ def test_revoked_by_an_admin_keys_stop_working(
     assert "all keys revoked" in boss.open("/admin/actions").text
 
 
-def test_an_account_that_is_not_there_is_not_there(boss: Visitor) -> None:
+def test_an_unknown_account_is_a_404(boss: Visitor) -> None:
     for number in ("1", "2", "999999", "99999999999999999999999"):
         assert boss.open(f"/admin/accounts/{number}").status_code in (400, 404)
     boss.open("/admin/accounts?q=%25%00%5C_'")
     assert "Nobody was found" in boss.page.text
 
 
-def test_the_overview_says_how_books_and_engines_are(boss: Visitor) -> None:
+def test_the_overview_shows_the_audit_and_the_engines(boss: Visitor) -> None:
     eventually(lambda: "The books add up" in boss.open("/admin").text, within_s=20)
     assert "fake-chat" in boss.page.text

@@ -1,12 +1,10 @@
-"""Accounts: the way in, the way back in, and the way out, as a browser without JavaScript goes it."""
+"""Sign up, sign in, sign out and reset a password in a browser without JavaScript."""
 
 from __future__ import annotations
 
 from minitoolai.storage import users
-from minitoolai.storage.database import Connection
 from tests.support.browse import PASSWORD, Visitor, last_link, letters
 from tests.support.server import ServerProcess
-from tests.support.waiting import eventually
 
 
 def test_from_signing_up_to_signing_out(visitor: Visitor, email: str) -> None:
@@ -19,7 +17,7 @@ def test_from_signing_up_to_signing_out(visitor: Visitor, email: str) -> None:
     assert visitor.open("/account").url.endswith("/en/signin?next=/en/account")
 
 
-def test_signing_in_leads_to_where_one_wanted_to_go(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_signing_in_leads_to_the_page_that_required_it(member: Visitor, email: str, server: ServerProcess) -> None:
     other = Visitor(server, "de")
     other.open("/account")
     other.submit("/signin", email=email.upper(), password=PASSWORD)
@@ -27,7 +25,7 @@ def test_signing_in_leads_to_where_one_wanted_to_go(member: Visitor, email: str,
     assert "Kontonummer" in other.page.text
 
 
-def test_a_wrong_password_keeps_the_address_and_says_nothing_more(
+def test_a_wrong_password_and_an_unknown_address_look_the_same(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     known, unknown = Visitor(server), Visitor(server)
@@ -42,7 +40,7 @@ def test_a_wrong_password_keeps_the_address_and_says_nothing_more(
     ).replace(csrf[1], "").replace(unknown.fields("/theme")["csrf"], known.fields("/theme")["csrf"])
 
 
-def test_bad_input_stands_next_to_its_field_and_nothing_is_lost(visitor: Visitor) -> None:
+def test_errors_are_next_to_their_fields_and_the_input_is_kept(visitor: Visitor) -> None:
     visitor.open("/signup")
     visitor.submit("/signup", email="ann at example", password="short")
     assert visitor.page.status_code == 422
@@ -52,7 +50,7 @@ def test_bad_input_stands_next_to_its_field_and_nothing_is_lost(visitor: Visitor
     assert "short" not in visitor.page.text
 
 
-def test_an_address_that_has_an_account_gets_a_letter_and_the_page_says_the_same(
+def test_a_second_sign_up_sends_another_email_and_shows_the_same_page(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     before, other = len(letters(server, email)), Visitor(server)
@@ -63,7 +61,7 @@ def test_an_address_that_has_an_account_gets_a_letter_and_the_page_says_the_same
     assert Visitor(server).sign_in(email).page.url.endswith("/keys")
 
 
-def test_looking_at_a_link_changes_nothing_and_using_it_works_once(
+def test_opening_a_link_changes_nothing_and_using_it_works_once(
     visitor: Visitor, email: str, server: ServerProcess
 ) -> None:
     visitor.open("/signup")
@@ -76,7 +74,7 @@ def test_looking_at_a_link_changes_nothing_and_using_it_works_once(
     assert visitor.open(link).status_code == 410
 
 
-def test_whoever_signed_up_elsewhere_must_know_the_password(
+def test_confirming_in_another_browser_requires_the_password(
     visitor: Visitor, email: str, server: ServerProcess
 ) -> None:
     visitor.open("/signup")
@@ -90,9 +88,7 @@ def test_whoever_signed_up_elsewhere_must_know_the_password(
     assert victim.page.url.endswith("/keys")
 
 
-def test_a_forgotten_password_is_set_anew_and_signs_everybody_else_out(
-    member: Visitor, email: str, server: ServerProcess
-) -> None:
+def test_a_password_reset_ends_all_other_sessions(member: Visitor, email: str, server: ServerProcess) -> None:
     before, forgetful = len(letters(server, email)), Visitor(server)
     forgetful.open("/reset")
     forgetful.submit("/reset", email=email)
@@ -108,7 +104,7 @@ def test_a_forgotten_password_is_set_anew_and_signs_everybody_else_out(
     assert Visitor(server).sign_in(email, "battery staple").page.status_code == 200
 
 
-def test_nobody_learns_from_a_reset_whether_an_address_is_known(
+def test_a_reset_does_not_reveal_whether_an_address_is_known(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     answers = []
@@ -128,44 +124,9 @@ def _without_tokens(visitor: Visitor) -> str:
     return text
 
 
-def test_changing_the_password_needs_the_old_one_and_ends_other_sessions(
-    member: Visitor, email: str, server: ServerProcess
+def test_a_user_created_on_the_command_line_can_set_a_password(
+    visitor: Visitor, email: str, server: ServerProcess
 ) -> None:
-    other = Visitor(server).sign_in(email)
-    member.open("/account")
-    member.submit("/account/password", password_old="wrong", password="battery staple")
-    assert "This is not your password." in member.page.text
-    before = len(letters(server, email))
-    member.submit("/account/password", password_old=PASSWORD, password="battery staple")
-    assert "Your new password is set" in member.page.text
-    eventually(lambda: len(letters(server, email)) > before)
-    assert "Your password was changed" in letters(server, email)[-1]
-    assert "/signin" in other.open("/account").url
-
-
-def test_leaving_removes_the_name_and_keeps_the_books(member: Visitor, email: str, server: ServerProcess) -> None:
-    account_id = server.read(lambda c: users.find_user(c, email))[0].account_id
-    assert server.command("credit", "grant", email, "5.00").returncode == 0
-    key = server.command("key", "create", email).stdout.strip()
-    member.open("/account")
-    assert "$5.00" in member.page.text
-    member.submit("/account/leave", password_leave="wrong")
-    assert "This is not your password." in member.page.text
-    member.submit("/account/leave", password_leave=PASSWORD)
-    assert "Your account is deleted." in member.page.text
-    assert Visitor(server).sign_in(email).page.status_code == 422
-
-    def remains(connection: Connection) -> object:
-        return connection.execute("SELECT email, password_hash FROM users WHERE account_id = ?", (account_id,))
-
-    assert server.read(remains) == [(f"deleted-{account_id}", None)]
-    eventually(
-        lambda: member.get(server.url + "/api/balance", headers={"authorization": f"Bearer {key}"}).status_code == 401
-    )
-    Visitor(server).sign_up(email)
-
-
-def test_the_command_line_makes_the_same_users(visitor: Visitor, email: str, server: ServerProcess) -> None:
     commands = ["account", "create", email]
     assert server.command(*commands).returncode == 0
     visitor.open("/reset")

@@ -1,4 +1,4 @@
-"""The guide as a page: for visitors and members, in every language, whole without a script."""
+"""The guide and the prices, for visitors and users, without JavaScript."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import pytest
 import requests
 
 from minitoolai.http.errors import TABLE
-from minitoolai.portal.highlight import FOLDER, PLACE, colour, example
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.portal.pages.docs import ERRORS
 from tests.support.browse import Visitor
 from tests.support.server import ServerProcess
 
 
-def test_a_visitor_sees_where_a_key_would_go_and_how_to_get_one(visitor: Visitor) -> None:
+def test_a_visitor_sees_a_placeholder_key_and_how_to_get_one(visitor: Visitor) -> None:
     page = visitor.open("/docs").text
     assert '<code class="masked">sk-…</code>' in page
     assert 'href="/en/signin?next=/en/keys"' in page
@@ -23,7 +22,7 @@ def test_a_visitor_sees_where_a_key_would_go_and_how_to_get_one(visitor: Visitor
     assert "sk-mt-" not in page
 
 
-def test_a_member_sees_the_own_keys_masked_and_where_they_go(member: Visitor) -> None:
+def test_a_user_sees_the_own_keys_masked(member: Visitor) -> None:
     assert "You have no key yet" in member.open("/docs").text
     member.open("/keys")
     member.submit("/keys", name="<b>laptop</b>")
@@ -37,7 +36,7 @@ def test_a_member_sees_the_own_keys_masked_and_where_they_go(member: Visitor) ->
     assert made[2] not in member.open("/docs").text
 
 
-def test_a_member_sees_what_the_last_requests_were(member: Visitor, server: ServerProcess, email: str) -> None:
+def test_a_user_sees_the_usage_of_the_last_requests(member: Visitor, server: ServerProcess, email: str) -> None:
     page = member.open("/docs").text
     assert page.count("Nothing yet.") == 3
     server.command("credit", "grant", email, "1.00")
@@ -64,14 +63,14 @@ def test_the_errors_of_the_guide_are_those_of_the_api() -> None:
     assert {(status, code) for status, code, _ in ERRORS} <= answered
 
 
-def test_where_no_engine_has_eyes_the_guide_says_so(visitor: Visitor) -> None:
+def test_the_guide_says_if_no_model_accepts_images(visitor: Visitor) -> None:
     page = visitor.open("/docs").text
     assert "No model here can see at the moment" in page
     assert "Models that can see" not in page
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_every_link_and_label_inside_the_page_leads_somewhere(visitor: Visitor, lang: str) -> None:
+def test_every_link_and_label_within_the_page_has_a_target(visitor: Visitor, lang: str) -> None:
     page = visitor.open(f"/{lang}/docs").text
     ids = re.findall(r'\sid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -80,7 +79,7 @@ def test_every_link_and_label_inside_the_page_leads_somewhere(visitor: Visitor, 
     assert set(wanted) <= set(ids)
 
 
-def test_the_first_tab_is_open_without_a_script(visitor: Visitor) -> None:
+def test_the_first_tab_is_open_without_javascript(visitor: Visitor) -> None:
     page = visitor.open("/docs").text
     for topic in ("chat", "image", "speech"):
         radios = re.findall(rf'<input [^>]*name="{topic}"[^>]*>', page)
@@ -88,7 +87,9 @@ def test_the_first_tab_is_open_without_a_script(visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api-documentation", "/api-documentation/"])
-def test_the_address_of_the_original_answers_in_the_visitors_language(server: ServerProcess, path: str) -> None:
+def test_the_path_of_the_original_service_shows_the_guide_in_the_visitors_language(
+    server: ServerProcess, path: str
+) -> None:
     german = requests.get(server.url + path, headers={"accept-language": "de-AT"}, allow_redirects=False, timeout=20)
     assert german.status_code == 200
     assert '<html lang="de"' in german.text
@@ -110,20 +111,7 @@ def test_the_address_of_the_original_answers_in_the_visitors_language(server: Se
         ("pt", ">US$\xa02,50<", "1.000 chats"),
     ],
 )
-def test_prices_are_written_as_the_language_writes_them(visitor: Visitor, lang: str, price: str, count: str) -> None:
+def test_prices_are_formatted_in_the_language(visitor: Visitor, lang: str, price: str, count: str) -> None:
     page = visitor.open(f"/{lang}/prices").text
     assert price in page
     assert count in page
-
-
-@pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
-def test_colours_change_nothing_of_a_program(path: object) -> None:
-    name = getattr(path, "name", "")
-    text = (FOLDER / name).read_text().rstrip("\n")
-    plain = re.sub("</?[bi]>", "", example(name, PLACE))
-    assert plain.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&") == text
-
-
-def test_words_in_strings_are_strings() -> None:
-    assert colour('print("for <you>")', "python") == '<b>print</b>(<i>"for &lt;you&gt;"</i>)'
-    assert colour("information = x.for_all", "python") == "information = x.for_all"

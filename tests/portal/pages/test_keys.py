@@ -1,4 +1,4 @@
-"""Keys: whatever the command line can say of a key, its page can say; and change, and take back."""
+"""The pages of keys: every rule that the command line can set, editing, rotation and revocation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from minitoolai.core.models import KeyRow
 from minitoolai.storage import accounts, users
 from tests.portal.test_security import MARK
-from tests.support.browse import PASSWORD, Visitor
+from tests.support.browse import PASSWORD, Visitor, new_user
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -57,7 +57,7 @@ def status(server: ServerProcess, key: str) -> int:
     return requests.get(server.url + "/api/balance", headers=headers, timeout=20).status_code
 
 
-def test_the_page_says_of_a_key_all_that_the_command_line_says(
+def test_the_page_sets_every_rule_that_the_command_line_sets(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     from minitoolai.cli.keys import RULES as KNOWN
@@ -74,7 +74,7 @@ def test_the_page_says_of_a_key_all_that_the_command_line_says(
         assert member.page.text.count(words) == 2
 
 
-def test_a_form_sent_as_it_stands_changes_nothing(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_a_form_sent_unchanged_changes_nothing(member: Visitor, email: str, server: ServerProcess) -> None:
     options = [word for option, (value, _) in RULES.items() for word in (option, value)]
     assert server.command("key", "create", email, "--name", "k", *options, "--expires", "90m").returncode == 0
     made = keys_of(server, email)["k"]
@@ -90,7 +90,7 @@ def test_a_form_sent_as_it_stands_changes_nothing(member: Visitor, email: str, s
 
 
 @pytest.mark.parametrize("path", ["new", "edit"])
-def test_rubbish_is_told_beside_each_field_and_nothing_is_lost_or_done(
+def test_invalid_input_is_refused_next_to_each_field_and_kept(
     member: Visitor, email: str, server: ServerProcess, path: str
 ) -> None:
     server.command("key", "create", email, "--name", "k", "--budget-daily", "3")
@@ -117,7 +117,7 @@ def test_rubbish_is_told_beside_each_field_and_nothing_is_lost_or_done(
     assert keys_of(server, email) == before
 
 
-def test_new_rules_hold_within_a_second(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_new_rules_apply_within_a_second(member: Visitor, email: str, server: ServerProcess) -> None:
     member.open("/keys")
     key = KEY.search(member.submit("/keys", name=MARK).text)
     assert key
@@ -132,7 +132,7 @@ def test_new_rules_hold_within_a_second(member: Visitor, email: str, server: Ser
     assert "at work" in member.page.text
 
 
-def test_a_key_and_the_one_in_its_place_both_work_for_the_time_chosen_and_share_their_budget(
+def test_a_rotated_key_works_for_its_grace_period_and_shares_its_budget(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     server.command("credit", "grant", email, "5.00")
@@ -164,7 +164,7 @@ def test_a_key_and_the_one_in_its_place_both_work_for_the_time_chosen_and_share_
     eventually(lambda: status(server, new[0]) == 401, within_s=3)
 
 
-def test_an_expired_key_gets_another_day(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_an_expired_key_can_be_extended(member: Visitor, email: str, server: ServerProcess) -> None:
     text = server.command("key", "create", email, "--name", "k", "--expires", "1d").stdout.strip()
     row = keys_of(server, email)["k"]
     past = '{"expires_ms":1000}'
@@ -177,10 +177,8 @@ def test_an_expired_key_gets_another_day(member: Visitor, email: str, server: Se
     eventually(lambda: status(server, text) == 200, within_s=3)
 
 
-def test_a_key_of_others_or_one_that_is_revoked_is_not_there(
-    member: Visitor, email: str, server: ServerProcess
-) -> None:
-    other = Visitor(server).sign_up(f"other-{email}")
+def test_a_key_of_another_account_or_a_revoked_one_is_a_404(member: Visitor, email: str, server: ServerProcess) -> None:
+    other = new_user(server, f"other-{email}")
     server.command("key", "create", email, "--name", "k")
     key_id = keys_of(server, email)["k"].id
     member.open(f"/keys/{key_id}")

@@ -1,4 +1,4 @@
-"""The studio in a real browser: each kind of work is done, costs what the books say, and runs as code, too."""
+"""The playground in a real browser: chat, images and speech, their costs, and the generated code."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def assert_charged(page: Page, server: ServerProcess) -> None:
     assert server.transfers_of(generation) == [round(float(dollars) * 10**9)]
 
 
-def test_a_chat_is_streamed_goes_on_and_costs_what_it_says(page: Page, studio_server: ServerProcess) -> None:
+def test_a_chat_is_streamed_and_costs_what_it_shows(page: Page, studio_server: ServerProcess) -> None:
     page.goto(studio_server.url + "/en/studio")
     page.get_by_label("Instructions").fill("Be kind.")
     page.get_by_label("Message").fill(MARK)
@@ -102,7 +102,7 @@ def test_a_chat_is_streamed_goes_on_and_costs_what_it_says(page: Page, studio_se
     assert "Be kind." in page.locator("#code").text_content()
 
 
-def test_a_picture_is_attached(page: Page, studio_server: ServerProcess, tmp_path: Path) -> None:
+def test_an_image_can_be_attached(page: Page, studio_server: ServerProcess, tmp_path: Path) -> None:
     path = tmp_path / "dot.png"
     path.write_bytes(png())
     page.goto(studio_server.url + "/en/studio")
@@ -114,9 +114,7 @@ def test_a_picture_is_attached(page: Page, studio_server: ServerProcess, tmp_pat
     expect(page.locator("#talk .assistant, #error:visible")).to_have_count(1, timeout=20_000)
 
 
-def test_what_is_stopped_ends_and_a_refusal_says_why_and_loses_nothing(
-    page: Page, studio_server: ServerProcess
-) -> None:
+def test_a_chat_can_be_stopped_and_a_refusal_keeps_the_input(page: Page, studio_server: ServerProcess) -> None:
     page.goto(studio_server.url + "/en/studio")
     page.get_by_label("Model").select_option("endless")
     page.get_by_label("Longest answer").fill("4000")
@@ -132,7 +130,7 @@ def test_what_is_stopped_ends_and_a_refusal_says_why_and_loses_nothing(
     assert page.get_by_label("Message").input_value() == "too long"
 
 
-def test_a_picture_is_drawn_before_ones_eyes(page: Page, studio_server: ServerProcess) -> None:
+def test_an_image_shows_its_progress(page: Page, studio_server: ServerProcess) -> None:
     page.goto(studio_server.url + "/en/studio/image")
     page.get_by_label("Prompt", exact=True).fill("a red house")
     page.get_by_label("Seed").fill("7")
@@ -144,7 +142,7 @@ def test_a_picture_is_drawn_before_ones_eyes(page: Page, studio_server: ServerPr
     assert_charged(page, studio_server)
 
 
-def test_a_text_is_spoken_and_can_be_played(page: Page, studio_server: ServerProcess) -> None:
+def test_speech_can_be_played(page: Page, studio_server: ServerProcess) -> None:
     page.goto(studio_server.url + "/en/studio/speech")
     page.get_by_label("What is said").fill("Good morning.")
     page.get_by_role("button", name="Speak").click()
@@ -155,7 +153,7 @@ def test_a_text_is_spoken_and_can_be_played(page: Page, studio_server: ServerPro
 
 @pytest.mark.parametrize("tongue", ["curl", "python", "javascript", "php"])
 @pytest.mark.parametrize("kind", ["chat", "image", "speech"])
-def test_the_same_as_code_runs(
+def test_the_generated_code_runs(
     page: Page, person: Visitor, studio_server: ServerProcess, kind: str, tongue: str, tmp_path: Path
 ) -> None:
     page.goto(studio_server.url + "/en/studio" + ("" if kind == "chat" else f"/{kind}"))
@@ -183,9 +181,7 @@ def test_the_same_as_code_runs(
         assert (tmp_path / "speech.mp3").stat().st_size > 500
 
 
-def test_the_key_of_the_studio_is_listed_nowhere_and_ends_with_the_sign_out(
-    studio_server: ServerProcess, email: str
-) -> None:
+def test_the_playground_key_is_not_listed_and_ends_with_the_sign_out(studio_server: ServerProcess, email: str) -> None:
     member = Visitor(studio_server).sign_up(email)
     member.open("/studio")
     sent = member.fields("/studio/key")

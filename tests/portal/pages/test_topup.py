@@ -12,7 +12,7 @@ import requests
 
 from minitoolai.core.money import parse_dollars
 from minitoolai.storage import accounts, users
-from tests.support.browse import Visitor
+from tests.support.browse import Visitor, new_user
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -21,11 +21,11 @@ def balance(server: ServerProcess, email: str) -> int:
     return server.read(lambda c: accounts.balance_of(c, users.find_user(c, email)[0].account_id)).posted
 
 
-def test_a_voucher_is_redeemed_once_however_it_is_typed(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_a_voucher_is_redeemed_once_in_any_spelling(member: Visitor, email: str, server: ServerProcess) -> None:
     made = server.command("voucher", "create", "7.50", "--count", "2", "--note", "fair")
     first, second = made.stdout.split()
     assert re.fullmatch(r"(\w{4}-){3}\w{4}", first)
-    assert "2 of $7.500000000 each, $15.000000000 in all" in made.stderr
+    assert "2 vouchers of $7.500000000, $15.000000000 in total" in made.stderr
     member.open("/topup")
     member.submit("/topup/voucher", code=f" {first.lower().replace('-', ' ')} ")
     assert "Done: $7.50 were added to your balance." in member.page.text
@@ -42,9 +42,9 @@ def test_a_voucher_is_redeemed_once_however_it_is_typed(member: Visitor, email: 
     assert first not in listed
 
 
-def test_of_many_who_redeem_a_voucher_at_once_one_gets_it(server: ServerProcess, email: str) -> None:
+def test_a_voucher_redeemed_concurrently_is_credited_once(server: ServerProcess, email: str) -> None:
     code = server.command("voucher", "create", "3.00").stdout.strip()
-    people = [Visitor(server).sign_up(f"{n}-{email}") for n in range(4)]
+    people = [new_user(server, f"{n}-{email}") for n in range(4)]
     tries = [(person, person.open("/topup") and person.fields("/topup/voucher")) for person in people for _ in range(5)]
 
     def redeem(one: tuple[Visitor, dict[str, str]]) -> int:
@@ -61,7 +61,7 @@ def test_of_many_who_redeem_a_voucher_at_once_one_gets_it(server: ServerProcess,
     assert sum(balance(server, f"{n}-{email}") for n in range(4)) == parse_dollars("3.00")
 
 
-def test_a_voucher_that_is_none_is_refused(member: Visitor, email: str) -> None:
+def test_an_unknown_voucher_is_refused(member: Visitor, email: str) -> None:
     for code in ("", "ABCD", "x" * 5000, "💥", "' OR 1=1 --", "0" * 16):
         member.open("/topup")
         member.submit("/topup/voucher", code=code)
@@ -69,18 +69,18 @@ def test_a_voucher_that_is_none_is_refused(member: Visitor, email: str) -> None:
         assert "There is no such voucher." in member.page.text
 
 
-def test_the_code_of_a_voucher_is_kept_nowhere(server: ServerProcess) -> None:
+def test_a_voucher_code_is_not_stored(server: ServerProcess) -> None:
     code = server.command("voucher", "create", "1.00").stdout.strip()
     for file in server.data_dir.glob("minitoolai.db*"):
         assert code.encode() not in file.read_bytes()
         assert code.replace("-", "").encode() not in file.read_bytes()
 
 
-def test_wrong_options_of_voucher_create_are_said_with_a_remedy(server: ServerProcess) -> None:
+def test_wrong_options_of_voucher_create_are_refused_with_a_remedy(server: ServerProcess) -> None:
     for options, words in (
         (("five",), "write it like 5.00"),
-        (("1", "--count", "0"), "--count is 1 to 10000"),
-        (("1", "--days", "0"), "--days is 1 to"),
+        (("1", "--count", "0"), "--count must be from 1 to 10000"),
+        (("1", "--days", "0"), "--days must be from 1 to"),
     ):
         said = server.command("voucher", "create", *options)
         assert (said.returncode, said.stdout) == (1, "")
@@ -112,13 +112,13 @@ def test_the_statement_adds_up_and_names_what_was_paid_for(member: Visitor, emai
         )
 
 
-def test_an_account_without_movements_is_told_what_to_do(member: Visitor) -> None:
+def test_an_empty_statement_says_how_to_top_up(member: Visitor) -> None:
     page = member.open("/balance").text
     assert "Nothing has moved yet" in page
     assert "/en/topup" in page
 
 
-def test_an_admin_is_made_and_unmade_on_the_command_line(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_the_command_line_grants_and_revokes_admin_rights(member: Visitor, email: str, server: ServerProcess) -> None:
     assert server.command("account", "admin", email).stdout == f"{email} is an admin\n"
     assert server.read(lambda c: users.find_user(c, email)[0].is_admin)
     assert server.command("account", "admin", email, "--off").returncode == 0
@@ -137,9 +137,7 @@ def test_the_last_use_of_a_key_shows_without_costing_the_request(
     eventually(lambda: ">never<" not in member.open("/keys").text, within_s=30)
 
 
-def test_the_limits_of_a_key_are_set_here_and_kept_by_the_server(
-    member: Visitor, email: str, server: ServerProcess
-) -> None:
+def test_the_limits_of_a_key_are_enforced(member: Visitor, email: str, server: ServerProcess) -> None:
     server.command("credit", "grant", email, "5.00")
     member.open("/keys")
     member.submit("/keys", name="site", budget_daily="five", expires="2001-01-01")

@@ -1,4 +1,4 @@
-"""Usage: what the pages show is what the books say, for nobody but the owner; charts that can be read."""
+"""The usage pages agree with the ledger, show only the own account, and have accessible charts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,14 @@ import xml.etree.ElementTree as ET
 
 import pytest
 import requests
-from hypothesis import given
-from hypothesis import strategies as st
 
 from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.money import format_dollars
-from minitoolai.portal.charts import HEIGHT, Column, columns, rows, steps
-from minitoolai.portal.i18n import writing
+from minitoolai.portal.i18n import formatter
 from minitoolai.storage import users
 from minitoolai.storage.reports import MS_PER_DAY
-from tests.support.browse import Visitor
+from tests.support.browse import Visitor, new_user
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -53,9 +50,7 @@ def used(member: Visitor, email: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(member.open("/usage/usage.csv").text)))
 
 
-def test_what_was_used_shows_by_day_model_and_key_and_adds_up(
-    member: Visitor, email: str, server: ServerProcess
-) -> None:
+def test_usage_by_day_model_and_key_adds_up(member: Visitor, email: str, server: ServerProcess) -> None:
     assert "Nothing was used in this time" in member.open("/usage").text
     key = key_with_money(member, email)
     for _ in range(3):
@@ -69,21 +64,21 @@ def test_what_was_used_shows_by_day_model_and_key_and_adds_up(
     assert line["cost"] == format_dollars(cost)
     page = member.open("/usage").text
     for table in ("by-day", "by-model", "by-key"):
-        assert writing("en").money(cost) in re.findall(rf'id="{table}".*?</table>', page, re.DOTALL)[0]
+        assert formatter("en").money(cost) in re.findall(rf'id="{table}".*?</table>', page, re.DOTALL)[0]
     assert len(page) < 60_000
     last = member.open("/usage/requests").text
     assert last.count("fake-chat") == 3
     assert last.count(">done<") == 3
 
 
-def test_each_look_shows_what_came_since(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_each_request_shows_the_usage_since_the_last_one(member: Visitor, email: str, server: ServerProcess) -> None:
     key = key_with_money(member, email)
     for times in (1, 2, 3):
         chat(server, key)
         assert used(member, email)[0]["requests"] == str(times)
 
 
-def test_old_usage_is_kept_and_unfinished_work_is_counted_when_it_ends(
+def test_old_usage_is_cached_and_pending_work_is_counted_when_it_ends(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
     key = key_with_money(member, email)
@@ -103,9 +98,9 @@ def test_old_usage_is_kept_and_unfinished_work_is_counted_when_it_ends(
     assert [line["requests"] for line in used(member, email)] == ["1", "1"]
 
 
-def test_nobody_sees_the_usage_of_others(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_usage_shows_only_the_own_account(member: Visitor, email: str, server: ServerProcess) -> None:
     chat(server, key_with_money(member, email))
-    other = Visitor(server).sign_up(f"other-{email}")
+    other = new_user(server, f"other-{email}")
     for path in ("/usage", "/usage/requests", "/usage/usage.csv"):
         assert "fake-chat" not in other.open(path).text
     stranger = Visitor(server)
@@ -113,7 +108,7 @@ def test_nobody_sees_the_usage_of_others(member: Visitor, email: str, server: Se
         assert "/signin" in stranger.open(path).url
 
 
-def test_a_name_of_a_key_is_text_and_no_formula(member: Visitor, email: str, server: ServerProcess) -> None:
+def test_the_name_of_a_key_is_escaped_in_pages_and_csv(member: Visitor, email: str, server: ServerProcess) -> None:
     chat(server, key_with_money(member, email, "=" + MARK), MARK)
     for path in ("/usage", "/usage/requests"):
         page = member.open(path).text
@@ -123,9 +118,7 @@ def test_a_name_of_a_key_is_text_and_no_formula(member: Visitor, email: str, ser
 
 
 @pytest.mark.parametrize("lang", ["de", "tr"])
-def test_the_charts_are_drawings_with_names_axes_and_labels(
-    member: Visitor, email: str, server: ServerProcess, lang: str
-) -> None:
+def test_charts_have_titles_axes_and_labels(member: Visitor, email: str, server: ServerProcess, lang: str) -> None:
     chat(server, key_with_money(member, email))
     drawings = re.findall(r"<svg viewBox.*?</svg>", member.open(f"/{lang}/usage?days=90").text, re.DOTALL)
     charts = [ET.fromstring(text) for text in drawings if "<title" in text]
@@ -134,21 +127,3 @@ def test_the_charts_are_drawings_with_names_axes_and_labels(
         assert chart.find("title") is not None
         assert chart.findall("path")
         assert len([*chart.iter("text"), *chart.iter("tspan")]) >= 2
-
-
-@given(st.integers(0, 2**62))
-def test_a_scale_is_round_and_reaches_the_highest(highest: int) -> None:
-    scale = steps(highest)
-    assert scale[0] == 0
-    assert scale[-1] >= highest
-    assert 2 <= len(scale) <= 6
-    assert str(scale[1]).rstrip("0") in ("1", "2", "5")
-
-
-@given(st.lists(st.tuples(st.integers(0, 10**12), st.integers(0, 10**12)), min_size=1, max_size=90))
-def test_bars_stay_within_their_drawing(amounts: list[tuple[int, int]]) -> None:
-    data = [Column("d", (("chat", one), ("image", two))) for one, two in amounts]
-    for chart in (columns(data, str), rows(data, str)):
-        for bar in chart.bars:
-            assert 0 <= bar.x <= bar.x + bar.width <= 721
-            assert -2 <= bar.y <= bar.y + bar.height <= max(chart.height, HEIGHT) + 1

@@ -1,136 +1,140 @@
-"""The user's own page: password, and leaving."""
+"""The user's account: change the password, delete the account, the balance and the statement."""
 
 from __future__ import annotations
 
-import csv
-import io
 from datetime import UTC, datetime
 
-from litestar.handlers import HTTPRouteHandler
+from starlette.responses import Response
 
 from minitoolai.core.clock import generation_name
 from minitoolai.core.models import StatementRow
 from minitoolai.core.money import format_dollars
-from minitoolai.portal.charts import plain
+from minitoolai.portal.charts import escape_formula, to_csv
 from minitoolai.portal.i18n import N_
-from minitoolai.portal.pages.auth import GUESSES, composer, read_new_password
-from minitoolai.portal.request import Answer, PageRequest
-from minitoolai.portal.routing import form, page, too_often
+from minitoolai.portal.pages.auth import GUESSES, email_composer, read_new_password
+from minitoolai.portal.request import PageRequest
+from minitoolai.portal.routing import Handler, form, page, too_many_requests
 from minitoolai.storage.database import Connection
 from minitoolai.storage.payments import owing
 from minitoolai.storage.reports import statement_page, whole_statement
 
 
-@page("/account", needs="user")
-async def account_page(visit: PageRequest) -> Answer:
-    """What we know of the user, and the forms."""
-    return visit.render("account/account.html")
+@page("/account", access="user")
+async def account_page(page: PageRequest) -> Response:
+    """Show the account with its forms."""
+    return page.render("account/account.html")
 
 
-@form("/account/password", needs="user")
-async def change_password(visit: PageRequest) -> Answer:
-    """A new password, for whoever knows the old one."""
-    old, new = visit.form.secret("password_old"), visit.form.secret("password")
-    if wait_s := _wait(visit):
-        return too_often(visit, wait_s)
-    read_new_password(visit, new)
-    if visit.form.is_good and not await visit.site.users.knows_password(visit.member, old):
-        visit.form.refuse("password_old", visit.gettext("This is not your password."))
-    if not visit.form.is_good:
-        return visit.render("account/account.html", 422)
-    write = composer(visit, visit.member.email)
-    visitor = await visit.site.users.change_password(visit.member, new, write)
+@form("/account/password", access="user")
+async def change_password(page: PageRequest) -> Response:
+    """Set a new password, if the old one is right."""
+    old, new = page.form.pop_password("password_old"), page.form.pop_password("password")
+    if wait_s := _wait_s(page):
+        return too_many_requests(page, wait_s)
+    read_new_password(page, new)
+    if page.form.is_valid and not await page.site.users.knows_password(page.member, old):
+        page.form.add_error("password_old", page.gettext("This is not your password."))
+    if not page.form.is_valid:
+        return page.render("account/account.html", 422)
+    compose = email_composer(page, page.member.email)
+    visitor = await page.site.users.change_password(page.member, new, compose)
     if visitor:
-        visit.sign_in(visitor)
-    return visit.redirect("/account", said=visit.gettext("Your new password is set; other browsers are signed out."))
+        page.sign_in(visitor)
+    return page.redirect("/account", flash=page.gettext("Your new password is set; other browsers are signed out."))
 
 
-@form("/account/leave", needs="user")
-async def leave(visit: PageRequest) -> Answer:
-    """Delete the user, for whoever knows the password and says so."""
-    password = visit.form.secret("password_leave")
-    if wait_s := _wait(visit):
-        return too_often(visit, wait_s)
-    if not await visit.site.users.knows_password(visit.member, password):
-        visit.form.refuse("password_leave", visit.gettext("This is not your password."))
-        return visit.render("account/account.html", 422)
-    if not await visit.site.users.leave(visit.member):
-        said = visit.gettext("Requests of this account are still running. Try again in a minute.")
-        return visit.redirect("/account", said=said, kind="bad")
-    visit.sign_out()
-    return visit.redirect("/", said=visit.gettext("Your account is deleted. Goodbye!"))
+@form("/account/leave", access="user")
+async def leave(page: PageRequest) -> Response:
+    """Delete the user, if the password is right."""
+    password = page.form.pop_password("password_leave")
+    if wait_s := _wait_s(page):
+        return too_many_requests(page, wait_s)
+    if not await page.site.users.knows_password(page.member, password):
+        page.form.add_error("password_leave", page.gettext("This is not your password."))
+        return page.render("account/account.html", 422)
+    if not await page.site.users.leave(page.member):
+        message = page.gettext("Requests of this account are still running. Try again in a minute.")
+        return page.redirect("/account", flash=message, kind="bad")
+    page.sign_out()
+    return page.redirect("/", flash=page.gettext("Your account is deleted. Goodbye!"))
 
 
-def _wait(visit: PageRequest) -> int:
-    return visit.site.attempts.wait_s(f"guess {visit.address} {visit.member.email}", GUESSES)
+def _wait_s(page: PageRequest) -> int:
+    return page.site.throttle.wait_s(f"guess {page.client_ip} {page.member.email}", GUESSES)
 
 
-# (merged from balance) The balance and the statement: every movement of the account, with what it paid for.
+# ── balance and statement ─────────────────────────────────────────────────────────────────────────────────
 
-ROWS = 50
-#: What kinds of movements are called. Usage is called by its model.
-KINDS = {
+PAGE_SIZE = 50
+#: Names of the kinds of transfers. Usage shows its model instead.
+TRANSFER_NAMES = {
     "grant": N_("Credit"),
     "voucher": N_("Voucher"),
     "payment": N_("Payment by card"),
     "refund": N_("Taken back"),
     "usage": N_("Usage"),
 }
-WORK = {"chat": N_("Chat"), "image": N_("Image"), "speech": N_("Speech")}
+WORK_NAMES = {"chat": N_("Chat"), "image": N_("Image"), "speech": N_("Speech")}
 COLUMNS = (
     "number", "time", "kind", "amount", "balance", "currency", "note", "generation", "work", "model", "key",
     "input_units", "output_units", "estimated",
 )  # fmt: skip
 
 
-@page("/balance", needs="user")
-async def balance(visit: PageRequest) -> Answer:
-    """What there is, and where it came from and went."""
-    below, before_ms = _number(visit, "below"), _number(visit, "until")
-    account_id = visit.member.account_id
+@page("/balance", access="user")
+async def balance(page: PageRequest) -> Response:
+    """Show the balance and a page of the statement (keyset pagination: rows below a number, before a time)."""
+    below, before_ms = _query_number(page, "below"), _query_number(page, "until")
+    account_id = page.member.account_id
 
     def read(connection: Connection) -> tuple[list[StatementRow], int]:
         rows = statement_page(
             connection,
             account_id,
             below=below,
-            before_ms=before_ms or visit.site.clock.now_ms() + 60_000,
-            rows=ROWS + 1,
+            before_ms=before_ms or page.site.clock.now_ms() + 60_000,
+            rows=PAGE_SIZE + 1,
         )
         return rows, sum(payment.owed for payment in owing(connection, account_id))
 
-    rows, owed = await visit.site.database.read_async(read)
-    older = rows[ROWS - 1] if len(rows) > ROWS else None
-    return visit.render(
-        "balance/balance.html", rows=rows[:ROWS], older=older, newer=below is not None, owed=owed,
-        kinds=KINDS, work=WORK, generation_name=generation_name,
+    rows, owed = await page.site.database.read_async(read)
+    older = rows[PAGE_SIZE - 1] if len(rows) > PAGE_SIZE else None
+    return page.render(
+        "balance/balance.html", rows=rows[:PAGE_SIZE], older=older, newer=below is not None, owed=owed,
+        kinds=TRANSFER_NAMES, work=WORK_NAMES, generation_name=generation_name,
     )  # fmt: skip
 
 
-@page("/balance/statement.csv", needs="user")
-async def statement(visit: PageRequest) -> Answer:
-    """The whole statement as a file."""
-    rows = await visit.site.database.read_async(whole_statement, visit.member.account_id)
-    return visit.file(as_csv(rows), "text/csv", "statement.csv")
+@page("/balance/statement.csv", access="user")
+async def statement(page: PageRequest) -> Response:
+    """Download the whole statement as CSV."""
+    rows = await page.site.database.read_async(whole_statement, page.member.account_id)
+    return page.download(statement_csv(rows), "text/csv", "statement.csv")
 
 
-def as_csv(rows: list[StatementRow]) -> bytes:
-    """One line a movement, in UTC and exact dollars."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    for row in rows:
-        moment = datetime.fromtimestamp(row.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
-        head = (row.version, moment, row.kind, format_dollars(row.amount), format_dollars(row.balance_after), "USD")
-        name = "" if row.generation_id is None else generation_name(row.generation_id)
-        tail = (plain(row.reason), name, row.work or "", plain(row.model), row.key_id or "", row.input_units)
-        writer.writerow((*head, *tail, row.output_units, int(row.estimated)))
-    return text.getvalue().encode()
+def statement_csv(rows: list[StatementRow]) -> bytes:
+    """Return one CSV line per transfer, in UTC and exact dollars."""
+    return to_csv(COLUMNS, map(_statement_line, rows))
 
 
-def _number(visit: PageRequest, name: str) -> int | None:
-    text = visit.query.get(name, "")
+def _statement_line(row: StatementRow) -> tuple[object, ...]:
+    moment = datetime.fromtimestamp(row.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    head = (row.version, moment, row.kind, format_dollars(row.amount), format_dollars(row.balance_after), "USD")
+    name = "" if row.generation_id is None else generation_name(row.generation_id)
+    tail = (
+        escape_formula(row.reason),
+        name,
+        row.work or "",
+        escape_formula(row.model),
+        row.key_id or "",
+        row.input_units,
+    )
+    return *head, *tail, row.output_units, int(row.estimated)
+
+
+def _query_number(page: PageRequest, name: str) -> int | None:
+    text = page.query.get(name, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-HANDLERS: list[HTTPRouteHandler] = [account_page, change_password, leave, balance, statement]
+HANDLERS: list[Handler] = [account_page, change_password, leave, balance, statement]

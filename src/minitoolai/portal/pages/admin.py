@@ -1,139 +1,138 @@
-"""For admins: accounts and credit, engines, jobs, the audit, revenue, and the trail of what admins did."""
+"""Pages for admins: accounts and credit, engines, jobs, the audit, revenue, and the log of admin actions."""
 
 from __future__ import annotations
 
-from litestar.handlers import HTTPRouteHandler
+from starlette.responses import Response
 
-from minitoolai.billing import payments as admins
+from minitoolai.billing.payments import grant_as_admin, revoke_keys
 from minitoolai.billing.usage import REVENUE_DAYS
 from minitoolai.core.clock import MS_PER_DAY, generation_name, random_text
 from minitoolai.core.models import AdminAction, KeyRow, User
 from minitoolai.core.money import parse_dollars
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.usage import KINDS, STATES
-from minitoolai.portal.request import Answer, PageRequest, refill
-from minitoolai.portal.routing import form, nothing_here, page
-from minitoolai.storage import accounts
-from minitoolai.storage import reports as admin
+from minitoolai.portal.request import PageRequest, restore_draft
+from minitoolai.portal.routing import Handler, form, not_found, page
+from minitoolai.storage import accounts, reports
 from minitoolai.storage.database import Connection
 
-MOST_ROWS = 50
-LONGEST_NOTE = 200
+MAX_ROWS = 50
+MAX_NOTE_LENGTH = 200
 ACTIONS = {"grant": N_("credit given"), "revoke_keys": N_("all keys revoked")}
 
 
-@page("/admin", needs="admin")
-async def overview(visit: PageRequest) -> Answer:
-    """How things stand."""
-    revenue = await visit.site.revenue.rows()
-    return visit.render(
+@page("/admin", access="admin")
+async def overview(page: PageRequest) -> Response:
+    """Show revenue, models and the last audit."""
+    revenue = await page.site.revenue.rows()
+    return page.render(
         "admin/overview.html",
         revenue=revenue,
         sold=sum(row.sold for row in revenue),
         days=REVENUE_DAYS,
         kinds=KINDS,
         ms_per_day=MS_PER_DAY,
-        offers=visit.site.reports.offers(),
-        auditor=visit.site.auditor,
+        offers=page.site.reports.offers(),
+        auditor=page.site.auditor,
     )
 
 
-@page("/admin/jobs", needs="admin")
-async def jobs(visit: PageRequest) -> Answer:
-    """What waits, what is drawn, and what failed in the last day."""
-    since_ms = visit.site.clock.now_ms() - MS_PER_DAY
-    rows = await visit.site.database.read_async(admin.jobs, since_ms, MOST_ROWS)
-    return visit.render("admin/jobs.html", rows=rows, states=STATES, generation_name=generation_name)
+@page("/admin/jobs", access="admin")
+async def jobs(page: PageRequest) -> Response:
+    """Show image jobs that are queued or running, or failed in the last day."""
+    since_ms = page.site.clock.now_ms() - MS_PER_DAY
+    rows = await page.site.database.read_async(reports.jobs, since_ms, MAX_ROWS)
+    return page.render("admin/jobs.html", rows=rows, states=STATES, generation_name=generation_name)
 
 
-@page("/admin/accounts", needs="admin")
-async def search(visit: PageRequest) -> Answer:
-    """Accounts by address or number."""
-    words = visit.query.get("q", "")[:200].replace("\0", "").strip()
-    found = await visit.site.database.read_async(admin.search_users, words, MOST_ROWS)
-    return visit.render("admin/accounts.html", words=words, found=found, most=MOST_ROWS)
+@page("/admin/accounts", access="admin")
+async def search(page: PageRequest) -> Response:
+    """Search accounts by e-mail address or number."""
+    words = page.query.get("q", "")[:200].replace("\0", "").strip()
+    found = await page.site.database.read_async(reports.search_users, words, MAX_ROWS)
+    return page.render("admin/accounts.html", words=words, found=found, most=MAX_ROWS)
 
 
-@page("/admin/accounts/{number:str}", needs="admin")
-async def one(visit: PageRequest) -> Answer:
-    """One account."""
-    refill(visit, f"{visit.path}/grant")
-    return await _show(visit, _number(visit))
+@page("/admin/accounts/{number}", access="admin")
+async def account(page: PageRequest) -> Response:
+    """Show one account with its keys and admin actions."""
+    restore_draft(page, f"{page.path}/grant")
+    return await _render_account(page, _account_id(page))
 
 
-async def _show(visit: PageRequest, account_id: int, status: int = 200) -> Answer:
+async def _render_account(page: PageRequest, account_id: int, status: int = 200) -> Response:
     def read(connection: Connection) -> tuple[User | None, list[KeyRow], list[AdminAction]]:
-        person = admin.find_member(connection, account_id)
+        user = reports.find_member(connection, account_id)
         keys = [key for key in accounts.keys_of(connection, account_id) if key.revoked_ms is None]
-        return person, keys, admin.actions(connection, MOST_ROWS, account_id)
+        return user, keys, reports.actions(connection, MAX_ROWS, account_id)
 
-    person, keys, done = await visit.site.database.read_async(read)
-    if person is None:
-        return nothing_here(visit)
-    return visit.render(
-        "admin/account.html", status, person=person, keys=keys, done=done, actions=ACTIONS, once=random_text(20)
+    user, keys, actions = await page.site.database.read_async(read)
+    if user is None:
+        return not_found(page)
+    return page.render(
+        "admin/account.html", status, person=user, keys=keys, done=actions, actions=ACTIONS, once=random_text(20)
     )
 
 
-@form("/admin/accounts/{number:str}/grant", needs="admin", keeps=("amount", "note"))
-async def grant(visit: PageRequest) -> Answer:
-    """Give credit; the same form sent twice gives it once."""
-    account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock
-    note, once, amount = _note(visit), visit.form["once"], 0
+@form("/admin/accounts/{number}/grant", access="admin", draft_fields=("amount", "note"))
+async def grant(page: PageRequest) -> Response:
+    """Give credit. The same form sent twice gives it once: `once` is the idempotency key."""
+    account_id, admin_id, clock = _account_id(page), page.member.account_id, page.site.clock
+    note, once, amount = _note(page), page.form["once"], 0
     try:
-        amount = parse_dollars(visit.form["amount"].replace(",", "."))
+        amount = parse_dollars(page.form["amount"].replace(",", "."))
     except ValueError:
-        visit.form.refuse("amount", visit.gettext("Write an amount like 5.00."))
+        page.form.add_error("amount", page.gettext("Write an amount like 5.00."))
     if not once:
-        visit.form.refuse("", visit.gettext("Reload the page and try again."))
-    if not visit.form.is_good:
-        return await _show(visit, account_id, 422)
+        page.form.add_error("", page.gettext("Reload the page and try again."))
+    if not page.form.is_valid:
+        return await _render_account(page, account_id, 422)
 
     def change(connection: Connection) -> bool:
-        return admins.grant_as_admin(connection, clock, admin_id, account_id, amount, note=note, once=once)
+        return grant_as_admin(connection, clock, admin_id, account_id, amount, note=note, once=once)
 
-    if not await visit.site.writer.run(change):
-        return nothing_here(visit)
-    said = visit.gettext("%(amount)s were given.") % {"amount": visit.writing.money(amount)}
-    return visit.redirect(f"/admin/accounts/{account_id}", said=said)
+    if not await page.site.writer.run(change):
+        return not_found(page)
+    message = page.gettext("%(amount)s were given.") % {"amount": page.formatter.money(amount)}
+    return page.redirect(f"/admin/accounts/{account_id}", flash=message)
 
 
-@form("/admin/accounts/{number:str}/revoke", needs="admin")
-async def revoke(visit: PageRequest) -> Answer:
-    """Every key of the account stops working within a second."""
-    account_id, admin_id, clock = _number(visit), visit.member.account_id, visit.site.clock
-    note = _note(visit)
-    if not visit.form.is_good:
-        return await _show(visit, account_id, 422)
+@form("/admin/accounts/{number}/revoke", access="admin")
+async def revoke(page: PageRequest) -> Response:
+    """Revoke every key of the account. They stop working within a second."""
+    account_id, admin_id, clock = _account_id(page), page.member.account_id, page.site.clock
+    note = _note(page)
+    if not page.form.is_valid:
+        return await _render_account(page, account_id, 422)
 
     def change(connection: Connection) -> int | None:
-        return admins.revoke_keys(connection, clock, admin_id, account_id, note=note)
+        return revoke_keys(connection, clock, admin_id, account_id, note=note)
 
-    if await visit.site.writer.run(change) is None:
-        return nothing_here(visit)
-    return visit.redirect(f"/admin/accounts/{account_id}", said=visit.gettext("All keys of the account are revoked."))
-
-
-@page("/admin/actions", needs="admin")
-async def trail(visit: PageRequest) -> Answer:
-    """What admins did, to whom, and why."""
-    done = await visit.site.database.read_async(admin.actions, 2 * MOST_ROWS)
-    return visit.render("admin/actions.html", done=done, actions=ACTIONS)
+    if await page.site.writer.run(change) is None:
+        return not_found(page)
+    return page.redirect(f"/admin/accounts/{account_id}", flash=page.gettext("All keys of the account are revoked."))
 
 
-def _number(visit: PageRequest) -> int:
-    """The account of the path; what no account's number can be is nobody's."""
-    number: str = visit.params["number"]
+@page("/admin/actions", access="admin")
+async def actions(page: PageRequest) -> Response:
+    """Show the log of admin actions: action, account and reason."""
+    rows = await page.site.database.read_async(reports.actions, 2 * MAX_ROWS)
+    return page.render("admin/actions.html", done=rows, actions=ACTIONS)
+
+
+def _account_id(page: PageRequest) -> int:
+    """Return the account number of the path, or -1 for what cannot be one."""
+    number: str = page.path_params["number"]
     return int(number) if number.isascii() and number.isdigit() and len(number) < 19 else -1
 
 
-def _note(visit: PageRequest) -> str:
-    note = visit.form["note"]
+def _note(page: PageRequest) -> str:
+    note = page.form["note"]
     if not note:
-        visit.form.refuse("note", visit.gettext("Say why: it is written into the trail."))
-    elif len(note) > LONGEST_NOTE:
-        visit.form.refuse("note", visit.gettext("That is too long."))
+        page.form.add_error("note", page.gettext("Say why: it is written into the trail."))
+    elif len(note) > MAX_NOTE_LENGTH:
+        page.form.add_error("note", page.gettext("That is too long."))
     return note
 
 
-HANDLERS: list[HTTPRouteHandler] = [overview, jobs, search, one, grant, revoke, trail]
+HANDLERS: list[Handler] = [overview, jobs, search, account, grant, revoke, actions]

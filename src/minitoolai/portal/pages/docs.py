@@ -1,67 +1,65 @@
-"""The guide on one page, with the reader's own address, keys and usage in it."""
+"""The guide and the prices. The guide shows the address of this site, and the reader's own keys and usage."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
-from litestar import Request, Response, get
-from litestar.datastructures import State
-from litestar.handlers import HTTPRouteHandler
+from starlette.requests import Request
+from starlette.responses import Response
 
 from minitoolai.core.catalog import Catalog, ChatModel, EmbeddingModel, SpeechModel
 from minitoolai.core.inference import AudioFormat
 from minitoolai.core.models import KeyRow, UsageRow
 from minitoolai.engines.sampling import SCHEDULERS
+from minitoolai.http.routing import reads
 from minitoolai.portal.highlight import example, tabs_of
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.home import language_of
-from minitoolai.portal.request import Answer, PageRequest
-from minitoolai.portal.routing import page, start
+from minitoolai.portal.request import PageRequest
+from minitoolai.portal.routing import Handler, new_page_request, page
 from minitoolai.storage.accounts import keys_of
 from minitoolai.storage.database import Connection
 from minitoolai.storage.reports import last_usage
 
-# (merged from prices) What everything costs, from the catalog: on a page of its own and in the guide.
-
-#: Tokens read and written in the chat that the page reckons with, and how many such chats.
+#: The example on the page of prices: input and output tokens of a chat, and the number of chats.
 READ, WRITTEN, CHATS = 300, 200, 1000
 
 
-class Offered(msgspec.Struct, frozen=True):
-    """The catalog as it is shown. Prices are nano-dollars: a token, a picture, a character."""
+class PriceList(msgspec.Struct, frozen=True):
+    """The catalog by kind, as the pages show it. Prices are nano-dollars per token, image or character."""
 
     chat: list[ChatModel]
     embeddings: list[EmbeddingModel]
-    #: Price of a picture → the models that draw for it, the cheapest first.
+    #: Price of an image → the models with this price, the cheapest first.
     images: dict[int, list[str]]
     speech: list[SpeechModel]
 
 
-def offered(catalog: Catalog) -> Offered:
-    """What is on offer, by kind."""
+def price_list(catalog: Catalog) -> PriceList:
+    """Return the models of the catalog by kind."""
     by_price: dict[int, list[str]] = {}
     for model in sorted(catalog.images.values(), key=lambda model: model.price):
         by_price.setdefault(model.price, []).append(model.name)
-    return Offered(
+    return PriceList(
         list(catalog.chat.values()), list(catalog.embeddings.values()), by_price, list(catalog.speech.values())
     )
 
 
 @page("/prices")
-async def prices(visit: PageRequest) -> Answer:
-    """Every price, and what one gets for it."""
-    shown = offered(visit.site.reports.catalog)
+async def prices(page: PageRequest) -> Response:
+    """Show every price, with an example."""
+    shown = price_list(page.site.reports.catalog)
     chat = shown.chat[0] if shown.chat else None
     cost = CHATS * (READ * chat.price_input + WRITTEN * chat.price_output) if chat else 0
-    return visit.render(
+    return page.render(
         "prices/prices.html", offered=shown, example_chat=chat, example_chat_cost=cost, read=READ, written=WRITTEN,
         chats=CHATS,
     )  # fmt: skip
 
 
 #: Anchor → title, in the order of the page.
-PARTS = {
+SECTIONS = {
     "introduction": N_("Introduction"),
     "key": N_("Create an API key"),
     "top-up": N_("Top up"),
@@ -93,54 +91,56 @@ ERRORS = (
     (503, "overloaded", N_("Much is going on. Wait as long as <code>Retry-After</code> says.")),
     (504, "upstream_timeout", N_("The engine behind the model took too long. Try again.")),
 )
-#: Kind, its title, and what its units in and out are called.
+#: Kind, its title, and the names of its input and output units.
 KINDS = (
     ("chat", N_("Text"), N_("Tokens read"), N_("Tokens written")),
     ("image", N_("Images"), None, N_("Pictures")),
     ("speech", N_("Speech"), N_("Characters"), None),
 )
-#: How many requests the tables of the reader's usage add up.
-LAST = 1000
-MOST_KEYS = 5
+#: Number of requests that the tables of the reader's usage add up.
+LAST_REQUESTS = 1000
+MAX_KEYS = 5
 
 
 @page("/docs")
-async def guide(visit: PageRequest) -> Answer:
-    """The guide."""
-    return await show(visit)
+async def guide(page: PageRequest) -> Response:
+    """Show the guide."""
+    return await render_guide(page)
 
 
 @page("/api-documentation")
-async def guide_elsewhere(visit: PageRequest) -> Answer:
-    """The guide under the address that the original service has it at."""
-    return await show(visit)
+async def guide_alias(page: PageRequest) -> Response:
+    """Show the guide under the path that the original service uses."""
+    return await render_guide(page)
 
 
-@get("/api-documentation")
-async def guide_without_language(request: Request[Any, Any, State]) -> Response[bytes]:
-    """The same in the visitor's language."""
-    answer = await show(await start(request, language_of(request)))
-    answer.headers["vary"] = "accept-language, cookie, accept-encoding"
-    return answer
+@reads("/api-documentation")
+async def guide_without_language(request: Request) -> Response:
+    """Show the guide in the visitor's language."""
+    page = new_page_request(request, language_of(request))
+    await page.load_session()
+    response = await render_guide(page)
+    response.headers["vary"] = "accept-language, cookie, accept-encoding"
+    return response
 
 
-async def show(visit: PageRequest) -> Answer:
-    """The page, for whoever reads it."""
-    visit.path = "/docs"
-    reports = visit.site.reports
+async def render_guide(page: PageRequest) -> Response:
+    """Return the guide. Its links name the same page under every path."""
+    page.path = "/docs"
+    reports = page.site.reports
     catalog = reports.catalog
-    keys, usage = await _own(visit)
-    return visit.render(
+    keys, usage = await _own_keys_and_usage(page)
+    return page.render(
         "guide/guide.html",
-        parts=PARTS,
+        parts=SECTIONS,
         errors=ERRORS,
         kinds=KINDS,
-        last=LAST,
+        last=LAST_REQUESTS,
         keys=keys,
         usage={kind: [row for row in usage if row.kind == kind] for kind, *_ in KINDS},
         example=example,
         tabs_of=tabs_of,
-        offered=offered(catalog),
+        offered=price_list(catalog),
         chat_models=list(catalog.chat),
         seeing_models=[model.name for model in catalog.chat.values() if reports.offer(model).sees],
         image_models=list(catalog.images),
@@ -152,18 +152,18 @@ async def show(visit: PageRequest) -> Answer:
     )
 
 
-async def _own(visit: PageRequest) -> tuple[list[KeyRow], list[UsageRow]]:
-    """The reader's newest keys, and what the last requests were."""
-    if visit.user is None:
+async def _own_keys_and_usage(page: PageRequest) -> tuple[list[KeyRow], list[UsageRow]]:
+    """Return the reader's newest keys and last usage."""
+    if page.user is None:
         return [], []
-    account_id = visit.user.account_id
+    account_id = page.user.account_id
 
     def read(connection: Connection) -> tuple[list[KeyRow], list[UsageRow]]:
         keys = [key for key in keys_of(connection, account_id) if key.revoked_ms is None]
-        newest = sorted(keys, key=lambda key: -key.created_ms)[:MOST_KEYS]
-        return newest, last_usage(connection, account_id, LAST)
+        newest = sorted(keys, key=lambda key: -key.created_ms)[:MAX_KEYS]
+        return newest, last_usage(connection, account_id, LAST_REQUESTS)
 
-    return await visit.site.database.read_async(read)
+    return await page.site.database.read_async(read)
 
 
-HANDLERS: list[HTTPRouteHandler] = [guide, guide_elsewhere, guide_without_language, prices]
+HANDLERS: list[Handler] = [guide, guide_alias, guide_without_language, prices]

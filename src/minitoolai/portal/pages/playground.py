@@ -1,11 +1,12 @@
-"""The studio: try a chat, a picture, a voice. Its scripts call the public API with a key that lives for minutes.
+"""The playground ("Studio"): try chat, images and speech.
 
-What happens here is thereby exactly what a program would see: the same checks, the same prices, the same books.
+Its scripts call the public API with a key that lives for minutes, so a request here has the same checks, prices and
+accounting as one of a program.
 """
 
 from __future__ import annotations
 
-from litestar.handlers import HTTPRouteHandler
+from starlette.responses import Response
 
 from minitoolai.accounts.keys import make_key, renew_page_key
 from minitoolai.accounts.rate_limits import Limit
@@ -13,51 +14,51 @@ from minitoolai.core.catalog import ImageModel, SpeechModel
 from minitoolai.core.models import KeyRules
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.portal.i18n import N_
-from minitoolai.portal.request import Answer, PageRequest
-from minitoolai.portal.routing import form, page
+from minitoolai.portal.request import PageRequest
+from minitoolai.portal.routing import Handler, form, page
 
-PLACES = {"/studio": N_("Chat"), "/studio/image": N_("Image"), "/studio/speech": N_("Speech")}
+TABS = {"/studio": N_("Chat"), "/studio/image": N_("Image"), "/studio/speech": N_("Speech")}
 KEY_MS = 15 * 60_000
-KEYS = Limit(60, 3600)
+KEY_LIMIT = Limit(60, 3600)
 FORMATS = ("mp3", "wav", "flac", "opus")
 SIZES = (256, 512, 768, 1024, 1344)
 
 
-@page("/studio", needs="user")
-async def chat(visit: PageRequest) -> Answer:
-    """Messages with a model."""
-    reports = visit.site.reports
+@page("/studio", access="user")
+async def chat(page: PageRequest) -> Response:
+    """Show the form for a chat."""
+    reports = page.site.reports
     models = [(model, reports.offer(model).engine) for model in reports.catalog.chat.values()]
-    return visit.render("studio/chat.html", places=PLACES, models=models)
+    return page.render("studio/chat.html", places=TABS, models=models)
 
 
-@page("/studio/image", needs="user")
-async def image(visit: PageRequest) -> Answer:
-    """Pictures with every parameter."""
-    reports = visit.site.reports
+@page("/studio/image", access="user")
+async def image(page: PageRequest) -> Response:
+    """Show the form for images, with every parameter."""
+    reports = page.site.reports
     models = [(m, reports.offer(m).engine) for m in reports.models().values() if isinstance(m, ImageModel)]
-    return visit.render("studio/image.html", places=PLACES, models=models, schedulers=SCHEDULERS, sizes=SIZES)
+    return page.render("studio/image.html", places=TABS, models=models, schedulers=SCHEDULERS, sizes=SIZES)
 
 
-@page("/studio/speech", needs="user")
-async def speech(visit: PageRequest) -> Answer:
-    """Text to voice."""
-    reports = visit.site.reports
+@page("/studio/speech", access="user")
+async def speech(page: PageRequest) -> Response:
+    """Show the form for speech."""
+    reports = page.site.reports
     models = [(m, reports.offer(m).engine) for m in reports.models().values() if isinstance(m, SpeechModel)]
-    return visit.render("studio/speech.html", places=PLACES, models=models, voices=reports.voices(), formats=FORMATS)
+    return page.render("studio/speech.html", places=TABS, models=models, voices=reports.voices(), formats=FORMATS)
 
 
-@form("/studio/key", needs="user")
-async def key(visit: PageRequest) -> Answer:
-    """A key for this page's script: for minutes, and gone with the sign-out. Shown nowhere, listed nowhere."""
-    wait_s = visit.site.attempts.wait_s(f"studio:{visit.member.account_id}", KEYS)
+@form("/studio/key", access="user")
+async def key(page: PageRequest) -> Response:
+    """Make a key for the script of this page. It expires within minutes or at the sign-out, and no page lists it."""
+    wait_s = page.site.throttle.wait_s(f"studio:{page.member.account_id}", KEY_LIMIT)
     if wait_s:
-        return visit.data({"wait_s": wait_s}, 429)
-    now_ms = visit.site.clock.now_ms()
+        return page.json({"wait_s": wait_s}, 429)
+    now_ms = page.site.clock.now_ms()
     rules = KeyRules(expires_ms=now_ms + KEY_MS, for_pages=True)
-    made = make_key(visit.member.account_id, "Studio", visit.site.pepper, visit.site.clock, rules)
-    await visit.site.writer.run(lambda connection: renew_page_key(connection, made.row, now_ms))
-    return visit.data({"key": made.text, "seconds": KEY_MS // 1000})
+    made = make_key(page.member.account_id, "Studio", page.site.secret_keys, page.site.clock, rules)
+    await page.site.writer.run(lambda connection: renew_page_key(connection, made.row, now_ms))
+    return page.json({"key": made.text, "seconds": KEY_MS // 1000})
 
 
-HANDLERS: list[HTTPRouteHandler] = [chat, image, speech, key]
+HANDLERS: list[Handler] = [chat, image, speech, key]

@@ -1,110 +1,109 @@
-"""Top up: voucher codes always, cards where Stripe is set up. And Stripe's own way in, its webhook."""
+"""Top up by voucher, and by card if Stripe is configured; and the webhook that Stripe calls."""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Any, cast
 
-from litestar import Request, Response, post
-from litestar.datastructures import State
-from litestar.handlers import HTTPRouteHandler
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
 from minitoolai.accounts.rate_limits import Limit
 from minitoolai.billing.payments import NoVoucher, redeem
 from minitoolai.billing.stripe import LEAST_CENTS, MOST_CENTS, NANO_PER_CENT
-from minitoolai.core.errors import InvalidRequest, Overloaded, StoreError
-from minitoolai.portal.request import Answer, PageRequest, refill
-from minitoolai.portal.routing import form, nothing_here, page, too_often
+from minitoolai.core.errors import BodyTooLarge, ClientLeft, InvalidRequest, Overloaded, StoreError
+from minitoolai.http.routing import read_body, route
+from minitoolai.portal.request import PageRequest, restore_draft
+from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
 from minitoolai.portal.site import Site
 from minitoolai.storage.database import Connection
 from minitoolai.storage.payments import payments_of
 
-CODES = Limit(10, 900.0)
-CHECKOUTS = Limit(20, 3600.0)
+VOUCHER_LIMIT = Limit(10, 900.0)
+CHECKOUT_LIMIT = Limit(20, 3600.0)
 AMOUNTS = (5, 10, 20, 50, 100)
-LARGEST_EVENT = 1024 * 1024
-#: Where Stripe's form lies; the browser must be allowed to be sent there.
+MAX_EVENT_BYTES = 1024 * 1024
+#: Host of Stripe's payment form. The content security policy must allow our form to lead there.
 STRIPE_HOST = "https://checkout.stripe.com"
 
 
-@page("/topup", needs="user")
-async def topup(visit: PageRequest) -> Answer:
-    """The ways to top up."""
-    refill(visit, "/topup/card")
-    return await _show(visit)
+@page("/topup", access="user")
+async def topup(page: PageRequest) -> Response:
+    """Show the ways to top up, and past payments."""
+    restore_draft(page, "/topup/card")
+    return await _render_topup(page)
 
 
-async def _show(visit: PageRequest, status: int = 200) -> Answer:
-    payments = await visit.site.database.read_async(payments_of, visit.member.account_id)
-    return visit.render(
-        "topup/topup.html", status, form_action=_form_action(visit), payments=payments, amounts=AMOUNTS,
+async def _render_topup(page: PageRequest, status: int = 200) -> Response:
+    payments = await page.site.database.read_async(payments_of, page.member.account_id)
+    return page.render(
+        "topup/topup.html", status, form_action=_form_action(page), payments=payments, amounts=AMOUNTS,
         least=LEAST_CENTS * NANO_PER_CENT, most=MOST_CENTS * NANO_PER_CENT,
     )  # fmt: skip
 
 
-def _form_action(visit: PageRequest) -> str:
-    checkout = visit.site.checkout
+def _form_action(page: PageRequest) -> str:
+    checkout = page.site.checkout
     return "" if checkout is None else checkout.form_action or STRIPE_HOST
 
 
-@form("/topup/voucher", needs="user")
-async def voucher(visit: PageRequest) -> Answer:
-    """Redeem a code."""
-    code, account_id, site = visit.form["code"], visit.member.account_id, visit.site
-    if wait_s := site.attempts.wait_s(f"voucher {account_id}", CODES):
-        return too_often(visit, wait_s)
+@form("/topup/voucher", access="user")
+async def voucher(page: PageRequest) -> Response:
+    """Redeem a voucher code."""
+    code, account_id, site = page.form["code"], page.member.account_id, page.site
+    if wait_s := site.throttle.wait_s(f"voucher {account_id}", VOUCHER_LIMIT):
+        return too_many_requests(page, wait_s)
 
     def change(connection: Connection) -> int | NoVoucher:
-        return redeem(connection, site.clock, site.pepper, account_id, code)
+        return redeem(connection, site.clock, site.secret_keys, account_id, code)
 
     amount = await site.writer.run(change)
     if not isinstance(amount, int):
-        visit.form.refuse("code", _why_no_voucher(visit, amount))
-        return await _show(visit, 422)
-    site.attempts.forgive(f"voucher {account_id}")
-    said = visit.gettext("Done: %(amount)s were added to your balance.")
-    return visit.redirect("/balance", said=said % {"amount": visit.writing.money(amount)})
+        page.form.add_error("code", _voucher_error(page, amount))
+        return await _render_topup(page, 422)
+    site.throttle.forgive(f"voucher {account_id}")
+    message = page.gettext("Done: %(amount)s were added to your balance.")
+    return page.redirect("/balance", flash=message % {"amount": page.formatter.money(amount)})
 
 
-def _why_no_voucher(visit: PageRequest, why: NoVoucher) -> str:
-    _ = visit.gettext
-    if why == "used":
+def _voucher_error(page: PageRequest, reason: NoVoucher) -> str:
+    _ = page.gettext
+    if reason == "used":
         return _("This voucher was redeemed already.")
-    if why == "expired":
+    if reason == "expired":
         return _("This voucher is too old.")
     return _("There is no such voucher. Check the code for slips.")
 
 
-@form("/topup/card", needs="user", keeps=("amount",))
-async def card(visit: PageRequest) -> Answer:
-    """To Stripe's form; the payment's row is there before."""
-    checkout = visit.site.checkout
+@form("/topup/card", access="user", draft_fields=("amount",))
+async def card(page: PageRequest) -> Response:
+    """Redirect to Stripe's payment form. The payment is stored before, so that no paid one is unknown."""
+    checkout = page.site.checkout
     if checkout is None:
-        return nothing_here(visit)
-    cents = _cents(visit.form["amount"])
+        return not_found(page)
+    cents = _cents(page.form["amount"])
     if cents is None or not LEAST_CENTS <= cents <= MOST_CENTS:
-        words = visit.gettext("Write an amount from %(least)s to %(most)s, with two places at most.")
-        least, most = (visit.writing.money(n * NANO_PER_CENT) for n in (LEAST_CENTS, MOST_CENTS))
-        visit.form.refuse("amount", words % {"least": least, "most": most})
-        return await _show(visit, 422)
-    if wait_s := visit.site.attempts.wait_s(f"checkout {visit.member.account_id}", CHECKOUTS):
-        return too_often(visit, wait_s)
+        message = page.gettext("Write an amount from %(least)s to %(most)s, with two places at most.")
+        least, most = (page.formatter.money(n * NANO_PER_CENT) for n in (LEAST_CENTS, MOST_CENTS))
+        page.form.add_error("amount", message % {"least": least, "most": most})
+        return await _render_topup(page, 422)
+    if wait_s := page.site.throttle.wait_s(f"checkout {page.member.account_id}", CHECKOUT_LIMIT):
+        return too_many_requests(page, wait_s)
     try:
         address = await checkout.begin(
-            visit.member.account_id,
-            visit.member.email,
+            page.member.account_id,
+            page.member.email,
             cents,
-            done_url=visit.origin + visit.url("/topup/done?session={CHECKOUT_SESSION_ID}"),
-            back_url=visit.origin + visit.url("/topup"),
-            lang=visit.lang,
+            done_url=page.origin + page.url("/topup/done?session={CHECKOUT_SESSION_ID}"),
+            back_url=page.origin + page.url("/topup"),
+            lang=page.lang,
         )
     except Overloaded:
-        visit.form.refuse(
-            "amount", visit.gettext("The payment provider does not answer. Nothing was charged; try again.")
+        page.form.add_error(
+            "amount", page.gettext("The payment provider does not answer. Nothing was charged; try again.")
         )
-        return await _show(visit, 503)
-    return visit.send_to(address)
+        return await _render_topup(page, 503)
+    return page.redirect_to_url(address)
 
 
 def _cents(text: str) -> int | None:
@@ -112,42 +111,40 @@ def _cents(text: str) -> int | None:
     return int(Decimal(plain) * 100) if re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,2})?", plain) else None
 
 
-@page("/topup/done", needs="user")
-async def done(visit: PageRequest) -> Answer:
-    """Back from Stripe: say how it went. The account is credited here as well, should the webhook be slow."""
-    checkout = visit.site.checkout
+@page("/topup/done", access="user")
+async def done(page: PageRequest) -> Response:
+    """Show the result after Stripe's form. Credit the account here too, in case the webhook is late."""
+    checkout = page.site.checkout
     if checkout is None:
-        return nothing_here(visit)
+        return not_found(page)
     try:
-        payment = await checkout.landed(visit.member.account_id, visit.query.get("session", ""))
+        payment = await checkout.landed(page.member.account_id, page.query.get("session", ""))
     except Overloaded:
-        return visit.render("topup/waiting.html")
+        return page.render("topup/waiting.html")
     if payment is None:
-        return nothing_here(visit)
+        return not_found(page)
     if payment.state != "paid":
-        return visit.render("topup/waiting.html")
-    said = visit.gettext("Thank you! %(amount)s were paid and added to your balance.")
-    return visit.redirect("/balance", said=said % {"amount": visit.writing.money(payment.paid)})
+        return page.render("topup/waiting.html")
+    message = page.gettext("Thank you! %(amount)s were paid and added to your balance.")
+    return page.redirect("/balance", flash=message % {"amount": page.formatter.money(payment.paid)})
 
 
-@post("/webhooks/stripe", status_code=200)
-async def stripe_webhook(request: Request[Any, Any, State]) -> Response[bytes]:
-    """News from Stripe. 400 for what Stripe did not sign; 503 makes Stripe come again."""
-    checkout = cast(Site, request.app.state.site).checkout
-    if checkout is None:
-        return Response(b"no payments are set up here\n", status_code=404, media_type="text/plain")
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST_EVENT:
-            return Response(b"too large\n", status_code=413, media_type="text/plain")
+@route("/webhooks/stripe", "POST")
+async def stripe_webhook(request: Request) -> Response:
+    """Receive an event of Stripe. 400 for a wrong signature; 503 makes Stripe send it again."""
+    site: Site = request.app.state.site
+    if site.checkout is None:
+        return PlainTextResponse("no payments are set up here\n", 404)
     try:
-        await checkout.hear(body, request.headers.get("stripe-signature", ""))
-    except InvalidRequest as error:
-        return Response(error.message.encode() + b"\n", status_code=400, media_type="text/plain")
+        body = await read_body(request, MAX_EVENT_BYTES)
+        await site.checkout.hear(body, request.headers.get("stripe-signature", ""))
+    except BodyTooLarge:
+        return PlainTextResponse("too large\n", 413)
+    except (InvalidRequest, ClientLeft) as error:
+        return PlainTextResponse(f"{error.message}\n", 400)
     except (Overloaded, StoreError):
-        return Response(b"come again\n", status_code=503, media_type="text/plain", headers={"retry-after": "30"})
-    return Response(b"ok\n", media_type="text/plain")
+        return PlainTextResponse("come again\n", 503, {"retry-after": "30"})
+    return PlainTextResponse("ok\n")
 
 
-HANDLERS: list[HTTPRouteHandler] = [topup, voucher, card, done, stripe_webhook]
+HANDLERS: list[Handler] = [topup, voucher, card, done, stripe_webhook]

@@ -1,0 +1,27 @@
+"""Which paths belong to the portal, and that each page module is registered."""
+
+from __future__ import annotations
+
+import pkgutil
+
+import pytest
+
+from minitoolai.portal import pages
+from minitoolai.portal.i18n import LANGUAGES
+from minitoolai.portal.routes import MODULES, is_portal_path
+
+
+@pytest.mark.parametrize("path", ["/", *(f"/{lang}/keys" for lang in LANGUAGES), "/en", "/static/x/y", "/robots.txt"])
+def test_paths_of_the_portal(path: str) -> None:
+    assert is_portal_path(path)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/api/balance", "/healthz", "/EN/", "/english/", "/xx/", "/robots"])
+def test_paths_of_the_api(path: str) -> None:
+    assert not is_portal_path(path)
+
+
+def test_every_page_module_is_registered() -> None:
+    assert {module.__name__.rpartition(".")[2] for module in MODULES} == {
+        module.name for module in pkgutil.iter_modules(pages.__path__)
+    }
