@@ -70,7 +70,7 @@ def test_a_signature_of_a_previous_secret_is_known_and_none_is_made_under_it() -
 def test_a_receiver_with_the_old_secret_and_one_with_the_new_accept_the_same_webhook() -> None:
     signed = WebhookSecrets(NEW).sign(7, "msg", "1700000000", b"{}").split(" ")
     for secrets in (WebhookSecrets(OLD), WebhookSecrets(NEW)):
-        raw = base64.b64decode(secrets.of(7).removeprefix("whsec_"))
+        raw = base64.b64decode(secrets.secret_for(7).removeprefix("whsec_"))
         mine = "v1," + base64.b64encode(hmac.digest(raw, b"msg.1700000000.{}", hashlib.sha256)).decode()
         assert mine in signed
     assert len(signed) == 2

@@ -272,7 +272,7 @@ def test_nobody_sees_the_webhooks_of_another_account(account: Account) -> None:
 
 def test_the_secret_of_webhooks_is_not_the_key_of_anything_else(account: Account) -> None:
     secret = get(account, "/api/webhooks/").json()["secret"]
-    assert secret != WebhookSecrets(b"").of(account.id)
+    assert secret != WebhookSecrets(b"").secret_for(account.id)
     assert len(secret) == len("whsec_") + 44
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, StoreError
 from minitoolai.core.signing import UrlSigner
-from minitoolai.images.results import PATH, ImageDelivery, ImageSweeper, Links, view
+from minitoolai.images.results import PATH, ImageDelivery, ImageSweeper, Links, job_view
 from minitoolai.storage.object_store import LocalObjects
 from tests.support.books import NOON_MS, FixedClock, TemporaryBooks
 from tests.support.images import PRICE, end_job, find_job, links, queued_job
@@ -49,7 +49,7 @@ class House:
     def sweep(self, days: float = 30.0, *, strays: bool = False) -> int:
         with self.books.writer() as writer:
             sweeper = ImageSweeper(self.books.database, writer, self.store, self.books.clock, retention_days=days)
-            return asyncio.run(sweeper.sweep_strays() if strays else sweeper.sweep())
+            return asyncio.run(sweeper.sweep_orphans() if strays else sweeper.sweep())
 
     def files(self) -> int:
         return len(list(self.folder.rglob("*.png")))
@@ -149,9 +149,9 @@ def test_retention_removes_old_pictures_and_the_poll_and_the_link_say_so(house: 
     with pytest.raises(Gone) as gone:
         house.open(link)
     assert gone.value.code == "picture_removed"
-    said = view(asyncio.run(find_job(house.books, job_id)), house.links)
-    assert (said.status, said.image_url, said.code) == ("error", None, "picture_removed")
-    assert "removed" in said.message
+    shown = job_view(asyncio.run(find_job(house.books, job_id)), house.links)
+    assert (shown.status, shown.image_url, shown.code) == ("error", None, "picture_removed")
+    assert "removed" in shown.message
 
 
 def test_what_was_charged_stays_charged_after_retention(house: House) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from minitoolai.core.errors import FetchFailed, NotFound
 from minitoolai.httpclient.guarded import GuardedClient
-from minitoolai.images.webhooks import AT_ONCE, DELAYS_S, LEASE_MS, LONGEST_MS, WebhookDeliverer, WebhookSecrets
+from minitoolai.images.webhooks import DELAYS_S, LEASE_MS, LOG_RETENTION_MS, MAX_AGE_MS, MAX_CONCURRENT, MAX_CONCURRENT_PER_ACCOUNT, WebhookDeliverer, WebhookSecrets
 from minitoolai.storage import outbox
 from minitoolai.storage.writer import Writer
 from tests.support.books import NOON_MS, TemporaryBooks
@@ -36,7 +36,7 @@ def deliver(books: TemporaryBooks, work: Work, *, insecure: bool = True, post: A
                 books.database,
                 writer,
                 books.clock,
-                find=lambda job_id: find_job(books, job_id),
+                find_job=lambda job_id: find_job(books, job_id),
                 links=links(books.clock),
                 secrets=SECRETS,
                 post=post or by_client,
@@ -98,9 +98,9 @@ def test_the_end_of_a_job_is_told_signed_and_in_the_words_of_the_poll(
     assert told.path == "/hook?shop=7"
     assert told.headers["webhook-id"] == told.body["id"]
     assert told.headers["webhook-timestamp"] == str(NOON_MS // 1000)
-    assert is_signed(SECRETS.of(account), told.headers, told.raw)
-    assert not is_signed(SECRETS.of(account), told.headers, told.raw + b" ")
-    assert not is_signed(SECRETS.of(account + 1), told.headers, told.raw)
+    assert is_signed(SECRETS.secret_for(account), told.headers, told.raw)
+    assert not is_signed(SECRETS.secret_for(account), told.headers, told.raw + b" ")
+    assert not is_signed(SECRETS.secret_for(account + 1), told.headers, told.raw)
     assert states(books) == [("delivered", 1)]
 
 
@@ -163,7 +163,7 @@ def test_a_receiver_that_never_hears_is_called_for_a_day_and_then_no_more(books:
         deliver(books, work)
         assert len(hook.seen) == len(DELAYS_S) + 1
     assert states(books) == [("failed", len(DELAYS_S) + 1)]
-    assert 0.8 * LONGEST_MS < sum(DELAYS_S) * 1000 + LEASE_MS <= LONGEST_MS + 8 * 3_600_000
+    assert 0.8 * MAX_AGE_MS < sum(DELAYS_S) * 1000 + LEASE_MS <= LONGEST_MS + 8 * 3_600_000
     assert books.clock.now_ms() - NOON_MS > 20 * 3_600_000
 
 
@@ -247,7 +247,7 @@ def test_an_account_with_a_hundred_messages_to_a_tar_pit_leaves_room_for_others(
                 break
             await asyncio.sleep(0.01)
         assert "https://shop.example.com/" in told
-        assert told.count("https://pit.example.com/") < AT_ONCE / 2
+        assert told.count("https://pit.example.com/") < MAX_CONCURRENT / 2
         release.set()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -258,11 +258,11 @@ def test_an_account_with_a_hundred_messages_to_a_tar_pit_leaves_room_for_others(
 def test_a_job_that_is_gone_from_the_books_is_given_up(books: TemporaryBooks) -> None:
     ended(books, books.account(10 * PRICE), "https://example.com/")
 
-    async def nobody(_: int) -> Any:
+    async def missing(_: int) -> Any:
         raise NotFound("there is no such job")
 
     async def work(deliverer: WebhookDeliverer) -> None:
-        deliverer._find = nobody
+        deliverer._find_job = missing
         await once(deliverer)
 
     deliver(books, work)
@@ -283,5 +283,5 @@ def test_the_log_is_kept_for_a_month_and_waiting_messages_for_as_long_as_they_wa
 
 
 def test_every_account_has_a_secret_of_its_own() -> None:
-    assert SECRETS.of(1) != SECRETS.of(2)
-    assert SECRETS.of(1).startswith("whsec_")
+    assert SECRETS.secret_for(1) != SECRETS.secret_for(2)
+    assert SECRETS.secret_for(1).startswith("whsec_")

@@ -153,7 +153,7 @@ class MetricsPage:
             made.histogram("minitoolai_first_token_seconds", meters.first_token[kind], MS, kind)
             made.histogram("minitoolai_answer_seconds", meters.duration[kind], MS, kind)
         made.add("minitoolai_answers_underway", sources.shared.in_flight.count())
-        made.add("minitoolai_pictures_underway", len(sources.images.worker.runs))
+        made.add("minitoolai_pictures_underway", len(sources.images.worker.state.attempts))
 
     def _writer(self, made: _Families) -> None:
         writer = self._sources.shared.writer
