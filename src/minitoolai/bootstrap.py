@@ -19,7 +19,7 @@ from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.clock import Clock, SystemClock
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.in_flight import InFlight
-from minitoolai.core.models import Rate
+from minitoolai.core.models import RateLimits
 from minitoolai.core.money import parse_dollars
 from minitoolai.engines.factory import make_caps, make_engines, make_speech_engines
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
@@ -28,7 +28,7 @@ from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.image_wiring import Base, Images, make_images
 from minitoolai.ledger.rules import decide
 from minitoolai.observability.tracing import Tracing, make_tracing
-from minitoolai.paths import catalog_path, database_url, pepper
+from minitoolai.paths import catalog_path, database_url, load_secret_keys
 from minitoolai.portal.site import Site
 from minitoolai.portal_wiring import make_site
 from minitoolai.settings import Settings
@@ -71,7 +71,7 @@ def make_limits(settings: Settings, clock: Clock) -> Limits:
             dollars = parse_dollars(settings.dollars_per_minute)
         except ValueError as error:
             raise SettingsError(f"MINITOOLAI_DOLLARS_PER_MINUTE is wrong: {error}") from error
-    rate = Rate(settings.requests_per_minute, settings.tokens_per_minute, dollars, settings.streams)
+    rate = RateLimits(settings.requests_per_minute, settings.tokens_per_minute, dollars, settings.streams)
     return Limits(clock, rate, processes=settings.workers)
 
 
@@ -130,7 +130,7 @@ def build(settings: Settings) -> Services:
         first_sound_timeout_s=settings.first_token_timeout_s,
         stall_timeout_s=settings.total_timeout_s,
     )
-    secret = pepper(settings)
+    secret = load_secret_keys(settings)
     base = Base(settings, catalog, clock, database, writer, charging, in_flight, http, secret, tracing)
     images = make_images(base, is_alone=not database.is_shared)
     keys = KeyVerifier(database, secret, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))

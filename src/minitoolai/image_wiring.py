@@ -27,7 +27,7 @@ from minitoolai.images.worker import ImageWorker
 from minitoolai.observability.tracing import Tracing
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
-from minitoolai.storage.object_store import BucketObjects, LocalObjects, ObjectStore
+from minitoolai.storage.object_store import LocalObjectStore, ObjectStore, S3ObjectStore
 from minitoolai.storage.writer import Writer
 
 
@@ -68,8 +68,8 @@ class Images:
 def make_objects(settings: Settings) -> ObjectStore:
     """Where pictures lie. SettingsError."""
     if not settings.object_store:
-        return LocalObjects(settings.data_dir / "objects")
-    return BucketObjects(
+        return LocalObjectStore(settings.data_dir / "objects")
+    return S3ObjectStore(
         settings.object_store,
         endpoint=settings.s3_endpoint,
         region=settings.s3_region,
@@ -109,7 +109,7 @@ def make_images(base: Base, *, is_alone: bool) -> Images:
     engines = make_image_engines(base.catalog, base.settings, base.http)
     settings, database, writer, clock = base.settings, base.database, base.writer, base.clock
     objects = make_objects(settings)
-    signer = UrlSigner(base.secret.derived(b"signatures"))
+    signer = UrlSigner(base.secret.derive(b"signatures"))
     service = ImageService(
         base.catalog,
         engines,

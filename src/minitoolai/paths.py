@@ -39,7 +39,7 @@ def database_url(settings: Settings) -> str:
     return url
 
 
-def pepper(settings: Settings) -> SecretKeys:
+def load_secret_keys(settings: Settings) -> SecretKeys:
     """The secret under which keys are hashed and links signed: from the settings, or drawn once into the data folder.
 
     With it those that were in use before: of MINITOOLAI_SECRET_KEY_PREVIOUS, and the files secret-ID.key.

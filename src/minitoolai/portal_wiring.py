@@ -24,7 +24,7 @@ def make_site(
     keys: KeyVerifier,
     reports: Reports,
     auditor: Auditor,
-    pepper: bytes,
+    secret_key: bytes,
 ) -> Site:
     """Everything behind the pages. SettingsError where the mail is set up halfway."""
     return Site(
@@ -36,7 +36,7 @@ def make_site(
         reports=reports,
         auditor=auditor,
         checkout=make_checkout(settings, database, writer, clock),
-        pepper=pepper,
+        secret_key=secret_key,
         public_url=settings.public_url.rstrip("/"),
         open_to_all=settings.signup,
         requests_per_minute=settings.requests_per_minute,

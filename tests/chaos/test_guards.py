@@ -77,9 +77,9 @@ class Weak(PostgresConnection):
         backwards = one.sql.replace("IN (…)", "= ANY(%s)") + " ORDER BY id DESC FOR NO KEY UPDATE"
         return self._run(backwards, (list(one.ids),))
 
-    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
+    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, conflict_error: str = "") -> None:
         super().queue_write(
-            sql if self._compares else sql.replace(" AND state = 'pending'", ""), rows, otherwise=otherwise
+            sql if self._compares else sql.replace(" AND state = 'pending'", ""), rows, conflict_error=conflict_error
         )
 
 
@@ -149,7 +149,7 @@ def waiting(books: TemporaryBooks) -> int:
 def test_without_locks_the_compare_and_set_refuses_the_second_charge(books: TemporaryBooks, session: Session) -> None:
     account = books.account(1000)
     books.apply(hold(1, account, 100))
-    with pytest.raises(StoreError, match="settled by somebody else"):
+    with pytest.raises(StoreError, match="settled by another process"):
         race(session(), session(locks=False), settle(1, account, 60))
     assert taken(books, "usage") == [60]
     assert books.broken() == {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.ledger import rules as ledger
+from minitoolai.ledger import rules
 from tests.chaos.simulation import Simulation, run_simulation
 from tests.support.mutants import load
 
@@ -54,7 +54,7 @@ def test_answers_that_do_not_wait_for_their_charge_are_found_out() -> None:
     ids=["recovery takes all", "leases are not renewed", "a checkpoint counts as the whole"],
 )
 def test_a_wrong_ledger_is_found_out(right: str, wrong: str) -> None:
-    source = Path(ledger.__file__).read_text("utf-8")
+    source = Path(rules.__file__).read_text("utf-8")
     assert source.count(right) == 1
     weak = load(ast.parse(source.replace(right, wrong)), "weak_ledger").decide
     found = [

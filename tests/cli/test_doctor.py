@@ -12,7 +12,7 @@ import pytest
 
 from minitoolai.cli.doctor import LEAST_FREE, doubts
 from minitoolai.core.errors import SettingsError
-from minitoolai.paths import pepper
+from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Secret, Settings
 from tests.support import catalogs, manners
 from tests.support.ask import post
@@ -58,7 +58,7 @@ def test_all_who_start_for_the_first_time_at_once_share_one_secret(tmp_path: Pat
 def test_a_secret_that_is_empty_is_no_secret(tmp_path: Path) -> None:
     (tmp_path / "secret.key").write_bytes(b"")
     with pytest.raises(SettingsError, match="backup"):
-        pepper(Settings(data_dir=tmp_path))
+        load_secret_keys(Settings(data_dir=tmp_path))
 
 
 # ── doubts ────────────────────────────────────────────────────────────────────────────────────────────────

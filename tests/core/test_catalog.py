@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import minitoolai
-from minitoolai.core.catalog import nearest
+from minitoolai.core.catalog import suggest_names
 from minitoolai.core.catalog_loader import parse_catalog, read_catalog
 from minitoolai.core.errors import CatalogError, ModelNotFound
 
@@ -159,7 +159,7 @@ def test_a_model_name_as_long_as_a_book_is_not_repeated_to_its_writer() -> None:
     with pytest.raises(ModelNotFound) as refusal:
         parse_catalog(GOOD).chat_model("x" * 100_000)
     assert len(refusal.value.message) < 300
-    assert nearest("x" * 10**6, {"a": 1}) == "on offer are a"
+    assert suggest_names("x" * 10**6, {"a": 1}) == "on offer are a"
 
 
 @pytest.mark.parametrize(

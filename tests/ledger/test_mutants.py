@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from minitoolai.ledger import rules as ledger
+from minitoolai.ledger import rules
 from tests.support.ledger_run import random_walk
 from tests.support.mutants import load, mutants
 
-SOURCE = Path(ledger.__file__).read_text("utf-8")
+SOURCE = Path(rules.__file__).read_text("utf-8")
 #: A mutant that lives through so many has survived.
 WALKS = 24
 _NO_ACCOUNT = "an account is always loaded with its holds, and of an account that is none there are no holds"
@@ -36,7 +36,7 @@ def _survives(tree: object, name: str) -> bool:
 
 def test_the_right_ledger_survives_what_its_mutants_must_not() -> None:
     for seed in range(WALKS):
-        random_walk(ledger.decide, seed=seed, batches=40)
+        random_walk(rules.decide, seed=seed, batches=40)
 
 
 #: All of them take twenty seconds; here, every fifth.

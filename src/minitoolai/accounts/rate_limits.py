@@ -12,7 +12,7 @@ import msgspec
 
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import RateLimited
-from minitoolai.core.models import Caller, Rate
+from minitoolai.core.models import Caller, RateLimits
 
 Headers = list[tuple[bytes, bytes]]
 MINUTE_S = 60.0
@@ -50,7 +50,7 @@ class LimitGroup:
 
     __slots__ = ("at_work", "dollars", "rate", "requests", "tokens", "what")
 
-    def __init__(self, what: str, rate: Rate, processes: int) -> None:
+    def __init__(self, what: str, rate: RateLimits, processes: int) -> None:
         self.what = what
         self.rate = rate
         self.requests = _meter(rate.requests_per_minute, processes)
@@ -75,7 +75,7 @@ class UsageReservation(msgspec.Struct, frozen=True):
 class Limits:
     """Asked before every request, and before and after all paid work."""
 
-    def __init__(self, clock: Clock, account: Rate, *, processes: int = 1) -> None:
+    def __init__(self, clock: Clock, account: RateLimits, *, processes: int = 1) -> None:
         self._clock = clock
         self._account = account
         self._processes = processes
@@ -136,11 +136,11 @@ class Limits:
         if account is None:
             self._make_room()
             account = self._accounts[caller.account_id] = LimitGroup("this account", self._account, self._processes)
-        if caller.rules is None or caller.rules.rate == Rate():
+        if caller.rules is None or caller.rules.rate == RateLimits():
             return (account,)
-        key = self._keys.get(caller.family)
+        key = self._keys.get(caller.rotation_group)
         if key is None or key.rate != caller.rules.rate:
-            key = self._keys[caller.family] = LimitGroup("this key", caller.rules.rate, self._processes)
+            key = self._keys[caller.rotation_group] = LimitGroup("this key", caller.rules.rate, self._processes)
         return (key, account)
 
     def _make_room(self) -> None:

@@ -13,7 +13,7 @@ from litestar import Request, Response
 from litestar.datastructures import State
 
 from minitoolai.availability import Offer, Reports
-from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, SpeechModel, nearest
+from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, SpeechModel, suggest_names
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.models import Caller, Generation, UsageRow
@@ -102,7 +102,7 @@ async def model(request: Request[Any, Any, State], name: str) -> dict[str, Any]:
     found = offered.get(name.strip("/"))
     if found is None:
         raise ModelNotFound(
-            f"there is no model {name.strip('/')[:80]!r}; {nearest(name.strip('/'), offered)}", param="model"
+            f"there is no model {name.strip('/')[:80]!r}; {suggest_names(name.strip('/'), offered)}", param="model"
         )
     return _model(reports.offer(found))
 

@@ -37,7 +37,7 @@ class Home(Protocol):
     def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
         """Seconds to the first token, and in all."""
 
-    def purchase(self, model: str, engine: str, usage: Usage) -> int | None:
+    def upstream_cost(self, model: str, engine: str, usage: Usage) -> int | None:
         """What the engine charges us, in nano-dollars, where that is known."""
 
     def forget(self, run: ChatRun) -> bool:
@@ -317,7 +317,7 @@ class ChatRun:
             first_token_ms=None if first_s is None else round((first_s - self.started_s) * 1000),
             engine=self.route.served_by_another,
             attempts=written(self.route.attempts),
-            purchase=self._service.purchase(self.request.model, self.engine.name, usage),
+            upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, usage),
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────

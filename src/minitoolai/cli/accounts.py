@@ -14,18 +14,17 @@ from minitoolai.accounts import keys as account_service
 from minitoolai.accounts import users as persons
 from minitoolai.billing.payments import make_voucher
 from minitoolai.cli.common import CLOCK, dollars, prepare_existing, read, say, write
-from minitoolai.core.catalog import nearest
+from minitoolai.core.catalog import suggest_names
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import InvalidRequest, NotFound
-from minitoolai.core.models import PERIODS, KeyRow, KeyRules, Rate
+from minitoolai.core.models import PERIODS, KeyRow, KeyRules, RateLimits
 from minitoolai.core.money import format_dollars, parse_dollars
-from minitoolai.paths import catalog_path, pepper
+from minitoolai.paths import catalog_path, load_secret_keys
 from minitoolai.settings import Settings
-from minitoolai.storage import accounts, payments, users
-from minitoolai.storage import ledger as budgets
+from minitoolai.storage import accounts, ledger, payments, users
 from minitoolai.storage.database import Connection
-from minitoolai.storage.users import everything_of
+from minitoolai.storage.users import export_personal_data
 
 _UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": MS_PER_DAY}
 
@@ -38,7 +37,7 @@ def create(settings: Settings, options: argparse.Namespace) -> None:
     rules = _rules(options)
     _check_models(settings, rules.models)
     prepare_existing(settings)
-    secret = pepper(settings)
+    secret = load_secret_keys(settings)
 
     def change(connection: Connection) -> str:
         account_id = account_service.require_account(connection, options.email)
@@ -65,7 +64,7 @@ def rotate(settings: Settings, options: argparse.Namespace) -> None:
     """key rotate ID [--grace TIME]: a new key with the same rules and budgets; the old one lives on for a while."""
     grace_ms = _duration_ms(options.grace, "--grace")
     prepare_existing(settings)
-    secret = pepper(settings)
+    secret = load_secret_keys(settings)
 
     def change(connection: Connection) -> str:
         old = accounts.find_key(connection, _key_id(options.id))
@@ -90,7 +89,9 @@ def _check_models(settings: Settings, names: tuple[str, ...]) -> None:
     offered = read_catalog(catalog_path(settings)).models()
     for name in names:
         if name not in offered:
-            raise InvalidRequest(f"--models: there is no model {name!r}; {nearest(name, offered)}", param="models")
+            raise InvalidRequest(
+                f"--models: there is no model {name!r}; {suggest_names(name, offered)}", param="models"
+            )
 
 
 def _key_id(text: str) -> str:
@@ -110,7 +111,7 @@ def _rules(options: argparse.Namespace) -> KeyRules:
         expires_ms=_moment_ms(options.expires) if options.expires else None,
         models=_words(options.models),
         allow_ip=tuple(_network(text) for text in _words(options.allow_ip)),
-        rate=Rate(
+        rate=RateLimits(
             requests_per_minute=_count(options.requests_per_minute, "--requests-per-minute"),
             tokens_per_minute=_count(options.tokens_per_minute, "--tokens-per-minute"),
             dollars_per_minute=_money(options.dollars_per_minute),
@@ -175,9 +176,9 @@ def _lines(connection: Connection, key: KeyRow, now_ms: int) -> list[str]:
     is_over = rules.expires_ms is not None and rules.expires_ms <= now_ms
     state = "revoked" if key.revoked_ms else "expired" if is_over else "active "
     said: list[str] = []
-    budget = rules.budget(key.family or key.id)
+    budget = rules.budget(key.rotation_group or key.id)
     if budget is not None:
-        spent = budgets.spent(connection, budget.id, now_ms)
+        spent = ledger.budget_spent(connection, budget.id, now_ms)
         for period in PERIODS:
             limit = budget.limit(period)
             if limit is not None:
@@ -187,12 +188,12 @@ def _lines(connection: Connection, key: KeyRow, now_ms: int) -> list[str]:
     said += [f"models {', '.join(rules.models)}"] if rules.models else []
     said += [f"from {', '.join(rules.allow_ip)}"] if rules.allow_ip else []
     said += _rate_words(rules.rate)
-    if key.family:
-        said.append(f"takes the place of {key.family}")
+    if key.rotation_group:
+        said.append(f"takes the place of {key.rotation_group}")
     return [f"{key.id}  {state}  {key.name}", *(f"    {word}" for word in said)]
 
 
-def _rate_words(rate: Rate) -> list[str]:
+def _rate_words(rate: RateLimits) -> list[str]:
     words = {"requests a minute": rate.requests_per_minute, "tokens a minute": rate.tokens_per_minute}
     said = [f"{count} {what}" for what, count in {**words, "answers at once": rate.streams}.items() if count]
     if rate.dollars_per_minute:
@@ -206,7 +207,7 @@ def _rate_words(rate: Rate) -> list[str]:
 def export(settings: Settings, options: argparse.Namespace) -> None:
     """account export EMAIL: one JSON object on standard output."""
     account_id = read(settings, lambda c: account_service.require_account(c, options.email))
-    found = read(settings, lambda c: everything_of(c, account_id))
+    found = read(settings, lambda c: export_personal_data(c, account_id))
     say(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
 
 
@@ -236,7 +237,7 @@ def create_vouchers(settings: Settings, options: argparse.Namespace) -> None:
     if options.days is not None and not 1 <= options.days <= 36_500:
         raise InvalidRequest("--days is 1 to 36500", param="days")
     prepare_existing(settings)
-    secret = pepper(settings)
+    secret = load_secret_keys(settings)
     made = [make_voucher(secret, CLOCK, amount, note=options.note, days=options.days) for _ in range(options.count)]
 
     def change(connection: Connection) -> None:

@@ -16,11 +16,10 @@ from minitoolai.core.errors import InvalidRequest, SettingsError
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.paths import database_url
 from minitoolai.settings import Settings
-from minitoolai.storage import accounts, users
-from minitoolai.storage import ledger as audit_rows
+from minitoolai.storage import accounts, ledger, users
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.opening import has_tables, open_database
-from minitoolai.storage.opening import migrate as run_migrations
+from minitoolai.storage.opening import migrate as migrate_database
 
 T = TypeVar("T")
 CLOCK = SystemClock()
@@ -34,7 +33,7 @@ def say(text: str) -> None:
 
 def prepare(settings: Settings) -> str:
     """Where the database is, now at the newest schema and with its system accounts."""
-    run_migrations(database_url(settings))
+    migrate_database(database_url(settings))
     write(settings, lambda connection: accounts.ensure_system_accounts(connection, CLOCK.now_ms()))
     with _opened(settings) as database:
         return database.where
@@ -143,18 +142,18 @@ def dollars(text: str) -> int:
 
 def audit(settings: Settings, _: argparse.Namespace) -> int:
     """audit: exit 1 and rows if any invariant breaks."""
-    broken = read(settings, audit_rows.broken_invariants)
+    broken = read(settings, ledger.broken_invariants)
     for name, rows in broken.items():
         say(f"BROKEN: {name}")
         for row in rows:
             say("  " + "  ".join(str(value) for value in row))
     if not broken:
-        say(f"{len(audit_rows.INVARIANTS)} invariants hold")
+        say(f"{len(ledger.INVARIANTS)} invariants hold")
     return 1 if broken else 0
 
 
 def migrate(settings: Settings, _: argparse.Namespace) -> None:
     """migrate"""
-    before, after = run_migrations(database_url(settings))
+    before, after = migrate_database(database_url(settings))
     prepare(settings)
     say(f"already at {after}" if before == after else f"migrated from {before or 'nothing'} to {after}")

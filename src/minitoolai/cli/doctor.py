@@ -25,8 +25,8 @@ from minitoolai.observability.metrics import is_loopback
 from minitoolai.observability.tracing import try_collector
 from minitoolai.paths import catalog_path, database_url
 from minitoolai.settings import Settings
-from minitoolai.storage import ledger as audit_rows
-from minitoolai.storage.opening import weak_settings
+from minitoolai.storage import ledger
+from minitoolai.storage.opening import unsafe_settings
 
 # (merged from doubts) What works and yet is not as it should be: the warnings of `minitoolai doctor`, each with its remedy.
 
@@ -53,7 +53,7 @@ def doubts(settings: Settings) -> Iterator[str]:
             "and know none of the keys; set the same MINITOOLAI_SECRET_KEY everywhere"
         )
     if settings.database_url:
-        for name, risk in read(settings, weak_settings).items():
+        for name, risk in read(settings, unsafe_settings).items():
             yield f"PostgreSQL: {name} is off, so {risk}; set {name} = on in postgresql.conf and reload it"
 
 
@@ -111,7 +111,7 @@ def _check_folder(settings: Settings) -> str:
 
 def _check_database(settings: Settings) -> str:
     where = prepare(settings)
-    broken = read(settings, audit_rows.broken_invariants)
+    broken = read(settings, ledger.broken_invariants)
     if broken:
         raise SettingsError(f"the books do not add up: {', '.join(broken)}; run minitoolai audit")
     return f"{where}, all invariants hold"

@@ -17,7 +17,7 @@ from minitoolai.cli.common import CLOCK, prepare, say, write
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.money import parse_dollars
 from minitoolai.observability.metrics import MetricsPage, MetricsPort
-from minitoolai.paths import pepper
+from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
@@ -68,13 +68,13 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
     metrics = MetricsPort(
         services.settings, MetricsPage(services, lambda: "stopping" if is_over.is_set() else None).text
     )
-    member = services.database.member((JOBS_CHANNEL,), heard)
+    registration = services.database.membership((JOBS_CHANNEL,), heard)
     await metrics.open()
     services.writer.start()
     drawing = asyncio.create_task(worker.run())
     try:
-        if member is not None:
-            await asyncio.to_thread(member.start)
+        if registration is not None:
+            await asyncio.to_thread(registration.start)
         ready(services.database.where)
         await is_over.wait()
         await _first(worker.drain(services.settings.drain_timeout_s), is_urgent.wait())
@@ -87,8 +87,8 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         await asyncio.to_thread(services.writer.stop)
         if services.tracing is not None:
             await asyncio.to_thread(services.tracing.close)
-        if member is not None:
-            await asyncio.to_thread(member.stop)
+        if registration is not None:
+            await asyncio.to_thread(registration.stop)
         services.database.close()
 
 
@@ -160,7 +160,7 @@ def _check_shared(settings: Settings) -> None:
 
 def _demo_key(settings: Settings) -> str:
     """A new key for the demo account, which is made where it is not there yet."""
-    secret = pepper(settings)
+    secret = load_secret_keys(settings)
 
     def change(connection: Connection) -> str:
         account_id = accounts.find_account(connection, DEMO_EMAIL)

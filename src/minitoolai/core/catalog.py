@@ -67,7 +67,7 @@ def find_voice(name: str, voices: list[VoiceEntry]) -> VoiceEntry | None:
     return next((voice for voice in voices if wanted in (alias.lower() for alias in voice.aliases)), None)
 
 
-def spoken_names(voices: list[VoiceEntry]) -> dict[str, VoiceEntry]:
+def voices_by_name(voices: list[VoiceEntry]) -> dict[str, VoiceEntry]:
     """Every name that means one of these voices."""
     names = {alias: voice for voice in voices for alias in voice.aliases}
     return names | {voice.id: voice for voice in voices}
@@ -81,10 +81,10 @@ def language_of(tag: str) -> str:
 # (merged from purchase) What an upstream charges us, so that the margin of every answer is known.
 
 #: (engine, model as offered here) → nano-dollars a unit read and written.
-Purchases = dict[tuple[str, str], tuple[int, int]]
+UpstreamCosts = dict[tuple[str, str], tuple[int, int]]
 
 
-class Purchase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UpstreamCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one model costs us: dollars for a million units, as text."""
 
     #: dollars for a million tokens read and written, in quotes; of speech, `input` for a million characters.
@@ -113,10 +113,10 @@ class Seller(Protocol):
     def cost_output(self) -> str: ...
 
     @property
-    def costs(self) -> dict[str, Purchase]: ...
+    def costs(self) -> dict[str, UpstreamCost]: ...
 
 
-def check_purchases(engine: Seller) -> tuple[str, str] | None:
+def find_invalid_cost(engine: Seller) -> tuple[str, str] | None:
     """(key, remedy) of the first price that is none, else None."""
     prices = [("cost_input", engine.cost_input or "0"), ("cost_output", engine.cost_output or "0")]
     prices += [("costs", text) for price in engine.costs.values() for text in (price.input, price.output)]
@@ -134,9 +134,9 @@ def _is_wrong(text: str) -> bool:
     return False
 
 
-def purchases(engines: Mapping[str, Seller], models: Iterable[Sold]) -> Purchases:
+def upstream_costs(engines: Mapping[str, Seller], models: Iterable[Sold]) -> UpstreamCosts:
     """What each engine charges for each model that names it; a pair without a price is left out."""
-    found: Purchases = {}
+    found: UpstreamCosts = {}
     for model in models:
         for name in model.engines:
             price = _price_of(engines[name], model.name)
@@ -206,7 +206,7 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: upstream: what it charges us, dollars for a million tokens read and written; by model where it differs.
     cost_input: str = ""
     cost_output: str = ""
-    costs: dict[str, Purchase] = {}
+    costs: dict[str, UpstreamCost] = {}
     #: upstream: characters of text in one request for speech; a longer text is sent in several.
     max_characters: Count = 4096
     #: everybody but an upstream: the name that answers carry, and tokens of prompt and answer together.
@@ -308,7 +308,7 @@ class Catalog(msgspec.Struct, frozen=True):
     speech: dict[str, SpeechModel] = {}
     images: dict[str, ImageModel] = {}
     embeddings: dict[str, EmbeddingModel] = {}
-    purchases: Purchases = {}
+    upstream_costs: UpstreamCosts = {}
 
     def models(self) -> dict[str, Model]:
         """Every model by its name, whatever it does."""
@@ -318,7 +318,9 @@ class Catalog(msgspec.Struct, frozen=True):
         """The model of this name; ModelNotFound lists the nearest ones."""
         model = self.chat.get(name)
         if model is None:
-            raise ModelNotFound(f"there is no chat model {name[:80]!r}; {nearest(name, self.chat)}", param="model")
+            raise ModelNotFound(
+                f"there is no chat model {name[:80]!r}; {suggest_names(name, self.chat)}", param="model"
+            )
         return model
 
     def embedding_model(self, name: str) -> EmbeddingModel:
@@ -326,7 +328,7 @@ class Catalog(msgspec.Struct, frozen=True):
         model = self.embeddings.get(name)
         if model is None:
             able = (
-                nearest(name, self.embeddings)
+                suggest_names(name, self.embeddings)
                 if self.embeddings
                 else "the operator offers none (see [embedding] in the catalog)"
             )
@@ -338,18 +340,22 @@ class Catalog(msgspec.Struct, frozen=True):
         """The model of this name; ModelNotFound lists the nearest ones."""
         model = self.speech.get(name)
         if model is None:
-            raise ModelNotFound(f"there is no speech model {name[:80]!r}; {nearest(name, self.speech)}", param="model")
+            raise ModelNotFound(
+                f"there is no speech model {name[:80]!r}; {suggest_names(name, self.speech)}", param="model"
+            )
         return model
 
     def image_model(self, name: str) -> ImageModel:
         """The model of this name; ModelNotFound lists the nearest ones."""
         model = self.images.get(name)
         if model is None:
-            raise ModelNotFound(f"there is no image model {name[:80]!r}; {nearest(name, self.images)}", param="model")
+            raise ModelNotFound(
+                f"there is no image model {name[:80]!r}; {suggest_names(name, self.images)}", param="model"
+            )
         return model
 
 
-def nearest(name: str, offered: dict[str, Any]) -> str:
+def suggest_names(name: str, offered: dict[str, Any]) -> str:
     """`the nearest are a, b` or, where nothing is near, `on offer are a, b, c`."""
     close = difflib.get_close_matches(name[:80].lower(), offered, n=3, cutoff=0.5)
     if close:

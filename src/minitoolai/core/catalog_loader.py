@@ -25,9 +25,9 @@ from minitoolai.core.catalog import (
     ImageTokens,
     SpeechEntry,
     SpeechModel,
-    check_purchases,
-    nearest,
-    purchases,
+    find_invalid_cost,
+    suggest_names,
+    upstream_costs,
 )
 from minitoolai.core.errors import CatalogError
 from minitoolai.core.money import price_per_image, price_per_token
@@ -87,8 +87,8 @@ def parse_catalog(text: str) -> Catalog:
     speech = {name: _check_speech(text, name, entry, parsed.engines) for name, entry in parsed.speech.items()}
     images = {name: _check_image(text, name, entry, parsed.engines) for name, entry in parsed.image.items()}
     embeddings = {name: _check_embedding(text, name, entry, parsed.engines) for name, entry in parsed.embedding.items()}
-    bought = purchases(parsed.engines, [*models.values(), *speech.values(), *embeddings.values()])
-    return Catalog(parsed.engines, models, speech, images, embeddings, bought)
+    upstream_cost = upstream_costs(parsed.engines, [*models.values(), *speech.values(), *embeddings.values()])
+    return Catalog(parsed.engines, models, speech, images, embeddings, upstream_cost)
 
 
 def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
@@ -101,7 +101,7 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
         raise _at(text, table, "base_url", 'a webui has base_url = "http://host:7860", or none until it is set')
     if engine.kind not in _NAMED_ELSEWHERE and not engine.model:
         raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that answers carry"')
-    if (wrong := check_purchases(engine)) is not None:
+    if (wrong := find_invalid_cost(engine)) is not None:
         raise _at(text, table, *wrong)
     if engine.kind == "llama" and engine.context < 512:
         raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
@@ -151,7 +151,7 @@ def _check_order(
         raise _at(text, table, "engines", 'engines = ["…"] needs at least one name')
     for engine in order:
         if engine not in engines:
-            raise _at(text, table, "engines", f"there is no [engines.{engine}]; {nearest(engine, engines)}")
+            raise _at(text, table, "engines", f"there is no [engines.{engine}]; {suggest_names(engine, engines)}")
         if engines[engine].kind not in kinds:
             able = ", ".join(kinds)
             raise _at(text, table, "engines", f"the engine {engine} cannot {verb}; the kinds that can are {able}")
@@ -182,12 +182,17 @@ def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, E
         raise _at(text, table, "voices", "two voices have one id")
     for voice in entry.voices:
         if voice.engine not in engines:
-            raise _at(text, table, "voices", f"there is no [engines.{voice.engine}]; {nearest(voice.engine, engines)}")
+            raise _at(
+                text, table, "voices", f"there is no [engines.{voice.engine}]; {suggest_names(voice.engine, engines)}"
+            )
         if engines[voice.engine].kind not in _SPEAKS:
             raise _at(text, table, "voices", f"the engine {voice.engine} of voice {voice.id} cannot speak")
     if entry.voice not in ids:
         raise _at(
-            text, table, "voice", f"no voice has the id {entry.voice!r}; {nearest(entry.voice, dict.fromkeys(ids))}"
+            text,
+            table,
+            "voice",
+            f"no voice has the id {entry.voice!r}; {suggest_names(entry.voice, dict.fromkeys(ids))}",
         )
     return SpeechModel(name, price, entry.max_characters, entry.voice, tuple(entry.voices))
 
@@ -224,7 +229,7 @@ def _located(text: str, raw: dict[str, Any], complaint: str) -> CatalogError:
     unknown = re.search(r"unknown field `(.+)`", what)
     key = field.group(1) if field else unknown.group(1) if unknown else None
     if section is None:
-        return _at(text, str(key), None, f"there is no such table; {nearest(str(key), _keys(_File))}")
+        return _at(text, str(key), None, f"there is no such table; {suggest_names(str(key), _keys(_File))}")
     kind: Any = _SECTIONS[section.group(1)]
     entries = raw[section.group(1)]
     for name, entry in entries.items() if isinstance(entries, dict) else ():
@@ -245,7 +250,7 @@ def _remedy(what: str, known: dict[str, Any]) -> str:
     """msgspec's words, and what to do about it."""
     name = re.search(r"field `(.+)`", what)
     if "unknown field" in what and name:
-        return f"there is no key {name[1]}; {nearest(name[1], known)}"
+        return f"there is no key {name[1]}; {suggest_names(name[1], known)}"
     if "missing required field" in what and name:
         return f"needs a line {name[1]} = …"
     if "Expected `str`" in what:

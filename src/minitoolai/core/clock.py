@@ -18,7 +18,7 @@ _NUMBER_BITS = 8
 _LEFT_BITS = _RANDOM_BITS - _NUMBER_BITS
 
 
-def first_id_of(ms: int) -> int:
+def first_id_at(ms: int) -> int:
     """A number that no identifier drawn since that moment is below: they sort by time, so rows are found by it."""
     return max(ms - _EPOCH_MS, 0) << _RANDOM_BITS
 
@@ -42,7 +42,7 @@ class SystemClock:
     def __init__(self) -> None:
         self._last_id = 0
         #: Ours among the processes on a shared database: no two then draw the same identifier.
-        self.number: int | None = None
+        self.process_number: int | None = None
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
@@ -54,12 +54,12 @@ class SystemClock:
         stamp = (self.now_ms() - _EPOCH_MS) << _RANDOM_BITS
         # A burst within one millisecond, or a clock set back, still moves forward.
         # The random bits keep processes apart; nothing is secret about them, so no system call is spent.
-        if self.number is None:
+        if self.process_number is None:
             self._last_id = max(stamp | random.getrandbits(_RANDOM_BITS), self._last_id + 1)
             return self._last_id
-        ours = self.number << _LEFT_BITS
+        ours = self.process_number << _LEFT_BITS
         following = self._last_id + 1
-        if (following >> _LEFT_BITS) % (1 << _NUMBER_BITS) != self.number:
+        if (following >> _LEFT_BITS) % (1 << _NUMBER_BITS) != self.process_number:
             # Past our share of this millisecond: go on in the next one.
             following = ((self._last_id >> _RANDOM_BITS) + 1) << _RANDOM_BITS | ours
         self._last_id = max(stamp | ours | random.getrandbits(_LEFT_BITS), following)

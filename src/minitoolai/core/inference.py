@@ -84,14 +84,14 @@ class SpeechRequest(msgspec.Struct):
     language: str | None = None
 
 
-class Piece(msgspec.Struct, frozen=True):
+class SpeechSegment(msgspec.Struct, frozen=True):
     """A sentence, or as much of one as is spoken at once; `characters` of the text are behind it."""
 
     text: str
     characters: int
 
 
-class Sound(msgspec.Struct, frozen=True):
+class AudioChunk(msgspec.Struct, frozen=True):
     """Some audio in the format asked for; with it, `characters` of the text are spoken.
 
     `samples` counts what is heard so far, None where only the engine knows.
@@ -105,7 +105,7 @@ class Sound(msgspec.Struct, frozen=True):
 # (merged from pictures) A picture from request to end, in words that fit every edge and every engine.
 
 
-class ImageAsk(msgspec.Struct, frozen=True, kw_only=True):
+class ImageJobRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for, already checked: sizes in pixels, scheduler one of the eighteen names."""
 
     model: str
@@ -123,7 +123,7 @@ class ImageAsk(msgspec.Struct, frozen=True, kw_only=True):
     trace: str | None = None
 
 
-class Submitted(msgspec.Struct, frozen=True):
+class SubmittedJob(msgspec.Struct, frozen=True):
     """The job's number, below 2^53 and not guessable, and what proves the right to look at it."""
 
     job_id: int
@@ -166,4 +166,4 @@ class ImageJob(msgspec.Struct, frozen=True, kw_only=True):
         return 1.0 if self.state == "succeeded" else self.step / self.steps
 
 
-decode_ask = msgspec.json.Decoder(ImageAsk).decode
+decode_image_job_request = msgspec.json.Decoder(ImageJobRequest).decode

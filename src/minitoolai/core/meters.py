@@ -36,13 +36,13 @@ class Histogram:
 
 
 #: Answers are added up so many at a time, and whenever somebody asks: one by one, each would pay for a cold start.
-AT_ONCE = 256
+FOLD_EVERY = 256
 #: Milliseconds.
 FIRST_TOKEN_MS = (5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
 DURATION_MS = (10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000)
 
 
-class Tally:
+class OutcomeTotals:
     """Of answers that ended alike: how many, what they used (tokens, characters, pictures), nano-dollars."""
 
     __slots__ = ("answers", "cached", "cost", "input", "output")
@@ -58,7 +58,7 @@ class Meters:
         #: Requests by path; what is no hot path is `other`, pages of the portal are `portal`.
         self.requests: dict[str, int] = {}
         self._fresh: list[tuple[str, str, int, Outcome, int, int]] = []
-        self._answers: dict[tuple[str, str, str, str], Tally] = {}
+        self._answers: dict[tuple[str, str, str, str], OutcomeTotals] = {}
         self._first_token: dict[str, Histogram] = {}
         self._duration: dict[str, Histogram] = {}
         #: Attempts that failed, by engine and error code.
@@ -71,11 +71,11 @@ class Meters:
     def ended(self, kind: str, model: str, hold_id: int, outcome: Outcome, cost: int, now_ms: int) -> None:
         """Paid work came to its end; it began when its hold was named."""
         self._fresh.append((kind, model, hold_id, outcome, cost, now_ms))
-        if len(self._fresh) >= AT_ONCE:
+        if len(self._fresh) >= FOLD_EVERY:
             self._add_up()
 
     @property
-    def answers(self) -> dict[tuple[str, str, str, str], Tally]:
+    def answers(self) -> dict[tuple[str, str, str, str], OutcomeTotals]:
         """Answers by kind, model, state and error code."""
         self._add_up()
         return self._answers
@@ -98,7 +98,7 @@ class Meters:
             key = (kind, model, outcome.state, outcome.error_code or "")
             tally = self._answers.get(key)
             if tally is None:
-                tally = self._answers[key] = Tally()
+                tally = self._answers[key] = OutcomeTotals()
                 self._first_token.setdefault(kind, Histogram(*FIRST_TOKEN_MS))
                 self._duration.setdefault(kind, Histogram(*DURATION_MS))
             tally.answers += 1

@@ -50,7 +50,7 @@ def period_ids(budget_id: str, now_ms: int) -> dict[Period, str]:
 # (merged from key_rules) What a key may do: spend so much, until a moment, with some models, from some addresses, so often.
 
 
-class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
+class RateLimits(msgspec.Struct, frozen=True, omit_defaults=True):
     """How much at most. Nothing, as None or 0, is no limit. `dollars_per_minute` in nano-dollars."""
 
     requests_per_minute: int | None = None
@@ -70,7 +70,7 @@ class KeyRules(msgspec.Struct, frozen=True, omit_defaults=True):
     models: tuple[str, ...] = ()
     #: Addresses and networks that it may be used from.
     allow_ip: tuple[str, ...] = ()
-    rate: Rate = Rate()
+    rate: RateLimits = RateLimits()
     #: Made by a page of the portal for itself: it is not among the keys that the account's people see.
     for_pages: bool = False
 
@@ -97,11 +97,11 @@ UNRESTRICTED = KeyRules()
 
 
 Kind = Literal["chat", "image", "speech"]
-HoldState = Literal["pending", "posted", "voided"]
+HoldStatus = Literal["pending", "posted", "voided"]
 GenerationState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
-class Claim(msgspec.Struct):
+class IdempotencyClaim(msgspec.Struct):
     """A request's Idempotency-Key: for 24 hours it stands for the first paid request sent under it.
 
     `id` names account and key together; `fingerprint` is of the request; `hold_id` is set once money was asked for.
@@ -117,10 +117,10 @@ class Caller(msgspec.Struct, frozen=True):
 
     account_id: int
     key_id: str
-    claim: Claim | None = None
+    claim: IdempotencyClaim | None = None
     #: What the key may do, where anything is forbidden to it; and whose limits and budgets it shares.
     rules: KeyRules | None = None
-    family: str = ""
+    rotation_group: str = ""
 
 
 class EngineAttempt(msgspec.Struct, frozen=True):
@@ -164,7 +164,7 @@ class Outcome(msgspec.Struct, frozen=True):
     engine: str | None = None
     attempts: str | None = None
     #: What the engine charges us, in nano-dollars, where the catalog says so.
-    purchase: int | None = None
+    upstream_cost: int | None = None
     #: Of a job: where its result lies, or why there is none, in a sentence.
     result: str | None = None
     error: str | None = None
@@ -271,7 +271,7 @@ class RevenueRow(msgspec.Struct, frozen=True):
     kind: Kind
     requests: int
     sold: int
-    bought: int
+    upstream_cost: int
 
 
 class JobRow(msgspec.Struct, frozen=True):
@@ -295,8 +295,8 @@ class MarginRow(msgspec.Struct, frozen=True):
     engine: str
     requests: int
     sold: int
-    bought: int
-    sold_of_known: int
+    upstream_cost: int
+    sold_with_known_cost: int
 
 
 class KeyRow(msgspec.Struct, frozen=True):
@@ -310,7 +310,7 @@ class KeyRow(msgspec.Struct, frozen=True):
     revoked_ms: int | None
     rules: KeyRules = UNRESTRICTED
     #: The first of the keys that took each other's place; they share limits and budgets. None: itself.
-    family: str | None = None
+    rotation_group: str | None = None
 
 
 class User(msgspec.Struct, frozen=True):

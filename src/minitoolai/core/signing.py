@@ -19,7 +19,7 @@ class SecretKeys(bytes):
         made.previous = tuple(dict.fromkeys(secret for secret in previous if secret != current))
         return made
 
-    def derived(self, purpose: bytes) -> SecretKeys:
+    def derive(self, purpose: bytes) -> SecretKeys:
         """A ring for one purpose: none of its secrets tells anything of ours."""
         return SecretKeys(
             hmac.digest(self, purpose, "sha256"), [hmac.digest(secret, purpose, "sha256") for secret in self.previous]
@@ -54,7 +54,7 @@ class UrlSigner:
         """22 letters and digits, - and _."""
         return _signature(self._key, purpose, text)
 
-    def is_right(self, purpose: str, text: str, signature: str) -> bool:
+    def verify(self, purpose: str, text: str, signature: str) -> bool:
         """In a time that does not depend on how nearly right it is."""
         given = signature.encode("utf-8", "replace")
         return any(hmac.compare_digest(_signature(key, purpose, text).encode(), given) for key in all_keys(self._key))

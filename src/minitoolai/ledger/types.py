@@ -9,14 +9,14 @@ from typing import Literal
 
 import msgspec
 
-from minitoolai.core.models import Budget, Claim, Kind, NewGeneration, Outcome, Period, Spending
+from minitoolai.core.models import Budget, IdempotencyClaim, Kind, NewGeneration, Outcome, Period, Spending
 
 #: System accounts. Their balances are derived from transfers, never stored: one hot row would serialise everybody.
 REVENUE = 1
 FUNDING = 2
 FIRST_CUSTOMER = 1000
 #: How long an Idempotency-Key stands for its first request.
-CLAIM_LIVES_MS = 24 * 3_600_000
+IDEMPOTENCY_TTL_MS = 24 * 3_600_000
 
 
 # ── operations ────────────────────────────────────────────────────────────────────────────────────────────
@@ -42,7 +42,7 @@ class PlaceHold(msgspec.Struct, frozen=True):
     #: For work that waits in the queue: how many of its account may wait there at once.
     queue_limit: int | None = None
     #: Written in the same commit, so that a second request under the same Idempotency-Key places no second hold.
-    claim: Claim | None = None
+    claim: IdempotencyClaim | None = None
     #: What the key may spend; judged with the balance, in the same moment.
     budget: Budget | None = None
 
@@ -121,7 +121,7 @@ class Reverse(msgspec.Struct, frozen=True):
 
 Operation = PlaceHold | Settle | Checkpoint | Recover | Requeue | Credit | Reverse
 #: Operations of money from and to outside, each known by its reference.
-Outside = Credit | Reverse
+ExternalOperation = Credit | Reverse
 
 
 # ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -203,7 +203,7 @@ class Reversed(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
-class Unknown(msgspec.Struct, frozen=True):
+class UnknownAccountOrHold(msgspec.Struct, frozen=True):
     """No such account or hold. Nothing changed."""
 
 
@@ -220,7 +220,7 @@ Result = (
     | Superseded
     | Credited
     | Reversed
-    | Unknown
+    | UnknownAccountOrHold
 )
 
 
@@ -274,7 +274,7 @@ class QueueState(msgspec.Struct):
     last_turn: int = 0
 
 
-class ClaimState(msgspec.Struct):
+class IdempotencyClaimState(msgspec.Struct):
     """An Idempotency-Key that was sent before, and what became of the first request under it."""
 
     created_ms: int
@@ -285,7 +285,7 @@ class ClaimState(msgspec.Struct):
 
     def is_free(self, now_ms: int) -> bool:
         """Whether a request may be made under it as if it were new: it is old, or nothing was charged and kept."""
-        is_old = now_ms - self.created_ms >= CLAIM_LIVES_MS
+        is_old = now_ms - self.created_ms >= IDEMPOTENCY_TTL_MS
         return is_old or not (self.is_kept or self.hold_state == "pending" or self.settled)
 
 
@@ -310,13 +310,13 @@ class LedgerState:
     __slots__ = (
         "accounts",
         "claims",
-        "credited",
         "first_turn",
         "holds",
         "is_simple",
         "jobs",
+        "known_references",
+        "new_holds",
         "outcomes",
-        "placed",
         "queues",
         "spending",
         "transfers",
@@ -328,12 +328,12 @@ class LedgerState:
         self.holds = holds
         #: No job, budget, Idempotency-Key or money from outside is touched: there is nothing to write of them.
         self.is_simple = False
-        self.credited: set[str] = set()
-        self.placed: list[tuple[PlaceHold, int]] = []
+        self.known_references: set[str] = set()
+        self.new_holds: list[tuple[PlaceHold, int]] = []
         self.outcomes: list[tuple[int, int, int, int, Outcome]] = []
         self.transfers: list[NewTransfer] = []
         self.spending: dict[str, Spending] = {}
-        self.claims: dict[str, ClaimState] = {}
+        self.claims: dict[str, IdempotencyClaimState] = {}
         self.jobs: dict[int, JobState] = {}
         #: What each account that asks for a place has in the queue; the lowest turn that waits there, of anybody.
         self.queues: dict[int, QueueState] = {}

@@ -20,7 +20,7 @@ from minitoolai.core.errors import ServiceError, SettingsError, StoreError
 from minitoolai.core.meters import Histogram
 from minitoolai.http.errors import error_counts
 from minitoolai.settings import Settings
-from minitoolai.storage.reports import Standing, standing
+from minitoolai.storage.reports import LiveGauges, read_gauges
 
 if TYPE_CHECKING:
     from minitoolai.bootstrap import Services
@@ -89,9 +89,9 @@ class MetricsPage:
     async def text(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics for who asks for it, else Prometheus' own text."""
         services = self._services
-        stands: Standing | None = None
+        stands: LiveGauges | None = None
         try:
-            stands = await services.database.read_async(standing, services.clock.now_ms())
+            stands = await services.database.read_async(read_gauges, services.clock.now_ms())
         except (StoreError, ServiceError) as error:
             log.warning("the metrics of the database are missing: %s", error)
         registry = CollectorRegistry(auto_describe=False)
@@ -100,7 +100,7 @@ class MetricsPage:
         encode, kind = choose_encoder(accept)
         return encode(registry), kind
 
-    def _families(self, stands: Standing | None) -> list[Family]:
+    def _families(self, stands: LiveGauges | None) -> list[Family]:
         made = _Families()
         services = self._services
         made.add("minitoolai_info", 1, __version__, services.database.name)
@@ -176,7 +176,7 @@ class MetricsPage:
         made.add("minitoolai_books_checked_seconds", checked_s)
 
 
-def _standing(made: _Families, stands: Standing) -> None:
+def _standing(made: _Families, stands: LiveGauges) -> None:
     for kind in ("chat", "image", "speech"):
         made.add("minitoolai_holds_pending", stands.holds.get(kind, 0), kind)
     made.add("minitoolai_held_dollars", stands.held * NANO)

@@ -97,8 +97,8 @@ def read_cookies(header: str) -> dict[str, str]:
 class CookieSigner:
     """Signs with a key of this server, one purpose apart from another."""
 
-    def __init__(self, pepper: bytes) -> None:
-        self._key = hmac.digest(pepper, b"portal", "sha256")
+    def __init__(self, secret_key: bytes) -> None:
+        self._key = hmac.digest(secret_key, b"portal", "sha256")
 
     def mac(self, purpose: str, text: str) -> bytes:
         return hmac.digest(self._key, f"{purpose}\0{text}".encode(), "sha256")

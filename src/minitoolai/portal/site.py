@@ -114,7 +114,7 @@ class Site:
     auditor: Auditor
     #: None where no card payments are set up.
     checkout: Checkout | None
-    pepper: bytes
+    secret_key: bytes
     #: How browsers reach us, without a last slash; empty where only the request can tell.
     public_url: str
     #: Whether visitors may sign up.
@@ -140,7 +140,7 @@ class Site:
 
     @cached_property
     def signer(self) -> CookieSigner:
-        return CookieSigner(self.pepper)
+        return CookieSigner(self.secret_key)
 
     @cached_property
     def attempts(self) -> Throttle:

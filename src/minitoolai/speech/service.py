@@ -39,7 +39,7 @@ class Home(Protocol):
     first_sound_timeout_s: float
     stall_timeout_s: float
 
-    def purchase(self, model: str, engine: str, characters: int) -> int | None:
+    def upstream_cost(self, model: str, engine: str, characters: int) -> int | None:
         """What the engine charges us, in nano-dollars, where that is known."""
 
     def forget(self, run: SpeechRun) -> bool:
@@ -154,7 +154,7 @@ class SpeechRun:
             served_model=self.engine.served_model(self.request.model),
             error_code=error.code if error else None,
             first_token_ms=None if first_s is None else round((first_s - self._started_s) * 1000),
-            purchase=self._service.purchase(self.request.model, self.engine.name, self.characters),
+            upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, self.characters),
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────
@@ -249,9 +249,9 @@ class SpeechService:
         self._underway.add(run)
         return run
 
-    def purchase(self, model: str, engine: str, characters: int) -> int | None:
+    def upstream_cost(self, model: str, engine: str, characters: int) -> int | None:
         """What the engine charges us for this, in nano-dollars; None where the catalog does not say."""
-        price = self.catalog.purchases.get((engine, model))
+        price = self.catalog.upstream_costs.get((engine, model))
         return None if price is None else price[0] * characters
 
     def forget(self, run: SpeechRun) -> bool:

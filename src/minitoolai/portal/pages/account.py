@@ -17,8 +17,8 @@ from minitoolai.portal.pages.auth import GUESSES, composer, read_new_password
 from minitoolai.portal.request import Answer, PageRequest
 from minitoolai.portal.routing import form, page, too_often
 from minitoolai.storage.database import Connection
-from minitoolai.storage.payments import owing
-from minitoolai.storage.reports import statement_page, whole_statement
+from minitoolai.storage.payments import payments_owing
+from minitoolai.storage.reports import full_statement, statement_page
 
 
 @page("/account", needs="user")
@@ -97,7 +97,7 @@ async def balance(visit: PageRequest) -> Answer:
             before_ms=before_ms or visit.site.clock.now_ms() + 60_000,
             rows=ROWS + 1,
         )
-        return rows, sum(payment.owed for payment in owing(connection, account_id))
+        return rows, sum(payment.owed for payment in payments_owing(connection, account_id))
 
     rows, owed = await visit.site.database.read_async(read)
     older = rows[ROWS - 1] if len(rows) > ROWS else None
@@ -110,7 +110,7 @@ async def balance(visit: PageRequest) -> Answer:
 @page("/balance/statement.csv", needs="user")
 async def statement(visit: PageRequest) -> Answer:
     """The whole statement as a file."""
-    rows = await visit.site.database.read_async(whole_statement, visit.member.account_id)
+    rows = await visit.site.database.read_async(full_statement, visit.member.account_id)
     return visit.file(as_csv(rows), "text/csv", "statement.csv")
 
 

@@ -13,8 +13,7 @@ from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.usage import KINDS, STATES
 from minitoolai.portal.request import Answer, PageRequest, refill
 from minitoolai.portal.routing import form, nothing_here, page
-from minitoolai.storage import accounts
-from minitoolai.storage import reports as admin
+from minitoolai.storage import accounts, reports
 from minitoolai.storage.database import Connection
 
 MOST_ROWS = 50
@@ -42,7 +41,7 @@ async def overview(visit: PageRequest) -> Answer:
 async def jobs(visit: PageRequest) -> Answer:
     """What waits, what is drawn, and what failed in the last day."""
     since_ms = visit.site.clock.now_ms() - MS_PER_DAY
-    rows = await visit.site.database.read_async(admin.jobs, since_ms, MOST_ROWS)
+    rows = await visit.site.database.read_async(reports.list_jobs, since_ms, MOST_ROWS)
     return visit.render("admin/jobs.html", rows=rows, states=STATES, generation_name=generation_name)
 
 
@@ -50,7 +49,7 @@ async def jobs(visit: PageRequest) -> Answer:
 async def search(visit: PageRequest) -> Answer:
     """Accounts by address or number."""
     words = visit.query.get("q", "")[:200].replace("\0", "").strip()
-    found = await visit.site.database.read_async(admin.search_users, words, MOST_ROWS)
+    found = await visit.site.database.read_async(reports.search_users, words, MOST_ROWS)
     return visit.render("admin/accounts.html", words=words, found=found, most=MOST_ROWS)
 
 
@@ -63,9 +62,9 @@ async def one(visit: PageRequest) -> Answer:
 
 async def _show(visit: PageRequest, account_id: int, status: int = 200) -> Answer:
     def read(connection: Connection) -> tuple[User | None, list[KeyRow], list[AdminAction]]:
-        person = admin.find_member(connection, account_id)
+        person = reports.find_customer(connection, account_id)
         keys = [key for key in accounts.keys_of(connection, account_id) if key.revoked_ms is None]
-        return person, keys, admin.actions(connection, MOST_ROWS, account_id)
+        return person, keys, reports.admin_actions(connection, MOST_ROWS, account_id)
 
     person, keys, done = await visit.site.database.read_async(read)
     if person is None:
@@ -117,7 +116,7 @@ async def revoke(visit: PageRequest) -> Answer:
 @page("/admin/actions", needs="admin")
 async def trail(visit: PageRequest) -> Answer:
     """What admins did, to whom, and why."""
-    done = await visit.site.database.read_async(admin.actions, 2 * MOST_ROWS)
+    done = await visit.site.database.read_async(reports.admin_actions, 2 * MOST_ROWS)
     return visit.render("admin/actions.html", done=done, actions=ACTIONS)
 
 

@@ -11,13 +11,12 @@ from litestar.handlers import HTTPRouteHandler
 
 from minitoolai.accounts.keys import LONGEST_NAME, NewKey, find_own, is_active, make_key, revoke_own, rotate_key
 from minitoolai.core.clock import MS_PER_DAY
-from minitoolai.core.models import UNRESTRICTED, KeyRow, KeyRules, Rate
+from minitoolai.core.models import UNRESTRICTED, KeyRow, KeyRules, RateLimits
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.request import Answer, PageRequest, refill
 from minitoolai.portal.routing import form, nothing_here, page
-from minitoolai.storage import accounts
-from minitoolai.storage import ledger as budgets
+from minitoolai.storage import accounts, ledger
 from minitoolai.storage.database import Connection
 
 # (merged from keys_form) The rules of a key as fields of a form: read with every fault next to its field, and written back as they stand.
@@ -46,14 +45,14 @@ def read_name(visit: PageRequest) -> str:
 
 def read_rules(visit: PageRequest, models: Iterable[str], old: KeyRules = UNRESTRICTED) -> KeyRules:
     """The rules of the form. `old`: those the key had; what of them is sent as it was stays as it was."""
-    budgets = {name: _dollars(visit, name) for name in BUDGETS}
+    ledger = {name: _dollars(visit, name) for name in BUDGETS}
     counts = {name: _count(visit, name) for name in COUNTS}
     return KeyRules(
-        **budgets,  # type: ignore[arg-type]
+        **ledger,  # type: ignore[arg-type]
         expires_ms=_ending(visit, old.expires_ms),
         models=_models(visit, {*models, *old.models}),
         allow_ip=_networks(visit),
-        rate=Rate(**counts, dollars_per_minute=_dollars(visit, "dollars_per_minute")),
+        rate=RateLimits(**counts, dollars_per_minute=_dollars(visit, "dollars_per_minute")),
     )
 
 
@@ -173,7 +172,7 @@ class Shown(msgspec.Struct, frozen=True):
 
     row: KeyRow
     used_ms: int | None
-    budgets: dict[str, tuple[int, int]]
+    ledger: dict[str, tuple[int, int]]
     is_over: bool
     #: Whether it ends with a day, so that the day says it all.
     ends_with_day: bool
@@ -186,7 +185,7 @@ def shown_keys(connection: Connection, account_id: int, now_ms: int, wanted: int
     )
     last = max(len(rows) - 1, 0) // ROWS
     here = min(wanted, last)
-    uses = accounts.uses_of(connection, account_id)
+    uses = accounts.last_used_by_key(connection, account_id)
     shown = [_shown(connection, row, uses.get(row.id), now_ms) for row in rows[here * ROWS : (here + 1) * ROWS]]
     return shown, here, last
 
@@ -194,7 +193,11 @@ def shown_keys(connection: Connection, account_id: int, now_ms: int, wanted: int
 def _shown(connection: Connection, row: KeyRow, used_ms: int | None, now_ms: int) -> Shown:
     limits = {period: getattr(row.rules, f"budget_{period}") for period in PERIODS}
     limits = {period: limit for period, limit in limits.items() if limit is not None}
-    spent = budgets.spent(connection, row.family or row.id, now_ms) if limits and row.revoked_ms is None else {}
+    spent = (
+        ledger.budget_spent(connection, row.rotation_group or row.id, now_ms)
+        if limits and row.revoked_ms is None
+        else {}
+    )
     shown = {period: (limit, spent.get(SPENT[period], 0)) for period, limit in limits.items()}
     ends_ms = row.rules.expires_ms
     is_over = ends_ms is not None and ends_ms <= now_ms
@@ -252,7 +255,7 @@ async def create(visit: PageRequest) -> Answer:
     """Make a key. Its text is on the answer and nowhere else, so there is nothing to redirect to."""
     name, account_id = read_name(visit), visit.member.account_id
     rules = read_rules(visit, visit.site.reports.models())
-    made = make_key(account_id, name, visit.site.pepper, visit.site.clock, rules)
+    made = make_key(account_id, name, visit.site.secret_key, visit.site.clock, rules)
 
     def change(connection: Connection) -> bool:
         has_room = may_have_another(connection, account_id)
@@ -311,7 +314,9 @@ def _find(connection: Connection, visit: PageRequest) -> KeyForm | None:
     later = [
         other
         for other in accounts.keys_of(connection, key.account_id)
-        if other.family == (key.family or key.id) and other.created_ms >= key.created_ms and other.id != key.id
+        if other.rotation_group == (key.rotation_group or key.id)
+        and other.created_ms >= key.created_ms
+        and other.id != key.id
     ]
     return KeyForm(key, later[-1] if later else None, is_active(key, visit.site.clock.now_ms()))
 
@@ -346,7 +351,7 @@ async def edit(visit: PageRequest) -> Answer:
     def change(connection: Connection) -> bool:
         is_there = _find(connection, visit) is not None
         if is_there:
-            accounts.change_key(connection, found.key.id, name, rules)
+            accounts.update_key(connection, found.key.id, name, rules)
         return is_there
 
     if not await visit.site.writer.run(change):
@@ -371,7 +376,7 @@ async def rotate(visit: PageRequest) -> Answer:
             return visit.gettext("This key has been replaced, revoked, or is over.")
         if not may_have_another(connection, now.key.account_id):
             return too_many(visit)
-        return rotate_key(connection, now.key, int(hours) * MS_PER_HOUR, visit.site.pepper, visit.site.clock)
+        return rotate_key(connection, now.key, int(hours) * MS_PER_HOUR, visit.site.secret_key, visit.site.clock)
 
     made = await visit.site.writer.run(change)
     if isinstance(made, str):

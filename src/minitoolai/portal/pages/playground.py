@@ -55,7 +55,7 @@ async def key(visit: PageRequest) -> Answer:
         return visit.data({"wait_s": wait_s}, 429)
     now_ms = visit.site.clock.now_ms()
     rules = KeyRules(expires_ms=now_ms + KEY_MS, for_pages=True)
-    made = make_key(visit.member.account_id, "Studio", visit.site.pepper, visit.site.clock, rules)
+    made = make_key(visit.member.account_id, "Studio", visit.site.secret_key, visit.site.clock, rules)
     await visit.site.writer.run(lambda connection: renew_page_key(connection, made.row, now_ms))
     return visit.data({"key": made.text, "seconds": KEY_MS // 1000})
 

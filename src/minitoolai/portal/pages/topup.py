@@ -56,7 +56,7 @@ async def voucher(visit: PageRequest) -> Answer:
         return too_often(visit, wait_s)
 
     def change(connection: Connection) -> int | NoVoucher:
-        return redeem(connection, site.clock, site.pepper, account_id, code)
+        return redeem(connection, site.clock, site.secret_key, account_id, code)
 
     amount = await site.writer.run(change)
     if not isinstance(amount, int):
