@@ -22,10 +22,12 @@ from minitoolai.core.errors import (
     NotFound,
     Overloaded,
     RateLimited,
+    SettingsError,
     StoreError,
 )
 from minitoolai.core.models import UNRESTRICTED, Caller, KeyRow, KeyRules
 from minitoolai.core.signing import all_keys
+from minitoolai.settings import Settings
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
@@ -195,7 +197,7 @@ class KeyVerifier:
         #: What a key that is recognised may do; None where nothing is limited.
         self.admission = admission
         self._database = database
-        self._pepper = secret_key
+        self._secret_key = secret_key
         self._clock = clock
         self._known: dict[str, tuple[float, Caller]] = {}
         self._used: dict[str, int] = {}
@@ -242,7 +244,7 @@ class KeyVerifier:
 
     def _is_right(self, row: KeyRow, secret: str) -> bool:
         return any(
-            hmac.compare_digest(row.secret_hmac, _hmac(secret, secret_key)) for secret_key in all_keys(self._pepper)
+            hmac.compare_digest(row.secret_hmac, _hmac(secret, secret_key)) for secret_key in all_keys(self._secret_key)
         )
 
     async def record_last_used(self, writer: Writer) -> None:
@@ -255,3 +257,14 @@ class KeyVerifier:
                     await writer.run(partial(accounts.record_last_used, uses=used))
                 except (StoreError, Overloaded) as error:
                     log.warning("the last use of %d keys could not be written down: %s", len(used), error)
+
+
+def trusted_proxies(settings: Settings) -> tuple[str, ...]:
+    """Return the networks whose `X-Forwarded-For` is believed. Raises SettingsError if one is not a network."""
+    networks = tuple(text.strip() for text in settings.trusted_proxies.split(",") if text.strip())
+    for network in networks:
+        try:
+            ip_network(network)
+        except ValueError as error:
+            raise SettingsError(f"MINITOOLAI_TRUSTED_PROXIES is wrong: {error}") from error
+    return networks

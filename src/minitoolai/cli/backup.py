@@ -20,13 +20,12 @@ from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import NotFound, ObjectMissing, SettingsError, StoreError
 from minitoolai.core.money import format_dollars
 from minitoolai.core.signing import all_keys, secret_id
-from minitoolai.image_wiring import make_objects
 from minitoolai.paths import database_url, load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import backup as backup_file
 from minitoolai.storage import ledger
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.object_store import ObjectStore, job_of
+from minitoolai.storage.object_store import ObjectStore, build_object_store, job_of
 from minitoolai.storage.opening import current_revision, has_tables, migrate, newest_revision, open_database
 
 # (merged from secret_files) `minitoolai secret …`: a new secret for what is made from now on; what was made before goes on working.
@@ -102,7 +101,7 @@ def backup(settings: Settings, options: argparse.Namespace) -> None:
             books = database.read(_write_rows, writer)
             # After the rows: a picture is kept before its row says so, so that none that is promised is missing.
             if not options.no_pictures:
-                asyncio.run(_write_pictures(make_objects(settings), writer))
+                asyncio.run(_write_pictures(build_object_store(settings), writer))
             pictures = writer.finish()
     _tell(f"{sum(books.rows.values())} rows, {pictures} pictures, customers have ${format_dollars(books.posted)}")
 
@@ -176,7 +175,7 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
         migrate(url, head.revision)
         secret, books = _read_rows(settings, database, found, head)
         migrate(url)
-        pictures = asyncio.run(_read_pictures(make_objects(settings), found))
+        pictures = asyncio.run(_read_pictures(build_object_store(settings), found))
         broken = database.read(ledger.broken_invariants)
     say(f"{sum(books.rows.values())} rows, {pictures} pictures, customers have ${format_dollars(books.posted)}")
     for name, wrong in broken.items():

@@ -20,12 +20,12 @@ from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.protocols import ChatEngine
-from minitoolai.image_wiring import make_objects
 from minitoolai.observability.metrics import is_loopback
 from minitoolai.observability.tracing import try_collector
 from minitoolai.paths import catalog_path, database_url
 from minitoolai.settings import Settings
 from minitoolai.storage import ledger
+from minitoolai.storage.object_store import build_object_store
 from minitoolai.storage.opening import unsafe_settings
 
 # (merged from doubts) What works and yet is not as it should be: the warnings of `minitoolai doctor`, each with its remedy.
@@ -119,7 +119,7 @@ def _check_database(settings: Settings) -> str:
 
 def _check_pictures(settings: Settings) -> str:
     """The store takes a small object, gives it back and forgets it."""
-    store = make_objects(settings)
+    store = build_object_store(settings)
 
     async def try_it() -> None:
         # No job has this number: nobody's picture is touched.

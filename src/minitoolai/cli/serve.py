@@ -66,7 +66,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         loop.call_soon_threadsafe(worker.board.notify_queued)
 
     metrics = MetricsPort(
-        services.settings, MetricsPage(services, lambda: "stopping" if is_over.is_set() else None).text
+        services.settings, MetricsPage(services.metric_sources(), lambda: "stopping" if is_over.is_set() else None).text
     )
     registration = services.database.membership((JOBS_CHANNEL,), heard)
     await metrics.open()
