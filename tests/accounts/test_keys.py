@@ -149,7 +149,7 @@ def test_an_address_has_one_account(books: TemporaryBooks) -> None:
     with books.connection.transaction():
         first = accounts.create_account(books.connection, "ann@example.com", None, 5)
         assert service.require_account(books.connection, "Ann@example.com") == first
-    with pytest.raises(InvalidRequest, match="has an account already"):
+    with pytest.raises(InvalidRequest, match="already has an account"):
         accounts.create_account(books.connection, "ann@example.com", None, 5)
     with pytest.raises(NotFound, match=r"make it with: minitoolai account create bob@example\.com"):
         service.require_account(books.connection, "bob@example.com")

@@ -27,14 +27,14 @@ RACE = """
 import os, sys
 from pathlib import Path
 from minitoolai.settings import Settings
-from minitoolai.paths import pepper
+from minitoolai.paths import load_secret_keys
 start, go = os.pipe()
 told, tell = os.pipe()
 for _ in range(12):
     if os.fork() == 0:
         os.close(go)
         os.read(start, 1)
-        os.write(tell, pepper(Settings(data_dir=Path(sys.argv[1]))).hex().encode() + b"\\n")
+        os.write(tell, load_secret_keys(Settings(data_dir=Path(sys.argv[1]))).hex().encode() + b"\\n")
         os._exit(0)
 os.close(go)
 os.close(tell)

@@ -1,6 +1,7 @@
-"""The only money logic: a pure function from books and an operation to a verdict. It reads no clock and no row.
+"""Ledger rules: `decide` is a pure function of ledger state and operation. It reads no clock and no database.
 
-Every check comes first; after "Every check is behind us" nothing may fail. See docs/ledger.md.
+This is the only code that changes money. Every function makes all checks first; after the comment "Every check is
+behind us" nothing may fail. See docs/ledger.md.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from minitoolai.ledger.types import (
 
 
 def decide(state: LedgerState, operation: Operation) -> Result:
-    """Judge one operation and, where it is granted, change the books in memory. Never raises on bad input."""
+    """Decide one operation and, if it is granted, change the state in memory. Never raise on invalid input."""
     match operation:
         case PlaceHold():
             return _place_hold(state, operation)
@@ -64,13 +65,13 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
     account = state.accounts.get(operation.account_id)
     if account is None:
         return UnknownAccountOrHold()
-    known = state.holds.get(operation.hold_id)
-    if known is not None and known.account_id != operation.account_id:
+    existing = state.holds.get(operation.hold_id)
+    if existing is not None and existing.account_id != operation.account_id:
         return UnknownAccountOrHold()
-    if known is not None:
-        # The same hold again: a COMMIT whose answer was lost, replayed. Answer from the row.
+    if existing is not None:
+        # The hold exists: a COMMIT whose response was lost is replayed. Return the result from the row.
         return Held(
-            known.amount, (known.amount - operation.base) // operation.unit if operation.unit else operation.units
+            existing.amount, (existing.amount - operation.base) // operation.unit if operation.unit else operation.units
         )
     if operation.claim is not None and not _claim_is_free(state, operation.claim.id, operation.now_ms):
         return DuplicateRequest()
@@ -78,7 +79,7 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
     amount = operation.base + units * operation.unit
     available, period = _spendable(state, operation, account)
     if amount > available:
-        # What the money buys; a price that does not depend on the units cannot be cut.
+        # Grant as many units as the money buys. A price that does not depend on units cannot be reduced.
         units = (available - operation.base) // operation.unit if operation.unit else -1
         if units < operation.least_units:
             needed = operation.base + operation.least_units * operation.unit
@@ -86,7 +87,7 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
         amount = operation.base + units * operation.unit
     if operation.queue_limit is not None and (full := _join_queue(state, operation, operation.queue_limit)) is not None:
         return full
-    assert amount > 0, "a hold of nothing protects nothing"
+    assert amount > 0, "a hold has a positive amount"
     assert account.posted - account.held >= amount, "a hold never exceeds what is available"
     # Every check is behind us.
     account.held += amount
@@ -105,7 +106,7 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
 
 
 def _spendable(state: LedgerState, operation: PlaceHold, account: AccountState) -> tuple[int, Period | None]:
-    """What is left, and by which budget; None where the balance is what limits it."""
+    """Return the spendable amount and the budget period that limits it, or None if the balance does."""
     left: int = account.available
     tightest: Period | None = None
     if operation.budget is not None:
@@ -117,7 +118,7 @@ def _spendable(state: LedgerState, operation: PlaceHold, account: AccountState) 
 
 
 def _count_spending(state: LedgerState, hold: HoldState, change: int) -> None:
-    """Add to what the hold's budget has spent, in each of its periods; those swept long ago count no more."""
+    """Add to the spending of the hold's budget in each of its periods. Periods already deleted are skipped."""
     if hold.budget_id is None or hold.budget_ms is None:
         return
     for name in period_ids(hold.budget_id, hold.budget_ms).values():
@@ -133,17 +134,17 @@ def _claim_is_free(state: LedgerState, claim_id: str, now_ms: int) -> bool:
         return True
     hold = state.holds.get(claim.hold_id)
     if hold is not None:
-        # It may have been settled a moment ago, in this very batch.
+        # The hold may have been settled earlier in this batch.
         claim.hold_state, claim.settled = hold.state, hold.settled
     return claim.is_free(now_ms)
 
 
 def _join_queue(state: LedgerState, operation: PlaceHold, limit: int) -> QueueFull | None:
-    """The last check of a job: a place in the queue. Start-time fair queueing: one turn for each job of an account."""
+    """Assign a turn to a new job, or return QueueFull. Start-time fair queueing: accounts take turns."""
     queue = state.queues.setdefault(operation.account_id, QueueState())
     if queue.queued >= limit:
         return QueueFull(queue.queued)
-    # The account's next turn, but none that has passed for everybody: who comes late does not overtake.
+    # The account's next turn, but not before the lowest queued turn: a latecomer does not overtake everyone.
     queue.last_turn = max(queue.last_turn, state.first_turn) + 1
     queue.queued += 1
     state.turns[operation.hold_id] = queue.last_turn
@@ -178,14 +179,14 @@ def _requeue(state: LedgerState, operation: Requeue) -> Result:
     if failures >= operation.most_failures:
         outcome = Outcome(state="failed", error_code=operation.error_code, error=operation.error)
         return _close_hold(state, operation.hold_id, hold, account, 0, operation.now_ms, outcome)
-    # Every check is behind us. Its turn stays what it was, so it is among the next.
+    # Every check is behind us. The job keeps its turn, so it is among the next ones.
     job.state, job.failures, job.lease_until_ms = "queued", failures, None
     job.dirty = True
     return Requeued(failures)
 
 
 def _running_attempt(state: LedgerState, hold_id: int, attempt: int) -> JobState | None:
-    """The job, if this is the attempt under way."""
+    """Return the job if this attempt is the running one."""
     job = state.jobs.get(hold_id)
     return job if job is not None and job.state == "running" and job.attempt == attempt else None
 
@@ -196,7 +197,7 @@ def _checkpoint(state: LedgerState, operation: Checkpoint) -> Result:
         return UnknownAccountOrHold()
     if hold.state != "pending":
         return Settled(hold.settled, hold.shortfall, repeated=True)
-    # Progress only grows, and never past the hold: a late checkpoint must not undo a later one.
+    # Progress only grows, up to the hold: a late checkpoint must not undo a later one.
     hold.progress = max(hold.progress, min(operation.progress, hold.amount))
     hold.lease_until_ms = max(hold.lease_until_ms or 0, operation.lease_until_ms)
     hold.dirty = True
@@ -225,8 +226,8 @@ def _close_hold(
     now_ms: int,
     outcome: Outcome,
 ) -> Settled:
-    """Capture what the hold covers of the cost, release the rest, and note the difference as shortfall."""
-    assert cost >= 0, "work never pays the customer"
+    """Capture the part of the cost that the hold covers, release the remainder, and record any shortfall."""
+    assert cost >= 0, "a cost is never negative"
     captured = min(cost, hold.amount)
     assert account.held >= hold.amount, "held is the sum of pending holds, this one among them"
     # Every check is behind us.
@@ -319,7 +320,7 @@ def _transfer(
     external_ref: str | None = None,
     reason: str | None = None,
 ) -> None:
-    """Write down one movement, with the customer's version and balance after it."""
+    """Record one transfer, with the customer's version and balance after it."""
     account.version += 1
     assert account.posted >= account.held >= 0, "no balance below zero"
     assert debit != credit, "money moves between two accounts"

@@ -139,8 +139,8 @@ class MetricsPage:
             made.add("minitoolai_errors_total", count, str(status), code)
         units: dict[tuple[str, str, str], int] = {}
         dollars: dict[tuple[str, str], int] = {}
-        for (kind, model, state, error), tally in meters.answers.items():
-            made.add("minitoolai_answers_total", tally.answers, kind, model, state, error)
+        for (kind, model, state, error), tally in meters.outcomes.items():
+            made.add("minitoolai_answers_total", tally.count, kind, model, state, error)
             for direction in ("input", "output", "cached"):
                 key = (kind, model, direction)
                 units[key] = units.get(key, 0) + getattr(tally, direction)

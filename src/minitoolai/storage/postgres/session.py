@@ -92,7 +92,7 @@ def display_address(url: str) -> str:
     except psycopg.ProgrammingError:
         # libpq's message would contain parts of the address.
         raise SettingsError(
-            "MINITOOLAI_DATABASE_URL is not a valid PostgreSQL address; "
+            "MINITOOLAI_DATABASE_URL is not a PostgreSQL address; "
             "write it like postgresql://user:password@host:5432/minitoolai, with special characters as %XX"
         ) from None
     host = parts.get("host") or "the local socket"
