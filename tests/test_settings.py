@@ -61,7 +61,7 @@ def test_a_wrong_value_is_refused_with_the_variable_and_what_is_expected(name: s
     with pytest.raises(SettingsError) as refusal:
         load_settings({PREFIX + name: text})
     message = str(refusal.value)
-    assert message.startswith(f"{PREFIX}{name}={text!r} is wrong")
+    assert message.startswith(f"{PREFIX}{name}={text!r} is invalid")
     assert expected in message
 
 
@@ -99,7 +99,7 @@ def test_the_command_line_wins_over_the_environment_where_it_says_something() ->
 
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_a_wrong_port_on_the_command_line_is_refused_too(port: int) -> None:
-    with pytest.raises(SettingsError, match=rf"--port={port} is wrong: it must be 0 to 65535"):
+    with pytest.raises(SettingsError, match=rf"--port={port} is invalid: it must be 0 to 65535"):
         load_settings({}, port=port)
 
 

@@ -157,13 +157,13 @@ class MetricsPage:
 
     def _writer(self, made: _Families) -> None:
         writer = self._sources.shared.writer
-        counts, (waiting, put_off) = writer.counts, writer.waiting()
+        counts, (queued, deferred) = writer.counts, writer.backlog()
         made.add("minitoolai_writer_commits_total", counts.commits)
         made.add("minitoolai_writer_replays_total", counts.replays)
         made.add("minitoolai_writer_failures_total", counts.failures)
         made.add("minitoolai_shortfall_dollars_total", counts.shortfall * NANO)
-        made.add("minitoolai_writer_waiting", waiting)
-        made.add("minitoolai_writer_put_off", put_off)
+        made.add("minitoolai_writer_waiting", queued)
+        made.add("minitoolai_writer_put_off", deferred)
         made.histogram("minitoolai_writer_operations", counts.sizes, 1)
         made.histogram("minitoolai_writer_commit_seconds", counts.took, US)
 

@@ -15,7 +15,7 @@ from minitoolai.billing.charging import Charging, Reservation, durable, state_af
 from minitoolai.core.catalog import Catalog, SpeechModel, VoiceEntry, find_voice
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import EngineError, EngineTimeout, InvalidRequest, Overloaded, ServiceError
-from minitoolai.core.in_flight import Checkpoints, InFlight
+from minitoolai.core.in_flight import CheckpointSchedule, InFlight
 from minitoolai.core.inference import SpeechRequest
 from minitoolai.core.models import Caller, NewGeneration, Outcome
 from minitoolai.engines.protocols import SpeechEngine, SpokenAnswer
@@ -74,7 +74,7 @@ class SpeechRun:
         self._answer: SpokenAnswer | None = None
         self._charge: asyncio.Future[Result] | None = None
         self._started_s = self._moved_s = service.clock.steady_s()
-        self._checkpoints = Checkpoints(self._started_s)
+        self._checkpoints = CheckpointSchedule(self._started_s)
         self._first_sound_s: float | None = None
 
     async def open(self) -> None:
