@@ -203,7 +203,7 @@ def test_a_key_is_replaced_while_both_live_and_share_a_budget(account: Account) 
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--budget-daily", "lots", "is not an amount of dollars"),
+        ("--budget-daily", "lots", "is not an amount in dollars"),
         ("--expires", "soon", "write 30d, 12h, or a date"),
         ("--expires", "2001-01-01", "has passed"),
         ("--allow-ip", "300.1.1.1", "no address and no network"),

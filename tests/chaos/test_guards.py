@@ -253,11 +253,11 @@ def test_without_the_check_of_the_attempt_the_model_notices() -> None:
 
 
 def test_without_the_renewal_of_leases_the_model_notices() -> None:
-    assert notices("    hold.lease_until_ms = max(hold.lease_until_ms or 0, ask.lease_until_ms)\n", "")
+    assert notices("    hold.lease_until_ms = max(hold.lease_until_ms or 0, operation.lease_until_ms)\n", "")
 
 
 def test_without_waiting_for_leases_the_model_notices() -> None:
-    assert notices("(hold.lease_until_ms > ask.now_ms and not ask.forced)", "False")
+    assert notices("(hold.lease_until_ms > operation.now_ms and not operation.forced)", "False")
 
 
 def test_without_the_memory_of_references_the_tables_refuse() -> None:

@@ -44,10 +44,10 @@ def test_answers_that_do_not_wait_for_their_charge_are_found_out() -> None:
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("account, hold.progress, ask.now_ms, outcome)", "account, hold.amount, ask.now_ms, outcome)"),
-        ("    hold.lease_until_ms = max(hold.lease_until_ms or 0, ask.lease_until_ms)\n", ""),
+        ("account, hold.progress, operation.now_ms, outcome)", "account, hold.amount, operation.now_ms, outcome)"),
+        ("    hold.lease_until_ms = max(hold.lease_until_ms or 0, operation.lease_until_ms)\n", ""),
         (
-            "    hold.progress = max(hold.progress, min(ask.progress, hold.amount))\n",
+            "    hold.progress = max(hold.progress, min(operation.progress, hold.amount))\n",
             "    hold.progress = hold.amount\n",
         ),
     ],

@@ -42,10 +42,10 @@ def run_walks(seeds: int, *, every: int = 1, seed: int = 1, url: str = "") -> Wa
             except Exception as error:  # noqa: BLE001 - whatever it was, it is a violation
                 tally.violations.append(f"walk {number}: {error!r}"[:500])
             tally.seeds += 1
-        for what, tree in list(mutants(Path(rules.__file__).read_text("utf-8")))[::every]:
+        for mutant in list(mutants(Path(rules.__file__).read_text("utf-8")))[::every]:
             tally.mutants += 1
-            if _survives(tree, books):
-                tally.survivors.append(what)
+            if _survives(mutant.tree, books):
+                tally.survivors.append(": ".join(mutant.place))
             else:
                 tally.killed += 1
     if tally.killed < KILLED * tally.mutants:

@@ -81,7 +81,7 @@ def test_a_password_is_read_from_standard_input_and_kept_as_a_hash(cli: Cli) -> 
 REFUSED = [
     (("account", "create", "ann"), "is not an e-mail address; write it like ann@example.com"),
     (("account", "create", ANN), "already has an account"),
-    (("account", "create", "bob@example.com", "--credit", "five"), "is not an amount of dollars; write it like 5.00"),
+    (("account", "create", "bob@example.com", "--credit", "five"), "is not an amount in dollars; write it like 5.00"),
     (("account", "create", "bob@example.com", "--credit", "-5"), "more than zero"),
     (("account", "create", "bob@example.com", "--password-stdin"), "at least 8 characters"),
     (("key", "create", "bob@example.com"), "make it with: minitoolai account create bob@example.com"),

@@ -17,7 +17,7 @@ from minitoolai.core.errors import EngineError, Overloaded, ServiceError
 TICK_S = 0.5
 #: Tick responses in this many groups per TICK_S, so that a new request never waits behind thousands of ticks.
 TICK_GROUPS = 10
-#: Maximum age of the last checkpoint. What was produced since is the operator's loss if the process dies.
+#: Maximum age of the last checkpoint. Output produced since is the operator's loss if the process dies.
 CHECKPOINT_EVERY_S = 1.0
 #: Fill a group up to this size before using the next one, so that checkpoints share a commit.
 MIN_GROUP_SIZE = 32

@@ -85,7 +85,7 @@ class SpeechRequest(msgspec.Struct):
 
 
 class SpeechSegment(msgspec.Struct, frozen=True):
-    """Part of a text that is spoken at once, usually a sentence. `characters` of the text precede its end."""
+    """Part of a text that is spoken as one unit, usually a sentence. `characters` of the text precede its end."""
 
     text: str
     characters: int

@@ -138,7 +138,7 @@ class EngineAttempt(msgspec.Struct, frozen=True):
 
 
 class NewGeneration(msgspec.Struct, frozen=True):
-    """What is known of a generation when its hold is placed. Prices are nano-dollars per unit, fixed from then on."""
+    """Properties of a generation when its hold is placed. Prices are nano-dollars per unit, fixed from then on."""
 
     kind: Kind
     model: str
@@ -295,7 +295,7 @@ class JobRow(msgspec.Struct, frozen=True):
 class MarginRow(msgspec.Struct, frozen=True):
     """Revenue and upstream cost of one model on one engine.
 
-    `sold_with_known_cost` is the part of `sold` whose upstream cost is known.
+    `sold_with_known_cost` is the part of `sold` with a known upstream cost.
     """
 
     model: str
@@ -316,7 +316,7 @@ class KeyRow(msgspec.Struct, frozen=True):
     created_ms: int
     revoked_ms: int | None
     rules: KeyRules = UNRESTRICTED
-    #: ID of the first key of its rotation group, whose keys share limits and budgets. None: the key itself.
+    #: ID of the first key of its rotation group. The keys of a group share limits and budgets. None: the key itself.
     rotation_group: str | None = None
 
 
@@ -378,7 +378,7 @@ class Payment(msgspec.Struct, frozen=True):
 
     @property
     def owed(self) -> int:
-        """Return what was reversed but could not be taken back from the account yet."""
+        """Return the reversed amount that could not be taken back from the account yet."""
         return max(self.moved - (self.paid - self.reversed), 0)
 
 

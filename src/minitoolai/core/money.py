@@ -61,7 +61,7 @@ def price_per_image(dollars: str) -> int:
         raise ValueError(f"{dollars!r} is not a price; write it like 0.0015")
     nano = Decimal(dollars) * NANO_PER_DOLLAR
     if len(_decimals(dollars)) > 9 or nano > LARGEST_PRICE_NANO:
-        raise ValueError(f"{dollars!r} per image is not a whole number of nano-dollars, up to $1")
+        raise ValueError(f"{dollars!r} per image is not a whole number of nano-dollars, at most $1")
     return int(nano)
 
 

@@ -69,7 +69,7 @@ def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
     if existing is not None and existing.account_id != operation.account_id:
         return UnknownAccountOrHold()
     if existing is not None:
-        # The hold exists: a COMMIT whose response was lost is replayed. Return the result from the row.
+        # The hold exists: a COMMIT without a response is replayed. Return the result from the row.
         return Held(
             existing.amount, (existing.amount - operation.base) // operation.unit if operation.unit else operation.units
         )

@@ -62,7 +62,7 @@ def save(connection: Connection, state: LedgerState) -> None:
 
 
 def find(connection: Connection, claim_id: str) -> IdempotencyRow | None:
-    """Return what is stored for a key, or None."""
+    """Return the row of a key, or None."""
     rows = connection.execute(
         "SELECT i.fingerprint, i.hold_id, i.created_ms, h.state, h.settled, i.status, i.headers, i.body"
         " FROM idempotency_keys i JOIN holds h ON h.id = i.hold_id WHERE i.id = ?",

@@ -44,7 +44,7 @@ def load_queues(connection: Connection, operations: Sequence[Operation], state: 
 
 
 def save_requeued(connection: Connection, state: LedgerState) -> None:
-    """Write jobs whose attempt failed, before the jobs that ended in the same batch."""
+    """Write jobs with a failed attempt, before the jobs that ended in the same batch."""
     changed = [
         (job.state, job.failures, job.lease_until_ms, key, job.attempt) for key, job in state.jobs.items() if job.dirty
     ]
@@ -152,7 +152,7 @@ class LeaseRenewal(msgspec.Struct, frozen=True):
 
 
 def renew_leases(connection: Connection, renewals: Sequence[LeaseRenewal], lease_until_ms: int) -> set[int]:
-    """Extend the leases, store the progress, and return the jobs whose attempt is no longer the running one."""
+    """Extend the leases, store the progress, and return the jobs with another running attempt, or none."""
     # Lock in the same order as the ledger.
     connection.select_by_ids("SELECT id FROM generations WHERE id IN (…)", [one.id for one in renewals], lock=True)
     connection.execute_many(
@@ -167,7 +167,7 @@ def renew_leases(connection: Connection, renewals: Sequence[LeaseRenewal], lease
 
 
 def expired_leases(connection: Connection, lease_before_ms: int) -> list[tuple[int, int, int]]:
-    """Return (job, account, attempt) of running jobs whose lease ended before this time."""
+    """Return (job, account, attempt) of running jobs with a lease that ended before this time."""
     rows = connection.execute(
         "SELECT id, account_id, attempt FROM generations WHERE kind = 'image' AND state = 'running'"
         " AND lease_until_ms < ? ORDER BY id LIMIT 512",

@@ -236,7 +236,7 @@ def _generation_row(hold: PlaceHold) -> tuple[object, ...]:
 
 
 def expired_chat_holds(connection: Connection, lease_before_ms: int) -> list[tuple[int, int]]:
-    """Return (hold, account) of pending chat and speech holds whose lease ended before this time."""
+    """Return (hold, account) of pending chat and speech holds with a lease that ended before this time."""
     return [
         (row[0], row[1])
         for row in connection.execute(

@@ -90,7 +90,7 @@ def payment_by_intent(connection: Connection, intent: str) -> Payment | None:
 
 
 def update_payment(connection: Connection, payment: Payment) -> None:
-    """Update a payment with the provider's amounts and what was credited. The caller has locked the account."""
+    """Update a payment with the provider's amounts and the credited amount. The caller has locked the account."""
     connection.execute(
         "UPDATE payments SET intent = ?, paid = ?, reversed = ?, moved = ?, version = ?, looks = ?, state = ?,"
         " changed_ms = ? WHERE id = ?",

@@ -1,4 +1,4 @@
-"""Delete rows whose retention period is over: results and prompts of image jobs, sessions, links and events.
+"""Delete rows after their retention period: results and prompts of image jobs, sessions, links and events.
 
 Every function handles a small batch of rows, so that no transaction is long.
 """

@@ -112,7 +112,7 @@ api_keys = Table(
     Column("secret_hmac", LargeBinary, nullable=False),
     Column("created_ms", Int64, nullable=False),
     Column("revoked_ms", Int64),
-    # `rules`: KeyRules as JSON (core/models.py). `family`: the rotation group, whose keys share limits and budgets.
+    # `rules`: KeyRules as JSON (core/models.py). `family`: the rotation group, which shares limits and budgets.
     Column("rules", Text),
     Column("family", Text),
     sqlite_strict=True,

@@ -283,7 +283,7 @@ class Writer:
         connection.close()
 
     def run_once(self, connection: Connection) -> bool:
-        """Do what the thread would do now, and return False if it would wait. Only for a writer that was not started."""
+        """Do one round of the thread's work, and return False if there is none. Only for a writer without a thread."""
         with self._lock:
             batch = self._pop_batch() if self._has_work() else []
         if batch:
