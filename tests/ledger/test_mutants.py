@@ -87,6 +87,12 @@ def test_a_mutant_is_placed_by_function_line_and_change() -> None:
     assert ast.unparse(mutant.tree).endswith("return a - b")
 
 
+def test_every_mutant_compiles() -> None:
+    """A mutant that cannot be compiled would count as killed without any test."""
+    for mutant in mutants(SOURCE):
+        load(mutant.tree, "wrong_ledger")
+
+
 #: All of them take twenty seconds, so the quick tests try every fifth.
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.acceptance)])
 def test_at_least_95_percent_of_the_mutants_of_the_ledger_are_killed(

@@ -90,7 +90,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[int, str, Callable[[Any], object]]
         wrong_bool = ast.And if isinstance(node.op, ast.Or) else ast.Or
         yield line, wrong_bool.__name__, lambda n: setattr(n, "op", wrong_bool())
         for place in range(len(node.values)):
-            yield line, f"without part {place + 1}", lambda n, place=place: n.values.pop(place)
+            yield line, f"without part {place + 1}", lambda n, place=place: _remove_part(n, place)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):
         other = "max" if node.func.id == "min" else "min"
         yield line, other, lambda n: setattr(n.func, "id", other)
@@ -110,6 +110,13 @@ def _changes(node: ast.AST) -> Iterator[tuple[int, str, Callable[[Any], object]]
         for place, statement in enumerate(node.body):
             if isinstance(statement, ast.Assign | ast.AugAssign) or _is_call(statement):
                 yield statement.lineno, "left out", lambda n, place=place: n.body.__setitem__(place, ast.Pass())
+
+
+def _remove_part(node: ast.BoolOp, place: int) -> None:
+    node.values.pop(place)
+    if len(node.values) == 1:
+        # A BoolOp with one value does not compile, so repeat it: `a or a` means `a`.
+        node.values.append(node.values[0])
 
 
 def _is_call(statement: ast.stmt) -> bool:
