@@ -75,11 +75,11 @@ def test_a_job_is_claimed_once_with_a_lease(books: TemporaryBooks, account: int)
 
 
 def test_a_renewal_moves_lease_and_step_of_the_running_attempt_only(books: TemporaryBooks, account: int) -> None:
-    submit(books, account, 1, 2, 3)
-    claim(books, 1, 2)
+    submit(books, account, 11, 12, 13)
+    claim(books, 11, 12)
     with books.connection.transaction():
-        renewals = [LeaseRenewal(1, 1, 5), LeaseRenewal(2, 2, 6), LeaseRenewal(3, 1, 7)]
-        assert jobs.renew_leases(books.connection, renewals, LEASE_MS + 5) == {2, 3}
+        renewals = [LeaseRenewal(11, 1, 5), LeaseRenewal(12, 2, 6), LeaseRenewal(13, 1, 7)]
+        assert jobs.renew_leases(books.connection, renewals, LEASE_MS + 5) == {12, 13}
     rows = books.rows("SELECT lease_until_ms, step FROM generations ORDER BY id")
     assert rows == [(LEASE_MS + 5, 5), (NOON_MS + 10_000, 0), (None, 0)]
 
