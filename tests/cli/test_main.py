@@ -283,7 +283,7 @@ def test_doctor_tells_of_a_database_that_is_none(cli: Cli) -> None:
         ("MINITOOLAI_LOG_LEVEL", "loud", "debug, info, warning or error"),
         ("MINITOOLAI_CATALOG", "/absent/catalog.toml", "set MINITOOLAI_CATALOG to a file"),
         ("MINITOOLAI_OPNAI_API_KEY", "sk-x", "names no engine of the catalog; its engines are fake, up"),
-        ("MINITOOLAI_DATABASE_URL", "mysql://ann:pw@h/d", "unset it to keep the books in MINITOOLAI_DATA_DIR"),
+        ("MINITOOLAI_DATABASE_URL", "mysql://ann:pw@h/d", "unset it to use a file in MINITOOLAI_DATA_DIR"),
         ("MINITOOLAI_DATA_DIR", "/proc/nowhere", "cannot create the data folder /proc/nowhere"),
     ],
 )

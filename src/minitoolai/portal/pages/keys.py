@@ -45,10 +45,10 @@ def read_name(visit: PageRequest) -> str:
 
 def read_rules(visit: PageRequest, models: Iterable[str], old: KeyRules = UNRESTRICTED) -> KeyRules:
     """The rules of the form. `old`: those the key had; what of them is sent as it was stays as it was."""
-    ledger = {name: _dollars(visit, name) for name in BUDGETS}
+    budgets = {name: _dollars(visit, name) for name in BUDGETS}
     counts = {name: _count(visit, name) for name in COUNTS}
     return KeyRules(
-        **ledger,  # type: ignore[arg-type]
+        **budgets,  # type: ignore[arg-type]
         expires_ms=_ending(visit, old.expires_ms),
         models=_models(visit, {*models, *old.models}),
         allow_ip=_networks(visit),
@@ -172,7 +172,7 @@ class Shown(msgspec.Struct, frozen=True):
 
     row: KeyRow
     used_ms: int | None
-    ledger: dict[str, tuple[int, int]]
+    budgets: dict[str, tuple[int, int]]
     is_over: bool
     #: Whether it ends with a day, so that the day says it all.
     ends_with_day: bool
