@@ -82,7 +82,7 @@ def test_a_backup_of_either_database_brings_every_row_back_into_either(
     # Numbers that the database gives out go on where they were.
     accounts.grant_credit(new, build_parser().parse_args(["credit", "grant", "ann@example.com", "1.00"]))
     assert commands.read(new, ledger.broken_invariants) == {}
-    with pytest.raises(StoreError, match="rows in"):
+    with pytest.raises(StoreError, match="already has rows"):
         command(new, "restore", file)
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_or_short_file_restores_nothing(make: Make, tmp_path: Path) ->
     other = tmp_path / "other.tar.gz"
     with tarfile.open(other, "w:gz") as tar:
         tar.add(__file__, "notes.txt")
-    with pytest.raises(StoreError, match="no backup of ours"):
+    with pytest.raises(StoreError, match="not a MiniToolAI backup"):
         command(make("sqlite", "newer"), "restore", str(other))
     file.write_bytes(whole)
     assert command(make("sqlite", "good"), "restore", str(file)) == 0

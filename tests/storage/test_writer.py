@@ -46,7 +46,7 @@ async def begin(writer: Writer) -> None:
     """Let the queued `busy` change reach the writer's thread."""
     for _ in range(200):
         await asyncio.sleep(0.005)
-        if not writer._tickets:
+        if not writer._queue:
             return
 
 
