@@ -60,6 +60,7 @@ def test_32_mixed_requests_come_out_as_they_do_one_at_a_time(engine: SketchEngin
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_a_model_call_of_many_rows_costs_less_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     """Processor time on one thread, the best of several: whatever else the machine does changes little of it.
 
