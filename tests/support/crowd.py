@@ -8,7 +8,7 @@ import time
 from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock, first_id_at
 from minitoolai.core.money import parse_dollars
-from minitoolai.storage import accounts, users
+from minitoolai.storage import accounts, reports, users
 from minitoolai.storage.database import Connection
 from minitoolai.storage.reports import MS_PER_DAY
 from tests.support.browse import Visitor
@@ -56,7 +56,7 @@ def _fill(connection: Connection) -> None:
         (clock.new_id(), account_id, account_id, "grant", 10**9, "A reason", clock.now_ms()) for _ in range(ACTIONS)
     ]
     connection.execute_many(
-        f"INSERT INTO admin_actions ({admin.ACTION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO admin_actions ({reports.ACTION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
         done,
     )
 
