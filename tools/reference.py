@@ -13,7 +13,6 @@ import minitoolai
 from minitoolai.api.openapi import describe
 from minitoolai.cli.main import build_parser
 from minitoolai.core import catalog, errors
-from minitoolai.core import catalog as voices
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.money import format_dollars
 from minitoolai.http.errors import TABLE
@@ -251,8 +250,8 @@ def _catalog() -> str:
         "validated strictly: a mistake stops the server at startup, with the line and a remedy.\n\n"
         f"## `[engines.NAME]`\n\n{_keys(catalog.EngineEntry)}\n"
         f'## `[chat."MODEL"]`\n\n{_keys(catalog.ChatEntry)}\n'
-        f'## `[speech."MODEL"]`\n\n{_keys(voices.SpeechEntry)}\n'
-        f"## `voices`\n\n{_keys(voices.VoiceEntry)}\n"
+        f'## `[speech."MODEL"]`\n\n{_keys(catalog.SpeechEntry)}\n'
+        f"## `voices`\n\n{_keys(catalog.VoiceEntry)}\n"
         f"## `image_tokens`\n\n{_keys(catalog.ImageTokens)}\n"
         f'## `[embedding."MODEL"]`\n\n{_keys(catalog.EmbeddingEntry)}\n'
         f'## `[image."MODEL"]`\n\n{_keys(catalog.ImageEntry)}\n'

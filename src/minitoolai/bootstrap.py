@@ -27,7 +27,7 @@ from minitoolai.images.build import build as build_images
 from minitoolai.ledger.rules import decide
 from minitoolai.observability.metrics import MetricSources
 from minitoolai.observability.tracing import Tracing, make_tracing
-from minitoolai.paths import catalog_path, database_url, pepper
+from minitoolai.paths import catalog_path, database_url, load_secret_keys
 from minitoolai.portal.site import Site
 from minitoolai.portal_wiring import make_site
 from minitoolai.settings import Settings
@@ -79,7 +79,7 @@ def build(settings: Settings) -> Services:
     writer = Writer(database, decide)
     limits = build_limits(settings, clock)
     http = HttpClient()
-    secret_key = pepper(settings)
+    secret_key = load_secret_keys(settings)
     charging = Charging(writer, clock, limits, spans=spans)
     shared = SharedServices(catalog, clock, database, writer, charging, InFlight(clock), http, secret_key, spans)
     caps = make_caps(catalog)

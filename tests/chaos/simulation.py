@@ -165,7 +165,7 @@ class Simulation:
             tasks += [asyncio.ensure_future(self._customer(charging, is_up)) for _ in range(self._draw.randint(1, 5))]
         try:
             while self._now_s() < TROUBLE_S + REST_S:
-                is_quiet = not writer.step(store)
+                is_quiet = not writer.run_once(store)
                 await asyncio.sleep(self._draw.uniform(0.0005, 0.02) if self._now_s() < TROUBLE_S else 0.5)
                 if is_quiet and self._now_s() >= TROUBLE_S:
                     await asyncio.sleep(1)

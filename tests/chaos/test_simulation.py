@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.ledger import rules as ledger
+from minitoolai.ledger import rules
 from tests.chaos.simulation import Simulation, run_simulation
 from tests.support.mutants import load
 
@@ -44,17 +44,17 @@ def test_answers_that_do_not_wait_for_their_charge_are_found_out() -> None:
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("account, hold.progress, ask.now_ms, outcome)", "account, hold.amount, ask.now_ms, outcome)"),
-        ("    hold.lease_until_ms = max(hold.lease_until_ms or 0, ask.lease_until_ms)\n", ""),
+        ("account, hold.progress, operation.now_ms, outcome)", "account, hold.amount, operation.now_ms, outcome)"),
+        ("    hold.lease_until_ms = max(hold.lease_until_ms or 0, operation.lease_until_ms)\n", ""),
         (
-            "    hold.progress = max(hold.progress, min(ask.progress, hold.amount))\n",
+            "    hold.progress = max(hold.progress, min(operation.progress, hold.amount))\n",
             "    hold.progress = hold.amount\n",
         ),
     ],
     ids=["recovery takes all", "leases are not renewed", "a checkpoint counts as the whole"],
 )
 def test_a_wrong_ledger_is_found_out(right: str, wrong: str) -> None:
-    source = Path(ledger.__file__).read_text("utf-8")
+    source = Path(rules.__file__).read_text("utf-8")
     assert source.count(right) == 1
     weak = load(ast.parse(source.replace(right, wrong)), "weak_ledger").decide
     found = [

@@ -14,7 +14,7 @@ from minitoolai.chat.router import Route
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import ServiceError
-from minitoolai.core.in_flight import CHECKPOINT_EVERY_S, TICK_S, Checkpoints, InFlight
+from minitoolai.core.in_flight import CHECKPOINT_EVERY_S, TICK_S, CheckpointSchedule, InFlight
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller
 from minitoolai.engines.chat.fake import FakeEngine
@@ -104,7 +104,7 @@ def test_after_a_pause_the_ticker_goes_on_from_there_and_does_not_catch_up() -> 
 @pytest.mark.parametrize("first_tick_s", [0.001, 0.1, 0.25, 0.251, 0.3, 0.499, TICK_S])
 def test_no_checkpoint_comes_later_than_a_second_after_the_last_or_the_start(first_tick_s: float) -> None:
     started_s = 4096.0
-    checkpoints = Checkpoints(started_s)
+    checkpoints = CheckpointSchedule(started_s)
     ticks = [started_s + first_tick_s + number * TICK_S for number in range(20)]
     at_s = [started_s, *(tick for tick in ticks if checkpoints.is_due(tick))]
     assert len(at_s) >= 10

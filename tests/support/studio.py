@@ -13,7 +13,7 @@ from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import EngineError, StoreError
 from minitoolai.core.in_flight import InFlight
-from minitoolai.core.inference import ImageAsk, ImageJob, Submitted
+from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob
 from minitoolai.core.models import Caller
 from minitoolai.core.signing import UrlSigner
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress
@@ -21,7 +21,7 @@ from minitoolai.images.moderation import Policies
 from minitoolai.images.progress import JobEvents
 from minitoolai.images.service import ImageService
 from minitoolai.images.worker import ImageWorker
-from minitoolai.storage.object_store import LocalObjects
+from minitoolai.storage.object_store import LocalObjectStore
 from tests.support.books import TemporaryBooks
 
 PRICE = 1_500_000
@@ -70,7 +70,7 @@ class Painter:
             self.at_once -= 1
 
 
-class Shelf(LocalObjects):
+class Shelf(LocalObjectStore):
     """A store that is full while `fault` is set."""
 
     fault: str | None = None
@@ -148,20 +148,22 @@ class Studio:
 
     # ── in few words ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def submit(self, account: int, prompt: str = "a sun", *, model: str = "first", **fields: Any) -> Submitted:
+    async def submit(self, account: int, prompt: str = "a sun", *, model: str = "first", **fields: Any) -> SubmittedJob:
         asked = {"width": 256, "height": 256} | fields
-        return await self.service.submit(Caller(account, "key000000001"), ImageAsk(model=model, prompt=prompt, **asked))
+        return await self.service.submit(
+            Caller(account, "key000000001"), ImageJobRequest(model=model, prompt=prompt, **asked)
+        )
 
-    async def look(self, job: Submitted) -> ImageJob:
+    async def look(self, job: SubmittedJob) -> ImageJob:
         return await self.service.look(job.job_id, job.signature)
 
-    async def end(self, job: Submitted, timeout_s: float = 20.0) -> ImageJob:
+    async def end(self, job: SubmittedJob, timeout_s: float = 20.0) -> ImageJob:
         """The job once it is over."""
         ended = await self.service.wait(job, timeout_s)
         assert ended.is_over, ended
         return ended
 
-    def row(self, job: Submitted) -> tuple[Any, ...]:
+    def row(self, job: SubmittedJob) -> tuple[Any, ...]:
         """State, attempt, failures, what was charged."""
         return self.books.rows(
             "SELECT g.state, g.attempt, g.failures, h.settled FROM generations g JOIN holds h ON h.id = g.id"

@@ -10,7 +10,6 @@ from minitoolai.core.clock import Clock
 from minitoolai.core.errors import Overloaded
 from minitoolai.ledger.types import Recover, Settled
 from minitoolai.storage import ledger
-from minitoolai.storage import ledger as audit
 from minitoolai.storage.database import Database, Row
 from minitoolai.storage.writer import Writer
 
@@ -55,7 +54,7 @@ class Auditor:
         while True:
             now_ms = self._clock.now_ms()
             before_ms = FOREVER_MS if all_of_them else now_ms
-            lost = await self._database.read_async(ledger.pending_chat_holds, before_ms)
+            lost = await self._database.read_async(ledger.expired_chat_holds, before_ms)
             futures = [
                 self._writer.submit(Recover(hold, account, now_ms, forced=all_of_them)) for hold, account in lost
             ]
@@ -70,7 +69,7 @@ class Auditor:
 
     async def check(self) -> dict[str, list[Row]]:
         """Every invariant on one snapshot; what breaks is logged as an alarm."""
-        self.broken = await self._database.read_async(audit.broken_invariants)
+        self.broken = await self._database.read_async(ledger.broken_invariants)
         self.checked_ms = self._clock.now_ms()
         self.checked_s = self._clock.steady_s()
         for name, rows in self.broken.items():

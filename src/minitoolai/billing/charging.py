@@ -24,7 +24,7 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.meters import Meters
-from minitoolai.core.models import Caller, Claim, GenerationState, NewGeneration, Outcome
+from minitoolai.core.models import Caller, GenerationState, IdempotencyClaim, NewGeneration, Outcome
 from minitoolai.core.money import format_dollars
 from minitoolai.core.tracing import Spans
 from minitoolai.ledger.types import (
@@ -38,7 +38,7 @@ from minitoolai.ledger.types import (
     Result,
     Settle,
     Settled,
-    Unknown,
+    UnknownAccountOrHold,
 )
 from minitoolai.storage.writer import Writer
 
@@ -192,7 +192,7 @@ class Charging:
             generation=generation,
             claim=claim,
             queue_limit=queue_limit,
-            budget=caller.rules.budget(caller.family) if caller.rules is not None else None,
+            budget=caller.rules.budget(caller.rotation_group) if caller.rules is not None else None,
         )
         future = self._writer.submit(hold)
         assert future is not None
@@ -268,7 +268,7 @@ async def durable(charge: asyncio.Future[Result], *, within_s: float) -> None:
         verdict = await charge
     finally:
         timer.cancel()
-    if isinstance(verdict, Unknown):
+    if isinstance(verdict, UnknownAccountOrHold):
         raise StoreError("the books do not know the hold of this charge; nothing was charged")
 
 
@@ -289,7 +289,7 @@ def charged(verdict: Result) -> int:
     return verdict.cost if isinstance(verdict, Settled) else 0
 
 
-def _first_use(claim: Claim, hold_id: int) -> Claim | None:
+def _first_use(claim: IdempotencyClaim, hold_id: int) -> IdempotencyClaim | None:
     """A request may place several holds; its Idempotency-Key is claimed with the first."""
     if claim.hold_id is not None:
         return None

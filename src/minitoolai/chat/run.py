@@ -17,7 +17,7 @@ from minitoolai.chat.normalizer import BYTES_PER_TOKEN, ChunkNormalizer, whole_a
 from minitoolai.chat.router import Route, written
 from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineFull, EngineTimeout, ServiceError
-from minitoolai.core.in_flight import Checkpoints
+from minitoolai.core.in_flight import CheckpointSchedule
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ChatAnswer, ChatEngine
@@ -37,7 +37,7 @@ class Home(Protocol):
     def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
         """Seconds to the first token, and in all."""
 
-    def purchase(self, model: str, engine: str, usage: Usage) -> int | None:
+    def upstream_cost(self, model: str, engine: str, usage: Usage) -> int | None:
         """What the engine charges us, in nano-dollars, where that is known."""
 
     def forget(self, run: ChatRun) -> bool:
@@ -67,7 +67,7 @@ class ChatRun:
         self._created_s = created_ms(reservation.hold_id) // 1000
         self.events = self._new_events()
         self.started_s = self._asked_s = self._silent_since_s = service.clock.steady_s()
-        self._checkpoints = Checkpoints(self.started_s)
+        self._checkpoints = CheckpointSchedule(self.started_s)
         self._first_token_s: float | None = None
         self._spoke = False
         self._prompt_tokens = request.text_bytes // BYTES_PER_TOKEN if prompt_tokens is None else prompt_tokens
@@ -317,7 +317,7 @@ class ChatRun:
             first_token_ms=None if first_s is None else round((first_s - self.started_s) * 1000),
             engine=self.route.served_by_another,
             attempts=written(self.route.attempts),
-            purchase=self._service.purchase(self.request.model, self.engine.name, usage),
+            upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, usage),
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────

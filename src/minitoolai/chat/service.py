@@ -173,9 +173,9 @@ class ChatService:
             return self.catalog.embedding_model(request.model)
         return self.catalog.chat_model(request.model)
 
-    def purchase(self, model: str, engine: str, usage: Usage) -> int | None:
+    def upstream_cost(self, model: str, engine: str, usage: Usage) -> int | None:
         """What the engine charges us for this, in nano-dollars; None where the catalog does not say."""
-        price = self.catalog.purchases.get((engine, model))
+        price = self.catalog.upstream_costs.get((engine, model))
         return None if price is None else pricing.chat_cost(*price, usage)
 
     def forget(self, run: ChatRun) -> bool:

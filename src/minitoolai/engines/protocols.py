@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from minitoolai.core.catalog import VoiceEntry
-from minitoolai.core.inference import ChatRequest, Piece, Sound, SpeechRequest
+from minitoolai.core.inference import AudioChunk, ChatRequest, SpeechRequest, SpeechSegment
 
 
 class ChatAnswer(Protocol):
@@ -213,7 +213,7 @@ class BatchEngine(Protocol):
 class SpokenAnswer(Protocol):
     """A text being spoken. Whoever opened it closes it, on every path."""
 
-    async def next_sound(self) -> Sound | None:
+    async def next_sound(self) -> AudioChunk | None:
         """What is spoken next, None at the end; nothing is spoken ahead of what is asked for. EngineError."""
 
     async def close(self) -> None:
@@ -240,7 +240,7 @@ class SpeechEngine(Protocol):
     def check_capacity(self) -> None:
         """Overloaded if a request sent now would not even be queued."""
 
-    async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[Piece]) -> SpokenAnswer:
+    async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[SpeechSegment]) -> SpokenAnswer:
         """Take a voice; the pieces together are the text. Overloaded, EngineError."""
 
     async def start(self) -> None:

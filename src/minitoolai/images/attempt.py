@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import EngineRefused, ServiceError, StoreError
-from minitoolai.core.inference import ImageAsk, decode_ask
+from minitoolai.core.inference import ImageJobRequest, decode_image_job_request
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Outcome
 from minitoolai.core.tracing import Attributes, Span, Spans, child_span
@@ -45,7 +45,7 @@ class JobAttempt:
         self._home = home
         self.job = job
         self.engine = engine
-        self.ask: ImageAsk = decode_ask(job.request)
+        self.ask: ImageJobRequest = decode_image_job_request(job.request)
         self.key = engine.batch_key(job.model, self.ask.width, self.ask.height)
         self.step = 0
         self._on_step = on_step

@@ -47,7 +47,7 @@ def build(settings: Settings, shared: SharedServices) -> Images:
     engines = make_image_engines(shared.catalog, settings, shared.http)
     database, writer, clock = shared.database, shared.writer, shared.clock
     objects = build_object_store(settings)
-    signer = UrlSigner(shared.secret_key.derived(b"signatures"))
+    signer = UrlSigner(shared.secret_key.derive(b"signatures"))
     service = ImageService(
         shared.catalog,
         engines,

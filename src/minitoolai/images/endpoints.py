@@ -27,7 +27,7 @@ from minitoolai.core.errors import (
     StoreError,
 )
 from minitoolai.core.in_flight import InFlight
-from minitoolai.core.inference import ImageAsk, ImageJob, Submitted
+from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob
 from minitoolai.core.models import Caller
 from minitoolai.core.money import format_dollars
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
@@ -39,7 +39,7 @@ from minitoolai.images.request import Generate, job_number, parse_generate, pars
 from minitoolai.images.results import ImageDelivery, Links
 from minitoolai.images.results import body as job_body
 from minitoolai.images.service import ImageService
-from minitoolai.storage import accounts as account_rows
+from minitoolai.storage import accounts
 from minitoolai.storage.database import Database
 
 # (merged from images_wait) Waiting for pictures while their caller holds the line: all of them are drawn, or nothing is left behind.
@@ -52,7 +52,7 @@ async def drawn(
     jobs: ImageService,
     in_flight: InFlight,
     caller: Caller,
-    asks: Sequence[ImageAsk],
+    asks: Sequence[ImageJobRequest],
     receive: Receive,
     *,
     within_s: float,
@@ -93,9 +93,9 @@ def _result_of(waiting: asyncio.Future[list[ImageJob]]) -> list[ImageJob]:
     return waiting.result()
 
 
-async def _submit_all(jobs: ImageService, caller: Caller, asks: Sequence[ImageAsk]) -> list[Submitted]:
+async def _submit_all(jobs: ImageService, caller: Caller, asks: Sequence[ImageJobRequest]) -> list[SubmittedJob]:
     """All of them, or none."""
-    submitted: list[Submitted] = []
+    submitted: list[SubmittedJob] = []
     try:
         for ask in asks:
             submitted.append(await jobs.submit(caller, ask))
@@ -106,7 +106,7 @@ async def _submit_all(jobs: ImageService, caller: Caller, asks: Sequence[ImageAs
 
 
 async def _all_over(
-    jobs: ImageService, in_flight: InFlight, submitted: Sequence[Submitted], within_s: float
+    jobs: ImageService, in_flight: InFlight, submitted: Sequence[SubmittedJob], within_s: float
 ) -> list[ImageJob]:
     waits = [asyncio.ensure_future(jobs.wait(one, within_s)) for one in submitted]
     pending: set[asyncio.Future[ImageJob]] = set(waits)
@@ -125,12 +125,12 @@ async def _all_over(
     return ended
 
 
-async def _any_queued(jobs: ImageService, submitted: Sequence[Submitted]) -> bool:
+async def _any_queued(jobs: ImageService, submitted: Sequence[SubmittedJob]) -> bool:
     found = [await jobs.look(one.job_id, one.signature) for one in submitted]
     return any(job.state == "queued" for job in found)
 
 
-async def _cancel_all(jobs: ImageService, submitted: Sequence[Submitted]) -> None:
+async def _cancel_all(jobs: ImageService, submitted: Sequence[SubmittedJob]) -> None:
     for one in submitted:
         # One that cannot be cancelled now is drawn and kept like any other job.
         with contextlib.suppress(ServiceError, StoreError):
@@ -248,7 +248,7 @@ class GenerateEndpoint(_Endpoint):
         if count == 1:
             return
         needed = count * self._desk.jobs.catalog.image_model(generate.asks[0].model).price
-        available = (await self._desk.database.read_async(account_rows.balance_of, caller.account_id)).available
+        available = (await self._desk.database.read_async(accounts.balance_of, caller.account_id)).available
         if available < needed:
             raise InsufficientBalance(
                 f"{count} pictures cost ${format_dollars(needed)} and the account has ${format_dollars(available)} "

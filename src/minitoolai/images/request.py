@@ -7,9 +7,9 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from minitoolai.core.catalog import nearest
+from minitoolai.core.catalog import suggest_names
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.core.inference import ImageAsk
+from minitoolai.core.inference import ImageJobRequest
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.http.validation import integer, json_object, non_empty_text, number, shortened
 from minitoolai.httpclient.guarded import check_url
@@ -53,11 +53,11 @@ ResponseFormat = Literal["url", "b64_json"]
 class Generate(msgspec.Struct, frozen=True):
     """`POST /v1/images/generations`, checked: one ask for each picture."""
 
-    asks: list[ImageAsk]
+    asks: list[ImageJobRequest]
     form: ResponseFormat
 
 
-def parse_image(body: bytes, *, insecure_webhooks: bool = False) -> ImageAsk:
+def parse_image(body: bytes, *, insecure_webhooks: bool = False) -> ImageJobRequest:
     """The contract's own form; InvalidRequest names the field."""
     fields = json_object(body)
     _refuse_unknown(fields, _FIELDS)
@@ -111,8 +111,8 @@ def job_number(value: Any) -> int:
     raise InvalidRequest("jobid must be the number that the answer to your request gave", param="jobid")
 
 
-def _ask(fields: dict[str, Any], *, width: int, height: int) -> ImageAsk:
-    return ImageAsk(
+def _ask(fields: dict[str, Any], *, width: int, height: int) -> ImageJobRequest:
+    return ImageJobRequest(
         model=non_empty_text(fields, "model"),
         prompt=_prompt(fields),
         negative_prompt=_text(fields, "negativePrompt"),
@@ -125,7 +125,7 @@ def _ask(fields: dict[str, Any], *, width: int, height: int) -> ImageAsk:
     )
 
 
-def _numbered(ask: ImageAsk, index: int) -> ImageAsk:
+def _numbered(ask: ImageJobRequest, index: int) -> ImageJobRequest:
     """The seeds of several pictures follow each other, so that they differ and each can be drawn again."""
     if ask.seed is None or index == 0:
         return ask
@@ -161,7 +161,7 @@ def _scheduler(fields: dict[str, Any]) -> str:
     if name is None:
         return DEFAULT_SCHEDULER
     if not isinstance(name, str) or name not in SCHEDULERS:
-        known = nearest(name, dict.fromkeys(SCHEDULERS)) if isinstance(name, str) else f"on offer are {_all()}"
+        known = suggest_names(name, dict.fromkeys(SCHEDULERS)) if isinstance(name, str) else f"on offer are {_all()}"
         raise InvalidRequest(
             f"scheduler is {shortened(name)}, which is none of the {len(SCHEDULERS)}; {known}", param="scheduler"
         )
@@ -209,6 +209,6 @@ def _refuse_unknown(fields: dict[str, Any], known: tuple[str, ...]) -> None:
     for name, value in fields.items():
         if name not in known and value is not None:
             raise InvalidRequest(
-                f"{shortened(name)} is no field of this request; {nearest(name, dict.fromkeys(known))}",
+                f"{shortened(name)} is no field of this request; {suggest_names(name, dict.fromkeys(known))}",
                 param=name[:100],
             )

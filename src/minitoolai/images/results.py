@@ -75,7 +75,7 @@ class Links:
             name.endswith(".png")
             and _is_number(job)
             and _is_number(expires)
-            and self._signer.is_right(_PURPOSE, f"{job}:{expires}", signature)
+            and self._signer.verify(_PURPOSE, f"{job}:{expires}", signature)
         )
         if not is_ours:
             raise NotFound("there is no picture here: the link is not whole, or not one of this server's", param="url")
@@ -122,7 +122,7 @@ class ImageDelivery:
         """What a link leads to, without reading it. NotFound, Gone; Overloaded where the database cannot tell."""
         job_id, left_s = self._links.check(name, expires, signature)
         try:
-            row = await self._database.read_async(retention.picture_of, job_id)
+            row = await self._database.read_async(retention.find_image, job_id)
         except StoreError as error:
             raise Overloaded("the database does not answer; try again", retry_after_s=5) from error
         if row is None or row[0] != "succeeded":
@@ -142,7 +142,7 @@ class ImageDelivery:
         try:
             return await self._store.get(found.key)
         except ObjectMissing as error:
-            row = await self._database.read_async(retention.picture_of, found.job_id)
+            row = await self._database.read_async(retention.find_image, found.job_id)
             if row is not None and row[1] is None:
                 raise removed() from error
             log.error("the object %s is promised and not there", found.key)
@@ -190,7 +190,7 @@ class ImageSweeper:
         before_ms = self._clock.now_ms() - int(self._retention_days * MS_PER_DAY)
         count = 0
         while True:
-            keys: list[str] = await self._writer.run(lambda c: retention.expire_pictures(c, before_ms, BATCH))
+            keys: list[str] = await self._writer.run(lambda c: retention.expire_images(c, before_ms, BATCH))
             # The rows say so, durably: from here on nobody gets a link to these.
             for key in keys:
                 await self._store.delete(key)
@@ -210,7 +210,7 @@ class ImageSweeper:
         return count + await self._delete_strays(batch)
 
     async def _delete_strays(self, keys: list[str]) -> int:
-        strays = await self._database.read_async(retention.unpromised, keys)
+        strays = await self._database.read_async(retention.orphaned_objects, keys)
         for key in strays:
             await self._store.delete(key)
         return len(strays)

@@ -16,7 +16,7 @@ from minitoolai.core.catalog import Catalog, ImageModel
 from minitoolai.core.clock import Clock, generation_name, random_number
 from minitoolai.core.errors import NotFound, Overloaded, StoreError
 from minitoolai.core.in_flight import InFlight
-from minitoolai.core.inference import ImageAsk, ImageJob, Submitted, decode_ask
+from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob, decode_image_job_request
 from minitoolai.core.models import Caller, NewGeneration, Outcome
 from minitoolai.core.signing import UrlSigner
 from minitoolai.engines.protocols import ImageEngine
@@ -84,7 +84,7 @@ class ImageService:
         """Why none of its engines is ready."""
         return "; ".join(f"{name}: {self.engines[name].why_not_ready(model.name)}" for name in model.engines)
 
-    async def submit(self, caller: Caller, ask: ImageAsk) -> Submitted:
+    async def submit(self, caller: Caller, ask: ImageJobRequest) -> SubmittedJob:
         """Hold the price and queue the job, in one commit.
 
         ModelNotFound, ContentRefused, InsufficientBalance; RateLimited beyond the account's queued jobs; Overloaded.
@@ -117,7 +117,7 @@ class ImageService:
             queue_limit=self._queue_limit,
         )
         self._board.notify_queued()
-        return Submitted(reservation.hold_id, self._signer.sign(PURPOSE, str(reservation.hold_id)))
+        return SubmittedJob(reservation.hold_id, self._signer.sign(PURPOSE, str(reservation.hold_id)))
 
     async def look(self, job_id: int, signature: str) -> ImageJob:
         """The job as it stands."""
@@ -145,7 +145,7 @@ class ImageService:
         finally:
             self._board.unwatch(job_id, event)
 
-    async def wait(self, submitted: Submitted, timeout_s: float) -> ImageJob:
+    async def wait(self, submitted: SubmittedJob, timeout_s: float) -> ImageJob:
         """The job once it has ended, or as it stands when the time is up."""
         job_id = submitted.job_id
         event = self._board.watch(job_id)
@@ -182,14 +182,14 @@ class ImageService:
         return await self._look(job_id)
 
     def _check(self, job_id: int, signature: str) -> None:
-        if not self._signer.is_right(PURPOSE, str(job_id), signature):
+        if not self._signer.verify(PURPOSE, str(job_id), signature):
             raise _unknown()
 
     async def _look(self, job_id: int) -> ImageJob:
         found = await self._database.read_async(jobs.find, job_id)
         if found is None:
             raise _unknown()
-        ask = _forgotten(found) if found.request is None else decode_ask(found.request)
+        ask = _forgotten(found) if found.request is None else decode_image_job_request(found.request)
         here = self._board.step_of(job_id)
         return ImageJob(
             job_id=job_id,
@@ -212,11 +212,11 @@ class ImageService:
         )
 
 
-def _forgotten(found: jobs.FoundJob) -> ImageAsk:
+def _forgotten(found: jobs.JobDetails) -> ImageJobRequest:
     """What is still known of a job whose words are gone."""
     width, _, height = found.size.partition("x")
     steps = max(1, found.step)
-    return ImageAsk(model=found.model, prompt="", steps=steps, width=int(width), height=int(height))
+    return ImageJobRequest(model=found.model, prompt="", steps=steps, width=int(width), height=int(height))
 
 
 async def _heard(event: asyncio.Event, within_s: float) -> None:

@@ -32,7 +32,7 @@ from minitoolai.images.results import Links
 from minitoolai.images.results import body as job_body
 from minitoolai.storage import outbox
 from minitoolai.storage.database import Database
-from minitoolai.storage.outbox import DeliveryAttempt, Logged, Message
+from minitoolai.storage.outbox import DeliveryAttempt, LoggedMessage, WebhookMessage
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,9 @@ class WebhookDeliverer:
                     await self.deliver_due()
                     if self._clock.steady_s() >= forget_at_s:
                         forget_at_s = self._clock.steady_s() + FORGET_EVERY_S
-                        await self._writer.run(lambda c: outbox.forget(c, self._clock.now_ms() - LOG_KEPT_MS, 1000))
+                        await self._writer.run(
+                            lambda c: outbox.delete_finished(c, self._clock.now_ms() - LOG_KEPT_MS, 1000)
+                        )
                 except (StoreError, ServiceError) as error:
                     log.warning("webhooks could not be looked at: %s", error)
                 await self._pause()
@@ -135,11 +137,11 @@ class WebhookDeliverer:
                 break
         return begun
 
-    async def _claim(self, most: int) -> list[Message]:
+    async def _claim(self, most: int) -> list[WebhookMessage]:
         full = [account for account, count in self._busy.items() if count >= AT_ONCE_OF_ONE]
         now_ms = self._clock.now_ms()
-        claimed: list[Message] = await self._writer.run(
-            lambda c: outbox.claim(c, now_ms=now_ms, lease_ms=LEASE_MS, most=most, but_not_of=full)
+        claimed: list[WebhookMessage] = await self._writer.run(
+            lambda c: outbox.claim(c, now_ms=now_ms, lease_ms=LEASE_MS, limit=most, except_accounts=full)
         )
         return claimed
 
@@ -157,13 +159,13 @@ class WebhookDeliverer:
         except TimeoutError:
             return
 
-    def _begin(self, message: Message) -> None:
+    def _begin(self, message: WebhookMessage) -> None:
         self._busy[message.account_id] += 1
         task = asyncio.ensure_future(self._deliver(message))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._end(message, done))
 
-    def _end(self, message: Message, task: asyncio.Task[None]) -> None:
+    def _end(self, message: WebhookMessage, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._busy[message.account_id] -= 1
         if not self._busy[message.account_id]:
@@ -173,7 +175,7 @@ class WebhookDeliverer:
             # Its lease ends, and it is tried again.
             log.error("webhook %d could not be handled: %s", message.id, error)
 
-    async def _deliver(self, message: Message) -> None:
+    async def _deliver(self, message: WebhookMessage) -> None:
         """One attempt, and what follows from it."""
         began_ms, began_s = self._clock.now_ms(), self._clock.steady_s()
         status, error, is_final = None, None, False
@@ -195,7 +197,7 @@ class WebhookDeliverer:
             lambda c: outbox.log_attempt(c, message, attempt, state=state, next_ms=next_ms, now_ms=now_ms)
         )
 
-    async def _send(self, message: Message, now_ms: int) -> int:
+    async def _send(self, message: WebhookMessage, now_ms: int) -> int:
         job = await self._find(message.generation_id)
         data = event(job, self._links)
         timestamp = str(now_ms // 1000)
@@ -208,7 +210,7 @@ class WebhookDeliverer:
         headers["webhook-signature"] = self._secrets.sign(message.account_id, data["id"], timestamp, raw)
         return await self._post(message.url, raw, headers)
 
-    def _what_next(self, message: Message, status: int | None, is_final: bool) -> tuple[str, int]:
+    def _what_next(self, message: WebhookMessage, status: int | None, is_final: bool) -> tuple[str, int]:
         """State and moment of the next attempt."""
         now_ms = self._clock.now_ms()
         if status is not None and 200 <= status < 300:
@@ -234,7 +236,7 @@ class WebhookLog:
         """What the account's receivers check signatures with."""
         return self._secrets.of(caller.account_id)
 
-    async def last(self, caller: Caller, most: int) -> list[Logged]:
+    async def last(self, caller: Caller, most: int) -> list[LoggedMessage]:
         """The last messages, newest first. Overloaded where the database cannot tell."""
         try:
             return await self._database.read_async(outbox.delivery_log, caller.account_id, most)
@@ -268,7 +270,7 @@ async def webhooks(request: Request) -> Response:
     return json_response(body, headers={"cache-control": "no-store"})
 
 
-def _message(message: Logged) -> dict[str, Any]:
+def _message(message: LoggedMessage) -> dict[str, Any]:
     return {
         "id": f"evt-{generation_name(message.generation_id)}",
         "object": "webhook",

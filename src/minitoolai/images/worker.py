@@ -22,7 +22,6 @@ from minitoolai.images.progress import JobEvents
 from minitoolai.images.scheduler import LEASE_MS, JobClaimer
 from minitoolai.ledger.types import Requeue, Requeued, Settle, Settled
 from minitoolai.storage import jobs
-from minitoolai.storage import jobs as workers
 from minitoolai.storage.database import Database
 from minitoolai.storage.jobs import ClaimedJob
 from minitoolai.storage.object_store import ObjectStore
@@ -113,7 +112,7 @@ class ImageWorker:
         if self.is_alone:
             return
         try:
-            await self.writer.run(lambda connection: workers.leave(connection, self.name))
+            await self.writer.run(lambda connection: jobs.unregister_worker(connection, self.name))
         except (StoreError, Overloaded) as error:
             log.warning("this worker could not say that it leaves: %s", error)
 
@@ -123,9 +122,9 @@ class ImageWorker:
             offers = {engine.name: self.models_of(engine) for engine in self.engines.values()}
             try:
                 if not self.draining:
-                    change = partial(workers.report, name=self.name, offers=offers, now_ms=self.clock.now_ms())
+                    change = partial(jobs.register_worker, name=self.name, offers=offers, now_ms=self.clock.now_ms())
                     await self.writer.run(change)
-                self.board.offers = await self.database.read_async(workers.offered, self.clock.now_ms())
+                self.board.offers = await self.database.read_async(jobs.available_models, self.clock.now_ms())
             except (StoreError, Overloaded) as error:
                 log.warning("other workers could not be asked what they draw: %s", error)
             except Exception:
@@ -138,7 +137,7 @@ class ImageWorker:
         `all_of_them` is for the start of the only process on a database: whoever drew them is gone.
         """
         before_ms = FOREVER_MS if all_of_them else self.clock.now_ms()
-        lost = await self.database.read_async(jobs.lapsed, before_ms)
+        lost = await self.database.read_async(jobs.expired_leases, before_ms)
         futures = [
             self.writer.submit(self._lapse(job, account, attempt, forced=all_of_them))
             for job, account, attempt in lost
@@ -202,10 +201,12 @@ class ImageWorker:
                     log.exception("leases could not be renewed, and will be tried again")
 
     async def _renew(self, runs: list[JobAttempt]) -> None:
-        signs = [jobs.Sign(run.job.id, run.job.attempt, run.step) for run in runs]
+        signs = [jobs.LeaseRenewal(run.job.id, run.job.attempt, run.step) for run in runs]
         lease_until_ms = self.clock.now_ms() + LEASE_MS
         try:
-            lost: set[int] = await self.writer.run(lambda connection: jobs.renew(connection, signs, lease_until_ms))
+            lost: set[int] = await self.writer.run(
+                lambda connection: jobs.renew_leases(connection, signs, lease_until_ms)
+            )
         except (StoreError, Overloaded) as error:
             log.warning("the leases of %d jobs could not be renewed: %s", len(runs), error)
             return
@@ -219,7 +220,7 @@ class ImageWorker:
         now_ms = self.clock.now_ms()
         error = "nobody was there to draw it for a whole day; nothing was charged"
         outcome = Outcome(state="failed", error_code="expired", error=error)
-        for job, account in await self.database.read_async(jobs.stale, now_ms - LONGEST_WAIT_MS):
+        for job, account in await self.database.read_async(jobs.jobs_waiting_since, now_ms - LONGEST_WAIT_MS):
             log.error("job %d waited for a day and is given up", job)
             self.writer.submit(Settle(job, account, 0, now_ms, outcome), wait=False)
 

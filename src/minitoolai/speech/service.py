@@ -15,7 +15,7 @@ from minitoolai.billing.charging import Charging, Reservation, durable, state_af
 from minitoolai.core.catalog import Catalog, SpeechModel, VoiceEntry, find_voice
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import EngineError, EngineTimeout, InvalidRequest, Overloaded, ServiceError
-from minitoolai.core.in_flight import Checkpoints, InFlight
+from minitoolai.core.in_flight import CheckpointSchedule, InFlight
 from minitoolai.core.inference import SpeechRequest
 from minitoolai.core.models import Caller, NewGeneration, Outcome
 from minitoolai.engines.protocols import SpeechEngine, SpokenAnswer
@@ -39,7 +39,7 @@ class Home(Protocol):
     first_sound_timeout_s: float
     stall_timeout_s: float
 
-    def purchase(self, model: str, engine: str, characters: int) -> int | None:
+    def upstream_cost(self, model: str, engine: str, characters: int) -> int | None:
         """What the engine charges us, in nano-dollars, where that is known."""
 
     def forget(self, run: SpeechRun) -> bool:
@@ -74,7 +74,7 @@ class SpeechRun:
         self._answer: SpokenAnswer | None = None
         self._charge: asyncio.Future[Result] | None = None
         self._started_s = self._moved_s = service.clock.steady_s()
-        self._checkpoints = Checkpoints(self._started_s)
+        self._checkpoints = CheckpointSchedule(self._started_s)
         self._first_sound_s: float | None = None
 
     async def open(self) -> None:
@@ -154,7 +154,7 @@ class SpeechRun:
             served_model=self.engine.served_model(self.request.model),
             error_code=error.code if error else None,
             first_token_ms=None if first_s is None else round((first_s - self._started_s) * 1000),
-            purchase=self._service.purchase(self.request.model, self.engine.name, self.characters),
+            upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, self.characters),
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────
@@ -249,9 +249,9 @@ class SpeechService:
         self._underway.add(run)
         return run
 
-    def purchase(self, model: str, engine: str, characters: int) -> int | None:
+    def upstream_cost(self, model: str, engine: str, characters: int) -> int | None:
         """What the engine charges us for this, in nano-dollars; None where the catalog does not say."""
-        price = self.catalog.purchases.get((engine, model))
+        price = self.catalog.upstream_costs.get((engine, model))
         return None if price is None else price[0] * characters
 
     def forget(self, run: SpeechRun) -> bool:

@@ -167,13 +167,13 @@ def own_cluster() -> Iterator[Cluster]:
 
 def test_a_crash_begins_another_life_and_an_orderly_stop_does_not(own_cluster: Cluster) -> None:
     url = own_cluster.books()
-    lives = []
+    epochs = []
     for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGINT):
         with closing(PostgresConnection(url)) as connection:
-            lives.append(connection.life)
+            epochs.append(connection.server_epoch)
         own_cluster.stop(how)
         own_cluster.start()
-    assert lives[0] == lives[1] != lives[2]
+    assert epochs[0] == epochs[1] != epochs[2]
 
 
 def test_after_a_crash_the_number_of_a_lost_commit_proves_nothing(postgres_books: TemporaryBooks) -> None:
@@ -181,11 +181,11 @@ def test_after_a_crash_the_number_of_a_lost_commit_proves_nothing(postgres_books
     with closing(PostgresConnection(postgres_books.url)) as connection:
         with connection.transaction():
             connection.execute("CREATE TABLE mine (x integer)")
-            fate = connection.fate
-        assert fate is not None
-        assert connection.was_committed(fate)
+            transaction_id = connection.transaction_id
+        assert transaction_id is not None
+        assert connection.was_committed(transaction_id)
         with pytest.raises(CommitInDoubt, match="crashed"):
-            connection.was_committed((*fate[:3], "a life before this one"))
+            connection.was_committed((*transaction_id[:3], "an earlier epoch"))
 
 
 def test_while_the_server_is_away_holds_are_refused_and_charges_are_kept(own_cluster: Cluster) -> None:
@@ -206,7 +206,7 @@ def test_while_the_server_is_away_holds_are_refused_and_charges_are_kept(own_clu
         assert refusal.value.retry_after_s == 5
         with pytest.raises(Overloaded, match="nothing was written"):
             await writer.run(lambda _: None)
-        with pytest.raises(Overloaded, match="the database is away"):
+        with pytest.raises(Overloaded, match="the database is temporarily unavailable"):
             await books.database.read_async(lambda c: c.execute("SELECT 1"))
         assert not any(future.done() for future in owed)
         assert writer.healthy_for_s() == 0

@@ -10,7 +10,7 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry, VoiceEntry
 from minitoolai.core.errors import EngineError
-from minitoolai.core.inference import Piece, Sound, SpeechRequest
+from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
 from minitoolai.engines.chat.openai import mapped, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
@@ -72,7 +72,7 @@ class UpstreamSpeech:
     async def stop(self) -> None:
         return None
 
-    async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[Piece]) -> UpstreamSpoken:
+    async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[SpeechSegment]) -> UpstreamSpoken:
         answer = UpstreamSpoken(self, request, voice, pieces, self._entry.max_characters)
         await answer.take_slot()
         # The first request is sent here, so that a refusal is an answer and not a broken stream.
@@ -114,7 +114,12 @@ class UpstreamSpoken:
     """A text on its way through the upstream."""
 
     def __init__(
-        self, engine: UpstreamSpeech, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[Piece], most: int
+        self,
+        engine: UpstreamSpeech,
+        request: SpeechRequest,
+        voice: VoiceEntry,
+        pieces: Iterator[SpeechSegment],
+        most: int,
     ) -> None:
         self._engine = engine
         self._request = request
@@ -145,17 +150,17 @@ class UpstreamSpoken:
         self._characters, self._rest = part.characters, b""
         return True
 
-    async def next_sound(self) -> Sound | None:
+    async def next_sound(self) -> AudioChunk | None:
         while not self._is_whole:
             data = await self._read()
             if data:
                 audio = data if not self._in_parts else await self._encoded(data)
                 if audio:
-                    return Sound(audio, self._characters)
+                    return AudioChunk(audio, self._characters)
             elif not await self.next_part():
                 self._is_whole = True
                 if self._encoder is not None:
-                    return Sound(await asyncio.to_thread(self._encoder.finish), self._characters)
+                    return AudioChunk(await asyncio.to_thread(self._encoder.finish), self._characters)
         return None
 
     async def _read(self) -> bytes:
@@ -189,18 +194,18 @@ class UpstreamSpoken:
             answer.close()
 
 
-def _parts(text: str, pieces: Iterator[Piece], most: int) -> Iterator[Piece]:
+def _parts(text: str, pieces: Iterator[SpeechSegment], most: int) -> Iterator[SpeechSegment]:
     """The whole text where it fits one request, else as many sentences together as do. EngineError for one too long."""
     if len(text) <= most:
-        yield Piece(text, len(text))
+        yield SpeechSegment(text, len(text))
         return
     gathered, characters = "", 0
     for piece in pieces:
         if len(piece.text) > most:
             raise EngineError(f"a sentence is longer than {most} characters, all that the voice takes at once")
         if gathered and len(gathered) + 1 + len(piece.text) > most:
-            yield Piece(gathered, characters)
+            yield SpeechSegment(gathered, characters)
             gathered = ""
         gathered, characters = f"{gathered} {piece.text}".strip(), piece.characters
     if gathered:
-        yield Piece(gathered, characters)
+        yield SpeechSegment(gathered, characters)

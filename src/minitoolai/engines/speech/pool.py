@@ -16,7 +16,7 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry, VoiceEntry
 from minitoolai.core.errors import EngineError, EngineTimeout, Overloaded
-from minitoolai.core.inference import Piece, Sound, SpeechRequest
+from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.speech.child import HEAD, Begin, Drop, LoadVoices, More, Order, Said, Say, VoiceFile, to_frame
 
@@ -145,7 +145,7 @@ SENTENCE_TIMEOUT_S = 30.0
 class PooledAnswer:
     """A text on its way through one child; it occupies a slot until it is closed."""
 
-    def __init__(self, pool: VoicePool, child: VoiceChild, text_id: int, pieces: Iterator[Piece]) -> None:
+    def __init__(self, pool: VoicePool, child: VoiceChild, text_id: int, pieces: Iterator[SpeechSegment]) -> None:
         self._pool: VoicePool | None = pool
         self._name = pool.name
         self._child = child
@@ -157,7 +157,7 @@ class PooledAnswer:
         self._has_more = False
         self._is_whole = False
 
-    async def next_sound(self) -> Sound | None:
+    async def next_sound(self) -> AudioChunk | None:
         if self._is_whole:
             return None
         order = self._next_order()
@@ -174,7 +174,7 @@ class PooledAnswer:
             raise EngineError(f"{self._name} could not speak a sentence; what was spoken before is charged")
         self._has_more = said.more
         self._samples += said.samples
-        return Sound(said.audio, self._characters, self._samples)
+        return AudioChunk(said.audio, self._characters, self._samples)
 
     def _next_order(self) -> More | Say:
         if self._has_more:
@@ -263,7 +263,7 @@ class VoicePool:
 
     # ── speaking ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[Piece]) -> PooledAnswer:
+    async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[SpeechSegment]) -> PooledAnswer:
         await self._slots.take()
         up = [child for child in self.children if child.is_up]
         if not up:
