@@ -61,7 +61,12 @@ MORE_CODES = {
         "The key may not use this model; the message lists the models it may use.",
     ),
     "address_not_allowed": (403, "permission_error", "The key may not be used from this IP address."),
-    "interrupted": (None, "", "Of a generation: its server died; the cost up to the last checkpoint was charged."),
+    "interrupted": (
+        500,
+        "server_error",
+        "The server died, or was paused for so long that the charge was recorded without it; "
+        "the cost up to the last checkpoint was charged. Send the request again.",
+    ),
     "client_left": (None, "", "Of a generation: the caller disconnected; what had been generated was charged."),
 }
 

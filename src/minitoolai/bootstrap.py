@@ -109,7 +109,7 @@ def build(settings: Settings) -> Services:
     images = build_images(settings, shared)
     keys = KeyVerifier(database, secret_key, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
-    auditor = Auditor(database, writer, clock, audit_every_s=settings.audit_every_s)
+    auditor = Auditor(database, writer, clock, audit_every_s=settings.audit_every_s, in_flight=shared.in_flight.holds)
     return Services(
         settings=settings,
         clock=clock,

@@ -12,9 +12,9 @@ import pytest
 
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.models import Balance
-from minitoolai.ledger.types import Held, InsufficientFunds, Settled
+from minitoolai.ledger.types import Held, InsufficientFunds, Renewed, Result, Settled, UnknownAccountOrHold
 from minitoolai.storage.database import Connection
-from minitoolai.storage.writer import MAX_BATCH, MAX_QUEUED_HOLDS, Writer
+from minitoolai.storage.writer import MAX_BATCH, MAX_QUEUED_HOLDS, PendingWrite, Watch, Writer, wake_callers
 from tests.support.books import TemporaryBooks, checkpoint, credit, hold, settle
 
 
@@ -317,3 +317,25 @@ def test_a_database_that_cannot_be_opened_is_said_at_the_start(sqlite_books: Tem
     nowhere = open_sqlite(sqlite_books.path.parent / "absent" / "minitoolai.db", serving=True)
     with pytest.raises(StoreError, match="cannot open"):
         Writer(nowhere, decide).start()
+
+
+def test_only_a_checkpoint_that_was_judged_reports_that_its_hold_is_settled() -> None:
+    told: list[Result] = []
+
+    async def work() -> None:
+        def pending(result: Result) -> PendingWrite:
+            watch = Watch(asyncio.get_running_loop(), told.append)
+            return PendingWrite(
+                checkpoint(1, 1000, 5), None, None, urgent=False, must_succeed=True, watch=watch, result=result
+            )
+
+        rolled_back, failed, renewed, settled, unknown = map(
+            pending, (Settled(1), Settled(2), Renewed(), Settled(3), UnknownAccountOrHold())
+        )
+        failed.fail(StoreError("the disk is full"))
+        renewed.is_done = settled.is_done = unknown.is_done = True
+        wake_callers([rolled_back, failed, renewed, settled, unknown])
+        await asyncio.sleep(0.01)
+
+    asyncio.run(work())
+    assert told == [Settled(3), UnknownAccountOrHold()]

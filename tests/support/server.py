@@ -21,6 +21,8 @@ from minitoolai.cli import common as commands
 from minitoolai.core.clock import SystemClock, parse_generation_name
 from minitoolai.core.models import Balance
 from minitoolai.core.money import parse_dollars
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Recover, Result, Settled
 from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Secret, Settings
 from minitoolai.storage import accounts, ledger
@@ -224,6 +226,19 @@ class ServerProcess:
     def generation(self, name: str) -> dict[str, Any]:
         """The row behind an `x-generation-id`, with the state and amount of its hold."""
         return self.read(lambda c: _generation(c, parse_generation_name(name)))  # type: ignore[no-any-return]
+
+    def recover(self, name: str) -> None:
+        """End its hold as the sweep of another process would that saw no sign of life from this one."""
+        number, now_ms = parse_generation_name(name), SystemClock().now_ms()
+        assert number is not None
+
+        def change(connection: Connection) -> list[Result]:
+            account = connection.execute("SELECT account_id FROM holds WHERE id = ?", (number,))[0][0]
+            return ledger.apply(connection, [Recover(number, account, now_ms, forced=True)], decide)
+
+        (verdict,) = self.write(change)
+        assert isinstance(verdict, Settled)
+        assert not verdict.repeated
 
     def transfers_of(self, name: str) -> list[int]:
         """What was taken for one generation; one entry for each time."""

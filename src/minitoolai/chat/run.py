@@ -17,7 +17,7 @@ from minitoolai.chat.normalizer import BYTES_PER_TOKEN, ChunkNormalizer, whole_a
 from minitoolai.chat.router import Route, written
 from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineFull, EngineTimeout, ServiceError
-from minitoolai.core.in_flight import CheckpointSchedule
+from minitoolai.core.in_flight import CheckpointSchedule, has_died
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ChatAnswer, ChatEngine
@@ -63,6 +63,7 @@ class ChatRun:
         self.route = route
         self.engine = route.engine
         self.reservation = reservation
+        self.hold_id = reservation.hold_id
         self.name = generation_name(reservation.hold_id)
         self._created_s = created_ms(reservation.hold_id) // 1000
         self.events = self._new_events()
@@ -333,7 +334,8 @@ class ChatRun:
 
     async def read_on(self, answer: ChatAnswer) -> None:
         """The caller left, the engine bills all the same: read to the usage it reports."""
-        self._answer = answer
+        # From here on the run can be stopped again: the reason until now was that the caller left.
+        self._answer, self.task, self.stop_reason = answer, asyncio.current_task(), None
         error: ServiceError = ClientLeft("the caller hung up")
         try:
             while await self.next_block() is not None:
@@ -341,6 +343,7 @@ class ChatRun:
         except ServiceError as failure:
             error = failure
         finally:
+            self.task = None
             self.finish(error)
             await answer.close()
 
@@ -350,8 +353,15 @@ class ChatRun:
             self.stop_reason = reason
             self.task.cancel()
 
+    def lose(self, reason: ServiceError) -> None:
+        """Stop because the hold is settled already. Once the charge is queued, its own verdict decides instead."""
+        if not self.is_finished:
+            self.stop(reason)
+
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease, enforce the timeouts, break the silence."""
+        if has_died(self):
+            return
         if self.on_slow is not None:
             self.on_slow()
             self.on_slow = None
@@ -362,7 +372,7 @@ class ChatRun:
             self._silent_since_s = now_s
             self.on_silence()
         if self._checkpoints.is_due(now_s):
-            self._service.charging.keep_alive(self.reservation, self.cost_so_far())
+            self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
         first_s, total_s = self._service.timeouts(self.engine)
         if now_s - self.started_s > total_s:
             self.stop(

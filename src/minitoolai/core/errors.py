@@ -237,6 +237,10 @@ class StoreError(Exception):
     """The database or the object store failed (disk full, missing, locked)."""
 
 
+class AlreadySettled(StoreError):
+    """The hold was settled before this charge, with another cost or outcome. This charge changed nothing."""
+
+
 class ObjectMissing(StoreError):
     """The object store works, but has no object with this key."""
 

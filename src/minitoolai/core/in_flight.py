@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from typing import Protocol
 
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import EngineError, Overloaded, ServiceError
+
+log = logging.getLogger(__name__)
 
 #: Interval between ticks of one response.
 TICK_S = 0.5
@@ -26,11 +29,36 @@ MIN_GROUP_SIZE = 32
 class InFlightRun(Protocol):
     """In-flight response, such as a chat or speech run."""
 
+    #: The hold that pays for it.
+    hold_id: int
+
     def tick(self, now_s: float) -> None:
         """Renew the lease and enforce timeouts. Called twice a second."""
 
     def stop(self, reason: ServiceError) -> None:
         """Cancel the run with this error."""
+
+
+class ChargedRun(Protocol):
+    """The part of a run that `has_died` needs."""
+
+    name: str
+    task: asyncio.Task[object] | None
+
+    def finish(self, error: ServiceError | None = None) -> None:
+        """Queue the charge for what was done so far."""
+
+
+def has_died(run: ChargedRun) -> bool:
+    """Return True if the task of a run ended without finishing it, after charging for what was done so far.
+
+    Only a bug does that. The ticks of such a run would renew its hold forever, out of reach of every sweep.
+    """
+    if run.task is None or not run.task.done():
+        return False
+    log.error("%s: its task ended without finishing it; charging what was done so far", run.name)
+    run.finish(ServiceError("something went wrong on our side"))
+    return True
 
 
 class CheckpointSchedule:
@@ -65,6 +93,10 @@ class InFlight:
     def count(self) -> int:
         """Return the number of in-flight runs."""
         return len(self._runs)
+
+    def holds(self) -> set[int]:
+        """The ids of the holds that these answers carry. Their checkpoints renew them, so no sweep may recover them."""
+        return {run.hold_id for run in self._runs}
 
     def check_open(self) -> None:
         """Raise Overloaded if the server is shutting down."""

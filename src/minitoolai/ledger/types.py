@@ -148,11 +148,16 @@ class QueueFull(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The hold is settled. `repeated`: it was settled before, and nothing changed."""
+    """The hold is settled. `repeated`: it was settled before, and nothing changed.
+
+    `differs`, on a repeated `Settle` only: the ledger has another cost, state or usage than this one asked for. The
+    writer sets it, because it reads the row of the generation.
+    """
 
     cost: int
     shortfall: int = 0
     repeated: bool = False
+    differs: bool = False
 
 
 class OverBudget(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from minitoolai.billing.charging import Charging, Reservation, durable, state_af
 from minitoolai.core.catalog import Catalog, SpeechModel, VoiceEntry, find_voice
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import EngineError, EngineTimeout, InvalidRequest, Overloaded, ServiceError
-from minitoolai.core.in_flight import CheckpointSchedule, InFlight
+from minitoolai.core.in_flight import CheckpointSchedule, InFlight, has_died
 from minitoolai.core.inference import SpeechRequest
 from minitoolai.core.models import Caller, NewGeneration, Outcome
 from minitoolai.engines.protocols import SpeechEngine, SpokenAnswer
@@ -64,6 +64,7 @@ class SpeechRun:
         self.voice = voice
         self.text = text
         self.reservation = reservation
+        self.hold_id = reservation.hold_id
         self.name = generation_name(reservation.hold_id)
         #: Set while somebody may break it off by cancelling this task.
         self.task: asyncio.Task[object] | None = None
@@ -172,10 +173,17 @@ class SpeechRun:
             self.stop_reason = reason
             self.task.cancel()
 
+    def lose(self, reason: ServiceError) -> None:
+        """Stop because the hold is settled already. Once the charge is queued, its own verdict decides instead."""
+        if not self.is_finished:
+            self.stop(reason)
+
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease; give up on an engine without a sound, a caller who reads nothing."""
+        if has_died(self):
+            return
         if self._checkpoints.is_due(now_s):
-            self._service.charging.keep_alive(self.reservation, self.cost_so_far())
+            self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
         silent_s = now_s - self._moved_s
         if self._first_sound_s is None and silent_s > self._service.first_sound_timeout_s:
             self.stop(EngineTimeout(f"{self.engine.name} made no sound for {silent_s:.0f} s; nothing was charged"))

@@ -14,13 +14,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
 from minitoolai.core.meters import Histogram
-from minitoolai.ledger.types import Checkpoint, Credited, Operation, PlaceHold, Result, Reversed, Settled
+from minitoolai.ledger.types import (
+    Checkpoint,
+    Credited,
+    Operation,
+    PlaceHold,
+    Recover,
+    Result,
+    Reversed,
+    Settle,
+    Settled,
+    UnknownAccountOrHold,
+)
 from minitoolai.storage import ledger
 from minitoolai.storage.database import Connection, Database
 
@@ -31,6 +42,13 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOOK_US = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000)
 
 WriteFunction = Callable[[Connection], Any]
+
+
+class Watch(NamedTuple):
+    """Called on the event loop when a checkpoint was not written, because its hold is settled or unknown."""
+
+    loop: asyncio.AbstractEventLoop
+    on_lost: Callable[[Result], None]
 
 
 class PendingWrite(msgspec.Struct, eq=False):
@@ -46,9 +64,16 @@ class PendingWrite(msgspec.Struct, eq=False):
     must_succeed: bool = False
     #: Its COMMIT may have succeeded without a response: finding it already written is then not a repetition.
     in_doubt: bool = False
+    #: Instead of a future, for a checkpoint: nearly all are renewed, and then no event loop is woken.
+    watch: Watch | None = None
     result: Any = None
     failure: BaseException | None = None
     is_done: bool = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Return True if it was decided and its hold is settled or unknown. A result before a rollback does not count."""
+        return self.is_done and self.failure is None and isinstance(self.result, Settled | UnknownAccountOrHold)
 
     def fail(self, error: BaseException) -> None:
         self.failure = error
@@ -90,12 +115,18 @@ def wake_callers(batch: Sequence[PendingWrite]) -> None:
     for pending in batch:
         if pending.future is not None and pending.is_done:
             loops.setdefault(pending.future.get_loop(), []).append(pending)
+        elif pending.watch is not None and pending.is_lost:
+            _call_soon(pending.watch.loop, pending.watch.on_lost, pending.result)
     for loop, waiting in loops.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, waiting)
-        except RuntimeError:
-            # The event loop is closed, so no caller is left. The writes stay committed.
-            log.debug("event loop closed before %d results were delivered", len(waiting))
+        _call_soon(loop, _resolve, waiting)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None], argument: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(callback, argument)
+    except RuntimeError:
+        # The event loop is closed, so no caller is left. The writes stay committed.
+        log.debug("event loop closed before results were delivered")
 
 
 def _resolve(waiting: list[PendingWrite]) -> None:
@@ -196,6 +227,11 @@ class Writer:
         future = asyncio.get_running_loop().create_future() if wait else None
         self._put(PendingWrite(operation, None, future, is_hold, is_last, not is_hold))
         return future
+
+    def renew(self, checkpoint: Checkpoint, on_lost: Callable[[Result], None]) -> None:
+        """Queue a checkpoint without a future. `on_lost` is called with any result but `Renewed`."""
+        watch = Watch(asyncio.get_running_loop(), on_lost)
+        self._put(PendingWrite(checkpoint, None, None, urgent=False, must_succeed=True, watch=watch))
 
     async def run(self, change: WriteFunction) -> Any:
         """Run a function of a connection in the next transaction, and return its result once it is durable.
@@ -309,7 +345,7 @@ class Writer:
         batch = [self._queue.popleft() for _ in range(size)]
         self._is_due = bool(self._queue)
         self._urgent = sum(pending.urgent for pending in self._queue)
-        if self._retry_is_due() or self._stopping:
+        if self._deferred and (self._retry_is_due() or self._stopping or any(map(_recovers, batch))):
             batch = self._deferred + batch
             self._deferred = []
         return batch
@@ -393,6 +429,9 @@ class Writer:
 
     def _write_alone(self, connection: Connection, pending: PendingWrite) -> None:
         """Write one entry in its own transaction. A charge that fails is deferred, and its caller keeps waiting."""
+        if self._deferred and _recovers(pending) and self._owes_charge_of(pending):
+            self._deferred.append(pending)
+            return
         try:
             self._commit(connection, [pending])
         except StoreError as error:
@@ -406,18 +445,32 @@ class Writer:
             log.exception("a write failed with an unexpected error and was dropped")
             pending.fail(error)
 
+    def _owes_charge_of(self, pending: PendingWrite) -> bool:
+        """Return True if the charge for the same hold is deferred. No recovery may come before it."""
+        hold_id = getattr(pending.operation, "hold_id", None)
+        return any(isinstance(o := other.operation, Settle) and o.hold_id == hold_id for other in self._deferred)
+
     def _commit(self, connection: Connection, batch: Sequence[PendingWrite]) -> None:
         operations = [pending.operation for pending in batch if pending.operation is not None]
         began_s = self._steady_s()
         with connection.transaction():
             results = iter(ledger.apply(connection, operations, self._decide) if operations else ())
             for pending in batch:
-                pending.result = pending.change(connection) if pending.change else next(results)
+                pending.result = result = pending.change(connection) if pending.change else next(results)
+                if type(result) is Settled and result.repeated and isinstance(pending.operation, Settle):
+                    differs = not ledger.carries(connection, pending.operation)
+                    pending.result = msgspec.structs.replace(result, differs=differs)
         for pending in batch:
             pending.is_done = True
             result = pending.result
-            if pending.in_doubt and isinstance(result, Settled | Credited | Reversed):
+            # Written by this very operation, unless the ledger has another outcome than it asked for.
+            is_own = pending.in_doubt and not (isinstance(result, Settled) and result.differs)
+            if is_own and isinstance(result, Settled | Credited | Reversed):
                 pending.result = result = msgspec.structs.replace(result, repeated=False)
             if type(result) is Settled and result.shortfall and not result.repeated:
                 self.counts.shortfall += result.shortfall
         self.counts.record_commit(len(batch), int((self._steady_s() - began_s) * 1_000_000))
+
+
+def _recovers(pending: PendingWrite) -> bool:
+    return isinstance(pending.operation, Recover)
