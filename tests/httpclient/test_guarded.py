@@ -1,4 +1,4 @@
-"""Strangers choose the address: every trick is refused before a packet goes where it must not."""
+"""Tests of the SSRF-safe client: forbidden addresses are refused before a packet is sent to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from minitoolai.core.errors import FetchFailed, ServiceError, UrlForbidden
 from minitoolai.httpclient.dial import Address, connect_to
-from minitoolai.httpclient.guarded import MOST_REDIRECTS, GuardedClient, check_url, is_public
+from minitoolai.httpclient.guarded import MAX_REDIRECTS, GuardedClient, check_url, is_public
 from tests.support.upstream import Exchange, Upstream
 
 PUBLIC = "93.184.216.34"
@@ -32,7 +32,7 @@ def addresses(*texts: str, port: int = 443) -> list[Address]:
 
 
 class Internet:
-    """Names as a hostile resolver gives them out, and a note of every address that was dialled."""
+    """A hostile resolver, and a record of the addresses that were connected to."""
 
     def __init__(self, names: dict[str, list[list[str]]], port: int = 0) -> None:
         self._names = {name: itertools.chain(turns[:-1], itertools.repeat(turns[-1])) for name, turns in names.items()}
@@ -44,7 +44,7 @@ class Internet:
     async def resolve(self, host: str, port: int) -> Sequence[Address]:
         self.asked.append(host)
         if host not in self._names:
-            # What the system's own resolver makes of a literal, however it is written; no name leaves the machine.
+            # The system's resolver parses literals in all their notations; AI_NUMERICHOST keeps names on this machine.
             return await asyncio.get_running_loop().getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
             )
@@ -53,7 +53,7 @@ class Internet:
     async def dial(
         self, found: Sequence[Address], protocol: asyncio.Protocol, host: str, context: ssl.SSLContext | None
     ) -> None:
-        """Public addresses lead to the stand-in on loopback, in the clear; the test sees where it would have been."""
+        """Connect to the test server on loopback without TLS, and record the addresses that were asked for."""
         self.dialled += [address[4][0] for address in found]
         await connect_to(addresses("127.0.0.1", port=self._port), protocol, host, None)
 
@@ -71,7 +71,7 @@ ATTEMPTS = {
     "loopback": "https://127.0.0.1/",
     "loopback, another": "https://127.8.8.8/",
     "loopback by name": "https://localhost/",
-    "loopback by a stranger's name": "https://loop.example.com/",
+    "loopback by another name": "https://loop.example.com/",
     "loopback IPv6": "https://[::1]/",
     "unspecified": "https://0.0.0.0/",
     "unspecified IPv6": "https://[::]/",
@@ -128,7 +128,7 @@ NAMES = {
 
 @pytest.mark.parametrize("url", ATTEMPTS.values(), ids=list(ATTEMPTS))
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_forbidden_address_is_refused_before_a_packet_goes_there(url: str, method: str, web: Upstream) -> None:
+def test_a_forbidden_address_is_refused_before_a_packet_is_sent(url: str, method: str, web: Upstream) -> None:
     internet = Internet(NAMES, web.port)
     work = internet.client.get(url) if method == "GET" else internet.client.post(url, b"{}", headers={})
     with pytest.raises(UrlForbidden) as refusal:
@@ -139,12 +139,12 @@ def test_a_forbidden_address_is_refused_before_a_packet_goes_there(url: str, met
     assert web.seen == []
 
 
-#: What a header can carry; a target without a host is a path on the same server.
+#: The URLs that a location header can carry. A target without a host is a path on the same server.
 REDIRECTS = {name: url for name, url in ATTEMPTS.items() if url.isascii() and url.isprintable() and "///et" not in url}
 
 
 @pytest.mark.parametrize("url", REDIRECTS.values(), ids=list(REDIRECTS))
-def test_a_redirect_to_a_forbidden_address_is_refused_before_a_packet_goes_there(url: str) -> None:
+def test_a_redirect_to_a_forbidden_address_is_refused_before_a_packet_is_sent(url: str) -> None:
     async def lure(exchange: Exchange) -> None:
         exchange.answer(302, b"", location=url)
 
@@ -156,7 +156,7 @@ def test_a_redirect_to_a_forbidden_address_is_refused_before_a_packet_goes_there
         assert len(web.seen) == 1
 
 
-def test_a_name_that_changes_between_check_and_dial_is_asked_for_once_and_the_checked_address_is_dialled(
+def test_dns_rebinding_between_check_and_connect_has_no_effect(
     web: Upstream,
 ) -> None:
     internet = Internet({"rebind.example.com": [[PUBLIC], ["127.0.0.1"]]}, web.port)
@@ -165,7 +165,7 @@ def test_a_name_that_changes_between_check_and_dial_is_asked_for_once_and_the_ch
     assert internet.dialled == [PUBLIC]
 
 
-def test_a_name_that_changes_between_two_hops_is_checked_again(web: Upstream) -> None:
+def test_dns_rebinding_between_two_redirects_is_refused(web: Upstream) -> None:
     async def back(exchange: Exchange) -> None:
         exchange.answer(307, b"", location="/again")
 
@@ -176,7 +176,7 @@ def test_a_name_that_changes_between_two_hops_is_checked_again(web: Upstream) ->
     assert internet.dialled == [PUBLIC]
 
 
-def test_redirects_that_are_allowed_are_followed_and_end(web: Upstream) -> None:
+def test_allowed_redirects_are_followed_up_to_the_limit(web: Upstream) -> None:
     async def onwards(exchange: Exchange) -> None:
         exchange.answer(302, b"", location=f"https://b.example.com{exchange.path}x")
 
@@ -185,10 +185,10 @@ def test_redirects_that_are_allowed_are_followed_and_end(web: Upstream) -> None:
     internet = Internet(names, web.port)
     with pytest.raises(FetchFailed, match="redirects"):
         asyncio.run(internet.client.get("https://a.example.com/"))
-    assert len(web.seen) == MOST_REDIRECTS + 1
+    assert len(web.seen) == MAX_REDIRECTS + 1
 
 
-def test_a_post_is_never_carried_on_by_a_redirect(web: Upstream) -> None:
+def test_a_post_does_not_follow_a_redirect(web: Upstream) -> None:
     async def onwards(exchange: Exchange) -> None:
         exchange.answer(307, b"", location="https://b.example.com/")
 
@@ -205,7 +205,7 @@ def _fail(web: Upstream, **limits: float) -> ServiceError:
     return failure.value
 
 
-def test_more_bytes_than_allowed_are_refused_at_the_announcement_and_in_the_act(web: Upstream) -> None:
+def test_a_body_over_the_limit_is_refused_by_its_content_length_and_while_reading(web: Upstream) -> None:
     async def announced(exchange: Exchange) -> None:
         exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2000000\r\n\r\n")
         await exchange.hang()
@@ -218,10 +218,10 @@ def test_more_bytes_than_allowed_are_refused_at_the_announcement_and_in_the_act(
 
     for behave in (announced, unannounced):
         web.behave = behave
-        assert "more than 1,000,000 bytes" in _fail(web, most_bytes=1_000_000).message
+        assert "longer than 1,000,000 bytes" in _fail(web, max_bytes=1_000_000).message
 
 
-def test_a_server_that_drips_is_left_after_the_time_in_all(web: Upstream) -> None:
+def test_a_server_that_sends_slowly_is_abandoned_after_the_total_timeout(web: Upstream) -> None:
     async def drip(exchange: Exchange) -> None:
         exchange.begin()
         while not exchange.gone.is_set():
@@ -229,38 +229,38 @@ def test_a_server_that_drips_is_left_after_the_time_in_all(web: Upstream) -> Non
             await asyncio.sleep(0.02)
 
     web.behave = drip
-    assert "within 0.3 s" in _fail(web, within_s=0.3).message
+    assert "within 0.3 s" in _fail(web, timeout_s=0.3).message
 
 
-def test_whoever_answers_a_post_at_length_or_for_ever_has_answered(web: Upstream) -> None:
-    async def at_length(exchange: Exchange) -> None:
+def test_a_post_succeeds_even_if_the_response_body_is_long_endless_or_cut_off(web: Upstream) -> None:
+    async def long_body(exchange: Exchange) -> None:
         exchange.answer(200, b"x" * 1_000_000)
 
-    async def for_ever(exchange: Exchange) -> None:
+    async def endless(exchange: Exchange) -> None:
         exchange.begin()
         await exchange.hang()
 
-    async def cut(exchange: Exchange) -> None:
+    async def cut_off(exchange: Exchange) -> None:
         exchange.begin()
         exchange.write(b"half")
         exchange.reset()
 
     internet = Internet({"a.example.com": [[PUBLIC]]}, web.port)
-    for behave in (at_length, for_ever, cut):
+    for behave in (long_body, endless, cut_off):
         web.behave = behave
-        assert asyncio.run(internet.client.post("https://a.example.com/", b"{}", headers={}, within_s=0.5)) == 200
+        assert asyncio.run(internet.client.post("https://a.example.com/", b"{}", headers={}, timeout_s=0.5)) == 200
 
 
-def test_a_name_server_that_never_answers_is_given_up_in_time(web: Upstream) -> None:
+def test_a_name_server_that_does_not_answer_times_out(web: Upstream) -> None:
     async def never(_: str, __: int) -> Sequence[Address]:
         await asyncio.Event().wait()
         raise AssertionError
 
     with pytest.raises(FetchFailed, match=r"within 0\.2 s"):
-        asyncio.run(GuardedClient(resolve=never).post("https://a.example.com/", b"", headers={}, within_s=0.2))
+        asyncio.run(GuardedClient(resolve=never).post("https://a.example.com/", b"", headers={}, timeout_s=0.2))
 
 
-def test_a_bomb_is_not_unpacked(web: Upstream) -> None:
+def test_a_compressed_response_is_refused(web: Upstream) -> None:
     async def bomb(exchange: Exchange) -> None:
         exchange.answer(200, b"\x1f\x8b", content_encoding="gzip")
 
@@ -268,7 +268,7 @@ def test_a_bomb_is_not_unpacked(web: Upstream) -> None:
     assert "compressed" in _fail(web).message
 
 
-def test_no_cookie_and_no_key_goes_out_and_none_is_kept(web: Upstream) -> None:
+def test_no_cookie_and_no_key_is_sent_or_stored(web: Upstream) -> None:
     async def set_cookie(exchange: Exchange) -> None:
         exchange.answer(302 if exchange.path == "/" else 200, b"", set_cookie="a=b", location="/next")
 
@@ -280,8 +280,8 @@ def test_no_cookie_and_no_key_goes_out_and_none_is_kept(web: Upstream) -> None:
         assert exchange.headers["accept-encoding"] == "identity"
 
 
-def test_a_certificate_is_asked_for_by_the_name_and_must_be_right(web: Upstream) -> None:
-    # The stand-in speaks no TLS at all: what matters is that TLS was begun with a context that checks names.
+def test_the_certificate_is_verified_for_the_host_name(web: Upstream) -> None:
+    # The test server has no TLS; check only that TLS was started with a context that verifies names.
     seen: list[tuple[str, bool, ssl.VerifyMode]] = []
 
     async def dial(_: Sequence[Address], __: asyncio.Protocol, host: str, context: ssl.SSLContext | None) -> None:
@@ -296,7 +296,7 @@ def test_a_certificate_is_asked_for_by_the_name_and_must_be_right(web: Upstream)
     assert seen == [("a.example.com", True, ssl.CERT_REQUIRED)]
 
 
-def test_a_name_that_nobody_knows_and_a_port_that_nobody_listens_on_are_failures_of_the_address() -> None:
+def test_an_unknown_name_and_a_closed_port_are_fetch_failures() -> None:
     async def unknown(_: str, __: int) -> Sequence[Address]:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -306,10 +306,10 @@ def test_a_name_that_nobody_knows_and_a_port_that_nobody_listens_on_are_failures
         asyncio.run(GuardedClient(insecure=True).get("http://127.0.0.1:9/"))
 
 
-def test_development_may_call_loopback_and_http_and_nothing_else_may(web: Upstream) -> None:
+def test_only_the_insecure_client_may_call_loopback_over_http(web: Upstream) -> None:
     url = f"http://127.0.0.1:{web.port}/hook?x=1#part"
-    answer = asyncio.run(GuardedClient(insecure=True).post(url, b'{"a":1}', headers={"content-type": "text/plain"}))
-    assert answer == 200
+    status = asyncio.run(GuardedClient(insecure=True).post(url, b'{"a":1}', headers={"content-type": "text/plain"}))
+    assert status == 200
     assert web.last.path == "/hook?x=1"
     assert web.last.body == {"a": 1}
     with pytest.raises(UrlForbidden):
@@ -328,7 +328,7 @@ def test_development_may_call_loopback_and_http_and_nothing_else_may(web: Upstre
         "https://hook.test_underscore.com/",
     ],
 )
-def test_honest_addresses_pass(url: str) -> None:
+def test_ordinary_urls_are_allowed(url: str) -> None:
     check_url(url, field="webhook_url")
 
 
@@ -337,5 +337,5 @@ def test_public_addresses_are_public(text: str) -> None:
     assert is_public(text)
 
 
-def test_what_is_no_address_is_not_public() -> None:
+def test_a_name_is_not_a_public_address() -> None:
     assert not is_public("example.com")

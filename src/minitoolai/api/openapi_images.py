@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from minitoolai.engines.sampling import SCHEDULERS
-from minitoolai.httpclient.guarded import LONGEST_URL
+from minitoolai.httpclient.guarded import MAX_URL_LENGTH
 from minitoolai.images import request as wire
 
 Json = dict[str, Any]
@@ -184,7 +184,7 @@ SCHEMAS: Json = {
             **_COMMON,
             "width": _SIDE,
             "height": _SIDE,
-            "webhook_url": _nullable("string", format="uri", maxLength=LONGEST_URL, description="https, port 443."),
+            "webhook_url": _nullable("string", format="uri", maxLength=MAX_URL_LENGTH, description="https, port 443."),
         },
     ),
     "ImageSubmitted": _object(

@@ -165,7 +165,7 @@ def _gpu_config(models: dict[str, ImageModel], entry: EngineEntry, settings: Set
 
 async def _fetch(url: str) -> bytes:
     try:
-        fetched = await GuardedClient().get(url, most_bytes=_LARGEST_PICTURE, within_s=_FETCH_S)
+        fetched = await GuardedClient().get(url, max_bytes=_LARGEST_PICTURE, timeout_s=_FETCH_S)
     except (FetchFailed, UrlForbidden) as error:
         raise EngineError("an upstream gave the address of a picture that cannot be fetched") from error
     if fetched.status != 200:

@@ -31,7 +31,7 @@ class Remote:
             raise EngineError(f"{self.name}: {self.fault}")
         try:
             return await client.request(
-                method, self.base_url + path, headers=self.headers, body=body, silence_s=silence_s
+                method, self.base_url + path, headers=self.headers, body=body, read_timeout_s=silence_s
             )
         except HttpError as error:
             raise mapped(error, self.name) from error
