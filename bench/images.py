@@ -17,7 +17,7 @@ import torch
 from minitoolai.engines.diffusers.batch import Denoiser, DiffusersBatch, Row
 from minitoolai.engines.diffusers.checkpoint import Networks, TextEncoder
 from minitoolai.engines.diffusers.engine import find_device, precision_of
-from minitoolai.engines.diffusers.prompts import tokens_of_clip
+from minitoolai.engines.diffusers.prompts import clip_tokenizer
 from minitoolai.engines.protocols import ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS, SIGMA_MAX
 
@@ -42,7 +42,7 @@ def networks(shape: str, device: torch.device, dtype: torch.dtype, vae_dtype: to
 
     logging.set_verbosity_error()
     widths, depths, first, second, of_vae = _SHAPES[shape]
-    tokens = tokens_of_clip()
+    tokens = clip_tokenizer()
 
     def clip(width: int, layers: int) -> Any:
         return CLIPTextConfig(
@@ -100,7 +100,7 @@ def _made(make: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> 
 
 
 class Bench:
-    """One painter and what is asked of it."""
+    """One denoiser and the requests for it."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -108,7 +108,7 @@ class Bench:
         dtype = precision_of(options.precision, self.device)
         careful = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         made = networks(options.shape, self.device, dtype, careful)
-        self.painter = Denoiser(made, self.device, rows_per_call=options.rows, free_memory=lambda: False)
+        self.denoiser = Denoiser(made, self.device, rows_per_call=options.rows, free_memory=lambda: False)
         self.seed = 0
 
     def timed(self, work: Callable[[], object]) -> float:
@@ -143,25 +143,25 @@ class Bench:
         ]
 
     def draw(self, requests: list[ImageRequest]) -> None:
-        """All of them on one canvas, from prompt to PNG."""
-        canvas = DiffusersBatch(lambda: self.painter, trailing=False)
+        """Generate all of them in one batch, from prompt to PNG."""
+        batch = DiffusersBatch(lambda: self.denoiser, trailing=False)
         for request in requests:
-            canvas.add(request)
-        while len(canvas):
-            canvas.step()
+            batch.add(request)
+        while len(batch):
+            batch.step()
 
     def call(self, rows: int) -> float:
         """Seconds of one call of the UNet."""
         side = -(-self.options.size // 8)
-        told = self.painter.conditioning.of(_PROMPT)
+        conditioning = self.denoiser.prompts.encode(_PROMPT)
         x = torch.randn(4, side, side, device=self.device)
-        return self.timed(lambda: self.painter.denoise([Row(x, SIGMA_MAX, told)] * rows))
+        return self.timed(lambda: self.denoiser.denoise([Row(x, SIGMA_MAX, conditioning)] * rows))
 
     def decoding(self) -> float:
         """Seconds of one picture through the VAE."""
         side = -(-self.options.size // 8)
         latents = torch.randn(4, side, side, device=self.device)
-        return self.timed(lambda: self.painter.decode(latents))
+        return self.timed(lambda: self.denoiser.decode(latents))
 
     def peak_gb(self) -> float:
         """The most memory that was taken since the last question; 0 where there is no GPU."""
@@ -181,7 +181,7 @@ def main() -> None:
     print(
         f"{options.shape}, {options.size} x {options.size}, {options.steps} steps, guidance {options.cfg:g}, on {name}"
     )
-    weights_gb = bench.painter.networks.bytes() / 1e9
+    weights_gb = bench.denoiser.networks.bytes() / 1e9
     print(f"weights {weights_gb:.1f} GB; one picture through the VAE {1e3 * bench.decoding():.0f} ms\n")
     print("| pictures together | s | pictures/s | of one alone | one UNet call, ms | peak GB |")
     print("|---|---|---|---|---|---|")

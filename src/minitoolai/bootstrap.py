@@ -21,7 +21,7 @@ from minitoolai.core.errors import SettingsError
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.models import Rate
 from minitoolai.core.money import parse_dollars
-from minitoolai.engines.factory import make_caps, make_engines, make_speech_engines
+from minitoolai.engines.factory import make_concurrency_limits, make_engines, make_speech_engines
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
@@ -103,7 +103,7 @@ def build(settings: Settings) -> Services:
     database = open_database(database_url(settings), serving=True)
     writer = Writer(database, decide)
     http = HttpClient()
-    caps = make_caps(catalog)
+    caps = make_concurrency_limits(catalog)
     engines = make_engines(catalog, settings, http, caps, tracing.headers if tracing else None)
     in_flight = InFlight(clock)
     limits = make_limits(settings, clock)

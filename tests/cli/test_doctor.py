@@ -108,7 +108,7 @@ def test_doctor_doubts_books_that_a_crash_may_lose_and_a_secret_of_one_machine(
 def engines_of(pid: int) -> list[str]:
     """Modules that run as children of this process."""
     commands = [Path(f"/proc/{child}/cmdline").read_text().split("\0") for child in children_of(pid)]
-    return [command[2].rpartition(".")[2] for command in commands if command[1] == "-m"]
+    return [command[2].removeprefix("minitoolai.engines.") for command in commands if command[1] == "-m"]
 
 
 @pytest.mark.acceptance
@@ -116,11 +116,11 @@ def test_an_embedded_model_does_not_run_where_an_upstream_answers_all_it_could(t
     with Upstream(manners.answer()) as upstream:
         env = {"MINITOOLAI_OPENAI_API_KEY": "sk-test", "MINITOOLAI_OPENAI_BASE_URL": upstream.base_url}
         with ServerProcess(tmp_path, env=env) as server:
-            assert engines_of(server.pid) == ["voice_process"]
+            assert engines_of(server.pid) == ["speech.child"]
             assert post(server.account(), model="gpt-4o-mini").status_code == 200
             said = server.command("models").stdout
             assert re.search(r"^gpt-4o-mini .* ready +openai$", said, flags=re.MULTILINE), said
-            assert engines_of(server.pid) == ["voice_process"]
+            assert engines_of(server.pid) == ["speech.child"]
 
 
 @pytest.mark.acceptance
@@ -130,7 +130,7 @@ def test_the_embedded_painter_starts_with_its_first_job(tmp_path: Path) -> None:
         account = server.account()
         for _ in range(2):
             assert wait(account, job(account, model="realvision"), within_s=60)["status"] == "success"
-            assert engines_of(server.pid) == ["canvas_desk"]
+            assert engines_of(server.pid) == ["images.child"]
 
 
 @pytest.mark.acceptance
@@ -141,4 +141,4 @@ def test_every_process_may_start_a_painter_and_one_job_starts_at_least_one(tmp_p
         account = server.account()
         assert wait(account, job(account, model="realvision"), within_s=60)["status"] == "success"
         painters = [name for child in children_of(server.pid) for name in engines_of(child)]
-        assert set(painters) == {"canvas_desk"}
+        assert set(painters) == {"images.child"}

@@ -62,7 +62,7 @@ def test_any_other_read_goes_through_the_parser(read: bytes) -> None:
 
 
 def receive(reads: list[bytes], *, fast: bool) -> tuple[bytes, list[bytes], bool]:
-    """Feed these reads to a connection; return the body, the parts that took the fast path, and whether it succeeded."""
+    """Feed reads to a connection; return the body, the parts that took the fast path, and whether it succeeded."""
 
     async def feed() -> tuple[bytes, list[bytes], bool]:
         connection = HttpConnection(lambda _: None, lambda _: None)

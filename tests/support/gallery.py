@@ -121,7 +121,7 @@ def settle_jobs(server: ServerProcess, *, within_s: float) -> None:
 
 def drawing_processes(pid: int) -> list[int]:
     """The children of this process that draw."""
-    return [child for child in children_of(pid) if "canvas_desk" in _command(child)]
+    return [child for child in children_of(pid) if "engines.images.child" in _command(child)]
 
 
 def _command(pid: int) -> str:

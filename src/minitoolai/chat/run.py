@@ -20,7 +20,7 @@ from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, Engine
 from minitoolai.core.in_flight import Checkpoints
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
-from minitoolai.engines.protocols import ChatResponse, ChatEngine
+from minitoolai.engines.protocols import ChatEngine, ChatResponse
 from minitoolai.ledger.types import Result
 
 log = logging.getLogger(__name__)

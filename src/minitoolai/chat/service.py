@@ -18,7 +18,7 @@ from minitoolai.core.errors import ContextExceeded, InvalidRequest
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Caller, NewGeneration
-from minitoolai.engines.protocols import ChatResponse, ChatEngine
+from minitoolai.engines.protocols import ChatEngine, ChatResponse
 
 # (merged from fit) Whether a request fits a model and the engine that answers; a refusal names the field and the models that can.
 

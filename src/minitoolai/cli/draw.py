@@ -31,10 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def draw(options: argparse.Namespace) -> None:
     """Draw, showing progress on a terminal, and say where the picture lies. InvalidRequest names a wrong option."""
     request = request_of(options)
-    from minitoolai.engines.images.sketch import SketchEngine
-    from minitoolai.engines.images.sketch import draw as draw_one
+    from minitoolai.engines.images.sketch import SketchEngine, generate
 
-    image = draw_one(SketchEngine(), request, _show if sys.stderr.isatty() else None)
+    image = generate(SketchEngine(), request, _show if sys.stderr.isatty() else None)
     if options.output == "-":
         sys.stdout.buffer.write(image.png)
         return

@@ -87,7 +87,7 @@ class JobAttempt:
 
     async def draw(self) -> GeneratedImage:
         """Have the engine draw it. EngineError, and whatever else engines raise."""
-        return await self.engine.draw(self.job.model, self._request(), self._came_along)
+        return await self.engine.generate(self.job.model, self._request(), self._came_along)
 
     def _request(self) -> ImageRequest:
         ask = self.ask
