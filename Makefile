@@ -57,6 +57,7 @@ check: dev      ## formatting, lint, types, floors
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.openapi --check
 
 bench: dev      ## side by side with peers: one table
 	$(BIN)/python -m bench

@@ -11,7 +11,7 @@ from typing import Any
 
 import minitoolai
 from minitoolai.api.openapi import describe
-from minitoolai.cli.main import _parser
+from minitoolai.cli.main import build_parser
 from minitoolai.core import catalog, errors
 from minitoolai.core import catalog as voices
 from minitoolai.core.catalog_loader import read_catalog
@@ -135,7 +135,7 @@ def _errors() -> str:
 
 def commands() -> dict[str, argparse.ArgumentParser]:
     """`key create` → its parser, for every command."""
-    return dict(_leaves("", _parser()))
+    return dict(_leaves("", build_parser()))
 
 
 def _leaves(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:

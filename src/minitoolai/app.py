@@ -70,7 +70,7 @@ class Server:
         desk = image_desk(services)
         state = State(
             {
-                "keyring": services.keys,
+                "key_verifier": services.keys,
                 "reports": services.reports,
                 "why_not_ready": self.why_not_ready,
                 "image_desk": desk,
@@ -81,7 +81,7 @@ class Server:
         self._other: Any = other_paths(state)
         self._portal: Any = portal(services.site)
         self._idempotent = Idempotent(services.replays, services.keys)
-        self._metrics = MetricsPort(services.settings, MetricsPage(services, self.why_not_ready).text)
+        self._metrics = MetricsPort(services.settings, MetricsPage(services.metric_sources(), self.why_not_ready).text)
         self._count = services.chats.charging.meters.request
 
     def why_not_ready(self) -> str | None:

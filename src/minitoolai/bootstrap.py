@@ -1,32 +1,31 @@
-"""Settings to services: the only place that chooses implementations."""
+"""Composition root: build every service of a process from its settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_network
 
-from minitoolai.accounts.keys import KeyPolicy, KeyVerifier
-from minitoolai.accounts.rate_limits import Limits
+from minitoolai.accounts.keys import KeyPolicy, KeyVerifier, trusted_proxies
+from minitoolai.accounts.rate_limits import build_limits
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
 from minitoolai.billing.charging import Charging
 from minitoolai.billing.idempotency import IdempotencyStore
-from minitoolai.billing.retention import RetentionPolicy, RetentionSweeper
+from minitoolai.billing.retention import RetentionSweeper, retention_policy
+from minitoolai.billing.shared import SharedServices
 from minitoolai.chat.image_inputs import ImageInputs
-from minitoolai.chat.router import Route
 from minitoolai.chat.service import ChatService
 from minitoolai.core.catalog_loader import read_catalog
-from minitoolai.core.clock import Clock, SystemClock
-from minitoolai.core.errors import SettingsError
+from minitoolai.core.clock import SystemClock
 from minitoolai.core.in_flight import InFlight
-from minitoolai.core.models import Rate
-from minitoolai.core.money import parse_dollars
+from minitoolai.core.tracing import attempt_headers
 from minitoolai.engines.factory import make_concurrency_limits, make_engines, make_speech_engines
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
-from minitoolai.image_wiring import Base, Images, make_images
+from minitoolai.images.build import Images
+from minitoolai.images.build import build as build_images
 from minitoolai.ledger.rules import decide
+from minitoolai.observability.metrics import MetricSources
 from minitoolai.observability.tracing import Tracing, make_tracing
 from minitoolai.paths import catalog_path, database_url, pepper
 from minitoolai.portal.site import Site
@@ -59,81 +58,56 @@ class Services:
     reports: Reports
     auditor: Auditor
     site: Site
-    #: None where nobody is to be told.
+    #: None if tracing is off.
     tracing: Tracing | None
+    shared: SharedServices
 
-
-def make_limits(settings: Settings, clock: Clock) -> Limits:
-    """What an account may ask for in a minute, of this process. SettingsError for dollars that are none."""
-    dollars = None
-    if settings.dollars_per_minute:
-        try:
-            dollars = parse_dollars(settings.dollars_per_minute)
-        except ValueError as error:
-            raise SettingsError(f"MINITOOLAI_DOLLARS_PER_MINUTE is wrong: {error}") from error
-    rate = Rate(settings.requests_per_minute, settings.tokens_per_minute, dollars, settings.streams)
-    return Limits(clock, rate, processes=settings.workers)
-
-
-def trusted_proxies(settings: Settings) -> tuple[str, ...]:
-    """Networks in the form that is compared with. SettingsError for one that is none."""
-    networks = tuple(text.strip() for text in settings.trusted_proxies.split(",") if text.strip())
-    for network in networks:
-        try:
-            ip_network(network)
-        except ValueError as error:
-            raise SettingsError(f"MINITOOLAI_TRUSTED_PROXIES is wrong: {error}") from error
-    return networks
-
-
-def kept_for(settings: Settings) -> RetentionPolicy:
-    """What is not the books, and how long that is kept. SettingsError."""
-    if settings.answer_retention_hours > 24:
-        raise SettingsError(
-            "MINITOOLAI_ANSWER_RETENTION_HOURS is wrong: an Idempotency-Key lives for 24 hours, its most"
+    def metric_sources(self) -> MetricSources:
+        """Return the services that /metrics reads."""
+        return MetricSources(
+            self.shared, self.engines, self.speech_engines, self.chats.routes, self.images, self.auditor
         )
-    return RetentionPolicy(settings.prompt_retention_days, settings.answer_retention_hours)
 
 
 def build(settings: Settings) -> Services:
-    """Everything a server needs, not yet started. CatalogError, SettingsError, StoreError."""
-    catalog = read_catalog(catalog_path(settings))
+    """Return everything a server needs, not yet started. Raises CatalogError, SettingsError, StoreError."""
     clock = SystemClock()
+    catalog = read_catalog(catalog_path(settings))
     tracing = make_tracing(settings, clock)
+    spans = tracing.spans if tracing else None
     database = open_database(database_url(settings), serving=True)
     writer = Writer(database, decide)
+    limits = build_limits(settings, clock)
     http = HttpClient()
+    secret_key = pepper(settings)
+    charging = Charging(writer, clock, limits, spans=spans)
+    shared = SharedServices(catalog, clock, database, writer, charging, InFlight(clock), http, secret_key, spans)
     caps = make_concurrency_limits(catalog)
-    engines = make_engines(catalog, settings, http, caps, tracing.headers if tracing else None)
-    in_flight = InFlight(clock)
-    limits = make_limits(settings, clock)
-    charging = (tracing.charging if tracing else Charging)(writer, clock, limits)
+    engines = make_engines(catalog, settings, http, caps, attempt_headers if tracing else None)
+    speech_engines = make_speech_engines(catalog, settings, http, caps)
     fetch = GuardedClient()
     chats = ChatService(
         catalog,
         engines,
         charging,
         clock,
-        in_flight,
+        shared.in_flight,
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
         seeing=ImageInputs(lambda url, field: fetch.get(url, field=field)),
-        route=tracing.route if tracing else Route,
+        spans=spans,
     )
-    speech_engines = make_speech_engines(catalog, settings, http, caps)
     speech = SpeechService(
         catalog,
         speech_engines,
         charging,
         clock,
-        in_flight,
+        shared.in_flight,
         first_sound_timeout_s=settings.first_token_timeout_s,
         stall_timeout_s=settings.total_timeout_s,
     )
-    secret = pepper(settings)
-    base = Base(settings, catalog, clock, database, writer, charging, in_flight, http, secret, tracing)
-    images = make_images(base, is_alone=not database.is_shared)
-    keys = KeyVerifier(database, secret, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
+    images = build_images(settings, shared)
+    keys = KeyVerifier(database, secret_key, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
     auditor = Auditor(database, writer, clock, audit_every_s=settings.audit_every_s)
     return Services(
@@ -147,12 +121,13 @@ def build(settings: Settings) -> Services:
         chats=chats,
         speech=speech,
         images=images,
-        in_flight=in_flight,
-        replays=IdempotencyStore(database, writer, clock, store_responses=settings.answer_retention_hours > 0),
-        sweeper=RetentionSweeper(database, writer, clock, kept_for(settings)),
+        in_flight=shared.in_flight,
         keys=keys,
+        replays=IdempotencyStore(database, writer, clock, store_responses=settings.answer_retention_hours > 0),
+        sweeper=RetentionSweeper(database, writer, clock, retention_policy(settings)),
         reports=reports,
         auditor=auditor,
-        site=make_site(settings, database, writer, clock, keys, reports, auditor, secret),
+        site=make_site(settings, database, writer, clock, keys, reports, auditor, secret_key),
         tracing=tracing,
+        shared=shared,
     )

@@ -1,4 +1,4 @@
-"""The description at /openapi.json is a valid document, and it is about this server: no route more or less."""
+"""The description at /openapi.json is valid, current, and covers exactly the routes of this server."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from tools.openapi import as_text, compile_document
 
-from minitoolai.api.openapi import describe
+from minitoolai.api.openapi import DOCUMENT, describe
 from minitoolai.api.routes import HANDLERS, hot_paths, image_paths
 from minitoolai.app import image_desk
 from minitoolai.bootstrap import build
+from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.http.errors import IMAGE_PATHS, TABLE
+from minitoolai.httpclient.guarded import LONGEST_URL
+from minitoolai.images import request as images
 from minitoolai.settings import load_settings
+from minitoolai.speech.endpoint import FASTEST, FORMATS, SLOWEST
 
 OPEN = {"/healthz", "/readyz", "/openapi.json"}
 #: No key either: a signature is what opens these.
@@ -56,6 +61,33 @@ def _template(path: str) -> str:
 
 def test_the_document_is_valid_openapi() -> None:
     assert [error.message for error in OpenAPIV31SpecValidator(describe()).iter_errors()] == []
+
+
+def test_the_json_is_what_the_yaml_compiles_to() -> None:
+    assert DOCUMENT.read_text("utf-8") == as_text(compile_document())
+
+
+def test_limits_of_an_image_request_are_those_of_the_code() -> None:
+    fields = describe()["components"]["schemas"]["ImageRequest"]["properties"]
+    side = {"minimum": images.SMALLEST_SIDE, "maximum": images.LARGEST_SIDE, "default": images.DEFAULT_SIDE}
+    assert fields["width"] == fields["height"] == {"type": ["integer", "null"], **side}
+    assert fields["prompt"]["maxLength"] == fields["negativePrompt"]["maxLength"] == images.LONGEST_PROMPT
+    assert fields["scheduler"] == {"enum": [*SCHEDULERS, None], "default": images.DEFAULT_SCHEDULER}
+    assert (fields["steps"]["maximum"], fields["steps"]["default"]) == (images.MOST_STEPS, images.DEFAULT_STEPS)
+    cfg = fields["cfgScale"]
+    assert (cfg["minimum"], cfg["maximum"], cfg["default"]) == (
+        images.LOWEST_CFG,
+        images.HIGHEST_CFG,
+        images.DEFAULT_CFG,
+    )
+    assert fields["seed"]["maximum"] == images.LARGEST_SEED
+    assert fields["webhook_url"]["maxLength"] == LONGEST_URL
+
+
+def test_limits_of_a_speech_request_are_those_of_the_code() -> None:
+    fields = describe()["components"]["schemas"]["SpeechRequest"]["properties"]
+    assert fields["response_format"] == {"enum": [*FORMATS, None], "default": "mp3"}
+    assert (fields["speed"]["minimum"], fields["speed"]["maximum"]) == (SLOWEST, FASTEST)
 
 
 def test_every_route_is_described_and_nothing_else(hot: set[str]) -> None:

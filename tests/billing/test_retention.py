@@ -8,8 +8,7 @@ import hashlib
 import pytest
 
 from minitoolai.billing.idempotency import IdempotencyStore, RecordedResponse
-from minitoolai.billing.retention import BATCH, RetentionPolicy, RetentionSweeper
-from minitoolai.bootstrap import kept_for
+from minitoolai.billing.retention import BATCH, RetentionPolicy, RetentionSweeper, retention_policy
 from minitoolai.core.errors import IdempotencySpent, SettingsError
 from minitoolai.core.models import Caller, Claim
 from minitoolai.settings import Settings
@@ -140,5 +139,5 @@ def test_sessions_links_and_events_go_when_they_are_over(books: TemporaryBooks) 
 
 def test_keys_live_for_a_day_and_so_no_answer_is_kept_for_longer() -> None:
     with pytest.raises(SettingsError, match="ANSWER_RETENTION_HOURS"):
-        kept_for(Settings(answer_retention_hours=25))
-    assert kept_for(Settings()) == RetentionPolicy(30.0, 24.0)
+        retention_policy(Settings(answer_retention_hours=25))
+    assert retention_policy(Settings()) == RetentionPolicy(30.0, 24.0)

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 import requests
 
-from minitoolai.cli import accounts as key_commands
-from minitoolai.cli import accounts as vouchers
+from minitoolai.cli import accounts, keys
 from minitoolai.cli import backup as backups
 from minitoolai.cli import common as commands
-from minitoolai.cli.main import _parser
+from minitoolai.cli.main import build_parser
 from minitoolai.core.errors import SettingsError, StoreError
 from minitoolai.settings import Secret, Settings
 from minitoolai.storage import backup as archive
@@ -44,7 +43,7 @@ def make(cluster: Cluster, tmp_path: Path) -> Make:
 
 def command(settings: Settings, *arguments: str) -> int:
     """As the command line would, in this process."""
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     return getattr(backups, arguments[0])(settings, options) or 0
 
 
@@ -60,13 +59,13 @@ def used(settings: Settings) -> Settings:
     """With customers, money and keys."""
     commands.prepare(settings)
     for function, *words in (
-        (commands.account_create, "account", "create", "ann@example.com", "--credit", "5.00"),
-        (commands.account_create, "account", "create", "ben@example.com", "--credit", "0.000000001"),
-        (key_commands.create, "key", "create", "ann@example.com", "--budget-daily", "1.00"),
-        (commands.credit_grant, "credit", "grant", "ann@example.com", "2.00", "--reference", "invoice 17"),
-        (vouchers.create_vouchers, "voucher", "create", "10.00", "--count", "3"),
+        (accounts.create_account, "account", "create", "ann@example.com", "--credit", "5.00"),
+        (accounts.create_account, "account", "create", "ben@example.com", "--credit", "0.000000001"),
+        (keys.create_key, "key", "create", "ann@example.com", "--budget-daily", "1.00"),
+        (accounts.grant_credit, "credit", "grant", "ann@example.com", "2.00", "--reference", "invoice 17"),
+        (accounts.create_vouchers, "voucher", "create", "10.00", "--count", "3"),
     ):
-        function(settings, _parser().parse_args(words))
+        function(settings, build_parser().parse_args(words))
     return settings
 
 
@@ -82,7 +81,7 @@ def test_a_backup_of_either_database_brings_every_row_back_into_either(
     assert everything(new) == everything(old)
     assert (new.data_dir / "secret.key").read_bytes() == (old.data_dir / "secret.key").read_bytes()
     # Numbers that the database gives out go on where they were.
-    commands.credit_grant(new, _parser().parse_args(["credit", "grant", "ann@example.com", "1.00"]))
+    accounts.grant_credit(new, build_parser().parse_args(["credit", "grant", "ann@example.com", "1.00"]))
     assert commands.read(new, audit.broken_invariants) == {}
     with pytest.raises(StoreError, match="rows in"):
         command(new, "restore", file)

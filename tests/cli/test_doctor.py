@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from minitoolai.cli.doctor import LEAST_FREE, doubts
+from minitoolai.cli.doctor import MIN_FREE_BYTES, warnings
 from minitoolai.core.errors import SettingsError
 from minitoolai.paths import pepper
 from minitoolai.settings import Secret, Settings
@@ -65,7 +65,7 @@ def test_a_secret_that_is_empty_is_no_secret(tmp_path: Path) -> None:
 
 
 def subjects(settings: Settings) -> set[str]:
-    return {doubt.partition(":")[0] for doubt in doubts(settings)} - {"disk"}
+    return {doubt.partition(":")[0] for doubt in warnings(settings)} - {"disk"}
 
 
 def test_doctor_doubts_a_public_server_without_a_name_and_not_one_at_home(tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_doctor_doubts_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
     small = Path("/dev/shm")
     is_small = subprocess.run(["df", "-B1", "--output=avail", str(small)], capture_output=True, text=True, check=True)
     free = int(is_small.stdout.split()[1])
-    said = [doubt for doubt in doubts(Settings(data_dir=small)) if doubt.startswith("disk:")]
-    assert bool(said) == (free < LEAST_FREE)
+    said = [doubt for doubt in warnings(Settings(data_dir=small)) if doubt.startswith("disk:")]
+    assert bool(said) == (free < MIN_FREE_BYTES)
 
 
 def test_doctor_doubts_books_that_a_crash_may_lose_and_a_secret_of_one_machine(
@@ -93,20 +93,20 @@ def test_doctor_doubts_books_that_a_crash_may_lose_and_a_secret_of_one_machine(
     with psycopg.connect(postgres_url, autocommit=True) as db:
         db.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
         try:
-            said = list(doubts(settings))
+            said = list(warnings(settings))
         finally:
             db.execute(f'ALTER DATABASE "{name}" RESET synchronous_commit')
     assert any("synchronous_commit is off" in doubt and "postgresql.conf" in doubt for doubt in said)
     assert any(doubt.startswith("secret:") and "MINITOOLAI_SECRET_KEY" in doubt for doubt in said)
     shared = Settings(data_dir=tmp_path, database_url=Secret(postgres_url), secret_key=Secret("the same everywhere"))
-    assert not any("synchronous_commit" in doubt or doubt.startswith("secret") for doubt in doubts(shared))
+    assert not any("synchronous_commit" in doubt or doubt.startswith("secret") for doubt in warnings(shared))
 
 
 # ── embedded engines ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def engines_of(pid: int) -> list[str]:
-    """Modules that run as children of this process."""
+    """Return the engine modules that run as children of this process, such as `images.child`."""
     commands = [Path(f"/proc/{child}/cmdline").read_text().split("\0") for child in children_of(pid)]
     return [command[2].removeprefix("minitoolai.engines.") for command in commands if command[1] == "-m"]
 

@@ -12,7 +12,7 @@ import requests
 
 from minitoolai.accounts.keys import make_key
 from minitoolai.billing.payments import make_voucher, redeem
-from minitoolai.cli.backup import rotate
+from minitoolai.cli.secrets import rotate
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.signing import SecretKeys, UrlSigner, all_keys, secret_id
 from minitoolai.images.webhooks import WebhookSecrets

@@ -13,7 +13,7 @@ def job(number: int, model: str = "a", *, turn: int | None = None, failures: int
 
 
 def chosen(waiting: list[WaitingJob], **given: Any) -> list[int]:
-    facts = {"drawing": (), "is_alone": False, "resident": None, "free": 4, "passed_over_s": 0.0} | given
+    facts = {"drawing": (), "is_alone": False, "resident": None, "free": 4, "head_wait_s": 0.0} | given
     return [one.id for one in pick_batch(waiting, lambda one: one.model, **facts)]
 
 

@@ -22,10 +22,12 @@ from minitoolai.core.errors import (
     NotFound,
     Overloaded,
     RateLimited,
+    SettingsError,
     StoreError,
 )
 from minitoolai.core.models import UNRESTRICTED, Caller, KeyRow, KeyRules
 from minitoolai.core.signing import all_keys
+from minitoolai.settings import Settings
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
@@ -251,3 +253,14 @@ class KeyVerifier:
                     await writer.run(partial(accounts.note_uses, uses=used))
                 except (StoreError, Overloaded) as error:
                     log.warning("the last use of %d keys could not be written down: %s", len(used), error)
+
+
+def trusted_proxies(settings: Settings) -> tuple[str, ...]:
+    """Return the networks whose `X-Forwarded-For` is believed. Raises SettingsError if one is not a network."""
+    networks = tuple(text.strip() for text in settings.trusted_proxies.split(",") if text.strip())
+    for network in networks:
+        try:
+            ip_network(network)
+        except ValueError as error:
+            raise SettingsError(f"MINITOOLAI_TRUSTED_PROXIES is wrong: {error}") from error
+    return networks

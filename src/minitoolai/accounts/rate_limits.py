@@ -11,8 +11,10 @@ import math
 import msgspec
 
 from minitoolai.core.clock import Clock
-from minitoolai.core.errors import RateLimited
+from minitoolai.core.errors import RateLimited, SettingsError
 from minitoolai.core.models import Caller, Rate
+from minitoolai.core.money import parse_dollars
+from minitoolai.settings import Settings
 
 Headers = list[tuple[bytes, bytes]]
 MINUTE_S = 60.0
@@ -244,3 +246,15 @@ class Throttle:
     def forgive(self, key: str) -> None:
         """Forget the tries of this key: it came right."""
         self._full_at_s.pop(key, None)
+
+
+def build_limits(settings: Settings, clock: Clock) -> Limits:
+    """Return the limits that apply to every account of this process. Raises SettingsError."""
+    dollars = None
+    if settings.dollars_per_minute:
+        try:
+            dollars = parse_dollars(settings.dollars_per_minute)
+        except ValueError as error:
+            raise SettingsError(f"MINITOOLAI_DOLLARS_PER_MINUTE is wrong: {error}") from error
+    rate = Rate(settings.requests_per_minute, settings.tokens_per_minute, dollars, settings.streams)
+    return Limits(clock, rate, processes=settings.workers)

@@ -26,6 +26,7 @@ from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Caller, Claim, GenerationState, NewGeneration, Outcome
 from minitoolai.core.money import format_dollars
+from minitoolai.core.tracing import Spans
 from minitoolai.ledger.types import (
     Checkpoint,
     DuplicateRequest,
@@ -121,9 +122,15 @@ class Charging:
     """Reserve, keep alive, settle. One instance a process."""
 
     def __init__(
-        self, writer: Writer, clock: Clock, limits: Limits | None = None, meters: Meters | None = None
+        self,
+        writer: Writer,
+        clock: Clock,
+        limits: Limits | None = None,
+        meters: Meters | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self.meters = meters or Meters()
+        self._spans = spans
         self._writer = writer
         self._clock = clock
         self._limits = limits
@@ -142,17 +149,25 @@ class Charging:
         KeyForbids, BudgetExceeded; InsufficientBalance where the account cannot pay, RateLimited where it has its share
         for now or `queue_limit` of its jobs wait already, Overloaded where the ledger cannot take it now.
         """
-        check_model(caller, generation.model)
-        limits = self._limits
-        if limits is None or not limits.measures_work_of(caller):
-            return await self._hold(caller, bound, generation, hold_id, queue_limit)
-        taken = limits.begin(caller, tokens=bound.tokens, dollars=bound.base + bound.unit * bound.units)
+        limits, spans = self._limits, self._spans
+        is_job, taken = queue_limit is not None, None
+        span = None if spans is None else spans.start_hold(generation, is_job=is_job)
         try:
+            check_model(caller, generation.model)
+            if limits is not None and limits.measures_work_of(caller):
+                taken = limits.begin(caller, tokens=bound.tokens, dollars=bound.base + bound.unit * bound.units)
             reservation = await self._hold(caller, bound, generation, hold_id, queue_limit)
-        except BaseException:
-            limits.end(taken, tokens=0, dollars=0)
+        except BaseException as error:
+            if limits is not None and taken is not None:
+                limits.end(taken, tokens=0, dollars=0)
+            if spans is not None and span is not None:
+                spans.end_hold(span, error)
             raise
-        if queue_limit is not None:
+        if spans is not None and span is not None:
+            spans.hold_placed(span, reservation.hold_id, reservation.amount, generation, is_job=is_job)
+        if limits is None or taken is None:
+            return reservation
+        if is_job:
             # A job waits and works elsewhere: what it costs is known, and it is no answer under way here.
             limits.end(taken, tokens=0, dollars=reservation.amount)
             return reservation
@@ -219,7 +234,16 @@ class Charging:
         now_ms = self._clock.now_ms()
         self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms)
         settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome)
+        if self._spans is not None:
+            return self._traced_settle(self._spans, settle, is_last=is_last)
         return self._writer.submit(settle, is_last=is_last)
+
+    def _traced_settle(self, spans: Spans, settle: Settle, *, is_last: bool) -> asyncio.Future[Result] | None:
+        span = spans.start_settle(settle.hold_id, settle.cost, settle.outcome)
+        charge = self._writer.submit(settle, is_last=is_last)
+        if span is not None:
+            spans.end_settle(span, charge)
+        return charge
 
     def keep_alive(self, reservation: Reservation, progress: int) -> None:
         """Write down the cost so far and move the lease; rides with the next commit."""

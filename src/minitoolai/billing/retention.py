@@ -11,8 +11,9 @@ from functools import partial
 import msgspec
 
 from minitoolai.core.clock import MS_PER_DAY, Clock
-from minitoolai.core.errors import ServiceError, StoreError
+from minitoolai.core.errors import ServiceError, SettingsError, StoreError
 from minitoolai.ledger.types import CLAIM_LIVES_MS
+from minitoolai.settings import Settings
 from minitoolai.storage import idempotency, retention
 from minitoolai.storage import ledger as budgets
 from minitoolai.storage.database import Connection, Database
@@ -89,3 +90,12 @@ class RetentionSweeper:
             if len(found) < idempotency.SWEPT_AT_ONCE:
                 break
         self._looked_ms = max(after_ms, until_ms - LONGEST_ANSWER_MS)
+
+
+def retention_policy(settings: Settings) -> RetentionPolicy:
+    """Return how long data outside the ledger is kept. Raises SettingsError."""
+    if settings.answer_retention_hours > 24:
+        raise SettingsError(
+            "MINITOOLAI_ANSWER_RETENTION_HOURS is wrong: an Idempotency-Key lives for 24 hours, its most"
+        )
+    return RetentionPolicy(settings.prompt_retention_days, settings.answer_retention_hours)

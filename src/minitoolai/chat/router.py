@@ -28,6 +28,7 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import EngineAttempt
+from minitoolai.core.tracing import Span, Spans
 from minitoolai.engines.protocols import ChatEngine
 
 # (merged from health) How one upstream fares in this process: it rests after failures, one request probes it, Retry-After is kept.
@@ -132,10 +133,12 @@ class Route:
         "_again",
         "_asked",
         "_at_s",
+        "_count",
         "_engines",
         "_home",
         "_is_open",
         "_model",
+        "_span",
         "_started_s",
         "attempts",
         "engine",
@@ -150,6 +153,9 @@ class Route:
         self._asked: dict[str, int] = {}
         self._again: dict[str, float] = {}
         self._is_open = False
+        #: Attempts so far and the span of the current one; used only while tracing is on.
+        self._count = 0
+        self._span: Span | None = None
         self.engine = engines[0]
         #: Every attempt that ended, in order; empty while the first goes well.
         self.attempts: list[EngineAttempt] = []
@@ -164,6 +170,10 @@ class Route:
         self._is_open = True
         self._asked[self.engine.name] = self._asked.get(self.engine.name, 0) + 1
         health.asked()
+        spans = self._home.spans
+        if spans is not None:
+            self._count += 1
+            self._span = spans.start_attempt(self.engine.name, self._count)
 
     @property
     def served_by_another(self) -> str | None:
@@ -226,6 +236,9 @@ class Route:
         if not self._is_open:
             return
         self._is_open = False
+        if self._span is not None and self._home.spans is not None:
+            self._home.spans.end_attempt(self._span, error)
+            self._span = None
         health, name = self._home.health(self.engine.name), self.engine.name
         if error is None and not self.attempts:
             health.answered()
@@ -259,10 +272,10 @@ class Router:
         engines: Mapping[str, ChatEngine],
         clock: Clock,
         meters: Meters | None = None,
-        route: type[Route] = Route,
+        spans: Spans | None = None,
     ) -> None:
         self.meters = meters or Meters()
-        self._route = route
+        self.spans = spans
         self._catalog = catalog
         self._engines = engines
         self.clock = clock
@@ -312,9 +325,9 @@ class Router:
         if len(engines) == 1 and self._health[engines[0].name].is_closed:
             check(engines[0])
             engines[0].check_capacity()
-            return self._route(self, model.name, engines, now_s)
+            return Route(self, model.name, engines, now_s)
         able = self._with_room(self.awake(_able(engines, check), model.name, now_s))
-        return self._route(self, model.name, able, now_s)
+        return Route(self, model.name, able, now_s)
 
     def awake(self, engines: list[ChatEngine], model: str, now_s: float) -> list[ChatEngine]:
         """Those that may be asked now; EngineRateLimited or Overloaded where none may."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging
 from minitoolai.chat.image_inputs import ImageInputs
-from minitoolai.chat.router import Route, Router
+from minitoolai.chat.router import Router
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import Catalog, ChatModel
 from minitoolai.core.clock import Clock
@@ -18,6 +18,7 @@ from minitoolai.core.errors import ContextExceeded, InvalidRequest
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Caller, NewGeneration
+from minitoolai.core.tracing import Spans
 from minitoolai.engines.protocols import ChatEngine, ChatResponse
 
 # (merged from fit) Whether a request fits a model and the engine that answers; a refusal names the field and the models that can.
@@ -120,11 +121,11 @@ class ChatService:
         first_token_timeout_s: float,
         total_timeout_s: float,
         seeing: ImageInputs,
-        route: type[Route] = Route,
+        spans: Spans | None = None,
     ) -> None:
         self.catalog = catalog
         self.engines = engines
-        self.routes = Router(catalog, engines, clock, charging.meters, route)
+        self.routes = Router(catalog, engines, clock, charging.meters, spans)
         self.charging = charging
         self._seeing = seeing
         self.clock = clock

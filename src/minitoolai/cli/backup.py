@@ -1,6 +1,6 @@
-"""`minitoolai backup` and `restore`: everything of one moment into one file, beside a running server, and back.
+"""`minitoolai backup` and `minitoolai restore`: a consistent snapshot in one file, taken beside a running server.
 
-The file is the same for both databases: what was taken of SQLite can be restored into PostgreSQL, and the reverse.
+The format does not depend on the database: a backup of SQLite can be restored into PostgreSQL and vice versa.
 """
 
 from __future__ import annotations
@@ -15,79 +15,43 @@ from pathlib import Path
 from typing import IO
 
 from minitoolai import __version__
-from minitoolai.cli.common import CLOCK, say
-from minitoolai.core.clock import random_bytes
-from minitoolai.core.errors import NotFound, ObjectMissing, SettingsError, StoreError
+from minitoolai.cli.common import CLOCK, Commands, add_command, say
+from minitoolai.cli.secrets import write_secret
+from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
 from minitoolai.core.money import format_dollars
 from minitoolai.core.signing import all_keys, secret_id
-from minitoolai.image_wiring import make_objects
 from minitoolai.paths import database_url, pepper
 from minitoolai.settings import Settings
 from minitoolai.storage import backup as archive
-from minitoolai.storage import backup as rows
-from minitoolai.storage import ledger as audit
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.object_store import ObjectStore, job_of
+from minitoolai.storage.ledger import INVARIANTS, broken_invariants
+from minitoolai.storage.object_store import ObjectStore, build_object_store, job_of
 from minitoolai.storage.opening import has_tables, migrate, newest, open_database, revision_of
-
-# (merged from secret_files) `minitoolai secret …`: a new secret for what is made from now on; what was made before goes on working.
-
-
-def keep_secret(path: Path, secret: bytes) -> None:
-    """Write a secret that only its owner may read, durably; one that is there already stays."""
-    try:
-        with open(path, "xb", opener=lambda text, flags: os.open(text, flags, 0o600)) as file:
-            file.write(secret)
-            file.flush()
-            os.fsync(file.fileno())
-    except FileExistsError:
-        return
-
-
-def rotate(settings: Settings, _: argparse.Namespace) -> None:
-    """secret rotate: the file's secret is kept as a previous one, and a new one takes its place."""
-    if settings.secret_key:
-        raise SettingsError(
-            "the secret is MINITOOLAI_SECRET_KEY: set it to a new one, and put the old one before what is in "
-            "MINITOOLAI_SECRET_KEY_PREVIOUS, with a comma"
-        )
-    database_url(settings)
-    old, path = pepper(settings), settings.data_dir / "secret.key"
-    # Kept first: a crash in between leaves one secret under two names.
-    keep_secret(settings.data_dir / f"secret-{secret_id(old)}.key", old)
-    new, draft = random_bytes(32), path.with_name("secret.key.new")
-    draft.unlink(missing_ok=True)
-    keep_secret(draft, new)
-    draft.replace(path)
-    say(f"{secret_id(new)} signs from now on; {secret_id(old)} is still known. Restart every server and worker")
-
-
-def list_(settings: Settings, _: argparse.Namespace) -> None:
-    """secret list: names of secrets, never the secrets."""
-    ring = pepper(settings)
-    say(f"{secret_id(ring)}  signs")
-    for secret in ring.previous:
-        say(f"{secret_id(secret)}  still known")
-
-
-def forget(settings: Settings, options: argparse.Namespace) -> None:
-    """secret forget ID: keys, vouchers and links made under it work no longer."""
-    path = settings.data_dir / f"secret-{options.id}.key"
-    if path.name not in {found.name for found in settings.data_dir.glob("secret-*.key")}:
-        raise NotFound(f"there is no previous secret {options.id}; minitoolai secret list says which there are")
-    path.unlink()
-    say(f"{options.id} is forgotten; restart every server and worker")
-
 
 _FOREVER_MS = 2**62
 
 
+def add_backup(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add `backup`."""
+    about = "write ledger, keys, secret and images to one file, beside a running server"
+    parser = add_command(commands, "backup", about, backup, "backup /backups/2026-11-21.tar.gz")
+    parser.add_argument("file", help="a new file, or - for standard output; keep it secret")
+    parser.add_argument("--no-pictures", action="store_true", help="leave the images out")
+
+
+def add_restore(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add `restore`."""
+    about = "restore a backup into an empty database, and check the ledger"
+    parser = add_command(commands, "restore", about, restore, "restore /backups/2026-11-21.tar.gz --data-dir new")
+    parser.add_argument("file", help="a file written by backup, or - for standard input")
+
+
 def backup(settings: Settings, options: argparse.Namespace) -> None:
-    """backup FILE [--no-pictures]: the last line says what is in it."""
+    """Write a backup, and report what it contains."""
     url = database_url(settings)
     with closing(open_database(url, serving=False)) as database:
         if not has_tables(database):
-            raise SettingsError(f"there is no table in {database.where}: nothing to back up; choose --data-dir")
+            raise SettingsError(f"there is no table in {database.where}, so nothing to back up; choose --data-dir")
         with _target(options.file) as file:
             writer = archive.ArchiveWriter(file)
             secret = pepper(settings)
@@ -99,27 +63,27 @@ def backup(settings: Settings, options: argparse.Namespace) -> None:
                 for one in all_keys(secret):
                     writer.secret(one)
             books = database.read(_write_rows, writer)
-            # After the rows: a picture is kept before its row says so, so that none that is promised is missing.
+            # After the rows: an image is stored before its row refers to it, so none that a row refers to is missing.
             if not options.no_pictures:
-                asyncio.run(_write_pictures(make_objects(settings), writer))
+                asyncio.run(_write_images(build_object_store(settings), writer))
             pictures = writer.end()
-    _tell(f"{sum(books.rows.values())} rows, {pictures} pictures, customers have ${format_dollars(books.posted)}")
+    _report(f"{sum(books.rows.values())} rows, {pictures} images, customers have ${format_dollars(books.posted)}")
 
 
-def _tell(text: str) -> None:
-    """On standard error: standard output may be the backup itself."""
+def _report(text: str) -> None:
+    """Print on standard error, because standard output may be the backup itself."""
     sys.stderr.write(text + "\n")
 
 
 @contextmanager
 def _target(name: str) -> Iterator[IO[bytes]]:
-    """Where the backup goes: whole under its name, or not at all. Nobody else may read it."""
+    """Open the file to write. It appears under its name only once it is complete, readable by its owner only."""
     if name == "-":
         yield sys.stdout.buffer
         return
     path = Path(name)
     if path.exists():
-        raise SettingsError(f"{path} is there already; a backup overwrites nothing: choose another name")
+        raise SettingsError(f"{path} exists already, and a backup overwrites nothing; choose another name")
     part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb", opener=lambda text, flags: os.open(text, flags, 0o600)) as file:
@@ -134,30 +98,30 @@ def _target(name: str) -> Iterator[IO[bytes]]:
 
 
 def _write_rows(connection: Connection, writer: archive.ArchiveWriter) -> archive.BackupTotals:
-    counts = dict.fromkeys(rows.tables(), 0)
+    counts = dict.fromkeys(archive.tables(), 0)
     with connection.snapshot():
-        for chunk in rows.dump(connection):
+        for chunk in archive.dump(connection):
             counts[chunk.table] += len(chunk.rows)
             writer.chunk(chunk)
-        books = archive.BackupTotals(counts, *rows.customers_money(connection))
+        books = archive.BackupTotals(counts, *archive.customers_money(connection))
     writer.books(books)
     return books
 
 
-async def _write_pictures(objects: ObjectStore, writer: archive.ArchiveWriter) -> None:
+async def _write_images(objects: ObjectStore, writer: archive.ArchiveWriter) -> None:
     async for key in objects.list_older(_FOREVER_MS):
         try:
             writer.picture(key, await objects.get(key))
         except ObjectMissing:
-            # Its time was over between the list and now.
+            # Deleted by retention since it was listed.
             continue
 
 
-# ── back ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── restore ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def restore(settings: Settings, options: argparse.Namespace) -> int:
-    """restore FILE: into an empty database; exit 1 where the books do not add up afterwards."""
+    """Restore into an empty database; return 1 if the ledger does not add up afterwards."""
     from minitoolai.app import only_server
 
     url = database_url(settings)
@@ -175,26 +139,26 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
         migrate(url, head.revision)
         secret, books = _read_rows(settings, database, found, head)
         migrate(url)
-        pictures = asyncio.run(_read_pictures(make_objects(settings), found))
-        broken = database.read(audit.broken_invariants)
-    say(f"{sum(books.rows.values())} rows, {pictures} pictures, customers have ${format_dollars(books.posted)}")
+        pictures = asyncio.run(_read_images(build_object_store(settings), found))
+        broken = database.read(broken_invariants)
+    say(f"{sum(books.rows.values())} rows, {pictures} images, customers have ${format_dollars(books.posted)}")
     for name, wrong in broken.items():
         say(f"BROKEN: {name}: {wrong}")
     if not broken:
-        say(f"{len(audit.INVARIANTS)} invariants hold")
+        say(f"{len(INVARIANTS)} invariants hold")
     if secret is None and secret_id(pepper(settings)) != head.secret_id:
         say(
-            f"the backup was taken under another secret ({head.secret_id}): no key and no link made there is known "
-            "here; set its MINITOOLAI_SECRET_KEY before you serve"
+            f"the backup was taken under another secret ({head.secret_id}), so its keys and links are not valid here; "
+            "set its MINITOOLAI_SECRET_KEY before you serve"
         )
     return 1 if broken else 0
 
 
 def _check_target(database: Database, url: str, head: archive.Head) -> None:
-    """StoreError, SettingsError before anything is touched."""
+    """Refuse a target that cannot take this backup, before anything is changed."""
     if head.revision > newest():
         raise StoreError(
-            f"this backup was taken by a newer MiniToolAI ({head.version}): install that one or a later one"
+            f"this backup was made by a newer MiniToolAI ({head.version}); install that version or a later one"
         )
     if has_tables(database) and (head.revision, revision_of(url)) != (newest(), newest()):
         raise StoreError(f"{database.where} has tables of another version; restore into a database without any")
@@ -203,12 +167,12 @@ def _check_target(database: Database, url: str, head: archive.Head) -> None:
 def _read_rows(
     settings: Settings, database: Database, found: Iterator[archive.Piece], head: archive.Head
 ) -> tuple[bytes | None, archive.BackupTotals]:
-    """One transaction: all rows that were promised, or none."""
+    """Load all rows in one transaction, or none."""
     secret: bytes | None = None
     previous: list[bytes] = []
     with closing(database.connect()) as connection, connection.transaction():
         if head.revision == newest():
-            rows.make_room(connection)
+            archive.make_room(connection)
         for piece in found:
             if isinstance(piece, bytes):
                 if secret is None:
@@ -216,40 +180,40 @@ def _read_rows(
                     secret = piece
                 else:
                     previous.append(piece)
-            elif isinstance(piece, rows.RowChunk):
-                rows.load(connection, piece)
+            elif isinstance(piece, archive.RowChunk):
+                archive.load(connection, piece)
             elif isinstance(piece, archive.BackupTotals):
                 _check_books(connection, piece)
                 if database.is_shared:
-                    rows.continue_numbers(connection)
+                    archive.continue_numbers(connection)
                 if secret is not None:
-                    keep_secret(settings.data_dir / "secret.key", secret)
+                    write_secret(settings.data_dir / "secret.key", secret)
                     for one in previous:
-                        keep_secret(settings.data_dir / f"secret-{secret_id(one)}.key", one)
+                        write_secret(settings.data_dir / f"secret-{secret_id(one)}.key", one)
                 return secret, piece
-    raise StoreError("the backup has no books")
+    raise StoreError("the backup is incomplete: its totals are missing")
 
 
 def _check_books(connection: Connection, books: archive.BackupTotals) -> None:
-    if rows.count(connection, books.rows) != books.rows or rows.customers_money(connection) != (
+    if archive.count(connection, books.rows) != books.rows or archive.customers_money(connection) != (
         books.posted,
         books.held,
     ):
-        raise StoreError("what came out of the backup is not what went in; nothing was restored")
+        raise StoreError("the restored rows differ from the totals in the backup; nothing was restored")
 
 
 def _check_secret(settings: Settings, secret: bytes) -> None:
     path = settings.data_dir / "secret.key"
     if settings.secret_key and settings.secret_key.encode() != secret:
         raise SettingsError(
-            "the backup brings its own secret, and MINITOOLAI_SECRET_KEY is another: keys made under the first would "
-            "not be known; unset it"
+            "the backup contains its own secret, and MINITOOLAI_SECRET_KEY differs: keys made under the first would "
+            "not be valid; unset MINITOOLAI_SECRET_KEY"
         )
     if path.exists() and path.read_bytes() != secret:
-        raise SettingsError(f"{path} is another secret than the backup's; move it away, or choose --data-dir")
+        raise SettingsError(f"{path} differs from the secret in the backup; move it away, or choose --data-dir")
 
 
-async def _read_pictures(objects: ObjectStore, found: Iterator[archive.Piece]) -> int:
+async def _read_images(objects: ObjectStore, found: Iterator[archive.Piece]) -> int:
     pictures = 0
     for piece in found:
         if isinstance(piece, tuple):
@@ -257,10 +221,10 @@ async def _read_pictures(objects: ObjectStore, found: Iterator[archive.Piece]) -
             try:
                 is_whole = await objects.put(job_of(key), png) == key
             except ValueError as error:
-                raise StoreError(f"{key[:100]!r} is no picture's name") from error
+                raise StoreError(f"{key[:100]!r} is not the name of an image") from error
             if not is_whole:
-                raise StoreError(f"the picture {key} is not what it was when it was backed up")
+                raise StoreError(f"image {key} differs from the one that was backed up")
             pictures += 1
         elif isinstance(piece, archive.End) and piece.pictures != pictures:
-            raise StoreError(f"{piece.pictures} pictures were backed up, and {pictures} came out")
+            raise StoreError(f"{piece.pictures} images were backed up, but {pictures} were found")
     return pictures

@@ -1,4 +1,4 @@
-"""What each command does: open the database, call a service, print."""
+"""What the commands share: adding a parser, opening the database, printing."""
 
 from __future__ import annotations
 
@@ -6,45 +6,119 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TypeVar
 
-from minitoolai.accounts import keys as account_service
-from minitoolai.accounts.users import hash_password
-from minitoolai.billing import payments
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import InvalidRequest, SettingsError
-from minitoolai.core.money import format_dollars, parse_dollars
+from minitoolai.core.money import parse_dollars
 from minitoolai.paths import database_url
-from minitoolai.settings import Settings
-from minitoolai.storage import accounts, users
-from minitoolai.storage import ledger as audit_rows
+from minitoolai.settings import Settings, load_settings
+from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.opening import has_tables, open_database
-from minitoolai.storage.opening import migrate as run_migrations
+from minitoolai.storage.opening import has_tables, migrate, open_database
 
 T = TypeVar("T")
 CLOCK = SystemClock()
+#: The standard library has no public name for it.
+Commands = argparse._SubParsersAction
+#: A command: settings and options to an exit status; None is 0.
+Run = Callable[[Settings, argparse.Namespace], int | None]
+#: Options that override the setting of the same name.
+OVERRIDES = ("data_dir", "host", "port", "workers", "device")
+
+
+# ── parsers ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def add_command(
+    commands: Commands[argparse.ArgumentParser], name: str, about: str, run: Run, example: str = ""
+) -> argparse.ArgumentParser:
+    """Add a command whose function gets the settings, read from the environment and the options."""
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=f"example:\n  minitoolai {example}" if example else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder of database, images and models (MINITOOLAI_DATA_DIR; data)"
+    )
+    parser.set_defaults(run=lambda options: _run_with_settings(run, options))
+    return parser
+
+
+def add_group(
+    commands: Commands[argparse.ArgumentParser], name: str, about: str, example: str
+) -> Commands[argparse.ArgumentParser]:
+    """Add a command that has commands of its own."""
+    parser = commands.add_parser(
+        name,
+        help=about,
+        epilog=f"example:\n  minitoolai {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser.add_subparsers(required=True, metavar="COMMAND")
+
+
+def _run_with_settings(run: Run, options: argparse.Namespace) -> int | None:
+    from minitoolai.observability import logging
+
+    settings = load_settings(**{name: getattr(options, name, None) for name in OVERRIDES})
+    logging.set_up(settings)
+    return run(settings, options)
+
+
+# ── printing and parsing ──────────────────────────────────────────────────────────────────────────────────
 
 
 def say(text: str) -> None:
-    """One line on standard output."""
+    """Print a line on standard output, flushed."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
+def dollars(text: str) -> int:
+    """Return an option's dollars as nano-dollars. Raises InvalidRequest."""
+    try:
+        return parse_dollars(text)
+    except ValueError as error:
+        raise InvalidRequest(str(error), param="amount") from None
+
+
+# ── the database ──────────────────────────────────────────────────────────────────────────────────────────
+
+
 def prepare(settings: Settings) -> str:
-    """Where the database is, now at the newest schema and with its system accounts."""
-    run_migrations(database_url(settings))
+    """Create the database or bring it to the newest schema, with its system accounts; return where it is."""
+    migrate(database_url(settings))
     write(settings, lambda connection: accounts.ensure_system_accounts(connection, CLOCK.now_ms()))
     with _opened(settings) as database:
         return database.where
 
 
 def prepare_existing(settings: Settings) -> None:
-    """The same where there are books already; SettingsError rather than new ones in a folder that was mistyped."""
+    """Bring an existing database to the newest schema.
+
+    Raises SettingsError if there is none, because a mistyped folder should not get a new one.
+    """
     with _opened(settings) as database:
         _check_tables(settings, database)
     prepare(settings)
+
+
+def write(settings: Settings, change: Callable[[Connection], T]) -> T:
+    """Run a change in a transaction of its own. A running server is not disturbed."""
+    with _connected(settings) as connection, connection.transaction():
+        return change(connection)
+
+
+def read(settings: Settings, query: Callable[[Connection], T]) -> T:
+    """Run a query on the database. Raises SettingsError if there is none."""
+    with _opened(settings) as database:
+        _check_tables(settings, database)
+        return database.read(query)
 
 
 @contextmanager
@@ -62,99 +136,12 @@ def _connected(settings: Settings) -> Iterator[Connection]:
         yield connection
 
 
-def write(settings: Settings, change: Callable[[Connection], T]) -> T:
-    """Run a change in a transaction of its own; a server beside us goes on."""
-    with _connected(settings) as connection, connection.transaction():
-        return change(connection)
-
-
-def read(settings: Settings, question: Callable[[Connection], T]) -> T:
-    """Ask the database, which must exist."""
-    with _opened(settings) as database:
-        _check_tables(settings, database)
-        return database.read(question)
-
-
 def _check_tables(settings: Settings, database: Database) -> None:
     if has_tables(database):
         return
-    lack, other = (
+    missing, other = (
         (f"no table in {database.where}", "another MINITOOLAI_DATABASE_URL")
         if database.is_shared
         else (f"no database in {settings.data_dir}", "--data-dir")
     )
-    raise SettingsError(f"there is {lack}; run minitoolai migrate, or choose {other}")
-
-
-# ── accounts ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def account_create(settings: Settings, options: argparse.Namespace) -> None:
-    """account create EMAIL [--password-stdin] [--credit DOLLARS] [--admin]"""
-    email = account_service.check_email(options.email)
-    credit = dollars(options.credit) if options.credit else None
-    password = sys.stdin.readline().rstrip("\n") if options.password_stdin else None
-    password_hash = hash_password(password) if password is not None else None
-    prepare(settings)
-
-    def change(connection: Connection) -> int:
-        account_id = accounts.create_account(connection, email, password_hash, CLOCK.now_ms())
-        if credit:
-            payments.grant(connection, CLOCK, account_id, credit, reason="credit at creation")
-        if options.admin:
-            users.set_admin(connection, account_id, True)
-        return account_id
-
-    account_id = write(settings, change)
-    say(f"account {account_id} {email} ${format_dollars(credit or 0)}")
-
-
-def credit_grant(settings: Settings, options: argparse.Namespace) -> None:
-    """credit grant EMAIL DOLLARS [--reason R] [--reference R]"""
-    amount = dollars(options.amount)
-
-    def change(connection: Connection) -> str:
-        account_id = account_service.require_account(connection, options.email)
-        done = payments.grant(connection, CLOCK, account_id, amount, reason=options.reason, reference=options.reference)
-        note = " (this reference was credited before; nothing changed)" if done.repeated else ""
-        return f"balance ${format_dollars(done.posted)}{note}"
-
-    prepare_existing(settings)
-    say(write(settings, change))
-
-
-def balance(settings: Settings, options: argparse.Namespace) -> None:
-    """balance EMAIL"""
-    money = read(settings, lambda c: accounts.balance_of(c, account_service.require_account(c, options.email)))
-    parts = {"balance": money.posted, "held": money.held, "available": money.available}
-    say("  ".join(f"{name} ${format_dollars(nano)}" for name, nano in parts.items()))
-
-
-def dollars(text: str) -> int:
-    """An option's dollars as nano-dollars; InvalidRequest in words."""
-    try:
-        return parse_dollars(text)
-    except ValueError as error:
-        raise InvalidRequest(str(error), param="amount") from None
-
-
-# ── operations ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def audit(settings: Settings, _: argparse.Namespace) -> int:
-    """audit: exit 1 and rows if any invariant breaks."""
-    broken = read(settings, audit_rows.broken_invariants)
-    for name, rows in broken.items():
-        say(f"BROKEN: {name}")
-        for row in rows:
-            say("  " + "  ".join(str(value) for value in row))
-    if not broken:
-        say(f"{len(audit_rows.INVARIANTS)} invariants hold")
-    return 1 if broken else 0
-
-
-def migrate(settings: Settings, _: argparse.Namespace) -> None:
-    """migrate"""
-    before, after = run_migrations(database_url(settings))
-    prepare(settings)
-    say(f"already at {after}" if before == after else f"migrated from {before or 'nothing'} to {after}")
+    raise SettingsError(f"there is {missing}; run minitoolai migrate, or choose {other}")

@@ -1,6 +1,6 @@
-"""`minitoolai doctor`: each part of an installation, and what to do about what is wrong; upstreams say one token.
+"""`minitoolai doctor`: check each part of an installation, and print a remedy for each fault.
 
-A warning is no fault: what it is about works, until the day on which it does not.
+Model files and upstreams are tried for one token. A warning is not a fault: it names a risk in a part that works.
 """
 
 from __future__ import annotations
@@ -11,64 +11,48 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from minitoolai.bootstrap import Services, build
-from minitoolai.chat.normalizer import whole_answer
-from minitoolai.cli.common import prepare, read, say
-from minitoolai.cli.models import built, stands_in
+from minitoolai.cli.common import Commands, add_command, prepare, read, say
+from minitoolai.cli.models import build_services, stands_in
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.protocols import ChatEngine
-from minitoolai.image_wiring import make_objects
-from minitoolai.observability.metrics import is_loopback
-from minitoolai.observability.tracing import try_collector
 from minitoolai.paths import catalog_path, database_url
 from minitoolai.settings import Settings
-from minitoolai.storage import ledger as audit_rows
+from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.opening import weak_settings
 
-# (merged from doubts) What works and yet is not as it should be: the warnings of `minitoolai doctor`, each with its remedy.
+if TYPE_CHECKING:
+    from minitoolai.bootstrap import Services
+    from minitoolai.engines.protocols import ChatEngine
 
 GB = 10**9
-LEAST_FREE = 2 * GB
+#: Warn below this.
+MIN_FREE_BYTES = 2 * GB
 
 
-def doubts(settings: Settings) -> Iterator[str]:
-    """`subject: what; the remedy`, for settings whose parts all work."""
-    free = shutil.disk_usage(settings.data_dir).free
-    if free < LEAST_FREE:
-        yield (
-            f"disk: {free / GB:.1f} GB are free in {settings.data_dir.resolve()}; make room, or move it: "
-            "on a full disk nothing can be sold"
-        )
-    if not is_loopback(settings.host) and not settings.public_url:
-        yield (
-            f"address: {settings.host} can be reached by others, and links in answers and letters would name "
-            "this machine's own address; set MINITOOLAI_PUBLIC_URL=https://your.name"
-        )
-    if settings.database_url and not settings.secret_key:
-        yield (
-            f"secret: it lies in {settings.data_dir.resolve()}, and another machine on these books would draw its own "
-            "and know none of the keys; set the same MINITOOLAI_SECRET_KEY everywhere"
-        )
-    if settings.database_url:
-        for name, risk in read(settings, weak_settings).items():
-            yield f"PostgreSQL: {name} is off, so {risk}; set {name} = on in postgresql.conf and reload it"
+#: Time-out for one token of one upstream.
+UPSTREAM_TIMEOUT_S = 20.0
 
 
-#: Longest wait for one token of one upstream.
-PATIENCE_S = 20.0
+def add_doctor(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add `doctor`."""
+    about = "check settings, catalog, database and engines, with a remedy for each fault"
+    parser = add_command(commands, "doctor", about, doctor, "doctor --offline")
+    parser.add_argument(
+        "--offline", action="store_true", help="do not request a token from each upstream, which costs one"
+    )
 
 
 def doctor(settings: Settings, options: argparse.Namespace) -> int:
-    """doctor [--offline]: each part, and what to do about what is wrong."""
+    """Print a line per part; return 1 if there is a fault."""
     faults = 0
     checks = {
         "catalog": _check_catalog,
         "data folder": _check_folder,
         "database": _check_database,
-        "pictures": _check_pictures,
+        "pictures": _check_object_store,
     }
     if settings.otlp_endpoint:
         checks["traces"] = _check_traces
@@ -80,18 +64,18 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
             say(f"FAULT  {name}: {error}")
     if faults:
         return 1
-    reports = built(settings).reports
+    reports = build_services(settings).reports
     offers = reports.offers()
     for offer in offers:
         faults += offer.engine is None
         say(f"{'ok    ' if offer.engine else 'FAULT '} model {offer.model.name}: {offer.engine or offer.why_not}")
     if count := sum(stands_in(reports.catalog, offer.model, offer.engine) for offer in offers):
-        say(f"WARN   small models of ours stand in for {count} at full price; minitoolai models says what is missing")
-    for doubt in doubts(settings):
-        say(f"WARN   {doubt}")
+        say(f"WARN   small embedded models stand in for {count} models at full price; see minitoolai models")
+    for warning in warnings(settings):
+        say(f"WARN   {warning}")
     faults += asyncio.run(_try_files(settings))
     if not options.offline:
-        faults += asyncio.run(_ask_upstreams(settings))
+        faults += asyncio.run(_try_upstreams(settings))
     return 1 if faults else 0
 
 
@@ -105,52 +89,83 @@ def _check_catalog(settings: Settings) -> str:
 def _check_folder(settings: Settings) -> str:
     database_url(settings)
     if not os.access(settings.data_dir, os.W_OK):
-        raise SettingsError(f"{settings.data_dir} cannot be written; change its owner or choose --data-dir")
+        raise SettingsError(f"{settings.data_dir} is not writable; change its owner or choose --data-dir")
     return str(settings.data_dir.resolve())
 
 
 def _check_database(settings: Settings) -> str:
     where = prepare(settings)
-    broken = read(settings, audit_rows.broken_invariants)
+    broken = read(settings, broken_invariants)
     if broken:
-        raise SettingsError(f"the books do not add up: {', '.join(broken)}; run minitoolai audit")
+        raise SettingsError(f"the ledger does not add up: {', '.join(broken)}; run minitoolai audit")
     return f"{where}, all invariants hold"
 
 
-def _check_pictures(settings: Settings) -> str:
-    """The store takes a small object, gives it back and forgets it."""
-    store = make_objects(settings)
+def _check_object_store(settings: Settings) -> str:
+    """Write, read and delete a small object."""
+    from minitoolai.storage.object_store import build_object_store
+
+    store = build_object_store(settings)
 
     async def try_it() -> None:
-        # No job has this number: nobody's picture is touched.
+        # No job has this number, so no image is touched.
         key = await store.put(0, b"a trial by minitoolai doctor")
         await store.get(key)
         await store.delete(key)
 
     asyncio.run(try_it())
-    return f"kept in {settings.object_store or settings.data_dir.resolve() / 'objects'}"
+    return f"stored in {settings.object_store or settings.data_dir.resolve() / 'objects'}"
 
 
 def _check_traces(settings: Settings) -> str:
-    """The collector takes a message in which nothing is told."""
+    """Send an empty message to the collector."""
+    from minitoolai.observability.tracing import try_collector
+
     url = try_collector(settings)
-    return f"{url} takes them, {settings.trace_ratio:.4g} of all requests"
+    return f"{url} accepts them, {settings.trace_ratio:.4g} of all requests"
 
 
-# ── one token of each model file that the operator supplied ─────────────────────────────────────────────────
+def warnings(settings: Settings) -> Iterator[str]:
+    """Yield `subject: risk; remedy` for settings that work but should be changed."""
+    from minitoolai.observability.metrics import is_loopback
+
+    free = shutil.disk_usage(settings.data_dir).free
+    if free < MIN_FREE_BYTES:
+        yield (
+            f"disk: only {free / GB:.1f} GB are free in {settings.data_dir.resolve()}; free some space or move it, "
+            "because no request can be served on a full disk"
+        )
+    if not is_loopback(settings.host) and not settings.public_url:
+        yield (
+            f"address: {settings.host} is reachable from other machines, but links in responses and e-mails would "
+            "contain this machine's local address; set MINITOOLAI_PUBLIC_URL=https://your.name"
+        )
+    if settings.database_url and not settings.secret_key:
+        yield (
+            f"secret: it is stored in {settings.data_dir.resolve()}; another machine on this database would create "
+            "its own and reject all keys; set the same MINITOOLAI_SECRET_KEY on every machine"
+        )
+    if settings.database_url:
+        for name, risk in read(settings, weak_settings).items():
+            yield f"PostgreSQL: {name} is off, so {risk}; set {name} = on in postgresql.conf and reload it"
+
+
+# ── model files supplied by the operator ──────────────────────────────────────────────────────────────────────────────
 
 
 async def _try_files(settings: Settings) -> int:
-    """Each is really loaded, for one short answer; how many faults."""
-    # As little memory as it takes, for a server may be running beside us.
+    """Load each model file and generate one token; return the number of faults."""
+    from minitoolai.bootstrap import build
+
+    # As little memory as possible, because a server may be running beside this command.
     services = build(replace(settings, llama_slots=1, llama_context=512))
     try:
-        said = [line for engine in _with_files(services) for line in await _try_file(engine)]
+        lines = [line for engine in _with_files(services) for line in await _try_file(engine)]
     finally:
         await services.http.close()
-    for line in said:
+    for line in lines:
         say(line)
-    return sum(line.startswith("FAULT") for line in said)
+    return sum(line.startswith("FAULT") for line in lines)
 
 
 def _with_files(services: Services) -> list[ChatEngine]:
@@ -171,31 +186,32 @@ async def _try_file(engine: ChatEngine) -> list[str]:
         return [f"FAULT  engine {engine.name}: {error.message}"]
     finally:
         await engine.stop()
-    blind = (
-        [f"FAULT  engine {engine.name} sees no pictures: {why}"] if (why := engine.vision_unavailable_reason()) else []
-    )
-    eyes = ", and it sees pictures" if engine.vision else ""
-    return [f"ok     engine {engine.name}: one token from {served}{eyes}", *blind]
+    why = engine.vision_unavailable_reason()
+    faults = [f"FAULT  engine {engine.name} cannot see images: {why}"] if why else []
+    vision = ", with vision" if engine.vision else ""
+    return [f"ok     engine {engine.name}: one token from {served}{vision}", *faults]
 
 
 # ── one token of each upstream ────────────────────────────────────────────────────────────────────────────
 
 
-async def _ask_upstreams(settings: Settings) -> int:
-    """Every upstream that is configured is asked at once; how many failed."""
+async def _try_upstreams(settings: Settings) -> int:
+    """Request one token from every configured upstream, concurrently; return the number of faults."""
+    from minitoolai.bootstrap import build
+
     services = build(settings)
-    models = _a_model_each(services)
+    models = _first_models(services)
     try:
-        said = await asyncio.gather(*(_ask(services.engines[name], model) for name, model in models.items()))
+        lines = await asyncio.gather(*(_try_upstream(services.engines[name], model) for name, model in models.items()))
     finally:
         await services.http.close()
-    for line in said:
+    for line in lines:
         say(line)
-    return sum(line.startswith("FAULT") for line in said)
+    return sum(line.startswith("FAULT") for line in lines)
 
 
-def _a_model_each(services: Services) -> dict[str, str]:
-    """Upstream → the first model that it may answer."""
+def _first_models(services: Services) -> dict[str, str]:
+    """Return upstream → the first model that it serves."""
     found: dict[str, str] = {}
     for model in services.chats.catalog.chat.values():
         for name in model.engines:
@@ -205,26 +221,28 @@ def _a_model_each(services: Services) -> dict[str, str]:
     return found
 
 
-async def _ask(engine: ChatEngine, model: str) -> str:
+async def _try_upstream(engine: ChatEngine, model: str) -> str:
     where = f"upstream {engine.name} ({model})"
     began_s = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(UPSTREAM_TIMEOUT_S):
             served = await _one_token(engine, model)
     except TimeoutError:
-        return f"FAULT  {where}: no answer in {PATIENCE_S:g} s; is the address right?"
+        return f"FAULT  {where}: no response in {UPSTREAM_TIMEOUT_S:g} s; check its address"
     except EngineTimeout as error:
-        return f"FAULT  {where}: {error.message}; is the address right?"
+        return f"FAULT  {where}: {error.message}; check its address"
     except ServiceError as error:
-        return f"FAULT  {where}: {error.message}; check its key, its address and its name for this model"
+        return f"FAULT  {where}: {error.message}; check its key, its address and the model's name there"
     return f"ok     {where}: one token from {served} in {asyncio.get_running_loop().time() - began_s:.2f} s"
 
 
 async def _one_token(engine: ChatEngine, model: str) -> str:
+    from minitoolai.chat.normalizer import whole_answer
+
     messages = [{"role": "user", "content": "Say yes."}]
     answer = await engine.open(ChatRequest(model, messages, {}, stream=False, include_usage=True, limit=1), 1)
     try:
         _, _, served, _ = whole_answer(await answer.read(), forwards=False, name="doctor", prompt=0, created_s=0)
     finally:
         await answer.close()
-    return served or "a model without a name"
+    return served or "an unnamed model"

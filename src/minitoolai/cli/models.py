@@ -1,4 +1,4 @@
-"""`minitoolai models`: what is offered, by which engine, ready or why not."""
+"""`minitoolai models` and `minitoolai margin`: what is offered and by which engine, and what it earned."""
 
 from __future__ import annotations
 
@@ -6,29 +6,43 @@ import argparse
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from minitoolai.bootstrap import Services, build
-from minitoolai.cli.common import CLOCK, prepare, read, say
+from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, read, say
 from minitoolai.core.catalog import Catalog, ChatModel, EmbeddingModel, ImageModel, Model, SpeechModel
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.models import MarginRow
 from minitoolai.core.money import format_dollars
-from minitoolai.engines.factory import make_image_engines
 from minitoolai.settings import Settings
-from minitoolai.storage import reports as generations
+from minitoolai.storage.reports import margins
 
-# (merged from listing) Lines of `minitoolai models`: who answers and draws now, what is missing for whom, what upstreams charge us.
+if TYPE_CHECKING:
+    from minitoolai.bootstrap import Services
 
-Answered = ChatModel | EmbeddingModel | ImageModel
-#: (engine, model) → None where it can answer for this model, else a sentence with the remedy.
-WhyNot = Callable[[str, Answered], str | None]
-#: Embedded: under a listed name they answer until there is something better, and their answers say so.
+Served = ChatModel | EmbeddingModel | ImageModel
+#: (engine, model) → None if it can serve this model, else the reason with a remedy.
+WhyNot = Callable[[str, Served], str | None]
+#: Kinds of embedded engines. They serve a listed model until a better engine is configured, and their responses say so.
 STAND_INS = ("sketch", "llama")
+MAX_DAYS = 36_500
+
+
+def add_models(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add `models`."""
+    about = "list the models, the engine that serves each, and what is missing for the others"
+    add_command(commands, "models", about, models, "models")
+
+
+def add_margin(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add `margin`."""
+    about = "show sales and upstream costs by model and engine"
+    parser = add_command(commands, "margin", about, margin, "margin --days 7")
+    parser.add_argument("--days", type=int, default=30, help="number of days to look back (30)")
 
 
 def image_lines(catalog: Catalog, why_not: WhyNot) -> Iterator[str]:
-    """A line for each model, then one for each reason that several models share."""
+    """Yield a line per model, then one per reason that several models share."""
     reasons = {name: _reasons(model, why_not) for name, model in catalog.images.items()}
     shared = Counter(reason for model in reasons.values() for reason in model.values())
     for name, model in catalog.images.items():
@@ -40,8 +54,8 @@ def image_lines(catalog: Catalog, why_not: WhyNot) -> Iterator[str]:
             yield f"  of {models} image models: {reason}"
 
 
-def _reasons(model: Answered, why_not: WhyNot) -> dict[str, str]:
-    """Why those before the first that is ready are passed over, by engine; of all where none is ready."""
+def _reasons(model: Served, why_not: WhyNot) -> dict[str, str]:
+    """Return the reason for each engine before the first ready one; for all engines if none is ready."""
     reasons: dict[str, str] = {}
     for engine in model.engines:
         reason = why_not(engine, model)
@@ -51,8 +65,8 @@ def _reasons(model: Answered, why_not: WhyNot) -> dict[str, str]:
     return reasons
 
 
-def chat_state(catalog: Catalog, model: Answered, why_not: WhyNot) -> str:
-    """By whom a model is answered now, and why by nobody better."""
+def chat_state(catalog: Catalog, model: Served, why_not: WhyNot) -> str:
+    """Return which engine serves a model now, and why not an earlier one."""
     reasons = _reasons(model, why_not)
     why = "; ".join(reasons.values())
     if len(reasons) == len(model.engines):
@@ -60,7 +74,7 @@ def chat_state(catalog: Catalog, model: Answered, why_not: WhyNot) -> str:
     return f"{_state(catalog, model, reasons)}{why and f'  ({why})'}"
 
 
-def _state(catalog: Catalog, model: Answered, reasons: dict[str, str]) -> str:
+def _state(catalog: Catalog, model: Served, reasons: dict[str, str]) -> str:
     engine = next((name for name in model.engines if name not in reasons), None)
     if engine is None:
         return "MISSING"
@@ -68,12 +82,12 @@ def _state(catalog: Catalog, model: Answered, reasons: dict[str, str]) -> str:
 
 
 def stands_in(catalog: Catalog, model: Model, engine: str | None) -> bool:
-    """Whether a small model of ours, by whom this one is answered now, takes the place of something better."""
+    """Return True if an embedded model serves this one in place of a better engine."""
     return engine is not None and catalog.engines[engine].kind in STAND_INS and engine != model.engines[0]
 
 
 def purchase_lines(catalog: Catalog, model: ChatModel | SpeechModel) -> Iterator[str]:
-    """A line for each engine whose price of purchase the catalog knows, with what is left of ours."""
+    """Yield a line per engine whose purchase price is in the catalog, with the margin."""
     prices = (model.price, 0) if isinstance(model, SpeechModel) else (model.price_input, model.price_output)
     for engine in model.engines:
         bought = catalog.purchases.get((engine, model.name))
@@ -84,21 +98,23 @@ def purchase_lines(catalog: Catalog, model: ChatModel | SpeechModel) -> Iterator
 
 
 def percent(part: int, whole: int) -> str:
-    """`25 %`; of nothing, a dash. Money stays whole: the rounding is of what is shown."""
+    """Return a share as `25 %`, or a dash if `whole` is zero. Only the display is rounded."""
     return f"{round(100 * part / whole)} %" if whole else "-"
 
 
 def models(settings: Settings, _: argparse.Namespace) -> None:
-    """models: what is offered, by which engine, ready or why not."""
+    """Print every model and voice with its price, engine and state."""
+    from minitoolai.engines.factory import make_image_engines
+
     prepare(settings)
-    services = built(settings)
+    services = build_services(settings)
     catalog = services.reports.catalog
     for offer in services.reports.offers():
         if isinstance(offer.model, ImageModel):
-            # Below: each of them needs a file of its own.
+            # Listed below: each image model needs a file of its own.
             continue
         if isinstance(offer.model, SpeechModel):
-            # Below: each of them has voices of its own.
+            # Its voices are listed below.
             state = f"ready    {offer.engine}" if offer.engine else f"MISSING  {offer.why_not}"
         else:
             state = chat_state(catalog, offer.model, lambda name, _: services.engines[name].why_not_ready())
@@ -107,7 +123,7 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
             say(line)
     for engine in services.engines.values():
         if why := engine.vision_unavailable_reason():
-            say(f"  {engine.name} sees no pictures: {why}")
+            say(f"  {engine.name} cannot see images: {why}")
     for model in services.speech.catalog.speech.values():
         voices: dict[str, list[str]] = {}
         for voice in model.voices:
@@ -133,8 +149,9 @@ def _dollars_per_million(price: int) -> str:
     return format_dollars(price * 1_000_000)[:-6].rjust(9)
 
 
-def built(settings: Settings) -> Services:
-    """Everything a server would hold, not started."""
+def build_services(settings: Settings) -> Services:
+    """Return the services of a server, not started."""
+    from minitoolai.bootstrap import build
 
     async def make() -> Services:
         return build(settings)
@@ -142,14 +159,11 @@ def built(settings: Settings) -> Services:
     return asyncio.run(make())
 
 
-# (merged from margins) `minitoolai margin`: what was sold, and what the upstreams charge for it.
-
-
 def margin(settings: Settings, options: argparse.Namespace) -> None:
-    """margin [--days N]: a line for each model and engine, then the sum."""
-    if not 1 <= options.days <= 36_500:
-        raise InvalidRequest("--days must be from 1 to 36500", param="days")
-    rows = read(settings, lambda c: generations.margins(c, CLOCK.now_ms() - options.days * MS_PER_DAY))
+    """Print a line per model and engine, then the total."""
+    if not 1 <= options.days <= MAX_DAYS:
+        raise InvalidRequest(f"--days must be from 1 to {MAX_DAYS}", param="days")
+    rows = read(settings, lambda c: margins(c, CLOCK.now_ms() - options.days * MS_PER_DAY))
     say(f"{'model':<20} {'engine':<14} {'requests':>9} {'sold':>16} {'bought':>16} {'margin':>16}")
     for row in rows:
         say(_line(row.model, row.engine, row))
@@ -158,7 +172,7 @@ def margin(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _line(model: str, engine: str, row: MarginRow) -> str:
-    """Of work whose purchase price the catalog does not give, nothing is known: it counts as sold, not as margin."""
+    """Return a line. Requests without a known upstream cost count as sold, but not towards the margin."""
     bought, left = "-", "-"
     if row.sold_of_known or row.bought:
         bought, earned = format_dollars(row.bought), row.sold_of_known - row.bought

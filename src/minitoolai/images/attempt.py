@@ -12,6 +12,7 @@ from minitoolai.core.errors import EngineRefused, ServiceError, StoreError
 from minitoolai.core.inference import ImageAsk, decode_ask
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Outcome
+from minitoolai.core.tracing import Attributes, Span, Spans, child_span
 from minitoolai.engines.protocols import GeneratedImage, ImageEngine, ImageRequest
 from minitoolai.ledger.types import Requeue, Requeued, Result, Settle, Settled, Superseded
 from minitoolai.storage.jobs import ClaimedJob
@@ -33,6 +34,7 @@ class Home(Protocol):
     writer: Writer
     meters: Meters
     objects: ObjectStore
+    spans: Spans | None
 
 
 class JobAttempt:
@@ -52,6 +54,7 @@ class JobAttempt:
         self.is_lost = False
         #: None until the engine has drawn, or failed to.
         self.is_drawn: bool | None = None
+        self._span: Span | None = None
 
     def stop(self, *, is_lost: bool) -> None:
         """Break off. A job that is not lost is handed back."""
@@ -61,12 +64,26 @@ class JobAttempt:
 
     async def run(self) -> None:
         """From the claim to the last commit."""
+        if self._home.spans is not None:
+            self._span = self._start_span(self._home.spans)
         try:
             await self._draw_and_settle()
         except asyncio.CancelledError:
+            if self._span is not None:
+                self._span.set_attribute("error.type", "lost" if self.is_lost else "handed_back")
             if not self.is_lost:
                 self._hand_back()
             raise
+        finally:
+            if self._span is not None:
+                self._span.end()
+
+    def _start_span(self, spans: Spans) -> Span | None:
+        job = self.job
+        return spans.start_job(self.ask.trace, job.id, job.model, job.created_ms, self._attributes())
+
+    def _attributes(self) -> Attributes:
+        return {"gen_ai.provider.name": self.engine.name, "minitoolai.attempt": self.job.attempt}
 
     async def _draw_and_settle(self) -> None:
         try:
@@ -87,7 +104,8 @@ class JobAttempt:
 
     async def draw(self) -> GeneratedImage:
         """Have the engine draw it. EngineError, and whatever else engines raise."""
-        return await self.engine.generate(self.job.model, self._request(), self._came_along)
+        with child_span(self._span, "draw", self._attributes()):
+            return await self.engine.generate(self.job.model, self._request(), self._came_along)
 
     def _request(self) -> ImageRequest:
         ask = self.ask
@@ -109,15 +127,16 @@ class JobAttempt:
     async def keep(self, png: bytes) -> str:
         """The picture's key. A store that is full or gone may come back: what was drawn is not thrown away at once."""
         delay_s, give_up_s = FIRST_RETRY_S, self._home.clock.steady_s() + STORE_PATIENCE_S
-        while True:
-            try:
-                return await self._home.objects.put(self.job.id, png)
-            except StoreError as error:
-                if self._home.clock.steady_s() + delay_s > give_up_s:
-                    raise
-                log.warning("job %d: the picture cannot be kept yet: %s", self.job.id, error)
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, LONGEST_RETRY_S)
+        with child_span(self._span, "keep", {"minitoolai.bytes": len(png)}):
+            while True:
+                try:
+                    return await self._home.objects.put(self.job.id, png)
+                except StoreError as error:
+                    if self._home.clock.steady_s() + delay_s > give_up_s:
+                        raise
+                    log.warning("job %d: the picture cannot be kept yet: %s", self.job.id, error)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, LONGEST_RETRY_S)
 
     # ── how it ends ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -136,17 +155,23 @@ class JobAttempt:
         now_ms = self._home.clock.now_ms()
         self._home.meters.ended("image", job.model, job.id, outcome, cost, now_ms)
         settle = Settle(job.id, job.account_id, cost, now_ms, outcome, job.attempt)
-        future = self._home.writer.submit(settle)
-        assert future is not None
-        return await self._written(future)
+        spans, span = self._home.spans, self._span
+        attributes = {} if spans is None or span is None else spans.start_job_settle(span, job.id, cost, outcome)
+        with child_span(span, "settle", attributes):
+            future = self._home.writer.submit(settle)
+            assert future is not None
+            return await self._written(future)
 
     async def fail(self, code: str, message: str) -> None:
         """This attempt came to nothing: the job waits again, or has failed too often."""
         self._home.meters.engine_failed(self.engine.name, code)
         self.is_drawn = bool(self.is_drawn)
-        future = self._home.writer.submit(self._requeue("failed", code, message))
-        assert future is not None
-        verdict = await self._written(future)
+        if self._span is not None:
+            self._span.fail(code)
+        with child_span(self._span, "queue again", {"error.type": code}):
+            future = self._home.writer.submit(self._requeue("failed", code, message))
+            assert future is not None
+            verdict = await self._written(future)
         again = f"waits again after failure {verdict.failures}" if isinstance(verdict, Requeued) else "has ended"
         # An engine's own words might repeat the prompt: they stand with the job.
         log.warning("job %d: %s at %s; it %s", self.job.id, code, self.engine.name, again)

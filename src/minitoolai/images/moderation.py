@@ -13,6 +13,7 @@ import msgspec
 
 from minitoolai.core.errors import ContentRefused, EngineError, EngineTimeout, SettingsError
 from minitoolai.httpclient.client import HttpClient, HttpError
+from minitoolai.settings import Settings
 
 # (merged from policy_words) The vocabulary of the default policy, and the reading of a prompt that sees through disguises.
 # (merged from policy_words)
@@ -326,3 +327,19 @@ class ModerationPolicy:
         if not decoded.results:
             raise EngineError("the moderation of prompts gave no result; nothing was charged")
         return decoded
+
+
+def build_policy(settings: Settings, http: HttpClient) -> Policies:
+    """Return the prompt policy named in the settings. Raises SettingsError."""
+
+    def moderation() -> ModerationPolicy:
+        if not settings.moderation_url:
+            raise SettingsError("MINITOOLAI_PROMPT_POLICY: moderation needs MINITOOLAI_MODERATION_URL")
+        return ModerationPolicy(
+            http,
+            base_url=settings.moderation_url,
+            key=settings.moderation_key,
+            model=settings.moderation_model,
+        )
+
+    return find_policies(settings.prompt_policy, {"default": DefaultPolicy, "moderation": moderation})

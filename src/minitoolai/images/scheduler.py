@@ -50,7 +50,7 @@ def pick_batch(
     """Up to `free` jobs to begin now, of `waiting` in the queue's order.
 
     `drawing` are the batch keys under way, `is_alone` says that a suspect is; `resident` is the key drawn last;
-    `passed_over_s` is how long the head of the queue has seen others go first.
+    `head_wait_s` is how long the head of the queue has seen others go first.
     """
     if not waiting or free <= 0 or is_alone:
         return []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from functools import partial
 
 from minitoolai.core.catalog import Catalog
@@ -15,8 +15,9 @@ from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Outcome
+from minitoolai.core.tracing import Spans
 from minitoolai.engines.protocols import ImageEngine
-from minitoolai.images.attempt import MOST_FAILURES, Home, JobAttempt
+from minitoolai.images.attempt import MOST_FAILURES, JobAttempt
 from minitoolai.images.progress import JobEvents
 from minitoolai.images.scheduler import LEASE_MS, JobClaimer
 from minitoolai.ledger.types import Requeue, Requeued, Settle, Settled
@@ -37,8 +38,6 @@ REPORT_EVERY_S = 5.0
 #: A job that nobody could draw for so long is not wanted any more.
 LONGEST_WAIT_MS = MS_PER_DAY
 FOREVER_MS = 2**62
-#: What makes an attempt: of whom, at which job, by which engine, and who hears of every step.
-NewRun = Callable[[Home, ClaimedJob, ImageEngine, Callable[[int, int], None]], JobAttempt]
 
 
 class ImageWorker:
@@ -57,7 +56,7 @@ class ImageWorker:
         name: str,
         is_alone: bool,
         meters: Meters | None = None,
-        new_run: NewRun = JobAttempt,
+        spans: Spans | None = None,
         late: Set[str] = frozenset(),
     ) -> None:
         """`is_alone`: no other process draws from this database, nor reads steps from its rows.
@@ -66,7 +65,7 @@ class ImageWorker:
         """
         self.late = late
         self.meters = meters or Meters()
-        self._new_run = new_run
+        self.spans = spans
         self.catalog = catalog
         self.engines = engines
         self.database = database
@@ -169,7 +168,7 @@ class ImageWorker:
 
     def begin(self, job: ClaimedJob, engine: ImageEngine) -> JobAttempt:
         """Start an attempt at what was just claimed."""
-        run = self._new_run(self, job, engine, self.board.step)
+        run = JobAttempt(self, job, engine, self.board.step)
         self.runs[job.id] = run
         self.board.begin(job.id, lambda: run.stop(is_lost=True))
         run.task = asyncio.create_task(run.run())

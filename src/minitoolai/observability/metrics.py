@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -16,14 +16,16 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from minitoolai import __version__
+from minitoolai.billing.audit import Auditor
+from minitoolai.billing.shared import SharedServices
+from minitoolai.chat.router import Router
 from minitoolai.core.errors import ServiceError, SettingsError, StoreError
 from minitoolai.core.meters import Histogram
+from minitoolai.engines.protocols import ChatEngine, SpeechEngine
 from minitoolai.http.errors import error_counts
+from minitoolai.images.build import Images
 from minitoolai.settings import Settings
 from minitoolai.storage.reports import Standing, standing
-
-if TYPE_CHECKING:
-    from minitoolai.bootstrap import Services
 
 log = logging.getLogger(__name__)
 
@@ -79,19 +81,31 @@ METRICS: Final[Mapping[str, Metric]] = {
 }
 
 
-class MetricsPage:
-    """Renders on request. `text` may wait for the database, never for the writer."""
+@dataclass(frozen=True)
+class MetricSources:
+    """The services that the metrics are read from."""
 
-    def __init__(self, services: Services, why_not_ready: Callable[[], str | None]) -> None:
-        self._services = services
+    shared: SharedServices
+    engines: Mapping[str, ChatEngine]
+    speech_engines: Mapping[str, SpeechEngine]
+    router: Router
+    images: Images
+    auditor: Auditor
+
+
+class MetricsPage:
+    """Render the metrics on request. `text` may wait for the database, never for the writer."""
+
+    def __init__(self, sources: MetricSources, why_not_ready: Callable[[], str | None]) -> None:
+        self._sources = sources
         self._why_not_ready = why_not_ready
 
     async def text(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics for who asks for it, else Prometheus' own text."""
-        services = self._services
+        shared = self._sources.shared
         stands: Standing | None = None
         try:
-            stands = await services.database.read_async(standing, services.clock.now_ms())
+            stands = await shared.database.read_async(standing, shared.clock.now_ms())
         except (StoreError, ServiceError) as error:
             log.warning("the metrics of the database are missing: %s", error)
         registry = CollectorRegistry(auto_describe=False)
@@ -102,8 +116,7 @@ class MetricsPage:
 
     def _families(self, stands: Standing | None) -> list[Family]:
         made = _Families()
-        services = self._services
-        made.add("minitoolai_info", 1, __version__, services.database.name)
+        made.add("minitoolai_info", 1, __version__, self._sources.shared.database.name)
         made.add("minitoolai_ready", 1 if self._why_not_ready() is None else 0)
         made.add("minitoolai_database_up", 0 if stands is None else 1)
         self._answers(made)
@@ -115,7 +128,7 @@ class MetricsPage:
         return made.families
 
     def _answers(self, made: _Families) -> None:
-        services, meters = self._services, self._services.chats.charging.meters
+        sources, meters = self._sources, self._sources.shared.charging.meters
         paths: dict[str, int] = {}
         for path, count in meters.requests.items():
             name = path.rstrip("/")
@@ -139,11 +152,11 @@ class MetricsPage:
         for kind in meters.duration:
             made.histogram("minitoolai_first_token_seconds", meters.first_token[kind], MS, kind)
             made.histogram("minitoolai_answer_seconds", meters.duration[kind], MS, kind)
-        made.add("minitoolai_answers_underway", services.in_flight.count())
-        made.add("minitoolai_pictures_underway", len(services.images.worker.runs))
+        made.add("minitoolai_answers_underway", sources.shared.in_flight.count())
+        made.add("minitoolai_pictures_underway", len(sources.images.worker.runs))
 
     def _writer(self, made: _Families) -> None:
-        writer = self._services.writer
+        writer = self._sources.shared.writer
         counts, (waiting, put_off) = writer.counts, writer.waiting()
         made.add("minitoolai_writer_commits_total", counts.commits)
         made.add("minitoolai_writer_replays_total", counts.replays)
@@ -155,22 +168,22 @@ class MetricsPage:
         made.histogram("minitoolai_writer_commit_seconds", counts.took, US)
 
     def _engines(self, made: _Families) -> None:
-        services = self._services
-        for (engine, code), count in services.chats.charging.meters.failures.items():
+        sources = self._sources
+        for (engine, code), count in sources.shared.charging.meters.failures.items():
             made.add("minitoolai_engine_failures_total", count, engine, code)
-        ready = {name: engine.why_not_ready() is None for name, engine in services.engines.items()}
-        for name, voice in services.speech_engines.items():
+        ready = {name: engine.why_not_ready() is None for name, engine in sources.engines.items()}
+        for name, voice in sources.speech_engines.items():
             ready[name] = voice.why_not_ready() is None or ready.get(name, False)
-        worker = services.images.worker
-        for name, painter in services.images.engines.items():
+        worker = sources.images.worker
+        for name, painter in sources.images.engines.items():
             ready[name] = bool(worker.models_of(painter)) or ready.get(name, False)
         for name, is_ready in ready.items():
             made.add("minitoolai_engine_ready", int(is_ready), name)
-        for name in services.engines:
-            made.add("minitoolai_engine_resting", int(not services.chats.routes.health(name).is_closed), name)
+        for name in sources.engines:
+            made.add("minitoolai_engine_resting", int(not sources.router.health(name).is_closed), name)
 
     def _books(self, made: _Families) -> None:
-        auditor, now_s = self._services.auditor, self._services.clock.steady_s()
+        auditor, now_s = self._sources.auditor, self._sources.shared.clock.steady_s()
         made.add("minitoolai_books_broken", len(auditor.broken))
         checked_s = -1.0 if auditor.checked_s is None else now_s - auditor.checked_s
         made.add("minitoolai_books_checked_seconds", checked_s)

@@ -21,9 +21,10 @@ from opentelemetry.trace import Span as Recorded
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from minitoolai.core.tracing import Attributes
+
 log = logging.getLogger(__name__)
 
-Fact = str | int | bool
 #: Spans that wait for the collector; more are dropped, the oldest first.
 QUEUE: Final = 4096
 #: One request to the collector, with the tries that the library makes of it.
@@ -47,20 +48,20 @@ class Span:
         self._span = span
         self._context = set_span_in_context(span)
 
-    def child(self, name: str, facts: Mapping[str, Fact], *, calls_out: bool = False) -> Span:
-        """A piece of this piece. `calls_out`: done by somebody else, who is asked over the network."""
-        kind = SpanKind.CLIENT if calls_out else SpanKind.INTERNAL
-        return Span(self._tracer, self._tracer.start_span(name, self._context, kind, facts))
+    def child(self, name: str, attributes: Attributes, *, is_client: bool = False) -> Span:
+        """Start a span below this one. `is_client`: the work is a call over the network."""
+        kind = SpanKind.CLIENT if is_client else SpanKind.INTERNAL
+        return Span(self._tracer, self._tracer.start_span(name, self._context, kind, attributes))
 
     def rename(self, name: str) -> None:
         self._span.update_name(name)
 
-    def note(self, name: str, fact: Fact) -> None:
-        """A fact that was not known at the start. Nothing once the span has ended."""
+    def set_attribute(self, name: str, value: str | int | bool) -> None:
+        """Add an attribute; ignored once the span has ended."""
         if self._span.is_recording():
-            self._span.set_attribute(name, fact)
+            self._span.set_attribute(name, value)
 
-    def event(self, name: str, at_ms: int) -> None:
+    def add_event(self, name: str, at_ms: int) -> None:
         """Something that happened at a moment, in ms since 1970. Nothing once the span has ended."""
         if self._span.is_recording():
             self._span.add_event(name, timestamp=at_ms * _NS_PER_MS)
@@ -104,16 +105,16 @@ class Traces:
         )
         self._tracer = self._provider.get_tracer("minitoolai", version)
 
-    def request(self, name: str, headers: Mapping[str, str], facts: Mapping[str, Fact]) -> Span | None:
+    def request(self, name: str, headers: Mapping[str, str], attributes: Attributes) -> Span | None:
         """A request that came in, under the trace that its headers name. None where it is not to be told of."""
-        return self._begin(name, _W3C.extract(headers, Context()), SpanKind.SERVER, facts)
+        return self._begin(name, _W3C.extract(headers, Context()), SpanKind.SERVER, attributes)
 
-    def job(self, name: str, headers: Mapping[str, str], facts: Mapping[str, Fact]) -> Span | None:
+    def job(self, name: str, headers: Mapping[str, str], attributes: Attributes) -> Span | None:
         """Work taken from a queue, under the trace of whoever put it there."""
-        return self._begin(name, _W3C.extract(headers, Context()), SpanKind.CONSUMER, facts)
+        return self._begin(name, _W3C.extract(headers, Context()), SpanKind.CONSUMER, attributes)
 
-    def _begin(self, name: str, parent: Context, kind: SpanKind, facts: Mapping[str, Fact]) -> Span | None:
-        span = self._tracer.start_span(name, parent, kind, facts)
+    def _begin(self, name: str, parent: Context, kind: SpanKind, attributes: Attributes) -> Span | None:
+        span = self._tracer.start_span(name, parent, kind, attributes)
         return Span(self._tracer, span) if span.is_recording() else None
 
     def close(self) -> None:

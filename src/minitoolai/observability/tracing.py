@@ -5,25 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from minitoolai import __version__
-from minitoolai.billing.charging import Charging
-from minitoolai.chat.router import Route
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import SettingsError
+from minitoolai.core.tracing import Spans
 from minitoolai.http.asgi import App, Scope
-from minitoolai.images.attempt import JobAttempt
-from minitoolai.observability.instrumentation import (
-    TracedCharging,
-    TracedImageRun,
-    TracedRoute,
-    attempt_headers,
-    request_parent,
-)
-from minitoolai.observability.traced_app import TracedApp
+from minitoolai.observability.middleware import TracedApp
 from minitoolai.settings import Settings
 
 if TYPE_CHECKING:
@@ -96,16 +86,11 @@ def _check_installed() -> None:
 
 
 class Tracing:
-    """Everything of one process that tells: each is the ordinary part, with eyes."""
+    """The tracing of one process: where its spans go, and what records them."""
 
     def __init__(self, traces: Traces, clock: Clock) -> None:
         self._traces = traces
-        self.charging: type[Charging] = TracedCharging
-        self.route: type[Route] = TracedRoute
-        self.image_run: Callable[..., JobAttempt] = partial(TracedImageRun, traces, clock)
-        #: What the requests to upstreams carry, and what a job carries to whoever does it.
-        self.headers: Callable[[], dict[str, str]] = attempt_headers
-        self.parent: Callable[[], str | None] = request_parent
+        self.spans = Spans(traces.job, clock)
 
     def app(self, app: App, route_of: Callable[[Scope], str | None]) -> App:
         """`app`, seen. `route_of`: under which of its routes an answered request came in."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
+from minitoolai.settings import Settings
 
 KEY = re.compile(r"([0-9a-f]{64})-([0-9]{1,19})")
 
@@ -258,3 +259,16 @@ class _Border:
 def _words(error: BaseException) -> str:
     """The first line: obstore adds its whole state to a message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def build_object_store(settings: Settings) -> ObjectStore:
+    """Return the store named in the settings: a folder, or a bucket. Raises SettingsError."""
+    if not settings.object_store:
+        return LocalObjects(settings.data_dir / "objects")
+    return BucketObjects(
+        settings.object_store,
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        access_key_id=settings.s3_access_key_id,
+        secret_access_key=settings.s3_secret_access_key,
+    )

@@ -60,7 +60,7 @@ def status(server: ServerProcess, key: str) -> int:
 def test_the_page_says_of_a_key_all_that_the_command_line_says(
     member: Visitor, email: str, server: ServerProcess
 ) -> None:
-    from minitoolai.cli.key_options import RULES as KNOWN
+    from minitoolai.cli.keys import RULES as KNOWN
 
     assert set(RULES) == {option for option, *_ in KNOWN}
     options = [word for option, (value, _) in RULES.items() for word in (option, value)]

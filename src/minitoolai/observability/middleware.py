@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from minitoolai.core.tracing import REQUEST
 from minitoolai.http.asgi import App, Receive, Scope, Send, header
-from minitoolai.observability.instrumentation import REQUEST
 from minitoolai.observability.logging import CURRENT
 
 if TYPE_CHECKING:
@@ -60,15 +60,15 @@ class TracedApp:
         route = self._route_of(scope)
         if route is not None:
             span.rename(f"{scope['method']} {route}")
-            span.note("http.route", route)
+            span.set_attribute("http.route", route)
         facts = CURRENT.get()
         if facts is not None:
-            span.note("minitoolai.request", facts.request_id())
+            span.set_attribute("minitoolai.request", facts.request_id())
         if seen.status:
-            span.note("http.response.status_code", seen.status)
-            span.note("minitoolai.streamed", seen.is_stream)
+            span.set_attribute("http.response.status_code", seen.status)
+            span.set_attribute("minitoolai.streamed", seen.is_stream)
         if seen.code is not None:
-            span.note("error.type", seen.code)
+            span.set_attribute("error.type", seen.code)
         if seen.status >= 500:
             span.fail(seen.code or str(seen.status))
         span.end()

@@ -1,0 +1,32 @@
+"""The services that every slice (chat, speech, images) is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minitoolai.billing.charging import Charging
+from minitoolai.core.catalog import Catalog
+from minitoolai.core.clock import SystemClock
+from minitoolai.core.in_flight import InFlight
+from minitoolai.core.signing import SecretKeys
+from minitoolai.core.tracing import Spans
+from minitoolai.httpclient.client import HttpClient
+from minitoolai.storage.database import Database
+from minitoolai.storage.writer import Writer
+
+
+@dataclass(frozen=True)
+class SharedServices:
+    """One instance per process, made by bootstrap and handed to each slice's `build`."""
+
+    catalog: Catalog
+    clock: SystemClock
+    database: Database
+    writer: Writer
+    charging: Charging
+    in_flight: InFlight
+    http: HttpClient
+    #: Every signature of this server is derived from it.
+    secret_key: SecretKeys
+    #: None if tracing is off.
+    spans: Spans | None = None

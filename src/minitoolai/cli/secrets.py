@@ -1,0 +1,75 @@
+"""`minitoolai secret`: rotate the secret under which keys are hashed and links are signed.
+
+What was made under a previous secret stays valid until that secret is forgotten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from minitoolai.cli.common import Commands, add_command, add_group, say
+from minitoolai.core.clock import random_bytes
+from minitoolai.core.errors import NotFound, SettingsError
+from minitoolai.core.signing import secret_id
+from minitoolai.paths import database_url, pepper
+from minitoolai.settings import Settings
+
+
+def add_secret(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add `secret rotate`, `list` and `forget`."""
+    about = "change the secret under which keys are hashed and links are signed"
+    group = add_group(commands, "secret", about, "rotate")
+    about = "create a new secret; what was made under the old one stays valid"
+    add_command(group, "rotate", about, rotate, "secret rotate")
+    add_command(group, "list", "list the IDs of the secrets, never the secrets", list_secrets, "secret list")
+    about = "forget a previous secret; keys, vouchers and links made under it become invalid"
+    parser = add_command(group, "forget", about, forget_secret, "secret forget 0a1b2c3d")
+    parser.add_argument("id", help="ID of the secret, as printed by secret list")
+
+
+def rotate(settings: Settings, _: argparse.Namespace) -> None:
+    """Keep the current secret as a previous one, and put a new one in its place."""
+    if settings.secret_key:
+        raise SettingsError(
+            "the secret is MINITOOLAI_SECRET_KEY: set it to a new value, and prepend the old value and a comma to "
+            "MINITOOLAI_SECRET_KEY_PREVIOUS"
+        )
+    database_url(settings)
+    old, path = pepper(settings), settings.data_dir / "secret.key"
+    # Stored first: a crash in between leaves one secret under two names, never none.
+    write_secret(settings.data_dir / f"secret-{secret_id(old)}.key", old)
+    new, draft = random_bytes(32), path.with_name("secret.key.new")
+    draft.unlink(missing_ok=True)
+    write_secret(draft, new)
+    draft.replace(path)
+    say(f"{secret_id(new)} signs from now on; {secret_id(old)} stays valid. Restart every server and worker.")
+
+
+def list_secrets(settings: Settings, _: argparse.Namespace) -> None:
+    """Print the IDs of the current and the previous secrets."""
+    secrets = pepper(settings)
+    say(f"{secret_id(secrets)}  current")
+    for secret in secrets.previous:
+        say(f"{secret_id(secret)}  previous")
+
+
+def forget_secret(settings: Settings, options: argparse.Namespace) -> None:
+    """Delete a previous secret."""
+    path = settings.data_dir / f"secret-{options.id}.key"
+    if path.name not in {found.name for found in settings.data_dir.glob("secret-*.key")}:
+        raise NotFound(f"there is no previous secret {options.id}; see minitoolai secret list")
+    path.unlink()
+    say(f"{options.id} is forgotten. Restart every server and worker.")
+
+
+def write_secret(path: Path, secret: bytes) -> None:
+    """Write a secret durably, readable by its owner only. An existing file is left as it is."""
+    try:
+        with open(path, "xb", opener=lambda text, flags: os.open(text, flags, 0o600)) as file:
+            file.write(secret)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        return
