@@ -16,7 +16,7 @@ from minitoolai.core.errors import FetchFailed, InvalidRequest, UrlForbidden
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.httpclient.client import HttpClient
-from minitoolai.httpclient.guarded import GuardedResponse, GuardedClient
+from minitoolai.httpclient.guarded import GuardedClient, GuardedResponse
 
 KINDS = ("jpeg", "png", "webp", "gif")
 FIELD = "messages[0].content[0].image_url.url"

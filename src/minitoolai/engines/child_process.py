@@ -33,7 +33,7 @@ POLL_S = 0.5
 class ChildProcess:
     """A child process that is restarted whenever it exits. Subclasses implement `_start_once`."""
 
-    #: Keep trying to start a child whose first start failed.
+    #: Keep trying after a failed first start.
     retries_first_start = True
 
     def __init__(self, name: str) -> None:
@@ -167,7 +167,7 @@ class MessageChildProcess(ChildProcess):
         raise NotImplementedError
 
     def _on_disconnect(self) -> None:
-        """Fail what waits for the child, whose output has ended."""
+        """Fail pending work: the output of the child has ended."""
         raise NotImplementedError
 
 

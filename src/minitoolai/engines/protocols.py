@@ -122,7 +122,7 @@ class GeneratedImage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailedImage(msgspec.Struct, frozen=True, kw_only=True):
-    """An image that failed for a reason of its own, such as out of memory, while the rest of the batch continues."""
+    """An image that failed for a reason of its own, such as out of memory, while its batch continues."""
 
     slot_id: int
     error: str
@@ -145,7 +145,7 @@ class ImageEngine(Protocol):
         """Return None if the engine can serve this model of the catalog, else the reason and the remedy."""
 
     def batch_key(self, model: str, width: int, height: int) -> str:
-        """Return the batch of an image. Images with equal keys share model calls, whatever else differs."""
+        """Return the batch of an image. Images with equal keys share model calls."""
 
     async def start(self) -> None:
         """Load, spawn or connect what the engine needs. Raises EngineError."""

@@ -153,7 +153,7 @@ class GuardedClient:
 
 
 async def _drain(connection: HttpConnection, timeout_s: float) -> None:
-    """Read the body up to a limit. A receiver whose write is cut off may treat the request as failed."""
+    """Read the body up to a limit. A cut-off write may look like a failed request to the receiver."""
     left = MAX_DRAIN_BYTES
     try:
         async with asyncio.timeout(timeout_s):

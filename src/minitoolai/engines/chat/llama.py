@@ -250,7 +250,7 @@ def find_embedded_model() -> str:
 
 
 def why_no_gguf(path: str, variable: str) -> str | None:
-    """Return None if the file starts like a GGUF file, else what is wrong with the setting."""
+    """Return None if the file starts like a GGUF file, else the mistake in the setting."""
     try:
         with Path(path).open("rb") as file:
             is_gguf = file.read(4) == b"GGUF"

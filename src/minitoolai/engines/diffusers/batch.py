@@ -222,7 +222,7 @@ class Denoiser:
                     raise
             else:
                 continue
-            # Outside the except block, whose traceback would keep the tensors of the failed call alive.
+            # Outside the except block: its traceback would keep the tensors of the failed call alive.
             self._empty_cache()
             if self._free_memory():
                 continue

@@ -147,7 +147,7 @@ class ImageInfo(msgspec.Struct, frozen=True):
 
 
 def inspect_image(data: bytes, *, field: str, max_pixels: int = MAX_INPUT_PIXELS) -> ImageInfo:
-    """Return format and size according to the bytes, whatever the declared type. Raises InvalidRequest for `field`.
+    """Return format and size according to the bytes, not the declared type. Raises InvalidRequest for `field`.
 
     Reads the header only and decodes nothing.
     """

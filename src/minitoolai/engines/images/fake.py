@@ -106,5 +106,5 @@ def _render(request: ImageRequest, model: str) -> bytes:
 
 
 def make_batch_engine(config: dict[str, Any]) -> FakeBatchEngine:
-    """Return an engine whose images name `model` and whose model calls take `delay_ms`."""
+    """Return an engine that names `model` in its images and takes `delay_ms` per model call."""
     return FakeBatchEngine(config["model"], config["delay_ms"])

@@ -40,7 +40,7 @@ class SketchEngine:
     name = "sketch"
 
     def __init__(self, threads: int = 0) -> None:
-        """Create an engine whose model uses this many threads, 0 for one per core."""
+        """Create an engine that uses this many threads, 0 for one per core."""
         self._threads = threads
         self._model: SketchModel | None = None
 
@@ -209,7 +209,7 @@ def generate(engine: SketchEngine, request: ImageRequest, on_progress: OnProgres
 
 
 def make_batch_engine(config: dict[str, Any]) -> SketchEngine:
-    """Return an engine whose model uses `threads` threads, 0 for one per core."""
+    """Return an engine that uses `threads` threads, 0 for one per core."""
     return SketchEngine(config.get("threads", 0))
 
 
@@ -220,7 +220,7 @@ MAX_TOKENS = 32
 STOP_WORDS = ("a", "an", "the", "of", "with", "and", ",", ".", "'", "!", "?", "-", ":", ";")
 STYLES = ("3d style", "flat style", "noto style", "twemoji style")
 STYLE = re.compile(rf"\b({'|'.join(STYLES)})\b", re.IGNORECASE)
-# Of two names whose cosine to the caption differs by 0.05, the nearer has 12 times the weight.
+# A difference of 0.05 in the cosine to the caption means 12 times the weight.
 TEMPERATURE = 0.02
 
 

@@ -1,4 +1,4 @@
-"""Seeded noise for one image. It depends on the seed only, so an image is independent of the rest of its batch.
+"""Seeded noise for one image. It depends on the seed only, so an image is independent of its batch.
 
 The noise is a Brownian path over sigma: overlapping intervals agree with each other, as the SDE samplers need, and
 disjoint intervals are independent, which is all that the ancestral samplers need.
