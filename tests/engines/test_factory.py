@@ -9,7 +9,7 @@ import pytest
 
 from minitoolai.core.catalog import Catalog
 from minitoolai.core.catalog_loader import parse_catalog
-from minitoolai.core.errors import EngineError, SettingsError
+from minitoolai.core.errors import EngineError, EngineFull, SettingsError
 from minitoolai.engines import factory
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.chat.llama import LlamaEngine
@@ -76,11 +76,13 @@ engines = ["gpu", "web", "up", "quick", "sketch"]
 
 [speech.c]
 price = "15.00"
+max_characters = 1000
+voice = "alloy"
 voices = [
-    { id = "alloy", engine = "up", name = "Alloy", language = "en-US" },
-    { id = "heart", engine = "hibari", name = "Heart", language = "en-US" },
-    { id = "joe", engine = "piper", name = "Joe", language = "en-US", file = "joe.onnx" },
-    { id = "tone", engine = "quick", name = "Tone", language = "en-US" },
+    { id = "alloy", engine = "up", language = "en-US", licence = "x" },
+    { id = "heart", engine = "hibari", language = "en-US", licence = "x" },
+    { id = "joe", engine = "piper", language = "en-US", licence = "x", file = "joe.onnx" },
+    { id = "tone", engine = "quick", language = "en-US", licence = "x" },
 ]
 """
 
@@ -142,7 +144,7 @@ def test_chats_and_speech_of_one_upstream_share_a_limit(catalog: Catalog, settin
         assert chat.is_busy()
         limits["up"].in_use += 3
         for engine in (chat, speech):
-            with pytest.raises(EngineError, match="up is at capacity"):
+            with pytest.raises(EngineFull, match="up is at capacity"):
                 engine.check_capacity()
 
     asyncio.run(test())

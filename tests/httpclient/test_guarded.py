@@ -6,14 +6,26 @@ import asyncio
 import itertools
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 
+import minitoolai
 from minitoolai.core.errors import FetchFailed, ServiceError, UrlForbidden
+from minitoolai.httpclient import guarded
 from minitoolai.httpclient.dial import Address, connect_to
-from minitoolai.httpclient.guarded import MAX_REDIRECTS, GuardedClient, check_url, is_public
+from minitoolai.httpclient.guarded import (
+    MAX_REDIRECTS,
+    GuardedClient,
+    GuardedResponse,
+    ThreadedResolver,
+    check_url,
+    is_public,
+)
 from tests.support.upstream import Exchange, Upstream
+from tests.support.waiting import eventually
 
 PUBLIC = "93.184.216.34"
 
@@ -339,3 +351,249 @@ def test_public_addresses_are_public(text: str) -> None:
 
 def test_a_name_is_not_a_public_address() -> None:
     assert not is_public("example.com")
+
+
+# ── limits and details ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def get(web: Upstream, url: str = "https://a.example.com/", **options: float) -> GuardedResponse:
+    internet = Internet({"a.example.com": [[PUBLIC]]}, web.port)
+    return asyncio.run(internet.client.get(url, **options))  # type: ignore[arg-type]
+
+
+def test_the_limits_are_those_of_the_documentation() -> None:
+    limits = (guarded.MAX_BODY_BYTES, guarded.TIMEOUT_S, guarded.MAX_REDIRECTS, guarded.MAX_DRAIN_BYTES)
+    assert limits == (10_485_760, 5.0, 3, 65_536)
+    assert (guarded.MAX_URL_LENGTH, guarded.RESOLVER_THREADS) == (2000, 8)
+
+
+def test_a_url_may_have_2000_characters_and_no_more() -> None:
+    base = "https://example.com/"
+    check_url(base + "a" * (2000 - len(base)), field="url")
+    with pytest.raises(UrlForbidden, match="url must be at most 2000 ASCII characters"):
+        check_url(base + "a" * (2001 - len(base)), field="url")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://example.com:99999/", "not a valid URL"),
+        ("https://[::1/", "not a valid URL"),
+        ("ftp://example.com/", "must begin with https://"),
+        ("https:///path", "must begin with https://"),
+        ("https://a:b@example.com/", "must not contain a user name"),
+        ("https://example.com/\\x", "must not contain a user name"),
+        ("https://example.com:80/", "must use port 443"),
+        ("https://intranet/", "must name a public host"),
+        ("https://10.0.0.1/", "must use a public address"),
+        ("https://example.0x7f/", "must use a public address"),
+        ("https://exa mple.com/", "percent-encode"),
+    ],
+)
+def test_each_refusal_names_the_field_and_the_problem(url: str, message: str) -> None:
+    with pytest.raises(UrlForbidden, match=message) as refusal:
+        check_url(url, field="webhook_url")
+    assert refusal.value.param == "webhook_url"
+    assert refusal.value.message.startswith("webhook_url")
+
+
+def test_insecure_allows_http_ports_and_private_hosts_but_no_password_and_no_backslash() -> None:
+    assert check_url("http://localhost:8080/x", field="url", insecure=True).port == 8080
+    for url in ("http://a:b@localhost/", "http://localhost\\x/", "ftp://localhost/", "http:///x"):
+        with pytest.raises(UrlForbidden):
+            check_url(url, field="url", insecure=True)
+
+
+@pytest.mark.parametrize("text", ["100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "223.255.255.255"])
+def test_neighbours_of_reserved_networks_are_public(text: str) -> None:
+    assert is_public(text)
+
+
+@pytest.mark.parametrize("text", ["2606:4700::1%eth0", "::ffff:10.0.0.1", "2001:db8::1", "4000::1", "1::1", "fe80::1"])
+def test_scoped_embedded_and_reserved_ipv6_addresses_are_not_public(text: str) -> None:
+    assert not is_public(text)
+
+
+def test_a_response_has_status_headers_body_and_its_final_url(web: Upstream) -> None:
+    async def behave(exchange: Exchange) -> None:
+        if exchange.path == "/old?a=b":
+            exchange.answer(301, b"", location="new?c=d")
+        else:
+            exchange.answer(404, b"nothing", x_kind="test")
+
+    web.behave = behave
+    response = get(web, "https://a.example.com/old?a=b#part")
+    assert (response.status, response.body, response.headers["x-kind"]) == (404, b"nothing", "test")
+    assert response.url == "https://a.example.com/new?c=d"
+    with pytest.raises(AttributeError):
+        response.status = 200  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_every_redirect_status_is_followed(web: Upstream, status: int) -> None:
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(status if exchange.path == "/" else 200, b"", location="/next")
+
+    web.behave = behave
+    assert get(web).url == "https://a.example.com/next"
+
+
+@pytest.mark.parametrize(("status", "headers"), [(302, {}), (201, {"location": "/next"}), (300, {"location": "/n"})])
+def test_other_responses_are_returned_as_they_are(web: Upstream, status: int, headers: dict[str, str]) -> None:
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(status, b"body", **headers)
+
+    web.behave = behave
+    response = get(web)
+    assert (response.status, response.body, len(web.seen)) == (status, b"body", 1)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_of_exactly_the_limit_is_returned_and_one_more_byte_is_not(web: Upstream, announced: bool) -> None:
+    async def behave(exchange: Exchange) -> None:
+        if announced:
+            exchange.answer(200, b"x" * 1000)
+            return
+        exchange.begin()
+        exchange.write(b"x" * 600)
+        exchange.write(b"x" * 400)
+        exchange.end()
+
+    web.behave = behave
+    assert get(web, max_bytes=1000).body == b"x" * 1000
+    failure = _fail(web, max_bytes=999)
+    assert "url: the response is longer than 999 bytes" in failure.message
+    assert failure.param == "url"
+
+
+def test_an_announced_body_is_refused_before_it_arrives(web: Upstream) -> None:
+    async def behave(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n")
+        await exchange.hang()
+
+    web.behave = behave
+    assert "longer than 1,000 bytes" in _fail(web, max_bytes=1000, timeout_s=3.0).message
+
+
+def test_an_uncompressed_encoding_may_be_named(web: Upstream) -> None:
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(200, b"plain", content_encoding="Identity")
+
+    web.behave = behave
+    assert get(web).body == b"plain"
+
+
+def test_the_total_timeout_includes_redirects(web: Upstream) -> None:
+    async def behave(exchange: Exchange) -> None:
+        await asyncio.sleep(0.15)
+        exchange.answer(302, b"", location=exchange.path + "x")
+
+    web.behave = behave
+    failure = _fail(web, timeout_s=0.3)
+    assert "no complete response within 0.3 s" in failure.message
+    assert failure.param == "url"
+
+
+def test_a_post_reads_at_most_64_kib_of_an_endless_response_and_closes_the_connection(web: Upstream) -> None:
+    async def behave(exchange: Exchange) -> None:
+        exchange.begin()
+        while not exchange.gone.is_set():
+            exchange.write(b"x" * 1000)
+            await asyncio.sleep(0)
+
+    web.behave = behave
+    internet = Internet({"a.example.com": [[PUBLIC]]}, web.port)
+    started_s = time.monotonic()
+    status = asyncio.run(internet.client.post("https://a.example.com/", b"{}", headers={"x-a": "b"}, timeout_s=20.0))
+    assert status == 200
+    assert time.monotonic() - started_s < 10
+    assert web.last.headers["x-a"] == "b"
+    assert web.last.raw == b"{}"
+    eventually(web.last.gone.is_set, within_s=5)
+
+
+def test_a_post_lets_the_receiver_finish_a_short_response(web: Upstream) -> None:
+    finished: list[bool] = []
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.begin()
+        exchange.write(b"x")
+        await asyncio.sleep(0.2)
+        finished.append(not exchange.gone.is_set())
+        exchange.end()
+
+    web.behave = behave
+    internet = Internet({"a.example.com": [[PUBLIC]]}, web.port)
+    assert asyncio.run(internet.client.post("https://a.example.com/", b"", headers={}, timeout_s=5.0)) == 200
+    assert finished == [True]
+
+
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_a_server_that_breaks_off_before_the_head_is_a_fetch_failure(web: Upstream, method: str) -> None:
+    async def behave(exchange: Exchange) -> None:
+        exchange.reset()
+
+    web.behave = behave
+    client = Internet({"a.example.com": [[PUBLIC]]}, web.port).client
+    url = "https://a.example.com/"
+    work = client.get(url, field="f") if method == "get" else client.post(url, b"", headers={}, field="f")
+    with pytest.raises(FetchFailed, match=r"^f: the server closed the connection") as failure:
+        asyncio.run(work)
+    assert failure.value.param == "f"
+
+
+def test_a_host_without_addresses_and_a_name_that_cannot_be_encoded_are_fetch_failures() -> None:
+    async def nothing(_: str, __: int) -> Sequence[Address]:
+        return []
+
+    with pytest.raises(FetchFailed, match=r"f: the host a\.example\.com has no address") as failure:
+        asyncio.run(GuardedClient(resolve=nothing).get("https://a.example.com/", field="f"))
+    assert failure.value.param == "f"
+    long_label = "a" * 80
+    with pytest.raises(FetchFailed) as failure:
+        asyncio.run(GuardedClient().get(f"https://{long_label}.example.com/", field="f"))
+    assert failure.value.param == "f"
+
+
+def test_a_header_with_a_line_break_is_refused(web: Upstream) -> None:
+    client = Internet({"a.example.com": [[PUBLIC]]}, web.port).client
+    with pytest.raises(UrlForbidden, match=r"^f: the value of the header x-a") as refusal:
+        asyncio.run(client.post("https://a.example.com/", b"", headers={"x-a": "b\r\nc: d"}, field="f"))
+    assert refusal.value.param == "f"
+    assert web.seen == []
+
+
+def test_a_private_address_of_a_name_is_refused_with_the_name(web: Upstream) -> None:
+    client = Internet({"loop.example.com": [["127.0.0.1"]]}, web.port).client
+    with pytest.raises(UrlForbidden, match=r"f must resolve to a public address, but loop\.example\.com does not"):
+        asyncio.run(client.get("https://loop.example.com/", field="f"))
+
+
+def test_the_given_tls_context_and_user_agent_are_used(web: Upstream) -> None:
+    own, contexts = ssl.create_default_context(), []
+
+    async def resolve(_: str, __: int) -> Sequence[Address]:
+        return addresses(PUBLIC)
+
+    async def dial(_: Sequence[Address], protocol: asyncio.Protocol, host: str, context: object) -> None:
+        contexts.append(context)
+        await connect_to(addresses("127.0.0.1", port=web.port), protocol, host, None)
+
+    client = GuardedClient(resolve=resolve, dial=dial, ssl_context=own, user_agent="tester/1")
+    asyncio.run(client.get("https://a.example.com/"))
+    assert contexts == [own]
+    assert web.last.headers["user-agent"] == "tester/1"
+    client = GuardedClient(resolve=resolve, dial=dial)
+    for _ in range(2):
+        asyncio.run(client.get("https://a.example.com/"))
+    assert contexts[1] is contexts[2] is not own
+    assert web.last.headers["user-agent"] == f"minitoolai/{minitoolai.__version__} (+guarded)"
+    asyncio.run(GuardedClient(insecure=True, resolve=resolve, dial=dial).get("http://a.example.com/"))
+    assert contexts[3] is None
+
+
+def test_names_are_resolved_for_their_port_in_a_separate_thread_pool() -> None:
+    resolver = ThreadedResolver()
+    found = asyncio.run(resolver("127.0.0.1", 443))
+    assert {(address[1], address[4]) for address in found} == {(socket.SOCK_STREAM, ("127.0.0.1", 443))}
+    assert any(thread.name.startswith("names") for thread in threading.enumerate())

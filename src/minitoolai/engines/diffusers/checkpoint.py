@@ -117,12 +117,13 @@ def _load_file(path: Path) -> Networks:
 
     tensors: Tensors = load_file(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    # First, because it names what is wrong with files of other models.
+    of_xl = is_xl(shapes)
     unet_shape, vae_shape = unet_config(shapes), vae_config(shapes)
     unet = _build(
         lambda: UNet2DConditionModel.from_config(unet_shape), convert_ldm_unet_checkpoint(tensors, unet_shape), "UNet"
     )
     vae = _build(lambda: AutoencoderKL.from_config(vae_shape), convert_ldm_vae_checkpoint(tensors, vae_shape), "VAE")
-    of_xl = is_xl(shapes)
     prefixes = (CLIP_OF_XL, OPEN_CLIP_OF_XL) if of_xl else (CLIP_OF_15,)
     tokens = clip_tokenizer()
     encoders = [_encoder_of_file(tensors, shapes, prefix, tokens) for prefix in prefixes]
