@@ -98,18 +98,6 @@ def test_a_file_gives_the_same_image_as_its_folder(checkpoints: Checkpoints, tmp
     assert apart(*pictures) == 0
 
 
-def test_noise_levels_map_to_training_timesteps() -> None:
-    from minitoolai.engines.diffusers.batch import timestep_of
-    from minitoolai.engines.sampling.schedules import noise_table, sigmas
-
-    table = noise_table()
-    for step in (0, 1, 500, 998, 999):
-        assert timestep_of(table[step]) == pytest.approx(step, abs=1e-6)
-    assert [timestep_of(s) for s in sigmas("Euler", 4)[:-1]] == pytest.approx([999, 666, 333, 0], abs=1e-6)
-    assert timestep_of(table[-1] * 1.01) == 999
-    assert timestep_of(table[0] * 0.9) == 0
-
-
 @pytest.mark.parametrize("predicts_v", [False, True], ids=["noise", "v"])
 def test_the_output_is_interpreted_as_noise_or_v(engine: Any, predicts_v: bool) -> None:
     import torch
