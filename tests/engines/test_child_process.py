@@ -6,19 +6,28 @@ import asyncio
 import io
 import os
 import signal
+import subprocess
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from minitoolai.core.errors import EngineError
+from minitoolai.core.errors import EngineError, EngineTimeout
 from minitoolai.engines.child_process import (
     ChildProcess,
     HangDetector,
+    HeartbeatMonitor,
     MessageChildProcess,
+    child_environment,
     read_frame,
     to_frame,
 )
+from minitoolai.engines.images.process import EngineProcess
+from minitoolai.engines.speech.child import LoadVoices
+from minitoolai.engines.speech.pool import VoiceChild
 from tests.support.waiting import is_alive
 
 SLEEPS = "import time; time.sleep(600)"
@@ -194,7 +203,7 @@ def test_a_hang_is_silence_or_work_without_progress_but_not_a_pause_of_this_proc
     loop = SimulatedLoop()
 
     async def test() -> None:
-        hangs = HangDetector(silence_s=10, stall_s=30)
+        hangs = HeartbeatMonitor(silence_s=10, stall_s=30)
         hangs.reset()
 
         def advance(by_s: float, *, heard: bool = True, progress: bool = False) -> None:
@@ -229,3 +238,131 @@ def test_a_hang_is_silence_or_work_without_progress_but_not_a_pause_of_this_proc
         loop.run_until_complete(test())
     finally:
         loop.close()
+
+
+# ── hangs by CPU time ─────────────────────────────────────────────────────────────────────────────────────────
+
+LIMIT_S = 1.0
+CRAWL = "import time\nwhile True: time.sleep(0.02)"
+LOOP = "while True: pass"
+BLOCK = "import threading; threading.Event().wait()"
+
+
+def hangs_within(
+    program: str, seconds: float, *, disturb: Callable[[subprocess.Popen[bytes]], object] | None = None
+) -> bool:
+    """Return True if the process is found to hang, checking ten times per second."""
+    with subprocess.Popen([sys.executable, "-c", f"print(flush=True)\n{program}"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        if disturb is not None:
+            disturb(process)
+        try:
+            detector = HangDetector(process.pid, LIMIT_S)
+            detector.begin(began_s := time.monotonic())
+            while time.monotonic() - began_s < seconds:
+                time.sleep(0.1)
+                if detector.is_hung(time.monotonic()):
+                    assert time.monotonic() - began_s > LIMIT_S
+                    return True
+            return False
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("program", [LOOP, BLOCK])
+def test_an_endless_loop_and_a_blocked_process_hang(program: str) -> None:
+    assert hangs_within(program, 60)
+
+
+def test_a_stopped_process_hangs() -> None:
+    assert hangs_within(LOOP, 60, disturb=lambda process: process.send_signal(signal.SIGSTOP))
+
+
+def test_a_process_that_advances_a_little_does_not_hang() -> None:
+    assert not hangs_within(CRAWL, 4 * LIMIT_S)
+
+
+def test_each_task_has_its_own_time() -> None:
+    with subprocess.Popen([sys.executable, "-c", f"print(flush=True)\n{LOOP}"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            detector = HangDetector(process.pid, LIMIT_S)
+            for _ in range(4):
+                detector.begin(time.monotonic())
+                time.sleep(LIMIT_S / 2)
+                assert not detector.is_hung(time.monotonic())
+        finally:
+            process.kill()
+
+
+def test_a_process_that_has_exited_does_not_hang() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    detector = HangDetector(process.pid, LIMIT_S)
+    detector.begin(5.0)
+    assert not detector.is_hung(5.0 + LIMIT_S / 2)
+
+
+def test_a_voice_child_that_stops_is_killed_and_restarted() -> None:
+    async def test() -> None:
+        child = VoiceChild("tone", LoadVoices("fake", [], 0), hang_after_s=0.5, check_every_s=0.05)
+        await child.start()
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGSTOP)
+        stuck, queued = child.request(LoadVoices("fake", [], 0)), child.request(LoadVoices("fake", [], 0))
+        with pytest.raises(EngineTimeout, match="tone timed out; the audio so far is charged"):
+            await asyncio.wait_for(stuck, 20)
+        with pytest.raises(EngineError, match="died and is restarting"):
+            await queued
+        await until(lambda: child.restarts >= 1 and child.is_up)
+        await child.stop()
+
+    asyncio.run(test())
+
+
+# ── the environment of children ───────────────────────────────────────────────────────────────────────────────
+
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
+@pytest.fixture
+def unset(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_openmp_threads_sleep_while_they_wait(unset: pytest.MonkeyPatch) -> None:
+    unset.setenv("SOMETHING_ELSE", "kept")
+    environment = child_environment()
+    assert environment["OMP_WAIT_POLICY"] == "passive"
+    assert 0 < int(environment["GOMP_SPINCOUNT"]) <= 5000
+    assert environment["SOMETHING_ELSE"] == "kept"
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_a_setting_of_the_operator_replaces_the_defaults(unset: pytest.MonkeyPatch, name: str) -> None:
+    unset.setenv(name, "of the operator")
+    environment = child_environment()
+    assert {key: environment[key] for key in VARIABLES if key in environment} == {name: "of the operator"}
+
+
+def test_speech_and_image_children_are_started_with_it(unset: pytest.MonkeyPatch) -> None:
+    def environment_of(pid: int | None) -> dict[str, str]:
+        entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+    async def test() -> None:
+        config = {"model": "fake-1", "delay_ms": 1}
+        voice = VoiceChild("tone", LoadVoices("fake", [], 0))
+        images = EngineProcess("fake", "minitoolai.engines.images.fake", config, max_concurrency=1)
+        try:
+            await asyncio.gather(voice.start(), images.start())
+            for pid in (voice.pid, images.pid):
+                assert environment_of(pid).items() >= child_environment().items()
+        finally:
+            await asyncio.gather(voice.stop(), images.stop())
+
+    asyncio.run(test())

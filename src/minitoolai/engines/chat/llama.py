@@ -20,7 +20,7 @@ from minitoolai.core.clock import random_text
 from minitoolai.core.errors import ContextExceeded, EngineError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt, upstream_failure
-from minitoolai.engines.child_process import LONGEST_RESTART_S, ChildProcess
+from minitoolai.engines.child_process import LONGEST_RESTART_S, ChildProcess, child_environment
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.httpclient.client import HttpClient, HttpError
 
@@ -270,7 +270,9 @@ async def spawn(settings: dict[str, Any]) -> tuple[Process, str]:
     """Return the child and its address once it has loaded its files. Raises EngineError with llama.cpp's message."""
     command = [sys.executable, "-m", "minitoolai.engines.chat.llama_server"]
     with tempfile.TemporaryFile() as output:
-        child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=output)
+        child = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=output, env=child_environment()
+        )
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.write(json.dumps(settings).encode() + b"\n")

@@ -10,7 +10,7 @@ from itertools import count
 from typing import Any
 
 from minitoolai.core.errors import EngineError, EngineRefused
-from minitoolai.engines.child_process import POLL_S, HangDetector, MessageChildProcess
+from minitoolai.engines.child_process import POLL_S, HeartbeatMonitor, MessageChildProcess
 from minitoolai.engines.images.child import Add, Event, Generated, Heartbeat, Loaded, LoadEngine, Progress, Remove
 from minitoolai.engines.protocols import BatchEngine, GeneratedImage, ImageRequest, OnProgress
 
@@ -49,7 +49,7 @@ class EngineProcess(MessageChildProcess):
         self._load = LoadEngine(engine_module, config)
         #: A second instance in this process, for `why_not_ready` and `batch_key` only.
         self._engine: BatchEngine = import_module(engine_module).make_batch_engine(config)
-        self._hangs = HangDetector(silence_s, call_timeout_s)
+        self._hangs = HeartbeatMonitor(silence_s, call_timeout_s)
         self._loaded: asyncio.Future[Loaded] | None = None
         self._in_flight: dict[int, _InFlightImage] = {}
         self._ids = count(1)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio.subprocess import Process
 from collections import deque
 from collections.abc import Iterator
 from functools import cache
 from importlib import util
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from minitoolai.core.catalog import EngineEntry, VoiceEntry
 from minitoolai.core.errors import EngineError, EngineTimeout, Overloaded
 from minitoolai.core.inference import Piece, Sound, SpeechRequest
-from minitoolai.engines.child_process import MessageChildProcess
+from minitoolai.engines.child_process import HangDetector, MessageChildProcess
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.speech.child import Begin, Command, Discard, LoadVoices, NextSlice, Reply, Speak, VoiceFile
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 60.0
-#: A sentence takes less than a second; after this long its process hangs.
-SENTENCE_TIMEOUT_S = 30.0
+#: CPU time for one command, or time without any, after which a child hangs. Loading takes three seconds, a sentence
+#: less than one.
+HANG_AFTER_S = 30.0
+CHECK_EVERY_S = 1.0
 
 
 @cache
@@ -155,11 +158,7 @@ class PooledSpeechResponse:
         command = self._next_command()
         if self._child.restarts != self._child_restarts or not self._child.is_up:
             raise EngineError(f"{self._name} broke off; the audio so far is charged")
-        try:
-            reply = await asyncio.wait_for(self._child.request(command), SENTENCE_TIMEOUT_S)
-        except TimeoutError:
-            self._child.kill()
-            raise EngineTimeout(f"{self._name} timed out; the audio so far is charged") from None
+        reply = await self._child.request(command)
         if reply.error:
             # Do not log the command: it contains a customer's text.
             log.error("%s could not handle %s: %s", self._name, type(command).__name__, reply.error)
@@ -191,39 +190,74 @@ class VoiceChild(MessageChildProcess):
 
     module = "minitoolai.engines.speech.child"
 
-    def __init__(self, name: str, load: LoadVoices) -> None:
+    def __init__(
+        self,
+        name: str,
+        load: LoadVoices,
+        *,
+        hang_after_s: float = HANG_AFTER_S,
+        check_every_s: float = CHECK_EVERY_S,
+    ) -> None:
         super().__init__(name, Reply)
         self._load = load
+        self._hang_after_s, self._check_every_s = hang_after_s, check_every_s
+        #: Judges the command at the head of `_pending`.
+        self._hangs: HangDetector
+        self._is_hung = False
         self._pending: deque[asyncio.Future[Reply]] = deque()
         #: Texts in progress.
         self.texts = 0
 
     def request(self, command: Command) -> asyncio.Future[Reply]:
         """Send a command and return the future of its reply. Cancelling the future discards the reply only."""
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        if not self._pending:
+            self._hangs.begin(loop.time())
         self._pending.append(future)
         self.send(command)
         return future
 
     async def _start_once(self) -> None:
         process = await self._spawn()
-        try:
-            reply = await asyncio.wait_for(self.request(self._load), START_TIMEOUT_S)
-        except TimeoutError:
-            process.kill()
-            reply = Reply(error=f"loading took more than {START_TIMEOUT_S:g} s")
-        if reply.error:
-            raise EngineError(f"{self.name}: the voices could not be loaded: {reply.error}")
+        self._hangs, self._is_hung = HangDetector(process.pid, self._hang_after_s), False
+        loaded = self.request(self._load)
+        while not loaded.done():
+            await self._check(loaded, process)
+        if error := loaded.result().error:
+            raise EngineError(f"{self.name}: the voices could not be loaded: {error}")
         self.is_up = True
+
+    async def _wait_for_exit(self, process: Process) -> None:
+        """Wait for the end of the child, and kill it if it hangs."""
+        assert self._reader is not None
+        while not self._reader.done():
+            await self._check(self._reader, process)
+
+    async def _check(self, awaited: asyncio.Future[Any], process: Process) -> None:
+        """Wait for `awaited`, but not for long; then kill the child if it hangs."""
+        await asyncio.wait([awaited], timeout=self._check_every_s)
+        now_s = asyncio.get_running_loop().time()
+        if self._pending and process.returncode is None and self._hangs.is_hung(now_s):
+            log.error("%s hangs: one command has taken too long; killing process %d", self.name, process.pid)
+            self._is_hung = True
+            process.kill()
 
     def _on_event(self, event: Reply) -> None:
         future = self._pending.popleft()
+        # The next pending command begins now.
+        self._hangs.begin(asyncio.get_running_loop().time())
         if not future.done():
             future.set_result(event)
 
     def _on_disconnect(self) -> None:
+        if self._is_hung and self._pending:
+            _fail(self._pending.popleft(), EngineTimeout(f"{self.name} timed out; the audio so far is charged"))
         while self._pending:
-            future = self._pending.popleft()
-            if not future.done():
-                error = f"the process of {self.name} died and is restarting; retry in a moment"
-                future.set_exception(EngineError(error, retry_after_s=2))
+            error = f"the process of {self.name} died and is restarting; retry in a moment"
+            _fail(self._pending.popleft(), EngineError(error, retry_after_s=2))
+
+
+def _fail(future: asyncio.Future[Reply], error: EngineError) -> None:
+    if not future.done():
+        future.set_exception(error)
