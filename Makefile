@@ -1,72 +1,78 @@
-# make help lists what there is to make.
+# Run `make help` for the list of targets.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python tools/install.py
 PORT     ?= 8000
 TORCH    ?= torch==2.13.0
 DATA_DIR ?= data
 
-.PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos check bench bench-peers pin clean
+.PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos check house bench bench-peers pin clean
 
-help:           ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+help:           ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
-install: $(STAMP)  ## the program, in .venv
+install: $(STAMP)  ## install the program into .venv
 
 $(STAMP): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "MiniToolAI needs Python 3.11 or newer; try: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "MiniToolAI needs Python 3.11 or newer. Choose one like this: make PYTHON=python3.12 install")'
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) "packages" --no-deps --require-hashes -r requirements.txt
+	@$(PIP) "minitoolai" --no-deps --no-build-isolation -e .
 	@touch $@
 
-dev: $(VENV)/.dev  ## the program and what its tests need
+dev: $(VENV)/.dev  ## install the program and everything its tests need
 
 $(VENV)/.dev: $(STAMP) requirements-dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
+	@$(PIP) "development packages" --no-deps --require-hashes -r requirements-dev.txt
 	@touch $@
 
-dev-gpu: $(VENV)/.dev-gpu  ## dev, and what the GPU engine needs; torch for this machine's GPU, or TORCH="torch --index-url ..."
+dev-gpu: $(VENV)/.dev-gpu  ## like dev, plus torch and diffusers for the GPU engine (TORCH="torch --index-url ..." chooses a build)
 
 $(VENV)/.dev-gpu: $(VENV)/.dev requirements-gpu.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-gpu.txt
+	@$(PIP) "torch" $(TORCH)
+	@$(PIP) "packages of the GPU engine" --no-deps --require-hashes -r requirements-gpu.txt
 	@touch $@
 
-serve: install  ## the server on PORT (8000), with a demo account; DATA_DIR (data) holds everything
+serve: install  ## start a server with a demo account (PORT=8000, DATA_DIR=data)
 	@exec $(BIN)/minitoolai serve --demo --port $(PORT) --data-dir $(DATA_DIR)
 
-test: dev       ## every quick test
+test: dev       ## run the quick tests, in parallel
 	$(BIN)/pytest -n 3 --dist worksteal -m "not acceptance and not chaos"
 
-acceptance: dev ## the long tests, against real servers
-	$(BIN)/pytest -m acceptance --durations=30
+acceptance: dev ## run the long tests against real servers: in parallel, then those that measure time on their own
+	$(BIN)/pytest -n 2 --dist worksteal -m "acceptance and not timing" --durations=20
+	$(BIN)/pytest -m "acceptance and timing" --durations=20
 
-fuzz: dev       ## ten minutes of schemathesis over /openapi.json
+fuzz: dev       ## send ten minutes of generated requests to every endpoint of /openapi.json
 	FUZZ_S=600 $(BIN)/pytest tests/acceptance/test_fuzz.py
 
-compatibility: dev ## run every client and write docs/reference/compatibility.md
+compatibility: dev ## run every supported client and write docs/reference/compatibility.md
 	$(BIN)/python -m tools.compatibility
 
-chaos: dev      ## the proofs of docs/ledger.md, at length
+chaos: dev      ## run the proofs of docs/reliability.md at full length (at most 25 minutes)
 	$(BIN)/python -m tests.chaos
 
-check: dev      ## formatting, lint, types, floors
+check: dev      ## check formatting, lint, types, import contract and house rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
 	$(BIN)/python -m tools.openapi --check
+	$(BIN)/python -m tools.house
 
-bench: dev      ## side by side with peers: one table
+house: dev      ## measure the source tree beside other projects; fails on import cycles and broken contracts
+	@$(BIN)/python -m tools.house
+
+bench: dev      ## compare the gateway with its peers and print one table
 	$(BIN)/python -m bench
 
-bench-peers: dev ## the peers, under bench/.cache
+bench-peers: dev ## install the peers of the bench under bench/.cache
 	$(BIN)/python -m bench.peers
 
-pin: dev        ## pin the newest packages by version and hash
+pin: dev        ## pin the newest versions of all packages by hash
 	tools/pin.sh
 
-clean:          ## forget the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:          ## remove the environment and all caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,1 +1,1 @@
-"""Side by side with peers: one command, one table. See `python -m bench --help`."""
+"""Compare the gateway with its peers: one command, one table. See `python -m bench --help`."""

@@ -1,4 +1,4 @@
-"""Command line of the bench."""
+"""Command line of `make bench`."""
 
 import argparse
 import json
@@ -26,10 +26,10 @@ ALL: dict[str, gateways.Gateway] = {
     )
 }
 
-_DESCRIPTION = """Ours beside its peers, in one run and one table. A mock upstream answers plain requests at
-once and streams 50 tokens, 5 ms apart; the CPU is that of each gateway's whole process tree over the answers
-it gave. Absolute figures are this machine's; compare the ratios. Missing peers are named; `make bench-peers`
-installs them."""
+_DESCRIPTION = """Compare MiniToolAI with its peers, in one run and one table. A mock upstream responds to plain
+requests immediately and streams 50 tokens, 5 ms apart; CPU is that of each gateway's whole process tree divided by the
+responses it gave. Absolute figures depend on the machine; compare the ratios. Missing peers are listed;
+`make bench-peers` installs them."""
 _EXAMPLES = """examples:
   python -m bench                                     every gateway, about four minutes
   python -m bench --gateways sglang-router,minitoolai --rounds 5
@@ -38,6 +38,7 @@ _EXAMPLES = """examples:
 
 
 def main() -> int:
+    """Run the bench and print the table."""
     args = _parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are stopped, as on Ctrl-C
     chosen = [ALL[name] for name in args.gateways]
@@ -57,25 +58,25 @@ def _parse() -> argparse.Namespace:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--gateways", type=_names, default=list(ALL), help=f"of {','.join(ALL)}; default all")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved; the table has their medians")
+    parser.add_argument("--gateways", type=_names, default=list(ALL), help=f"some of {','.join(ALL)}; all by default")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, interleaved; the table shows their medians")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
     parser.add_argument("--callers", type=int, default=32, help="connections with plain requests")
-    parser.add_argument("--streams", type=int, default=48, help="streams at once")
-    parser.add_argument("--no-pin", action="store_true", help="let the system place the processes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every sample of every round")
+    parser.add_argument("--streams", type=int, default=48, help="concurrent streams")
+    parser.add_argument("--no-pin", action="store_true", help="do not pin processes to cores")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample of every round to this file")
     return parser.parse_args()
 
 
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if strangers := [name for name in names if name not in ALL]:
-        raise argparse.ArgumentTypeError(f"unknown {', '.join(strangers)}; known are {', '.join(ALL)}")
+    if unknown := [name for name in names if name not in ALL]:
+        raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; known are {', '.join(ALL)}")
     return ["direct", *[name for name in names if name != "direct"]]
 
 
 def _cores(*, pin: bool) -> tuple[set[int] | None, set[int] | None]:
-    """One core for the gateway, the others for mock and load."""
+    """Return the gateway's core, and the cores of mock and load."""
     mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if not pin or len(mine) < 2 or not which("taskset"):
         return None, None

@@ -1,4 +1,4 @@
-"""The floor: a bare ASGI proxy on the server and the upstream client that ours uses; it bills nobody."""
+"""A bare ASGI proxy on the same server and HTTP client as MiniToolAI, without billing: the lower bound of the bench."""
 
 import argparse
 from collections.abc import Awaitable, Callable
@@ -17,6 +17,8 @@ _HEADERS = {"content-type": "application/json", "authorization": "Bearer sk-upst
 
 
 class Proxy:
+    """Forward every POST to the upstream."""
+
     def __init__(self, upstream: str) -> None:
         self.url = f"{upstream}/chat/completions"
         self.client = HttpClient()
@@ -30,17 +32,17 @@ class Proxy:
         if scope["method"] != "POST":
             await _whole(send, 200, b"ok")
             return
-        answer = await self.client.request("POST", self.url, headers=_HEADERS, body=body)
+        response = await self.client.request("POST", self.url, headers=_HEADERS, body=body)
         try:
-            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-                await _whole(send, answer.status, await answer.read())
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                await _whole(send, response.status, await response.read())
                 return
-            await send({"type": "http.response.start", "status": answer.status, "headers": _STREAM})
-            while data := await answer.next_bytes():
+            await send({"type": "http.response.start", "status": response.status, "headers": _STREAM})
+            while data := await response.next_bytes():
                 await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            answer.close()
+            response.close()
 
 
 async def _whole(send: Send, status: int, body: bytes) -> None:

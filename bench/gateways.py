@@ -1,6 +1,6 @@
-"""How each gateway is started, and why it cannot be where it cannot. Ours is in ours.py.
+"""Start each gateway of the bench, or say why it cannot be started. MiniToolAI itself is in ours.py.
 
-Every start gets a folder of its own and the ports of the mock upstream; each listens on loopback only.
+Every gateway gets a folder of its own and the ports of the mock upstream, and listens on loopback only.
 """
 
 import json
@@ -20,7 +20,7 @@ CHAT = "/v1/chat/completions"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a gateway runs: its folder, the core it may use, the mock's two ports."""
+    """Hold where a gateway runs: its folder, its core, and the two ports of the mock."""
 
     folder: Path
     cores: set[int] | None
@@ -30,7 +30,7 @@ class Place:
 
 @dataclass
 class Running:
-    """A gateway that answers. `child` is None for the upstream itself, whose work is not counted."""
+    """Hold a running gateway. `child` is None for the upstream itself, whose CPU is not counted."""
 
     child: Child | None
     port: int
@@ -39,24 +39,26 @@ class Running:
 
 
 class Gateway(ABC):
+    """A gateway that the bench can start."""
+
     name: ClassVar[str]
     title: ClassVar[str]
     bills: ClassVar[str] = "no"
 
     def missing(self) -> str | None:
-        """Why it cannot start here, or None."""
+        """Return why it cannot start here, or None."""
         return None if program(self.name) else "not installed: make bench-peers"
 
     @abstractmethod
     def start(self, place: Place) -> Running: ...
 
     def check_books(self, running: Running, *, answers: int, errors: int) -> str:
-        """For gateways that bill: what the books say after the load."""
+        """Check the accounts after the load, for gateways that bill. Return the result for the table."""
         return "–"
 
 
 class Direct(Gateway):
-    name, title = "direct", "upstream, spoken to directly"
+    name, title = "direct", "upstream, without a gateway"
 
     def missing(self) -> None:
         return None

@@ -1,7 +1,7 @@
-"""The GPU engine on SDXL's real shape with random weights: how fast, how much memory, what sharing a call brings.
+"""Measure the GPU engine with SDXL's real shape and random weights: speed, memory, and the gain of batching.
 
-Weights do not matter to speed, so none are needed. `--shape tiny` shows on a processor that the bench works; its
-figures mean nothing.
+Speed does not depend on the values of the weights, so none are needed. `--shape tiny` checks on a CPU that the bench
+runs; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from minitoolai.engines.sampling import SCHEDULERS, SIGMA_MAX
 
 _EXAMPLES = """examples:
   python -m bench.images                                       SDXL at 1024 x 1024 on the first GPU
-  python -m bench.images --pictures 1,2,4,8,16 --cfg 1 --steps 8
+  python -m bench.images --images 1,2,4,8,16 --cfg 1 --steps 8
   python -m bench.images --shape tiny --device cpu --size 64 --rounds 1
 """
 _PROMPT = "a photograph of a red apple on a wooden table, soft light, shallow depth of field"
-#: Block widths, transformers a block, width of each text encoder and its layers, width of the VAE.
+#: Block widths, transformers per block, width and layers of each text encoder, widths of the VAE.
 _SHAPES = {
     "sdxl": ([320, 640, 1280], [1, 2, 10], (768, 12), (1280, 32), [128, 256, 512, 512]),
     "tiny": ([32, 64, 128], [1, 1, 2], (64, 2), (64, 2), [32, 32, 64, 64]),
@@ -35,7 +35,7 @@ _SHAPES = {
 
 
 def networks(shape: str, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype) -> Networks:
-    """SDXL's networks, made on the device."""
+    """Create SDXL's networks on the device."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from diffusers.utils import logging
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -100,7 +100,7 @@ def _made(make: Callable[[], Any], device: torch.device, dtype: torch.dtype) -> 
 
 
 class Bench:
-    """One denoiser and the requests for it."""
+    """A denoiser and the measurements of it."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -112,7 +112,7 @@ class Bench:
         self.seed = 0
 
     def timed(self, work: Callable[[], object]) -> float:
-        """Median seconds, after one run that is not counted."""
+        """Return the median seconds of some runs, after a warm-up run."""
         times = []
         for _ in range(self.options.rounds + 1):
             self._wait()
@@ -126,8 +126,8 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def requests(self, pictures: int, *, mixed: bool = False) -> list[ImageRequest]:
-        """So many, alike but for their seeds; `mixed`: each with another scheduler and guidance."""
+    def requests(self, images: int, *, mixed: bool = False) -> list[ImageRequest]:
+        """Return requests that differ in their seeds; with `mixed`, in scheduler and guidance as well."""
         o = self.options
         return [
             ImageRequest(
@@ -139,10 +139,10 @@ class Bench:
                 scheduler=SCHEDULERS[i % len(SCHEDULERS)] if mixed else "DPM++ 2M",
                 cfg_scale=o.cfg + (0.1 * i if mixed and o.cfg != 1 else 0.0),
             )
-            for i in range(pictures)
+            for i in range(images)
         ]
 
-    def draw(self, requests: list[ImageRequest]) -> None:
+    def generate(self, requests: list[ImageRequest]) -> None:
         """Generate all of them in one batch, from prompt to PNG."""
         batch = DiffusersBatch(lambda: self.denoiser, trailing=False)
         for request in requests:
@@ -151,20 +151,20 @@ class Bench:
             batch.step()
 
     def call(self, rows: int) -> float:
-        """Seconds of one call of the UNet."""
+        """Return the seconds of one UNet call."""
         side = -(-self.options.size // 8)
         conditioning = self.denoiser.prompts.encode(_PROMPT)
         x = torch.randn(4, side, side, device=self.device)
         return self.timed(lambda: self.denoiser.denoise([Row(x, SIGMA_MAX, conditioning)] * rows))
 
     def decoding(self) -> float:
-        """Seconds of one picture through the VAE."""
+        """Return the seconds of decoding one image with the VAE."""
         side = -(-self.options.size // 8)
         latents = torch.randn(4, side, side, device=self.device)
         return self.timed(lambda: self.denoiser.decode(latents))
 
     def peak_gb(self) -> float:
-        """The most memory that was taken since the last question; 0 where there is no GPU."""
+        """Return the peak memory since the last call; 0 without a GPU."""
         if self.device.type != "cuda":
             return 0.0
         peak = torch.cuda.max_memory_allocated(self.device) / 1e9
@@ -173,30 +173,30 @@ class Bench:
 
 
 def main() -> None:
-    """Print a table."""
+    """Measure and print a table."""
     options = _parse()
     bench = Bench(options)
-    name = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "the processor"
+    name = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "the CPU"
     rows = 1 if options.cfg == 1 else 2
     print(
         f"{options.shape}, {options.size} x {options.size}, {options.steps} steps, guidance {options.cfg:g}, on {name}"
     )
     weights_gb = bench.denoiser.networks.bytes() / 1e9
-    print(f"weights {weights_gb:.1f} GB; one picture through the VAE {1e3 * bench.decoding():.0f} ms\n")
-    print("| pictures together | s | pictures/s | of one alone | one UNet call, ms | peak GB |")
+    print(f"weights {weights_gb:.1f} GB; decoding one image {1e3 * bench.decoding():.0f} ms\n")
+    print("| images in a batch | s | images/s | × one alone | one UNet call, ms | peak GB |")
     print("|---|---|---|---|---|---|")
     alone = 0.0
-    for pictures in options.pictures:
+    for images in options.images:
         bench.peak_gb()
-        asked = bench.requests(pictures)
-        together = bench.timed(lambda asked=asked: bench.draw(asked))
-        alone = alone or pictures / together
-        call = 1e3 * bench.call(min(pictures * rows, options.rows))
-        rate = pictures / together
-        print(f"| {pictures} | {together:.3f} | {rate:.2f} | {rate / alone:.2f} | {call:.0f} | {bench.peak_gb():.1f} |")
-    mixed = bench.requests(options.pictures[-1], mixed=True)
-    together = bench.timed(lambda: bench.draw(mixed))
-    apart = bench.timed(lambda: [bench.draw([request]) for request in mixed])
+        requests = bench.requests(images)
+        together = bench.timed(lambda requests=requests: bench.generate(requests))
+        alone = alone or images / together
+        call = 1e3 * bench.call(min(images * rows, options.rows))
+        rate = images / together
+        print(f"| {images} | {together:.3f} | {rate:.2f} | {rate / alone:.2f} | {call:.0f} | {bench.peak_gb():.1f} |")
+    mixed = bench.requests(options.images[-1], mixed=True)
+    together = bench.timed(lambda: bench.generate(mixed))
+    apart = bench.timed(lambda: [bench.generate([request]) for request in mixed])
     print(f"\n{len(mixed)} of different schedulers: {together:.3f} s together, {apart:.3f} s one by one", end="")
     print(f" ({apart / together:.2f} times).")
 
@@ -208,15 +208,17 @@ def _parse() -> argparse.Namespace:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device", default="", help="like cuda:0 or cpu; the first GPU, else the processor")
-    parser.add_argument("--precision", default="", help="float16, bfloat16 or float32; what suits the device")
+    parser.add_argument("--device", default="", help="like cuda:0 or cpu; by default the first GPU, or the CPU")
+    parser.add_argument(
+        "--precision", default="", help="float16, bfloat16 or float32; by default the best for the device"
+    )
     parser.add_argument("--shape", choices=list(_SHAPES), default="sdxl")
-    parser.add_argument("--size", type=int, default=1024, help="pixels of a side (1024)")
+    parser.add_argument("--size", type=int, default=1024, help="width and height in pixels (1024)")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--cfg", type=float, default=2.0, help="guidance; 1 halves the rows (2)")
-    parser.add_argument("--rows", type=int, default=16, help="rows of one call at most (16)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each, of which the median counts (3)")
-    parser.add_argument("--pictures", type=_counts, default=[1, 2, 4, 8], help="pictures together, like 1,2,4,8")
+    parser.add_argument("--rows", type=int, default=16, help="maximum rows per model call (16)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each measurement; the median counts (3)")
+    parser.add_argument("--images", type=_counts, default=[1, 2, 4, 8], help="batch sizes, like 1,2,4,8")
     return parser.parse_args()
 
 

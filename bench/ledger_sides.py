@@ -1,4 +1,4 @@
-"""The two ledgers that bench/ledger.py compares: ours, and one transaction for each transfer in PL/pgSQL."""
+"""Run the two ledgers that bench/ledger.py compares: MiniToolAI's, and one transaction per transfer in PL/pgSQL."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DONE = Outcome("succeeded", input_units=3, output_units=5)
 
 @dataclass(frozen=True)
 class Load:
-    """How hard both sides are pressed."""
+    """Hold the load on both sides."""
 
     accounts: int
     processes: int
@@ -40,7 +40,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Figures:
-    """What came of it. A pair is a hold and its settle."""
+    """Hold the result of one measurement. A pair is a hold and its settle."""
 
     pairs: int
     seconds: float
@@ -55,11 +55,11 @@ class Figures:
         return self.commits / max(1, self.pairs)
 
 
-# ── ours ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── MiniToolAI ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def prepare_ours(url: str, load: Load) -> list[int]:
-    """Customers with more money than they can spend."""
+    """Create customers with more money than they can spend."""
     migrate(url)
     database = open_database(url, serving=True)
     connection = database.connect()
@@ -75,7 +75,7 @@ def prepare_ours(url: str, load: Load) -> list[int]:
 
 
 def run_ours(url: str, customers: list[int], load: Load) -> Figures:
-    """Every process with a writer of its own, all of them on the same accounts."""
+    """Run processes with a writer each, all on the same accounts."""
     start_at_s = time.time() + 2
     with ProcessPoolExecutor(load.processes, mp_context=get_context("spawn")) as pool:
         work = [pool.submit(_process, url, customers, number, load, start_at_s) for number in range(load.processes)]
@@ -118,10 +118,10 @@ async def _pairs(url: str, customers: list[int], number: int, load: Load, start_
     return done, writer.counts.commits
 
 
-# ── one transaction for each transfer ─────────────────────────────────────────────────────────────────────
+# ── one transaction per transfer ─────────────────────────────────────────────────────────────────────
 
-#: In the manner of pgledger: every account a row, every transfer locks its accounts in order, moves the money, and
-#: writes the transfer and an entry for each account, all inside one function call. Ours to keep: the names.
+#: In the style of pgledger: every account is a row; every transfer locks its accounts in order, moves the money, and
+#: writes the transfer and an entry for each account, all inside one function call. The names are our own.
 SCHEMA = """
 CREATE TABLE ledger_accounts (
     id bigint PRIMARY KEY, balance bigint NOT NULL DEFAULT 0, version bigint NOT NULL DEFAULT 0,
@@ -164,7 +164,7 @@ BEGIN
     PERFORM move(held, available, rest);
 END $$;
 """
-#: A customer has two accounts: what is available (10 c) and what is held (10 c + 1). The houses are 1 to 9.
+#: A customer has two accounts: available (10 c) and held (10 c + 1) money. Revenue accounts (houses) are 1 to 9.
 SCRIPT = f"""
 \\set customer random(1, :customers)
 \\set house random(1, :houses)
@@ -174,7 +174,7 @@ SELECT settle(10 * :customer + 1, 10 * :customer, :house, {COST}, {HOLD - COST})
 
 
 def prepare_theirs(url: str, load: Load) -> None:
-    """The same customers there, and nine houses, so that revenue may be spread."""
+    """Create the same customers, and nine revenue accounts to spread the load."""
     with psycopg.connect(url, autocommit=True) as db:
         db.execute(SCHEMA)
         db.execute("INSERT INTO ledger_accounts SELECT n, 0, 0, true FROM generate_series(1, 9) AS n")
@@ -186,9 +186,9 @@ def prepare_theirs(url: str, load: Load) -> None:
 
 
 def run_theirs(pgbench: str, url: str, load: Load, *, connections: int, houses: int) -> Figures:
-    """By pgbench, whose client costs next to nothing: every call of a function is a transaction of its own.
+    """Run pgbench, whose client costs next to nothing: every function call is a transaction of its own.
 
-    Like our writer, its sessions may not scan: a plan made on an empty table would slow every foreign key.
+    Sequential scans are off, as in our writer: a plan made on an empty table would slow every foreign key.
     """
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "pair.sql"

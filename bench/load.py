@@ -1,6 +1,6 @@
-"""The load generator: keep-alive connections in a closed loop, raw bytes, one JSON report on standard output.
+"""Generate load: keep-alive connections in a closed loop, raw bytes, one JSON report on stdout.
 
-It reads only what it must to know that an answer is whole and right; everything else is left to the tests.
+Responses are checked only for being complete and successful; everything else is left to the tests.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _BODY = {
 
 
 class Tally:
-    """What all the connections of a run saw."""
+    """Count the results of all connections of a run."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -37,7 +37,7 @@ class Tally:
 
 
 class Caller(asyncio.Protocol):
-    """One connection, one request after the other until `ends`."""
+    """Send one request after the other on one connection until `ends`."""
 
     def __init__(self, request: bytes, *, stream: bool, ends: float, tally: Tally) -> None:
         self.request, self.stream, self.ends, self.tally = request, stream, ends, tally
@@ -123,7 +123,7 @@ async def run(port: int, request: bytes, *, stream: bool, callers: int, seconds:
     await asyncio.wait([c.finished for c in protocols], timeout=seconds + 30)
     for caller in protocols:
         if not caller.finished.done():
-            tally.fail(f"no end of an answer: {caller.got[-200:]!r}")
+            tally.fail(f"response without an end: {caller.got[-200:]!r}")
     took = time.perf_counter() - start
     first = sorted(tally.first_s)
     return {

@@ -1,4 +1,4 @@
-"""One run: every gateway up at once, rounds interleaved, plain then streams, CPU from /proc."""
+"""Run the bench: all gateways are up at the same time, rounds are interleaved, CPU is read from /proc."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ class Plan:
 
 @dataclass
 class Sample:
-    """One gateway, one round, one kind of request."""
+    """Hold the result of one gateway, one round and one kind of request."""
 
     done: int
     errors: int
@@ -41,7 +41,7 @@ class Sample:
 
 @dataclass
 class Row:
-    """All that is known of one gateway after the run."""
+    """Hold all results of one gateway."""
 
     name: str
     title: str
@@ -49,7 +49,7 @@ class Row:
     missing: str | None = None
     plain: list[Sample] = field(default_factory=list)
     stream: list[Sample] = field(default_factory=list)
-    #: One stream after the other.
+    #: Streams one after the other.
     alone: list[Sample] = field(default_factory=list)
     answers: int = 0
     failures: int = 0
@@ -107,7 +107,7 @@ def _start(gateway: Gateway, row: Row, place: Place, stack: ExitStack, say: Say)
 
 
 def _warm_up(row: Row, running: Running, plan: Plan) -> None:
-    """A moment of each kind, counted for the books only."""
+    """Run each kind of load briefly. Its responses count only for the check of the accounts."""
     brief = replace(plan, seconds=min(1.0, plan.seconds))
     _load(row, running, brief, callers=plan.callers, stream=False)
     _load(row, running, brief, callers=plan.streams, stream=True)

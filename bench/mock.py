@@ -1,6 +1,6 @@
-"""The mock upstream: an OpenAI-compatible server of precomputed bytes, too cheap to be the bottleneck.
+"""Run the mock upstream: an OpenAI-compatible server of precomputed bytes, too cheap to be the bottleneck.
 
-A plain request is answered at once; a stream is paced, one token every TOKEN_S. It listens on two ports: on
+A plain response is sent immediately; a stream is paced, one token every TOKEN_S. It listens on two ports: on
 the first every chunk carries all documented fields, on the second chunks are lean, as many engines send them.
 """
 
@@ -75,7 +75,7 @@ def _choice(delta: dict[str, str], reason: str | None, *, lean: bool) -> dict[st
 
 
 def _stream(*, lean: bool, usage: bool) -> list[bytes]:
-    """What each tick of a stream writes: 50 tokens, and with the last one the end of the stream."""
+    """Return what each tick of a stream writes: 50 tokens, and with the last one the end of the stream."""
     token = _event([_choice({"content": " token"}, None, lean=lean)], None, lean=lean)
     ticks = [token] * TOKENS
     ticks[0] = _STREAM_HEAD + ticks[0]
@@ -87,7 +87,7 @@ def _stream(*, lean: bool, usage: bool) -> list[bytes]:
 
 
 class Upstream(asyncio.Protocol):
-    """One connection: requests one after the other, keep-alive."""
+    """Serve requests one after the other on one keep-alive connection."""
 
     def __init__(self, *, lean: bool) -> None:
         self.buffer = b""
@@ -130,7 +130,7 @@ class Upstream(asyncio.Protocol):
 
 
 def _whole_body(head: bytes, rest: bytes) -> bytes | None:
-    """The body once it is all here, None before."""
+    """Return the body once it is complete, None before."""
     if b"transfer-encoding: chunked" in head:
         return rest if rest.endswith(b"0\r\n\r\n") else None
     length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
@@ -142,7 +142,7 @@ def _answer_get(head: bytes) -> bytes:
     if path.endswith(b"/models"):
         model = {"id": MODEL, "object": "model", "owned_by": "bench"}
         return _response(_dump({"object": "list", "data": [model]}))
-    # sglang-router asks its workers who they are.
+    # sglang-router queries the identity of its workers.
     return _response(_dump({"status": "ok", "model_path": MODEL, "model_id": MODEL, "is_generation": True}))
 
 

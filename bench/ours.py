@@ -1,4 +1,4 @@
-"""Ours under load: authentication, durable hold, settle and usage always on; then the books are checked."""
+"""Start MiniToolAI with authentication, durable hold, settle and usage on, and check its accounts after the load."""
 
 import json
 import os
@@ -36,7 +36,7 @@ engines = ["openai"]
 
 
 class Ours(Gateway):
-    """The upstream sends every documented field, as OpenAI does."""
+    """MiniToolAI behind an upstream that sends every documented field, as OpenAI does."""
 
     name, title, bills = "minitoolai", "MiniToolAI", "yes"
     lean: ClassVar[bool] = False
@@ -49,7 +49,7 @@ class Ours(Gateway):
         env = {
             "MINITOOLAI_DATA_DIR": str(place.folder / "data"),
             "MINITOOLAI_OPENAI_API_KEY": "sk-upstream",
-            # At work, but out of the way: one account asks for everything.
+            # The limit is active but never reached: one account sends all requests.
             "MINITOOLAI_REQUESTS_PER_MINUTE": "1000000000",
             "MINITOOLAI_OPENAI_BASE_URL": f"http://127.0.0.1:{upstream}/v1",
         }
@@ -78,13 +78,13 @@ class Ours(Gateway):
         if balance["held"]:
             return f"STILL HELD: {balance['held']}"
         if errors:
-            return "audit empty; sum not checked for the errors"
+            return "audit empty; sum not checked because of errors"
         charged, due = _CREDIT - balance["balance"], answers * _price_of_one()
         return "exact" if charged == due else f"CHARGED {charged}, DUE {due}"
 
 
 class OursLean(Ours):
-    """The upstream leaves fields out, so that each event is rewritten."""
+    """MiniToolAI behind an upstream that leaves fields out, so that each event is rewritten."""
 
     name, title = "minitoolai-lean", "MiniToolAI, every event rewritten"
     lean = True
@@ -105,7 +105,7 @@ def _run(arguments: list[str], env: dict[str, str]) -> str:
 
 
 def _audit(env: dict[str, str]) -> str:
-    """Empty where every invariant holds."""
+    """Return what `minitoolai audit` reports; empty if every invariant holds."""
     command = [str(_program()), "audit"]
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
     return (done.stdout + done.stderr).strip()[-300:] if done.returncode else ""
@@ -120,16 +120,16 @@ def _get(running: Running, path: str) -> dict[str, object]:
 
 
 def _settled_balance(running: Running) -> dict[str, Decimal]:
-    """The balance once nothing is held, or what it is when a hold outlives its lease."""
+    """Return the balance once nothing is held, or after the time in which every lease expires."""
     end = time.monotonic() + _HELD_WITHIN_S
     while True:
-        answer = _get(running, "/api/balance/")
-        balance = {name: Decimal(str(answer[name])) for name in ("balance", "held")}
+        response = _get(running, "/api/balance/")
+        balance = {name: Decimal(str(response[name])) for name in ("balance", "held")}
         if not balance["held"] or time.monotonic() > end:
             return balance
         time.sleep(0.2)
 
 
 def _price_of_one() -> Decimal:
-    """What the mock's usage costs, in dollars."""
+    """Return the price of the mock's usage, in dollars."""
     return (PROMPT_TOKENS * _PRICE[0] + TOKENS * _PRICE[1]) / 1_000_000

@@ -1,8 +1,9 @@
-"""How long each page takes for an account with a hundred thousand generations: the table of docs/portal.md.
+"""Measure how long each portal page takes for an account with 100,000 generations: the table of docs/portal.md.
 
     python -m bench.pages
 
-The server is real, the time is the wall's from asking to the last byte over loopback, the median of 31 looks after one.
+The server is real; the time is wall-clock time from request to last byte over loopback, the median of 31 views after
+a first one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tests.support.server import ServerProcess
 
 
 def main() -> int:
-    """Print it."""
+    """Measure and print the table."""
     env = {"MINITOOLAI_TRIES_FACTOR": "1000"}
     with tempfile.TemporaryDirectory() as folder, ServerProcess(Path(folder), catalog=CATALOG, env=env) as server:
         member, stranger = crowd(server), Visitor(server)

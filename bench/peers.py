@@ -1,6 +1,6 @@
-"""Installs the peers that `make bench` compares with, each into a folder of its own under bench/.cache.
+"""Install the peers that `make bench` compares with, each into a folder of its own under bench/.cache.
 
-What cannot be installed is named and left out: the table is then shorter, never wrong.
+A peer that cannot be installed is reported and left out of the table.
 """
 
 import argparse
@@ -16,7 +16,7 @@ PORTKEY = "@portkey-ai/gateway@1.15.2"
 
 
 def program(peer: str) -> Path | None:
-    """The peer's executable (for Portkey its script), or None where it is not installed."""
+    """Return the peer's executable (for Portkey its script), or None if it is not installed."""
     if peer == "nginx":
         found = shutil.which("nginx", path="/usr/local/sbin:/usr/sbin:/usr/local/bin:/usr/bin")
         return Path(found) if found else None
@@ -39,9 +39,9 @@ def install_portkey() -> None:
 
 
 def install(peer: str) -> str:
-    """What became of it, in words."""
+    """Install the peer and return the result for the user."""
     if program(peer):
-        return "is here"
+        return "already installed"
     try:
         if peer in PYTHON_PEERS:
             install_python(peer, PYTHON_PEERS[peer])
@@ -57,10 +57,10 @@ def install(peer: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: python -m bench.peers sglang-router litellm")
     known = ["nginx", *PYTHON_PEERS, "portkey"]
-    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"of {', '.join(known)}; all without any")
+    parser.add_argument("peers", nargs="*", metavar="PEER", help=f"some of {', '.join(known)}; all by default")
     wanted = parser.parse_args().peers or known
-    if strangers := sorted(set(wanted) - set(known)):
-        parser.error(f"unknown peer {', '.join(strangers)}; known are {', '.join(known)}")
+    if unknown := sorted(set(wanted) - set(known)):
+        parser.error(f"unknown peer {', '.join(unknown)}; known are {', '.join(known)}")
     for peer in wanted:
         print(f"{peer:14} {install(peer)}", flush=True)
     sys.exit(0)

@@ -1,4 +1,4 @@
-"""Child processes of the bench: started on a chosen core, measured through /proc, stopped by their ids."""
+"""Manage child processes of the bench: start them on a core, measure them through /proc, stop them by their PIDs."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class StartFailed(Exception):
-    """A child did not come up; the message carries the end of what it printed."""
+    """A child did not start; the message carries the end of its output."""
 
 
 def free_port() -> int:
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def tree_of(pid: int) -> list[int]:
-    """The process and all its descendants that live."""
+    """Return the PIDs of the process and its living descendants."""
     pids = [pid]
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -36,7 +36,7 @@ def tree_of(pid: int) -> list[int]:
 
 
 def cpu_s_of(pid: int) -> float:
-    """User and system time of the whole tree, with that of children already reaped."""
+    """Return user and system time of the whole tree, including children already reaped."""
     ticks = 0
     for each in tree_of(pid):
         try:
@@ -48,7 +48,7 @@ def cpu_s_of(pid: int) -> float:
 
 
 def rss_mb_of(pid: int) -> float:
-    """Resident memory of the whole tree, in MB."""
+    """Return the resident memory of the whole tree, in MB."""
     pages = 0
     for each in tree_of(pid):
         try:
@@ -59,7 +59,7 @@ def rss_mb_of(pid: int) -> float:
 
 
 class Child:
-    """One process of ours and what it started; its output goes to a file."""
+    """A process and its descendants; its output goes to a file."""
 
     def __init__(
         self,
@@ -84,11 +84,11 @@ class Child:
         self.pid = self.process.pid
 
     def wait_ready(self, url: str, *, within_s: float) -> None:
-        """Until any HTTP answer comes from the address; StartFailed if the process ends or the time is up."""
+        """Wait for any HTTP response from the URL. StartFailed if the process ends or the time is up."""
         end = time.monotonic() + within_s
         while time.monotonic() < end:
             if self.process.poll() is not None:
-                raise StartFailed(f"exit status {self.process.returncode}: {self.last_words()}")
+                raise StartFailed(f"exit status {self.process.returncode}: {self.last_output()}")
             try:
                 urllib.request.urlopen(url, timeout=2).close()
                 return
@@ -96,13 +96,13 @@ class Child:
                 return
             except OSError:
                 time.sleep(0.1)
-        raise StartFailed(f"no answer within {within_s:.0f} s: {self.last_words()}")
+        raise StartFailed(f"no response within {within_s:.0f} s: {self.last_output()}")
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         return self.log.read_text(errors="replace")[-600:].strip().replace("\n", " | ")
 
     def stop(self) -> None:
-        """SIGTERM, five seconds of patience, SIGKILL for what is left of the tree."""
+        """Send SIGTERM, wait five seconds, then SIGKILL the remaining tree."""
         pids = tree_of(self.pid)
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -117,7 +117,7 @@ class Child:
 
 
 def _started_by_us(pid: int, pids: list[int]) -> bool:
-    """Whether the id still belongs to the stopped tree (an orphan's parent is 1), not to a newcomer."""
+    """Return True if the PID still belongs to the stopped tree (the parent of an orphan is 1) and was not reused."""
     try:
         parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except FileNotFoundError:

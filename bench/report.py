@@ -1,4 +1,4 @@
-"""The one table of `make bench`: medians over the rounds, ratios to sglang-router, what is missing named."""
+"""Render the table of `make bench`: medians over the rounds, ratios to sglang-router, missing peers listed."""
 
 from collections.abc import Iterable
 from statistics import median
@@ -10,8 +10,8 @@ _HEADS = [
     "gateway",
     "bills",
     "plain req/s, one core",
-    "CPU ms a plain request",
-    "CPU ms a stream",
+    "CPU ms per plain request",
+    "CPU ms per stream",
     "first token +ms, alone",
     "first token +ms",
     "p99 +ms",
@@ -19,12 +19,12 @@ _HEADS = [
     "× router, stream",
     "MB",
     "errors",
-    "books",
+    "accounts",
 ]
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown; the gateways that could not be measured follow below it."""
+    """Return the table as Markdown, followed by the gateways that could not be measured."""
     by_name = {row.name: row for row in rows}
     measured = [row for row in rows if row.plain]
     lines = [_HEADS, *[_cells(row, by_name) for row in measured]]
@@ -60,7 +60,7 @@ def _cells(row: Row, by_name: dict[str, Row]) -> list[str]:
 
 
 def _rate(row: Row) -> str:
-    """Requests a second; with ≥ where the gateway was not the bottleneck."""
+    """Return requests per second, with ≥ if the gateway was not the bottleneck."""
     rates = [sample.done / sample.seconds for sample in row.plain if sample.done]
     if not rates or row.name == "direct":
         return "–"
@@ -78,7 +78,7 @@ def _cpu(samples: list[Sample]) -> float | None:
 
 
 def _added(row: Row, direct: Row | None, kind: str, name: str) -> float | None:
-    """Milliseconds over the upstream spoken to directly, round by round."""
+    """Return the milliseconds added to the upstream without a gateway: the median over the rounds."""
     if direct is None or direct is row:
         return None
     rounds = zip(getattr(row, kind), getattr(direct, kind), strict=False)
@@ -87,7 +87,7 @@ def _added(row: Row, direct: Row | None, kind: str, name: str) -> float | None:
 
 
 def _ratio(samples: list[Sample], base: list[Sample]) -> float | None:
-    """The median of the rounds' ratios: what both saw in one round is compared, not what they saw at all."""
+    """Return the median of the ratios of each round, so that only measurements of one round are compared."""
     pairs = [(s.cpu_ms, b.cpu_ms) for s, b in zip(samples, base, strict=False)]
     return _median(mine / theirs for mine, theirs in pairs if mine is not None and theirs)
 

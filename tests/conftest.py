@@ -1,4 +1,4 @@
-"""Assertions of the support modules explain themselves as those of tests do; in CI nothing may be skipped."""
+"""Rewrite assertions of the support modules like those of tests, and fail in CI if a test was skipped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.fixtures"]
 pytest.register_assert_rewrite("tests.support")
-# Where this is set, each of some hundred processes that the tests start would compile the whole program anew.
+# If this is set, each of some hundred processes that the tests start would compile the whole program again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
@@ -22,13 +22,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = len(reporter.stats.get("skipped", ())) if reporter else 0
     if os.environ.get("CI") and skipped and session.exitstatus == pytest.ExitCode.OK:
-        reporter.write_line(f"{skipped} skipped, and in CI nothing may be", red=True)
+        reporter.write_line(f"{skipped} tests were skipped, which is not allowed in CI", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A PostgreSQL server for the whole run, started when the first test asks for it."""
+    """Start a PostgreSQL server for the whole run when the first test needs it."""
     from tests.support.cluster import running_cluster
 
     with running_cluster() as running:
@@ -37,5 +37,5 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def postgres_url(cluster: Cluster) -> str:
-    """The address of a migrated database that tests share; each empties it before it begins."""
+    """Return the URL of a migrated database that tests share; each test empties it before it begins."""
     return cluster.books()

@@ -1,4 +1,4 @@
-"""The bench runs, and says what it could not measure. Never a claim about a time."""
+"""The bench runs and reports what it could not measure. No test here is about a time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[1]
 
 def bench(*arguments: str, module: str = "bench") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", module, *arguments]
-    # One thread: where others want the processor too, threads wait for each other.
+    # One thread: on a busy machine several threads would wait for each other.
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_floor_is_measured_without_an_error(tmp_path: Path) -> None:
+def test_the_bare_proxy_is_measured_without_an_error(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = bench("--gateways", "bare", "--rounds", "1", "--seconds", "0.3", "--json", str(report))
     assert done.returncode == 0, done.stderr
@@ -32,7 +32,7 @@ def test_the_floor_is_measured_without_an_error(tmp_path: Path) -> None:
     assert "| bare ASGI proxy (the floor)" in done.stdout
 
 
-def test_an_unknown_gateway_is_refused_with_the_names_known() -> None:
+def test_an_unknown_gateway_is_refused_with_the_known_names() -> None:
     done = bench("--gateways", "apache")
     assert done.returncode == 2
     assert "unknown apache; known are direct, nginx" in " ".join(done.stderr.split())
@@ -41,7 +41,7 @@ def test_an_unknown_gateway_is_refused_with_the_names_known() -> None:
 @pytest.mark.acceptance
 def test_the_gpu_bench_runs_without_a_gpu_at_a_tiny_shape() -> None:
     packages_of_the_gpu_engine()
-    tiny = ("--shape", "tiny", "--device", "cpu", "--size", "64", "--rounds", "1", "--steps", "2", "--pictures", "1,3")
+    tiny = ("--shape", "tiny", "--device", "cpu", "--size", "64", "--rounds", "1", "--steps", "2", "--images", "1,3")
     done = bench(*tiny, module="bench.images")
     assert (done.returncode, done.stderr) == (0, "")
     assert "| 3 |" in done.stdout

@@ -1,4 +1,4 @@
-"""docs/reference/ is made from the code and current: every setting, error code, command and route is in it."""
+"""docs/reference/ is generated from the code and complete: every setting, error code, command and route is in it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_a_page_of_the_reference_is_current(name: str) -> None:
     assert (FOLDER / name).read_text("utf-8") == PAGES[name], "run: python -m tools.reference"
 
 
-def test_no_page_is_left_over() -> None:
-    # What clients can do is known only by running them: python -m tools.compatibility.
+def test_no_page_is_obsolete() -> None:
+    # This page is made by running the clients: python -m tools.compatibility.
     assert {path.name for path in FOLDER.iterdir()} == set(PAGES) | {"compatibility.md"}
 
 
@@ -52,7 +52,7 @@ def test_every_route_is_documented() -> None:
             assert f"`{method.upper()} {path}`" in PAGES["http.md"]
 
 
-def test_links_between_pages_of_the_documentation_lead_somewhere() -> None:
+def test_links_between_pages_of_the_documentation_are_not_broken() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
             if "://" not in target:

@@ -1,17 +1,18 @@
-"""The style of CONTRIBUTING.md, where a machine can see it: short files, said purposes, no swallowed errors."""
+"""Rules of the source that protect users: no swallowed errors, exact money, short transactions, one owner for time."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LONGEST_FILE = {"src": 400, "tests": 600, "tools": 400, "bench": 400}
+PACKAGE = ROOT / "src" / "minitoolai"
 LONGEST_FUNCTION = 70
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 EVERYTHING = sorted(
@@ -27,146 +28,173 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def public(tree: ast.Module) -> Iterator[Function | ast.ClassDef]:
-    """What other modules may use: functions and classes at the top, and the methods of public classes."""
-    for node in tree.body:
-        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
-            yield node
+@lru_cache(maxsize=1)
+def tree_of(path: Path) -> ast.Module:
+    """Parse the file. Only one tree is cached: keeping all of them takes longer than parsing again."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+def places(paths: list[Path], is_guilty: Callable[[ast.AST], bool]) -> list[str]:
+    """Return `file:line` of every node that the rule objects to."""
+    return [
+        f"{name_of(path)}:{node.lineno}"
+        for path in paths
+        for node in ast.walk(tree_of(path))
+        if hasattr(node, "lineno") and is_guilty(node)
+    ]
+
+
+# ── Errors ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def swallows(node: ast.AST) -> bool:
+    """Return True for `except Exception: pass` and the like."""
+    if not isinstance(node, ast.ExceptHandler):
+        return False
+    catches_all = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
+    return catches_all and all(isinstance(statement, ast.Pass | ast.Continue) for statement in node.body)
+
+
+def test_no_error_is_swallowed() -> None:
+    assert places(EVERYTHING, swallows) == []
+
+
+# ── Transactions ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def waits_in_transaction(node: ast.AST) -> bool:
+    """Return True for a `with ….transaction():` block that gives control away: the lock would be held meanwhile."""
+    if not isinstance(node, ast.With | ast.AsyncWith):
+        return False
+    if not any(".transaction(" in ast.unparse(item.context_expr) for item in node.items):
+        return False
+    waits = ast.Await | ast.AsyncFor | ast.AsyncWith
+    return any(isinstance(inner, waits) for statement in node.body for inner in ast.walk(statement))
+
+
+def test_nothing_is_awaited_in_a_transaction() -> None:
+    assert places(SOURCES, waits_in_transaction) == []
+
+
+# ── Money ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+#: Modules in which amounts are computed or stored. A float is allowed there for a time in seconds only.
+MONEY = [
+    PACKAGE / name
+    for name in (
+        "ledger/types.py",
+        "ledger/rules.py",
+        "core/money.py",
+        "core/models.py",
+        "billing/charging.py",
+        "billing/payments.py",
+        "billing/stripe.py",
+        "billing/usage.py",
+        "billing/audit.py",
+        "storage/ledger.py",
+        "storage/payments.py",
+        "storage/accounts.py",
+        "storage/reports.py",
+    )
+]
+
+
+def makes_a_float(node: ast.AST) -> bool:
+    """Return True for a true division, a call of `float()`, and a float, unless it is a time (`…_s`, `…_ms / 1000`)."""
+    if isinstance(node, ast.AugAssign):
+        return isinstance(node.op, ast.Div)
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.Div) and not ast.unparse(node.left).lower().endswith("_ms")
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) == "float"
+    if isinstance(node, ast.arg):
+        return _is_float(node.annotation) and not node.arg.endswith("_s")
+    if isinstance(node, ast.AnnAssign):
+        return _is_float(node.annotation) and not ast.unparse(node.target).lower().endswith("_s")
+    return isinstance(node, Function) and _is_float(node.returns) and not node.name.endswith("_s")
+
+
+def _is_float(annotation: ast.expr | None) -> bool:
+    return annotation is not None and "float" in ast.unparse(annotation)
+
+
+def test_money_is_never_a_float() -> None:
+    assert all(path.exists() for path in MONEY)
+    assert places(MONEY, makes_a_float) == []
+
+
+# ── One owner each ────────────────────────────────────────────────────────────────────────────────────────
+
+#: Pattern → modules that may use it. Everything else asks them, so that tests can set the time and the chance.
+OWNERS = {
+    # A child process gets its environment from one place.
+    r"os\.environ": {"settings.py", "engines/child_process.py"},
+    r"\btime\.time\b|datetime\.now|time\.time_ns": {"core/clock.py"},
+    # An image's noise is computed from its seed and is reproducible.
+    r"(?m)^\s*(?:import|from) (?:random|secrets|uuid)\b|\bnp\.random\b": {"core/clock.py", "engines/sampling/noise.py"},
+    r"\bprint\(": set(),
+}
+
+
+@pytest.mark.parametrize(("what", "owners"), OWNERS.items(), ids=list(OWNERS))
+def test_time_randomness_and_environment_have_one_owner(what: str, owners: set[str]) -> None:
+    users = {str(path.relative_to(PACKAGE)) for path in SOURCES if re.search(what, code_of(path))}
+    assert users <= owners
+
+
+@cache
+def code_of(path: Path) -> str:
+    """Return the source without docstrings and comments."""
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | Function) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree)
+
+
+# ── Names and imports ─────────────────────────────────────────────────────────────────────────────────────
+
+#: Names that more than one class still has. Take entries out; never add one.
+SHARED_NAMES = {"Home", "Span", "_Seen"}
+
+
+def test_no_two_classes_share_a_name() -> None:
+    owners: dict[str, list[str]] = defaultdict(list)
+    for path in SOURCES:
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ClassDef):
-                yield from (n for n in node.body if isinstance(n, Function) and not n.name.startswith("_"))
+                owners[node.name].append(name_of(path))
+    shared = {name: paths for name, paths in owners.items() if len(paths) > 1 and name not in SHARED_NAMES}
+    assert shared == {}
+
+
+def is_relative_import(node: ast.AST) -> bool:
+    """Return True for `from . import x`. The package `http` must never be confused with the standard library's."""
+    return isinstance(node, ast.ImportFrom) and node.level > 0
+
+
+def test_imports_are_absolute() -> None:
+    assert places(EVERYTHING, is_relative_import) == []
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = {
+        f"{name_of(path)}: {function.name}": lines
+        for path in SOURCES
+        if "versions" not in path.parts
+        for function in functions(tree_of(path))
+        if (lines := (function.end_lineno or 0) - function.lineno + 1) > LONGEST_FUNCTION
+    }
+    assert long == {}
 
 
 def functions(tree: ast.AST) -> Iterator[Function]:
     return (node for node in ast.walk(tree) if isinstance(node, Function))
 
 
-@lru_cache(maxsize=1)
-def tree_of(path: Path) -> ast.Module:
-    """The file, parsed. One is kept: to keep them all would take longer than to read them again."""
-    return ast.parse(path.read_text("utf-8"))
+# ── Tests ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-
-def test_a_file_is_short_and_says_what_it_is_for() -> None:
-    guilty = {name_of(path): why for path in EVERYTHING if (why := _why_no_good_file(path))}
-    assert guilty == {}
-
-
-def _why_no_good_file(path: Path) -> str:
-    text = path.read_text("utf-8")
-    if text.count("\n") > LONGEST_FILE[path.relative_to(ROOT).parts[0]]:
-        return f"{text.count(chr(10))} lines"
-    if not text.strip():
-        return ""
-    purpose = ast.get_docstring(tree_of(path))
-    if not purpose:
-        return "a module begins with a docstring"
-    return "" if purpose.count("\n") < 26 else "the docstring is a chapter"
-
-
-def test_most_files_fit_on_a_few_screens() -> None:
-    lengths = sorted(path.read_text("utf-8").count("\n") for path in SOURCES)
-    assert lengths[len(lengths) * 8 // 10] <= 250
-
-
-def test_whatever_is_public_says_what_it_does() -> None:
-    silent = []
-    for path in SOURCES:
-        tree = tree_of(path)
-        silent += [
-            f"{name_of(path)}: {node.name}"
-            for node in public(tree)
-            if not ast.get_docstring(node) and not _is_said_elsewhere(node, tree)
-        ]
-    assert silent == []
-
-
-def _is_said_elsewhere(node: Function | ast.ClassDef, tree: ast.Module) -> bool:
-    """In a class that says its purpose: a method of a few lines, or one that a protocol or library describes."""
-    if not any(node in owner.body for owner in tree.body if isinstance(owner, ast.ClassDef)):
-        return False
-    is_short = (node.end_lineno or 0) - node.lineno < SHORT_METHOD
-    return is_short or node.name in _documented_methods() or node.name in CALLBACKS
-
-
-@cache
-def _documented_methods() -> set[str]:
-    return {
-        n.name for path in SOURCES for n in public(tree_of(path)) if isinstance(n, Function) and ast.get_docstring(n)
-    }
-
-
-SHORT_METHOD = 8
-#: asyncio.Protocol and httptools say what these are for.
-CALLBACKS = {"data_received", "on_headers_complete", "on_message_complete"}
-
-
-def test_no_function_is_longer_than_a_screen() -> None:
-    long = {
-        f"{name_of(path)}: {f.name}": _lines(f)
-        for path in SOURCES
-        if "versions" not in path.parts
-        for f in functions(tree_of(path))
-        if _lines(f) > LONGEST_FUNCTION
-    }
-    assert long == {}
-
-
-def _lines(function: Function) -> int:
-    return (function.end_lineno or 0) - function.lineno + 1
-
-
-def test_functions_are_short_at_the_median_and_at_the_ninetieth_percentile() -> None:
-    lengths = sorted(_lines(f) for path in SOURCES for f in functions(tree_of(path)))
-    assert lengths[len(lengths) // 2] <= 12
-    assert lengths[len(lengths) * 9 // 10] <= 35
-
-
-def test_no_error_is_swallowed() -> None:
-    guilty = [
-        f"{name_of(path)}:{node.lineno}"
-        for path in EVERYTHING
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.ExceptHandler) and _swallows(node)
-    ]
-    assert guilty == []
-
-
-def _swallows(handler: ast.ExceptHandler) -> bool:
-    catches_all = handler.type is None or ast.unparse(handler.type) in ("Exception", "BaseException")
-    return catches_all and all(isinstance(statement, ast.Pass | ast.Continue) for statement in handler.body)
-
-
-#: Who may read the environment, the clock, randomness.
-OWNERS = {
-    # A child process gets its environment from one place.
-    r"os\.environ": {"settings.py", "engines/child_process.py"},
-    r"\btime\.time\b|datetime\.now|time\.time_ns": {"core/clock.py"},
-    # A picture's noise comes from its seed: there is no chance in it.
-    r"\brandom\.|\bsecrets\.|\buuid\b": {"core/clock.py", "engines/sampling/noise.py"},
-    r"\bprint\(": set(),
-}
-
-
-@pytest.mark.parametrize(("what", "owners"), OWNERS.items(), ids=list(OWNERS))
-def test_time_chance_and_environment_have_one_owner(what: str, owners: set[str]) -> None:
-    users = {str(p.relative_to(ROOT / "src" / "minitoolai")) for p in SOURCES if re.search(what, _code(p))}
-    assert users <= owners
-
-
-@cache
-def _code(path: Path) -> str:
-    """The source without its docstrings and comments."""
-    return ast.unparse(_without_docstrings(ast.parse(path.read_text("utf-8"))))
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | Function) and ast.get_docstring(node) is not None:
-            node.body[0] = ast.Pass()
-    return tree
-
-
-#: A program that a machine lacks is the one good reason.
+#: A program that is missing on a machine is the only good reason to skip a test.
 EXEMPT = {Path(__file__), ROOT / "tests" / "support" / "programs.py"}
 
 
@@ -179,6 +207,28 @@ def test_no_test_is_skipped_or_patched() -> None:
         for path in (ROOT / "tests").rglob("*.py")
         if path not in EXEMPT and forbidden.search(path.read_text("utf-8"))
     ]
-    # Words of a docstring or comment forbid nothing.
-    guilty = [name_of(path) for path in suspects if forbidden.search(_code(path))]
+    # Docstrings and comments may use these words.
+    guilty = [name_of(path) for path in suspects if forbidden.search(code_of(path))]
     assert guilty == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "bad", "good"),
+    [
+        (swallows, "try:\n    a()\nexcept Exception:\n    pass", "try:\n    a()\nexcept ValueError:\n    pass"),
+        (
+            waits_in_transaction,
+            "async def f():\n    with c.transaction():\n        await g()",
+            "async def f():\n    with c.transaction():\n        g()\n    await h()",
+        ),
+        (makes_a_float, "cost = tokens / 2", "cost = tokens // 2"),
+        (makes_a_float, "cost /= 2", "wait_s = lease_ms / 1000"),
+        (makes_a_float, "def price(amount: float) -> None: ...", "def wait(within_s: float) -> None: ..."),
+        (is_relative_import, "from . import errors", "from minitoolai.core import errors"),
+    ],
+)
+def test_the_rules_object_to_what_they_forbid_and_to_nothing_else(
+    rule: Callable[[ast.AST], bool], bad: str, good: str
+) -> None:
+    assert any(rule(node) for node in ast.walk(ast.parse(bad)))
+    assert not any(rule(node) for node in ast.walk(ast.parse(good)))

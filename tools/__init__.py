@@ -1,1 +1,1 @@
-"""Helpers of those who work on MiniToolAI; nothing here is installed."""
+"""Tools for contributors; nothing here is installed."""

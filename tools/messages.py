@@ -1,10 +1,10 @@
-"""Texts of the portal: collect them from code and templates, bring every catalog up to date, say what is missing.
+"""Collect the texts of the portal from code and templates, update every .po file, and list missing translations.
 
     python -m tools.messages                  update src/minitoolai/portal/locale/*/LC_MESSAGES/*.po
     python -m tools.messages --fill new.json  the same, with translations {"English": {"de": "Deutsch", …}, …}
 
-A text with plural forms is keyed by its singular and translated as a list. Each part of the portal has a catalog of
-its own, so that two people seldom edit one file. Exit status 1 while a translation is missing.
+A text with plural forms is keyed by its singular and translated as a list. Each part of the portal has a file of
+its own, so that two people rarely edit the same one. Exit status 1 if a translation is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from minitoolai.portal.i18n import DEFAULT, FOLDER, LANGUAGES
 PORTAL = FOLDER.parent
 TEMPLATES = PORTAL / "templates"
 KEYWORDS = {"_": None, "gettext": None, "N_": None, "n_": (1, 2), "ngettext": (1, 2)}
-#: Language → how its plurals are counted, as gettext writes it.
+#: Language → its plural rule in gettext's syntax.
 PLURALS = {
     "pt": "nplurals=2; plural=(n > 1)",
     "fr": "nplurals=2; plural=(n > 1)",
@@ -34,7 +34,7 @@ PLURALS = {
     "tr": "nplurals=1; plural=0",
 }
 TRANSLATED = [lang for lang in LANGUAGES if lang != DEFAULT]
-#: A text: its singular, and its plural where it has one.
+#: A text: its singular, and its plural if it has one.
 Text = tuple[str, ...]
 Translations = dict[str, tuple[str, ...]]
 
@@ -51,7 +51,7 @@ def domains() -> dict[str, list[Path]]:
 
 
 def texts() -> dict[str, list[Text]]:
-    """Part → its texts in the order in which they stand there; each text once, in the first part that has it."""
+    """Return part → its texts in order of appearance; each text once, in the first part that has it."""
     seen: set[str] = set()
     found: dict[str, list[Text]] = {}
     for part, paths in domains().items():
@@ -77,7 +77,7 @@ def _texts_of(path: Path) -> Iterator[Text]:
 
 
 def catalog(lang: str) -> Translations:
-    """Singular → its translation, from every catalog of a language."""
+    """Return singular → its translation, from all files of a language."""
     known: Translations = {}
     for path in sorted((FOLDER / lang / "LC_MESSAGES").glob("*.po")):
         with path.open("rb") as file:
@@ -89,7 +89,7 @@ def catalog(lang: str) -> Translations:
 
 
 def po_text(lang: str, wanted: list[Text], known: Translations) -> str:
-    """One catalog, the same whoever writes it and whenever."""
+    """Return the text of one .po file. It depends on its texts only, so that diffs are small."""
     header = f"Language: {lang}\nContent-Type: text/plain; charset=utf-8\nPlural-Forms: {PLURALS[lang]};\n"
     entries = [f'msgid ""\nmsgstr {normalize(header)}\n']
     forms = 2 if "nplurals=2" in PLURALS[lang] else 1
@@ -110,7 +110,7 @@ def po_text(lang: str, wanted: list[Text], known: Translations) -> str:
 
 
 def catalogs(more: dict[str, Any] | None = None) -> dict[Path, str]:
-    """Path → text of every catalog as it should be."""
+    """Return path → text of every .po file as it should be."""
     found, files = texts(), {}
     for lang in TRANSLATED:
         known = catalog(lang)
@@ -124,7 +124,7 @@ def catalogs(more: dict[str, Any] | None = None) -> dict[Path, str]:
 
 
 def missing() -> list[tuple[str, str]]:
-    """(language, English text) of everything untranslated."""
+    """Return (language, English text) of every missing translation."""
     wanted = [text for part in texts().values() for text in part]
     return [
         (lang, text[0]) for lang in TRANSLATED for known in [catalog(lang)] for text in wanted if text[0] not in known
@@ -132,9 +132,11 @@ def missing() -> list[tuple[str, str]]:
 
 
 def main() -> int:
-    """Update every catalog."""
-    parser = argparse.ArgumentParser(prog="python -m tools.messages", description="Update the portal's catalogs.")
-    parser.add_argument("--fill", type=Path, help="a JSON file of translations to take over")
+    """Update every .po file and list missing translations."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.messages", description="Update the portal's .po files and list missing translations."
+    )
+    parser.add_argument("--fill", type=Path, help="a JSON file of translations to add")
     options = parser.parse_args()
     more = json.loads(options.fill.read_text("utf-8")) if options.fill else None
     for path, text in catalogs(more).items():

@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code, so that it cannot be wrong: python -m tools.reference"""
+"""Write docs/reference/ from the code, so that it is always right: python -m tools.reference"""
 
 from __future__ import annotations
 
@@ -21,38 +21,54 @@ from minitoolai.observability.metrics import METRICS
 from minitoolai.settings import PREFIX, Settings
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
-NOTE = "<!-- Made from the code by python -m tools.reference; a test compares. -->\n\n"
-#: Codes that no class of errors has by itself.
+NOTE = "<!-- Generated from the code by python -m tools.reference; do not edit. -->\n\n"
+#: Codes that no exception class has as its default.
 MORE_CODES = {
-    "invalid_json": (400, "invalid_request_error", "The body is not one JSON object, or nested too deeply."),
-    "method_not_allowed": (405, "invalid_request_error", "The path is there, the method is not."),
-    "string_above_max_length": (400, "invalid_request_error", "The text is longer than this takes."),
+    "invalid_json": (400, "invalid_request_error", "The body is not a JSON object, or is nested too deeply."),
+    "method_not_allowed": (405, "invalid_request_error", "The path exists, but not for this method."),
+    "string_above_max_length": (400, "invalid_request_error", "The text is longer than the limit."),
     "link_expired": (
         410,
         "invalid_request_error",
-        "The link is too old; polling its job gives a new one.",
+        "The link has expired; poll the job for a new one.",
     ),
-    "picture_removed": (410, "invalid_request_error", "The picture was removed when its time in the store was over."),
-    "invalid_image": (400, "invalid_request_error", "Not a jpg, png, webp or gif, or a broken one."),
-    "image_too_large": (400, "invalid_request_error", "More pixels than are taken in."),
-    "cancelled": (None, "", "In a job: it was cancelled before its end; nothing was charged."),
-    "nothing_to_speak": (400, "invalid_request_error", "The text to speak has no letter and no digit."),
-    "markup_not_supported": (400, "invalid_request_error", "The text to speak is markup, and voices read plain text."),
-    "voice_not_found": (400, "invalid_request_error", "No such voice on offer; the message lists the nearest names."),
-    "language_not_supported": (400, "invalid_request_error", "No voice speaks this language; the message lists them."),
-    "email_taken": (None, "", "On the command line: the address has an account already."),
-    "expired": (None, "", "In a job: nobody was there to draw it for a day; nothing was charged."),
-    "storage_error": (None, "", "In a job: the store of pictures did not take it; nothing was charged."),
-    "key_expired": (401, "authentication_error", "The key was made to end, and has."),
-    "model_not_allowed": (403, "permission_error", "The key is meant for other models; the message lists them."),
-    "address_not_allowed": (403, "permission_error", "The key is meant for other addresses."),
-    "interrupted": (None, "", "In a generation: its server died; the last checkpoint was charged."),
-    "client_left": (None, "", "In a generation: the caller hung up; what was written until then was charged."),
+    "picture_removed": (410, "invalid_request_error", "The image was deleted because its retention time is over."),
+    "invalid_image": (
+        400,
+        "invalid_request_error",
+        "The file is not a JPEG, PNG, WebP or GIF image, or it is damaged.",
+    ),
+    "image_too_large": (400, "invalid_request_error", "The image has more pixels than the limit."),
+    "cancelled": (None, "", "Of a job: it was cancelled before it was done; nothing was charged."),
+    "nothing_to_speak": (400, "invalid_request_error", "The text to speak contains no letter and no digit."),
+    "markup_not_supported": (
+        400,
+        "invalid_request_error",
+        "The text to speak contains markup (SSML); send plain text.",
+    ),
+    "voice_not_found": (400, "invalid_request_error", "The voice does not exist; the message lists similar names."),
+    "language_not_supported": (
+        400,
+        "invalid_request_error",
+        "No voice speaks this language; the message lists the languages.",
+    ),
+    "email_taken": (None, "", "On the command line: the e-mail address already has an account."),
+    "expired": (None, "", "Of a job: no worker could run it for a day; nothing was charged."),
+    "storage_error": (None, "", "Of a job: the image could not be stored; nothing was charged."),
+    "key_expired": (401, "authentication_error", "The key has expired."),
+    "model_not_allowed": (
+        403,
+        "permission_error",
+        "The key may not use this model; the message lists the models it may use.",
+    ),
+    "address_not_allowed": (403, "permission_error", "The key may not be used from this IP address."),
+    "interrupted": (None, "", "Of a generation: its server died; the cost up to the last checkpoint was charged."),
+    "client_left": (None, "", "Of a generation: the caller disconnected; what had been generated was charged."),
 }
 
 
 def pages() -> dict[str, str]:
-    """File name → text of every page."""
+    """Return file name → text of every page."""
     return {
         "settings.md": NOTE + _settings(),
         "errors.md": NOTE + _errors(),
@@ -78,11 +94,13 @@ def _settings() -> str:
         if field.metadata:
             default = "" if field.default == "" else f"`{field.default}`"
             rows.append((f"`{PREFIX}{name.upper()}`", default, field.metadata["about"]))
-    rows.append((f"`{PREFIX}<ENGINE>_API_KEY`", "", "Key of an upstream engine, by its name in the catalog."))
-    rows.append((f"`{PREFIX}<ENGINE>_BASE_URL`", "", "Address of an upstream engine, instead of the catalog's."))
+    rows.append(
+        (f"`{PREFIX}<ENGINE>_API_KEY`", "", "API key of an upstream engine, by the engine's name in the catalog.")
+    )
+    rows.append((f"`{PREFIX}<ENGINE>_BASE_URL`", "", "Base URL of an upstream engine; overrides the catalog."))
     return (
-        "# Settings\n\nEnvironment variables, read once at the start. An unknown `MINITOOLAI_*` variable is refused; "
-        "options of a command win over variables; secrets never appear in logs.\n\n" + _table(*rows)
+        "# Settings\n\nSettings are environment variables, read once at startup. An unknown `MINITOOLAI_*` variable "
+        "is an error. Command-line options override variables. Secrets never appear in logs.\n\n" + _table(*rows)
     )
 
 
@@ -95,9 +113,10 @@ def _metrics() -> str:
         kind = metric.kind.__name__.removesuffix("MetricFamily").lower()
         rows.append((f"`{name}`", kind, ", ".join(metric.labels), metric.about))
     return (
-        "# Metrics\n\nWhat `/metrics` says; [how to monitor](../howto/monitor.md) says where it is. Where several "
-        "processes serve, sum them up; those marked (database) say the same in each: take the largest. "
-        "`process_*` (memory, processor, open files) are added as usual.\n\n" + _table(*rows)
+        "# Metrics\n\nThe metrics on `/metrics`; [how to monitor](../howto/monitor.md) explains how to scrape it. "
+        "With several processes, sum over them. Metrics marked (database) have the same value in each process: take "
+        "the maximum. "
+        "The standard `process_*` metrics (memory, CPU, open files) are included.\n\n" + _table(*rows)
     )
 
 
@@ -117,24 +136,41 @@ def _errors() -> str:
             continue
         status, type_ = next((status, name) for cls, status, name in TABLE if issubclass(kind, cls))
         again = "yes" if kind.retryable else ""
-        known[kind.code] = (status, f"`{kind.code}`", f"`{type_}`", again, (kind.__doc__ or "").split("\n")[0])
+        known[kind.code] = (status, f"`{kind.code}`", f"`{type_}`", again, _first_line(kind))
     for code, (status, type_, about) in MORE_CODES.items():
         known[code] = (status or "", f"`{code}`", f"`{type_}`" if type_ else "", "", about)
     rows = sorted(known.values(), key=lambda row: (row[0] or 999, row[1]))
-    head = ("status", "code", "type", "try again", "meaning")
+    head = ("status", "code", "type", "retry", "meaning")
     return (
-        '# Errors\n\nEverywhere the shape is OpenAI\'s: `{"error": {"message", "type", "param", "code"}}`. '
-        "`code` is stable; `param` names the field at fault; the message says what to do. Where trying again helps, "
+        '# Errors\n\nThe body has OpenAI\'s shape everywhere: `{"error": {"message", "type", "param", "code"}}`. '
+        "`code` is stable, `param` names the field at fault, and the message says what to do. Where a retry helps, "
         "`Retry-After` may say when. Under `/api/texttoimage` the shape is "
-        '`{"status": "error", "jobid": null, "signature": null, "message", "code"}`.\n\n' + _table(head, *rows)
+        '`{"status": "error", "jobid": null, "signature": null, "message", "code"}`.\n\n'
+        + _table(head, *rows)
+        + "\n## Exception classes\n\nFor contributors: every class of `core/errors.py`, below the class that it "
+        "extends. Classes without a code never reach a caller.\n\n"
+        + _table(("class", "code", "meaning"), *_exceptions(Exception))
     )
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").split("\n")[0]
+
+
+def _exceptions(parent: type, depth: int = 0) -> Iterator[tuple[object, ...]]:
+    """Yield a row for each class of core/errors.py below `parent`, subclasses after their parents."""
+    for kind in parent.__subclasses__():
+        if kind.__module__ == errors.__name__:
+            code = getattr(kind, "code", "")
+            yield f"{'– ' * depth}`{kind.__name__}`", f"`{code}`" if code else "", _first_line(kind)
+            yield from _exceptions(kind, depth + 1)
 
 
 # ── the command line ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    """`key create` → its parser, for every command."""
+    """Return `key create` → its parser, for every command."""
     return dict(_leaves("", build_parser()))
 
 
@@ -149,8 +185,8 @@ def _leaves(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, a
 
 def _cli() -> str:
     text = (
-        "# Command line\n\nEvery command works beside a running server, which sees its change within a second. Exit "
-        "status: 0 done, 1 refused or broken (the reason on standard error), 2 wrong usage.\n"
+        "# Command line\n\nEvery command can run beside a running server, which sees the change within a second. Exit "
+        "status: 0 success, 1 refused or failed (the reason is on stderr), 2 wrong usage.\n"
     )
     for name, parser in commands().items():
         text += f"\n## `minitoolai {name}`\n\n{parser.description}\n\n"
@@ -175,7 +211,7 @@ def _written(action: argparse.Action) -> str:
 
 
 def _keys(kind: type) -> str:
-    """The fields of a Struct in groups, each with the `#:` comment above it."""
+    """Return the fields of a Struct as a table: one row for each group below a `#:` comment."""
     source = inspect.getsource(kind).splitlines()
     fields = [node for node in ast.parse("\n".join(source)).body[0].body if isinstance(node, ast.AnnAssign)]  # type: ignore[attr-defined]
     groups: list[tuple[list[str], list[str], str]] = []
@@ -191,7 +227,7 @@ def _keys(kind: type) -> str:
 
 
 def _comment_above(source: list[str], line: int) -> str:
-    """The `#:` lines that end above a line, joined."""
+    """Return the `#:` lines directly above a line, joined."""
     first = line
     while first and source[first - 1].strip().startswith("#:"):
         first -= 1
@@ -211,8 +247,8 @@ def _catalog() -> str:
         price = format_dollars(image.price).rstrip("0")
         drawn.append((f"`{image.name}`", price, f"`{image.weights}`", ", ".join(image.engines)))
     return (
-        "# The catalog\n\n`catalog.toml` says what is offered, at which price, and who answers. It is read strictly: a "
-        "mistake is refused at the start with its line and a remedy.\n\n"
+        "# The catalog\n\n`catalog.toml` lists the models on offer, their prices and the engines behind them. It is "
+        "validated strictly: a mistake stops the server at startup, with the line and a remedy.\n\n"
         f"## `[engines.NAME]`\n\n{_keys(catalog.EngineEntry)}\n"
         f'## `[chat."MODEL"]`\n\n{_keys(catalog.ChatEntry)}\n'
         f'## `[speech."MODEL"]`\n\n{_keys(voices.SpeechEntry)}\n'
@@ -228,7 +264,7 @@ def _catalog() -> str:
 
 
 def _http() -> str:
-    rows: list[tuple[object, ...]] = [("method and path", "what it is for", "key", "errors")]
+    rows: list[tuple[object, ...]] = [("method and path", "purpose", "API key", "errors")]
     for path, item in describe()["paths"].items():
         for method, what in item.items():
             statuses = ", ".join(status for status in what["responses"] if int(status) >= 400)
@@ -236,7 +272,7 @@ def _http() -> str:
                 (f"`{method.upper()} {path}`", what["summary"], "no" if "security" in what else "yes", statuses)
             )
     return (
-        "# HTTP\n\nEvery path answers with and without its last slash. A key goes into the header "
+        "# HTTP\n\nEvery path works with and without a trailing slash. Send the API key in the header "
         "`Authorization: Bearer sk-…`. Fields are described at `/openapi.json`, error codes in [errors](errors.md).\n\n"
         + _table(*rows)
     )

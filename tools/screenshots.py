@@ -1,10 +1,10 @@
-"""Pictures of every page for docs/screenshots/: light and dark, wide and 360 px, in two languages.
+"""Take screenshots of every page for docs/screenshots/: light and dark, wide and 360 px, in two languages.
 
-    python -m tools.screenshots                     all of them
+    python -m tools.screenshots                     all pages
     python -m tools.screenshots /usage /studio      only these pages
-    python -m tools.screenshots --all FOLDER        in every look, eight of each, and whole: into FOLDER, for looking at
+    python -m tools.screenshots --all FOLDER        all eight variants of each page, full length, into FOLDER
 
-Starts a server of its own with somebody who has used it for a month. Needs chromium and the packages of `make dev`.
+Starts a server of its own with a user who has a month of usage. Needs chromium and the packages of `make dev`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ALL: dict[str, Look] = {
     for theme in ("light", "dark")
     for lang in ("en", "de")
 }
-#: A long page is shown from its beginning: this many of its widths.
+#: The top of a long page is shown: at most this many pixels.
 TALLEST = {1200: 1500, 360: 1100}
 QUALITY = 45
 
@@ -47,7 +47,7 @@ QUALITY = 45
 def take(
     browser: Browser, member: Visitor, wanted: list[str], folder: Path, looks: dict[str, Look], *, whole: bool
 ) -> Iterator[Path]:
-    """One picture after the other, each as it is written."""
+    """Take the screenshots and yield each file as it is written."""
     for look, (width, theme, lang) in looks.items():
         scheme: Any = theme
         context = browser.new_context(
@@ -76,10 +76,14 @@ def name_of(path: str) -> str:
 
 
 def main() -> int:
-    """Take them all."""
-    parser = argparse.ArgumentParser(prog="python -m tools.screenshots", description="Take pictures of the pages.")
-    parser.add_argument("pages", nargs="*", help="pages like /usage; all where none is named")
-    parser.add_argument("--all", type=Path, metavar="FOLDER", help="every look of each page, whole, into this folder")
+    """Take the screenshots."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.screenshots", description="Take screenshots of the portal pages."
+    )
+    parser.add_argument("pages", nargs="*", help="pages like /usage; all by default")
+    parser.add_argument(
+        "--all", type=Path, metavar="FOLDER", help="all variants of each page, full length, into this folder"
+    )
     options = parser.parse_args()
     folder, looks = (options.all, ALL) if options.all else (FOLDER, LOOKS)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +95,7 @@ def main() -> int:
             files = list(take(browser, member, wanted, folder, looks, whole=bool(options.all)))
             browser.close()
     size = sum(file.stat().st_size for file in files)
-    sys.stdout.write(f"{len(files)} pictures, {size / 1e6:.1f} MB, in {folder}\n")
+    sys.stdout.write(f"{len(files)} screenshots, {size / 1e6:.1f} MB, in {folder}\n")
     return 0
 
 

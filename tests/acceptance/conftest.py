@@ -1,4 +1,4 @@
-"""Long tests against real servers; every one is marked `acceptance`."""
+"""Provide fixtures for long tests against real servers; every test here is marked `acceptance`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Starts servers; each is stopped and examined at the end."""
+    """Return a function that starts servers; each is stopped and checked at the end."""
     with ExitStack() as stack:
 
         def start(catalog: str | None = catalogs.FAKE, **env: str) -> ServerProcess:
@@ -39,7 +39,7 @@ def fake_server(serve: Serve) -> ServerProcess:
 
 @pytest.fixture
 def llama_server(serve: Serve) -> ServerProcess:
-    """The shipped catalog; one thread, so that numbers mean something on a busy machine."""
+    """Serve the shipped catalog, with one thread, so that figures are comparable on a busy machine."""
     return serve(None, MINITOOLAI_LLAMA_THREADS="1")
 
 
@@ -51,5 +51,5 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture
 def proxy_server(serve: Serve, upstream: Upstream) -> ServerProcess:
-    """A server whose models are answered by `upstream`."""
+    """Serve models whose engine is the upstream `upstream`."""
     return serve(catalogs.with_upstream(upstream.base_url))

@@ -1,4 +1,4 @@
-"""What a job costs beyond drawing it: two commits, a claim, a store, two HTTP requests."""
+"""A job costs little beyond generating the image: two commits, a claim, a store, two HTTP requests."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from tests.acceptance.conftest import Serve
 from tests.support.gallery import CATALOG, PATH
 from tests.support.server import Account
 
+# Measures how long a job takes.
+pytestmark = pytest.mark.timing
+
 ROUNDS = 40
 BODY = {"model": "quick", "prompt": "a sun", "seed": 1, "steps": 1, "width": 256, "height": 256}
 
 
-def test_a_warm_job_takes_little_longer_than_its_drawing(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both in the same child process, turn about. The quickest quarter is what a busy machine says of a quiet one."""
+def test_a_warm_job_takes_little_longer_than_the_engine_alone(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """Measure both in the same child process, alternating. On a busy machine the fastest quarter counts."""
     server = serve(CATALOG)
     account = server.account()
     with asyncio.Runner() as loop:
@@ -36,7 +39,7 @@ def test_a_warm_job_takes_little_longer_than_its_drawing(serve: Serve, capsys: p
     beyond = [statistics.quantiles(whole, n=4)[at] - statistics.quantiles(bare, n=4)[at] for at in (0, 1)]
     with capsys.disabled():
         print(
-            f"\na job beyond its drawing: {beyond[0] * 1000:.1f} ms (lower quartiles), {beyond[1] * 1000:.1f} (medians)"
+            f"\na job beyond its engine: {beyond[0] * 1000:.1f} ms (lower quartiles), {beyond[1] * 1000:.1f} (medians)"
         )
     assert beyond[0] < 0.030
 
@@ -48,7 +51,7 @@ def _seconds(what: Callable[[], object]) -> float:
 
 
 def _job(account: Account) -> None:
-    """Submit, and listen to its events to the end: nobody polls."""
+    """Submit a job and follow its events to the end, without polling."""
     url = account.server.url + PATH
     job = requests.post(url, json=BODY, headers=account.headers, timeout=30).json()
     query = {"signature": job["signature"]}

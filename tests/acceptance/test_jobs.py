@@ -1,8 +1,10 @@
-"""Image jobs whose drawing processes are killed and frozen, beside a server that is restarted."""
+"""Image jobs survive engine processes that are killed and frozen, and a server that is restarted."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import pytest
 
 from tests.chaos.jobs import run_jobs
 from tests.chaos.worker_jobs import run_worker_jobs
@@ -10,8 +12,11 @@ from tests.support.cluster import running_cluster
 from tests.support.gallery import CATALOG, WorkerProcess, settle_jobs, submit, wrong_jobs
 from tests.support.server import ServerProcess
 
+# Hundreds of jobs on all cores, with leases that expire.
+pytestmark = pytest.mark.timing
 
-def test_500_jobs_survive_what_is_done_to_those_who_draw_them(tmp_path: Path) -> None:
+
+def test_500_jobs_survive_killed_and_frozen_engine_processes(tmp_path: Path) -> None:
     tally = run_jobs(tmp_path, jobs=500, chaos_s=12, sketches=25, seed=7)
     assert tally.violations == []
     assert tally.jobs == 500
@@ -20,7 +25,7 @@ def test_500_jobs_survive_what_is_done_to_those_who_draw_them(tmp_path: Path) ->
     assert tally.restarts == 2
 
 
-def test_jobs_survive_workers_that_die_and_sleep_and_a_database_that_goes_away(tmp_path: Path) -> None:
+def test_jobs_survive_killed_and_frozen_workers_and_a_database_outage(tmp_path: Path) -> None:
     with running_cluster() as cluster:
         tally = run_worker_jobs(tmp_path, cluster, jobs=300, chaos_s=8, nap_s=3, outage_s=3)
     assert tally.violations == []
@@ -29,7 +34,7 @@ def test_jobs_survive_workers_that_die_and_sleep_and_a_database_that_goes_away(t
     assert min(tally.kills, tally.naps) >= 2
 
 
-def test_two_workers_share_1000_jobs_and_draw_each_once(tmp_path: Path) -> None:
+def test_two_workers_share_1000_jobs_and_run_each_once(tmp_path: Path) -> None:
     with running_cluster() as cluster:
         env = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_IMAGE_QUEUE": "1000"}
         with ServerProcess(tmp_path, catalog=CATALOG, env=env | {"MINITOOLAI_IMAGE_ROWS": "0"}).start() as server:
@@ -50,6 +55,6 @@ def test_two_workers_share_1000_jobs_and_draw_each_once(tmp_path: Path) -> None:
             rows = server.read(lambda c: c.execute(question))
     assert sum(row[1] for row in rows) == 1000
     assert all(row[2:] == (1, 1) for row in rows)
-    # Both had their share.
+    # Both did a fair share.
     assert min(row[1] for row in rows) > 100
     assert len(rows) == 2

@@ -1,4 +1,4 @@
-"""Many streams at once, and callers who do not read: no error, and memory stays what it is."""
+"""Many concurrent streams, and callers that do not read, cause no error and no growth of memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.load import run_load
 from tests.support import catalogs
 from tests.support.dial import dial
@@ -14,24 +16,27 @@ from tests.support.manners import chunk
 from tests.support.server import ServerProcess
 from tests.support.upstream import Exchange, Upstream
 
-#: What each of the slow readers would have to be kept, if it were kept: pieces × bytes.
+# Measures latency and memory under load.
+pytestmark = pytest.mark.timing
+
+#: What would be buffered for each slow reader without back-pressure: chunks × bytes.
 PIECES, PIECE, READERS = 1500, 16_384, 4
 
 
-def test_500_streams_of_a_token_a_second_end_whole_in_flat_memory(tmp_path: Path) -> None:
+def test_500_streams_of_a_token_a_second_complete_in_flat_memory(tmp_path: Path) -> None:
     tally = run_load(tmp_path, 500, 15)
     print(tally)
     assert tally.violations == []
     assert tally.tokens == 500 * 15
-    # A busy machine is no measure of 20 ms; a process that was blocked for half a second would still show.
+    # 20 ms cannot be measured on a busy machine; a process blocked for half a second would still be noticed.
     assert tally.median_ms < 500
 
 
-def test_callers_who_do_not_read_cannot_grow_memory(serve: Callable[..., ServerProcess]) -> None:
+def test_callers_that_do_not_read_cause_no_memory_growth(serve: Callable[..., ServerProcess]) -> None:
     sent = 0
 
     async def pour(exchange: Exchange) -> None:
-        """As fast as it is taken."""
+        """Send as fast as the server reads."""
         nonlocal sent
         exchange.begin()
         for _ in range(PIECES):
@@ -56,7 +61,7 @@ def test_callers_who_do_not_read_cannot_grow_memory(serve: Callable[..., ServerP
             for reader in readers:
                 assert reader.recv(1) == b"H"
             taken, still_s = -1, time.monotonic()
-            # Until nothing more is taken from the upstream for two seconds.
+            # Wait until the server has read nothing from the upstream for two seconds.
             while time.monotonic() - still_s < 2:
                 if sent != taken:
                     taken, still_s = sent, time.monotonic()
@@ -66,9 +71,9 @@ def test_callers_who_do_not_read_cannot_grow_memory(serve: Callable[..., ServerP
             for reader in readers:
                 reader.close()
         print(
-            f"{sent / 1e6:.0f} of {READERS * PIECES * PIECE / 1e6:.0f} MB were taken; memory grew by {grown_mb:.0f} MB"
+            f"{sent / 1e6:.0f} of {READERS * PIECES * PIECE / 1e6:.0f} MB were read; memory grew by {grown_mb:.0f} MB"
         )
-        # Buffers of the kernel on both sides took some; most was never asked for.
+        # Kernel buffers on both sides hold some; most was never read.
         assert sent < READERS * PIECES * PIECE / 2
         assert grown_mb < 30
         account.settled(within_s=15)

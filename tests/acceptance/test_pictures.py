@@ -1,4 +1,4 @@
-"""Every model under every sampler through the API; links that expire, and pictures whose time is over."""
+"""Every model works with every sampler through the API; links expire and images are deleted after retention."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ MODELS = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """The shipped catalog; stopping it audits the books."""
+    """Serve the shipped catalog; stopping the server audits its accounts."""
     env = {"MINITOOLAI_IMAGE_QUEUE": "300", "MINITOOLAI_LLAMA_THREADS": "1"}
     with ServerProcess(tmp_path_factory.mktemp("pictures"), env=env) as server:
         yield server
 
 
-def test_all_fifteen_models_under_all_eighteen_samplers_say_how_they_were_drawn(server: ServerProcess) -> None:
+def test_all_fifteen_models_record_their_parameters_with_all_eighteen_samplers(server: ServerProcess) -> None:
     account = server.account()
     asked = [(model, scheduler) for model in MODELS for scheduler in SCHEDULERS]
     jobs = [job(account, model=m, scheduler=s, prompt="a red apple", steps=4, seed=11) for m, s in asked]
@@ -69,14 +69,14 @@ def test_all_fifteen_models_under_all_eighteen_samplers_say_how_they_were_drawn(
             "Model: minitoolai-sketch-1, Version: minitoolai "
         )
         pixels.setdefault(scheduler, set()).add(digest)
-    # On the stand-in the models differ in nothing but their name; the samplers differ in the picture.
+    # On the stand-in the models differ only in their names; the samplers give different images.
     assert len(set().union(*pixels.values())) >= len(SCHEDULERS)
     assert account.settled() == CREDIT - len(asked) * PRICE
     assert server.command("audit").returncode == 0
 
 
 class Brief:
-    """A server whose links are good for two seconds, and whose pictures for as long."""
+    """A server whose links and images live for two seconds."""
 
     def __init__(self, folder: Path, **env: str) -> None:
         days = str(2 / 86_400)
@@ -87,7 +87,7 @@ class Brief:
         )
 
     def check(self, count_objects: Any) -> None:
-        """A link expires, a poll renews it, and after retention both say that the picture is gone."""
+        """Check that a link expires, a poll renews it, and after retention both report that the image is gone."""
         with self.server as server:
             account = server.account()
             one = job(account)
@@ -109,13 +109,14 @@ class Brief:
         while (state := poll(account, one).json())["status"] == "success":
             assert time.monotonic() < give_up_s
             answer = requests.get(state["image_url"], timeout=30)
-            assert answer.status_code in (200, 410), "a link that was just given never leads nowhere"
+            assert answer.status_code in (200, 410), "a fresh link must never lead nowhere"
             time.sleep(0.1)
         assert (state["status"], state["code"], state["image_url"]) == ("error", "picture_removed", None)
         time.sleep(0.5)
 
 
-def test_links_expire_and_pictures_are_removed_when_their_time_is_over(tmp_path: Path) -> None:
+@pytest.mark.timing  # Links and images that live for two seconds.
+def test_links_expire_and_images_are_deleted_after_retention(tmp_path: Path) -> None:
     brief = Brief(tmp_path)
     brief.check(lambda: len(list(brief.server.data_dir.rglob("objects/*/*.png"))))
 
@@ -137,11 +138,12 @@ def in_bucket(s3: S3Server) -> dict[str, str]:
     }
 
 
-def test_pictures_in_a_bucket_keep_the_same_promises(s3: S3Server, tmp_path: Path) -> None:
+@pytest.mark.timing  # Links and images that live for two seconds.
+def test_images_in_a_bucket_expire_in_the_same_way(s3: S3Server, tmp_path: Path) -> None:
     Brief(tmp_path, **in_bucket(s3)).check(lambda: s3.count_objects("pictures"))
 
 
-def test_a_bucket_that_is_gone_for_a_while_loses_no_job_and_no_money(s3: S3Server, tmp_path: Path) -> None:
+def test_an_outage_of_the_bucket_loses_no_job_and_no_money(s3: S3Server, tmp_path: Path) -> None:
     with ServerProcess(tmp_path, catalog=CATALOG, env=in_bucket(s3)) as server:
         account = server.account()
         link = wait(account, job(account))["image_url"]
@@ -151,7 +153,7 @@ def test_a_bucket_that_is_gone_for_a_while_loses_no_job_and_no_money(s3: S3Serve
         time.sleep(3)
         assert poll(account, new).json()["status"] in ("queued", "processing")
         assert account.money().held == PRICE
-        # A new start of this server has forgotten its buckets, and what was in them.
+        # The restarted S3 server has lost its buckets and their content.
         s3.start()
         s3.make_bucket("pictures")
         state = wait(account, new, within_s=90)

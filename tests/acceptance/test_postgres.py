@@ -1,4 +1,4 @@
-"""Several processes on PostgreSQL: restarted, replaced, robbed of their database, and nobody is the poorer."""
+"""Several processes on PostgreSQL can be restarted, replaced and cut off from the database without wrong charges."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from tests.support.cluster import Cluster, running_cluster
 from tests.support.load import Caller, Seen, many
 from tests.support.server import Account, ServerProcess
 from tests.support.waiting import children_of, eventually, is_alive
+
+# 200 streams at once on several processes, with leases and timeouts of seconds.
+pytestmark = pytest.mark.timing
 
 PRICES = {"quick": (150, 600), "paced": (2007, 8003), "endless": (2007, 8003)}
 STREAMS = 200
@@ -46,7 +49,7 @@ def body(model: str, tokens: int = 60) -> dict[str, Any]:
 
 
 async def stream_all(account: Account, deed: Callable[[], None]) -> list[Seen]:
-    """200 answers of two seconds, begun all at once; the deed is done while they run."""
+    """Start 200 streams of two seconds, and call `deed` while they run."""
     callers = [Caller(account.server.port, account.key) for _ in range(STREAMS)]
     asked = asyncio.ensure_future(many(callers, [(body("endless", 100), None)] * STREAMS))
     await asyncio.sleep(1)
@@ -55,7 +58,7 @@ async def stream_all(account: Account, deed: Callable[[], None]) -> list[Seen]:
 
 
 def check_streams(account: Account, seen: list[Seen]) -> None:
-    """Every one came to its end, and was charged what it was told."""
+    """Check that every stream completed and was charged what was reported."""
     assert Counter((one.status, one.done) for one in seen) == {(200, True): STREAMS}
     assert 100_000_000_000 - account.settled(within_s=30) == sum(cost("endless", one) for one in seen)
 
@@ -68,7 +71,7 @@ def test_a_rolling_restart_breaks_none_of_200_streams(tmp_path: Path, cluster: C
         others: list[int] = []
 
         async def ask_meanwhile() -> None:
-            """Somebody who comes in the middle of it, on a new connection each time."""
+            """Send requests during the restart, each on a new connection."""
             while before & children_of(server.pid):
                 caller = Caller(server.port, account.key)
                 others.append((await caller.ask(body("quick", 3))).status)
@@ -113,7 +116,7 @@ def test_two_servers_behind_one_port_hand_over_without_breaking_a_stream(tmp_pat
             assert asked[0].done
 
 
-def test_no_process_outlives_a_parent_that_was_killed_and_its_streams_end(tmp_path: Path, cluster: Cluster) -> None:
+def test_no_process_outlives_a_killed_parent_and_its_streams_complete(tmp_path: Path, cluster: Cluster) -> None:
     server = new_server(tmp_path, cluster.url(cluster.create())).start("--workers", "2")
     account = server.account("100")
     children = children_of(server.pid)
@@ -123,7 +126,7 @@ def test_no_process_outlives_a_parent_that_was_killed_and_its_streams_end(tmp_pa
     server.check_books()
 
 
-def test_what_a_dead_process_held_is_recovered_by_the_others(tmp_path: Path, cluster: Cluster) -> None:
+def test_holds_of_a_dead_process_are_recovered_by_the_others(tmp_path: Path, cluster: Cluster) -> None:
     server = new_server(tmp_path, cluster.url(cluster.create()))
     with server.start("--workers", "2"):
         account = server.account("100")
@@ -140,11 +143,11 @@ def test_what_a_dead_process_held_is_recovered_by_the_others(tmp_path: Path, clu
         charged = 100_000_000_000 - account.settled(within_s=40)
         most = sum(2007 + one.tokens * 8003 for one in broken)
         certain = sum(cost("endless", one) for one in whole)
-        # At most a second of tokens, at most fifty of them, is the house's loss for each.
+        # The operator loses at most a second of tokens, at most fifty, for each.
         assert certain + most - 60 * 8003 * len(broken) <= charged <= certain + most
 
 
-def test_a_restart_of_postgres_under_load_costs_nobody_anything(tmp_path: Path, own_cluster: Cluster) -> None:
+def test_a_restart_of_postgres_under_load_causes_no_wrong_charge(tmp_path: Path, own_cluster: Cluster) -> None:
     server = new_server(tmp_path, own_cluster.url(own_cluster.create()))
     with server.start("--workers", "2"):
         account = server.account("100")
@@ -161,7 +164,7 @@ def test_a_restart_of_postgres_under_load_costs_nobody_anything(tmp_path: Path, 
             await caller.close()
 
         async def ask_while_away() -> None:
-            # Whoever is being answered when the database goes may wait for it; somebody new must not wait long.
+            # A request in flight may wait for the database; a new request must not wait long.
             caller = Caller(server.port, account.key)
             asked.append(("quick", await caller.ask(body("quick", 30))))
             await caller.close()
@@ -182,13 +185,13 @@ def test_a_restart_of_postgres_under_load_costs_nobody_anything(tmp_path: Path, 
 
         asyncio.run(asyncio.wait_for(load(), 120))
         statuses = Counter(one.status for _, one in asked)
-        print(f"answers by status: {dict(statuses)}")
+        print(f"responses by status: {dict(statuses)}")
         assert set(statuses) <= {200, 503}
         assert statuses[200] > 100
         refused = [one for _, one in asked if one.status == 503]
         assert refused
         assert all(int(one.headers["retry-after"]) >= 1 for one in refused)
-        # Charged: exactly what was answered; a stream whose end could not wait for the books is charged, too.
+        # Exactly the responses are charged; so is a stream whose end could not wait for its charge.
         account.settled(within_s=40)
         certain = sum(cost(model, one) for model, one in asked if one.done and one.status == 200)
         unsure = sum(1 for _, one in asked if one.status == 200 and not one.done)

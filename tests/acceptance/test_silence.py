@@ -1,4 +1,4 @@
-"""A comment after fifteen seconds of silence, so that proxies between us keep the connection; never sooner."""
+"""A keep-alive comment is sent after fifteen seconds of silence, never sooner, so that proxies keep the connection."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.support import manners
 from tests.support.ask import events, said, start
 from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Exchange, Upstream
 
+# Measures when a comment comes.
+pytestmark = pytest.mark.timing
+
 
 def timed_lines(account: Account) -> list[tuple[float, str]]:
-    """Each line with the second in which it came."""
+    """Return each line with its time in seconds."""
     started_s = time.monotonic()
     with start(account, model="billing") as answer:
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         return [(time.monotonic() - started_s, line) for line in answer.iter_lines(chunk_size=1, decode_unicode=True)]
 
 
-def test_fifteen_seconds_of_silence_are_broken_by_a_comment(proxy_server: ServerProcess, upstream: Upstream) -> None:
+def test_a_comment_is_sent_after_fifteen_seconds_of_silence(proxy_server: ServerProcess, upstream: Upstream) -> None:
     async def behave(exchange: Exchange) -> None:
         is_early = exchange.body["user"] == "early" if "user" in exchange.body else len(upstream.seen) == 1
         if is_early:

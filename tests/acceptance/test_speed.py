@@ -1,4 +1,4 @@
-"""What we cost in memory and time. Ratios and medians, the better of three tries: machines are noisy."""
+"""Memory, latency and throughput stay within limits. Figures are ratios and medians, the best of three attempts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pytest
+
 from minitoolai.core.clock import random_text
 from minitoolai.engines.chat.llama import find_embedded_model
 from tests.support.load import API, OPENAI, Caller, many
 from tests.support.server import ServerProcess
 from tests.support.upstream import Upstream
+
+# Measures memory, latency and throughput.
+pytestmark = pytest.mark.timing
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
 STORY = {"messages": [{"role": "user", "content": "Tell me a long story about a lighthouse keeper and the sea."}]}
@@ -26,7 +31,7 @@ TOKENS = 96
 
 
 def best_of_three(measure: Callable[[], float], is_good: Callable[[float], bool]) -> list[float]:
-    """Up to three measurements, ended by the first good one."""
+    """Measure up to three times, until a measurement is good."""
     found = []
     for _ in range(3):
         found.append(measure())
@@ -57,13 +62,15 @@ def test_memory_is_small_and_flat_over_10000_requests(proxy_server: ServerProces
 
 
 def busy_s() -> float:
-    """Seconds that all cores together have worked so far, whoever had them work."""
+    """Return the CPU seconds that all cores together have spent so far, in all processes."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     idle = int(fields[3]) + int(fields[4])
     return (sum(map(int, fields[:8])) - idle) / os.sysconf("SC_CLK_TCK")
 
 
-def test_we_add_at_most_two_milliseconds_to_the_first_token(proxy_server: ServerProcess, upstream: Upstream) -> None:
+def test_the_server_adds_at_most_two_milliseconds_to_the_first_token(
+    proxy_server: ServerProcess, upstream: Upstream
+) -> None:
     account = proxy_server.account("100")
     ours, direct = Caller(proxy_server.port, account.key), Caller(upstream.port, "none")
     body = HELLO | {"model": "standin", "stream": True, "max_completion_tokens": 100}
@@ -82,12 +89,12 @@ def test_we_add_at_most_two_milliseconds_to_the_first_token(proxy_server: Server
         started_s = time.monotonic()
         through, past = asyncio.run(interleaved())
         others_s = busy_s() - time.process_time() - proxy_server.cpu_s() - others_s
-        # Where something else keeps a core busy, a wake-up waits for a slice of time to end. The median is claimed
-        # for a machine that has nothing else to do; on another, look at the quarter that did not have to wait.
+        # If other processes keep a core busy, a wake-up waits for the end of a time slice. The claim about the median
+        # is for an idle machine; on a busy one, use the quarter of the requests that did not have to wait.
         is_quiet = others_s < 0.2 * (time.monotonic() - started_s)
         last = 300 if is_quiet else 75
         found = median(through[:last]) - median(past[:last])
-        print(f"added to the first token: {found:.2f} ms, {'quiet' if is_quiet else 'others at work'}")
+        print(f"added to the first token: {found:.2f} ms, {'quiet' if is_quiet else 'machine busy'}")
         return found
 
     found = best_of_three(added_ms, lambda added: added <= 2)
@@ -96,7 +103,7 @@ def test_we_add_at_most_two_milliseconds_to_the_first_token(proxy_server: Server
 
 @contextmanager
 def bare_engine() -> Iterator[tuple[int, str]]:
-    """The same llama.cpp server as the embedded one, spoken to directly: (port, key)."""
+    """Start the same llama.cpp server as the embedded one, for direct requests. Yield (port, key)."""
     key = random_text(32)
     settings = {
         "slots": 4, "queue": 128, "context": 4096, "threads": 1, "embeds": False, "pooling": "",
@@ -113,7 +120,7 @@ def bare_engine() -> Iterator[tuple[int, str]]:
         child.wait(10)
 
 
-def test_the_embedded_model_is_95_percent_as_fast_as_without_us(llama_server: ServerProcess) -> None:
+def test_the_embedded_model_has_95_percent_of_the_speed_of_llama_cpp(llama_server: ServerProcess) -> None:
     account = llama_server.account("100")
     body = STORY | {"stream": True, "temperature": 0, "stream_options": {"include_usage": True}}
 
@@ -133,7 +140,7 @@ def test_the_embedded_model_is_95_percent_as_fast_as_without_us(llama_server: Se
             pairs = [(await speed(ours, "gpt-4o-mini"), await speed(bare, "bare")) for _ in range(5)]
             return median(one[0] for one in pairs) / median(one[1] for one in pairs)
 
-        asyncio.run(interleaved())  # Both have everything in memory now.
+        asyncio.run(interleaved())  # Warm up: both have everything in memory now.
         found = best_of_three(lambda: asyncio.run(interleaved()), lambda ratio: ratio >= 0.95)
     print(f"of the bare engine's tokens a second: {found}")
     assert found[-1] >= 0.95, f"ratios {found}"

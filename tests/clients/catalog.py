@@ -1,4 +1,4 @@
-"""Which clients are run, how, and what each of them can show. The one list behind tests and table."""
+"""List the clients that are run, how, and the abilities of each. Tests and docs/reference/compatibility.md use it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.programs import NODE, install_node, program
+from tests.support.programs import NODE, install_node, one_at_a_time, program
 
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
-#: Not in requirements-dev.txt: it wants an older package of OpenAI's than everybody else.
+#: Not in requirements-dev.txt, because it needs an older openai package than the other clients.
 LITELLM = ("litellm==1.106.2", "mcp==2.3.0")
 LITELLM_HOME = HERE.parents[1] / ".scratch" / "litellm"
 
-#: What a client may show, and what that means.
+#: Abilities and their meaning.
 ABILITIES = {
-    "answer": "an answer in one piece, with its usage",
+    "answer": "a plain response, with its usage",
     "stream": "the same as a stream",
-    "tools": "a tool called, its result sent back, the answer to it",
-    "schema": "an answer that obeys a strict JSON schema",
+    "tools": "a tool call, its result sent back, the final response",
+    "schema": "a response that follows a strict JSON schema",
     "errors": "401, 402, 404, 400 and 429 become the client's own errors",
-    "retry": "a 429 is tried again, no sooner than `Retry-After` says",
+    "retry": "a 429 is retried, no sooner than `Retry-After` says",
     "headers": "`x-generation-id` can be read",
-    "cancel": "a stream that is left is cancelled, and charged to that point",
+    "cancel": "a stream that is closed early is cancelled, and charged to that point",
     "models": "`/v1/models` is listed",
-    "responses": "`/v1/responses`, whole and streamed",
+    "responses": "`/v1/responses`, plain and streamed",
     "completions": "`/v1/completions`",
     "embeddings": "`/v1/embeddings`",
 }
@@ -51,13 +51,13 @@ _STATUS_AND_CODE = {
 
 @dataclass(frozen=True)
 class Client:
-    """One client. `command` is made when it is needed, for it may have to be installed first."""
+    """One client. `command` is a function, because the client may have to be installed first."""
 
     title: str
     command: Callable[[], list[str]]
     version: Callable[[], str]
     abilities: tuple[str, ...]
-    #: What it makes of each refusal.
+    #: The error that the client raises for each status.
     errors: dict[str, str] = field(default_factory=lambda: _OPENAI_ERRORS)
     folder: Path = PROGRAMS
 
@@ -73,14 +73,16 @@ def _python_version(package: str) -> Callable[[], str]:
 
 
 def _litellm() -> str:
-    """The Python that has it; installed on first use."""
+    """Return the Python that has LiteLLM; it is installed on first use."""
     python = LITELLM_HOME / "bin" / "python"
     stamp = LITELLM_HOME / ".installed"
-    if not stamp.exists() or stamp.read_text() != str(LITELLM):
-        uv = str(Path(sys.executable).with_name("uv"))
-        subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, LITELLM_HOME], check=True, timeout=60)
-        subprocess.run([uv, "pip", "install", "-q", "--python", python, *LITELLM], check=True, timeout=300)
-        stamp.write_text(str(LITELLM))
+    with one_at_a_time(LITELLM_HOME):
+        if not stamp.exists() or stamp.read_text() != str(LITELLM):
+            uv = str(Path(sys.executable).with_name("uv"))
+            venv = [uv, "venv", "-q", "--clear", "--python", sys.executable, LITELLM_HOME]
+            subprocess.run(venv, check=True, timeout=60)
+            subprocess.run([uv, "pip", "install", "-q", "--python", python, *LITELLM], check=True, timeout=300)
+            stamp.write_text(str(LITELLM))
     return str(python)
 
 
@@ -174,7 +176,7 @@ CLIENTS = {
 
 
 def run(client: Client, *, base_url: str, key: str, poor_key: str, nonce: str) -> subprocess.CompletedProcess[str]:
-    """The client's program, showing everything it can: a line of JSON for each ability."""
+    """Run the client's program. It prints a line of JSON for each ability."""
     env = {**os.environ, "BASE_URL": base_url, "KEY": key, "POOR_KEY": poor_key, "NONCE": nonce}
     env |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "PYTHONWARNINGS": "ignore"}
     command = [*client.command(), *client.abilities]

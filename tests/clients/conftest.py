@@ -1,4 +1,4 @@
-"""One server and one stand-in upstream for all clients; a client's program runs once, and its tests read from that."""
+"""Provide one server and one upstream for all clients. Each client's program runs once; its tests read the output."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tests.support import catalogs, manners
 from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Exchange, Upstream
 
-#: What a client that is told to wait must at least wait.
+#: The least that a client must wait before a retry.
 RETRY_AFTER_S = 1
 
 
 class Moody:
-    """An upstream: it refuses whoever says a new word for the first time, and the limited always."""
+    """An upstream that refuses the first request with each text, and the model `limited` always."""
 
     def __init__(self) -> None:
         self._met: set[str] = set()
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Behave."""
+        """Respond to one request."""
         word = str(exchange.body["messages"][-1]["content"])
         is_new = word not in self._met
         self._met.add(word)
@@ -39,7 +39,7 @@ class Moody:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Fake engines, and two models behind a moody upstream."""
+    """Serve fake engines, and two models behind a moody upstream."""
     with Upstream(Moody()) as moody:
         catalog = catalogs.FAKE + "".join(
             catalogs.upstream(name, moody.base_url, "retries = 0") for name in ("busy", "limited")
@@ -51,7 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @dataclass(frozen=True)
 class Shown:
-    """What one client showed, by ability, and who paid."""
+    """The results of one client by ability, and the account that paid."""
 
     results: dict[str, Any]
     account: Account
@@ -60,7 +60,7 @@ class Shown:
 
 @pytest.fixture(scope="session")
 def shown(server: ServerProcess) -> Callable[[str], Shown]:
-    """Runs a client, once."""
+    """Return a function that runs a client once."""
 
     @cache
     def show(name: str) -> Shown:

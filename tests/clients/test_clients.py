@@ -1,4 +1,4 @@
-"""Every client that people use works by changing its base URL. docs/reference/compatibility.md is made from these."""
+"""Popular clients work with a changed base URL. docs/reference/compatibility.md is generated from these tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_client_can(shown: Callable[[str], Shown], name: str, ability: str) ->
 
 
 def check_text(result: Any, found: Shown, client: Client) -> None:
-    """`llm` and PHP's editors trim what they print; the words are what counts."""
+    """Compare words only: `llm` and PHP trim their output."""
     assert result["text"].split() == TEXT.split()
     assert result.get("tokens", 16) == 16
     assert result.get("name", "get_weather") == "get_weather"
@@ -71,7 +71,7 @@ def check_cancel(result: Any, found: Shown, client: Client) -> None:
 
     eventually(lambda: ends() and ends()[0][0] == "cancelled")
     ((_, cost),) = ends()
-    # Some tokens, not the three thousand there would have been.
+    # Some tokens are charged, not the three thousand of the whole response.
     assert 0 < cost < 1000 * 8003
 
 
@@ -80,7 +80,7 @@ def check_models(result: Any, found: Shown, client: Client) -> None:
 
 
 def check_embeddings(result: Any, found: Shown, client: Client) -> None:
-    """Two equal texts and another: equal vectors, each of length 1."""
+    """Two equal texts have equal vectors, another text has another one, and each has length 1."""
     one, other, same = result["vectors"]
     assert one == same != other
     assert sum(number**2 for number in one) == pytest.approx(1)

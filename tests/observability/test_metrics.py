@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
@@ -104,6 +105,13 @@ def test_metrics_for_everybody_are_refused_with_the_remedy() -> None:
             address_of(Settings(metrics_listen=wrong))
 
 
+def free_port() -> int:
+    """Return a port that nothing listens on now. The processes take it and the next free ones."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def test_each_of_several_processes_has_a_port_and_their_sum_is_what_was_asked(
     cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -112,7 +120,7 @@ def test_each_of_several_processes_has_a_port_and_their_sum_is_what_was_asked(
         catalog=catalogs.FAKE,
         env={
             "MINITOOLAI_DATABASE_URL": cluster.books(),
-            "MINITOOLAI_METRICS_LISTEN": "127.0.0.1:19464",
+            "MINITOOLAI_METRICS_LISTEN": f"127.0.0.1:{free_port()}",
         },
     ).start("--workers", "2") as server:
         account = server.account()

@@ -213,6 +213,7 @@ def test_a_stranger_can_ask_for_less_but_the_ratio_decides_on_more(tmp_path: Pat
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_a_collector_that_never_answers_slows_nobody_and_the_last_traces_are_given_up(tmp_path: Path) -> None:
     with Collector() as collector, serving(tmp_path, collector.url) as server:
         collector.answers.clear()
@@ -229,6 +230,7 @@ def test_a_collector_that_never_answers_slows_nobody_and_the_last_traces_are_giv
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_what_is_queued_leaves_with_a_server_that_stops_and_one_without_a_collector_says_so_seldom(
     tmp_path: Path,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Units, containers and howtos: no engine runs here, so what they say is held against the program itself."""
+"""Units, containers and how-tos agree with the program: settings, commands, options and limits exist."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILES = [*HOWTOS, *UNITS, OPS / "Containerfile", OPS / "compose.yaml", OPS / "mi
 
 
 def unit(path: Path) -> dict[str, dict[str, str]]:
-    """Section → key → value."""
+    """Return section → key → value."""
     parser = configparser.ConfigParser(strict=True, interpolation=None, comment_prefixes=("#",))
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read_string(path.read_text())
@@ -37,10 +37,10 @@ def compose() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_setting_that_is_named_exists(path: Path) -> None:
+def test_every_named_setting_exists(path: Path) -> None:
     engine = re.compile(PREFIX + r"[A-Z0-9<>]+_(API_KEY|BASE_URL)")
     named = set(re.findall(PREFIX + r"[A-Z0-9_<>]+", path.read_text()))
-    # What the chaos tests and clients read is no setting of the server.
+    # The chaos tests and clients read variables that are not settings of the server.
     assert {name for name in named if name not in variables() and not engine.fullmatch(name)} <= OF_OTHERS
 
 
@@ -48,7 +48,7 @@ OF_OTHERS = {"MINITOOLAI_URL", "MINITOOLAI_KEY"}
 
 
 @pytest.mark.parametrize("path", HOWTOS, ids=lambda path: path.name)
-def test_every_command_and_option_that_is_named_exists(path: Path) -> None:
+def test_every_named_command_and_option_exists(path: Path) -> None:
     parsers = commands()
     for line in re.findall(r"(?:^|[`|;&]\s*)minitoolai ([a-z][^`\n|;&]*)", path.read_text(), flags=re.MULTILINE):
         words = line.split()
@@ -62,7 +62,7 @@ def test_every_command_and_option_that_is_named_exists(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
-def test_a_unit_starts_a_command_that_exists_and_gives_it_time_and_few_rights(path: Path) -> None:
+def test_a_unit_runs_an_existing_command_with_enough_time_and_few_rights(path: Path) -> None:
     service = unit(path)["Service"]
     program, *arguments = service["ExecStart"].split()
     assert program == "/opt/minitoolai/.venv/bin/minitoolai"
@@ -79,13 +79,13 @@ def test_a_unit_starts_a_command_that_exists_and_gives_it_time_and_few_rights(pa
         "RestrictNamespaces": "yes",
     }.items():
         assert service[key] == value
-    # The drawing and speaking libraries make code at run time, and workers inherit sockets of their own family.
+    # The image and speech libraries generate code at run time, so memory must be executable.
     assert "MemoryDenyWriteExecute" not in service
     assert "EnvironmentFile" in service
-    assert "Environment" not in service, "secrets of a unit can be read by everybody"
+    assert "Environment" not in service, "every user can read secrets in a unit"
 
 
-def test_the_file_of_settings_is_one_that_the_program_takes() -> None:
+def test_the_program_accepts_the_settings_file() -> None:
     lines = (OPS / "minitoolai.env").read_text().splitlines()
     given = dict(line.lstrip("#").split("=", 1) for line in lines if line.lstrip("#").startswith(PREFIX))
     settings = load_settings(given)
@@ -93,7 +93,7 @@ def test_the_file_of_settings_is_one_that_the_program_takes() -> None:
     assert settings.log_format == "json"
 
 
-def test_the_image_runs_without_rights_and_installs_by_hash() -> None:
+def test_the_container_runs_unprivileged_and_installs_by_hash() -> None:
     text = (OPS / "Containerfile").read_text()
     steps = re.sub(r"\\\n", " ", text).splitlines()
     known = "FROM|WORKDIR|COPY|RUN|ENV|USER|VOLUME|EXPOSE|STOPSIGNAL|HEALTHCHECK|ENTRYPOINT|CMD"
@@ -108,11 +108,11 @@ def test_the_image_runs_without_rights_and_installs_by_hash() -> None:
 
 
 def pins(name: str) -> dict[str, str]:
-    """Package → version."""
+    """Return package → version."""
     return dict(re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==(\S+)", (ROOT / name).read_text(), flags=re.MULTILINE))
 
 
-def test_the_packages_of_traces_fit_beside_the_others_and_are_those_that_are_tested() -> None:
+def test_the_tracing_packages_are_compatible_and_the_tested_versions() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["otel"]
     otel = pins("requirements-otel.txt")
     assert {one.partition(">=")[0] for one in wanted} <= set(otel)
@@ -121,7 +121,7 @@ def test_the_packages_of_traces_fit_beside_the_others_and_are_those_that_are_tes
     assert "-r requirements-otel.txt" in (OPS / "Containerfile").read_text()
 
 
-def test_the_proxy_that_we_show_lets_streams_and_the_largest_request_pass() -> None:
+def test_the_example_proxy_passes_streams_and_the_largest_request() -> None:
     text = (OPS / "nginx" / "minitoolai.conf").read_text()
     given = dict(re.findall(r"^\s+(\w+) ([^;]+);$", text, flags=re.MULTILINE))
     assert given["proxy_buffering"] == "off"
@@ -131,7 +131,7 @@ def test_the_proxy_that_we_show_lets_streams_and_the_largest_request_pass() -> N
     assert text.count("{") == text.count("}")
 
 
-def test_compose_gives_each_service_what_it_needs_and_no_more() -> None:
+def test_compose_gives_each_service_only_what_it_needs() -> None:
     services = compose()["services"]
     assert set(services) == {"serve", "worker", "postgres"}
     for name in ("serve", "worker"):
@@ -144,7 +144,7 @@ def test_compose_gives_each_service_what_it_needs_and_no_more() -> None:
         assert service["depends_on"]["postgres"]["condition"] == "service_healthy"
         assert int(service["stop_grace_period"].removesuffix("s")) > load_settings({}).drain_timeout_s + 20
         assert "${POSTGRES_PASSWORD:?" in service["environment"]["MINITOOLAI_DATABASE_URL"]
-        # The same secret for both: it lies in the volume that they share.
+        # Both use the same secret, from the volume that they share.
         assert service["volumes"] == ["data:/data"]
     open_to_others = [port for service in services.values() for port in service.get("ports", [])]
     assert open_to_others == ["127.0.0.1:8000:8000"]
@@ -152,7 +152,7 @@ def test_compose_gives_each_service_what_it_needs_and_no_more() -> None:
     assert named == set(compose()["volumes"])
 
 
-def test_the_catalog_of_the_howto_is_one_that_the_program_takes(tmp_path: Path) -> None:
+def test_the_program_accepts_the_catalog_of_the_howto(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "howto" / "provider.md").read_text()
     blocks = re.findall(r"```toml\n(.*?)```", text, flags=re.DOTALL)
     catalog = "\n".join(line.strip() for block in blocks for line in block.splitlines())

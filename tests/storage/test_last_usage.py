@@ -53,6 +53,7 @@ def test_only_the_newest_of_the_own_requests_are_added_up(books: TemporaryBooks)
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_a_long_account_is_added_up_as_quickly_as_a_short_one(books: TemporaryBooks) -> None:
     short, long = books.account(CREDIT), books.account(CREDIT)
     fill(books, short, 1, WORK * 300)

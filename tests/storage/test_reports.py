@@ -50,6 +50,7 @@ def test_an_account_without_transfers_has_an_empty_statement(books: TemporaryBoo
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_a_page_of_a_long_statement_is_read_in_a_moment(books: TemporaryBooks) -> None:
     account, number = books.account(10**12), 100_000
     with books.connection.transaction():

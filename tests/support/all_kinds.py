@@ -1,4 +1,4 @@
-"""Text, pictures and speech by fakes, for tests of pages that show all three."""
+"""A catalog of text, images and speech by fake engines, for tests of pages that show all three."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking over HTTP as customers do, and taking the answer apart."""
+"""Send HTTP requests as customers do, and parse the responses."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ HELLO = [{"role": "user", "content": "Which planet has the most moons?"}]
 
 
 def post(account: Account, path: str = API, **fields: Any) -> requests.Response:
-    """The answer to a chat request; `model` is `quick` and the messages are HELLO unless given."""
+    """Send a chat request; `model` is `quick` and the messages are HELLO by default."""
     body = {"model": "quick", "messages": HELLO, **fields}
     return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=60)
 
 
 def start(account: Account, path: str = API, **fields: Any) -> requests.Response:
-    """The same, returning as the head arrives; the caller closes it."""
+    """Send a chat request and return as soon as the head arrives; the caller closes the response."""
     body = {"model": "quick", "messages": HELLO, **fields}
     return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=60, stream=True)
 
 
 def get(account: Account, path: str, **query: str) -> requests.Response:
-    """One page of the account's."""
+    """Send a GET with the account's key."""
     return requests.get(account.server.url + path, headers=account.headers, params=query, timeout=30)
 
 
 def events(text: str) -> list[Any]:
-    """The data of each event: decoded, or `[DONE]`. Every line must be a data line, a comment or empty."""
+    """Return the data of each event: decoded, or `[DONE]`. Every line must be a data line, a comment or empty."""
     found: list[Any] = []
     for block in text.split("\n\n"):
         if not block or block.startswith(":"):
@@ -45,7 +45,7 @@ def events(text: str) -> list[Any]:
 
 
 def said(found: list[Any]) -> str:
-    """The text of a stream."""
+    """Return the text of a stream."""
     return "".join(
         choice["delta"].get("content") or ""
         for event in found
@@ -55,7 +55,7 @@ def said(found: list[Any]) -> str:
 
 
 def check_refusal(answer: requests.Response, status: int, code: str, param: str | None = None) -> str:
-    """OpenAI's error shape with these values; the message."""
+    """Check for OpenAI's error shape with these values. Return the message."""
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}

@@ -1,4 +1,4 @@
-"""A visitor of the portal without JavaScript: keeps cookies, reads forms, fills them in, presses the button."""
+"""Browse the portal without JavaScript: keep cookies, read forms, fill them in, submit them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PASSWORD = "correct horse"
 
 
 class Forms(HTMLParser):
-    """Every form of a page: its action and what it would send as it stands."""
+    """Collect the forms of a page: action and the fields that would be sent."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Forms(HTMLParser):
 
 
 class Visitor(requests.Session):
-    """One browser. `page` is what it shows."""
+    """One browser. `page` is the current page."""
 
     def __init__(self, server: ServerProcess, lang: str = "en") -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Visitor(requests.Session):
         self.page = requests.Response()
 
     def url(self, path: str) -> str:
-        """`/keys` in the visitor's language; a path that names one, or is the root, stays."""
+        """Return the path in the visitor's language; a path with a language, or the root, is unchanged."""
         return self.server.url + (
             path if path == "/" or re.match(r"/(\w\w(/|$)|static|webhooks)", path) else f"/{self.lang}{path}"
         )
@@ -51,14 +51,14 @@ class Visitor(requests.Session):
         return self.page
 
     def fields(self, action: str) -> dict[str, str]:
-        """What the form on the page with this action would send."""
+        """Return what the form with this action would send."""
         for where, values in Forms(self.page.text).found:
             if where.split("?")[0].endswith(action):
                 return dict(values)
         raise AssertionError(f"no form {action} among {[where for where, _ in Forms(self.page.text).found]}")
 
     def submit(self, action: str, follow: bool = True, **values: str) -> requests.Response:
-        """Fill in the form with this action and send it, as a browser would."""
+        """Fill in the form with this action and submit it, as a browser would."""
         sent = self.fields(action) | values
         target = urljoin(
             self.page.url, next(w for w, _ in Forms(self.page.text).found if w.split("?")[0].endswith(action))
@@ -71,7 +71,7 @@ class Visitor(requests.Session):
     # ── errands ───────────────────────────────────────────────────────────────────────────────────────────
 
     def sign_up(self, email: str, password: str = PASSWORD) -> Visitor:
-        """All the way to the keys page."""
+        """Sign up, up to the keys page."""
         before = len(letters(self.server, email))
         self.open("/signup")
         self.submit("/signup", email=email, password=password)
@@ -82,20 +82,20 @@ class Visitor(requests.Session):
         return self
 
     def sign_in(self, email: str, password: str = PASSWORD) -> Visitor:
-        """To the keys page, or wherever the sign-in leads."""
+        """Sign in, up to the keys page or the page that the sign-in redirects to."""
         self.open("/signin")
         self.submit("/signin", email=email, password=password)
         return self
 
 
 def letters(server: ServerProcess, email: str) -> list[str]:
-    """The letters to this address, oldest first: without SMTP they are in the server's log."""
+    """Return the e-mails to this address, oldest first; without SMTP they are in the server's log."""
     parts = re.split(r"this letter goes nowhere but here:\nTo: ", server.log.read_text())
     return [part for part in parts[1:] if part.startswith(email + "\n")]
 
 
 def last_link(server: ServerProcess, email: str, after: int = 0) -> str:
-    """The path of the link in the newest letter; `after`: how many letters there were before."""
+    """Return the path of the link in the newest e-mail; `after`: how many e-mails there were before."""
     eventually(lambda: len(letters(server, email)) > after)
     found = re.search(r"https?://[^/\s]+(/\S+)", letters(server, email)[-1])
     assert found

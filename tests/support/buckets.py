@@ -1,4 +1,4 @@
-"""A real S3 server on loopback: moto's, in a process of its own so that it can be stopped and come back."""
+"""Run a real S3 server (moto) on loopback, in a separate process so that it can be stopped and restarted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REGION = "eu-central-1"
 
 
 class S3Server:
-    """Serves buckets from memory; a new start forgets them."""
+    """Serve buckets from memory; a restart loses them."""
 
     def __init__(self) -> None:
         with socket.socket() as probe:
@@ -43,7 +43,7 @@ class S3Server:
             return False
 
     def make_bucket(self, name: str) -> None:
-        """A new, empty bucket."""
+        """Create an empty bucket."""
         body = (
             f"<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
         )
@@ -51,7 +51,7 @@ class S3Server:
         answer.raise_for_status()
 
     def count_objects(self, name: str) -> int:
-        """How many objects are in a bucket of at most a thousand."""
+        """Return the number of objects in a bucket of at most a thousand."""
         answer = requests.get(f"{self.endpoint}/{name}?list-type=2", headers=_as_anybody(), timeout=10)
         return answer.text.count("<Key>")
 
@@ -68,6 +68,6 @@ class S3Server:
 
 
 def _as_anybody() -> dict[str, str]:
-    """moto looks at the region in the signature and believes the rest."""
+    """Return credentials: moto reads the region from the signature and accepts everything else."""
     scope = f"x/20260101/{REGION}/s3/aws4_request"
     return {"authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=x"}

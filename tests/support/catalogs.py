@@ -1,8 +1,8 @@
-"""Catalogs for tests: whole cents where the arithmetic should be plain, odd prices where it should not."""
+"""Catalogs for tests: whole cents for simple arithmetic, odd prices to find rounding errors."""
 
 from __future__ import annotations
 
-#: Fake engines. `quick` answers at once with 16 tokens, `paced` with 50 tokens 20 ms apart, `endless` for a minute.
+#: Fake engines. `quick` sends 16 tokens immediately, `paced` with 50 tokens 20 ms apart, `endless` for a minute.
 FAKE = """
 [engines.quick]
 kind = "fake"
@@ -68,7 +68,7 @@ PATIENT = "retries = 0\ncooldown_after = 0\n"
 
 
 def with_upstream(base_url: str) -> str:
-    """The fakes, and `standin`: a model answered by whoever listens at `base_url`, with short time-outs.
+    """Return the fakes and `standin`: a model served by the upstream at `base_url`, with short timeouts.
 
     No engine here is asked twice or rests, so that one test's failures are not the next one's.
 
@@ -80,7 +80,7 @@ def with_upstream(base_url: str) -> str:
         "standin": "first_token_timeout_s = 1.0\ntotal_timeout_s = 2.5",
         "billing": "bills_after_cancel = true\ntotal_timeout_s = 20.0",
         "whole": "complete_chunks = true",
-        # It is given pictures, not their addresses.
+        # It receives images, not their URLs.
         "fetched": "fetches_images = false",
         "plain": 'unsupported = ["reasoning_effort"]\ncompletions = false\nvision = false',
     }
@@ -100,5 +100,5 @@ def _model(name: str, engine: str = "") -> str:
 
 
 def upstream(name: str, base_url: str, extra: str = "") -> str:
-    """A model and the upstream behind it, both of this name."""
+    """Return a model and the upstream behind it, both with this name."""
     return f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\n{extra}\n' + _model(name)

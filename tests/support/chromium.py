@@ -1,4 +1,4 @@
-"""The system's Chromium, driven by Playwright: quiet, and asking nobody for updates."""
+"""Start the system's Chromium through Playwright, without update checks and other background traffic."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ ARGUMENTS = (
 
 
 def chromium(playwright: Playwright) -> Browser:
-    """A browser; the caller closes it."""
+    """Return a browser; the caller closes it."""
     return playwright.chromium.launch(executable_path=program("chromium"), args=list(ARGUMENTS))

@@ -1,4 +1,4 @@
-"""The real `minitoolai` command, as a person runs it: a process of its own, a folder of its own.
+"""Run the real `minitoolai` command like a user: in a separate process, with a folder of its own.
 
 `within` runs it in the process of the tests instead: for the many lines that need no process to be told apart.
 """
@@ -39,7 +39,7 @@ engines = ["up", "fake"]
 
 @dataclass(frozen=True)
 class Said:
-    """How a command ended and what it printed."""
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -47,7 +47,7 @@ class Said:
 
 
 class Cli:
-    """Runs commands on one data folder."""
+    """Run commands on one data folder."""
 
     def __init__(self, folder: Path, catalog: str = CATALOG) -> None:
         self.data_dir = folder / "data"
@@ -61,13 +61,13 @@ class Cli:
         return self.data_dir / "minitoolai.db"
 
     def with_books(self) -> Cli:
-        """The same with an empty database, which a first command would take half a second to make."""
+        """Prepare an empty database, which a first command would need half a second to create."""
         self.data_dir.mkdir(exist_ok=True)
         new_file(self.data_dir)
         return self
 
     def __call__(self, *arguments: str, stdin: str = "", **env: str) -> Said:
-        """Run to the end; the exit status is a result like any other."""
+        """Run to the end; any exit status is a valid result."""
         done = subprocess.run(
             [PROGRAM, *arguments],
             input=stdin,
@@ -81,7 +81,7 @@ class Cli:
         return Said(done.returncode, done.stdout, done.stderr)
 
     def within(self, *arguments: str, stdin: str = "", **env: str) -> Said:
-        """The same command in this process, in a fiftieth of the time."""
+        """Run the command in this process, in a fiftieth of the time."""
         out, err, status = io.StringIO(), io.StringIO(), 0
         with _environment({**self.env, **env}, stdin), redirect_stdout(out), redirect_stderr(err):
             try:
@@ -91,7 +91,7 @@ class Cli:
         return Said(status, out.getvalue(), err.getvalue())
 
     def ok(self, *arguments: str, **options: str) -> str:
-        """Run what must work and print nothing on standard error; its standard output."""
+        """Run a command that must succeed without output on stderr. Return its stdout."""
         said = self(*arguments, **options)
         assert (said.status, said.err) == (0, ""), said
         return said.out
@@ -99,7 +99,7 @@ class Cli:
 
 @contextmanager
 def _environment(env: Mapping[str, str], stdin: str) -> Iterator[None]:
-    """The variables and the standard input of a process of its own, for the block."""
+    """Set the environment variables and stdin of a separate process, for the block."""
     before, keyboard, name = dict(os.environ), sys.stdin, sys.argv[0]
     os.environ.clear()
     os.environ.update(env)

@@ -1,4 +1,4 @@
-"""A collector of traces over HTTP: takes OTLP as one in production would, decodes it, and remembers every byte."""
+"""A trace collector: accepts OTLP over HTTP like one in production, decodes it, and records every byte."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Told:
 
 
 class Collector:
-    """Listens on a free port; `spans` are those that came so far."""
+    """Listen on a free port; `spans` are those received so far."""
 
     def __init__(self) -> None:
         self.raw: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.spans: list[Told] = []
         self.service: dict[str, Any] = {}
-        #: Not set: it takes what it is sent and does not answer.
+        #: If not set, it reads requests and does not respond.
         self.answers = threading.Event()
         self.answers.set()
         collector = self
@@ -60,7 +60,7 @@ class Collector:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def take(self, path: str, headers: dict[str, str], body: bytes) -> None:
-        """One message."""
+        """Handle one message."""
         assert path == "/v1/traces", path
         self.raw.append(body)
         self.headers.append({name.lower(): value for name, value in headers.items()})
@@ -70,7 +70,7 @@ class Collector:
                 self.spans += [_told(span) for span in scope.spans]
 
     def where(self, facts: dict[str, Any], name: str = "") -> list[Told]:
-        """Those with these facts."""
+        """Return the spans with these attributes."""
         return [
             span
             for span in list(self.spans)
@@ -78,13 +78,13 @@ class Collector:
         ]
 
     def one(self, facts: dict[str, Any], name: str = "", *, within_s: float = 10.0) -> Told:
-        """The one span with these facts, once it is here."""
+        """Return the only span with these attributes, once it has arrived."""
         found: list[Told] = eventually(lambda: self.where(facts, name), within_s=within_s)
         assert len(found) == 1, found
         return found[0]
 
     def under(self, parent: Told, name: str, count: int = 1) -> list[Told]:
-        """Its children of this name, in order, once there are so many."""
+        """Return its children of this name, in order, once there are as many as expected."""
 
         def children() -> list[Told]:
             found = [span for span in list(self.spans) if span.parent == parent.id and span.name == name]

@@ -1,4 +1,4 @@
-"""A server on which much has happened: a hundred thousand generations of one account, in the last ninety days."""
+"""Fill a server with a hundred thousand generations of one account, from the last ninety days."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS = 60
 COST = 1_000
 LOOKS = 31
 OPEN = ("/", "/docs", "/prices", "/signup", "/signin", "/reset", "/nothing")
-#: Of people who are signed in; ACCOUNT and KEY stand for numbers.
+#: Pages for signed-in users; ACCOUNT and KEY stand for IDs.
 CLOSED = (
     "/keys", "/keys?page=1", "/keys/KEY", "/balance", "/balance?below=50000&until=MIDDLE", "/usage?days=7",
     "/usage?days=30", "/usage?days=90", "/usage/usage.csv?days=90", "/usage/requests", "/studio", "/studio/image",
@@ -33,7 +33,7 @@ CLOSED = (
 
 
 def crowd(server: ServerProcess) -> Visitor:
-    """Whoever has used it so much, an admin among thousands of people."""
+    """Sign in the user with all that usage, an admin among thousands of accounts."""
     member = Visitor(server).sign_up(EMAIL)
     server.command("account", "admin", EMAIL)
     server.write(_fill)
@@ -69,7 +69,7 @@ def _work(connection: Connection, clock: SystemClock, account_id: int, keys: lis
     for n in range(GENERATIONS):
         kind, model = models[n % 4]
         at_ms, key = now_ms - 90 * MS_PER_DAY + n * (90 * MS_PER_DAY // GENERATIONS), keys[n % 5]
-        # Numbers tell the time, as they do where work is really done.
+        # IDs contain the time, as those of real requests do.
         name = first_id_of(at_ms) + n
         holds.append((name, account_id, key, kind, COST, COST))
         generations.append((name, account_id, key, kind, model, "fake", COST, at_ms, at_ms + 900))
@@ -96,7 +96,7 @@ def _work(connection: Connection, clock: SystemClock, account_id: int, keys: lis
 
 
 def address(member: Visitor, path: str) -> str:
-    """The page of this account."""
+    """Return the path with the IDs of this account filled in."""
     if "ACCOUNT" in path:
         found = member.server.read(lambda c: users.find_user(c, EMAIL))
         path = path.replace("ACCOUNT", str(found[0].account_id))
@@ -105,7 +105,7 @@ def address(member: Visitor, path: str) -> str:
 
 
 def median_ms(visitor: Visitor, path: str) -> float:
-    """By the wall's clock, over loopback on one connection, from asking to the last byte; after a first look."""
+    """Return the median wall-clock time over loopback, from request to last byte, after a first view."""
     took = []
     for n in range(LOOKS + 1):
         begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Fixtures for the whole suite. Servers start slowly, so tests with one configuration share one per session."""
+"""Provide fixtures for the whole suite. Servers are slow to start, so tests with the same configuration share one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""schemathesis against a server of ours: what /openapi.json describes is asked for, rightly and wrongly."""
+"""Run schemathesis against a server: valid and invalid requests for everything in /openapi.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import requests
 from tests.support.catalogs import FAKE
 from tests.support.server import Account
 
-#: Every kind of model, each behind a fake: what is meant is found at once, and what breaks is ours.
+#: Every kind of model, each with a fake engine, so that every failure is the server's own.
 CATALOG = (
     FAKE
     + """
@@ -33,7 +33,7 @@ price = "0.0015"
 engines = ["tone"]
 """
 )
-#: Who answers each kind of request.
+#: The model for each kind of request.
 MODELS = {
     "SpeechRequest": "tone",
     "ImageRequest": "flat",
@@ -54,7 +54,7 @@ CHECKS = (
 
 
 def described(url: str) -> dict[str, Any]:
-    """The server's own description, with the names of models that are there in place of any text."""
+    """Return the server's OpenAPI document, with the names of existing models in place of any string."""
     document: dict[str, Any] = requests.get(url + "/openapi.json", timeout=30).json()
     for name, schema in document["components"]["schemas"].items():
         if name.endswith(("Request", "RequestOpenAI")) and "model" in schema.get("properties", {}):
@@ -63,7 +63,7 @@ def described(url: str) -> dict[str, Any]:
 
 
 def fuzz(account: Account, folder: Path, *, seconds: int, seed: int | None = None) -> subprocess.CompletedProcess[str]:
-    """A run of so many seconds; its exit status is 0 where nothing was found."""
+    """Run schemathesis for some seconds; its exit status is 0 if nothing was found."""
     (folder / "openapi.json").write_text(json.dumps(described(account.server.url)))
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", "openapi.json", "--url", account.server.url]
     command += ["-H", f"Authorization: Bearer {account.key}", "--checks", ",".join(CHECKS), "--continue-on-failure"]

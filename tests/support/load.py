@@ -1,4 +1,4 @@
-"""A caller made for numbers: keep-alive over raw sockets, one awaited read a chunk, and what it saw."""
+"""A fast client for load tests: keep-alive over raw sockets, one awaited read per chunk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPENAI = "/v1/chat/completions"
 
 @dataclass
 class Seen:
-    """What came back. `done` is the acknowledgement: the whole answer, with `[DONE]` where it is a stream."""
+    """The response. `done` is True once it is complete, with `[DONE]` if it is a stream."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -31,12 +31,12 @@ class Seen:
 
     @property
     def tokens(self) -> int:
-        """Chunks that say something."""
+        """Return the number of chunks with content."""
         return self.body.count(b'"content":"') - self.body.count(b'"content":""')
 
     @property
     def usage(self) -> dict[str, Any] | None:
-        """The usage the caller was told."""
+        """Return the usage that the caller received."""
         if self.body.startswith(b"{"):
             return json.loads(self.body).get("usage")  # type: ignore[no-any-return]
         for line in reversed(self.body.split(b"\n")):
@@ -46,7 +46,7 @@ class Seen:
 
 
 class Caller:
-    """One client, asking one thing after the other over one connection. Opens a new one when the old is gone."""
+    """Send requests one after the other on one connection; reconnect if it is gone."""
 
     def __init__(self, port: int, key: str) -> None:
         self._port = port
@@ -54,7 +54,7 @@ class Caller:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, body: dict[str, Any], *, path: str = API, leave_after: int | None = None) -> Seen:
-        """The answer, or as much of it as came before the server died. `leave_after` so many chunks we hang up."""
+        """Return the response, or the part before the server died. Disconnect after `leave_after` chunks."""
         raw, seen, started_s = json.dumps(body).encode(), Seen(), time.perf_counter()
         try:
             if self._streams is None:
@@ -95,7 +95,7 @@ class Caller:
             seen.done = seen.body.endswith(b"data: [DONE]\n\n")
 
     async def close(self) -> None:
-        """Hang up."""
+        """Disconnect."""
         streams, self._streams = self._streams, None
         if streams is not None:
             streams[1].transport.abort()
@@ -106,7 +106,7 @@ class Caller:
 async def many(
     callers: list[Caller], bodies: list[tuple[dict[str, Any], int | None]], *, path: str = API
 ) -> list[Seen]:
-    """Ask everything, as fast as these callers can; each body with its `leave_after`."""
+    """Send everything as fast as these callers can; each body with its `leave_after`."""
     left, seen = list(reversed(bodies)), []
 
     async def work(caller: Caller) -> None:

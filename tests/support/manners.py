@@ -1,4 +1,4 @@
-"""How an upstream may behave: well, badly, and in the ways that real ones do."""
+"""Behaviours of a stand-in upstream: good ones, bad ones, and those of real servers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.support.upstream import Behaviour, Exchange
 
 MODEL = "standin-2026-01-31"
 WORDS = ("Saturn ", "has ", "the ", "most ", "moons. ")
-#: Every token of the stand-in's prompts counts so many, whatever was asked.
+#: The prompt tokens that the stand-in reports for every request.
 PROMPT_TOKENS = 7
 
 
 def usage(completion_tokens: int) -> dict[str, Any]:
-    """A usage as lean servers send it."""
+    """Return a usage object as minimal servers send it."""
     return {
         "prompt_tokens": PROMPT_TOKENS,
         "completion_tokens": completion_tokens,
@@ -25,7 +25,7 @@ def usage(completion_tokens: int) -> dict[str, Any]:
 
 
 def chunk(delta: dict[str, Any], *, finish: str | None = None, lean: bool = False) -> dict[str, Any]:
-    """One chunk: with every documented field, or with the least that a client could still read."""
+    """Return a chunk with every documented field or, if `lean`, with the minimum that a client can read."""
     if lean:
         return {"choices": [{"delta": delta, "finish_reason": finish} if finish else {"delta": delta}], "model": MODEL}
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
@@ -33,7 +33,7 @@ def chunk(delta: dict[str, Any], *, finish: str | None = None, lean: bool = Fals
 
 
 def head(kind: str) -> dict[str, Any]:
-    """What all chunks share."""
+    """Return the fields that all chunks share."""
     return {
         "id": "chatcmpl-standin",
         "object": kind,
@@ -53,7 +53,7 @@ def answer(
     lean: bool = False,
     newline: str = "\n",
 ) -> Behaviour:
-    """What was asked for: a stream, or one object. The flags leave out what some servers leave out."""
+    """Respond with a stream or one object, as requested. The flags omit what some servers omit."""
 
     async def behave(exchange: Exchange) -> None:
         if not exchange.body.get("stream"):
@@ -80,7 +80,7 @@ def answer(
 
 
 def deltas(*said: dict[str, Any], finish: str = "stop") -> Behaviour:
-    """A stream of exactly these deltas."""
+    """Respond with a stream of exactly these deltas."""
 
     async def behave(exchange: Exchange) -> None:
         exchange.begin()
@@ -95,7 +95,7 @@ def deltas(*said: dict[str, Any], finish: str = "stop") -> Behaviour:
 
 
 def text(words: Sequence[str], *, fault: dict[str, Any] | None = None) -> Behaviour:
-    """The answer of `/completions`, in a stream or as one object; `fault` is what a stream ends with instead."""
+    """Respond like `/completions`, with a stream or one object; `fault` replaces the end of a stream."""
 
     async def behave(exchange: Exchange) -> None:
         def piece(said: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def text(words: Sequence[str], *, fault: dict[str, Any] | None = None) -> Behavi
 
 
 def completion(words: Sequence[str], *, with_usage: bool = True, lean: bool = False) -> dict[str, Any]:
-    """The answer as one object."""
+    """Return the response as one object."""
     message = {"role": "assistant", "content": "".join(words)}
     body: dict[str, Any] = {"model": MODEL} if lean else head("chat.completion")
     body["choices"] = [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}]
@@ -128,7 +128,7 @@ def completion(words: Sequence[str], *, with_usage: bool = True, lean: bool = Fa
 
 
 def refuse(status: int, message: str = "no, thank you", **headers: str) -> Behaviour:
-    """An error before anything was written."""
+    """Respond with an error before anything else is written."""
 
     async def behave(exchange: Exchange) -> None:
         error = {"message": message, "type": "invalid_request_error", "param": "messages", "code": None}
@@ -138,24 +138,24 @@ def refuse(status: int, message: str = "no, thank you", **headers: str) -> Behav
 
 
 async def hang_before_head(exchange: Exchange) -> None:
-    """Accept, read, and never answer."""
+    """Accept, read, and never respond."""
     await exchange.hang()
 
 
 async def hang_before_token(exchange: Exchange) -> None:
-    """A head, a role, and then nothing."""
+    """Send a head and a role, and then nothing."""
     exchange.begin()
     await exchange.hang()
 
 
 def break_off(how: str, words: Sequence[str] = WORDS, *, spaced: bool = False) -> Behaviour:
-    """Some words, and then `hang`, `reset`, `close` (in the middle of the chunked body), or an `error` event."""
+    """Send some words, then `hang`, `reset`, `close` (in the middle of the chunked body), or an `error` event."""
 
     async def behave(exchange: Exchange) -> None:
         exchange.begin()
         for word in words:
             exchange.event(chunk({"content": word}), spaced=spaced)
-        # What was written must have left before the connection is cut.
+        # The data must be sent before the connection is cut.
         await asyncio.sleep(0.2)
         if how == "hang":
             await exchange.hang()
@@ -171,7 +171,7 @@ def break_off(how: str, words: Sequence[str] = WORDS, *, spaced: bool = False) -
 
 
 def raw(data: bytes) -> Behaviour:
-    """These bytes, whatever they are, and the end of the connection."""
+    """Send these raw bytes and close the connection."""
 
     async def behave(exchange: Exchange) -> None:
         exchange.send(data)
@@ -181,7 +181,7 @@ def raw(data: bytes) -> Behaviour:
 
 
 def body(data: bytes) -> Behaviour:
-    """These bytes as a proper 200."""
+    """Send these bytes as a well-formed 200."""
 
     async def behave(exchange: Exchange) -> None:
         exchange.answer(200, data, content_type="text/event-stream")
@@ -190,7 +190,7 @@ def body(data: bytes) -> Behaviour:
 
 
 async def drip(exchange: Exchange) -> None:
-    """A good stream, one byte at a time: every event arrives in pieces."""
+    """Send a good stream, one byte at a time, so that every event arrives in pieces."""
     exchange.begin()
     events = [json.dumps(chunk({"content": word}), ensure_ascii=False) for word in ("Ätna ", "雪 ", "🌋")]
     events += [json.dumps({**head("chat.completion.chunk"), "choices": [], "usage": usage(3)}), "[DONE]"]

@@ -1,4 +1,4 @@
-"""A caller in a process of its own, who wants a first token at fixed moments.
+"""Request first tokens at fixed moments, from a separate process.
 
 What it waits is the server's doing, not that of whoever drives the load: python -m tests.support.probe PORT SECONDS,
 the key by standard input; the milliseconds to each first token come out as one JSON list.
@@ -14,12 +14,12 @@ from asyncio.subprocess import PIPE
 from tests.support.load import Caller
 
 BODY = {"model": "quick", "messages": [{"role": "user", "content": "now"}], "max_completion_tokens": 4}
-#: A first token is asked for this often, however long the last one takes: a pause of the server is met by all it meets.
+#: A first token is requested this often, however long the last one takes, so that no pause of the server is missed.
 EVERY_S = 0.1
 
 
 async def probe(port: int, key: str, seconds: float) -> list[float]:
-    """Milliseconds to the first token, measured by a process that has nothing else to do."""
+    """Return the milliseconds to the first token, measured by a process that does nothing else."""
     command = [sys.executable, "-m", "tests.support.probe", str(port), str(seconds)]
     process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
     said, _ = await process.communicate(key.encode())
@@ -29,7 +29,7 @@ async def probe(port: int, key: str, seconds: float) -> list[float]:
 
 
 async def ask_over_and_over(port: int, key: str, seconds: float) -> list[float]:
-    """The same from this process."""
+    """Measure the same in this process."""
     loop, times_ms, idle = asyncio.get_running_loop(), [], [Caller(port, key)]
 
     async def ask() -> None:

@@ -1,9 +1,14 @@
-"""Programs that some tests need beside Python. Where one is missing the test says so; CI installs them all."""
+"""Find programs that some tests need beside Python. A test says which one is missing; `.ci/run` installs them all."""
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,26 +16,37 @@ import pytest
 
 
 def program(name: str) -> str:
-    """The program's path. Without it the test cannot run here: skipped, with the reason; in CI that is a failure."""
+    """Return the program's path, or skip the test with the reason. In CI a skipped test is a failure."""
     path = shutil.which(name)
     if path is None:
         pytest.skip(f"{name} is not installed on this machine; .ci/run installs it")
     return path
 
 
-#: Where the programs for Node lie.
+#: Folder of the Node programs and their packages.
 NODE = Path(__file__).parent.parent / "node"
 
 
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let only one test process at a time install something into `folder`; the others wait and then find it there."""
+    name = sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    with (Path(tempfile.gettempdir()) / f"minitoolai-tests-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def install_node() -> None:
-    """Everything that tests/node/package.json asks for, in that folder; nothing if it is there."""
+    """Install the packages of tests/node/package.json into that folder, unless they are there."""
     wanted = ("openai", "ai", "@ai-sdk/openai-compatible", "axe-core")
-    if not all((NODE / "node_modules" / name).is_dir() for name in wanted):
-        subprocess.run([program("npm"), "install", "--silent", "--no-package-lock"], cwd=NODE, check=True, timeout=300)
+    with one_at_a_time(NODE):
+        if not all((NODE / "node_modules" / name).is_dir() for name in wanted):
+            command = [program("npm"), "install", "--silent", "--no-package-lock"]
+            subprocess.run(command, cwd=NODE, check=True, timeout=300)
 
 
 def packages_of_the_gpu_engine() -> None:
-    """torch and what comes with it. Without them the test cannot run here: skipped, with the reason, as above."""
+    """Skip the test, with the reason, where torch and the packages that come with it are not installed."""
     missing = [name for name in ("torch", "diffusers", "transformers", "safetensors") if find_spec(name) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed on this machine; make dev-gpu installs them")

@@ -1,4 +1,4 @@
-"""What we send, held against the types of OpenAI's own Python package: right types, nothing missing, nothing unknown.
+"""Check responses against the types of OpenAI's own Python package: right types, nothing missing, nothing unknown.
 
 The package itself takes anything; here a field that its types do not know is a fault, unless it is listed as ours.
 """
@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob, TopLogprob
 from openai.types.responses import Response, ResponseStreamEvent
 
-#: What we tell beyond OpenAI, by the object that tells it (docs/reference/http.md).
+#: Fields that we add to OpenAI's, by the object that has them (docs/reference/http.md).
 OURS: dict[type, set[str]] = {
     Model: {
         "engine",
@@ -30,22 +30,22 @@ OURS: dict[type, set[str]] = {
         "sizes",
         "voice",
     },
-    # llama.cpp tells the number of each token, too.
+    # llama.cpp also sends the ID of each token.
     ChatCompletionTokenLogprob: {"id"},
     TopLogprob: {"id"},
-    # OpenAI's own service sends it, its package does not know it yet.
+    # OpenAI's own service sends it, but its package does not know it yet.
     Response: {"store"},
 }
 _EVENT: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(ResponseStreamEvent)
 
 
 def check(kind: type[pydantic.BaseModel], data: Any) -> Any:
-    """The object, read as `kind`. AssertionError names what does not fit."""
+    """Parse the object as `kind`. AssertionError names what does not fit."""
     return _known(kind.model_validate_json(json.dumps(data), strict=True))
 
 
 def check_event(data: Any) -> Any:
-    """One event of a streamed response, of whichever kind it says it is."""
+    """Check one event of a streamed response by its own type."""
     found = _EVENT.validate_json(json.dumps(data), strict=True)
     assert found.type == data["type"]
     return _known(found)
@@ -58,7 +58,7 @@ def _known(found: pydantic.BaseModel) -> Any:
 
 
 def unknown(value: Any, path: str = "") -> Iterator[tuple[str, str, type]]:
-    """(path, name, type it was found in) of every field that no type knows."""
+    """Yield (path, name, type it was found in) of every field that no type knows."""
     if isinstance(value, pydantic.BaseModel):
         for name in value.model_extra or ():
             yield f"{path}.{name}", name, type(value)
@@ -73,23 +73,23 @@ def unknown(value: Any, path: str = "") -> Iterator[tuple[str, str, type]]:
 
 
 def check_completion(data: Any) -> ChatCompletion:
-    """A whole chat answer."""
+    """Check a plain chat response."""
     found: ChatCompletion = check(ChatCompletion, data)
     return found
 
 
 def check_chunks(events: list[Any]) -> list[ChatCompletionChunk]:
-    """A stream of a chat: chunks, then `[DONE]`."""
+    """Check a stream of a chat: chunks, then `[DONE]`."""
     assert events[-1] == "[DONE]"
     return [check(ChatCompletionChunk, event) for event in events[:-1]]
 
 
 def check_texts(events: list[Any]) -> list[Completion]:
-    """A stream of a text; in a stream the reason to stop is not there yet."""
+    """Check a stream of a completion; its chunks have no finish reason until the end."""
     assert events[-1] == "[DONE]"
     for event in events[:-1]:
         for choice in event["choices"]:
-            # The package's type describes whole answers; its own streams carry null here.
+            # The package's type describes plain responses; its own streams carry null here.
             assert choice["finish_reason"] in (None, "stop", "length")
     return [check(Completion, _finished(event)) for event in events[:-1]]
 
@@ -99,7 +99,7 @@ def _finished(event: Any) -> Any:
 
 
 def check_error(data: Any) -> ErrorObject:
-    """The body of a refusal."""
+    """Check the body of an error response."""
     assert set(data) == {"error"}
     found: ErrorObject = check(ErrorObject, data["error"])
     return found

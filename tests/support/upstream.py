@@ -1,4 +1,4 @@
-"""An upstream stand-in over raw sockets: does as it is told, however rude, and remembers what it was sent.
+"""A stand-in upstream over raw sockets: behaves as instructed, even badly, and records what it receives.
 
 `upstream.behave` is a coroutine function of an Exchange; tests/support/manners.py has the ready ones.
 """
@@ -18,7 +18,7 @@ STREAM_HEAD = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-en
 
 
 class Exchange:
-    """One request and what is done about it."""
+    """One request and the means to respond to it."""
 
     def __init__(self, connection: _Connection, path: str, headers: dict[str, str], raw: bytes) -> None:
         self._connection = connection
@@ -32,12 +32,12 @@ class Exchange:
         self.events_sent = 0
 
     def send(self, data: bytes) -> None:
-        """Bytes as they are; nothing where the other side has left."""
+        """Write raw bytes; nothing if the other side has disconnected."""
         if not self._connection.transport.is_closing():
             self._connection.transport.write(data)
 
     def answer(self, status: int, body: bytes | dict[str, Any], **headers: str) -> None:
-        """One whole answer; header names are written with _ for -."""
+        """Send a complete response; header names are written with _ for -."""
         raw = body if isinstance(body, bytes) else json.dumps(body, ensure_ascii=False).encode()
         named = {"content-type": "application/json", "content-length": str(len(raw))}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -45,30 +45,30 @@ class Exchange:
         self.send(f"HTTP/1.1 {status} As Told\r\n{head}\r\n".encode() + raw)
 
     def begin(self) -> None:
-        """The head of a stream."""
+        """Send the head of a stream."""
         self.send(STREAM_HEAD.encode())
 
     def write(self, data: bytes) -> None:
-        """One chunk of a stream."""
+        """Send one chunk of a stream."""
         self.send(b"%x\r\n%b\r\n" % (len(data), data))
 
     def event(self, data: dict[str, Any] | str, *, newline: str = "\n", spaced: bool = False) -> None:
-        """One server-sent event; compact, as most write it, or with blanks, as Python does."""
+        """Send one server-sent event; compact like most servers, or with spaces like Python."""
         marks = (", ", ": ") if spaced else (",", ":")
         text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=marks)
         self.write(f"data: {text}{newline}{newline}".encode())
         self.events_sent += 1
 
     def end(self) -> None:
-        """The proper end of a stream."""
+        """Send the regular end of a stream."""
         self.send(b"0\r\n\r\n")
 
     def close(self) -> None:
-        """FIN."""
+        """Close the connection (FIN)."""
         self._connection.transport.close()
 
     def reset(self) -> None:
-        """RST, once what was written has left."""
+        """Reset the connection (RST), once everything is sent."""
         transport = self._connection.transport
         if transport.is_closing():
             # The other side was first.
@@ -78,7 +78,7 @@ class Exchange:
         transport.abort()
 
     async def hang(self) -> None:
-        """Nothing, until the other side has had enough."""
+        """Send nothing until the other side disconnects."""
         await self.gone.wait()
 
 
@@ -86,7 +86,7 @@ Behaviour = Callable[[Exchange], Awaitable[None]]
 
 
 class _Connection(asyncio.Protocol):
-    """Reads requests, one after the other."""
+    """Read requests, one after the other."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
@@ -122,7 +122,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Upstream:
-    """The server, on an event loop in a thread of its own."""
+    """The server, on an event loop in a separate thread."""
 
     def __init__(self, behave: Behaviour) -> None:
         self.behave = behave

@@ -1,4 +1,4 @@
-"""Waiting for what must come, and looking at processes from outside."""
+"""Wait for conditions, and inspect processes from outside."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: On a machine that stood still meanwhile, time that is up says nothing yet.
+#: A timeout proves nothing if the machine was suspended meanwhile.
 LEAST_ASKED = 20
 
 
 def eventually(question: Callable[[], Any], *, within_s: float = 15.0, every_s: float = 0.02) -> Any:
-    """The first truthy answer; AssertionError with the last one where none comes in time."""
+    """Return the first truthy result; AssertionError with the last one if there is none in time."""
     give_up_s, asked = time.monotonic() + within_s, 0
     while not (answer := question()):
         asked += 1
@@ -22,7 +22,7 @@ def eventually(question: Callable[[], Any], *, within_s: float = 15.0, every_s: 
 
 
 def children_of(pid: int) -> set[int]:
-    """Process ids of its direct children, from /proc."""
+    """Return the PIDs of its direct children, from /proc."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -36,7 +36,7 @@ def children_of(pid: int) -> set[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this id runs; a zombie does not."""
+    """Return True if a process with this PID runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -1,4 +1,4 @@
-"""Reading /metrics and the JSON log of a server under test, as Prometheus and a log collector would."""
+"""Read /metrics and the JSON log of a server under test, as Prometheus and a log collector would."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.support.server import ServerProcess
 
 
 def address(server: ServerProcess) -> str:
-    """Where the server says that its metrics are: the newest line of its log about that."""
+    """Return the URL of the metrics, from the newest log line about it."""
     return re.findall(r"metrics at (http://[^\s\"]+)", server.log.read_text())[-1]
 
 
 def sums(url: str, token: str = "", **labels: str) -> dict[str, float]:
-    """Every sample by name, summed over those whose labels are as given."""
+    """Return the sum of the samples with the given labels, by name."""
     headers = {"authorization": f"Bearer {token}"} if token else {}
     answer = requests.get(url, headers=headers, timeout=10)
     assert answer.status_code == 200, answer.text
@@ -31,5 +31,5 @@ def sums(url: str, token: str = "", **labels: str) -> dict[str, float]:
 
 
 def lines(server: ServerProcess) -> list[dict[str, Any]]:
-    """The log, decoded; a line that is no JSON object fails the test."""
+    """Return the decoded log; a line that is not a JSON object fails the test."""
     return [json.loads(line) for line in server.log.read_text().splitlines()]

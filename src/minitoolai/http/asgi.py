@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from litestar import HttpMethod, route
 
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, ServiceError, WrongContentType
 from minitoolai.http.errors import error_body, error_headers, status_and_type
+from minitoolai.http.types import App, Headers, Receive, Scope, Send
 from minitoolai.http.uvicorn_fast_path import try_fast_response
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+__all__ = [
+    "JSON",
+    "LARGEST_BODY",
+    "App",
+    "Headers",
+    "Receive",
+    "Scope",
+    "Send",
+    "header",
+    "headers_by_name",
+    "read_json_body",
+    "reads",
+    "respond",
+    "respond_error",
+    "sort_headers",
+]
 
 LARGEST_BODY = 20 * 1024 * 1024
 JSON = (b"content-type", b"application/json")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 if TYPE_CHECKING:
-    from minitoolai.http.asgi import Headers, Send
+    from minitoolai.http.types import Headers, Send
 
 _SIZES: Final = [b"%x\r\n" % size for size in range(8192)]
 

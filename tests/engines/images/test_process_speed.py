@@ -60,6 +60,7 @@ def test_32_mixed_requests_give_the_same_images_as_one_at_a_time(engine: SketchE
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_a_model_call_with_many_rows_costs_less_per_row(capsys: pytest.CaptureFixture[str]) -> None:
     """Measure the CPU time of one thread, the best of several runs, which hardly depends on the load of the machine.
 

@@ -6,8 +6,7 @@ import pytest
 
 from minitoolai.engines.sampling import SCHEDULERS, model_calls, sample, sigmas, trajectory
 from minitoolai.engines.sampling.noise import SeededNoise
-
-from .closed_form import CASES, START, Counted, denoise, noise
+from tests.engines.sampling.closed_form import CASES, START, Counted, denoise, noise
 
 SUPPORTED = [case for case in CASES if "x" in case]
 

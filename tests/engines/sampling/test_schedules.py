@@ -14,9 +14,8 @@ from minitoolai.engines.sampling.schedules import (
     noise_table,
     sigmas,
 )
-
-from .closed_form import CASES
-from .test_samplers import label
+from tests.engines.sampling.closed_form import CASES
+from tests.engines.sampling.test_samplers import label
 
 SUPPORTED = [case for case in CASES if "x" in case]
 

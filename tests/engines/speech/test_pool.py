@@ -54,6 +54,7 @@ def resident_mb(pid: int) -> float:
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_a_busy_pool_queues_then_refuses_and_a_disconnect_frees_a_slot(own_server: ServerProcess) -> None:
     account = own_server.account()
     first = start_speaking(account, model="tone", input=SENTENCE * 500)
@@ -111,6 +112,7 @@ def test_a_stopping_server_finishes_a_text(own_server: ServerProcess) -> None:
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_nothing_is_synthesized_ahead_of_a_caller_that_does_not_read(account: Account) -> None:
     body = json.dumps({"model": "tone", "input": SENTENCE * 6000, "response_format": "pcm"}).encode()
     head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {account.key}\r\n"
@@ -136,6 +138,7 @@ def _stands_still(seen: list[int], now: int) -> bool:
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_a_hundred_thousand_characters_take_constant_memory(account: Account) -> None:
     text = (PARAGRAPH + " ") * (100_000 // (len(PARAGRAPH) + 1))
     answer = start_speaking(account, input=text, speed=2, response_format="flac")
@@ -184,11 +187,13 @@ def first_byte_ms(account: Account) -> float:
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_the_first_audio_of_300_characters_arrives_within_120_ms(account: Account) -> None:
     in_three_attempts(lambda: first_byte_ms(account), at_most=120)
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_synthesis_is_more_than_ten_times_faster_than_real_time(account: Account) -> None:
     def times_real_time() -> float:
         started_s = time.perf_counter()
@@ -199,6 +204,7 @@ def test_synthesis_is_more_than_ten_times_faster_than_real_time(account: Account
 
 
 @pytest.mark.acceptance
+@pytest.mark.timing
 def test_speech_hardly_delays_a_chat(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         account = server.account("50.00")
