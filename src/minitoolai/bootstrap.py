@@ -18,7 +18,7 @@ from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.tracing import attempt_headers
-from minitoolai.engines.factory import make_caps, make_engines, make_speech_engines
+from minitoolai.engines.factory import make_concurrency_limits, make_engines, make_speech_engines
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
@@ -82,7 +82,7 @@ def build(settings: Settings) -> Services:
     secret_key = load_secret_keys(settings)
     charging = Charging(writer, clock, limits, spans=spans)
     shared = SharedServices(catalog, clock, database, writer, charging, InFlight(clock), http, secret_key, spans)
-    caps = make_caps(catalog)
+    caps = make_concurrency_limits(catalog)
     engines = make_engines(catalog, settings, http, caps, attempt_headers if tracing else None)
     speech_engines = make_speech_engines(catalog, settings, http, caps)
     fetch = GuardedClient()

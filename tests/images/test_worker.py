@@ -385,7 +385,7 @@ def test_pictures_of_one_model_and_size_are_drawn_together(books: TemporaryBooks
         assert sum(a != b for a, b in itertools.pairwise(models)) < 6
         assert studio.painter.most_at_once == 4
 
-    Studio(books, tmp_path, Painter(rows=4)).run(test, draws=False)
+    Studio(books, tmp_path, Painter(max_concurrency=4)).run(test, draws=False)
 
 
 def test_500_jobs_of_one_account_do_not_keep_another_waiting(books: TemporaryBooks, tmp_path: Path) -> None:
@@ -426,7 +426,7 @@ def test_another_model_waits_a_little_and_not_for_ever(books: TemporaryBooks, tm
             assert asyncio.get_running_loop().time() - started_s < 7
             assert studio.row(crowd[-1])[0] == "queued"
 
-    Studio(books, tmp_path, Painter(rows=2), queue_limit=1000).run(test, draws=False)
+    Studio(books, tmp_path, Painter(max_concurrency=2), queue_limit=1000).run(test, draws=False)
 
 
 def test_a_job_that_failed_twice_is_drawn_alone(books: TemporaryBooks, tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ async def at_once(request: ImageRequest, on_progress: OnProgress) -> bytes:
 class Painter:
     """An image engine whose every picture is drawn by `how`."""
 
-    def __init__(self, name: str = "painter", *, rows: int = 4, how: Draw = at_once) -> None:
+    def __init__(self, name: str = "painter", *, max_concurrency: int = 4, how: Draw = at_once) -> None:
         self.name = name
-        self.rows = rows
+        self.max_concurrency = max_concurrency
         self.how = how
         self.is_up = True
         self.why_not: str | None = None
@@ -60,7 +60,7 @@ class Painter:
 
     async def stop(self) -> None: ...
 
-    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
+    async def generate(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
         self.begun.append((model, request.prompt))
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)

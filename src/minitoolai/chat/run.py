@@ -20,7 +20,7 @@ from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, Engine
 from minitoolai.core.in_flight import CheckpointSchedule, has_died
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
-from minitoolai.engines.protocols import ChatAnswer, ChatEngine
+from minitoolai.engines.protocols import ChatEngine, ChatResponse
 from minitoolai.ledger.types import Result
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Home(Protocol):
     def forget(self, run: ChatRun) -> bool:
         """The run has ended; True where it was the only one."""
 
-    def drain_for_usage(self, run: ChatRun, answer: ChatAnswer) -> bool:
+    def drain_for_usage(self, run: ChatRun, answer: ChatResponse) -> bool:
         """Whether the rest of an abandoned answer is now read in the background."""
 
 
@@ -72,7 +72,7 @@ class ChatRun:
         self._first_token_s: float | None = None
         self._spoke = False
         self._prompt_tokens = request.text_bytes // BYTES_PER_TOKEN if prompt_tokens is None else prompt_tokens
-        self._answer: ChatAnswer | None = None
+        self._answer: ChatResponse | None = None
         self._charge: asyncio.Future[Result] | None = None
         self.is_finished = False
         self.usage: Usage | None = None
@@ -158,7 +158,7 @@ class ChatRun:
     async def _flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
         assert self._answer is not None
         while True:
-            if self._answer.listen(None):
+            if self._answer.set_callbacks(None):
                 slow = await self._listen(self._answer, write)
             else:
                 block = await self.next_block()
@@ -169,7 +169,7 @@ class ChatRun:
                 return
 
     async def _listen(
-        self, answer: ChatAnswer, write: Callable[[bytes], Awaitable[None] | None]
+        self, answer: ChatResponse, write: Callable[[bytes], Awaitable[None] | None]
     ) -> Awaitable[None] | None:
         """Write what comes until the end, or until `write` asks to wait: then what it asks to wait for."""
         halt: asyncio.Future[Awaitable[None] | None] = asyncio.get_running_loop().create_future()
@@ -181,14 +181,14 @@ class ChatRun:
             try:
                 slow = None
                 while slow is None and not self._has_ended():
-                    data = answer.take()
+                    data = answer.read_nowait()
                     if data is None:
                         return
                     block = self._process_chunk(data)
                     slow = write(block) if block else None
                 # Taking the last bytes may close the connection, which calls us once more from within.
                 if not halt.done():
-                    answer.listen(None)
+                    answer.set_callbacks(None)
                     halt.set_result(slow)
             except Exception as error:  # noqa: BLE001 - raised again in the task that waits
                 if not halt.done():
@@ -208,19 +208,19 @@ class ChatRun:
                 slow = write(block) if block else None
                 # What repeats ends nothing.
                 if slow is not None or (is_new and self._has_ended()):
-                    answer.listen(None)
+                    answer.set_callbacks(None)
                     halt.set_result(slow)
             except Exception as error:  # noqa: BLE001 - raised again in the task that waits
                 if not halt.done():
-                    answer.listen(None)
+                    answer.set_callbacks(None)
                     halt.set_exception(error)
 
-        answer.listen(came, flows)
+        answer.set_callbacks(came, flows)
         try:
             came()
             return await halt
         finally:
-            answer.listen(None)
+            answer.set_callbacks(None)
 
     def _process_chunk(self, data: bytes) -> bytes:
         """Bytes of the engine's into whole events for the caller; empty bytes are the engine's end."""
@@ -332,7 +332,7 @@ class ChatRun:
         if answer is not None:
             await answer.close()
 
-    async def read_on(self, answer: ChatAnswer) -> None:
+    async def read_on(self, answer: ChatResponse) -> None:
         """The caller left, the engine bills all the same: read to the usage it reports."""
         # From here on the run can be stopped again: the reason until now was that the caller left.
         self._answer, self.task, self.stop_reason = answer, asyncio.current_task(), None

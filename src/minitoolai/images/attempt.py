@@ -105,7 +105,7 @@ class JobAttempt:
     async def draw(self) -> GeneratedImage:
         """Have the engine draw it. EngineError, and whatever else engines raise."""
         with child_span(self._span, "draw", self._attributes()):
-            return await self.engine.draw(self.job.model, self._request(), self._came_along)
+            return await self.engine.generate(self.job.model, self._request(), self._came_along)
 
     def _request(self) -> ImageRequest:
         ask = self.ask

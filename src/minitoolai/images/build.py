@@ -100,6 +100,6 @@ def _webhook_post(settings: Settings) -> Post:
     client = GuardedClient(insecure=settings.webhook_insecure, user_agent=f"minitoolai/{__version__} (webhooks)")
 
     async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
-        return await client.post(url, body, headers=headers, field="webhook_url", within_s=ANSWER_WITHIN_S)
+        return await client.post(url, body, headers=headers, field="webhook_url", timeout_s=ANSWER_WITHIN_S)
 
     return post

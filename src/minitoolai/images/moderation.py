@@ -305,7 +305,7 @@ class ModerationPolicy:
                 self._url,
                 headers=self._headers,
                 body=msgspec.json.encode(body),
-                silence_s=LONGEST_SILENCE_S,
+                read_timeout_s=LONGEST_SILENCE_S,
                 # It reads and forgets: asking twice costs nobody anything.
                 may_repeat=True,
             )

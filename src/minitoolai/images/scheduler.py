@@ -174,7 +174,7 @@ class JobClaimer:
         if not self._is_started and self._models_now(now_s) and await self._is_time():
             await self._start()
         runs = [run for run in worker.runs.values() if run.engine is engine]
-        if worker.draining or not engine.is_up or len(runs) >= engine.rows or now_s < self._paused_until_s:
+        if worker.draining or not engine.is_up or len(runs) >= engine.max_concurrency or now_s < self._paused_until_s:
             return
         models = self._models_now(now_s)
         waiting = await worker.database.read_async(jobs.waiting, engine.name, models, LOOK_AHEAD) if models else []
@@ -184,7 +184,7 @@ class JobClaimer:
             drawing={run.key for run in runs},
             is_alone=any(must_run_alone(run.job) for run in runs),
             resident=self._resident,
-            free=engine.rows - len(runs),
+            free=engine.max_concurrency - len(runs),
             head_wait_s=self._passing.look(waiting, now_s),
         )
         if chosen:
@@ -195,7 +195,7 @@ class JobClaimer:
         worker = self._worker
         if self._engine.name not in worker.late:
             return True
-        if worker.draining or not self._engine.rows:
+        if worker.draining or not self._engine.max_concurrency:
             return False
         waiting = await worker.database.read_async(jobs.waiting, self._engine.name, self._models, 1)
         return bool(waiting) and worker.clock.now_ms() - waiting[0].created_ms >= self._modesty_ms

@@ -18,7 +18,7 @@ from minitoolai.core.errors import EngineError, EngineTimeout, InvalidRequest, O
 from minitoolai.core.in_flight import CheckpointSchedule, InFlight, has_died
 from minitoolai.core.inference import SpeechRequest
 from minitoolai.core.models import Caller, NewGeneration, Outcome
-from minitoolai.engines.protocols import SpeechEngine, SpokenAnswer
+from minitoolai.engines.protocols import SpeechEngine, SpeechResponse
 from minitoolai.ledger.types import Result
 from minitoolai.speech.text import SpeechText, check_text, choose_voice
 
@@ -72,7 +72,7 @@ class SpeechRun:
         self.is_finished = False
         #: Characters whose audio was handed to the caller.
         self.characters = 0
-        self._answer: SpokenAnswer | None = None
+        self._answer: SpeechResponse | None = None
         self._charge: asyncio.Future[Result] | None = None
         self._started_s = self._moved_s = service.clock.steady_s()
         self._checkpoints = CheckpointSchedule(self._started_s)
