@@ -17,7 +17,7 @@ import torch
 from minitoolai.engines.diffusers.batch import Denoiser, DiffusersBatch, Row
 from minitoolai.engines.diffusers.checkpoint import Networks, TextEncoder
 from minitoolai.engines.diffusers.engine import find_device, precision_of
-from minitoolai.engines.diffusers.prompts import tokens_of_clip
+from minitoolai.engines.diffusers.prompts import clip_tokenizer
 from minitoolai.engines.protocols import ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS, SIGMA_MAX
 
@@ -42,7 +42,7 @@ def networks(shape: str, device: torch.device, dtype: torch.dtype, vae_dtype: to
 
     logging.set_verbosity_error()
     widths, depths, first, second, of_vae = _SHAPES[shape]
-    tokens = tokens_of_clip()
+    tokens = clip_tokenizer()
 
     def clip(width: int, layers: int) -> Any:
         return CLIPTextConfig(
@@ -153,7 +153,7 @@ class Bench:
     def call(self, rows: int) -> float:
         """Return the seconds of one UNet call."""
         side = -(-self.options.size // 8)
-        conditioning = self.denoiser.conditioning.of(_PROMPT)
+        conditioning = self.denoiser.prompts.encode(_PROMPT)
         x = torch.randn(4, side, side, device=self.device)
         return self.timed(lambda: self.denoiser.denoise([Row(x, SIGMA_MAX, conditioning)] * rows))
 

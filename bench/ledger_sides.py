@@ -18,7 +18,6 @@ from minitoolai.core.models import NewGeneration, Outcome
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Credit, Held, PlaceHold, Settle, Settled
 from minitoolai.storage import accounts, ledger
-from minitoolai.storage import ledger as audit
 from minitoolai.storage.opening import migrate, open_database
 from minitoolai.storage.writer import Writer
 
@@ -81,7 +80,7 @@ def run_ours(url: str, customers: list[int], load: Load) -> Figures:
         work = [pool.submit(_process, url, customers, number, load, start_at_s) for number in range(load.processes)]
         found = [one.result() for one in work]
     database = open_database(url, serving=True)
-    broken = database.read(audit.broken_invariants)
+    broken = database.read(ledger.broken_invariants)
     database.close()
     assert broken == {}, broken
     return Figures(sum(pairs for pairs, _ in found), load.seconds, sum(commits for _, commits in found))

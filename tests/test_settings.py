@@ -51,9 +51,9 @@ def test_a_variable_is_read_in_the_type_of_its_default(name: str, text: str, val
         ("TOTAL_TIMEOUT_S", "soon", "a number like 600"),
         ("TOTAL_TIMEOUT_S", "nan", "a number like 600"),
         ("TOTAL_TIMEOUT_S", "inf", "a number like 600"),
-        ("TOTAL_TIMEOUT_S", "-1", "not below 0"),
-        ("LLAMA_SLOTS", "0", "not below 1"),
-        ("SPEECH_PROCESSES", "0", "not below 1"),
+        ("TOTAL_TIMEOUT_S", "-1", "at least 0"),
+        ("LLAMA_SLOTS", "0", "at least 1"),
+        ("SPEECH_PROCESSES", "0", "at least 1"),
         ("ACCESS_LOG", "maybe", "1 or 0"),
     ],
 )
@@ -61,7 +61,7 @@ def test_a_wrong_value_is_refused_with_the_variable_and_what_is_expected(name: s
     with pytest.raises(SettingsError) as refusal:
         load_settings({PREFIX + name: text})
     message = str(refusal.value)
-    assert message.startswith(f"{PREFIX}{name}={text!r} is wrong")
+    assert message.startswith(f"{PREFIX}{name}={text!r} is invalid")
     assert expected in message
 
 
@@ -70,14 +70,14 @@ def test_a_wrong_value_is_refused_with_the_variable_and_what_is_expected(name: s
     [("PROT", "PORT"), ("DATADIR", "DATA_DIR"), ("OPENAI_APIKEY", "<ENGINE>_API_KEY"), ("LLAMA_MPROJ", "LLAMA_MMPROJ")],
 )
 def test_an_unknown_variable_is_refused_with_the_nearest(name: str, meant: str) -> None:
-    with pytest.raises(SettingsError, match=f"{PREFIX}{name} is no setting; did you mean .*{meant}") as no:
+    with pytest.raises(SettingsError, match=f"{PREFIX}{name} is not a setting; did you mean .*{meant}") as no:
         load_settings({PREFIX + name: "9000"})
     assert len(str(no.value)) < 200
 
 
 def test_an_unknown_variable_like_no_other_is_refused_with_the_list_of_all() -> None:
     with pytest.raises(
-        SettingsError, match="MINITOOLAI_XYZZY is no setting; the settings are MINITOOLAI_DATA_DIR, "
+        SettingsError, match="MINITOOLAI_XYZZY is not a setting; the settings are MINITOOLAI_DATA_DIR, "
     ) as no:
         load_settings({"MINITOOLAI_XYZZY": "9000"})
     assert all(name in str(no.value) for name in variables())
@@ -99,7 +99,7 @@ def test_the_command_line_wins_over_the_environment_where_it_says_something() ->
 
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_a_wrong_port_on_the_command_line_is_refused_too(port: int) -> None:
-    with pytest.raises(SettingsError, match=rf"--port={port} is wrong: it must be 0 to 65535"):
+    with pytest.raises(SettingsError, match=rf"--port={port} is invalid: it must be 0 to 65535"):
         load_settings({}, port=port)
 
 

@@ -127,7 +127,8 @@ def test_money_is_never_a_float() -> None:
 
 #: Pattern → modules that may use it. Everything else asks them, so that tests can set the time and the chance.
 OWNERS = {
-    r"os\.environ": {"settings.py"},
+    # A child process gets its environment from one place.
+    r"os\.environ": {"settings.py", "engines/child_process.py"},
     r"\btime\.time\b|datetime\.now|time\.time_ns": {"core/clock.py"},
     # An image's noise is computed from its seed and is reproducible.
     r"(?m)^\s*(?:import|from) (?:random|secrets|uuid)\b|\bnp\.random\b": {"core/clock.py", "engines/sampling/noise.py"},

@@ -13,7 +13,6 @@ import minitoolai
 from minitoolai.api.openapi import describe
 from minitoolai.cli.main import build_parser
 from minitoolai.core import catalog, errors
-from minitoolai.core import catalog as voices
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.money import format_dollars
 from minitoolai.http.errors import TABLE
@@ -62,7 +61,12 @@ MORE_CODES = {
         "The key may not use this model; the message lists the models it may use.",
     ),
     "address_not_allowed": (403, "permission_error", "The key may not be used from this IP address."),
-    "interrupted": (None, "", "Of a generation: its server died; the cost up to the last checkpoint was charged."),
+    "interrupted": (
+        500,
+        "server_error",
+        "The server died, or was paused for so long that the charge was recorded without it; "
+        "the cost up to the last checkpoint was charged. Send the request again.",
+    ),
     "client_left": (None, "", "Of a generation: the caller disconnected; what had been generated was charged."),
 }
 
@@ -251,8 +255,8 @@ def _catalog() -> str:
         "validated strictly: a mistake stops the server at startup, with the line and a remedy.\n\n"
         f"## `[engines.NAME]`\n\n{_keys(catalog.EngineEntry)}\n"
         f'## `[chat."MODEL"]`\n\n{_keys(catalog.ChatEntry)}\n'
-        f'## `[speech."MODEL"]`\n\n{_keys(voices.SpeechEntry)}\n'
-        f"## `voices`\n\n{_keys(voices.VoiceEntry)}\n"
+        f'## `[speech."MODEL"]`\n\n{_keys(catalog.SpeechEntry)}\n'
+        f"## `voices`\n\n{_keys(catalog.VoiceEntry)}\n"
         f"## `image_tokens`\n\n{_keys(catalog.ImageTokens)}\n"
         f'## `[embedding."MODEL"]`\n\n{_keys(catalog.EmbeddingEntry)}\n'
         f'## `[image."MODEL"]`\n\n{_keys(catalog.ImageEntry)}\n'

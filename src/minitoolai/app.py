@@ -13,7 +13,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -31,8 +31,10 @@ from minitoolai.observability.logging import CURRENT
 from minitoolai.observability.metrics import MetricsPage, MetricsPort
 from minitoolai.portal.routes import is_portal_path, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
-from minitoolai.storage.database import Member
 from minitoolai.storage.jobs import JOBS_CHANNEL
+
+if TYPE_CHECKING:
+    from minitoolai.storage.postgres.session import ProcessRegistration
 
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
@@ -48,7 +50,7 @@ class Server:
     def __init__(self, services: Services, *, engines_first: bool = False) -> None:
         self._services = services
         self._engines_first = engines_first
-        self._member: Member | None = None
+        self._registration: ProcessRegistration | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
         images, keys = services.images, services.keys
@@ -176,8 +178,8 @@ class Server:
             await asyncio.to_thread(services.writer.stop)
             if services.tracing is not None:
                 await asyncio.to_thread(services.tracing.close)
-            if self._member is not None:
-                await asyncio.to_thread(self._member.stop)
+            if self._registration is not None:
+                await asyncio.to_thread(self._registration.stop)
             services.database.close()
 
     def _join_others(self) -> None:
@@ -187,13 +189,13 @@ class Server:
         def heard(channel: str | None, said: str | None) -> None:
             loop.call_soon_threadsafe(self._hear, channel, said)
 
-        self._member = self._services.database.member((KEYS_CHANNEL, JOBS_CHANNEL), heard)
-        if self._member is not None:
-            self._services.clock.number = self._member.start()
+        self._registration = self._services.database.membership((KEYS_CHANNEL, JOBS_CHANNEL), heard)
+        if self._registration is not None:
+            self._services.clock.process_number = self._registration.start()
 
     def _hear(self, channel: str | None, said: str | None) -> None:
-        if channel is None and self._member is not None:
-            self._services.clock.number = self._member.number
+        if channel is None and self._registration is not None:
+            self._services.clock.process_number = self._registration.number
         if channel in (None, JOBS_CHANNEL):
             self._services.images.worker.events.notify_queued()
         if channel in (None, KEYS_CHANNEL):

@@ -11,8 +11,7 @@ from minitoolai.core.errors import NotFound
 from minitoolai.core.models import Balance, Caller, Generation, UsageRow
 from minitoolai.images.service import ImageService
 from minitoolai.speech.service import SpeechService
-from minitoolai.storage import accounts
-from minitoolai.storage import reports as generations
+from minitoolai.storage import accounts, reports
 from minitoolai.storage.database import Database
 from minitoolai.storage.reports import GroupBy
 
@@ -77,14 +76,14 @@ class Reports:
 
     async def usage(self, caller: Caller, from_ms: int, until_ms: int, group_by: GroupBy) -> list[UsageRow]:
         """The usage report of the caller's account."""
-        return await self._database.read_async(generations.usage_report, caller.account_id, from_ms, until_ms, group_by)
+        return await self._database.read_async(reports.usage_report, caller.account_id, from_ms, until_ms, group_by)
 
     async def generation(self, caller: Caller, name: str) -> Generation:
         """One generation of the caller's account; NotFound for anybody else's, too."""
         generation_id = parse_generation_name(name)
         found = None
         if generation_id is not None:
-            found = await self._database.read_async(generations.find_generation, generation_id, caller.account_id)
+            found = await self._database.read_async(reports.find_generation, generation_id, caller.account_id)
         if found is None:
             raise NotFound(f"there is no generation {name[:40]!r} of this account", param="id")
         return found

@@ -18,7 +18,7 @@ from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.tracing import attempt_headers
-from minitoolai.engines.factory import make_caps, make_engines, make_speech_engines
+from minitoolai.engines.factory import make_concurrency_limits, make_engines, make_speech_engines
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
@@ -27,7 +27,7 @@ from minitoolai.images.build import build as build_images
 from minitoolai.ledger.rules import decide
 from minitoolai.observability.metrics import MetricSources
 from minitoolai.observability.tracing import Tracing, make_tracing
-from minitoolai.paths import catalog_path, database_url, pepper
+from minitoolai.paths import catalog_path, database_url, load_secret_keys
 from minitoolai.portal.site import Site
 from minitoolai.portal_wiring import make_site
 from minitoolai.settings import Settings
@@ -79,10 +79,10 @@ def build(settings: Settings) -> Services:
     writer = Writer(database, decide)
     limits = build_limits(settings, clock)
     http = HttpClient()
-    secret_key = pepper(settings)
+    secret_key = load_secret_keys(settings)
     charging = Charging(writer, clock, limits, spans=spans)
     shared = SharedServices(catalog, clock, database, writer, charging, InFlight(clock), http, secret_key, spans)
-    caps = make_caps(catalog)
+    caps = make_concurrency_limits(catalog)
     engines = make_engines(catalog, settings, http, caps, attempt_headers if tracing else None)
     speech_engines = make_speech_engines(catalog, settings, http, caps)
     fetch = GuardedClient()
@@ -109,7 +109,7 @@ def build(settings: Settings) -> Services:
     images = build_images(settings, shared)
     keys = KeyVerifier(database, secret_key, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
-    auditor = Auditor(database, writer, clock, audit_every_s=settings.audit_every_s)
+    auditor = Auditor(database, writer, clock, audit_every_s=settings.audit_every_s, in_flight=shared.in_flight.holds)
     return Services(
         settings=settings,
         clock=clock,

@@ -28,12 +28,14 @@ def test_a_warm_job_takes_little_longer_than_the_engine_alone(serve: Serve, caps
     server = serve(CATALOG)
     account = server.account()
     with asyncio.Runner() as loop:
-        engine = EngineProcess("fake", "minitoolai.engines.images.fake", {"model": "f", "delay_ms": 20}, rows=8)
+        engine = EngineProcess(
+            "fake", "minitoolai.engines.images.fake", {"model": "f", "delay_ms": 20}, max_concurrency=8
+        )
         loop.run(engine.start())
         request = ImageRequest(prompt="a sun", seed=1, steps=1, width=256, height=256)
         bare, whole = [], []
         for _ in range(ROUNDS):
-            bare.append(_seconds(lambda: loop.run(engine.draw("quick", request, lambda *_: None))))
+            bare.append(_seconds(lambda: loop.run(engine.generate("quick", request, lambda *_: None))))
             whole.append(_seconds(lambda: _job(account)))
         loop.run(engine.stop())
     beyond = [statistics.quantiles(whole, n=4)[at] - statistics.quantiles(bare, n=4)[at] for at in (0, 1)]

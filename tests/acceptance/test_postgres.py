@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.storage.writer import PATIENCE_S
+from minitoolai.storage.writer import RECONNECT_WINDOW_S
 from tests.support import catalogs
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.load import Caller, Seen, many
@@ -175,7 +175,7 @@ def test_a_restart_of_postgres_under_load_causes_no_wrong_charge(tmp_path: Path,
             for how, away_s in ((signal.SIGINT, 0.0), (signal.SIGQUIT, 1.0), (signal.SIGINT, 5.0)):
                 await asyncio.sleep(1.5)
                 own_cluster.stop(how)
-                if away_s > 2 * PATIENCE_S:
+                if away_s > 2 * RECONNECT_WINDOW_S:
                     tasks.append(asyncio.ensure_future(ask_while_away()))
                 await asyncio.sleep(away_s)
                 own_cluster.start()

@@ -18,15 +18,15 @@ from tests.support.books import TemporaryBooks
 PEPPER = b"p" * 32
 
 
-def new_key(books: TemporaryBooks, account: int, pepper: bytes = PEPPER) -> str:
-    key = make_key(account, "laptop", pepper, books.clock)
+def new_key(books: TemporaryBooks, account: int, secret_key: bytes = PEPPER) -> str:
+    key = make_key(account, "laptop", secret_key, books.clock)
     with books.connection.transaction():
         accounts.insert_key(books.connection, key.row)
     return key.text
 
 
-def ring(books: TemporaryBooks, pepper: bytes = PEPPER) -> KeyVerifier:
-    return KeyVerifier(books.database, pepper, books.clock)
+def ring(books: TemporaryBooks, secret_key: bytes = PEPPER) -> KeyVerifier:
+    return KeyVerifier(books.database, secret_key, books.clock)
 
 
 def recognise(keys: KeyVerifier, text: str) -> Caller:
@@ -149,7 +149,7 @@ def test_an_address_has_one_account(books: TemporaryBooks) -> None:
     with books.connection.transaction():
         first = accounts.create_account(books.connection, "ann@example.com", None, 5)
         assert service.require_account(books.connection, "Ann@example.com") == first
-    with pytest.raises(InvalidRequest, match="has an account already"):
+    with pytest.raises(InvalidRequest, match="already has an account"):
         accounts.create_account(books.connection, "ann@example.com", None, 5)
     with pytest.raises(NotFound, match=r"make it with: minitoolai account create bob@example\.com"):
         service.require_account(books.connection, "bob@example.com")

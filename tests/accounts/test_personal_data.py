@@ -7,8 +7,8 @@ import json
 import requests
 
 from minitoolai.accounts import users as persons
-from minitoolai.storage.retention import forget_words
-from minitoolai.storage.users import everything_of
+from minitoolai.storage.retention import erase_prompts
+from minitoolai.storage.users import export_personal_data
 from tests.support.ask import post
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 from tests.support.server import Account, ServerProcess
@@ -56,7 +56,7 @@ def test_both_databases_forget_alike_and_not_while_work_is_under_way(books: Temp
     assert books.everything() == before
     books.apply(settle(77, account, 19))
     left = books.money(account)
-    assert {name: len(rows) for name, rows in books.database.read(everything_of, account).items() if rows} == {
+    assert {name: len(rows) for name, rows in books.database.read(export_personal_data, account).items() if rows} == {
         "accounts": 1,
         "users": 1,
         "generations": 1,
@@ -75,7 +75,7 @@ def test_a_job_whose_words_are_forgotten_still_answers_its_polls(watched: Server
     watched.write(
         lambda c: [
             c.execute("UPDATE generations SET finished_ms = 1 WHERE request IS NOT NULL"),
-            forget_words(c, 2, 1000),
+            erase_prompts(c, 2, 1000),
         ]
     )
     rows = watched.read(lambda c: c.execute("SELECT * FROM generations WHERE account_id = ?", (account.id,)))

@@ -7,7 +7,7 @@ import pytest
 from minitoolai.accounts.keys import KeyPolicy, check_model
 from minitoolai.accounts.rate_limits import Limits
 from minitoolai.core.errors import AccessDenied, KeyForbids, RateLimited
-from minitoolai.core.models import Caller, KeyRules, Rate
+from minitoolai.core.models import Caller, KeyRules, RateLimits
 from tests.support.books import NOON_MS, FixedClock
 
 ANN, BOB = Caller(1001, "k1"), Caller(1002, "k2")
@@ -19,7 +19,7 @@ def granted(limits: Limits, caller: Caller, times: int) -> int:
 
 def test_a_full_minute_may_be_used_at_once_and_then_flows_back() -> None:
     clock = FixedClock()
-    limits = Limits(clock, Rate(requests_per_minute=60))
+    limits = Limits(clock, RateLimits(requests_per_minute=60))
     assert granted(limits, ANN, 100) == 60
     assert granted(limits, BOB, 100) == 60
     clock.forward(10)
@@ -30,7 +30,7 @@ def test_a_full_minute_may_be_used_at_once_and_then_flows_back() -> None:
 
 def test_a_refusal_says_when_to_come_back_and_that_is_true() -> None:
     clock = FixedClock()
-    limits = Limits(clock, Rate(requests_per_minute=10))
+    limits = Limits(clock, RateLimits(requests_per_minute=10))
     granted(limits, ANN, 10)
     refusal = limits.count(ANN)[1]
     assert isinstance(refusal, RateLimited)
@@ -43,7 +43,7 @@ def test_a_refusal_says_when_to_come_back_and_that_is_true() -> None:
 
 def test_the_headers_tell_what_is_left_as_openai_names_it() -> None:
     clock = FixedClock()
-    limits = Limits(clock, Rate(requests_per_minute=100, tokens_per_minute=6000))
+    limits = Limits(clock, RateLimits(requests_per_minute=100, tokens_per_minute=6000))
     headers = dict(limits.count(ANN)[0])
     assert headers == {
         b"x-ratelimit-limit-requests": b"100",
@@ -55,13 +55,13 @@ def test_the_headers_tell_what_is_left_as_openai_names_it() -> None:
     }
     granted(limits, ANN, 98)
     assert dict(limits.count(ANN)[0])[b"x-ratelimit-reset-requests"] == b"1m0s"
-    assert Limits(clock, Rate()).count(ANN) == ([], None)
+    assert Limits(clock, RateLimits()).count(ANN) == ([], None)
 
 
 def test_a_key_has_its_own_limit_beside_that_of_its_account() -> None:
     clock = FixedClock()
-    limits = Limits(clock, Rate(requests_per_minute=10))
-    narrow = Caller(1001, "k3", rules=KeyRules(rate=Rate(requests_per_minute=3)), family="k3")
+    limits = Limits(clock, RateLimits(requests_per_minute=10))
+    narrow = Caller(1001, "k3", rules=KeyRules(rate=RateLimits(requests_per_minute=3)), rotation_group="k3")
     assert granted(limits, narrow, 5) == 3
     # What was refused by the key did not count for the account.
     assert granted(limits, ANN, 20) == 7
@@ -69,7 +69,7 @@ def test_a_key_has_its_own_limit_beside_that_of_its_account() -> None:
 
 def test_tokens_and_dollars_are_taken_before_the_work_and_corrected_after_it() -> None:
     clock = FixedClock()
-    limits = Limits(clock, Rate(tokens_per_minute=1000, dollars_per_minute=10**9))
+    limits = Limits(clock, RateLimits(tokens_per_minute=1000, dollars_per_minute=10**9))
     first = limits.begin(ANN, tokens=900, dollars=10**6)
     assert first is not None
     with pytest.raises(RateLimited, match="1000 tokens a minute"):
@@ -85,14 +85,14 @@ def test_tokens_and_dollars_are_taken_before_the_work_and_corrected_after_it() -
 
 
 def test_more_than_a_whole_minute_is_let_through_once_the_meter_is_full() -> None:
-    limits = Limits(FixedClock(), Rate(tokens_per_minute=100))
+    limits = Limits(FixedClock(), RateLimits(tokens_per_minute=100))
     assert limits.begin(ANN, tokens=5000, dollars=0) is not None
     with pytest.raises(RateLimited):
         limits.begin(ANN, tokens=1, dollars=0)
 
 
 def test_answers_under_way_are_counted_and_come_back() -> None:
-    limits = Limits(FixedClock(), Rate(streams=2))
+    limits = Limits(FixedClock(), RateLimits(streams=2))
     one, two = (limits.begin(ANN, tokens=0, dollars=0) for _ in range(2))
     with pytest.raises(RateLimited, match="2 answers under way"):
         limits.begin(ANN, tokens=0, dollars=0)
@@ -104,13 +104,13 @@ def test_answers_under_way_are_counted_and_come_back() -> None:
 
 
 def test_each_of_several_processes_has_its_share() -> None:
-    limits = Limits(FixedClock(), Rate(requests_per_minute=100), processes=4)
+    limits = Limits(FixedClock(), RateLimits(requests_per_minute=100), processes=4)
     assert granted(limits, ANN, 100) == 25
 
 
 def test_what_measures_nothing_costs_nothing() -> None:
-    assert not Limits(FixedClock(), Rate(requests_per_minute=100)).measures_work_of(ANN)
-    assert Limits(FixedClock(), Rate(streams=1)).measures_work_of(ANN)
+    assert not Limits(FixedClock(), RateLimits(requests_per_minute=100)).measures_work_of(ANN)
+    assert Limits(FixedClock(), RateLimits(streams=1)).measures_work_of(ANN)
 
 
 # ── rules of keys ─────────────────────────────────────────────────────────────────────────────────────────
@@ -118,7 +118,7 @@ def test_what_measures_nothing_costs_nothing() -> None:
 
 def admission(*trusted: str) -> KeyPolicy:
     clock = FixedClock()
-    return KeyPolicy(clock, Limits(clock, Rate()), trusted_proxies=trusted)
+    return KeyPolicy(clock, Limits(clock, RateLimits()), trusted_proxies=trusted)
 
 
 def test_a_key_that_has_expired_is_a_401() -> None:

@@ -12,8 +12,8 @@ import pytest
 import requests
 
 from minitoolai.accounts import keys as account_service
-from minitoolai.core.models import KeyRules, Rate
-from minitoolai.paths import pepper
+from minitoolai.core.models import KeyRules, RateLimits
+from minitoolai.paths import load_secret_keys
 from minitoolai.storage import accounts
 from tests.support import catalogs
 from tests.support.ask import API, HELLO, OPENAI, check_refusal, get, post
@@ -28,7 +28,7 @@ CREDIT = 5_000_000_000
 def with_rules(account: Account, rules: KeyRules) -> Account:
     """The same customer with another key."""
     server = account.server
-    key = account_service.make_key(account.id, "ruled", pepper(server.settings), FixedClock(), rules)
+    key = account_service.make_key(account.id, "ruled", load_secret_keys(server.settings), FixedClock(), rules)
     server.write(lambda connection: accounts.insert_key(connection, key.row))
     return Account(server, account.id, account.email, key.text)
 
@@ -163,7 +163,7 @@ def test_a_key_ends_when_it_said_it_would(account: Account) -> None:
 
 
 def test_a_key_has_rates_of_its_own(account: Account) -> None:
-    key = with_rules(account, KeyRules(rate=Rate(requests_per_minute=3, streams=1)))
+    key = with_rules(account, KeyRules(rate=RateLimits(requests_per_minute=3, streams=1)))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(lambda: post(key, model="endless", max_completion_tokens=150))
         assert eventually(lambda: account.money().held > 0)
@@ -203,7 +203,7 @@ def test_a_key_is_replaced_while_both_live_and_share_a_budget(account: Account) 
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--budget-daily", "lots", "is not an amount of dollars"),
+        ("--budget-daily", "lots", "is not an amount in dollars"),
         ("--expires", "soon", "write 30d, 12h, or a date"),
         ("--expires", "2001-01-01", "is in the past"),
         ("--allow-ip", "300.1.1.1", "neither an address nor a network"),

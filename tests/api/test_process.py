@@ -96,7 +96,7 @@ def test_a_stream_that_outlasts_the_patience_is_cut_and_charged(tmp_path: Path) 
         assert server.wait() == 0
         assert time.monotonic() - stopped_s < 10
         assert "data: [DONE]" not in found
-        assert "the server stopped before the answer ended" in found[-2]
+        assert "the server stopped before the response was complete" in found[-2]
         server.check_books()
         row = server.generation(name)
         assert row["hold_state"] == "posted"

@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from minitoolai.billing.audit import Auditor
-from minitoolai.core.models import Balance
+from minitoolai.billing.charging import Bound, Charging
+from minitoolai.core.errors import StoreError
+from minitoolai.core.models import Balance, Caller
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import LedgerState, Operation, Result, Settle, Settled
 from minitoolai.storage.ledger import INVARIANTS, broken_invariants
-from tests.support.books import LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, settle
+from tests.support.books import CHAT, LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, settle
 from tests.support.cli import Cli
 from tests.support.cluster import Cluster
 
@@ -165,7 +172,7 @@ def test_the_audit_of_a_broken_postgres_exits_1(lawless: TemporaryBooks, tmp_pat
 def test_doctor_finds_broken_books_too(damaged: Path) -> None:
     said = Cli(damaged)("doctor")
     assert said.status == 1
-    assert "FAULT  database: the books do not add up: posted equals the sum of transfers" in said.out
+    assert "FAULT  database: the ledger does not add up: posted equals the sum of transfers" in said.out
 
 
 @pytest.mark.parametrize("damaged", [DEEDS["a balance one nano-dollar too high"][0]], indirect=True)
@@ -222,6 +229,85 @@ def test_the_only_process_recovers_everything_at_its_start(books: TemporaryBooks
     books.apply(*(hold(n, account, 10) for n in range(1, 1301)))
     assert asyncio.run(_recover(books, all_of_them=True)) == 1300
     assert books.money(account) == Balance(100_000, 0)
+
+
+def test_the_sweep_leaves_holds_alone_that_its_own_process_carries(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+    books.apply(hold(1, account, 100), hold(2, account, 100), hold(3, account, 100))
+    books.clock.ms = LEASE_MS + 60_000
+
+    async def work() -> None:
+        with books.writer() as writer:
+            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60, in_flight=lambda: {1, 3})
+            assert await auditor.recover() == 1
+
+    asyncio.run(work())
+    assert books.rows("SELECT state FROM holds ORDER BY id") == [("pending",), ("voided",), ("pending",)]
+
+
+def test_the_sweep_waits_for_a_hold_that_was_granted_to_become_a_run(
+    books: TemporaryBooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = books.account(1000)
+    carried: set[int] = set()
+
+    async def at_once(function: Callable[..., Any], *arguments: object) -> Any:
+        return books.database.read(function, *arguments)
+
+    async def begin(charging: Charging) -> None:
+        bound = Bound(base=100, unit=0, units=1, least_units=1)
+        carried.add((await charging.reserve(Caller(account, "key000000001"), bound, CHAT)).hold_id)
+
+    async def work() -> None:
+        with books.writer() as writer:
+            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60, in_flight=lambda: carried)
+            begun = asyncio.create_task(begin(Charging(writer, books.clock)))
+            # One turn of the event loop to submit the hold, one to wake the writer's thread.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            # A pause of the process right after the commit, before the event loop has its result.
+            while not writer.counts.commits:
+                time.sleep(0.001)
+            assert not carried
+            books.clock.forward(60)
+            assert await auditor.recover() == 0
+            await begun
+
+    monkeypatch.setattr(books.database, "read_async", at_once)
+    asyncio.run(work())
+    assert books.rows("SELECT state FROM holds") == [("pending",)]
+
+
+def test_a_recovery_waits_for_a_charge_that_was_put_off(books: TemporaryBooks) -> None:
+    account, is_full = books.account(1000), threading.Event()
+    books.apply(hold(1, account, 100))
+    books.clock.ms = LEASE_MS + 1
+    is_full.set()
+
+    def fails(state: LedgerState, operation: Operation) -> Result:
+        if isinstance(operation, Settle) and is_full.is_set():
+            raise StoreError("the disk is full")
+        return decide(state, operation)
+
+    async def work() -> None:
+        with books.writer(decide=fails) as writer:
+            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60)
+            charge = writer.submit(settle(1, account, 70))
+            assert charge is not None
+            # Its run has ended, so that nothing carries the hold; the sweep comes while the charge fails.
+            swept = asyncio.create_task(auditor.recover())
+            while writer.backlog() != (0, 2):
+                await asyncio.sleep(0.01)
+            # And once more: this one comes when the charge has been put off already.
+            again = asyncio.create_task(auditor.recover())
+            while writer.backlog() != (0, 3):
+                await asyncio.sleep(0.01)
+            is_full.clear()
+            assert await asyncio.wait_for(charge, 10) == Settled(70)
+            assert await asyncio.gather(swept, again) == [0, 0]
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+    assert books.money(account) == Balance(930, 0)
 
 
 def test_the_sweep_goes_on_after_a_failure(books: TemporaryBooks, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,9 +13,8 @@ from typing import Any
 from minitoolai.billing.payments import make_voucher, redeem
 from minitoolai.core.models import Balance, Budget
 from minitoolai.ledger.rules import decide
-from minitoolai.ledger.types import CLAIM_LIVES_MS, DuplicateRequest, Held, OverBudget
+from minitoolai.ledger.types import IDEMPOTENCY_TTL_MS, DuplicateRequest, Held, OverBudget
 from minitoolai.storage import idempotency, ledger, payments
-from minitoolai.storage import ledger as budgets
 from minitoolai.storage.database import Connection
 from minitoolai.storage.postgres.connection import PostgresConnection
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
@@ -42,14 +41,14 @@ def _judge(connection: Connection, *, operation: Any) -> Any:
 
 
 def test_a_voucher_is_redeemed_by_one_of_many(postgres_books: TemporaryBooks) -> None:
-    books, pepper = postgres_books, b"pepper"
-    voucher = make_voucher(pepper, books.clock, 500, note=None, days=None)
+    books, secret_key = postgres_books, b"pepper"
+    voucher = make_voucher(secret_key, books.clock, 500, note=None, days=None)
     with books.connection.transaction():
         payments.insert_voucher(books.connection, voucher.code_hmac, voucher.row)
     accounts = [books.account() for _ in range(PROCESSES)]
     told = at_once(
         books,
-        *(partial(redeem, clock=books.clock, pepper=pepper, account_id=a, code=voucher.code) for a in accounts),
+        *(partial(redeem, clock=books.clock, secret_key=secret_key, account_id=a, code=voucher.code) for a in accounts),
     )
     assert sorted(map(str, told)) == ["500"] + ["used"] * (PROCESSES - 1)
     assert sum(books.money(account).posted for account in accounts) == 500
@@ -64,7 +63,7 @@ def test_a_budget_is_never_passed_by_many(postgres_books: TemporaryBooks) -> Non
     )
     assert sum(isinstance(verdict, Held) for verdict in told) == 3
     assert sum(isinstance(verdict, OverBudget) for verdict in told) == PROCESSES - 3
-    assert budgets.spent(postgres_books.connection, "key", NOON_MS)["total"] == 300
+    assert ledger.budget_spent(postgres_books.connection, "key", NOON_MS)["total"] == 300
 
 
 def test_an_idempotency_key_is_claimed_by_one_of_many(postgres_books: TemporaryBooks) -> None:
@@ -89,9 +88,9 @@ def test_a_hold_is_settled_by_one_of_many(postgres_books: TemporaryBooks) -> Non
 def test_a_key_that_is_claimed_anew_while_old_keys_are_swept_stays_claimed(postgres_books: TemporaryBooks) -> None:
     # Deleting it would let a retry of the new request run, and be charged, a second time.
     books = postgres_books
-    account, now_ms = books.account(10_000), NOON_MS + CLAIM_LIVES_MS + 1000
+    account, now_ms = books.account(10_000), NOON_MS + IDEMPOTENCY_TTL_MS + 1000
     books.apply(hold(1, account, 100, claim="same"), settle(1, account, 60))
-    swept = threading.Thread(target=at_once, args=(books, partial(idempotency.sweep, now_ms=now_ms)))
+    swept = threading.Thread(target=at_once, args=(books, partial(idempotency.delete_expired, now_ms=now_ms)))
     with books.connection.transaction():
         ledger.apply(books.connection, [hold(2, account, 100, claim="same", now_ms=now_ms)], decide)
         # Sent before the COMMIT, so that the row is changed and locked while the sweep looks.

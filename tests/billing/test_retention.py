@@ -10,7 +10,7 @@ import pytest
 from minitoolai.billing.idempotency import IdempotencyStore, RecordedResponse
 from minitoolai.billing.retention import BATCH, RetentionPolicy, RetentionSweeper, retention_policy
 from minitoolai.core.errors import IdempotencySpent, SettingsError
-from minitoolai.core.models import Caller, Claim
+from minitoolai.core.models import Caller, IdempotencyClaim
 from minitoolai.settings import Settings
 from minitoolai.storage import users
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
@@ -36,7 +36,7 @@ def keep_answer(books: TemporaryBooks, account: int, hold_id: int, *, keeps: boo
     with books.writer() as writer:
         replays = IdempotencyStore(books.database, writer, books.clock, store_responses=keeps)
         answer = RecordedResponse(200, [("content-type", "text/plain")], b"a secret answer")
-        asyncio.run(replays.keep(Claim(f"{account}/once", fingerprint, hold_id), answer))
+        asyncio.run(replays.keep(IdempotencyClaim(f"{account}/once", fingerprint, hold_id), answer))
 
 
 def ask_again(books: TemporaryBooks, account: int) -> object:

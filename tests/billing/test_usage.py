@@ -6,8 +6,8 @@ import asyncio
 import random
 
 from minitoolai.billing.usage import REVENUE_DAYS, SETTLING_MS, RevenueCache
-from minitoolai.core.clock import first_id_of
-from minitoolai.storage.reports import MS_PER_DAY, revenue
+from minitoolai.core.clock import first_id_at
+from minitoolai.storage.reports import MS_PER_DAY, revenue_by_day
 from tests.support.books import TemporaryBooks
 
 
@@ -15,12 +15,12 @@ def _work(books: TemporaryBooks, account: int, number: int, at_ms: int, state: s
     settled = number if state == "posted" else 0
     books.connection.execute(
         "INSERT INTO holds (id, account_id, key_id, kind, amount, state, settled) VALUES (?, ?, 'k', 'chat', ?, ?, ?)",
-        (first_id_of(at_ms) + number, account, number, state, settled),
+        (first_id_at(at_ms) + number, account, number, state, settled),
     )
     books.connection.execute(
         "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
         " purchase, created_ms) VALUES (?, ?, 'k', ?, 'm', 'e', 'succeeded', 1, 1, ?, ?)",
-        (first_id_of(at_ms) + number, account, "chat" if number % 2 else "image", settled // 2, at_ms),
+        (first_id_at(at_ms) + number, account, "chat" if number % 2 else "image", settled // 2, at_ms),
     )
 
 
@@ -37,7 +37,7 @@ def test_each_look_is_what_the_books_say_whatever_ended_since(books: TemporaryBo
         if number % 10 == 0:
             shown = asyncio.run(revenues.rows())
             first = books.clock.now_ms() // MS_PER_DAY - REVENUE_DAYS + 1
-            told = revenue(books.connection, first * MS_PER_DAY, 2**62)
+            told = revenue_by_day(books.connection, first * MS_PER_DAY, 2**62)
             assert shown == sorted(told, key=lambda row: (-row.day, row.kind))
     assert len(shown) > REVENUE_DAYS
     # Made up as they are, they are no sound books.

@@ -86,7 +86,7 @@ async def _holds(url: str, account: int, start_at_s: float) -> tuple[int, int, i
     """Granted, refused, commits; with identifiers as a server draws them."""
     clock = SystemClock()
     presence = ProcessRegistration(url, (), lambda channel, said: None)
-    clock.number = presence.start()
+    clock.process_number = presence.start()
     database = open_database(url, serving=True)
     writer = Writer(database, decide)
     writer.start()

@@ -77,9 +77,9 @@ class Weak(PostgresConnection):
         backwards = one.sql.replace("IN (…)", "= ANY(%s)") + " ORDER BY id DESC FOR NO KEY UPDATE"
         return self._run(backwards, (list(one.ids),))
 
-    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
+    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, conflict_error: str = "") -> None:
         super().queue_write(
-            sql if self._compares else sql.replace(" AND state = 'pending'", ""), rows, otherwise=otherwise
+            sql if self._compares else sql.replace(" AND state = 'pending'", ""), rows, conflict_error=conflict_error
         )
 
 
@@ -149,7 +149,7 @@ def waiting(books: TemporaryBooks) -> int:
 def test_without_locks_the_compare_and_set_refuses_the_second_charge(books: TemporaryBooks, session: Session) -> None:
     account = books.account(1000)
     books.apply(hold(1, account, 100))
-    with pytest.raises(StoreError, match="settled by somebody else"):
+    with pytest.raises(StoreError, match="settled by another process"):
         race(session(), session(locks=False), settle(1, account, 60))
     assert taken(books, "usage") == [60]
     assert books.broken() == {}
@@ -253,11 +253,11 @@ def test_without_the_check_of_the_attempt_the_model_notices() -> None:
 
 
 def test_without_the_renewal_of_leases_the_model_notices() -> None:
-    assert notices("    hold.lease_until_ms = max(hold.lease_until_ms or 0, ask.lease_until_ms)\n", "")
+    assert notices("    hold.lease_until_ms = max(hold.lease_until_ms or 0, operation.lease_until_ms)\n", "")
 
 
 def test_without_waiting_for_leases_the_model_notices() -> None:
-    assert notices("(hold.lease_until_ms > ask.now_ms and not ask.forced)", "False")
+    assert notices("(hold.lease_until_ms > operation.now_ms and not operation.forced)", "False")
 
 
 def test_without_the_memory_of_references_the_tables_refuse() -> None:

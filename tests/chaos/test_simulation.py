@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from minitoolai.ledger import rules as ledger
+from minitoolai.billing.charging import durable
+from minitoolai.core.errors import AlreadySettled
+from minitoolai.ledger import rules
 from tests.chaos.simulation import Simulation, run_simulation
 from tests.support.mutants import load
 
@@ -20,6 +23,7 @@ def test_whatever_fails_the_books_come_to_rest_and_no_answer_was_a_lie(is_shared
     assert tally.violations == []
     assert tally.crashes > 20
     assert tally.faults > 60
+    assert tally.pauses > 20
     assert tally.acknowledged > 100
 
 
@@ -41,20 +45,33 @@ def test_answers_that_do_not_wait_for_their_charge_are_found_out() -> None:
     assert run_simulation(range(100), kind=Hasty, stop_at=1).violations
 
 
+class Deaf(Simulation):
+    """Waits for its charge, and takes one that was settled before for its own."""
+
+    @staticmethod
+    async def wait(charge: asyncio.Future[Any], *, within_s: float) -> None:
+        with contextlib.suppress(AlreadySettled):
+            await durable(charge, within_s=within_s)
+
+
+def test_answers_that_were_recovered_during_a_pause_and_look_complete_are_found_out() -> None:
+    assert run_simulation(range(100), is_shared=True, kind=Deaf, stop_at=1).violations
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("account, hold.progress, ask.now_ms, outcome)", "account, hold.amount, ask.now_ms, outcome)"),
-        ("    hold.lease_until_ms = max(hold.lease_until_ms or 0, ask.lease_until_ms)\n", ""),
+        ("account, hold.progress, operation.now_ms, outcome)", "account, hold.amount, operation.now_ms, outcome)"),
+        ("    hold.lease_until_ms = max(hold.lease_until_ms or 0, operation.lease_until_ms)\n", ""),
         (
-            "    hold.progress = max(hold.progress, min(ask.progress, hold.amount))\n",
+            "    hold.progress = max(hold.progress, min(operation.progress, hold.amount))\n",
             "    hold.progress = hold.amount\n",
         ),
     ],
     ids=["recovery takes all", "leases are not renewed", "a checkpoint counts as the whole"],
 )
 def test_a_wrong_ledger_is_found_out(right: str, wrong: str) -> None:
-    source = Path(ledger.__file__).read_text("utf-8")
+    source = Path(rules.__file__).read_text("utf-8")
     assert source.count(right) == 1
     weak = load(ast.parse(source.replace(right, wrong)), "weak_ledger").decide
     found = [

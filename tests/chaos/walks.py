@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minitoolai.ledger import rules as ledger
+from minitoolai.ledger import rules
 from minitoolai.storage.opening import migrate
 from tests.support.books import TemporaryBooks
 from tests.support.ledger_run import SideBySide, books_in_memory, walk
@@ -38,14 +38,14 @@ def run_walks(seeds: int, *, every: int = 1, seed: int = 1, url: str = "") -> Wa
     with _books(url) as books:
         for number in range(seed, seed + seeds):
             try:
-                tally.operations += _walk(ledger.decide, number, books)
+                tally.operations += _walk(rules.decide, number, books)
             except Exception as error:  # noqa: BLE001 - whatever it was, it is a violation
                 tally.violations.append(f"walk {number}: {error!r}"[:500])
             tally.seeds += 1
-        for what, tree in list(mutants(Path(ledger.__file__).read_text("utf-8")))[::every]:
+        for mutant in list(mutants(Path(rules.__file__).read_text("utf-8")))[::every]:
             tally.mutants += 1
-            if _survives(tree, books):
-                tally.survivors.append(what)
+            if _survives(mutant.tree, books):
+                tally.survivors.append(": ".join(mutant.place))
             else:
                 tally.killed += 1
     if tally.killed < KILLED * tally.mutants:

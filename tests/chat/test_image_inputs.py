@@ -16,7 +16,7 @@ from minitoolai.core.errors import FetchFailed, InvalidRequest, UrlForbidden
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.httpclient.client import HttpClient
-from minitoolai.httpclient.guarded import Fetched, GuardedClient
+from minitoolai.httpclient.guarded import GuardedClient, GuardedResponse
 
 KINDS = ("jpeg", "png", "webp", "gif")
 FIELD = "messages[0].content[0].image_url.url"
@@ -38,8 +38,10 @@ def request(*urls: str) -> ChatRequest:
     return ChatRequest("gpt-4o-mini", messages, {}, stream=True, include_usage=True, limit=None)
 
 
-def looked_at(asked: ChatRequest, *, must_fetch: bool = False, web: dict[str, Fetched] | None = None) -> list[str]:
-    async def fetch(url: str, field: str) -> Fetched:
+def looked_at(
+    asked: ChatRequest, *, must_fetch: bool = False, web: dict[str, GuardedResponse] | None = None
+) -> list[str]:
+    async def fetch(url: str, field: str) -> GuardedResponse:
         assert web is not None, f"nothing should be fetched for {field}"
         return web[url]
 
@@ -47,8 +49,8 @@ def looked_at(asked: ChatRequest, *, must_fetch: bool = False, web: dict[str, Fe
     return [part["image_url"]["url"] for part in asked.messages[0]["content"]]
 
 
-def found(body: bytes, status: int = 200) -> Fetched:
-    return Fetched(status, {"content-type": "image/jpeg"}, body, "https://example.com/")
+def found(body: bytes, status: int = 200) -> GuardedResponse:
+    return GuardedResponse(status, {"content-type": "image/jpeg"}, body, "https://example.com/")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,7 +88,7 @@ def test_a_url_becomes_bytes_for_an_engine_that_does_not() -> None:
 
 
 @pytest.mark.parametrize(("answer", "kind"), [(found(b"gone", 404), FetchFailed), (found(b"<html>"), InvalidRequest)])
-def test_what_lies_there_and_is_no_picture_is_refused(answer: Fetched, kind: type[InvalidRequest]) -> None:
+def test_what_lies_there_and_is_no_picture_is_refused(answer: GuardedResponse, kind: type[InvalidRequest]) -> None:
     with pytest.raises(kind) as no:
         looked_at(request("https://example.com/a"), must_fetch=True, web={"https://example.com/a": answer})
     assert no.value.param == FIELD

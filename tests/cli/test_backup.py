@@ -18,9 +18,8 @@ from minitoolai.cli import common as commands
 from minitoolai.cli.main import build_parser
 from minitoolai.core.errors import SettingsError, StoreError
 from minitoolai.settings import Secret, Settings
-from minitoolai.storage import backup as archive
-from minitoolai.storage import ledger as audit
-from minitoolai.storage.backup import tables
+from minitoolai.storage import backup, ledger
+from minitoolai.storage.backup import table_names
 from tests.support import catalogs
 from tests.support.ask import post
 from tests.support.cluster import Cluster
@@ -51,7 +50,7 @@ def everything(settings: Settings) -> dict[str, list[Any]]:
     """Every row of every table."""
     return {
         name: sorted(commands.read(settings, lambda c, name=name: c.execute(f"SELECT * FROM {name}")), key=repr)
-        for name in tables()
+        for name in table_names()
     }
 
 
@@ -82,8 +81,8 @@ def test_a_backup_of_either_database_brings_every_row_back_into_either(
     assert (new.data_dir / "secret.key").read_bytes() == (old.data_dir / "secret.key").read_bytes()
     # Numbers that the database gives out go on where they were.
     accounts.grant_credit(new, build_parser().parse_args(["credit", "grant", "ann@example.com", "1.00"]))
-    assert commands.read(new, audit.broken_invariants) == {}
-    with pytest.raises(StoreError, match="rows in"):
+    assert commands.read(new, ledger.broken_invariants) == {}
+    with pytest.raises(StoreError, match="already has rows"):
         command(new, "restore", file)
 
 
@@ -101,7 +100,7 @@ def test_a_damaged_or_short_file_restores_nothing(make: Make, tmp_path: Path) ->
     other = tmp_path / "other.tar.gz"
     with tarfile.open(other, "w:gz") as tar:
         tar.add(__file__, "notes.txt")
-    with pytest.raises(StoreError, match="no backup of ours"):
+    with pytest.raises(StoreError, match="not a MiniToolAI backup"):
         command(make("sqlite", "newer"), "restore", str(other))
     file.write_bytes(whole)
     assert command(make("sqlite", "good"), "restore", str(file)) == 0
@@ -128,9 +127,9 @@ def test_nothing_is_overwritten(make: Make, tmp_path: Path) -> None:
 def test_a_newer_backup_is_refused_by_name(make: Make, tmp_path: Path) -> None:
     file = tmp_path / "b.tar.gz"
     with file.open("wb") as opened:
-        writer = archive.ArchiveWriter(opened)
-        writer.head(archive.Head(archive.FORMAT, "9.9.9", "9999", "sqlite", 0, "00000000"))
-        writer.end()
+        writer = backup.BackupWriter(opened)
+        writer.write_header(backup.BackupHeader(backup.FORMAT, "9.9.9", "9999", "sqlite", 0, "00000000"))
+        writer.finish()
     with pytest.raises(StoreError, match=r"newer MiniToolAI \(9\.9\.9\)"):
         command(make("sqlite", "new"), "restore", str(file))
 
@@ -183,7 +182,7 @@ def test_a_drill_under_load_the_backup_serves_and_its_books_add_up(
     new = places(kind, "new")
     back = new.command("restore", str(file))
     assert back.returncode == 0, back.stdout + back.stderr
-    assert f"{len(audit.INVARIANTS)} invariants hold" in back.stdout
+    assert f"{len(ledger.INVARIANTS)} invariants hold" in back.stdout
     with new.start() as server:
         moved = Account(server, account.id, account.email, account.key)
         assert Account(server, quiet.id, quiet.email, quiet.key).settled() == quiet_has

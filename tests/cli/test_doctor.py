@@ -12,7 +12,7 @@ import pytest
 
 from minitoolai.cli.doctor import MIN_FREE_BYTES, warnings
 from minitoolai.core.errors import SettingsError
-from minitoolai.paths import pepper
+from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Secret, Settings
 from tests.support import catalogs, manners
 from tests.support.ask import post
@@ -27,14 +27,14 @@ RACE = """
 import os, sys
 from pathlib import Path
 from minitoolai.settings import Settings
-from minitoolai.paths import pepper
+from minitoolai.paths import load_secret_keys
 start, go = os.pipe()
 told, tell = os.pipe()
 for _ in range(12):
     if os.fork() == 0:
         os.close(go)
         os.read(start, 1)
-        os.write(tell, pepper(Settings(data_dir=Path(sys.argv[1]))).hex().encode() + b"\\n")
+        os.write(tell, load_secret_keys(Settings(data_dir=Path(sys.argv[1]))).hex().encode() + b"\\n")
         os._exit(0)
 os.close(go)
 os.close(tell)
@@ -58,7 +58,7 @@ def test_all_who_start_for_the_first_time_at_once_share_one_secret(tmp_path: Pat
 def test_a_secret_that_is_empty_is_no_secret(tmp_path: Path) -> None:
     (tmp_path / "secret.key").write_bytes(b"")
     with pytest.raises(SettingsError, match="backup"):
-        pepper(Settings(data_dir=tmp_path))
+        load_secret_keys(Settings(data_dir=tmp_path))
 
 
 # ── doubts ────────────────────────────────────────────────────────────────────────────────────────────────

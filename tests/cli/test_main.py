@@ -80,8 +80,8 @@ def test_a_password_is_read_from_standard_input_and_kept_as_a_hash(cli: Cli) -> 
 #: (command, a part of the message). Each must exit 1, print nothing on standard output, and say what to do.
 REFUSED = [
     (("account", "create", "ann"), "is not an e-mail address; write it like ann@example.com"),
-    (("account", "create", ANN), "has an account already"),
-    (("account", "create", "bob@example.com", "--credit", "five"), "is not an amount of dollars; write it like 5.00"),
+    (("account", "create", ANN), "already has an account"),
+    (("account", "create", "bob@example.com", "--credit", "five"), "is not an amount in dollars; write it like 5.00"),
     (("account", "create", "bob@example.com", "--credit", "-5"), "more than zero"),
     (("account", "create", "bob@example.com", "--password-stdin"), "at least 8 characters"),
     (("key", "create", "bob@example.com"), "make it with: minitoolai account create bob@example.com"),
@@ -278,13 +278,13 @@ def test_doctor_tells_of_a_database_that_is_none(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("MINITOOLAI_PROT", "1", "MINITOOLAI_PROT is no setting"),
-        ("MINITOOLAI_PORT", "x", "MINITOOLAI_PORT='x' is wrong: expected a number like 8000"),
+        ("MINITOOLAI_PROT", "1", "MINITOOLAI_PROT is not a setting"),
+        ("MINITOOLAI_PORT", "x", "MINITOOLAI_PORT='x' is invalid: expected a number like 8000"),
         ("MINITOOLAI_LOG_LEVEL", "loud", "debug, info, warning or error"),
         ("MINITOOLAI_CATALOG", "/absent/catalog.toml", "set MINITOOLAI_CATALOG to a file"),
         ("MINITOOLAI_OPNAI_API_KEY", "sk-x", "names no engine of the catalog; its engines are fake, up"),
-        ("MINITOOLAI_DATABASE_URL", "mysql://ann:pw@h/d", "unset it to keep the books in MINITOOLAI_DATA_DIR"),
-        ("MINITOOLAI_DATA_DIR", "/proc/nowhere", "cannot make the data folder /proc/nowhere"),
+        ("MINITOOLAI_DATABASE_URL", "mysql://ann:pw@h/d", "unset it to use a file in MINITOOLAI_DATA_DIR"),
+        ("MINITOOLAI_DATA_DIR", "/proc/nowhere", "cannot create the data folder /proc/nowhere"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_remedy(ann: Cli, variable: str, value: str, words: str) -> None:
@@ -343,7 +343,7 @@ def test_every_command_works_on_postgres(cli: Cli, cluster: Cluster) -> None:
 def test_an_address_that_is_no_postgres_is_refused_without_repeating_it(cli: Cli, url: str) -> None:
     refused = cli.within("audit", MINITOOLAI_DATABASE_URL=url)
     assert refused.status == 1
-    assert "MINITOOLAI_DATABASE_URL is no address of a PostgreSQL database" in refused.err
+    assert "MINITOOLAI_DATABASE_URL is not a PostgreSQL address" in refused.err
     assert "secret" not in refused.err + refused.out
     assert "se%cret" not in refused.err + refused.out
 

@@ -16,9 +16,9 @@ from minitoolai.cli.secrets import rotate
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.signing import SecretKeys, UrlSigner, all_keys, secret_id
 from minitoolai.images.webhooks import WebhookSecrets
-from minitoolai.paths import pepper
+from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Secret, Settings
-from minitoolai.storage import payments as payment_rows
+from minitoolai.storage import payments
 from tests.support import catalogs
 from tests.support.ask import post
 from tests.support.books import TemporaryBooks
@@ -59,12 +59,12 @@ def test_a_server_knows_what_was_made_before_the_rotation_and_forgets_it_when_to
 
 
 def test_a_signature_of_a_previous_secret_is_known_and_none_is_made_under_it() -> None:
-    old, new = UrlSigner(OLD.derived(b"signatures")), UrlSigner(NEW.derived(b"signatures"))
-    assert new.is_right("picture", "17", old.sign("picture", "17"))
-    assert new.is_right("picture", "17", new.sign("picture", "17"))
-    assert not new.is_right("picture", "18", old.sign("picture", "17"))
-    assert not old.is_right("picture", "17", new.sign("picture", "17"))
-    assert not UrlSigner(SecretKeys(b"another", [])).is_right("picture", "17", old.sign("picture", "17"))
+    old, new = UrlSigner(OLD.derive(b"signatures")), UrlSigner(NEW.derive(b"signatures"))
+    assert new.verify("picture", "17", old.sign("picture", "17"))
+    assert new.verify("picture", "17", new.sign("picture", "17"))
+    assert not new.verify("picture", "18", old.sign("picture", "17"))
+    assert not old.verify("picture", "17", new.sign("picture", "17"))
+    assert not UrlSigner(SecretKeys(b"another", [])).verify("picture", "17", old.sign("picture", "17"))
 
 
 def test_a_receiver_with_the_old_secret_and_one_with_the_new_accept_the_same_webhook() -> None:
@@ -81,7 +81,7 @@ def test_a_voucher_of_before_is_worth_its_money_once(books: TemporaryBooks) -> N
     made = make_voucher(OLD, books.clock, 10_000_000_000, note=None, days=None)
     connection = books.connection
     with connection.transaction():
-        payment_rows.insert_voucher(connection, made.code_hmac, made.row)
+        payments.insert_voucher(connection, made.code_hmac, made.row)
         assert redeem(connection, books.clock, NEW, account, made.code) == 10_000_000_000
         assert redeem(connection, books.clock, NEW, account, made.code) == "used"
         assert redeem(connection, books.clock, NEW, account, "AAAA-AAAA-AAAA-AAAA") == "unknown"
@@ -94,15 +94,15 @@ def test_keys_are_made_under_the_new_secret(books: TemporaryBooks) -> None:
 
 
 def test_settings_and_files_make_one_ring(tmp_path: Path) -> None:
-    first = pepper(Settings(data_dir=tmp_path))
+    first = load_secret_keys(Settings(data_dir=tmp_path))
     assert all_keys(first) == (first,)
     rotate(Settings(data_dir=tmp_path), None)  # type: ignore[arg-type]
-    second = pepper(Settings(data_dir=tmp_path))
+    second = load_secret_keys(Settings(data_dir=tmp_path))
     assert all_keys(second) == (second, bytes(first))
     assert second != first
     assert (tmp_path / "secret.key").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / f"secret-{secret_id(first)}.key").stat().st_mode & 0o777 == 0o600
     named = Settings(data_dir=tmp_path, secret_key=Secret("c"), secret_key_previous=Secret("b, a"))
-    assert all_keys(pepper(named)) == (b"c", b"b", b"a", bytes(first), bytes(second))
+    assert all_keys(load_secret_keys(named)) == (b"c", b"b", b"a", bytes(first), bytes(second))
     with pytest.raises(SettingsError, match="SECRET_KEY_PREVIOUS"):
         rotate(named, None)  # type: ignore[arg-type]

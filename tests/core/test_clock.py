@@ -87,7 +87,7 @@ def test_processes_with_numbers_never_draw_the_same_identifier() -> None:
     drawn: list[int] = []
     for number in (0, 1, 2, 255):
         clock = Still()
-        clock.number = number
+        clock.process_number = number
         mine = [clock.new_id() for _ in range(20_000)]
         # Also past the share of one millisecond: then it goes on in the next.
         assert all(earlier < later for earlier, later in itertools.pairwise(mine))

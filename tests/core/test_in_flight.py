@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from minitoolai.billing.charging import LEASE_MS, Bound, Charging
+from minitoolai.billing.charging import LEASE_MS, Bound, Charging, Reservation
 from minitoolai.chat.router import Route
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import ServiceError
-from minitoolai.core.in_flight import CHECKPOINT_EVERY_S, TICK_S, Checkpoints, InFlight
-from minitoolai.core.inference import ChatRequest
-from minitoolai.core.models import Caller
+from minitoolai.core.in_flight import CHECKPOINT_EVERY_S, TICK_S, CheckpointSchedule, InFlight
+from minitoolai.core.inference import ChatRequest, Usage
+from minitoolai.core.models import Balance, Caller
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.protocols import ChatEngine
+from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, TemporaryBooks
 from tests.support.virtual import VirtualClock, VirtualLoop
 
@@ -104,11 +105,37 @@ def test_after_a_pause_the_ticker_goes_on_from_there_and_does_not_catch_up() -> 
 @pytest.mark.parametrize("first_tick_s", [0.001, 0.1, 0.25, 0.251, 0.3, 0.499, TICK_S])
 def test_no_checkpoint_comes_later_than_a_second_after_the_last_or_the_start(first_tick_s: float) -> None:
     started_s = 4096.0
-    checkpoints = Checkpoints(started_s)
+    checkpoints = CheckpointSchedule(started_s)
     ticks = [started_s + first_tick_s + number * TICK_S for number in range(20)]
     at_s = [started_s, *(tick for tick in ticks if checkpoints.is_due(tick))]
     assert len(at_s) >= 10
     assert all(later - earlier <= CHECKPOINT_EVERY_S for earlier, later in pairwise(at_s))
+
+
+class Home:
+    """What a chat needs of its service, and of the routes behind it."""
+
+    def __init__(self, books: TemporaryBooks, charging: Charging) -> None:
+        self.clock = books.clock
+        self.charging = charging
+        self.in_flight = InFlight(books.clock)
+
+    def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
+        return 60.0, 600.0
+
+    def upstream_cost(self, model: str, engine: str, usage: Usage) -> None:
+        return None
+
+    def forget(self, run: Any) -> bool:
+        return self.in_flight.discard(run)
+
+
+def new_run(home: Any, held: Reservation) -> ChatRun:
+    request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
+    engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
+    run = ChatRun(home, request, Route(home, "quick", [engine], home.clock.steady_s()), held, 3)
+    home.in_flight.add(run)
+    return run
 
 
 def test_a_lease_is_renewed_at_every_second_tick_even_where_that_comes_a_moment_early(
@@ -116,22 +143,10 @@ def test_a_lease_is_renewed_at_every_second_tick_even_where_that_comes_a_moment_
 ) -> None:
     books, account = sqlite_books, sqlite_books.account(100_000)
 
-    class Home:
-        clock = books.clock
-
-        def __init__(self, charging: Charging) -> None:
-            self.charging = charging
-
-        def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
-            return 60.0, 600.0
-
     async def work(charging: Charging) -> None:
         bound = Bound(base=100, unit=10, units=50, least_units=16)
         held = await charging.reserve(Caller(account, "key000000001"), bound, CHAT)
-        request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
-        engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
-        home: Any = Home(charging)
-        run = ChatRun(home, request, Route(home, "quick", [engine], books.clock.steady_s()), held, 3)
+        run = new_run(Home(books, charging), held)
         for _ in range(4):
             for _ in range(2):
                 books.clock.forward(TICK_S - 0.001)
@@ -143,3 +158,29 @@ def test_a_lease_is_renewed_at_every_second_tick_even_where_that_comes_a_moment_
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock)))
+
+
+def test_a_run_whose_task_ended_without_finishing_it_is_charged_and_renews_its_hold_no_more(
+    sqlite_books: TemporaryBooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    books, account = sqlite_books, sqlite_books.account(100_000)
+
+    async def work(charging: Charging, writer: Writer) -> None:
+        bound = Bound(base=100, unit=10, units=50, least_units=16)
+        held = await charging.reserve(Caller(account, "key000000001"), bound, CHAT)
+        home = Home(books, charging)
+        run = new_run(home, held)
+        assert home.in_flight.holds() == {held.hold_id}
+        run.task = asyncio.create_task(asyncio.sleep(0.01))
+        run.tick(books.clock.steady_s())
+        assert home.in_flight.count() == 1
+        await run.task
+        run.tick(books.clock.steady_s())
+        assert home.in_flight.holds() == set()
+        await writer.run(lambda _: None)
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock), writer))
+    assert "its task ended without finishing it" in caplog.text
+    assert books.money(account) == Balance(100_000, 0)
+    assert books.rows("SELECT state, error_code FROM generations") == [("failed", "internal_error")]

@@ -36,7 +36,7 @@ def test_plain_amounts_are_read_exactly(text: str, nano: int) -> None:
     "text", ["", "$", "abc", "1,000", "1e3", "1e999999", "5_0", "٥", "NaN", "inf", "+5", "$$5", "5.", "--1"]
 )
 def test_what_is_no_plain_number_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is not an amount of dollars; write it like 5\.00"):
+    with pytest.raises(ValueError, match=r"is not an amount in dollars; write it like 5\.00"):
         parse_dollars(text)
 
 

@@ -174,7 +174,7 @@ def test_after_a_day_a_key_is_new(account: Account) -> None:
     assert "idempotent-replayed" not in second.headers
     account.server.write(age)
     now_ms = int(time.time() * 1000)
-    assert account.server.write(lambda c: idempotency.sweep(c, now_ms)) >= 1
+    assert account.server.write(lambda c: idempotency.delete_expired(c, now_ms)) >= 1
     assert account.server.read(lambda c: idempotency.find(c, f"{account.id}/old")) is None
 
 

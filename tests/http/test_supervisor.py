@@ -61,7 +61,7 @@ def test_a_revoked_key_is_refused_by_every_process_within_a_second(three: Server
 def test_a_port_that_is_taken_and_a_wrong_setting_are_clear_refusals(three: ServerProcess, tmp_path: Path) -> None:
     for arguments, words in (
         (["--port", str(three.port)], f"cannot listen on 127.0.0.1:{three.port}"),
-        (["--port", "0"], "MINITOOLAI_PROT is no setting"),
+        (["--port", "0"], "MINITOOLAI_PROT is not a setting"),
     ):
         env = {**three.env, **({} if "cannot" in words else {"MINITOOLAI_PROT": "1"})}
         command = [*PROGRAM, "serve", "--workers", "2", *arguments, "--data-dir", str(tmp_path / "other")]

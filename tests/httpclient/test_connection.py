@@ -1,4 +1,4 @@
-"""Reads that are one whole chunk are taken without the parser: the body is the same however the bytes are cut."""
+"""Tests of one HTTP connection: the fast path for single-chunk reads gives the same body as the parser."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import random
 
 import pytest
 
-from minitoolai.httpclient.connection import LARGEST_READ, HttpConnection
+from minitoolai.httpclient.connection import MAX_FAST_READ, HttpConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 WORDS = [b"data: a\n\n", b"x", b"0\r\n\r\n", b"e4\r\n", b"\r\n" * 3, bytes(range(256)) * 3, b"y" * 5000]
 
 
-class Idle(asyncio.Transport):
-    """A transport to nowhere."""
+class NullTransport(asyncio.Transport):
+    """A transport that discards its output."""
 
     def write(self, data: object) -> None:
         return None
@@ -35,10 +35,10 @@ def chunk(body: bytes, *, upper: bool = False, extension: bytes = b"") -> bytes:
     return size + extension + b"\r\n" + body + b"\r\n"
 
 
-def test_the_body_of_one_chunk_is_found_at_every_size() -> None:
-    bodies = [b"\r\n" * (size // 2) + b"z" * (size % 2) for size in range(1, LARGEST_READ - 8)]
+def test_a_single_chunk_read_of_every_size_takes_the_fast_path() -> None:
+    bodies = [b"\r\n" * (size // 2) + b"z" * (size % 2) for size in range(1, MAX_FAST_READ - 8)]
     for upper in (False, True):
-        _, short, _ = heard([HEAD + chunk(b"first"), *(chunk(body, upper=upper) for body in bodies)], with_sink=True)
+        _, short, _ = receive([HEAD + chunk(b"first"), *(chunk(body, upper=upper) for body in bodies)], fast=True)
         assert short == bodies
 
 
@@ -54,40 +54,40 @@ def test_the_body_of_one_chunk_is_found_at_every_size() -> None:
         chunk(b"abc")[:-1],
         chunk(b"abc")[:-2] + b"xx",
         chunk(b"abc") + b"0\r\n\r\n",
-        chunk(b"w" * LARGEST_READ),
+        chunk(b"w" * MAX_FAST_READ),
     ],
 )
-def test_whatever_else_a_read_may_be_is_left_to_the_parser(read: bytes) -> None:
-    assert heard([HEAD + chunk(b"first"), read], with_sink=True)[1] == []
+def test_any_other_read_goes_through_the_parser(read: bytes) -> None:
+    assert receive([HEAD + chunk(b"first"), read], fast=True)[1] == []
 
 
-def heard(reads: list[bytes], *, with_sink: bool) -> tuple[bytes, list[bytes], bool]:
-    """What a connection makes of these reads: the body, what of it came the short way, whether it ended well."""
+def receive(reads: list[bytes], *, fast: bool) -> tuple[bytes, list[bytes], bool]:
+    """Feed reads to a connection; return the body, the parts that took the fast path, and whether it succeeded."""
 
-    async def listen() -> tuple[bytes, list[bytes], bool]:
+    async def feed() -> tuple[bytes, list[bytes], bool]:
         connection = HttpConnection(lambda _: None, lambda _: None)
-        connection.connection_made(Idle())
-        connection.send(b"", b"", is_head=False, silence_s=9)
+        connection.connection_made(NullTransport())
+        connection.send(b"", b"", is_head=False, read_timeout_s=9)
         got: list[bytes] = []
         short: list[bytes] = []
 
-        def came() -> None:
-            while data := connection.take() if connection.error is None else None:
+        def on_readable() -> None:
+            while data := connection.read_nowait() if connection.error is None else None:
                 got.append(data)
 
-        def flows(data: bytes) -> None:
+        def on_chunk(data: bytes) -> None:
             got.append(data)
             short.append(data)
 
-        connection.listener, connection.sink = came, flows if with_sink else None
+        connection.on_readable, connection.on_chunk = on_readable, on_chunk if fast else None
         for read in reads:
             connection.data_received(read)
         return b"".join(got), short, connection.ended and connection.error is None
 
-    return asyncio.run(listen())
+    return asyncio.run(feed())
 
 
-def test_an_answer_cut_at_random_is_the_same_with_and_without_the_short_way() -> None:
+def test_a_response_split_at_random_is_the_same_with_and_without_the_fast_path() -> None:
     dice = random.Random(1)
     taken = 0
     for _ in range(400):
@@ -103,22 +103,22 @@ def test_an_answer_cut_at_random_is_the_same_with_and_without_the_short_way() ->
             cuts += [sum(map(len, frames[:at])) for at in range(1, len(frames)) if dice.random() < 0.7]
             ends = sorted({0, *cuts, len(whole)})
             reads = [whole[a:b] for a, b in itertools.pairwise(ends)]
-        body, short, ended = heard(reads, with_sink=True)
+        body, short, ended = receive(reads, fast=True)
         assert body == b"".join(words)
         assert ended
-        assert heard(reads, with_sink=False) == (body, [], True)
+        assert receive(reads, fast=False) == (body, [], True)
         taken += len(short)
     assert taken > 500
 
 
-@pytest.mark.parametrize("rubbish", [b"zz\r\n", b"\r\n\r\n", b"5\r\nabc\r\n\r\n9", b"3\r\nabcXX"])
-def test_rubbish_between_chunks_breaks_the_answer_by_either_way(rubbish: bytes) -> None:
-    for with_sink in (False, True):
-        _, _, ended = heard([HEAD + chunk(b"one"), chunk(b"two"), rubbish, b"0\r\n\r\n"], with_sink=with_sink)
+@pytest.mark.parametrize("garbage", [b"zz\r\n", b"\r\n\r\n", b"5\r\nabc\r\n\r\n9", b"3\r\nabcXX"])
+def test_garbage_between_chunks_breaks_the_response_on_both_paths(garbage: bytes) -> None:
+    for fast in (False, True):
+        _, _, ended = receive([HEAD + chunk(b"one"), chunk(b"two"), garbage, b"0\r\n\r\n"], fast=fast)
         assert not ended
 
 
-def test_a_head_that_says_one_name_again_and_again_is_measured_whole() -> None:
+def test_repeated_headers_count_towards_the_header_limit() -> None:
     head = HEAD[:-2] + b"x-again: and again\r\n" * 5000 + b"\r\n"
-    _, _, ended = heard([head + chunk(b"one") + b"0\r\n\r\n"], with_sink=False)
+    _, _, ended = receive([head + chunk(b"one") + b"0\r\n\r\n"], fast=False)
     assert not ended

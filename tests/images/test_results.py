@@ -12,7 +12,7 @@ import pytest
 from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, StoreError
 from minitoolai.core.signing import UrlSigner
 from minitoolai.images.results import PATH, ImageDelivery, ImageSweeper, Links, job_view
-from minitoolai.storage.object_store import LocalObjects
+from minitoolai.storage.object_store import LocalObjectStore
 from tests.support.books import NOON_MS, FixedClock, TemporaryBooks
 from tests.support.images import PRICE, end_job, find_job, links, queued_job
 
@@ -25,7 +25,7 @@ class House:
     def __init__(self, books: TemporaryBooks, folder: Path) -> None:
         self.books = books
         self.folder = folder
-        self.store = LocalObjects(folder)
+        self.store = LocalObjectStore(folder)
         self.links = links(books.clock)
         self.pictures = ImageDelivery(books.database, self.store, self.links)
         self.account = books.account(100 * PRICE)
@@ -178,7 +178,7 @@ def test_more_pictures_than_one_transaction_takes_are_all_removed(house: House) 
     assert house.sweep() == 450
 
 
-class FailingStore(LocalObjects):
+class FailingStore(LocalObjectStore):
     """Deletes nothing."""
 
     async def delete(self, key: str) -> None:

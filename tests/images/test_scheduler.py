@@ -93,7 +93,7 @@ def test_jobs_of_one_model_and_size_run_together(books: TemporaryBooks, tmp_path
         assert sum(a != b for a, b in itertools.pairwise(models)) < 6
         assert studio.engine.most_running == 4
 
-    Studio(books, tmp_path, ScriptedEngine(rows=4)).run(test, with_worker=False)
+    Studio(books, tmp_path, ScriptedEngine(max_concurrency=4)).run(test, with_worker=False)
 
 
 def test_500_jobs_of_one_account_do_not_block_another(books: TemporaryBooks, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_another_model_waits_only_briefly(books: TemporaryBooks, tmp_path: Path)
             assert asyncio.get_running_loop().time() - started_s < 7
             assert studio.row(crowd[-1])[0] == "queued"
 
-    Studio(books, tmp_path, ScriptedEngine(rows=2), queue_limit=1000).run(test, with_worker=False)
+    Studio(books, tmp_path, ScriptedEngine(max_concurrency=2), queue_limit=1000).run(test, with_worker=False)
 
 
 def test_a_job_that_failed_twice_runs_alone(books: TemporaryBooks, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ WRONG = [
     ("PROMPT_POLICY", "default,moderation", "MINITOOLAI_MODERATION_URL"),
     ("OBJECT_STORE", "pictures", "s3://bucket/prefix"),
     ("PUBLIC_URL", "api.example.com", "https://api.example.com"),
-    ("IMAGE_RETENTION_DAYS", "-1", "not below 0"),
+    ("IMAGE_RETENTION_DAYS", "-1", "at least 0"),
 ]
 
 

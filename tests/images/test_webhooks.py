@@ -115,7 +115,7 @@ def test_the_end_and_its_message_are_one_commit(books: TemporaryBooks) -> None:
 
     def unplugged() -> None:
         with books.connection.transaction():
-            outbox.announce(books.connection, [job_id], NOON_MS)
+            outbox.enqueue_webhooks(books.connection, [job_id], NOON_MS)
             raise OSError("unplugged")
 
     with pytest.raises(OSError, match="unplugged"):
@@ -123,7 +123,7 @@ def test_the_end_and_its_message_are_one_commit(books: TemporaryBooks) -> None:
     assert states(books) == []
     end_job(books, account, job_id)
     with books.connection.transaction():
-        outbox.announce(books.connection, [job_id], NOON_MS)
+        outbox.enqueue_webhooks(books.connection, [job_id], NOON_MS)
     assert len(states(books)) == 1
 
 
@@ -214,8 +214,8 @@ def test_an_attempt_that_outlived_its_lease_changes_nothing_any_more(books: Temp
     account = books.account(10 * PRICE)
     ended(books, account, "https://example.com/")
     with books.connection.transaction():
-        slow = outbox.claim(books.connection, now_ms=NOON_MS + 500, lease_ms=LEASE_MS, most=9)[0]
-        quick = outbox.claim(books.connection, now_ms=NOON_MS + 500 + LEASE_MS, lease_ms=LEASE_MS, most=9)[0]
+        slow = outbox.claim(books.connection, now_ms=NOON_MS + 500, lease_ms=LEASE_MS, limit=9)[0]
+        quick = outbox.claim(books.connection, now_ms=NOON_MS + 500 + LEASE_MS, lease_ms=LEASE_MS, limit=9)[0]
         heard = outbox.DeliveryAttempt(quick.attempts, NOON_MS, 5, 200, None)
         outbox.log_attempt(books.connection, quick, heard, state="delivered", next_ms=NOON_MS, now_ms=NOON_MS)
         late = outbox.DeliveryAttempt(slow.attempts, NOON_MS, 5, 500, None)
@@ -277,7 +277,7 @@ def test_the_log_is_kept_for_a_month_and_waiting_messages_for_as_long_as_they_wa
         ended(books, account, url_of(hook))
         deliver(books, once)
     with books.connection.transaction():
-        assert outbox.forget(books.connection, NOON_MS + 501, 100) == 1
+        assert outbox.delete_finished(books.connection, NOON_MS + 501, 100) == 1
     assert states(books) == [("pending", 1)]
     assert books.rows("SELECT count(*) FROM webhook_deliveries") == [(1,)]
 

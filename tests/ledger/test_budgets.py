@@ -16,10 +16,9 @@ from minitoolai.core.errors import (
     IdempotencySpent,
     KeyForbids,
 )
-from minitoolai.core.models import Budget, Caller, Claim, KeyRules, Outcome
+from minitoolai.core.models import Budget, Caller, IdempotencyClaim, KeyRules, Outcome
 from minitoolai.ledger.types import DuplicateRequest, Held, InsufficientFunds, OverBudget
-from minitoolai.storage import idempotency
-from minitoolai.storage import ledger as budgets
+from minitoolai.storage import idempotency, ledger
 from tests.support.books import CHAT, NOON_MS, TemporaryBooks, hold, recover, settle
 
 DAY_MS = 86_400_000
@@ -27,7 +26,7 @@ FAILED = Outcome("failed", error_code="upstream_error")
 
 
 def spent(books: TemporaryBooks, name: str = "k", now_ms: int = NOON_MS) -> dict[str, int]:
-    return books.database.read(budgets.spent, name, now_ms)
+    return books.database.read(ledger.budget_spent, name, now_ms)
 
 
 def test_promised_and_taken_money_counts_and_what_was_not_used_comes_back(books: TemporaryBooks) -> None:
@@ -83,8 +82,8 @@ def test_old_days_and_months_are_swept_and_the_total_stays(books: TemporaryBooks
     account = books.account(10_000)
     books.apply(hold(1, account, 300, budget=Budget("k", day=300)))
     with books.connection.transaction():
-        assert budgets.sweep(books.connection, NOON_MS + 99 * DAY_MS) == 0
-        assert budgets.sweep(books.connection, NOON_MS + 101 * DAY_MS) == 2
+        assert ledger.delete_old_periods(books.connection, NOON_MS + 99 * DAY_MS) == 0
+        assert ledger.delete_old_periods(books.connection, NOON_MS + 101 * DAY_MS) == 2
     books.apply(settle(1, account, 10))
     assert spent(books) == {"day": 0, "month": 0, "total": 10}
 
@@ -102,14 +101,14 @@ def test_a_claim_is_taken_with_its_hold_and_free_again_without_a_charge(books: T
 def test_charging_says_in_words_what_a_key_may_not(books: TemporaryBooks) -> None:
     account = books.account(10**9)
     rules = KeyRules(budget_daily=1000, models=("gpt-4o-mini",))
-    caller = Caller(account, "key000000001", rules=rules, family="key000000001")
+    caller = Caller(account, "key000000001", rules=rules, rotation_group="key000000001")
 
     async def work(charging: Charging) -> None:
         assert (await charging.reserve(caller, Bound(100, 10, 500, 16), CHAT)).units == 90
         with pytest.raises(BudgetExceeded, match=r"may spend \$0\.000000000 more today") as no:
             await charging.reserve(caller, Bound(100, 10, 50, 16), CHAT)
         assert (no.value.needed, no.value.left) == (260, 0)
-        other = Caller(account, "k", rules=KeyRules(models=("gpt-4o",)), family="k")
+        other = Caller(account, "k", rules=KeyRules(models=("gpt-4o",)), rotation_group="k")
         with pytest.raises(KeyForbids):
             await charging.reserve(other, Bound(100, 10, 50, 16), CHAT)
 
@@ -123,7 +122,7 @@ def test_an_answer_is_kept_found_and_swept(books: TemporaryBooks) -> None:
 
     async def work(charging: Charging, replays: IdempotencyStore) -> None:
         claim = await replays.claim(caller, "name", b"request")
-        assert isinstance(claim, Claim)
+        assert isinstance(claim, IdempotencyClaim)
         with pytest.raises(IdempotencyInFlight):
             await replays.claim(caller, "name", b"request")
         bound = Bound(100, 0, 1, 1)
@@ -144,8 +143,8 @@ def test_an_answer_is_kept_found_and_swept(books: TemporaryBooks) -> None:
         asyncio.run(work(Charging(writer, books.clock), IdempotencyStore(books.database, writer, books.clock)))
     found = books.database.read(idempotency.find, f"{account}/name")
     assert found is not None
-    assert found.kept is not None
-    assert zlib.decompress(found.kept.body) == b"body" * 1000
+    assert found.response is not None
+    assert zlib.decompress(found.response.body) == b"body" * 1000
     with books.connection.transaction():
-        assert idempotency.sweep(books.connection, NOON_MS) == 0
-        assert idempotency.sweep(books.connection, NOON_MS + DAY_MS) == 1
+        assert idempotency.delete_expired(books.connection, NOON_MS) == 0
+        assert idempotency.delete_expired(books.connection, NOON_MS + DAY_MS) == 1

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from minitoolai.core.models import Balance, Outcome
-from minitoolai.ledger.types import Credited, Held, InsufficientFunds, Renewed, Reversed, Settled, StillLeased, Unknown
+from minitoolai.ledger.types import (
+    Credited,
+    Held,
+    InsufficientFunds,
+    Renewed,
+    Reversed,
+    Settled,
+    StillLeased,
+    UnknownAccountOrHold,
+)
 from tests.support.books import LEASE_MS, NOON_MS, TemporaryBooks, checkpoint, credit, hold, recover, reverse, settle
 
 # ── holds ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -86,7 +95,7 @@ def test_the_number_of_somebody_elses_hold_answers_unknown(books: TemporaryBooks
     books.apply(hold(1, owner, 600))
     before = books.everything()
     asked = (hold(1, stranger, 5), settle(1, stranger, 5), checkpoint(1, stranger, 5), recover(1, stranger))
-    assert books.apply(*asked) == [Unknown()] * 4
+    assert books.apply(*asked) == [UnknownAccountOrHold()] * 4
     assert books.everything() == before
 
 
@@ -94,7 +103,7 @@ def test_the_number_of_somebody_elses_hold_answers_unknown(books: TemporaryBooks
 def test_system_accounts_and_strangers_can_neither_hold_nor_be_credited(books: TemporaryBooks, account: int) -> None:
     before = books.everything()
     asked = (hold(1, account), settle(1, account, 5), checkpoint(1, account, 5), recover(1, account))
-    assert books.apply(*asked, credit(account, 5)) == [Unknown()] * 5
+    assert books.apply(*asked, credit(account, 5)) == [UnknownAccountOrHold()] * 5
     assert books.everything() == before
 
 
@@ -148,7 +157,7 @@ def test_two_settles_in_one_batch_charge_once(books: TemporaryBooks) -> None:
 
 def test_a_settle_without_a_hold_is_unknown(books: TemporaryBooks) -> None:
     account = books.account(1000)
-    assert books.apply(settle(5, account, 10)) == [Unknown()]
+    assert books.apply(settle(5, account, 10)) == [UnknownAccountOrHold()]
 
 
 def test_a_settle_writes_how_the_work_ended(books: TemporaryBooks) -> None:
@@ -303,4 +312,4 @@ def test_a_reversal_of_a_reference_happens_once(books: TemporaryBooks) -> None:
 
 
 def test_a_reversal_for_nobody_is_unknown(books: TemporaryBooks) -> None:
-    assert books.apply(reverse(777, 100)) == [Unknown()]
+    assert books.apply(reverse(777, 100)) == [UnknownAccountOrHold()]

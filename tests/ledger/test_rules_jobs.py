@@ -188,7 +188,9 @@ def test_a_sign_of_life_moves_the_lease_and_tells_of_what_is_lost(books: Tempora
     books.apply(settle(2, account, 0, Outcome("cancelled")), requeue(3, account))
     claim(books, 3)
     with books.connection.transaction():
-        lost = jobs.renew(books.connection, [jobs.Sign(n, 1, step=2) for n in (1, 2, 3)], NOON_MS + 99_000)
+        lost = jobs.renew_leases(
+            books.connection, [jobs.LeaseRenewal(n, 1, step=2) for n in (1, 2, 3)], NOON_MS + 99_000
+        )
     assert lost == {2, 3}
     assert books.rows("SELECT id, lease_until_ms, step FROM generations WHERE state = 'running' ORDER BY id") == [
         (1, NOON_MS + 99_000, 2),
@@ -201,5 +203,5 @@ def test_only_jobs_whose_lease_ended_have_lapsed(books: TemporaryBooks) -> None:
     submit(books, account, 1, 2, 3)
     claim(books, 1)
     claim(books, 2, now_ms=NOON_MS + 5)
-    assert jobs.lapsed(books.connection, NOON_MS + LEASE_MS + 1) == [(1, account, 1)]
-    assert len(jobs.lapsed(books.connection, NOON_MS + LEASE_MS + 6)) == 2
+    assert jobs.expired_leases(books.connection, NOON_MS + LEASE_MS + 1) == [(1, account, 1)]
+    assert len(jobs.expired_leases(books.connection, NOON_MS + LEASE_MS + 6)) == 2

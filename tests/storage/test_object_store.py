@@ -17,7 +17,15 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
-from minitoolai.storage.object_store import BucketObjects, LocalObjects, ObjectStore, digest_of, job_of, key_at, path_of
+from minitoolai.storage.object_store import (
+    LocalObjectStore,
+    ObjectStore,
+    S3ObjectStore,
+    digest_of,
+    job_of,
+    key_at,
+    path_of,
+)
 from tests.support.buckets import REGION, S3Server
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
@@ -33,9 +41,9 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-def bucket(s3: S3Server, name: str, **more: Any) -> BucketObjects:
+def bucket(s3: S3Server, name: str, **more: Any) -> S3ObjectStore:
     url = name if "://" in name else f"s3://{name}/some/prefix"
-    return BucketObjects(
+    return S3ObjectStore(
         url, endpoint=s3.endpoint, region=REGION, access_key_id="test", secret_access_key="test", **more
     )
 
@@ -43,7 +51,7 @@ def bucket(s3: S3Server, name: str, **more: Any) -> BucketObjects:
 @pytest.fixture(params=["folder", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "folder":
-        return LocalObjects(tmp_path / "objects")
+        return LocalObjectStore(tmp_path / "objects")
     server: S3Server = request.getfixturevalue("s3")
     name = f"pictures-{next(_numbers)}"
     server.make_bucket(name)
@@ -88,7 +96,7 @@ def test_only_what_is_old_enough_is_listed_and_an_empty_store_lists_nothing(stor
 
 def test_what_is_no_key_never_becomes_a_path(store: ObjectStore) -> None:
     for wrong in ("../../etc/passwd", "", "a" * 64, f"{'a' * 64}-1/../x", f"{'A' * 64}-1"):
-        with pytest.raises(ValueError, match="no key"):
+        with pytest.raises(ValueError, match="not the key of an object"):
             ask(store.get(wrong))
 
 
@@ -107,11 +115,11 @@ def test_a_folder_that_cannot_be_written_is_a_store_error_that_names_it(tmp_path
     blocked = tmp_path / "objects"
     blocked.write_text("a file, where a folder should be")
     with pytest.raises(StoreError, match=str(blocked)):
-        ask(LocalObjects(blocked).put(1, PNG))
+        ask(LocalObjectStore(blocked).put(1, PNG))
 
 
 def test_a_disk_that_is_full_leaves_nothing_half_written_and_takes_more_once_it_is_not(tmp_path: Path) -> None:
-    store = LocalObjects(tmp_path)
+    store = LocalObjectStore(tmp_path)
     kept = ask(store.put(1, PNG))
     # The kernel's own refusal to let a file grow stands for a full disk.
     soft, most = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -128,7 +136,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written_and_takes_more_once_it_
 
 
 def test_what_a_killed_process_left_half_written_is_no_object_and_goes(tmp_path: Path) -> None:
-    store = LocalObjects(tmp_path)
+    store = LocalObjectStore(tmp_path)
     key = ask(store.put(1, PNG))
     half = tmp_path / key[:2] / f".{key}.png.4711.new"
     half.write_bytes(PNG[:100])
@@ -140,7 +148,7 @@ def test_what_a_killed_process_left_half_written_is_no_object_and_goes(tmp_path:
 
 
 def test_a_put_again_makes_an_object_young_again(tmp_path: Path) -> None:
-    store = LocalObjects(tmp_path)
+    store = LocalObjectStore(tmp_path)
     key = ask(store.put(1, PNG))
     os.utime(tmp_path / path_of(key), (0, 0))
     assert ask(listed(store.list_older(1_000_000))) == [key]
@@ -170,12 +178,12 @@ def test_a_bucket_that_does_not_exist_is_a_store_error_and_not_a_missing_picture
 def test_a_bucket_out_of_reach_is_told_of_in_time() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        store = BucketObjects(
+        store = S3ObjectStore(
             "s3://b",
             endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}",
             access_key_id="x",
             secret_access_key="x",
-            give_up_s=1.0,
+            timeout_s=1.0,
         )
         began_s = time.monotonic()
         with pytest.raises(StoreError, match="s3://b"):
@@ -195,4 +203,4 @@ def test_two_prefixes_of_one_bucket_do_not_see_each_other(s3: S3Server) -> None:
 @pytest.mark.parametrize("url", ["s3://", "gs://bucket", "bucket", "https://bucket.s3.amazonaws.com"])
 def test_an_address_that_is_no_bucket_is_refused_with_what_to_write(url: str) -> None:
     with pytest.raises(SettingsError, match="s3://bucket/prefix"):
-        BucketObjects(url)
+        S3ObjectStore(url)

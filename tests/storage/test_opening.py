@@ -21,7 +21,7 @@ from sqlalchemy.event import listen, remove
 from sqlalchemy.pool import Pool
 
 from minitoolai.core.errors import StoreError
-from minitoolai.storage.opening import MIGRATIONS, migrate, newest
+from minitoolai.storage.opening import MIGRATIONS, migrate, newest_revision
 from minitoolai.storage.schema import metadata
 from tests.support.cluster import Cluster
 
@@ -189,7 +189,7 @@ def test_a_sqlite_that_protects_its_schema_keeps_the_old_words(tmp_path: Path) -
 
     listen(Pool, "connect", protect)
     try:
-        assert migrate(url) == ("0010", newest())
+        assert migrate(url) == ("0010", newest_revision())
     finally:
         remove(Pool, "connect", protect)
     assert " IN (" in str(_shape(tmp_path / "old.db")["holds"])

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from minitoolai.storage.reports import statement_page, whole_statement
+from minitoolai.storage.reports import full_statement, statement_page
 from tests.support.books import NOON_MS, TemporaryBooks, credit, hold, reverse, settle
 
 
@@ -36,7 +36,7 @@ def test_every_transfer_is_on_one_page_though_work_ends_in_any_order(books: Temp
             books.apply(credit(account, 5) if what < 0.97 else reverse(account, 3))
     for number in open_holds:
         books.apply(settle(number, account, 7))
-    whole = whole_statement(books.connection, account)
+    whole = full_statement(books.connection, account)
     ((transfers,),) = books.rows("SELECT count(*) FROM transfers WHERE ? IN (debit, credit)", account)
     assert [row.version for row in whole] == list(range(transfers, 0, -1))
     assert sum(row.amount for row in whole) == whole[0].balance_after == books.money(account).posted
@@ -45,7 +45,7 @@ def test_every_transfer_is_on_one_page_though_work_ends_in_any_order(books: Temp
 
 
 def test_an_account_without_transfers_has_an_empty_statement(books: TemporaryBooks) -> None:
-    assert whole_statement(books.connection, books.account()) == []
+    assert full_statement(books.connection, books.account()) == []
     assert statement_page(books.connection, 777, below=5, before_ms=NOON_MS, rows=50) == []
 
 

@@ -142,6 +142,6 @@ def test_a_hold_settled_by_somebody_else_meanwhile_is_not_written_over(books: Te
     books.apply(settle(1, account, 10))
     before = books.everything()
     decide(loaded, operation)
-    with pytest.raises(StoreError, match="somebody else"), books.connection.transaction():
+    with pytest.raises(StoreError, match="settled by another process"), books.connection.transaction():
         ledger.save(books.connection, loaded)
     assert books.everything() == before

@@ -12,9 +12,9 @@ import pytest
 
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.models import Balance
-from minitoolai.ledger.types import Held, InsufficientFunds, Settled
+from minitoolai.ledger.types import Held, InsufficientFunds, Renewed, Result, Settled, UnknownAccountOrHold
 from minitoolai.storage.database import Connection
-from minitoolai.storage.writer import LARGEST_BATCH, QUEUED_HOLDS, Writer
+from minitoolai.storage.writer import MAX_BATCH, MAX_QUEUED_HOLDS, PendingWrite, Watch, Writer, wake_callers
 from tests.support.books import TemporaryBooks, checkpoint, credit, hold, settle
 
 
@@ -46,7 +46,7 @@ async def begin(writer: Writer) -> None:
     """Let the queued `busy` change reach the writer's thread."""
     for _ in range(200):
         await asyncio.sleep(0.005)
-        if not writer._tickets:
+        if not writer._queue:
             return
 
 
@@ -84,12 +84,12 @@ def test_no_batch_is_larger_than_it_may_be(books: TemporaryBooks) -> None:
     async def work(writer: Writer) -> None:
         with busy(writer):
             await begin(writer)
-            asked = [writer.submit(hold(n, account, 5)) for n in range(1, 2 * LARGEST_BATCH + 2)]
+            asked = [writer.submit(hold(n, account, 5)) for n in range(1, 2 * MAX_BATCH + 2)]
         await asyncio.gather(*asked)
 
     with books.writer() as writer:
         run(work(writer))
-        assert (writer.counts.commits, writer.counts.largest_batch) == (4, LARGEST_BATCH)
+        assert (writer.counts.commits, writer.counts.largest_batch) == (4, MAX_BATCH)
 
 
 def test_a_refusal_inside_a_batch_costs_the_others_nothing(books: TemporaryBooks) -> None:
@@ -159,7 +159,7 @@ def test_a_settle_rides_with_the_next_hold(books: TemporaryBooks) -> None:
         assert await writer.submit(hold(3, account, 700)) == Held(700, 1)
         assert await settled == Settled(250)
 
-    with books.writer(linger_s=30.0) as writer:
+    with books.writer(settle_delay_s=30.0) as writer:
         run(work(writer))
         assert writer.counts.commits == 2
 
@@ -176,7 +176,7 @@ def test_the_settle_of_the_only_answer_waits_for_nobody_and_takes_along_those_wh
         assert last is not None
         assert await asyncio.wait_for(asyncio.gather(first, last), 5) == [Settled(100), Settled(50)]
 
-    with books.writer(linger_s=30.0) as writer:
+    with books.writer(settle_delay_s=30.0) as writer:
         run(work(writer))
         assert writer.counts.commits == 2
 
@@ -193,7 +193,7 @@ def test_a_settle_waits_for_no_hold_where_none_has_come_of_late(books: Temporary
         assert future is not None
         assert await asyncio.wait_for(future, 10) == Settled(250)
 
-    with books.writer(linger_s=30.0, steady_s=books.clock.steady_s) as writer:
+    with books.writer(settle_delay_s=30.0, steady_s=books.clock.steady_s) as writer:
         run(work(writer))
 
 
@@ -217,7 +217,7 @@ def test_holds_beyond_the_queue_are_refused_but_settles_never(books: TemporaryBo
     async def work(writer: Writer) -> None:
         with busy(writer):
             await begin(writer)
-            asked = [writer.submit(hold(n, account, 1)) for n in range(100, 100 + QUEUED_HOLDS)]
+            asked = [writer.submit(hold(n, account, 1)) for n in range(100, 100 + MAX_QUEUED_HOLDS)]
             with pytest.raises(Overloaded) as refusal:
                 writer.submit(hold(99, account, 1))
             assert refusal.value.retry_after_s == 1
@@ -227,7 +227,7 @@ def test_holds_beyond_the_queue_are_refused_but_settles_never(books: TemporaryBo
 
     with books.writer() as writer:
         run(work(writer))
-    assert books.money(account) == Balance(10**6 - 600, QUEUED_HOLDS + 1)
+    assert books.money(account) == Balance(10**6 - 600, MAX_QUEUED_HOLDS + 1)
 
 
 def test_a_caller_who_left_does_not_undo_what_was_asked(books: TemporaryBooks) -> None:
@@ -256,7 +256,7 @@ def test_callers_whose_event_loop_is_gone_stop_nobody(books: TemporaryBooks) -> 
     async def stay(writer: Writer) -> None:
         assert await writer.submit(hold(1, account, 5)) == Held(5, 1)
 
-    with books.writer(linger_s=0.2) as writer:
+    with books.writer(settle_delay_s=0.2) as writer:
         run(leave(writer))
         run(stay(writer))
 
@@ -317,3 +317,25 @@ def test_a_database_that_cannot_be_opened_is_said_at_the_start(sqlite_books: Tem
     nowhere = open_sqlite(sqlite_books.path.parent / "absent" / "minitoolai.db", serving=True)
     with pytest.raises(StoreError, match="cannot open"):
         Writer(nowhere, decide).start()
+
+
+def test_only_a_checkpoint_that_was_judged_reports_that_its_hold_is_settled() -> None:
+    told: list[Result] = []
+
+    async def work() -> None:
+        def pending(result: Result) -> PendingWrite:
+            watch = Watch(asyncio.get_running_loop(), told.append)
+            return PendingWrite(
+                checkpoint(1, 1000, 5), None, None, urgent=False, must_succeed=True, watch=watch, result=result
+            )
+
+        rolled_back, failed, renewed, settled, unknown = map(
+            pending, (Settled(1), Settled(2), Renewed(), Settled(3), UnknownAccountOrHold())
+        )
+        failed.fail(StoreError("the disk is full"))
+        renewed.is_done = settled.is_done = unknown.is_done = True
+        wake_callers([rolled_back, failed, renewed, settled, unknown])
+        await asyncio.sleep(0.01)
+
+    asyncio.run(work())
+    assert told == [Settled(3), UnknownAccountOrHold()]

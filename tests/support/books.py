@@ -15,11 +15,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from minitoolai.core.models import Balance, Budget, Claim, NewGeneration, Outcome
+from minitoolai.core.models import Balance, Budget, IdempotencyClaim, NewGeneration, Outcome
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Result, Reverse, Settle
 from minitoolai.storage import accounts, ledger
-from minitoolai.storage import ledger as audit
 from minitoolai.storage.database import Row
 from minitoolai.storage.opening import migrate, open_database
 from minitoolai.storage.schema import metadata
@@ -127,7 +126,7 @@ class TemporaryBooks:
 
     def broken(self) -> dict[str, list[Row]]:
         """What the audit says."""
-        return self.database.read(audit.broken_invariants)
+        return self.database.read(ledger.broken_invariants)
 
     @contextmanager
     def writer(self, **options: Any) -> Iterator[Writer]:
@@ -209,7 +208,7 @@ def hold(
     now_ms: int = NOON_MS,
 ) -> PlaceHold:
     head = (hold_id, account, "key000000001", generation.kind, base, unit, units, least, lease_ms, now_ms)
-    claimed = Claim(f"{account}/{claim}", b"the same") if claim else None
+    claimed = IdempotencyClaim(f"{account}/{claim}", b"the same") if claim else None
     return PlaceHold(*head, generation, queue_limit, claimed, budget)
 
 

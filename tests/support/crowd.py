@@ -6,10 +6,9 @@ import statistics
 import time
 
 from minitoolai.billing import payments
-from minitoolai.core.clock import SystemClock, first_id_of
+from minitoolai.core.clock import SystemClock, first_id_at
 from minitoolai.core.money import parse_dollars
-from minitoolai.storage import accounts, users
-from minitoolai.storage import reports as admin
+from minitoolai.storage import accounts, reports, users
 from minitoolai.storage.database import Connection
 from minitoolai.storage.reports import MS_PER_DAY
 from tests.support.browse import Visitor
@@ -57,7 +56,7 @@ def _fill(connection: Connection) -> None:
         (clock.new_id(), account_id, account_id, "grant", 10**9, "A reason", clock.now_ms()) for _ in range(ACTIONS)
     ]
     connection.execute_many(
-        f"INSERT INTO admin_actions ({admin.ACTION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT INTO admin_actions ({reports.ACTION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
         done,
     )
 
@@ -70,7 +69,7 @@ def _work(connection: Connection, clock: SystemClock, account_id: int, keys: lis
         kind, model = models[n % 4]
         at_ms, key = now_ms - 90 * MS_PER_DAY + n * (90 * MS_PER_DAY // GENERATIONS), keys[n % 5]
         # IDs contain the time, as those of real requests do.
-        name = first_id_of(at_ms) + n
+        name = first_id_at(at_ms) + n
         holds.append((name, account_id, key, kind, COST, COST))
         generations.append((name, account_id, key, kind, model, "fake", COST, at_ms, at_ms + 900))
         transfers.append((account_id, COST, name, n + 2, start - (n + 1) * COST, at_ms + 900))

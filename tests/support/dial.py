@@ -1,4 +1,4 @@
-"""A chat request over a bare socket, for callers who are rude or slow."""
+"""A chat request over a raw socket, for tests of slow clients and disconnects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.server import Account
 
 
 def head(account: Account, length: int) -> bytes:
-    """The head of a chat request, on a connection that may be used again."""
+    """Return the head of a chat request on a persistent connection."""
     return (
         f"POST /api/chat-completions/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {account.key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
@@ -18,7 +18,7 @@ def head(account: Account, length: int) -> bytes:
 
 
 def dial(account: Account, receive_buffer: int = 0, **fields: object) -> socket.socket:
-    """A connection on which the request has been sent; closing it is hanging up."""
+    """Send a request and return its connection. Closing it is a disconnect."""
     body = json.dumps({"messages": HELLO, **fields}).encode()
     connection = socket.socket()
     if receive_buffer:

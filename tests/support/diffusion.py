@@ -1,7 +1,7 @@
-"""Tiny Stable Diffusion checkpoints with random weights, as a folder and as the single file that people pass around.
+"""Tiny Stable Diffusion checkpoints with random weights, as a folder and as a single file.
 
-The file's names are written here from the layout of published checkpoints, and read by the engine through diffusers'
-converters: two opinions that have to agree.
+The tensor names of the file follow the published layout and are implemented here independently of diffusers'
+converters, through which the engine reads them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 Tensors = dict[str, torch.Tensor]
-#: What every published SD 1.5 and SDXL has in common.
+#: Common to all published SD 1.5 and SDXL checkpoints.
 NOISE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -32,7 +32,7 @@ CLIP_TOKENS = 49_408
 
 
 class Tiny:
-    """The networks of one checkpoint. `tokens`: how many its vocabulary has."""
+    """The networks of one checkpoint, with a vocabulary of `tokens` tokens."""
 
     def __init__(self, *, is_xl: bool, tokens: int = CLIP_TOKENS, seed: int = 0, **unet: Any) -> None:
         torch.manual_seed(seed)
@@ -44,16 +44,16 @@ class Tiny:
         self.text_encoder_2 = CLIPTextModelWithProjection(clip(64, tokens, "gelu")) if is_xl else None
         for network in self.networks().values():
             network.eval().requires_grad_(False)
-        # Of random weights, the last layer's are made large enough that prompts and noise show in the picture.
+        # Scale up the last layer, so that prompts and noise have a visible effect with random weights.
         self.unet.conv_out.weight.mul_(8)
 
     def networks(self) -> dict[str, Any]:
-        """By their folders' names."""
+        """Return the networks by the names of their folders."""
         named = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
         return named | ({"text_encoder_2": self.text_encoder_2} if self.is_xl else {})
 
     def save_folder(self, folder: Path, *, variant: str | None = None) -> Path:
-        """diffusers' own layout, with a vocabulary of letters and three words."""
+        """Save in diffusers' layout, with a vocabulary of letters and three words."""
         for name, network in self.networks().items():
             network.save_pretrained(folder / name, variant=variant)
         for name in ("tokenizer", "tokenizer_2") if self.is_xl else ("tokenizer",):
@@ -65,13 +65,13 @@ class Tiny:
         return folder
 
     def save_file(self, path: Path, *, dtype: torch.dtype = torch.float32, **extra: torch.Tensor) -> Path:
-        """One file in the layout of CompVis and Stability AI."""
+        """Save as one file in the layout of CompVis and Stability AI."""
         tensors = {name: tensor.to(dtype).contiguous() for name, tensor in self.published().items()}
         save_file({**tensors, **extra}, path)
         return path
 
     def published(self) -> Tensors:
-        """Every tensor under its published name."""
+        """Return all tensors by their published names."""
         tensors = {f"model.diffusion_model.{n}": t for n, t in unet_names(self.unet).items()}
         tensors |= {f"first_stage_model.{n}": t for n, t in vae_names(self.vae).items()}
         words = {f"text_model.{n}": t for n, t in self.text_encoder.state_dict().items()}
@@ -84,7 +84,7 @@ class Tiny:
 
 
 def unet_config(*, is_xl: bool) -> dict[str, Any]:
-    """SDXL's or SD 1.5's shape, ten times narrower."""
+    """Return the shape of SDXL or SD 1.5, ten times narrower."""
     cross, plain = "CrossAttn{}Block2D", "{}Block2D"
     kinds = [plain, cross, cross] if is_xl else [cross, cross, cross, plain]
     config: dict[str, Any] = {
@@ -108,7 +108,7 @@ def unet_config(*, is_xl: bool) -> dict[str, Any]:
 
 
 def vae_config(*, is_xl: bool) -> dict[str, Any]:
-    """The VAE of both, narrower."""
+    """Return the VAE of both, narrower."""
     return {
         "down_block_types": ["DownEncoderBlock2D"] * 4,
         "up_block_types": ["UpDecoderBlock2D"] * 4,
@@ -122,7 +122,7 @@ def vae_config(*, is_xl: bool) -> dict[str, Any]:
 
 
 def clip(width: int, tokens: int, act: str) -> CLIPTextConfig:
-    """A text encoder of two layers; the end mark is the last token, as in CLIP's own vocabulary."""
+    """Return a text encoder with two layers. The end mark is the last token, as in CLIP's vocabulary."""
     return CLIPTextConfig(
         vocab_size=tokens,
         hidden_size=width,
@@ -138,7 +138,7 @@ def clip(width: int, tokens: int, act: str) -> CLIPTextConfig:
 
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Bytes, bytes that end a word, and what three words take to be one token each."""
+    """Return a vocabulary of bytes, bytes that end a word, and the merges of three words."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     merges = []
@@ -156,7 +156,7 @@ TINY_TOKENS = len(vocabulary()[0])
 
 
 def save_vocabulary(folder: Path) -> None:
-    """vocab.json and merges.txt."""
+    """Write vocab.json and merges.txt."""
     tokens, merges = vocabulary()
     folder.mkdir(parents=True)
     (folder / "vocab.json").write_text(json.dumps(tokens))
@@ -185,7 +185,7 @@ _UNET_ENDS = {
 
 
 def unet_names(unet: Any) -> Tensors:
-    """LDM's names of a UNet's tensors."""
+    """Return the tensors of a UNet by LDM's names."""
     has_attention = ["Attn" in kind for kind in unet.config.up_block_types]
     return {_unet_name(name, has_attention): tensor for name, tensor in unet.state_dict().items()}
 
@@ -216,7 +216,7 @@ def _inner(kind: str, rest: str) -> str:
 
 
 def vae_names(vae: Any) -> Tensors:
-    """LDM's names of a VAE's tensors; its attention is written as convolutions of one pixel."""
+    """Return the tensors of a VAE by LDM's names, with its attention as convolutions of one pixel."""
     blocks = len(vae.config.block_out_channels)
     tensors = {}
     for name, tensor in vae.state_dict().items():
@@ -236,7 +236,7 @@ def vae_names(vae: Any) -> Tensors:
 
 
 def open_clip_names(encoder: Any) -> Tensors:
-    """OpenCLIP's names of SDXL's second encoder; query, key and value are one tensor."""
+    """Return the tensors of SDXL's second encoder by OpenCLIP's names, with query, key and value in one tensor."""
     state: Tensors = {n.removeprefix("text_model."): t for n, t in encoder.state_dict().items()}
     tensors = {
         "token_embedding.weight": state["embeddings.token_embedding.weight"],
@@ -258,16 +258,16 @@ def open_clip_names(encoder: Any) -> Tensors:
     return tensors
 
 
-# ── what tests look at ────────────────────────────────────────────────────────────────────────────────────
+# ── results and doubles ────────────────────────────────────────────────────────────────────────────────────
 
 
 def pixels_of(png: bytes) -> Any:
-    """(height, width, 3), int."""
+    """Return the pixels (height, width, 3) as integers."""
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
 class Watched:
-    """A network that remembers how many rows each call had, and has memory for `most` of them only."""
+    """A network that records the rows of each call and runs out of memory above `most` rows."""
 
     def __init__(self, network: Any, most: int = 1_000) -> None:
         self._network = network

@@ -1,4 +1,4 @@
-"""Image jobs over HTTP, as customers send them; and the processes that draw, as an enemy sees them."""
+"""Image jobs over HTTP, and access to the image processes, for tests that disturb them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.waiting import children_of, eventually
 PRICE = 1_500_000
 PATH = "/api/texttoimage/"
 
-#: `quick` is drawn by a fake at 20 ms a step, `sketchy` by the embedded model. Chats are answered at once.
+#: `quick` uses a fake engine with 20 ms per step, `sketchy` the embedded model. Chats have no delay.
 CATALOG = """
 [engines.quick]
 kind = "fake"
@@ -52,7 +52,7 @@ engines = ["sketch"]
 
 
 def submit(account: Account, **fields: Any) -> dict[str, Any]:
-    """The answer to a small job of `quick`, unless fields say otherwise."""
+    """Submit a small job, for `quick` by default, and return the response."""
     body = {"model": "quick", "prompt": "a sun", "width": 256, "height": 256, **fields}
     answer = requests.post(account.server.url + PATH, json=body, headers=account.headers, timeout=30)
     assert answer.status_code == 200, answer.text
@@ -60,13 +60,13 @@ def submit(account: Account, **fields: Any) -> dict[str, Any]:
 
 
 def poll(server: ServerProcess, job: dict[str, Any]) -> dict[str, Any]:
-    """The job as it stands."""
+    """Return the current state of a job."""
     body = {"jobid": job["jobid"], "signature": job["signature"]}
     return requests.post(server.url + PATH + "jobs/", json=body, timeout=30).json()  # type: ignore[no-any-return]
 
 
 class WorkerProcess:
-    """A `minitoolai worker` beside a server, on its database and its data folder."""
+    """A `minitoolai worker` on the database and data folder of a server."""
 
     def __init__(self, server: ServerProcess, **env: str) -> None:
         self._server = server
@@ -79,7 +79,7 @@ class WorkerProcess:
         return self._process.pid
 
     def start(self) -> WorkerProcess:
-        """Start, and wait until it draws."""
+        """Start, and wait until it is ready."""
         with (self._server.folder / "worker.log").open("a") as log:
             self._process = subprocess.Popen(
                 [*PROGRAM, "worker", "--data-dir", str(self._server.data_dir)],
@@ -94,13 +94,13 @@ class WorkerProcess:
         return self
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the worker with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
 
     def stop(self, within_s: float = 40.0) -> None:
-        """SIGTERM; it finishes or hands back, and ends with status 0."""
+        """Stop the worker with SIGTERM. It finishes or returns its jobs, and exits with status 0."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
         self._process.terminate()
@@ -109,18 +109,18 @@ class WorkerProcess:
 
 
 def job_counts(server: ServerProcess) -> dict[str, int]:
-    """Jobs by state."""
+    """Return the number of jobs by state."""
     question = "SELECT state, count(*) FROM generations WHERE kind = 'image' GROUP BY state"
     return dict(server.read(lambda c: c.execute(question)))
 
 
 def settle_jobs(server: ServerProcess, *, within_s: float) -> None:
-    """Wait until nothing is queued or drawn any more."""
+    """Wait until no job is queued or running."""
     eventually(lambda: not {"queued", "running"} & set(job_counts(server)), within_s=within_s, every_s=0.3)
 
 
 def drawing_processes(pid: int) -> list[int]:
-    """The children of this process that draw."""
+    """Return the image processes among the children of a process."""
     return [child for child in children_of(pid) if "engines.images.child" in _command(child)]
 
 
@@ -132,13 +132,13 @@ def _command(pid: int) -> str:
 
 
 def hurt(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that may be gone already."""
+    """Send a signal to a process that may have exited."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def wrong_jobs(server: ServerProcess, acknowledged: set[int]) -> list[str]:
-    """Whatever is not as promised once all jobs should have ended: lost, unended, charged twice, without a picture."""
+    """Return the violations once all jobs should have ended: lost, unfinished, charged twice, without an image."""
     rows = server.read(
         lambda c: c.execute(
             "SELECT g.id, g.state, g.result, h.state, h.settled, count(t.hold_id), coalesce(sum(t.amount), 0)"
@@ -155,5 +155,5 @@ def wrong_jobs(server: ServerProcess, acknowledged: set[int]) -> list[str]:
         elif list(money) != expected:
             wrong.append(f"{number} is {state}, and its money {money}")
         elif (result is not None) != (state == "succeeded") or (result is not None and result not in kept):
-            wrong.append(f"{number} is {state}, and its picture {result}")
+            wrong.append(f"{number} is {state}, and its image {result}")
     return wrong + [f"{name}: {found}" for name, found in server.read(broken_invariants).items()]

@@ -30,7 +30,7 @@ from minitoolai.ledger.types import (
     Settled,
     StillLeased,
     Superseded,
-    Unknown,
+    UnknownAccountOrHold,
 )
 from tests.support.books import NOON_MS, checkpoint, credit, hold, recover, requeue, reverse, settle
 
@@ -72,7 +72,7 @@ class Model:
 
     def judge(self, operation: Operation) -> Result:
         if operation.account_id not in self.posted:
-            return Unknown()
+            return UnknownAccountOrHold()
         if isinstance(operation, Credit):
             return self._credit(operation)
         if isinstance(operation, Reverse):
@@ -81,7 +81,7 @@ class Model:
             return self._place(operation)
         known = self.holds.get(operation.hold_id)
         if known is None or known["account"] != operation.account_id:
-            return Unknown()
+            return UnknownAccountOrHold()
         if known["state"] != "pending":
             return Settled(known["settled"], known["shortfall"], repeated=True)
         if isinstance(operation, Checkpoint):
@@ -137,7 +137,7 @@ class Model:
         known = self.holds.get(ask.hold_id)
         if known is not None:
             same = known["account"] == ask.account_id
-            return Held(known["amount"], known["units"]) if same else Unknown()
+            return Held(known["amount"], known["units"]) if same else UnknownAccountOrHold()
         if ask.claim is not None and not self._is_free(ask.claim.id, ask.now_ms):
             return DuplicateRequest()
         available, period = self.posted[ask.account_id] - self.held(ask.account_id), None

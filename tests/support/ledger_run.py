@@ -8,7 +8,6 @@ from pathlib import Path
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Operation
 from minitoolai.storage import jobs, ledger
-from minitoolai.storage import ledger as audit
 from minitoolai.storage.database import Connection
 from minitoolai.storage.sqlite import SqliteConnection
 from tests.support.books import NOON_MS, _template
@@ -107,7 +106,7 @@ class SideBySide:
         )
         keys = ("turn", "attempt", "failures", "job_lease", "result", "error")
         assert rows_of_jobs == [(number, *(h[key] for key in keys)) for number, h in sorted(model.holds.items())]
-        assert audit.broken_invariants(self.connection) == {}
+        assert ledger.broken_invariants(self.connection) == {}
 
 
 def _kind_and_other_side(move: tuple[int, int, int | str, int, int, str | None]) -> tuple[str, int]:

@@ -1,11 +1,13 @@
-"""Wrong versions of a module: each differs from the right one in one place, as a slip of the hand would."""
+"""Mutants of a module: wrong versions that each differ from the right one in one place."""
 
 from __future__ import annotations
 
 import ast
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Gt: (ast.GtE, ast.Lt),
@@ -26,65 +28,95 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 }
 
 
-def mutants(source: str) -> Iterator[tuple[str, ast.Module]]:
-    """(what was changed where, the changed module) for every slip that the tables above know.
+@dataclass(frozen=True)
+class Mutant:
+    """Changed module, and where and how it differs: function, text of the line, and change."""
 
-    Assertions are left alone: they never fire while the rest is right, so their loss changes no behaviour.
+    function: str
+    line: str
+    change: str
+    tree: ast.Module
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return self.function, self.line, self.change
+
+
+def mutants(source: str) -> Iterator[Mutant]:
+    """Yield one mutant for every change that the tables above know.
+
+    Assertions are left alone: they never fire while the code is right, so their loss changes no behaviour.
     """
     tree = ast.parse(source)
+    lines = source.splitlines()
     asserted = {id(part) for node in ast.walk(tree) if isinstance(node, ast.Assert) for part in ast.walk(node)}
+    functions = _function_by_line(tree)
     for number, node in enumerate(ast.walk(tree)):
         if id(node) in asserted:
             continue
-        for change, edit in _slips(node):
-            # Read anew: a tenth of what copying a tree takes.
+        for line_number, change, edit in _changes(node):
+            # Parse again: takes a tenth of the time of copying a tree.
             wrong = ast.parse(source)
             edit(next(itertools.islice(ast.walk(wrong), number, None)))
-            yield f"line {getattr(node, 'lineno', 0)}: {change}", ast.fix_missing_locations(wrong)
+            line = lines[line_number - 1].strip()
+            yield Mutant(functions.get(line_number, ""), line, change, ast.fix_missing_locations(wrong))
+
+
+def _function_by_line(tree: ast.Module) -> dict[int, str]:
+    functions: dict[int, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            functions |= dict.fromkeys(range(node.lineno, (node.end_lineno or node.lineno) + 1), node.name)
+    return functions
 
 
 def load(tree: ast.Module, name: str) -> ModuleType:
-    """The module that a tree says."""
+    """Compile a tree into a module."""
     module = ModuleType(name)
     exec(compile(tree, name, "exec"), module.__dict__)
     return module
 
 
-def _slips(node: ast.AST) -> Iterator[tuple[str, object]]:
-    text = ast.unparse(node)[:60] if isinstance(node, ast.expr | ast.stmt) else ""
+def _changes(node: ast.AST) -> Iterator[tuple[int, str, Callable[[Any], object]]]:
+    """Yield (line, change, edit of the same node in another tree)."""
+    line = getattr(node, "lineno", 1)
     if isinstance(node, ast.Compare):
         for wrong in COMPARISONS.get(type(node.ops[0]), ()):
-            yield f"{text}: {wrong.__name__}", lambda n, wrong=wrong: setattr(n, "ops", [wrong()])
+            yield line, wrong.__name__, lambda n, wrong=wrong: setattr(n, "ops", [wrong()])
     elif isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in ARITHMETIC:
         wrong_op = ARITHMETIC[type(node.op)]
-        yield f"{text}: {wrong_op.__name__}", lambda n: setattr(n, "op", wrong_op())
+        yield line, wrong_op.__name__, lambda n: setattr(n, "op", wrong_op())
     elif isinstance(node, ast.BoolOp):
         wrong_bool = ast.And if isinstance(node.op, ast.Or) else ast.Or
-        yield f"{text}: {wrong_bool.__name__}", lambda n: setattr(n, "op", wrong_bool())
+        yield line, wrong_bool.__name__, lambda n: setattr(n, "op", wrong_bool())
         for place in range(len(node.values)):
-            yield f"{text}: without part {place + 1}", lambda n, place=place: n.values.pop(place)
+            yield line, f"without part {place + 1}", lambda n, place=place: _remove_part(n, place)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("min", "max"):
         other = "max" if node.func.id == "min" else "min"
-        yield f"{text}: {other}", lambda n: setattr(n.func, "id", other)
+        yield line, other, lambda n: setattr(n.func, "id", other)
     elif isinstance(node, ast.Call) and len(node.args) > 1:
-        yield f"{text}: first two swapped", lambda n: n.args.__setitem__(slice(0, 2), [n.args[1], n.args[0]])
+        yield line, "first two swapped", lambda n: n.args.__setitem__(slice(0, 2), [n.args[1], n.args[0]])
     elif isinstance(node, ast.IfExp):
-        yield f"{text}: always the first", lambda n: setattr(n, "test", ast.Constant(True))
-        yield f"{text}: always the second", lambda n: setattr(n, "test", ast.Constant(False))
+        yield line, "always the first", lambda n: setattr(n, "test", ast.Constant(True))
+        yield line, "always the second", lambda n: setattr(n, "test", ast.Constant(False))
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int):
         value = not node.value if isinstance(node.value, bool) else node.value + 1
-        yield f"{text} becomes {value}", lambda n: setattr(n, "value", value)
+        yield line, f"{node.value} becomes {value}", lambda n: setattr(n, "value", value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        yield f"{text}: without not", lambda n: setattr(n, "op", ast.UAdd())
+        yield line, "without not", lambda n: setattr(n, "op", ast.UAdd())
     if isinstance(node, ast.If):
-        yield f"if {ast.unparse(node.test)[:50]}: never", lambda n: setattr(n, "test", ast.Constant(False))
+        yield line, "never", lambda n: setattr(n, "test", ast.Constant(False))
     if isinstance(node, ast.FunctionDef):
         for place, statement in enumerate(node.body):
             if isinstance(statement, ast.Assign | ast.AugAssign) or _is_call(statement):
-                yield (
-                    f"{ast.unparse(statement)[:60]}: left out",
-                    lambda n, place=place: n.body.__setitem__(place, ast.Pass()),
-                )
+                yield statement.lineno, "left out", lambda n, place=place: n.body.__setitem__(place, ast.Pass())
+
+
+def _remove_part(node: ast.BoolOp, place: int) -> None:
+    node.values.pop(place)
+    if len(node.values) == 1:
+        # A BoolOp with one value does not compile, so repeat it: `a or a` means `a`.
+        node.values.append(node.values[0])
 
 
 def _is_call(statement: ast.stmt) -> bool:

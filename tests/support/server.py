@@ -21,10 +21,11 @@ from minitoolai.cli import common as commands
 from minitoolai.core.clock import SystemClock, parse_generation_name
 from minitoolai.core.models import Balance
 from minitoolai.core.money import parse_dollars
-from minitoolai.paths import pepper
+from minitoolai.ledger.rules import decide
+from minitoolai.ledger.types import Recover, Result, Settled
+from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Secret, Settings
-from minitoolai.storage import accounts
-from minitoolai.storage import ledger as audit
+from minitoolai.storage import accounts, ledger
 from minitoolai.storage.database import Connection
 from tests.support.books import new_file
 from tests.support.waiting import children_of, eventually, is_alive
@@ -161,7 +162,7 @@ class ServerProcess:
         """Every invariant holds and nothing is pending, by the program's own word and ours."""
         done = self.command("audit")
         assert done.returncode == 0, done.stdout
-        assert self.read(audit.broken_invariants) == {}
+        assert self.read(ledger.broken_invariants) == {}
         pending = self.read(lambda c: c.execute("SELECT id, amount, progress FROM holds WHERE state = 'pending'"))
         assert pending == []
 
@@ -209,7 +210,7 @@ class ServerProcess:
     def account(self, credit: str | None = "5.00") -> Account:
         """A new customer with a key, through the functions behind the command line (a process each would be slow)."""
         commands.prepare(self.settings)
-        secret, clock, email = pepper(self.settings), SystemClock(), f"customer-{next(_numbers)}@example.com"
+        secret, clock, email = load_secret_keys(self.settings), SystemClock(), f"customer-{next(_numbers)}@example.com"
 
         def change(connection: Connection) -> Account:
             account_id = accounts.create_account(connection, email, None, clock.now_ms())
@@ -225,6 +226,19 @@ class ServerProcess:
     def generation(self, name: str) -> dict[str, Any]:
         """The row behind an `x-generation-id`, with the state and amount of its hold."""
         return self.read(lambda c: _generation(c, parse_generation_name(name)))  # type: ignore[no-any-return]
+
+    def recover(self, name: str) -> None:
+        """End its hold as the sweep of another process would that saw no sign of life from this one."""
+        number, now_ms = parse_generation_name(name), SystemClock().now_ms()
+        assert number is not None
+
+        def change(connection: Connection) -> list[Result]:
+            account = connection.execute("SELECT account_id FROM holds WHERE id = ?", (number,))[0][0]
+            return ledger.apply(connection, [Recover(number, account, now_ms, forced=True)], decide)
+
+        (verdict,) = self.write(change)
+        assert isinstance(verdict, Settled)
+        assert not verdict.repeated
 
     def transfers_of(self, name: str) -> list[int]:
         """What was taken for one generation; one entry for each time."""

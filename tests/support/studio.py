@@ -13,7 +13,7 @@ from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import EngineError, StoreError
 from minitoolai.core.in_flight import InFlight
-from minitoolai.core.inference import ImageAsk, ImageJob, Submitted
+from minitoolai.core.inference import ImageJobRequest, ImageJob, SubmittedJob
 from minitoolai.core.models import Caller
 from minitoolai.core.signing import UrlSigner
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress
@@ -23,7 +23,7 @@ from minitoolai.images.progress import JobEvents
 from minitoolai.images.scheduler import WorkerState
 from minitoolai.images.service import ImageService
 from minitoolai.images.worker import ImageWorker
-from minitoolai.storage.object_store import LocalObjects
+from minitoolai.storage.object_store import LocalObjectStore
 from tests.support.books import TemporaryBooks
 
 PRICE = 1_500_000
@@ -41,9 +41,9 @@ async def at_once(request: ImageRequest, on_progress: OnProgress) -> bytes:
 class ScriptedEngine:
     """An image engine that runs `behavior` for every image."""
 
-    def __init__(self, name: str = "engine", *, rows: int = 4, behavior: Behavior = at_once) -> None:
+    def __init__(self, name: str = "engine", *, max_concurrency: int = 4, behavior: Behavior = at_once) -> None:
         self.name = name
-        self.rows = rows
+        self.max_concurrency = max_concurrency
         self.behavior = behavior
         self.is_up = True
         self.why_not: str | None = None
@@ -62,7 +62,7 @@ class ScriptedEngine:
 
     async def stop(self) -> None: ...
 
-    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
+    async def generate(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
         self.begun.append((model, request.prompt))
         self.running += 1
         self.most_running = max(self.most_running, self.running)
@@ -72,7 +72,7 @@ class ScriptedEngine:
             self.running -= 1
 
 
-class FlakyStore(LocalObjects):
+class FlakyStore(LocalObjectStore):
     """A store that refuses objects while `fault` is set."""
 
     fault: str | None = None
@@ -140,20 +140,20 @@ class Studio:
 
     # ── shortcuts ─────────────────────────────────────────────────────────────────────────────────────────
 
-    async def submit(self, account: int, prompt: str = "a sun", *, model: str = "first", **fields: Any) -> Submitted:
+    async def submit(self, account: int, prompt: str = "a sun", *, model: str = "first", **fields: Any) -> SubmittedJob:
         sized = {"width": 256, "height": 256} | fields
-        return await self.service.submit(Caller(account, "key000000001"), ImageAsk(model=model, prompt=prompt, **sized))
+        return await self.service.submit(Caller(account, "key000000001"), ImageJobRequest(model=model, prompt=prompt, **sized))
 
-    async def get(self, job: Submitted) -> ImageJob:
+    async def get(self, job: SubmittedJob) -> ImageJob:
         return await self.service.get(job.job_id, job.signature)
 
-    async def end(self, job: Submitted, timeout_s: float = 20.0) -> ImageJob:
+    async def end(self, job: SubmittedJob, timeout_s: float = 20.0) -> ImageJob:
         """Return the job once it has ended."""
         ended = await self.service.wait(job, timeout_s)
         assert ended.is_over, ended
         return ended
 
-    def row(self, job: Submitted) -> tuple[Any, ...]:
+    def row(self, job: SubmittedJob) -> tuple[Any, ...]:
         """Return state, attempt, failures and charged amount."""
         return self.books.rows(
             "SELECT g.state, g.attempt, g.failures, h.settled FROM generations g JOIN holds h ON h.id = g.id"

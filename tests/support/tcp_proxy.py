@@ -1,4 +1,4 @@
-"""Stands between a program and PostgreSQL, and breaks connections at the worst moments."""
+"""A TCP proxy in front of PostgreSQL that breaks connections at chosen moments."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: Of the protocol of PostgreSQL: what a client sends to commit, and what it gets for it.
+#: In the PostgreSQL protocol: the message that requests a commit, and the one that confirms it.
 COMMIT_ASKED = b"COMMIT\x00"
 COMMIT_DONE = b"COMMIT\x00"
 
 
 class Proxy:
-    """Forwards bytes. `fate(is_answer, data)` says of each piece: pass it, or break the connection before it."""
+    """Forwards bytes. `fate(is_answer, data)` returns True to forward the data, False to break the connection first."""
 
     def __init__(self, to_port: int) -> None:
         self._to = ("127.0.0.1", to_port)
@@ -62,7 +62,7 @@ class Proxy:
                 one.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Break everything."""
+        """Break all connections and stop."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for pair in self._pairs:
@@ -78,7 +78,7 @@ class Proxy:
 
 @contextmanager
 def proxy_to(port: int) -> Iterator[Proxy]:
-    """A proxy for the block."""
+    """Run a proxy during the block."""
     made = Proxy(port)
     try:
         yield made
@@ -87,7 +87,7 @@ def proxy_to(port: int) -> Iterator[Proxy]:
 
 
 def loses_commits(draw: random.Random, *, asked: float = 0.0, answered: float = 0.0) -> Callable[[bool, bytes], bool]:
-    """A fate: of COMMITs this part is lost on the way there, and of their answers that part on the way back."""
+    """Return a fate that loses the share `asked` of commit requests and `answered` of their confirmations."""
 
     def fate(is_answer: bool, data: bytes) -> bool:
         if is_answer:

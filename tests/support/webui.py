@@ -1,6 +1,6 @@
-"""A Stable Diffusion web UI's interface on loopback: AUTOMATIC1111's `/sdapi/v1` as published, old and new.
+"""A stand-in for a Stable Diffusion web UI: AUTOMATIC1111's `/sdapi/v1` on loopback, in its old and its new form.
 
-It paints the seed instead of a picture: one colour, in the size that was asked for, rounded down to eights as it does.
+It returns images of one colour, derived from the seed, in the requested size rounded down to multiples of eight.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ PLANS = [("automatic", "Automatic"), ("uniform", "Uniform"), ("karras", "Karras"
 
 
 def png(colour: tuple[int, int, int], width: int, height: int) -> bytes:
-    """A picture of one colour."""
+    """Return an image of one colour."""
     file = io.BytesIO()
     Image.new("RGB", (width, height), colour).save(file, "PNG")
     return file.getvalue()
 
 
 class Webui:
-    """What it does, as a behaviour of tests.support.upstream.Upstream; what it was asked lies in `asked`."""
+    """A behaviour for tests.support.upstream.Upstream. Records the requests in `asked`."""
 
     def __init__(self, *, joined: bool = False, calls: int = 1, call_s: float = 0.0) -> None:
-        """`joined`: samplers as before 1.9, with Karras in their names. A picture takes `calls` times `call_s`."""
+        """Create a web UI. `joined`: sampler names include Karras, as before 1.9. An image takes `calls` x `call_s`."""
         self.joined, self.calls, self.call_s = joined, calls, call_s
         self.asked: list[dict[str, Any]] = []
         self.titles = [TITLE]
         self.interrupts = 0
         self.is_interrupted = asyncio.Event()
         self.step = 0
-        #: (status, body) instead of a picture.
+        #: Respond with this (status, body) instead of an image.
         self.refusal: tuple[int, dict[str, Any]] | None = None
-        #: Paths that are answered by silence.
+        #: Paths that get no response.
         self.hangs: set[str] = set()
-        #: Paths that are answered by 500.
+        #: Paths that get status 500.
         self.fails: set[str] = set()
         self.user = ""
 
@@ -110,7 +110,7 @@ class Webui:
                 break
             await asyncio.sleep(self.call_s)
         colour = body["seed"] >> 16 & 255, body["seed"] >> 8 & 255, body["seed"] & 255
-        picture = png(colour, body["width"] // 8 * 8, body["height"] // 8 * 8)
+        image = png(colour, body["width"] // 8 * 8, body["height"] // 8 * 8)
         info = {"seed": body["seed"], "sd_model_name": "realvision", "sampler_name": body["sampler_name"]}
-        answer = {"images": [base64.b64encode(picture).decode()], "parameters": body, "info": json.dumps(info)}
+        answer = {"images": [base64.b64encode(image).decode()], "parameters": body, "info": json.dumps(info)}
         return exchange.answer(200, answer)

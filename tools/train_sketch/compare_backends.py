@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from model import Transformer
 
-from minitoolai.engines.images.sketch import FOLDER, LATENT, Words
+from minitoolai.engines.images.sketch import FOLDER, LATENT, CaptionEncoder
 from minitoolai.engines.sampling import SCHEDULERS, sample
-from minitoolai.engines.sampling.noise import PictureNoise
+from minitoolai.engines.sampling.noise import SeededNoise
 
 
 def main() -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(FOLDER / "denoiser.onnx", providers=["CPUExecutionProvider"])
-    caption = Words(FOLDER).embed("red apple")[None]
+    caption = CaptionEncoder(FOLDER).embed("red apple")[None]
 
     def by_numpy(x: np.ndarray, sigma: float) -> np.ndarray:
         fed = {"x": x[None].astype(np.float32), "sigma": np.array([sigma], np.float32), "caption": caption}
@@ -34,7 +34,7 @@ def main() -> None:
         net.load_state_dict(torch.load(sys.argv[1]))
 
         print("one call, int8 in ONNX beside float32 in torch, root mean square:")
-        x = PictureNoise(0, LATENT).start()
+        x = SeededNoise(0, LATENT).start()
         for sigma in (14.6, 2.9, 0.93, 0.029):
             noisy = x * sigma
             with torch.no_grad():
@@ -48,7 +48,7 @@ def furthest(by_numpy: object, by_torch: object) -> str:
     worst = []
     for name in SCHEDULERS:
         for steps in range(1, 9):
-            noise = PictureNoise(steps, LATENT)
+            noise = SeededNoise(steps, LATENT)
             ours = sample(name, steps, noise.start(), by_numpy, noise)
             start = torch.from_numpy(noise.start())
             theirs = sample(name, steps, start, by_torch, lambda *at, noise=noise: torch.from_numpy(noise(*at)))

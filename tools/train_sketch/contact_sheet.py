@@ -21,16 +21,16 @@ PICTURE_PX, LABEL_PX, SIDE_BY_SIDE = 256, 22, 2
 
 def drawn(engine: SketchEngine, steps: int, cfg: float) -> dict[str, list[np.ndarray]]:
     """The pictures of each scheduler, one for every prompt, with the same seeds throughout."""
-    canvas, asked = engine.open(), {}
+    batch, asked = engine.open(), {}
     for name in SCHEDULERS:
         for seed, prompt in enumerate(PROMPTS):
             size = {"width": PICTURE_PX, "height": PICTURE_PX}
             request = ImageRequest(prompt=prompt, scheduler=name, steps=steps, cfg_scale=cfg, seed=seed, **size)
-            asked[canvas.add(request)] = name
+            asked[batch.add(request)] = name
     pictures: dict[int, np.ndarray] = {}
-    while len(canvas):
-        for image in canvas.step():
-            pictures[image.ticket] = np.asarray(Image.open(io.BytesIO(image.png)))
+    while len(batch):
+        for image in batch.step():
+            pictures[image.slot_id] = np.asarray(Image.open(io.BytesIO(image.png)))
     return {name: [pictures[t] for t in sorted(asked) if asked[t] == name] for name in SCHEDULERS}
 
 

@@ -34,12 +34,12 @@ def drawn(engine: SketchEngine, prompts: list[str], scheduler: str, steps: int, 
     """Latents (N, 1024) of each prompt, picture i with seed i."""
     latents = {}
     for first in range(0, len(prompts), 60):
-        canvas = engine.open()
+        batch = engine.open()
         for i, prompt in enumerate(prompts[first : first + 60]):
             asked = ImageRequest(prompt=prompt, scheduler=scheduler, steps=steps, cfg_scale=cfg, seed=first + i)
-            canvas.add(asked)
-        while len(canvas):
-            latents.update((request.seed, x) for x, request in canvas.advance().values())
+            batch.add(asked)
+        while len(batch):
+            latents.update((request.seed, x) for x, request in batch.advance().values())
     return np.stack([latents[i] for i in range(len(prompts))]).reshape(len(prompts), -1)
 
 

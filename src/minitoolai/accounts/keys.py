@@ -108,20 +108,20 @@ class NewKey(msgspec.Struct, frozen=True):
 def make_key(
     account_id: int,
     name: str,
-    pepper: bytes,
+    secret_key: bytes,
     clock: Clock,
     rules: KeyRules = UNRESTRICTED,
     *,
-    family: str | None = None,
+    rotation_group: str | None = None,
 ) -> NewKey:
     """Draw a key `sk-mt-<id12>-<secret32>-<crc6>`."""
     key_id, secret = random_text(12), random_text(32)
-    row = KeyRow(key_id, account_id, name, _hmac(secret, pepper), clock.now_ms(), None, rules, family)
+    row = KeyRow(key_id, account_id, name, _hmac(secret, secret_key), clock.now_ms(), None, rules, rotation_group)
     return NewKey(row, f"sk-mt-{key_id}-{secret}-{_checksum(key_id, secret)}")
 
 
-def _hmac(secret: str, pepper: bytes) -> bytes:
-    return hmac.digest(pepper, secret.encode(), "sha256")
+def _hmac(secret: str, secret_key: bytes) -> bytes:
+    return hmac.digest(secret_key, secret.encode(), "sha256")
 
 
 def _checksum(key_id: str, secret: str) -> str:
@@ -150,13 +150,13 @@ def is_active(key: KeyRow, now_ms: int) -> bool:
     return key.revoked_ms is None and (key.rules.expires_ms is None or key.rules.expires_ms > now_ms)
 
 
-def rotate_key(connection: Connection, old: KeyRow, grace_ms: int, pepper: bytes, clock: Clock) -> NewKey:
+def rotate_key(connection: Connection, old: KeyRow, grace_ms: int, secret_key: bytes, clock: Clock) -> NewKey:
     """A new key with the same rules; both share budgets and rates until the old one's time is over."""
     now_ms = clock.now_ms()
-    new = make_key(old.account_id, old.name, pepper, clock, old.rules, family=old.family or old.id)
+    new = make_key(old.account_id, old.name, secret_key, clock, old.rules, rotation_group=old.rotation_group or old.id)
     accounts.insert_key(connection, new.row)
     ends_ms = min(now_ms + grace_ms, old.rules.expires_ms or now_ms + grace_ms)
-    accounts.change_key(connection, old.id, old.name, replace(old.rules, expires_ms=ends_ms))
+    accounts.update_key(connection, old.id, old.name, replace(old.rules, expires_ms=ends_ms))
     return new
 
 
@@ -193,11 +193,11 @@ def require_account(connection: Connection, email: str) -> int:
 class KeyVerifier:
     """Recognises keys. What it has seen is remembered for less than a second."""
 
-    def __init__(self, database: Database, pepper: bytes, clock: Clock, admission: KeyPolicy | None = None) -> None:
+    def __init__(self, database: Database, secret_key: bytes, clock: Clock, admission: KeyPolicy | None = None) -> None:
         #: What a key that is recognised may do; None where nothing is limited.
         self.admission = admission
         self._database = database
-        self._pepper = pepper
+        self._secret_key = secret_key
         self._clock = clock
         self._known: dict[str, tuple[float, Caller]] = {}
         self._used: dict[str, int] = {}
@@ -233,7 +233,9 @@ class KeyVerifier:
             self._known.pop(text, None)
             raise AccessDenied("this key was revoked", code="invalid_api_key")
         rules = None if row.rules == UNRESTRICTED else row.rules
-        caller = Caller(row.account_id, row.id, rules=rules, family=(row.family or row.id) if rules else "")
+        caller = Caller(
+            row.account_id, row.id, rules=rules, rotation_group=(row.rotation_group or row.id) if rules else ""
+        )
         if len(self._known) >= LARGEST_MEMORY:
             self._known.clear()
         self._known[text] = (asked_s + REMEMBER_S, caller)
@@ -241,7 +243,9 @@ class KeyVerifier:
         return caller
 
     def _is_right(self, row: KeyRow, secret: str) -> bool:
-        return any(hmac.compare_digest(row.secret_hmac, _hmac(secret, pepper)) for pepper in all_keys(self._pepper))
+        return any(
+            hmac.compare_digest(row.secret_hmac, _hmac(secret, secret_key)) for secret_key in all_keys(self._secret_key)
+        )
 
     async def record_last_used(self, writer: Writer) -> None:
         """Write down, now and then, when keys were last used: for the eyes of their owners, on nobody's way."""
@@ -250,7 +254,7 @@ class KeyVerifier:
             used, self._used = self._used, {}
             if used:
                 try:
-                    await writer.run(partial(accounts.note_uses, uses=used))
+                    await writer.run(partial(accounts.record_last_used, uses=used))
                 except (StoreError, Overloaded) as error:
                     log.warning("the last use of %d keys could not be written down: %s", len(used), error)
 

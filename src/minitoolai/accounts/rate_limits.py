@@ -12,7 +12,7 @@ import msgspec
 
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import RateLimited, SettingsError
-from minitoolai.core.models import Caller, Rate
+from minitoolai.core.models import Caller, RateLimits
 from minitoolai.core.money import parse_dollars
 from minitoolai.settings import Settings
 
@@ -52,7 +52,7 @@ class LimitGroup:
 
     __slots__ = ("at_work", "dollars", "rate", "requests", "tokens", "what")
 
-    def __init__(self, what: str, rate: Rate, processes: int) -> None:
+    def __init__(self, what: str, rate: RateLimits, processes: int) -> None:
         self.what = what
         self.rate = rate
         self.requests = _meter(rate.requests_per_minute, processes)
@@ -77,7 +77,7 @@ class UsageReservation(msgspec.Struct, frozen=True):
 class Limits:
     """Asked before every request, and before and after all paid work."""
 
-    def __init__(self, clock: Clock, account: Rate, *, processes: int = 1) -> None:
+    def __init__(self, clock: Clock, account: RateLimits, *, processes: int = 1) -> None:
         self._clock = clock
         self._account = account
         self._processes = processes
@@ -138,11 +138,11 @@ class Limits:
         if account is None:
             self._make_room()
             account = self._accounts[caller.account_id] = LimitGroup("this account", self._account, self._processes)
-        if caller.rules is None or caller.rules.rate == Rate():
+        if caller.rules is None or caller.rules.rate == RateLimits():
             return (account,)
-        key = self._keys.get(caller.family)
+        key = self._keys.get(caller.rotation_group)
         if key is None or key.rate != caller.rules.rate:
-            key = self._keys[caller.family] = LimitGroup("this key", caller.rules.rate, self._processes)
+            key = self._keys[caller.rotation_group] = LimitGroup("this key", caller.rules.rate, self._processes)
         return (key, account)
 
     def _make_room(self) -> None:
@@ -256,5 +256,5 @@ def build_limits(settings: Settings, clock: Clock) -> Limits:
             dollars = parse_dollars(settings.dollars_per_minute)
         except ValueError as error:
             raise SettingsError(f"MINITOOLAI_DOLLARS_PER_MINUTE is wrong: {error}") from error
-    rate = Rate(settings.requests_per_minute, settings.tokens_per_minute, dollars, settings.streams)
+    rate = RateLimits(settings.requests_per_minute, settings.tokens_per_minute, dollars, settings.streams)
     return Limits(clock, rate, processes=settings.workers)

@@ -15,10 +15,9 @@ import msgspec
 from minitoolai.accounts.mail import Letter, Mailer
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.errors import InvalidRequest, Overloaded
-from minitoolai.core.inference import decode_ask
+from minitoolai.core.inference import decode_image_job_request
 from minitoolai.core.models import MailLink, User
 from minitoolai.storage import accounts, users
-from minitoolai.storage import users as persons
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
 
@@ -32,13 +31,13 @@ def forget(connection: Connection, account_id: int, now_ms: int) -> bool:
     """Inside a transaction. False, and nothing done, while work of this account is under way."""
     if accounts.balance_of(connection, account_id).held:
         return False
-    asks = [(_without_words(request), job) for job, request in persons.asks_of(connection, account_id)]
-    persons.forget(connection, account_id, asks, now_ms)
+    asks = [(_without_words(request), job) for job, request in users.image_requests_of(connection, account_id)]
+    users.erase_personal_data(connection, account_id, asks, now_ms)
     return True
 
 
 def _without_words(request: str) -> str:
-    ask = msgspec.structs.replace(decode_ask(request), prompt="", negative_prompt="")
+    ask = msgspec.structs.replace(decode_image_job_request(request), prompt="", negative_prompt="")
     return msgspec.json.encode(ask).decode()
 
 
@@ -184,7 +183,7 @@ class Users:
         def change(connection: Connection) -> bool:
             if users.find_link(connection, digest(secret), now_ms) is None:
                 return False
-            users.use_links(connection, link.email)
+            users.consume_links(connection, link.email)
             if accounts.find_account(connection, link.email) is not None:
                 return False
             account_id = accounts.create_account(connection, link.email, link.password_hash, now_ms)
@@ -253,7 +252,7 @@ class Users:
             found = users.find_user(connection, link.email) if link and link.purpose == "reset" else None
             if link is None or found is None:
                 return None
-            users.use_links(connection, link.email)
+            users.consume_links(connection, link.email)
             users.set_password(connection, found[0].account_id, hashed)
             users.end_sessions(connection, found[0].account_id)
             return link.email
@@ -272,7 +271,7 @@ class Users:
 
         def change(connection: Connection) -> None:
             users.set_password(connection, user.account_id, hashed)
-            users.use_links(connection, user.email)
+            users.consume_links(connection, user.email)
             users.end_sessions(connection, user.account_id)
 
         await self._writer.run(change)

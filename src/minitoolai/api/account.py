@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from minitoolai.availability import Offer, Reports
-from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, SpeechModel, nearest
+from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, SpeechModel, suggest_names
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.models import Caller, Generation, UsageRow
@@ -104,7 +104,7 @@ async def model(request: Request) -> Response:
     offered, name = reports.models(), request.path_params["name"].strip("/")
     found = offered.get(name)
     if found is None:
-        raise ModelNotFound(f"there is no model {name[:80]!r}; {nearest(name, offered)}", param="model")
+        raise ModelNotFound(f"there is no model {name[:80]!r}; {suggest_names(name, offered)}", param="model")
     return json_response(_model(reports.offer(found)))
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 
 import msgspec
 
 from minitoolai.accounts.keys import check_model
 from minitoolai.accounts.rate_limits import Limits, UsageReservation
 from minitoolai.core.catalog import ChatModel
-from minitoolai.core.clock import Clock
+from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import (
     AccessDenied,
+    AlreadySettled,
     BudgetExceeded,
     ClientLeft,
     CommitInDoubt,
@@ -24,7 +27,7 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.meters import Meters
-from minitoolai.core.models import Caller, Claim, GenerationState, NewGeneration, Outcome
+from minitoolai.core.models import Caller, GenerationState, IdempotencyClaim, NewGeneration, Outcome
 from minitoolai.core.money import format_dollars
 from minitoolai.core.tracing import Spans
 from minitoolai.ledger.types import (
@@ -38,7 +41,7 @@ from minitoolai.ledger.types import (
     Result,
     Settle,
     Settled,
-    Unknown,
+    UnknownAccountOrHold,
 )
 from minitoolai.storage.writer import Writer
 
@@ -98,6 +101,8 @@ def chat_cost(price_input: int, price_output: int, usage: Usage) -> int:
     """The exact cost of what was read and written."""
     return usage.prompt_tokens * price_input + usage.completion_tokens * price_output
 
+
+log = logging.getLogger(__name__)
 
 #: A hold without a sign of life for this long is recovered.
 LEASE_MS = 10_000
@@ -192,7 +197,7 @@ class Charging:
             generation=generation,
             claim=claim,
             queue_limit=queue_limit,
-            budget=caller.rules.budget(caller.family) if caller.rules is not None else None,
+            budget=caller.rules.budget(caller.rotation_group) if caller.rules is not None else None,
         )
         future = self._writer.submit(hold)
         assert future is not None
@@ -245,12 +250,20 @@ class Charging:
             spans.end_settle(span, charge)
         return charge
 
-    def keep_alive(self, reservation: Reservation, progress: int) -> None:
-        """Write down the cost so far and move the lease; rides with the next commit."""
+    def keep_alive(
+        self, reservation: Reservation, progress: int, on_lost: Callable[[ServiceError], None] | None = None
+    ) -> None:
+        """Record the cost so far and renew the lease, in the next commit.
+
+        `on_lost` is called with an error for the caller if the hold is no longer pending: this process was paused
+        beyond its lease and another one recovered the hold. The work must stop, because it cannot be charged any more.
+        """
         lease_until_ms = self._clock.now_ms() + LEASE_MS
-        self._writer.submit(
-            Checkpoint(reservation.hold_id, reservation.account_id, progress, lease_until_ms), wait=False
-        )
+        checkpoint = Checkpoint(reservation.hold_id, reservation.account_id, progress, lease_until_ms)
+        if on_lost is None:
+            self._writer.submit(checkpoint, wait=False)
+        else:
+            self._writer.renew(checkpoint, lambda verdict: _lost(reservation, verdict, on_lost))
 
     def _release(self, hold_id: int, account_id: int) -> Settle:
         outcome = Outcome(state="cancelled", error_code="client_left")
@@ -260,7 +273,8 @@ class Charging:
 async def durable(charge: asyncio.Future[Result], *, within_s: float) -> None:
     """Return once the charge is written. TimeoutError if the database is too sick for that, StoreError.
 
-    A hold that the books do not know can pay for nothing: that must never look like a charge.
+    A hold that the books do not know can pay for nothing, and one that was settled before with another cost or outcome
+    was not charged for this: neither must ever look like a charge.
     """
     # A timer on the future itself costs a third of asyncio.timeout, and every request comes by here.
     timer = charge.get_loop().call_later(within_s, _give_up, charge)
@@ -268,13 +282,33 @@ async def durable(charge: asyncio.Future[Result], *, within_s: float) -> None:
         verdict = await charge
     finally:
         timer.cancel()
-    if isinstance(verdict, Unknown):
+    if isinstance(verdict, UnknownAccountOrHold):
         raise StoreError("the books do not know the hold of this charge; nothing was charged")
+    if isinstance(verdict, Settled) and verdict.differs:
+        raise AlreadySettled(f"the hold was already settled, at a cost of {verdict.cost} and with another outcome")
 
 
 def _give_up(charge: asyncio.Future[Result]) -> None:
     if not charge.done():
         charge.set_exception(TimeoutError("the charge is not durable yet"))
+
+
+def _lost(reservation: Reservation, verdict: Result, on_lost: Callable[[ServiceError], None]) -> None:
+    log.error(
+        "%s: a checkpoint found its hold settled or gone (%s); was this process paused?",
+        generation_name(reservation.hold_id),
+        verdict,
+    )
+    on_lost(interrupted())
+
+
+def interrupted() -> ServiceError:
+    """The error for the caller of work whose hold was recovered while it went on."""
+    return ServiceError(
+        "the charge for this response was already recorded while the server was paused; "
+        "the response is not complete, send the request again",
+        code="interrupted",
+    )
 
 
 def state_after(error: ServiceError | None) -> GenerationState:
@@ -289,7 +323,7 @@ def charged(verdict: Result) -> int:
     return verdict.cost if isinstance(verdict, Settled) else 0
 
 
-def _first_use(claim: Claim, hold_id: int) -> Claim | None:
+def _first_use(claim: IdempotencyClaim, hold_id: int) -> IdempotencyClaim | None:
     """A request may place several holds; its Idempotency-Key is claimed with the first."""
     if claim.hold_id is not None:
         return None

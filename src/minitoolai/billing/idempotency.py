@@ -15,7 +15,7 @@ import msgspec
 from minitoolai.billing.charging import already_in_flight
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import IdempotencyMismatch, IdempotencySpent, InvalidRequest, Overloaded, StoreError
-from minitoolai.core.models import Caller, Claim
+from minitoolai.core.models import Caller, IdempotencyClaim
 from minitoolai.storage import idempotency
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
@@ -45,7 +45,7 @@ class IdempotencyStore:
         #: Those at work in this process; the database knows of the others.
         self._under_way: dict[str, bytes] = {}
 
-    async def claim(self, caller: Caller, name: str, request: bytes) -> Claim | RecordedResponse:
+    async def claim(self, caller: Caller, name: str, request: bytes) -> IdempotencyClaim | RecordedResponse:
         """The right to run this request, to be given back by `release`; or the answer that it had before.
 
         `request` is all of it that matters. IdempotencyMismatch, IdempotencyInFlight, IdempotencySpent,
@@ -53,7 +53,7 @@ class IdempotencyStore:
         """
         _check_name(name)
         fingerprint = await _fingerprint(request)
-        claim = Claim(f"{caller.account_id}/{name}", fingerprint)
+        claim = IdempotencyClaim(f"{caller.account_id}/{name}", fingerprint)
         self._check_under_way(claim)
         try:
             found = await self._database.read_async(idempotency.find, claim.id)
@@ -65,7 +65,7 @@ class IdempotencyStore:
         self._under_way[claim.id] = fingerprint
         return claim
 
-    def _check_under_way(self, claim: Claim) -> None:
+    def _check_under_way(self, claim: IdempotencyClaim) -> None:
         first = self._under_way.get(claim.id)
         if first is not None:
             raise already_in_flight() if first == claim.fingerprint else _mismatch()
@@ -73,10 +73,10 @@ class IdempotencyStore:
     async def _judge(self, found: idempotency.IdempotencyRow, fingerprint: bytes) -> RecordedResponse:
         if found.fingerprint != fingerprint:
             raise _mismatch()
-        if found.kept is not None:
-            headers = msgspec.json.decode(found.kept.headers, type=list[tuple[str, str]])
+        if found.response is not None:
+            headers = msgspec.json.decode(found.response.headers, type=list[tuple[str, str]])
             return RecordedResponse(
-                found.kept.status, headers, await asyncio.to_thread(zlib.decompress, found.kept.body)
+                found.response.status, headers, await asyncio.to_thread(zlib.decompress, found.response.body)
             )
         if found.state.hold_state == "pending":
             raise already_in_flight()
@@ -86,7 +86,7 @@ class IdempotencyStore:
             param="Idempotency-Key",
         )
 
-    async def keep(self, claim: Claim, answer: RecordedResponse) -> None:
+    async def keep(self, claim: IdempotencyClaim, answer: RecordedResponse) -> None:
         """Write the answer down; once this returns, the same request gets it again, whatever happens to us."""
         hold_id = claim.hold_id
         if hold_id is None or len(answer.body) > LARGEST_ANSWER:
@@ -97,13 +97,13 @@ class IdempotencyStore:
         headers = msgspec.json.encode(answer.headers).decode()
         body = await asyncio.to_thread(zlib.compress, answer.body, 1)
         kept = idempotency.StoredResponse(answer.status, headers, body)
-        await self._writer.run(lambda connection: idempotency.keep(connection, claim.id, hold_id, kept))
+        await self._writer.run(lambda connection: idempotency.store_response(connection, claim.id, hold_id, kept))
 
     async def settled(self) -> None:
         """Return once whatever was queued for the ledger before is written: a refusal then leaves its key free."""
         await self._writer.run(lambda _: None)
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: IdempotencyClaim) -> None:
         """The request is over, here."""
         self._under_way.pop(claim.id, None)
 

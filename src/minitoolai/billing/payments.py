@@ -14,8 +14,7 @@ from minitoolai.core.models import AdminAction, Payment, Voucher
 from minitoolai.core.signing import all_keys
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Credit, Credited, Reverse, Reversed
-from minitoolai.storage import accounts, ledger, payments
-from minitoolai.storage import reports as admin
+from minitoolai.storage import accounts, ledger, payments, reports
 from minitoolai.storage.database import Connection
 
 #: Without letters and digits that look alike on paper.
@@ -41,7 +40,9 @@ def _credit(
     if not isinstance(verdict, Credited):
         raise NotFound(f"there is no account {account_id}")
     # What was reversed when it was spent already is taken from what comes in.
-    taken = sum(old.moved - balance(connection, clock, old).moved for old in payments.owing(connection, account_id))
+    taken = sum(
+        old.moved - balance(connection, clock, old).moved for old in payments.payments_owing(connection, account_id)
+    )
     return Credited(verdict.posted - taken, verdict.repeated)
 
 
@@ -56,7 +57,7 @@ class NewVoucher(msgspec.Struct, frozen=True):
     row: Voucher
 
 
-def make_voucher(pepper: bytes, clock: Clock, amount: int, *, note: str | None, days: int | None) -> NewVoucher:
+def make_voucher(secret_key: bytes, clock: Clock, amount: int, *, note: str | None, days: int | None) -> NewVoucher:
     """Draw a code `XXXX-XXXX-XXXX-XXXX`, worth `amount` nano-dollars once, for ever or for so many days."""
     drawn = ""
     while len(drawn) < CODE_LENGTH:
@@ -64,29 +65,29 @@ def make_voucher(pepper: bytes, clock: Clock, amount: int, *, note: str | None, 
     text, now_ms = drawn[:CODE_LENGTH], clock.now_ms()
     code = "-".join(text[i : i + 4] for i in range(0, CODE_LENGTH, 4))
     row = Voucher(text[-4:], amount, note, now_ms, None if days is None else now_ms + days * MS_PER_DAY)
-    return NewVoucher(code, code_hmac(text, pepper), row)
+    return NewVoucher(code, code_hmac(text, secret_key), row)
 
 
-def code_hmac(code: str, pepper: bytes) -> bytes:
+def code_hmac(code: str, secret_key: bytes) -> bytes:
     """What is stored instead of a code, however its owner types it."""
     plain = re.sub(r"[^0-9A-Z]", "", code.upper())[:64]
-    return hmac.digest(pepper, b"voucher:" + plain.encode(), "sha256")
+    return hmac.digest(secret_key, b"voucher:" + plain.encode(), "sha256")
 
 
 #: Why a code is worth nothing. A value, not an error: an error would undo what others write in the same commit.
 NoVoucher = Literal["unknown", "used", "expired"]
 
 
-def redeem(connection: Connection, clock: Clock, pepper: bytes, account_id: int, code: str) -> int | NoVoucher:
+def redeem(connection: Connection, clock: Clock, secret_key: bytes, account_id: int, code: str) -> int | NoVoucher:
     """Credit a voucher; its amount, or why not. Who redeemed a used one is nobody else's business."""
     now_ms = clock.now_ms()
-    keys = [code_hmac(code, secret) for secret in all_keys(pepper)]
+    keys = [code_hmac(code, secret) for secret in all_keys(secret_key)]
     key, voucher = next(
         ((key, found) for key in keys if (found := payments.find_voucher(connection, key)) is not None), (keys[0], None)
     )
     if voucher is None:
         return "unknown"
-    if not payments.take_voucher(connection, key, account_id, now_ms):
+    if not payments.mark_redeemed(connection, key, account_id, now_ms):
         used = voucher.redeemed_ms is not None or payments.is_redeemed(connection, key)
         return "used" if used else "expired"
     _credit(connection, clock, account_id, voucher.amount, "voucher", f"voucher:{key.hex()}", f"…{voucher.hint}")
@@ -130,22 +131,24 @@ def grant_as_admin(
     connection: Connection, clock: Clock, admin_id: int, account_id: int, amount: int, *, note: str, once: str
 ) -> bool:
     """Credit an account. False where there is none, or the form with this `once` was sent before."""
-    if admin.find_member(connection, account_id) is None:
+    if reports.find_customer(connection, account_id) is None:
         return False
     done = grant(connection, clock, account_id, amount, reason=note, reference=f"admin:{once}")
     if done.repeated:
         return False
     action = AdminAction(clock.new_id(), admin_id, account_id, "grant", amount, note, clock.now_ms())
-    admin.write_action(connection, action)
+    reports.insert_admin_action(connection, action)
     return True
 
 
 def revoke_keys(connection: Connection, clock: Clock, admin_id: int, account_id: int, *, note: str) -> int | None:
     """Revoke every key of an account; how many. None where there is no such account."""
-    if admin.find_member(connection, account_id) is None:
+    if reports.find_customer(connection, account_id) is None:
         return None
     now_ms = clock.now_ms()
     keys = accounts.keys_of(connection, account_id) + accounts.keys_of(connection, account_id, for_pages=True)
     count = sum(accounts.revoke_key(connection, key.id, now_ms) for key in keys)
-    admin.write_action(connection, AdminAction(clock.new_id(), admin_id, account_id, "revoke_keys", None, note, now_ms))
+    reports.insert_admin_action(
+        connection, AdminAction(clock.new_id(), admin_id, account_id, "revoke_keys", None, note, now_ms)
+    )
     return count

@@ -12,10 +12,9 @@ import msgspec
 
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import ServiceError, SettingsError, StoreError
-from minitoolai.ledger.types import CLAIM_LIVES_MS
+from minitoolai.ledger.types import IDEMPOTENCY_TTL_MS
 from minitoolai.settings import Settings
-from minitoolai.storage import idempotency, retention
-from minitoolai.storage import ledger as budgets
+from minitoolai.storage import idempotency, ledger, retention
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
 
@@ -69,25 +68,25 @@ class RetentionSweeper:
 
     def _sweep(self, connection: Connection) -> int:
         now_ms = self._clock.now_ms()
-        count = idempotency.sweep(connection, now_ms) + budgets.sweep(connection, now_ms)
-        count += retention.sweep(connection, "sessions", now_ms, BATCH)
-        count += retention.sweep(connection, "mail_links", now_ms, BATCH)
-        count += retention.sweep(connection, "webhook_events", now_ms - EVENTS_KEPT_MS, BATCH)
+        count = idempotency.delete_expired(connection, now_ms) + ledger.delete_old_periods(connection, now_ms)
+        count += retention.delete_expired(connection, "sessions", now_ms, BATCH)
+        count += retention.delete_expired(connection, "mail_links", now_ms, BATCH)
+        count += retention.delete_expired(connection, "webhook_events", now_ms - EVENTS_KEPT_MS, BATCH)
         if self._kept.words_days:
             before_ms = now_ms - int(self._kept.words_days * MS_PER_DAY)
-            count += retention.forget_words(connection, before_ms, BATCH)
+            count += retention.erase_prompts(connection, before_ms, BATCH)
         return count
 
     async def _drop_answers(self) -> None:
         """Looked for by a reader, from where the last look ended: keys without answers are many."""
-        if self._kept.answers_hours * MS_PER_HOUR >= CLAIM_LIVES_MS:
+        if self._kept.answers_hours * MS_PER_HOUR >= IDEMPOTENCY_TTL_MS:
             return
         until_ms = self._clock.now_ms() - int(self._kept.answers_hours * MS_PER_HOUR)
         after_ms = self._looked_ms
-        while found := await self._database.read_async(idempotency.answered, after_ms, until_ms):
-            await self._writer.run(partial(idempotency.drop_answers, keys=found))
+        while found := await self._database.read_async(idempotency.rows_with_response, after_ms, until_ms):
+            await self._writer.run(partial(idempotency.drop_responses, keys=found))
             await asyncio.sleep(PAUSE_S)
-            if len(found) < idempotency.SWEPT_AT_ONCE:
+            if len(found) < idempotency.DELETE_BATCH:
                 break
         self._looked_ms = max(after_ms, until_ms - LONGEST_ANSWER_MS)
 

@@ -89,7 +89,7 @@ class Checkout:
         }
         options: Any = {"idempotency_key": f"payment-{payment_id}"}
         session = await self._ask(lambda client: client.v1.checkout.sessions.create(params, options))  # type: ignore[arg-type]
-        await self._writer.run(lambda c: payments.name_payment(c, payment_id, session.id, self._clock.now_ms()))
+        await self._writer.run(lambda c: payments.set_provider_ref(c, payment_id, session.id, self._clock.now_ms()))
         return str(session.url)
 
     async def landed(self, account_id: int, session_id: str) -> Payment | None:
@@ -111,12 +111,12 @@ class Checkout:
             event = stripe.Webhook.construct_event(body, signature, self._webhook_secret, TOLERANCE_S)
         except (ValueError, stripe.SignatureVerificationError) as error:
             raise InvalidRequest("this is not signed as Stripe signs", param="Stripe-Signature") from error
-        if await self._database.read_async(payments.was_seen, event.id):
+        if await self._database.read_async(payments.event_was_handled, event.id):
             return
         payment = await self._concerned(event.type, event.data.object)
         if payment is not None:
             await self.look(payment)
-        await self._writer.run(lambda c: payments.note_seen(c, event.id, self._clock.now_ms()))
+        await self._writer.run(lambda c: payments.mark_event_handled(c, event.id, self._clock.now_ms()))
 
     async def _concerned(self, kind: str, thing: Any) -> Payment | None:
         """The payment that an event is about, if it is one of ours."""
@@ -143,7 +143,7 @@ class Checkout:
         if payment is None or session_id is None or payment.provider_ref is not None:
             return payment if payment and session_id in (None, payment.provider_ref) else None
         # We died between Stripe's answer and our writing it down.
-        await self._writer.run(lambda c: payments.name_payment(c, number, session_id, self._clock.now_ms()))
+        await self._writer.run(lambda c: payments.set_provider_ref(c, number, session_id, self._clock.now_ms()))
         return await self._database.read_async(payments.find_payment, number)
 
     async def poll(self) -> None:
@@ -158,7 +158,7 @@ class Checkout:
     async def look_at_all(self) -> None:
         """Look at every payment that is not at its end."""
         since_ms = self._clock.now_ms() - POLLED_MS
-        for payment in await self._database.read_async(payments.unfinished, since_ms):
+        for payment in await self._database.read_async(payments.unfinished_payments, since_ms):
             if payment.provider_ref is not None:
                 await self.look(payment)
 

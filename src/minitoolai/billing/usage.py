@@ -14,7 +14,7 @@ import msgspec
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.models import RevenueRow, UsageCell
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.reports import oldest_pending_ms, oldest_unfinished_ms, revenue, usage_cells
+from minitoolai.storage.reports import oldest_pending_ms, oldest_unfinished_ms, revenue_by_day, usage_cells
 
 LONGEST_DAYS = 90
 #: Work is written down a moment after it began, by processes whose clocks may differ: so long nothing is final.
@@ -134,7 +134,7 @@ class RevenueCache:
 def _read_revenue(connection: Connection, from_ms: int, now_ms: int) -> tuple[int, list[RevenueRow], list[RevenueRow]]:
     with connection.snapshot():
         final_ms = final_until_ms(from_ms, now_ms, oldest_pending_ms(connection))
-        return final_ms, revenue(connection, from_ms, final_ms), revenue(connection, final_ms, 2**62)
+        return final_ms, revenue_by_day(connection, from_ms, final_ms), revenue_by_day(connection, final_ms, 2**62)
 
 
 def _add_revenue(rows: dict[RevenuePlace, RevenueRow], more: list[RevenueRow]) -> None:
@@ -145,5 +145,5 @@ def _add_revenue(rows: dict[RevenuePlace, RevenueRow], more: list[RevenueRow]) -
 
 def _merged(one: RevenueRow, other: RevenueRow) -> RevenueRow:
     return RevenueRow(
-        one.day, one.kind, one.requests + other.requests, one.sold + other.sold, one.bought + other.bought
+        one.day, one.kind, one.requests + other.requests, one.sold + other.sold, one.upstream_cost + other.upstream_cost
     )

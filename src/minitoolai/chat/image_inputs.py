@@ -10,11 +10,11 @@ from typing import Any
 
 from minitoolai.core.errors import FetchFailed, InvalidRequest
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.images.codec import check_picture, plain_picture
-from minitoolai.httpclient.guarded import MOST_BYTES, Fetched
+from minitoolai.engines.images.codec import inspect_image, to_plain_png
+from minitoolai.httpclient.guarded import MAX_BODY_BYTES, GuardedResponse
 
 #: (URL, name of its field) → what lies there. UrlForbidden, FetchFailed.
-Fetch = Callable[[str, str], Awaitable[Fetched]]
+Fetch = Callable[[str, str], Awaitable[GuardedResponse]]
 MOST_PICTURES = 32
 #: Pictures on their way at once, for all requests of this process.
 FETCHED_AT_ONCE = 16
@@ -74,13 +74,13 @@ def _checked(url: str, field: str) -> str:
 
 
 def _data_url(data: bytes, field: str) -> str:
-    if len(data) > MOST_BYTES:
-        most = MOST_BYTES // 1024 // 1024
+    if len(data) > MAX_BODY_BYTES:
+        most = MAX_BODY_BYTES // 1024 // 1024
         raise InvalidRequest(f"{field} is a picture of more than {most} MB", param=field, code="image_too_large")
-    kind = check_picture(data, field=field).kind
+    kind = inspect_image(data, field=field).kind
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _plain(url: str, field: str) -> str:
-    png = plain_picture(base64.b64decode(url.partition(",")[2]), field=field)
+    png = to_plain_png(base64.b64decode(url.partition(",")[2]), field=field)
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

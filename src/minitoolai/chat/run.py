@@ -17,10 +17,10 @@ from minitoolai.chat.normalizer import BYTES_PER_TOKEN, ChunkNormalizer, whole_a
 from minitoolai.chat.router import Route, written
 from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineFull, EngineTimeout, ServiceError
-from minitoolai.core.in_flight import Checkpoints
+from minitoolai.core.in_flight import CheckpointSchedule, has_died
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
-from minitoolai.engines.protocols import ChatAnswer, ChatEngine
+from minitoolai.engines.protocols import ChatEngine, ChatResponse
 from minitoolai.ledger.types import Result
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,13 @@ class Home(Protocol):
     def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
         """Seconds to the first token, and in all."""
 
-    def purchase(self, model: str, engine: str, usage: Usage) -> int | None:
+    def upstream_cost(self, model: str, engine: str, usage: Usage) -> int | None:
         """What the engine charges us, in nano-dollars, where that is known."""
 
     def forget(self, run: ChatRun) -> bool:
         """The run has ended; True where it was the only one."""
 
-    def drain_for_usage(self, run: ChatRun, answer: ChatAnswer) -> bool:
+    def drain_for_usage(self, run: ChatRun, answer: ChatResponse) -> bool:
         """Whether the rest of an abandoned answer is now read in the background."""
 
 
@@ -63,15 +63,16 @@ class ChatRun:
         self.route = route
         self.engine = route.engine
         self.reservation = reservation
+        self.hold_id = reservation.hold_id
         self.name = generation_name(reservation.hold_id)
         self._created_s = created_ms(reservation.hold_id) // 1000
         self.events = self._new_events()
         self.started_s = self._asked_s = self._silent_since_s = service.clock.steady_s()
-        self._checkpoints = Checkpoints(self.started_s)
+        self._checkpoints = CheckpointSchedule(self.started_s)
         self._first_token_s: float | None = None
         self._spoke = False
         self._prompt_tokens = request.text_bytes // BYTES_PER_TOKEN if prompt_tokens is None else prompt_tokens
-        self._answer: ChatAnswer | None = None
+        self._answer: ChatResponse | None = None
         self._charge: asyncio.Future[Result] | None = None
         self.is_finished = False
         self.usage: Usage | None = None
@@ -157,7 +158,7 @@ class ChatRun:
     async def _flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
         assert self._answer is not None
         while True:
-            if self._answer.listen(None):
+            if self._answer.set_callbacks(None):
                 slow = await self._listen(self._answer, write)
             else:
                 block = await self.next_block()
@@ -168,7 +169,7 @@ class ChatRun:
                 return
 
     async def _listen(
-        self, answer: ChatAnswer, write: Callable[[bytes], Awaitable[None] | None]
+        self, answer: ChatResponse, write: Callable[[bytes], Awaitable[None] | None]
     ) -> Awaitable[None] | None:
         """Write what comes until the end, or until `write` asks to wait: then what it asks to wait for."""
         halt: asyncio.Future[Awaitable[None] | None] = asyncio.get_running_loop().create_future()
@@ -180,14 +181,14 @@ class ChatRun:
             try:
                 slow = None
                 while slow is None and not self._has_ended():
-                    data = answer.take()
+                    data = answer.read_nowait()
                     if data is None:
                         return
                     block = self._process_chunk(data)
                     slow = write(block) if block else None
                 # Taking the last bytes may close the connection, which calls us once more from within.
                 if not halt.done():
-                    answer.listen(None)
+                    answer.set_callbacks(None)
                     halt.set_result(slow)
             except Exception as error:  # noqa: BLE001 - raised again in the task that waits
                 if not halt.done():
@@ -207,19 +208,19 @@ class ChatRun:
                 slow = write(block) if block else None
                 # What repeats ends nothing.
                 if slow is not None or (is_new and self._has_ended()):
-                    answer.listen(None)
+                    answer.set_callbacks(None)
                     halt.set_result(slow)
             except Exception as error:  # noqa: BLE001 - raised again in the task that waits
                 if not halt.done():
-                    answer.listen(None)
+                    answer.set_callbacks(None)
                     halt.set_exception(error)
 
-        answer.listen(came, flows)
+        answer.set_callbacks(came, flows)
         try:
             came()
             return await halt
         finally:
-            answer.listen(None)
+            answer.set_callbacks(None)
 
     def _process_chunk(self, data: bytes) -> bytes:
         """Bytes of the engine's into whole events for the caller; empty bytes are the engine's end."""
@@ -317,7 +318,7 @@ class ChatRun:
             first_token_ms=None if first_s is None else round((first_s - self.started_s) * 1000),
             engine=self.route.served_by_another,
             attempts=written(self.route.attempts),
-            purchase=self._service.purchase(self.request.model, self.engine.name, usage),
+            upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, usage),
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────
@@ -331,9 +332,10 @@ class ChatRun:
         if answer is not None:
             await answer.close()
 
-    async def read_on(self, answer: ChatAnswer) -> None:
+    async def read_on(self, answer: ChatResponse) -> None:
         """The caller left, the engine bills all the same: read to the usage it reports."""
-        self._answer = answer
+        # From here on the run can be stopped again: the reason until now was that the caller left.
+        self._answer, self.task, self.stop_reason = answer, asyncio.current_task(), None
         error: ServiceError = ClientLeft("the caller hung up")
         try:
             while await self.next_block() is not None:
@@ -341,6 +343,7 @@ class ChatRun:
         except ServiceError as failure:
             error = failure
         finally:
+            self.task = None
             self.finish(error)
             await answer.close()
 
@@ -350,8 +353,15 @@ class ChatRun:
             self.stop_reason = reason
             self.task.cancel()
 
+    def lose(self, reason: ServiceError) -> None:
+        """Stop because the hold is settled already. Once the charge is queued, its own verdict decides instead."""
+        if not self.is_finished:
+            self.stop(reason)
+
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease, enforce the timeouts, break the silence."""
+        if has_died(self):
+            return
         if self.on_slow is not None:
             self.on_slow()
             self.on_slow = None
@@ -362,7 +372,7 @@ class ChatRun:
             self._silent_since_s = now_s
             self.on_silence()
         if self._checkpoints.is_due(now_s):
-            self._service.charging.keep_alive(self.reservation, self.cost_so_far())
+            self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
         first_s, total_s = self._service.timeouts(self.engine)
         if now_s - self.started_s > total_s:
             self.stop(

@@ -19,7 +19,7 @@ from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Caller, NewGeneration
 from minitoolai.core.tracing import Spans
-from minitoolai.engines.protocols import ChatAnswer, ChatEngine
+from minitoolai.engines.protocols import ChatEngine, ChatResponse
 
 # (merged from fit) Whether a request fits a model and the engine that answers; a refusal names the field and the models that can.
 
@@ -173,21 +173,20 @@ class ChatService:
             return self.catalog.embedding_model(request.model)
         return self.catalog.chat_model(request.model)
 
-    def purchase(self, model: str, engine: str, usage: Usage) -> int | None:
+    def upstream_cost(self, model: str, engine: str, usage: Usage) -> int | None:
         """What the engine charges us for this, in nano-dollars; None where the catalog does not say."""
-        price = self.catalog.purchases.get((engine, model))
+        price = self.catalog.upstream_costs.get((engine, model))
         return None if price is None else pricing.chat_cost(*price, usage)
 
     def forget(self, run: ChatRun) -> bool:
         """The run has ended; True where it was the only one."""
         return self.in_flight.discard(run)
 
-    def drain_for_usage(self, run: ChatRun, answer: ChatAnswer) -> bool:
+    def drain_for_usage(self, run: ChatRun, answer: ChatResponse) -> bool:
         """Whether the rest of an abandoned answer is now read in the background, for its usage."""
         if run.is_finished or not run.engine.bills_after_cancel or len(self._reading_on) >= READ_ON_AT_MOST:
             return False
         task = asyncio.ensure_future(run.read_on(answer))
-        run.task = task
         self._reading_on.add(task)
         task.add_done_callback(self._reading_on.discard)
         return True

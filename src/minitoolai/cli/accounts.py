@@ -25,11 +25,11 @@ from minitoolai.cli.common import (
 )
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.money import format_dollars
-from minitoolai.paths import pepper
+from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts, payments, users
 from minitoolai.storage.database import Connection
-from minitoolai.storage.users import everything_of
+from minitoolai.storage.users import export_personal_data
 
 MAX_VOUCHERS = 10_000
 MAX_DAYS = 36_500
@@ -117,7 +117,7 @@ def create_account(settings: Settings, options: argparse.Namespace) -> None:
 def export_account(settings: Settings, options: argparse.Namespace) -> None:
     """Print everything stored about a customer as one JSON object."""
     account_id = read(settings, lambda c: require_account(c, options.email))
-    found = read(settings, lambda c: everything_of(c, account_id))
+    found = read(settings, lambda c: export_personal_data(c, account_id))
     say(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
 
 
@@ -171,7 +171,7 @@ def create_vouchers(settings: Settings, options: argparse.Namespace) -> None:
     if options.days is not None and not 1 <= options.days <= MAX_DAYS:
         raise InvalidRequest(f"--days must be from 1 to {MAX_DAYS}", param="days")
     prepare_existing(settings)
-    secret = pepper(settings)
+    secret = load_secret_keys(settings)
     made = [make_voucher(secret, CLOCK, amount, note=options.note, days=options.days) for _ in range(options.count)]
 
     def change(connection: Connection) -> None:

@@ -20,13 +20,13 @@ from minitoolai.cli.secrets import write_secret
 from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
 from minitoolai.core.money import format_dollars
 from minitoolai.core.signing import all_keys, secret_id
-from minitoolai.paths import database_url, pepper
+from minitoolai.paths import database_url, load_secret_keys
 from minitoolai.settings import Settings
-from minitoolai.storage import backup as archive
+from minitoolai.storage import backup as backup_file
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.ledger import INVARIANTS, broken_invariants
 from minitoolai.storage.object_store import ObjectStore, build_object_store, job_of
-from minitoolai.storage.opening import has_tables, migrate, newest, open_database, revision_of
+from minitoolai.storage.opening import current_revision, has_tables, migrate, newest_revision, open_database
 
 _FOREVER_MS = 2**62
 
@@ -53,20 +53,22 @@ def backup(settings: Settings, options: argparse.Namespace) -> None:
         if not has_tables(database):
             raise SettingsError(f"there is no table in {database.where}, so nothing to back up; choose --data-dir")
         with _target(options.file) as file:
-            writer = archive.ArchiveWriter(file)
-            secret = pepper(settings)
-            revision = revision_of(url) or newest()
-            writer.head(
-                archive.Head(archive.FORMAT, __version__, revision, database.name, CLOCK.now_ms(), secret_id(secret))
+            writer = backup_file.BackupWriter(file)
+            secret = load_secret_keys(settings)
+            revision = current_revision(url) or newest_revision()
+            writer.write_header(
+                backup_file.BackupHeader(
+                    backup_file.FORMAT, __version__, revision, database.name, CLOCK.now_ms(), secret_id(secret)
+                )
             )
             if not settings.secret_key:
                 for one in all_keys(secret):
-                    writer.secret(one)
+                    writer.write_secret(one)
             books = database.read(_write_rows, writer)
             # After the rows: an image is stored before its row refers to it, so none that a row refers to is missing.
             if not options.no_pictures:
                 asyncio.run(_write_images(build_object_store(settings), writer))
-            pictures = writer.end()
+            pictures = writer.finish()
     _report(f"{sum(books.rows.values())} rows, {pictures} images, customers have ${format_dollars(books.posted)}")
 
 
@@ -97,21 +99,21 @@ def _target(name: str) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
 
 
-def _write_rows(connection: Connection, writer: archive.ArchiveWriter) -> archive.BackupTotals:
-    counts = dict.fromkeys(archive.tables(), 0)
+def _write_rows(connection: Connection, writer: backup_file.BackupWriter) -> backup_file.BackupTotals:
+    counts = dict.fromkeys(backup_file.table_names(), 0)
     with connection.snapshot():
-        for chunk in archive.dump(connection):
+        for chunk in backup_file.dump_rows(connection):
             counts[chunk.table] += len(chunk.rows)
-            writer.chunk(chunk)
-        books = archive.BackupTotals(counts, *archive.customers_money(connection))
-    writer.books(books)
+            writer.write_rows(chunk)
+        books = backup_file.BackupTotals(counts, *backup_file.customer_totals(connection))
+    writer.write_totals(books)
     return books
 
 
-async def _write_images(objects: ObjectStore, writer: archive.ArchiveWriter) -> None:
+async def _write_images(objects: ObjectStore, writer: backup_file.BackupWriter) -> None:
     async for key in objects.list_older(_FOREVER_MS):
         try:
-            writer.picture(key, await objects.get(key))
+            writer.write_image(key, await objects.get(key))
         except ObjectMissing:
             # Deleted by retention since it was listed.
             continue
@@ -132,9 +134,9 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
             raise SettingsError(f"cannot read {options.file}: {error.strerror or error}") from error
         database = stack.enter_context(closing(open_database(url, serving=False)))
         stack.enter_context(nullcontext() if database.is_shared else only_server(settings.data_dir))
-        found = archive.pieces(file)
+        found = backup_file.read_parts(file)
         head = next(found)
-        assert isinstance(head, archive.Head), "the first piece is checked to be one"
+        assert isinstance(head, backup_file.BackupHeader), "the first piece is checked to be one"
         _check_target(database, url, head)
         migrate(url, head.revision)
         secret, books = _read_rows(settings, database, found, head)
@@ -146,7 +148,7 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
         say(f"BROKEN: {name}: {wrong}")
     if not broken:
         say(f"{len(INVARIANTS)} invariants hold")
-    if secret is None and secret_id(pepper(settings)) != head.secret_id:
+    if secret is None and secret_id(load_secret_keys(settings)) != head.secret_id:
         say(
             f"the backup was taken under another secret ({head.secret_id}), so its keys and links are not valid here; "
             "set its MINITOOLAI_SECRET_KEY before you serve"
@@ -154,25 +156,25 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
-def _check_target(database: Database, url: str, head: archive.Head) -> None:
+def _check_target(database: Database, url: str, head: backup_file.BackupHeader) -> None:
     """Refuse a target that cannot take this backup, before anything is changed."""
-    if head.revision > newest():
+    if head.revision > newest_revision():
         raise StoreError(
             f"this backup was made by a newer MiniToolAI ({head.version}); install that version or a later one"
         )
-    if has_tables(database) and (head.revision, revision_of(url)) != (newest(), newest()):
+    if has_tables(database) and (head.revision, current_revision(url)) != (newest_revision(), newest_revision()):
         raise StoreError(f"{database.where} has tables of another version; restore into a database without any")
 
 
 def _read_rows(
-    settings: Settings, database: Database, found: Iterator[archive.Piece], head: archive.Head
-) -> tuple[bytes | None, archive.BackupTotals]:
+    settings: Settings, database: Database, found: Iterator[backup_file.BackupPart], head: backup_file.BackupHeader
+) -> tuple[bytes | None, backup_file.BackupTotals]:
     """Load all rows in one transaction, or none."""
     secret: bytes | None = None
     previous: list[bytes] = []
     with closing(database.connect()) as connection, connection.transaction():
-        if head.revision == newest():
-            archive.make_room(connection)
+        if head.revision == newest_revision():
+            backup_file.clear_seed_rows(connection)
         for piece in found:
             if isinstance(piece, bytes):
                 if secret is None:
@@ -180,12 +182,12 @@ def _read_rows(
                     secret = piece
                 else:
                     previous.append(piece)
-            elif isinstance(piece, archive.RowChunk):
-                archive.load(connection, piece)
-            elif isinstance(piece, archive.BackupTotals):
+            elif isinstance(piece, backup_file.RowChunk):
+                backup_file.insert_rows(connection, piece)
+            elif isinstance(piece, backup_file.BackupTotals):
                 _check_books(connection, piece)
                 if database.is_shared:
-                    archive.continue_numbers(connection)
+                    backup_file.reset_sequences(connection)
                 if secret is not None:
                     write_secret(settings.data_dir / "secret.key", secret)
                     for one in previous:
@@ -194,8 +196,8 @@ def _read_rows(
     raise StoreError("the backup is incomplete: its totals are missing")
 
 
-def _check_books(connection: Connection, books: archive.BackupTotals) -> None:
-    if archive.count(connection, books.rows) != books.rows or archive.customers_money(connection) != (
+def _check_books(connection: Connection, books: backup_file.BackupTotals) -> None:
+    if backup_file.count_rows(connection, books.rows) != books.rows or backup_file.customer_totals(connection) != (
         books.posted,
         books.held,
     ):
@@ -213,7 +215,7 @@ def _check_secret(settings: Settings, secret: bytes) -> None:
         raise SettingsError(f"{path} differs from the secret in the backup; move it away, or choose --data-dir")
 
 
-async def _read_images(objects: ObjectStore, found: Iterator[archive.Piece]) -> int:
+async def _read_images(objects: ObjectStore, found: Iterator[backup_file.BackupPart]) -> int:
     pictures = 0
     for piece in found:
         if isinstance(piece, tuple):
@@ -225,6 +227,6 @@ async def _read_images(objects: ObjectStore, found: Iterator[archive.Piece]) -> 
             if not is_whole:
                 raise StoreError(f"image {key} differs from the one that was backed up")
             pictures += 1
-        elif isinstance(piece, archive.End) and piece.pictures != pictures:
+        elif isinstance(piece, backup_file.BackupFooter) and piece.pictures != pictures:
             raise StoreError(f"{piece.pictures} images were backed up, but {pictures} were found")
     return pictures

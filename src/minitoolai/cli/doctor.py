@@ -21,7 +21,7 @@ from minitoolai.core.inference import ChatRequest
 from minitoolai.paths import catalog_path, database_url
 from minitoolai.settings import Settings
 from minitoolai.storage.ledger import broken_invariants
-from minitoolai.storage.opening import weak_settings
+from minitoolai.storage.opening import unsafe_settings
 
 if TYPE_CHECKING:
     from minitoolai.bootstrap import Services
@@ -146,7 +146,7 @@ def warnings(settings: Settings) -> Iterator[str]:
             "its own and reject all keys; set the same MINITOOLAI_SECRET_KEY on every machine"
         )
     if settings.database_url:
-        for name, risk in read(settings, weak_settings).items():
+        for name, risk in read(settings, unsafe_settings).items():
             yield f"PostgreSQL: {name} is off, so {risk}; set {name} = on in postgresql.conf and reload it"
 
 

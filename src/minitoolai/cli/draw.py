@@ -40,10 +40,9 @@ def add_draw(commands: Commands[argparse.ArgumentParser]) -> None:
 def draw(options: argparse.Namespace) -> None:
     """Generate the image, with progress on a terminal, and print where it is. InvalidRequest names a wrong option."""
     request = request_of(options)
-    from minitoolai.engines.images.sketch import SketchEngine
-    from minitoolai.engines.images.sketch import draw as draw_one
+    from minitoolai.engines.images.sketch import SketchEngine, generate
 
-    image = draw_one(SketchEngine(), request, _show_progress if sys.stderr.isatty() else None)
+    image = generate(SketchEngine(), request, _show_progress if sys.stderr.isatty() else None)
     if options.output == "-":
         sys.stdout.buffer.write(image.png)
         return

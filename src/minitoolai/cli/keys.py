@@ -19,17 +19,17 @@ from minitoolai.cli.common import (
     say,
     write,
 )
-from minitoolai.core.catalog import nearest
+from minitoolai.core.catalog import suggest_names
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import InvalidRequest, NotFound
-from minitoolai.core.models import PERIODS, KeyRow, KeyRules, Rate
+from minitoolai.core.models import PERIODS, KeyRow, KeyRules, RateLimits
 from minitoolai.core.money import format_dollars
-from minitoolai.paths import catalog_path, pepper
+from minitoolai.paths import catalog_path, load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
-from minitoolai.storage.ledger import spent
+from minitoolai.storage.ledger import budget_spent
 
 _UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": MS_PER_DAY}
 #: Options of `key create` that restrict the key: name, metavar, help.
@@ -79,7 +79,7 @@ def create_key(settings: Settings, options: argparse.Namespace) -> None:
     rules = _rules(options)
     _check_models(settings, rules.models)
     prepare_existing(settings)
-    secret = pepper(settings)
+    secret = load_secret_keys(settings)
 
     def change(connection: Connection) -> str:
         account_id = require_account(connection, options.email)
@@ -106,7 +106,7 @@ def rotate(settings: Settings, options: argparse.Namespace) -> None:
     """Replace a key and print the new one."""
     grace_ms = _duration_ms(options.grace, "--grace")
     prepare_existing(settings)
-    secret = pepper(settings)
+    secret = load_secret_keys(settings)
 
     def change(connection: Connection) -> str:
         old = accounts.find_key(connection, _key_id(options.id))
@@ -131,7 +131,9 @@ def _check_models(settings: Settings, names: tuple[str, ...]) -> None:
     offered = read_catalog(catalog_path(settings)).models()
     for name in names:
         if name not in offered:
-            raise InvalidRequest(f"--models: there is no model {name!r}; {nearest(name, offered)}", param="models")
+            raise InvalidRequest(
+                f"--models: there is no model {name!r}; {suggest_names(name, offered)}", param="models"
+            )
 
 
 def _key_id(text: str) -> str:
@@ -151,7 +153,7 @@ def _rules(options: argparse.Namespace) -> KeyRules:
         expires_ms=_moment_ms(options.expires) if options.expires else None,
         models=_words(options.models),
         allow_ip=tuple(_network(text) for text in _words(options.allow_ip)),
-        rate=Rate(
+        rate=RateLimits(
             requests_per_minute=_count(options.requests_per_minute, "--requests-per-minute"),
             tokens_per_minute=_count(options.tokens_per_minute, "--tokens-per-minute"),
             dollars_per_minute=_money(options.dollars_per_minute),
@@ -217,9 +219,9 @@ def _lines(connection: Connection, key: KeyRow, now_ms: int) -> list[str]:
     is_over = rules.expires_ms is not None and rules.expires_ms <= now_ms
     state = "revoked" if key.revoked_ms else "expired" if is_over else "active "
     parts: list[str] = []
-    budget = rules.budget(key.family or key.id)
+    budget = rules.budget(key.rotation_group or key.id)
     if budget is not None:
-        used = spent(connection, budget.id, now_ms)
+        used = budget_spent(connection, budget.id, now_ms)
         for period in PERIODS:
             limit = budget.limit(period)
             if limit is not None:
@@ -229,12 +231,12 @@ def _lines(connection: Connection, key: KeyRow, now_ms: int) -> list[str]:
     parts += [f"models {', '.join(rules.models)}"] if rules.models else []
     parts += [f"from {', '.join(rules.allow_ip)}"] if rules.allow_ip else []
     parts += _rate_parts(rules.rate)
-    if key.family:
-        parts.append(f"replaces {key.family}")
+    if key.rotation_group:
+        parts.append(f"replaces {key.rotation_group}")
     return [f"{key.id}  {state}  {key.name}", *(f"    {part}" for part in parts)]
 
 
-def _rate_parts(rate: Rate) -> list[str]:
+def _rate_parts(rate: RateLimits) -> list[str]:
     words = {"requests per minute": rate.requests_per_minute, "tokens per minute": rate.tokens_per_minute}
     parts = [f"{count} {what}" for what, count in {**words, "concurrent responses": rate.streams}.items() if count]
     if rate.dollars_per_minute:

@@ -15,7 +15,7 @@ from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.models import MarginRow
 from minitoolai.core.money import format_dollars
 from minitoolai.settings import Settings
-from minitoolai.storage.reports import margins
+from minitoolai.storage.reports import margins_by_engine
 
 if TYPE_CHECKING:
     from minitoolai.bootstrap import Services
@@ -86,14 +86,16 @@ def stands_in(catalog: Catalog, model: Model, engine: str | None) -> bool:
     return engine is not None and catalog.engines[engine].kind in STAND_INS and engine != model.engines[0]
 
 
-def purchase_lines(catalog: Catalog, model: ChatModel | SpeechModel) -> Iterator[str]:
+def upstream_cost_lines(catalog: Catalog, model: ChatModel | SpeechModel) -> Iterator[str]:
     """Yield a line per engine whose purchase price is in the catalog, with the margin."""
     prices = (model.price, 0) if isinstance(model, SpeechModel) else (model.price_input, model.price_output)
     for engine in model.engines:
-        bought = catalog.purchases.get((engine, model.name))
-        if bought is not None:
-            costs = "  ".join(format_dollars(nano * 1_000_000)[:-6].rjust(9) for nano in bought)
-            margins = ", ".join(percent(sold - cost, sold) for sold, cost in zip(prices, bought, strict=True) if sold)
+        upstream_cost = catalog.upstream_costs.get((engine, model.name))
+        if upstream_cost is not None:
+            costs = "  ".join(format_dollars(nano * 1_000_000)[:-6].rjust(9) for nano in upstream_cost)
+            margins = ", ".join(
+                percent(sold - cost, sold) for sold, cost in zip(prices, upstream_cost, strict=True) if sold
+            )
             yield f"  {engine} charges{costs.rjust(30)}   margin {margins}"
 
 
@@ -119,7 +121,7 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
         else:
             state = chat_state(catalog, offer.model, lambda name, _: services.engines[name].why_not_ready())
         say(f"{offer.model.name:<16} {_kind_and_price(offer.model)}   {state}")
-        for line in purchase_lines(catalog, offer.model):
+        for line in upstream_cost_lines(catalog, offer.model):
             say(line)
     for engine in services.engines.values():
         if why := engine.vision_unavailable_reason():
@@ -163,18 +165,21 @@ def margin(settings: Settings, options: argparse.Namespace) -> None:
     """Print a line per model and engine, then the total."""
     if not 1 <= options.days <= MAX_DAYS:
         raise InvalidRequest(f"--days must be from 1 to {MAX_DAYS}", param="days")
-    rows = read(settings, lambda c: margins(c, CLOCK.now_ms() - options.days * MS_PER_DAY))
+    rows = read(settings, lambda c: margins_by_engine(c, CLOCK.now_ms() - options.days * MS_PER_DAY))
     say(f"{'model':<20} {'engine':<14} {'requests':>9} {'sold':>16} {'bought':>16} {'margin':>16}")
     for row in rows:
         say(_line(row.model, row.engine, row))
-    sums = (sum(getattr(row, name) for row in rows) for name in ("requests", "sold", "bought", "sold_of_known"))
+    sums = (
+        sum(getattr(row, name) for row in rows)
+        for name in ("requests", "sold", "upstream_cost", "sold_with_known_cost")
+    )
     say(_line("all", "", MarginRow("", "", *sums)))
 
 
 def _line(model: str, engine: str, row: MarginRow) -> str:
     """Return a line. Requests without a known upstream cost count as sold, but not towards the margin."""
-    bought, left = "-", "-"
-    if row.sold_of_known or row.bought:
-        bought, earned = format_dollars(row.bought), row.sold_of_known - row.bought
-        left = f"{format_dollars(earned)} {percent(earned, row.sold_of_known)}"
-    return f"{model:<20} {engine:<14} {row.requests:>9} {format_dollars(row.sold):>16} {bought:>16} {left:>16}".rstrip()
+    upstream_cost, left = "-", "-"
+    if row.sold_with_known_cost or row.upstream_cost:
+        upstream_cost, earned = format_dollars(row.upstream_cost), row.sold_with_known_cost - row.upstream_cost
+        left = f"{format_dollars(earned)} {percent(earned, row.sold_with_known_cost)}"
+    return f"{model:<20} {engine:<14} {row.requests:>9} {format_dollars(row.sold):>16} {upstream_cost:>16} {left:>16}".rstrip()

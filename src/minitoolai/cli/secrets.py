@@ -13,7 +13,7 @@ from minitoolai.cli.common import Commands, add_command, add_group, say
 from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import NotFound, SettingsError
 from minitoolai.core.signing import secret_id
-from minitoolai.paths import database_url, pepper
+from minitoolai.paths import database_url, load_secret_keys
 from minitoolai.settings import Settings
 
 
@@ -37,7 +37,7 @@ def rotate(settings: Settings, _: argparse.Namespace) -> None:
             "MINITOOLAI_SECRET_KEY_PREVIOUS"
         )
     database_url(settings)
-    old, path = pepper(settings), settings.data_dir / "secret.key"
+    old, path = load_secret_keys(settings), settings.data_dir / "secret.key"
     # Stored first: a crash in between leaves one secret under two names, never none.
     write_secret(settings.data_dir / f"secret-{secret_id(old)}.key", old)
     new, draft = random_bytes(32), path.with_name("secret.key.new")
@@ -49,7 +49,7 @@ def rotate(settings: Settings, _: argparse.Namespace) -> None:
 
 def list_secrets(settings: Settings, _: argparse.Namespace) -> None:
     """Print the IDs of the current and the previous secrets."""
-    secrets = pepper(settings)
+    secrets = load_secret_keys(settings)
     say(f"{secret_id(secrets)}  current")
     for secret in secrets.previous:
         say(f"{secret_id(secret)}  previous")

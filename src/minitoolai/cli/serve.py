@@ -18,7 +18,7 @@ from minitoolai.billing.payments import grant
 from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, say, write
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.money import parse_dollars
-from minitoolai.paths import pepper
+from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
@@ -100,13 +100,13 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         services.settings,
         MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None).text,
     )
-    member = services.database.member((JOBS_CHANNEL,), on_notify)
+    registration = services.database.membership((JOBS_CHANNEL,), on_notify)
     await metrics.open()
     services.writer.start()
     working = asyncio.create_task(worker.run())
     try:
-        if member is not None:
-            await asyncio.to_thread(member.start)
+        if registration is not None:
+            await asyncio.to_thread(registration.start)
         ready(services.database.where)
         await stopping.wait()
         await _first(worker.drain(services.settings.drain_timeout_s), forced.wait())
@@ -119,8 +119,8 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         await asyncio.to_thread(services.writer.stop)
         if services.tracing is not None:
             await asyncio.to_thread(services.tracing.close)
-        if member is not None:
-            await asyncio.to_thread(member.stop)
+        if registration is not None:
+            await asyncio.to_thread(registration.stop)
         services.database.close()
 
 
@@ -181,7 +181,7 @@ def _check_shared(settings: Settings) -> None:
 
 def _demo_key(settings: Settings) -> str:
     """Create a key for the demo account, and the account if it does not exist."""
-    secret = pepper(settings)
+    secret = load_secret_keys(settings)
 
     def change(connection: Connection) -> str:
         account_id = accounts.find_account(connection, DEMO_EMAIL)

@@ -1,65 +1,65 @@
-"""What is on offer: models, prices, limits and the engines that may answer. catalog_file.py reads it from a file."""
+"""Catalog types: models, prices, limits, voices and engines. catalog_loader.py reads them from a file."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from minitoolai.core.errors import ModelNotFound
 from minitoolai.core.money import price_per_token
 
-# (merged from voices) Speech as the catalog offers it: models, their voices, and which voice a name means.
+# ── speech ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class VoiceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One voice: who speaks it, in which language, and on which terms."""
+    """Voice: its engine, language and licence."""
 
-    #: The name in a request, and who speaks it.
+    #: The name in a request, and the engine of the voice.
     id: str
     engine: str
-    #: A tag like en-US; "*" for a voice that speaks whatever it is given.
+    #: A language tag like en-US; "*" for a voice that speaks any language.
     language: str
-    #: The terms on which it may be used.
+    #: The licence of the voice.
     licence: str
-    #: Other names that mean this voice where no ready voice has the name itself.
+    #: Other names of this voice, used if no available voice has that ID.
     aliases: list[str] = []
-    #: The voice's file, in MINITOOLAI_VOICES_DIR unless the path is absolute; "" where the engine brings it along.
+    #: File of the voice, in MINITOOLAI_VOICES_DIR unless the path is absolute; "" if the engine includes it.
     file: str = ""
 
 
 class SpeechEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A speech model as offered. The price is dollars for a million characters, as text."""
+    """Speech model in the file. The price is dollars per million characters, as a string."""
 
-    #: Dollars for a million characters, in quotes.
+    #: Dollars per million characters, in quotes.
     price: str
-    #: The longest text of one request.
+    #: Maximum length of the text of one request.
     max_characters: int
-    #: The voice of a request that names none, and all there are, in order.
+    #: The default voice, and all voices in order of preference.
     voice: str
     voices: list[VoiceEntry]
 
 
 class SpeechModel(msgspec.Struct, frozen=True):
-    """A speech model, checked. The price is nano-dollars a character."""
+    """Speech model, validated. The price is nano-dollars per character."""
 
     name: str
     price: int
     max_characters: int
-    #: The voice of a request that names none.
+    #: Voice of a request without `voice`.
     default_voice: str
     voices: tuple[VoiceEntry, ...]
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Who speaks its voices, in the order of the catalog."""
+        """Return the engines of its voices, in catalog order."""
         return tuple(dict.fromkeys(voice.engine for voice in self.voices))
 
 
 def find_voice(name: str, voices: list[VoiceEntry]) -> VoiceEntry | None:
-    """The voice of this name; failing that, the first that has it as an alias. Letter case means nothing."""
+    """Return the voice with this ID, or the first one with this alias, ignoring case."""
     wanted = name.lower()
     for voice in voices:
         if voice.id.lower() == wanted:
@@ -67,66 +67,44 @@ def find_voice(name: str, voices: list[VoiceEntry]) -> VoiceEntry | None:
     return next((voice for voice in voices if wanted in (alias.lower() for alias in voice.aliases)), None)
 
 
-def spoken_names(voices: list[VoiceEntry]) -> dict[str, VoiceEntry]:
-    """Every name that means one of these voices."""
+def voices_by_name(voices: list[VoiceEntry]) -> dict[str, VoiceEntry]:
+    """Return every ID and alias of these voices."""
     names = {alias: voice for voice in voices for alias in voice.aliases}
     return names | {voice.id: voice for voice in voices}
 
 
 def language_of(tag: str) -> str:
-    """The language in a tag: `en` of `en-US`."""
+    """Return the language of a tag: `en` for `en-US`."""
     return tag.replace("_", "-").partition("-")[0].lower()
 
 
-# (merged from purchase) What an upstream charges us, so that the margin of every answer is known.
+# ── upstream costs ────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# What upstreams charge the operator, so that the margin of every generation is known.
 
-#: (engine, model as offered here) → nano-dollars a unit read and written.
-Purchases = dict[tuple[str, str], tuple[int, int]]
+#: (engine, model of the catalog) → nano-dollars per input and output unit.
+UpstreamCosts = dict[tuple[str, str], tuple[int, int]]
 
 
-class Purchase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one model costs us: dollars for a million units, as text."""
+class UpstreamCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Upstream price of one model: dollars per million units, as strings."""
 
-    #: dollars for a million tokens read and written, in quotes; of speech, `input` for a million characters.
+    #: dollars per million input and output tokens, in quotes; for speech, `input` per million characters.
     input: str
     output: str = "0"
 
 
-class Sold(Protocol):
-    """A model on offer."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def engines(self) -> tuple[str, ...]:
-        """Who answers for it, in order."""
-
-
-class Seller(Protocol):
-    """The part of an engine's entry that speaks of money."""
-
-    @property
-    def cost_input(self) -> str: ...
-
-    @property
-    def cost_output(self) -> str: ...
-
-    @property
-    def costs(self) -> dict[str, Purchase]: ...
-
-
-def check_purchases(engine: Seller) -> tuple[str, str] | None:
-    """(key, remedy) of the first price that is none, else None."""
+def find_invalid_cost(engine: EngineEntry) -> tuple[str, str] | None:
+    """Return (key, remedy) of the first invalid upstream price, or None."""
     prices = [("cost_input", engine.cost_input or "0"), ("cost_output", engine.cost_output or "0")]
     prices += [("costs", text) for price in engine.costs.values() for text in (price.input, price.output)]
     for key, text in prices:
-        if _is_wrong(text):
-            return key, f'{key} has a price that is none: "0.15" means dollars a million units, at most three decimals'
+        if _is_invalid(text):
+            return key, f'{key} has an invalid price: "0.15" means dollars per million units, at most three decimals'
     return None
 
 
-def _is_wrong(text: str) -> bool:
+def _is_invalid(text: str) -> bool:
     try:
         price_per_token(text)
     except (ValueError, ArithmeticError):
@@ -134,18 +112,18 @@ def _is_wrong(text: str) -> bool:
     return False
 
 
-def purchases(engines: Mapping[str, Seller], models: Iterable[Sold]) -> Purchases:
-    """What each engine charges for each model that names it; a pair without a price is left out."""
-    found: Purchases = {}
+def upstream_costs(engines: Mapping[str, EngineEntry], models: Iterable[ChatModel | SpeechModel]) -> UpstreamCosts:
+    """Return what each engine charges for each model that uses it. A pair without a price is left out."""
+    costs: UpstreamCosts = {}
     for model in models:
         for name in model.engines:
             price = _price_of(engines[name], model.name)
             if price is not None:
-                found[name, model.name] = price
-    return found
+                costs[name, model.name] = price
+    return costs
 
 
-def _price_of(engine: Seller, model: str) -> tuple[int, int] | None:
+def _price_of(engine: EngineEntry, model: str) -> tuple[int, int] | None:
     own = engine.costs.get(model)
     if own is not None:
         return price_per_token(own.input), price_per_token(own.output)
@@ -154,76 +132,78 @@ def _price_of(engine: Seller, model: str) -> tuple[int, int] | None:
     return None
 
 
+# ── engines and models ────────────────────────────────────────────────────────────────────────────────────────────
+
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 
 
 class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One engine: somebody who answers. Which fields mean something depends on `kind`."""
+    """Engine in the file. Which fields apply depends on `kind`."""
 
-    #: any OpenAI-compatible server; an embedded engine (llama, hibari, piper, sketch); pictures by a Stable Diffusion
-    #: web UI (webui) or on a GPU here (diffusers); or a deterministic stand-in for tests.
+    #: upstream: any OpenAI-compatible server. llama, hibari, piper, sketch: embedded engines. webui: images by a Stable
+    #: Diffusion web UI. diffusers: images on a local GPU. fake: deterministic, for tests.
     kind: Literal["upstream", "llama", "hibari", "piper", "sketch", "webui", "diffusers", "fake"]
-    #: upstream: an OpenAI-compatible server, up to and including /v1. webui: its address, such as http://host:7860.
+    #: upstream: URL of the server, up to and including /v1. webui: its URL, such as http://host:7860.
     base_url: str = ""
-    #: upstream: it is ready only once its key is set; what else to send with every request.
+    #: upstream: it is available only if its API key is set; additional headers of every request.
     needs_key: bool = False
     headers: dict[str, str] = {}
-    #: upstream: its chunks carry every documented field, so that bytes are forwarded as they come.
+    #: upstream: its chunks have every documented field, so the bytes can be forwarded unchanged.
     complete_chunks: bool = False
-    #: upstream: it goes on, and bills, after we hang up; so we read on to the usage it reports.
+    #: upstream: it continues and bills after a disconnect, so keep reading until it reports usage.
     bills_after_cancel: bool = False
-    #: upstream: how it calls the limit, and whether it knows the role `developer`.
+    #: upstream: name of its output limit field, and whether it supports the role `developer`.
     limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     developer_role: bool = True
-    #: upstream: fields that it ignores or does not know; here they are refused, for silence would be a lie.
+    #: upstream: request fields that it ignores or does not support; requests with them are rejected.
     unsupported: tuple[str, ...] = ()
-    #: upstream: it continues plain text, too, at `/completions`; which of its models do is for it to say.
+    #: upstream: it also has `/completions`; the upstream decides which of its models support it.
     completions: bool = True
-    #: it sees pictures, where the model does.
+    #: the engine accepts images, for models that do.
     vision: bool = True
-    #: upstream: it fetches the pictures that a URL names; where it does not, they are fetched here and sent along.
+    #: upstream: it fetches images by URL; otherwise they are fetched here and sent with the request.
     fetches_images: bool = True
-    #: upstream: model name there, by model name here; a name that is absent is passed on as it is. webui, diffusers:
-    #: checkpoint or file there, by model name here; for a name that is absent, the model's `weights`.
+    #: upstream: model name of the upstream, by catalog name; a missing name is passed on unchanged. webui, diffusers:
+    #: checkpoint or file, by catalog name; for a missing name, the model's `weights`.
     names: dict[str, str] = {}
-    #: upstream: sizes of pictures that it draws, like "1024x1024"; the nearest is asked for, then scaled. []: any.
+    #: upstream: image sizes it supports, like "1024x1024"; the nearest is requested, then scaled. []: any.
     sizes: list[Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")]] = []
-    #: upstream: for pictures it takes seed, num_inference_steps, guidance_scale and negative_prompt, too.
+    #: upstream: for images it also accepts seed, num_inference_steps, guidance_scale and negative_prompt.
     extended_fields: bool = False
-    #: instead of the settings of the same names.
+    #: override the settings of the same names.
     first_token_timeout_s: Seconds | None = None
     total_timeout_s: Seconds | None = None
-    #: upstream, webui: requests under way at once; more wait. 0 is no cap for an upstream, one for a webui.
+    #: upstream, webui: concurrent requests; more wait. 0 means unlimited for an upstream and 1 for a webui.
     concurrency: Count = 0
-    #: upstream: how many may wait for the cap; more go to the model's next upstream, or are a 503.
+    #: upstream: length of the queue; more requests go to the model's next upstream, or get a 503.
     waiting: Count = 128
-    #: upstream: how often a request is sent again that failed before its first byte, where that is billed to nobody.
+    #: upstream: retries of a request that failed before its first byte and was not billed.
     retries: Count = 1
-    #: upstream: failures in a row after which it rests, and seconds of the first rest. After 0 it never rests.
+    #: upstream: consecutive failures that open the circuit breaker (0: never), and seconds of the first cooldown.
     cooldown_after: Count = 5
     cooldown_s: Seconds = 5.0
-    #: upstream: what it charges us, dollars for a million tokens read and written; by model where it differs.
+    #: upstream: upstream cost in dollars per million input and output tokens; by model where it differs.
     cost_input: str = ""
     cost_output: str = ""
-    costs: dict[str, Purchase] = {}
-    #: upstream: characters of text in one request for speech; a longer text is sent in several.
+    costs: dict[str, UpstreamCost] = {}
+    #: upstream: maximum characters per speech request; a longer text is split.
     max_characters: Count = 4096
-    #: everybody but an upstream: the name that answers carry, and tokens of prompt and answer together.
+    #: all but upstream: model name in responses, and context length in tokens.
     model: str = ""
     context: Count = 0
-    #: llama: a GGUF file instead of MINITOOLAI_LLAMA_MODEL; whether its server is started for embeddings, and how the
-    #: tokens of a text become one vector where the file does not say.
+    #: llama: a GGUF file instead of MINITOOLAI_LLAMA_MODEL; whether to start its server for embeddings, and the pooling
+    #: of token vectors if the file does not specify it.
     file: str = ""
     embeds: bool = False
     pooling: Literal["", "mean", "cls", "last"] = ""
-    #: fake: tokens of an answer, and milliseconds before each of them or before each sentence spoken.
+    #: fake: tokens per response, and the delay in milliseconds before each token or spoken sentence.
     tokens: Count = 16
     delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class ImageTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The most one picture can count, by the `detail` asked for."""
+    """Maximum tokens per input image, by the requested `detail`."""
 
     #: tokens; `auto` counts as `high`.
     low: Count
@@ -231,22 +211,22 @@ class ImageTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChatEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A chat model as offered. Prices are dollars for a million tokens, as text."""
+    """Chat model in the file. Prices are dollars per million tokens, as strings."""
 
-    #: dollars for a million tokens read and written, in quotes, at most three decimals.
+    #: dollars per million input and output tokens, in quotes, at most three decimals.
     input: str
     output: str
-    #: tokens of prompt and answer together, and the most that an answer may have.
+    #: context length (prompt and output) and maximum output, in tokens.
     context: int
     max_output: int
-    #: in order: the first that is ready answers.
+    #: in order of preference: the first available one is used.
     engines: list[str]
-    #: for a model that sees: the most one picture counts, by the `detail` asked for.
+    #: for a model that accepts images: maximum tokens per image, by the requested `detail`.
     image_tokens: ImageTokens | None = None
 
 
 class ChatModel(msgspec.Struct, frozen=True):
-    """A chat model, checked. Prices are nano-dollars a token."""
+    """Chat model, validated. Prices are nano-dollars per token."""
 
     name: str
     price_input: int
@@ -258,37 +238,37 @@ class ChatModel(msgspec.Struct, frozen=True):
 
 
 class EmbeddingEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model that turns text into vectors, as offered. The price is dollars for a million tokens, as text."""
+    """Embedding model in the file. The price is dollars per million tokens, as a string."""
 
-    #: dollars for a million tokens read, in quotes, at most three decimals.
+    #: dollars per million input tokens, in quotes, at most three decimals.
     input: str
-    #: tokens of one text at most.
+    #: maximum tokens per text.
     context: Annotated[int, msgspec.Meta(ge=1)]
-    #: in order: the first that is ready answers; of the kind llama only one with `embeds`.
+    #: in order of preference: the first available one is used. A llama engine needs `embeds`.
     engines: list[str]
 
 
 class EmbeddingModel(ChatModel, frozen=True):
-    """A model that turns text into vectors, checked: one that reads and writes nothing."""
+    """Embedding model, validated: a chat model without output."""
 
 
 class ImageEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An image model as offered. The price is dollars an image, as text."""
+    """Image model in the file. The price is dollars per image, as a string."""
 
-    #: dollars an image, in quotes, at most nine decimals.
+    #: dollars per image, in quotes, at most nine decimals.
     price: str
-    #: in order: the first that is ready draws.
+    #: in order of preference: the first available one is used.
     engines: list[str]
-    #: the file or folder that the operator supplies, in MINITOOLAI_WEIGHTS_DIR unless the path is absolute; a web UI
-    #: knows it by the same name, with or without its ending. Empty: the model's name and `.safetensors`.
+    #: file or folder with the weights, in MINITOOLAI_WEIGHTS_DIR unless the path is absolute; a web UI knows it by the
+    #: same name, with or without extension. Empty: the model's name and `.safetensors`.
     weights: str = ""
     #: noise levels of the schedulers without Karras: `trailing` for checkpoints distilled to few steps (Lightning,
-    #: Hyper) that want it; the picture's metadata says so.
+    #: Hyper) that need it; the image metadata records it.
     schedule: Literal["discrete", "trailing"] = "discrete"
 
 
 class ImageModel(msgspec.Struct, frozen=True):
-    """An image model, checked. The price is nano-dollars an image."""
+    """Image model, validated. The price is nano-dollars per image."""
 
     name: str
     price: int
@@ -301,56 +281,62 @@ Model = ChatModel | EmbeddingModel | ImageModel | SpeechModel
 
 
 class Catalog(msgspec.Struct, frozen=True):
-    """Everything on offer."""
+    """All models and engines, validated."""
 
     engines: dict[str, EngineEntry]
     chat: dict[str, ChatModel]
     speech: dict[str, SpeechModel] = {}
     images: dict[str, ImageModel] = {}
     embeddings: dict[str, EmbeddingModel] = {}
-    purchases: Purchases = {}
+    upstream_costs: UpstreamCosts = {}
 
     def models(self) -> dict[str, Model]:
-        """Every model by its name, whatever it does."""
+        """Return all models of every kind by name."""
         return {**self.chat, **self.embeddings, **self.images, **self.speech}
 
     def chat_model(self, name: str) -> ChatModel:
-        """The model of this name; ModelNotFound lists the nearest ones."""
+        """Return a model. Raise ModelNotFound, with suggestions, if there is none of this kind with this name."""
         model = self.chat.get(name)
         if model is None:
-            raise ModelNotFound(f"there is no chat model {name[:80]!r}; {nearest(name, self.chat)}", param="model")
+            raise ModelNotFound(
+                f"there is no chat model {name[:80]!r}; {suggest_names(name, self.chat)}", param="model"
+            )
         return model
 
     def embedding_model(self, name: str) -> EmbeddingModel:
-        """The model of this name; ModelNotFound names those that there are."""
+        """Return an embedding model. Raise ModelNotFound, with suggestions, if there is none with this name."""
         model = self.embeddings.get(name)
         if model is None:
-            able = (
-                nearest(name, self.embeddings)
+            hint = (
+                suggest_names(name, self.embeddings)
                 if self.embeddings
                 else "the operator offers none (see [embedding] in the catalog)"
             )
             what = f"{name} makes no embeddings" if name in self.chat else f"there is no embedding model {name[:80]!r}"
-            raise ModelNotFound(f"{what}; {able}", param="model")
+            raise ModelNotFound(f"{what}; {hint}", param="model")
         return model
 
     def speech_model(self, name: str) -> SpeechModel:
-        """The model of this name; ModelNotFound lists the nearest ones."""
+        """Return a model. Raise ModelNotFound, with suggestions, if there is none of this kind with this name."""
         model = self.speech.get(name)
         if model is None:
-            raise ModelNotFound(f"there is no speech model {name[:80]!r}; {nearest(name, self.speech)}", param="model")
+            raise ModelNotFound(
+                f"there is no speech model {name[:80]!r}; {suggest_names(name, self.speech)}", param="model"
+            )
         return model
 
     def image_model(self, name: str) -> ImageModel:
-        """The model of this name; ModelNotFound lists the nearest ones."""
+        """Return a model. Raise ModelNotFound, with suggestions, if there is none of this kind with this name."""
         model = self.images.get(name)
         if model is None:
-            raise ModelNotFound(f"there is no image model {name[:80]!r}; {nearest(name, self.images)}", param="model")
+            raise ModelNotFound(
+                f"there is no image model {name[:80]!r}; {suggest_names(name, self.images)}", param="model"
+            )
         return model
 
 
-def nearest(name: str, offered: dict[str, Any]) -> str:
-    """`the nearest are a, b` or, where nothing is near, `on offer are a, b, c`."""
+def suggest_names(name: str, offered: dict[str, Any]) -> str:
+    """Return `the nearest are a, b`, or `on offer are a, b, c` if no name is similar."""
     close = difflib.get_close_matches(name[:80].lower(), offered, n=3, cutoff=0.5)
     if close:
         return f"the nearest {'is' if len(close) == 1 else 'are'} {', '.join(close)}"

@@ -1,7 +1,7 @@
-"""catalog.toml, read and checked.
+"""Load and validate catalog.toml.
 
-Strict: an unknown key, a missing one or a price that is not whole nano-dollars is a CatalogError that names the
-line and the remedy. A mistake here is money.
+Validation is strict, because a mistake here costs money: an unknown key, a missing key or a price that is not a whole
+number of nano-dollars raises a CatalogError that names the line and the remedy.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from minitoolai.core.catalog import (
     ImageTokens,
     SpeechEntry,
     SpeechModel,
-    check_purchases,
-    nearest,
-    purchases,
+    find_invalid_cost,
+    suggest_names,
+    upstream_costs,
 )
 from minitoolai.core.errors import CatalogError
 from minitoolai.core.money import price_per_image, price_per_token
@@ -48,16 +48,16 @@ _SECTIONS: dict[str, Any] = {
     "image": ImageEntry,
     "embedding": EmbeddingEntry,
 }
-#: Kinds of engines by what they can do.
-_CHATS = ("upstream", "llama", "fake")
-_SPEAKS = ("upstream", "hibari", "piper", "fake")
-_DRAWS = ("upstream", "webui", "diffusers", "sketch", "fake")
-#: Kinds that need no `model`: their answers carry a name of their own or that of the weights.
+#: Engine kinds by capability.
+_CHAT_KINDS = ("upstream", "llama", "fake")
+_SPEECH_KINDS = ("upstream", "hibari", "piper", "fake")
+_IMAGE_KINDS = ("upstream", "webui", "diffusers", "sketch", "fake")
+#: Kinds that need no `model`: their responses carry a name of their own or that of the weights.
 _NAMED_ELSEWHERE = ("upstream", "webui", "diffusers", "sketch")
 
 
 def read_catalog(path: Path) -> Catalog:
-    """The catalog in a file. CatalogError names file, line and remedy."""
+    """Read a catalog file. Raise CatalogError, which names file, line and remedy."""
     try:
         text = path.read_text("utf-8")
     except OSError as error:
@@ -72,7 +72,7 @@ def read_catalog(path: Path) -> Catalog:
 
 
 def parse_catalog(text: str) -> Catalog:
-    """The catalog in a text; CatalogError begins with the line."""
+    """Parse the text of a catalog. Raise CatalogError, which begins with the line."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -87,22 +87,27 @@ def parse_catalog(text: str) -> Catalog:
     speech = {name: _check_speech(text, name, entry, parsed.engines) for name, entry in parsed.speech.items()}
     images = {name: _check_image(text, name, entry, parsed.engines) for name, entry in parsed.image.items()}
     embeddings = {name: _check_embedding(text, name, entry, parsed.engines) for name, entry in parsed.embedding.items()}
-    bought = purchases(parsed.engines, [*models.values(), *speech.values(), *embeddings.values()])
-    return Catalog(parsed.engines, models, speech, images, embeddings, bought)
+    costs = upstream_costs(parsed.engines, [*models.values(), *speech.values(), *embeddings.values()])
+    return Catalog(parsed.engines, models, speech, images, embeddings, costs)
 
 
 def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
     table = f"engines.{name}"
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise _at(text, table, None, "an engine's name is lower-case letters, digits and _, for it names variables")
+        raise _at(
+            text,
+            table,
+            None,
+            "an engine's name is lower-case letters, digits and _, as in variable names",
+        )
     if engine.kind == "upstream" and not engine.base_url.startswith(("http://", "https://")):
         raise _at(text, table, "base_url", 'an upstream needs base_url = "https://host/v1"')
     if engine.kind == "webui" and engine.base_url and not engine.base_url.startswith(("http://", "https://")):
-        raise _at(text, table, "base_url", 'a webui has base_url = "http://host:7860", or none until it is set')
+        raise _at(text, table, "base_url", 'a webui has base_url = "http://host:7860", or none until you set it')
     if engine.kind not in _NAMED_ELSEWHERE and not engine.model:
-        raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that answers carry"')
-    if (wrong := check_purchases(engine)) is not None:
-        raise _at(text, table, *wrong)
+        raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that responses carry"')
+    if (invalid := find_invalid_cost(engine)) is not None:
+        raise _at(text, table, *invalid)
     if engine.kind == "llama" and engine.context < 512:
         raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
 
@@ -114,9 +119,9 @@ def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, Engin
             price_per_token(getattr(entry, field))
         except (ValueError, ArithmeticError):
             raise _at(
-                text, table, field, f'{field} = "0.15" means dollars a million tokens, at most three decimals'
+                text, table, field, f'{field} = "0.15" means dollars per million tokens, at most three decimals'
             ) from None
-    _check_order(text, table, entry.engines, engines, _CHATS, "chat")
+    _check_order(text, table, entry.engines, engines, _CHAT_KINDS, "chat")
     if entry.max_output < 16 or entry.context < entry.max_output:
         raise _at(text, table, "max_output", "max_output must be at least 16 and at most context")
     return ChatModel(
@@ -135,9 +140,9 @@ def _check_embedding(text: str, name: str, entry: EmbeddingEntry, engines: dict[
     try:
         price = price_per_token(entry.input)
     except (ValueError, ArithmeticError):
-        remedy = 'input = "0.02" means dollars a million tokens, at most three decimals'
+        remedy = 'input = "0.02" means dollars per million tokens, at most three decimals'
         raise _at(text, table, "input", remedy) from None
-    _check_order(text, table, entry.engines, engines, _CHATS, "make embeddings")
+    _check_order(text, table, entry.engines, engines, _CHAT_KINDS, "make embeddings")
     for engine in entry.engines:
         if engines[engine].kind == "llama" and not engines[engine].embeds:
             raise _at(text, table, "engines", f"the engine {engine} needs embeds = true to make embeddings")
@@ -151,10 +156,10 @@ def _check_order(
         raise _at(text, table, "engines", 'engines = ["…"] needs at least one name')
     for engine in order:
         if engine not in engines:
-            raise _at(text, table, "engines", f"there is no [engines.{engine}]; {nearest(engine, engines)}")
+            raise _at(text, table, "engines", f"there is no [engines.{engine}]; {suggest_names(engine, engines)}")
         if engines[engine].kind not in kinds:
-            able = ", ".join(kinds)
-            raise _at(text, table, "engines", f"the engine {engine} cannot {verb}; the kinds that can are {able}")
+            capable = ", ".join(kinds)
+            raise _at(text, table, "engines", f"the engine {engine} cannot {verb}; the kinds that can are {capable}")
 
 
 def _check_image(text: str, name: str, entry: ImageEntry, engines: dict[str, EngineEntry]) -> ImageModel:
@@ -162,9 +167,9 @@ def _check_image(text: str, name: str, entry: ImageEntry, engines: dict[str, Eng
     try:
         price = price_per_image(entry.price)
     except (ValueError, ArithmeticError):
-        remedy = 'price = "0.0015" means dollars an image, at most nine decimals, at most $1'
+        remedy = 'price = "0.0015" means dollars per image, at most nine decimals, at most $1'
         raise _at(text, table, "price", remedy) from None
-    _check_order(text, table, entry.engines, engines, _DRAWS, "draw")
+    _check_order(text, table, entry.engines, engines, _IMAGE_KINDS, "generate images")
     return ImageModel(name, price, tuple(entry.engines), entry.weights or f"{name}.safetensors", entry.schedule)
 
 
@@ -173,27 +178,32 @@ def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, E
     try:
         price = price_per_token(entry.price)
     except (ValueError, ArithmeticError):
-        remedy = 'price = "15.00" means dollars a million characters, at most three decimals'
+        remedy = 'price = "15.00" means dollars per million characters, at most three decimals'
         raise _at(text, table, "price", remedy) from None
     if entry.max_characters < 1:
         raise _at(text, table, "max_characters", "max_characters must be at least 1")
     ids = [voice.id for voice in entry.voices]
     if len(set(ids)) != len(ids):
-        raise _at(text, table, "voices", "two voices have one id")
+        raise _at(text, table, "voices", "two voices have the same id")
     for voice in entry.voices:
         if voice.engine not in engines:
-            raise _at(text, table, "voices", f"there is no [engines.{voice.engine}]; {nearest(voice.engine, engines)}")
-        if engines[voice.engine].kind not in _SPEAKS:
-            raise _at(text, table, "voices", f"the engine {voice.engine} of voice {voice.id} cannot speak")
+            raise _at(
+                text, table, "voices", f"there is no [engines.{voice.engine}]; {suggest_names(voice.engine, engines)}"
+            )
+        if engines[voice.engine].kind not in _SPEECH_KINDS:
+            raise _at(text, table, "voices", f"the engine {voice.engine} of voice {voice.id} cannot generate speech")
     if entry.voice not in ids:
         raise _at(
-            text, table, "voice", f"no voice has the id {entry.voice!r}; {nearest(entry.voice, dict.fromkeys(ids))}"
+            text,
+            table,
+            "voice",
+            f"no voice has the id {entry.voice!r}; {suggest_names(entry.voice, dict.fromkeys(ids))}",
         )
     return SpeechModel(name, price, entry.max_characters, entry.voice, tuple(entry.voices))
 
 
 def _at(text: str, table: str, key: str | None, remedy: str) -> CatalogError:
-    """The complaint with the line of `key` in `[table]`, or of the table's head where the key is absent."""
+    """Return an error with the line of `key` in `[table]`, or of the table header if the key is missing."""
     in_table, found = False, 0
     wanted = _bare(table)
     for line, content in enumerate(text.splitlines(), 1):
@@ -201,7 +211,7 @@ def _at(text: str, table: str, key: str | None, remedy: str) -> CatalogError:
         if stripped.startswith("["):
             head = _bare(stripped.split("]")[0].strip("["))
             in_table = head == wanted
-            # Of a table that is there in parts only, the first part.
+            # For a table that exists only as subtables, the first of them.
             found = line if in_table or (not found and head.startswith(f"{wanted}.")) else found
         elif in_table and key and re.match(rf"{re.escape(key)}\s*=", stripped):
             found = line
@@ -216,15 +226,15 @@ def _bare(name: str) -> str:
     return re.sub(r"[\s\"']", "", name)
 
 
-def _located(text: str, raw: dict[str, Any], complaint: str) -> CatalogError:
-    """msgspec's complaint ends in a path such as `$.chat[...].input`; find the entry that it speaks of."""
-    what, _, path = complaint.partition(" - at `$")
+def _located(text: str, raw: dict[str, Any], message: str) -> CatalogError:
+    """Turn an error of msgspec, which ends in a path such as `$.chat[...].input`, into one with the line."""
+    what, _, path = message.partition(" - at `$")
     section = re.match(r"\.(\w+)", path)
     field = re.search(r"\]\.(\w+)", path)
     unknown = re.search(r"unknown field `(.+)`", what)
     key = field.group(1) if field else unknown.group(1) if unknown else None
     if section is None:
-        return _at(text, str(key), None, f"there is no such table; {nearest(str(key), _keys(_File))}")
+        return _at(text, str(key), None, f"there is no such table; {suggest_names(str(key), _keys(_File))}")
     kind: Any = _SECTIONS[section.group(1)]
     entries = raw[section.group(1)]
     for name, entry in entries.items() if isinstance(entries, dict) else ():
@@ -242,10 +252,10 @@ def _keys(kind: Any) -> dict[str, Any]:
 
 
 def _remedy(what: str, known: dict[str, Any]) -> str:
-    """msgspec's words, and what to do about it."""
+    """Return msgspec's message with what to do about it."""
     name = re.search(r"field `(.+)`", what)
     if "unknown field" in what and name:
-        return f"there is no key {name[1]}; {nearest(name[1], known)}"
+        return f"there is no key {name[1]}; {suggest_names(name[1], known)}"
     if "missing required field" in what and name:
         return f"needs a line {name[1]} = …"
     if "Expected `str`" in what:

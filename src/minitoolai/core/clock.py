@@ -1,4 +1,4 @@
-"""The only source of time, identifiers and randomness, so that a test can fix all three."""
+"""Clock, IDs and randomness: the only source of each, so that tests can control all three."""
 
 from __future__ import annotations
 
@@ -13,76 +13,76 @@ _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 MS_PER_DAY = 86_400_000
 _EPOCH_MS = 1_700_000_000_000
 _RANDOM_BITS = 21
-#: Where several processes share a database, this many of the bits above are the number of the process.
-_NUMBER_BITS = 8
-_LEFT_BITS = _RANDOM_BITS - _NUMBER_BITS
+#: On a shared database, this many of the random bits hold the process number instead.
+_PROCESS_BITS = 8
+_LEFT_BITS = _RANDOM_BITS - _PROCESS_BITS
 
 
-def first_id_of(ms: int) -> int:
-    """A number that no identifier drawn since that moment is below: they sort by time, so rows are found by it."""
+def first_id_at(ms: int) -> int:
+    """Return a lower bound for the IDs made since this time. IDs sort by time, so rows can be found by it."""
     return max(ms - _EPOCH_MS, 0) << _RANDOM_BITS
 
 
 class Clock(Protocol):
-    """Wall time for records, steady time for durations, and names for new rows."""
+    """Wall time for records, monotonic time for durations, and IDs for new rows."""
 
     def now_ms(self) -> int:
-        """Milliseconds since 1970, UTC."""
+        """Return milliseconds since 1970, UTC."""
 
     def steady_s(self) -> float:
-        """Seconds that only ever go forward; the origin means nothing."""
+        """Return monotonic seconds with an arbitrary origin."""
 
     def new_id(self) -> int:
-        """A 63-bit identifier that sorts roughly by time and is never handed out twice by one process."""
+        """Return a 63-bit ID that sorts roughly by time and is unique within this process."""
 
 
 class SystemClock:
-    """The machine's own clock and random source."""
+    """Clock and random source of the machine."""
 
     def __init__(self) -> None:
         self._last_id = 0
-        #: Ours among the processes on a shared database: no two then draw the same identifier.
-        self.number: int | None = None
+        #: Number of this process on a shared database: two processes never make the same ID.
+        self.process_number: int | None = None
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
-    #: As it is, without a frame of ours around it: each request asks a handful of times.
+    #: The builtin itself, without a Python frame around it: each request calls it several times.
     steady_s = staticmethod(time.monotonic)
 
     def new_id(self) -> int:
         stamp = (self.now_ms() - _EPOCH_MS) << _RANDOM_BITS
-        # A burst within one millisecond, or a clock set back, still moves forward.
-        # The random bits keep processes apart; nothing is secret about them, so no system call is spent.
-        if self.number is None:
+        # IDs increase even in a burst within one millisecond or after the clock was set back.
+        # The random bits keep processes apart. They are not secret, so they need no system call.
+        if self.process_number is None:
             self._last_id = max(stamp | random.getrandbits(_RANDOM_BITS), self._last_id + 1)
             return self._last_id
-        ours = self.number << _LEFT_BITS
+        prefix = self.process_number << _LEFT_BITS
         following = self._last_id + 1
-        if (following >> _LEFT_BITS) % (1 << _NUMBER_BITS) != self.number:
-            # Past our share of this millisecond: go on in the next one.
-            following = ((self._last_id >> _RANDOM_BITS) + 1) << _RANDOM_BITS | ours
-        self._last_id = max(stamp | ours | random.getrandbits(_LEFT_BITS), following)
+        if (following >> _LEFT_BITS) % (1 << _PROCESS_BITS) != self.process_number:
+            # The range of this process in this millisecond is used up: continue in the next one.
+            following = ((self._last_id >> _RANDOM_BITS) + 1) << _RANDOM_BITS | prefix
+        self._last_id = max(stamp | prefix | random.getrandbits(_LEFT_BITS), following)
         return self._last_id
 
 
 def random_text(length: int) -> str:
-    """Letters and digits, unguessable: 5.95 bits a character."""
+    """Return unguessable letters and digits, 5.95 bits per character."""
     return "".join(secrets.choice(ALPHABET) for _ in range(length))
 
 
 def random_bytes(length: int) -> bytes:
-    """Unguessable bytes, for keys."""
+    """Return unguessable bytes, for keys."""
     return secrets.token_bytes(length)
 
 
 def jitter_s(least_s: float, most_s: float) -> float:
-    """Seconds to wait, drawn anew each time, so that those who failed together do not come back together."""
+    """Return a random wait (jitter), so that clients that failed together do not retry together."""
     return random.uniform(least_s, most_s)
 
 
 def base62(number: int, width: int = 1) -> str:
-    """A non-negative integer in letters and digits, padded with zeros to `width`."""
+    """Encode a non-negative integer in letters and digits, padded with zeros to `width`."""
     text = ""
     while number:
         number, digit = divmod(number, 62)
@@ -91,7 +91,7 @@ def base62(number: int, width: int = 1) -> str:
 
 
 def from_base62(text: str) -> int:
-    """The inverse of `base62`; ValueError on a foreign character."""
+    """Decode `base62`. Raise ValueError on any other character."""
     number = 0
     for character in text:
         number = number * 62 + ALPHABET.index(character)
@@ -99,13 +99,13 @@ def from_base62(text: str) -> int:
 
 
 def created_ms(identifier: int) -> int:
-    """When an identifier of ours was drawn, in milliseconds since 1970."""
+    """Return when an ID was made, in milliseconds since 1970."""
     return (identifier >> _RANDOM_BITS) + _EPOCH_MS
 
 
 def generation_name(generation_id: int) -> str:
-    """The public name of a generation, as in the header `x-generation-id`."""
-    # Every request comes by here: the five digits that change twice a minute are remembered.
+    """Return the public ID of a generation, as in the header `x-generation-id`."""
+    # Called for every request: cache the five digits that change only twice a minute.
     early, late = divmod(generation_id, 62**6)
     late, last = divmod(late, len(_PAIRS))
     return _first_digits(early) + _PAIRS[late // len(_PAIRS)] + _PAIRS[late % len(_PAIRS)] + _PAIRS[last]
@@ -117,7 +117,7 @@ def _first_digits(early: int) -> str:
 
 
 def parse_generation_name(name: str) -> int | None:
-    """The identifier inside `gen-…`, or None for anything else."""
+    """Return the ID in `gen-…`, or None for any other text."""
     prefix, text = name[:4], name[4:]
     if prefix != "gen-" or not 1 <= len(text) <= 11 or not text.isascii() or not text.isalnum():
         return None
@@ -126,5 +126,5 @@ def parse_generation_name(name: str) -> int | None:
 
 
 def random_number(bits: int) -> int:
-    """An unguessable number below 2 to the power of `bits`."""
+    """Return an unguessable number below 2 to the power of `bits`."""
     return secrets.randbits(bits)

@@ -1,35 +1,42 @@
-"""What can go wrong, as facts. The edges turn these into statuses and bodies; nothing here knows HTTP.
+"""Exception tree. The HTTP layer turns these errors into statuses and bodies; nothing here knows HTTP.
 
 ServiceError
-├── InvalidRequest          the caller's words: names the field
+├── InvalidRequest          the request is wrong: names the field
 │   ├── ContextExceeded, ModelNotFound
-│   ├── ContentRefused      the operator's policy on prompts
-│   ├── UrlForbidden, FetchFailed   addresses that callers name
+│   ├── ContentRefused      the operator's prompt policy
+│   ├── UrlForbidden, FetchFailed   URLs in a request
+│   ├── BodyTooLarge, WrongContentType
 │   └── NotFound, Gone
-├── AccessDenied            InvalidKey
-├── KeyForbids              a good key, but not for this
+├── AccessDenied            no API key, or an unknown one
+├── KeyForbids              valid key, but not allowed to do this
 ├── InsufficientBalance
-├── BudgetExceeded          the key's, not the account's
-├── IdempotencyMismatch     one Idempotency-Key, two requests
-├── IdempotencyInFlight     the first one is still at work
-├── IdempotencySpent        the first one was charged, and its answer is not kept
-├── Overloaded              ours: queue or disk full
-│   └── NoRoom              before one engine
-├── RateLimited             the caller's: more than its share
-└── EngineError             whoever does the work
-    ├── EngineRefused       it said no to this request (4xx)
+├── BudgetExceeded          the budget of the key, not the balance of the account
+├── IdempotencyMismatch     one Idempotency-Key, two different requests
+├── IdempotencyInFlight     the first request is still running
+├── IdempotencySpent        the first request was charged, and its response is not stored
+├── Overloaded              this server cannot take the request now
+│   └── EngineFull          the queue of one engine is full
+├── RateLimited             the caller exceeded its rate limit
+├── ClientLeft              the client disconnected
+└── EngineError             the engine failed
+    ├── EngineRefused       it rejected this request (4xx)
     ├── EngineRateLimited
-    ├── EngineBroken        it may have worked, and may bill, all the same
+    ├── EngineBroken        it broke off, and may bill for the work
     └── EngineTimeout
+
+CatalogError, SettingsError: the operator's configuration is wrong.
+StoreError                  the database or the object store failed
+├── ObjectMissing
+└── ConnectionLost          CommitInDoubt
 """
 
 from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """Our mistake, and the root of the others.
+    """Root of all errors reported to callers; by itself, an internal error.
 
-    `code` is stable and public; `param` names the field at fault; `retryable` is advice.
+    `code` is stable and public, `param` names the field at fault, `retryable` is advice to the caller.
     """
 
     code = "internal_error"
@@ -52,79 +59,79 @@ class ServiceError(Exception):
 
 
 class InvalidRequest(ServiceError):
-    """The request cannot be served as written; the message says what to write instead."""
+    """The request is invalid. The message says what to change."""
 
     code = "invalid_request"
 
 
 class ContextExceeded(InvalidRequest):
-    """Prompt and answer together do not fit the model."""
+    """Prompt and output together exceed the context length of the model."""
 
     code = "context_length_exceeded"
 
 
 class ModelNotFound(InvalidRequest):
-    """No such model on offer; the message lists the nearest names."""
+    """The catalog has no such model. The message suggests similar names."""
 
     code = "model_not_found"
 
 
 class NotFound(InvalidRequest):
-    """No such object, or not the caller's."""
+    """The object does not exist, or belongs to another account."""
 
     code = "not_found"
 
 
 class Gone(InvalidRequest):
-    """It was there, and is not any more: an expired link, a picture removed by retention."""
+    """The object existed but is gone: an expired link, or an image removed by retention."""
 
     code = "gone"
 
 
 class ContentRefused(InvalidRequest):
-    """The policy on prompts refuses this one; nothing was charged."""
+    """The prompt policy refused this prompt. Nothing was charged."""
 
     code = "content_policy"
 
 
 class UrlForbidden(InvalidRequest):
-    """An address that this server will not call: not https, not public, or with more in it than an address."""
+    """The server will not call this URL (SSRF protection): not https, not public, or with credentials."""
 
     code = "url_not_allowed"
 
 
 class FetchFailed(InvalidRequest):
-    """The address did not answer, not in time, or not with what was asked for."""
+    """The URL could not be fetched: no response, a timeout, or the wrong content."""
 
     code = "fetch_failed"
 
 
 class BodyTooLarge(InvalidRequest):
-    """More bytes than a body may have."""
+    """The request body is larger than allowed."""
 
     code = "body_too_large"
 
 
 class WrongContentType(InvalidRequest):
-    """The body is not announced as JSON."""
+    """The Content-Type of the request is not JSON."""
 
     code = "unsupported_media_type"
 
 
 class AccessDenied(ServiceError):
-    """No key, or one that is not known here."""
+    """The API key is missing or unknown."""
 
     code = "invalid_api_key"
 
 
 class KeyForbids(ServiceError):
-    """The key is good, but not for this model, or not from this address."""
+    """The API key is valid, but not for this model or from this IP address."""
 
     code = "key_forbids"
 
 
 class BudgetExceeded(ServiceError):
-    """The key may spend no more today, this month or at all. `needed` and `left` in nano-dollars."""
+    """The key has used up its budget for today, this month or in total. `needed` and `left` in nano-dollars."""
 
     code = "budget_exceeded"
 
@@ -135,7 +142,7 @@ class BudgetExceeded(ServiceError):
 
 
 class InsufficientBalance(ServiceError):
-    """The account cannot pay for what was asked. `needed` and `available` in nano-dollars."""
+    """The account cannot pay for the request. `needed` and `available` in nano-dollars."""
 
     code = "insufficient_balance"
 
@@ -146,97 +153,101 @@ class InsufficientBalance(ServiceError):
 
 
 class IdempotencyMismatch(ServiceError):
-    """This Idempotency-Key was sent with another request within 24 hours; a new request needs a new key."""
+    """This Idempotency-Key was sent with a different request within 24 hours. A new request needs a new key."""
 
     code = "idempotency_mismatch"
 
 
 class IdempotencyInFlight(ServiceError):
-    """The first request with this Idempotency-Key is still at work; ask again for its answer."""
+    """The first request with this Idempotency-Key is still running. Retry to get its response."""
 
     code = "idempotency_in_flight"
     retryable = True
 
 
 class IdempotencySpent(ServiceError):
-    """The first request with this Idempotency-Key was charged, but its answer is not kept; send another key."""
+    """The first request with this Idempotency-Key was charged, but its response is not stored. Send a new key."""
 
     code = "idempotency_spent"
 
 
 class Overloaded(ServiceError):
-    """We cannot take this on now; trying again later is right."""
+    """The server cannot take the request now. Retrying later is safe."""
 
     code = "overloaded"
     retryable = True
 
 
 class EngineFull(Overloaded):
-    """As many wait for an engine as may."""
+    """The engine's queue is full."""
 
 
 class RateLimited(ServiceError):
-    """The caller has had its share for now; `retry_after_s` says when there is more."""
+    """The caller exceeded a rate limit. `retry_after_s` says when to retry."""
 
     code = "rate_limit_exceeded"
     retryable = True
 
 
 class ClientLeft(ServiceError):
-    """The caller hung up; what was written until then is charged."""
+    """The client disconnected. The output produced until then is charged."""
 
     code = "client_left"
 
 
 class EngineError(ServiceError):
-    """The engine failed. Foreign exceptions become this once, at the engine's border."""
+    """The engine failed. Every engine translates the exceptions of its libraries to this."""
 
     code = "upstream_error"
     retryable = True
 
 
 class EngineRefused(EngineError):
-    """The engine understood the request and declined it, for a reason the caller can mend."""
+    """The engine rejected the request, for a reason that the caller can fix."""
 
     code = "invalid_request"
     retryable = False
 
 
 class EngineRateLimited(EngineError):
-    """The engine asks us to slow down."""
+    """The engine's own rate limit was reached."""
 
     code = "rate_limit_exceeded"
 
 
 class EngineBroken(EngineError):
-    """The engine broke off. It may bill what it did until then, so it is not asked the same again."""
+    """The engine broke off. It may bill for its work, so the request is not retried on it."""
 
 
 class EngineTimeout(EngineError):
-    """The engine took too long: to connect, to its first token, or in all."""
+    """The engine took too long: to connect, to its first token, or in total."""
 
     code = "upstream_timeout"
 
 
 class CatalogError(Exception):
-    """catalog.toml is wrong; the message names file, line and remedy."""
+    """The catalog is invalid. The message names file, line and remedy."""
 
 
 class SettingsError(Exception):
-    """A MINITOOLAI_* variable is wrong; the message names it and the remedy."""
+    """A MINITOOLAI_* variable is invalid. The message names it and the remedy."""
 
 
 class StoreError(Exception):
-    """The database or the object store could not do what was asked (disk full, gone, locked)."""
+    """The database or the object store failed (disk full, missing, locked)."""
+
+
+class AlreadySettled(StoreError):
+    """The hold was settled before this charge, with another cost or outcome. This charge changed nothing."""
 
 
 class ObjectMissing(StoreError):
-    """The object store works, and has nothing under this key."""
+    """The object store works, but has no object with this key."""
 
 
 class ConnectionLost(StoreError):
-    """The database's server is away or broke the connection. What was not committed is not written."""
+    """The database server is unavailable or closed the connection. Uncommitted changes are not written."""
 
 
 class CommitInDoubt(ConnectionLost):
-    """The connection broke while a COMMIT was under way, and the server has been away since: nobody knows yet."""
+    """The connection broke during a COMMIT, and it is not known yet whether the transaction was committed."""

@@ -1,36 +1,68 @@
-"""All answers under way in this process, of every kind: one ticker for their clocks, one place that ends them."""
+"""Track all in-flight responses in this process.
+
+A single ticker drives their timeouts and lease renewals, so no response needs its own timer. Also used to drain them
+on shutdown.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from typing import Protocol
 
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import EngineError, Overloaded, ServiceError
 
-#: How often each answer is ticked.
+log = logging.getLogger(__name__)
+
+#: Interval between ticks of one response.
 TICK_S = 0.5
-#: Not all in one go, or a new request would wait for two thousand: in so many turns, evenly over TICK_S.
-TURNS = 10
-#: How long an answer's last checkpoint may be ago: what came since is the house's loss should the process die.
+#: Tick responses in this many groups per TICK_S, so that a new request never waits behind thousands of ticks.
+TICK_GROUPS = 10
+#: Maximum age of the last checkpoint. Output produced since is the operator's loss if the process dies.
 CHECKPOINT_EVERY_S = 1.0
-#: A few answers share a turn all the same, so that their checkpoints share a commit.
-FEW = 32
+#: Fill a group up to this size before using the next one, so that checkpoints share a commit.
+MIN_GROUP_SIZE = 32
 
 
 class InFlightRun(Protocol):
-    """An answer under way."""
+    """In-flight response, such as a chat or speech run."""
+
+    #: The hold that pays for it.
+    hold_id: int
 
     def tick(self, now_s: float) -> None:
-        """Called twice a second: renew the lease, enforce the time-outs."""
+        """Renew the lease and enforce timeouts. Called twice a second."""
 
     def stop(self, reason: ServiceError) -> None:
-        """Break off from outside."""
+        """Cancel the run with this error."""
 
 
-class Checkpoints:
-    """When an answer's next one is due: at a tick, at most CHECKPOINT_EVERY_S after the last or the start."""
+class ChargedRun(Protocol):
+    """The part of a run that `has_died` needs."""
+
+    name: str
+    task: asyncio.Task[object] | None
+
+    def finish(self, error: ServiceError | None = None) -> None:
+        """Queue the charge for what was done so far."""
+
+
+def has_died(run: ChargedRun) -> bool:
+    """Return True if the task of a run ended without finishing it, after charging for what was done so far.
+
+    Only a bug does that. The ticks of such a run would renew its hold forever, out of reach of every sweep.
+    """
+    if run.task is None or not run.task.done():
+        return False
+    log.error("%s: its task ended without finishing it; charging what was done so far", run.name)
+    run.finish(ServiceError("something went wrong on our side"))
+    return True
+
+
+class CheckpointSchedule:
+    """Schedule of a run's checkpoints: at a tick, at most CHECKPOINT_EVERY_S after the last one or the start."""
 
     __slots__ = ("_last_s",)
 
@@ -38,7 +70,10 @@ class Checkpoints:
         self._last_s = started_s - TICK_S / 2
 
     def is_due(self, now_s: float) -> bool:
-        """Asked at each tick; True for the one that is nearest: a tick that is early by a moment leaves none out."""
+        """Return True if a checkpoint should be written at this tick.
+
+        Ticks may fire slightly early, so accept the tick closest to the due time.
+        """
         if now_s - self._last_s <= CHECKPOINT_EVERY_S - TICK_S / 2:
             return False
         self._last_s = now_s
@@ -46,63 +81,71 @@ class Checkpoints:
 
 
 class InFlight:
-    """Who begins an answer adds it here; who ends it takes it away."""
+    """Registry of in-flight runs. A run is added when it begins and discarded when it ends."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        #: Each answer under way, with the turn it is in.
+        #: Each run, with its tick group.
         self._runs: dict[InFlightRun, set[InFlightRun]] = {}
-        self._turns: list[set[InFlightRun]] = [set() for _ in range(TURNS)]
+        self._tick_groups: list[set[InFlightRun]] = [set() for _ in range(TICK_GROUPS)]
         self.draining = False
 
     def count(self) -> int:
-        """How many there are."""
+        """Return the number of in-flight runs."""
         return len(self._runs)
 
+    def holds(self) -> set[int]:
+        """The ids of the holds that these answers carry. Their checkpoints renew them, so no sweep may recover them."""
+        return {run.hold_id for run in self._runs}
+
     def check_open(self) -> None:
-        """Overloaded once the server is about to stop."""
+        """Raise Overloaded if the server is shutting down."""
         if self.draining:
             raise Overloaded("the server is restarting; try again", retry_after_s=2)
 
     def add(self, run: InFlightRun) -> None:
-        """From now on the run is ticked."""
-        # Mostly it is the first.
-        for turn in self._turns:
-            if len(turn) <= FEW:
+        """Add a run, which is ticked from now on."""
+        # Use the first group with room, so that a few runs share a checkpoint commit.
+        for group in self._tick_groups:
+            if len(group) <= MIN_GROUP_SIZE:
                 break
         else:
-            turn = min(self._turns, key=len)
-        turn.add(run)
-        self._runs[run] = turn
+            group = min(self._tick_groups, key=len)
+        group.add(run)
+        self._runs[run] = group
 
     def discard(self, run: InFlightRun) -> bool:
-        """The run has ended; True where no other is under way."""
-        turn = self._runs.pop(run, None)
-        if turn is not None:
-            turn.discard(run)
+        """Remove a run that has ended, and return True if no other is in flight."""
+        group = self._runs.pop(run, None)
+        if group is not None:
+            group.discard(run)
         return not self._runs
 
     async def run_ticker(self) -> None:
-        """Drive the clocks of all answers until cancelled: one task for all of them, no timer for each."""
+        """Tick all runs until cancelled."""
         due_s = self._clock.steady_s()
-        for turn in itertools.cycle(self._turns):
-            # By the clock, or every pass would be late by what the one before took; a pause is not caught up with.
+        for group in itertools.cycle(self._tick_groups):
+            # Schedule by the clock, so that the duration of ticks does not add up. Missed ticks are not made up for.
             now_s = self._clock.steady_s()
-            due_s = max(due_s + TICK_S / TURNS, now_s)
+            due_s = max(due_s + TICK_S / TICK_GROUPS, now_s)
             await asyncio.sleep(due_s - now_s)
             now_s = self._clock.steady_s()
-            for run in list(turn):
+            for run in list(group):
                 run.tick(now_s)
 
     async def drain(self, timeout_s: float) -> int:
-        """Take no more, let what runs finish, break off the rest; how many were broken off."""
+        """Refuse new runs, wait for running ones, then cancel the remaining ones and return how many."""
         self.draining = True
         give_up_s = self._clock.steady_s() + timeout_s
         while self._runs and self._clock.steady_s() < give_up_s:
             await asyncio.sleep(0.05)
-        left = list(self._runs)
-        for run in left:
-            run.stop(EngineError("the server stopped before the answer ended; what was written is charged"))
+        remaining = list(self._runs)
+        for run in remaining:
+            run.stop(
+                EngineError(
+                    "the server stopped before the response was complete; the output produced so far is charged"
+                )
+            )
         while self._runs and self._clock.steady_s() < give_up_s + 2:
             await asyncio.sleep(0.02)
-        return len(left)
+        return len(remaining)

@@ -1,4 +1,4 @@
-"""What goes to an engine and what comes back, in words that fit every engine."""
+"""Requests and results of engines, independent of any engine and of HTTP: chat, speech and image jobs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from minitoolai.core.models import GenerationState
 
 
 class TokenDetails(msgspec.Struct, frozen=True):
-    """OpenAI's finer counts; an engine that knows none leaves zeros."""
+    """OpenAI's details of prompt tokens. Zero if the engine does not report them."""
 
     cached_tokens: int | None = 0
     audio_tokens: int | None = 0
 
 
 class CompletionDetails(msgspec.Struct, frozen=True):
-    """OpenAI's finer counts of what was generated."""
+    """OpenAI's details of completion tokens. Zero if the engine does not report them."""
 
     reasoning_tokens: int | None = 0
     audio_tokens: int | None = 0
@@ -26,7 +26,7 @@ class CompletionDetails(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens read and written. `prompt_tokens` includes the cached ones."""
+    """Token counts. `prompt_tokens` includes the cached ones."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -41,7 +41,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class ChatRequest(msgspec.Struct):
-    """A checked request. `fields` is the caller's body without what the other attributes carry."""
+    """Validated chat request. `fields` is the request body without the fields that have their own attribute."""
 
     model: str
     messages: list[dict[str, Any]]
@@ -52,17 +52,17 @@ class ChatRequest(msgspec.Struct):
     choices: int = 1
     text_bytes: int = 0
     images: list[str] = []
-    #: A limit nobody asked for may be lowered to fit the context; one that was asked for may not.
+    #: A default limit may be lowered to fit the context; a requested one may not.
     limit_is_default: bool = False
-    #: The balance bought fewer output tokens than were asked for.
+    #: The balance allows fewer output tokens than requested.
     clamped: bool = False
-    #: It waits for its turn at an engine that takes only so many at once.
+    #: Wait in the queue of an engine with limited concurrency.
     waits: bool = False
-    #: A plain text, several, or tokens, to be continued instead of a chat; `messages` is then empty.
+    #: Text completion: a text, several texts, or tokens. `messages` is then empty.
     prompt: Any = None
-    #: Texts, or tokens, to be turned into vectors instead of a chat; `messages` is then empty.
+    #: Embeddings: texts or tokens. `messages` is then empty.
     embed: list[Any] | None = None
-    #: What the edge needs to answer in the form of the question; nobody else looks at it.
+    #: State of the HTTP dialect, which only the dialect reads, to build the response.
     form: Any = None
 
 
@@ -70,7 +70,7 @@ AudioFormat = Literal["mp3", "wav", "flac", "opus", "pcm"]
 
 
 class SpeechRequest(msgspec.Struct):
-    """A checked request. `fields` is the caller's body without what the other attributes carry."""
+    """Validated speech request. `fields` is the request body without the fields that have their own attribute."""
 
     model: str
     text: str
@@ -78,23 +78,23 @@ class SpeechRequest(msgspec.Struct):
     format: AudioFormat
     speed: float
     fields: dict[str, Any]
-    #: Audio inside server-sent events instead of plain bytes.
+    #: Send audio in server-sent events instead of plain bytes.
     as_events: bool = False
-    #: What the caller says the text is written in; None leaves it to us.
+    #: Language of the text according to the caller; None to detect it.
     language: str | None = None
 
 
-class Piece(msgspec.Struct, frozen=True):
-    """A sentence, or as much of one as is spoken at once; `characters` of the text are behind it."""
+class SpeechSegment(msgspec.Struct, frozen=True):
+    """Part of a text that is spoken as one unit, usually a sentence. `characters` of the text precede its end."""
 
     text: str
     characters: int
 
 
-class Sound(msgspec.Struct, frozen=True):
-    """Some audio in the format asked for; with it, `characters` of the text are spoken.
+class AudioChunk(msgspec.Struct, frozen=True):
+    """Audio in the requested format. After it, `characters` of the text have been spoken.
 
-    `samples` counts what is heard so far, None where only the engine knows.
+    `samples` counts the samples so far, or is None if only the engine knows.
     """
 
     audio: bytes
@@ -102,11 +102,11 @@ class Sound(msgspec.Struct, frozen=True):
     samples: int | None = None
 
 
-# (merged from pictures) A picture from request to end, in words that fit every edge and every engine.
+# ── image jobs ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ImageAsk(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for, already checked: sizes in pixels, scheduler one of the eighteen names."""
+class ImageJobRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Validated request for an image job: sizes in pixels, scheduler one of the eighteen names."""
 
     model: str
     prompt: str
@@ -116,37 +116,37 @@ class ImageAsk(msgspec.Struct, frozen=True, kw_only=True):
     cfg_scale: float = 2.0
     width: int = 1024
     height: int = 1024
-    #: None: drawn by lot, and told in the job.
+    #: None: chosen at random and reported in the job.
     seed: int | None = None
     webhook_url: str | None = None
-    #: W3C `traceparent` of the request, where traces are wanted: whoever draws it tells of it there.
+    #: W3C `traceparent` of the request if tracing is on, so that the worker's spans join its trace.
     trace: str | None = None
 
 
-class Submitted(msgspec.Struct, frozen=True):
-    """The job's number, below 2^53 and not guessable, and what proves the right to look at it."""
+class SubmittedJob(msgspec.Struct, frozen=True):
+    """ID of a new job, below 2^53 and unguessable, and the signature that grants access to it."""
 
     job_id: int
     signature: str
 
 
 class ImageJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it stands."""
+    """State of an image job."""
 
     job_id: int
-    #: As in the header `x-generation-id`.
+    #: Public ID, as in the header `x-generation-id`.
     generation: str
     account_id: int
     state: GenerationState
-    #: Jobs that are drawn before this one; 0 unless it is queued.
+    #: Number of queued jobs before this one; 0 unless it is queued.
     ahead: int = 0
     step: int = 0
     steps: int
     seed: int
-    #: The catalog's name, and what really drew it.
+    #: Model name in the catalog, and the model that generated the image.
     model: str
     served_model: str | None = None
-    #: The picture's key in the object store; None before its end, after a failure, and once retention removed it.
+    #: Key of the image in the object store; None before the end, after a failure, and once retention removed it.
     object: str | None = None
     error_code: str | None = None
     error: str | None = None
@@ -157,13 +157,13 @@ class ImageJob(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_over(self) -> bool:
-        """Nothing will change any more but the object, when retention removes it."""
+        """Return True if the job has ended. After that, only retention changes it, by removing the image."""
         return self.state not in ("queued", "running")
 
     @property
     def progress(self) -> float:
-        """0 to 1."""
+        """Return the progress, 0 to 1."""
         return 1.0 if self.state == "succeeded" else self.step / self.steps
 
 
-decode_ask = msgspec.json.Decoder(ImageAsk).decode
+decode_image_job_request = msgspec.json.Decoder(ImageJobRequest).decode

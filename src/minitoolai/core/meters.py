@@ -1,4 +1,7 @@
-"""What one process has done, for /metrics: counted on the hot path in a microsecond, rendered when somebody asks."""
+"""Counters and histograms of one process for /metrics.
+
+Counting on the hot path takes a microsecond; rendering happens when /metrics is read.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,14 @@ from bisect import bisect_left
 from minitoolai.core.clock import created_ms
 from minitoolai.core.models import Outcome
 
-# (merged from measures) Counting without a cost worth mentioning: plain integers, and buckets that are fixed beforehand.
-
 
 class Histogram:
-    """How often a value fell into each bucket. Whole numbers in, of one unit; turned into seconds only when read."""
+    """Histogram of integers with fixed buckets. Values are converted to seconds only when it is read."""
 
     __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, *bounds: int) -> None:
-        """`bounds` ascend; each bucket takes values up to and including its own, one more takes the rest."""
+        """Create empty buckets. `bounds` ascend and are inclusive; one more bucket takes larger values."""
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0
@@ -27,7 +28,7 @@ class Histogram:
         self.total += value
 
     def cumulative(self, unit: float) -> list[tuple[str, float]]:
-        """Upper bound, as text and in multiples of `unit`, with the number of values up to it; the last is +Inf."""
+        """Return (upper bound as text, number of values up to it) in multiples of `unit`; the last is +Inf."""
         rows, so_far = [], 0
         for bound, count in zip(self.bounds, self.counts, strict=False):
             so_far += count
@@ -35,81 +36,82 @@ class Histogram:
         return [*rows, ("+Inf", float(so_far + self.counts[-1]))]
 
 
-#: Answers are added up so many at a time, and whenever somebody asks: one by one, each would pay for a cold start.
-AT_ONCE = 256
-#: Milliseconds.
+#: Add up outcomes in batches of this size, and on every read: one by one, each would run with cold caches
+#: (decision 0012).
+FOLD_BATCH = 256
+#: Bucket bounds in milliseconds.
 FIRST_TOKEN_MS = (5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
 DURATION_MS = (10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000)
 
 
-class Tally:
-    """Of answers that ended alike: how many, what they used (tokens, characters, pictures), nano-dollars."""
+class OutcomeTotals:
+    """Totals of generations with the same outcome: count, units (tokens, characters, images), nano-dollars."""
 
-    __slots__ = ("answers", "cached", "cost", "input", "output")
+    __slots__ = ("cached", "cost", "count", "input", "output")
 
     def __init__(self) -> None:
-        self.answers = self.input = self.output = self.cached = self.cost = 0
+        self.count = self.input = self.output = self.cached = self.cost = 0
 
 
 class Meters:
-    """One a process; used on the event loop's thread only, so that nothing locks."""
+    """Meters of one process. Used only on the event loop's thread, so they need no lock."""
 
     def __init__(self) -> None:
-        #: Requests by path; what is no hot path is `other`, pages of the portal are `portal`.
+        #: Requests by hot path; all other paths are `other`, pages of the portal are `portal`.
         self.requests: dict[str, int] = {}
-        self._fresh: list[tuple[str, str, int, Outcome, int, int]] = []
-        self._answers: dict[tuple[str, str, str, str], Tally] = {}
+        self._pending: list[tuple[str, str, int, Outcome, int, int]] = []
+        self._outcomes: dict[tuple[str, str, str, str], OutcomeTotals] = {}
         self._first_token: dict[str, Histogram] = {}
         self._duration: dict[str, Histogram] = {}
-        #: Attempts that failed, by engine and error code.
+        #: Failed attempts by engine and error code.
         self.failures: dict[tuple[str, str], int] = {}
 
     def request(self, path: str) -> None:
-        """A request came in."""
+        """Count a request."""
         self.requests[path] = self.requests.get(path, 0) + 1
 
     def ended(self, kind: str, model: str, hold_id: int, outcome: Outcome, cost: int, now_ms: int) -> None:
-        """Paid work came to its end; it began when its hold was named."""
-        self._fresh.append((kind, model, hold_id, outcome, cost, now_ms))
-        if len(self._fresh) >= AT_ONCE:
-            self._add_up()
+        """Count a finished generation. Its hold ID says when it began."""
+        self._pending.append((kind, model, hold_id, outcome, cost, now_ms))
+        if len(self._pending) >= FOLD_BATCH:
+            self._fold()
 
     @property
-    def answers(self) -> dict[tuple[str, str, str, str], Tally]:
-        """Answers by kind, model, state and error code."""
-        self._add_up()
-        return self._answers
+    def outcomes(self) -> dict[tuple[str, str, str, str], OutcomeTotals]:
+        """Return totals by kind, model, state and error code."""
+        self._fold()
+        return self._outcomes
 
     @property
     def first_token(self) -> dict[str, Histogram]:
-        """How long the first token took, by kind."""
-        self._add_up()
+        """Return time to first token, by kind."""
+        self._fold()
         return self._first_token
 
     @property
     def duration(self) -> dict[str, Histogram]:
-        """How long whole answers took, by kind."""
-        self._add_up()
+        """Return duration of whole generations, by kind."""
+        self._fold()
         return self._duration
 
-    def _add_up(self) -> None:
-        fresh, self._fresh = self._fresh, []
-        for kind, model, hold_id, outcome, cost, now_ms in fresh:
+    def _fold(self) -> None:
+        pending, self._pending = self._pending, []
+        for kind, model, hold_id, outcome, cost, now_ms in pending:
             key = (kind, model, outcome.state, outcome.error_code or "")
-            tally = self._answers.get(key)
-            if tally is None:
-                tally = self._answers[key] = Tally()
+            totals = self._outcomes.get(key)
+            if totals is None:
+                totals = self._outcomes[key] = OutcomeTotals()
                 self._first_token.setdefault(kind, Histogram(*FIRST_TOKEN_MS))
                 self._duration.setdefault(kind, Histogram(*DURATION_MS))
-            tally.answers += 1
-            tally.input += outcome.input_units
-            tally.output += outcome.output_units
-            tally.cached += outcome.cached_units
-            tally.cost += cost
+            totals.count += 1
+            totals.input += outcome.input_units
+            totals.output += outcome.output_units
+            totals.cached += outcome.cached_units
+            totals.cost += cost
             if outcome.first_token_ms is not None:
                 self._first_token[kind].add(outcome.first_token_ms)
             self._duration[kind].add(max(0, now_ms - created_ms(hold_id)))
 
     def engine_failed(self, engine: str, code: str) -> None:
-        """An attempt at an engine ended with an error."""
+        """Count a failed attempt at an engine."""
         self.failures[engine, code] = self.failures.get((engine, code), 0) + 1

@@ -1,4 +1,7 @@
-"""Rows as the services see them: frozen, without behaviour. Amounts in nano-dollars, times in ms since 1970."""
+"""Data types of accounts, keys, generations and payments: frozen structs.
+
+Amounts are in nano-dollars, times in milliseconds since 1970, days and months in UTC.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,18 @@ from typing import Literal
 
 import msgspec
 
-# (merged from budgets) What a key may spend: a day, a month and in all. Days and months are UTC.
-# (merged from budgets)
-# (merged from budgets) Counted is what its holds promise and what was captured of those that ended, in the day and month in which they were
-# (merged from budgets) placed. The rule stands in services/ledger.py, so that no two requests can both have the last nano-dollar.
+# ── budgets ───────────────────────────────────────────────────────────────────────────────────────────────────────
+#
+# A budget limits what a key may spend per day, per month and in total. Spending is the sum of pending holds and of what
+# was captured, counted in the day and month in which the hold was placed. The ledger checks it (ledger/rules.py), so
+# that two requests cannot both spend the last nano-dollar.
 
 Period = Literal["day", "month", "total"]
 PERIODS: tuple[Period, ...] = ("day", "month", "total")
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """The budget behind a key, in nano-dollars; None is no limit. Keys that follow one another share its `id`."""
+    """Budget of a key, in nano-dollars. None is no limit. All keys of a rotation group share its `id`."""
 
     id: str
     day: int | None = None
@@ -26,19 +30,19 @@ class Budget(msgspec.Struct, frozen=True):
     total: int | None = None
 
     def limit(self, period: Period) -> int | None:
-        """What may be spent in such a period."""
+        """Return the limit for a period."""
         return {"day": self.day, "month": self.month, "total": self.total}[period]
 
 
 class Spending(msgspec.Struct):
-    """What was promised or taken in one period."""
+    """Nano-dollars held or captured in one period."""
 
     used: int = 0
     dirty: bool = False
 
 
 def period_ids(budget_id: str, now_ms: int) -> dict[Period, str]:
-    """The name of each period that this moment lies in."""
+    """Return the row ID of each period that contains this time."""
     moment = datetime.fromtimestamp(now_ms // 1000, UTC)
     return {
         "day": f"{budget_id}/{moment:%Y-%m-%d}",
@@ -47,64 +51,64 @@ def period_ids(budget_id: str, now_ms: int) -> dict[Period, str]:
     }
 
 
-# (merged from key_rules) What a key may do: spend so much, until a moment, with some models, from some addresses, so often.
+# ── key rules ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Rate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How much at most. Nothing, as None or 0, is no limit. `dollars_per_minute` in nano-dollars."""
+class RateLimits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Rate limits of a key. None or 0 is no limit. `dollars_per_minute` is in nano-dollars."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     dollars_per_minute: int | None = None
-    #: Answers under way at once.
+    #: Concurrent responses.
     streams: int | None = None
 
 
 class KeyRules(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The rules of one key. Budgets in nano-dollars, counted in UTC; nothing given is nothing forbidden."""
+    """Rules of one key: budgets, expiry, models, networks and rate limits. The default allows everything."""
 
     budget_daily: int | None = None
     budget_monthly: int | None = None
     budget_total: int | None = None
     expires_ms: int | None = None
     models: tuple[str, ...] = ()
-    #: Addresses and networks that it may be used from.
+    #: IP addresses and networks from which the key may be used. Empty: all.
     allow_ip: tuple[str, ...] = ()
-    rate: Rate = Rate()
-    #: Made by a page of the portal for itself: it is not among the keys that the account's people see.
+    rate: RateLimits = RateLimits()
+    #: Created by a portal page for its own use. Hidden from the customer's list of keys.
     for_pages: bool = False
 
     def budget(self, budget_id: str) -> Budget | None:
-        """What may be spent; None where there is no limit to it."""
+        """Return the budget, or None if there is no limit."""
         if self.budget_daily is self.budget_monthly is self.budget_total is None:
             return None
         return Budget(budget_id, self.budget_daily, self.budget_monthly, self.budget_total)
 
     def allows_address(self, address: str) -> bool:
-        """Whether it may be used from there; an address that cannot be read is nowhere."""
+        """Return True if the key may be used from this IP address. An invalid address never matches."""
         if not self.allow_ip:
             return True
         try:
-            here = ip_address(address)
+            caller = ip_address(address)
         except ValueError:
             return False
-        # On a socket for both families an IPv4 caller arrives as ::ffff:192.0.2.1.
-        here = getattr(here, "ipv4_mapped", None) or here
-        return any(here in ip_network(network) for network in self.allow_ip)
+        # On a dual-stack socket an IPv4 caller appears as ::ffff:192.0.2.1.
+        caller = getattr(caller, "ipv4_mapped", None) or caller
+        return any(caller in ip_network(network) for network in self.allow_ip)
 
 
 UNRESTRICTED = KeyRules()
 
 
 Kind = Literal["chat", "image", "speech"]
-HoldState = Literal["pending", "posted", "voided"]
+HoldStatus = Literal["pending", "posted", "voided"]
 GenerationState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
-class Claim(msgspec.Struct):
-    """A request's Idempotency-Key: for 24 hours it stands for the first paid request sent under it.
+class IdempotencyClaim(msgspec.Struct):
+    """Idempotency-Key of a request: for 24 hours it stands for the first paid request sent with it.
 
-    `id` names account and key together; `fingerprint` is of the request; `hold_id` is set once money was asked for.
+    `id` combines account and key, `fingerprint` is a hash of the request, `hold_id` is set once a hold was requested.
     """
 
     id: str
@@ -113,28 +117,28 @@ class Claim(msgspec.Struct):
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who sent a request: the account that pays and the key that was shown."""
+    """Sender of a request: the account that pays, and its API key."""
 
     account_id: int
     key_id: str
-    claim: Claim | None = None
-    #: What the key may do, where anything is forbidden to it; and whose limits and budgets it shares.
+    claim: IdempotencyClaim | None = None
+    #: Rules of the key, or None if it is unrestricted; and the rotation group that shares its limits and budgets.
     rules: KeyRules | None = None
-    family: str = ""
+    rotation_group: str = ""
 
 
 class EngineAttempt(msgspec.Struct, frozen=True):
-    """One engine asked for one piece of work: how it failed, or None; when it was asked, and for how long it had it."""
+    """One attempt of a generation at one engine, with its error code or None."""
 
     engine: str
     error_code: str | None
-    #: Milliseconds, the first counted from the moment the work was begun.
+    #: Start of the attempt after the start of the generation, and its duration, in milliseconds.
     after_ms: int
     took_ms: int
 
 
 class NewGeneration(msgspec.Struct, frozen=True):
-    """What is known of paid work when its hold is placed. Prices are nano-dollars a unit, fixed here."""
+    """Properties of a generation when its hold is placed. Prices are nano-dollars per unit, fixed from then on."""
 
     kind: Kind
     model: str
@@ -143,14 +147,14 @@ class NewGeneration(msgspec.Struct, frozen=True):
     price_output: int
     state: GenerationState = "running"
     request: str | None = None
-    #: Of a job: what decides the picture, what it can be drawn together with, and whom to tell of its end.
+    #: Image jobs: seed, size (for batching), and the URL to notify at the end.
     seed: int | None = None
     size: str | None = None
     webhook_url: str | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How paid work ended: units used, what really answered, and whether we had to estimate."""
+    """How a generation ended: units used, the model that served it, and whether the units are estimated."""
 
     state: GenerationState
     input_units: int = 0
@@ -160,18 +164,18 @@ class Outcome(msgspec.Struct, frozen=True):
     served_model: str | None = None
     error_code: str | None = None
     first_token_ms: int | None = None
-    #: Set where another engine answered than the one asked first: who, and every attempt as JSON.
+    #: Set if another engine than the first one served it: its name, and all attempts as JSON.
     engine: str | None = None
     attempts: str | None = None
-    #: What the engine charges us, in nano-dollars, where the catalog says so.
-    purchase: int | None = None
-    #: Of a job: where its result lies, or why there is none, in a sentence.
+    #: What the engine charges the operator, in nano-dollars, if the catalog says so.
+    upstream_cost: int | None = None
+    #: Image jobs: key of the image in the object store, or the error message.
     result: str | None = None
     error: str | None = None
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """One piece of paid work, as its owner may see it."""
+    """One generation, as shown to its account."""
 
     id: int
     account_id: int
@@ -198,7 +202,7 @@ class Generation(msgspec.Struct, frozen=True):
 
 
 class Balance(msgspec.Struct, frozen=True):
-    """posted is what was paid in less what was used; held is promised to work under way."""
+    """Balance of an account: `posted` is payments less usage, `held` is reserved for running generations."""
 
     posted: int
     held: int
@@ -220,7 +224,7 @@ class UsageRow(msgspec.Struct, frozen=True):
 
 
 class UsageCell(msgspec.Struct, frozen=True):
-    """What one key used of one model on one day (UTC, counted since 1970). Cost in nano-dollars."""
+    """Usage of one model by one key on one day (counted since 1970)."""
 
     day: int
     kind: Kind
@@ -233,7 +237,7 @@ class UsageCell(msgspec.Struct, frozen=True):
 
 
 class RecentRequest(msgspec.Struct, frozen=True):
-    """One of the last requests of an account, as its owner sees it in a list."""
+    """One of the last requests of an account, as shown in a list."""
 
     id: int
     created_ms: int
@@ -246,12 +250,12 @@ class RecentRequest(msgspec.Struct, frozen=True):
     input_units: int
     output_units: int
     cost: int
-    #: Money is still held for it: what it costs is not known yet.
+    #: Its hold is pending, so the cost is not known yet.
     is_pending: bool
 
 
 class AdminAction(msgspec.Struct, frozen=True):
-    """What an admin did to an account; `admin` is the admin's e-mail address as it is now."""
+    """Action of an admin on an account. `admin` and `email` are the current e-mail addresses of both."""
 
     id: int
     admin_id: int
@@ -265,17 +269,17 @@ class AdminAction(msgspec.Struct, frozen=True):
 
 
 class RevenueRow(msgspec.Struct, frozen=True):
-    """One day and kind of all accounts: nano-dollars sold, and what engines charge for it as far as that is known."""
+    """Revenue of all accounts on one day for one kind, with the upstream cost as far as it is known."""
 
     day: int
     kind: Kind
     requests: int
     sold: int
-    bought: int
+    upstream_cost: int
 
 
 class JobRow(msgspec.Struct, frozen=True):
-    """A job as an admin sees it: without prompt and picture."""
+    """Image job as shown to admins: without prompt and image."""
 
     id: int
     account_id: int
@@ -289,18 +293,21 @@ class JobRow(msgspec.Struct, frozen=True):
 
 
 class MarginRow(msgspec.Struct, frozen=True):
-    """What one engine answered for one model: nano-dollars sold, bought, and sold where the purchase is known."""
+    """Revenue and upstream cost of one model on one engine.
+
+    `sold_with_known_cost` is the part of `sold` with a known upstream cost.
+    """
 
     model: str
     engine: str
     requests: int
     sold: int
-    bought: int
-    sold_of_known: int
+    upstream_cost: int
+    sold_with_known_cost: int
 
 
 class KeyRow(msgspec.Struct, frozen=True):
-    """A key as its owner sees it; the secret is not here, nor anywhere."""
+    """API key. Only the HMAC of its secret is stored."""
 
     id: str
     account_id: int
@@ -309,12 +316,12 @@ class KeyRow(msgspec.Struct, frozen=True):
     created_ms: int
     revoked_ms: int | None
     rules: KeyRules = UNRESTRICTED
-    #: The first of the keys that took each other's place; they share limits and budgets. None: itself.
-    family: str | None = None
+    #: ID of the first key of its rotation group. The keys of a group share limits and budgets. None: the key itself.
+    rotation_group: str | None = None
 
 
 class User(msgspec.Struct, frozen=True):
-    """Somebody who signs in, with the money of the account as it stands."""
+    """Portal user, with the current balance of the account."""
 
     account_id: int
     email: str
@@ -330,7 +337,7 @@ class User(msgspec.Struct, frozen=True):
 
 
 class MailLink(msgspec.Struct, frozen=True):
-    """What a link sent by mail stands for. Of somebody who signs up: the password to be, and the browser that asked."""
+    """Link sent by e-mail. A sign-up link carries hashes of the new password and of the browser that requested it."""
 
     purpose: Literal["signup", "reset"]
     email: str
@@ -340,7 +347,7 @@ class MailLink(msgspec.Struct, frozen=True):
 
 
 class Voucher(msgspec.Struct, frozen=True):
-    """A code that is worth money once. `hint`: the end of the code; the code itself is kept nowhere."""
+    """Voucher that can be redeemed once. Only the end of the code is stored, as `hint`."""
 
     hint: str
     amount: int
@@ -352,7 +359,7 @@ class Voucher(msgspec.Struct, frozen=True):
 
 
 class Payment(msgspec.Struct, frozen=True):
-    """Money that a provider takes for us. The account should have `paid - reversed` of it, and has `moved`."""
+    """Payment through a provider. The account should get `paid - reversed`; it has got `moved` so far."""
 
     id: int
     account_id: int
@@ -371,14 +378,14 @@ class Payment(msgspec.Struct, frozen=True):
 
     @property
     def owed(self) -> int:
-        """What was reversed and could not be taken back yet."""
+        """Return the reversed amount that could not be taken back from the account yet."""
         return max(self.moved - (self.paid - self.reversed), 0)
 
 
 class StatementRow(msgspec.Struct, frozen=True):
-    """One movement of an account: `amount` is added (or, below zero, taken); `version` counts movements from 1.
+    """One transfer of an account: `amount` is signed, `version` counts the transfers of the account from 1.
 
-    Of usage, the generation that it paid for.
+    A transfer for usage carries the generation that it paid for.
     """
 
     version: int

@@ -1,4 +1,4 @@
-"""Money is a 64-bit count of nano-dollars; it meets text at the edges only, and never a float."""
+"""Parse and format money: a 64-bit count of nano-dollars, never a float."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import re
 from decimal import Decimal
 
 NANO_PER_DOLLAR = 1_000_000_000
-#: The largest single amount anyone may move: $1,000,000,000. Sums of nine of them still fit 64 bits.
+#: Largest single amount: $1,000,000,000. The sum of nine of them still fits in 64 bits.
 LARGEST_NANO = 10**9 * NANO_PER_DOLLAR
-#: The highest price: a dollar for one unit. The cost of any request then fits 64 bits.
+#: Highest price: one dollar per unit. The cost of any request then fits in 64 bits.
 LARGEST_PRICE_NANO = NANO_PER_DOLLAR
 _PLAIN = re.compile(r"[0-9]{1,15}(\.[0-9]+)?")
 
 
 def parse_dollars(text: str) -> int:
-    """`"5.00"` → 5_000_000_000 nano-dollars.
+    """Convert `"5.00"` to 5_000_000_000 nano-dollars.
 
-    Raises ValueError, with a sentence for the user, on anything but a plain positive decimal number of at
-    most nine places.
+    Raise ValueError, with a message for the user, unless it is a positive decimal number with at most nine places.
     """
     plain = text.strip().removeprefix("$")
     if _PLAIN.fullmatch(plain.removeprefix("-")) is None:
-        raise ValueError(f"{text!r} is not an amount of dollars; write it like 5.00")
+        raise ValueError(f"{text!r} is not an amount in dollars; write it like 5.00")
     amount = Decimal(plain)
     if amount <= 0:
         raise ValueError(f"{text!r} must be more than zero dollars")
@@ -33,35 +32,36 @@ def parse_dollars(text: str) -> int:
 
 
 def format_dollars(nano: int) -> str:
-    """4_998_500_000 → `"4.998500000"`; always nine places, so that strings of one column line up."""
+    """Convert 4_998_500_000 to `"4.998500000"`. Always nine places, so that a column lines up."""
     sign = "-" if nano < 0 else ""
-    whole, rest = divmod(abs(nano), NANO_PER_DOLLAR)
-    return f"{sign}{whole}.{rest:09d}"
+    whole, fraction = divmod(abs(nano), NANO_PER_DOLLAR)
+    return f"{sign}{whole}.{fraction:09d}"
 
 
 def price_per_token(dollars_per_million: str) -> int:
-    """The listed price, dollars per million units, as whole nano-dollars per unit.
+    """Convert a price in dollars per million units to nano-dollars per unit.
 
-    Raises ValueError where the price does not come out whole: the ledger holds no fractions.
+    Raise ValueError unless the result is whole: the ledger has no fractions.
     """
     if _PLAIN.fullmatch(dollars_per_million) is None:
         raise ValueError(f"{dollars_per_million!r} is not a price; write it like 0.15")
     nano = Decimal(dollars_per_million) * 1000
     if len(_decimals(dollars_per_million)) > 3 or nano > LARGEST_PRICE_NANO:
-        raise ValueError(f"{dollars_per_million!r} per million is not a whole number of nano-dollars a unit, up to $1")
+        text = f"{dollars_per_million!r} per million"
+        raise ValueError(f"{text} is not a whole number of nano-dollars per unit, at most $1")
     return int(nano)
 
 
 def price_per_image(dollars: str) -> int:
-    """The listed price of one image, dollars, as nano-dollars.
+    """Convert a price in dollars per image to nano-dollars.
 
-    Raises ValueError for more than nine decimals or more than a dollar.
+    Raise ValueError for more than nine decimals or more than a dollar.
     """
     if _PLAIN.fullmatch(dollars) is None:
         raise ValueError(f"{dollars!r} is not a price; write it like 0.0015")
     nano = Decimal(dollars) * NANO_PER_DOLLAR
     if len(_decimals(dollars)) > 9 or nano > LARGEST_PRICE_NANO:
-        raise ValueError(f"{dollars!r} an image is not a whole number of nano-dollars, up to $1")
+        raise ValueError(f"{dollars!r} per image is not a whole number of nano-dollars, at most $1")
     return int(nano)
 
 

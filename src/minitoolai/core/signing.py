@@ -1,4 +1,4 @@
-"""The secrets of a server: the one that signs now, and those by which what they signed is still known."""
+"""Secret key ring and HMAC signatures: the current key signs, previous keys still verify (key rotation)."""
 
 from __future__ import annotations
 
@@ -9,53 +9,52 @@ from collections.abc import Iterable
 
 
 class SecretKeys(bytes):
-    """The secret that signs now, as plain bytes; `previous` ones are only ever tried when something is checked."""
+    """Current secret key, as plain bytes. The `previous` keys are used only to verify."""
 
     previous: tuple[bytes, ...]
 
     def __new__(cls, current: bytes, previous: Iterable[bytes] = ()) -> SecretKeys:
-        """Of what is given twice, one is kept."""
+        """Create a key ring. Duplicate keys are dropped."""
         made = super().__new__(cls, current)
         made.previous = tuple(dict.fromkeys(secret for secret in previous if secret != current))
         return made
 
-    def derived(self, purpose: bytes) -> SecretKeys:
-        """A ring for one purpose: none of its secrets tells anything of ours."""
+    def derive(self, purpose: bytes) -> SecretKeys:
+        """Derive a key ring for one purpose. Its keys reveal nothing about these keys."""
         return SecretKeys(
             hmac.digest(self, purpose, "sha256"), [hmac.digest(secret, purpose, "sha256") for secret in self.previous]
         )
 
 
 def all_keys(secret: bytes) -> tuple[bytes, ...]:
-    """The one that signs, then those that are still known."""
+    """Return the current key, then the previous ones."""
     return (secret, *secret.previous) if isinstance(secret, SecretKeys) else (secret,)
 
 
 def secret_id(secret: bytes) -> str:
-    """Names a secret without telling it: 8 hexadecimal digits."""
+    """Return 8 hexadecimal digits that identify a secret key without revealing it."""
     return hashlib.sha256(b"minitoolai secret id\0" + secret).hexdigest()[:8]
 
 
-# (merged from signing_signing) Signatures that are capabilities: whoever holds one may look at what it names. One key, a purpose each.
-
+#: Signatures are truncated to this length.
 SIGNATURE_BYTES = 16
 
 
 class UrlSigner:
-    """Signs texts under one key, and knows what a ring's previous ones signed.
+    """Sign and verify texts with a key ring. A valid signature grants access to the object that the text names.
 
-    `purpose` keeps a signature from meaning anything elsewhere.
+    `purpose` is part of the signed text, so that a signature is valid for one purpose only.
     """
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def sign(self, purpose: str, text: str) -> str:
-        """22 letters and digits, - and _."""
+        """Return a signature of 22 letters, digits, `-` and `_`."""
         return _signature(self._key, purpose, text)
 
-    def is_right(self, purpose: str, text: str, signature: str) -> bool:
-        """In a time that does not depend on how nearly right it is."""
+    def verify(self, purpose: str, text: str, signature: str) -> bool:
+        """Return True if the signature is valid, in constant time."""
         given = signature.encode("utf-8", "replace")
         return any(hmac.compare_digest(_signature(key, purpose, text).encode(), given) for key in all_keys(self._key))
 

@@ -1,73 +1,47 @@
-"""A bounded number at work, a bounded number waiting."""
+"""Limit how many requests an engine handles concurrently and how many wait in its queue."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from minitoolai.core.errors import EngineFull
-from minitoolai.engines.protocols import ChatAnswer
 
 
 class ConcurrencyLimit:
-    """A bounded number at work, a bounded number waiting; more is refused at once."""
+    """A bounded number of requests at work and a bounded queue. Further requests are refused without waiting."""
 
-    def __init__(self, at_work: int, waiting: int, name: str) -> None:
-        self._semaphore = asyncio.Semaphore(at_work)
-        self._at_work = at_work
-        self._room = at_work + waiting
+    def __init__(self, max_running: int, max_queued: int, name: str) -> None:
+        self._semaphore = asyncio.Semaphore(max_running)
+        self._max_running = max_running
+        self._max_total = max_running + max_queued
         self._name = name
-        self.taken = 0
+        #: Requests at work and in the queue.
+        self.in_use = 0
 
     @property
     def is_busy(self) -> bool:
-        """Whether the next would have to wait."""
-        return self.taken >= self._at_work
+        """Return True if the next request would have to wait in the queue."""
+        return self.in_use >= self._max_running
 
-    def check(self) -> None:
-        """NoRoom if even the queue is full."""
-        if self.taken >= self._room:
+    def check_capacity(self) -> None:
+        """Raise EngineFull if the queue is full."""
+        if self.in_use >= self._max_total:
             raise EngineFull(
-                f"{self._name} has {self.taken} requests at work and waiting, its most; try again", retry_after_s=2
+                f"{self._name} is at capacity with {self.in_use} running and queued requests; retry in a moment",
+                retry_after_s=2,
             )
 
-    async def take(self) -> None:
-        """Wait for a slot, in order of arrival."""
-        self.check()
-        self.taken += 1
+    async def acquire(self) -> None:
+        """Wait for a slot in order of arrival. Raises EngineFull."""
+        self.check_capacity()
+        self.in_use += 1
         try:
             await self._semaphore.acquire()
         except BaseException:
-            self.taken -= 1
+            self.in_use -= 1
             raise
 
     def release(self) -> None:
-        """The slot is free again."""
-        self.taken -= 1
+        """Return a slot, which goes to the first request in the queue."""
+        self.in_use -= 1
         self._semaphore.release()
-
-
-class SlottedAnswer:
-    """An answer that occupies a slot until it is closed."""
-
-    def __init__(self, answer: ChatAnswer, slots: ConcurrencyLimit) -> None:
-        self._answer = answer
-        self._slots: ConcurrencyLimit | None = slots
-
-    async def next_bytes(self) -> bytes:
-        return await self._answer.next_bytes()
-
-    def take(self) -> bytes | None:
-        return self._answer.take()
-
-    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
-        return self._answer.listen(listener, sink)
-
-    async def read(self) -> bytes:
-        return await self._answer.read()
-
-    async def close(self) -> None:
-        slots, self._slots = self._slots, None
-        if slots is not None:
-            slots.release()
-            await self._answer.close()

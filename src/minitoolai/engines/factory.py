@@ -1,4 +1,4 @@
-"""Settings and catalog to engines: which adapter each entry of the catalog asks for."""
+"""Create the engines of a catalog: choose the adapter for each entry and configure it from the settings."""
 
 from __future__ import annotations
 
@@ -12,27 +12,26 @@ from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.engines.chat.openai import UpstreamEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
-from minitoolai.engines.images.openai import UpstreamImages
+from minitoolai.engines.images.openai import UpstreamImageEngine
 from minitoolai.engines.images.process import EngineProcess
-from minitoolai.engines.images.remote import Remote, remote_of
+from minitoolai.engines.images.remote import RemoteServer, remote_server
 from minitoolai.engines.images.webui import WebuiEngine
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
-from minitoolai.engines.speech.fake_speech import FakeSpeechEngine
-from minitoolai.engines.speech.openai import UpstreamSpeech
-from minitoolai.engines.speech.piper import PiperEngine
-from minitoolai.engines.speech.pool import VoicePool
-from minitoolai.engines.speech.voices import HibariEngine
+from minitoolai.engines.speech.openai import UpstreamSpeechEngine
+from minitoolai.engines.speech.voices import VOICE_POOLS
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.settings import Settings
 
-Caps = dict[str, ConcurrencyLimit]
-#: Headers that a request to an upstream gets besides its own, asked for each.
-More = Callable[[], dict[str, str]]
+ConcurrencyLimits = dict[str, ConcurrencyLimit]
+#: Returns additional headers for each request to an upstream, such as a trace context.
+ExtraHeaders = Callable[[], dict[str, str]]
+
+# ── chat ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def make_caps(catalog: Catalog) -> Caps:
-    """One cap for each upstream that has one: for its chats, its speech and whatever else together."""
+def make_concurrency_limits(catalog: Catalog) -> ConcurrencyLimits:
+    """Return one limit for each upstream that has one. Its chats and its speech share it."""
     return {
         name: ConcurrencyLimit(entry.concurrency, entry.waiting, name)
         for name, entry in catalog.engines.items()
@@ -40,10 +39,35 @@ def make_caps(catalog: Catalog) -> Caps:
     }
 
 
+def make_engines(
+    catalog: Catalog,
+    settings: Settings,
+    http: HttpClient,
+    limits: ConcurrencyLimits,
+    extra_headers: ExtraHeaders | None = None,
+) -> dict[str, ChatEngine]:
+    """Create all chat engines. Raises SettingsError for an API key or base URL of an unknown engine."""
+    for variable, named in (("API_KEY", settings.engine_keys), ("BASE_URL", settings.engine_urls)):
+        for name in named:
+            if name not in catalog.engines:
+                raise SettingsError(
+                    f"MINITOOLAI_{name.upper()}_{variable} names no engine of the catalog; "
+                    f"its engines are {', '.join(catalog.engines)}"
+                )
+    used = {name for model in [*catalog.chat.values(), *catalog.embeddings.values()] for name in model.engines}
+    entries = {name: entry for name, entry in catalog.engines.items() if name in used}
+    return {name: make_engine(name, entry, settings, http, limits, extra_headers) for name, entry in entries.items()}
+
+
 def make_engine(
-    name: str, entry: EngineEntry, settings: Settings, http: HttpClient, caps: Caps, more: More | None = None
+    name: str,
+    entry: EngineEntry,
+    settings: Settings,
+    http: HttpClient,
+    limits: ConcurrencyLimits,
+    extra_headers: ExtraHeaders | None = None,
 ) -> ChatEngine:
-    """The adapter that the catalog asks for."""
+    """Create a chat engine according to the kind of its entry."""
     if entry.kind == "llama":
         return LlamaEngine(
             name,
@@ -58,84 +82,79 @@ def make_engine(
         )
     if entry.kind == "fake":
         return FakeEngine(name, entry)
-    url, key = settings.engine_urls.get(name, ""), settings.engine_keys.get(name, "")
-    return UpstreamEngine(name, entry, http, base_url=url, key=key, slots=caps.get(name), more=more)
+    url, key = _address(name, settings)
+    return UpstreamEngine(
+        name, entry, http, base_url=url, key=key, concurrency=limits.get(name), extra_headers=extra_headers
+    )
 
 
-def make_engines(
-    catalog: Catalog, settings: Settings, http: HttpClient, caps: Caps, more: More | None = None
-) -> dict[str, ChatEngine]:
-    """Every engine of the catalog. SettingsError for a key or address that belongs to none."""
-    for variable, named in (("API_KEY", settings.engine_keys), ("BASE_URL", settings.engine_urls)):
-        for name in named:
-            if name not in catalog.engines:
-                raise SettingsError(
-                    f"MINITOOLAI_{name.upper()}_{variable} names no engine of the catalog; "
-                    f"its engines are {', '.join(catalog.engines)}"
-                )
-    used = {name for model in [*catalog.chat.values(), *catalog.embeddings.values()] for name in model.engines}
-    entries = {name: entry for name, entry in catalog.engines.items() if name in used}
-    return {name: make_engine(name, entry, settings, http, caps, more) for name, entry in entries.items()}
+def _address(name: str, settings: Settings) -> tuple[str, str]:
+    """Return the base URL and the API key that the settings give an engine, or ""."""
+    return settings.engine_urls.get(name, ""), settings.engine_keys.get(name, "")
 
 
-_VOICE_POOLS: dict[str, type[VoicePool]] = {"hibari": HibariEngine, "piper": PiperEngine, "fake": FakeSpeechEngine}
+# ── speech ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def make_speech_engine(name: str, catalog: Catalog, settings: Settings, http: HttpClient, caps: Caps) -> SpeechEngine:
-    """The adapter that the catalog asks for, with the voices that it gives it."""
+def make_speech_engines(
+    catalog: Catalog, settings: Settings, http: HttpClient, limits: ConcurrencyLimits
+) -> dict[str, SpeechEngine]:
+    """Create all engines that voices of the catalog use."""
+    used = dict.fromkeys(name for model in catalog.speech.values() for name in model.engines)
+    return {name: make_speech_engine(name, catalog, settings, http, limits) for name in used}
+
+
+def make_speech_engine(
+    name: str, catalog: Catalog, settings: Settings, http: HttpClient, limits: ConcurrencyLimits
+) -> SpeechEngine:
+    """Create a speech engine according to the kind of its entry, with the voices that the catalog assigns to it."""
     entry = catalog.engines[name]
     if entry.kind == "upstream":
-        url, key = settings.engine_urls.get(name, ""), settings.engine_keys.get(name, "")
-        return UpstreamSpeech(name, entry, http, base_url=url, key=key, slots=caps.get(name))
+        url, key = _address(name, settings)
+        return UpstreamSpeechEngine(name, entry, http, base_url=url, key=key, concurrency=limits.get(name))
     voices = {voice.id: voice for model in catalog.speech.values() for voice in model.voices if voice.engine == name}
-    return _VOICE_POOLS[entry.kind](
+    return VOICE_POOLS[entry.kind](
         name,
         entry,
         list(voices.values()),
         folder=Path(settings.voices_dir) if settings.voices_dir else settings.data_dir / "voices",
         processes=settings.speech_processes,
-        at_once=settings.speech_voices,
-        queue=settings.speech_queue,
+        max_running=settings.speech_voices,
+        max_queued=settings.speech_queue,
     )
 
 
-def make_speech_engines(catalog: Catalog, settings: Settings, http: HttpClient, caps: Caps) -> dict[str, SpeechEngine]:
-    """Every engine that some voice of the catalog names."""
-    used = dict.fromkeys(name for model in catalog.speech.values() for name in model.engines)
-    return {name: make_speech_engine(name, catalog, settings, http, caps) for name in used}
-
-
-# (merged from painter_wiring) Settings and catalog to image engines: which adapter each entry of the catalog asks for.
+# ── images ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _GB = 10**9
-_LARGEST_PICTURE, _FETCH_S = 32 * 1024 * 1024, 30.0
+_MAX_IMAGE_BYTES, _FETCH_TIMEOUT_S = 32 * 1024 * 1024, 30.0
 
 
 def make_image_engines(catalog: Catalog, settings: Settings, http: HttpClient) -> dict[str, ImageEngine]:
-    """Every engine that some image model of the catalog names."""
+    """Create all engines that image models of the catalog use."""
     used = dict.fromkeys(name for model in catalog.images.values() for name in model.engines)
     return {name: make_image_engine(name, catalog, settings, http) for name in used}
 
 
 def make_image_engine(name: str, catalog: Catalog, settings: Settings, http: HttpClient) -> ImageEngine:
-    """The adapter that the catalog asks for."""
+    """Create an image engine according to the kind of its entry."""
     entry = catalog.engines[name]
-    limits: dict[str, Any] = {"rows": settings.image_rows, "silence_s": settings.image_silence_s}
+    options: dict[str, Any] = {"max_concurrency": settings.image_rows, "silence_s": settings.image_silence_s}
     if entry.kind == "webui":
         return WebuiEngine(_remote(name, entry, settings), entry, http, _models_of(name, catalog))
     if entry.kind == "upstream":
-        return UpstreamImages(_remote(name, entry, settings), entry, http, _fetch)
+        return UpstreamImageEngine(_remote(name, entry, settings), entry, http, _fetch)
     if entry.kind == "diffusers":
-        config = _gpu_config(_models_of(name, catalog), entry, settings)
-        return EngineProcess(name, "minitoolai.engines.diffusers.engine", config, rows=settings.gpu_pictures)
+        config = _diffusers_config(_models_of(name, catalog), entry, settings)
+        return EngineProcess(name, "minitoolai.engines.diffusers.engine", config, max_concurrency=settings.gpu_pictures)
     if entry.kind == "fake":
         config = {"model": entry.model, "delay_ms": entry.delay_ms}
-        return EngineProcess(name, "minitoolai.engines.images.fake", config, **limits)
-    return EngineProcess(name, "minitoolai.engines.images.sketch", {"threads": 0}, **limits)
+        return EngineProcess(name, "minitoolai.engines.images.fake", config, **options)
+    return EngineProcess(name, "minitoolai.engines.images.sketch", {"threads": 0}, **options)
 
 
 def weights_folder(settings: Settings) -> Path:
-    """Where the operator's image models lie."""
+    """Return the folder of the operator's image models."""
     return Path(settings.weights_dir) if settings.weights_dir else settings.data_dir / "weights"
 
 
@@ -143,12 +162,12 @@ def _models_of(name: str, catalog: Catalog) -> dict[str, ImageModel]:
     return {model.name: model for model in catalog.images.values() if name in model.engines}
 
 
-def _remote(name: str, entry: EngineEntry, settings: Settings) -> Remote:
-    url, key = settings.engine_urls.get(name, ""), settings.engine_keys.get(name, "")
-    return remote_of(name, entry, base_url=url, key=key)
+def _remote(name: str, entry: EngineEntry, settings: Settings) -> RemoteServer:
+    url, key = _address(name, settings)
+    return remote_server(name, entry, base_url=url, key=key)
 
 
-def _gpu_config(models: dict[str, ImageModel], entry: EngineEntry, settings: Settings) -> dict[str, Any]:
+def _diffusers_config(models: dict[str, ImageModel], entry: EngineEntry, settings: Settings) -> dict[str, Any]:
     return {
         "models": {
             name: {"weights": entry.names.get(name, model.weights), "schedule": model.schedule}
@@ -158,16 +177,16 @@ def _gpu_config(models: dict[str, ImageModel], entry: EngineEntry, settings: Set
         "device": settings.device,
         "precision": settings.precision,
         "resident_bytes": int(settings.resident_gb * _GB),
-        # With guidance a picture has two rows.
+        # With guidance, an image takes two rows.
         "rows_per_call": max(2, 2 * settings.gpu_pictures),
     }
 
 
 async def _fetch(url: str) -> bytes:
     try:
-        fetched = await GuardedClient().get(url, most_bytes=_LARGEST_PICTURE, within_s=_FETCH_S)
+        response = await GuardedClient().get(url, max_bytes=_MAX_IMAGE_BYTES, timeout_s=_FETCH_TIMEOUT_S)
     except (FetchFailed, UrlForbidden) as error:
-        raise EngineError("an upstream gave the address of a picture that cannot be fetched") from error
-    if fetched.status != 200:
-        raise EngineError("an upstream gave the address of a picture that is not there")
-    return fetched.body
+        raise EngineError("an upstream sent an image URL that cannot be fetched") from error
+    if response.status != 200:
+        raise EngineError("an upstream sent an image URL without an image")
+    return response.body

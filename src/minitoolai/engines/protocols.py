@@ -1,6 +1,7 @@
-"""What every chat engine offers, and the border at which its failures become ours.
+"""The interfaces of chat, image and speech engines. Adapters translate every failure of an engine into an EngineError.
 
-An engine answers in OpenAI's own bytes (server-sent events, or one JSON object), so that one path serves them all.
+A chat engine responds in OpenAI's wire format (server-sent events, or one JSON object), so that one code path serves
+all chat engines.
 """
 
 from __future__ import annotations
@@ -11,95 +12,96 @@ from typing import Protocol
 import msgspec
 
 from minitoolai.core.catalog import VoiceEntry
-from minitoolai.core.inference import ChatRequest, Piece, Sound, SpeechRequest
+from minitoolai.core.inference import AudioChunk, ChatRequest, SpeechRequest, SpeechSegment
+
+# ── chat ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ChatAnswer(Protocol):
-    """An answer under way. Whoever opened it closes it, on every path."""
+class ChatResponse(Protocol):
+    """A chat response in flight. The caller must close it on every path."""
 
     async def next_bytes(self) -> bytes:
-        """The next bytes as they come, empty at the end. EngineError if the engine broke off."""
+        """Wait for bytes and return them, or b"" at the end. Raises EngineError if the engine breaks off."""
 
-    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
-        """Have `listener` called whenever `take` has something; None ends that. False: only `next_bytes` is offered.
+    def set_callbacks(
+        self, on_readable: Callable[[], None] | None, on_chunk: Callable[[bytes], None] | None = None
+    ) -> bool:
+        """Call `on_readable` whenever `read_nowait` has something; None ends that. Return False if unsupported.
 
-        `sink`, where given, gets the bytes themselves in the cases that are simple and frequent, in order with `take`.
+        `on_chunk`, if given, receives the bytes directly in the simple and frequent cases, in order with `read_nowait`.
         """
 
-    def take(self) -> bytes | None:
-        """What `next_bytes` would return at once, or None where it would wait. EngineError."""
+    def read_nowait(self) -> bytes | None:
+        """Return the bytes that `next_bytes` would return without waiting, or None. Raises EngineError."""
 
     async def read(self) -> bytes:
-        """All that is left, for an answer that is not streamed."""
+        """Return the remaining bytes, for a response that is not streamed."""
 
     async def close(self) -> None:
-        """Let go. If the answer has not ended, the engine is told to stop."""
+        """Release the response. If it has not ended, stop the engine's work on it."""
 
 
 class ChatEngine(Protocol):
-    """Somebody who answers chats. Frozen facts as attributes; everything may be called at any time."""
+    """An engine for chats. Its attributes never change; its methods may be called at any time."""
 
     name: str
-    #: Chunks carry every documented field: they may be forwarded as they are.
+    #: Chunks carry all documented fields, so they can be forwarded unchanged.
     complete_chunks: bool
-    #: After we hang up it goes on, and bills: read on to the usage it reports.
+    #: The engine continues and bills after a disconnect: read on to get the usage that it reports.
     bills_after_cancel: bool
-    #: It fetches the pictures that a URL names; else it is given their bytes.
+    #: The engine fetches images by URL itself; otherwise it receives their bytes.
     fetches_images: bool
-    #: It knows few kinds of pictures: whatever it is given was unpacked here and is a PNG.
+    #: The engine supports few image formats: convert every image to PNG first.
     plain_images: bool
     first_token_timeout_s: float | None
     total_timeout_s: float | None
 
     @property
     def vision(self) -> bool:
-        """Whether pictures may be shown to it."""
+        """Return True if the engine accepts images."""
 
     def why_not_ready(self) -> str | None:
-        """None when it can answer; else a sentence with the remedy, for `minitoolai models`."""
+        """Return None if the engine is ready, else the reason and the remedy, for `minitoolai models`."""
 
     def vision_unavailable_reason(self) -> str | None:
-        """A sentence with the remedy where it was given eyes that are of no use; it may be ready without them."""
+        """Return the reason and the remedy if vision is configured but unusable. The engine may still be ready."""
 
     def context_tokens(self) -> int | None:
-        """Tokens of prompt and answer together, where this is narrower than what the catalog says."""
+        """Return the limit of prompt and response tokens together, if it is lower than the catalog's."""
 
     def unsupported_field(self, request: ChatRequest) -> str | None:
-        """The first field of the request that this engine cannot honour."""
+        """Return the first field of the request that this engine cannot honour."""
 
     def check_capacity(self) -> None:
-        """Overloaded if a request sent now would not even be queued."""
+        """Raise EngineFull if a request sent now could not even be queued."""
 
     def is_busy(self) -> bool:
-        """Whether a request sent now would have to wait for its turn."""
+        """Return True if a request sent now would have to wait in the queue."""
 
     async def count_prompt(self, request: ChatRequest) -> int | None:
-        """The exact count of the prompt's tokens, or None where only the engine itself knows."""
+        """Return the exact number of prompt tokens, or None if only the engine's response reports it."""
 
-    async def open(self, request: ChatRequest, limit: int) -> ChatAnswer:
-        """Send the request with `limit` output tokens forced; returns when the answer begins.
+    async def open(self, request: ChatRequest, limit: int) -> ChatResponse:
+        """Send the request, limited to `limit` output tokens, and return when the response begins.
 
-        EngineRefused, EngineRateLimited, EngineTimeout or EngineError where it does not.
+        Raises EngineRefused, EngineRateLimited, EngineTimeout or EngineError if it does not.
         """
 
     async def start(self) -> None:
-        """Get ready: load, spawn, connect."""
+        """Load, spawn or connect what the engine needs."""
 
     async def stop(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
 
 
-# (merged from base_images) What image engines offer, on two levels.
-# (merged from base_images)
-# (merged from base_images) A worker speaks to an `ImageEngine`. Behind one of them, in a child process, a `CanvasEngine` advances many pictures
-# (merged from base_images) one model call at a time: rows of different requests share a call, join while others are half drawn, leave when done.
+# ── images ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-#: Told (steps done, steps in all) as one picture comes along.
+#: Called with (completed steps, total steps) of one image.
 OnProgress = Callable[[int, int], None]
 
 
 class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One picture asked for, already checked: everything that decides what is drawn."""
+    """A validated request for one image: everything that determines the result."""
 
     prompt: str
     negative_prompt: str = ""
@@ -112,139 +114,137 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GeneratedImage(msgspec.Struct, frozen=True, kw_only=True):
-    """A finished picture. `model` is what really drew it; `ticket` names it on its canvas."""
+    """A finished image. `model` is the model that generated it; `slot_id` identifies it within its batch."""
 
     png: bytes
     model: str
-    ticket: int = 0
+    slot_id: int = 0
 
 
 class FailedImage(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture that left its canvas unfinished, for a reason of its own: out of memory, say. The others go on."""
+    """An image that failed for a reason of its own, such as out of memory, while its batch continues."""
 
-    ticket: int
+    slot_id: int
     error: str
-    #: The request is to blame: another attempt would end the same way.
+    #: The request caused the failure, so another attempt would fail too.
     refused: bool = False
 
 
-# ── what a worker speaks to ───────────────────────────────────────────────────────────────────────────────
-
-
 class ImageEngine(Protocol):
-    """Somebody who draws. Everything may be called at any time."""
+    """An engine for images, as a worker sees it. Its methods may be called at any time."""
 
     name: str
-    #: Pictures it takes at once; more are not claimed for it.
-    rows: int
+    #: How many images the engine takes concurrently; a worker claims no more jobs than that.
+    max_concurrency: int
 
     @property
     def is_up(self) -> bool:
-        """It takes pictures just now. What waits for one that is starting again goes on waiting."""
+        """Return True if the engine takes images now. Jobs stay queued while it is starting or restarting."""
 
     def why_not_ready(self, model: str) -> str | None:
-        """None when it can draw this model of the catalog; else a sentence with the remedy."""
+        """Return None if the engine can serve this model of the catalog, else the reason and the remedy."""
 
     def batch_key(self, model: str, width: int, height: int) -> str:
-        """Pictures with the same key are drawn together, whatever else differs."""
+        """Return the batch of an image. Images with equal keys share model calls."""
 
     async def start(self) -> None:
-        """Get ready: load, spawn, connect. EngineError."""
+        """Load, spawn or connect what the engine needs. Raises EngineError."""
 
     async def stop(self) -> None:
-        """Let go of everything; pictures under way raise EngineError."""
+        """Release all resources. Images in flight raise EngineError."""
 
-    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
-        """One picture of a model of the catalog; many may be under way. Cancelled, it lets go between two steps.
+    async def generate(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
+        """Generate one image; many may be in flight. Cancelling the call stops the work between two steps.
 
-        EngineRefused: the request is to blame. Any other EngineError: try again.
+        Raises EngineRefused if the request caused the failure; any other EngineError is worth a retry.
         """
 
 
-# ── what runs in a child process ──────────────────────────────────────────────────────────────────────────
-
-
 class Batch(Protocol):
-    """Pictures under way on one engine. Not safe for threads: whoever opened it advances it."""
+    """Images in flight on one engine in a child process, generated by continuous batching.
+
+    Images of different requests share each model call; they join and leave between calls. Not thread-safe.
+    """
 
     def __len__(self) -> int:
-        """How many pictures are not finished yet."""
+        """Return the number of unfinished images."""
 
     def add(self, request: ImageRequest, on_progress: OnProgress | None = None) -> int:
-        """Begin a picture; it joins the next model call. The ticket names it among the finished ones."""
+        """Add an image, which joins the next model call. Return its slot ID."""
 
-    def remove(self, ticket: int) -> None:
-        """Forget a picture that nobody waits for any more. An unknown ticket is no error."""
+    def remove(self, slot_id: int) -> None:
+        """Drop an image that is no longer wanted. An unknown slot ID is not an error."""
 
     def step(self) -> Sequence[GeneratedImage | FailedImage]:
-        """One model call for every picture under way; returns those that it ended.
+        """Run one model call for all images and return those that it finished.
 
-        What it raises concerns them all: each is then drawn again from its beginning, alone.
+        An exception concerns the whole batch: the caller then restarts each image alone.
         """
 
 
 class BatchEngine(Protocol):
-    """Somebody who draws, one model call at a time. Made from plain data, here for its facts and in the child to work.
+    """An engine that runs one model call at a time in a child process.
 
-    `why_not_ready` and `batch_key` answer without heavy libraries and before `start`.
+    Built from plain data in both processes: in the parent it only answers `why_not_ready` and `batch_key`, which work
+    before `start` and without heavy libraries; in the child it generates images.
     """
 
     name: str
 
     def why_not_ready(self, model: str) -> str | None:
-        """None when it can draw this model of the catalog; else a sentence with the remedy."""
+        """Return None if the engine can serve this model of the catalog, else the reason and the remedy."""
 
     def batch_key(self, model: str, width: int, height: int) -> str:
-        """Pictures with the same key share a canvas: same checkpoint and latent size."""
+        """Return the batch of an image. Equal keys mean the same checkpoint and the same latent size."""
 
     def start(self) -> None:
-        """Get ready. Heavy libraries are imported here and not before. EngineError."""
+        """Import the heavy libraries and get ready. Raises EngineError."""
 
     def stop(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
 
     def open(self, model: str) -> Batch:
-        """An empty canvas for a model of the catalog; its weights are loaded where they are not yet. EngineError."""
+        """Return an empty batch for a model of the catalog, loading its weights if needed. Raises EngineError."""
 
 
-# (merged from base_speech) What every speech engine offers: text goes in sentence by sentence, audio in the caller's format comes out.
+# ── speech ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class SpokenAnswer(Protocol):
-    """A text being spoken. Whoever opened it closes it, on every path."""
+class SpeechResponse(Protocol):
+    """A text that is being synthesized. The caller must close it on every path."""
 
-    async def next_sound(self) -> Sound | None:
-        """What is spoken next, None at the end; nothing is spoken ahead of what is asked for. EngineError."""
+    async def next_sound(self) -> AudioChunk | None:
+        """Return the next audio, or None at the end. Synthesizes nothing ahead of this call. Raises EngineError."""
 
     async def close(self) -> None:
-        """Let go. What is not spoken yet never will be, and the voice is free."""
+        """Drop the remaining text and release the voice."""
 
 
 class SpeechEngine(Protocol):
-    """Somebody who speaks. Everything may be called at any time."""
+    """An engine for speech. Text goes in sentence by sentence; audio in the requested format comes out."""
 
     name: str
 
     def why_not_ready(self) -> str | None:
-        """None when it can speak; else a sentence with the remedy, for `minitoolai models`."""
+        """Return None if the engine is ready, else the reason and the remedy, for `minitoolai models`."""
 
     def why_not_voice(self, voice: VoiceEntry) -> str | None:
-        """None when it can speak with this voice; else a sentence with the remedy."""
+        """Return None if the engine can use this voice, else the reason and the remedy."""
 
     def served_model(self, model: str) -> str:
-        """What really speaks when this model is asked for."""
+        """Return the name of the model that serves requests for `model`."""
 
     def unsupported_field(self, request: SpeechRequest) -> str | None:
-        """The first field of the request that this engine cannot honour."""
+        """Return the first field of the request that this engine cannot honour."""
 
     def check_capacity(self) -> None:
-        """Overloaded if a request sent now would not even be queued."""
+        """Raise EngineFull if a request sent now could not even be queued."""
 
-    async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[Piece]) -> SpokenAnswer:
-        """Take a voice; the pieces together are the text. Overloaded, EngineError."""
+    async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[SpeechSegment]) -> SpeechResponse:
+        """Reserve a voice for a text, given as pieces that together are the whole. Raises Overloaded or EngineError."""
 
     async def start(self) -> None:
-        """Get ready: load, spawn, connect."""
+        """Load, spawn or connect what the engine needs."""
 
     async def stop(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, ServiceError, WrongContentType
@@ -21,7 +21,6 @@ __all__ = [
     "header",
     "headers_by_name",
     "read_json_body",
-    "reads",
     "respond",
     "respond_error",
     "sort_headers",

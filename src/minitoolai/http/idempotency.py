@@ -10,7 +10,7 @@ from typing import Any
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.billing.idempotency import IdempotencyStore, RecordedResponse
 from minitoolai.core.errors import AccessDenied, BodyTooLarge, ClientLeft, ServiceError, StoreError
-from minitoolai.core.models import Claim
+from minitoolai.core.models import IdempotencyClaim
 from minitoolai.http.asgi import LARGEST_BODY, App, Headers, Receive, Scope, Send, respond_error
 from minitoolai.http.auth import CLAIM, authenticate
 from minitoolai.http.errors import error_event, status_and_type
@@ -56,7 +56,7 @@ class Idempotent:
         finally:
             self._replays.release(claim)
 
-    async def _run(self, claim: Claim, handler: App, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _run(self, claim: IdempotencyClaim, handler: App, scope: Scope, receive: Receive, send: Send) -> None:
         recorder = _Recorder(self._replays, claim, send)
         try:
             await handler(scope, receive, recorder)
@@ -67,7 +67,7 @@ class Idempotent:
 class _Recorder:
     """Sends on, and keeps the answer before its end is sent: whoever has seen it can have it again."""
 
-    def __init__(self, replays: IdempotencyStore, claim: Claim, send: Send) -> None:
+    def __init__(self, replays: IdempotencyStore, claim: IdempotencyClaim, send: Send) -> None:
         self._replays = replays
         self._claim = claim
         self._send = send

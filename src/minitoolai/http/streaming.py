@@ -7,7 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Protocol, TypeVar
 
-from minitoolai.core.errors import ClientLeft, InvalidRequest, Overloaded, ServiceError, StoreError
+from minitoolai.billing.charging import interrupted
+from minitoolai.core.errors import AlreadySettled, ClientLeft, InvalidRequest, Overloaded, ServiceError, StoreError
 from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
 from minitoolai.http.errors import error_body
 from minitoolai.http.uvicorn_fast_path import DirectWriter, direct_writer
@@ -167,6 +168,9 @@ async def charge(run: StreamRun) -> None:
     """The end leaves only when the charge is durable."""
     try:
         await run.charge(within_s=CHARGE_TIMEOUT_S)
+    except AlreadySettled as error:
+        log.error("%s: %s; was this process paused?", run.name, error)
+        raise interrupted() from error
     except (StoreError, TimeoutError) as error:
         raise Overloaded("the charge could not be written; the answer is not complete", retry_after_s=5) from error
 

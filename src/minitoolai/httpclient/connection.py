@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection to an engine: bytes in, an answer out, one exchange at a time.
+"""One HTTP/1.1 connection: send a request, receive a response, one exchange at a time.
 
-Everything per chunk happens in C where it can: the parser appends bodies to a list, and no timer is armed; the pool's
-ticker counts silence instead.
+Per-chunk work runs in C where possible: the parser appends bodies to a list, and no timer is armed per read. The ticker
+of the connection pool counts silence instead (docs/decisions/0002).
 """
 
 from __future__ import annotations
@@ -14,62 +14,59 @@ from collections.abc import Callable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-# (merged from chunks) The common case of chunked coding: a read that is one whole chunk. Everything else is for the parser.
-# (merged from chunks)
-# (merged from chunks) Of a read's length only one head of a chunk can be right, so that a look at a table replaces parsing.
-
-#: Longer reads are left to the parser.
-LARGEST_READ = 8192
-
-
-def _head(length: int) -> tuple[tuple[bytes, ...], int]:
-    """The heads that a read of this length may begin with if it is one chunk (hex in either case), and their size."""
-    for digits in range(1, 5):
-        head = b"%x\r\n" % max(0, length - digits - 4)
-        if len(head) == digits + 2 and length > digits + 4:
-            return tuple({head, head.upper()}), len(head)
-    return (), 0
-
-
-#: By a read's length: see `_head`. Chunks with extensions begin with none of these.
-HEADS = [_head(length) for length in range(LARGEST_READ)]
-
-
-# (merged from http_errors) How an exchange with an engine can fail, and whether it may have been done all the same.
-
 
 class HttpError(Exception):
-    """The root. `sent`: whether the request may have reached the server, and so may have been done and billed."""
+    """Base class of failed exchanges. `sent`: the request may have reached the server and may have been billed."""
 
     sent = True
 
 
-class ConnectError(HttpError):  # a fact, not a category
-    """Refused, no such name, TLS, or no connection in time: nothing was sent."""
+class ConnectError(HttpError):
+    """The connection failed (refused, unknown host, TLS, timeout), so nothing was sent."""
 
     sent = False
 
 
-class ReadTimeout(HttpError):  # a fact, not a category
-    """No head in time, or too long a gap in the body."""
+class ReadTimeout(HttpError):
+    """No response head arrived in time, or the gap within the body was too long."""
 
 
-class ConnectionBroken(HttpError):  # a fact, not a category
-    """Closed early, not HTTP, or less than was promised."""
+class ConnectionBroken(HttpError):
+    """The server closed early, sent something other than HTTP, or sent less than it announced."""
 
 
 TICK_S = 0.25
-#: Bytes received and not yet taken; beyond this the socket is not read.
+#: Pause reading from the socket while more than this many received bytes have not been read by the caller.
 UNREAD_LIMIT = 256 * 1024
-#: Bytes of head, of trailers, or of anything else that is not body, in a row.
+#: Accept at most this many consecutive bytes that are not body: headers, trailers, chunk extensions.
 HEAD_LIMIT = 64 * 1024
-ONE_PACKET = 64 * 1024
-#: Names and values as they came.
-Head = list[tuple[bytes, bytes]]
+#: Send head and body in a single write up to this body size.
+SINGLE_WRITE_LIMIT = 64 * 1024
+#: Names and values as received.
+RawHeaders = list[tuple[bytes, bytes]]
+
+# ── the fast path of a streamed body: a read that is exactly one chunk ────────────────────────────────────────
+
+#: Leave longer reads to the parser.
+MAX_FAST_READ = 8192
+
+
+def _chunk_header(length: int) -> tuple[tuple[bytes, ...], int]:
+    """Return the chunk headers (hex in either case) that a read of this length starts with if it is one chunk."""
+    for digits in range(1, 5):
+        header = b"%x\r\n" % max(0, length - digits - 4)
+        if len(header) == digits + 2 and length > digits + 4:
+            return tuple({header, header.upper()}), len(header)
+    return (), 0
+
+
+#: The only possible chunk header for each length of a read, so that a table lookup replaces parsing (decision 0006).
+#: Chunks with extensions match none of them and go through the parser.
+CHUNK_HEADERS = [_chunk_header(length) for length in range(MAX_FAST_READ)]
 
 
 class HttpConnection(asyncio.Protocol):
-    """Reused from exchange to exchange. `begin` to `release` or `abort` belongs to one caller."""
+    """A connection that is reused for many exchanges. From `send` to `release` or `abort` it belongs to one caller."""
 
     def __init__(self, on_release: Callable[[HttpConnection], None], on_lost: Callable[[HttpConnection], None]) -> None:
         self._on_release = on_release
@@ -77,73 +74,82 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiter: asyncio.Future[None] | None = None
-        #: Called when something came, in place of a waiting task.
-        self.listener: Callable[[], None] | None = None
-        #: Given a body that came as one whole chunk, in place of listener and `take`, while nothing else waits.
-        self.sink: Callable[[bytes], None] | None = None
+        #: Called when `read_nowait` has data, an error or the end, so that no task needs to wait.
+        self.on_readable: Callable[[], None] | None = None
+        #: Receives a body that arrived as exactly one chunk, if nothing is buffered, instead of `on_readable`.
+        self.on_chunk: Callable[[bytes], None] | None = None
         self._chunks: list[bytes] = []
-        #: The parser finds its callbacks here; appending a body costs no Python frame.
+        #: The parser looks up its callbacks by name; binding `append` saves one Python call per body.
         self.on_body = self._chunks.append
         self._parser = HttpResponseParser(self)
         self.is_lost = False
         self.is_busy = False
         self.idle_since_s = 0.0
         self._poll: select.poll | None = None
-        self._forget_exchange(is_head=False, silence_s=0.0)
+        self._reset_exchange(is_head=False, read_timeout_s=0.0)
 
-    def _forget_exchange(self, *, is_head: bool, silence_s: float) -> None:
+    def _reset_exchange(self, *, is_head: bool, read_timeout_s: float) -> None:
         self._is_head = is_head
-        self._silence_s = silence_s
-        self._quiet_ticks = self._barren = self._unread = self._unsent = 0
-        self.listener = self.sink = None
+        self._read_timeout_s = read_timeout_s
+        self._silent_ticks = self._non_body_bytes = self._unread_bytes = self._unsent_bytes = 0
+        self.on_readable = self.on_chunk = None
         self._is_between_chunks = self._chunk_is_whole = False
-        self.head: Head = []
+        self.raw_headers: RawHeaders = []
         self._may_reuse = self._is_paused = False
         self.error: HttpError | None = None
-        self.has_heard = self.has_head = self.ended = False
+        self.has_received = self.has_head = self.ended = False
         self.status = 0
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those of the answer."""
-        return as_text(self.head)
+        """Return the headers of the response."""
+        return decode_headers(self.raw_headers)
 
     # ── one exchange ──────────────────────────────────────────────────────────────────────────────────────
 
-    async def exchange(self, head: bytes, body: bytes, *, is_head: bool = False, silence_s: float) -> None:
-        """Send, and return when status and headers of the answer are here. Silent, Broken; then it is closed."""
+    async def exchange(self, head: bytes, body: bytes, *, is_head: bool = False, read_timeout_s: float) -> None:
+        """Send a request and wait for the head of the response. Close the connection on any failure.
+
+        Raises ReadTimeout or ConnectionBroken.
+        """
         try:
-            self.send(head, body, is_head=is_head, silence_s=silence_s)
+            self.send(head, body, is_head=is_head, read_timeout_s=read_timeout_s)
             while not self.has_head:
-                await self._something()
+                await self._wait_readable()
         except BaseException:
             self.abort()
             raise
 
-    def send(self, head: bytes, body: bytes, *, is_head: bool, silence_s: float) -> None:
-        """Begin an exchange: one write, and so one packet, where the body is small."""
+    def send(self, head: bytes, body: bytes, *, is_head: bool, read_timeout_s: float) -> None:
+        """Start an exchange. Write a small request in one call, so that it leaves in one packet."""
         assert self._transport is not None
         assert not self.is_busy
-        self._forget_exchange(is_head=is_head, silence_s=silence_s)
+        self._reset_exchange(is_head=is_head, read_timeout_s=read_timeout_s)
         self.is_busy = True
-        if len(body) <= ONE_PACKET:
+        if len(body) <= SINGLE_WRITE_LIMIT:
             self._transport.write(head + body)
         else:
             self._transport.write(head)
             self._transport.write(body)
 
     async def next_bytes(self) -> bytes:
-        """All that has come since the last call; b"" at the end. Silent, Broken, once what came before is taken."""
-        while (data := self.take()) is None:
-            await self._something()
+        """Wait for body bytes and return all that are buffered, or b"" at the end.
+
+        Raises ReadTimeout or ConnectionBroken, after the bytes received before the failure have been returned.
+        """
+        while (data := self.read_nowait()) is None:
+            await self._wait_readable()
         return data
 
-    def take(self) -> bytes | None:
-        """The same without waiting: None where nothing has come. Silent, Broken."""
+    def read_nowait(self) -> bytes | None:
+        """Return all buffered body bytes, b"" at the end, or None if nothing has arrived.
+
+        Raises ReadTimeout or ConnectionBroken.
+        """
         if self._chunks:
-            data = b"".join(self._chunks)  # one chunk is returned as it is
+            data = b"".join(self._chunks)  # a single chunk is returned without a copy
             self._chunks.clear()
-            self._unread = 0
+            self._unread_bytes = 0
             if self._is_paused:
                 self._resume()
             return data
@@ -155,13 +161,13 @@ class HttpConnection(asyncio.Protocol):
 
     @property
     def is_drained(self) -> bool:
-        """Whether the answer ended and all of it was taken."""
+        """Return True if the response has ended and all of it was read."""
         return self.ended and not self._chunks
 
     def release(self) -> None:
-        """End the exchange: keep the connection if nothing of the answer is outstanding, else close it at once."""
+        """End the exchange. Return the connection to the pool if the response is complete, else close it."""
         transport = self._transport
-        if not (self.ended and self._may_reuse) or self.is_lost or transport is None or self._is_awaited():
+        if not (self.ended and self._may_reuse) or self.is_lost or transport is None or self._has_waiter():
             self.abort()
             return
         if transport.is_closing() or transport.get_write_buffer_size():
@@ -175,30 +181,33 @@ class HttpConnection(asyncio.Protocol):
         self._on_release(self)
 
     def abort(self, error: HttpError | None = None) -> None:
-        """Close at once; the other side sees it now. Whoever waits gets `error`."""
+        """Close the connection without delay; the server sees the close. A waiting reader gets `error`."""
         if not self.ended and self.error is None:
-            self.error = error or ConnectionBroken("the answer was closed here before its end")
+            self.error = error or ConnectionBroken("the response was closed by this client before its end")
         self._may_reuse = self._is_between_chunks = False
-        self._wake()
+        self._notify()
         if self._transport is not None:
             self._transport.abort()
 
     def tick(self) -> None:
-        """Called every TICK_S during an exchange. A stall of our own counts as one tick, however long it was."""
+        """Count one interval of silence; the pool calls this every TICK_S during an exchange.
+
+        Counting calls instead of reading a clock means that a stall of this process counts as one interval.
+        """
         if self.ended or self._is_paused or self._transport is None:
             return
         unsent = self._transport.get_write_buffer_size()
-        if unsent != self._unsent:
-            self._unsent, self._quiet_ticks = unsent, 0
-        self._quiet_ticks += 1
-        if (self._quiet_ticks - 1) * TICK_S >= self._silence_s:
-            what = "between two chunks" if self.has_head else "before the head of the answer"
-            self.abort(ReadTimeout(f"{self._silence_s:g} s of silence {what}"))
+        if unsent != self._unsent_bytes:
+            self._unsent_bytes, self._silent_ticks = unsent, 0
+        self._silent_ticks += 1
+        if (self._silent_ticks - 1) * TICK_S >= self._read_timeout_s:
+            place = "between two chunks" if self.has_head else "before the head of the response"
+            self.abort(ReadTimeout(f"{self._read_timeout_s:g} s of silence {place}"))
 
-    def is_fresh(self, idle_s: float) -> bool:
-        """Whether an idle connection may be used again: not closed, not old, and nothing waits to be read on it.
+    def is_reusable(self, idle_s: float) -> bool:
+        """Return True if an idle connection is open, younger than `idle_s` and has no unexpected input.
 
-        The look at the socket finds a close that the kernel knows of and our event loop does not yet.
+        Polls the socket to detect a close that the kernel knows about before the event loop does.
         """
         if self.is_lost or self._transport is None or self._transport.is_closing():
             return False
@@ -206,28 +215,28 @@ class HttpConnection(asyncio.Protocol):
             return False
         return self._poll is None or not self._poll.poll(0)
 
-    def _something(self) -> asyncio.Future[None]:
-        """To be awaited: done when something has come, be it the end. Silent, Broken where that was before."""
+    def _wait_readable(self) -> asyncio.Future[None]:
+        """Return a future that completes on new data or the end. Raises the error of an exchange that has failed."""
         if self.error is not None:
             raise self.error
-        if self._is_awaited():
-            raise RuntimeError("somebody already waits for this answer")
+        if self._has_waiter():
+            raise RuntimeError("another task is already reading this response")
         assert self._loop is not None
         self._waiter = self._loop.create_future()
         return self._waiter
 
-    def _is_awaited(self) -> bool:
+    def _has_waiter(self) -> bool:
         return self._waiter is not None and not self._waiter.done()
 
-    def _wake(self) -> None:
+    def _notify(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-        if self.listener is not None:
-            self.listener()
+        if self.on_readable is not None:
+            self.on_readable()
 
     def _resume(self) -> None:
-        self._is_paused, self._quiet_ticks = False, 0
+        self._is_paused, self._silent_ticks = False, 0
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -243,48 +252,50 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         size = len(data)
-        if self._is_between_chunks and self.sink is not None and size < LARGEST_READ and not self._chunks:
-            # One whole chunk, as nearly every read of a stream is: there is nothing to parse.
-            heads, start = HEADS[size]
-            if data.startswith(heads) and data.endswith(b"\r\n"):
-                self._quiet_ticks = self._barren = 0
-                self.sink(data[start:-2])
+        if self._is_between_chunks and self.on_chunk is not None and size < MAX_FAST_READ and not self._chunks:
+            # Nearly every read of a stream is exactly one chunk: hand its body over without parsing.
+            headers, start = CHUNK_HEADERS[size]
+            if data.startswith(headers) and data.endswith(b"\r\n"):
+                self._silent_ticks = self._non_body_bytes = 0
+                self.on_chunk(data[start:-2])
                 return
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
         if not self.is_busy or self.ended:
-            # Bytes nobody asked for: whose answer the next ones were, nobody could tell.
+            # Unsolicited bytes: close, or they would be taken for the response to the next request.
             self.abort()
             return
-        self.has_heard = True
-        self._quiet_ticks = 0
-        self._unread += len(data)
+        self.has_received = True
+        self._silent_ticks = 0
+        self._unread_bytes += len(data)
         before = len(self._chunks)
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self._may_reuse = False
             if not self.ended:
-                self.abort(ConnectionBroken(f"the server does not speak HTTP: {error.__context__ or error}"))
+                self.abort(ConnectionBroken(f"the server sent invalid HTTP: {error.__context__ or error}"))
                 return
-        # A line's end right after a chunk's: the parser would see the next head as we see it.
+        # The read ended with the end of a chunk, so the next one must start with a chunk header.
         self._is_between_chunks = self._chunk_is_whole and not self.ended and data.endswith(b"\r\n")
-        self._barren = 0 if len(self._chunks) > before else self._barren + len(data)
-        if self._barren > HEAD_LIMIT:
+        self._non_body_bytes = 0 if len(self._chunks) > before else self._non_body_bytes + len(data)
+        if self._non_body_bytes > HEAD_LIMIT:
             self.abort(ConnectionBroken(f"more than {HEAD_LIMIT} bytes of headers"))
-        elif self._unread > UNREAD_LIMIT and not self._is_paused and not self.ended and self._transport is not None:
+        elif (
+            self._unread_bytes > UNREAD_LIMIT and not self._is_paused and not self.ended and self._transport is not None
+        ):
             self._is_paused = True
             self._transport.pause_reading()
-        if self._waiter is not None or self.listener is not None:
-            self._wake()
+        if self._waiter is not None or self.on_readable is not None:
+            self._notify()
 
     def eof_received(self) -> bool:
-        if self.has_head and self._lasts_until_close():
+        if self.has_head and self._ends_at_close():
             self.ended = True
         return False
 
-    def _lasts_until_close(self) -> bool:
+    def _ends_at_close(self) -> bool:
         headers = self.headers
         is_chunked = headers.get("transfer-encoding", "").lower().endswith("chunked")
         return not is_chunked and "content-length" not in headers and self.status not in (204, 304)
@@ -293,37 +304,37 @@ class HttpConnection(asyncio.Protocol):
         self.is_lost = True
         if not self.ended and self.error is None:
             self.error = ConnectionBroken(
-                f"the server closed the connection before the answer's end: {exc or 'end of file'}"
+                f"the server closed the connection before the end of the response: {exc or 'end of file'}"
             )
-        self._wake()
+        self._notify()
         self._on_lost(self)
 
     # ── the parser's callbacks ────────────────────────────────────────────────────────────────────────────
 
     def on_message_begin(self) -> None:
         if self.ended:
-            raise HttpParserError("a second answer to one request")
-        self.head.clear()
+            raise HttpParserError("a second response to one request")
+        self.raw_headers.clear()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.has_head:
-            self.head.append((name, value))
+            self.raw_headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status == 101:
-            raise HttpParserError("a change of protocol that nobody asked for")
+            raise HttpParserError("an unsolicited change of protocol (status 101)")
         if status < 200:
             return
-        # What has come so far is head, and perhaps the beginning of the body.
-        if self._unread > HEAD_LIMIT and sum(map(len, itertools.chain(*self.head))) > HEAD_LIMIT:
+        # The unread bytes may include the beginning of the body, so measure the headers themselves.
+        if self._unread_bytes > HEAD_LIMIT and sum(map(len, itertools.chain(*self.raw_headers))) > HEAD_LIMIT:
             raise HttpParserError(f"more than {HEAD_LIMIT} bytes of headers")
         self.status = status
         self.has_head = True
         if self._is_head:
-            # The parser would wait for the body that content-length announces; it ends here, with its connection.
+            # The parser would wait for the body that content-length announces. End here, and close the connection.
             self.ended = True
-            raise HttpParserError("an answer to HEAD has no body")
+            raise HttpParserError("a response to HEAD has no body")
 
     def on_chunk_header(self) -> None:
         self._chunk_is_whole = False
@@ -337,10 +348,10 @@ class HttpConnection(asyncio.Protocol):
             self.ended = True
 
 
-def as_text(head: Head) -> dict[str, str]:
-    """Headers by their names in lower case, those of one name joined. Few ask for them."""
+def decode_headers(raw_headers: RawHeaders) -> dict[str, str]:
+    """Return headers by lower-case name, joining repeated ones. Decoded on demand, because few callers need them."""
     headers: dict[str, str] = {}
-    for name, value in head:
+    for name, value in raw_headers:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         headers[key] = f"{headers[key]}, {text}" if key in headers else text
     return headers

@@ -1,6 +1,6 @@
-"""Opening a TCP or TLS connection to the first address that answers (RFC 8305).
+"""Open TCP and TLS connections with happy eyeballs (RFC 8305): race the addresses of a host, keep the first to accept.
 
-uvloop itself would try them one after the other, each to its timeout.
+uvloop would try the addresses one after the other and wait for each to time out.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ import ssl
 from collections.abc import Sequence
 from typing import Any
 
-HEAD_START_S = 0.25
+#: The connection attempt delay of RFC 8305, section 5: start the next attempt after this long without a result.
+ATTEMPT_DELAY_S = 0.25
 
+#: One result of getaddrinfo: family, type, protocol, canonical name, socket address.
 Address = tuple[int, int, int, str, Any]
 
 
 async def open_connection(protocol: asyncio.Protocol, host: str, port: int, context: ssl.SSLContext | None) -> None:
-    """Connect `protocol`. OSError; nothing stays open after it or after a cancel."""
-    found = await resolve(host, port)
-    await connect_to(found, protocol, host, context)
+    """Resolve a host and connect `protocol` to it. Raises OSError; a failure or cancellation leaves no socket open."""
+    await connect_to(await resolve(host, port), protocol, host, context)
 
 
 async def resolve(host: str, port: int) -> Sequence[Address]:
-    """Every address of a host, the resolver's favourite first. OSError."""
+    """Return all addresses of a host in the resolver's order of preference. Raises OSError."""
     return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 async def connect_to(
-    found: Sequence[Address], protocol: asyncio.Protocol, host: str, context: ssl.SSLContext | None
+    addresses: Sequence[Address], protocol: asyncio.Protocol, host: str, context: ssl.SSLContext | None
 ) -> None:
-    """Connect `protocol` to the first of these addresses that answers; `host` is what its certificate must say."""
+    """Connect `protocol` to the first address that accepts. With TLS, verify the certificate for `host`."""
     loop = asyncio.get_running_loop()
-    sock = await _first_of(_interleave(found))
+    sock = await connect_first(_interleave(addresses))
     try:
         name = host if context is not None else None
         await loop.create_connection(lambda: protocol, sock=sock, ssl=context, server_hostname=name)
@@ -42,45 +43,48 @@ async def connect_to(
         raise
 
 
-def _interleave(found: Sequence[Address]) -> list[Address]:
-    """Families in turn, the resolver's favourite first."""
+def _interleave(addresses: Sequence[Address]) -> list[Address]:
+    """Alternate IPv6 and IPv4 (RFC 8305, section 4), starting with the resolver's preferred family."""
     families: dict[int, list[Address]] = {}
-    for address in found:
+    for address in addresses:
         families.setdefault(address[0], []).append(address)
     rounds = itertools.zip_longest(*families.values())
     return [address for turn in rounds for address in turn if address is not None]
 
 
-async def _first_of(addresses: list[Address]) -> socket.socket:
-    """Try each when the one before failed or has had its head start; keep the first, close the others."""
+async def connect_first(addresses: list[Address]) -> socket.socket:
+    """Return a socket connected to the first address that accepts, and close all others.
+
+    Starts the next attempt when one fails or ATTEMPT_DELAY_S has passed. Raises the first error if all attempts fail.
+    """
     if len(addresses) == 1:
-        return await _dial(addresses[0])
+        return await _connect_socket(addresses[0])
     tasks: set[asyncio.Task[socket.socket]] = set()
-    waiting = list(reversed(addresses))
+    remaining = list(reversed(addresses))
     errors: list[BaseException] = []
-    won: socket.socket | None = None
+    winner: socket.socket | None = None
     try:
-        while won is None and (tasks or waiting):
-            if waiting:
-                tasks.add(asyncio.ensure_future(_dial(waiting.pop())))
+        while winner is None and (tasks or remaining):
+            if remaining:
+                tasks.add(asyncio.ensure_future(_connect_socket(remaining.pop())))
             done, tasks = await asyncio.wait(
-                tasks, timeout=HEAD_START_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                tasks, timeout=ATTEMPT_DELAY_S if remaining else None, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done:
                 error = task.exception()
                 if error is not None:
                     errors.append(error)
-                elif won is None:
-                    won = task.result()
+                elif winner is None:
+                    winner = task.result()
                 else:
                     task.result().close()
     finally:
         for task in tasks:
             task.add_done_callback(_close_loser)
             task.cancel()
-    if won is None:
-        raise errors[0] if errors else OSError("no address")
-    return won
+    if winner is None:
+        raise errors[0] if errors else OSError("the host has no address")
+    return winner
 
 
 def _close_loser(task: asyncio.Task[socket.socket]) -> None:
@@ -88,13 +92,13 @@ def _close_loser(task: asyncio.Task[socket.socket]) -> None:
         task.result().close()
 
 
-async def _dial(address: Address) -> socket.socket:
-    family, kind, protocol, _, where = address
+async def _connect_socket(address: Address) -> socket.socket:
+    family, kind, protocol, _, sockaddr = address
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, where)
+        await asyncio.get_running_loop().sock_connect(sock, sockaddr)
     except BaseException:
         sock.close()
         raise

@@ -13,7 +13,7 @@ from typing import Literal
 
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import EngineRefused, ServiceError, StoreError
-from minitoolai.core.inference import ImageAsk, decode_ask
+from minitoolai.core.inference import ImageJobRequest, decode_image_job_request
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Outcome
 from minitoolai.core.tracing import Attributes, Span, Spans, child_span
@@ -54,7 +54,7 @@ class JobAttempt:
         self._services = services
         self.job = job
         self.engine = engine
-        self.request: ImageAsk = decode_ask(job.request)
+        self.request: ImageJobRequest = decode_image_job_request(job.request)
         self.key = engine.batch_key(job.model, self.request.width, self.request.height)
         self.step = 0
         self.task: asyncio.Task[None] | None = None
@@ -113,7 +113,7 @@ class JobAttempt:
     async def generate(self) -> GeneratedImage:
         """Generate the image. Raises EngineError, and any exception that a faulty engine raises."""
         with child_span(self._span, "draw", self._attributes()):
-            return await self.engine.draw(self.job.model, self._engine_request(), self._on_progress)
+            return await self.engine.generate(self.job.model, self._engine_request(), self._on_progress)
 
     def _engine_request(self) -> ImageRequest:
         request = self.request

@@ -44,7 +44,7 @@ def build(settings: Settings, shared: SharedServices) -> Images:
     engines = make_image_engines(shared.catalog, settings, shared.http)
     database, writer, clock = shared.database, shared.writer, shared.clock
     objects = build_object_store(settings)
-    signer = UrlSigner(shared.secret_key.derived(b"signatures"))
+    signer = UrlSigner(shared.secret_key.derive(b"signatures"))
     services = JobServices(database, writer, clock, objects, JobEvents(), shared.charging.meters, shared.spans)
     service = ImageService(
         shared.catalog,
@@ -88,6 +88,6 @@ def _webhook_post(settings: Settings) -> Post:
     client = GuardedClient(insecure=settings.webhook_insecure, user_agent=f"minitoolai/{__version__} (webhooks)")
 
     async def post(url: str, body: bytes, headers: dict[str, str]) -> int:
-        return await client.post(url, body, headers=headers, field="webhook_url", within_s=TIMEOUT_S)
+        return await client.post(url, body, headers=headers, field="webhook_url", timeout_s=TIMEOUT_S)
 
     return post

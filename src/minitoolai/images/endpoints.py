@@ -27,7 +27,7 @@ from minitoolai.core.errors import (
     ServiceError,
     StoreError,
 )
-from minitoolai.core.inference import ImageAsk, ImageJob, Submitted
+from minitoolai.core.inference import ImageJobRequest, ImageJob, SubmittedJob
 from minitoolai.core.models import Caller
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
 from minitoolai.http.auth import authenticate
@@ -142,7 +142,7 @@ class GenerateEndpoint(_Endpoint):
 
 
 async def generate_all(
-    service: ImageService, caller: Caller, requests: Sequence[ImageAsk], receive: Receive, *, timeout_s: float
+    service: ImageService, caller: Caller, requests: Sequence[ImageJobRequest], receive: Receive, *, timeout_s: float
 ) -> list[ImageJob]:
     """Submit these jobs, wait for them, and return those that succeeded, at least one. Failed ones were not charged.
 
@@ -177,9 +177,9 @@ def _retrieve_exception(waiting: asyncio.Future[list[ImageJob]]) -> None:
         waiting.exception()
 
 
-async def _submit_all(service: ImageService, caller: Caller, requests: Sequence[ImageAsk]) -> list[Submitted]:
+async def _submit_all(service: ImageService, caller: Caller, requests: Sequence[ImageJobRequest]) -> list[SubmittedJob]:
     """Submit all jobs or, if one is refused, none."""
-    submitted: list[Submitted] = []
+    submitted: list[SubmittedJob] = []
     try:
         for request in requests:
             submitted.append(await service.submit(caller, request))
@@ -189,7 +189,7 @@ async def _submit_all(service: ImageService, caller: Caller, requests: Sequence[
     return submitted
 
 
-async def _wait_all(service: ImageService, submitted: Sequence[Submitted], timeout_s: float) -> list[ImageJob]:
+async def _wait_all(service: ImageService, submitted: Sequence[SubmittedJob], timeout_s: float) -> list[ImageJob]:
     waits = [asyncio.ensure_future(service.wait(job, timeout_s)) for job in submitted]
     pending: set[asyncio.Future[ImageJob]] = set(waits)
     try:
@@ -209,12 +209,12 @@ async def _wait_all(service: ImageService, submitted: Sequence[Submitted], timeo
     return ended
 
 
-async def _any_queued(service: ImageService, submitted: Sequence[Submitted]) -> bool:
+async def _any_queued(service: ImageService, submitted: Sequence[SubmittedJob]) -> bool:
     jobs = [await service.get(job.job_id, job.signature) for job in submitted]
     return any(job.state == "queued" for job in jobs)
 
 
-async def _cancel_all(service: ImageService, submitted: Sequence[Submitted]) -> None:
+async def _cancel_all(service: ImageService, submitted: Sequence[SubmittedJob]) -> None:
     for job in submitted:
         # A job that cannot be cancelled now runs and is stored like any other.
         with contextlib.suppress(ServiceError, StoreError):

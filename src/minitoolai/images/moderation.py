@@ -247,7 +247,7 @@ class ModerationPolicy:
                 self._url,
                 headers=self._headers,
                 body=msgspec.json.encode(body),
-                silence_s=READ_TIMEOUT_S,
+                read_timeout_s=READ_TIMEOUT_S,
                 # The request is idempotent and free, so it may be sent twice.
                 may_repeat=True,
             )

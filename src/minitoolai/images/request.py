@@ -7,9 +7,9 @@ from typing import Any, Literal, cast
 
 import msgspec
 
-from minitoolai.core.catalog import nearest
+from minitoolai.core.catalog import suggest_names
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.core.inference import ImageAsk
+from minitoolai.core.inference import ImageJobRequest
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.http.validation import integer, json_object, non_empty_text, number, shortened
 from minitoolai.httpclient.guarded import check_url
@@ -53,11 +53,11 @@ ResponseFormat = Literal["url", "b64_json"]
 class GenerateRequest(msgspec.Struct, frozen=True):
     """A validated `POST /v1/images/generations`: one request per image."""
 
-    images: list[ImageAsk]
+    images: list[ImageJobRequest]
     response_format: ResponseFormat
 
 
-def parse_image(body: bytes, *, insecure_webhooks: bool = False) -> ImageAsk:
+def parse_image(body: bytes, *, insecure_webhooks: bool = False) -> ImageJobRequest:
     """Parse the body of `POST /api/texttoimage/`. Raises InvalidRequest, which names the field."""
     fields = json_object(body)
     _refuse_unknown(fields, _FIELDS)
@@ -112,8 +112,8 @@ def job_number(value: Any) -> int:
     raise InvalidRequest("jobid must be the number that you received when you submitted the job", param="jobid")
 
 
-def _image_request(fields: dict[str, Any], *, width: int, height: int) -> ImageAsk:
-    return ImageAsk(
+def _image_request(fields: dict[str, Any], *, width: int, height: int) -> ImageJobRequest:
+    return ImageJobRequest(
         model=non_empty_text(fields, "model"),
         prompt=_prompt(fields),
         negative_prompt=_text(fields, "negativePrompt"),
@@ -126,7 +126,7 @@ def _image_request(fields: dict[str, Any], *, width: int, height: int) -> ImageA
     )
 
 
-def _with_seed_of(request: ImageAsk, index: int) -> ImageAsk:
+def _with_seed_of(request: ImageJobRequest, index: int) -> ImageJobRequest:
     """Give several images of one request consecutive seeds, so that they differ and each can be reproduced."""
     if request.seed is None or index == 0:
         return request
@@ -163,7 +163,7 @@ def _scheduler(fields: dict[str, Any]) -> str:
         return DEFAULT_SCHEDULER
     if not isinstance(name, str) or name not in SCHEDULERS:
         all_names = ", ".join(SCHEDULERS)
-        remedy = nearest(name, dict.fromkeys(SCHEDULERS)) if isinstance(name, str) else f"available are {all_names}"
+        remedy = suggest_names(name, dict.fromkeys(SCHEDULERS)) if isinstance(name, str) else f"available are {all_names}"
         raise InvalidRequest(
             f"scheduler is {shortened(name)}, which is none of the {len(SCHEDULERS)}; {remedy}", param="scheduler"
         )
@@ -207,6 +207,6 @@ def _refuse_unknown(fields: dict[str, Any], known: tuple[str, ...]) -> None:
     for name, value in fields.items():
         if name not in known and value is not None:
             raise InvalidRequest(
-                f"{shortened(name)} is not a field of this request; {nearest(name, dict.fromkeys(known))}",
+                f"{shortened(name)} is not a field of this request; {suggest_names(name, dict.fromkeys(known))}",
                 param=name[:100],
             )

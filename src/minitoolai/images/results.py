@@ -84,7 +84,7 @@ class Links:
             name.endswith(".png")
             and _is_number(job)
             and _is_number(expires)
-            and self._signer.is_right(_PURPOSE, f"{job}:{expires}", signature)
+            and self._signer.verify(_PURPOSE, f"{job}:{expires}", signature)
         )
         if not is_signed:
             raise NotFound(
@@ -124,7 +124,7 @@ class ImageDelivery:
         """Return what a link names, without reading it. Raises NotFound, Gone, Overloaded."""
         job_id, left_s = self.links.verify(name, expires, signature)
         try:
-            row = await self._database.read_async(retention.picture_of, job_id)
+            row = await self._database.read_async(retention.find_image, job_id)
         except StoreError as error:
             raise Overloaded("the database does not respond; try again", retry_after_s=5) from error
         if row is None or row[0] != "succeeded":
@@ -144,7 +144,7 @@ class ImageDelivery:
         try:
             return await self._store.get(file.key)
         except ObjectMissing as error:
-            row = await self._database.read_async(retention.picture_of, file.job_id)
+            row = await self._database.read_async(retention.find_image, file.job_id)
             if row is not None and row[1] is None:
                 raise image_removed() from error
             log.error("object %s is missing from the store, although job %d refers to it", file.key, file.job_id)
@@ -205,7 +205,7 @@ class ImageSweeper:
         before_ms = self._clock.now_ms() - int(self._retention_days * MS_PER_DAY)
         count = 0
         while True:
-            keys: list[str] = await self._writer.run(lambda c: retention.expire_pictures(c, before_ms, BATCH))
+            keys: list[str] = await self._writer.run(lambda c: retention.expire_images(c, before_ms, BATCH))
             # The rows are committed: from here on no caller receives a link to these objects.
             for key in keys:
                 await self._store.delete(key)
@@ -225,7 +225,7 @@ class ImageSweeper:
         return count + await self._delete_orphans(batch)
 
     async def _delete_orphans(self, keys: list[str]) -> int:
-        orphans = await self._database.read_async(retention.unpromised, keys)
+        orphans = await self._database.read_async(retention.orphaned_objects, keys)
         for key in orphans:
             await self._store.delete(key)
         return len(orphans)

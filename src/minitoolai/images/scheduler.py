@@ -185,7 +185,7 @@ class JobClaimer:
         if not self._is_started and self._ready_models(now_s) and await self._should_start():
             await self._start()
         running = [attempt for attempt in state.attempts.values() if attempt.engine is engine]
-        if state.draining or not engine.is_up or len(running) >= engine.rows or now_s < self._paused_until_s:
+        if state.draining or not engine.is_up or len(running) >= engine.max_concurrency or now_s < self._paused_until_s:
             return
         waiting = await self._waiting(self._ready_models(now_s), MAX_WAITING)
         batch = pick_batch(
@@ -194,7 +194,7 @@ class JobClaimer:
             running_keys={attempt.key for attempt in running},
             exclusive=any(must_run_alone(attempt.job) for attempt in running),
             loaded_key=self._loaded_key,
-            free=engine.rows - len(running),
+            free=engine.max_concurrency - len(running),
             head_wait_s=self._head_timer.update(waiting, now_s),
         )
         if batch:
@@ -210,7 +210,7 @@ class JobClaimer:
         state, engine = self._state, self._engine
         if engine.name not in state.start_on_demand:
             return True
-        if state.draining or not engine.rows:
+        if state.draining or not engine.max_concurrency:
             return False
         waiting = await self._waiting(self._models, 1)
         now_ms = self._services.clock.now_ms()

@@ -17,7 +17,7 @@ from minitoolai.core.catalog import Catalog, ImageModel
 from minitoolai.core.clock import generation_name, random_number
 from minitoolai.core.errors import InsufficientBalance, NotFound, Overloaded, StoreError
 from minitoolai.core.in_flight import InFlight
-from minitoolai.core.inference import ImageAsk, ImageJob, Submitted, decode_ask
+from minitoolai.core.inference import ImageJobRequest, ImageJob, SubmittedJob, decode_image_job_request
 from minitoolai.core.models import Caller, NewGeneration, Outcome
 from minitoolai.core.money import format_dollars
 from minitoolai.core.signing import UrlSigner
@@ -87,7 +87,7 @@ class ImageService:
 
     # ── submitting ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def submit(self, caller: Caller, request: ImageAsk) -> Submitted:
+    async def submit(self, caller: Caller, request: ImageJobRequest) -> SubmittedJob:
         """Hold the price and queue the job, in one commit.
 
         Raises ModelNotFound, ContentRefused, InsufficientBalance, RateLimited if the account's queue is full, and
@@ -124,7 +124,7 @@ class ImageService:
             queue_limit=self._queue_limit,
         )
         self._events.notify_queued()
-        return Submitted(reservation.hold_id, self._signer.sign(SIGNATURE_PURPOSE, str(reservation.hold_id)))
+        return SubmittedJob(reservation.hold_id, self._signer.sign(SIGNATURE_PURPOSE, str(reservation.hold_id)))
 
     async def check_balance(self, caller: Caller, model: str, count: int) -> None:
         """Raise InsufficientBalance unless the account can pay for `count` images.
@@ -154,7 +154,7 @@ class ImageService:
         row = await self._services.database.read_async(jobs.find, job_id)
         if row is None:
             raise _not_found()
-        request = _request_of_erased(row) if row.request is None else decode_ask(row.request)
+        request = _request_of_erased(row) if row.request is None else decode_image_job_request(row.request)
         local_step = self._events.step_of(job_id)
         step = row.step if local_step is None else local_step
         return ImageJob(
@@ -194,7 +194,7 @@ class ImageService:
         finally:
             self._events.unwatch(job_id, event)
 
-    async def wait(self, submitted: Submitted, timeout_s: float) -> ImageJob:
+    async def wait(self, submitted: SubmittedJob, timeout_s: float) -> ImageJob:
         """Return the job once it has ended, or its state after `timeout_s`."""
         job_id = submitted.job_id
         event = self._events.watch(job_id)
@@ -236,14 +236,14 @@ class ImageService:
         return await self.find(job_id)
 
     def _check_signature(self, job_id: int, signature: str) -> None:
-        if not self._signer.is_right(SIGNATURE_PURPOSE, str(job_id), signature):
+        if not self._signer.verify(SIGNATURE_PURPOSE, str(job_id), signature):
             raise _not_found()
 
 
-def _request_of_erased(row: jobs.FoundJob) -> ImageAsk:
+def _request_of_erased(row: jobs.JobDetails) -> ImageJobRequest:
     """Return what is still known of a request whose text has been erased."""
     width, _, height = row.size.partition("x")
-    return ImageAsk(model=row.model, prompt="", steps=max(1, row.step), width=int(width), height=int(height))
+    return ImageJobRequest(model=row.model, prompt="", steps=max(1, row.step), width=int(width), height=int(height))
 
 
 async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:

@@ -32,7 +32,7 @@ from minitoolai.http.routing import json_response, reads
 from minitoolai.images.results import Links, job_json
 from minitoolai.storage import outbox
 from minitoolai.storage.database import Database
-from minitoolai.storage.outbox import DeliveryAttempt, Logged, Message
+from minitoolai.storage.outbox import DeliveryAttempt, LoggedMessage, WebhookMessage
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -154,17 +154,17 @@ class WebhookDeliverer:
                 break
         return started
 
-    async def _claim(self, limit: int) -> list[Message]:
+    async def _claim(self, limit: int) -> list[WebhookMessage]:
         full = [account for account, count in self._sending.items() if count >= MAX_CONCURRENT_PER_ACCOUNT]
         now_ms = self._clock.now_ms()
-        claimed: list[Message] = await self._writer.run(
-            lambda c: outbox.claim(c, now_ms=now_ms, lease_ms=LEASE_MS, most=limit, but_not_of=full)
+        claimed: list[WebhookMessage] = await self._writer.run(
+            lambda c: outbox.claim(c, now_ms=now_ms, lease_ms=LEASE_MS, limit=limit, except_accounts=full)
         )
         return claimed
 
     async def _delete_old_log(self) -> None:
         before_ms = self._clock.now_ms() - LOG_RETENTION_MS
-        await self._writer.run(lambda c: outbox.forget(c, before_ms, 1000))
+        await self._writer.run(lambda c: outbox.delete_finished(c, before_ms, 1000))
 
     async def wait_idle(self) -> None:
         """Return when no message is being sent."""
@@ -180,13 +180,13 @@ class WebhookDeliverer:
         except TimeoutError:
             return
 
-    def _begin(self, message: Message) -> None:
+    def _begin(self, message: WebhookMessage) -> None:
         self._sending[message.account_id] += 1
         task = asyncio.ensure_future(self._deliver(message))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._end(message, done))
 
-    def _end(self, message: Message, task: asyncio.Task[None]) -> None:
+    def _end(self, message: WebhookMessage, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._sending[message.account_id] -= 1
         if not self._sending[message.account_id]:
@@ -195,7 +195,7 @@ class WebhookDeliverer:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("webhook %d: recording the attempt failed, will retry after its lease: %s", message.id, error)
 
-    async def _deliver(self, message: Message) -> None:
+    async def _deliver(self, message: WebhookMessage) -> None:
         """Make one attempt, then record it and the next state of the message."""
         started_ms, started_s = self._clock.now_ms(), self._clock.steady_s()
         status, error, is_final = None, None, False
@@ -217,7 +217,7 @@ class WebhookDeliverer:
             lambda c: outbox.log_attempt(c, message, attempt, state=state, next_ms=next_ms, now_ms=now_ms)
         )
 
-    async def _send(self, message: Message, now_ms: int) -> int:
+    async def _send(self, message: WebhookMessage, now_ms: int) -> int:
         job = await self._find_job(message.generation_id)
         event = webhook_event(job, self._links)
         timestamp = str(now_ms // 1000)
@@ -230,7 +230,7 @@ class WebhookDeliverer:
         }
         return await self._post(message.url, body, headers)
 
-    def _next_state(self, message: Message, status: int | None, is_final: bool) -> tuple[str, int]:
+    def _next_state(self, message: WebhookMessage, status: int | None, is_final: bool) -> tuple[str, int]:
         """Return the state of the message and the time of its next attempt."""
         now_ms = self._clock.now_ms()
         if status is not None and 200 <= status < 300:
@@ -274,7 +274,7 @@ async def webhooks(request: Request) -> Response:
     return json_response(await webhook_log.read(caller), headers={"cache-control": "no-store"})
 
 
-def _message_json(message: Logged) -> dict[str, Any]:
+def _message_json(message: LoggedMessage) -> dict[str, Any]:
     return {
         "id": f"evt-{generation_name(message.generation_id)}",
         "object": "webhook",

@@ -88,9 +88,9 @@ class ImageWorker:
             now_ms = self._services.clock.now_ms()
             try:
                 if not self.state.draining:
-                    change = partial(jobs.report, name=self.state.name, offers=offers, now_ms=now_ms)
+                    change = partial(jobs.register_worker, name=self.state.name, offers=offers, now_ms=now_ms)
                     await self._services.writer.run(change)
-                self.events.available_models = await self._services.database.read_async(jobs.offered, now_ms)
+                self.events.available_models = await self._services.database.read_async(jobs.available_models, now_ms)
             except (StoreError, Overloaded) as error:
                 log.warning("registering this worker failed, will retry: %s", error)
             except Exception:
@@ -101,7 +101,7 @@ class ImageWorker:
         if self.state.single_process:
             return
         try:
-            await self._services.writer.run(lambda connection: jobs.leave(connection, self.state.name))
+            await self._services.writer.run(lambda connection: jobs.unregister_worker(connection, self.state.name))
         except (StoreError, Overloaded) as error:
             log.warning("unregistering this worker failed, its registration will expire: %s", error)
 
@@ -157,11 +157,11 @@ class ImageWorker:
                     log.exception("renewing leases failed unexpectedly, will retry")
 
     async def _renew(self, attempts: list[JobAttempt]) -> None:
-        renewals = [jobs.Sign(attempt.job.id, attempt.job.attempt, attempt.step) for attempt in attempts]
+        renewals = [jobs.LeaseRenewal(attempt.job.id, attempt.job.attempt, attempt.step) for attempt in attempts]
         lease_until_ms = self._services.clock.now_ms() + LEASE_MS
         try:
             lost: set[int] = await self._services.writer.run(
-                lambda connection: jobs.renew(connection, renewals, lease_until_ms)
+                lambda connection: jobs.renew_leases(connection, renewals, lease_until_ms)
             )
         except (StoreError, Overloaded) as error:
             log.warning("renewing %d leases failed, will retry: %s", len(attempts), error)
@@ -180,7 +180,7 @@ class ImageWorker:
         `include_unexpired` is for the start of the only process on a database: no other process can hold a lease.
         """
         before_ms = FOREVER_MS if include_unexpired else self._services.clock.now_ms()
-        expired = await self._services.database.read_async(jobs.lapsed, before_ms)
+        expired = await self._services.database.read_async(jobs.expired_leases, before_ms)
         futures = [
             self._services.writer.submit(self._requeue(job, account, attempt, forced=include_unexpired))
             for job, account, attempt in expired
@@ -204,7 +204,7 @@ class ImageWorker:
         now_ms = self._services.clock.now_ms()
         error = "no worker could run this model within 24 hours"
         outcome = Outcome(state="failed", error_code="expired", error=error)
-        for job, account in await self._services.database.read_async(jobs.stale, now_ms - MAX_WAIT_MS):
+        for job, account in await self._services.database.read_async(jobs.jobs_waiting_since, now_ms - MAX_WAIT_MS):
             log.error("job %d: failed after waiting 24 hours for a worker that can run it", job)
             self._services.writer.submit(Settle(job, account, 0, now_ms, outcome), wait=False)
 

@@ -1,6 +1,7 @@
-"""The only money logic: a pure function from books and an operation to a verdict. It reads no clock and no row.
+"""Ledger rules: `decide` is a pure function of ledger state and operation. It reads no clock and no database.
 
-Every check comes first; after "Every check is behind us" nothing may fail. See docs/ledger.md.
+This is the only code that changes money. Every function makes all checks first; after the comment "Every check is
+behind us" nothing may fail. See docs/ledger.md.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from minitoolai.ledger.types import (
     REVENUE,
     AccountState,
     Checkpoint,
-    ClaimState,
     Credit,
     Credited,
     DuplicateRequest,
     Held,
     HoldState,
+    IdempotencyClaimState,
     InsufficientFunds,
     JobState,
     LedgerState,
@@ -37,183 +38,187 @@ from minitoolai.ledger.types import (
     Settled,
     StillLeased,
     Superseded,
-    Unknown,
+    UnknownAccountOrHold,
 )
 
 
-def decide(books: LedgerState, operation: Operation) -> Result:
-    """Judge one operation and, where it is granted, change the books in memory. Never raises on bad input."""
+def decide(state: LedgerState, operation: Operation) -> Result:
+    """Decide one operation and, if it is granted, change the state in memory. Never raise on invalid input."""
     match operation:
         case PlaceHold():
-            return _place(books, operation)
+            return _place_hold(state, operation)
         case Settle():
-            return _settle(books, operation)
+            return _settle(state, operation)
         case Checkpoint():
-            return _checkpoint(books, operation)
+            return _checkpoint(state, operation)
         case Recover():
-            return _recover(books, operation)
+            return _recover(state, operation)
         case Requeue():
-            return _requeue(books, operation)
+            return _requeue(state, operation)
         case Credit():
-            return _credit(books, operation)
+            return _credit(state, operation)
         case Reverse():
-            return _reverse(books, operation)
+            return _reverse(state, operation)
 
 
-def _place(books: LedgerState, ask: PlaceHold) -> Result:
-    account = books.accounts.get(ask.account_id)
+def _place_hold(state: LedgerState, operation: PlaceHold) -> Result:
+    account = state.accounts.get(operation.account_id)
     if account is None:
-        return Unknown()
-    known = books.holds.get(ask.hold_id)
-    if known is not None and known.account_id != ask.account_id:
-        return Unknown()
-    if known is not None:
-        # The same hold again: a COMMIT whose answer was lost, replayed. Answer from the row.
-        return Held(known.amount, (known.amount - ask.base) // ask.unit if ask.unit else ask.units)
-    if ask.claim is not None and not _is_free(books, ask.claim.id, ask.now_ms):
+        return UnknownAccountOrHold()
+    existing = state.holds.get(operation.hold_id)
+    if existing is not None and existing.account_id != operation.account_id:
+        return UnknownAccountOrHold()
+    if existing is not None:
+        # The hold exists: a COMMIT without a response is replayed. Return the result from the row.
+        return Held(
+            existing.amount, (existing.amount - operation.base) // operation.unit if operation.unit else operation.units
+        )
+    if operation.claim is not None and not _claim_is_free(state, operation.claim.id, operation.now_ms):
         return DuplicateRequest()
-    units = ask.units
-    amount = ask.base + units * ask.unit
-    available, period = _may_spend(books, ask, account)
+    units = operation.units
+    amount = operation.base + units * operation.unit
+    available, period = _spendable(state, operation, account)
     if amount > available:
-        # What the money buys; a price that does not depend on the units cannot be cut.
-        units = (available - ask.base) // ask.unit if ask.unit else -1
-        if units < ask.least_units:
-            needed = ask.base + ask.least_units * ask.unit
+        # Grant as many units as the money buys. A price that does not depend on units cannot be reduced.
+        units = (available - operation.base) // operation.unit if operation.unit else -1
+        if units < operation.least_units:
+            needed = operation.base + operation.least_units * operation.unit
             return InsufficientFunds(needed, available) if period is None else OverBudget(period, needed, available)
-        amount = ask.base + units * ask.unit
-    if ask.queue_limit is not None and (full := _queue_up(books, ask, ask.queue_limit)) is not None:
+        amount = operation.base + units * operation.unit
+    if operation.queue_limit is not None and (full := _join_queue(state, operation, operation.queue_limit)) is not None:
         return full
-    assert amount > 0, "a hold of nothing protects nothing"
+    assert amount > 0, "a hold has a positive amount"
     assert account.posted - account.held >= amount, "a hold never exceeds what is available"
     # Every check is behind us.
     account.held += amount
     account.dirty = True
-    hold = HoldState(ask.account_id, amount, lease_until_ms=ask.lease_until_ms, kind=ask.kind)
-    books.holds[ask.hold_id] = hold
-    if ask.budget is not None:
-        hold.budget_id, hold.budget_ms = ask.budget.id, ask.now_ms
-        _count(books, hold, amount)
-    books.placed.append((ask, amount))
-    if ask.claim is not None:
-        books.claims[ask.claim.id] = ClaimState(ask.now_ms, False, ask.hold_id, "pending", 0)
+    hold = HoldState(operation.account_id, amount, lease_until_ms=operation.lease_until_ms, kind=operation.kind)
+    state.holds[operation.hold_id] = hold
+    if operation.budget is not None:
+        hold.budget_id, hold.budget_ms = operation.budget.id, operation.now_ms
+        _count_spending(state, hold, amount)
+    state.new_holds.append((operation, amount))
+    if operation.claim is not None:
+        state.claims[operation.claim.id] = IdempotencyClaimState(
+            operation.now_ms, False, operation.hold_id, "pending", 0
+        )
     return Held(amount, units)
 
 
-def _may_spend(books: LedgerState, ask: PlaceHold, account: AccountState) -> tuple[int, Period | None]:
-    """What is left, and by which budget; None where the balance is what limits it."""
+def _spendable(state: LedgerState, operation: PlaceHold, account: AccountState) -> tuple[int, Period | None]:
+    """Return the spendable amount and the budget period that limits it, or None if the balance does."""
     left: int = account.available
     tightest: Period | None = None
-    if ask.budget is not None:
-        for period, name in period_ids(ask.budget.id, ask.now_ms).items():
-            limit = ask.budget.limit(period)
-            if limit is not None and limit - books.spending[name].used < left:
-                left, tightest = limit - books.spending[name].used, period
+    if operation.budget is not None:
+        for period, name in period_ids(operation.budget.id, operation.now_ms).items():
+            limit = operation.budget.limit(period)
+            if limit is not None and limit - state.spending[name].used < left:
+                left, tightest = limit - state.spending[name].used, period
     return left, tightest
 
 
-def _count(books: LedgerState, hold: HoldState, change: int) -> None:
-    """Add to what the hold's budget has spent, in each of its periods; those swept long ago count no more."""
+def _count_spending(state: LedgerState, hold: HoldState, change: int) -> None:
+    """Add to the spending of the hold's budget in each of its periods. Periods already deleted are skipped."""
     if hold.budget_id is None or hold.budget_ms is None:
         return
     for name in period_ids(hold.budget_id, hold.budget_ms).values():
-        spending = books.spending.get(name)
+        spending = state.spending.get(name)
         if spending is not None:
             spending.used += change
             spending.dirty = True
 
 
-def _is_free(books: LedgerState, claim_id: str, now_ms: int) -> bool:
-    claim = books.claims.get(claim_id)
+def _claim_is_free(state: LedgerState, claim_id: str, now_ms: int) -> bool:
+    claim = state.claims.get(claim_id)
     if claim is None:
         return True
-    hold = books.holds.get(claim.hold_id)
+    hold = state.holds.get(claim.hold_id)
     if hold is not None:
-        # It may have been settled a moment ago, in this very batch.
+        # The hold may have been settled earlier in this batch.
         claim.hold_state, claim.settled = hold.state, hold.settled
     return claim.is_free(now_ms)
 
 
-def _queue_up(books: LedgerState, ask: PlaceHold, limit: int) -> QueueFull | None:
-    """The last check of a job: a place in the queue. Start-time fair queueing: one turn for each job of an account."""
-    queue = books.queues.setdefault(ask.account_id, QueueState())
+def _join_queue(state: LedgerState, operation: PlaceHold, limit: int) -> QueueFull | None:
+    """Assign a turn to a new job, or return QueueFull. Start-time fair queueing: accounts take turns."""
+    queue = state.queues.setdefault(operation.account_id, QueueState())
     if queue.queued >= limit:
         return QueueFull(queue.queued)
-    # The account's next turn, but none that has passed for everybody: who comes late does not overtake.
-    queue.last_turn = max(queue.last_turn, books.first_turn) + 1
+    # The account's next turn, but not before the lowest queued turn: a latecomer does not overtake everyone.
+    queue.last_turn = max(queue.last_turn, state.first_turn) + 1
     queue.queued += 1
-    books.turns[ask.hold_id] = queue.last_turn
+    state.turns[operation.hold_id] = queue.last_turn
     return None
 
 
-def _settle(books: LedgerState, ask: Settle) -> Result:
-    hold = books.holds.get(ask.hold_id)
-    account = books.accounts.get(ask.account_id)
-    if hold is None or account is None or hold.account_id != ask.account_id:
-        return Unknown()
+def _settle(state: LedgerState, operation: Settle) -> Result:
+    hold = state.holds.get(operation.hold_id)
+    account = state.accounts.get(operation.account_id)
+    if hold is None or account is None or hold.account_id != operation.account_id:
+        return UnknownAccountOrHold()
     if hold.state != "pending":
         return Settled(hold.settled, hold.shortfall, repeated=True)
-    if ask.attempt is not None and _current(books, ask.hold_id, ask.attempt) is None:
+    if operation.attempt is not None and _running_attempt(state, operation.hold_id, operation.attempt) is None:
         return Superseded()
-    return _close(books, ask.hold_id, hold, account, ask.cost, ask.now_ms, ask.outcome)
+    return _close_hold(state, operation.hold_id, hold, account, operation.cost, operation.now_ms, operation.outcome)
 
 
-def _requeue(books: LedgerState, ask: Requeue) -> Result:
-    hold = books.holds.get(ask.hold_id)
-    account = books.accounts.get(ask.account_id)
-    if hold is None or account is None or hold.account_id != ask.account_id:
-        return Unknown()
+def _requeue(state: LedgerState, operation: Requeue) -> Result:
+    hold = state.holds.get(operation.hold_id)
+    account = state.accounts.get(operation.account_id)
+    if hold is None or account is None or hold.account_id != operation.account_id:
+        return UnknownAccountOrHold()
     if hold.state != "pending":
         return Settled(hold.settled, hold.shortfall, repeated=True)
-    job = _current(books, ask.hold_id, ask.attempt)
+    job = _running_attempt(state, operation.hold_id, operation.attempt)
     if job is None:
         return Superseded()
-    if ask.reason == "lapsed" and (job.lease_until_ms or 0) > ask.now_ms and not ask.forced:
+    if operation.reason == "lapsed" and (job.lease_until_ms or 0) > operation.now_ms and not operation.forced:
         return StillLeased()
-    failures = job.failures if ask.reason == "handed_back" else job.failures + 1
-    if failures >= ask.most_failures:
-        outcome = Outcome(state="failed", error_code=ask.error_code, error=ask.error)
-        return _close(books, ask.hold_id, hold, account, 0, ask.now_ms, outcome)
-    # Every check is behind us. Its turn stays what it was, so it is among the next.
+    failures = job.failures if operation.reason == "handed_back" else job.failures + 1
+    if failures >= operation.most_failures:
+        outcome = Outcome(state="failed", error_code=operation.error_code, error=operation.error)
+        return _close_hold(state, operation.hold_id, hold, account, 0, operation.now_ms, outcome)
+    # Every check is behind us. The job keeps its turn, so it is among the next ones.
     job.state, job.failures, job.lease_until_ms = "queued", failures, None
     job.dirty = True
     return Requeued(failures)
 
 
-def _current(books: LedgerState, hold_id: int, attempt: int) -> JobState | None:
-    """The job, if this is the attempt under way."""
-    job = books.jobs.get(hold_id)
+def _running_attempt(state: LedgerState, hold_id: int, attempt: int) -> JobState | None:
+    """Return the job if this attempt is the running one."""
+    job = state.jobs.get(hold_id)
     return job if job is not None and job.state == "running" and job.attempt == attempt else None
 
 
-def _checkpoint(books: LedgerState, ask: Checkpoint) -> Result:
-    hold = books.holds.get(ask.hold_id)
-    if hold is None or hold.account_id != ask.account_id:
-        return Unknown()
+def _checkpoint(state: LedgerState, operation: Checkpoint) -> Result:
+    hold = state.holds.get(operation.hold_id)
+    if hold is None or hold.account_id != operation.account_id:
+        return UnknownAccountOrHold()
     if hold.state != "pending":
         return Settled(hold.settled, hold.shortfall, repeated=True)
-    # Progress only grows, and never past the hold: a late checkpoint must not undo a later one.
-    hold.progress = max(hold.progress, min(ask.progress, hold.amount))
-    hold.lease_until_ms = max(hold.lease_until_ms or 0, ask.lease_until_ms)
+    # Progress only grows, up to the hold: a late checkpoint must not undo a later one.
+    hold.progress = max(hold.progress, min(operation.progress, hold.amount))
+    hold.lease_until_ms = max(hold.lease_until_ms or 0, operation.lease_until_ms)
     hold.dirty = True
     return Renewed()
 
 
-def _recover(books: LedgerState, ask: Recover) -> Result:
-    hold = books.holds.get(ask.hold_id)
-    account = books.accounts.get(ask.account_id)
-    if hold is None or account is None or hold.account_id != ask.account_id:
-        return Unknown()
+def _recover(state: LedgerState, operation: Recover) -> Result:
+    hold = state.holds.get(operation.hold_id)
+    account = state.accounts.get(operation.account_id)
+    if hold is None or account is None or hold.account_id != operation.account_id:
+        return UnknownAccountOrHold()
     if hold.state != "pending":
         return Settled(hold.settled, hold.shortfall, repeated=True)
-    if hold.lease_until_ms is None or (hold.lease_until_ms > ask.now_ms and not ask.forced):
+    if hold.lease_until_ms is None or (hold.lease_until_ms > operation.now_ms and not operation.forced):
         return StillLeased()
     outcome = Outcome(state="failed", error_code="interrupted", estimated=True)
-    return _close(books, ask.hold_id, hold, account, hold.progress, ask.now_ms, outcome)
+    return _close_hold(state, operation.hold_id, hold, account, hold.progress, operation.now_ms, outcome)
 
 
-def _close(
-    books: LedgerState,
+def _close_hold(
+    state: LedgerState,
     hold_id: int,
     hold: HoldState,
     account: AccountState,
@@ -221,8 +226,8 @@ def _close(
     now_ms: int,
     outcome: Outcome,
 ) -> Settled:
-    """Capture what the hold covers of the cost, release the rest, and note the difference as shortfall."""
-    assert cost >= 0, "work never pays the customer"
+    """Capture the part of the cost that the hold covers, release the remainder, and record any shortfall."""
+    assert cost >= 0, "a cost is never negative"
     captured = min(cost, hold.amount)
     assert account.held >= hold.amount, "held is the sum of pending holds, this one among them"
     # Every check is behind us.
@@ -232,11 +237,11 @@ def _close(
     hold.settled = captured
     hold.shortfall = cost - captured
     hold.dirty = True
-    _count(books, hold, captured - hold.amount)
+    _count_spending(state, hold, captured - hold.amount)
     if captured:
         account.posted -= captured
         _transfer(
-            books,
+            state,
             account,
             "usage",
             debit=hold.account_id,
@@ -245,65 +250,65 @@ def _close(
             now_ms=now_ms,
             hold_id=hold_id,
         )
-    books.outcomes.append((hold_id, captured, hold.shortfall, now_ms, outcome))
+    state.outcomes.append((hold_id, captured, hold.shortfall, now_ms, outcome))
     return Settled(captured, hold.shortfall)
 
 
-def _credit(books: LedgerState, ask: Credit) -> Result:
-    account = books.accounts.get(ask.account_id)
+def _credit(state: LedgerState, operation: Credit) -> Result:
+    account = state.accounts.get(operation.account_id)
     if account is None:
-        return Unknown()
-    if ask.external_ref in books.credited:
+        return UnknownAccountOrHold()
+    if operation.external_ref in state.known_references:
         return Credited(account.posted, repeated=True)
-    assert ask.amount > 0, "a credit adds"
+    assert operation.amount > 0, "a credit adds"
     # Every check is behind us.
-    account.posted += ask.amount
+    account.posted += operation.amount
     account.dirty = True
-    books.credited.add(ask.external_ref)
+    state.known_references.add(operation.external_ref)
     _transfer(
-        books,
+        state,
         account,
-        ask.kind,
+        operation.kind,
         debit=FUNDING,
-        credit=ask.account_id,
-        amount=ask.amount,
-        now_ms=ask.now_ms,
-        external_ref=ask.external_ref,
-        reason=ask.reason,
+        credit=operation.account_id,
+        amount=operation.amount,
+        now_ms=operation.now_ms,
+        external_ref=operation.external_ref,
+        reason=operation.reason,
     )
     return Credited(account.posted)
 
 
-def _reverse(books: LedgerState, ask: Reverse) -> Result:
-    account = books.accounts.get(ask.account_id)
+def _reverse(state: LedgerState, operation: Reverse) -> Result:
+    account = state.accounts.get(operation.account_id)
     if account is None:
-        return Unknown()
-    if ask.external_ref in books.credited:
+        return UnknownAccountOrHold()
+    if operation.external_ref in state.known_references:
         return Reversed(account.posted, 0, repeated=True)
-    assert ask.amount > 0, "a reversal takes"
-    taken = min(ask.amount, account.available)
+    assert operation.amount > 0, "a reversal takes"
+    taken = min(operation.amount, account.available)
     if not taken:
         return Reversed(account.posted, 0)
     # Every check is behind us.
     account.posted -= taken
     account.dirty = True
-    books.credited.add(ask.external_ref)
+    state.known_references.add(operation.external_ref)
     _transfer(
-        books,
+        state,
         account,
-        ask.kind,
-        debit=ask.account_id,
+        operation.kind,
+        debit=operation.account_id,
         credit=FUNDING,
         amount=taken,
-        now_ms=ask.now_ms,
-        external_ref=ask.external_ref,
-        reason=ask.reason,
+        now_ms=operation.now_ms,
+        external_ref=operation.external_ref,
+        reason=operation.reason,
     )
     return Reversed(account.posted, taken)
 
 
 def _transfer(
-    books: LedgerState,
+    state: LedgerState,
     account: AccountState,
     kind: str,
     *,
@@ -315,11 +320,11 @@ def _transfer(
     external_ref: str | None = None,
     reason: str | None = None,
 ) -> None:
-    """Write down one movement, with the customer's version and balance after it."""
+    """Record one transfer, with the customer's version and balance after it."""
     account.version += 1
     assert account.posted >= account.held >= 0, "no balance below zero"
     assert debit != credit, "money moves between two accounts"
-    books.transfers.append(
+    state.transfers.append(
         NewTransfer(
             kind=kind,
             debit=debit,

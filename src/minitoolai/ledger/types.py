@@ -1,6 +1,6 @@
-"""The vocabulary of the ledger: what may be asked of the books, what they answer, and the part of them in memory.
+"""Ledger types: operations, their results, and the state in memory that a batch reads and changes.
 
-Every amount is in nano-dollars. The rules live in services/ledger.py, the rows in storage/ledger.py.
+All amounts are in nano-dollars. The rules are in ledger/rules.py, the SQL is in storage/ledger.py.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from typing import Literal
 
 import msgspec
 
-from minitoolai.core.models import Budget, Claim, Kind, NewGeneration, Outcome, Period, Spending
+from minitoolai.core.models import Budget, IdempotencyClaim, Kind, NewGeneration, Outcome, Period, Spending
 
-#: System accounts. Their balances are derived from transfers, never stored: one hot row would serialise everybody.
+#: System accounts. Their balances are derived from transfers, because a stored one would be a hot row.
 REVENUE = 1
 FUNDING = 2
 FIRST_CUSTOMER = 1000
-#: How long an Idempotency-Key stands for its first request.
-CLAIM_LIVES_MS = 24 * 3_600_000
+#: Lifetime of an Idempotency-Key.
+IDEMPOTENCY_TTL_MS = 24 * 3_600_000
 
 
 # ── operations ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class PlaceHold(msgspec.Struct, frozen=True):
-    """Promise money before work: `base` (the prompt) plus `unit` for each of up to `units` of output.
+    """Reserve money before the work: `base` (the prompt) plus `unit` for each of up to `units` of output.
 
-    Where the account cannot buy all units, fewer are granted, but never fewer than `least_units`.
+    If the account cannot pay for all units, fewer are granted, but never fewer than `least_units`.
     """
 
     hold_id: int
@@ -39,18 +39,18 @@ class PlaceHold(msgspec.Struct, frozen=True):
     lease_until_ms: int | None
     now_ms: int
     generation: NewGeneration
-    #: For work that waits in the queue: how many of its account may wait there at once.
+    #: For queued work: the maximum number of queued jobs of the account.
     queue_limit: int | None = None
-    #: Written in the same commit, so that a second request under the same Idempotency-Key places no second hold.
-    claim: Claim | None = None
-    #: What the key may spend; judged with the balance, in the same moment.
+    #: Written in the same commit, so that a second request with the same Idempotency-Key places no second hold.
+    claim: IdempotencyClaim | None = None
+    #: Budget of the key, checked together with the balance.
     budget: Budget | None = None
 
 
 class Settle(msgspec.Struct, frozen=True):
-    """Capture min(cost, hold), release the rest, and write down how the work ended. Cost 0 releases all.
+    """Capture min(cost, hold), release the remainder, and record how the work ended. Cost 0 releases everything.
 
-    With an `attempt`, only if that is still the one under way: a worker that slept meanwhile changes nothing.
+    With an `attempt`, only if it is still the running one, so that a worker that lost its lease changes nothing.
     """
 
     hold_id: int
@@ -62,7 +62,7 @@ class Settle(msgspec.Struct, frozen=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """Work goes on: `progress` is the cost so far, and the lease moves forward."""
+    """Record the cost so far as `progress` and extend the lease."""
 
     hold_id: int
     account_id: int
@@ -71,7 +71,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Recover(msgspec.Struct, frozen=True):
-    """Nobody renews this hold: post its last checkpoint. Refused while the lease runs, unless `forced`."""
+    """Settle an abandoned hold at its last checkpoint. Refused while the lease runs, unless `forced`."""
 
     hold_id: int
     account_id: int
@@ -80,10 +80,10 @@ class Recover(msgspec.Struct, frozen=True):
 
 
 class Requeue(msgspec.Struct, frozen=True):
-    """An attempt at a job ended without its result: back to the queue, or to its end after `most_failures`.
+    """Return a job to the queue after an attempt without a result, or fail it after `most_failures`.
 
-    `lapsed`: nobody renews its lease; refused while that runs, unless `forced`. `failed`: the engine did.
-    `handed_back`: the worker stops, which is nobody's failure.
+    `lapsed`: the lease expired; refused while it runs, unless `forced`. `failed`: the engine failed. `handed_back`: the
+    worker is stopping, which does not count as a failure.
     """
 
     hold_id: int
@@ -98,7 +98,7 @@ class Requeue(msgspec.Struct, frozen=True):
 
 
 class Credit(msgspec.Struct, frozen=True):
-    """Money from outside into an account, once for each `external_ref`."""
+    """Move external money into an account, once per `external_ref`."""
 
     account_id: int
     amount: int
@@ -109,7 +109,7 @@ class Credit(msgspec.Struct, frozen=True):
 
 
 class Reverse(msgspec.Struct, frozen=True):
-    """Money that had come from outside goes back: as much of `amount` as is available, once for each `external_ref`."""
+    """Move external money back out, as much of `amount` as is available, once per `external_ref`."""
 
     account_id: int
     amount: int
@@ -120,15 +120,15 @@ class Reverse(msgspec.Struct, frozen=True):
 
 
 Operation = PlaceHold | Settle | Checkpoint | Recover | Requeue | Credit | Reverse
-#: Operations of money from and to outside, each known by its reference.
-Outside = Credit | Reverse
+#: Operations on external money, each identified by its reference.
+ExternalOperation = Credit | Reverse
 
 
-# ── verdicts ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── results ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Held(msgspec.Struct, frozen=True):
-    """The money is promised: `amount` for `units` of output."""
+    """The hold is placed: `amount` for `units` of output."""
 
     amount: int
     units: int
@@ -142,21 +142,26 @@ class InsufficientFunds(msgspec.Struct, frozen=True):
 
 
 class QueueFull(msgspec.Struct, frozen=True):
-    """The account has `queued` jobs waiting, its most. Nothing changed."""
+    """The account already has the maximum of `queued` jobs. Nothing changed."""
 
     queued: int
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The hold is final. `repeated` when it was so before: then nothing changed."""
+    """The hold is settled. `repeated`: it was settled before, and nothing changed.
+
+    `differs`, on a repeated `Settle` only: the ledger has another cost, state or usage than this one asked for. The
+    writer sets it, because it reads the row of the generation.
+    """
 
     cost: int
     shortfall: int = 0
     repeated: bool = False
+    differs: bool = False
 
 
 class OverBudget(msgspec.Struct, frozen=True):
-    """The key may spend no more in this period: `needed` is more than is `left`. Nothing changed."""
+    """The budget of the key for this period has only `left` of the `needed` amount. Nothing changed."""
 
     period: Period
     needed: int
@@ -164,38 +169,38 @@ class OverBudget(msgspec.Struct, frozen=True):
 
 
 class DuplicateRequest(msgspec.Struct, frozen=True):
-    """Another request was made under this Idempotency-Key. Nothing changed."""
+    """Another request was made with this Idempotency-Key. Nothing changed."""
 
 
 class Renewed(msgspec.Struct, frozen=True):
-    """The checkpoint is written."""
+    """The checkpoint is recorded."""
 
 
 class StillLeased(msgspec.Struct, frozen=True):
-    """Somebody renews this hold; it is not ours to recover."""
+    """The lease still runs, so the hold cannot be recovered. Nothing changed."""
 
 
 class Requeued(msgspec.Struct, frozen=True):
-    """The job waits again, after so many failures."""
+    """The job is queued again, after this many failures."""
 
     failures: int
 
 
 class Superseded(msgspec.Struct, frozen=True):
-    """Another attempt is under way, or none: this one's result is not wanted. Nothing changed."""
+    """This attempt is no longer the running one, so its result is discarded. Nothing changed."""
 
 
 class Credited(msgspec.Struct, frozen=True):
-    """The money is in. `repeated` when this reference was credited before: then nothing changed."""
+    """The money is credited. `repeated`: the reference was credited before, and nothing changed."""
 
     posted: int
     repeated: bool = False
 
 
 class Reversed(msgspec.Struct, frozen=True):
-    """`taken` went back; what was not available of the amount is still owed, and for the caller to remember.
+    """`taken` was moved back. The caller must remember the remainder of the amount, which is still owed.
 
-    `repeated` when this reference was moved before: then nothing changed.
+    `repeated`: the reference was used before, and nothing changed.
     """
 
     posted: int
@@ -203,7 +208,7 @@ class Reversed(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
-class Unknown(msgspec.Struct, frozen=True):
+class UnknownAccountOrHold(msgspec.Struct, frozen=True):
     """No such account or hold. Nothing changed."""
 
 
@@ -220,15 +225,15 @@ Result = (
     | Superseded
     | Credited
     | Reversed
-    | Unknown
+    | UnknownAccountOrHold
 )
 
 
-# ── the part of the books a batch touches ─────────────────────────────────────────────────────────────────
+# ── the state that a batch touches ────────────────────────────────────────────────────────────────────────
 
 
 class AccountState(msgspec.Struct):
-    """A customer's account. `version` counts its transfers."""
+    """Account of a customer. `version` counts its transfers."""
 
     posted: int
     held: int
@@ -241,7 +246,7 @@ class AccountState(msgspec.Struct):
 
 
 class HoldState(msgspec.Struct):
-    """A hold. `settled` and `shortfall` mean something once it is no longer pending."""
+    """Hold. `settled` and `shortfall` are valid once it is no longer pending."""
 
     account_id: int
     amount: int
@@ -251,14 +256,14 @@ class HoldState(msgspec.Struct):
     shortfall: int = 0
     lease_until_ms: int | None = None
     kind: str = "chat"
-    #: The budget that it counts against, and the moment that says in which day and month.
+    #: The budget that the hold counts against, and the time that determines its day and month.
     budget_id: str | None = None
     budget_ms: int | None = None
     dirty: bool = False
 
 
 class JobState(msgspec.Struct):
-    """Where a job stands in the queue. `attempt` counts claims; `failures` those that came to nothing."""
+    """State of a job. `attempt` counts claims, `failures` counts failed ones."""
 
     state: str
     attempt: int
@@ -268,14 +273,14 @@ class JobState(msgspec.Struct):
 
 
 class QueueState(msgspec.Struct):
-    """What an account has in the queue: how many, and the turn of the last of them (0 where there is none)."""
+    """Queue of an account: number of queued jobs, and the turn of the last one (0 if there is none)."""
 
     queued: int = 0
     last_turn: int = 0
 
 
-class ClaimState(msgspec.Struct):
-    """An Idempotency-Key that was sent before, and what became of the first request under it."""
+class IdempotencyClaimState(msgspec.Struct):
+    """Known Idempotency-Key, and the state of the hold of its first request."""
 
     created_ms: int
     is_kept: bool
@@ -284,13 +289,13 @@ class ClaimState(msgspec.Struct):
     settled: int
 
     def is_free(self, now_ms: int) -> bool:
-        """Whether a request may be made under it as if it were new: it is old, or nothing was charged and kept."""
-        is_old = now_ms - self.created_ms >= CLAIM_LIVES_MS
+        """Return True if the key can be used as if new: it expired, or nothing was charged or stored."""
+        is_old = now_ms - self.created_ms >= IDEMPOTENCY_TTL_MS
         return is_old or not (self.is_kept or self.hold_state == "pending" or self.settled)
 
 
 class NewTransfer(msgspec.Struct, frozen=True):
-    """Money moved between two accounts, with the customer's version and balance after it."""
+    """Transfer between two accounts, with the customer's version and balance after it."""
 
     kind: str
     debit: int
@@ -305,18 +310,18 @@ class NewTransfer(msgspec.Struct, frozen=True):
 
 
 class LedgerState:
-    """The accounts, holds and jobs that a batch touches, and what it has decided to write."""
+    """Accounts, holds and jobs that a batch touches, and the rows that it will write."""
 
     __slots__ = (
         "accounts",
         "claims",
-        "credited",
         "first_turn",
         "holds",
         "is_simple",
         "jobs",
+        "known_references",
+        "new_holds",
         "outcomes",
-        "placed",
         "queues",
         "spending",
         "transfers",
@@ -326,17 +331,17 @@ class LedgerState:
     def __init__(self, accounts: dict[int, AccountState], holds: dict[int, HoldState]) -> None:
         self.accounts = accounts
         self.holds = holds
-        #: No job, budget, Idempotency-Key or money from outside is touched: there is nothing to write of them.
+        #: True if the batch touches no job, budget, Idempotency-Key or external money, so none of these is written.
         self.is_simple = False
-        self.credited: set[str] = set()
-        self.placed: list[tuple[PlaceHold, int]] = []
+        self.known_references: set[str] = set()
+        self.new_holds: list[tuple[PlaceHold, int]] = []
         self.outcomes: list[tuple[int, int, int, int, Outcome]] = []
         self.transfers: list[NewTransfer] = []
         self.spending: dict[str, Spending] = {}
-        self.claims: dict[str, ClaimState] = {}
+        self.claims: dict[str, IdempotencyClaimState] = {}
         self.jobs: dict[int, JobState] = {}
-        #: What each account that asks for a place has in the queue; the lowest turn that waits there, of anybody.
+        #: Queue of each account that submits a job, and the lowest queued turn of all accounts.
         self.queues: dict[int, QueueState] = {}
         self.first_turn = 0
-        #: The turns given to new jobs.
+        #: Turn assigned to each new job.
         self.turns: dict[int, int] = {}

@@ -8,26 +8,16 @@ import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from minitoolai.core.errors import SettingsError
 from minitoolai.settings import Settings
 
-# (merged from request_facts) Which request the code at work belongs to, for the log. Never what was asked, nor with which key.
+if TYPE_CHECKING:
+    from minitoolai.http.request_context import RequestContext
 
-
-class RequestFacts(Protocol):
-    """What a line of the log may say of a request."""
-
-    #: Name of the paid work, once there is some.
-    generation: str | None
-
-    def request_id(self) -> str:
-        """What the caller named it, else a name of ours; the same each time."""
-
-
-#: Set at the edge; tasks that a request starts inherit it.
-CURRENT: Final[ContextVar[RequestFacts | None]] = ContextVar("minitoolai.request", default=None)
+#: The request that the running code belongs to. Set by the HTTP layer; tasks that a request starts inherit it.
+CURRENT: Final[ContextVar[RequestContext | None]] = ContextVar("minitoolai.request", default=None)
 
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")

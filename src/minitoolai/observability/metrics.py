@@ -25,7 +25,7 @@ from minitoolai.engines.protocols import ChatEngine, SpeechEngine
 from minitoolai.http.errors import error_counts
 from minitoolai.images.build import Images
 from minitoolai.settings import Settings
-from minitoolai.storage.reports import Standing, standing
+from minitoolai.storage.reports import LiveGauges, read_gauges
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +103,9 @@ class MetricsPage:
     async def text(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics for who asks for it, else Prometheus' own text."""
         shared = self._sources.shared
-        stands: Standing | None = None
+        stands: LiveGauges | None = None
         try:
-            stands = await shared.database.read_async(standing, shared.clock.now_ms())
+            stands = await shared.database.read_async(read_gauges, shared.clock.now_ms())
         except (StoreError, ServiceError) as error:
             log.warning("the metrics of the database are missing: %s", error)
         registry = CollectorRegistry(auto_describe=False)
@@ -114,7 +114,7 @@ class MetricsPage:
         encode, kind = choose_encoder(accept)
         return encode(registry), kind
 
-    def _families(self, stands: Standing | None) -> list[Family]:
+    def _families(self, stands: LiveGauges | None) -> list[Family]:
         made = _Families()
         made.add("minitoolai_info", 1, __version__, self._sources.shared.database.name)
         made.add("minitoolai_ready", 1 if self._why_not_ready() is None else 0)
@@ -139,8 +139,8 @@ class MetricsPage:
             made.add("minitoolai_errors_total", count, str(status), code)
         units: dict[tuple[str, str, str], int] = {}
         dollars: dict[tuple[str, str], int] = {}
-        for (kind, model, state, error), tally in meters.answers.items():
-            made.add("minitoolai_answers_total", tally.answers, kind, model, state, error)
+        for (kind, model, state, error), tally in meters.outcomes.items():
+            made.add("minitoolai_answers_total", tally.count, kind, model, state, error)
             for direction in ("input", "output", "cached"):
                 key = (kind, model, direction)
                 units[key] = units.get(key, 0) + getattr(tally, direction)
@@ -157,13 +157,13 @@ class MetricsPage:
 
     def _writer(self, made: _Families) -> None:
         writer = self._sources.shared.writer
-        counts, (waiting, put_off) = writer.counts, writer.waiting()
+        counts, (queued, deferred) = writer.counts, writer.backlog()
         made.add("minitoolai_writer_commits_total", counts.commits)
         made.add("minitoolai_writer_replays_total", counts.replays)
         made.add("minitoolai_writer_failures_total", counts.failures)
         made.add("minitoolai_shortfall_dollars_total", counts.shortfall * NANO)
-        made.add("minitoolai_writer_waiting", waiting)
-        made.add("minitoolai_writer_put_off", put_off)
+        made.add("minitoolai_writer_waiting", queued)
+        made.add("minitoolai_writer_put_off", deferred)
         made.histogram("minitoolai_writer_operations", counts.sizes, 1)
         made.histogram("minitoolai_writer_commit_seconds", counts.took, US)
 
@@ -189,7 +189,7 @@ class MetricsPage:
         made.add("minitoolai_books_checked_seconds", checked_s)
 
 
-def _standing(made: _Families, stands: Standing) -> None:
+def _standing(made: _Families, stands: LiveGauges) -> None:
     for kind in ("chat", "image", "speech"):
         made.add("minitoolai_holds_pending", stands.holds.get(kind, 0), kind)
     made.add("minitoolai_held_dollars", stands.held * NANO)

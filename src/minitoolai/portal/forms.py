@@ -105,7 +105,7 @@ class CookieSigner:
     """
 
     def __init__(self, secret_keys: SecretKeys) -> None:
-        self._keys = all_keys(secret_keys.derived(b"portal"))
+        self._keys = all_keys(secret_keys.derive(b"portal"))
 
     def form_token(self, secret: str) -> str:
         """Return the CSRF token of this browser, masked anew each time.

@@ -15,10 +15,10 @@ from minitoolai.billing.charging import Charging, Reservation, durable, state_af
 from minitoolai.core.catalog import Catalog, SpeechModel, VoiceEntry, find_voice
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import EngineError, EngineTimeout, InvalidRequest, Overloaded, ServiceError
-from minitoolai.core.in_flight import Checkpoints, InFlight
+from minitoolai.core.in_flight import CheckpointSchedule, InFlight, has_died
 from minitoolai.core.inference import SpeechRequest
 from minitoolai.core.models import Caller, NewGeneration, Outcome
-from minitoolai.engines.protocols import SpeechEngine, SpokenAnswer
+from minitoolai.engines.protocols import SpeechEngine, SpeechResponse
 from minitoolai.ledger.types import Result
 from minitoolai.speech.text import SpeechText, check_text, choose_voice
 
@@ -39,7 +39,7 @@ class Home(Protocol):
     first_sound_timeout_s: float
     stall_timeout_s: float
 
-    def purchase(self, model: str, engine: str, characters: int) -> int | None:
+    def upstream_cost(self, model: str, engine: str, characters: int) -> int | None:
         """What the engine charges us, in nano-dollars, where that is known."""
 
     def forget(self, run: SpeechRun) -> bool:
@@ -64,6 +64,7 @@ class SpeechRun:
         self.voice = voice
         self.text = text
         self.reservation = reservation
+        self.hold_id = reservation.hold_id
         self.name = generation_name(reservation.hold_id)
         #: Set while somebody may break it off by cancelling this task.
         self.task: asyncio.Task[object] | None = None
@@ -71,10 +72,10 @@ class SpeechRun:
         self.is_finished = False
         #: Characters whose audio was handed to the caller.
         self.characters = 0
-        self._answer: SpokenAnswer | None = None
+        self._answer: SpeechResponse | None = None
         self._charge: asyncio.Future[Result] | None = None
         self._started_s = self._moved_s = service.clock.steady_s()
-        self._checkpoints = Checkpoints(self._started_s)
+        self._checkpoints = CheckpointSchedule(self._started_s)
         self._first_sound_s: float | None = None
 
     async def open(self) -> None:
@@ -154,7 +155,7 @@ class SpeechRun:
             served_model=self.engine.served_model(self.request.model),
             error_code=error.code if error else None,
             first_token_ms=None if first_s is None else round((first_s - self._started_s) * 1000),
-            purchase=self._service.purchase(self.request.model, self.engine.name, self.characters),
+            upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, self.characters),
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────
@@ -172,10 +173,17 @@ class SpeechRun:
             self.stop_reason = reason
             self.task.cancel()
 
+    def lose(self, reason: ServiceError) -> None:
+        """Stop because the hold is settled already. Once the charge is queued, its own verdict decides instead."""
+        if not self.is_finished:
+            self.stop(reason)
+
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease; give up on an engine without a sound, a caller who reads nothing."""
+        if has_died(self):
+            return
         if self._checkpoints.is_due(now_s):
-            self._service.charging.keep_alive(self.reservation, self.cost_so_far())
+            self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
         silent_s = now_s - self._moved_s
         if self._first_sound_s is None and silent_s > self._service.first_sound_timeout_s:
             self.stop(EngineTimeout(f"{self.engine.name} made no sound for {silent_s:.0f} s; nothing was charged"))
@@ -249,9 +257,9 @@ class SpeechService:
         self._underway.add(run)
         return run
 
-    def purchase(self, model: str, engine: str, characters: int) -> int | None:
+    def upstream_cost(self, model: str, engine: str, characters: int) -> int | None:
         """What the engine charges us for this, in nano-dollars; None where the catalog does not say."""
-        price = self.catalog.purchases.get((engine, model))
+        price = self.catalog.upstream_costs.get((engine, model))
         return None if price is None else price[0] * characters
 
     def forget(self, run: SpeechRun) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from minitoolai.core.catalog import VoiceEntry, find_voice, language_of, nearest, spoken_names
+from minitoolai.core.catalog import VoiceEntry, find_voice, language_of, suggest_names, voices_by_name
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.core.inference import Piece, SpeechRequest
+from minitoolai.core.inference import SpeechRequest, SpeechSegment
 
 # (merged from sentences) A text into sentences, one at a time: what is spoken first is known before the end has been looked at.
 # (merged from sentences)
@@ -224,7 +224,7 @@ class SpeechText:
         """Characters to be paid for."""
         return len(self._text) - self.unspoken
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[SpeechSegment]:
         """Sentences, lazily."""
         skipped = 0
         for sentence, end in sentences(self._text):
@@ -232,7 +232,7 @@ class SpeechText:
             if self._skips:
                 spoken = self._skips.sub("", sentence)
                 skipped += len(sentence) - len(spoken)
-            yield Piece(spoken, end - skipped)
+            yield SpeechSegment(spoken, end - skipped)
 
 
 def choose_voice(request: SpeechRequest, default: str, voices: list[VoiceEntry]) -> VoiceEntry:
@@ -243,7 +243,7 @@ def choose_voice(request: SpeechRequest, default: str, voices: list[VoiceEntry])
         return find_voice(default, voices) or voices[0]
     voice = find_voice(request.voice, voices)
     if voice is None:
-        near = nearest(request.voice, spoken_names(voices))
+        near = suggest_names(request.voice, voices_by_name(voices))
         raise InvalidRequest(f"there is no voice {request.voice[:80]!r}; {near}", param="voice", code="voice_not_found")
     return voice
 

@@ -1,6 +1,6 @@
-"""A backup as one file: a compressed tar of the rows of one moment, then the pictures. Written and read as a stream.
+"""Backup format: a compressed tar file with the rows of one snapshot, then the images, written and read as a stream.
 
-It holds everything, the server's secret too: whoever has it can be you.
+It contains everything, including the server's secret keys, so it must be protected like them.
 """
 
 from __future__ import annotations
@@ -18,78 +18,80 @@ from minitoolai.core.errors import StoreError
 from minitoolai.storage.database import Connection, Row
 from minitoolai.storage.schema import metadata
 
-# (merged from rows) Every row of every table, out and in again, in a form that either database takes.
-
+#: Rows per chunk.
 CHUNK = 2_000
 
 
 class RowChunk(msgspec.Struct, frozen=True):
-    """Some rows of one table. `rows` hold integers, texts, bytes and None, in the order of `columns`."""
+    """Some rows of one table. `rows` hold integers, strings, bytes and None, in the order of `columns`."""
 
     table: str
     columns: list[str]
     rows: list[list[Any]]
 
 
-def dump(connection: Connection) -> Iterator[RowChunk]:
-    """All rows, in an order in which they may be put in again. To be called inside a snapshot."""
+def dump_rows(connection: Connection) -> Iterator[RowChunk]:
+    """Yield all rows, in an order that satisfies foreign keys on restore. Call it inside a snapshot."""
     for table in metadata.sorted_tables:
         name, columns = str(table.name), [str(column.name) for column in table.columns]
         keys = [column.name for column in table.primary_key.columns]
-        places = [columns.index(key) for key in keys]
+        positions = [columns.index(key) for key in keys]
         after: list[Any] | None = None
         while rows := _page(connection, name, columns, keys, after):
             yield RowChunk(name, columns, [list(row) for row in rows])
-            after = [rows[-1][place] for place in places]
+            after = [rows[-1][position] for position in positions]
 
 
 def _page(
     connection: Connection, table: str, columns: list[str], keys: list[str], after: list[Any] | None
 ) -> list[Row]:
+    """Return the next rows by primary key (keyset pagination)."""
     names, order = ", ".join(columns), ", ".join(keys)
     where = "" if after is None else f" WHERE ({order}) > ({', '.join('?' * len(keys))})"
     return connection.execute(f"SELECT {names} FROM {table}{where} ORDER BY {order} LIMIT {CHUNK}", after or ())
 
 
-def load(connection: Connection, chunk: RowChunk) -> None:
-    """Put rows in, inside a transaction. StoreError for a table or column that this schema does not know."""
+def insert_rows(connection: Connection, chunk: RowChunk) -> None:
+    """Insert rows, inside a transaction. Raise StoreError for a table or column that this schema does not have."""
     table = metadata.tables.get(chunk.table)
     if table is None or not set(chunk.columns) <= set(table.columns.keys()):
-        raise StoreError(f"the backup has rows of {chunk.table!r} that do not fit this program")
-    marks = ", ".join("?" * len(chunk.columns))
-    connection.execute_many(f"INSERT INTO {chunk.table} ({', '.join(chunk.columns)}) VALUES ({marks})", chunk.rows)
+        raise StoreError(f"the backup has rows of table {chunk.table!r} that do not fit the schema of this version")
+    placeholders = ", ".join("?" * len(chunk.columns))
+    connection.execute_many(
+        f"INSERT INTO {chunk.table} ({', '.join(chunk.columns)}) VALUES ({placeholders})", chunk.rows
+    )
 
 
-def make_room(connection: Connection) -> None:
-    """Empty a database that nobody has used yet; StoreError where somebody has."""
+def clear_seed_rows(connection: Connection) -> None:
+    """Delete the system accounts of a new database. Raise StoreError if it has any other rows."""
     for table in metadata.sorted_tables:
         where = " WHERE is_system = 0" if table.name == "accounts" else ""
         if connection.execute(f"SELECT 1 FROM {table.name}{where} LIMIT 1"):
-            raise StoreError(f"there are rows in {table.name} already; restore into an empty database")
+            raise StoreError(f"table {table.name} already has rows; restore into an empty database")
     connection.execute("DELETE FROM accounts")
 
 
-def tables() -> list[str]:
-    """The names of all, in an order in which rows may be put in."""
+def table_names() -> list[str]:
+    """Return the names of all tables, in an order that satisfies foreign keys."""
     return [str(table.name) for table in metadata.sorted_tables]
 
 
-def count(connection: Connection, names: Iterable[str]) -> dict[str, int]:
-    """Rows of each of these tables."""
+def count_rows(connection: Connection, names: Iterable[str]) -> dict[str, int]:
+    """Return the number of rows in each of these tables."""
     known = [name for name in names if name in metadata.tables]
     return {name: connection.execute(f"SELECT count(*) FROM {name}")[0][0] for name in known}
 
 
-def customers_money(connection: Connection) -> tuple[int, int]:
-    """What all customers have, and what of it is held, in nano-dollars."""
+def customer_totals(connection: Connection) -> tuple[int, int]:
+    """Return the posted and held amounts of all customers together, in nano-dollars."""
     row = connection.execute("SELECT coalesce(sum(posted), 0), coalesce(sum(held), 0) FROM accounts")[0]
     return row[0], row[1]
 
 
-def continue_numbers(connection: Connection) -> None:
-    """On PostgreSQL: numbers that the database gives out go on behind the largest that was put in."""
+def reset_sequences(connection: Connection) -> None:
+    """Set PostgreSQL sequences to continue after the largest restored ID."""
     for table in metadata.sorted_tables:
-        if not _is_numbered(table):
+        if not _has_sequence(table):
             continue
         connection.execute(
             f"SELECT setval(pg_get_serial_sequence('{table.name}', 'id'), (SELECT coalesce(max(id), 0) + 1 FROM"
@@ -97,85 +99,87 @@ def continue_numbers(connection: Connection) -> None:
         )
 
 
-def _is_numbered(table: Table) -> bool:
+def _has_sequence(table: Table) -> bool:
     column = table.autoincrement_column
     return column is not None and column.name == "id" and not column.foreign_keys
 
 
+# ── file format ───────────────────────────────────────────────────────────────────────────────────────────────────
+
 FORMAT = 1
-_HEAD, _BOOKS, _END = "head.json", "books.json", "end.json"
-_SECRETS, _ROWS, _PICTURES = "secrets/", "rows/", "pictures/"
+_HEADER, _TOTALS, _FOOTER = "head.json", "books.json", "end.json"
+_SECRETS, _ROWS, _IMAGES = "secrets/", "rows/", "pictures/"
 
 
-class Head(msgspec.Struct, frozen=True):
-    """What the file says of itself at its beginning."""
+class BackupHeader(msgspec.Struct, frozen=True):
+    """First entry of the file: format, versions and origin."""
 
     format: int
     version: str
-    #: Of the schema.
+    #: Schema revision.
     revision: str
     database: str
     created_ms: int
-    #: Names the server's secret without telling it.
+    #: Identifies the server's secret key without revealing it.
     secret_id: str
 
 
 class BackupTotals(msgspec.Struct, frozen=True):
-    """What must be there once all rows are in: rows by table, and what customers have, in nano-dollars."""
+    """Expected totals after the rows are restored: rows by table, and customers' money in nano-dollars."""
 
     rows: dict[str, int]
     posted: int
     held: int
 
 
-class End(msgspec.Struct, frozen=True):
-    """The last thing in a whole file."""
+class BackupFooter(msgspec.Struct, frozen=True):
+    """Last entry of a complete file: number of images."""
 
     pictures: int
 
 
-Piece = Head | bytes | RowChunk | BackupTotals | tuple[str, bytes] | End
+BackupPart = BackupHeader | bytes | RowChunk | BackupTotals | tuple[str, bytes] | BackupFooter
 
 
-class ArchiveWriter:
-    """Takes the pieces in their order: head, secret, chunks, books, pictures, end."""
+class BackupWriter:
+    """Write the parts of a backup in order: header, secrets, row chunks, totals, images, footer."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._gzip = gzip.GzipFile(fileobj=file, mode="wb", compresslevel=3, mtime=0)
-        self._tar = tarfile.open(fileobj=self._gzip, mode="w|")  # noqa: SIM115 - closed by `end`
+        self._tar = tarfile.open(fileobj=self._gzip, mode="w|")  # noqa: SIM115 - closed by `finish`
         self._chunks = 0
         self._secrets = 0
-        self._pictures = 0
+        self._images = 0
 
-    def head(self, head: Head) -> None:
-        """First."""
-        self._add(_HEAD, msgspec.json.encode(head))
+    def write_header(self, header: BackupHeader) -> None:
+        """Write the header."""
+        self._add(_HEADER, msgspec.json.encode(header))
 
-    def secret(self, secret: bytes) -> None:
-        """One that lies in the data folder: the current one first, then those of before."""
+    def write_secret(self, secret: bytes) -> None:
+        """Write one secret key of the data folder: the current one first, then the previous ones."""
         self._secrets += 1
         self._add(f"{_SECRETS}{self._secrets:03}.key", secret)
 
-    def chunk(self, chunk: RowChunk) -> None:
-        """Some rows."""
+    def write_rows(self, chunk: RowChunk) -> None:
+        """Write some rows."""
         self._chunks += 1
         self._add(f"{_ROWS}{self._chunks:06}-{chunk.table}.msgpack", msgspec.msgpack.encode(chunk))
 
-    def books(self, books: BackupTotals) -> None:
-        """After the last rows."""
-        self._add(_BOOKS, msgspec.json.encode(books))
+    def write_totals(self, totals: BackupTotals) -> None:
+        """Write the totals, after the last rows."""
+        self._add(_TOTALS, msgspec.json.encode(totals))
 
-    def picture(self, key: str, png: bytes) -> None:
-        """One object of the store."""
-        self._pictures += 1
-        self._add(_PICTURES + key, png)
+    def write_image(self, key: str, png: bytes) -> None:
+        """Write one object of the store."""
+        self._images += 1
+        self._add(_IMAGES + key, png)
 
-    def end(self) -> int:
-        """Close the archive, not the file; how many pictures it has."""
-        self._add(_END, msgspec.json.encode(End(self._pictures)))
+    def finish(self) -> int:
+        """Write the footer, close the archive but not the file, and return the number of images."""
+        self._add(_FOOTER, msgspec.json.encode(BackupFooter(self._images)))
         self._tar.close()
         self._gzip.close()
-        return self._pictures
+        return self._images
 
     def _add(self, name: str, data: bytes) -> None:
         member = tarfile.TarInfo(name)
@@ -183,38 +187,38 @@ class ArchiveWriter:
         self._tar.addfile(member, io.BytesIO(data))
 
 
-def pieces(file: IO[bytes]) -> Iterator[Piece]:
-    """What is in the file, in its order. StoreError where it is no backup, or ends before its end."""
-    kind: Literal["nothing", "head", "end"] = "nothing"
+def read_parts(file: IO[bytes]) -> Iterator[BackupPart]:
+    """Yield the parts of a backup in order. Raise StoreError if the file is not a backup or is truncated."""
+    position: Literal["start", "middle", "end"] = "start"
     try:
         with tarfile.open(fileobj=file, mode="r|gz") as tar:
             for member in tar:
                 opened = tar.extractfile(member)
-                piece = _piece(member.name, opened.read() if opened else b"")
-                if kind == "nothing" and not isinstance(piece, Head):
-                    raise StoreError("this is no backup of ours: it does not begin as one")
-                kind = "end" if isinstance(piece, End) else "head"
-                yield piece
+                part = _decode_part(member.name, opened.read() if opened else b"")
+                if position == "start" and not isinstance(part, BackupHeader):
+                    raise StoreError("this file is not a MiniToolAI backup: it does not start with a header")
+                position = "end" if isinstance(part, BackupFooter) else "middle"
+                yield part
     except (tarfile.TarError, EOFError, OSError, msgspec.MsgspecError) as error:
-        raise StoreError(f"the backup cannot be read to its end: {error}") from error
-    if kind != "end":
-        raise StoreError("the backup ends before its end; take another")
+        raise StoreError(f"the backup is damaged and cannot be read completely: {error}") from error
+    if position != "end":
+        raise StoreError("the backup is truncated; use another one")
 
 
-def _piece(name: str, data: bytes) -> Piece:
-    if name == _HEAD:
-        head = msgspec.json.decode(data, type=Head)
-        if head.format != FORMAT:
-            raise StoreError(f"this backup is of another make ({head.format}, and this program reads {FORMAT})")
-        return head
+def _decode_part(name: str, data: bytes) -> BackupPart:
+    if name == _HEADER:
+        header = msgspec.json.decode(data, type=BackupHeader)
+        if header.format != FORMAT:
+            raise StoreError(f"this backup has format {header.format}, but this version reads format {FORMAT}")
+        return header
     if name.startswith(_SECRETS):
         return data
     if name.startswith(_ROWS):
         return msgspec.msgpack.decode(data, type=RowChunk)
-    if name == _BOOKS:
+    if name == _TOTALS:
         return msgspec.json.decode(data, type=BackupTotals)
-    if name.startswith(_PICTURES):
-        return name.removeprefix(_PICTURES), data
-    if name == _END:
-        return msgspec.json.decode(data, type=End)
-    raise StoreError(f"this is no backup of ours: it has a {name[:80]!r}")
+    if name.startswith(_IMAGES):
+        return name.removeprefix(_IMAGES), data
+    if name == _FOOTER:
+        return msgspec.json.decode(data, type=BackupFooter)
+    raise StoreError(f"this file is not a MiniToolAI backup: it contains {name[:80]!r}")

@@ -1,7 +1,7 @@
-"""What every database can do: the protocol of a connection, and the readers.
+"""Connection protocol that both databases implement, and the pool of connections that read.
 
-Functions of a connection elsewhere in this floor are written once, with `?` marks, against `Connection`. Where
-SQLite and PostgreSQL differ (marks, lists, locks) is in sqlite.py and postgres.py, and nowhere else.
+The other modules of this package hold plain functions of a `Connection`, written once with `?` placeholders.
+Everything in which SQLite and PostgreSQL differ (placeholders, lists, locks) stays in sqlite.py and postgres/.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from minitoolai.core.errors import ConnectionLost, Overloaded, StoreError
 
+if TYPE_CHECKING:
+    from minitoolai.storage.postgres.session import ProcessRegistration
+
 T = TypeVar("T")
 Row = tuple[Any, ...]
-#: Called with a channel and what was said there; with two None where anything may have been missed.
-Heard = Callable[[str | None, str | None], None]
+#: Publish/subscribe callback: (channel, payload), or (None, None) when notifications may have been lost.
+OnNotify = Callable[[str | None, str | None], None]
 
 
 class SelectByIds(NamedTuple):
-    """A SELECT whose `IN (…)` stands for these ids.
+    """A SELECT in which `IN (…)` stands for these ids.
 
-    `lock`: nobody else may change these rows until the transaction ends; taken in the order of their ids.
+    With `lock`, the rows are locked against other transactions, in ascending order of their ids.
     """
 
     sql: str
@@ -36,65 +39,54 @@ class SelectByIds(NamedTuple):
 class Connection(Protocol):
     """One database session, used by one thread at a time."""
 
-    #: Ends a SELECT of work to claim, so that two processes never wait for, nor get, the same rows.
+    #: Suffix of a SELECT that claims work: rows locked by another process are skipped, so no two claim the same row.
     skip_locked: str
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        """Run one statement; the rows, or an empty list."""
+        """Run one statement and return its rows, or an empty list."""
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
-        """Run one statement for each row; how many rows changed."""
+        """Run one statement for each row and return how many rows changed."""
 
-    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
-        """As `execute_many`, within a transaction, now or at the latest before its COMMIT, in order.
+    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, conflict_error: str = "") -> None:
+        """Do what `execute_many` does, but at any time before the COMMIT of this transaction, in order.
 
-        With `otherwise`, a StoreError of these words unless every row changed one; then nothing is written.
+        With `conflict_error`, raise a StoreError with this message, and write nothing, unless every given row
+        changed a row (optimistic locking).
         """
 
     def select_by_ids(self, sql: str, ids: Iterable[int | str], *, lock: bool = False) -> list[Row]:
-        """The rows of one `ByIds`."""
+        """Return the rows of one `SelectByIds`."""
 
-    def select_many(self, *questions: SelectByIds) -> list[list[Row]]:
-        """The rows of each, asked in this order; in one round trip, where there is a server."""
+    def select_many(self, *selects: SelectByIds) -> list[list[Row]]:
+        """Run several SELECTs in this order and return the rows of each. PostgreSQL does it in one round trip."""
 
     def notify(self, channel: str, payload: str) -> None:
-        """Tell whoever listens in other processes, once this transaction is committed."""
+        """Publish to the subscribers in other processes, once this transaction is committed."""
 
     def transaction(self) -> AbstractContextManager[None]:
-        """A write transaction: COMMIT at the end, ROLLBACK on any exception."""
+        """Open a write transaction: COMMIT at the end, ROLLBACK on any exception."""
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """A read transaction in which every SELECT sees the same moment."""
+        """Open a read transaction in which every SELECT sees the same moment."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the session."""
 
 
 class ImmediateWrites:
-    """What a `Connection` without a server may inherit: nothing is gained by putting anything together."""
+    """Mixin: `queue_write` and `select_many` without batching, for databases without a network round trip."""
 
-    def queue_write(self: Connection, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
-        if self.execute_many(sql, rows) < len(rows) and otherwise:
-            raise StoreError(otherwise)
+    def queue_write(self: Connection, sql: str, rows: Sequence[Sequence[object]], *, conflict_error: str = "") -> None:
+        if self.execute_many(sql, rows) < len(rows) and conflict_error:
+            raise StoreError(conflict_error)
 
-    def select_many(self: Connection, *questions: SelectByIds) -> list[list[Row]]:
-        return [self.select_by_ids(one.sql, one.ids) if one.ids else [] for one in questions]
-
-
-class Member(Protocol):
-    """What stands for this process among the others on a database."""
-
-    #: Ours among them; after a lost session perhaps another.
-    number: int
-
-    def start(self) -> int:
-        """Our number among them. StoreError where the server is away."""
-
-    def stop(self) -> None:
-        """Give the number back."""
+    def select_many(self: Connection, *selects: SelectByIds) -> list[list[Row]]:
+        return [self.select_by_ids(one.sql, one.ids) if one.ids else [] for one in selects]
 
 
 class Database:
-    """Hands out connections, and runs reads in a few threads so that they never wait for the writer."""
+    """Open connections, and run reads on a pool of connections and threads so that they never wait for the writer."""
 
     def __init__(
         self,
@@ -103,43 +95,43 @@ class Database:
         name: str,
         where: str = "",
         is_shared: bool = False,
-        join: Callable[[Sequence[str], Heard], Member] | None = None,
+        register: Callable[[Sequence[str], OnNotify], ProcessRegistration] | None = None,
         readers: int = 2,
     ) -> None:
         self.name = name
-        #: For messages: the file, or the server without user and password.
+        #: Location for messages: the file, or the server without user and password.
         self.where = where
-        #: Other processes write to it, too.
+        #: True if other processes write to this database as well.
         self.is_shared = is_shared
         self._connect = connect
-        self._join = join
+        self._register = register
         self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
 
     def connect(self) -> Connection:
-        """A connection that may write; the caller closes it."""
+        """Open a connection that may write. The caller closes it."""
         return self._connect(False)
 
-    def member(self, channels: Sequence[str], heard: Heard) -> Member | None:
-        """To be started by a process that shares this database with others; None where it shares it with nobody.
+    def membership(self, channels: Sequence[str], on_notify: OnNotify) -> ProcessRegistration | None:
+        """Return the registration of this process, not yet started, or None if the database is not shared.
 
-        `heard` is called in a thread of its own with whatever is said on these channels.
+        `on_notify` is called in a separate thread for every notification on these channels.
         """
-        return self._join(channels, heard) if self._join else None
+        return self._register(channels, on_notify) if self._register else None
 
     def read(self, function: Callable[..., T], *arguments: object) -> T:
-        """Run `function(connection, *arguments)` in this thread, on a connection that cannot write."""
+        """Run `function(connection, *arguments)` in this thread, on a pooled connection that cannot write."""
         while True:
             try:
                 connection, is_new = self._idle.get_nowait(), False
             except queue.Empty:
                 connection, is_new = self._connect(True), True
             try:
-                answer = function(connection, *arguments)
+                result = function(connection, *arguments)
             except ConnectionLost:
                 connection.close()
-                # What lay idle while the server restarted is dead; only a new connection's failure is news.
+                # A pooled connection does not survive a restart of the server; only a new one tells that it is away.
                 if is_new:
                     raise
             except BaseException:
@@ -147,18 +139,18 @@ class Database:
                 raise
             else:
                 self._idle.put(connection)
-                return answer
+                return result
 
     async def read_async(self, function: Callable[..., T], *arguments: object) -> T:
-        """The same in a reader thread, for the event loop. Overloaded where the database is away."""
+        """Run `read` in a reader thread, for the event loop. Raise Overloaded if the database is unavailable."""
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._pool, lambda: self.read(function, *arguments))
         except ConnectionLost as error:
-            raise Overloaded("the database is away; try again", retry_after_s=2) from error
+            raise Overloaded("the database is temporarily unavailable; try again", retry_after_s=2) from error
 
     def close(self) -> None:
-        """Wait for reads under way and close what is idle."""
+        """Wait for running reads, then close the idle connections."""
         self._pool.shutdown(wait=True)
         while not self._idle.empty():
             self._idle.get().close()

@@ -1,7 +1,7 @@
-"""Jobs in rows: the generations that wait for a worker. Claimed under a lease, renewed, looked at.
+"""Job queue in the database: image generations that workers claim under a lease, renew and finish.
 
-Whatever ends one goes through the ledger; this module reads and writes what the ledger needs for that, and the
-changes that move no money. Plain functions of a connection; the caller holds the transaction.
+A job ends only through the ledger. This module reads and writes what the ledger needs for jobs, and makes the changes
+that move no money. Plain functions of a connection; the caller owns the transaction.
 """
 
 from __future__ import annotations
@@ -16,74 +16,74 @@ from minitoolai.ledger.types import LedgerState, Operation, PlaceHold, QueueStat
 from minitoolai.storage import outbox
 from minitoolai.storage.database import Connection, SelectByIds
 
-#: Told to all processes when jobs are queued.
+#: Publish/subscribe channel: notified when jobs are queued.
 JOBS_CHANNEL = "minitoolai_jobs"
 
 # ── for the ledger ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def attempted(operations: Sequence[Operation]) -> SelectByIds:
-    """The jobs that these operations speak of. A batch of chats asks nothing."""
+def select_attempts(operations: Sequence[Operation]) -> SelectByIds:
+    """Build the SELECT of the jobs that these operations name; without ids it costs no query."""
     ids = [o.hold_id for o in operations if isinstance(o, Settle | Requeue) and o.attempt is not None]
     return SelectByIds(
         "SELECT id, state, attempt, failures, lease_until_ms FROM generations WHERE id IN (…)", ids, lock=True
     )
 
 
-def load_queues(connection: Connection, operations: Sequence[Operation], books: LedgerState) -> None:
-    """The queues in which these operations ask for a place. A batch of chats costs no query."""
-    asking = sorted({o.account_id for o in operations if isinstance(o, PlaceHold) and o.queue_limit is not None})
-    if asking:
+def load_queues(connection: Connection, operations: Sequence[Operation], state: LedgerState) -> None:
+    """Load the queues that these operations join. A batch without jobs costs no query."""
+    account_ids = sorted({o.account_id for o in operations if isinstance(o, PlaceHold) and o.queue_limit is not None})
+    if account_ids:
         rows = connection.select_by_ids(
             "SELECT account_id, count(*), max(turn) FROM generations WHERE state = 'queued' AND account_id IN (…)"
             " GROUP BY account_id",
-            asking,
+            account_ids,
         )
-        books.queues = {row[0]: QueueState(row[1], row[2]) for row in rows}
-        books.first_turn = connection.execute("SELECT min(turn) FROM generations WHERE state = 'queued'")[0][0] or 0
+        state.queues = {row[0]: QueueState(row[1], row[2]) for row in rows}
+        state.first_turn = connection.execute("SELECT min(turn) FROM generations WHERE state = 'queued'")[0][0] or 0
 
 
-def requeue(connection: Connection, books: LedgerState) -> None:
-    """Attempts that came to nothing, before the rows of those that ended in the same batch."""
+def save_requeued(connection: Connection, state: LedgerState) -> None:
+    """Write jobs with a failed attempt, before the jobs that ended in the same batch."""
     changed = [
-        (job.state, job.failures, job.lease_until_ms, key, job.attempt) for key, job in books.jobs.items() if job.dirty
+        (job.state, job.failures, job.lease_until_ms, key, job.attempt) for key, job in state.jobs.items() if job.dirty
     ]
     if changed:
-        # Compare and set, as for holds: an attempt leaves `running` once.
+        # Compare and set, as for holds: an attempt leaves `running` only once.
         connection.queue_write(
             "UPDATE generations SET state = ?, failures = ?, lease_until_ms = ?, worker = NULL, step = 0"
             " WHERE id = ? AND attempt = ? AND state = 'running'",
             changed,
-            otherwise="a job was moved by somebody else in the same moment; nothing was written",
+            conflict_error="a job was changed by another process at the same time; nothing was written",
         )
 
 
-def save(connection: Connection, books: LedgerState) -> None:
-    """What the ledger decided about jobs, after it wrote the rows that every generation has."""
-    if books.turns:
+def save(connection: Connection, state: LedgerState) -> None:
+    """Write the job columns of new and finished jobs, after the columns that every generation has."""
+    if state.turns:
         connection.queue_write(
             "UPDATE generations SET seed = ?, size = ?, webhook_url = ?, turn = ? WHERE id = ?",
             [
-                (p.generation.seed, p.generation.size, p.generation.webhook_url, books.turns[p.hold_id], p.hold_id)
-                for p, _ in books.placed
-                if p.hold_id in books.turns
+                (p.generation.seed, p.generation.size, p.generation.webhook_url, state.turns[p.hold_id], p.hold_id)
+                for p, _ in state.new_holds
+                if p.hold_id in state.turns
             ],
         )
         connection.notify(JOBS_CHANNEL, "")
-    ended = [o for o in books.outcomes if books.holds[o[0]].kind == "image"]
+    ended = [o for o in state.outcomes if state.holds[o[0]].kind == "image"]
     if ended:
         connection.queue_write(
             "UPDATE generations SET result = ?, error = ?, lease_until_ms = NULL WHERE id = ?",
             [(outcome.result, outcome.error, hold_id) for hold_id, _, _, _, outcome in ended],
         )
-        outbox.announce(connection, [o[0] for o in ended], ended[0][3])
+        outbox.enqueue_webhooks(connection, [o[0] for o in ended], ended[0][3])
 
 
 # ── for workers ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 class WaitingJob(msgspec.Struct, frozen=True):
-    """A job in the queue, with what decides who draws it next, and beside what."""
+    """Queued job, with the columns that decide when it runs and in which batch."""
 
     id: int
     account_id: int
@@ -95,7 +95,7 @@ class WaitingJob(msgspec.Struct, frozen=True):
 
 
 class ClaimedJob(msgspec.Struct, frozen=True):
-    """A job that is ours for as long as we renew its lease. `request` is what was submitted, as JSON."""
+    """Job that this worker owns as long as it renews the lease. `request` is the submitted request as JSON."""
 
     id: int
     account_id: int
@@ -112,7 +112,7 @@ _QUEUE_ORDER = "ORDER BY turn, created_ms, id"
 
 
 def waiting(connection: Connection, engine: str, models: Sequence[str], limit: int) -> list[WaitingJob]:
-    """The first jobs of the queue that wait for this engine, of these models, in the queue's order."""
+    """Return the first queued jobs for this engine and these models, in queue order."""
     listed = ",".join("?" * len(models))
     rows = connection.execute(
         "SELECT id, account_id, model, size, turn, failures, created_ms FROM generations WHERE state = 'queued'"
@@ -123,51 +123,51 @@ def waiting(connection: Connection, engine: str, models: Sequence[str], limit: i
 
 
 def claim(connection: Connection, ids: Sequence[int], *, worker: str, now_ms: int, lease_ms: int) -> list[ClaimedJob]:
-    """Those of these jobs that still wait and that nobody else is claiming: from now on ours."""
-    found = connection.select_by_ids(
+    """Claim those of these jobs that are still queued, under a lease. Skip jobs that another worker is claiming."""
+    rows = connection.select_by_ids(
         "SELECT id FROM generations WHERE state = 'queued' AND id IN (…)" + connection.skip_locked, ids
     )
-    ours = [row[0] for row in found]
-    if not ours:
+    claimed = [row[0] for row in rows]
+    if not claimed:
         return []
     connection.execute_many(
         "UPDATE generations SET state = 'running', attempt = attempt + 1, worker = ?, lease_until_ms = ?"
         " WHERE id = ? AND state = 'queued'",
-        [(worker, now_ms + lease_ms, job_id) for job_id in ours],
+        [(worker, now_ms + lease_ms, job_id) for job_id in claimed],
     )
     rows = connection.select_by_ids(
         "SELECT id, account_id, attempt, failures, model, price_output, seed, request, created_ms FROM generations"
         " WHERE id IN (…) ORDER BY turn, created_ms, id",
-        ours,
+        claimed,
     )
     return [ClaimedJob(*row) for row in rows]
 
 
-class Sign(msgspec.Struct, frozen=True):
-    """A sign of life of one attempt: the steps it has done."""
+class LeaseRenewal(msgspec.Struct, frozen=True):
+    """Heartbeat of one attempt, with the number of steps done."""
 
     id: int
     attempt: int
     step: int
 
 
-def renew(connection: Connection, signs: Sequence[Sign], lease_until_ms: int) -> set[int]:
-    """Move the leases and write down the steps; which of these attempts are not under way any more."""
-    # Locked in the order in which the ledger locks them.
-    connection.select_by_ids("SELECT id FROM generations WHERE id IN (…)", [sign.id for sign in signs], lock=True)
+def renew_leases(connection: Connection, renewals: Sequence[LeaseRenewal], lease_until_ms: int) -> set[int]:
+    """Extend the leases, store the progress, and return the jobs with another running attempt, or none."""
+    # Lock in the same order as the ledger.
+    connection.select_by_ids("SELECT id FROM generations WHERE id IN (…)", [one.id for one in renewals], lock=True)
     connection.execute_many(
         "UPDATE generations SET lease_until_ms = ?, step = ? WHERE id = ? AND attempt = ? AND state = 'running'",
-        [(lease_until_ms, sign.step, sign.id, sign.attempt) for sign in signs],
+        [(lease_until_ms, one.step, one.id, one.attempt) for one in renewals],
     )
     rows = connection.select_by_ids(
-        "SELECT id, attempt FROM generations WHERE state = 'running' AND id IN (…)", [sign.id for sign in signs]
+        "SELECT id, attempt FROM generations WHERE state = 'running' AND id IN (…)", [one.id for one in renewals]
     )
     current = {(row[0], row[1]) for row in rows}
-    return {sign.id for sign in signs if (sign.id, sign.attempt) not in current}
+    return {one.id for one in renewals if (one.id, one.attempt) not in current}
 
 
-def lapsed(connection: Connection, lease_before_ms: int) -> list[tuple[int, int, int]]:
-    """(job, account, attempt) of jobs under way whose lease ended before this moment."""
+def expired_leases(connection: Connection, lease_before_ms: int) -> list[tuple[int, int, int]]:
+    """Return (job, account, attempt) of running jobs with a lease that ended before this time."""
     rows = connection.execute(
         "SELECT id, account_id, attempt FROM generations WHERE kind = 'image' AND state = 'running'"
         " AND lease_until_ms < ? ORDER BY id LIMIT 512",
@@ -176,8 +176,8 @@ def lapsed(connection: Connection, lease_before_ms: int) -> list[tuple[int, int,
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def stale(connection: Connection, created_before_ms: int) -> list[tuple[int, int]]:
-    """(job, account) of jobs that have waited since before this moment."""
+def jobs_waiting_since(connection: Connection, created_before_ms: int) -> list[tuple[int, int]]:
+    """Return (job, account) of jobs that have been queued since before this time."""
     rows = connection.execute(
         f"SELECT id, account_id FROM generations WHERE state = 'queued' AND created_ms < ? {_QUEUE_ORDER} LIMIT 512",
         (created_before_ms,),
@@ -185,11 +185,11 @@ def stale(connection: Connection, created_before_ms: int) -> list[tuple[int, int
     return [(row[0], row[1]) for row in rows]
 
 
-# ── for those who look ────────────────────────────────────────────────────────────────────────────────────
+# ── for pollers ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-class FoundJob(msgspec.Struct, frozen=True):
-    """A job's row, and how many are drawn before it while it waits."""
+class JobDetails(msgspec.Struct, frozen=True):
+    """Row of a job, with the number of queued jobs ahead of it."""
 
     account_id: int
     state: GenerationState
@@ -200,7 +200,7 @@ class FoundJob(msgspec.Struct, frozen=True):
     result: str | None
     error_code: str | None
     error: str | None
-    #: None once its words are forgotten.
+    #: None once retention has erased it.
     request: str | None
     size: str
     created_ms: int
@@ -208,8 +208,8 @@ class FoundJob(msgspec.Struct, frozen=True):
     ahead: int = 0
 
 
-def find(connection: Connection, job_id: int) -> FoundJob | None:
-    """The job of this number."""
+def find(connection: Connection, job_id: int) -> JobDetails | None:
+    """Return the job with this ID, or None."""
     rows = connection.execute(
         "SELECT account_id, state, step, seed, model, served_model, result, error_code, error, request, size,"
         " created_ms, finished_ms, turn FROM generations WHERE id = ? AND kind = 'image'",
@@ -217,45 +217,47 @@ def find(connection: Connection, job_id: int) -> FoundJob | None:
     )
     if not rows:
         return None
-    *facts, turn = rows[0]
-    found = FoundJob(*facts)
-    if found.state != "queued":
-        return found
+    *columns, turn = rows[0]
+    job = JobDetails(*columns)
+    if job.state != "queued":
+        return job
     ahead = connection.execute(
         "SELECT count(*) FROM generations WHERE state = 'queued' AND (turn, created_ms, id) < (?, ?, ?)",
-        (turn, found.created_ms, job_id),
+        (turn, job.created_ms, job_id),
     )
-    return msgspec.structs.replace(found, ahead=ahead[0][0])
+    return msgspec.structs.replace(job, ahead=ahead[0][0])
 
 
-# (merged from workers) Who draws, on a database that several processes share: each says now and then what it offers.
+# ── worker registry ───────────────────────────────────────────────────────────────────────────────────────────────
 
-#: Engine → the models of the catalog that it can draw.
-Offers = dict[str, list[str]]
-#: A process that said nothing for so long offers nothing; after a day its row goes.
-SILENT_MS, FORGET_MS = 20_000, MS_PER_DAY
+# On a shared database each worker process regularly reports which models its engines can run.
+
+#: Engine → catalog models that it can run.
+EngineModels = dict[str, list[str]]
+#: A worker that has not reported for this long is considered gone; its row is deleted after a day.
+WORKER_TIMEOUT_MS, WORKER_ROW_TTL_MS = 20_000, MS_PER_DAY
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Offers).decode
+_decode = msgspec.json.Decoder(EngineModels).decode
 
 
-def report(connection: Connection, name: str, offers: Offers, now_ms: int) -> None:
-    """This process lives, and can draw this."""
+def register_worker(connection: Connection, name: str, offers: EngineModels, now_ms: int) -> None:
+    """Report that this worker is alive and which models its engines can run."""
     row = (_encode(offers).decode(), now_ms, name)
     if not connection.execute_many("UPDATE workers SET offers = ?, seen_ms = ? WHERE name = ?", [row]):
         connection.execute_many("INSERT INTO workers (offers, seen_ms, name) VALUES (?, ?, ?)", [row])
-        connection.execute_many("DELETE FROM workers WHERE seen_ms < ?", [(now_ms - FORGET_MS,)])
+        connection.execute_many("DELETE FROM workers WHERE seen_ms < ?", [(now_ms - WORKER_ROW_TTL_MS,)])
 
 
-def leave(connection: Connection, name: str) -> None:
-    """This process offers nothing any more."""
+def unregister_worker(connection: Connection, name: str) -> None:
+    """Remove a worker that stops."""
     connection.execute_many("DELETE FROM workers WHERE name = ?", [(name,)])
 
 
-def offered(connection: Connection, now_ms: int) -> Offers:
-    """What all processes that live can draw together."""
-    together: Offers = {}
-    for row in connection.execute("SELECT offers FROM workers WHERE seen_ms > ?", (now_ms - SILENT_MS,)):
+def available_models(connection: Connection, now_ms: int) -> EngineModels:
+    """Return which models the live workers can run, by engine."""
+    available: EngineModels = {}
+    for row in connection.execute("SELECT offers FROM workers WHERE seen_ms > ?", (now_ms - WORKER_TIMEOUT_MS,)):
         for engine, models in _decode(row[0]).items():
-            together.setdefault(engine, []).extend(models)
-    return together
+            available.setdefault(engine, []).extend(models)
+    return available

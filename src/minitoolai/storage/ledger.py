@@ -1,8 +1,20 @@
-"""Books in and out of rows: one round trip loads what a batch touches, another writes what it decided.
+"""Load the ledger state that a batch touches, save what it changed, and audit the result.
 
-Everything here is a plain function of a connection, called inside the writer's transaction. Locks are taken in
-one order on every path: accounts by ascending id, then holds, then generations. What jobs have beyond chats and
-speech is in storage/jobs.py.
+Everything here is a plain function of a connection, called inside the writer's transaction: one round trip loads,
+another saves. Every path takes locks in one order: accounts by ascending ID, then holds, then generations. Columns
+that only image jobs have are in storage/jobs.py.
+
+On PostgreSQL, the SQL below is not the SQL that runs: postgres/bulk.py rewrites these statements so that one
+statement takes arrays with all rows of the batch:
+
+- UPDATE accounts (balances), INSERT INTO holds, UPDATE holds (compare and set; and the budget columns),
+  INSERT INTO generations, UPDATE generations (outcome; and rerouted engine), INSERT INTO transfers,
+  INSERT … ON CONFLICT INTO key_spending;
+- in jobs.py: UPDATE generations (requeued; queue columns; result), in idempotency.py: INSERT … ON CONFLICT INTO
+  idempotency_keys; in outbox.py: INSERT INTO outbox.
+
+A statement that cannot be rewritten runs row by row and logs a warning once; tests/storage/postgres/test_bulk.py
+checks that all of the above can.
 """
 
 from __future__ import annotations
@@ -16,11 +28,11 @@ from minitoolai.ledger.types import (
     REVENUE,
     AccountState,
     Checkpoint,
+    ExternalOperation,
     HoldState,
     JobState,
     LedgerState,
     Operation,
-    Outside,
     PlaceHold,
     Result,
     Settle,
@@ -28,58 +40,54 @@ from minitoolai.ledger.types import (
 from minitoolai.storage import idempotency, jobs
 from minitoolai.storage.database import Connection, Row, SelectByIds
 
-# (merged from budgets) What budgets have spent, in rows: one for each day, each month and all time. Plain functions of a connection.
-# (merged from budgets)
-# (merged from budgets) The lock of the account, taken first by everybody, is the lock of its budgets, too.
-
-#: A hold is settled long before its day and month are forgotten.
-KEPT_MS = 100 * MS_PER_DAY
-SWEPT_AT_ONCE = 500
+#: Spending per day and month is deleted after this time, long after every hold of the period is settled.
+PERIOD_TTL_MS = 100 * MS_PER_DAY
+DELETE_BATCH = 500
 
 
-def load_budgets(connection: Connection, operations: Sequence[Operation], books: LedgerState) -> None:
-    """What was spent of the budgets that these operations count against. A batch without any costs no query."""
-    asked: dict[str, None] = {}
+def load_budgets(connection: Connection, operations: Sequence[Operation], state: LedgerState) -> None:
+    """Load the spending of the budgets that these operations count against. Without budgets it costs no query."""
+    wanted: dict[str, None] = {}
     for operation in operations:
         if isinstance(operation, PlaceHold) and operation.budget is not None:
-            asked |= dict.fromkeys(period_ids(operation.budget.id, operation.now_ms).values())
-    known = dict.fromkeys(asked)
-    for hold in books.holds.values():
+            wanted |= dict.fromkeys(period_ids(operation.budget.id, operation.now_ms).values())
+    names = dict.fromkeys(wanted)
+    for hold in state.holds.values():
         if hold.budget_id is not None and hold.budget_ms is not None:
-            known |= dict.fromkeys(period_ids(hold.budget_id, hold.budget_ms).values())
-    if known:
-        rows = connection.select_by_ids("SELECT id, used FROM key_spending WHERE id IN (…)", list(known))
-        books.spending = {name: Spending() for name in asked} | {row[0]: Spending(row[1]) for row in rows}
+            names |= dict.fromkeys(period_ids(hold.budget_id, hold.budget_ms).values())
+    if names:
+        rows = connection.select_by_ids("SELECT id, used FROM key_spending WHERE id IN (…)", list(names))
+        state.spending = {name: Spending() for name in wanted} | {row[0]: Spending(row[1]) for row in rows}
 
 
-def save_budgets(connection: Connection, books: LedgerState) -> None:
-    """Write what changed, and against which budget each new hold counts."""
-    changed = [(name, spending.used) for name, spending in books.spending.items() if spending.dirty]
+def save_budgets(connection: Connection, state: LedgerState) -> None:
+    """Write the changed spending, and which budget each new hold counts against."""
+    changed = [(name, spending.used) for name, spending in state.spending.items() if spending.dirty]
     if changed:
-        at_ms = max((p.now_ms for p, _ in books.placed), default=0)
+        at_ms = max((p.now_ms for p, _ in state.new_holds), default=0)
         connection.queue_write(
             "INSERT INTO key_spending (id, used, created_ms) VALUES (?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET used = excluded.used",
             [(name, used, at_ms) for name, used in changed],
         )
-    counted = [(p.budget.id, p.now_ms, p.hold_id) for p, _ in books.placed if p.budget is not None]
+    counted = [(p.budget.id, p.now_ms, p.hold_id) for p, _ in state.new_holds if p.budget is not None]
     if counted:
         connection.queue_write("UPDATE holds SET budget_id = ?, budget_ms = ? WHERE id = ?", counted)
 
 
-def spent(connection: Connection, budget_id: str, now_ms: int) -> dict[str, int]:
-    """Nano-dollars promised or taken today, this month and in all."""
+def budget_spent(connection: Connection, budget_id: str, now_ms: int) -> dict[str, int]:
+    """Return the nano-dollars held or captured under a budget today, this month and in total."""
     names = period_ids(budget_id, now_ms)
-    found = connection.select_by_ids("SELECT id, used FROM key_spending WHERE id IN (…)", list(names.values()))
-    used: dict[str, int] = {row[0]: row[1] for row in found}
+    rows = connection.select_by_ids("SELECT id, used FROM key_spending WHERE id IN (…)", list(names.values()))
+    used: dict[str, int] = {row[0]: row[1] for row in rows}
     return {period: used.get(name, 0) for period, name in names.items()}
 
 
-def sweep(connection: Connection, now_ms: int) -> int:
-    """Forget days and months that lie far back; how many, at most SWEPT_AT_ONCE. What was spent in all stays."""
+def delete_old_periods(connection: Connection, now_ms: int) -> int:
+    """Delete the spending of old days and months and return how many, at most DELETE_BATCH. Totals stay."""
     rows = connection.execute(
         "SELECT id FROM key_spending WHERE created_ms < ? AND id NOT LIKE '%/total' LIMIT ?" + connection.skip_locked,
-        (now_ms - KEPT_MS, SWEPT_AT_ONCE),
+        (now_ms - PERIOD_TTL_MS, DELETE_BATCH),
     )
     if rows:
         connection.execute_many("DELETE FROM key_spending WHERE id = ?", rows)
@@ -90,11 +98,20 @@ Decide = Callable[[LedgerState, Operation], Result]
 
 
 def apply(connection: Connection, operations: Sequence[Operation], decide: Decide) -> list[Result]:
-    """Judge a batch against the books and write the result; the caller holds the transaction."""
-    books = load(connection, operations)
-    verdicts = [decide(books, operation) for operation in operations]
-    save(connection, books)
-    return verdicts
+    """Decide every operation of a batch and write the outcome. The caller owns the transaction."""
+    state = load(connection, operations)
+    results = [decide(state, operation) for operation in operations]
+    save(connection, state)
+    return results
+
+
+def carries(connection: Connection, settle: Settle) -> bool:
+    """Return True if the books carry what this settle asked for: its cost, and the state and usage it reports."""
+    rows = connection.execute(
+        "SELECT state, cost, input_units, output_units, cached_units FROM generations WHERE id = ?", (settle.hold_id,)
+    )
+    o = settle.outcome
+    return rows == [(o.state, settle.cost, o.input_units, o.output_units, o.cached_units)]
 
 
 _ACCOUNTS = "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)"
@@ -106,125 +123,129 @@ _REFERENCES = "SELECT external_ref FROM transfers WHERE external_ref IN (…)"
 
 
 def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState:
-    """The accounts and holds these operations name, as they are now; of most batches, nothing else is asked."""
+    """Load the accounts and holds that these operations name, and nothing else for most batches."""
     account_ids = sorted({operation.account_id for operation in operations})
-    hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, Outside)]
-    # Asked in the order in which rows are locked.
-    questions = [SelectByIds(_ACCOUNTS, account_ids, lock=True), SelectByIds(_HOLDS, hold_ids, lock=True)]
+    hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, ExternalOperation)]
+    # In lock order.
+    selects = [SelectByIds(_ACCOUNTS, account_ids, lock=True), SelectByIds(_HOLDS, hold_ids, lock=True)]
     if all(map(_is_simple, operations)):
-        accounts, holds = connection.select_many(*questions)
-        books = _books(accounts, holds)
-        books.is_simple = not any(hold.kind == "image" or hold.budget_id for hold in books.holds.values())
+        accounts, holds = connection.select_many(*selects)
+        state = _ledger_state(accounts, holds)
+        state.is_simple = not any(hold.kind == "image" or hold.budget_id for hold in state.holds.values())
     else:
-        references = [operation.external_ref for operation in operations if isinstance(operation, Outside)]
-        questions += [SelectByIds(_REFERENCES, references), jobs.attempted(operations), idempotency.claimed(operations)]
-        accounts, holds, known, attempted, claimed = connection.select_many(*questions)
-        books = _books(accounts, holds)
-        books.credited = {row[0] for row in known}
-        books.jobs = {row[0]: JobState(*row[1:]) for row in attempted}
-        books.claims = idempotency.states(claimed)
-        jobs.load_queues(connection, operations, books)
-    if not books.is_simple:
-        load_budgets(connection, operations, books)
-    return books
+        references = [operation.external_ref for operation in operations if isinstance(operation, ExternalOperation)]
+        selects += [
+            SelectByIds(_REFERENCES, references),
+            jobs.select_attempts(operations),
+            idempotency.select_claims(operations),
+        ]
+        accounts, holds, references_known, attempts, claims = connection.select_many(*selects)
+        state = _ledger_state(accounts, holds)
+        state.known_references = {row[0] for row in references_known}
+        state.jobs = {row[0]: JobState(*row[1:]) for row in attempts}
+        state.claims = idempotency.claim_states(claims)
+        jobs.load_queues(connection, operations, state)
+    if not state.is_simple:
+        load_budgets(connection, operations, state)
+    return state
 
 
 def _is_simple(operation: Operation) -> bool:
-    """Of a chat or of speech, under no Idempotency-Key and no budget: what most are."""
+    """Return True for an operation on chat or speech without Idempotency-Key and budget, as most are."""
     if isinstance(operation, PlaceHold):
         return operation.claim is None and operation.budget is None and operation.kind != "image"
     return isinstance(operation, Checkpoint) or (isinstance(operation, Settle) and operation.attempt is None)
 
 
-def _books(accounts: Sequence[Row], holds: Sequence[Row]) -> LedgerState:
+def _ledger_state(accounts: Sequence[Row], holds: Sequence[Row]) -> LedgerState:
     return LedgerState(
         {row[0]: AccountState(row[1], row[2], row[3]) for row in accounts},
         {row[0]: HoldState(*row[1:]) for row in holds},
     )
 
 
-def save(connection: Connection, books: LedgerState) -> None:
-    """Write everything the batch changed."""
-    _update_accounts(connection, books)
-    _write_holds(connection, books)
-    if not books.is_simple:
-        jobs.requeue(connection, books)
-    _write_generations(connection, books)
-    if books.transfers:
+def save(connection: Connection, state: LedgerState) -> None:
+    """Write everything that the batch changed."""
+    _update_accounts(connection, state)
+    _write_holds(connection, state)
+    if not state.is_simple:
+        jobs.save_requeued(connection, state)
+    _write_generations(connection, state)
+    if state.transfers:
         connection.queue_write(
             "INSERT INTO transfers (kind, debit, credit, amount, hold_id, external_ref, account_version,"
             " balance_after, created_ms, reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (t.kind, t.debit, t.credit, t.amount, t.hold_id, t.external_ref, t.account_version)
                 + (t.balance_after, t.created_ms, t.reason)
-                for t in books.transfers
+                for t in state.transfers
             ],
         )
-    if not books.is_simple:
-        jobs.save(connection, books)
-        idempotency.save(connection, books)
-        save_budgets(connection, books)
+    if not state.is_simple:
+        jobs.save(connection, state)
+        idempotency.save(connection, state)
+        save_budgets(connection, state)
 
 
-def _update_accounts(connection: Connection, books: LedgerState) -> None:
-    changed = [(a.posted, a.held, a.version, key) for key, a in books.accounts.items() if a.dirty]
+def _update_accounts(connection: Connection, state: LedgerState) -> None:
+    changed = [(a.posted, a.held, a.version, key) for key, a in state.accounts.items() if a.dirty]
     if changed:
         connection.queue_write("UPDATE accounts SET posted = ?, held = ?, version = ? WHERE id = ?", changed)
 
 
-def _write_holds(connection: Connection, books: LedgerState) -> None:
-    if books.placed:
+def _write_holds(connection: Connection, state: LedgerState) -> None:
+    if state.new_holds:
         connection.queue_write(
             "INSERT INTO holds (id, account_id, key_id, kind, amount, lease_until_ms) VALUES (?, ?, ?, ?, ?, ?)",
-            [(p.hold_id, p.account_id, p.key_id, p.kind, amount, p.lease_until_ms) for p, amount in books.placed],
+            [(p.hold_id, p.account_id, p.key_id, p.kind, amount, p.lease_until_ms) for p, amount in state.new_holds],
         )
     changed = [
         (h.progress, h.state, h.settled, h.shortfall, h.lease_until_ms, key)
-        for key, h in books.holds.items()
+        for key, h in state.holds.items()
         if h.dirty
     ]
     if changed:
-        # Compare and set: a hold leaves `pending` once, whoever else may be writing.
+        # Compare and set: a hold leaves `pending` only once, even if another process writes at the same time.
         connection.queue_write(
             "UPDATE holds SET progress = ?, state = ?, settled = ?, shortfall = ?, lease_until_ms = ?"
             " WHERE id = ? AND state = 'pending'",
             changed,
-            otherwise="a hold was settled by somebody else in the same moment; nothing was written",
+            conflict_error="a hold was settled by another process at the same time; nothing was written",
         )
 
 
-def _write_generations(connection: Connection, books: LedgerState) -> None:
-    if books.placed:
+def _write_generations(connection: Connection, state: LedgerState) -> None:
+    if state.new_holds:
         connection.queue_write(
             "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input,"
             " price_output, request, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [_generation_row(placed) for placed, _ in books.placed],
+            [_generation_row(hold) for hold, _ in state.new_holds],
         )
-    if books.outcomes:
+    if state.outcomes:
         connection.queue_write(
             "UPDATE generations SET state = ?, input_units = ?, output_units = ?, cached_units = ?,"
             " estimated = ?, served_model = ?, error_code = ?, first_token_ms = ?, purchase = ?, cost = ?,"
             " finished_ms = ? WHERE id = ?",
             [
                 (o.state, o.input_units, o.output_units, o.cached_units, int(o.estimated), o.served_model)
-                + (o.error_code, o.first_token_ms, o.purchase, captured + shortfall, now_ms, hold_id)
-                for hold_id, captured, shortfall, now_ms, o in books.outcomes
+                + (o.error_code, o.first_token_ms, o.upstream_cost, captured + shortfall, now_ms, hold_id)
+                for hold_id, captured, shortfall, now_ms, o in state.outcomes
             ],
         )
 
-    rerouted = [(o.engine, o.attempts, hold_id) for hold_id, _, _, _, o in books.outcomes if o.engine is not None]
+    rerouted = [(o.engine, o.attempts, hold_id) for hold_id, _, _, _, o in state.outcomes if o.engine is not None]
     if rerouted:
         connection.queue_write("UPDATE generations SET engine = ?, attempts = ? WHERE id = ?", rerouted)
 
 
-def _generation_row(placed: PlaceHold) -> tuple[object, ...]:
-    g = placed.generation
-    head = (placed.hold_id, placed.account_id, placed.key_id, g.kind, g.model, g.engine, g.state)
-    return (*head, g.price_input, g.price_output, g.request, placed.now_ms)
+def _generation_row(hold: PlaceHold) -> tuple[object, ...]:
+    g = hold.generation
+    head = (hold.hold_id, hold.account_id, hold.key_id, g.kind, g.model, g.engine, g.state)
+    return (*head, g.price_input, g.price_output, g.request, hold.now_ms)
 
 
-def pending_chat_holds(connection: Connection, lease_before_ms: int) -> list[tuple[int, int]]:
-    """(hold, account) of chat and speech holds whose lease ended before this moment; images have no lease."""
+def expired_chat_holds(connection: Connection, lease_before_ms: int) -> list[tuple[int, int]]:
+    """Return (hold, account) of pending chat and speech holds with a lease that ended before this time."""
     return [
         (row[0], row[1])
         for row in connection.execute(
@@ -235,9 +256,9 @@ def pending_chat_holds(connection: Connection, lease_before_ms: int) -> list[tup
     ]
 
 
-# (merged from audit) The invariants of the books as queries. Each returns the rows that break it; all nine must return none.
+# ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-# The statement of each invariant is what the operator reads when it breaks.
+#: Invariant, as shown to the operator when it is violated → query that returns the violating rows.
 INVARIANTS: dict[str, str] = {
     "posted equals the sum of transfers": """
         SELECT a.id, a.posted, coalesce(t.total, 0) FROM accounts a LEFT JOIN (
@@ -283,7 +304,7 @@ INVARIANTS: dict[str, str] = {
 
 
 def broken_invariants(connection: Connection, rows_each: int = 10) -> dict[str, list[Row]]:
-    """Name of the invariant → the first rows that break it, all read from one snapshot. Empty is good."""
+    """Return invariant → first violating rows, all read from one snapshot. Empty if the ledger is consistent."""
     broken = {}
     with connection.snapshot():
         for name, query in INVARIANTS.items():

@@ -1,7 +1,7 @@
-"""Where pictures lie: a folder of this machine. storage/bucket.py is the same in S3.
+"""Object store for images: a local folder, or a bucket of S3 or a compatible service.
 
-A key is `<SHA-256 of the bytes>-<job>`: what it names never changes, a repeated put is harmless, and nobody shares an
-object, so that deleting one cannot take another's away.
+A key is `<SHA-256 of the bytes>-<job>`: an object never changes, a repeated put is harmless, and no two jobs share an
+object, so deleting one cannot remove another job's image.
 """
 
 from __future__ import annotations
@@ -23,51 +23,51 @@ KEY = re.compile(r"([0-9a-f]{64})-([0-9]{1,19})")
 
 
 class ObjectStore(Protocol):
-    """Pictures by key. Every method raises StoreError where the store is full, gone or broken."""
+    """Images by key. Every method raises StoreError if the store is full, unavailable or broken."""
 
     async def put(self, job_id: int, png: bytes) -> str:
-        """Keep a picture; its key, once it is durable."""
+        """Store an image and return its key, once it is durable."""
 
     async def get(self, key: str) -> bytes:
-        """The picture; ObjectMissing where there is none."""
+        """Return the image. Raise ObjectMissing if there is none."""
 
     async def delete(self, key: str) -> None:
-        """Forget a picture. One that is not there is no error."""
+        """Delete an image. A missing one is not an error."""
 
     def list_older(self, before_ms: int) -> AsyncIterator[str]:
-        """The keys of everything last put before this moment."""
+        """Yield the keys of all objects last put before this time."""
 
 
 def object_key(job_id: int, png: bytes) -> str:
-    """The key under which a job's picture lies."""
+    """Return the key of a job's image."""
     return f"{hashlib.sha256(png).hexdigest()}-{job_id}"
 
 
 def path_of(key: str) -> str:
-    """`ab/ab….png`: 256 folders, so that none grows too long. ValueError for what is no key."""
+    """Return the path of a key, `ab/ab….png`: 256 folders, so that none gets large. Raise ValueError if invalid."""
     if KEY.fullmatch(key) is None:
-        raise ValueError(f"{key[:100]!r} is no key of an object")
+        raise ValueError(f"{key[:100]!r} is not the key of an object")
     return f"{key[:2]}/{key}.png"
 
 
 def key_at(path: str) -> str | None:
-    """The key of the object at this path; None where something else lies there."""
+    """Return the key of the object at this path, or None if the path is not that of an object."""
     name = path.rpartition("/")[2].removesuffix(".png")
     return name if KEY.fullmatch(name) and path.endswith(path_of(name)) else None
 
 
 def job_of(key: str) -> int:
-    """The job that the object belongs to."""
+    """Return the job that an object belongs to."""
     return int(key.partition("-")[2])
 
 
 def digest_of(key: str) -> str:
-    """The SHA-256 of the object's bytes, in hexadecimal."""
+    """Return the SHA-256 of an object's bytes, in hexadecimal."""
     return key.partition("-")[0]
 
 
-class LocalObjects:
-    """Files in one folder, written whole or not at all."""
+class LocalObjectStore:
+    """Object store in a local folder. Files are written atomically."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -97,21 +97,21 @@ class LocalObjects:
                 yield key
 
     def _write(self, path: Path, png: bytes) -> None:
-        """Write beside, make it durable, then give it its name: a reader sees all of it or nothing."""
-        # Its own for each thread: two attempts at one job may end in the same moment.
-        beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
+        """Write to a temporary file, sync it, then rename it, so that a reader sees the whole file or nothing."""
+        # Unique per thread: two attempts at one job may end at the same time.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                with beside.open("wb") as file:
+                with temporary.open("wb") as file:
                     file.write(png)
                     file.flush()
                     os.fsync(file.fileno())
-                beside.replace(path)
+                temporary.replace(path)
             except BaseException:
-                beside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
                 raise
-            _sync_folder(path.parent)
+            _fsync_folder(path.parent)
         except OSError as error:
             raise StoreError(f"cannot write to {self._folder}: {error.strerror}") from error
 
@@ -124,24 +124,24 @@ class LocalObjects:
             raise StoreError(f"cannot list {self._folder}: {error.strerror}") from error
 
     def _older_in(self, folder: Path, before_ms: int) -> list[str]:
-        found = []
+        names = []
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.stat().st_mtime_ns // 1_000_000 < before_ms:
-                        found.append(entry.name)
+                        names.append(entry.name)
         except FileNotFoundError:
             return []
         except OSError as error:
             raise StoreError(f"cannot list {folder}: {error.strerror}") from error
-        for name in found:
-            # What a killed process left half written.
+        for name in names:
+            # A temporary file that a killed process left behind.
             if name.startswith(".") and name.endswith(".new"):
                 (folder / name).unlink(missing_ok=True)
-        return [key for name in found if (key := key_at(f"{folder.name}/{name}"))]
+        return [key for name in names if (key := key_at(f"{folder.name}/{name}"))]
 
 
-def _sync_folder(folder: Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -149,14 +149,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-# (merged from bucket) Where pictures lie when several machines draw: a bucket of S3 or of anything that speaks it, by obstore.
+# ── S3 ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-#: A store that is gone is told of within this time, retries and all.
-GIVE_UP_S = 20
+#: An unavailable store is reported within this time, including retries.
+REQUEST_TIMEOUT_S = 20
 
 
-class BucketObjects:
-    """Objects under `prefix` of a bucket; laid out as the local folder is."""
+class S3ObjectStore:
+    """Object store in a bucket of S3 or a compatible service (through obstore), with the layout of the local folder."""
 
     def __init__(
         self,
@@ -166,11 +166,11 @@ class BucketObjects:
         region: str = "",
         access_key_id: str = "",
         secret_access_key: str = "",
-        give_up_s: float = GIVE_UP_S,
+        timeout_s: float = REQUEST_TIMEOUT_S,
     ) -> None:
-        """`url` is s3://bucket or s3://bucket/prefix. SettingsError where it is not.
+        """Connect to `url`, s3://bucket or s3://bucket/prefix. Raise SettingsError for any other URL.
 
-        Without keys, obstore asks the machine for its own role.
+        Without an access key, obstore uses the role of the machine.
         """
         scheme, _, rest = url.partition("://")
         bucket, _, prefix = rest.partition("/")
@@ -191,36 +191,36 @@ class BucketObjects:
                 prefix=prefix.strip("/") or None,
                 client_options={
                     "allow_http": endpoint.startswith("http://"),
-                    "connect_timeout": timedelta(seconds=min(5, give_up_s)),
-                    "timeout": timedelta(seconds=give_up_s),
+                    "connect_timeout": timedelta(seconds=min(5, timeout_s)),
+                    "timeout": timedelta(seconds=timeout_s),
                 },
-                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=give_up_s)},
+                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=timeout_s)},
                 **{name: value for name, value in given.items() if value},
             )
         except BaseError as error:
-            raise SettingsError(f"MINITOOLAI_OBJECT_STORE={url!r}: {_words(error)}") from error
+            raise SettingsError(f"MINITOOLAI_OBJECT_STORE={url!r}: {_first_line(error)}") from error
         self._url = url
 
     async def put(self, job_id: int, png: bytes) -> str:
         import obstore
 
         key = object_key(job_id, png)
-        with _Border(f"cannot write to {self._url}"):
+        with _TranslateErrors(f"cannot write to {self._url}"):
             await obstore.put_async(self._store, path_of(key), png, attributes={"Content-Type": "image/png"})
         return key
 
     async def get(self, key: str) -> bytes:
         import obstore
 
-        with _Border(f"cannot read from {self._url}"):
-            answer = await obstore.get_async(self._store, path_of(key))
-            return bytes(await answer.bytes_async())
+        with _TranslateErrors(f"cannot read from {self._url}"):
+            response = await obstore.get_async(self._store, path_of(key))
+            return bytes(await response.bytes_async())
 
     async def delete(self, key: str) -> None:
         import obstore
 
         try:
-            with _Border(f"cannot delete from {self._url}"):
+            with _TranslateErrors(f"cannot delete from {self._url}"):
                 await obstore.delete_async(self._store, path_of(key))
         except ObjectMissing:
             return
@@ -228,7 +228,7 @@ class BucketObjects:
     async def list_older(self, before_ms: int) -> AsyncIterator[str]:
         import obstore
 
-        with _Border(f"cannot list {self._url}"):
+        with _TranslateErrors(f"cannot list {self._url}"):
             async for page in obstore.list(self._store, chunk_size=500):
                 for meta in page:
                     key = key_at(meta["path"])
@@ -236,8 +236,8 @@ class BucketObjects:
                         yield key
 
 
-class _Border:
-    """Foreign exceptions become ours here, and nowhere else."""
+class _TranslateErrors:
+    """Context manager that turns exceptions of obstore into StoreError and ObjectMissing."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -253,19 +253,19 @@ class _Border:
         if isinstance(error, NotFoundError | FileNotFoundError) and "NoSuchBucket" not in str(error):
             raise ObjectMissing(f"{self._what}: there is no such object") from error
         if isinstance(error, BaseError | OSError):
-            raise StoreError(f"{self._what}: {_words(error)}") from error
+            raise StoreError(f"{self._what}: {_first_line(error)}") from error
 
 
-def _words(error: BaseException) -> str:
-    """The first line: obstore adds its whole state to a message."""
+def _first_line(error: BaseException) -> str:
+    """Return the first line of the message: obstore appends its whole state."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def build_object_store(settings: Settings) -> ObjectStore:
-    """Return the store named in the settings: a folder, or a bucket. Raises SettingsError."""
+    """Return the store that the settings name: a folder or a bucket. Raise SettingsError if the URL is invalid."""
     if not settings.object_store:
-        return LocalObjects(settings.data_dir / "objects")
-    return BucketObjects(
+        return LocalObjectStore(settings.data_dir / "objects")
+    return S3ObjectStore(
         settings.object_store,
         endpoint=settings.s3_endpoint,
         region=settings.s3_region,

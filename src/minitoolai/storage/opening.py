@@ -1,4 +1,4 @@
-"""From an address to a database: `sqlite:///path` or `postgresql://…`."""
+"""Open a database by its address (`sqlite:///path` or `postgresql://…`) and migrate it to the newest schema."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ POSTGRES = ("postgresql://", "postgres://")
 
 
 def open_database(url: str, *, serving: bool) -> Database:
-    """The database at this address. `serving` for the process that owns the file."""
+    """Return the database at this address. Pass `serving` in the process that owns a SQLite file."""
     if url.startswith(SQLITE):
         return open_sqlite(Path(url.removeprefix(SQLITE)), serving=serving)
-    # 0.1 s that nobody on SQLite pays.
+    # Imported only where needed: psycopg takes 0.1 s.
     from minitoolai.storage.postgres.connection import open_postgres
 
     return open_postgres(url)
 
 
 def has_tables(database: Database) -> bool:
-    """Whether anything was ever migrated here. A SQLite file is not made by asking."""
+    """Return True if the database was ever migrated. Does not create a missing SQLite file."""
     if database.name == "sqlite":
         return Path(database.where).exists() and bool(database.read(_tables_of_sqlite)[0][0])
     return bool(database.read(_version_table)[0][0])
@@ -42,43 +42,46 @@ def _version_table(connection: Connection) -> list[tuple[bool]]:
 
 
 def _tables_of_sqlite(connection: Connection) -> list[tuple[int]]:
-    # A first start that was broken off leaves a file with none.
+    # An interrupted first start leaves a file without tables.
     return [(row[0],) for row in connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'transfers'")]
 
 
-# (merged from migrate) Bring a database to the newest schema. Safe to run twice, at once, and beside a server of the same version.
+# ── migrations ────────────────────────────────────────────────────────────────────────────────────────────
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-#: Whoever migrates a PostgreSQL database holds this lock; the number means "minitool".
+#: Advisory lock held while migrating a PostgreSQL database; the number spells "minitool".
 ADVISORY_LOCK = 0x6D696E69746F6F6C
 
 
 def migrate(url: str, to: str | None = None) -> tuple[str | None, str | None]:
-    """Run every migration that has not run, up to the newest or to `to`; (revision before, revision after)."""
-    revision = revision_of(url)
-    if revision is not None and revision == (to or newest()):
+    """Run the missing migrations, up to `to` or the newest, and return (revision before, revision after).
+
+    Safe to run twice, concurrently, and beside a running server of the same version.
+    """
+    revision = current_revision(url)
+    if revision is not None and revision == (to or newest_revision()):
         return revision, revision
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # Imported here: every command and every start on a database that is up to date would pay for it.
+    # Imported late: a start on an up-to-date database does not need it.
     from sqlalchemy.exc import SQLAlchemyError
 
     engine, where = _engine(url)
     try:
         with engine.connect() as connection:
             if engine.dialect.name == "postgresql":
-                # Freed with the connection. Whoever waits here finds everything done.
+                # Released with the connection. A process that waited for it then finds every migration done.
                 connection.exec_driver_sql(f"SELECT pg_advisory_lock({ADVISORY_LOCK})")
                 connection.commit()
             return _upgrade(connection, to)
     except SQLAlchemyError as error:
-        # The driver's own words; SQLAlchemy's go on for five lines.
+        # Show the driver's message only; SQLAlchemy's has five lines.
         raise StoreError(f"cannot migrate {where}: {getattr(error, 'orig', error)}") from error
     finally:
         engine.dispose()
 
 
 def _engine(url: str) -> tuple[Engine, str]:
-    """A connection for Alembic, and where it leads."""
+    """Return an engine for Alembic and the location to show in messages."""
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
@@ -86,9 +89,11 @@ def _engine(url: str) -> tuple[Engine, str]:
         return create_engine(url), url.removeprefix(SQLITE)
     import psycopg
 
-    from minitoolai.storage.postgres.session import place
+    from minitoolai.storage.postgres.session import display_address
 
-    return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool), place(url)
+    return create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool
+    ), display_address(url)
 
 
 def _upgrade(connection: SqlConnection, to: str | None) -> tuple[str | None, str | None]:
@@ -108,13 +113,13 @@ def _upgrade(connection: SqlConnection, to: str | None) -> tuple[str | None, str
     return before, wanted
 
 
-def newest() -> str:
-    """The last revision; each file's name begins with its own (a test compares)."""
+def newest_revision() -> str:
+    """Return the newest revision, read from the file names (a test checks that they match the files' contents)."""
     return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def revision_of(url: str) -> str | None:
-    """Where a database stands; None where only Alembic can tell, in its own words."""
+def current_revision(url: str) -> str | None:
+    """Return the schema revision of a database, or None if it has none or only Alembic can tell."""
     if not url.startswith(SQLITE):
         return _revision_on_postgres(url)
     path = Path(url.removeprefix(SQLITE))
@@ -129,7 +134,7 @@ def revision_of(url: str) -> str | None:
 
 
 def _revision_on_postgres(url: str) -> str | None:
-    """The same there; ConnectionLost where the server is away."""
+    """Return the schema revision of a PostgreSQL database. Raise ConnectionLost if the server is unavailable."""
     from minitoolai.storage.postgres.connection import PostgresConnection
 
     with closing(PostgresConnection(url, read_only=True)) as connection:
@@ -139,18 +144,18 @@ def _revision_on_postgres(url: str) -> str | None:
     return str(rows[0][0]) if len(rows) == 1 else None
 
 
-# (merged from durability) Settings of a PostgreSQL server under which a COMMIT may be lost, or its files with it.
+# ── durability of a PostgreSQL server ─────────────────────────────────────────────────────────────────────
 
-#: Setting → what a crash of that machine does where it is off.
+#: Server setting → what can happen when the machine crashes while the setting is off.
 RISKS = {
     "fsync": "a crash of that machine can destroy the whole database",
     "full_page_writes": "a crash of that machine can leave torn pages that nothing repairs",
-    "synchronous_commit": "other programs' commits can be lost; our sessions turn it on for themselves",
+    "synchronous_commit": "commits of other programs can be lost; minitoolai turns it on in its own sessions",
 }
 
 
-def weak_settings(connection: Connection) -> dict[str, str]:
-    """Those that are off on the server, with what that risks."""
+def unsafe_settings(connection: Connection) -> dict[str, str]:
+    """Return the durability settings that are off on the server, with the risk of each."""
     rows = connection.execute(
         "SELECT name FROM pg_settings WHERE reset_val = 'off'"
         " AND name IN ('fsync', 'full_page_writes', 'synchronous_commit') ORDER BY name"

@@ -1,4 +1,7 @@
-"""Vouchers, payments and seen events in rows. Plain functions of a connection; the caller holds the transaction."""
+"""Rows of vouchers, payments and handled webhook events of the payment provider.
+
+Plain functions of a connection; the caller owns the transaction.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ _VOUCHER = "hint, amount, note, created_ms, expires_ms, redeemed_ms, account_id"
 
 
 def insert_voucher(connection: Connection, code_hmac: bytes, voucher: Voucher) -> None:
-    """A new voucher; its code must be new."""
+    """Insert a voucher. Its code must not exist yet."""
     connection.execute(
         f"INSERT INTO vouchers ({_VOUCHER}, code_hmac) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (voucher.hint, voucher.amount, voucher.note, voucher.created_ms, voucher.expires_ms, None, None, code_hmac),
@@ -21,13 +24,13 @@ def insert_voucher(connection: Connection, code_hmac: bytes, voucher: Voucher) -
 
 
 def find_voucher(connection: Connection, code_hmac: bytes) -> Voucher | None:
-    """The voucher of this code, redeemed or not."""
+    """Return the voucher with this code, redeemed or not."""
     rows = connection.execute(f"SELECT {_VOUCHER} FROM vouchers WHERE code_hmac = ?", (code_hmac,))
     return Voucher(*rows[0]) if rows else None
 
 
-def take_voucher(connection: Connection, code_hmac: bytes, account_id: int, now_ms: int) -> bool:
-    """Compare and set: of any number of redeemers one gets True."""
+def mark_redeemed(connection: Connection, code_hmac: bytes, account_id: int, now_ms: int) -> bool:
+    """Mark a voucher as redeemed and return True, unless it is already redeemed or expired (compare and set)."""
     changed = connection.execute_many(
         "UPDATE vouchers SET redeemed_ms = ?, account_id = ?"
         " WHERE code_hmac = ? AND redeemed_ms IS NULL AND (expires_ms IS NULL OR expires_ms > ?)",
@@ -37,13 +40,13 @@ def take_voucher(connection: Connection, code_hmac: bytes, account_id: int, now_
 
 
 def is_redeemed(connection: Connection, code_hmac: bytes) -> bool:
-    """Whether somebody has redeemed it, as it stands now."""
+    """Return True if the voucher has been redeemed."""
     rows = connection.execute("SELECT 1 FROM vouchers WHERE code_hmac = ? AND redeemed_ms IS NOT NULL", (code_hmac,))
     return bool(rows)
 
 
 def list_vouchers(connection: Connection) -> list[Voucher]:
-    """Every voucher, newest first."""
+    """Return all vouchers, newest first, at most 10,000."""
     rows = connection.execute(f"SELECT {_VOUCHER} FROM vouchers ORDER BY created_ms DESC, hint LIMIT 10000")
     return [Voucher(*row) for row in rows]
 
@@ -52,7 +55,7 @@ def list_vouchers(connection: Connection) -> list[Voucher]:
 
 
 def insert_payment(connection: Connection, payment_id: int, account_id: int, asked: int, now_ms: int) -> None:
-    """What somebody is about to pay; made before the customer is sent away."""
+    """Insert an open payment, before the customer is redirected to the provider."""
     connection.execute(
         "INSERT INTO payments (id, account_id, provider, asked, created_ms, changed_ms)"
         " VALUES (?, ?, 'stripe', ?, ?, ?)",
@@ -60,8 +63,8 @@ def insert_payment(connection: Connection, payment_id: int, account_id: int, ask
     )
 
 
-def name_payment(connection: Connection, payment_id: int, provider_ref: str, now_ms: int) -> None:
-    """The provider's name for it, once there is one. A name is never changed."""
+def set_provider_ref(connection: Connection, payment_id: int, provider_ref: str, now_ms: int) -> None:
+    """Store the provider's reference for a payment. An existing reference is never replaced."""
     connection.execute(
         "UPDATE payments SET provider_ref = ?, changed_ms = ? WHERE id = ? AND provider_ref IS NULL",
         (provider_ref, now_ms, payment_id),
@@ -69,25 +72,25 @@ def name_payment(connection: Connection, payment_id: int, provider_ref: str, now
 
 
 def find_payment(connection: Connection, payment_id: int) -> Payment | None:
-    """The payment of this number."""
+    """Return the payment with this ID."""
     rows = connection.execute(f"SELECT {_PAYMENT} FROM payments WHERE id = ?", (payment_id,))
     return Payment(*rows[0]) if rows else None
 
 
 def payment_by_ref(connection: Connection, provider_ref: str) -> Payment | None:
-    """The payment of a checkout session."""
+    """Return the payment of a checkout session."""
     rows = connection.execute(f"SELECT {_PAYMENT} FROM payments WHERE provider_ref = ?", (provider_ref,))
     return Payment(*rows[0]) if rows else None
 
 
 def payment_by_intent(connection: Connection, intent: str) -> Payment | None:
-    """The payment behind a charge, a refund or a dispute."""
+    """Return the payment that a charge, refund or dispute refers to."""
     rows = connection.execute(f"SELECT {_PAYMENT} FROM payments WHERE intent = ?", (intent,))
     return Payment(*rows[0]) if rows else None
 
 
 def update_payment(connection: Connection, payment: Payment) -> None:
-    """Write what the provider says and what the account got. The caller has locked the account."""
+    """Update a payment with the provider's amounts and the credited amount. The caller has locked the account."""
     connection.execute(
         "UPDATE payments SET intent = ?, paid = ?, reversed = ?, moved = ?, version = ?, looks = ?, state = ?,"
         " changed_ms = ? WHERE id = ?",
@@ -97,7 +100,7 @@ def update_payment(connection: Connection, payment: Payment) -> None:
 
 
 def payments_of(connection: Connection, account_id: int) -> list[Payment]:
-    """The last payments of an account that came to something, newest first."""
+    """Return the last payments of an account, newest first, without those that never reached the provider."""
     rows = connection.execute(
         f"SELECT {_PAYMENT} FROM payments WHERE account_id = ? AND (state = 'paid' OR provider_ref IS NOT NULL)"
         " ORDER BY id DESC LIMIT 50",
@@ -106,16 +109,16 @@ def payments_of(connection: Connection, account_id: int) -> list[Payment]:
     return [Payment(*row) for row in rows]
 
 
-def owing(connection: Connection, account_id: int) -> list[Payment]:
-    """Payments that were reversed when the money was spent already, oldest first."""
+def payments_owing(connection: Connection, account_id: int) -> list[Payment]:
+    """Return payments that were reversed after the money was spent, oldest first."""
     rows = connection.execute(
         f"SELECT {_PAYMENT} FROM payments WHERE account_id = ? AND moved > paid - reversed ORDER BY id", (account_id,)
     )
     return [Payment(*row) for row in rows]
 
 
-def unfinished(connection: Connection, since_ms: int) -> list[Payment]:
-    """Payments whose end is not known yet, and those of which something is owed."""
+def unfinished_payments(connection: Connection, since_ms: int) -> list[Payment]:
+    """Return payments that are still open, and those with an amount still owed."""
     rows = connection.execute(
         f"SELECT {_PAYMENT} FROM payments WHERE (state = 'open' AND created_ms > ?) OR moved > paid - reversed"
         " ORDER BY id LIMIT 1000",
@@ -124,13 +127,13 @@ def unfinished(connection: Connection, since_ms: int) -> list[Payment]:
     return [Payment(*row) for row in rows]
 
 
-def was_seen(connection: Connection, event_id: str) -> bool:
-    """Whether this event did its work before."""
+def event_was_handled(connection: Connection, event_id: str) -> bool:
+    """Return True if this webhook event was handled before."""
     return bool(connection.execute("SELECT 1 FROM webhook_events WHERE event_id = ?", (event_id,)))
 
 
-def note_seen(connection: Connection, event_id: str, now_ms: int) -> None:
-    """It need not be worked on again."""
+def mark_event_handled(connection: Connection, event_id: str, now_ms: int) -> None:
+    """Record that this webhook event was handled, so that a redelivery does nothing."""
     connection.execute(
         "INSERT INTO webhook_events (event_id, provider, seen_ms) VALUES (?, 'stripe', ?) ON CONFLICT DO NOTHING",
         (event_id, now_ms),

@@ -1,4 +1,4 @@
-"""What an account used, added up by day, kind, model and key; and its last requests one by one."""
+"""Read-only queries: usage, single generations, statement, admin pages, and gauges for metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from minitoolai.core.clock import MS_PER_DAY, first_id_of
+from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.core.models import (
     AdminAction,
     Generation,
@@ -23,7 +23,7 @@ from minitoolai.storage.database import Connection, Row
 
 
 def oldest_unfinished_ms(connection: Connection, account_id: int, from_ms: int) -> int | None:
-    """When the oldest work still under way was begun, of all that was begun from a moment on."""
+    """Return when the oldest unfinished generation of an account began, of those begun since `from_ms`."""
     rows = connection.execute(
         "SELECT min(created_ms) FROM generations WHERE account_id = ? AND created_ms >= ?"
         " AND state IN ('queued', 'running')",
@@ -34,7 +34,7 @@ def oldest_unfinished_ms(connection: Connection, account_id: int, from_ms: int) 
 
 
 def usage_cells(connection: Connection, account_id: int, from_ms: int, until_ms: int) -> list[UsageCell]:
-    """Everything begun from `from_ms` up to, not including, `until_ms`; days are UTC, counted since 1970."""
+    """Return usage by day, kind, model and key, from `from_ms` up to but not including `until_ms`."""
     rows = connection.execute(
         f"SELECT g.created_ms / {MS_PER_DAY}, g.kind, g.model, g.key_id, count(*), sum(g.input_units),"
         " sum(g.output_units), sum(h.settled) FROM generations g JOIN holds h ON h.id = g.id"
@@ -45,19 +45,19 @@ def usage_cells(connection: Connection, account_id: int, from_ms: int, until_ms:
     return [UsageCell(*(*row[:4], *map(int, row[4:]))) for row in rows]
 
 
-def recent_requests(connection: Connection, account_id: int, most: int) -> list[RecentRequest]:
-    """The last requests, newest first."""
+def recent_requests(connection: Connection, account_id: int, limit: int) -> list[RecentRequest]:
+    """Return the last requests of an account, newest first."""
     rows = connection.execute(
         "SELECT g.id, g.created_ms, g.finished_ms, g.kind, g.model, g.key_id, g.state, g.error_code, g.input_units,"
         " g.output_units, h.settled, h.state FROM"
         " (SELECT * FROM generations WHERE account_id = ? ORDER BY created_ms DESC LIMIT ?) g"
         " JOIN holds h ON h.id = g.id ORDER BY g.created_ms DESC, g.id DESC",
-        (account_id, most),
+        (account_id, limit),
     )
     return [RecentRequest(*(*row[:-1], row[-1] == "pending")) for row in rows]
 
 
-# (merged from generations) Paid work in rows: one generation, and the usage report over many.
+# ── generations and usage ─────────────────────────────────────────────────────────────────────────────────────────
 
 GroupBy = Literal["day", "model", "key"]
 
@@ -65,7 +65,7 @@ _GROUPS: dict[GroupBy, str] = {"day": f"g.created_ms / {MS_PER_DAY}", "model": "
 
 
 def find_generation(connection: Connection, generation_id: int, account_id: int) -> Generation | None:
-    """The generation, if this account owns it."""
+    """Return a generation, or None if this account does not own it."""
     rows = connection.execute(
         "SELECT g.id, g.account_id, g.key_id, g.kind, g.model, g.engine, g.served_model, g.state, g.price_input,"
         " g.price_output, g.input_units, g.output_units, g.cached_units, g.estimated, h.settled, h.shortfall,"
@@ -84,7 +84,7 @@ def find_generation(connection: Connection, generation_id: int, account_id: int)
 def usage_report(
     connection: Connection, account_id: int, from_ms: int, until_ms: int, group_by: GroupBy
 ) -> list[UsageRow]:
-    """Requests, units and charged cost from `from_ms` up to, not including, `until_ms`; days are UTC."""
+    """Return requests, units and charged cost by group, from `from_ms` up to but not including `until_ms` (UTC)."""
     group = _GROUPS[group_by]
     rows = connection.execute(
         f"SELECT {group}, g.kind, count(*), sum(g.input_units), sum(g.output_units), sum(h.settled)"
@@ -96,20 +96,20 @@ def usage_report(
     return [UsageRow(str(row[0]), row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
 
 
-def last_usage(connection: Connection, account_id: int, most: int) -> list[UsageRow]:
-    """The newest `most` requests of an account, added up by kind and model: as quick for an account with millions."""
+def last_usage(connection: Connection, account_id: int, limit: int) -> list[UsageRow]:
+    """Return the newest `limit` requests of an account by kind and model, as fast for an account with millions."""
     rows = connection.execute(
         "SELECT g.model, g.kind, count(*), sum(g.input_units), sum(g.output_units), sum(h.settled)"
         " FROM (SELECT id, model, kind, input_units, output_units FROM generations WHERE account_id = ?"
         " ORDER BY created_ms DESC LIMIT ?) g JOIN holds h ON h.id = g.id"
         " GROUP BY g.model, g.kind ORDER BY g.kind, g.model",
-        (account_id, most),
+        (account_id, limit),
     )
     return [UsageRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
 
 
-def margins(connection: Connection, from_ms: int) -> list[MarginRow]:
-    """What all accounts paid since then, and what the engines charge for it as far as that is known."""
+def margins_by_engine(connection: Connection, from_ms: int) -> list[MarginRow]:
+    """Return what all accounts paid since then by model and engine, with the upstream cost where it is known."""
     rows = connection.execute(
         "SELECT g.model, g.engine, count(*), sum(h.settled), coalesce(sum(g.purchase), 0),"
         " coalesce(sum(CASE WHEN g.purchase IS NULL THEN 0 ELSE h.settled END), 0)"
@@ -120,30 +120,30 @@ def margins(connection: Connection, from_ms: int) -> list[MarginRow]:
     return [MarginRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
 
 
-# (merged from statement) The statement of an account: every transfer, newest first, each with its generation.
-# (merged from statement)
-# (merged from statement) Usage transfers have no index by account: it would be a page more in every commit. They are found by their generations,
-# (merged from statement) which have one, and since an account's movements are numbered without gaps, it shows when some are still missing.
+# ── statement ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-#: Generations are read in the order in which they began, transfers are numbered in the order in which work ended.
+# Usage transfers have no index by account, because it would add a page write to every commit. They are found through
+# their generations, which have one. Transfers of an account are numbered without gaps, so missing ones are noticed.
+
+#: Extra rows to read: generations are ordered by their start, but transfers are numbered by the end of the work.
 SLACK = 64
 
 
 def statement_page(
     connection: Connection, account_id: int, *, below: int | None, before_ms: int, rows: int
 ) -> list[StatementRow]:
-    """At most `rows` movements with numbers under `below` (None: the newest), newest first.
+    """Return one page of transfers with versions under `below` (None: the newest), newest first (keyset pagination).
 
-    `before_ms`: a moment not before the end of any of them; a wrong one costs time and completeness, nothing else.
+    `before_ms` is a time not before the end of any of them. A wrong value only makes the page slower or incomplete.
     """
     newest = connection.execute("SELECT version FROM accounts WHERE id = ?", (account_id,))
     above = (newest[0][0] if newest else 0) + 1
     below = above if below is None else min(below, above)
     lowest = max(below - rows, 1)
-    found = _others(connection, account_id, lowest, below)
+    found = _other_transfers(connection, account_id, lowest, below)
     limit = rows + SLACK
     while len(found) < below - lowest:
-        read = _usage(connection, account_id, before_ms, limit)
+        read = _usage_transfers(connection, account_id, before_ms, limit)
         found |= {row.version: row for row in read if lowest <= row.version < below}
         if len(read) < limit:
             break
@@ -151,7 +151,8 @@ def statement_page(
     return [found[version] for version in sorted(found, reverse=True)]
 
 
-def _others(connection: Connection, account_id: int, lowest: int, below: int) -> dict[int, StatementRow]:
+def _other_transfers(connection: Connection, account_id: int, lowest: int, below: int) -> dict[int, StatementRow]:
+    """Return the transfers that are not usage, by version."""
     found = {}
     for side, sign in (("credit", 1), ("debit", -1)):
         for row in connection.execute(
@@ -163,8 +164,8 @@ def _others(connection: Connection, account_id: int, lowest: int, below: int) ->
     return found
 
 
-def _usage(connection: Connection, account_id: int, before_ms: int, limit: int) -> list[StatementRow]:
-    """The last `limit` generations that began before a moment, those that cost something."""
+def _usage_transfers(connection: Connection, account_id: int, before_ms: int, limit: int) -> list[StatementRow]:
+    """Return the transfers of the last `limit` generations that began before this time."""
     rows = connection.execute(
         "SELECT t.account_version, t.created_ms, t.amount, t.balance_after, g.id, g.kind, g.model, g.key_id,"
         " g.input_units, g.output_units, g.estimated FROM"
@@ -191,20 +192,20 @@ def _usage(connection: Connection, account_id: int, before_ms: int, limit: int) 
     ]
 
 
-def whole_statement(connection: Connection, account_id: int) -> list[StatementRow]:
-    """Every movement, newest first: for a file to download."""
+def full_statement(connection: Connection, account_id: int) -> list[StatementRow]:
+    """Return every transfer of an account, newest first, for a file to download."""
     return statement_page(connection, account_id, below=None, before_ms=2**62, rows=2**40)
 
 
-# (merged from admin) What admins see of all accounts, and the trail of what they did.
+# ── admin pages ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 ACTION_COLUMNS = "id, admin_id, account_id, action, amount, note, created_ms"
 
 
-#: Work may have got its number so long before it is written down that it began.
-NAMED_BEFORE_MS = 3_600_000
+#: A generation may get its ID this long before its row is written.
+ID_SLACK_MS = 3_600_000
 
-_PEOPLE = (
+_SELECT_USERS = (
     "SELECT u.account_id, u.email, u.is_admin, u.language, u.created_ms, a.posted, a.held"
     " FROM users u JOIN accounts a ON a.id = u.account_id WHERE u.deleted_ms IS NULL AND"
 )
@@ -214,46 +215,46 @@ def _user(row: Row) -> User:
     return User(row[0], row[1], bool(row[2]), *row[3:])
 
 
-def search_users(connection: Connection, words: str, most: int) -> list[User]:
-    """People whose address holds these words, or whose account has this number; the newest first."""
-    pattern = "%" + words.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-    number = int(words) if words.isascii() and words.isdigit() and len(words) < 16 else -1
+def search_users(connection: Connection, text: str, limit: int) -> list[User]:
+    """Return users whose e-mail address contains this text or with this account ID, newest first."""
+    pattern = "%" + text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else -1
     rows = connection.execute(
-        f"{_PEOPLE} (u.email LIKE ? ESCAPE '\\' OR u.account_id = ?) ORDER BY u.account_id DESC LIMIT ?",
-        (pattern, number, most),
+        f"{_SELECT_USERS} (u.email LIKE ? ESCAPE '\\' OR u.account_id = ?) ORDER BY u.account_id DESC LIMIT ?",
+        (pattern, number, limit),
     )
     return [_user(row) for row in rows]
 
 
-def find_member(connection: Connection, account_id: int) -> User | None:
-    """The user of an account."""
-    rows = connection.execute(f"{_PEOPLE} u.account_id = ?", (account_id,))
+def find_customer(connection: Connection, account_id: int) -> User | None:
+    """Return the user of an account."""
+    rows = connection.execute(f"{_SELECT_USERS} u.account_id = ?", (account_id,))
     return _user(rows[0]) if rows else None
 
 
-def write_action(connection: Connection, action: AdminAction) -> None:
-    """Into the trail, in the commit of what was done."""
+def insert_admin_action(connection: Connection, action: AdminAction) -> None:
+    """Append to the audit trail of admins, in the same commit as the action."""
     connection.execute(
         f"INSERT INTO admin_actions ({ACTION_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (action.id, action.admin_id, action.account_id, action.action, action.amount, action.note, action.created_ms),
     )
 
 
-def actions(connection: Connection, most: int, account_id: int | None = None) -> list[AdminAction]:
-    """The last of what was done, to one account or to all, newest first."""
+def admin_actions(connection: Connection, limit: int, account_id: int | None = None) -> list[AdminAction]:
+    """Return the last admin actions on one account or on all, newest first."""
     columns = ", ".join(f"t.{name}" for name in ACTION_COLUMNS.split(", "))
     where, values = ("", ()) if account_id is None else (" WHERE t.account_id = ?", (account_id,))
     rows = connection.execute(
         f"SELECT {columns}, a.email, u.email FROM admin_actions t"
         " JOIN users a ON a.account_id = t.admin_id JOIN users u ON u.account_id = t.account_id"
         f"{where} ORDER BY t.id DESC LIMIT ?",
-        (*values, most),
+        (*values, limit),
     )
     return [AdminAction(*row) for row in rows]
 
 
 def oldest_pending_ms(connection: Connection) -> int | None:
-    """When the oldest work still under way was begun, of all accounts."""
+    """Return when the oldest unfinished generation of all accounts began."""
     rows = connection.execute(
         "SELECT min(g.created_ms) FROM holds h JOIN generations g ON g.id = h.id WHERE h.state = 'pending'"
     )
@@ -261,41 +262,41 @@ def oldest_pending_ms(connection: Connection) -> int | None:
     return oldest
 
 
-def revenue(connection: Connection, from_ms: int, until_ms: int) -> list[RevenueRow]:
-    """What all accounts used, begun from `from_ms` up to, not including, `until_ms`, by day and kind."""
+def revenue_by_day(connection: Connection, from_ms: int, until_ms: int) -> list[RevenueRow]:
+    """Return the revenue of all accounts by day and kind, from `from_ms` up to but not including `until_ms`."""
     rows = connection.execute(
         f"SELECT g.created_ms / {MS_PER_DAY}, g.kind, count(*), sum(h.settled), coalesce(sum(g.purchase), 0)"
         " FROM generations g JOIN holds h ON h.id = g.id"
         " WHERE g.id >= ? AND g.created_ms >= ? AND g.created_ms < ?"
         f" GROUP BY g.created_ms / {MS_PER_DAY}, g.kind",
-        (first_id_of(from_ms - NAMED_BEFORE_MS), from_ms, until_ms),
+        (first_id_at(from_ms - ID_SLACK_MS), from_ms, until_ms),
     )
     return [RevenueRow(row[0], row[1], *map(int, row[2:])) for row in rows]
 
 
-def jobs(connection: Connection, failed_since_ms: int, most: int) -> list[JobRow]:
-    """Jobs that wait or are drawn, the oldest first; then those that failed since, the newest first."""
+def list_jobs(connection: Connection, failed_since_ms: int, limit: int) -> list[JobRow]:
+    """Return running and queued jobs, oldest first, then jobs that failed since this time, newest first."""
     columns = "id, account_id, model, state, step, failures, worker, error, created_ms"
     waiting = connection.execute(
-        f"SELECT {columns} FROM generations WHERE state = 'queued' ORDER BY turn, created_ms, id LIMIT ?", (most,)
+        f"SELECT {columns} FROM generations WHERE state = 'queued' ORDER BY turn, created_ms, id LIMIT ?", (limit,)
     )
-    drawn = connection.execute(
+    running = connection.execute(
         f"SELECT {columns} FROM generations WHERE kind = 'image' AND state = 'running' ORDER BY lease_until_ms LIMIT ?",
-        (most,),
+        (limit,),
     )
     failed = connection.execute(
         f"SELECT {columns} FROM generations WHERE id >= ? AND kind = 'image' AND state = 'failed'"
         " ORDER BY id DESC LIMIT ?",
-        (first_id_of(failed_since_ms), most),
+        (first_id_at(failed_since_ms), limit),
     )
-    return [JobRow(*row) for row in (*drawn, *waiting, *failed)]
+    return [JobRow(*row) for row in (*running, *waiting, *failed)]
 
 
-# (merged from gauges) What stands in the database just now: holds and jobs that wait. Each query reads a partial index, never a table.
+# ── gauges for metrics ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """Counts of one moment, the same whichever process asks. Ages are milliseconds."""
+class LiveGauges(msgspec.Struct, frozen=True):
+    """Pending holds, jobs and webhooks at one moment, the same from every process. Ages in milliseconds."""
 
     holds: dict[str, int]
     held: int
@@ -305,8 +306,8 @@ class Standing(msgspec.Struct, frozen=True):
     webhooks: int
 
 
-def standing(connection: Connection, now_ms: int) -> Standing:
-    """Read on one snapshot."""
+def read_gauges(connection: Connection, now_ms: int) -> LiveGauges:
+    """Count pending work in one snapshot. Each query reads a partial index, never a whole table."""
     with connection.snapshot():
         holds = connection.execute(
             "SELECT kind, count(*), sum(amount) FROM holds WHERE state = 'pending' GROUP BY kind"
@@ -316,7 +317,7 @@ def standing(connection: Connection, now_ms: int) -> Standing:
         )
         drawing = connection.execute("SELECT count(*) FROM generations WHERE kind = 'image' AND state = 'running'")
         webhooks = connection.execute("SELECT count(*) FROM outbox WHERE state = 'pending'")
-    return Standing(
+    return LiveGauges(
         holds={row[0]: row[1] for row in holds},
         held=sum(row[2] for row in holds),
         queued={row[0]: row[1] for row in queued},

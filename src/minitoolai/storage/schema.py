@@ -1,4 +1,7 @@
-"""Every table and CHECK. The database enforces what services/ledger.py promises: once, and never below zero."""
+"""Define every table, index and CHECK.
+
+The database enforces the promises of ledger/rules.py: every charge happens once, and no balance falls below zero.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-# STRICT tables of SQLite know INTEGER only; PostgreSQL wants to be told that 64 bits are meant.
+# STRICT tables of SQLite have INTEGER only; PostgreSQL needs BIGINT for 64 bits.
 Int64 = BigInteger().with_variant(Integer, "sqlite")
 
 metadata = MetaData(
@@ -35,7 +38,10 @@ def _index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
 
 
 def _one_of(column: str, *words: str) -> CheckConstraint:
-    """A CHECK that every hold and settle comes by: SQLite builds a tree for each row it asks `IN` of three or more."""
+    """Return a CHECK that a column has one of these values.
+
+    Written with OR, because SQLite builds a tree per row for IN with three or more values (decision 0012).
+    """
     return CheckConstraint(" OR ".join(f"{column} = '{word}'" for word in words), name=f"{column}_known")
 
 
@@ -51,7 +57,7 @@ accounts = Table(
     CheckConstraint("held >= 0", name="held_not_negative"),
     CheckConstraint("is_system = 1 OR posted - held >= 0", name="never_below_zero"),
     CheckConstraint("is_system IN (0, 1)", name="is_system_is_a_flag"),
-    # The balance of a system account is derived from transfers: a stored one would be a hot row.
+    # The balance of a system account is derived from its transfers: a stored balance would be a hot row.
     CheckConstraint("is_system = 0 OR (posted = 0 AND held = 0)", name="system_balance_is_derived"),
     sqlite_strict=True,
 )
@@ -65,7 +71,7 @@ users = Table(
     Column("created_ms", Int64, nullable=False),
     Column("is_admin", Integer, nullable=False, server_default="0"),
     Column("language", Text),
-    # A deleted user is a row without name and password: the books it belongs to stay.
+    # A deleted user stays as a row without e-mail address and password, because the ledger refers to its account.
     Column("deleted_ms", Int64),
     CheckConstraint("is_admin IN (0, 1)", name="is_admin_is_a_flag"),
     sqlite_strict=True,
@@ -88,7 +94,7 @@ mail_links = Table(
     Column("secret_hash", LargeBinary, primary_key=True),
     Column("purpose", Text, nullable=False),
     Column("email", Text, nullable=False, index=True),
-    # Of somebody who signs up: the password to be, and the browser that asked.
+    # For a sign-up: hash of the future password, and of the browser that requested the link.
     Column("password_hash", Text),
     Column("browser_hash", LargeBinary),
     Column("created_ms", Int64, nullable=False),
@@ -106,13 +112,13 @@ api_keys = Table(
     Column("secret_hmac", LargeBinary, nullable=False),
     Column("created_ms", Int64, nullable=False),
     Column("revoked_ms", Int64),
-    # What the key may do, as JSON (core/key_rules.py); and the first of those it took the place of: budgets are shared.
+    # `rules`: KeyRules as JSON (core/models.py). `family`: the rotation group, which shares limits and budgets.
     Column("rules", Text),
     Column("family", Text),
     sqlite_strict=True,
 )
 
-# Beside the keys, so that looking one up and noting its use never wait for each other.
+# A separate table, so that verifying a key and recording its last use never wait for each other.
 key_uses = Table(
     "key_uses",
     metadata,
@@ -134,7 +140,7 @@ holds = Table(
     Column("settled", Int64, nullable=False, server_default="0"),
     Column("shortfall", Int64, nullable=False, server_default="0"),
     Column("lease_until_ms", Int64),
-    # Of a key with a budget: which one, and the moment that decides on day and month.
+    # For a key with a budget: the budget, and the time that determines its day and month.
     Column("budget_id", Text),
     Column("budget_ms", Int64),
     CheckConstraint("amount > 0", name="amount_positive"),
@@ -151,7 +157,7 @@ holds = Table(
 generations = Table(
     "generations",
     metadata,
-    # A generation is named by its hold: one hold, one piece of paid work.
+    # A generation has the ID of its hold: one hold, one generation.
     Column("id", Int64, ForeignKey("holds.id"), primary_key=True, autoincrement=False),
     Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
     Column("key_id", Text, nullable=False),
@@ -170,7 +176,7 @@ generations = Table(
     Column("request", Text),
     Column("result", Text),
     Column("seed", Int64),
-    # Upstreams asked before one answered, as JSON; and what the one that answered charges us, in nano-dollars.
+    # `attempts`: upstreams tried, as JSON. `purchase`: the upstream cost in nano-dollars.
     Column("attempts", Text),
     Column("purchase", Int64),
     Column("attempt", Integer, nullable=False, server_default="0"),
@@ -179,7 +185,7 @@ generations = Table(
     Column("created_ms", Int64, nullable=False),
     Column("first_token_ms", Int64),
     Column("finished_ms", Int64),
-    # Of jobs only: what they can be drawn together with, their place in the queue, how they come along.
+    # Image jobs only: batch compatibility, place in the queue, and progress.
     Column("size", Text),
     Column("turn", Int64),
     Column("failures", Integer, nullable=False, server_default="0"),
@@ -192,7 +198,7 @@ generations = Table(
     CheckConstraint("price_input >= 0 AND price_output >= 0", name="prices_not_negative"),
     CheckConstraint("estimated IN (0, 1)", name="estimated_is_a_flag"),
     Index("ix_generations_account", "account_id", "created_ms"),
-    # Partial: only what waits and what is being drawn is in them, so that chats never touch them.
+    # Partial indexes over queued and running image jobs only, so that chat requests never write to them.
     _index("ix_generations_queue", "turn", "created_ms", "id", where="state = 'queued'"),
     _index("ix_generations_queued", "account_id", "turn", where="state = 'queued'"),
     _index("ix_generations_drawn", "lease_until_ms", where="kind = 'image' AND state = 'running'"),
@@ -208,7 +214,7 @@ generations = Table(
 key_spending = Table(
     "key_spending",
     metadata,
-    # Budget and period together, as core/budgets.py names them.
+    # Budget and period together, see period_ids in core/models.py.
     Column("id", Text, primary_key=True),
     Column("used", Int64, nullable=False),
     Column("created_ms", Int64, nullable=False),
@@ -219,13 +225,13 @@ key_spending = Table(
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
-    # Account and the caller's own word, together.
+    # Account and Idempotency-Key together.
     Column("id", Text, primary_key=True),
-    # The first hold placed under it; of the request, a hash.
+    # The first hold placed under the key, and a hash of its request.
     Column("hold_id", Int64, ForeignKey("holds.id"), nullable=False),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("created_ms", Int64, nullable=False),
-    # The answer, once it is whole: status, headers as JSON, and the body, deflated.
+    # The complete response: status, headers as JSON, and the body, compressed with deflate.
     Column("status", Integer),
     Column("headers", Text),
     Column("body", LargeBinary),
@@ -251,7 +257,7 @@ transfers = Table(
     CheckConstraint("debit <> credit", name="two_accounts"),
     CheckConstraint("balance_after >= 0", name="never_below_zero"),
     CheckConstraint("(hold_id IS NULL) <> (external_ref IS NULL)", name="one_reason_to_exist"),
-    # Partial, all of them: each index is a page more in every commit. Usage is found by its generation.
+    # Partial indexes only, because each index adds a page write to every commit. Usage is found by its generation.
     _index("uq_transfers_hold_id", "hold_id", unique=True, where="hold_id IS NOT NULL"),
     _index("uq_transfers_external_ref", "external_ref", unique=True, where="external_ref IS NOT NULL"),
     _index("ix_transfers_debit", "debit", where="kind <> 'usage'"),
@@ -263,7 +269,7 @@ outbox = Table(
     "outbox",
     metadata,
     Column("id", Int64, primary_key=True),
-    # One job ends once, and is told of once, however often that is tried.
+    # One message per finished job, however many delivery attempts it takes.
     Column("generation_id", Int64, ForeignKey("generations.id"), nullable=False, unique=True),
     Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
     Column("url", Text, nullable=False),
@@ -315,17 +321,17 @@ payments = Table(
     Column("id", Int64, primary_key=True, autoincrement=False),
     Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
     Column("provider", Text, nullable=False),
-    # The checkout session, and the payment behind it: the provider's names for this row.
+    # The provider's IDs of the checkout session and of its payment.
     Column("provider_ref", Text, unique=True),
     Column("intent", Text),
-    # What the customer wanted to pay; what was paid, and of it taken back; what the account got of it.
+    # Requested amount, amount paid, amount reversed, and amount moved to the account.
     Column("asked", Int64, nullable=False),
     Column("paid", Int64, nullable=False, server_default="0"),
     Column("reversed", Int64, nullable=False, server_default="0"),
     Column("moved", Int64, nullable=False, server_default="0"),
-    # Counts the transfers of this payment: each has a reference of its own.
+    # Counts the transfers of this payment, each of which has its own reference.
     Column("version", Int64, nullable=False, server_default="0"),
-    # Counts what was written of the provider's word: a look that began before the last one ended is old.
+    # Counts updates from the provider: a lookup that started before the last update is stale.
     Column("looks", Int64, nullable=False, server_default="0"),
     Column("state", Text, nullable=False, server_default="open"),
     Column("created_ms", Int64, nullable=False),
@@ -348,7 +354,7 @@ webhook_events = Table(
     sqlite_strict=True,
 )
 
-#: Processes that draw, on a database that several share: who offers which models, and when that was last said.
+#: Worker processes on a shared database: the models they can run, and when they last reported.
 workers = Table(
     "workers",
     metadata,
@@ -358,7 +364,7 @@ workers = Table(
     sqlite_strict=True,
 )
 
-#: What admins did through the portal, in the commit that did it. Rows are never changed.
+#: Audit trail of admin actions in the portal, written in the same commit. Rows are never changed.
 admin_actions = Table(
     "admin_actions",
     metadata,

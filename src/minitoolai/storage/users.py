@@ -1,4 +1,7 @@
-"""People in rows: who signs in, their sessions, and links sent by mail. Secrets are here only as hashes."""
+"""Rows of portal users, their sessions and e-mail links; export and erasure of personal data (GDPR).
+
+Secrets are stored only as hashes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def _user(row: Row) -> User:
 
 
 def find_user(connection: Connection, email: str) -> tuple[User, str | None] | None:
-    """The user of this address and the hash of the password, where there is one."""
+    """Return the user with this e-mail address and the hash of their password, if they have one."""
     rows = connection.execute(
         f"SELECT {_USER}, u.password_hash FROM users u JOIN accounts a ON a.id = u.account_id"
         " WHERE u.email = ? AND u.deleted_ms IS NULL",
@@ -28,31 +31,31 @@ def find_user(connection: Connection, email: str) -> tuple[User, str | None] | N
 
 
 def password_hash_of(connection: Connection, account_id: int) -> str | None:
-    """The hash of the password, where there is one."""
+    """Return the hash of the user's password, if they have one."""
     rows = connection.execute("SELECT password_hash FROM users WHERE account_id = ?", (account_id,))
     return rows[0][0] if rows else None
 
 
 def set_password(connection: Connection, account_id: int, password_hash: str) -> None:
-    """A new password; the old one is forgotten."""
+    """Replace the password hash."""
     connection.execute("UPDATE users SET password_hash = ? WHERE account_id = ?", (password_hash, account_id))
 
 
 def set_language(connection: Connection, account_id: int, language: str) -> None:
-    """The language of mail to this user."""
+    """Set the language of e-mails to this user."""
     connection.execute("UPDATE users SET language = ? WHERE account_id = ?", (language, account_id))
 
 
 def set_admin(connection: Connection, account_id: int, is_admin: bool) -> None:
-    """Whether this user may see the admin pages. NotFound where there is no such user."""
+    """Grant or revoke access to the admin pages. Raise NotFound if there is no such user."""
     if not connection.execute_many(
         "UPDATE users SET is_admin = ? WHERE account_id = ? AND deleted_ms IS NULL", [(int(is_admin), account_id)]
     ):
-        raise NotFound(f"there is no user with the account {account_id}")
+        raise NotFound(f"there is no user with account {account_id}")
 
 
-def forget_user(connection: Connection, account_id: int, now_ms: int) -> None:
-    """Remove name and password, end all sessions, revoke all keys. The account's books stay as they are."""
+def anonymize_user(connection: Connection, account_id: int, now_ms: int) -> None:
+    """Remove e-mail address and password, end all sessions, revoke all keys. The ledger rows of the account stay."""
     connection.execute(
         "UPDATE users SET email = ?, password_hash = NULL, language = NULL, is_admin = 0, deleted_ms = ?"
         " WHERE account_id = ?",
@@ -68,7 +71,7 @@ def forget_user(connection: Connection, account_id: int, now_ms: int) -> None:
 
 
 def insert_session(connection: Connection, secret_hash: bytes, account_id: int, now_ms: int, expires_ms: int) -> None:
-    """A new session."""
+    """Insert a session."""
     connection.execute(
         "INSERT INTO sessions (secret_hash, account_id, created_ms, seen_ms, expires_ms) VALUES (?, ?, ?, ?, ?)",
         (secret_hash, account_id, now_ms, now_ms, expires_ms),
@@ -76,7 +79,7 @@ def insert_session(connection: Connection, secret_hash: bytes, account_id: int, 
 
 
 def find_session(connection: Connection, secret_hash: bytes, now_ms: int, idle_ms: int) -> tuple[User, int] | None:
-    """Who is signed in by this session, with their money as it stands, and when they were last seen."""
+    """Return the user of a live session, with their current balance, and the time of their last request."""
     rows = connection.execute(
         f"SELECT {_USER}, s.seen_ms FROM sessions s JOIN users u ON u.account_id = s.account_id"
         " JOIN accounts a ON a.id = s.account_id"
@@ -87,25 +90,25 @@ def find_session(connection: Connection, secret_hash: bytes, now_ms: int, idle_m
 
 
 def touch_session(connection: Connection, secret_hash: bytes, now_ms: int) -> None:
-    """Remember that the session is in use."""
+    """Record that the session was used now."""
     connection.execute("UPDATE sessions SET seen_ms = ? WHERE secret_hash = ?", (now_ms, secret_hash))
 
 
 def end_session(connection: Connection, secret_hash: bytes) -> None:
-    """Sign out."""
+    """Delete one session (sign out)."""
     connection.execute("DELETE FROM sessions WHERE secret_hash = ?", (secret_hash,))
 
 
 def end_sessions(connection: Connection, account_id: int, *, but: bytes = b"") -> None:
-    """Sign out everywhere, except for one session."""
+    """Delete all sessions of an account, except one."""
     connection.execute("DELETE FROM sessions WHERE account_id = ? AND secret_hash <> ?", (account_id, but))
 
 
-# ── links by mail ─────────────────────────────────────────────────────────────────────────────────────────
+# ── e-mail links ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def insert_link(connection: Connection, secret_hash: bytes, link: MailLink, now_ms: int) -> None:
-    """A new link; what has expired meanwhile is thrown away."""
+    """Insert an e-mail link, and delete expired links and sessions."""
     connection.execute("DELETE FROM mail_links WHERE expires_ms < ?", (now_ms,))
     connection.execute("DELETE FROM sessions WHERE expires_ms < ?", (now_ms,))
     connection.execute(
@@ -115,21 +118,21 @@ def insert_link(connection: Connection, secret_hash: bytes, link: MailLink, now_
 
 
 def find_link(connection: Connection, secret_hash: bytes, now_ms: int) -> MailLink | None:
-    """The link, while it is good."""
+    """Return the link, or None if it is unknown or expired."""
     rows = connection.execute(
         f"SELECT {_LINK} FROM mail_links WHERE secret_hash = ? AND expires_ms > ?", (secret_hash, now_ms)
     )
     return MailLink(*rows[0]) if rows else None
 
 
-def use_links(connection: Connection, email: str) -> None:
-    """One was followed: none to this address is good any more."""
+def consume_links(connection: Connection, email: str) -> None:
+    """Delete all links sent to this address, because one of them was used."""
     connection.execute("DELETE FROM mail_links WHERE email = ?", (email,))
 
 
-# (merged from persons) Everything that belongs to one customer: to be handed over, or forgotten. Secrets and hashes of them stay here.
+# ── personal data (GDPR) ──────────────────────────────────────────────────────────────────────────────────
 
-#: Table → the condition under which a row is the customer's; the mark is the account.
+#: Table → condition that selects the rows of one customer; the placeholder is the account ID.
 OWNED = {
     "accounts": "id = ?",
     "users": "account_id = ?",
@@ -141,12 +144,13 @@ OWNED = {
     "vouchers": "account_id = ?",
     "outbox": "account_id = ?",
 }
+#: Hashes of secrets are not exported.
 _SECRET = ("password_hash", "secret_hmac", "code_hmac", "secret_hash")
 
 
-def everything_of(connection: Connection, account_id: int) -> dict[str, list[dict[str, Any]]]:
-    """Table → rows as column → value, of one moment."""
-    # Imported here: SQLAlchemy takes a fifth of a second, and `serve` does without it.
+def export_personal_data(connection: Connection, account_id: int) -> dict[str, list[dict[str, Any]]]:
+    """Return everything stored about one account, as table → list of rows, from one snapshot."""
+    # Imported late: SQLAlchemy takes 0.2 s and `serve` does not need it.
     from minitoolai.storage.schema import metadata
 
     found: dict[str, list[dict[str, Any]]] = {}
@@ -160,25 +164,27 @@ def everything_of(connection: Connection, account_id: int) -> dict[str, list[dic
     return found
 
 
-def asks_of(connection: Connection, account_id: int) -> list[tuple[int, str]]:
-    """Number and request of each picture that was asked for."""
+def image_requests_of(connection: Connection, account_id: int) -> list[tuple[int, str]]:
+    """Return (job ID, request as JSON) of every image job of an account."""
     rows = connection.execute(
         "SELECT id, request FROM generations WHERE account_id = ? AND request IS NOT NULL", (account_id,)
     )
     return [(row[0], row[1]) for row in rows]
 
 
-def forget(connection: Connection, account_id: int, asks: list[tuple[str, int]], now_ms: int) -> None:
-    """The person goes: name, password, sessions, keys, addresses, kept answers; pictures are promised to nobody.
+def erase_personal_data(
+    connection: Connection, account_id: int, redacted_requests: list[tuple[str, int]], now_ms: int
+) -> None:
+    """Erase the personal data of an account: user, sessions, keys, webhook URLs, stored responses, links to images.
 
-    `asks`: requests without their words, and of which job. What was sold, and for how much, stays.
+    `redacted_requests` holds (request without its prompt, job ID). Amounts and usage are kept for accounting.
     """
-    # First, as on every path: behind its rows it could wait for a charge that waits for them.
+    # Lock the account first, as every writer does, to avoid a deadlock with a concurrent charge.
     connection.select_by_ids("SELECT id FROM accounts WHERE id IN (…)", [account_id], lock=True)
     email = connection.execute("SELECT email FROM users WHERE account_id = ?", (account_id,))
-    use_links(connection, email[0][0] if email else "")
-    forget_user(connection, account_id, now_ms)
-    connection.execute_many("UPDATE generations SET request = ? WHERE id = ?", asks)
+    consume_links(connection, email[0][0] if email else "")
+    anonymize_user(connection, account_id, now_ms)
+    connection.execute_many("UPDATE generations SET request = ? WHERE id = ?", redacted_requests)
     connection.execute(
         "UPDATE generations SET result = NULL, webhook_url = NULL, error = NULL WHERE account_id = ?", (account_id,)
     )

@@ -1,8 +1,8 @@
-"""The group-commit writer: one thread, one connection, one COMMIT for everything that waits.
+"""Group-commit writer: one thread and one connection that commit everything queued in a single transaction.
 
-A refusal is a verdict, not an error, so one poor account cannot fail a batch. An unexpected error rolls the batch
-back and replays it one by one. The queue is bounded for holds and never for settles. While a server of PostgreSQL is
-away, holds are refused and what is owed is kept.
+A refusal by the ledger is a result, not an error, so one account without money cannot fail a batch. An unexpected error
+rolls the batch back and replays it one by one. The queue is bounded for holds, but never for charges. While a
+PostgreSQL server is unavailable, holds are refused, and charges are kept and retried with exponential backoff.
 """
 
 from __future__ import annotations
@@ -14,194 +14,229 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
 from minitoolai.core.meters import Histogram
-from minitoolai.ledger.types import Checkpoint, Credited, Operation, PlaceHold, Result, Reversed, Settled
+from minitoolai.ledger.types import (
+    Checkpoint,
+    Credited,
+    Operation,
+    PlaceHold,
+    Recover,
+    Result,
+    Reversed,
+    Settle,
+    Settled,
+    UnknownAccountOrHold,
+)
 from minitoolai.storage import ledger
 from minitoolai.storage.database import Connection, Database
 
-# (merged from tickets) What waits for the writer: each thing to write with whom to tell, how they are told, and what is counted.
-
 log = logging.getLogger(__name__)
 
+#: Histogram buckets: operations per commit, and microseconds per commit.
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOOK_US = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000)
 
-Change = Callable[[Connection], Any]
+WriteFunction = Callable[[Connection], Any]
+
+
+class Watch(NamedTuple):
+    """Called on the event loop when a checkpoint was not written, because its hold is settled or unknown."""
+
+    loop: asyncio.AbstractEventLoop
+    on_lost: Callable[[Result], None]
 
 
 class PendingWrite(msgspec.Struct, eq=False):
-    """One thing to write, and whom to tell. Exactly one of `operation` and `change` is set."""
+    """One queued write and the future of its caller. Exactly one of `operation` and `change` is set."""
 
     operation: Operation | None
-    change: Change | None
+    change: WriteFunction | None
     future: asyncio.Future[Any] | None
     urgent: bool
-    #: No other hold is likely to come that it could ride with.
+    #: No other request is in flight, so no hold is expected that could share its commit.
     last: bool = False
-    #: Money owed is written however long it takes; anything else is told of the failure.
-    owed: bool = False
-    #: Its COMMIT may have happened although nobody was told: finding it written is then no repeat.
+    #: Retry until it is written, however long that takes. All other writes report the failure.
+    must_succeed: bool = False
+    #: Its COMMIT may have succeeded without a response: finding it already written is then not a repetition.
     in_doubt: bool = False
-    answer: Any = None
+    #: Instead of a future, for a checkpoint: nearly all are renewed, and then no event loop is woken.
+    watch: Watch | None = None
+    result: Any = None
     failure: BaseException | None = None
-    is_over: bool = False
+    is_done: bool = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Return True if it was decided and its hold is settled or unknown. A result before a rollback does not count."""
+        return self.is_done and self.failure is None and isinstance(self.result, Settled | UnknownAccountOrHold)
 
     def fail(self, error: BaseException) -> None:
         self.failure = error
-        self.is_over = True
+        self.is_done = True
 
 
 @dataclass(slots=True)
 class WriterCounts:
-    """What the writer has done, for metrics and tests."""
+    """Counters of the writer, for metrics and tests."""
 
     commits: int = 0
     operations: int = 0
     replays: int = 0
     failures: int = 0
     largest_batch: int = 0
-    #: Nano-dollars of work beyond what its hold could pay: the house's loss.
+    #: Nano-dollars of work that its hold could not pay for: the operator's loss.
     shortfall: int = 0
-    #: Operations a commit, and microseconds from its BEGIN to its COMMIT.
+    #: Operations per commit, and microseconds from BEGIN to the end of COMMIT.
     sizes: Histogram = field(default_factory=lambda: Histogram(*SIZES))
     took: Histogram = field(default_factory=lambda: Histogram(*TOOK_US))
 
-    def wrote(self, size: int, took_us: int) -> None:
-        """A COMMIT of so many operations."""
+    def record_commit(self, size: int, took_us: int) -> None:
+        """Count one commit."""
         self.commits += 1
         self.operations += size
         self.sizes.add(size)
         self.took.add(took_us)
 
 
-def without_old_checkpoints(owed: list[PendingWrite]) -> list[PendingWrite]:
-    """Of each hold's checkpoints only the last: a long outage would pile up one a second for each answer."""
-    last = {o.hold_id: o for ticket in owed if isinstance(o := ticket.operation, Checkpoint)}
-    return [t for t in owed if not isinstance(t.operation, Checkpoint) or last[t.operation.hold_id] is t.operation]
+def drop_superseded_checkpoints(writes: list[PendingWrite]) -> list[PendingWrite]:
+    """Keep only the last checkpoint of each hold. In a long outage each response adds one per second."""
+    last = {o.hold_id: o for pending in writes if isinstance(o := pending.operation, Checkpoint)}
+    return [t for t in writes if not isinstance(t.operation, Checkpoint) or last[t.operation.hold_id] is t.operation]
 
 
 def wake_callers(batch: Sequence[PendingWrite]) -> None:
-    """One wake-up of each event loop, however many of its callers wait."""
+    """Resolve the futures of a batch, with one wake-up per event loop."""
     loops: dict[asyncio.AbstractEventLoop, list[PendingWrite]] = {}
-    for ticket in batch:
-        if ticket.future is not None and ticket.is_over:
-            loops.setdefault(ticket.future.get_loop(), []).append(ticket)
-    for loop, tickets in loops.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, tickets)
-        except RuntimeError:
-            # The loop is closed: nobody is left to tell, and what was written stays written.
-            log.debug("%d callers were gone before their answer", len(tickets))
+    for pending in batch:
+        if pending.future is not None and pending.is_done:
+            loops.setdefault(pending.future.get_loop(), []).append(pending)
+        elif pending.watch is not None and pending.is_lost:
+            _call_soon(pending.watch.loop, pending.watch.on_lost, pending.result)
+    for loop, waiting in loops.items():
+        _call_soon(loop, _resolve, waiting)
 
 
-def _resolve(tickets: list[PendingWrite]) -> None:
-    for ticket in tickets:
-        future = ticket.future
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None], argument: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(callback, argument)
+    except RuntimeError:
+        # The event loop is closed, so no caller is left. The writes stay committed.
+        log.debug("event loop closed before results were delivered")
+
+
+def _resolve(waiting: list[PendingWrite]) -> None:
+    for pending in waiting:
+        future = pending.future
         if future is None or future.done():
             continue
-        if ticket.failure is not None:
-            future.set_exception(ticket.failure)
+        if pending.failure is not None:
+            future.set_exception(pending.failure)
         else:
-            future.set_result(ticket.answer)
+            future.set_result(pending.result)
 
 
-LARGEST_BATCH = 512
-#: A settle is on nobody's way: it rides with the next hold's commit, or goes after this long.
-LINGER_S = 0.010
-#: Where the last hold is longer ago than this many times LINGER_S, no hold is likely to come: a settle goes at once.
-QUIET = 2
-#: Holds that may wait at once; beyond this the answer is 503.
-QUEUED_HOLDS = 4096
+MAX_BATCH = 512
+#: A settle shares the commit of the next hold, or is written after this delay (decision 0007).
+SETTLE_DELAY_S = 0.010
+#: Write a settle without delay if the last hold is longer ago than this many times SETTLE_DELAY_S.
+IDLE_FACTOR = 2
+#: Maximum number of queued holds. Further ones raise Overloaded (503).
+MAX_QUEUED_HOLDS = 4096
 FIRST_RETRY_S = 0.05
-LONGEST_RETRY_S = 2.0
-#: How long a batch waits for a database that has just gone, before its holds are refused: a restart is shorter.
-PATIENCE_S = 2.0
+MAX_RETRY_S = 2.0
+#: How long a batch waits for a database that became unavailable before its holds are refused. A restart is shorter.
+RECONNECT_WINDOW_S = 2.0
 
 
 class Writer:
-    """Owns the connection that writes. `submit` may be called from any thread and awaits nothing."""
+    """Owner of the connection that writes. `submit` may be called from any thread and never blocks."""
 
     def __init__(
         self,
         database: Database,
         decide: ledger.Decide,
         *,
-        linger_s: float = LINGER_S,
+        settle_delay_s: float = SETTLE_DELAY_S,
         steady_s: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._database = database
         self._decide = decide
-        self._linger_s = linger_s
-        #: Seconds that only go forward, and the wait for a database that has just gone; a simulation has its own.
+        self._settle_delay_s = settle_delay_s
+        #: Monotonic clock, and the sleep between reconnects. Simulations replace both.
         self._steady_s = steady_s
         self._pause = pause
-        self._tickets: deque[PendingWrite] = deque()
+        self._queue: deque[PendingWrite] = deque()
         self._lock = threading.Lock()
-        #: Held while the thread has nothing to do; a plain lock wakes it with less ado than a condition.
-        self._bell = threading.Lock()
-        self._bell.acquire()
+        #: Held while the thread is idle. A plain lock wakes a thread faster than a Condition.
+        self._wakeup = threading.Lock()
+        self._wakeup.acquire()
         self._urgent = 0
         self._is_due = False
         self._has_timer = False
-        #: The loop that wakes the thread as its turn ends.
-        self._rings_in: asyncio.AbstractEventLoop | None = None
+        #: Event loop that will wake the thread at the end of its current turn.
+        self._waking_loop: asyncio.AbstractEventLoop | None = None
         self._last_hold_s = 0.0
         self._stopping = False
-        self._is_away = False
-        self._calm_since_s = self._steady_s()
-        self._owed: list[PendingWrite] = []
+        self._is_unavailable = False
+        self._healthy_since_s = self._steady_s()
+        self._deferred: list[PendingWrite] = []
         self._retry_at_s = 0.0
         self._retry_delay_s = FIRST_RETRY_S
         self._thread: threading.Thread | None = None
         self.counts = WriterCounts()
 
     def start(self) -> None:
-        """Open the connection and start the thread. StoreError if the database cannot be opened."""
+        """Open the connection and start the thread. Raise StoreError if the database cannot be opened."""
         connection = self._database.connect()
         self._thread = threading.Thread(target=self._run, args=(connection,), name="writer", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what is queued, then end the thread."""
+        """Write everything queued, then end the thread."""
         with self._lock:
             self._stopping = True
-            self._ring()
+            self._wake()
         if self._thread is not None:
             self._thread.join()
 
     def healthy_for_s(self) -> float:
-        """Seconds since the start, or since the database was last away."""
-        return 0.0 if self._is_away else self._steady_s() - self._calm_since_s
+        """Return the seconds since the start, or since the database was last unavailable."""
+        return 0.0 if self._is_unavailable else self._steady_s() - self._healthy_since_s
 
-    def waiting(self) -> tuple[int, int]:
-        """Operations that wait for their commit, and charges that a sick database has put off."""
-        return len(self._tickets), len(self._owed)
+    def backlog(self) -> tuple[int, int]:
+        """Return the number of queued writes and of charges that are deferred until the database recovers."""
+        return len(self._queue), len(self._deferred)
 
     def submit(
         self, operation: Operation, *, wait: bool = True, is_last: bool = False
     ) -> asyncio.Future[Result] | None:
-        """Queue a ledger operation; the future, if asked for, resolves once it is durable.
+        """Queue a ledger operation. With `wait`, return a future of its result, resolved once it is durable.
 
-        Holds raise Overloaded when too many wait already. Everything else is always taken; `is_last` says that
-        nothing else is at work, so that waiting for company is in vain.
+        Raise Overloaded for a hold if too many are queued. All other operations are always accepted. `is_last`: no
+        other request is in flight, so waiting for another operation to share the commit would be useless.
         """
         is_hold = isinstance(operation, PlaceHold)
-        if is_hold and self._urgent >= QUEUED_HOLDS:
-            raise Overloaded("too many requests are waiting for the ledger; try again", retry_after_s=1)
+        if is_hold and self._urgent >= MAX_QUEUED_HOLDS:
+            raise Overloaded("too many requests are queued; try again", retry_after_s=1)
         future = asyncio.get_running_loop().create_future() if wait else None
         self._put(PendingWrite(operation, None, future, is_hold, is_last, not is_hold))
         return future
 
-    async def run(self, change: Change) -> Any:
-        """Run a plain function of a connection inside the next transaction; its result once durable.
+    def renew(self, checkpoint: Checkpoint, on_lost: Callable[[Result], None]) -> None:
+        """Queue a checkpoint without a future. `on_lost` is called with any result but `Renewed`."""
+        watch = Watch(asyncio.get_running_loop(), on_lost)
+        self._put(PendingWrite(checkpoint, None, None, urgent=False, must_succeed=True, watch=watch))
 
-        Overloaded where the database is away and nothing was written, StoreError where it could not be.
+    async def run(self, change: WriteFunction) -> Any:
+        """Run a function of a connection in the next transaction, and return its result once it is durable.
+
+        Raise Overloaded if the database is unavailable and nothing was written, StoreError if the write failed.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._put(PendingWrite(None, change, future, urgent=True))
@@ -210,75 +245,83 @@ class Writer:
         except CommitInDoubt:
             raise
         except ConnectionLost as error:
-            raise Overloaded("the database is away; nothing was written; try again", retry_after_s=2) from error
+            raise Overloaded(
+                "the database is temporarily unavailable; nothing was written; try again", retry_after_s=2
+            ) from error
 
-    def _put(self, ticket: PendingWrite) -> None:
+    def _put(self, pending: PendingWrite) -> None:
         with self._lock:
             if self._stopping:
                 raise Overloaded("the server is stopping; try again", retry_after_s=1)
-            self._tickets.append(ticket)
-            if ticket.urgent:
+            self._queue.append(pending)
+            if pending.urgent:
                 self._urgent += 1
                 self._last_hold_s = self._steady_s()
-                self._ring_soon()
-            elif ticket.last or not self._lingers(ticket) or len(self._tickets) >= LARGEST_BATCH:
+                self._wake_after_turn()
+            elif pending.last or not self._delay_settle(pending) or len(self._queue) >= MAX_BATCH:
                 self._is_due = True
-                self._ring()
+                self._wake()
 
-    def _ring_soon(self) -> None:
-        """Wake the thread after this turn of the event loop: what the turn brings shares a COMMIT. Under the lock."""
+    def _wake_after_turn(self) -> None:
+        """Wake the thread after this turn of the event loop, so that all its writes share a COMMIT (decision 0011).
+
+        Called with the lock held.
+        """
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            self._ring()
+            self._wake()
             return
-        # Another loop's turn may be its last.
-        if self._rings_in is not loop:
-            self._rings_in = loop
-            loop.call_soon(self._turn_is_over)
+        # Do not rely on another event loop: it may be closing.
+        if self._waking_loop is not loop:
+            self._waking_loop = loop
+            loop.call_soon(self._on_turn_end)
 
-    def _turn_is_over(self) -> None:
+    def _on_turn_end(self) -> None:
         with self._lock:
-            self._rings_in = None
-            # Where the thread was awake anyhow, it has taken them already.
+            self._waking_loop = None
+            # If the thread was already awake, it has taken them.
             if self._urgent:
-                self._ring()
+                self._wake()
 
-    def _ring(self) -> None:
-        """Wake the thread; under the lock."""
-        if self._bell.locked():
-            self._bell.release()
+    def _wake(self) -> None:
+        """Wake the thread. Called with the lock held."""
+        if self._wakeup.locked():
+            self._wakeup.release()
 
-    def _lingers(self, ticket: PendingWrite) -> bool:
-        """Let the event loop keep the time of what may wait: waking this thread for it costs more than the SQL."""
-        if ticket.future is not None and self._steady_s() - self._last_hold_s > QUIET * self._linger_s:
+    def _delay_settle(self, pending: PendingWrite) -> bool:
+        """Delay a write with a timer of the event loop and return True, or return False if it should not be delayed.
+
+        Waking the thread for a single settle costs more than its SQL.
+        """
+        if pending.future is not None and self._steady_s() - self._last_hold_s > IDLE_FACTOR * self._settle_delay_s:
             return False
         if not self._has_timer:
             try:
-                asyncio.get_running_loop().call_later(self._linger_s, self._linger_is_over)
+                asyncio.get_running_loop().call_later(self._settle_delay_s, self._settle_delay_is_over)
             except RuntimeError:
                 return False
             self._has_timer = True
         return True
 
-    def _linger_is_over(self) -> None:
+    def _settle_delay_is_over(self) -> None:
         with self._lock:
             self._has_timer = False
-            if self._tickets:
+            if self._queue:
                 self._is_due = True
-                self._ring()
+                self._wake()
 
     # ── the thread ────────────────────────────────────────────────────────────────────────────────────────
 
     def _run(self, connection: Connection) -> None:
-        while batch := self._take():
+        while batch := self._next_batch():
             self._write_all(connection, batch)
         connection.close()
 
-    def step(self, connection: Connection) -> bool:
-        """Do what the thread would do now; False where it would wait. Only where nobody called `start`."""
+    def run_once(self, connection: Connection) -> bool:
+        """Do one round of the thread's work, and return False if there is none. Only for a writer without a thread."""
         with self._lock:
-            batch = self._batch() if self._is_pressing() else []
+            batch = self._pop_batch() if self._has_work() else []
         if batch:
             self._write_all(connection, batch)
         return bool(batch)
@@ -289,124 +332,145 @@ class Writer:
             self._write(connection, together)
             wake_callers(together)
 
-    def _take(self) -> list[PendingWrite]:
-        """Whatever waits, at most LARGEST_BATCH; an empty list means: stop."""
+    def _next_batch(self) -> list[PendingWrite]:
+        """Wait for work and return it, at most MAX_BATCH. An empty list means stop."""
         while True:
             with self._lock:
-                if self._is_pressing():
-                    return self._batch()
-            self._bell.acquire(timeout=self._retry_delay_s if self._owed else -1)
+                if self._has_work():
+                    return self._pop_batch()
+            self._wakeup.acquire(timeout=self._retry_delay_s if self._deferred else -1)
 
-    def _batch(self) -> list[PendingWrite]:
-        size = min(len(self._tickets), LARGEST_BATCH)
-        batch = [self._tickets.popleft() for _ in range(size)]
-        self._is_due = bool(self._tickets)
-        self._urgent = sum(ticket.urgent for ticket in self._tickets)
-        if self._retry_is_due() or self._stopping:
-            batch = self._owed + batch
-            self._owed = []
+    def _pop_batch(self) -> list[PendingWrite]:
+        size = min(len(self._queue), MAX_BATCH)
+        batch = [self._queue.popleft() for _ in range(size)]
+        self._is_due = bool(self._queue)
+        self._urgent = sum(pending.urgent for pending in self._queue)
+        if self._deferred and (self._retry_is_due() or self._stopping or any(map(_recovers, batch))):
+            batch = self._deferred + batch
+            self._deferred = []
         return batch
 
-    def _is_pressing(self) -> bool:
+    def _has_work(self) -> bool:
         return self._urgent > 0 or self._is_due or self._stopping or self._retry_is_due()
 
     def _retry_is_due(self) -> bool:
-        return bool(self._owed) and self._steady_s() >= self._retry_at_s
+        return bool(self._deferred) and self._steady_s() >= self._retry_at_s
 
     def _transactions(self, batch: Sequence[PendingWrite]) -> Iterable[Sequence[PendingWrite]]:
-        """What may share a COMMIT: alone on the database everything, among others all operations of the ledger.
+        """Split a batch into transactions: one for everything, or on a shared database one for all ledger operations.
 
-        They lock accounts in ascending order; a change may lock any row, and behind them that could be a deadlock.
+        Ledger operations lock accounts in ascending order. Any other change may lock any row, which could deadlock
+        in the same transaction, so each gets its own.
         """
         if not self._database.is_shared:
             return [batch]
-        operations = [ticket for ticket in batch if ticket.operation is not None]
-        changes = [[ticket] for ticket in batch if ticket.change is not None]
+        operations = [pending for pending in batch if pending.operation is not None]
+        changes = [[pending] for pending in batch if pending.change is not None]
         return [operations, *changes] if operations else changes
 
     def _write(self, connection: Connection, batch: Sequence[PendingWrite]) -> None:
-        """One transaction for all; on any surprise, one for each."""
+        """Write a batch in one transaction or, after an unexpected error, each write in its own."""
         try:
-            self._commit_patiently(connection, batch)
+            self._commit_with_retries(connection, batch)
         except ConnectionLost as error:
-            self._put_off(batch, error)
-        except Exception as error:  # noqa: BLE001 - whatever it was, each operation is tried alone below
-            log.warning("a batch of %d was rolled back and is replayed one by one: %s", len(batch), error)
+            self._defer(batch, error)
+        except Exception as error:  # noqa: BLE001 - each write is tried alone below, where its error is reported
+            log.warning("rolled back a batch of %d, replaying it one by one: %s", len(batch), error)
             self.counts.replays += 1
-            for ticket in batch:
-                self._write_alone(connection, ticket)
+            for pending in batch:
+                self._write_alone(connection, pending)
             self._retry_later()
         else:
             self._retry_delay_s = FIRST_RETRY_S
 
-    def _commit_patiently(self, connection: Connection, batch: Sequence[PendingWrite]) -> None:
-        """Commit, on a new connection where the old one broke; give up at once where the last batch had to."""
-        give_up_s = self._steady_s() + (0.0 if self._is_away or self._stopping else PATIENCE_S)
+    def _commit_with_retries(self, connection: Connection, batch: Sequence[PendingWrite]) -> None:
+        """Commit, reconnecting with exponential backoff for RECONNECT_WINDOW_S.
+
+        If the database was already unavailable for the last batch, try only once.
+        """
+        give_up_s = self._steady_s() + (0.0 if self._is_unavailable or self._stopping else RECONNECT_WINDOW_S)
         delay_s = FIRST_RETRY_S
         while True:
             try:
                 self._commit(connection, batch)
             except CommitInDoubt:
-                self._is_away = True
+                self._is_unavailable = True
                 raise
             except ConnectionLost as error:
-                self._calm_since_s = self._steady_s()
+                self._healthy_since_s = self._steady_s()
                 if self._steady_s() + delay_s > give_up_s:
-                    self._is_away = True
+                    self._is_unavailable = True
                     raise
-                log.warning("%s; trying again", error)
+                log.warning("%s; reconnecting", error)
                 self._pause(delay_s)
                 delay_s *= 2
             else:
-                if self._is_away:
-                    self._is_away, self._calm_since_s = False, self._steady_s()
+                if self._is_unavailable:
+                    self._is_unavailable, self._healthy_since_s = False, self._steady_s()
                 return
 
-    def _put_off(self, batch: Sequence[PendingWrite], error: ConnectionLost) -> None:
-        """The database is away: keep what is owed, and tell the others now."""
+    def _defer(self, batch: Sequence[PendingWrite], error: ConnectionLost) -> None:
+        """Keep the charges of a batch for a retry, and fail its other writes, because the database is unavailable."""
         self.counts.failures += 1
-        for ticket in batch:
-            if ticket.owed and not self._stopping:
-                ticket.in_doubt = ticket.in_doubt or isinstance(error, CommitInDoubt)
-                self._owed.append(ticket)
+        for pending in batch:
+            if pending.must_succeed and not self._stopping:
+                pending.in_doubt = pending.in_doubt or isinstance(error, CommitInDoubt)
+                self._deferred.append(pending)
             else:
-                ticket.fail(error)
-        self._owed = without_old_checkpoints(self._owed)
+                pending.fail(error)
+        self._deferred = drop_superseded_checkpoints(self._deferred)
         self._retry_later()
 
     def _retry_later(self) -> None:
-        if self._owed:
-            log.error("%d charges could not be written and will be tried again", len(self._owed))
+        if self._deferred:
+            log.error("%d charges could not be written, will retry", len(self._deferred))
             self._retry_at_s = self._steady_s() + self._retry_delay_s
-            self._retry_delay_s = min(self._retry_delay_s * 2, LONGEST_RETRY_S)
+            self._retry_delay_s = min(self._retry_delay_s * 2, MAX_RETRY_S)
 
-    def _write_alone(self, connection: Connection, ticket: PendingWrite) -> None:
-        """What is owed and meets a sick database waits for the next try; its caller goes on waiting."""
+    def _write_alone(self, connection: Connection, pending: PendingWrite) -> None:
+        """Write one entry in its own transaction. A charge that fails is deferred, and its caller keeps waiting."""
+        if self._deferred and _recovers(pending) and self._owes_charge_of(pending):
+            self._deferred.append(pending)
+            return
         try:
-            self._commit(connection, [ticket])
+            self._commit(connection, [pending])
         except StoreError as error:
             self.counts.failures += 1
-            if ticket.owed and not self._stopping:
-                self._owed.append(ticket)
+            if pending.must_succeed and not self._stopping:
+                self._deferred.append(pending)
             else:
-                ticket.fail(error)
+                pending.fail(error)
         except Exception as error:
             self.counts.failures += 1
-            log.exception("an operation failed and was dropped")
-            ticket.fail(error)
+            log.exception("a write failed with an unexpected error and was dropped")
+            pending.fail(error)
+
+    def _owes_charge_of(self, pending: PendingWrite) -> bool:
+        """Return True if the charge for the same hold is deferred. No recovery may come before it."""
+        hold_id = getattr(pending.operation, "hold_id", None)
+        return any(isinstance(o := other.operation, Settle) and o.hold_id == hold_id for other in self._deferred)
 
     def _commit(self, connection: Connection, batch: Sequence[PendingWrite]) -> None:
-        operations = [ticket.operation for ticket in batch if ticket.operation is not None]
+        operations = [pending.operation for pending in batch if pending.operation is not None]
         began_s = self._steady_s()
         with connection.transaction():
-            answers = iter(ledger.apply(connection, operations, self._decide) if operations else ())
-            for ticket in batch:
-                ticket.answer = ticket.change(connection) if ticket.change else next(answers)
-        for ticket in batch:
-            ticket.is_over = True
-            answer = ticket.answer
-            if ticket.in_doubt and isinstance(answer, Settled | Credited | Reversed):
-                ticket.answer = answer = msgspec.structs.replace(answer, repeated=False)
-            if type(answer) is Settled and answer.shortfall and not answer.repeated:
-                self.counts.shortfall += answer.shortfall
-        self.counts.wrote(len(batch), int((self._steady_s() - began_s) * 1_000_000))
+            results = iter(ledger.apply(connection, operations, self._decide) if operations else ())
+            for pending in batch:
+                pending.result = result = pending.change(connection) if pending.change else next(results)
+                if type(result) is Settled and result.repeated and isinstance(pending.operation, Settle):
+                    differs = not ledger.carries(connection, pending.operation)
+                    pending.result = msgspec.structs.replace(result, differs=differs)
+        for pending in batch:
+            pending.is_done = True
+            result = pending.result
+            # Written by this very operation, unless the ledger has another outcome than it asked for.
+            is_own = pending.in_doubt and not (isinstance(result, Settled) and result.differs)
+            if is_own and isinstance(result, Settled | Credited | Reversed):
+                pending.result = result = msgspec.structs.replace(result, repeated=False)
+            if type(result) is Settled and result.shortfall and not result.repeated:
+                self.counts.shortfall += result.shortfall
+        self.counts.record_commit(len(batch), int((self._steady_s() - began_s) * 1_000_000))
+
+
+def _recovers(pending: PendingWrite) -> bool:
+    return isinstance(pending.operation, Recover)

@@ -1,11 +1,30 @@
-"""An upstream that talks rubbish, or lies about its usage, is an error of the upstream's; the books stay true."""
+"""Tests of OpenAI-compatible upstreams: invalid responses and false usage never corrupt the ledger."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from minitoolai.core.errors import (
+    ContextExceeded,
+    EngineBroken,
+    EngineError,
+    EngineRateLimited,
+    EngineRefused,
+    EngineTimeout,
+    Overloaded,
+)
+from minitoolai.engines.chat.openai import (
+    CompletionResponse,
+    UpstreamResponse,
+    completion_as_chat,
+    embeddings_as_chat,
+    engine_error,
+    upstream_failure,
+)
+from minitoolai.httpclient.client import ConnectError, ConnectionBroken, HttpError, ReadTimeout
 from tests.support import manners
 from tests.support.ask import check_refusal, post, start
 from tests.support.server import Account
@@ -21,7 +40,9 @@ FULL_COST = manners.PROMPT_TOKENS * PRICE_IN + len(manners.WORDS) * PRICE_OUT
     "rubbish",
     [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x00\x01\x02\x03" * 100, b"HTTP/1.1 200 OK\r\ncontent-length: zzz\r\n\r\n{}", b""],
 )
-def test_rubbish_that_is_not_http_is_a_502(account: Account, upstream: Upstream, rubbish: bytes, stream: bool) -> None:
+def test_a_response_that_is_not_http_is_a_502(
+    account: Account, upstream: Upstream, rubbish: bytes, stream: bool
+) -> None:
     upstream.behave = manners.raw(rubbish)
     check_refusal(post(account, model="standin", stream=stream), 502, "upstream_error")
     assert account.settled() == CREDIT
@@ -30,7 +51,7 @@ def test_rubbish_that_is_not_http_is_a_502(account: Account, upstream: Upstream,
 @pytest.mark.parametrize(
     "rubbish", [b"<html>502 Bad Gateway</html>", b'{"choices": 7}', b'{"choices": []}', b"[1, 2]", b"", b"\xff\xfe"]
 )
-def test_a_200_that_is_no_completion_is_a_502(account: Account, upstream: Upstream, rubbish: bytes) -> None:
+def test_a_200_without_a_completion_is_a_502(account: Account, upstream: Upstream, rubbish: bytes) -> None:
     upstream.behave = manners.body(rubbish)
     check_refusal(post(account, model="standin", stream=False), 502, "upstream_error")
     assert account.settled() == CREDIT
@@ -50,15 +71,13 @@ def test_a_200_that_is_no_completion_is_a_502(account: Account, upstream: Upstre
     ],
 )
 @pytest.mark.parametrize("model", ["standin", "whole"])
-def test_events_that_are_no_chunks_are_an_error_and_cost_nothing(
-    account: Account, upstream: Upstream, rubbish: bytes, model: str
-) -> None:
+def test_invalid_events_are_an_error_and_free(account: Account, upstream: Upstream, rubbish: bytes, model: str) -> None:
     upstream.behave = manners.body(rubbish)
     check_refusal(post(account, model=model), 502, "upstream_error")
     assert account.settled() == CREDIT
 
 
-def test_more_usage_than_was_allowed_is_charged_up_to_the_hold(account: Account, upstream: Upstream) -> None:
+def test_usage_above_the_limit_is_charged_up_to_the_hold(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.answer(["word "] * 500)
     answer = post(account, model="standin", max_completion_tokens=16)
     row = account.server.generation(answer.headers["x-generation-id"])
@@ -77,7 +96,7 @@ def test_more_usage_than_was_allowed_is_charged_up_to_the_hold(account: Account,
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_usage_that_cannot_be_true_never_pays_the_customer_nor_breaks_the_books(
+def test_impossible_usage_never_credits_the_customer(
     account: Account, upstream: Upstream, usage: dict[str, Any], stream: bool
 ) -> None:
     async def behave(exchange: Any) -> None:
@@ -96,3 +115,114 @@ def test_a_usage_that_cannot_be_true_never_pays_the_customer_nor_breaks_the_book
     assert (
         0 <= CREDIT - account.settled() <= account.server.generation(answer.headers["x-generation-id"])["hold_amount"]
     )
+
+
+# ── without a server: translation of responses and failures ───────────────────────────────────────────────────
+
+
+class Received:
+    """An HTTP response whose bytes arrive in these parts."""
+
+    status = 200
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts = list(parts)
+        self.closed = 0
+
+    async def next_bytes(self) -> bytes:
+        return self.parts.pop(0) if self.parts else b""
+
+    def read_nowait(self) -> bytes | None:
+        return self.parts.pop(0) if self.parts else b""
+
+    async def read(self) -> bytes:
+        return b"".join(self.parts)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_closing_a_response_returns_its_slot_once() -> None:
+    received, slots = Received(), []
+    response = UpstreamResponse(received, "up")  # type: ignore[arg-type]
+    response.on_close = lambda: slots.append(1)
+
+    async def test() -> None:
+        await response.close()
+        await response.close()
+
+    asyncio.run(test())
+    assert (slots, received.closed) == ([1], 2)
+
+
+EVENT = b'data: {"choices":[{"index":0,"text":"hi"}]}\r\n\r\n'
+CHAT_EVENT = (
+    b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"message":{"role":"assistant","content":"hi"}}]}\n\n'
+)
+
+
+@pytest.mark.parametrize("cut", [1, 10, len(EVENT) - 2, len(EVENT) - 1, len(EVENT)])
+@pytest.mark.parametrize("waiting", [True, False])
+def test_text_completions_are_translated_wherever_their_events_are_cut(cut: int, waiting: bool) -> None:
+    async def test() -> bytes:
+        stream = EVENT + EVENT + b"data: [DONE]\n\n"
+        response = CompletionResponse(Received(stream[:cut], stream[cut:]), "up")  # type: ignore[arg-type]
+        translated = b""
+        for _ in range(4):
+            translated += (await response.next_bytes() if waiting else response.read_nowait()) or b""
+        return translated
+
+    assert asyncio.run(test()) == CHAT_EVENT * 2 + b"data: [DONE]\n\n"
+
+
+def test_an_incomplete_event_at_the_end_is_returned_as_it_is() -> None:
+    response = CompletionResponse(Received(b"data: {"), "up")  # type: ignore[arg-type]
+    assert (response.read_nowait(), response.read_nowait(), response.read_nowait()) == (None, b"data: {", b"")
+
+
+@pytest.mark.parametrize("body", [b"rubbish", b"[]", b'{"choices":5}', b"\xff"])
+def test_other_bodies_are_left_unchanged(body: bytes) -> None:
+    assert completion_as_chat(body) == body
+
+
+@pytest.mark.parametrize("body", [b"rubbish", b'{"data":[]}', b'{"data":5}', b"\xff"])
+def test_a_response_without_embeddings_is_an_error(body: bytes) -> None:
+    with pytest.raises(EngineError, match="embedding"):
+        embeddings_as_chat(body)
+
+
+@pytest.mark.parametrize(
+    ("status", "retry_after", "body", "kind", "retry_after_s"),
+    [
+        (400, None, b'{"error":{"message":"m","code":"context_length_exceeded"}}', ContextExceeded, None),
+        (429, "9", b'{"error":{"message":"m"}}', EngineRateLimited, 9),
+        (429, "soon", b"", EngineRateLimited, 5),
+        (422, None, b'{"error":{"message":"m","param":"top_p"}}', EngineRefused, None),
+        (503, None, b"", Overloaded, 2),
+        (504, None, b"", EngineTimeout, None),
+        (401, None, b'{"error":{"message":"bad key"}}', EngineError, None),
+        (500, None, b"<html>", EngineError, None),
+    ],
+)
+def test_error_responses_are_translated(
+    status: int, retry_after: str | None, body: bytes, kind: type[Exception], retry_after_s: int | None
+) -> None:
+    failure = upstream_failure(status, retry_after, body, "up")
+    assert type(failure) is kind
+    assert failure.retry_after_s == retry_after_s
+    assert "bad key" not in failure.message
+    assert kind is not EngineRefused or failure.param == "top_p"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConnectError("x"), EngineError),
+        (ReadTimeout("x"), EngineTimeout),
+        (ConnectionBroken("x"), EngineBroken),
+    ],
+)
+def test_failed_exchanges_are_translated(error: HttpError, kind: type[EngineError]) -> None:
+    translated = engine_error(error, "up")
+    assert type(translated) is kind
+    assert translated.message.startswith("up ")

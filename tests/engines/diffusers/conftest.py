@@ -1,4 +1,4 @@
-"""Tiny checkpoints for every test of the GPU engine, built once, on the processor."""
+"""Tiny checkpoints for all tests of the GPU engine, built once, on the CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.programs import packages_of_the_gpu_engine
 
 @dataclass
 class Checkpoints:
-    """`folder` holds xl.safetensors and one.safetensors (SD 1.5), and xl-folder and one-folder."""
+    """`folder` contains xl.safetensors and one.safetensors (SD 1.5), xl-folder and one-folder."""
 
     folder: Path
     xl: Any
@@ -23,13 +23,13 @@ class Checkpoints:
     one_folder: Any
 
     def engine(self, **config: Any) -> Any:
-        """An engine that offers each of them under its name, and `quick`, which is `one` with levels that trail."""
-        from minitoolai.engines.diffusers.engine import make_canvas_engine
+        """Return an engine with a model per checkpoint, and `quick`: `one` with trailing timesteps."""
+        from minitoolai.engines.diffusers.engine import make_batch_engine
 
         models = {name: {"weights": name} for name in ("xl.safetensors", "one.safetensors", "xl-folder", "one-folder")}
         models["quick"] = {"weights": "one.safetensors", "schedule": "trailing"}
         given = {"models": models, "folder": str(self.folder), "device": "cpu"} | config
-        engine = make_canvas_engine(given)
+        engine = make_batch_engine(given)
         engine.start()
         return engine
 
@@ -46,7 +46,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkpoint
     logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     before = torch.get_num_threads()
-    # Threads that wait for each other are slower than one, where others want the processor too.
+    # One thread is faster than several that wait for each other on a busy CPU.
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("weights")
     made = Checkpoints(
@@ -66,19 +66,19 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkpoint
 
 @pytest.fixture(scope="session")
 def engine(checkpoints: Checkpoints) -> Any:
-    """One engine that most tests share."""
+    """The engine that most tests share."""
     return checkpoints.engine()
 
 
 @pytest.fixture
-def draw(engine: Any) -> Callable[..., Any]:
-    """One picture: `draw(model, **request)` → pixels (height, width, 3) as numbers."""
-    from minitoolai.engines.diffusers.engine import draw as draw_one
+def generate(engine: Any) -> Callable[..., Any]:
+    """Return a function that generates one image, as pixels (height, width, 3)."""
+    from minitoolai.engines.diffusers.engine import generate as generate_one
     from minitoolai.engines.protocols import ImageRequest
     from tests.support.diffusion import pixels_of
 
     def one(model: str, **request: Any) -> Any:
-        asked = {"prompt": "a red apple", "width": 64, "height": 64, "seed": 7, "steps": 3} | request
-        return pixels_of(draw_one(engine, model, ImageRequest(**asked)).png)
+        fields = {"prompt": "a red apple", "width": 64, "height": 64, "seed": 7, "steps": 3} | request
+        return pixels_of(generate_one(engine, model, ImageRequest(**fields)).png)
 
     return one

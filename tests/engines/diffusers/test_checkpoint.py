@@ -1,4 +1,4 @@
-"""Weights as people have them: one file in the published layout, or a folder. What is none of these is refused."""
+"""Tests of loading weights: a single file in the published layout, or a diffusers folder. Anything else is refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import EngineError
-from minitoolai.engines.diffusers.checkpoint import Weights
+from minitoolai.engines.diffusers.checkpoint import WeightsFolder
 from tests.engines.diffusers.conftest import Checkpoints
 from tests.support.programs import packages_of_the_gpu_engine
 
@@ -27,13 +27,13 @@ def load(path: Path) -> Any:
 
 
 def same(one: Any, other: Any, within: float = 0.0) -> bool:
-    """Every tensor that the loaded network has is the original's."""
+    """Return True if all tensors of the loaded network equal the original's."""
     there = other.state_dict()
     return all((tensor - there[name]).abs().max() <= within for name, tensor in one.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["one.safetensors", "xl.safetensors"])
-def test_a_file_in_the_published_layout_is_read_to_the_last_tensor(checkpoints: Checkpoints, name: str) -> None:
+def test_a_file_in_the_published_layout_is_loaded_completely(checkpoints: Checkpoints, name: str) -> None:
     original = checkpoints.xl if name.startswith("xl") else checkpoints.one
     networks = load(checkpoints.folder / name)
     # xl.safetensors is written in half precision, as most are.
@@ -46,7 +46,7 @@ def test_a_file_in_the_published_layout_is_read_to_the_last_tensor(checkpoints: 
         assert same(loaded.network, whole, within)
 
 
-def test_a_folder_is_read_too_in_whole_or_half_files(checkpoints: Checkpoints) -> None:
+def test_a_folder_is_loaded_from_full_or_half_precision_files(checkpoints: Checkpoints) -> None:
     for name, original in (("xl-folder", checkpoints.xl_folder), ("one-folder", checkpoints.one_folder)):
         networks = load(checkpoints.folder / name)
         assert (networks.name, networks.is_xl, networks.predicts_v) == (name, original.is_xl, False)
@@ -56,12 +56,12 @@ def test_a_folder_is_read_too_in_whole_or_half_files(checkpoints: Checkpoints) -
 
 
 def test_the_real_networks_have_as_many_tensors_as_their_published_files() -> None:
-    """What our names are worth: sd_xl_base_1.0 has 1,680 tensors of the UNet and v1-5 has 686; their VAE has 248."""
+    """Check the tensor names: the UNet of sd_xl_base_1.0 has 1,680 tensors, that of v1-5 686, and the VAE 248."""
     packages_of_the_gpu_engine()
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from minitoolai.engines.diffusers import checkpoint as told
+    from minitoolai.engines.diffusers import checkpoint
     from tests.support import diffusion
 
     xl = {
@@ -79,16 +79,16 @@ def test_the_real_networks_have_as_many_tensors_as_their_published_files() -> No
         with torch.device("meta"):
             unet = UNet2DConditionModel.from_config(wanted)
             vae = AutoencoderKL.from_config(vae_wanted)
-        tensors = {f"{told.UNET}{name}": tensor for name, tensor in diffusion.unet_names(unet).items()}
+        tensors = {f"{checkpoint.UNET}{name}": tensor for name, tensor in diffusion.unet_names(unet).items()}
         of_vae = diffusion.vae_names(vae)
         assert (len(tensors), len(of_vae)) == (count, 248)
-        tensors |= {f"{told.VAE}{name}": tensor for name, tensor in of_vae.items()}
+        tensors |= {f"{checkpoint.VAE}{name}": tensor for name, tensor in of_vae.items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if is_xl:
-            shapes |= {f"{told.OPEN_CLIP_OF_XL}text_projection": (1280, 1280), f"{told.CLIP_OF_XL}x": (1,)}
+            shapes |= {f"{checkpoint.OPEN_CLIP_OF_XL}text_projection": (1280, 1280), f"{checkpoint.CLIP_OF_XL}x": (1,)}
         else:
-            shapes |= {f"{told.CLIP_OF_15}x": (1,)}
-        found, found_vae = told.unet_config(shapes), told.vae_config(shapes)
+            shapes |= {f"{checkpoint.CLIP_OF_15}x": (1,)}
+        found, found_vae = checkpoint.unet_config(shapes), checkpoint.vae_config(shapes)
         assert {key: found[key] for key in wanted if key != "sample_size" and key in found} == {
             key: value for key, value in wanted.items() if key != "sample_size" and key in found
         }
@@ -96,7 +96,7 @@ def test_the_real_networks_have_as_many_tensors_as_their_published_files() -> No
         assert found_vae["scaling_factor"] == (0.13025 if is_xl else 0.18215)
 
 
-def test_a_model_that_answers_with_v_says_so_in_file_or_folder(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_v_prediction_is_recognized_in_files_and_folders(checkpoints: Checkpoints, tmp_path: Path) -> None:
     import torch
 
     assert load(checkpoints.one.save_file(tmp_path / "v.safetensors", v_pred=torch.zeros(0))).predicts_v
@@ -106,7 +106,7 @@ def test_a_model_that_answers_with_v_says_so_in_file_or_folder(checkpoints: Chec
     assert load(folder).predicts_v
 
 
-def test_weights_of_another_kind_are_refused_in_words(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused_with_a_reason(checkpoints: Checkpoints, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -116,10 +116,10 @@ def test_weights_of_another_kind_are_refused_in_words(checkpoints: Checkpoints, 
             load(tmp_path / "x.safetensors")
 
     whole = {name: tensor.clone() for name, tensor in checkpoints.one.published().items()}
-    refused({"lora_unet_down.weight": torch.zeros(1)}, "holds no UNet of Stable Diffusion")
+    refused({"lora_unet_down.weight": torch.zeros(1)}, "contains no Stable Diffusion UNet")
     refused(whole | {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)}, "inpainting")
-    refused({n: t for n, t in whole.items() if not n.startswith("cond_stage")}, "holds no text encoder")
-    refused({n: t for n, t in whole.items() if not n.startswith("first_stage")}, "holds no VAE")
+    refused({n: t for n, t in whole.items() if not n.startswith("cond_stage")}, "contains no text encoder")
+    refused({n: t for n, t in whole.items() if not n.startswith("first_stage")}, "contains no VAE")
     refused({n: t for n, t in whole.items() if "time_embed.0.bias" not in n}, "its UNet is not one of SD 1.5 or SDXL")
     (tmp_path / "y.safetensors").write_bytes((checkpoints.folder / "one.safetensors").read_bytes()[:5000])
     with pytest.raises(EngineError, match=r"y\.safetensors cannot be loaded"):
@@ -129,10 +129,10 @@ def test_weights_of_another_kind_are_refused_in_words(checkpoints: Checkpoints, 
         load(tmp_path / "z.safetensors")
 
 
-def test_a_folder_with_a_part_missing_is_refused_in_words(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_refused_with_a_reason(checkpoints: Checkpoints, tmp_path: Path) -> None:
     for part, words in (
-        ("unet/diffusion_pytorch_model.fp16.safetensors", "unet holds no .safetensors"),
-        ("tokenizer/vocab.json", "no tokenizer that can be read"),
+        ("unet/diffusion_pytorch_model.fp16.safetensors", "unet contains no .safetensors"),
+        ("tokenizer/vocab.json", "no readable tokenizer"),
         ("vae/config.json", "cannot be loaded"),
     ):
         folder = shutil.copytree(checkpoints.folder / "one-folder", tmp_path / part.replace("/", "-"))
@@ -141,27 +141,27 @@ def test_a_folder_with_a_part_missing_is_refused_in_words(checkpoints: Checkpoin
             load(folder)
 
 
-def test_weights_are_found_as_a_file_or_as_a_folder_of_the_same_name(tmp_path: Path) -> None:
-    weights = Weights(tmp_path)
+def test_weights_are_a_file_or_a_folder_of_the_same_name(tmp_path: Path) -> None:
+    weights = WeightsFolder(tmp_path)
     assert "no file" in str(weights.why_missing("a.safetensors"))
     (tmp_path / "a.ckpt").write_bytes(b"")
     assert weights.find("a.ckpt") is None
     (tmp_path / "a").mkdir()
-    assert "model_index.json is missing" in str(weights.why_missing("a.safetensors"))
+    assert "no model_index.json" in str(weights.why_missing("a.safetensors"))
     (tmp_path / "a" / "model_index.json").write_text("{}")
     assert weights.find("a.safetensors") == weights.find("a") == tmp_path / "a"
     (tmp_path / "a.safetensors").write_bytes(b"")
     assert weights.find("a.safetensors") == tmp_path / "a.safetensors"
-    assert Weights(tmp_path / "elsewhere").find(str(tmp_path / "a.safetensors")) == tmp_path / "a.safetensors"
+    assert WeightsFolder(tmp_path / "elsewhere").find(str(tmp_path / "a.safetensors")) == tmp_path / "a.safetensors"
 
 
-def test_our_tokens_are_those_of_the_library_that_everybody_uses(tmp_path: Path) -> None:
+def test_the_tokenizer_agrees_with_transformers(tmp_path: Path) -> None:
     packages_of_the_gpu_engine()
     from transformers import CLIPTokenizer
 
-    from minitoolai.engines.diffusers.prompts import tokens_of_clip, tokens_of_folder
+    from minitoolai.engines.diffusers.prompts import clip_tokenizer, tokenizer_of_folder
 
-    ours = tokens_of_clip()
+    ours = clip_tokenizer()
     assert (ours.start, ours.end, ours.comma) == (49406, 49407, 267)
     assert ours.encode("a photo of a cat") == [320, 1125, 539, 320, 2368]
     model = json.loads(ours._tokenizer.to_str())["model"]
@@ -169,9 +169,9 @@ def test_our_tokens_are_those_of_the_library_that_everybody_uses(tmp_path: Path)
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]))
     ours._tokenizer.save(str(tmp_path / "tokenizer.json"))
     theirs = CLIPTokenizer.from_pretrained(tmp_path)
-    folder = tokens_of_folder(tmp_path)
+    folder = tokenizer_of_folder(tmp_path)
     (tmp_path / "vocab.json").unlink()
-    again = tokens_of_folder(tmp_path)
+    again = tokenizer_of_folder(tmp_path)
     for text in (
         "A red apple, on  the Tisch! it's 2024",
         "日本 🎉 café naïve",

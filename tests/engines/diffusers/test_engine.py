@@ -1,4 +1,4 @@
-"""The GPU engine on tiny networks: the same pictures as diffusers' own pipelines, alone or beside others."""
+"""Tests of the GPU engine on tiny networks: the same images as diffusers' pipelines, alone or in a batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.engines.diffusers.conftest import Checkpoints
 #: torch alone takes longer to import than most tests to run.
 pytestmark = pytest.mark.acceptance
 
-Draw = Callable[..., Any]
+Generate = Callable[..., Any]
 
 
 def apart(one: Any, other: Any) -> int:
@@ -30,11 +30,11 @@ def request(**fields: Any) -> ImageRequest:
     return ImageRequest(**{"prompt": "a red apple", "width": 64, "height": 64, "seed": 7, "steps": 3} | fields)
 
 
-def finished(canvas: Any) -> dict[int, Any]:
-    """Everything that the canvas ends with, by ticket."""
+def finished(batch: Any) -> dict[int, Any]:
+    """Everything that the batch ends with, by slot_id."""
     ended: dict[int, Any] = {}
-    while len(canvas):
-        ended |= {image.ticket: image for image in canvas.step()}
+    while len(batch):
+        ended |= {image.slot_id: image for image in batch.step()}
     return ended
 
 
@@ -45,14 +45,14 @@ def finished(canvas: Any) -> dict[int, Any]:
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("negative", ["", "worm"])
 @pytest.mark.parametrize("kind", ["xl", "one"])
-def test_a_picture_is_the_one_that_diffusers_own_pipeline_draws(
-    checkpoints: Checkpoints, draw: Draw, kind: str, negative: str
+def test_an_image_equals_that_of_the_diffusers_pipeline(
+    checkpoints: Checkpoints, generate: Generate, kind: str, negative: str
 ) -> None:
     import torch
     from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
     from transformers import CLIPTokenizer
 
-    from minitoolai.engines.sampling.noise import GrownNoise
+    from minitoolai.engines.sampling.noise import LazySeededNoise
     from tests.support.diffusion import NOISE
 
     folder, tiny = checkpoints.folder / f"{kind}-folder", getattr(checkpoints, f"{kind}_folder")
@@ -73,49 +73,38 @@ def test_a_picture_is_the_one_that_diffusers_own_pipeline_draws(
         guidance_scale=2.5,
         width=96,
         height=64,
-        latents=torch.from_numpy(GrownNoise(7, (4, 8, 12)).start())[None],
+        latents=torch.from_numpy(LazySeededNoise(7, (4, 8, 12)).start())[None],
         output_type="np",
     ).images[0]
-    ours = draw(f"{kind}-folder", negative_prompt=negative, scheduler="Euler", steps=4, cfg_scale=2.5, width=96)
+    ours = generate(f"{kind}-folder", negative_prompt=negative, scheduler="Euler", steps=4, cfg_scale=2.5, width=96)
     assert ours.std() > 10
     assert apart(ours, np.rint(theirs * 255).astype(int)) <= 1
 
 
-def test_the_file_draws_what_its_folder_draws(checkpoints: Checkpoints, tmp_path: Any) -> None:
-    from minitoolai.engines.diffusers.engine import draw, make_canvas_engine
-    from minitoolai.engines.diffusers.prompts import tokens_of_clip
+def test_a_file_gives_the_same_image_as_its_folder(checkpoints: Checkpoints, tmp_path: Any) -> None:
+    from minitoolai.engines.diffusers.engine import generate as generate_one
+    from minitoolai.engines.diffusers.engine import make_batch_engine
+    from minitoolai.engines.diffusers.prompts import clip_tokenizer
     from tests.support.diffusion import pixels_of
 
     folder = checkpoints.one.save_folder(tmp_path / "same")
     for file in (folder / "tokenizer").iterdir():
         file.unlink()
-    tokens_of_clip()._tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+    clip_tokenizer()._tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
     checkpoints.one.save_file(tmp_path / "file.safetensors")
     models = {"folder": {"weights": "same"}, "file": {"weights": "file.safetensors"}}
-    engine = make_canvas_engine({"models": models, "folder": str(tmp_path), "device": "cpu"})
-    pictures = [pixels_of(draw(engine, name, request(prompt="a (red:1.4) 苹果")).png) for name in models]
+    engine = make_batch_engine({"models": models, "folder": str(tmp_path), "device": "cpu"})
+    pictures = [pixels_of(generate_one(engine, name, request(prompt="a (red:1.4) 苹果")).png) for name in models]
     assert apart(*pictures) == 0
 
 
-def test_noise_levels_are_told_as_the_timesteps_of_training() -> None:
-    from minitoolai.engines.diffusers.batch import timestep_of
-    from minitoolai.engines.sampling.schedules import noise_table, sigmas
-
-    table = noise_table()
-    for step in (0, 1, 500, 998, 999):
-        assert timestep_of(table[step]) == pytest.approx(step, abs=1e-6)
-    assert [timestep_of(s) for s in sigmas("Euler", 4)[:-1]] == pytest.approx([999, 666, 333, 0], abs=1e-6)
-    assert timestep_of(table[-1] * 1.01) == 999
-    assert timestep_of(table[0] * 0.9) == 0
-
-
 @pytest.mark.parametrize("predicts_v", [False, True], ids=["noise", "v"])
-def test_what_the_network_answers_is_taken_for_what_it_was_trained_to_say(engine: Any, predicts_v: bool) -> None:
+def test_the_output_is_interpreted_as_noise_or_v(engine: Any, predicts_v: bool) -> None:
     import torch
 
     from minitoolai.engines.diffusers.batch import Denoiser, Row
 
-    painter = engine.painter("one.safetensors")
+    denoiser = engine.denoiser("one.safetensors")
     truth, noise = torch.full((4, 8, 8), 0.3), torch.linspace(-1, 1, 4 * 8 * 8).reshape(4, 8, 8)
     sigma = 2.9
 
@@ -129,9 +118,9 @@ def test_what_the_network_answers_is_taken_for_what_it_was_trained_to_say(engine
             assert torch.allclose(x[0], a * truth + s * noise, atol=1e-5)
             return ((a * noise - s * truth if predicts_v else noise)[None],)
 
-    networks = type(painter.networks)("sure", Sure(), None, [], is_xl=False, predicts_v=predicts_v)
+    networks = type(denoiser.networks)("sure", Sure(), None, [], is_xl=False, predicts_v=predicts_v)
     sure = Denoiser(networks, torch.device("cpu"), rows_per_call=4, free_memory=lambda: False)
-    told = painter.conditioning.of("x")
+    told = denoiser.prompts.encode("x")
     (answer,) = sure.denoise([Row(truth + sigma * noise, sigma, told)])
     assert answer is not None
     assert torch.allclose(answer, truth, atol=1e-4)
@@ -150,75 +139,77 @@ MIXED = [
 
 
 @pytest.mark.parametrize("model", ["xl.safetensors", "one.safetensors"])
-def test_pictures_drawn_together_are_those_drawn_alone(engine: Any, model: str) -> None:
-    from minitoolai.engines.diffusers.engine import draw
+def test_images_of_a_batch_equal_those_generated_alone(engine: Any, model: str) -> None:
+    from minitoolai.engines.diffusers.engine import generate as generate_one
     from tests.support.diffusion import pixels_of
 
-    canvas = engine.open(model)
-    tickets = {canvas.add(MIXED[0]): 0}
-    canvas.step()
+    batch = engine.open(model)
+    slot_ids = {batch.add(MIXED[0]): 0}
+    batch.step()
     # The others join when the first is half drawn; one is taken away again.
-    tickets |= {canvas.add(asked): i for i, asked in enumerate(MIXED[1:], 1)}
-    gone = canvas.add(request(seed=99))
-    canvas.step()
-    canvas.remove(gone)
-    ended = finished(canvas)
-    assert set(ended) == set(tickets)
-    for ticket, i in tickets.items():
-        assert isinstance(ended[ticket], GeneratedImage)
-        assert apart(pixels_of(ended[ticket].png), pixels_of(draw(engine, model, MIXED[i]).png)) <= 2, MIXED[i]
+    slot_ids |= {batch.add(asked): i for i, asked in enumerate(MIXED[1:], 1)}
+    gone = batch.add(request(seed=99))
+    batch.step()
+    batch.remove(gone)
+    ended = finished(batch)
+    assert set(ended) == set(slot_ids)
+    for slot_id, i in slot_ids.items():
+        assert isinstance(ended[slot_id], GeneratedImage)
+        assert apart(pixels_of(ended[slot_id].png), pixels_of(generate_one(engine, model, MIXED[i]).png)) <= 2, MIXED[i]
 
 
-def test_all_eighteen_schedulers_draw_and_differ(engine: Any) -> None:
+def test_all_eighteen_schedulers_work_and_differ(engine: Any) -> None:
     from tests.support.diffusion import pixels_of
 
-    canvas = engine.open("one.safetensors")
-    tickets = {canvas.add(request(scheduler=name, steps=4)): name for name in SCHEDULERS}
-    pictures = {tickets[ticket]: pixels_of(image.png) for ticket, image in finished(canvas).items()}
+    batch = engine.open("one.safetensors")
+    slot_ids = {batch.add(request(scheduler=name, steps=4)): name for name in SCHEDULERS}
+    pictures = {slot_ids[slot_id]: pixels_of(image.png) for slot_id, image in finished(batch).items()}
     assert set(pictures) == set(SCHEDULERS)
     different = [apart(pictures[a], pictures[b]) for a in SCHEDULERS for b in SCHEDULERS if a < b]
     assert min(different) > 2
 
 
-def test_guidance_one_asks_for_one_row_and_no_negative_prompt(checkpoints: Checkpoints) -> None:
+def test_guidance_one_needs_one_row_and_no_negative_prompt(checkpoints: Checkpoints) -> None:
     from tests.support.diffusion import Watched
 
     engine = checkpoints.engine()
-    painter = engine.painter("one.safetensors")
-    painter.networks.unet = watched = Watched(painter.networks.unet)
-    canvas = engine.open("one.safetensors")
-    canvas.add(request(cfg_scale=1.0, scheduler="Euler"))
-    canvas.add(request(cfg_scale=1.5, scheduler="Euler"))
-    finished(canvas)
+    denoiser = engine.denoiser("one.safetensors")
+    denoiser.networks.unet = watched = Watched(denoiser.networks.unet)
+    batch = engine.open("one.safetensors")
+    batch.add(request(cfg_scale=1.0, scheduler="Euler"))
+    batch.add(request(cfg_scale=1.5, scheduler="Euler"))
+    finished(batch)
     assert watched.calls == [3, 3, 3]
 
 
-def test_progress_is_told_in_steps(engine: Any) -> None:
+def test_progress_is_reported_in_steps(engine: Any) -> None:
     told: list[tuple[int, int]] = []
-    canvas = engine.open("one.safetensors")
-    canvas.add(request(scheduler="DPM2", steps=3), lambda *step: told.append(step))
-    finished(canvas)
+    batch = engine.open("one.safetensors")
+    batch.add(request(scheduler="DPM2", steps=3), lambda *step: told.append(step))
+    finished(batch)
     assert told == [(0, 3), (1, 3), (1, 3), (2, 3), (3, 3)]
 
 
 # ── prompts ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_weights_in_a_prompt_count_and_a_weight_of_one_does_not(draw: Draw) -> None:
-    plain = draw("xl.safetensors", cfg_scale=4)
-    assert apart(draw("xl.safetensors", cfg_scale=4, prompt="a (red:1.0) apple"), plain) == 0
-    assert apart(draw("xl.safetensors", cfg_scale=4, prompt="a (red:1.6) apple"), plain) > 2
-    assert apart(draw("xl.safetensors", cfg_scale=4, prompt="a [red] apple"), plain) > 0
+def test_weights_in_a_prompt_have_an_effect_except_one(generate: Generate) -> None:
+    plain = generate("xl.safetensors", cfg_scale=4)
+    assert apart(generate("xl.safetensors", cfg_scale=4, prompt="a (red:1.0) apple"), plain) == 0
+    assert apart(generate("xl.safetensors", cfg_scale=4, prompt="a (red:1.6) apple"), plain) > 2
+    assert apart(generate("xl.safetensors", cfg_scale=4, prompt="a [red] apple"), plain) > 0
 
 
-def test_what_is_beyond_75_tokens_counts(draw: Draw) -> None:
-    assert apart(draw("one.safetensors", prompt=LONG + "worm"), draw("one.safetensors", prompt=LONG + "red")) > 0
+def test_tokens_beyond_75_have_an_effect(generate: Generate) -> None:
+    assert (
+        apart(generate("one.safetensors", prompt=LONG + "worm"), generate("one.safetensors", prompt=LONG + "red")) > 0
+    )
 
 
-def test_nothing_unwanted_is_zeros_to_sdxl_and_an_empty_text_to_sd_15(engine: Any) -> None:
+def test_an_empty_negative_prompt_is_zeros_for_sdxl_and_an_empty_text_for_sd_15(engine: Any) -> None:
     for model, is_zero in (("xl.safetensors", True), ("one.safetensors", False)):
-        conditioning = engine.painter(model).conditioning
-        nothing, empty = conditioning.of("  ", is_negative=True), conditioning.of("  ")
+        prompts = engine.denoiser(model).prompts
+        nothing, empty = prompts.encode("  ", is_negative=True), prompts.encode("  ")
         assert bool((nothing.words == 0).all()) == is_zero
         assert not bool((empty.words == 0).all())
         assert nothing.words.shape == empty.words.shape == (77, 96 if is_zero else 32)
@@ -228,10 +219,10 @@ def test_nothing_unwanted_is_zeros_to_sdxl_and_an_empty_text_to_sd_15(engine: An
 # ── size and what is said of it ───────────────────────────────────────────────────────────────────────────
 
 
-def test_an_odd_size_is_cut_from_the_next_larger_one_that_can_be_drawn(engine: Any) -> None:
-    from minitoolai.engines.diffusers.engine import draw
+def test_an_odd_size_is_cropped_from_the_next_multiple_of_eight(engine: Any) -> None:
+    from minitoolai.engines.diffusers.engine import generate as generate_one
 
-    image = draw(engine, "one.safetensors", request(width=70, height=91))
+    image = generate_one(engine, "one.safetensors", request(width=70, height=91))
     opened = Image.open(io.BytesIO(image.png))
     assert opened.size == (70, 91)
     assert "Size: 70x91, Model: one, Version: minitoolai" in opened.text["parameters"]  # type: ignore[attr-defined]
@@ -239,46 +230,48 @@ def test_an_odd_size_is_cut_from_the_next_larger_one_that_can_be_drawn(engine: A
     assert engine.batch_key("one.safetensors", 70, 91) == engine.batch_key("one.safetensors", 72, 96)
 
 
-def test_levels_that_trail_are_told_and_drawn_apart(engine: Any, draw: Draw) -> None:
-    from minitoolai.engines.diffusers.engine import draw as draw_one
+def test_trailing_timesteps_are_named_in_the_metadata_and_batched_apart(engine: Any, generate: Generate) -> None:
+    from minitoolai.engines.diffusers.engine import generate as generate_one
 
     texts = {}
     for name in ("Euler", "LMS Karras", "DPM fast"):
-        image = draw_one(engine, "quick", request(scheduler=name))
+        image = generate_one(engine, "quick", request(scheduler=name))
         texts[name] = Image.open(io.BytesIO(image.png)).text["parameters"]  # type: ignore[attr-defined]
     assert "Sampler: Euler, Schedule type: SGM Uniform, CFG scale" in texts["Euler"]
     assert "Schedule type" not in texts["LMS Karras"] + texts["DPM fast"]
     assert engine.batch_key("quick", 64, 64) != engine.batch_key("one.safetensors", 64, 64)
-    assert apart(draw("quick", scheduler="Euler"), draw("one.safetensors", scheduler="Euler")) > 2
-    assert apart(draw("quick", scheduler="DPM fast"), draw("one.safetensors", scheduler="DPM fast")) == 0
+    assert apart(generate("quick", scheduler="Euler"), generate("one.safetensors", scheduler="Euler")) > 2
+    assert apart(generate("quick", scheduler="DPM fast"), generate("one.safetensors", scheduler="DPM fast")) == 0
 
 
 # ── memory ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_out_of_memory_halves_the_call_and_the_pictures_stay_the_same(checkpoints: Checkpoints, draw: Draw) -> None:
+def test_out_of_memory_halves_the_call_and_the_images_stay_the_same(
+    checkpoints: Checkpoints, generate: Generate
+) -> None:
     from tests.support.diffusion import Watched, pixels_of
 
     engine = checkpoints.engine()
-    painter = engine.painter("one.safetensors")
-    painter.networks.unet = watched = Watched(painter.networks.unet, most=3)
-    canvas = engine.open("one.safetensors")
-    tickets = [canvas.add(request(seed=seed, scheduler="Euler")) for seed in range(4)]
-    ended = finished(canvas)
+    denoiser = engine.denoiser("one.safetensors")
+    denoiser.networks.unet = watched = Watched(denoiser.networks.unet, most=3)
+    batch = engine.open("one.safetensors")
+    slot_ids = [batch.add(request(seed=seed, scheduler="Euler")) for seed in range(4)]
+    ended = finished(batch)
     # Eight rows do not fit, nor four; two do, and that is remembered.
     assert watched.calls == [2, 2, 2, 2] * 3
-    for seed, ticket in enumerate(tickets):
-        assert apart(pixels_of(ended[ticket].png), draw("one.safetensors", seed=seed, scheduler="Euler")) <= 2
+    for seed, slot_id in enumerate(slot_ids):
+        assert apart(pixels_of(ended[slot_id].png), generate("one.safetensors", seed=seed, scheduler="Euler")) <= 2
 
 
-def test_a_picture_that_does_not_fit_even_alone_fails_alone(checkpoints: Checkpoints) -> None:
+def test_an_image_that_does_not_fit_into_memory_fails_alone(checkpoints: Checkpoints) -> None:
     import torch
 
     from tests.support.diffusion import Watched
 
     engine = checkpoints.engine()
-    painter = engine.painter("one.safetensors")
-    vae = painter.networks.vae
+    denoiser = engine.denoiser("one.safetensors")
+    vae = denoiser.networks.vae
 
     class Choosy:
         """Has no memory for the first picture that it is given, whole or in tiles."""
@@ -295,32 +288,32 @@ def test_a_picture_that_does_not_fit_even_alone_fails_alone(checkpoints: Checkpo
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return vae.decode(latents, **named)
 
-    painter.networks.vae = Choosy()
-    canvas = engine.open("one.safetensors")
-    tickets = {canvas.add(request(seed=seed)) for seed in range(3)}
-    ended = finished(canvas)
-    assert set(ended) == tickets
+    denoiser.networks.vae = Choosy()
+    batch = engine.open("one.safetensors")
+    slot_ids = {batch.add(request(seed=seed)) for seed in range(3)}
+    ended = finished(batch)
+    assert set(ended) == slot_ids
     failed = [image.error for image in ended.values() if not isinstance(image, GeneratedImage)]
-    assert failed == ["out of memory for one picture of 64 by 64"]
+    assert failed == ["out of memory for one image of 64 by 64"]
 
-    painter.networks.vae = vae
-    painter.networks.unet = Watched(painter.networks.unet, most=0)
-    assert [image.error for image in finished_of(canvas, request())] == ["out of memory for one picture of 64 by 64"]
-
-
-def finished_of(canvas: Any, asked: ImageRequest) -> list[Any]:
-    canvas.add(asked)
-    return list(finished(canvas).values())
+    denoiser.networks.vae = vae
+    denoiser.networks.unet = Watched(denoiser.networks.unet, most=0)
+    assert [image.error for image in finished_of(batch, request())] == ["out of memory for one image of 64 by 64"]
 
 
-def test_a_decoder_short_of_memory_goes_on_in_tiles(checkpoints: Checkpoints, draw: Draw) -> None:
+def finished_of(batch: Any, asked: ImageRequest) -> list[Any]:
+    batch.add(asked)
+    return list(finished(batch).values())
+
+
+def test_a_decoder_short_of_memory_continues_in_tiles(checkpoints: Checkpoints, generate: Generate) -> None:
     import torch
 
-    from minitoolai.engines.diffusers.engine import draw as draw_one
+    from minitoolai.engines.diffusers.engine import generate as generate_one
     from tests.support.diffusion import pixels_of
 
     engine = checkpoints.engine()
-    vae = engine.painter("one.safetensors").networks.vae
+    vae = engine.denoiser("one.safetensors").networks.vae
     decode = vae.decoder.forward
 
     def tight(latents: Any, *arguments: Any) -> Any:
@@ -329,62 +322,62 @@ def test_a_decoder_short_of_memory_goes_on_in_tiles(checkpoints: Checkpoints, dr
         return decode(latents, *arguments)
 
     vae.decoder.forward = tight
-    tiled = pixels_of(draw_one(engine, "one.safetensors", request(width=128, height=96)).png)
-    whole = draw("one.safetensors", width=128, height=96)
+    tiled = pixels_of(generate_one(engine, "one.safetensors", request(width=128, height=96)).png)
+    whole = generate("one.safetensors", width=128, height=96)
     assert tiled.shape == whole.shape == (96, 128, 3)
     assert np.corrcoef(tiled.ravel(), whole.ravel())[0, 1] > 0.7
 
 
-def test_a_decoder_that_overflows_is_run_again_in_full_precision(checkpoints: Checkpoints) -> None:
+def test_a_decoder_that_overflows_runs_again_in_full_precision(checkpoints: Checkpoints) -> None:
     import torch
 
-    painter = checkpoints.engine().painter("xl.safetensors")
-    vae = painter.networks.vae
+    denoiser = checkpoints.engine().denoiser("xl.safetensors")
+    vae = denoiser.networks.vae
     # What SDXL's own VAE does: large inside, small at the end.
     vae.decoder.conv_in.weight.mul_(1e5)
     latents = torch.linspace(-1, 1, 4 * 8 * 8).reshape(4, 8, 8)
-    wanted = painter.decode(latents)
+    wanted = denoiser.decode(latents)
     vae.to(dtype=torch.float16)
-    assert not bool(painter._decode_once(latents, in_tiles=False).isfinite().all())
-    assert np.abs(painter.decode(latents).astype(int) - wanted.astype(int)).max() <= 1
+    assert not bool(denoiser._decode_once(latents, in_tiles=False).isfinite().all())
+    assert np.abs(denoiser.decode(latents).astype(int) - wanted.astype(int)).max() <= 1
     assert vae.dtype == torch.float32
 
 
-def test_weights_are_kept_by_last_use_within_their_bytes_and_never_taken_from_under_a_picture(
+def test_least_recently_used_weights_are_evicted_but_never_during_generation(
     checkpoints: Checkpoints,
 ) -> None:
-    from minitoolai.engines.diffusers.engine import draw
+    from minitoolai.engines.diffusers.engine import generate as generate_one
 
     size = {name: (checkpoints.folder / name).stat().st_size for name in ("one.safetensors", "xl.safetensors")}
     # In memory xl.safetensors is twice as large as in its file of half precision.
     room = size["one.safetensors"] + 2 * size["xl.safetensors"] + 2_000_000
     engine = checkpoints.engine(resident_bytes=room)
-    draw(engine, "one.safetensors", request())
-    draw(engine, "xl.safetensors", request())
-    draw(engine, "one.safetensors", request())
-    assert engine.resident() == ["xl.safetensors", "one.safetensors"]
-    draw(engine, "xl-folder", request())
-    assert engine.resident() == ["one.safetensors", "xl-folder"]
+    generate_one(engine, "one.safetensors", request())
+    generate_one(engine, "xl.safetensors", request())
+    generate_one(engine, "one.safetensors", request())
+    assert engine.loaded() == ["xl.safetensors", "one.safetensors"]
+    generate_one(engine, "xl-folder", request())
+    assert engine.loaded() == ["one.safetensors", "xl-folder"]
 
     tight = checkpoints.engine(resident_bytes=1)
     busy = tight.open("one.safetensors")
     busy.add(request())
-    draw(tight, "xl-folder", request())
-    assert tight.resident() == ["one.safetensors", "xl-folder"]
+    generate_one(tight, "xl-folder", request())
+    assert tight.loaded() == ["one.safetensors", "xl-folder"]
     assert all(isinstance(image, GeneratedImage) for image in finished(busy).values())
-    draw(tight, "one-folder", request())
-    assert tight.resident() == ["one-folder"]
+    generate_one(tight, "one-folder", request())
+    assert tight.loaded() == ["one-folder"]
 
 
 # ── what is wrong is said ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_engine_says_what_it_lacks(checkpoints: Checkpoints, engine: Any) -> None:
-    from minitoolai.engines.diffusers.engine import find_device, make_canvas_engine, precision_of
+def test_the_engine_reports_what_is_missing(checkpoints: Checkpoints, engine: Any) -> None:
+    from minitoolai.engines.diffusers.engine import find_device, make_batch_engine, precision_of
 
     assert engine.why_not_ready("xl.safetensors") is None
-    assert "gives absent to somebody else" in engine.why_not_ready("absent")
-    nowhere = make_canvas_engine({"models": {"a": {"weights": "a.safetensors"}}, "folder": "/nowhere"})
+    assert "assigns absent to another engine" in engine.why_not_ready("absent")
+    nowhere = make_batch_engine({"models": {"a": {"weights": "a.safetensors"}}, "folder": "/nowhere"})
     assert nowhere.why_not_ready("a") == "no file /nowhere/a.safetensors: put it there, or a diffusers folder a"
     # Nothing to draw: nothing is imported, and nothing fails.
     nowhere.start()
@@ -394,7 +387,7 @@ def test_an_engine_says_what_it_lacks(checkpoints: Checkpoints, engine: Any) -> 
         find_device("cuda:7")
     with pytest.raises(EngineError, match="there is no device gpu"):
         find_device("gpu")
-    with pytest.raises(EngineError, match="MINITOOLAI_PRECISION='half' is wrong"):
+    with pytest.raises(EngineError, match="MINITOOLAI_PRECISION='half' is invalid"):
         precision_of("half", find_device("cpu"))
     with pytest.raises(ValueError, match="UniPC"):
         engine.open("one.safetensors").add(request(scheduler="UniPC"))

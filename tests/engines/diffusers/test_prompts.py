@@ -1,4 +1,4 @@
-"""Prompts mean what AUTOMATIC1111 makes of them: weights, brackets, BREAK, windows of 75 tokens."""
+"""Tests of prompt parsing, which matches AUTOMATIC1111: weights, brackets, BREAK, windows of 75 tokens."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from minitoolai.engines.diffusers.prompts import Part, Window, weighted_parts, windows
+from minitoolai.engines.diffusers.prompts import PromptPart, Window, weighted_parts, windows
 
 UP, DOWN = 1.1, 1 / 1.1
-#: What each prompt is taken apart to.
+#: The parsed parts of each prompt.
 PROMPTS = {
     "a red apple": [("a red apple", 1.0)],
     "": [("", 1.0)],
@@ -37,17 +37,17 @@ PROMPTS = {
 
 
 @pytest.mark.parametrize(("prompt", "parts"), PROMPTS.items(), ids=list(PROMPTS))
-def test_a_prompt_is_taken_apart_as_its_writer_expects(prompt: str, parts: list[tuple[str | None, float]]) -> None:
+def test_a_prompt_is_parsed_into_weighted_parts(prompt: str, parts: list[tuple[str | None, float]]) -> None:
     read = weighted_parts(prompt)
     assert [part.text for part in read] == [text for text, _ in parts]
     assert [part.weight for part in read] == pytest.approx([weight for _, weight in parts])
 
 
 @pytest.mark.parametrize("hostile", ["(", "[a", "((a:1.5", ":", "\\", "(a[b)c]", "(a BREAK "])
-def test_a_prompt_of_brackets_alone_costs_no_more_than_another(hostile: str) -> None:
-    # 8,000 characters is the longest prompt that is let in. Growth with the square of the length took 7 s of it.
+def test_a_prompt_of_brackets_only_is_parsed_quickly(hostile: str) -> None:
+    # 8,000 characters is the longest accepted prompt. A quadratic parser took 7 s for it.
     since_s = time.process_time()
-    assert all(isinstance(part, Part) for part in weighted_parts(hostile * (8000 // len(hostile))))
+    assert all(isinstance(part, PromptPart) for part in weighted_parts(hostile * (8000 // len(hostile))))
     assert time.process_time() - since_s < 2
 
 
@@ -55,7 +55,7 @@ COMMA = 0
 
 
 def letters(text: str) -> list[int]:
-    """A token for each letter; the comma is token 0."""
+    """Return one token per letter; the comma is token 0."""
     return [COMMA if letter == "," else ord(letter) for letter in text]
 
 
@@ -63,28 +63,28 @@ def lengths(prompt: str) -> list[int]:
     return [len(window.tokens) for window in windows(prompt, letters, COMMA)]
 
 
-def test_a_window_has_75_tokens_and_the_rest_goes_on() -> None:
+def test_a_window_has_75_tokens_and_the_remainder_continues() -> None:
     assert lengths("") == [0]
     assert lengths("x" * 75) == [75]
     assert lengths("x" * 76) == [75, 1]
     assert lengths("x" * 200) == [75, 75, 50]
 
 
-def test_a_phrase_that_begins_late_moves_to_the_next_window_whole() -> None:
+def test_a_phrase_near_the_end_of_a_window_moves_to_the_next_one() -> None:
     assert lengths("x" * 60 + "," + "y" * 20) == [61, 20]
-    # A comma more than 20 tokens ago is none to go back to.
+    # A comma more than 20 tokens back is ignored.
     assert lengths("x" * 50 + "," + "y" * 40) == [75, 16]
-    # A comma that no longer fits begins the next window itself.
+    # A comma that does not fit starts the next window.
     assert lengths("x" * 75 + ",y") == [75, 2]
 
 
-def test_break_ends_a_window_wherever_it_is() -> None:
+def test_break_ends_a_window() -> None:
     assert lengths("abc BREAK de") == [3, 2]
     assert lengths("BREAK") == [0]
     assert lengths("BREAK a") == [0, 1]
 
 
-def test_weights_follow_their_tokens_from_window_to_window() -> None:
+def test_weights_follow_their_tokens_across_windows() -> None:
     read = windows("x" * 70 + "(y:2)" + "(z:3)" * 10, letters, COMMA)
     assert read[0] == Window((120,) * 70 + (121,) + (122,) * 4, (1.0,) * 70 + (2.0,) + (3.0,) * 4)
     assert read[1] == Window((122,) * 6, (3.0,) * 6)

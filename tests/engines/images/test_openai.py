@@ -1,4 +1,4 @@
-"""Pictures by any server with OpenAI's interface: what it is asked, what it may answer, what its failures are to us."""
+"""Tests of OpenAI-compatible image servers: requests, responses, and the translation of failures."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import Image
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError, EngineRateLimited, EngineRefused, EngineTimeout
-from minitoolai.engines.images.openai import UpstreamImages, nearest_size
-from minitoolai.engines.images.remote import remote_of
+from minitoolai.engines.images.openai import UpstreamImageEngine, nearest_size
+from minitoolai.engines.images.remote import remote_server
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest
 from minitoolai.httpclient.client import HttpClient
 from tests.support.upstream import Behaviour, Exchange, Upstream
@@ -26,16 +26,18 @@ APPLE = ImageRequest(prompt="a red apple", negative_prompt="worm", width=320, he
 
 
 async def fetch_nothing(url: str) -> bytes:
-    """Nobody else is asked."""
+    """Fail: no other server should be asked."""
     raise AssertionError(url)
 
 
 @asynccontextmanager
-async def upstream(behave: Behaviour, fetch: Any = fetch_nothing, **fields: Any) -> AsyncIterator[UpstreamImages]:
+async def upstream(behave: Behaviour, fetch: Any = fetch_nothing, **fields: Any) -> AsyncIterator[UpstreamImageEngine]:
     entry = EngineEntry("upstream", needs_key=True, names={"real": "gpt-image-1"}, **fields)
     with Upstream(behave) as server:
         client = HttpClient()
-        engine = UpstreamImages(remote_of("up", entry, base_url=server.base_url, key="sk-up"), entry, client, fetch)
+        engine = UpstreamImageEngine(
+            remote_server("up", entry, base_url=server.base_url, key="sk-up"), entry, client, fetch
+        )
         engine.server = server  # type: ignore[attr-defined]
         try:
             yield engine
@@ -43,8 +45,8 @@ async def upstream(behave: Behaviour, fetch: Any = fetch_nothing, **fields: Any)
             await client.close()
 
 
-async def drawn(engine: UpstreamImages, request: ImageRequest = APPLE) -> GeneratedImage:
-    return await engine.draw("real", request, lambda _done, _total: None)
+async def generate(engine: UpstreamImageEngine, request: ImageRequest = APPLE) -> GeneratedImage:
+    return await engine.generate("real", request, lambda _done, _total: None)
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -63,10 +65,10 @@ def opened(image: GeneratedImage) -> Any:
     return Image.open(io.BytesIO(image.png))
 
 
-def test_a_picture_is_asked_for_as_openai_documents_and_claims_nothing_it_was_not_told() -> None:
+def test_the_request_follows_openai_and_the_metadata_claims_only_what_was_sent() -> None:
     async def test() -> None:
         async with upstream(in_base64()) as engine:
-            image = await drawn(engine)
+            image = await generate(engine)
             seen: Exchange = engine.server.last  # type: ignore[attr-defined]
             assert (seen.path, seen.headers["authorization"]) == ("/v1/images/generations", "Bearer sk-up")
             assert seen.body == {
@@ -84,10 +86,10 @@ def test_a_picture_is_asked_for_as_openai_documents_and_claims_nothing_it_was_no
     run(test())
 
 
-def test_a_server_that_takes_more_is_told_more() -> None:
+def test_a_server_with_extended_fields_gets_all_parameters() -> None:
     async def test() -> None:
         async with upstream(in_base64(), extended_fields=True) as engine:
-            text = opened(await drawn(engine)).text["parameters"]
+            text = opened(await generate(engine)).text["parameters"]
             body = engine.server.last.body  # type: ignore[attr-defined]
             assert body["negative_prompt"] == "worm"
             assert (body["seed"], body["num_inference_steps"], body["guidance_scale"]) == (7, 3, 2.0)
@@ -96,7 +98,7 @@ def test_a_server_that_takes_more_is_told_more() -> None:
     run(test())
 
 
-def test_a_server_that_refuses_to_be_asked_for_base64_is_asked_without_once_and_for_all() -> None:
+def test_a_server_that_rejects_response_format_is_not_sent_it_again() -> None:
     async def behave(exchange: Exchange) -> None:
         if "response_format" in exchange.body:
             fault = {"message": "Unknown parameter: 'response_format'.", "param": "response_format"}
@@ -105,15 +107,15 @@ def test_a_server_that_refuses_to_be_asked_for_base64_is_asked_without_once_and_
 
     async def test() -> None:
         async with upstream(behave) as engine:
-            await drawn(engine)
-            await drawn(engine)
+            await generate(engine)
+            await generate(engine)
             assert len(engine.server.seen) == 3  # type: ignore[attr-defined]
 
     run(test())
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_an_address_on_the_same_server_is_fetched_with_the_key(relative: bool) -> None:
+def test_a_url_on_the_same_server_is_fetched_with_the_key(relative: bool) -> None:
     async def behave(exchange: Exchange) -> None:
         if exchange.path == "/files/1.png?sig=a%20b":
             assert exchange.headers["authorization"] == "Bearer sk-up"
@@ -123,12 +125,12 @@ def test_an_address_on_the_same_server_is_fetched_with_the_key(relative: bool) -
 
     async def test() -> None:
         async with upstream(behave) as engine:
-            assert opened(await drawn(engine)).getpixel((1, 1)) == RED
+            assert opened(await generate(engine)).getpixel((1, 1)) == RED
 
     run(test())
 
 
-def test_an_address_elsewhere_is_fetched_as_a_strangers() -> None:
+def test_a_url_on_another_server_is_fetched_without_the_key() -> None:
     asked: list[str] = []
 
     async def fetch(url: str) -> bytes:
@@ -140,13 +142,13 @@ def test_an_address_elsewhere_is_fetched_as_a_strangers() -> None:
 
     async def test() -> None:
         async with upstream(behave, fetch) as engine:
-            assert opened(await drawn(engine)).getpixel((1, 1)) == RED
+            assert opened(await generate(engine)).getpixel((1, 1)) == RED
             assert asked == ["https://cdn.example/1.png"]
 
     run(test())
 
 
-def test_of_a_few_sizes_the_one_of_nearest_shape_is_asked_for_and_cut_to_measure() -> None:
+def test_the_nearest_offered_size_is_requested_and_cropped() -> None:
     sizes = ["1024x1024", "1536x1024", "1024x1536"]
     assert nearest_size(1024, 1024, sizes) == (1024, 1024)
     assert nearest_size(1344, 768, sizes) == (1536, 1024)
@@ -156,7 +158,7 @@ def test_of_a_few_sizes_the_one_of_nearest_shape_is_asked_for_and_cut_to_measure
 
     async def test() -> None:
         async with upstream(in_base64(1024, 1024), sizes=sizes) as engine:
-            image = await drawn(engine)
+            image = await generate(engine)
             assert engine.server.last.body["size"] == "1536x1024"  # type: ignore[attr-defined]
             assert opened(image).size == (320, 256)
 
@@ -171,24 +173,24 @@ FAILURES = [
     (429, {"error": {"message": "slow"}}, EngineRateLimited, "rate_limit_exceeded", "slow"),
     (503, b"", EngineError, "upstream_error", "overloaded"),
     (500, b"<html>", EngineError, "upstream_error", "status 500"),
-    (200, {"data": []}, EngineError, "upstream_error", "no picture"),
-    (200, {"data": [{}]}, EngineError, "upstream_error", "without a picture"),
-    (200, {"data": [{"b64_json": "%%%"}]}, EngineError, "upstream_error", "no picture"),
-    (200, {"data": [{"b64_json": "aGVsbG8="}]}, EngineError, "upstream_error", "no picture"),
-    (200, {"data": [{"url": "/nothing.png"}]}, EngineError, "upstream_error", "no picture"),
-    (200, b"not json", EngineError, "upstream_error", "no picture"),
+    (200, {"data": []}, EngineError, "upstream_error", "invalid image"),
+    (200, {"data": [{}]}, EngineError, "upstream_error", "without an image"),
+    (200, {"data": [{"b64_json": "%%%"}]}, EngineError, "upstream_error", "invalid image"),
+    (200, {"data": [{"b64_json": "aGVsbG8="}]}, EngineError, "upstream_error", "an invalid image"),
+    (200, {"data": [{"url": "/nothing.png"}]}, EngineError, "upstream_error", "invalid image"),
+    (200, b"not json", EngineError, "upstream_error", "invalid image"),
 ]
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "code", "words"), FAILURES)
-def test_a_failure_there_is_one_of_ours_here(status: int, body: Any, kind: type, code: str, words: str) -> None:
+def test_failures_are_translated(status: int, body: Any, kind: type, code: str, words: str) -> None:
     async def behave(exchange: Exchange) -> None:
         exchange.answer(status, body)
 
     async def test() -> None:
         async with upstream(behave) as engine:
             with pytest.raises(EngineError) as failure:
-                await drawn(engine)
+                await generate(engine)
             assert (type(failure.value), failure.value.code) == (kind, code)
             assert words in failure.value.message
             assert "sk-up" not in failure.value.message
@@ -196,7 +198,7 @@ def test_a_failure_there_is_one_of_ours_here(status: int, body: Any, kind: type,
     run(test())
 
 
-def test_a_server_that_hangs_or_breaks_off_or_sends_a_huge_picture_is_an_error_worth_another_attempt() -> None:
+def test_a_server_that_hangs_breaks_off_or_sends_a_huge_image_is_a_retryable_error() -> None:
     async def hang(exchange: Exchange) -> None:
         await exchange.hang()
 
@@ -206,19 +208,19 @@ def test_a_server_that_hangs_or_breaks_off_or_sends_a_huge_picture_is_an_error_w
 
     async def test() -> None:
         async with upstream(hang, total_timeout_s=0.3) as engine:
-            with pytest.raises(EngineTimeout, match=r"drew for longer than 0\.3 s"):
-                await drawn(engine)
+            with pytest.raises(EngineTimeout, match=r"did not finish within 0\.3 s"):
+                await generate(engine)
         async with upstream(half) as engine:
             with pytest.raises(EngineError, match="broke off"):
-                await drawn(engine)
+                await generate(engine)
         async with upstream(in_base64(5000, 4000)) as engine:
             with pytest.raises(EngineError, match="5000 by 4000"):
-                await drawn(engine)
+                await generate(engine)
 
     run(test())
 
 
-def test_a_server_that_asks_us_to_stay_away_is_left_alone_for_that_long() -> None:
+def test_the_engine_is_down_until_retry_after_has_passed() -> None:
     async def behave(exchange: Exchange) -> None:
         exchange.answer(429, {"error": {"message": "slow"}}, retry_after="1")
 
@@ -226,7 +228,7 @@ def test_a_server_that_asks_us_to_stay_away_is_left_alone_for_that_long() -> Non
         async with upstream(behave) as engine:
             assert engine.is_up
             with pytest.raises(EngineRateLimited):
-                await drawn(engine)
+                await generate(engine)
             assert not engine.is_up
             await asyncio.sleep(1.05)
             assert engine.is_up
@@ -234,7 +236,7 @@ def test_a_server_that_asks_us_to_stay_away_is_left_alone_for_that_long() -> Non
     run(test())
 
 
-def test_without_its_key_it_is_not_ready() -> None:
+def test_without_its_key_the_engine_is_not_ready() -> None:
     entry = EngineEntry("upstream", base_url="https://host/v1", needs_key=True)
-    engine = UpstreamImages(remote_of("up", entry), entry, HttpClient(), fetch_nothing)
+    engine = UpstreamImageEngine(remote_server("up", entry), entry, HttpClient(), fetch_nothing)
     assert engine.why_not_ready("real") == "no key: set MINITOOLAI_UP_API_KEY"

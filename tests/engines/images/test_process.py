@@ -1,4 +1,4 @@
-"""Pictures drawn in a child process: together, apart, interrupted, and when the child breaks, hangs or dies."""
+"""Tests of image engines in a child process: batching, cancellation, and a child that fails, hangs or dies."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from minitoolai.core.errors import EngineError, EngineRefused
+from minitoolai.engines.images.child import LoadEngine
 from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest
 from tests.support.waiting import is_alive
@@ -23,8 +24,8 @@ def request(prompt: str = "a sun", *, seed: int = 1, steps: int = 4) -> ImageReq
     return ImageRequest(prompt=prompt, seed=seed, steps=steps, width=256, height=256)
 
 
-def nothing(step: int, steps: int) -> None:
-    """Nobody watches."""
+def ignore(step: int, steps: int) -> None:
+    """Ignore progress."""
 
 
 def colour(image: GeneratedImage) -> object:
@@ -34,11 +35,11 @@ def colour(image: GeneratedImage) -> object:
 def with_engine(
     test: Callable[[EngineProcess], Awaitable[None]], *, delay_ms: float = 1, silence_s: float = 10, call_s: float = 30
 ) -> None:
-    """Run the test beside a real child."""
+    """Run a test with a real child process."""
 
     async def run() -> None:
         config = {"model": "fake-1", "delay_ms": delay_ms}
-        engine = EngineProcess("fake", FAKE, config, rows=8, silence_s=silence_s, call_timeout_s=call_s)
+        engine = EngineProcess("fake", FAKE, config, max_concurrency=8, silence_s=silence_s, call_timeout_s=call_s)
         await engine.start()
         try:
             await test(engine)
@@ -56,110 +57,110 @@ async def until_up(engine: EngineProcess, restarts: int) -> None:
             await asyncio.sleep(0.02)
 
 
-def test_a_picture_comes_back_with_its_progress() -> None:
+def test_an_image_arrives_with_its_progress() -> None:
     async def test(engine: EngineProcess) -> None:
         seen: list[tuple[int, int]] = []
-        image = await engine.draw("any", request(seed=0x102030), lambda step, steps: seen.append((step, steps)))
+        image = await engine.generate("any", request(seed=0x102030), lambda step, steps: seen.append((step, steps)))
         assert (image.model, colour(image)) == ("fake-1", (0x10, 0x20, 0x30))
         assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
     with_engine(test)
 
 
-def test_pictures_of_one_size_share_calls_and_join_while_others_are_half_drawn() -> None:
-    """Four calls of 200 ms each: one after the other, three pictures would take 2.4 s."""
+def test_images_of_one_size_share_calls_and_join_a_running_batch() -> None:
+    """Use four calls of 200 ms each; one after the other, three images would take 2.4 s."""
 
     async def test(engine: EngineProcess) -> None:
         begun = asyncio.Event()
-        first = asyncio.create_task(engine.draw("any", request(), lambda *_: begun.set()))
+        first = asyncio.create_task(engine.generate("any", request(), lambda *_: begun.set()))
         await begun.wait()
         started_s = asyncio.get_running_loop().time()
         seen: list[int] = []
-        others = [engine.draw("any", request(seed=n), lambda step, _: seen.append(step)) for n in (2, 3)]
+        others = [engine.generate("any", request(seed=n), lambda step, _: seen.append(step)) for n in (2, 3)]
         images = await asyncio.gather(first, *others)
         assert [colour(image) for image in images] == [(0, 0, 1), (0, 0, 2), (0, 0, 3)]
-        # Side by side, not one after the other.
+        # In parallel, not one after the other.
         assert seen != [1, 2, 3, 4, 1, 2, 3, 4]
         assert asyncio.get_running_loop().time() - started_s < 2.1
 
     with_engine(test, delay_ms=200)
 
 
-def test_what_is_cancelled_leaves_and_the_rest_goes_on() -> None:
+def test_a_cancelled_image_leaves_the_batch_and_the_others_continue() -> None:
     async def test(engine: EngineProcess) -> None:
         begun = asyncio.Event()
-        unwanted = asyncio.create_task(engine.draw("any", request("slow", steps=8), lambda *_: begun.set()))
-        wanted = asyncio.create_task(engine.draw("any", request(seed=2), nothing))
+        unwanted = asyncio.create_task(engine.generate("any", request("slow", steps=8), lambda *_: begun.set()))
+        wanted = asyncio.create_task(engine.generate("any", request(seed=2), ignore))
         await begun.wait()
         unwanted.cancel()
         assert colour(await wanted) == (0, 0, 2)
         assert (await asyncio.gather(unwanted, return_exceptions=True))[0].__class__ is asyncio.CancelledError
-        assert colour(await engine.draw("any", request(seed=3), nothing)) == (0, 0, 3)
+        assert colour(await engine.generate("any", request(seed=3), ignore)) == (0, 0, 3)
 
     with_engine(test, delay_ms=50)
 
 
-def test_a_request_that_is_to_blame_is_refused_for_good() -> None:
+def test_a_bad_request_is_refused_for_good() -> None:
     async def test(engine: EngineProcess) -> None:
-        with pytest.raises(EngineRefused, match="cannot be painted"):
-            await engine.draw("any", request("unpaintable"), nothing)
+        with pytest.raises(EngineRefused, match="cannot be generated"):
+            await engine.generate("any", request("unpaintable"), ignore)
 
     with_engine(test)
 
 
 @pytest.mark.parametrize("prompt", ["unruly", "enormous"])
-def test_of_a_batch_only_the_picture_at_fault_fails(prompt: str) -> None:
+def test_only_the_image_at_fault_fails(prompt: str) -> None:
     async def test(engine: EngineProcess) -> None:
         prompts = ["a sun", prompt, "a moon"]
-        drawn = await asyncio.gather(
-            *(engine.draw("any", request(p, seed=n), nothing) for n, p in enumerate(prompts)), return_exceptions=True
+        results = await asyncio.gather(
+            *(engine.generate("any", request(p, seed=n), ignore) for n, p in enumerate(prompts)), return_exceptions=True
         )
-        fault = drawn.pop(1)
+        fault = results.pop(1)
         assert isinstance(fault, EngineError)
         assert not isinstance(fault, EngineRefused)
         assert "memory" in str(fault)
-        assert [colour(image) for image in drawn if isinstance(image, GeneratedImage)] == [(0, 0, 0), (0, 0, 2)]
+        assert [colour(image) for image in results if isinstance(image, GeneratedImage)] == [(0, 0, 0), (0, 0, 2)]
         assert engine.restarts == 0
 
     with_engine(test, delay_ms=20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_child_that_dies_or_freezes_fails_its_pictures_and_is_started_again(number: signal.Signals) -> None:
+def test_a_child_that_dies_or_freezes_fails_its_images_and_is_restarted(number: signal.Signals) -> None:
     async def test(engine: EngineProcess) -> None:
         begun = asyncio.Event()
-        drawing = asyncio.create_task(engine.draw("any", request(steps=8), lambda *_: begun.set()))
+        task = asyncio.create_task(engine.generate("any", request(steps=8), lambda *_: begun.set()))
         await begun.wait()
         assert engine.pid is not None
         os.kill(engine.pid, number)
-        with pytest.raises(EngineError, match="died while it drew"):
-            await drawing
+        with pytest.raises(EngineError, match="died during generation"):
+            await task
         with pytest.raises(EngineError, match="starting"):
-            await engine.draw("any", request(), nothing)
+            await engine.generate("any", request(), ignore)
         await until_up(engine, restarts=1)
-        assert colour(await engine.draw("any", request(seed=9), nothing)) == (0, 0, 9)
+        assert colour(await engine.generate("any", request(seed=9), ignore)) == (0, 0, 9)
 
     with_engine(test, delay_ms=100, silence_s=1.5)
 
 
 @pytest.mark.parametrize("prompt", ["deadly", "endless"])
-def test_a_picture_that_kills_or_hangs_the_child_does_not_end_the_engine(prompt: str) -> None:
+def test_the_engine_recovers_from_an_image_that_kills_or_hangs_the_child(prompt: str) -> None:
     async def test(engine: EngineProcess) -> None:
         with pytest.raises(EngineError):
-            await engine.draw("any", request(prompt), nothing)
+            await engine.generate("any", request(prompt), ignore)
         await until_up(engine, restarts=1)
-        assert colour(await engine.draw("any", request(seed=9), nothing)) == (0, 0, 9)
+        assert colour(await engine.generate("any", request(seed=9), ignore)) == (0, 0, 9)
 
     with_engine(test, call_s=1.0)
 
 
-def test_a_frozen_child_never_delays_whoever_talks_to_it() -> None:
+def test_a_frozen_child_does_not_block_the_event_loop() -> None:
     async def test(engine: EngineProcess) -> None:
         assert engine.pid is not None
         os.kill(engine.pid, signal.SIGSTOP)
         loop = asyncio.get_running_loop()
-        # Far more than a pipe holds.
-        tasks = [asyncio.create_task(engine.draw("any", request("x" * 8000), nothing)) for _ in range(100)]
+        # Far more than the buffer of a pipe.
+        tasks = [asyncio.create_task(engine.generate("any", request("x" * 8000), ignore)) for _ in range(100)]
         longest_s = 0.0
         for _ in range(20):
             before_s = loop.time()
@@ -172,10 +173,10 @@ def test_a_frozen_child_never_delays_whoever_talks_to_it() -> None:
     with_engine(test, silence_s=1.5)
 
 
-def test_a_child_that_cannot_load_says_why() -> None:
+def test_a_child_that_cannot_load_reports_why() -> None:
     async def run() -> None:
-        engine = EngineProcess("fake", FAKE, {"model": "x", "delay_ms": 1}, rows=1)
-        engine._load = engine._load.__class__("minitoolai.engines.no_such_module", {})
+        engine = EngineProcess("fake", FAKE, {"model": "x", "delay_ms": 1}, max_concurrency=1)
+        engine._load = LoadEngine("minitoolai.engines.no_such_module", {})
         with pytest.raises(EngineError, match="could not be loaded: ModuleNotFoundError"):
             await engine.start()
         assert not engine.is_up

@@ -1,4 +1,4 @@
-"""What drawing many requests in one batch gains on the embedded engine, and that it changes no picture."""
+"""Batching many requests of the embedded model saves CPU time and changes no image."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from minitoolai.engines.images.sketch import LATENT, SketchEngine, draw
+from minitoolai.engines.images.sketch import LATENT, SketchEngine, generate
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 
 PROMPTS = ("a red apple", "a blue fish, flat style", "a sun", "cat face", "green tree", "a house", "a moon", "a car")
-#: Different steps, samplers, guidance and prompts: nothing that a batch of one kind could share.
+#: Different steps, samplers, guidance and prompts.
 MIXED = [
     ImageRequest(
         prompt=prompt,
@@ -41,36 +41,36 @@ def engine() -> SketchEngine:
 
 
 def together(engine: SketchEngine) -> list[GeneratedImage]:
-    canvas = engine.open()
-    tickets = [canvas.add(request) for request in MIXED]
-    drawn: dict[int, GeneratedImage] = {}
-    while len(canvas):
-        drawn.update((image.ticket, image) for image in canvas.step())
-    return [drawn[ticket] for ticket in tickets]
+    batch = engine.open()
+    slot_ids = [batch.add(request) for request in MIXED]
+    images: dict[int, GeneratedImage] = {}
+    while len(batch):
+        images.update((image.slot_id, image) for image in batch.step())
+    return [images[slot_id] for slot_id in slot_ids]
 
 
 def pixels(image: GeneratedImage) -> NDArray[np.int16]:
     return np.asarray(Image.open(io.BytesIO(image.png))).astype(np.int16)
 
 
-def test_32_mixed_requests_come_out_as_they_do_one_at_a_time(engine: SketchEngine) -> None:
-    apart = [draw(engine, request) for request in MIXED]
+def test_32_mixed_requests_give_the_same_images_as_one_at_a_time(engine: SketchEngine) -> None:
+    apart = [generate(engine, request) for request in MIXED]
     for one, other in zip(apart, together(engine), strict=True):
         assert np.abs(pixels(one) - pixels(other)).max() <= 2
 
 
 @pytest.mark.acceptance
 @pytest.mark.timing
-def test_a_model_call_of_many_rows_costs_less_a_row(capsys: pytest.CaptureFixture[str]) -> None:
-    """Processor time on one thread, the best of several: whatever else the machine does changes little of it.
+def test_a_model_call_with_many_rows_costs_less_per_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """Measure the CPU time of one thread, the best of several runs, which hardly depends on the load of the machine.
 
-    What a batch gains is this and no more: on a processor the model's arithmetic is the cost, not its weights' way
-    through memory, and decoding costs every picture the same.
+    The gain is limited: on a CPU the arithmetic dominates, not the memory traffic of the weights, and decoding costs
+    the same for each image.
     """
     engine = SketchEngine(threads=1)
     engine.start()
-    assert engine._parts is not None
-    denoise, caption = engine._parts.denoise, engine._parts.words.embed("a cat")
+    assert engine._model is not None
+    denoise, caption = engine._model.denoise, engine._model.captions.embed("a cat")
     noise = np.random.default_rng(1).standard_normal((16, *LATENT))
 
     def cost_ms(rows: int) -> float:
@@ -83,5 +83,5 @@ def test_a_model_call_of_many_rows_costs_less_a_row(capsys: pytest.CaptureFixtur
 
     costs = {rows: cost_ms(rows) for rows in (1, 2, 8, 16)}
     with capsys.disabled():
-        print("\nprocessor ms a row, by rows in a call:", {rows: round(cost, 2) for rows, cost in costs.items()})
+        print("\nCPU ms per row, by rows per call:", {rows: round(cost, 2) for rows, cost in costs.items()})
     assert min(costs[8], costs[16]) < costs[1] / 1.2

@@ -1,4 +1,4 @@
-"""A web UI draws for us: what it is asked in its own words, and what becomes of everything it may do instead."""
+"""Tests of web UIs as image engines: requests in its API, progress, interrupts, and the translation of failures."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image
 
 from minitoolai.core.catalog import EngineEntry, ImageModel
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
-from minitoolai.engines.images.remote import remote_of
-from minitoolai.engines.images.webui import WebuiEngine, WebuiFacts
+from minitoolai.engines.images.remote import remote_server
+from minitoolai.engines.images.webui import WebuiEngine, WebuiOptions
 from minitoolai.engines.protocols import ImageRequest
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.httpclient.client import HttpClient
@@ -36,8 +36,8 @@ async def web(behave: Behaviour, key: str = "", **options: Any) -> AsyncIterator
     entry = EngineEntry("webui", **{k: options.pop(k) for k in ("total_timeout_s", "concurrency") if k in options})
     with Upstream(behave) as server:
         client = HttpClient()
-        remote = remote_of("web", entry, base_url=f"http://127.0.0.1:{server.port}/", key=key)
-        options = {"look_every_s": 0.02, "learn_every_s": 30.0} | options
+        remote = remote_server("web", entry, base_url=f"http://127.0.0.1:{server.port}/", key=key)
+        options = {"poll_every_s": 0.02, "refresh_every_s": 30.0} | options
         engine = WebuiEngine(remote, entry, client, MODELS, **options)
         await engine.start()
         try:
@@ -52,17 +52,17 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 def ignore(_done: int, _total: int) -> None:
-    """No one is told."""
+    """Ignore progress."""
 
 
-def test_a_picture_is_asked_for_in_its_words_and_comes_in_ours() -> None:
+def test_the_request_uses_its_api_and_the_image_has_the_requested_size() -> None:
     webui = Webui()
 
     async def test() -> None:
         async with web(webui) as engine:
-            told: list[tuple[int, int]] = []
-            drawn = await engine.draw("real", APPLE, lambda *step: told.append(step))
-            assert told[-1] == (4, 4)
+            reported: list[tuple[int, int]] = []
+            drawn = await engine.generate("real", APPLE, lambda *step: reported.append(step))
+            assert reported[-1] == (4, 4)
             assert drawn.model == "realvision"
             picture = Image.open(io.BytesIO(drawn.png))
             assert (picture.size, picture.getpixel((0, 0))) == ((300, 257), (0x0A, 0x14, 0x1E))
@@ -73,7 +73,7 @@ def test_a_picture_is_asked_for_in_its_words_and_comes_in_ours() -> None:
 
     run(test())
     (body,) = webui.asked
-    # It rounds down to eights; we draw larger, and crop.
+    # It rounds down to multiples of eight, so request a larger image and crop it.
     assert (body["width"], body["height"], body["seed"], body["steps"], body["cfg_scale"]) == (304, 264, 660510, 4, 2.0)
     assert (body["sampler_name"], body["scheduler"]) == ("DPM++ 2M", "Karras")
     assert body["override_settings"] == {"sd_model_checkpoint": TITLE}
@@ -81,29 +81,29 @@ def test_a_picture_is_asked_for_in_its_words_and_comes_in_ours() -> None:
 
 
 @pytest.mark.parametrize("joined", [True, False], ids=["joined names", "sampler and scheduler"])
-def test_every_scheduler_has_its_name_there(joined: bool) -> None:
+def test_every_scheduler_maps_to_a_sampler_of_the_web_ui(joined: bool) -> None:
     webui = Webui(joined=joined)
-    facts = WebuiFacts.of(
+    options_of = WebuiOptions.of(
         webui._models(), webui._samplers(), [] if joined else [{"name": "sgm_uniform", "label": "SGM Uniform"}], "web"
     )
-    said = {name: facts.sampler(name, trailing=False, engine="web") for name in SCHEDULERS}
+    fields_of = {name: options_of.sampler(name, trailing=False, engine="web") for name in SCHEDULERS}
     if joined:
-        assert said == {name: {"sampler_name": name} for name in SCHEDULERS}
+        assert fields_of == {name: {"sampler_name": name} for name in SCHEDULERS}
         return
-    for name, fields in said.items():
+    for name, fields in fields_of.items():
         assert fields["sampler_name"] == name.removesuffix(" Karras")
-        # "Automatic" would be Karras for DPM++ 2M and its like, which is another picture than the one asked for.
+        # "Automatic" means Karras for DPM++ 2M and similar samplers, which gives another image.
         plan = "Karras" if name.endswith(" Karras") else "Automatic" if name == "DPM fast" else "Uniform"
         assert fields["scheduler"] == plan
 
 
-def test_a_model_that_wants_trailing_gets_it_and_the_picture_says_so() -> None:
+def test_a_trailing_schedule_is_requested_and_named_in_the_metadata() -> None:
     webui = Webui()
 
     async def test() -> None:
         async with web(webui) as engine:
-            plain = await engine.draw("quick", ImageRequest(prompt="x", scheduler="Euler"), ignore)
-            karras = await engine.draw("quick", ImageRequest(prompt="x", scheduler="LMS Karras"), ignore)
+            plain = await engine.generate("quick", ImageRequest(prompt="x", scheduler="Euler"), ignore)
+            karras = await engine.generate("quick", ImageRequest(prompt="x", scheduler="LMS Karras"), ignore)
             texts = [Image.open(io.BytesIO(drawn.png)).text["parameters"] for drawn in (plain, karras)]  # type: ignore[attr-defined]
             assert "Sampler: Euler, Schedule type: SGM Uniform, CFG" in texts[0]
             assert "Schedule type" not in texts[1]
@@ -112,67 +112,67 @@ def test_a_model_that_wants_trailing_gets_it_and_the_picture_says_so() -> None:
     assert [body["scheduler"] for body in webui.asked] == ["SGM Uniform", "Karras"]
 
 
-def test_progress_is_told_as_it_goes_and_never_backwards() -> None:
+def test_progress_is_reported_and_never_decreases() -> None:
     async def test() -> None:
         async with web(Webui(calls=7, call_s=0.06)) as engine:
-            told: list[int] = []
-            await engine.draw("real", APPLE, lambda done, _: told.append(done))
-            assert told == sorted(set(told))
-            assert told[-1] == 4
-            assert len(told) >= 3
+            reported: list[int] = []
+            await engine.generate("real", APPLE, lambda done, _: reported.append(done))
+            assert reported == sorted(set(reported))
+            assert reported[-1] == 4
+            assert len(reported) >= 3
 
     run(test())
 
 
-def test_a_picture_nobody_waits_for_is_interrupted_there_and_the_next_is_not() -> None:
+def test_a_cancelled_image_is_interrupted_and_the_next_one_is_not() -> None:
     webui = Webui(calls=100, call_s=0.05)
 
     async def test() -> None:
         async with web(webui) as engine:
-            first = asyncio.create_task(engine.draw("real", APPLE, ignore))
+            first = asyncio.create_task(engine.generate("real", APPLE, ignore))
             while not webui.asked:
                 await asyncio.sleep(0.01)
             first.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await first
             webui.calls = 2
-            drawn = await engine.draw("real", APPLE, ignore)
+            drawn = await engine.generate("real", APPLE, ignore)
             assert drawn.png.startswith(b"\x89PNG")
             assert webui.interrupts == 1
 
     run(test())
 
 
-def test_its_password_is_sent_as_it_wants_it() -> None:
+def test_the_password_is_sent_as_basic_authentication() -> None:
     webui = Webui()
     webui.user = "ann:s3cret"
 
     async def test() -> None:
         async with web(webui, key="ann:s3cret") as engine:
-            assert (await engine.draw("real", APPLE, ignore)).model == "realvision"
+            assert (await engine.generate("real", APPLE, ignore)).model == "realvision"
         async with web(webui, key="ann:wrong") as engine:
             with pytest.raises(EngineError, match="web failed with status 401"):
-                await engine.draw("real", APPLE, ignore)
+                await engine.generate("real", APPLE, ignore)
 
     run(test())
 
 
-def test_a_checkpoint_that_it_lacks_is_named_and_one_that_came_later_is_found() -> None:
+def test_a_missing_checkpoint_is_named_and_a_new_one_is_found() -> None:
     webui = Webui()
 
     async def test() -> None:
-        async with web(webui, learn_every_s=0.05) as engine:
+        async with web(webui, refresh_every_s=0.05) as engine:
             while engine.why_not_ready("absent") is None:
                 await asyncio.sleep(0.01)
             assert "no checkpoint absent.safetensors: put it into" in str(engine.why_not_ready("absent"))
             assert engine.why_not_ready("real") is None
             with pytest.raises(EngineError, match=r"web has no checkpoint absent\.safetensors"):
-                await engine.draw("absent", APPLE, ignore)
+                await engine.generate("absent", APPLE, ignore)
             webui.titles.append("Absent.ckpt")
             async with asyncio.timeout(5):
                 while engine.why_not_ready("absent") is not None:
                     await asyncio.sleep(0.01)
-            await engine.draw("absent", APPLE, ignore)
+            await engine.generate("absent", APPLE, ignore)
             assert webui.asked[-1]["override_settings"] == {"sd_model_checkpoint": "Absent.ckpt"}
 
     run(test())
@@ -184,24 +184,22 @@ REFUSALS = [
     (404, {"detail": "Not Found"}, EngineError, "start it with --api"),
     (500, {"error": "OutOfMemoryError", "detail": "", "errors": "CUDA out of memory."}, EngineError, "out of memory"),
     (500, {"error": "RuntimeError", "detail": "", "errors": "secret path /srv/x"}, EngineError, "status 500"),
-    (200, {"images": [], "info": ""}, EngineError, "interrupted there"),
-    (200, {"images": ["!!!"]}, EngineError, "no picture"),
-    (200, {"images": ["aGVsbG8="]}, EngineError, "no picture"),
-    (200, {"images": 5}, EngineError, "no picture"),
+    (200, {"images": [], "info": ""}, EngineError, "interrupted at the web UI"),
+    (200, {"images": ["!!!"]}, EngineError, "invalid image"),
+    (200, {"images": ["aGVsbG8="]}, EngineError, "invalid image"),
+    (200, {"images": 5}, EngineError, "invalid image"),
 ]
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "words"), REFUSALS)
-def test_what_it_answers_instead_of_a_picture_becomes_our_error(
-    status: int, body: dict[str, Any], kind: type[EngineError], words: str
-) -> None:
+def test_failures_are_translated(status: int, body: dict[str, Any], kind: type[EngineError], words: str) -> None:
     webui = Webui()
     webui.refusal = status, body
 
     async def test() -> None:
         async with web(webui) as engine:
             with pytest.raises(EngineError, match=words) as failure:
-                await engine.draw("real", APPLE, ignore)
+                await engine.generate("real", APPLE, ignore)
             assert type(failure.value) is kind
             assert "secret" not in failure.value.message
 
@@ -209,50 +207,50 @@ def test_what_it_answers_instead_of_a_picture_becomes_our_error(
 
 
 @pytest.mark.parametrize("paths", [{"/sdapi/v1/txt2img"}, {"/sdapi/v1/txt2img", "/sdapi/v1/interrupt"}])
-def test_a_web_ui_that_never_comes_back_is_given_up(paths: set[str]) -> None:
+def test_a_web_ui_that_does_not_respond_times_out(paths: set[str]) -> None:
     webui = Webui()
     webui.hangs = paths
 
     async def test() -> None:
         async with web(webui, total_timeout_s=0.4) as engine:
-            with pytest.raises(EngineTimeout, match=r"drew for longer than 0\.4 s"):
-                await engine.draw("real", APPLE, ignore)
+            with pytest.raises(EngineTimeout, match=r"did not finish within 0\.4 s"):
+                await engine.generate("real", APPLE, ignore)
 
     run(test())
 
 
-def test_a_web_ui_that_stopped_telling_its_progress_is_given_up_long_before() -> None:
+def test_a_web_ui_without_progress_times_out_early() -> None:
     webui = Webui(calls=1000, call_s=0.1)
 
     async def test() -> None:
         async with web(webui) as engine:
-            drawing = asyncio.create_task(engine.draw("real", APPLE, ignore))
+            generating = asyncio.create_task(engine.generate("real", APPLE, ignore))
             while not webui.asked:
                 await asyncio.sleep(0.01)
             webui.fails = {"/sdapi/v1/progress"}
             with pytest.raises(EngineTimeout, match="hangs"):
-                await asyncio.wait_for(drawing, 10)
+                await asyncio.wait_for(generating, 10)
 
     run(test())
 
 
-def test_a_web_ui_that_is_not_there_is_an_error_worth_another_attempt() -> None:
+def test_an_unreachable_web_ui_is_a_retryable_error() -> None:
     entry = EngineEntry("webui")
 
     async def test() -> None:
         client = HttpClient()
-        nowhere = WebuiEngine(remote_of("web", entry, base_url="http://127.0.0.1:9"), entry, client, MODELS)
+        nowhere = WebuiEngine(remote_server("web", entry, base_url="http://127.0.0.1:9"), entry, client, MODELS)
         await nowhere.start()
         while nowhere.is_up:
             await asyncio.sleep(0.01)
         with pytest.raises(EngineError, match="cannot be reached") as failure:
-            await nowhere.draw("real", APPLE, ignore)
+            await nowhere.generate("real", APPLE, ignore)
         assert failure.value.retryable
         await nowhere.stop()
-        unset = WebuiEngine(remote_of("web", entry), entry, client, MODELS)
+        unset = WebuiEngine(remote_server("web", entry), entry, client, MODELS)
         assert "MINITOOLAI_WEB_BASE_URL" in str(unset.why_not_ready("real"))
         with pytest.raises(EngineError, match="no address"):
-            await unset.draw("real", APPLE, ignore)
+            await unset.generate("real", APPLE, ignore)
         await client.close()
 
     run(test())

@@ -1,4 +1,4 @@
-"""A denoiser in closed form (a mixture of Gaussians) and noise without chance: how the figures were made."""
+"""A closed-form denoiser (a mixture of Gaussians) and deterministic noise, with which the reference was computed."""
 
 import json
 import math
@@ -12,7 +12,7 @@ START = np.array(ORACLE["unit_start"])
 
 
 def denoise(x, sigma):
-    """The mean of x0 given x, for x of shape (6,) and numpy's float64."""
+    """Return the mean of x0 given x, for x of shape (6,) and float64."""
     means, weights = np.array(ORACLE["means"]), np.array(ORACLE["weights"])
     own, level = np.array(ORACLE["stds"]) ** 2, sigma**2
     log_odds = np.log(weights) - ((x - means) ** 2).sum(1) / (2 * (own + level)) - 3 * np.log(own + level)
@@ -31,7 +31,7 @@ def noise(sigma, sigma_next):
 
 
 class Counted:
-    """A denoiser that remembers how often, and at which levels, it was asked."""
+    """A denoiser that records the levels of its calls."""
 
     def __init__(self, inner=denoise):
         self.inner = inner

@@ -1,4 +1,4 @@
-"""Samples into files, as a stream: nothing is rewound, nothing grows."""
+"""Tests of audio encoding as a stream."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from minitoolai.core.inference import AudioFormat
-from minitoolai.engines.speech.encoding import RATE_HZ, AudioEncoder, wav_head
-from minitoolai.engines.speech.piper import resampled
+from minitoolai.engines.speech.encoding import RATE_HZ, AudioEncoder, wav_header
+from minitoolai.engines.speech.voices import resample
 from tests.support.speech import decoded
 
 FORMATS: tuple[AudioFormat, ...] = get_args(AudioFormat)
@@ -20,41 +20,41 @@ def tone(seconds: float, hertz: float = 440.0) -> np.ndarray[tuple[int], np.dtyp
     return (np.sin(2 * np.pi * hertz * time_s) * 8000).astype(np.int16)
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_pieces_of_any_length_make_one_file(form: AudioFormat) -> None:
-    encoder, samples = AudioEncoder(form), tone(6.0)
+@pytest.mark.parametrize("audio_format", FORMATS)
+def test_parts_of_any_length_make_one_file(audio_format: AudioFormat) -> None:
+    encoder, samples = AudioEncoder(audio_format), tone(6.0)
     cuts = np.cumsum([0, 1, 0, 100, 24_001, 3, 60_000])
     parts = [encoder.encode(part) for part in np.split(samples, cuts)]
     audio = b"".join([*parts, encoder.finish()])
-    assert decoded(audio, form) == pytest.approx(len(samples), rel=0.02)
+    assert decoded(audio, audio_format) == pytest.approx(len(samples), rel=0.02)
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_bytes_come_while_the_sound_goes_on(form: AudioFormat) -> None:
-    encoder = AudioEncoder(form)
+@pytest.mark.parametrize("audio_format", FORMATS)
+def test_bytes_are_available_before_the_end(audio_format: AudioFormat) -> None:
+    encoder = AudioEncoder(audio_format)
     sizes = [len(encoder.encode(tone(1.5))) for _ in range(6)]
     assert all(size > 3000 for size in sizes), sizes
 
 
-def test_the_head_of_a_wav_comes_with_the_first_samples_only() -> None:
+def test_a_wav_header_comes_with_the_first_samples_only() -> None:
     encoder = AudioEncoder("wav")
-    assert encoder.encode(tone(0.1)).startswith(wav_head())
+    assert encoder.encode(tone(0.1)).startswith(wav_header())
     assert not encoder.encode(tone(0.1)).startswith(b"RIFF")
     assert encoder.finish() == b""
 
 
-def test_an_mp3_begins_with_sound_not_with_an_empty_frame() -> None:
+def test_an_mp3_begins_without_an_empty_frame() -> None:
     encoder = AudioEncoder("mp3")
     audio = encoder.encode(tone(1.0))
     assert audio[:2] == b"\xff\xf3"
     assert any(audio[4:192])
 
 
-def test_resampling_keeps_length_pitch_and_loudness() -> None:
+def test_resampling_preserves_length_pitch_and_loudness() -> None:
     rate_hz = 22_050
     time_s = np.arange(3 * rate_hz + 17) / rate_hz
     source = (np.sin(2 * np.pi * 1000 * time_s) * 8000).astype(np.int16)
-    made = resampled(source, rate_hz)
+    made = resample(source, rate_hz)
     assert len(made) == round(len(source) * RATE_HZ / rate_hz)
     expected = np.sin(2 * np.pi * 1000 * np.arange(len(made)) / RATE_HZ) * 8000
     middle = slice(2000, -2000)

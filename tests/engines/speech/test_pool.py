@@ -1,4 +1,4 @@
-"""Long texts, slow readers, full houses, kills; and how soon and how fast it speaks."""
+"""Tests of the voice pool: queueing, failures, memory, and speed."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ PARAGRAPH = (
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server that the test may kill; one text at a time, one waiting."""
+    """A server that the test may kill, with one concurrent and one queued text."""
     env = {"MINITOOLAI_SPEECH_VOICES": "1", "MINITOOLAI_SPEECH_QUEUE": "1"}
     with ServerProcess(tmp_path, catalog=catalog(NOWHERE), env=env).start() as server:
         yield server
 
 
 def progress(account: Account) -> int:
-    """Characters paid for so far, as the last checkpoint says."""
+    """Return the characters of the last checkpoint."""
     rows = account.server.read(
         lambda c: c.execute("SELECT coalesce(sum(progress), 0) FROM holds WHERE account_id = ?", (account.id,))
     )
@@ -50,12 +50,12 @@ def resident_mb(pid: int) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-# ── a full house ──────────────────────────────────────────────────────────────────────────────────────────
+# ── queueing and failures ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.acceptance
 @pytest.mark.timing
-def test_a_full_house_queues_then_refuses_and_a_caller_who_leaves_makes_room(own_server: ServerProcess) -> None:
+def test_a_busy_pool_queues_then_refuses_and_a_disconnect_frees_a_slot(own_server: ServerProcess) -> None:
     account = own_server.account()
     first = start_speaking(account, model="tone", input=SENTENCE * 500)
     chunks = first.iter_content(100)
@@ -77,7 +77,7 @@ def test_a_full_house_queues_then_refuses_and_a_caller_who_leaves_makes_room(own
 
 
 @pytest.mark.acceptance
-def test_after_a_kill_the_last_checkpoint_is_charged_and_the_books_add_up(own_server: ServerProcess) -> None:
+def test_after_a_kill_the_last_checkpoint_is_charged(own_server: ServerProcess) -> None:
     account = own_server.account()
     answer = start_speaking(account, model="tone", input=SENTENCE * 500)
     stop = threading.Thread(target=lambda: _read_on(answer))
@@ -90,7 +90,7 @@ def test_after_a_kill_the_last_checkpoint_is_charged_and_the_books_add_up(own_se
     row = own_server.generation(answer.headers["x-generation-id"])
     assert (row["state"], row["error_code"]) == ("failed", "interrupted")
     assert CREDIT - left == row["cost"] > 0
-    # A checkpoint a second, 50 sentences a second at most: no more than was spoken.
+    # One checkpoint per second, at most 50 sentences per second: no more than was synthesized.
     assert row["cost"] < row["hold_amount"] / 2
 
 
@@ -100,7 +100,7 @@ def _read_on(answer: requests.Response) -> None:
 
 
 @pytest.mark.acceptance
-def test_a_stopping_server_lets_a_text_end(own_server: ServerProcess) -> None:
+def test_a_stopping_server_finishes_a_text(own_server: ServerProcess) -> None:
     account = own_server.account()
     answer = start_speaking(account, model="tone", input=SENTENCE * 40, response_format="pcm")
     own_server.terminate()
@@ -113,7 +113,7 @@ def test_a_stopping_server_lets_a_text_end(own_server: ServerProcess) -> None:
 
 @pytest.mark.acceptance
 @pytest.mark.timing
-def test_nothing_is_spoken_ahead_of_a_caller_who_does_not_read(account: Account) -> None:
+def test_nothing_is_synthesized_ahead_of_a_caller_that_does_not_read(account: Account) -> None:
     body = json.dumps({"model": "tone", "input": SENTENCE * 6000, "response_format": "pcm"}).encode()
     head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {account.key}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -122,7 +122,7 @@ def test_nothing_is_spoken_ahead_of_a_caller_who_does_not_read(account: Account)
         caller.connect(("127.0.0.1", account.server.port))
         caller.sendall(head.encode() + body)
         seen: list[int] = []
-        # The buffers of both kernels hold some; then it stands still, and the lease is renewed all the same.
+        # The socket buffers take some audio; then progress stops, and the lease is still renewed.
         eventually(lambda: _stands_still(seen, progress(account)), within_s=25, every_s=1.5)
         time.sleep(10)
         spoken = progress(account)
@@ -139,7 +139,7 @@ def _stands_still(seen: list[int], now: int) -> bool:
 
 @pytest.mark.acceptance
 @pytest.mark.timing
-def test_a_hundred_thousand_characters_are_spoken_in_constant_memory(account: Account) -> None:
+def test_a_hundred_thousand_characters_take_constant_memory(account: Account) -> None:
     text = (PARAGRAPH + " ") * (100_000 // (len(PARAGRAPH) + 1))
     answer = start_speaking(account, input=text, speed=2, response_format="flac")
     pids = [account.server.pid, *children_of(account.server.pid)]
@@ -157,11 +157,11 @@ def test_a_hundred_thousand_characters_are_spoken_in_constant_memory(account: Ac
     assert account.settled() == CREDIT - len(text) * PRICE
 
 
-# ── how soon, how fast, and what a chat notices ───────────────────────────────────────────────────────────
+# ── speed ───────────────────────────────────────────────────────────
 
 
 def in_three_attempts(measure: Callable[[], float], *, at_most: float) -> None:
-    """Other programs may steal one measurement, or two; what holds on a quiet machine holds in one of three."""
+    """Measure up to three times, because other programs on the machine may disturb a measurement."""
     seen: list[float] = []
     for _ in range(3):
         seen.append(measure())
@@ -172,7 +172,7 @@ def in_three_attempts(measure: Callable[[], float], *, at_most: float) -> None:
 
 
 def first_byte_ms(account: Account) -> float:
-    """The median of some requests over one connection, as a client sees it."""
+    """Return the median time to first byte over one connection."""
     taken: list[float] = []
     with requests.Session() as session:
         for _ in range(12):
@@ -188,13 +188,13 @@ def first_byte_ms(account: Account) -> float:
 
 @pytest.mark.acceptance
 @pytest.mark.timing
-def test_the_first_audio_comes_within_120_ms_for_300_characters(account: Account) -> None:
+def test_the_first_audio_of_300_characters_arrives_within_120_ms(account: Account) -> None:
     in_three_attempts(lambda: first_byte_ms(account), at_most=120)
 
 
 @pytest.mark.acceptance
 @pytest.mark.timing
-def test_it_speaks_more_than_ten_times_faster_than_real_time(account: Account) -> None:
+def test_synthesis_is_more_than_ten_times_faster_than_real_time(account: Account) -> None:
     def times_real_time() -> float:
         started_s = time.perf_counter()
         audio = speak(account, input=(PARAGRAPH + " ") * 5).content
@@ -205,13 +205,13 @@ def test_it_speaks_more_than_ten_times_faster_than_real_time(account: Account) -
 
 @pytest.mark.acceptance
 @pytest.mark.timing
-def test_a_chat_hardly_notices_that_somebody_speaks(tmp_path: Path) -> None:
+def test_speech_hardly_delays_a_chat(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         account = server.account("50.00")
         first_token_s(account)
 
         def ratio() -> float:
-            # In turn, so that whatever else the machine does meets both alike.
+            # Alternate, so that the load of the machine affects both alike.
             alone, beside = [], []
             for _ in range(11):
                 alone.append(first_token_s(account))
@@ -222,7 +222,7 @@ def test_a_chat_hardly_notices_that_somebody_speaks(tmp_path: Path) -> None:
 
 
 def first_token_s(account: Account) -> float:
-    """Seconds from the request to the first word of the embedded model."""
+    """Return the seconds from the request to the first word of the embedded model."""
     body = {
         "model": "gpt-4o-mini",
         "max_completion_tokens": 2,
@@ -241,7 +241,7 @@ def first_token_s(account: Account) -> float:
 
 
 def first_token_beside_speech_s(account: Account) -> float:
-    """The same, while a text is spoken from before it until after it."""
+    """Return the same while a text is being synthesized."""
     chunks = start_speaking(account, input=(PARAGRAPH + " ") * 60).iter_content(65_536)
     next(chunks)
     stop = threading.Event()
@@ -258,3 +258,24 @@ def _listen(chunks: Iterator[bytes], stop: threading.Event) -> None:
     for _ in chunks:
         if stop.is_set():
             return
+
+
+# ── idempotency ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_speech_with_one_idempotency_key_is_synthesized_and_charged_once(account: Account) -> None:
+    headers = {**account.headers, "idempotency-key": "say-it-once"}
+    body = {"model": "tone", "input": "Hello there.", "response_format": "mp3"}
+    url = account.server.url + "/v1/audio/speech"
+    responses = [requests.post(url, json=body, headers=headers, timeout=60) for _ in range(2)]
+    assert [response.status_code for response in responses] == [200, 200]
+    assert responses[1].content == responses[0].content
+    types = [response.headers["content-type"] for response in responses]
+    assert types == ["audio/mpeg", "audio/mpeg"]
+    assert responses[1].headers["idempotent-replayed"] == "true"
+    charges = account.server.read(
+        lambda c: c.execute("SELECT amount FROM transfers WHERE debit = ? AND kind = 'usage'", (account.id,))
+    )
+    assert len(charges) == 1
+    body["input"] = "Goodbye."
+    assert requests.post(url, json=body, headers=headers, timeout=60).status_code == 422

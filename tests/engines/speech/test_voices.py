@@ -1,104 +1,71 @@
-"""The other voices: an upstream's, and the operator's own files for piper."""
+"""Tests of the embedded voices: the registry, the fake, and Piper with an operator's file."""
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from tests.support import manners
-from tests.support.ask import check_refusal, get
-from tests.support.server import Account, ServerProcess, eventually
-from tests.support.speech import CLIP, PRICE, RATE_HZ, catalog, decoded, speak, start_speaking
-from tests.support.upstream import Exchange, Upstream
+from minitoolai.core.catalog import EngineEntry, VoiceEntry
+from minitoolai.engines.speech.encoding import RATE_HZ as SAMPLE_RATE_HZ
+from minitoolai.engines.speech.voices import (
+    SECONDS_PER_LETTER,
+    VOICE_POOLS,
+    HibariEngine,
+    PiperEngine,
+    make_synthesizer,
+)
+from tests.support.ask import get
+from tests.support.server import ServerProcess
+from tests.support.speech import CLIP, PRICE, RATE_HZ, catalog, decoded, speak
 
 CREDIT = 5_000_000_000
 
 
-def tell(audio: bytes, *, pause_s: float = 0.0) -> Callable[[Exchange], Awaitable[None]]:
-    """An upstream that answers with this audio, a kilobyte at a time."""
-
-    async def behave(exchange: Exchange) -> None:
-        exchange.begin()
-        for start in range(0, len(audio), 1000):
-            if exchange.gone.is_set():
-                return
-            exchange.write(audio[start : start + 1000])
-            await asyncio.sleep(pause_s)
-        exchange.end()
-
-    return behave
+def test_each_kind_has_a_pool_and_a_synthesizer() -> None:
+    assert {kind: pool.kind for kind, pool in VOICE_POOLS.items()} == {k: k for k in ("hibari", "piper", "fake")}
+    assert len(make_synthesizer("fake", [], 0).speak("any", "ab c.", 1.0)) == round(
+        3 * SECONDS_PER_LETTER * SAMPLE_RATE_HZ
+    )
+    assert len(make_synthesizer("fake", [], 0).speak("any", "abcd", 2.0)) == round(
+        2 * SECONDS_PER_LETTER * SAMPLE_RATE_HZ
+    )
 
 
-# ── an upstream ───────────────────────────────────────────────────────────────────────────────────────────
+def test_importing_the_voices_imports_none_of_their_libraries() -> None:
+    heavy = "{'hibari', 'onnxruntime', 'piper', 'numpy', 'soundfile'}"
+    code = f"import sys, minitoolai.engines.speech.voices; print({heavy} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "set()\n"
 
 
-def test_a_text_that_fits_one_request_is_passed_through_byte_by_byte(account: Account, upstream: Upstream) -> None:
-    upstream.behave = tell(b"whatever it says " * 500)
-    answer = speak(account, model="away", input="Hello. 世界!", voice="alloy", speed=1.5, instructions="Whisper.")
-    assert answer.content == b"whatever it says " * 500
-    assert upstream.last.path == "/v1/audio/speech"
-    assert upstream.last.body == {
-        "model": "tts-far-away",
-        "input": "Hello. 世界!",
-        "voice": "alloy",
-        "response_format": "mp3",
-        "speed": 1.5,
-        "instructions": "Whisper.",
-    }
-    row = account.server.generation(answer.headers["x-generation-id"])
-    assert (row["served_model"], row["input_units"], row["cost"]) == ("tts-far-away", 10, 10 * PRICE)
+def test_a_missing_voice_or_file_is_reported_with_the_remedy(tmp_path: Path) -> None:
+    options = {"folder": tmp_path, "processes": 1, "max_running": 1, "max_queued": 1}
+    bundled = VoiceEntry(id="heart", engine="h", language="en-US", licence="x")
+    other = VoiceEntry(id="emma", engine="h", language="en-GB", licence="x")
+    filed = VoiceEntry(id="joe", engine="p", language="en-US", licence="x", file="joe.onnx")
+    hibari = HibariEngine("h", EngineEntry("hibari", model="h"), [bundled, other], **options)  # type: ignore[arg-type]
+    assert hibari.why_not_voice(bundled) is None
+    assert hibari.why_not_voice(other) == "h has no voice emma: give it a file in the catalog"
+    piper = PiperEngine("p", EngineEntry("piper", model="p"), [filed], **options)  # type: ignore[arg-type]
+    assert piper.why_not_voice(filed) == f"no file {tmp_path}/joe.onnx: put it there, or set MINITOOLAI_VOICES_DIR"
+    (tmp_path / "joe.onnx").write_bytes(b"")
+    assert "joe.onnx.json, which tells piper how to use joe.onnx" in str(piper.why_not_voice(filed))
+    (tmp_path / "joe.onnx.json").write_bytes(b"")
+    assert piper.why_not_voice(filed) is None
 
 
-@pytest.mark.parametrize("form", ["mp3", "wav", "flac", "opus", "pcm"])
-def test_a_longer_text_is_asked_for_in_parts_and_becomes_one_file(
-    account: Account, upstream: Upstream, form: str
-) -> None:
-    upstream.behave = tell(bytes(RATE_HZ * 4) + b"\x01")
-    text = "This is a sentence of forty characters. " * 5
-    answer = speak(account, model="away", input=text, response_format=form)
-    assert [len(exchange.body["input"]) for exchange in upstream.seen] == [79, 79, 39]
-    assert {exchange.body["response_format"] for exchange in upstream.seen} == {"pcm"}
-    assert decoded(answer.content, form) == pytest.approx(3 * 2 * RATE_HZ, rel=0.02)
-    assert account.settled() == CREDIT - len(text) * PRICE
-
-
-def test_who_leaves_pays_for_the_parts_that_the_upstream_took(account: Account, upstream: Upstream) -> None:
-    upstream.behave = tell(bytes(100_000), pause_s=0.01)
-    text = "This is a sentence of forty characters. " * 5
-    answer = start_speaking(account, model="away", input=text, response_format="pcm")
-    next(answer.iter_content(100))
-    answer.close()
-    eventually(upstream.last.gone.is_set, within_s=2)
-    assert account.settled() == CREDIT - 80 * PRICE
-    assert len(upstream.seen) == 1
-
-
-@pytest.mark.parametrize(("status", "told"), [(400, 400), (401, 502), (429, 429), (500, 502)])
-def test_an_upstreams_refusal_is_an_answer_and_free(
-    account: Account, upstream: Upstream, status: int, told: int
-) -> None:
-    upstream.behave = manners.refuse(status)
-    assert speak(account, model="away").status_code == told
-    assert account.settled() == CREDIT
-
-
-def test_an_upstream_without_a_sound_is_an_error_and_free(account: Account, upstream: Upstream) -> None:
-    upstream.behave = tell(b"")
-    check_refusal(speak(account, model="away"), 502, "upstream_error")
-    assert account.settled() == CREDIT
-
-
-# ── piper ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Piper through the gateway ─────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
 def piper_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """An operator who has put a voice of piper into the folder."""
+    """A server with a Piper voice in its voices folder."""
     folder = tmp_path_factory.mktemp("piper")
     (folder / "voices").mkdir()
     for name in ("en_US-joe-medium.onnx", "en_US-joe-medium.onnx.json"):
@@ -111,7 +78,7 @@ def piper_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
 
 
 @pytest.mark.acceptance
-def test_piper_speaks_at_our_rate_in_every_format_and_at_every_speed(piper_server: ServerProcess) -> None:
+def test_piper_speaks_at_24_khz_in_every_format_and_at_every_speed(piper_server: ServerProcess) -> None:
     account = piper_server.account()
     assert ("joe", "en-US") in [(v["id"], v["language"]) for v in get(account, "/v1/audio/voices").json()["data"]]
     plain = speak(account, model="silent", voice="joe", response_format="pcm")
@@ -119,14 +86,14 @@ def test_piper_speaks_at_our_rate_in_every_format_and_at_every_speed(piper_serve
     assert 4 * RATE_HZ < samples < 12 * RATE_HZ
     for form in ("mp3", "opus"):
         audio = speak(account, model="silent", voice="joe", response_format=form).content
-        # Piper draws its timing anew for every sentence.
+        # Piper chooses its timing at random for each sentence.
         assert decoded(audio, form) == pytest.approx(samples, rel=0.15)
     slow = speak(account, model="silent", voice="joe", response_format="pcm", speed=0.5)
     assert len(slow.content) // 2 == pytest.approx(samples * 2, rel=0.2)
     assert account.settled() == CREDIT - 4 * len(CLIP) * PRICE
 
 
-def test_a_piper_voice_without_its_description_is_not_offered(tmp_path: Path) -> None:
+def test_a_piper_voice_without_its_json_file_is_not_offered(tmp_path: Path) -> None:
     (tmp_path / "voices").mkdir()
     (tmp_path / "voices" / "nowhere.onnx").write_bytes(b"")
     server = ServerProcess(

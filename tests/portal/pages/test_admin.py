@@ -7,8 +7,7 @@ import re
 import pytest
 import requests
 
-from minitoolai.storage import accounts, users
-from minitoolai.storage import reports as admin
+from minitoolai.storage import accounts, reports, users
 from tests.portal.test_security import MARK, post
 from tests.support.browse import Visitor, new_user
 from tests.support.server import ServerProcess
@@ -45,7 +44,7 @@ def test_admin_pages_do_not_exist_for_other_users(
     assert post(member, f"/admin/accounts/{number}/grant", fields, **own) == 404
     assert post(member, f"/admin/accounts/{number}/revoke", fields, **own) == 404
     assert server.read(lambda c: accounts.balance_of(c, number)).posted == 0
-    assert server.read(lambda c: admin.actions(c, 10, number)) == []
+    assert server.read(lambda c: reports.admin_actions(c, 10, number)) == []
 
 
 def test_credit_is_given_once_and_logged(boss: Visitor, member: Visitor, email: str, server: ServerProcess) -> None:
@@ -59,7 +58,7 @@ def test_credit_is_given_once_and_logged(boss: Visitor, member: Visitor, email: 
     own = {"origin": server.url, "sec-fetch-site": "same-origin"}
     assert post(boss, f"/admin/accounts/{number}/grant", sent, **own) == 404
     assert server.read(lambda c: accounts.balance_of(c, number)).posted == 2_500_000_000
-    done = server.read(lambda c: admin.actions(c, 10, number))
+    done = server.read(lambda c: reports.admin_actions(c, 10, number))
     assert [(a.action, a.amount, a.note, a.admin) for a in done] == [("grant", 2_500_000_000, MARK, f"boss-{email}")]
     for visitor, path in ((boss, "/admin/actions"), (boss, f"/admin/accounts/{number}"), (member, "/balance")):
         page = visitor.open(path).text
@@ -77,7 +76,7 @@ def test_an_incomplete_form_changes_nothing(
     boss.open(f"/admin/accounts/{number}")
     assert boss.submit("/grant", amount=amount, note=note).status_code == 422
     assert server.read(lambda c: accounts.balance_of(c, number)).posted == 0
-    assert server.read(lambda c: admin.actions(c, 10, number)) == []
+    assert server.read(lambda c: reports.admin_actions(c, 10, number)) == []
 
 
 def test_a_forged_admin_form_changes_nothing(boss: Visitor, member: Visitor, email: str, server: ServerProcess) -> None:
@@ -90,7 +89,7 @@ def test_a_forged_admin_form_changes_nothing(boss: Visitor, member: Visitor, ema
         assert post(boss, there, good, origin="https://evil.example") == 403
         assert boss.open(there).url == boss.url(f"/admin/accounts/{number}")
         assert member.open(there).status_code == 404
-    assert server.read(lambda c: admin.actions(c, 10, number)) == []
+    assert server.read(lambda c: reports.admin_actions(c, 10, number)) == []
 
 
 def test_keys_revoked_by_an_admin_stop_working(

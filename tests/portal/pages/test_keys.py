@@ -80,7 +80,7 @@ def test_a_form_sent_unchanged_changes_nothing(member: Visitor, email: str, serv
     made = keys_of(server, email)["k"]
     # A model that was on offer when the key was made, and an end to the second.
     rules = replace(made.rules, models=("gone", "fake-chat"))
-    server.write(lambda c: accounts.change_key(c, made.id, "k", rules))
+    server.write(lambda c: accounts.update_key(c, made.id, "k", rules))
     before = keys_of(server, email)["k"]
     member.open(f"/keys/{before.id}")
     assert 'value="gone" checked' in member.page.text
@@ -146,7 +146,7 @@ def test_a_rotated_key_works_for_its_grace_period_and_shares_its_budget(
     assert f"It takes the place of sk-mt-{old[1]}-…" in member.page.text
     assert status(server, old[0]) == status(server, new[0]) == 200
     rows = server.read(lambda c: (accounts.find_key(c, old[1]), accounts.find_key(c, new[1])))
-    assert rows[1].family == old[1]
+    assert rows[1].rotation_group == old[1]
     assert rows[1].rules.budget_total == rows[0].rules.budget_total == 10**9
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     assert abs(rows[0].rules.expires_ms / 1000 - tomorrow.timestamp()) < 60

@@ -14,52 +14,9 @@ from minitoolai.core.models import Balance
 from minitoolai.ledger.rules import decide
 from minitoolai.storage import ledger
 from minitoolai.storage.opening import open_database
-from minitoolai.storage.postgres.bulk import rewrite
 from minitoolai.storage.postgres.connection import PostgresConnection
-from minitoolai.storage.postgres.session import place
+from minitoolai.storage.postgres.session import display_address
 from tests.support.books import TemporaryBooks, hold, settle
-
-
-def test_an_insert_becomes_one_statement_over_arrays() -> None:
-    form = rewrite("INSERT INTO holds (id, kind) VALUES (?, ?) ON CONFLICT DO NOTHING")
-    assert form is not None
-    assert form.over_arrays({"id": "bigint", "kind": "text"}) == (
-        "INSERT INTO holds (id, kind) SELECT * FROM unnest($1::bigint[], $2::text[]) ON CONFLICT DO NOTHING"
-    )
-
-
-def test_an_update_becomes_one_statement_with_its_guard() -> None:
-    form = rewrite("UPDATE holds SET state = ?, settled = ? WHERE id = ? AND state = 'pending'")
-    assert form is not None
-    assert form.key == 2
-    assert form.over_arrays({"id": "bigint", "state": "text", "settled": "bigint"}) == (
-        "UPDATE holds SET state = v.v0, settled = v.v1 FROM unnest($1::text[], $2::bigint[], $3::bigint[])"
-        " AS v(v0, v1, v2) WHERE holds.id = v.v2 AND holds.id = ANY($3::bigint[])"
-        " AND holds.state IS NOT DISTINCT FROM 'pending'"
-    )
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "INSERT INTO accounts (id, is_system) VALUES (?, 1)",
-        "UPDATE accounts SET posted = posted + ? WHERE id = ?",
-        "DELETE FROM holds WHERE id = ?",
-        "UPDATE holds SET state = ? WHERE id = ? AND attempt = ?",
-    ],
-)
-def test_a_statement_of_another_shape_is_left_as_it_is(sql: str) -> None:
-    assert rewrite(sql) is None
-
-
-def test_rows_that_name_one_key_twice_are_written_one_after_the_other(postgres_books: TemporaryBooks) -> None:
-    account = postgres_books.account(100)
-    written = postgres_books.connection.execute_many(
-        "UPDATE accounts SET version = ? WHERE id = ?", [(7, account), (8, account)]
-    )
-    assert written == 2
-    assert postgres_books.rows("SELECT version FROM accounts WHERE id = ?", account) == [(8,)]
-    postgres_books.rows("UPDATE accounts SET version = 1 WHERE id = ?", account)
 
 
 def test_whoever_judges_an_account_is_alone_with_it(postgres_books: TemporaryBooks) -> None:
@@ -200,8 +157,8 @@ def test_an_address_that_is_none_is_refused_without_repeating_it(url: str) -> No
 
 
 def test_a_place_names_neither_user_nor_password() -> None:
-    assert place("postgresql://ann:secret@db.example:5433/books?sslmode=require") == "db.example:5433/books"
-    assert place("postgresql:///books") == "the local socket/books"
+    assert display_address("postgresql://ann:secret@db.example:5433/books?sslmode=require") == "db.example:5433/books"
+    assert display_address("postgresql:///books") == "the local socket/books"
 
 
 def test_whatever_a_column_holds_goes_over_as_an_array_and_comes_back(postgres_books: TemporaryBooks) -> None:
@@ -227,7 +184,7 @@ def test_what_must_change_every_row_and_does_not_is_not_committed(postgres_books
         with connection.transaction():
             connection.execute("UPDATE accounts SET version = 9 WHERE id = ?", (account,))
             sql = "UPDATE accounts SET posted = ? WHERE id = ? AND held = 0"
-            connection.queue_write(sql, [(5, account), (5, 777)], otherwise="somebody was quicker")
+            connection.queue_write(sql, [(5, account), (5, 777)], conflict_error="somebody was quicker")
 
     with pytest.raises(StoreError, match="somebody was quicker"):
         write()

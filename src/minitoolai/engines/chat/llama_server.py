@@ -1,7 +1,7 @@
-"""The child process: a llama.cpp server on loopback. A crash in C++ takes down this process and no other.
+"""The child process of the embedded chat model: a llama.cpp server on loopback, so that a crash in C++ stays in here.
 
-Run as `python -m minitoolai.engines.chat.llama_server` with its settings as JSON on standard input; prints its address,
-then lives until standard input ends or its parent dies.
+Run as `python -m minitoolai.engines.chat.llama_server` with its settings as one line of JSON on standard input. Prints
+its address, then runs until standard input ends or its parent dies.
 """
 
 from __future__ import annotations
@@ -9,16 +9,32 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import Any
 
 from minitoolai.engines.child_process import die_with_parent
 
 
 def main() -> None:
-    """Load the model, say where it listens, wait for the end."""
+    """Load the model, print the address, and wait for the end of standard input."""
     die_with_parent()
     settings = json.loads(sys.stdin.readline())
     import xllamacpp
 
+    try:
+        server = xllamacpp.Server(server_parameters(xllamacpp, settings))
+    except RuntimeError:
+        # llama.cpp has logged the reason.
+        sys.exit(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.stdout.write(server.listening_address + "\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    # There is nothing to save, so do not wait for llama.cpp's threads.
+    os._exit(0)
+
+
+def server_parameters(xllamacpp: Any, settings: dict[str, Any]) -> Any:
+    """Translate the settings into llama.cpp's parameters."""
     parameters = xllamacpp.CommonParams()
     parameters.model.path = settings["path"]
     parameters.model_alias = {settings["model"]}
@@ -27,35 +43,25 @@ def main() -> None:
     parameters.api_keys = [settings["key"]]
     parameters.n_parallel = settings["slots"]
     parameters.n_ctx = settings["context"] * settings["slots"]
-    # A kept connection occupies a thread of llama.cpp's server until it is closed: one for whoever may wait.
+    # Each open connection occupies a thread of llama.cpp's server, including those of queued requests.
     parameters.n_threads_http = settings["slots"] + settings["queue"] + 8
     parameters.cache_ram_mib = 0
     parameters.ui = False
-    # Errors only, and only while it loads: afterwards they might repeat a prompt.
+    # Log errors only, and only while loading: later ones might contain a prompt.
     parameters.verbosity = 1
     if settings["threads"]:
         parameters.cpuparams.n_threads = settings["threads"]
         parameters.cpuparams_batch.n_threads = settings["threads"]
     if settings["embeds"]:
         parameters.embedding = True
-        # A text is read in one piece.
+        # An embedding input is processed in one batch.
         parameters.n_batch = parameters.n_ubatch = settings["context"]
         if settings["pooling"]:
             kinds = xllamacpp.llama_pooling_type
             parameters.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{settings['pooling'].upper()}")
     if settings.get("mmproj"):
         parameters.mmproj.path = settings["mmproj"]
-    try:
-        server = xllamacpp.Server(parameters)
-    except RuntimeError:
-        # Its own log says why.
-        sys.exit(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    sys.stdout.write(server.listening_address + "\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-    # Nothing to save: leave without waiting for llama.cpp's threads.
-    os._exit(0)
+    return parameters
 
 
 if __name__ == "__main__":

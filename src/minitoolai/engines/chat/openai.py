@@ -1,4 +1,8 @@
-"""Any OpenAI-compatible server as an engine: the caller's body with the limit forced, its bytes handed on."""
+"""OpenAI-compatible servers as chat engines: forward the request with the token limit forced, and stream the response.
+
+Text completions and embeddings of such a server are translated into chat form here, so that one code path serves,
+counts and charges all three.
+"""
 
 from __future__ import annotations
 
@@ -18,194 +22,17 @@ from minitoolai.core.errors import (
     Overloaded,
 )
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.concurrency import ConcurrencyLimit, SlottedAnswer
-from minitoolai.engines.protocols import ChatAnswer
+from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.httpclient.client import ConnectError, HttpClient, HttpError, HttpResponse, ReadTimeout
 
-# (merged from text_completions) Plain text to be continued, by OpenAI-compatible servers that offer `/completions`.
-# (merged from text_completions)
-# (merged from text_completions) Their answers are turned into chat's own form at this border, so that one path serves, counts and charges both.
-
-_encode = msgspec.json.Encoder().encode
-_decode_completion = msgspec.json.Decoder().decode
-
-
-def text_of(prompt: Any) -> str | list[int]:
-    """The one prompt, where a list holds no other."""
-    is_wrapped = isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int)
-    text: str | list[int] = prompt[0] if is_wrapped else prompt
-    return text
-
-
-def text_body(request: ChatRequest, limit: int, model: str) -> dict[str, Any]:
-    """What is sent to `/completions`: the caller's fields, the limit forced, the usage asked for."""
-    body = {**request.fields, "model": model, "prompt": text_of(request.prompt), "max_tokens": limit}
-    body["stream"] = request.stream
-    body.pop("stream_options", None)
-    if request.stream:
-        body["stream_options"] = {"include_usage": True}
-    return body
-
-
-class TextAnswer:
-    """An answer under way, told as a chat."""
-
-    def __init__(self, answer: ChatAnswer) -> None:
-        self._answer = answer
-        self._rest = b""
-
-    async def next_bytes(self) -> bytes:
-        while data := await self._answer.next_bytes():
-            if events := self._as_chat(data):
-                return events
-        return self._last()
-
-    def take(self) -> bytes | None:
-        data = self._answer.take()
-        if data is None:
-            return None
-        if not data:
-            return self._last()
-        # Nothing whole yet is nothing yet: empty bytes would be the end.
-        return self._as_chat(data) or None
-
-    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
-        # The engine's own bytes are not what the caller gets: all of them go through `take`.
-        return self._answer.listen(listener)
-
-    async def read(self) -> bytes:
-        return chat_of_text(await self._answer.read())
-
-    async def close(self) -> None:
-        await self._answer.close()
-
-    def _last(self) -> bytes:
-        rest, self._rest = self._rest, b""
-        return rest
-
-    def _as_chat(self, data: bytes) -> bytes:
-        data = (self._rest + data).replace(b"\r\n", b"\n")
-        whole, found, self._rest = data.rpartition(b"\n\n")
-        if not found:
-            return b""
-        return b"".join(_event(event) for event in whole.split(b"\n\n") if event)
-
-
-def _event(event: bytes) -> bytes:
-    if not event.startswith(b"data:") or event[5:].strip() == b"[DONE]":
-        return event + b"\n\n"
-    return b"data: " + chat_of_text(event[5:].strip()) + b"\n\n"
-
-
-def chat_of_text(data: bytes) -> bytes:
-    """A `text_completion`, whole or a piece of it, as a chat's; what is none stays as it is, for others to judge."""
-    try:
-        body = _decode_completion(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return data
-    if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
-        return data
-    for choice in body["choices"]:
-        if isinstance(choice, dict) and "text" in choice:
-            text = choice.pop("text")
-            # A reader of streams looks at the delta, one of whole answers at the message.
-            choice["delta"] = {"content": text}
-            choice["message"] = {"role": "assistant", "content": text}
-    return _encode(body)
-
-
-# (merged from embeddings) Vectors of texts, by OpenAI-compatible servers that offer `/embeddings`.
-# (merged from embeddings)
-# (merged from embeddings) Their answers are turned into a chat's form at this border, so that one path serves, counts and charges both.
-
-
-class _Embeddings(msgspec.Struct):
-    data: list[msgspec.Raw]
-    model: str = ""
-    usage: dict[str, Any] | None = None
-
-
-_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
-
-
-class EmbeddingAnswer:
-    """An answer under way, told as a chat whose one choice holds the vectors."""
-
-    def __init__(self, answer: ChatAnswer) -> None:
-        self._answer = answer
-
-    async def next_bytes(self) -> bytes:
-        return await self._answer.next_bytes()
-
-    def take(self) -> bytes | None:
-        return self._answer.take()
-
-    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
-        return False
-
-    async def read(self) -> bytes:
-        return chat_of_embeddings(await self._answer.read())
-
-    async def close(self) -> None:
-        await self._answer.close()
-
-
-def chat_of_embeddings(body: bytes) -> bytes:
-    """EngineError where it holds no vectors."""
-    try:
-        found = _decode_embeddings(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EngineError(f"the engine sent something that is no embedding: {error}") from error
-    if not found.data:
-        raise EngineError("the engine sent no embedding")
-    # A word for the count that stands in where an engine reports none.
-    choice = {"index": 0, "message": {"role": "assistant", "content": "."}, "data": found.data}
-    chat: dict[str, Any] = {"object": "chat.completion", "model": found.model, "choices": [choice]}
-    if found.usage is not None:
-        chat["usage"] = {"completion_tokens": 0, **found.usage}
-    return _encode(chat)
-
-
-#: What we ask of a streaming engine whatever the caller asked: without the usage there is no exact charge.
+#: Always ask a streaming upstream for usage: without it there is no exact charge.
 _STREAM_OPTIONS = {"include_usage": True}
-_LARGEST_ERROR = 65_536
-
-
-class UpstreamAnswer:
-    """The bytes of one answer; foreign failures become EngineError here."""
-
-    def __init__(self, answer: HttpResponse, engine: UpstreamEngine) -> None:
-        self._answer = answer
-        self._engine = engine
-
-    async def next_bytes(self) -> bytes:
-        try:
-            return await self._answer.next_bytes()
-        except HttpError as error:
-            raise mapped(error, self._engine.name) from error
-
-    def take(self) -> bytes | None:
-        try:
-            return self._answer.take()
-        except HttpError as error:
-            raise mapped(error, self._engine.name) from error
-
-    def listen(self, listener: Callable[[], None] | None, sink: Callable[[bytes], None] | None = None) -> bool:
-        self._answer.listen(listener, sink)
-        return True
-
-    async def read(self) -> bytes:
-        try:
-            return await self._answer.read()
-        except HttpError as error:
-            raise mapped(error, self._engine.name) from error
-
-    async def close(self) -> None:
-        self._answer.close()
+MAX_ERROR_BYTES = 65_536
+_encode = msgspec.json.Encoder().encode
 
 
 class UpstreamEngine:
-    """One server, one key. Ready when it has the key it needs."""
+    """One server with one API key. Ready if it has the key it needs."""
 
     plain_images = False
 
@@ -218,10 +45,10 @@ class UpstreamEngine:
         base_url: str = "",
         key: str = "",
         may_repeat: bool = False,
-        slots: ConcurrencyLimit | None = None,
-        more: Callable[[], dict[str, str]] | None = None,
+        concurrency: ConcurrencyLimit | None = None,
+        extra_headers: Callable[[], dict[str, str]] | None = None,
     ) -> None:
-        """`more`: headers that each request gets besides, where somebody follows it to its end."""
+        """Create an engine. `extra_headers` returns additional headers for each request, such as a trace context."""
         self.name = name
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
@@ -233,11 +60,11 @@ class UpstreamEngine:
         self._client = client
         self._has_key = bool(key)
         self._may_repeat = may_repeat
-        self._slots = slots
-        self._more = more
-        self._url = (base_url or entry.base_url).rstrip("/") + "/chat/completions"
-        self._text_url = self._url.removesuffix("/chat/completions") + "/completions"
-        self._embed_url = self._url.removesuffix("/chat/completions") + "/embeddings"
+        self._concurrency = concurrency
+        self._extra_headers = extra_headers
+        url = (base_url or entry.base_url).rstrip("/")
+        self._chat_url, self._completions_url = f"{url}/chat/completions", f"{url}/completions"
+        self._embeddings_url = f"{url}/embeddings"
         self._headers = {"content-type": "application/json", **entry.headers}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
@@ -259,11 +86,11 @@ class UpstreamEngine:
         return next((name for name in self._entry.unsupported if request.fields.get(name) is not None), None)
 
     def check_capacity(self) -> None:
-        if self._slots is not None:
-            self._slots.check()
+        if self._concurrency is not None:
+            self._concurrency.check_capacity()
 
     def is_busy(self) -> bool:
-        return self._slots is not None and self._slots.is_busy
+        return self._concurrency is not None and self._concurrency.is_busy
 
     async def count_prompt(self, request: ChatRequest) -> int | None:
         return None
@@ -274,65 +101,99 @@ class UpstreamEngine:
     async def stop(self) -> None:
         return None
 
-    def open(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, ChatAnswer]:
-        if self._slots is None:
-            return self._begin(request, limit)
-        return self._begin_in_turn(self._slots, request, limit)
+    def open(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, UpstreamResponse]:
+        if self._concurrency is None:
+            return self._open_now(request, limit)
+        return self._open_in_turn(self._concurrency, request, limit)
 
-    async def _begin_in_turn(self, slots: ConcurrencyLimit, request: ChatRequest, limit: int) -> SlottedAnswer:
+    async def _open_in_turn(self, concurrency: ConcurrencyLimit, request: ChatRequest, limit: int) -> UpstreamResponse:
         request.waits = True
-        await slots.take()
+        await concurrency.acquire()
         request.waits = False
         try:
-            return SlottedAnswer(await self._begin(request, limit), slots)
+            response = await self._open_now(request, limit)
         except BaseException:
-            slots.release()
+            concurrency.release()
             raise
+        response.on_close = concurrency.release
+        return response
 
-    def _begin(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, ChatAnswer]:
+    def _open_now(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, UpstreamResponse]:
         if request.embed is not None:
-            return self._embed(request, request.embed)
+            body = {**request.fields, "model": self._served_name(request), "input": request.embed}
+            return self._post(self._embeddings_url, _encode(body), EmbeddingResponse)
         if request.prompt is not None:
-            return self._continue(request, limit)
-        return self._answer(self._url, _encode(upstream_body(request, limit, self._entry)))
+            body = completions_body(request, limit, self._served_name(request))
+            return self._post(self._completions_url, _encode(body), CompletionResponse)
+        return self._post(self._chat_url, _encode(chat_body(request, limit, self._entry)), UpstreamResponse)
 
-    async def _embed(self, request: ChatRequest, texts: list[Any]) -> EmbeddingAnswer:
-        body = {**request.fields, "model": self._entry.names.get(request.model, request.model), "input": texts}
-        return EmbeddingAnswer(await self._answer(self._embed_url, _encode(body)))
+    def _served_name(self, request: ChatRequest) -> str:
+        return self._entry.names.get(request.model, request.model)
 
-    async def _continue(self, request: ChatRequest, limit: int) -> TextAnswer:
-        model = self._entry.names.get(request.model, request.model)
-        return TextAnswer(await self._answer(self._text_url, _encode(text_body(request, limit, model))))
-
-    async def _answer(self, url: str, body: bytes) -> UpstreamAnswer:
+    async def _post(self, url: str, body: bytes, response_type: type[UpstreamResponse]) -> UpstreamResponse:
         try:
-            # The ticker of services/underway.py owns the time-outs; this one is a net below it.
-            answer = await self._client.request(
+            # The ticker of core/in_flight.py enforces the timeouts; this one is only a safety net.
+            response = await self._client.request(
                 "POST",
                 url,
-                headers=self._headers if self._more is None else {**self._headers, **self._more()},
+                headers=self._headers if self._extra_headers is None else {**self._headers, **self._extra_headers()},
                 body=body,
-                silence_s=self._entry.total_timeout_s or 600.0,
+                read_timeout_s=self._entry.total_timeout_s or 600.0,
                 may_repeat=self._may_repeat,
             )
         except HttpError as error:
-            raise mapped(error, self.name) from error
-        if answer.status != 200:
-            raise await self._failure(answer)
-        return UpstreamAnswer(answer, self)
+            raise engine_error(error, self.name) from error
+        if response.status != 200:
+            raise await self._failure(response)
+        return response_type(response, self.name)
 
-    async def _failure(self, answer: HttpResponse) -> EngineError | ContextExceeded | Overloaded:
+    async def _failure(self, response: HttpResponse) -> EngineError | ContextExceeded | Overloaded:
+        body = await read_error_body(response)
+        return upstream_failure(response.status, response.headers.get("retry-after"), body, self.name)
+
+
+class UpstreamResponse:
+    """A response of an upstream, which it forwards unchanged. Translates HTTP failures into EngineError."""
+
+    def __init__(self, response: HttpResponse, name: str) -> None:
+        self._response = response
+        self._name = name
+        #: Called once by `close`: returns the slot that the response occupies.
+        self.on_close: Callable[[], None] | None = None
+
+    async def next_bytes(self) -> bytes:
         try:
-            body = await answer.read(_LARGEST_ERROR)
-        except HttpError:
-            body = b""
-        finally:
-            answer.close()
-        return upstream_failure(answer.status, answer.headers.get("retry-after"), body, self.name)
+            return await self._response.next_bytes()
+        except HttpError as error:
+            raise engine_error(error, self._name) from error
+
+    def read_nowait(self) -> bytes | None:
+        try:
+            return self._response.read_nowait()
+        except HttpError as error:
+            raise engine_error(error, self._name) from error
+
+    def set_callbacks(
+        self, on_readable: Callable[[], None] | None, on_chunk: Callable[[bytes], None] | None = None
+    ) -> bool:
+        self._response.set_callbacks(on_readable, on_chunk)
+        return True
+
+    async def read(self) -> bytes:
+        try:
+            return await self._response.read()
+        except HttpError as error:
+            raise engine_error(error, self._name) from error
+
+    async def close(self) -> None:
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close()
+        self._response.close()
 
 
-def upstream_body(request: ChatRequest, limit: int, entry: EngineEntry) -> dict[str, Any]:
-    """What is sent: every field of the caller's, and those that are ours to set."""
+def chat_body(request: ChatRequest, limit: int, entry: EngineEntry) -> dict[str, Any]:
+    """Return the body for `/chat/completions`: the caller's fields, with those replaced that this gateway controls."""
     body = dict(request.fields)
     body["model"] = entry.names.get(request.model, request.model)
     body["messages"] = request.messages if entry.developer_role else [_as_system(m) for m in request.messages]
@@ -349,30 +210,52 @@ def _as_system(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "role": "system"} if message["role"] == "developer" else message
 
 
+# ── failures ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def engine_error(error: HttpError, name: str) -> EngineError:
+    """Translate a failed HTTP exchange."""
+    if isinstance(error, ConnectError):
+        return EngineError(f"{name} cannot be reached")
+    if isinstance(error, ReadTimeout):
+        return EngineTimeout(f"{name} timed out")
+    return EngineBroken(f"{name} broke off its response")
+
+
+async def read_error_body(response: HttpResponse) -> bytes:
+    """Return the body of an error response, or b"" if it cannot be read, and close the response."""
+    try:
+        return await response.read(MAX_ERROR_BYTES)
+    except HttpError:
+        return b""
+    finally:
+        response.close()
+
+
 def upstream_failure(
     status: int, retry_after: str | None, body: bytes, name: str
 ) -> EngineError | ContextExceeded | Overloaded:
-    """An upstream's refusal as ours. Its message is passed on only where it speaks of the caller's request."""
-    fault = _fault(body)
+    """Translate an error response. Pass its message on only if it concerns the caller's request."""
+    fault = _error_object(body)
     message = str(fault.get("message") or body[:200].decode("utf-8", "replace") or "no reason given")[:1000]
     kind = f"{fault.get('type')} {fault.get('code')}"
     wait_s = int(retry_after) if retry_after and retry_after.isdigit() else None
     if "context" in kind and "exceed" in kind:
         return ContextExceeded(message, param="messages")
     if status == 429:
-        return EngineRateLimited(f"{name} is at its limit: {message}", retry_after_s=wait_s or 5)
+        return EngineRateLimited(f"{name} has reached its rate limit: {message}", retry_after_s=wait_s or 5)
     if status in (400, 404, 413, 415, 422):
         param = fault.get("param")
         return EngineRefused(message, param=param if isinstance(param, str) else None)
     if status == 503:
-        return Overloaded(f"{name} is overloaded; try again", retry_after_s=wait_s or 2)
+        return Overloaded(f"{name} is overloaded; retry in a moment", retry_after_s=wait_s or 2)
     if status in (408, 504):
         return EngineTimeout(f"{name} timed out (status {status})")
-    # 401 and 403 are about the operator's key: the caller can do nothing and need not know more.
+    # 401 and 403 concern the operator's key: the caller cannot fix it and should see no details.
     return EngineError(f"{name} failed with status {status}; nothing was charged")
 
 
-def _fault(body: bytes) -> dict[str, Any]:
+def _error_object(body: bytes) -> dict[str, Any]:
     try:
         fault = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -381,10 +264,129 @@ def _fault(body: bytes) -> dict[str, Any]:
     return fault if isinstance(fault, dict) else {"message": str(fault)}
 
 
-def mapped(error: HttpError, name: str) -> EngineError:
-    """A failed exchange as ours."""
-    if isinstance(error, ConnectError):
-        return EngineError(f"{name} cannot be reached")
-    if isinstance(error, ReadTimeout):
-        return EngineTimeout(f"{name} went silent")
-    return EngineBroken(f"{name} broke off its answer")
+# ── text completions ──────────────────────────────────────────────────────────────────────────────────────────
+
+_decode_completion = msgspec.json.Decoder().decode
+
+
+class CompletionResponse(UpstreamResponse):
+    """A text completion, translated into chat form."""
+
+    def __init__(self, response: HttpResponse, name: str) -> None:
+        super().__init__(response, name)
+        self._partial = b""
+
+    async def next_bytes(self) -> bytes:
+        while data := await super().next_bytes():
+            if events := self._translate(data):
+                return events
+        return self._take_partial()
+
+    def read_nowait(self) -> bytes | None:
+        data = super().read_nowait()
+        if data is None:
+            return None
+        if not data:
+            return self._take_partial()
+        # Without a complete event there is nothing to return yet: b"" would mean the end.
+        return self._translate(data) or None
+
+    def set_callbacks(
+        self, on_readable: Callable[[], None] | None, on_chunk: Callable[[bytes], None] | None = None
+    ) -> bool:
+        # No `on_chunk`: the upstream's bytes need translation, so all of them go through `read_nowait`.
+        return super().set_callbacks(on_readable)
+
+    async def read(self) -> bytes:
+        return completion_as_chat(await super().read())
+
+    def _take_partial(self) -> bytes:
+        partial, self._partial = self._partial, b""
+        return partial
+
+    def _translate(self, data: bytes) -> bytes:
+        data = (self._partial + data).replace(b"\r\n", b"\n")
+        events, separator, self._partial = data.rpartition(b"\n\n")
+        if not separator:
+            return b""
+        return b"".join(_translate_event(event) for event in events.split(b"\n\n") if event)
+
+
+def first_prompt(prompt: Any) -> str | list[int]:
+    """Return the prompt, unwrapped from a list that contains only this one."""
+    is_wrapped = isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int)
+    text: str | list[int] = prompt[0] if is_wrapped else prompt
+    return text
+
+
+def completions_body(request: ChatRequest, limit: int, model: str) -> dict[str, Any]:
+    """Return the body for `/completions`: the caller's fields, with the limit forced and usage requested."""
+    body = {**request.fields, "model": model, "prompt": first_prompt(request.prompt), "max_tokens": limit}
+    body["stream"] = request.stream
+    body.pop("stream_options", None)
+    if request.stream:
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def _translate_event(event: bytes) -> bytes:
+    if not event.startswith(b"data:") or event[5:].strip() == b"[DONE]":
+        return event + b"\n\n"
+    return b"data: " + completion_as_chat(event[5:].strip()) + b"\n\n"
+
+
+def completion_as_chat(data: bytes) -> bytes:
+    """Translate a `text_completion` object or chunk into chat form. Return anything else unchanged."""
+    try:
+        body = _decode_completion(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return data
+    if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
+        return data
+    for choice in body["choices"]:
+        if isinstance(choice, dict) and "text" in choice:
+            text = choice.pop("text")
+            # Readers of streams use the delta, readers of complete responses the message.
+            choice["delta"] = {"content": text}
+            choice["message"] = {"role": "assistant", "content": text}
+    return _encode(body)
+
+
+# ── embeddings ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class EmbeddingResponse(UpstreamResponse):
+    """Embeddings, translated into a chat response with a single choice that holds the vectors."""
+
+    def set_callbacks(
+        self, on_readable: Callable[[], None] | None, on_chunk: Callable[[bytes], None] | None = None
+    ) -> bool:
+        return False
+
+    async def read(self) -> bytes:
+        return embeddings_as_chat(await super().read())
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[msgspec.Raw]
+    model: str = ""
+    usage: dict[str, Any] | None = None
+
+
+_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
+
+
+def embeddings_as_chat(body: bytes) -> bytes:
+    """Translate the body of an embeddings response. Raises EngineError if it contains no vectors."""
+    try:
+        embeddings = _decode_embeddings(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineError(f"the engine sent an invalid embeddings response: {error}") from error
+    if not embeddings.data:
+        raise EngineError("the engine sent no embedding")
+    # One word of content, for the estimate that replaces a missing usage.
+    choice = {"index": 0, "message": {"role": "assistant", "content": "."}, "data": embeddings.data}
+    chat: dict[str, Any] = {"object": "chat.completion", "model": embeddings.model, "choices": [choice]}
+    if embeddings.usage is not None:
+        chat["usage"] = {"completion_tokens": 0, **embeddings.usage}
+    return _encode(chat)

@@ -1,4 +1,9 @@
-"""Pictures under way on one checkpoint: each with its own sampler, steps, guidance and prompt, one call for all."""
+"""Batched denoising: images in flight on one checkpoint share each UNet call (continuous batching).
+
+Each image has its own sampler, steps, guidance and prompt. Rows of a call may differ in noise level, prompt and number
+of prompt windows; padding is masked, so no row affects another. If memory runs out, calls are made smaller before an
+image fails.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minitoolai.engines.diffusers.checkpoint import Networks
-from minitoolai.engines.diffusers.conditioning import Conditioning, Told
-from minitoolai.engines.images.codec import covering, parameters_text, png_with
+from minitoolai.engines.diffusers.conditioning import Conditioning, PromptEncoder
+from minitoolai.engines.images.codec import cover, encode_png, parameters_text
 from minitoolai.engines.protocols import FailedImage, GeneratedImage, ImageRequest, OnProgress
 from minitoolai.engines.sampling import Trajectory, model_calls, trajectory
-from minitoolai.engines.sampling.noise import GrownNoise
+from minitoolai.engines.sampling.noise import LazySeededNoise
 from minitoolai.engines.sampling.schedules import TIMESTEPS, noise_table
 
 if TYPE_CHECKING:
@@ -21,59 +26,211 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-# (merged from diffusers_painter) One checkpoint on one device: many rows through its UNet in one call, and latents through its VAE.
-# (merged from diffusers_painter)
-# (merged from diffusers_painter) Rows may differ in noise level, prompt and number of windows; what is padded is masked, so that no row sees another.
-# (merged from diffusers_painter) Where memory does not suffice, calls get smaller before pictures fail.
+#: The name of trailing timesteps in AUTOMATIC1111 and tools that read its metadata.
+TRAILING = "SGM Uniform"
+_CHANNELS, _PIXELS_PER_LATENT = 4, 8
+#: Threads that encode PNGs during the next model call.
+_ENCODER_THREADS = 2
+
+
+class _BatchImage:
+    """One image in flight: the state of its sampler and its conditioning."""
+
+    def __init__(
+        self, denoiser: Denoiser, request: ImageRequest, on_progress: OnProgress | None, *, trailing: bool
+    ) -> None:
+        self.request = request
+        self._on_progress = on_progress
+        self._calls, self._calls_total = 0, model_calls(request.scheduler, request.steps)
+        self._positive = denoiser.prompts.encode(request.prompt)
+        self._negative = None
+        if request.cfg_scale != 1:
+            self._negative = denoiser.prompts.encode(request.negative_prompt, is_negative=True)
+        shape = _CHANNELS, -(-request.height // _PIXELS_PER_LATENT), -(-request.width // _PIXELS_PER_LATENT)
+        noise = LazySeededNoise(request.seed % 2**64, shape)
+
+        def on_device(array: NDArray[np.float32]) -> torch.Tensor:
+            import torch
+
+            return torch.from_numpy(array).to(denoiser.device)
+
+        self._path: Trajectory = trajectory(
+            request.scheduler,
+            request.steps,
+            on_device(noise.start()),
+            lambda sigma, following: on_device(noise(sigma, following)),
+            trailing=trailing,
+        )
+        self._x, self._sigma = next(self._path)
+
+    def rows(self) -> list[Row]:
+        """Return the rows for the next model call. With guidance 1 the negative prompt has no weight: omit its row."""
+        positive = Row(self._x, self._sigma, self._positive)
+        return [positive] if self._negative is None else [positive, Row(self._x, self._sigma, self._negative)]
+
+    def advance(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Advance by the model's outputs for `rows`. Return the latents if the image is finished."""
+        denoised = outputs[0]
+        if len(outputs) > 1:
+            denoised = outputs[1] + (denoised - outputs[1]) * self.request.cfg_scale
+        self._calls += 1
+        if self._on_progress is not None:
+            self._on_progress(self._calls * self.request.steps // self._calls_total, self.request.steps)
+        try:
+            self._x, self._sigma = self._path.send(denoised)
+        except StopIteration as end:
+            finished: torch.Tensor = end.value
+            return finished
+        return None
+
+
+class DiffusersBatch:
+    """Images in flight on one checkpoint. The result of one never depends on the others."""
+
+    def __init__(self, load: Callable[[], Denoiser], *, trailing: bool) -> None:
+        self._load, self._trailing = load, trailing
+        #: None while the batch is empty, so that its weights can be unloaded.
+        self.denoiser: Denoiser | None = None
+        self._images: dict[int, _BatchImage] = {}
+        self._encoding: dict[int, Future[GeneratedImage]] = {}
+        self._encoders: ThreadPoolExecutor | None = None
+        self._last_slot = 0
+
+    def __len__(self) -> int:
+        return len(self._images) + len(self._encoding)
+
+    def add(self, request: ImageRequest, on_progress: OnProgress | None = None) -> int:
+        """Add an image. Raises ValueError for an unknown scheduler, EngineError if the weights cannot be loaded."""
+        if self.denoiser is None:
+            self.denoiser = self._load()
+        image = _BatchImage(self.denoiser, request, on_progress, trailing=self._trailing)
+        self._last_slot += 1
+        self._images[self._last_slot] = image
+        return self._last_slot
+
+    def remove(self, slot_id: int) -> None:
+        self._images.pop(slot_id, None)
+        self._encoding.pop(slot_id, None)
+        self._release_if_empty()
+
+    def step(self) -> list[GeneratedImage | FailedImage]:
+        """Run one model call for all images (in parts, if memory is short), then decode those that it finished."""
+        failed = self._advance()
+        ended: list[GeneratedImage | FailedImage] = [*failed, *self._encoded(may_wait=not self._images and not failed)]
+        self._release_if_empty()
+        return ended
+
+    def _advance(self) -> list[FailedImage]:
+        if not self._images or self.denoiser is None:
+            return []
+        rows_of = {slot_id: image.rows() for slot_id, image in self._images.items()}
+        outputs = iter(self.denoiser.denoise([row for rows in rows_of.values() for row in rows]))
+        failed = []
+        for slot_id, rows in rows_of.items():
+            own = [next(outputs) for _ in rows]
+            computed = [output for output in own if output is not None]
+            latents = self._images[slot_id].advance(computed) if len(computed) == len(own) else None
+            if len(computed) < len(own) or (latents is not None and not self._finish(slot_id, latents)):
+                request = self._images.pop(slot_id).request
+                error = f"out of memory for one image of {request.width} by {request.height}"
+                failed.append(FailedImage(slot_id=slot_id, error=error))
+        return failed
+
+    def _finish(self, slot_id: int, latents: torch.Tensor) -> bool:
+        """Decode, and encode in the background. Return False if there is no memory to decode."""
+        assert self.denoiser is not None
+        pixels = self.denoiser.decode(latents)
+        if pixels is None:
+            return False
+        if self._encoders is None:
+            self._encoders = ThreadPoolExecutor(_ENCODER_THREADS, "png")
+        request = self._images.pop(slot_id).request
+        name = self.denoiser.networks.name
+        self._encoding[slot_id] = self._encoders.submit(
+            _to_image, slot_id, pixels, request, name, self._schedule(request)
+        )
+        return True
+
+    def _schedule(self, request: ImageRequest) -> str:
+        has_own = request.scheduler.endswith(" Karras") or request.scheduler == "DPM fast"
+        return TRAILING if self._trailing and not has_own else ""
+
+    def _encoded(self, *, may_wait: bool) -> list[GeneratedImage]:
+        if may_wait and self._encoding:
+            wait(self._encoding.values(), return_when=FIRST_COMPLETED)
+        done = [slot_id for slot_id, future in self._encoding.items() if future.done()]
+        return [self._encoding.pop(slot_id).result() for slot_id in done]
+
+    def _release_if_empty(self) -> None:
+        if len(self) == 0:
+            self.denoiser = None
+            if self._encoders is not None:
+                self._encoders.shutdown(wait=False)
+                self._encoders = None
+
+
+def _to_image(slot_id: int, pixels: NDArray[Any], request: ImageRequest, model: str, schedule: str) -> GeneratedImage:
+    """Crop to the requested size, which the latents exceed by less than eight pixels, and encode as PNG."""
+    from PIL import Image
+
+    image = cover(Image.fromarray(pixels), request.width, request.height)
+    png = encode_png(image, parameters_text(request, model, schedule=schedule))
+    return GeneratedImage(slot_id=slot_id, png=png, model=model)
+
+
+# ── the networks of one checkpoint ────────────────────────────────────────────────────────────────────────────
 
 
 class Row(NamedTuple):
-    """One question to the UNet: latents (4, h, w) at noise level sigma, under a prompt."""
+    """One row of a UNet call: latents (4, h, w) at noise level sigma, and the conditioning of a prompt."""
 
     x: torch.Tensor
     sigma: float
-    told: Told
+    conditioning: Conditioning
 
 
 class Denoiser:
-    """Networks at work. `free_memory` is asked to make room before a call is made smaller; True: it made some."""
+    """Runs the UNet and VAE of one checkpoint on one device.
+
+    When memory runs out, first calls `free_memory`, which returns True if it released any; then makes calls smaller.
+    """
 
     def __init__(
         self, networks: Networks, device: torch.device, *, rows_per_call: int, free_memory: Callable[[], bool]
     ) -> None:
         self.networks = networks
         self.device = device
-        self.conditioning = Conditioning(networks, device)
+        self.prompts = PromptEncoder(networks, device)
         self._rows_per_call = rows_per_call
         self._free_memory = free_memory
-        #: Rows of one call that memory was found to allow, by latent size.
+        #: How many rows of a call fit into memory, by latent size, as learned from failures.
         self._limits: dict[tuple[int, ...], int] = {}
 
     # ── the UNet ──────────────────────────────────────────────────────────────────────────────────────────
 
     def denoise(self, rows: Sequence[Row]) -> list[torch.Tensor | None]:
-        """x0 (4, h, w), float32, of each row; None where memory does not suffice for that row alone."""
-        answers: list[torch.Tensor | None] = []
-        while len(answers) < len(rows):
+        """Return x0 (4, h, w), float32, for each row, or None if even that row alone does not fit into memory."""
+        outputs: list[torch.Tensor | None] = []
+        while len(outputs) < len(rows):
             size = tuple(rows[0].x.shape)
-            most = self._limits.get(size, self._rows_per_call)
-            some = rows[len(answers) : len(answers) + most]
+            limit = self._limits.get(size, self._rows_per_call)
+            chunk = rows[len(outputs) : len(outputs) + limit]
             try:
-                answers += self._call(some)
+                outputs += self._call(chunk)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
             else:
                 continue
-            # Out of the handler, so that the failed call's tensors are no longer held by its traceback.
+            # Outside the except block: its traceback would keep the tensors of the failed call alive.
             self._empty_cache()
             if self._free_memory():
                 continue
-            if len(some) == 1:
-                answers.append(None)
+            if len(chunk) == 1:
+                outputs.append(None)
             else:
-                self._limits[size] = len(some) // 2
-        return answers
+                self._limits[size] = len(chunk) // 2
+        return outputs
 
     def _call(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         import torch
@@ -83,8 +240,8 @@ class Denoiser:
         scale = 1 / torch.sqrt(sigmas**2 + 1)
         x = torch.stack([row.x for row in rows])
         with torch.inference_mode():
-            words, mask = _padded([row.told.words for row in rows])
-            answer = unet(
+            words, mask = _padded([row.conditioning.words for row in rows])
+            output = unet(
                 (x * scale).to(unet.dtype),
                 torch.tensor([timestep_of(row.sigma) for row in rows], device=self.device),
                 encoder_hidden_states=words,
@@ -93,27 +250,27 @@ class Denoiser:
                 return_dict=False,
             )[0].float()
             predicts_v = self.networks.predicts_v
-            x0 = x * scale**2 - answer * sigmas * scale if predicts_v else x - answer * sigmas
+            x0 = x * scale**2 - output * sigmas * scale if predicts_v else x - output * sigmas
         return list(x0)
 
     def _added(self, rows: Sequence[Row]) -> dict[str, torch.Tensor] | None:
-        """What SDXL is told besides words: the prompt as a whole; original size, crop and target size in pixels."""
+        """Return SDXL's additional conditioning: pooled prompt; original size, crop and target size in pixels."""
         import torch
 
         if not self.networks.is_xl:
             return None
         height, width = (8 * side for side in rows[0].x.shape[-2:])
         times = torch.tensor([[height, width, 0, 0, height, width]] * len(rows), device=self.device)
-        pooled = torch.stack([row.told.pooled for row in rows if row.told.pooled is not None])
+        pooled = torch.stack([row.conditioning.pooled for row in rows if row.conditioning.pooled is not None])
         return {"text_embeds": pooled, "time_ids": times.to(pooled.dtype)}
 
     # ── the VAE ───────────────────────────────────────────────────────────────────────────────────────────
 
     def decode(self, latents: torch.Tensor) -> NDArray[np.uint8] | None:
-        """Pixels (8 h, 8 w, 3) of latents (4, h, w); None where memory does not suffice, not even in tiles.
+        """Return the pixels (8 h, 8 w, 3) of latents (4, h, w), or None if not even tiles fit into memory.
 
-        SDXL's VAE overflows in float16 and some in bfloat16: what is not finite is decoded again in float32, and so
-        is every picture from then on.
+        SDXL's VAE overflows in float16, and some VAEs in bfloat16. After a non-finite result, decode this image and all
+        later ones in float32.
         """
         import torch
 
@@ -125,11 +282,11 @@ class Denoiser:
         if pixels is None:
             return None
         bright = (pixels * 127.5 + 127.5).nan_to_num(0.0).clamp(0, 255).round().to(torch.uint8)
-        drawn: NDArray[np.uint8] = bright.permute(1, 2, 0).cpu().numpy()
-        return drawn
+        image: NDArray[np.uint8] = bright.permute(1, 2, 0).cpu().numpy()
+        return image
 
     def _decoded(self, latents: torch.Tensor) -> torch.Tensor | None:
-        """The picture whole; in tiles, where that takes too much memory; None where tiles do, too."""
+        """Decode the whole image, or in tiles if that takes too much memory. Return None if tiles do too."""
         for in_tiles in (False, True):
             for _ in range(2):
                 try:
@@ -160,7 +317,7 @@ class Denoiser:
 
 
 def timestep_of(sigma: float) -> float:
-    """Where a noise level lies among the 1000 of training, between two of them linear in ln sigma."""
+    """Return the training timestep of a noise level, interpolated linearly in ln sigma."""
     table = noise_table()
     above = min(max(bisect.bisect_left(table, sigma), 1), TIMESTEPS - 1)
     low, high = math.log(table[above - 1]), math.log(table[above])
@@ -169,169 +326,20 @@ def timestep_of(sigma: float) -> float:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """torch's own error, or one of the libraries below it that says so in words."""
+    """Return True for torch's out-of-memory error, or a library error that mentions it in its message."""
     import torch
 
-    said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
+    message = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in message or "can't allocate memory" in message
 
 
 def _padded(words: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(N, L, width), L that of the longest, and which of them are there (N, L); None where all are as long."""
+    """Pad to (N, L, width), with L of the longest, and return the mask (N, L), or None if all have equal length."""
     import torch
 
     longest = max(len(one) for one in words)
     if all(len(one) == longest for one in words):
         return torch.stack(list(words)), None
     padded = torch.stack([torch.nn.functional.pad(one, (0, 0, 0, longest - len(one))) for one in words])
-    there = [[1.0] * len(one) + [0.0] * (longest - len(one)) for one in words]
-    return padded, torch.tensor(there, device=padded.device)
-
-
-#: What A1111 and its readers call timesteps that trail.
-TRAILING = "SGM Uniform"
-_CHANNELS, _PIXELS_PER_LATENT = 4, 8
-#: PNGs are packed beside the next model call.
-_PACKERS = 2
-
-
-class _BatchImage:
-    """One picture under way: where its sampler stands and what it is told."""
-
-    def __init__(
-        self, painter: Denoiser, request: ImageRequest, on_progress: OnProgress | None, *, trailing: bool
-    ) -> None:
-        self.request = request
-        self._on_progress = on_progress
-        self._calls, self._calls_total = 0, model_calls(request.scheduler, request.steps)
-        self._wanted = painter.conditioning.of(request.prompt)
-        self._unwanted = None
-        if request.cfg_scale != 1:
-            self._unwanted = painter.conditioning.of(request.negative_prompt, is_negative=True)
-        shape = _CHANNELS, -(-request.height // _PIXELS_PER_LATENT), -(-request.width // _PIXELS_PER_LATENT)
-        noise = GrownNoise(request.seed % 2**64, shape)
-
-        def on_device(array: NDArray[np.float32]) -> torch.Tensor:
-            import torch
-
-            return torch.from_numpy(array).to(painter.device)
-
-        self._path: Trajectory = trajectory(
-            request.scheduler,
-            request.steps,
-            on_device(noise.start()),
-            lambda sigma, following: on_device(noise(sigma, following)),
-            trailing=trailing,
-        )
-        self._x, self._sigma = next(self._path)
-
-    def rows(self) -> list[Row]:
-        """What the model is asked: with guidance 1 the unwanted has no weight and is not asked for."""
-        wanted = Row(self._x, self._sigma, self._wanted)
-        return [wanted] if self._unwanted is None else [wanted, Row(self._x, self._sigma, self._unwanted)]
-
-    def advance(self, answers: Sequence[torch.Tensor]) -> torch.Tensor | None:
-        """Take the model's answers to `rows`; the finished latents, if these were the last."""
-        denoised = answers[0]
-        if len(answers) > 1:
-            denoised = answers[1] + (denoised - answers[1]) * self.request.cfg_scale
-        self._calls += 1
-        if self._on_progress is not None:
-            self._on_progress(self._calls * self.request.steps // self._calls_total, self.request.steps)
-        try:
-            self._x, self._sigma = self._path.send(denoised)
-        except StopIteration as end:
-            finished: torch.Tensor = end.value
-            return finished
-        return None
-
-
-class DiffusersBatch:
-    """Pictures under way. What one looks like never depends on what is drawn beside it."""
-
-    def __init__(self, load: Callable[[], Denoiser], *, trailing: bool) -> None:
-        self._load, self._trailing = load, trailing
-        #: None while nothing is drawn here, so that the weights may leave.
-        self.painter: Denoiser | None = None
-        self._pictures: dict[int, _BatchImage] = {}
-        self._packing: dict[int, Future[GeneratedImage]] = {}
-        self._packers: ThreadPoolExecutor | None = None
-        self._next_ticket = 0
-
-    def __len__(self) -> int:
-        return len(self._pictures) + len(self._packing)
-
-    def add(self, request: ImageRequest, on_progress: OnProgress | None = None) -> int:
-        """Begin a picture. ValueError for an unknown scheduler, EngineError where the weights cannot be loaded."""
-        if self.painter is None:
-            self.painter = self._load()
-        picture = _BatchImage(self.painter, request, on_progress, trailing=self._trailing)
-        self._next_ticket += 1
-        self._pictures[self._next_ticket] = picture
-        return self._next_ticket
-
-    def remove(self, ticket: int) -> None:
-        self._pictures.pop(ticket, None)
-        self._packing.pop(ticket, None)
-        self._rest()
-
-    def step(self) -> list[GeneratedImage | FailedImage]:
-        """One model call for all (in parts, where memory does not suffice), then decode those that it finished."""
-        failed = self._advance()
-        ended: list[GeneratedImage | FailedImage] = [*failed, *self._packed(may_wait=not self._pictures and not failed)]
-        self._rest()
-        return ended
-
-    def _advance(self) -> list[FailedImage]:
-        if not self._pictures or self.painter is None:
-            return []
-        asked = {ticket: picture.rows() for ticket, picture in self._pictures.items()}
-        answers = iter(self.painter.denoise([row for rows in asked.values() for row in rows]))
-        failed = []
-        for ticket, rows in asked.items():
-            own = [next(answers) for _ in rows]
-            there = [answer for answer in own if answer is not None]
-            latents = self._pictures[ticket].advance(there) if len(there) == len(own) else None
-            if len(there) < len(own) or (latents is not None and not self._finish(ticket, latents)):
-                request = self._pictures.pop(ticket).request
-                why = f"out of memory for one picture of {request.width} by {request.height}"
-                failed.append(FailedImage(ticket=ticket, error=why))
-        return failed
-
-    def _finish(self, ticket: int, latents: torch.Tensor) -> bool:
-        """Decode, and pack in the background; False where there is no memory to decode."""
-        assert self.painter is not None
-        pixels = self.painter.decode(latents)
-        if pixels is None:
-            return False
-        if self._packers is None:
-            self._packers = ThreadPoolExecutor(_PACKERS, "png")
-        request, name = self._pictures.pop(ticket).request, self.painter.networks.name
-        self._packing[ticket] = self._packers.submit(_packed, ticket, pixels, request, name, self._schedule(request))
-        return True
-
-    def _schedule(self, request: ImageRequest) -> str:
-        has_own = request.scheduler.endswith(" Karras") or request.scheduler == "DPM fast"
-        return TRAILING if self._trailing and not has_own else ""
-
-    def _packed(self, *, may_wait: bool) -> list[GeneratedImage]:
-        if may_wait and self._packing:
-            wait(self._packing.values(), return_when=FIRST_COMPLETED)
-        done = [ticket for ticket, future in self._packing.items() if future.done()]
-        return [self._packing.pop(ticket).result() for ticket in done]
-
-    def _rest(self) -> None:
-        if len(self) == 0:
-            self.painter = None
-            if self._packers is not None:
-                self._packers.shutdown(wait=False)
-                self._packers = None
-
-
-def _packed(ticket: int, pixels: NDArray[Any], request: ImageRequest, model: str, schedule: str) -> GeneratedImage:
-    """Cut to the size asked for, which the latents cover to less than eight pixels, and pack."""
-    from PIL import Image
-
-    picture = covering(Image.fromarray(pixels), request.width, request.height)
-    png = png_with(picture, parameters_text(request, model, schedule=schedule))
-    return GeneratedImage(ticket=ticket, png=png, model=model)
+    mask = [[1.0] * len(one) + [0.0] * (longest - len(one)) for one in words]
+    return padded, torch.tensor(mask, device=padded.device)

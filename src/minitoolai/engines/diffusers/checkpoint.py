@@ -1,4 +1,4 @@
-"""From a file or folder to networks on a device. Safetensors only: nothing is ever executed or downloaded."""
+"""Load Stable Diffusion weights from a file or folder. Safetensors only: executes and downloads nothing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,245 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minitoolai.core.errors import EngineError
-from minitoolai.engines.diffusers.prompts import ClipTokens, tokens_of_clip, tokens_of_folder
+from minitoolai.engines.diffusers.prompts import ClipTokenizer, clip_tokenizer, tokenizer_of_folder
 
 if TYPE_CHECKING:
     import torch
 
-# (merged from weights_shapes) What networks a single file of Stable Diffusion weights holds, told by the names and shapes of its tensors.
-# (merged from weights_shapes)
-# (merged from weights_shapes) Files carry no configuration; those of SD 1.5 and SDXL differ in shape and in three facts that shapes do not show:
-# (merged from weights_shapes) attention heads (8 of any width, or as many as there are of width 64), the VAE's scale, and CLIP's activations.
+EXTENSION = ".safetensors"
 
-#: Name → shape.
+
+class WeightsFolder:
+    """The folder of MINITOOLAI_WEIGHTS_DIR, one file or folder per model. Not cached."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find(self, name: str) -> Path | None:
+        """Return the file or folder of this name, or None. `x.safetensors` may also be a diffusers folder `x`."""
+        path = self._folder / name
+        if path.is_file() and path.suffix == EXTENSION:
+            return path
+        folder = path.with_suffix("") if path.suffix == EXTENSION else path
+        return folder if (folder / "model_index.json").is_file() else None
+
+    def why_missing(self, name: str) -> str | None:
+        """Return None if the weights exist, else which file to put where."""
+        if self.find(name) is not None:
+            return None
+        path = self._folder / name
+        folder = path.with_suffix("") if path.suffix == EXTENSION else path
+        file = path if path.suffix == EXTENSION else path.with_name(path.name + EXTENSION)
+        if file.is_file() or folder.is_dir():
+            return f"{folder} is not a diffusers folder (no model_index.json): copy all of it, or provide {file}"
+        return f"no file {file}: put it there, or a diffusers folder {folder.name}"
+
+
+# ── networks ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+Tensors = dict[str, Any]
+
+
+@dataclass
+class TextEncoder:
+    """A text encoder with its tokenizer. `pad` is the token that follows the end mark."""
+
+    network: Any
+    tokens: ClipTokenizer
+    pad: int
+
+
+@dataclass
+class Networks:
+    """The networks of one checkpoint. SDXL has two text encoders, SD 1.5 one."""
+
+    name: str
+    unet: Any
+    vae: Any
+    encoders: list[TextEncoder]
+    is_xl: bool
+    #: The UNet predicts `v` instead of the noise (arXiv 2202.00512).
+    predicts_v: bool = False
+
+    def bytes(self) -> int:
+        """Return the size of all parameters on the device."""
+        networks = [self.unet, self.vae, *(encoder.network for encoder in self.encoders)]
+        return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
+
+
+def load_networks(path: Path, *, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype) -> Networks:
+    """Load a checkpoint of SDXL or SD 1.5. `vae_dtype` is for SDXL's VAE, which overflows in float16.
+
+    Raises EngineError for any other model.
+    """
+    from diffusers.utils import logging
+    from safetensors import SafetensorError
+
+    # Silence its warning about an intended cast of each network.
+    logging.set_verbosity_error()
+    load = _load_file if path.is_file() else _load_folder
+    try:
+        networks = load(path)
+    except (OSError, KeyError, ValueError, IndexError, RuntimeError, StopIteration, SafetensorError) as error:
+        if "out of memory" in str(error).lower():
+            raise
+        raise EngineError(f"{path.name} cannot be loaded: {type(error).__name__}: {error}"[:500]) from error
+    for network in (networks.unet, *(encoder.network for encoder in networks.encoders)):
+        network.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    needs_upcast = networks.is_xl and getattr(networks.vae.config, "force_upcast", True)
+    networks.vae.to(device=device, dtype=vae_dtype if needs_upcast else dtype).eval().requires_grad_(False)
+    # Only the decoder is needed.
+    networks.vae.encoder = networks.vae.quant_conv = None
+    if device.type == "cuda":
+        import torch
+
+        for network in (networks.unet, networks.vae):
+            network.to(memory_format=torch.channels_last)
+    return networks
+
+
+# ── a single file ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _load_file(path: Path) -> Networks:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+    from safetensors.torch import load_file
+
+    tensors: Tensors = load_file(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    # First, because it names what is wrong with files of other models.
+    of_xl = is_xl(shapes)
+    unet_shape, vae_shape = unet_config(shapes), vae_config(shapes)
+    unet = _build(
+        lambda: UNet2DConditionModel.from_config(unet_shape), convert_ldm_unet_checkpoint(tensors, unet_shape), "UNet"
+    )
+    vae = _build(lambda: AutoencoderKL.from_config(vae_shape), convert_ldm_vae_checkpoint(tensors, vae_shape), "VAE")
+    prefixes = (CLIP_OF_XL, OPEN_CLIP_OF_XL) if of_xl else (CLIP_OF_15,)
+    tokens = clip_tokenizer()
+    encoders = [_encoder_of_file(tensors, shapes, prefix, tokens) for prefix in prefixes]
+    return Networks(path.stem, unet, vae, encoders, of_xl, predicts_v="v_pred" in tensors)
+
+
+def _encoder_of_file(tensors: Tensors, shapes: Shapes, prefix: str, tokens: ClipTokenizer) -> TextEncoder:
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    if prefix == OPEN_CLIP_OF_XL:
+        config = CLIPTextConfig(**open_clip_config(shapes), eos_token_id=tokens.end)
+        network = _on_meta(lambda: CLIPTextModelWithProjection(config))
+        return TextEncoder(
+            _assign(network, convert_open_clip_checkpoint(network, tensors, prefix), "OpenCLIP"), tokens, 0
+        )
+    own = {
+        name.removeprefix(prefix).removeprefix("text_model."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and not name.endswith("position_ids")
+    }
+    config = CLIPTextConfig(**clip_config(shapes, prefix), eos_token_id=tokens.end)
+    return TextEncoder(_build(lambda: CLIPTextModel(config), own, "CLIP"), tokens, tokens.end)
+
+
+# ── a folder ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _load_folder(path: Path) -> Networks:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    parts = json.loads((path / "model_index.json").read_text("utf-8"))
+    is_xl = bool(parts.get("text_encoder_2", [None])[0])
+    unet_config, vae_config = _read_json(path / "unet" / "config.json"), _read_json(path / "vae" / "config.json")
+    unet = _build(lambda: UNet2DConditionModel.from_config(unet_config), _tensors_of(path / "unet"), "UNet")
+    vae = _build(lambda: AutoencoderKL.from_config(vae_config), _rename_attention(_tensors_of(path / "vae")), "VAE")
+    encoders = [_encoder_of_folder(path, number) for number in (("", "_2") if is_xl else ("",))]
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    prediction = _read_json(scheduler).get("prediction_type") if scheduler.is_file() else None
+    return Networks(path.name, unet, vae, encoders, is_xl, predicts_v=prediction == "v_prediction")
+
+
+def _encoder_of_folder(path: Path, number: str) -> TextEncoder:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokens = tokenizer_of_folder(path / f"tokenizer{number}")
+    config = CLIPTextConfig.from_json_file(path / f"text_encoder{number}" / "config.json")
+    # Old configurations contain 2, which stands for the token of the highest number.
+    config.eos_token_id = tokens.end
+    network = _on_meta(lambda: (CLIPTextModelWithProjection if number else CLIPTextModel)(config))
+    expected = set(network.state_dict())
+    tensors = _tensors_of(path / f"text_encoder{number}")
+    bare = {name.removeprefix("text_model."): t for name, t in tensors.items() if not name.endswith("position_ids")}
+    named = {name if name in expected else f"text_model.{name}": tensor for name, tensor in bare.items()}
+    # SDXL's second tokenizer pads with "!", number 0, where CLIP's own repeats its end mark.
+    return TextEncoder(_assign(network, named, f"text encoder{number}"), tokens, 0 if number else tokens.end)
+
+
+def _tensors_of(folder: Path) -> Tensors:
+    """Load all tensors of a network, from half-precision files (`*.fp16.safetensors`) if there are no others."""
+    from safetensors.torch import load_file
+
+    files = sorted(folder.glob("*.safetensors"))
+    chosen = [file for file in files if len(file.suffixes) == 1] or [file for file in files if ".fp16" in file.name]
+    if not chosen:
+        raise EngineError(f"{folder.parent.name}/{folder.name} contains no .safetensors file")
+    tensors: Tensors = {}
+    for file in chosen:
+        tensors |= load_file(file)
+    return tensors
+
+
+def _rename_attention(tensors: Tensors) -> Tensors:
+    """Rename the attention tensors of a VAE to the names that diffusers has used since 0.17."""
+    new = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+    def renamed(name: str) -> str:
+        old = next((old for old in new if old in name), None)
+        return name.replace(old, new[old]) if old else name
+
+    return {renamed(name): tensor for name, tensor in tensors.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return content
+
+
+# ── building networks without weights, then assigning them ────────────────────────────────────────────────────────
+
+
+def _on_meta(make: Callable[[], Any]) -> Any:
+    """Build a network on the meta device, where parameters take neither memory nor time."""
+    import torch
+
+    with torch.device("meta"):
+        return make()
+
+
+def _build(make: Callable[[], Any], tensors: Tensors, what: str) -> Any:
+    return _assign(_on_meta(make), tensors, what)
+
+
+def _assign(network: Any, tensors: Tensors, what: str) -> Any:
+    """Assign tensors as the parameters of a network. Raises EngineError if any are missing or unknown."""
+    import torch
+
+    missing, unknown = network.load_state_dict(tensors, strict=False, assign=True)
+    if missing or unknown:
+        names = ", ".join([*missing, *unknown][:3])
+        raise EngineError(
+            f"its {what} is not one of SD 1.5 or SDXL: {len(missing)} tensors missing, {len(unknown)} unknown: {names}"
+        )
+    for module in network.modules():
+        if getattr(module, "position_ids", None) is not None:
+            module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
+    return network
+
+
+# ── configurations of networks, derived from the tensors of a single file ─────────────────────────────────────
+
+# Such files contain no configuration. SD 1.5 and SDXL differ in shapes, and in three facts that shapes do not show:
+# attention heads (8 of any width, or as many as there are of width 64), the VAE's scale, and CLIP's activations.
+
+#: Shapes of tensors by name.
 Shapes = Mapping[str, tuple[int, ...]]
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -35,22 +263,24 @@ _LAYERS_PER_BLOCK = 2
 
 
 def is_xl(shapes: Shapes) -> bool:
-    """SDXL, or SD 1.5. EngineError for anything else."""
+    """Return True for SDXL, False for SD 1.5. Raises EngineError for anything else."""
     if f"{UNET}input_blocks.0.0.weight" not in shapes:
-        raise EngineError("the file holds no UNet of Stable Diffusion: it is another model, or a part of one")
+        raise EngineError("the file contains no Stable Diffusion UNet: it is another model, or a part of one")
     if shapes[f"{UNET}input_blocks.0.0.weight"][1] != 4:
-        raise EngineError("the file is an inpainting checkpoint; a plain one is needed")
+        raise EngineError("the file is an inpainting checkpoint; use a text-to-image checkpoint")
     if any(name.startswith(OPEN_CLIP_OF_XL) for name in shapes):
         if not any(name.startswith(CLIP_OF_XL) for name in shapes):
             raise EngineError("the file lacks SDXL's first text encoder")
         return True
     if not any(name.startswith(CLIP_OF_15) for name in shapes):
-        raise EngineError("the file holds no text encoder of SD 1.5 or SDXL (an SDXL refiner or SD 2 is not supported)")
+        raise EngineError(
+            "the file contains no text encoder of SD 1.5 or SDXL (an SDXL refiner or SD 2 is not supported)"
+        )
     return False
 
 
 def unet_config(shapes: Shapes) -> dict[str, Any]:
-    """diffusers' configuration of the UNet."""
+    """Return diffusers' configuration of the UNet."""
     own = {name.removeprefix(UNET): shape for name, shape in shapes.items() if name.startswith(UNET)}
     blocks = _count(own, r"input_blocks\.(\d+)\.") // (_LAYERS_PER_BLOCK + 1)
     first = [1 + i * (_LAYERS_PER_BLOCK + 1) for i in range(blocks)]
@@ -72,21 +302,21 @@ def unet_config(shapes: Shapes) -> dict[str, Any]:
         "use_linear_projection": len(next(s for n, s in own.items() if n.endswith(".proj_in.weight"))) == 2,
     }
     if xl:
-        told = own["label_emb.0.0.weight"][1]
+        embedding_width = own["label_emb.0.0.weight"][1]
         pooled = shapes[f"{OPEN_CLIP_OF_XL}text_projection"][1]
         config |= {
             "addition_embed_type": "text_time",
-            "addition_time_embed_dim": (told - pooled) // 6,
-            "projection_class_embeddings_input_dim": told,
+            "addition_time_embed_dim": (embedding_width - pooled) // 6,
+            "projection_class_embeddings_input_dim": embedding_width,
         }
     return config
 
 
 def vae_config(shapes: Shapes) -> dict[str, Any]:
-    """diffusers' configuration of the VAE."""
+    """Return diffusers' configuration of the VAE."""
     blocks = _count(shapes, rf"{re.escape(VAE)}encoder\.down\.(\d+)\.")
     if not blocks:
-        raise EngineError("the file holds no VAE: one with a VAE inside is needed")
+        raise EngineError("the file contains no VAE: use a checkpoint that includes one")
     xl = is_xl(shapes)
     return {
         "in_channels": 3,
@@ -102,7 +332,7 @@ def vae_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def clip_config(shapes: Shapes, prefix: str) -> dict[str, Any]:
-    """transformers' configuration of OpenAI's CLIP text encoder below `prefix` (with or without `text_model.`)."""
+    """Return transformers' configuration of the CLIP text encoder below `prefix` (with or without `text_model.`)."""
     own = _below(shapes, prefix, "text_model.")
     tokens, width = own["embeddings.token_embedding.weight"]
     return {
@@ -118,7 +348,7 @@ def clip_config(shapes: Shapes, prefix: str) -> dict[str, Any]:
 
 
 def open_clip_config(shapes: Shapes) -> dict[str, Any]:
-    """transformers' configuration of SDXL's second text encoder, OpenCLIP's bigG."""
+    """Return transformers' configuration of SDXL's second text encoder, OpenCLIP's bigG."""
     own = _below(shapes, OPEN_CLIP_OF_XL)
     tokens, width = own["token_embedding.weight"]
     return {
@@ -139,230 +369,6 @@ def _below(shapes: Shapes, *prefixes: str) -> dict[str, tuple[int, ...]]:
 
 
 def _count(shapes: Mapping[str, Any], numbered: str) -> int:
-    """One more than the highest number that the pattern finds."""
-    found = (re.match(numbered, name) for name in shapes)
-    return max((int(match[1]) + 1 for match in found if match), default=0)
-
-
-Tensors = dict[str, Any]
-
-
-@dataclass
-class TextEncoder:
-    """A text encoder with its tokenizer; `pad` is what follows the end mark."""
-
-    network: Any
-    tokens: ClipTokens
-    pad: int
-
-
-@dataclass
-class Networks:
-    """Everything that one checkpoint needs. SDXL has two encoders, SD 1.5 one."""
-
-    name: str
-    unet: Any
-    vae: Any
-    encoders: list[TextEncoder]
-    is_xl: bool
-    #: The UNet answers with `v` instead of the noise (arXiv 2202.00512).
-    predicts_v: bool = False
-
-    def bytes(self) -> int:
-        """Of all parameters, on the device."""
-        networks = [self.unet, self.vae, *(encoder.network for encoder in self.encoders)]
-        return sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
-
-
-def load_networks(path: Path, *, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype) -> Networks:
-    """`vae_dtype` is for SDXL's VAE, which overflows in float16. EngineError where the weights are neither."""
-    from diffusers.utils import logging
-    from safetensors import SafetensorError
-
-    # It warns of a cast that is meant, once for each network.
-    logging.set_verbosity_error()
-    load = _of_file if path.is_file() else _of_folder
-    try:
-        networks = load(path)
-    except (OSError, KeyError, ValueError, IndexError, RuntimeError, StopIteration, SafetensorError) as error:
-        if "out of memory" in str(error).lower():
-            raise
-        raise EngineError(f"{path.name} cannot be loaded: {type(error).__name__}: {error}"[:500]) from error
-    for network in (networks.unet, *(encoder.network for encoder in networks.encoders)):
-        network.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    careful = networks.is_xl and getattr(networks.vae.config, "force_upcast", True)
-    networks.vae.to(device=device, dtype=vae_dtype if careful else dtype).eval().requires_grad_(False)
-    # Only the decoder is ever needed.
-    networks.vae.encoder = networks.vae.quant_conv = None
-    if device.type == "cuda":
-        import torch
-
-        for network in (networks.unet, networks.vae):
-            network.to(memory_format=torch.channels_last)
-    return networks
-
-
-# ── a single file ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _of_file(path: Path) -> Networks:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-    from safetensors.torch import load_file
-
-    tensors: Tensors = load_file(path)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    unet_shape, vae_shape = unet_config(shapes), vae_config(shapes)
-    unet = _filled(
-        lambda: UNet2DConditionModel.from_config(unet_shape), convert_ldm_unet_checkpoint(tensors, unet_shape), "UNet"
-    )
-    vae = _filled(lambda: AutoencoderKL.from_config(vae_shape), convert_ldm_vae_checkpoint(tensors, vae_shape), "VAE")
-    of_xl = is_xl(shapes)
-    prefixes = (CLIP_OF_XL, OPEN_CLIP_OF_XL) if of_xl else (CLIP_OF_15,)
-    tokens = tokens_of_clip()
-    encoders = [_encoder_of_file(tensors, shapes, prefix, tokens) for prefix in prefixes]
-    return Networks(path.stem, unet, vae, encoders, of_xl, predicts_v="v_pred" in tensors)
-
-
-def _encoder_of_file(tensors: Tensors, shapes: Shapes, prefix: str, tokens: ClipTokens) -> TextEncoder:
-    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    if prefix == OPEN_CLIP_OF_XL:
-        config = CLIPTextConfig(**open_clip_config(shapes), eos_token_id=tokens.end)
-        network = _on_meta(lambda: CLIPTextModelWithProjection(config))
-        return TextEncoder(
-            _given(network, convert_open_clip_checkpoint(network, tensors, prefix), "OpenCLIP"), tokens, 0
-        )
-    own = {
-        name.removeprefix(prefix).removeprefix("text_model."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix) and not name.endswith("position_ids")
-    }
-    config = CLIPTextConfig(**clip_config(shapes, prefix), eos_token_id=tokens.end)
-    return TextEncoder(_filled(lambda: CLIPTextModel(config), own, "CLIP"), tokens, tokens.end)
-
-
-# ── a folder ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _of_folder(path: Path) -> Networks:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    parts = json.loads((path / "model_index.json").read_text("utf-8"))
-    is_xl = bool(parts.get("text_encoder_2", [None])[0])
-    unet_config, vae_config = _json(path / "unet" / "config.json"), _json(path / "vae" / "config.json")
-    unet = _filled(lambda: UNet2DConditionModel.from_config(unet_config), _tensors_of(path / "unet"), "UNet")
-    vae = _filled(lambda: AutoencoderKL.from_config(vae_config), _with_new_names(_tensors_of(path / "vae")), "VAE")
-    encoders = [_encoder_of_folder(path, number) for number in (("", "_2") if is_xl else ("",))]
-    scheduler = path / "scheduler" / "scheduler_config.json"
-    prediction = _json(scheduler).get("prediction_type") if scheduler.is_file() else None
-    return Networks(path.name, unet, vae, encoders, is_xl, predicts_v=prediction == "v_prediction")
-
-
-def _encoder_of_folder(path: Path, number: str) -> TextEncoder:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    tokens = tokens_of_folder(path / f"tokenizer{number}")
-    config = CLIPTextConfig.from_json_file(path / f"text_encoder{number}" / "config.json")
-    # Old configurations say 2, which only means: the token of the highest number.
-    config.eos_token_id = tokens.end
-    network = _on_meta(lambda: (CLIPTextModelWithProjection if number else CLIPTextModel)(config))
-    wanted = set(network.state_dict())
-    tensors = _tensors_of(path / f"text_encoder{number}")
-    bare = {name.removeprefix("text_model."): t for name, t in tensors.items() if not name.endswith("position_ids")}
-    named = {name if name in wanted else f"text_model.{name}": tensor for name, tensor in bare.items()}
-    # SDXL's second tokenizer pads with "!", number 0, where CLIP's own repeats its end mark.
-    return TextEncoder(_given(network, named, f"text encoder{number}"), tokens, 0 if number else tokens.end)
-
-
-def _tensors_of(folder: Path) -> Tensors:
-    """Of all files of a network; of half precision (`*.fp16.safetensors`) where there are no others."""
-    from safetensors.torch import load_file
-
-    found = sorted(folder.glob("*.safetensors"))
-    whole = [file for file in found if len(file.suffixes) == 1] or [file for file in found if ".fp16" in file.name]
-    if not whole:
-        raise EngineError(f"{folder.parent.name}/{folder.name} holds no .safetensors file")
-    tensors: Tensors = {}
-    for file in whole:
-        tensors |= load_file(file)
-    return tensors
-
-
-def _with_new_names(tensors: Tensors) -> Tensors:
-    """The VAE's attention as diffusers has called it since 0.17."""
-    new = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-
-    def renamed(name: str) -> str:
-        old = next((old for old in new if old in name), None)
-        return name.replace(old, new[old]) if old else name
-
-    return {renamed(name): tensor for name, tensor in tensors.items()}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return read
-
-
-# ── networks without weights, and weights for them ────────────────────────────────────────────────────────
-
-
-def _on_meta(make: Callable[[], Any]) -> Any:
-    """A network whose parameters take no memory and no time yet."""
-    import torch
-
-    with torch.device("meta"):
-        return make()
-
-
-def _filled(make: Callable[[], Any], tensors: Tensors, what: str) -> Any:
-    return _given(_on_meta(make), tensors, what)
-
-
-def _given(network: Any, tensors: Tensors, what: str) -> Any:
-    """The network with these tensors for parameters. EngineError where some are missing or too many."""
-    import torch
-
-    missing, unknown = network.load_state_dict(tensors, strict=False, assign=True)
-    if missing or unknown:
-        names = ", ".join([*missing, *unknown][:3])
-        raise EngineError(
-            f"its {what} is not one of SD 1.5 or SDXL: {len(missing)} missing, {len(unknown)} more: {names}"
-        )
-    for module in network.modules():
-        if getattr(module, "position_ids", None) is not None:
-            module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
-    return network
-
-
-# (merged from weights) Where the operator's image models lie: one file or folder for each, in one folder. Nothing is ever downloaded.
-
-ENDING = ".safetensors"
-
-
-class Weights:
-    """The folder of MINITOOLAI_WEIGHTS_DIR. Looked at each time, so that a file that was just put there counts."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def find(self, name: str) -> Path | None:
-        """The file or folder of this name, or None: `x.safetensors` may also be a folder `x` with model_index.json."""
-        path = self._folder / name
-        if path.is_file() and path.suffix == ENDING:
-            return path
-        folder = path.with_suffix("") if path.suffix == ENDING else path
-        return folder if (folder / "model_index.json").is_file() else None
-
-    def why_missing(self, name: str) -> str | None:
-        """None where it is there; else what to put where."""
-        if self.find(name) is not None:
-            return None
-        path = self._folder / name
-        folder = path.with_suffix("") if path.suffix == ENDING else path
-        file = path if path.suffix == ENDING else path.with_name(path.name + ENDING)
-        if file.is_file() or folder.is_dir():
-            return f"{folder} is no diffusers folder (model_index.json is missing): put it there whole, or {file}"
-        return f"no file {file}: put it there, or a diffusers folder {folder.name}"
+    """Return one more than the highest number that the pattern matches."""
+    matches = (re.match(numbered, name) for name in shapes)
+    return max((int(match[1]) + 1 for match in matches if match), default=0)

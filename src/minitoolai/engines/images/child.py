@@ -1,14 +1,13 @@
-"""The child process that draws. Its parent sends orders on standard input and reads news on standard output.
+"""The child process of image engines: receives commands on standard input, sends events on standard output.
 
-Run as `python -m minitoolai.engines.images.child`. Pictures with the same batch key share a canvas and its model calls;
-orders are read between two calls, so that pictures join and leave while others are half drawn.
+Run as `python -m minitoolai.engines.images.child`. Images with the same batch key share model calls (continuous
+batching). Commands are handled between two calls, so that images join and leave while others are in progress.
 """
 
 from __future__ import annotations
 
 import os
 import queue
-import struct
 import sys
 import threading
 import time
@@ -20,24 +19,26 @@ from typing import IO, Any
 import msgspec
 
 from minitoolai.core.errors import EngineRefused
-from minitoolai.engines.child_process import die_with_parent
+from minitoolai.engines.child_process import enter_child, read_frame, to_frame
 from minitoolai.engines.protocols import Batch, BatchEngine, FailedImage, ImageRequest
 
-HEAD = struct.Struct("<I")
-#: Chats come first: a picture is a matter of seconds, a token is not.
+#: Chats have priority: an image takes seconds, a token milliseconds.
 NICENESS = 10
 HEARTBEAT_S = 1.0
 
 
+# ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 class LoadEngine(msgspec.Struct, frozen=True, tag="load"):
-    """First of all: which module draws, made from which plain data."""
+    """The first command: create the engine of this module from plain data."""
 
     module: str
     config: dict[str, Any]
 
 
 class Add(msgspec.Struct, frozen=True, tag="add"):
-    """Begin a picture of a model of the catalog, on the canvas of this key."""
+    """Begin an image of a model of the catalog, in the batch of this key."""
 
     id: int
     model: str
@@ -46,36 +47,39 @@ class Add(msgspec.Struct, frozen=True, tag="add"):
 
 
 class Remove(msgspec.Struct, frozen=True, tag="remove"):
-    """Nobody waits for it any more."""
+    """Drop an image that is no longer wanted."""
 
     id: int
 
 
-Order = LoadEngine | Add | Remove
+Command = LoadEngine | Add | Remove
+
+
+# ── events ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """The answer to Load: ready, or why not."""
+    """Reply to LoadEngine: ready, or why not."""
 
     error: str | None = None
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag="heartbeat"):
-    """The process lives; `calls` model calls are behind it."""
+    """The process is alive and has completed `calls` model calls."""
 
     calls: int
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """A picture has come along."""
+    """An image has completed a step."""
 
     id: int
     step: int
     steps: int
 
 
-class Drawn(msgspec.Struct, frozen=True, tag="drawn"):
-    """A picture is finished."""
+class Generated(msgspec.Struct, frozen=True, tag="generated"):
+    """An image is finished."""
 
     id: int
     png: bytes
@@ -83,168 +87,159 @@ class Drawn(msgspec.Struct, frozen=True, tag="drawn"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """A picture will not be finished. `refused`: the request is to blame."""
+    """An image has failed. `refused`: the request caused it."""
 
     id: int
     error: str
     refused: bool = False
 
 
-News = Loaded | Heartbeat | Progress | Drawn | Failed
-Tell = Callable[[News], None]
+Event = Loaded | Heartbeat | Progress | Generated | Failed
+Send = Callable[[Event], None]
 
 
 class BatchLoop:
-    """The canvases and what is on them. One model call at a time, canvas by canvas."""
+    """The batches in progress. Runs one model call at a time, batch by batch."""
 
-    def __init__(self, engine: BatchEngine, tell: Tell) -> None:
+    def __init__(self, engine: BatchEngine, send: Send) -> None:
         self._engine = engine
-        self._tell = tell
-        self._canvases: dict[str, Batch] = {}
-        #: What is on each canvas, by ticket.
-        self._orders: dict[str, dict[int, Add]] = {}
-        #: Pictures of a canvas that broke: drawn again one at a time, until the one at fault is found.
+        self._send = send
+        self._batches: dict[str, Batch] = {}
+        #: The images of each batch, by slot ID.
+        self._images: dict[str, dict[int, Add]] = {}
+        #: Images of a batch that broke: restarted one at a time, until the one at fault is found.
         self._suspects: deque[Add] = deque()
         self.calls = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._orders.values())) + len(self._suspects)
+        return sum(map(len, self._images.values())) + len(self._suspects)
 
-    def carry_out(self, order: Order) -> None:
-        """Add or remove a picture; one that cannot begin has failed alone."""
-        if isinstance(order, Add):
-            self._add(order, order.key)
-        elif isinstance(order, Remove):
-            self._suspects = deque(suspect for suspect in self._suspects if suspect.id != order.id)
-            for key, orders in list(self._orders.items()):
-                for ticket in [ticket for ticket, add in orders.items() if add.id == order.id]:
-                    self._canvases[key].remove(ticket)
-                    self._forget(key, ticket)
+    def handle(self, command: Command) -> None:
+        """Add or remove an image. An image that cannot begin fails alone."""
+        if isinstance(command, Add):
+            self._add(command, command.key)
+        elif isinstance(command, Remove):
+            self._suspects = deque(suspect for suspect in self._suspects if suspect.id != command.id)
+            for key, images in list(self._images.items()):
+                for slot_id in [slot_id for slot_id, image in images.items() if image.id == command.id]:
+                    self._batches[key].remove(slot_id)
+                    self._forget(key, slot_id)
 
     def step(self) -> None:
-        """One model call for each canvas."""
-        for key in list(self._canvases):
+        """Run one model call for each batch."""
+        for key in list(self._batches):
             try:
-                ended = self._canvases[key].step()
-            except Exception as fault:  # noqa: BLE001 - whatever an engine raises is news of its pictures
-                self._retry_individually(key, fault)
+                finished = self._batches[key].step()
+            except Exception as error:  # noqa: BLE001 - any exception of an engine becomes an event
+                self._retry_individually(key, error)
                 continue
             finally:
                 self.calls += 1
-            for image in ended:
-                add = self._orders[key][image.ticket]
-                self._forget(key, image.ticket)
+            for image in finished:
+                command = self._images[key][image.slot_id]
+                self._forget(key, image.slot_id)
                 if isinstance(image, FailedImage):
-                    self._tell(Failed(add.id, image.error, image.refused))
+                    self._send(Failed(command.id, image.error, image.refused))
                 else:
-                    self._tell(Drawn(add.id, image.png, image.model))
-        if self._suspects and _ALONE not in self._canvases:
-            self._add(self._suspects.popleft(), _ALONE)
+                    self._send(Generated(command.id, image.png, image.model))
+        if self._suspects and _SUSPECT_KEY not in self._batches:
+            self._add(self._suspects.popleft(), _SUSPECT_KEY)
 
-    def _add(self, order: Add, key: str) -> None:
-        def told(step: int, steps: int) -> None:
-            self._tell(Progress(order.id, step, steps))
+    def _add(self, command: Add, key: str) -> None:
+        def on_progress(step: int, steps: int) -> None:
+            self._send(Progress(command.id, step, steps))
 
         try:
-            if key not in self._canvases:
-                self._canvases[key] = self._engine.open(order.model)
-                self._orders[key] = {}
-            ticket = self._canvases[key].add(order.request, told)
-        except Exception as fault:  # noqa: BLE001 - as above
-            if not self._orders.get(key):
+            if key not in self._batches:
+                self._batches[key] = self._engine.open(command.model)
+                self._images[key] = {}
+            slot_id = self._batches[key].add(command.request, on_progress)
+        except Exception as error:  # noqa: BLE001 - as above
+            if not self._images.get(key):
                 self._drop(key)
-            self._tell(Failed(order.id, in_words(fault), refused=isinstance(fault, EngineRefused | ValueError)))
+            refused = isinstance(error, EngineRefused | ValueError)
+            self._send(Failed(command.id, describe_error(error), refused))
         else:
-            self._orders[key][ticket] = order
+            self._images[key][slot_id] = command
 
-    def _retry_individually(self, key: str, fault: Exception) -> None:
-        """A canvas broke. Alone, a picture is to blame; of several, each gets another start by itself."""
-        orders = list(self._orders[key].values())
+    def _retry_individually(self, key: str, error: Exception) -> None:
+        """Handle a batch that broke: restart each of several images alone, fail a single one."""
+        images = list(self._images[key].values())
         self._drop(key)
-        if len(orders) > 1:
-            self._suspects.extend(orders)
+        if len(images) > 1:
+            self._suspects.extend(images)
         else:
-            self._tell(Failed(orders[0].id, in_words(fault), refused=isinstance(fault, EngineRefused)))
+            self._send(Failed(images[0].id, describe_error(error), refused=isinstance(error, EngineRefused)))
 
-    def _forget(self, key: str, ticket: int) -> None:
-        del self._orders[key][ticket]
-        if not self._orders[key]:
+    def _forget(self, key: str, slot_id: int) -> None:
+        del self._images[key][slot_id]
+        if not self._images[key]:
             self._drop(key)
 
     def _drop(self, key: str) -> None:
-        self._canvases.pop(key, None)
-        self._orders.pop(key, None)
+        self._batches.pop(key, None)
+        self._images.pop(key, None)
 
 
-#: The canvas of suspects; no batch key is empty.
-_ALONE = ""
+#: The batch of a suspect. No batch key of an engine is empty.
+_SUSPECT_KEY = ""
 
 
-def in_words(fault: Exception) -> str:
-    """For whoever reads why there is no picture."""
-    return f"{type(fault).__name__}: {fault}"[:300] if str(fault) else type(fault).__name__
+def describe_error(error: Exception) -> str:
+    """Return an error's type and message, shortened."""
+    return f"{type(error).__name__}: {error}"[:300] if str(error) else type(error).__name__
 
 
 def main() -> None:
-    """Carry out orders until standard input ends."""
-    die_with_parent()
-    os.nice(NICENESS)
-    # Only frames may go to standard output, whatever a library prints.
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    """Handle commands until standard input ends."""
+    out = enter_child(NICENESS)
     lock = threading.Lock()
 
-    def tell(news: News) -> None:
+    def send(event: Event) -> None:
         with lock:
-            out.write(to_frame(news))
+            out.write(to_frame(event))
             out.flush()
 
-    orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
-    threading.Thread(target=_read_orders, args=(sys.stdin.buffer, orders), daemon=True).start()
-    first = orders.get()
-    assert isinstance(first, LoadEngine), "the first order is to load"
-    desk: list[BatchLoop] = []
-    threading.Thread(target=_beat, args=(desk, tell), daemon=True).start()
+    commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+    threading.Thread(target=_read_commands, args=(sys.stdin.buffer, commands), daemon=True).start()
+    first = commands.get()
+    assert isinstance(first, LoadEngine), "the first command must be LoadEngine"
+    loops: list[BatchLoop] = []
+    # Start before loading, which may take long.
+    threading.Thread(target=_send_heartbeats, args=(loops, send), daemon=True).start()
     try:
-        engine: BatchEngine = import_module(first.module).make_canvas_engine(first.config)
+        engine: BatchEngine = import_module(first.module).make_batch_engine(first.config)
         engine.start()
-    except Exception as fault:  # noqa: BLE001 - the parent says what is wrong
-        tell(Loaded(in_words(fault)))
+    except Exception as error:  # noqa: BLE001 - the parent reports the error
+        send(Loaded(describe_error(error)))
         os._exit(1)
-    desk.append(BatchLoop(engine, tell))
-    tell(Loaded())
-    _work(desk[0], orders)
+    loops.append(BatchLoop(engine, send))
+    send(Loaded())
+    _run(loops[0], commands)
 
 
-def _work(desk: BatchLoop, orders: queue.SimpleQueue[Order | None]) -> None:
+def _run(loop: BatchLoop, commands: queue.SimpleQueue[Command | None]) -> None:
     while True:
-        while len(desk) == 0 or not orders.empty():
-            order = orders.get()
-            if order is None:
-                # Nothing to save: leave without waiting for the threads of libraries.
+        while len(loop) == 0 or not commands.empty():
+            command = commands.get()
+            if command is None:
+                # There is nothing to save, so do not wait for the threads of libraries.
                 os._exit(0)
-            desk.carry_out(order)
-        desk.step()
+            loop.handle(command)
+        loop.step()
 
 
-def _read_orders(stream: IO[bytes], orders: queue.SimpleQueue[Order | None]) -> None:
-    decode = msgspec.msgpack.Decoder(Order).decode
-    while len(head := stream.read(HEAD.size)) == HEAD.size:
-        orders.put(decode(stream.read(HEAD.unpack(head)[0])))
-    orders.put(None)
+def _read_commands(stream: IO[bytes], commands: queue.SimpleQueue[Command | None]) -> None:
+    decode = msgspec.msgpack.Decoder(Command).decode
+    while (frame := read_frame(stream)) is not None:
+        commands.put(decode(frame))
+    commands.put(None)
 
 
-def _beat(desk: list[BatchLoop], tell: Tell) -> None:
-    """From the beginning: loading may take long, and looks no different from outside."""
+def _send_heartbeats(loops: list[BatchLoop], send: Send) -> None:
     while True:
-        tell(Heartbeat(desk[0].calls if desk else 0))
+        send(Heartbeat(loops[0].calls if loops else 0))
         time.sleep(HEARTBEAT_S)
-
-
-def to_frame(message: Order | News) -> bytes:
-    """A message with its length before it."""
-    body = msgspec.msgpack.encode(message)
-    return HEAD.pack(len(body)) + body
 
 
 if __name__ == "__main__":

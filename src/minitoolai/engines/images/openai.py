@@ -1,7 +1,7 @@
-"""Any server with OpenAI's `/images/generations` as an image engine.
+"""OpenAI-compatible servers (`/images/generations`) as image engines.
 
-That interface knows a prompt and a size. Seed, steps, guidance and a negative prompt are sent only where the catalog
-says that the server takes them (`extended_fields`); otherwise the picture's metadata does not claim them.
+That API takes a prompt and a size. Seed, steps, guidance and negative prompt are sent only if the catalog says that the
+server accepts them (`extended_fields`); otherwise the metadata of the image does not claim them.
 """
 
 from __future__ import annotations
@@ -18,46 +18,46 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
-from minitoolai.engines.chat.openai import upstream_failure
-from minitoolai.engines.images.codec import covering, parameters_text, png_with, read_picture
-from minitoolai.engines.images.remote import Remote, as_picture_error
+from minitoolai.engines.chat.openai import read_error_body, upstream_failure
+from minitoolai.engines.images.codec import cover, decode_image, encode_png, parameters_text
+from minitoolai.engines.images.remote import RemoteServer, as_image_error
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress
 from minitoolai.httpclient.client import HttpClient
 
-#: Gets a picture from an address of somebody else's, as from a stranger's. EngineError.
+#: Downloads an image from an untrusted URL. Raises EngineError.
 Fetch = Callable[[str], Awaitable[bytes]]
 
 _encode = msgspec.json.Encoder().encode
-_TOTAL_S = 300.0
-_ROWS = 8
-_LONGEST_REST_S = 60.0
-#: What OpenAI's interface has no field for.
-_UNSAID = frozenset({"Negative prompt", "Steps", "Sampler", "CFG scale", "Seed"})
-_MODERATED = ("content_policy", "moderation", "safety")
+_TOTAL_TIMEOUT_S = 300.0
+_DEFAULT_CONCURRENCY = 8
+_MAX_COOLDOWN_S = 60.0
+#: Facts that OpenAI's API has no field for.
+_UNSUPPORTED = frozenset({"Negative prompt", "Steps", "Sampler", "CFG scale", "Seed"})
+_MODERATION_WORDS = ("content_policy", "moderation", "safety")
 
 
-class UpstreamImages:
-    """One server, one key. Ready when it has the key it needs."""
+class UpstreamImageEngine:
+    """One server with one API key. Ready if it has the key it needs."""
 
-    def __init__(self, remote: Remote, entry: EngineEntry, client: HttpClient, fetch: Fetch) -> None:
+    def __init__(self, remote: RemoteServer, entry: EngineEntry, client: HttpClient, fetch: Fetch) -> None:
         self.name = remote.name
-        self.rows = entry.concurrency or _ROWS
+        self.max_concurrency = entry.concurrency or _DEFAULT_CONCURRENCY
         self._remote, self._entry, self._client, self._fetch = remote, entry, client, fetch
-        self._total_s = entry.total_timeout_s or _TOTAL_S
-        #: Some servers always answer in base64 and refuse to be asked for it.
-        self._asks_for_base64 = True
-        self._rests_until_s = 0.0
+        self._total_timeout_s = entry.total_timeout_s or _TOTAL_TIMEOUT_S
+        #: Cleared for servers that always respond in base64 and reject the field.
+        self._sends_response_format = True
+        self._cooldown_until_s = 0.0
 
     @property
     def is_up(self) -> bool:
-        """False for as long as it asked us to stay away."""
-        return time.monotonic() >= self._rests_until_s
+        """Return False while the server's Retry-After has not passed."""
+        return time.monotonic() >= self._cooldown_until_s
 
     def why_not_ready(self, model: str) -> str | None:
         return self._remote.fault
 
     def batch_key(self, model: str, width: int, height: int) -> str:
-        """Whom the server draws together is its own business."""
+        """Return the model: batching is up to the server."""
         return model
 
     async def start(self) -> None:
@@ -66,30 +66,30 @@ class UpstreamImages:
     async def stop(self) -> None:
         return None
 
-    async def draw(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
-        """One request, one picture. A server that says no to the request is not asked again."""
+    async def generate(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
+        """Generate one image with one request. A refused request is not retried."""
         try:
-            async with asyncio.timeout(self._total_s):
-                data = await self._picture(model, request)
+            async with asyncio.timeout(self._total_timeout_s):
+                data = await self._request_image(model, request)
         except TimeoutError:
-            raise EngineTimeout(f"{self.name} drew for longer than {self._total_s:g} s") from None
+            raise EngineTimeout(f"{self.name} did not finish within {self._total_timeout_s:g} s") from None
         on_progress(request.steps, request.steps)
         served = self._entry.names.get(model, model)
-        left_out = frozenset({"Sampler"}) if self._entry.extended_fields else _UNSAID
-        png = await asyncio.to_thread(_finished, data, request, served, self.name, left_out)
+        omitted = frozenset({"Sampler"}) if self._entry.extended_fields else _UNSUPPORTED
+        png = await asyncio.to_thread(_to_png, data, request, served, self.name, omitted)
         return GeneratedImage(png=png, model=served)
 
-    async def _picture(self, model: str, request: ImageRequest) -> bytes:
+    async def _request_image(self, model: str, request: ImageRequest) -> bytes:
         body = self._body(model, request)
         status, raw, retry_after = await self._send(body)
-        if status == 400 and self._asks_for_base64 and b"response_format" in raw:
-            # Nothing was drawn, so nothing was billed: asking again costs nobody anything.
-            self._asks_for_base64 = False
+        if status == 400 and self._sends_response_format and b"response_format" in raw:
+            # Nothing was generated or billed, so a second request has no cost.
+            self._sends_response_format = False
             body.pop("response_format")
             status, raw, retry_after = await self._send(body)
         if status != 200:
             raise self._failure(status, retry_after, raw)
-        return await self._data_of(raw)
+        return await self._image_bytes(raw)
 
     def _body(self, model: str, request: ImageRequest) -> dict[str, Any]:
         width, height = nearest_size(request.width, request.height, self._entry.sizes)
@@ -99,7 +99,7 @@ class UpstreamImages:
             "n": 1,
             "size": f"{width}x{height}",
         }
-        if self._asks_for_base64:
+        if self._sends_response_format:
             body["response_format"] = "b64_json"
         if self._entry.extended_fields:
             body |= {
@@ -111,44 +111,44 @@ class UpstreamImages:
         return body
 
     async def _send(self, body: Mapping[str, Any]) -> tuple[int, bytes, str | None]:
-        answer = await self._remote.request(
-            self._client, "POST", "/images/generations", body=_encode(body), silence_s=self._total_s
+        response = await self._remote.request(
+            self._client, "POST", "/images/generations", body=_encode(body), read_timeout_s=self._total_timeout_s
         )
-        if answer.status == 200:
-            return 200, await self._remote.read(answer), None
-        retry_after = answer.headers.get("retry-after")
-        return answer.status, await self._remote.read_error(answer), retry_after
+        if response.status == 200:
+            return 200, await self._remote.read(response), None
+        retry_after = response.headers.get("retry-after")
+        return response.status, await read_error_body(response), retry_after
 
     def _failure(self, status: int, retry_after: str | None, raw: bytes) -> EngineError:
-        error = as_picture_error(upstream_failure(status, retry_after, raw, self.name))
+        error = as_image_error(upstream_failure(status, retry_after, raw, self.name))
         if error.retry_after_s:
-            self._rests_until_s = time.monotonic() + min(error.retry_after_s, _LONGEST_REST_S)
-        if isinstance(error, EngineRefused) and any(word.encode() in raw for word in _MODERATED):
+            self._cooldown_until_s = time.monotonic() + min(error.retry_after_s, _MAX_COOLDOWN_S)
+        if isinstance(error, EngineRefused) and any(word.encode() in raw for word in _MODERATION_WORDS):
             return EngineRefused(error.message, param="prompt", code="content_policy")
         return error
 
-    async def _data_of(self, raw: bytes) -> bytes:
+    async def _image_bytes(self, raw: bytes) -> bytes:
         try:
             first = msgspec.json.decode(raw, type=_ImagesResponse).data[0]
             if first.b64_json:
                 return base64.b64decode(first.b64_json, validate=True)
         except (msgspec.DecodeError, IndexError, binascii.Error, UnicodeDecodeError) as error:
-            raise EngineError(f"{self.name} answered something that is no picture") from error
+            raise EngineError(f"{self.name} sent an invalid image response") from error
         if not first.url:
-            raise EngineError(f"{self.name} answered without a picture")
-        return await self._fetched(first.url)
+            raise EngineError(f"{self.name} sent a response without an image")
+        return await self._download(first.url)
 
-    async def _fetched(self, url: str) -> bytes:
-        own, there = urlsplit(self._remote.base_url), urlsplit(url)
-        if (there.scheme, there.netloc) == (own.scheme, own.netloc) or not there.netloc:
-            path = there.path + (f"?{there.query}" if there.query else "")
-            root = Remote(self.name, f"{own.scheme}://{own.netloc}", self._remote.headers, None)
-            answer = await root.request(self._client, "GET", path, silence_s=self._total_s)
-            if answer.status != 200:
-                await root.read_error(answer)
-                raise EngineError(f"{self.name} gave the address of a picture that is not there")
-            return await root.read(answer)
-        # Another host gets no key, and is trusted as little as any stranger.
+    async def _download(self, url: str) -> bytes:
+        own, target = urlsplit(self._remote.base_url), urlsplit(url)
+        if (target.scheme, target.netloc) == (own.scheme, own.netloc) or not target.netloc:
+            path = target.path + (f"?{target.query}" if target.query else "")
+            root = RemoteServer(self.name, f"{own.scheme}://{own.netloc}", self._remote.headers, None)
+            response = await root.request(self._client, "GET", path, read_timeout_s=self._total_timeout_s)
+            if response.status != 200:
+                await read_error_body(response)
+                raise EngineError(f"{self.name} sent a URL without an image")
+            return await root.read(response)
+        # Another host gets no API key and is not trusted.
         return await self._fetch(url)
 
 
@@ -162,16 +162,19 @@ class _ImagesResponse(msgspec.Struct):
 
 
 def nearest_size(width: int, height: int, offered: list[str]) -> tuple[int, int]:
-    """The offered size that loses least: nearest in shape, then the smallest that covers. Without any, as asked."""
+    """Return the offered size that loses least: nearest aspect ratio, then the smallest that covers the request.
+
+    Without offered sizes, return the requested one.
+    """
     sizes = [(int(w), int(h)) for w, _, h in (size.partition("x") for size in offered)]
 
     def loss(size: tuple[int, int]) -> tuple[float, bool, int]:
-        shape = max(size[0] * height, width * size[1]) / min(size[0] * height, width * size[1])
-        return round(shape, 2), size[0] < width, size[0] * size[1]
+        ratio = max(size[0] * height, width * size[1]) / min(size[0] * height, width * size[1])
+        return round(ratio, 2), size[0] < width, size[0] * size[1]
 
     return min(sizes, key=loss) if sizes else (width, height)
 
 
-def _finished(data: bytes, request: ImageRequest, model: str, engine: str, left_out: frozenset[str]) -> bytes:
-    picture = covering(read_picture(data, engine), request.width, request.height)
-    return png_with(picture, parameters_text(request, model, left_out=left_out))
+def _to_png(data: bytes, request: ImageRequest, model: str, engine: str, omitted: frozenset[str]) -> bytes:
+    image = cover(decode_image(data, engine), request.width, request.height)
+    return encode_png(image, parameters_text(request, model, omitted=omitted))

@@ -1,4 +1,4 @@
-"""A server elsewhere: its address, what is sent with every request, and what is missing before it can be called."""
+"""What the remote image engines share: a server's address, headers and readiness, and requests to it."""
 
 from __future__ import annotations
 
@@ -7,56 +7,48 @@ from dataclasses import dataclass
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError, EngineRefused, ServiceError
-from minitoolai.engines.chat.openai import mapped
+from minitoolai.engines.chat.openai import engine_error
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
-
-_LARGEST_ERROR = 65_536
 
 
 @dataclass(frozen=True)
-class Remote:
-    """One server of the catalog. Made of its entry and of the settings that replace or complete it."""
+class RemoteServer:
+    """One server of the catalog, built from its entry and the settings that override it."""
 
     name: str
     base_url: str
     headers: dict[str, str]
-    #: None, or a sentence with the remedy.
+    #: Why the server cannot be called, with the remedy; None if it can.
     fault: str | None
 
     async def request(
-        self, client: HttpClient, method: str, path: str, *, body: bytes = b"", silence_s: float
+        self, client: HttpClient, method: str, path: str, *, body: bytes = b"", read_timeout_s: float
     ) -> HttpResponse:
-        """Send; the head of the answer is here when this returns. EngineError."""
+        """Send a request and return once the head of the response has arrived. Raises EngineError."""
         if self.fault:
             raise EngineError(f"{self.name}: {self.fault}")
         try:
             return await client.request(
-                method, self.base_url + path, headers=self.headers, body=body, silence_s=silence_s
+                method, self.base_url + path, headers=self.headers, body=body, read_timeout_s=read_timeout_s
             )
         except HttpError as error:
-            raise mapped(error, self.name) from error
+            raise engine_error(error, self.name) from error
 
-    async def read(self, answer: HttpResponse, most_bytes: int = 64 * 1024 * 1024) -> bytes:
-        """The whole body; the answer is closed, whatever happens. EngineError."""
+    async def read(self, response: HttpResponse, max_bytes: int = 64 * 1024 * 1024) -> bytes:
+        """Return the complete body and close the response in any case. Raises EngineError."""
         try:
-            return await answer.read(most_bytes)
+            return await response.read(max_bytes)
         except HttpError as error:
-            raise mapped(error, self.name) from error
+            raise engine_error(error, self.name) from error
         finally:
-            answer.close()
-
-    async def read_error(self, answer: HttpResponse) -> bytes:
-        """The body of a refusal, or nothing where it cannot be read; the answer is closed."""
-        try:
-            return await answer.read(_LARGEST_ERROR)
-        except HttpError:
-            return b""
-        finally:
-            answer.close()
+            response.close()
 
 
-def remote_of(name: str, entry: EngineEntry, *, base_url: str = "", key: str = "") -> Remote:
-    """The server of an entry; `base_url` and `key` are the engine's settings. A web UI's key is `user:password`."""
+def remote_server(name: str, entry: EngineEntry, *, base_url: str = "", key: str = "") -> RemoteServer:
+    """Return the server of a catalog entry. `base_url` and `key` come from the settings and override the entry.
+
+    The key of a web UI has the form `user:password`.
+    """
     address = (base_url or entry.base_url).rstrip("/")
     headers = {"content-type": "application/json", **entry.headers}
     if key:
@@ -64,14 +56,14 @@ def remote_of(name: str, entry: EngineEntry, *, base_url: str = "", key: str = "
         headers["authorization"] = f"Basic {base64.b64encode(key.encode()).decode()}" if is_basic else f"Bearer {key}"
     fault = None
     if not address:
-        fault = f"no address: set MINITOOLAI_{name.upper()}_BASE_URL=http://host:7860, a web UI started with --api"
+        fault = f"no address: set MINITOOLAI_{name.upper()}_BASE_URL=http://host:7860 to a web UI started with --api"
     elif entry.needs_key and not key:
         fault = f"no key: set MINITOOLAI_{name.upper()}_API_KEY"
-    return Remote(name, address, headers, fault)
+    return RemoteServer(name, address, headers, fault)
 
 
-def as_picture_error(error: ServiceError) -> EngineError:
-    """What a picture's failure is to a worker: a refusal ends it, anything else is worth another attempt."""
+def as_image_error(error: ServiceError) -> EngineError:
+    """Translate a failure for a worker: a refusal is final, anything else is worth another attempt."""
     if isinstance(error, EngineError):
         return error
     if not error.retryable:

@@ -1,7 +1,6 @@
-"""The eighteen samplers, over any array library: which noise levels are visited, and how to step between.
+"""The eighteen samplers for any array library: noise schedules, and the steps between their levels.
 
-Nothing here imports numpy or torch for the arrays themselves: coefficients are Python floats, so whatever has
-`+`, `-` and `*` can be sampled.
+Nothing here imports numpy or torch: coefficients are Python floats, so any array type with `+`, `-` and `*` works.
 """
 
 from minitoolai.engines.sampling.samplers import Trajectory, sample, trajectory

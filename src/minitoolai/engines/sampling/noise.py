@@ -1,7 +1,7 @@
-"""Noise for one picture: everything random about it follows from its seed, whatever else is drawn beside it.
+"""Seeded noise for one image. It depends on the seed only, so an image is independent of its batch.
 
-A picture's noise is a Brownian path over sigma, so overlapping intervals agree with each other as the SDE
-samplers need, while disjoint ones are independent, which is all the ancestral samplers ask.
+The noise is a Brownian path over sigma: overlapping intervals agree with each other, as the SDE samplers need, and
+disjoint intervals are independent, which is all that the ancestral samplers need.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from minitoolai.engines.sampling.schedules import SIGMA_MAX
 _START, _PATH = 0, 1
 
 
-class PictureNoise:
-    """The start and the Brownian path of one seed; float64 arrays of `shape`.
+class SeededNoise:
+    """The initial noise and the Brownian path of one seed, as float64 arrays of `shape`.
 
-    The path is a tree of midpoints over [0, top] (Gaines and Lyons 1997): each node's noise comes from a
-    generator seeded with the node's own number, so no answer depends on the queries before it.
+    The path is a tree of midpoints over [0, top] (Gaines and Lyons 1997). Each node uses a generator seeded with the
+    node's number, so no value depends on earlier queries.
     """
 
     def __init__(self, seed: int, shape: tuple[int, ...], top: float = SIGMA_MAX, depth: int = 24) -> None:
@@ -30,20 +30,20 @@ class PictureNoise:
         self._depth = depth
 
     def start(self) -> NDArray[np.float64]:
-        """Unit noise to begin with."""
+        """Return the initial unit noise."""
         return self._normal(_START, 0)
 
     def __call__(self, sigma: float, sigma_next: float) -> NDArray[np.float64]:
-        """The path's increment between two levels, scaled to unit variance. ValueError outside [0, top]."""
+        """Return the path's increment between two levels at unit variance. Raises ValueError outside [0, top]."""
         if sigma == sigma_next:
-            raise ValueError("an interval without length has no noise")
+            raise ValueError("the noise of an empty interval is undefined")
         rise = self._path(sigma) - self._path(sigma_next)
         return rise / math.sqrt(abs(sigma - sigma_next)) * math.copysign(1.0, sigma - sigma_next)
 
     def _path(self, sigma: float) -> NDArray[np.float64]:
-        """W(sigma), W(0) being 0: halve [0, top] towards sigma, then go straight in the last 2^-24."""
+        """Return W(sigma), with W(0) = 0: bisect [0, top] towards sigma, then interpolate in the last 2^-24."""
         if not -1e-9 <= sigma <= self._top * (1 + 1e-9):
-            raise ValueError(f"sigma {sigma} lies outside 0 to {self._top}")
+            raise ValueError(f"sigma {sigma} is outside [0, {self._top}]")
         left, right = 0.0, self._top
         at_left = np.zeros(self._shape)
         at_right = self._normal(_PATH, 0) * math.sqrt(self._top)
@@ -63,11 +63,11 @@ class PictureNoise:
         return np.random.default_rng([self._seed, kind, node]).standard_normal(self._shape)
 
 
-class GrownNoise:
-    """The start and the Brownian path of one seed, for large pictures: a point costs one array instead of 24.
+class LazySeededNoise:
+    """The initial noise and the Brownian path of one seed, for large images: a point costs one array instead of 24.
 
-    The path is grown where it is asked for: each new point is drawn between its neighbours as they are (a Brownian
-    bridge), by a generator of its own. So it depends on the order of the queries, which a sampler fixes.
+    Each queried point is drawn between its existing neighbours (a Brownian bridge) by its own generator. The path
+    therefore depends on the order of queries, which is fixed for each sampler.
     """
 
     def __init__(self, seed: int, shape: tuple[int, ...], top: float = SIGMA_MAX) -> None:
@@ -78,19 +78,19 @@ class GrownNoise:
         self._top = top
 
     def start(self) -> NDArray[np.float32]:
-        """Unit noise to begin with, float32."""
+        """Return the initial unit noise, float32."""
         return self._normal(_START, 0)
 
     def __call__(self, sigma: float, sigma_next: float) -> NDArray[np.float32]:
-        """The path's increment between two levels, scaled to unit variance. ValueError outside [0, top]."""
+        """Return the path's increment between two levels at unit variance. Raises ValueError outside [0, top]."""
         if sigma == sigma_next:
-            raise ValueError("an interval without length has no noise")
+            raise ValueError("the noise of an empty interval is undefined")
         rise = self._at(sigma) - self._at(sigma_next)
         return rise * np.float32(math.copysign(1.0, sigma - sigma_next) / math.sqrt(abs(sigma - sigma_next)))
 
     def _at(self, sigma: float) -> NDArray[np.float32]:
         if not -1e-9 <= sigma <= self._top * (1 + 1e-9):
-            raise ValueError(f"sigma {sigma} lies outside 0 to {self._top}")
+            raise ValueError(f"sigma {sigma} is outside [0, {self._top}]")
         sigma = min(max(sigma, 0.0), self._top)
         if sigma not in self._points:
             left = max(point for point in self._points if point < sigma)

@@ -1,51 +1,52 @@
-"""The child process that speaks. Its parent sends orders on standard input and reads sounds on standard output.
+"""The child process of speech engines: receives commands on standard input, sends audio on standard output.
 
-Run as `python -m minitoolai.engines.speech.child`. Several texts are open at once; each sentence is an order of its
-own, so that none waits for the whole of another, and none is spoken before somebody wants to hear it.
+Run as `python -m minitoolai.engines.speech.child`. Several texts are in progress concurrently. Each sentence is a
+separate command, so that no text waits for the whole of another, and nothing is synthesized before it is requested.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 import sys
-from importlib import import_module
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from minitoolai.core.inference import AudioFormat
-from minitoolai.engines.child_process import die_with_parent
+from minitoolai.engines.child_process import enter_child, read_frame, to_frame
 from minitoolai.engines.speech.encoding import AudioEncoder
 
 if TYPE_CHECKING:
     from minitoolai.engines.speech.encoding import Samples
 
-HEAD = struct.Struct("<I")
-#: Chats come first: a voice is many times faster than real time, and yields the processor to whoever wants it.
+#: Chats have priority: speech is synthesized many times faster than real time and can yield the CPU.
 NICENESS = 15
-#: Samples encoded at once. The first of a sentence are few, for somebody waits; opus makes a page of each second.
+#: How many samples to encode per reply. The first slice of a sentence is short, to reduce the delay of the first audio;
+#: the second is long enough for opus, which makes a page of each second.
 FIRST_SLICE = 30_000
 SLICE = 120_000
 
 
+# ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 class VoiceFile(msgspec.Struct, frozen=True):
-    """A voice to load: its name, and its file where it has one."""
+    """A voice to load, with the path of its file if it has one."""
 
     id: str
     path: str
 
 
 class LoadVoices(msgspec.Struct, frozen=True, tag="load"):
-    """First of all: which module speaks, with which voices. Answered."""
+    """The first command: load the voices of this kind of engine. Gets a reply."""
 
-    module: str
+    kind: str
     voices: list[VoiceFile]
     delay_ms: float
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
-    """A new text. Not answered."""
+    """Begin a text. Gets no reply."""
 
     id: int
     voice: str
@@ -53,131 +54,121 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
     speed: float
 
 
-class Say(msgspec.Struct, frozen=True, tag="say"):
-    """Its next sentence; without a text, its end. Answered."""
+class Speak(msgspec.Struct, frozen=True, tag="speak"):
+    """Synthesize the next sentence of a text; None ends the text. Gets a reply."""
 
     id: int
     text: str | None
 
 
-class More(msgspec.Struct, frozen=True, tag="more"):
-    """The rest of the sentence said last, or another slice of it. Answered."""
+class NextSlice(msgspec.Struct, frozen=True, tag="next"):
+    """Return the next slice of the last sentence. Gets a reply."""
 
     id: int
 
 
-class Drop(msgspec.Struct, frozen=True, tag="drop"):
-    """Nobody listens any more. Not answered."""
+class Discard(msgspec.Struct, frozen=True, tag="discard"):
+    """Drop a text that is no longer wanted. Gets no reply."""
 
     id: int
 
 
-class Said(msgspec.Struct, frozen=True):
-    """The answer: audio, the samples in it, whether the sentence goes on; or why there is none."""
+class Reply(msgspec.Struct, frozen=True):
+    """Audio, its number of samples, and whether the sentence has more slices; or why there is none."""
 
     audio: bytes = b""
     samples: int = 0
-    more: bool = False
+    has_more: bool = False
     error: str | None = None
 
 
-Order = LoadVoices | Begin | Say | More | Drop
+Command = LoadVoices | Begin | Speak | NextSlice | Discard
 
 
 class Synthesizer(Protocol):
-    """What a module that speaks offers as `make_speaker(voices, delay_ms)`."""
+    """Loaded voices of one kind of engine."""
 
     def speak(self, voice: str, text: str, speed: float) -> Samples:
-        """One sentence as 24 kHz samples."""
-
-
-class _Text:
-    def __init__(self, order: Begin) -> None:
-        self.order = order
-        self.encoder = AudioEncoder(order.format)
-        self.rest: Samples | None = None
-
-    def next_slice(self, most: int) -> Said:
-        """Encode as much of the sentence."""
-        assert self.rest is not None
-        part, self.rest = self.rest[:most], self.rest[most:]
-        return Said(self.encoder.encode(part), len(part), more=len(self.rest) > 0)
+        """Return one sentence as 24 kHz samples."""
 
 
 class VoiceLoop:
-    """Carries out orders; the only state is the texts under way."""
+    """Handles commands. Its only state is the texts in progress."""
 
     def __init__(self) -> None:
-        self._speaker: Synthesizer
+        self._synthesizer: Synthesizer
         self._texts: dict[int, _Text] = {}
 
-    def carry_out(self, order: Order) -> Said | None:
-        """The answer, where the order has one. A sentence that cannot be spoken is an answer, too."""
-        match order:
+    def handle(self, command: Command) -> Reply | None:
+        """Return the reply, if the command gets one. A sentence that cannot be synthesized gets an error as reply."""
+        match command:
             case LoadVoices():
-                return self._load(order)
+                return self._load(command)
             case Begin():
-                self._texts[order.id] = _Text(order)
+                self._texts[command.id] = _Text(command)
                 return None
-            case Drop():
-                self._texts.pop(order.id, None)
+            case Discard():
+                self._texts.pop(command.id, None)
                 return None
-            case Say():
-                return self._say(order)
-            case More():
-                return self._texts[order.id].next_slice(SLICE)
+            case Speak():
+                return self._speak(command)
+            case NextSlice():
+                return self._texts[command.id].next_slice(SLICE)
 
-    def _load(self, order: LoadVoices) -> Said:
+    def _load(self, command: LoadVoices) -> Reply:
+        # Imported here because the module imports this one.
+        from minitoolai.engines.speech.voices import make_synthesizer
+
         try:
-            self._speaker = import_module(order.module).make_speaker(order.voices, order.delay_ms)
-        except Exception as fault:  # noqa: BLE001 the parent says what is wrong
-            return _failed(fault)
-        return Said()
+            self._synthesizer = make_synthesizer(command.kind, command.voices, command.delay_ms)
+        except Exception as error:  # noqa: BLE001 - the parent reports the error
+            return _failed(error)
+        return Reply()
 
-    def _say(self, order: Say) -> Said:
-        text = self._texts.get(order.id)
+    def _speak(self, command: Speak) -> Reply:
+        text = self._texts.get(command.id)
         if text is None:
-            return Said(error="there is no such text")
-        if order.text is None:
-            del self._texts[order.id]
-            return Said(text.encoder.finish())
+            return Reply(error="there is no such text")
+        if command.text is None:
+            del self._texts[command.id]
+            return Reply(text.encoder.finish())
         try:
-            text.rest = self._speaker.speak(text.order.voice, order.text, text.order.speed)
-        except Exception as fault:  # noqa: BLE001 one sentence's fault
-            return _failed(fault)
+            text.remaining = self._synthesizer.speak(text.command.voice, command.text, text.command.speed)
+        except Exception as error:  # noqa: BLE001 - concerns one sentence only
+            return _failed(error)
         return text.next_slice(FIRST_SLICE)
 
 
-def _failed(fault: Exception) -> Said:
-    return Said(error=f"{type(fault).__name__}: {fault}"[:300])
+class _Text:
+    """A text in progress: its encoder, and the samples of its last sentence that are not encoded yet."""
+
+    def __init__(self, command: Begin) -> None:
+        self.command = command
+        self.encoder = AudioEncoder(command.format)
+        self.remaining: Samples | None = None
+
+    def next_slice(self, max_samples: int) -> Reply:
+        """Encode up to this many samples of the sentence."""
+        assert self.remaining is not None
+        part, self.remaining = self.remaining[:max_samples], self.remaining[max_samples:]
+        return Reply(self.encoder.encode(part), len(part), has_more=len(self.remaining) > 0)
+
+
+def _failed(error: Exception) -> Reply:
+    return Reply(error=f"{type(error).__name__}: {error}"[:300])
 
 
 def main() -> None:
-    """Carry out orders until standard input ends."""
-    die_with_parent()
-    os.nice(NICENESS)
-    # Only frames may go to standard output, whatever a library prints.
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    desk, decode = VoiceLoop(), msgspec.msgpack.Decoder(Order).decode
-    while (frame := _read_frame(sys.stdin.buffer)) is not None:
-        answer = desk.carry_out(decode(frame))
-        if answer is not None:
-            out.write(to_frame(answer))
+    """Handle commands until standard input ends."""
+    out = enter_child(NICENESS)
+    loop, decode = VoiceLoop(), msgspec.msgpack.Decoder(Command).decode
+    while (frame := read_frame(sys.stdin.buffer)) is not None:
+        reply = loop.handle(decode(frame))
+        if reply is not None:
+            out.write(to_frame(reply))
             out.flush()
-    # Nothing to save: leave without waiting for the threads of libraries.
+    # There is nothing to save, so do not wait for the threads of libraries.
     os._exit(0)
-
-
-def _read_frame(stream: IO[bytes]) -> bytes | None:
-    head = stream.read(HEAD.size)
-    return stream.read(HEAD.unpack(head)[0]) if len(head) == HEAD.size else None
-
-
-def to_frame(message: Any) -> bytes:
-    """A message with its length before it."""
-    body = msgspec.msgpack.encode(message)
-    return HEAD.pack(len(body)) + body
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Any OpenAI-compatible server as a voice. A text that fits one request comes back as it is; a longer one in parts."""
+"""OpenAI-compatible servers (`/audio/speech`) as speech engines.
+
+The audio of a text that fits one request is forwarded unchanged. A longer text is requested in parts and encoded here.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry, VoiceEntry
 from minitoolai.core.errors import EngineError
-from minitoolai.core.inference import Piece, Sound, SpeechRequest
-from minitoolai.engines.chat.openai import mapped, upstream_failure
+from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
+from minitoolai.engines.chat.openai import engine_error, read_error_body, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
 
@@ -19,14 +22,13 @@ if TYPE_CHECKING:
     from minitoolai.engines.speech.encoding import AudioEncoder
 
 _encode = msgspec.json.Encoder().encode
-_SILENCE_S = 120.0
-_LARGEST_ERROR = 65_536
-#: Whole frames of pcm are handed to the encoder.
+_READ_TIMEOUT_S = 120.0
+#: The encoder takes complete pcm samples only.
 _BYTES_PER_SAMPLE = 2
 
 
-class UpstreamSpeech:
-    """One server, one key. It bills the text of a request as it takes it, and so do we: a part at a time."""
+class UpstreamSpeechEngine:
+    """One server with one API key. It bills the text of a request when it accepts it, so charge part by part."""
 
     def __init__(
         self,
@@ -36,10 +38,10 @@ class UpstreamSpeech:
         *,
         base_url: str = "",
         key: str = "",
-        slots: ConcurrencyLimit | None = None,
+        concurrency: ConcurrencyLimit | None = None,
     ) -> None:
         self.name = name
-        self.slots = slots
+        self.concurrency = concurrency
         self._entry = entry
         self._client = client
         self._has_key = bool(key)
@@ -63,8 +65,8 @@ class UpstreamSpeech:
         return None
 
     def check_capacity(self) -> None:
-        if self.slots is not None:
-            self.slots.check()
+        if self.concurrency is not None:
+            self.concurrency.check_capacity()
 
     async def start(self) -> None:
         return None
@@ -72,104 +74,106 @@ class UpstreamSpeech:
     async def stop(self) -> None:
         return None
 
-    async def open(self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[Piece]) -> UpstreamSpoken:
-        answer = UpstreamSpoken(self, request, voice, pieces, self._entry.max_characters)
-        await answer.take_slot()
-        # The first request is sent here, so that a refusal is an answer and not a broken stream.
+    async def open(
+        self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[SpeechSegment]
+    ) -> UpstreamSpeechResponse:
+        response = UpstreamSpeechResponse(self, request, voice, pieces, self._entry.max_characters)
+        await response.acquire_slot()
+        # Send the first request now, so that a refusal becomes an error response instead of a broken stream.
         try:
-            await answer.next_part()
+            await response.request_next_part()
         except BaseException:
-            await answer.close()
+            await response.close()
             raise
-        return answer
+        return response
 
-    async def send(self, request: SpeechRequest, voice: VoiceEntry, text: str, form: str) -> HttpResponse:
-        """One request upstream. EngineError where it does not begin to answer."""
+    async def send(self, request: SpeechRequest, voice: VoiceEntry, text: str, audio_format: str) -> HttpResponse:
+        """Send one request to the server. Raises EngineError if it fails."""
         body: dict[str, Any] = {
             **request.fields,
             "model": self.served_model(request.model),
             "input": text,
             "voice": voice.id,
-            "response_format": form,
+            "response_format": audio_format,
             "speed": request.speed,
         }
         try:
-            answer = await self._client.request(
-                "POST", self._url, headers=self._headers, body=_encode(body), silence_s=_SILENCE_S
+            response = await self._client.request(
+                "POST", self._url, headers=self._headers, body=_encode(body), read_timeout_s=_READ_TIMEOUT_S
             )
         except HttpError as error:
-            raise mapped(error, self.name) from error
-        if answer.status == 200:
-            return answer
-        try:
-            fault = await answer.read(_LARGEST_ERROR)
-        except HttpError:
-            fault = b""
-        finally:
-            answer.close()
-        raise upstream_failure(answer.status, answer.headers.get("retry-after"), fault, self.name)
+            raise engine_error(error, self.name) from error
+        if response.status == 200:
+            return response
+        error_body = await read_error_body(response)
+        raise upstream_failure(response.status, response.headers.get("retry-after"), error_body, self.name)
 
 
-class UpstreamSpoken:
-    """A text on its way through the upstream."""
+class UpstreamSpeechResponse:
+    """A text that the server synthesizes, one request per part. Occupies a slot until it is closed."""
 
     def __init__(
-        self, engine: UpstreamSpeech, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[Piece], most: int
+        self,
+        engine: UpstreamSpeechEngine,
+        request: SpeechRequest,
+        voice: VoiceEntry,
+        pieces: Iterator[SpeechSegment],
+        max_characters: int,
     ) -> None:
         self._engine = engine
         self._request = request
         self._voice = voice
-        self._parts = _parts(request.text, pieces, most)
-        #: Parts in the caller's own format cannot be joined; pcm can, and is encoded here.
-        self._in_parts = len(request.text) > most
+        self._parts = _split_text(request.text, pieces, max_characters)
+        #: Request several parts as pcm, which can be joined, and encode them here.
+        self._is_split = len(request.text) > max_characters
         self._encoder: AudioEncoder | None = None
-        self._rest = b""
+        self._partial_sample = b""
         self._characters = 0
-        self._answer: HttpResponse | None = None
-        self._is_whole = False
-        self._slots: ConcurrencyLimit | None = None
+        self._response: HttpResponse | None = None
+        self._is_complete = False
+        self._concurrency: ConcurrencyLimit | None = None
 
-    async def take_slot(self) -> None:
-        """Wait until the upstream may be asked."""
-        if self._engine.slots is not None:
-            await self._engine.slots.take()
-            self._slots = self._engine.slots
+    async def acquire_slot(self) -> None:
+        """Wait for a slot of the server."""
+        if self._engine.concurrency is not None:
+            await self._engine.concurrency.acquire()
+            self._concurrency = self._engine.concurrency
 
-    async def next_part(self) -> bool:
-        """Ask for the next part; False where none is left."""
+    async def request_next_part(self) -> bool:
+        """Request the next part. Return False if none is left."""
         part = next(self._parts, None)
         if part is None:
             return False
-        form = "pcm" if self._in_parts else self._request.format
-        self._answer = await self._engine.send(self._request, self._voice, part.text, form)
-        self._characters, self._rest = part.characters, b""
+        audio_format = "pcm" if self._is_split else self._request.format
+        self._response = await self._engine.send(self._request, self._voice, part.text, audio_format)
+        self._characters, self._partial_sample = part.characters, b""
         return True
 
-    async def next_sound(self) -> Sound | None:
-        while not self._is_whole:
+    async def next_sound(self) -> AudioChunk | None:
+        while not self._is_complete:
             data = await self._read()
             if data:
-                audio = data if not self._in_parts else await self._encoded(data)
+                audio = data if not self._is_split else await self._encode_part(data)
                 if audio:
-                    return Sound(audio, self._characters)
-            elif not await self.next_part():
-                self._is_whole = True
+                    return AudioChunk(audio, self._characters)
+            elif not await self.request_next_part():
+                self._is_complete = True
                 if self._encoder is not None:
-                    return Sound(await asyncio.to_thread(self._encoder.finish), self._characters)
+                    return AudioChunk(await asyncio.to_thread(self._encoder.finish), self._characters)
         return None
 
     async def _read(self) -> bytes:
-        assert self._answer is not None
+        assert self._response is not None
         try:
-            return await self._answer.next_bytes()
+            return await self._response.next_bytes()
         except HttpError as error:
-            raise mapped(error, self._engine.name) from error
+            raise engine_error(error, self._engine.name) from error
 
-    async def _encoded(self, data: bytes) -> bytes:
-        data = self._rest + data
-        whole = len(data) - len(data) % _BYTES_PER_SAMPLE
-        self._rest = data[whole:]
-        return await asyncio.to_thread(self._encode, data[:whole])
+    async def _encode_part(self, data: bytes) -> bytes:
+        data = self._partial_sample + data
+        end = len(data) - len(data) % _BYTES_PER_SAMPLE
+        self._partial_sample = data[end:]
+        return await asyncio.to_thread(self._encode, data[:end])
 
     def _encode(self, data: bytes) -> bytes:
         import numpy as np
@@ -181,26 +185,26 @@ class UpstreamSpoken:
         return self._encoder.encode(np.frombuffer(data, "<i2"))
 
     async def close(self) -> None:
-        slots, self._slots = self._slots, None
-        if slots is not None:
-            slots.release()
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            answer.close()
+        concurrency, self._concurrency = self._concurrency, None
+        if concurrency is not None:
+            concurrency.release()
+        response, self._response = self._response, None
+        if response is not None:
+            response.close()
 
 
-def _parts(text: str, pieces: Iterator[Piece], most: int) -> Iterator[Piece]:
-    """The whole text where it fits one request, else as many sentences together as do. EngineError for one too long."""
-    if len(text) <= most:
-        yield Piece(text, len(text))
+def _split_text(text: str, pieces: Iterator[SpeechSegment], max_characters: int) -> Iterator[SpeechSegment]:
+    """Yield the text if it fits one request, else groups of sentences. Raises EngineError if a sentence is too long."""
+    if len(text) <= max_characters:
+        yield SpeechSegment(text, len(text))
         return
-    gathered, characters = "", 0
+    group, characters = "", 0
     for piece in pieces:
-        if len(piece.text) > most:
-            raise EngineError(f"a sentence is longer than {most} characters, all that the voice takes at once")
-        if gathered and len(gathered) + 1 + len(piece.text) > most:
-            yield Piece(gathered, characters)
-            gathered = ""
-        gathered, characters = f"{gathered} {piece.text}".strip(), piece.characters
-    if gathered:
-        yield Piece(gathered, characters)
+        if len(piece.text) > max_characters:
+            raise EngineError(f"a sentence is longer than {max_characters} characters, the limit of this voice")
+        if group and len(group) + 1 + len(piece.text) > max_characters:
+            yield SpeechSegment(group, characters)
+            group = ""
+        group, characters = f"{group} {piece.text}".strip(), piece.characters
+    if group:
+        yield SpeechSegment(group, characters)

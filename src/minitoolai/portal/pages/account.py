@@ -15,8 +15,8 @@ from minitoolai.portal.pages.auth import GUESSES, email_composer, read_new_passw
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, page, too_many_requests
 from minitoolai.storage.database import Connection
-from minitoolai.storage.payments import owing
-from minitoolai.storage.reports import statement_page, whole_statement
+from minitoolai.storage.payments import payments_owing
+from minitoolai.storage.reports import full_statement, statement_page
 
 
 @page("/account", access="user")
@@ -95,7 +95,7 @@ async def balance(page: PageRequest) -> Response:
             before_ms=before_ms or page.site.clock.now_ms() + 60_000,
             rows=PAGE_SIZE + 1,
         )
-        return rows, sum(payment.owed for payment in owing(connection, account_id))
+        return rows, sum(payment.owed for payment in payments_owing(connection, account_id))
 
     rows, owed = await page.site.database.read_async(read)
     older = rows[PAGE_SIZE - 1] if len(rows) > PAGE_SIZE else None
@@ -108,7 +108,7 @@ async def balance(page: PageRequest) -> Response:
 @page("/balance/statement.csv", access="user")
 async def statement(page: PageRequest) -> Response:
     """Download the whole statement as CSV."""
-    rows = await page.site.database.read_async(whole_statement, page.member.account_id)
+    rows = await page.site.database.read_async(full_statement, page.member.account_id)
     return page.download(statement_csv(rows), "text/csv", "statement.csv")
 
 

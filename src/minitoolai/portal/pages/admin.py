@@ -41,7 +41,7 @@ async def overview(page: PageRequest) -> Response:
 async def jobs(page: PageRequest) -> Response:
     """Show image jobs that are queued or running, or failed in the last day."""
     since_ms = page.site.clock.now_ms() - MS_PER_DAY
-    rows = await page.site.database.read_async(reports.jobs, since_ms, MAX_ROWS)
+    rows = await page.site.database.read_async(reports.list_jobs, since_ms, MAX_ROWS)
     return page.render("admin/jobs.html", rows=rows, states=STATES, generation_name=generation_name)
 
 
@@ -62,9 +62,9 @@ async def account(page: PageRequest) -> Response:
 
 async def _render_account(page: PageRequest, account_id: int, status: int = 200) -> Response:
     def read(connection: Connection) -> tuple[User | None, list[KeyRow], list[AdminAction]]:
-        user = reports.find_member(connection, account_id)
+        user = reports.find_customer(connection, account_id)
         keys = [key for key in accounts.keys_of(connection, account_id) if key.revoked_ms is None]
-        return user, keys, reports.actions(connection, MAX_ROWS, account_id)
+        return user, keys, reports.admin_actions(connection, MAX_ROWS, account_id)
 
     user, keys, actions = await page.site.database.read_async(read)
     if user is None:
@@ -116,7 +116,7 @@ async def revoke(page: PageRequest) -> Response:
 @page("/admin/actions", access="admin")
 async def actions(page: PageRequest) -> Response:
     """Show the log of admin actions: action, account and reason."""
-    rows = await page.site.database.read_async(reports.actions, 2 * MAX_ROWS)
+    rows = await page.site.database.read_async(reports.admin_actions, 2 * MAX_ROWS)
     return page.render("admin/actions.html", done=rows, actions=ACTIONS)
 
 

@@ -11,14 +11,14 @@ from starlette.responses import Response
 
 from minitoolai.accounts.keys import LONGEST_NAME, NewKey, find_own, is_active, make_key, revoke_own, rotate_key
 from minitoolai.core.clock import MS_PER_DAY
-from minitoolai.core.models import UNRESTRICTED, KeyRow, KeyRules, Rate
+from minitoolai.core.models import UNRESTRICTED, KeyRow, KeyRules, RateLimits
 from minitoolai.core.money import format_dollars, parse_dollars
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.request import PageRequest, restore_draft
 from minitoolai.portal.routing import Handler, form, not_found, page
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
-from minitoolai.storage.ledger import spent
+from minitoolai.storage.ledger import budget_spent
 
 # ── the rules of a key as form fields ─────────────────────────────────────────────────────────────────────
 
@@ -56,7 +56,7 @@ def read_rules(page: PageRequest, models: Iterable[str], old: KeyRules = UNRESTR
         expires_ms=_read_expiry(page, old.expires_ms),
         models=_read_models(page, {*models, *old.models}),
         allow_ip=_read_networks(page),
-        rate=Rate(**counts, dollars_per_minute=_read_dollars(page, "dollars_per_minute")),
+        rate=RateLimits(**counts, dollars_per_minute=_read_dollars(page, "dollars_per_minute")),
     )
 
 
@@ -191,7 +191,7 @@ def key_list(connection: Connection, account_id: int, now_ms: int, wanted: int) 
     )
     last = max(len(rows) - 1, 0) // PAGE_SIZE
     number = min(wanted, last)
-    uses = accounts.uses_of(connection, account_id)
+    uses = accounts.last_used_by_key(connection, account_id)
     shown = [
         _list_item(connection, row, uses.get(row.id), now_ms)
         for row in rows[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]
@@ -202,7 +202,9 @@ def key_list(connection: Connection, account_id: int, now_ms: int, wanted: int) 
 def _list_item(connection: Connection, row: KeyRow, used_ms: int | None, now_ms: int) -> KeyListItem:
     limits = {period: getattr(row.rules, f"budget_{period}") for period in PERIODS}
     limits = {period: limit for period, limit in limits.items() if limit is not None}
-    spent_nano = spent(connection, row.family or row.id, now_ms) if limits and row.revoked_ms is None else {}
+    spent_nano = (
+        budget_spent(connection, row.rotation_group or row.id, now_ms) if limits and row.revoked_ms is None else {}
+    )
     shown = {period: (limit, spent_nano.get(SPENT_PERIODS[period], 0)) for period, limit in limits.items()}
     ends_ms = row.rules.expires_ms
     is_expired = ends_ms is not None and ends_ms <= now_ms
@@ -319,7 +321,9 @@ def _find_key(connection: Connection, page: PageRequest) -> EditedKey | None:
     later = [
         other
         for other in accounts.keys_of(connection, key.account_id)
-        if other.family == (key.family or key.id) and other.created_ms >= key.created_ms and other.id != key.id
+        if other.rotation_group == (key.rotation_group or key.id)
+        and other.created_ms >= key.created_ms
+        and other.id != key.id
     ]
     return EditedKey(key, later[-1] if later else None, is_active(key, page.site.clock.now_ms()))
 
@@ -356,7 +360,7 @@ async def edit(page: PageRequest) -> Response:
     def change(connection: Connection) -> bool:
         exists = _find_key(connection, page) is not None
         if exists:
-            accounts.change_key(connection, found.key.id, name, rules)
+            accounts.update_key(connection, found.key.id, name, rules)
         return exists
 
     if not await page.site.writer.run(change):

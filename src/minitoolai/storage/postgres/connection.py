@@ -1,47 +1,50 @@
-"""PostgreSQL behind `Connection`: psycopg 3, synchronous, READ COMMITTED; for many processes on one database.
+"""PostgreSQL implementation of `Connection` for many processes: psycopg 3, synchronous, READ COMMITTED.
 
-A COMMIT whose answer was lost is looked up by the number of its transaction. A session that broke is replaced at the
-next transaction.
+If the connection breaks during a COMMIT, the outcome is looked up by transaction ID. A broken session is replaced
+before the next transaction.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 
 import psycopg
 from psycopg.pq.abc import PGresult
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, StoreError
-from minitoolai.storage.database import Database, Heard, Member, Row, SelectByIds
-from minitoolai.storage.postgres import bulk as arrays
-from minitoolai.storage.postgres.bulk import SetBased, rewrite
-from minitoolai.storage.postgres.pipeline import Failure, Pipeline, Statement, require_row_count
-from minitoolai.storage.postgres.session import connect, place, translated
+from minitoolai.storage.database import Database, Row, SelectByIds
+from minitoolai.storage.postgres.bulk import BulkStatement, array_oid, bulk_statement, can_pack, pack_array
+from minitoolai.storage.postgres.pipeline import Pipeline, Statement, StatementFailed, require_row_count
+from minitoolai.storage.postgres.session import ProcessRegistration, connect, display_address, translate_error
 
-#: How long the fate of a COMMIT is asked after, while its server is away.
-DOUBT_S = 5.0
+log = logging.getLogger(__name__)
+
+#: How long to look up the outcome of a COMMIT while the server is unavailable.
+COMMIT_LOOKUP_S = 5.0
 FIRST_RETRY_S = 0.05
 _BEGIN = Statement("BEGIN ISOLATION LEVEL READ COMMITTED", repeats=False)
-#: The number under which the server knows this transaction, whole and short, and the session's.
-_NUMBERS = Statement("SELECT pg_current_xact_id()::text, pg_current_xact_id()::xid::text, pg_backend_pid()")
-#: The server's life: its statistics begin anew after a crash, and not after an orderly stop.
-_LIFE = "SELECT stats_reset::text FROM pg_stat_wal"
+#: Transaction ID in 64 and in 32 bits, and the process ID of the server session.
+_IDS = Statement("SELECT pg_current_xact_id()::text, pg_current_xact_id()::xid::text, pg_backend_pid()")
+#: Identifies the period since the last crash: statistics are reset by a crash, not by an orderly shutdown.
+_SERVER_EPOCH = "SELECT stats_reset::text FROM pg_stat_wal"
 _COMMIT = Statement("COMMIT", repeats=False)
 _ROLLBACK = Statement("ROLLBACK", repeats=False)
 _WHOLE_TABLES = (
     "SET LOCAL enable_nestloop = off; SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on;"
     " SET LOCAL enable_mergejoin = on"
 )
-_Fate = tuple[str, str, int, str]
+#: Transaction ID in 64 and in 32 bits, process ID of the session, and server epoch.
+TransactionId = tuple[str, str, int, str]
 
 
 class PostgresConnection:
-    """One session, begun again when it broke.
+    """One session, reconnected when it broke.
 
-    A transaction begins with its first statement, and what is only to be written goes with its COMMIT.
+    BEGIN is sent together with the first statement of a transaction, and queued writes together with its COMMIT.
     """
 
     skip_locked = " FOR NO KEY UPDATE SKIP LOCKED"
@@ -51,38 +54,40 @@ class PostgresConnection:
         self._read_only = read_only
         self._types: dict[str, dict[str, str]] = {}
         self._is_inside = False
-        #: Of the transaction under way: what is to be sent before anything else, and what the server calls it.
+        #: Of the open transaction: writes to send before any other statement, and its ID once it has begun.
         self._queued: list[Statement] = []
-        self.fate: _Fate | None = None
+        self.transaction_id: TransactionId | None = None
         self._connect()
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        return self._run(_with_marks(sql), parameters)
+        return self._run(_with_placeholders(sql), parameters)
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
         if not rows:
             return 0
-        statement = self._over_arrays(sql, rows)
+        statement = self._in_bulk(sql, rows)
         if statement is None:
             return self._row_by_row(sql, rows)
-        return self._ask([statement])[0].command_tuples or 0
+        return self._round_trip([statement])[0].command_tuples or 0
 
-    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, otherwise: str = "") -> None:
-        statement = self._over_arrays(sql, rows) if rows else None
+    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, conflict_error: str = "") -> None:
+        statement = self._in_bulk(sql, rows) if rows else None
         if statement is not None and self._is_inside:
-            self._queued.append(require_row_count(statement, len(rows), otherwise) if otherwise else statement)
-        elif self.execute_many(sql, rows) < len(rows) and otherwise:
-            raise StoreError(otherwise)
+            self._queued.append(
+                require_row_count(statement, len(rows), conflict_error) if conflict_error else statement
+            )
+        elif self.execute_many(sql, rows) < len(rows) and conflict_error:
+            raise StoreError(conflict_error)
 
     def select_by_ids(self, sql: str, ids: Iterable[int | str], *, lock: bool = False) -> list[Row]:
         return self.select_many(SelectByIds(sql, list(ids), lock))[0]
 
-    def select_many(self, *questions: SelectByIds) -> list[list[Row]]:
-        answers: list[list[Row]] = [[] for _ in questions]
-        asked = {place: _listing(one) for place, one in enumerate(questions) if one.ids}
+    def select_many(self, *selects: SelectByIds) -> list[list[Row]]:
+        answers: list[list[Row]] = [[] for _ in selects]
+        asked = {position: _listing(one) for position, one in enumerate(selects) if one.ids}
         if asked:
-            for place, result in zip(asked, self._ask(list(asked.values())), strict=True):
-                answers[place] = self._pipeline.rows(result)
+            for position, result in zip(asked, self._round_trip(list(asked.values())), strict=True):
+                answers[position] = self._pipeline.rows(result)
         return answers
 
     def notify(self, channel: str, payload: str) -> None:
@@ -90,13 +95,13 @@ class PostgresConnection:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        self._revive()
-        self._queued, self.fate, self._is_inside = [], None, True
+        self._reconnect()
+        self._queued, self.transaction_id, self._is_inside = [], None, True
         try:
             yield
-            if self._queued and self.fate is None:
-                # No COMMIT goes out for a transaction whose number we do not know.
-                self._ask([])
+            if self._queued and self.transaction_id is None:
+                # Never send a COMMIT before the transaction ID is known: its outcome could not be looked up.
+                self._round_trip([])
         except BaseException:
             self._queued = []
             self._roll_back()
@@ -108,8 +113,7 @@ class PostgresConnection:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        # Whoever wants a snapshot looks at everything, and statistics may be from when there was little:
-        # a nested loop over whole tables would never end.
+        # Snapshots read whole tables. Statistics may be outdated, and a nested loop over whole tables would not end.
         self._run(f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_WHOLE_TABLES}", ())
         self._is_snapshot = True
         try:
@@ -121,80 +125,85 @@ class PostgresConnection:
     def close(self) -> None:
         self._db.close()
 
-    # ── within ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── internals ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _connect(self) -> None:
         self._types.clear()
         self._is_snapshot = False
         self._db = connect(self._url, read_only=self._read_only)
         self._pipeline = Pipeline(self._db)
-        self.life = "" if self._read_only else str(self._run(_LIFE, ())[0][0])
+        self.server_epoch = "" if self._read_only else str(self._run(_SERVER_EPOCH, ())[0][0])
 
-    def _revive(self) -> None:
-        """A new session where the old one is known to be gone; never in the middle of a transaction."""
+    def _reconnect(self) -> None:
+        """Open a new session if the old one is broken, but never inside a transaction."""
         if self._db.closed and not self._is_inside and not self._is_snapshot:
             self._connect()
 
     def _run(self, statement: str, parameters: Sequence[object]) -> list[Row]:
-        """By the driver, once everything before it is sent."""
+        """Run one statement through psycopg, after the queued writes."""
         self._flush()
         try:
             cursor = self._db.execute(statement, parameters)
             return cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
-            raise translated(error, self._db, statement) from error
+            raise translate_error(error, self._db, statement) from error
 
     def _flush(self) -> None:
-        """Before the driver has its turn: what is queued is sent, and a transaction has begun."""
-        self._revive()
-        if self._is_inside and (self._queued or self.fate is None):
-            self._ask([])
+        """Send BEGIN, if it is due, and the queued writes."""
+        self._reconnect()
+        if self._is_inside and (self._queued or self.transaction_id is None):
+            self._round_trip([])
 
-    def _ask(self, statements: Sequence[Statement]) -> list[PGresult]:
-        """In one round trip: what is queued, then these; the results of these."""
-        self._revive()
-        opening = [_BEGIN, _NUMBERS] if self._is_inside and self.fate is None else []
+    def _round_trip(self, statements: Sequence[Statement]) -> list[PGresult]:
+        """Send the queued writes and these statements in one round trip, and return the results of these statements."""
+        self._reconnect()
+        opening = [_BEGIN, _IDS] if self._is_inside and self.transaction_id is None else []
         before = [*opening, *self._queued]
         self._queued = []
         try:
             results = self._pipeline.run([*before, *statements])
-        except Failure as failure:
-            if failure.statement.otherwise and isinstance(failure.error, psycopg.errors.DivisionByZero):
-                raise StoreError(failure.statement.otherwise) from failure
-            raise translated(failure.error, self._db, failure.statement.sql) from failure
+        except StatementFailed as failure:
+            if failure.statement.conflict_error and isinstance(failure.error, psycopg.errors.DivisionByZero):
+                raise StoreError(failure.statement.conflict_error) from failure
+            raise translate_error(failure.error, self._db, failure.statement.sql) from failure
         except psycopg.Error as error:
-            raise translated(error, self._db, [*before, *statements][-1].sql) from error
+            raise translate_error(error, self._db, [*before, *statements][-1].sql) from error
         if opening:
-            number, short, pid = self._pipeline.rows(results[1])[0]
-            self.fate = number, short, pid, self.life
+            xid, short_xid, pid = self._pipeline.rows(results[1])[0]
+            self.transaction_id = xid, short_xid, pid, self.server_epoch
         return results[len(before) :]
 
-    def _over_arrays(self, sql: str, rows: Sequence[Sequence[object]]) -> Statement | None:
-        """One statement for all rows; None where they must be written one after the other."""
-        form = _rewritten(sql)
-        if form is None or (form.key is not None and len({row[form.key] for row in rows}) < len(rows)):
+    def _in_bulk(self, sql: str, rows: Sequence[Sequence[object]]) -> Statement | None:
+        """Return one statement for all rows, or None if they must be written one by one."""
+        form = _bulk_form(sql)
+        if form is None:
+            _warn_row_by_row(sql, rows, "its shape cannot be rewritten")
+            return None
+        if form.key is not None and len({row[form.key] for row in rows}) < len(rows):
+            _warn_row_by_row(sql, rows, "a batch named a row twice")
             return None
         types = self._types_of(form.table)
         kinds = [types[column] for column in form.columns]
-        if not all(map(arrays.is_known, kinds)):
+        if not all(map(can_pack, kinds)):
+            _warn_row_by_row(sql, rows, "a column type cannot be packed into an array")
             return None
         return Statement(
             form.over_arrays(types),
-            tuple(map(arrays.array_type, kinds)),
-            tuple(map(arrays.packed, kinds, zip(*rows, strict=True))),
+            tuple(map(array_oid, kinds)),
+            tuple(map(pack_array, kinds, zip(*rows, strict=True))),
         )
 
     def _row_by_row(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
         self._flush()
         try:
             with self._db.cursor() as cursor:
-                cursor.executemany(_with_marks(sql), rows)
+                cursor.executemany(_with_placeholders(sql), rows)
                 return cursor.rowcount
         except psycopg.Error as error:
-            raise translated(error, self._db, sql) from error
+            raise translate_error(error, self._db, sql) from error
 
     def _types_of(self, table: str) -> dict[str, str]:
-        """Column → type, asked for once a session."""
+        """Return column → type of a table, queried once per session."""
         if table not in self._types:
             rows = self._run(
                 "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute"
@@ -205,19 +214,19 @@ class PostgresConnection:
         return self._types[table]
 
     def _roll_back(self) -> None:
-        # Not by the driver's own way: that makes the server forget every prepared statement.
-        with suppress(psycopg.Error, Failure):
+        # Not through psycopg, which would deallocate every prepared statement.
+        with suppress(psycopg.Error, StatementFailed):
             self._pipeline.run([_ROLLBACK])
 
     def _commit(self) -> None:
-        """Send what is queued, and COMMIT: in one round trip, behind which nobody waits for us."""
-        if self.fate is None:
+        """Send the queued writes and COMMIT in one round trip, so that locks are held no longer than necessary."""
+        if self.transaction_id is None:
             return
         try:
-            (result,) = self._ask([_COMMIT])
+            (result,) = self._round_trip([_COMMIT])
         except ConnectionLost as error:
             self._is_inside = False
-            if not self.was_committed(self.fate):
+            if not self.was_committed(self.transaction_id):
                 raise ConnectionLost("the connection broke before the COMMIT; nothing was written") from error
             return
         except StoreError:
@@ -226,38 +235,39 @@ class PostgresConnection:
         if result.command_status != b"COMMIT":
             raise StoreError("a statement of the transaction had failed; nothing was written")
 
-    def was_committed(self, fate: _Fate) -> bool:
-        """What became of a COMMIT whose answer was lost. CommitInDoubt while the server is away, and after its crash.
+    def was_committed(self, transaction_id: TransactionId) -> bool:
+        """Return whether a COMMIT without a response was committed, from its transaction ID.
 
-        A number that a crash kept from the disk is given to another transaction: that one's COMMIT is not ours.
+        Raise CommitInDoubt if the server stays unavailable or has crashed: a transaction ID that a crash kept from the
+        disk is assigned again, so a committed one may be that of another transaction.
         """
-        number, short, pid, life = fate
-        give_up_s = time.monotonic() + DOUBT_S
+        xid, short_xid, pid, server_epoch = transaction_id
+        give_up_s = time.monotonic() + COMMIT_LOOKUP_S
         while True:
             try:
-                state = self._run("SELECT pg_xact_status(%s::text::xid8)", (number,))[0][0]
+                state = self._run("SELECT pg_xact_status(%s::text::xid8)", (xid,))[0][0]
                 if state == "in progress":
-                    # Its session does not know yet that we are gone, and would keep its locks until it does.
+                    # The server has not noticed the broken connection yet. End the session, or it would keep its locks.
                     self._run(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                         " WHERE pid = %s AND backend_xid = %s::text::xid",
-                        (pid, short),
+                        (pid, short_xid),
                     )
             except StoreError as error:
                 if time.monotonic() > give_up_s:
                     raise CommitInDoubt(
-                        f"the connection broke during a COMMIT, and its fate is not known yet: {error}"
+                        f"the connection broke during a COMMIT, and its outcome is not known yet: {error}"
                     ) from error
             else:
-                if state == "committed" and self.life != life:
-                    raise CommitInDoubt("the server crashed during a COMMIT; whether it was written is not known")
+                if state == "committed" and self.server_epoch != server_epoch:
+                    raise CommitInDoubt("the server crashed during a COMMIT, and its outcome is not known")
                 if state != "in progress":
                     return bool(state == "committed")
             time.sleep(FIRST_RETRY_S)
 
 
 @cache
-def _with_marks(sql: str) -> str:
+def _with_placeholders(sql: str) -> str:
     return sql.replace("%", "%%").replace("?", "%s")
 
 
@@ -266,30 +276,36 @@ def _over_list(sql: str, lock: bool) -> str:
     return sql.replace("IN (…)", "= ANY($1)") + (" ORDER BY id FOR NO KEY UPDATE" if lock else "")
 
 
-def _listing(question: SelectByIds) -> Statement:
-    kind = "bigint" if isinstance(question.ids[0], int) else "text"
-    values = (arrays.packed(kind, question.ids),)
-    return Statement(_over_list(question.sql, question.lock), (arrays.array_type(kind),), values)
+def _listing(select: SelectByIds) -> Statement:
+    kind = "bigint" if isinstance(select.ids[0], int) else "text"
+    values = (pack_array(kind, select.ids),)
+    return Statement(_over_list(select.sql, select.lock), (array_oid(kind),), values)
 
 
 @cache
-def _rewritten(sql: str) -> SetBased | None:
-    return rewrite(sql)
+def _bulk_form(sql: str) -> BulkStatement | None:
+    return bulk_statement(sql)
+
+
+def _warn_row_by_row(sql: str, rows: Sequence[Sequence[object]], reason: str) -> None:
+    """Log once per statement and reason that several rows are written one by one, which is slow."""
+    if len(rows) > 1:
+        _log_once(sql, reason)
+
+
+@cache
+def _log_once(sql: str, reason: str) -> None:
+    log.warning("rows are written one by one instead of in bulk, because %s: %s", reason, sql)
 
 
 def open_postgres(url: str) -> Database:
-    """The database at this address. SettingsError where it is no address; nothing is connected yet."""
-
-    def join(channels: Sequence[str], heard: Heard) -> Member:
-        from minitoolai.storage.postgres.session import ProcessRegistration
-
-        return ProcessRegistration(url, channels, heard)
+    """Return the database at this address, not yet connected. Raise SettingsError if the address is invalid."""
 
     return Database(
         lambda read_only: PostgresConnection(url, read_only=read_only),
-        join=join,
+        register=partial(ProcessRegistration, url),
         name="postgres",
-        where=place(url),
+        where=display_address(url),
         is_shared=True,
         readers=4,
     )

@@ -1,7 +1,7 @@
-"""Many statements to PostgreSQL in one round trip, over the pipeline mode of libpq.
+"""Run many statements on PostgreSQL in one round trip, through libpq's pipeline mode.
 
-Whoever holds the locks of a batch waits for nothing but the server: what can be asked together is, and what is only
-to be written goes with the COMMIT. After a failure the server passes over the rest.
+Fewer round trips mean that the locks of a batch are held for less time. After a failed statement, the server skips the
+remaining ones.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _INT8 = 20
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with marks `$1`…, the numbers of their types, and their values in binary form."""
+    """SQL with placeholders `$1`…, the OIDs of their types, and their values in binary form."""
 
     sql: str
     types: tuple[int, ...] = ()
     values: tuple[bytes, ...] = ()
-    #: Worth preparing. BEGIN and COMMIT have no plan.
+    #: Prepare the statement. BEGIN and COMMIT have no plan.
     repeats: bool = True
-    #: What it means that this one divides by zero; see `surely`.
-    otherwise: str = ""
+    #: Error message if the statement divides by zero, see `require_row_count`.
+    conflict_error: str = ""
 
 
-class Failure(Exception):
-    """The server refused a statement: which one, and its words."""
+class StatementFailed(Exception):
+    """The server rejected a statement."""
 
     def __init__(self, statement: Statement, error: psycopg.Error) -> None:
         super().__init__(str(error))
@@ -47,16 +47,19 @@ class Failure(Exception):
 
 
 class Pipeline:
-    """The round trips of one session. Statements are prepared when they are first sent."""
+    """Pipeline of one session. Statements are prepared when they are first sent."""
 
     def __init__(self, db: psycopg.Connection[Row]) -> None:
         self._db = db
         self._loading = Transformer(db)
         self._names: dict[str, bytes] = {}
-        self._drawn = 0
+        self._prepared = 0
 
     def run(self, statements: Sequence[Statement]) -> list[PGresult]:
-        """The result of each, in order. Failure where one was refused, psycopg.Error where the session broke."""
+        """Run the statements and return their results, in order.
+
+        Raise StatementFailed if the server rejects one, psycopg.Error if the session breaks.
+        """
         connection = self._db.pgconn
         connection.enter_pipeline_mode()
         try:
@@ -65,18 +68,18 @@ class Pipeline:
             if connection.status == pq.ConnStatus.OK and connection.transaction_status != pq.TransactionStatus.ACTIVE:
                 connection.exit_pipeline_mode()
             else:
-                # Broken, or left in the middle: nobody could tell what the next answer belongs to.
+                # Broken, or interrupted: the next result could belong to any statement.
                 self._db.close()
 
     def rows(self, result: PGresult) -> list[Row]:
-        """What a SELECT gave."""
+        """Decode the rows of a SELECT."""
         self._loading.set_pgresult(result)
         return self._loading.load_rows(0, result.ntuples, tuple)
 
-    # ── within ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── internals ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _exchange(self, statements: Sequence[Statement]) -> PQGen[tuple[dict[str, bytes], list[PGresult]]]:
-        """Send all and one Sync; the names given to what is new, and every result but the Sync's."""
+        """Send all statements and one Sync, and return the names of newly prepared statements and all results."""
         new: dict[str, bytes] = {}
         commands = deque([lambda: self._send(statements, new)])
         groups = yield from generators.pipeline_communicate(self._db.pgconn, commands)
@@ -92,8 +95,8 @@ class Pipeline:
                 continue
             name = self._names.get(one.sql) or new.get(one.sql)
             if name is None:
-                self._drawn += 1
-                name = new[one.sql] = b"minitoolai_%d" % self._drawn
+                self._prepared += 1
+                name = new[one.sql] = b"minitoolai_%d" % self._prepared
                 connection.send_prepare(name, one.sql.encode(), one.types)
             formats = (_BINARY,) * len(one.values)
             connection.send_query_prepared(name, one.values, formats, _BINARY)
@@ -102,23 +105,28 @@ class Pipeline:
     def _checked(
         self, statements: Sequence[Statement], outcome: tuple[dict[str, bytes], list[PGresult]]
     ) -> list[PGresult]:
-        """The results of what was asked, without those of its preparation."""
+        """Return the results of the statements, without those of preparing them."""
         new, results = outcome
-        left, answers = deque(results), []
+        remaining, checked = deque(results), []
         unprepared = dict(new)
         for one in statements:
             steps = 2 if unprepared.pop(one.sql, None) else 1
             for _ in range(steps):
-                result = left.popleft()
+                result = remaining.popleft()
                 if result.status == _FAILED:
-                    raise Failure(one, psycopg.errors.error_from_result(result))
-            answers.append(result)
+                    raise StatementFailed(one, psycopg.errors.error_from_result(result))
+            checked.append(result)
             if steps == 2:
                 self._names[one.sql] = new[one.sql]
-        return answers
+        return checked
 
 
-def require_row_count(update: Statement, rows: int, otherwise: str) -> Statement:
-    """The same, refused by the server itself unless it changes so many rows: a COMMIT may follow unseen."""
+def require_row_count(update: Statement, rows: int, conflict_error: str) -> Statement:
+    """Wrap an UPDATE so that PostgreSQL raises an error unless it changes exactly `rows` rows.
+
+    It divides by zero otherwise. Needed because the COMMIT is already in the pipeline and cannot depend on the result.
+    """
     sql = f"WITH done AS ({update.sql} RETURNING 1) SELECT 1 / (count(*) = ${len(update.types) + 1})::integer FROM done"
-    return Statement(sql, (*update.types, _INT8), (*update.values, rows.to_bytes(8, "big")), otherwise=otherwise)
+    return Statement(
+        sql, (*update.types, _INT8), (*update.values, rows.to_bytes(8, "big")), conflict_error=conflict_error
+    )

@@ -1,0 +1,117 @@
+"""Tests of OpenAI-compatible speech servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from minitoolai.core.errors import EngineError
+from minitoolai.core.inference import SpeechSegment
+from minitoolai.engines.speech.openai import _split_text
+from tests.support import manners
+from tests.support.ask import check_refusal
+from tests.support.server import Account, eventually
+from tests.support.speech import PRICE, RATE_HZ, decoded, speak, start_speaking
+from tests.support.upstream import Exchange, Upstream
+
+CREDIT = 5_000_000_000
+
+
+def sending(audio: bytes, *, pause_s: float = 0.0) -> Callable[[Exchange], Awaitable[None]]:
+    """Return the behaviour of an upstream that sends this audio, a kilobyte at a time."""
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.begin()
+        for start in range(0, len(audio), 1000):
+            if exchange.gone.is_set():
+                return
+            exchange.write(audio[start : start + 1000])
+            await asyncio.sleep(pause_s)
+        exchange.end()
+
+    return behave
+
+
+# ── through the gateway ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_audio_of_a_short_text_is_forwarded_unchanged(account: Account, upstream: Upstream) -> None:
+    upstream.behave = sending(b"any bytes at all " * 500)
+    answer = speak(account, model="away", input="Hello. 世界!", voice="alloy", speed=1.5, instructions="Whisper.")
+    assert answer.content == b"any bytes at all " * 500
+    assert upstream.last.path == "/v1/audio/speech"
+    assert upstream.last.body == {
+        "model": "tts-far-away",
+        "input": "Hello. 世界!",
+        "voice": "alloy",
+        "response_format": "mp3",
+        "speed": 1.5,
+        "instructions": "Whisper.",
+    }
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert (row["served_model"], row["input_units"], row["cost"]) == ("tts-far-away", 10, 10 * PRICE)
+
+
+@pytest.mark.parametrize("form", ["mp3", "wav", "flac", "opus", "pcm"])
+def test_a_long_text_is_requested_in_parts_and_becomes_one_file(
+    account: Account, upstream: Upstream, form: str
+) -> None:
+    upstream.behave = sending(bytes(RATE_HZ * 4) + b"\x01")
+    text = "This is a sentence of forty characters. " * 5
+    answer = speak(account, model="away", input=text, response_format=form)
+    assert [len(exchange.body["input"]) for exchange in upstream.seen] == [79, 79, 39]
+    assert {exchange.body["response_format"] for exchange in upstream.seen} == {"pcm"}
+    assert decoded(answer.content, form) == pytest.approx(3 * 2 * RATE_HZ, rel=0.02)
+    assert account.settled() == CREDIT - len(text) * PRICE
+
+
+def test_a_disconnect_is_charged_for_the_requested_parts(account: Account, upstream: Upstream) -> None:
+    upstream.behave = sending(bytes(100_000), pause_s=0.01)
+    text = "This is a sentence of forty characters. " * 5
+    answer = start_speaking(account, model="away", input=text, response_format="pcm")
+    next(answer.iter_content(100))
+    answer.close()
+    eventually(upstream.last.gone.is_set, within_s=2)
+    assert account.settled() == CREDIT - 80 * PRICE
+    assert len(upstream.seen) == 1
+
+
+@pytest.mark.parametrize(("status", "expected"), [(400, 400), (401, 502), (429, 429), (500, 502)])
+def test_a_refusal_of_the_upstream_is_an_error_response_and_free(
+    account: Account, upstream: Upstream, status: int, expected: int
+) -> None:
+    upstream.behave = manners.refuse(status)
+    assert speak(account, model="away").status_code == expected
+    assert account.settled() == CREDIT
+
+
+def test_an_upstream_without_audio_is_an_error_and_free(account: Account, upstream: Upstream) -> None:
+    upstream.behave = sending(b"")
+    check_refusal(speak(account, model="away"), 502, "upstream_error")
+    assert account.settled() == CREDIT
+
+
+# ── splitting a text ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def pieces(*texts: str) -> Iterator[SpeechSegment]:
+    characters = 0
+    for text in texts:
+        characters += len(text)
+        yield SpeechSegment(text, characters)
+
+
+def test_a_text_that_fits_is_one_part_and_needs_no_sentences() -> None:
+    assert list(_split_text("Hello there.", iter(()), 12)) == [SpeechSegment("Hello there.", 12)]
+
+
+def test_sentences_are_grouped_up_to_the_limit_with_the_characters_so_far() -> None:
+    parts = list(_split_text("x" * 40, pieces("aaaa.", "bbbb.", "cccc.", "d."), 11))
+    assert [(part.text, part.characters) for part in parts] == [("aaaa. bbbb.", 10), ("cccc. d.", 17)]
+
+
+def test_a_sentence_beyond_the_limit_is_an_error() -> None:
+    with pytest.raises(EngineError, match="longer than 5 characters"):
+        list(_split_text("x" * 40, pieces("aaaa.", "bbbbbb."), 5))
