@@ -17,7 +17,7 @@ from minitoolai.api.routes import HANDLERS, hot_paths, image_paths
 from minitoolai.bootstrap import build
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.http.errors import IMAGE_PATHS, TABLE
-from minitoolai.httpclient.guarded import LONGEST_URL
+from minitoolai.httpclient.guarded import MAX_URL_LENGTH
 from minitoolai.images import request as images
 from minitoolai.settings import load_settings
 from minitoolai.speech.endpoint import FASTEST, FORMATS, SLOWEST
@@ -80,7 +80,7 @@ def test_limits_of_an_image_request_are_those_of_the_code() -> None:
         images.DEFAULT_CFG,
     )
     assert fields["seed"]["maximum"] == images.MAX_SEED
-    assert fields["webhook_url"]["maxLength"] == LONGEST_URL
+    assert fields["webhook_url"]["maxLength"] == MAX_URL_LENGTH
 
 
 def test_limits_of_a_speech_request_are_those_of_the_code() -> None:

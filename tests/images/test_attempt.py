@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from minitoolai.core.errors import (
     EngineError,
     EngineRefused,
@@ -110,5 +112,21 @@ def test_a_superseded_attempt_delivers_nothing(books: TemporaryBooks, tmp_path: 
                 await asyncio.sleep(0.01)
         assert studio.row(job) == ("running", 2, 0, 0)
         assert books.money(account) == Balance(5 * PRICE, PRICE)
+
+    Studio(books, tmp_path).run(test)
+
+
+def test_an_attempt_fails_if_the_store_stays_full(
+    books: TemporaryBooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minitoolai.images.attempt.STORE_RETRY_S", 0.3)
+
+    async def test(studio: Studio) -> None:
+        studio.store.fault = "no space left on device"
+        account = books.account(PRICE)
+        ended = await studio.end(await studio.submit(account))
+        assert (ended.state, ended.error_code) == ("failed", "storage_error")
+        assert "no space left on device" in (ended.error or "")
+        assert books.money(account) == Balance(PRICE, 0)
 
     Studio(books, tmp_path).run(test)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 from minitoolai.core.errors import (
     EngineError,
 )
 from minitoolai.core.models import Balance
-from minitoolai.engines.protocols import ImageRequest, OnProgress
-from minitoolai.images.scheduler import HEAD_OF_LINE_LIMIT_S, HeadOfLineTimer, pick_batch
-from minitoolai.storage.jobs import WaitingJob
-from tests.support.books import TemporaryBooks
+from minitoolai.engines.protocols import ImageEngine, ImageRequest, OnProgress
+from minitoolai.images.attempt import JobAttempt
+from minitoolai.images.scheduler import HEAD_OF_LINE_LIMIT_S, HeadOfLineTimer, JobClaimer, WorkerState, pick_batch
+from minitoolai.storage.jobs import ClaimedJob, WaitingJob
+from tests.support.books import FixedClock, TemporaryBooks
 from tests.support.studio import PRICE, ScriptedEngine, Studio
 
 
@@ -158,3 +161,54 @@ def test_a_job_that_failed_twice_runs_alone(books: TemporaryBooks, tmp_path: Pat
         assert beside[-1] == 1
 
     Studio(books, tmp_path).run(test, with_worker=False)
+
+
+def test_an_on_demand_engine_starts_with_its_first_job(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        account = books.account(5 * PRICE)
+        async with studio.worker(on_demand=True):
+            await asyncio.sleep(0.2)
+            assert studio.engine.starts == 0
+            assert (await studio.end(await studio.submit(account))).state == "succeeded"
+            assert (await studio.end(await studio.submit(account))).state == "succeeded"
+            assert studio.engine.starts == 1
+
+    Studio(books, tmp_path).run(test, with_worker=False)
+
+
+def test_an_engine_starts_with_the_worker_unless_it_is_on_demand(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        async with asyncio.timeout(5):
+            while not studio.engine.starts:
+                await asyncio.sleep(0.01)
+
+    Studio(books, tmp_path).run(test)
+
+
+def test_an_engine_that_keeps_failing_is_paused_with_exponential_backoff(
+    sqlite_books: TemporaryBooks, tmp_path: Path
+) -> None:
+    async def test(studio: Studio) -> None:
+        clock = FixedClock()
+        services = dataclasses.replace(studio.services, clock=clock)
+        state = WorkerState(name="worker", single_process=True)
+        claimer = JobClaimer(studio.engine, services, state, models_of=lambda engine: [], begin=no_attempt)
+        finished = asyncio.create_task(asyncio.sleep(0))
+
+        def pause_s(*, generated: bool) -> float:
+            """Return the wait until the next claim after an attempt, and let it pass."""
+            claimer._record_outcome(Mock(generated=generated), finished)
+            paused_s = max(0.0, claimer._backoff.retry_at_s - clock.steady_s())
+            clock.forward(paused_s)
+            return paused_s
+
+        assert [pause_s(generated=False) for _ in range(8)] == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+        assert pause_s(generated=True) == 0.0
+        assert [pause_s(generated=False) for _ in range(2)] == [0.0, 1.0]
+        await finished
+
+    Studio(sqlite_books, tmp_path).run(test, with_worker=False)
+
+
+def no_attempt(job: ClaimedJob, engine: ImageEngine) -> JobAttempt:
+    raise AssertionError("no job is claimed in this test")

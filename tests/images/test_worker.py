@@ -70,3 +70,32 @@ def test_a_job_without_an_engine_fails_after_a_day_without_charge(books: Tempora
         assert books.money(account) == Balance(PRICE, 0)
 
     Studio(books, tmp_path).run(test, with_worker=False)
+
+
+def test_a_worker_publishes_its_models_until_it_stops(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        async with studio.worker(single_process=False):
+            async with asyncio.timeout(5):
+                while not studio.events.available_models:
+                    await asyncio.sleep(0.01)
+            assert studio.events.available_models == {"engine": ["first", "second", "third"]}
+            assert books.rows("SELECT name FROM workers") == [("worker",)]
+        assert books.rows("SELECT name FROM workers") == []
+
+    Studio(books, tmp_path).run(test, with_worker=False)
+
+
+def test_the_steps_of_a_running_job_are_written_for_other_processes(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        gate = Gate()
+        studio.engine.behavior = gate.generate
+        job = await studio.submit(books.account(PRICE))
+        async with studio.worker(single_process=False):
+            await gate.begun.wait()
+            async with asyncio.timeout(5):
+                while books.rows("SELECT step FROM generations") != [(1,)]:
+                    await asyncio.sleep(0.05)
+            gate.is_open.set()
+            assert (await studio.end(job)).state == "succeeded"
+
+    Studio(books, tmp_path).run(test, with_worker=False)

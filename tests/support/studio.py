@@ -13,7 +13,7 @@ from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import EngineError, StoreError
 from minitoolai.core.in_flight import InFlight
-from minitoolai.core.inference import ImageJobRequest, ImageJob, SubmittedJob
+from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob
 from minitoolai.core.models import Caller
 from minitoolai.core.signing import UrlSigner
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress
@@ -47,6 +47,7 @@ class ScriptedEngine:
         self.behavior = behavior
         self.is_up = True
         self.why_not: str | None = None
+        self.starts = 0
         #: (model, prompt) of every started image, in order.
         self.begun: list[tuple[str, str]] = []
         self.running = 0
@@ -58,7 +59,8 @@ class ScriptedEngine:
     def batch_key(self, model: str, width: int, height: int) -> str:
         return f"{model} {width}x{height}"
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        self.starts += 1
 
     async def stop(self) -> None: ...
 
@@ -125,10 +127,13 @@ class Studio:
                 await test(self)
 
     @contextlib.asynccontextmanager
-    async def worker(self, name: str = "worker", *, drain_s: float = 2.0) -> AsyncIterator[ImageWorker]:
-        """Run a worker beside the test."""
+    async def worker(
+        self, name: str = "worker", *, drain_s: float = 2.0, single_process: bool = True, on_demand: bool = False
+    ) -> AsyncIterator[ImageWorker]:
+        """Run a worker beside the test. `on_demand` lets its engines start with their first job."""
         engines = {engine.name: engine for engine in self.engines}
-        state = WorkerState(name=name, single_process=True)
+        names = frozenset(engines) if on_demand else frozenset()
+        state = WorkerState(name=name, single_process=single_process, start_on_demand=names)
         worker = ImageWorker(self.catalog, engines, self.services, state)
         task = asyncio.create_task(worker.run())
         try:
@@ -142,7 +147,9 @@ class Studio:
 
     async def submit(self, account: int, prompt: str = "a sun", *, model: str = "first", **fields: Any) -> SubmittedJob:
         sized = {"width": 256, "height": 256} | fields
-        return await self.service.submit(Caller(account, "key000000001"), ImageJobRequest(model=model, prompt=prompt, **sized))
+        return await self.service.submit(
+            Caller(account, "key000000001"), ImageJobRequest(model=model, prompt=prompt, **sized)
+        )
 
     async def get(self, job: SubmittedJob) -> ImageJob:
         return await self.service.get(job.job_id, job.signature)

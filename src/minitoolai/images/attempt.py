@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
+from minitoolai.core.backoff import Backoff
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import EngineRefused, ServiceError, StoreError
 from minitoolai.core.inference import ImageJobRequest, decode_image_job_request
@@ -138,17 +139,18 @@ class JobAttempt:
         Raises StoreError once `STORE_RETRY_S` have passed.
         """
         clock = self._services.clock
-        delay_s, give_up_s = FIRST_RETRY_S, clock.steady_s() + STORE_RETRY_S
+        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, clock=clock.steady_s)
+        give_up_s = clock.steady_s() + STORE_RETRY_S
         with child_span(self._span, "keep", {"minitoolai.bytes": len(png)}):
             while True:
                 try:
                     return await self._services.objects.put(self.job.id, png)
                 except StoreError as error:
+                    delay_s = backoff.record_failure()
                     if clock.steady_s() + delay_s > give_up_s:
                         raise
                     log.warning("job %d: storing the image failed, will retry: %s", self.job.id, error)
                 await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, LONGEST_RETRY_S)
 
     # ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -27,7 +27,7 @@ from minitoolai.core.errors import (
     ServiceError,
     StoreError,
 )
-from minitoolai.core.inference import ImageJobRequest, ImageJob, SubmittedJob
+from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob
 from minitoolai.core.models import Caller
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
 from minitoolai.http.auth import authenticate

@@ -163,7 +163,9 @@ def _scheduler(fields: dict[str, Any]) -> str:
         return DEFAULT_SCHEDULER
     if not isinstance(name, str) or name not in SCHEDULERS:
         all_names = ", ".join(SCHEDULERS)
-        remedy = suggest_names(name, dict.fromkeys(SCHEDULERS)) if isinstance(name, str) else f"available are {all_names}"
+        remedy = (
+            suggest_names(name, dict.fromkeys(SCHEDULERS)) if isinstance(name, str) else f"available are {all_names}"
+        )
         raise InvalidRequest(
             f"scheduler is {shortened(name)}, which is none of the {len(SCHEDULERS)}; {remedy}", param="scheduler"
         )

@@ -170,7 +170,7 @@ ORPHAN_AGE_MS = 3_600_000
 
 
 class ImageSweeper:
-    """Remove images whose retention period is over, and orphaned objects that no job refers to."""
+    """Remove images after their retention period, and orphaned objects that no job refers to."""
 
     def __init__(
         self, database: Database, writer: Writer, store: ObjectStore, clock: Clock, *, retention_days: float
@@ -196,7 +196,7 @@ class ImageSweeper:
             await asyncio.sleep(SWEEP_EVERY_S)
 
     async def sweep(self) -> int:
-        """Remove images whose retention period is over and return their number.
+        """Remove images after their retention period and return their number.
 
         The row changes before the object is deleted. A failure in between leaves an orphaned object, never a dead link.
         """

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 
+from minitoolai.core.backoff import Backoff
 from minitoolai.core.clock import jitter_s
 from minitoolai.core.errors import EngineError, Overloaded, StoreError
 from minitoolai.engines.protocols import ImageEngine
@@ -145,8 +146,8 @@ class JobClaimer:
         self._loaded_key: str | None = None
         self._models: list[str] = []
         self._models_until_s = 0.0
-        self._pause_s = 0.0
-        self._paused_until_s = 0.0
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, clock=services.clock.steady_s)
+        self._has_failed = False
         self._is_started = False
         self._start_jitter_ms = 0 if state.single_process else round(1000 * jitter_s(0.0, START_JITTER_S))
 
@@ -169,7 +170,7 @@ class JobClaimer:
         if not self._engine.is_up and self._is_started:
             return POLL_RESTARTING_EVERY_S
         poll_s = POLL_SINGLE_PROCESS_EVERY_S if self._state.single_process else POLL_EVERY_S
-        paused_s = self._paused_until_s - self._services.clock.steady_s()
+        paused_s = self._backoff.retry_at_s - self._services.clock.steady_s()
         return min(poll_s, paused_s) if paused_s > 0 else poll_s
 
     async def _wait_queued(self, delay_s: float) -> None:
@@ -185,7 +186,7 @@ class JobClaimer:
         if not self._is_started and self._ready_models(now_s) and await self._should_start():
             await self._start()
         running = [attempt for attempt in state.attempts.values() if attempt.engine is engine]
-        if state.draining or not engine.is_up or len(running) >= engine.max_concurrency or now_s < self._paused_until_s:
+        if state.draining or not engine.is_up or len(running) >= engine.max_concurrency or not self._backoff.is_due():
             return
         waiting = await self._waiting(self._ready_models(now_s), MAX_WAITING)
         batch = pick_batch(
@@ -244,14 +245,15 @@ class JobClaimer:
     def _record_outcome(self, attempt: JobAttempt, _: asyncio.Task[None]) -> None:
         """Pause claims with exponential backoff while an engine reports that it is up and yet fails.
 
-        Otherwise it would use up all attempts of its jobs within moments.
+        Otherwise it would use up all attempts of its jobs within moments. The first failure is retried without a pause.
         """
-        now_s = self._services.clock.steady_s()
         if attempt.generated:
-            self._pause_s = 0.0
-        elif attempt.generated is False and self._engine.is_up and now_s >= self._paused_until_s:
-            self._paused_until_s = now_s + self._pause_s
-            self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
+            self._backoff.record_success()
+            self._has_failed = False
+        elif attempt.generated is False and self._engine.is_up and self._backoff.is_due():
+            if self._has_failed:
+                self._backoff.record_failure()
+            self._has_failed = True
 
     def _ready_models(self, now_s: float) -> list[str]:
         if now_s >= self._models_until_s:

@@ -17,7 +17,7 @@ from minitoolai.core.catalog import Catalog, ImageModel
 from minitoolai.core.clock import generation_name, random_number
 from minitoolai.core.errors import InsufficientBalance, NotFound, Overloaded, StoreError
 from minitoolai.core.in_flight import InFlight
-from minitoolai.core.inference import ImageJobRequest, ImageJob, SubmittedJob, decode_image_job_request
+from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob, decode_image_job_request
 from minitoolai.core.models import Caller, NewGeneration, Outcome
 from minitoolai.core.money import format_dollars
 from minitoolai.core.signing import UrlSigner
@@ -241,7 +241,7 @@ class ImageService:
 
 
 def _request_of_erased(row: jobs.JobDetails) -> ImageJobRequest:
-    """Return what is still known of a request whose text has been erased."""
+    """Return what is still known of a request after its text was erased."""
     width, _, height = row.size.partition("x")
     return ImageJobRequest(model=row.model, prompt="", steps=max(1, row.step), width=int(width), height=int(height))
 

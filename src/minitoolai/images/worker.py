@@ -1,6 +1,6 @@
 """Run queued image jobs.
 
-One `JobClaimer` per engine claims jobs, one task renews all leases, and one task requeues jobs whose lease has expired.
+One `JobClaimer` per engine claims jobs, one task renews all leases, and one task requeues jobs with an expired lease.
 Runs inside `serve` or standalone as `minitoolai worker`. Any number of workers can share a queue; the job row records
 which worker owns it.
 """
@@ -175,7 +175,7 @@ class ImageWorker:
     # ── recovery ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def recover(self, *, include_unexpired: bool = False) -> int:
-        """Requeue jobs whose lease has expired and return their number.
+        """Requeue jobs with an expired lease and return their number.
 
         `include_unexpired` is for the start of the only process on a database: no other process can hold a lease.
         """
