@@ -10,6 +10,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from minitoolai.engines.child_process import enter_child, read_frame, to_frame
 from minitoolai.engines.speech.encoding import AudioEncoder
 from minitoolai.engines.speech.messages import Begin, Command, Discard, LoadVoices, NextSlice, Reply, Speak, Synthesizer
