@@ -1,6 +1,6 @@
 """An engine's server-sent events on their way to the caller: forwarded as bytes where that is right, else rewritten.
 
-Watches for the usage, the end and errors; counts what was generated, should the engine never say.
+Watches for the usage, the end and errors; adds up what was delivered, should the engine never count it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from minitoolai.core.counting import counted, delta_size, merged, said_in, said_size, text_size, tokens_written
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
 
@@ -18,7 +19,13 @@ from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
 # (merged from patterns) An event that is byte for byte like one that was parsed, but for a piece of text without quotes and line ends, needs no
 # (merged from patterns) parser: it is what the other was.
 
-_TEXTS = (b'{"content":"', b'{"reasoning_content":"')
+#: What stands around the text in the deltas that are most frequent.
+_AROUND = (
+    (b'{"content":"', b'"}'),
+    (b'{"reasoning_content":"', b'"}'),
+    (b'{"reasoning":"', b'"}'),
+    (b'{"tool_calls":[{"index":0,"function":{"arguments":"', b'"}}]}'),
+)
 
 
 class ChunkTemplate(msgspec.Struct, frozen=True):
@@ -37,22 +44,22 @@ class ChunkTemplate(msgspec.Struct, frozen=True):
 
 def template_of(theirs: bytes, ours: bytes, delta: bytes) -> ChunkTemplate | None:
     """From one parsed event, what is sent for it, and its only delta; None where that is not simple."""
-    for key in _TEXTS:
-        text = delta[len(key) : -2]
-        if delta.startswith(key) and delta.endswith(b'"}') and text and b'"' not in text and b"\\" not in text:
+    for key, tail in _AROUND:
+        text = delta[len(key) : -len(tail)]
+        if delta.startswith(key) and delta.endswith(tail) and text and b'"' not in text and b"\\" not in text:
             break
     else:
         return None
     if theirs.count(delta) != 1 or ours.count(delta) != 1 or theirs.count(b"\n") != 2:
         return None
-    before, after = _around(theirs, delta, len(key))
-    ours_before, ours_after = _around(ours, delta, len(key))
+    before, after = _around(theirs, delta, len(key), len(tail))
+    ours_before, ours_after = _around(ours, delta, len(key), len(tail))
     return ChunkTemplate(before, after, ours_before, ours_after, theirs == ours, len(before), -len(after))
 
 
-def _around(event: bytes, delta: bytes, key: int) -> tuple[bytes, bytes]:
+def _around(event: bytes, delta: bytes, key: int, tail: int) -> tuple[bytes, bytes]:
     at = event.index(delta)
-    return event[: at + key], event[at + len(delta) - 2 :]
+    return event[: at + key], event[at + len(delta) - tail :]
 
 
 DONE = b"data: [DONE]\n\n"
@@ -60,14 +67,12 @@ LARGEST_EVENT = 16 * 1024 * 1024
 LARGEST_COUNT = 2**31 - 1
 #: Events that are parsed, though they might be forwarded unparsed, in search of what they share.
 MAX_TEMPLATE_PARSES = 32
-#: Bytes of text a token stands for where nobody counted: English in the tokenizers in use.
-BYTES_PER_TOKEN = 4
 # A block without any of these is text on its way. A false alarm costs a parse, nothing else.
 _USAGE, _SPACED_USAGE, _ERROR, _END = b'"usage":{', b'"usage": {', b'"error":', b"[DONE]"
 
 
 #: As numbers: `in` asks whether bytes are one by raising an error and forgetting it, which takes five times as long.
-_QUOTE, _LINE_END, _RETURN = b'"\n\r'
+_QUOTE, _LINE_END, _RETURN, _ESCAPE = b'"\n\r\\'
 
 
 class Choice(msgspec.Struct):
@@ -108,19 +113,8 @@ class _UpstreamError(msgspec.Struct):
     error: Any = None
 
 
-class Delta(msgspec.Struct):
-    """What a delta or a message can say; the rest passes through unread."""
-
-    content: Any = None
-    refusal: Any = None
-    reasoning_content: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
-
-
 _decode_chunk = msgspec.json.Decoder(Chunk, strict=False).decode
 _decode_fault = msgspec.json.Decoder(_UpstreamError).decode
-decode_delta = msgspec.json.Decoder(Delta | None).decode
 _encode = msgspec.json.Encoder().encode
 _FIRST_DELTA = msgspec.Raw(b'{"role":"assistant","content":""}')
 
@@ -154,7 +148,7 @@ class ChunkNormalizer:
 
     __slots__ = (
         "_created_s", "_forwards", "_head", "_include_usage", "_lessons", "_name", "_pattern", "_rest", "done", "error",
-        "served_model", "tokens", "usage",
+        "pieces", "reported_pieces", "reported_size", "served_model", "size", "usage",
     )  # fmt: skip
 
     def __init__(self, *, forwards: bool, include_usage: bool, name: str, created_s: int) -> None:
@@ -170,7 +164,9 @@ class ChunkNormalizer:
         self.error: str | None = None
         self.usage: Usage | None = None
         self.served_model: str | None = None
-        self.tokens = 0
+        #: Deltas that carried text, and bytes of that text; the same up to the last usage.
+        self.pieces = self.size = 0
+        self.reported_pieces = self.reported_size = 0
 
     def repeats(self, data: bytes) -> bytes | None:
         """What to send on for an event that differs from one before in its text only; None for all else: feed it."""
@@ -179,9 +175,15 @@ class ChunkNormalizer:
         if pattern is None or self._rest or not data.startswith(pattern.before) or not data.endswith(pattern.after):
             return None
         text = data[pattern.start : pattern.end]
-        if _QUOTE in text or _LINE_END in text or text.endswith(b"\\") or len(data) < pattern.start - pattern.end:
+        if _QUOTE in text or _LINE_END in text or len(data) < pattern.start - pattern.end:
             return None
-        self.tokens += text != b""
+        if _ESCAPE in text:
+            if text.endswith(b"\\"):
+                return None
+            self.size += text_size(text)
+        else:
+            self.size += len(text)
+        self.pieces += text != b""
         return data if pattern.is_same else pattern.ours_before + text + pattern.ours_after
 
     def feed(self, data: bytes) -> bytes:
@@ -204,8 +206,10 @@ class ChunkNormalizer:
         if self._forwards and self._head is not None and _is_plain(block):
             deltas = block.count(b'"delta":{')
             # One delta an event: no comment, no rubbish and no JSON written with blanks is among them.
-            if deltas == block.count(b"\n\n") and not (deltas == 1 and self._lessons):
-                self.tokens += deltas - block.count(b'"delta":{}')
+            is_known = deltas == block.count(b"\n\n") and not (deltas == 1 and self._lessons)
+            if is_known and (found := said_in(block, deltas)) is not None:
+                self.pieces += found[0]
+                self.size += found[1]
                 return block
         return b"".join([self._event(event) for event in block.split(b"\n\n") if event])
 
@@ -224,6 +228,23 @@ class ChunkNormalizer:
         )
         return b"data: " + _encode(chunk) + b"\n\n" + DONE
 
+    def counted(self, prompt: int, most: int, *, is_exact: bool) -> tuple[Usage, bool]:
+        """Return the usage to charge if the stream ended now, and whether any of it is our own count.
+
+        `prompt` is our count of the prompt. Our count of the output is never above `most`, and takes one token for
+        each delta where `is_exact`.
+        """
+
+        def count(pieces: int, size: int) -> int:
+            return pieces if is_exact else tokens_written(pieces, size)
+
+        reported, later = self.usage, 0
+        if reported is not None and not self.done:
+            later = count(self.pieces - self.reported_pieces, self.size - self.reported_size)
+            later = max(0, min(later, most - reported.completion_tokens))
+        tokens = min(count(self.pieces, self.size), most)
+        return counted(reported, prompt=prompt, tokens=tokens, has_begun=self.pieces > 0, later=later)
+
     def _event(self, event: bytes) -> bytes:
         if self.done or self.error:
             return b""
@@ -240,16 +261,19 @@ class ChunkNormalizer:
                 self._pattern = None
                 return b""
             return self._chunk(chunk, event)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise EngineError(f"the engine sent something that is no chunk: {error}") from error
 
     def _chunk(self, chunk: Chunk, event: bytes) -> bytes:
-        if chunk.usage is not None and is_sane(chunk.usage):
-            self.usage = chunk.usage
         if self._head is None:
             self._remember(chunk)
         for choice in chunk.choices:
-            self.tokens += _says_something(choice.delta)
+            size = delta_size(bytes(choice.delta))
+            self.pieces += size != 0
+            self.size += size
+        if chunk.usage is not None and is_sane(chunk.usage):
+            self.usage = merged(self.usage, chunk.usage)
+            self.reported_pieces, self.reported_size = self.pieces, self.size
         if not chunk.choices:
             return b""
         theirs = event + b"\n\n"
@@ -285,13 +309,6 @@ def _is_plain(block: bytes) -> bool:
     return find(_END) < 0 and find(_USAGE) < 0 and find(_ERROR) < 0 and find(_SPACED_USAGE) < 0
 
 
-def _says_something(delta: msgspec.Raw) -> bool:
-    if bytes(delta) == b"{}":
-        return False
-    said = decode_delta(delta) or Delta()
-    return bool(said.content or said.refusal or said.reasoning_content or said.tool_calls or said.function_call)
-
-
 def _fault_message(fault: Any) -> str:
     if isinstance(fault, dict):
         return str(fault.get("message") or "the engine failed")[:500]
@@ -302,7 +319,7 @@ def _fault_message(fault: Any) -> str:
 
 
 class _Spoken(msgspec.Struct):
-    message: Delta | None = None
+    message: dict[str, Any] | None = None
 
 
 class _Completion(msgspec.Struct):
@@ -330,36 +347,41 @@ _decode = msgspec.json.Decoder(_Completion, strict=False).decode
 _decode_to_rewrite = msgspec.json.Decoder(_Rewritten, strict=False).decode
 
 
-def whole_answer(
-    body: bytes, *, forwards: bool, name: str, prompt: int, created_s: int
-) -> tuple[bytes, Usage | None, str, int]:
-    """(body for the caller, the engine's usage, model that answered, our own count of tokens where it said none).
+class Whole(msgspec.Struct, frozen=True):
+    """A completion as its caller gets it, and what it counts: `is_estimated` where that is partly our own count."""
 
-    EngineError where it is no completion.
+    body: bytes
+    usage: Usage
+    is_estimated: bool
+    model: str
+
+
+def whole_answer(
+    body: bytes, *, forwards: bool, name: str, created_s: int, prompt: int = 0, most: int = LARGEST_COUNT
+) -> Whole:
+    """Check a completion and fill in what the engine left out. EngineError where it is none.
+
+    Where the engine did not count, or counted zero, `prompt` and the bytes of the text stand in, up to `most` tokens.
     """
     try:
         heard = _decode(body)
         if not heard.choices:
             raise EngineError("the engine sent a completion without choices")
-        usage = heard.usage if heard.usage is not None and is_sane(heard.usage) else None
-        if forwards and usage is not None:
-            return body, usage, heard.model, 0
+        reported = heard.usage if heard.usage is not None and is_sane(heard.usage) else None
+        if forwards and reported is not None and reported.prompt_tokens and reported.completion_tokens:
+            return Whole(body, reported, False, heard.model)
+        sizes = [said_size(choice.message) for choice in heard.choices if choice.message]
+        pieces = len(sizes) - sizes.count(0)
+        tokens = min(most, tokens_written(pieces, sum(sizes)))
+        usage, is_estimated = counted(reported, prompt=prompt, tokens=tokens, has_begun=pieces > 0)
+        if forwards and usage is reported:
+            return Whole(body, usage, False, heard.model)
         completion = _decode_to_rewrite(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EngineError(f"the engine sent something that is no completion: {error}") from error
-    tokens = sum(_tokens_of(choice.message) for choice in heard.choices)
     completion.id = completion.id or f"chatcmpl-{name[4:]}"
     completion.created = completion.created or created_s
     completion.service_tier = completion.service_tier or "default"
     completion.system_fingerprint = fingerprint(completion.model, completion.system_fingerprint)
-    completion.usage = full_usage(usage or Usage(prompt, tokens))
-    return _encode(completion), usage, completion.model, tokens
-
-
-def _tokens_of(said: Delta | None) -> int:
-    """Our own count of a whole message, by its bytes: at least one for whatever was said."""
-    if said is None:
-        return 0
-    parts = (said.content, said.refusal, said.reasoning_content, said.tool_calls, said.function_call)
-    size = sum(len(part.encode() if isinstance(part, str) else _encode(part)) for part in parts if part)
-    return -(-size // BYTES_PER_TOKEN)
+    completion.usage = full_usage(usage)
+    return Whole(_encode(completion), usage, is_estimated, completion.model)

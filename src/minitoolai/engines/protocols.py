@@ -47,6 +47,8 @@ class ChatEngine(Protocol):
     name: str
     #: Chunks carry all documented fields, so they can be forwarded unchanged.
     complete_chunks: bool
+    #: Each event of a stream is one token, so our own count of a response that was cut is exact.
+    token_events: bool
     #: The engine continues and bills after a disconnect: read on to get the usage that it reports.
     bills_after_cancel: bool
     #: The engine fetches images by URL itself; otherwise it receives their bytes.

@@ -32,6 +32,7 @@ class FakeEngine:
     """Responds with `token-0 token-1 …` and counts one prompt token per word."""
 
     complete_chunks = True
+    token_events = True
     bills_after_cancel = False
     vision = True
     fetches_images = True

@@ -31,6 +31,7 @@ class LlamaEngine(ChildProcess):
     """The embedded model in one child process, with `slots` concurrent responses and `queue` waiting requests."""
 
     complete_chunks = False
+    token_events = True
     bills_after_cancel = False
     fetches_images = False
     plain_images = True

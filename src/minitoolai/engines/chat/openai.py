@@ -23,6 +23,7 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.concurrency import ConcurrencyLimit
+from minitoolai.engines.forwarding import forwarded
 from minitoolai.httpclient.client import ConnectError, HttpClient, HttpError, HttpResponse, ReadTimeout
 
 #: Always ask a streaming upstream for usage: without it there is no exact charge.
@@ -35,6 +36,7 @@ class UpstreamEngine:
     """One server with one API key. Ready if it has the key it needs."""
 
     plain_images = False
+    token_events = False
 
     def __init__(
         self,
@@ -120,7 +122,7 @@ class UpstreamEngine:
 
     def _open_now(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, UpstreamResponse]:
         if request.embed is not None:
-            body = {**request.fields, "model": self._served_name(request), "input": request.embed}
+            body = {**forwarded(request.fields), "model": self._served_name(request), "input": request.embed}
             return self._post(self._embeddings_url, _encode(body), EmbeddingResponse)
         if request.prompt is not None:
             body = completions_body(request, limit, self._served_name(request))
@@ -194,7 +196,7 @@ class UpstreamResponse:
 
 def chat_body(request: ChatRequest, limit: int, entry: EngineEntry) -> dict[str, Any]:
     """Return the body for `/chat/completions`: the caller's fields, with those replaced that this gateway controls."""
-    body = dict(request.fields)
+    body = forwarded(request.fields)
     body["model"] = entry.names.get(request.model, request.model)
     body["messages"] = request.messages if entry.developer_role else [_as_system(m) for m in request.messages]
     body[entry.limit_field] = limit
@@ -321,7 +323,7 @@ def first_prompt(prompt: Any) -> str | list[int]:
 
 def completions_body(request: ChatRequest, limit: int, model: str) -> dict[str, Any]:
     """Return the body for `/completions`: the caller's fields, with the limit forced and usage requested."""
-    body = {**request.fields, "model": model, "prompt": first_prompt(request.prompt), "max_tokens": limit}
+    body = {**forwarded(request.fields), "model": model, "prompt": first_prompt(request.prompt), "max_tokens": limit}
     body["stream"] = request.stream
     body.pop("stream_options", None)
     if request.stream:

@@ -16,6 +16,7 @@ from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
 from minitoolai.engines.chat.openai import engine_error, read_error_body, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
+from minitoolai.engines.forwarding import forwarded
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class UpstreamSpeechEngine:
     async def send(self, request: SpeechRequest, voice: VoiceEntry, text: str, audio_format: str) -> HttpResponse:
         """Send one request to the server. Raises EngineError if it fails."""
         body: dict[str, Any] = {
-            **request.fields,
+            **forwarded(request.fields),
             "model": self.served_model(request.model),
             "input": text,
             "voice": voice.id,
