@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-from minitoolai.core.errors import (
-    EngineError,
-)
+from minitoolai.core.errors import EngineError
 from minitoolai.core.models import Balance
 from minitoolai.engines.protocols import ImageEngine, ImageRequest, OnProgress
 from minitoolai.images.attempt import JobAttempt

@@ -57,7 +57,7 @@ HANDLERS = (
     account.voices,
     images.events,
     images.cancel,
-    images.picture,
+    images.download,
     webhooks.webhooks,
     healthz,
     readyz,

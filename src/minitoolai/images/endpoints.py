@@ -256,7 +256,7 @@ async def cancel(request: Request) -> Response:
 
 
 @reads("/api/texttoimage/pictures/{name}")
-async def picture(request: Request) -> Response:
+async def download(request: Request) -> Response:
     """Return the PNG that a signed link names. It never changes, so clients may cache it while the link is valid."""
     query, delivery = request.query_params, _delivery(request)
     file = await delivery.find(request.path_params["name"], query.get("expires", ""), query.get("signature", ""))

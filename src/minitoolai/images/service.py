@@ -11,8 +11,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 import msgspec
 
-from minitoolai.billing import charging as pricing
-from minitoolai.billing.charging import Charging
+from minitoolai.billing.charging import Charging, picture_bound
 from minitoolai.core.catalog import Catalog, ImageModel
 from minitoolai.core.clock import generation_name, random_number
 from minitoolai.core.errors import InsufficientBalance, NotFound, Overloaded, StoreError
@@ -118,7 +117,7 @@ class ImageService:
         )
         reservation = await self._charging.reserve(
             caller,
-            pricing.picture_bound(model.price),
+            picture_bound(model.price),
             generation,
             hold_id=1 + random_number(JOB_ID_BITS - 1),
             queue_limit=self._queue_limit,
