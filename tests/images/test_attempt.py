@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ import pytest
 from minitoolai.core.errors import (
     EngineError,
     EngineRefused,
+    StoreError,
 )
 from minitoolai.core.models import Balance
-from tests.support.books import TemporaryBooks
-from tests.support.studio import PRICE, Gate, Studio, broken, failing
+from minitoolai.images.attempt import JobAttempt
+from minitoolai.storage.object_store import LocalObjectStore
+from tests.support.books import FixedClock, TemporaryBooks
+from tests.support.studio import PRICE, Gate, Studio, broken, claimed_job, failing
 
 
 def test_a_job_becomes_an_image_and_is_charged_once(books: TemporaryBooks, tmp_path: Path) -> None:
@@ -116,17 +120,30 @@ def test_a_superseded_attempt_delivers_nothing(books: TemporaryBooks, tmp_path: 
     Studio(books, tmp_path).run(test)
 
 
-def test_an_attempt_fails_if_the_store_stays_full(
-    books: TemporaryBooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class FullStore(LocalObjectStore):
+    """A store that is full and takes 40 seconds to say so."""
+
+    def __init__(self, folder: Path, clock: FixedClock) -> None:
+        super().__init__(folder)
+        self.clock = clock
+        self.calls = 0
+
+    async def put(self, job_id: int, png: bytes) -> str:
+        self.calls += 1
+        self.clock.forward(40)
+        raise StoreError("no space left on device")
+
+
+def test_an_attempt_fails_once_the_store_has_been_full_for_a_minute(
+    sqlite_books: TemporaryBooks, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("minitoolai.images.attempt.STORE_RETRY_S", 0.3)
-
     async def test(studio: Studio) -> None:
-        studio.store.fault = "no space left on device"
-        account = books.account(PRICE)
-        ended = await studio.end(await studio.submit(account))
-        assert (ended.state, ended.error_code) == ("failed", "storage_error")
-        assert "no space left on device" in (ended.error or "")
-        assert books.money(account) == Balance(PRICE, 0)
+        clock = FixedClock()
+        store = FullStore(tmp_path, clock)
+        services = dataclasses.replace(studio.services, objects=store, clock=clock)
+        attempt = JobAttempt(services, claimed_job(), studio.engine)
+        with pytest.raises(StoreError, match="no space left"):
+            await attempt.store(b"image")
+        assert store.calls == 2
 
-    Studio(books, tmp_path).run(test)
+    Studio(sqlite_books, tmp_path).run(test, with_worker=False)

@@ -168,7 +168,7 @@ def test_an_ended_job_cannot_be_cancelled(account: Account) -> None:
 def test_a_failed_job_gives_the_reason_and_is_not_charged(account: Account) -> None:
     state = wait(account, job(account, prompt="an unpaintable thing"))
     assert (state["status"], state["image_url"]) == ("error", None)
-    assert "cannot be painted" in state["message"]
+    assert "this prompt cannot be generated" in state["message"]
     assert "nothing was charged" in state["message"]
     assert account.settled() == CREDIT
 
@@ -286,7 +286,7 @@ def test_image_models_are_listed_with_price_and_engine(account: Account) -> None
     assert {"flat", "slow", "missing"} <= {model["id"] for model in get(account, "/v1/models").json()["data"]}
     missing = get(account, "/v1/models/missing").json()
     assert missing["ready"] is False
-    assert "weights are missing" in missing["why_not_ready"]
+    assert "weights of this fake model are missing" in missing["why_not_ready"]
 
 
 def test_usage_counts_images(account: Account) -> None:

@@ -122,7 +122,7 @@ def test_errors_raise_the_exceptions_of_the_sdk(account: Account) -> None:
         client(account).images.generate(model="flatt", prompt="x")
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(api_key="sk-mt-x", base_url=account.server.url + "/v1").images.generate(model="flat", prompt="x")
-    with pytest.raises(openai.BadRequestError, match="cannot be painted") as refusal:
+    with pytest.raises(openai.BadRequestError, match="this prompt cannot be generated") as refusal:
         client(account).images.generate(model="flat", prompt="an unpaintable thing")
     assert refusal.value.param == "prompt"
     assert account.settled() == CREDIT

@@ -59,7 +59,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("webhook_url", "example.com/hook", "https://"),
     ("webhook_url", "https://user:secret@example.com/", "user name"),
     ("webhook_url", "https://example.com/ä", "ASCII"),
-    ("webhook_url", "https://example.com/" + "a" * 2000, "2000 characters"),
+    ("webhook_url", "https://example.com/" + "a" * 2000, "2000 ASCII characters"),
     ("webhook_url", "https://[::1", "URL"),
     ("negative_prompt", "blurry", "the nearest are negativePrompt"),
     ("cfg_scale", 2, "the nearest is cfgScale"),
@@ -133,7 +133,7 @@ def test_values_at_the_limits_are_accepted(account: Account, fields: dict[str, A
 
 def test_a_model_without_a_ready_engine_names_the_reason(account: Account) -> None:
     answer = submit(account, model="missing")
-    check_image_refusal(answer, 503, "overloaded", "weights are missing")
+    check_image_refusal(answer, 503, "overloaded", "weights of this fake model are missing")
     assert answer.headers["retry-after"]
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 from minitoolai.core.errors import EngineError
 from minitoolai.core.models import Balance
@@ -16,7 +15,7 @@ from minitoolai.images.attempt import JobAttempt
 from minitoolai.images.scheduler import HEAD_OF_LINE_LIMIT_S, HeadOfLineTimer, JobClaimer, WorkerState, pick_batch
 from minitoolai.storage.jobs import ClaimedJob, WaitingJob
 from tests.support.books import FixedClock, TemporaryBooks
-from tests.support.studio import PRICE, ScriptedEngine, Studio
+from tests.support.studio import PRICE, ScriptedEngine, Studio, claimed_job
 
 
 def job(number: int, model: str = "a", *, turn: int | None = None, failures: int = 0) -> WaitingJob:
@@ -195,7 +194,9 @@ def test_an_engine_that_keeps_failing_is_paused_with_exponential_backoff(
 
         def pause_s(*, generated: bool) -> float:
             """Return the wait until the next claim after an attempt, and let it pass."""
-            claimer._record_outcome(Mock(generated=generated), finished)
+            attempt = JobAttempt(services, claimed_job(), studio.engine)
+            attempt.generated = generated
+            claimer._record_outcome(attempt, finished)
             paused_s = max(0.0, claimer._backoff.retry_at_s - clock.steady_s())
             clock.forward(paused_s)
             return paused_s

@@ -23,6 +23,7 @@ from minitoolai.images.progress import JobEvents
 from minitoolai.images.scheduler import WorkerState
 from minitoolai.images.service import ImageService
 from minitoolai.images.worker import ImageWorker
+from minitoolai.storage.jobs import ClaimedJob
 from minitoolai.storage.object_store import LocalObjectStore
 from tests.support.books import TemporaryBooks
 
@@ -188,6 +189,11 @@ def failing(*errors: Exception, then: Behavior = at_once) -> Behavior:
 def broken(request: ImageRequest, on_progress: OnProgress) -> Awaitable[bytes]:
     """Fail every attempt."""
     raise EngineError("the engine is broken")
+
+
+def claimed_job() -> ClaimedJob:
+    """Return a job as a claim gives it, without a row."""
+    return ClaimedJob(1, 1, 1, 0, "first", PRICE, 7, '{"model": "first", "prompt": "a sun"}', 0)
 
 
 def _catalog(names: list[str]) -> Catalog:
