@@ -12,7 +12,7 @@ from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.meters import Histogram, Meters
 from minitoolai.core.models import Outcome
-from minitoolai.observability.metrics import METRICS, address_of
+from minitoolai.observability.metrics import METRICS, metrics_address
 from minitoolai.settings import Secret, Settings
 from tests.observability.conftest import TOKEN
 from tests.support import catalogs, manners
@@ -96,13 +96,13 @@ def test_the_port_of_customers_tells_nothing_and_the_door_of_metrics_wants_its_t
 
 def test_metrics_for_everybody_are_refused_with_the_remedy() -> None:
     with pytest.raises(SettingsError, match="MINITOOLAI_METRICS_TOKEN"):
-        address_of(Settings(metrics_listen="0.0.0.0:9464"))
-    assert address_of(Settings(metrics_listen="0.0.0.0:9464", metrics_token=Secret("t"))) == ("0.0.0.0", 9464)
-    assert address_of(Settings(metrics_listen="[::1]:9464")) == ("::1", 9464)
-    assert address_of(Settings()) is None
+        metrics_address(Settings(metrics_listen="0.0.0.0:9464"))
+    assert metrics_address(Settings(metrics_listen="0.0.0.0:9464", metrics_token=Secret("t"))) == ("0.0.0.0", 9464)
+    assert metrics_address(Settings(metrics_listen="[::1]:9464")) == ("::1", 9464)
+    assert metrics_address(Settings()) is None
     for wrong in ("9464", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000"):
         with pytest.raises(SettingsError, match="METRICS_LISTEN"):
-            address_of(Settings(metrics_listen=wrong))
+            metrics_address(Settings(metrics_listen=wrong))
 
 
 def free_port() -> int:

@@ -14,7 +14,7 @@ import requests
 
 from minitoolai.core.errors import SettingsError
 from minitoolai.observability.otel import Traces
-from minitoolai.observability.tracing import collector as collector_of
+from minitoolai.observability.tracing import collector_address
 from minitoolai.settings import Secret, Settings
 from tests.support import catalogs, manners
 from tests.support.ask import API, post, start
@@ -226,7 +226,7 @@ def test_a_collector_that_never_answers_slows_nobody_and_the_last_traces_are_giv
         began_s = time.monotonic()
         server.stop()
         assert time.monotonic() - began_s < 8
-        assert "the last traces are lost" in server.log.read_text()
+        assert "dropped the queued spans" in server.log.read_text()
 
 
 @pytest.mark.acceptance
@@ -249,7 +249,9 @@ def test_what_is_queued_leaves_with_a_server_that_stops_and_one_without_a_collec
 def test_a_queue_that_is_full_drops_the_oldest_and_holds_up_nobody() -> None:
     with Collector() as collector:
         collector.answers.clear()
-        traces = Traces(url=f"{collector.url}/v1/traces", headers={}, ratio=1.0, version="1", instance="t", queue=64)
+        traces = Traces(
+            url=f"{collector.url}/v1/traces", headers={}, ratio=1.0, version="1", instance="t", max_queue=64
+        )
         began_s = time.monotonic()
         for number in range(5000):
             span = traces.request("a", {}, {"number": number})
@@ -296,12 +298,12 @@ def test_without_a_collector_the_library_is_not_even_imported(tmp_path: Path) ->
 def test_a_collector_that_cannot_be_one_is_refused_with_the_remedy() -> None:
     for wrong in ("127.0.0.1:4318", "ftp://x", "http://user:secret@x", "http://x?key=secret"):
         with pytest.raises(SettingsError, match="OTLP_ENDPOINT") as refusal:
-            collector_of(Settings(otlp_endpoint=wrong))
+            collector_address(Settings(otlp_endpoint=wrong))
         assert "secret" not in str(refusal.value)
     with pytest.raises(SettingsError, match="OTLP_HEADERS"):
-        collector_of(Settings(otlp_endpoint="http://x", otlp_headers=Secret("authorization")))
+        collector_address(Settings(otlp_endpoint="http://x", otlp_headers=Secret("authorization")))
     with pytest.raises(SettingsError, match="TRACE_RATIO"):
-        collector_of(Settings(otlp_endpoint="http://x", trace_ratio=1.5))
-    assert collector_of(Settings()) is None
+        collector_address(Settings(otlp_endpoint="http://x", trace_ratio=1.5))
+    assert collector_address(Settings()) is None
     for text in ("http://x:4318", "http://x:4318/", "http://x:4318/v1/traces"):
-        assert collector_of(Settings(otlp_endpoint=text)) == ("http://x:4318/v1/traces", {})
+        assert collector_address(Settings(otlp_endpoint=text)) == ("http://x:4318/v1/traces", {})

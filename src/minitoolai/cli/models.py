@@ -182,4 +182,5 @@ def _line(model: str, engine: str, row: MarginRow) -> str:
     if row.sold_with_known_cost or row.upstream_cost:
         upstream_cost, earned = format_dollars(row.upstream_cost), row.sold_with_known_cost - row.upstream_cost
         left = f"{format_dollars(earned)} {percent(earned, row.sold_with_known_cost)}"
-    return f"{model:<20} {engine:<14} {row.requests:>9} {format_dollars(row.sold):>16} {upstream_cost:>16} {left:>16}".rstrip()
+    sold = format_dollars(row.sold)
+    return f"{model:<20} {engine:<14} {row.requests:>9} {sold:>16} {upstream_cost:>16} {left:>16}".rstrip()
