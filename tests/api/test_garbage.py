@@ -51,7 +51,7 @@ def test_an_answer_that_was_paid_for_is_gone_with_all_that_hung_on_it(tmp_path: 
             # A task each, as at the server: what it knows by context goes with it.
             asked = [await asyncio.create_task(ask(server, account, path, body)) for _ in range(3)]
             # The watch for a caller who leaves was called off, and ends in a turn of its own.
-            for _ in range(200):
+            for _ in range(1000):
                 if all(one() is None for one in asked):
                     break
                 await asyncio.sleep(0.01)

@@ -123,7 +123,7 @@ def test_a_full_disk_refuses_holds_and_an_answer_under_way_is_charged_once_it_is
     assert own_server.transfers_of(name) == [6 * 2007 + 60 * 8003]
     assert post(account).status_code == 200
     log = own_server.log.read_text()
-    assert "will be tried again" in log
+    assert "charges could not be written, will retry" in log
 
 
 def refused(account: Account) -> list[requests.Response]:
