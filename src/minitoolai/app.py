@@ -154,7 +154,7 @@ class Server:
         await self._metrics.open()
         services.writer.start()
         if not services.database.is_shared:
-            # No other process can be renewing holds or jobs on this file: recover all of them, at once.
+            # No other process can own holds or jobs of this file, so recover all of them now.
             await services.auditor.recover(all_of_them=True)
             await services.images.worker.recover(all_of_them=True)
         self._tasks = [

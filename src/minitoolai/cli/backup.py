@@ -47,7 +47,7 @@ def add_restore(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def backup(settings: Settings, options: argparse.Namespace) -> None:
-    """Write a backup, and report what it contains."""
+    """Write a backup and report its size."""
     url = database_url(settings)
     with closing(open_database(url, serving=False)) as database:
         if not has_tables(database):
