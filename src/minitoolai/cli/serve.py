@@ -98,7 +98,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
 
     metrics = MetricsPort(
         services.settings,
-        MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None).text,
+        MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None).render,
     )
     registration = services.database.membership((JOBS_CHANNEL,), on_notify)
     await metrics.open()
