@@ -23,12 +23,12 @@ from minitoolai.core.errors import EngineError, SettingsError
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
-from minitoolai.http.request_context import NOTES, RequestContext, is_preflight, preflight, welcome
+from minitoolai.http.request_context import REQUEST_CONTEXT, RequestContext, allow_origin, is_preflight, preflight
 from minitoolai.http.server import BACKLOG
 from minitoolai.http.uvicorn_fast_path import http10_body
 from minitoolai.images.endpoints import ImageDesk
 from minitoolai.images.webhooks import WebhookLog
-from minitoolai.observability.logging import CURRENT
+from minitoolai.observability.logging import current_request
 from minitoolai.observability.metrics import MetricsPage, MetricsPort
 from minitoolai.portal.routes import is_portal_path, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
@@ -78,7 +78,7 @@ class Server:
             webhook_log=WebhookLog(services.database, services.images.webhook_secrets),
         )
         self._portal: Any = portal(services.site)
-        self._idempotent = Idempotent(services.replays, services.keys)
+        self._idempotent = Idempotent(services.idempotency, services.keys)
         self._metrics = MetricsPort(services.settings, MetricsPage(services.metric_sources(), self.why_not_ready).text)
         self._count = services.chats.charging.meters.request
 
@@ -99,13 +99,13 @@ class Server:
             await self._lifespan(receive, send)
             return
         headers = sort_headers(scope)
-        scope[NOTES] = notes = RequestContext(send, headers.get(b"x-request-id", b""))
-        CURRENT.set(notes)
-        notes.sign()
+        scope[REQUEST_CONTEXT] = context = RequestContext(send, headers.get(b"x-request-id", b""))
+        current_request.set(context)
+        context.add_request_id()
         if scope["http_version"] == "1.0":
             send = http10_body(send)
         try:
-            handler = self._handler(scope, headers, notes)
+            handler = self._handler(scope, headers, context)
             if IDEMPOTENCY_KEY in headers and scope["method"] == "POST" and handler is not self._portal:
                 name = headers[IDEMPOTENCY_KEY].decode("latin-1")
                 await self._idempotent(handler, name, scope, receive, send)
@@ -113,9 +113,9 @@ class Server:
             await handler(scope, receive, send)
         finally:
             # They hold the server's end of this request, and it the scope: only the collector could free the two.
-            del scope[NOTES]
+            del scope[REQUEST_CONTEXT]
 
-    def _handler(self, scope: Scope, headers: dict[bytes, bytes], notes: RequestContext) -> App:
+    def _handler(self, scope: Scope, headers: dict[bytes, bytes], context: RequestContext) -> App:
         """Whom a path belongs to; counted by the way."""
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
@@ -126,7 +126,7 @@ class Server:
         if (b"origin" in headers or scope["method"] == "OPTIONS") and path.startswith(("/v1/", "/api/")):
             if is_preflight(scope):
                 return preflight
-            welcome(scope, notes)
+            allow_origin(scope, context)
         if handler is not None:
             self._count(path)
             return handler
@@ -157,7 +157,7 @@ class Server:
         services.writer.start()
         if not services.database.is_shared:
             # No other process can be renewing holds or jobs on this file: recover all of them, at once.
-            await services.auditor.recover(all_of_them=True)
+            await services.auditor.recover(force=True)
             await services.images.worker.recover(all_of_them=True)
         self._tasks = [
             asyncio.create_task(services.in_flight.run_ticker()),
@@ -213,7 +213,7 @@ class Server:
         if channel in (None, JOBS_CHANNEL):
             self._services.images.worker.board.notify_queued()
         if channel in (None, KEYS_CHANNEL):
-            self._services.keys.forget(said)
+            self._services.keys.invalidate(said)
 
     async def _start_engines(self) -> None:
         """Those that some model would use now, but for pictures that can wait; the others would only cost memory."""

@@ -32,7 +32,7 @@ from minitoolai.core.models import Caller
 from minitoolai.core.money import format_dollars
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
 from minitoolai.http.auth import authenticate
-from minitoolai.http.request_context import name_work
+from minitoolai.http.request_context import set_generation
 from minitoolai.http.routing import json_response, reads, route
 from minitoolai.http.streaming import method_not_allowed
 from minitoolai.images.request import Generate, job_number, parse_generate, parse_image, parse_job
@@ -207,7 +207,7 @@ class SubmitEndpoint(_Endpoint):
         caller = await authenticate(scope, self._keys)
         ask = parse_image(await read_json_body(scope, receive), insecure_webhooks=self._desk.insecure_webhooks)
         submitted = await self._desk.jobs.submit(caller, ask)
-        name_work(scope, generation_name(submitted.job_id))
+        set_generation(scope, generation_name(submitted.job_id))
         body = {"status": "success", "jobid": submitted.job_id, "signature": submitted.signature}
         return [_generation(submitted.job_id)], body
 

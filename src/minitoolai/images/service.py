@@ -111,7 +111,7 @@ class ImageService:
         )
         reservation = await self._charging.reserve(
             caller,
-            pricing.picture_bound(model.price),
+            pricing.image_job_bound(model.price),
             generation,
             hold_id=1 + random_number(JOB_ID_BITS - 1),
             queue_limit=self._queue_limit,
