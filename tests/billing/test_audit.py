@@ -187,7 +187,7 @@ def test_a_running_server_sounds_the_alarm(damaged: Path, caplog: pytest.LogCapt
 
     with caplog.at_level(logging.CRITICAL):
         assert set(asyncio.run(work())) == {"posted equals the sum of transfers", "all accounts sum to zero"}
-    assert "THE BOOKS ARE WRONG: posted equals the sum of transfers" in caplog.text
+    assert "LEDGER INVARIANT VIOLATED: posted equals the sum of transfers" in caplog.text
 
 
 def test_the_rows_of_a_broken_invariant_are_limited(books: TemporaryBooks) -> None:
@@ -332,5 +332,5 @@ def test_the_sweep_goes_on_after_a_failure(books: TemporaryBooks, caplog: pytest
             await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(work())
-    assert "the sweep failed and will be tried again" in caplog.text
+    assert "hold recovery or audit failed, will retry" in caplog.text
     assert books.money(account) == Balance(1000, 0)

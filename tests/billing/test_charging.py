@@ -50,7 +50,7 @@ def test_a_charge_on_a_hold_that_the_books_do_not_know_is_an_error(books: Tempor
         lost = msgspec.structs.replace(reservation, hold_id=reservation.hold_id + 1)
         future = charging.settle(lost, 250, DONE)
         assert future is not None
-        with pytest.raises(StoreError, match="do not know the hold"):
+        with pytest.raises(StoreError, match="has no hold for this charge"):
             await durable(future, within_s=5)
 
     with books.writer() as writer:

@@ -90,7 +90,7 @@ class Auditor:
         self.checked_ms = self._clock.now_ms()
         self.checked_s = self._clock.steady_s()
         for name, rows in self.broken.items():
-            log.critical("THE BOOKS ARE WRONG: %s: %s", name, rows)
+            log.critical("LEDGER INVARIANT VIOLATED: %s: %s", name, rows)
         return self.broken
 
     async def run(self) -> None:

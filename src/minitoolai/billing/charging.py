@@ -392,7 +392,7 @@ def _error_for(result: Result, kind: str) -> ServiceError:
 
 
 def _over_budget(over: OverBudget, kind: str) -> BudgetExceeded:
-    when = {"day": "today (UTC)", "month": "this month (UTC)", "total": "in all"}[over.period]
+    when = {"day": "today (UTC)", "month": "this month (UTC)", "total": "in total"}[over.period]
     return BudgetExceeded(
         f"API key budget exceeded: this request needs at least ${_amount(over.needed)}, but this key may spend only "
         f"${_amount(max(0, over.left))} more {when}. Raise the key's budget{_CHEAPER.get(kind, '')}.",

@@ -74,7 +74,13 @@ class Begun:
 
 
 def begin(work: Awaitable[None]) -> Begun | None:
-    """Run the first step synchronously. Return None if it finished, otherwise an awaitable for the remaining steps."""
+    """Run the first step synchronously. Return None if that finished it, otherwise an awaitable for the remaining
+    steps.
+
+    Saves one task wake-up per stream, too little to show in a stream's CPU time (2 ms for 16 tokens, differences within
+    3 %). Kept because a write that was returned unstarted would be lost, without its response head, if the stream is
+    cancelled before awaiting it.
+    """
     steps: Any = work.__await__()
     try:
         pause = steps.send(None)
