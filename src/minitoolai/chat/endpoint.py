@@ -15,13 +15,13 @@ from minitoolai.core.inference import ChatRequest
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.errors import error_event, status_and_type
-from minitoolai.http.request_context import name_work
+from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import (
     EVENT_STREAM,
     StreamRun,
     StreamWriter,
-    attempt,
     method_not_allowed,
+    run_and_charge,
     stream_response,
     watch_disconnect,
 )
@@ -161,7 +161,7 @@ class ChatEndpoint:
             await respond_error(send, self._form.retold(error), [])
             return
         run.task = asyncio.current_task()
-        name_work(scope, run.name)
+        set_generation(scope, run.name)
         if request.stream:
             await _stream(run, self._form, receive, send)
         else:
@@ -188,7 +188,7 @@ async def _whole(run: ChatRun, form: Dialect, receive: Receive, send: Send) -> N
     # Most plain answers are there at once; only one that is not is worth a watch for callers who leave.
     run.on_slow = lambda: watchers.append(watch_disconnect(run, receive))
     try:
-        told = await attempt(run, speaker.read_whole)
+        told = await run_and_charge(run, speaker.read_whole)
     finally:
         # It holds the run, and the run it: only the collector could free the two, and all that hangs on them.
         run.on_slow = None

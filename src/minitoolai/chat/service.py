@@ -95,7 +95,7 @@ def output_limit(request: ChatRequest, model: ChatModel, context: int | None, pr
     if room < 1 or (request.limit is not None and not request.limit_is_default and limit > room):
         raise ContextExceeded(
             f"the prompt is {prompt_tokens} tokens and {limit} of output were asked for; {model.name} has {window} "
-            "here for both: shorten the messages or lower max_completion_tokens",
+            "here for both: shortened the messages or lower max_completion_tokens",
             param="messages",
         )
     return min(limit, room)
