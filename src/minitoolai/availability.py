@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from minitoolai.chat.service import ChatService, sees
+from minitoolai.chat.service import ChatService, accepts_images
 from minitoolai.core.catalog import Catalog, ImageModel, Model, SpeechModel, VoiceEntry
 from minitoolai.core.clock import parse_generation_name
 from minitoolai.core.errors import NotFound
@@ -62,7 +62,7 @@ class Reports:
             return Offer(model, voice.name, None) if voice else Offer(model, None, self._speech.why_no_voice(model))
         engine = self._chats.engine_for(model)
         if engine is not None:
-            return Offer(model, engine.name, None, sees(model, engine))
+            return Offer(model, engine.name, None, accepts_images(model, engine))
         reasons = (f"{name}: {self._chats.engines[name].why_not_ready()}" for name in model.engines)
         return Offer(model, None, "; ".join(reasons))
 

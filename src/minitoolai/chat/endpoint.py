@@ -77,7 +77,7 @@ class DialectTranslator(Protocol):
     def events(self, block: bytes) -> bytes:
         """Whole events of a chat, retold; may be nothing."""
 
-    def ending(self, block: bytes) -> bytes:
+    def final_events(self, block: bytes) -> bytes:
         """The usage and the end, retold."""
 
     def whole(self, body: bytes) -> bytes:
@@ -123,8 +123,8 @@ class DialectAdapter:
     async def read_whole(self) -> bytes:
         return self.translator.whole(await self._run.read_whole())
 
-    def ending(self) -> bytes:
-        return self.translator.ending(self._run.ending())
+    def final_events(self) -> bytes:
+        return self.translator.final_events(self._run.final_events())
 
     async def charge(self, *, within_s: float) -> None:
         await self._run.charge(within_s=within_s)

@@ -39,7 +39,7 @@ class StreamRun(Protocol):
     async def flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
         """Hand every block to `write` as it comes, until the end; wait for what `write` returns, if anything."""
 
-    def ending(self) -> bytes:
+    def final_events(self) -> bytes:
         """What to send last, once the charge is durable."""
 
     async def close(self, error: ServiceError | None = None) -> None:
@@ -135,7 +135,7 @@ async def stream_response(run: StreamRun, out: StreamWriter, receive: Receive) -
     finally:
         watcher.cancel()
     if error is None:
-        await out.write(run.ending(), is_last=True)
+        await out.write(run.final_events(), is_last=True)
     return error
 
 

@@ -180,7 +180,7 @@ class MetricsPage:
         for name, is_ready in ready.items():
             made.add("minitoolai_engine_ready", int(is_ready), name)
         for name in sources.engines:
-            made.add("minitoolai_engine_resting", int(not sources.router.health(name).is_closed), name)
+            made.add("minitoolai_engine_resting", int(not sources.router.breaker(name).is_closed), name)
 
     def _books(self, made: _Families) -> None:
         auditor, now_s = self._sources.auditor, self._sources.shared.clock.steady_s()

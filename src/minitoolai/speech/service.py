@@ -115,7 +115,7 @@ class SpeechRun:
             return InvalidRequest(message, param="input", code="nothing_to_speak")
         return EngineError(f"{self.engine.name} sent no audio; nothing was charged")
 
-    def ending(self) -> bytes:
+    def final_events(self) -> bytes:
         """What leaves once the charge is durable: an event, or nothing but the end itself."""
         if not self.request.as_events:
             return b""

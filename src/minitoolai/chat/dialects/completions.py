@@ -142,7 +142,7 @@ class CompletionsTranslator:
     def events(self, block: bytes) -> bytes:
         return b"".join(self._event(event) for event in block.split(b"\n\n") if event)
 
-    def ending(self, block: bytes) -> bytes:
+    def final_events(self, block: bytes) -> bytes:
         usage = block.removesuffix(DONE)
         return (self._event(usage.strip(), is_usage=True) if usage else b"") + DONE
 

@@ -75,7 +75,7 @@ class EmbeddingsTranslator:
     def events(self, block: bytes) -> bytes:
         return block
 
-    def ending(self, block: bytes) -> bytes:
+    def final_events(self, block: bytes) -> bytes:
         return block
 
     def whole(self, body: bytes) -> bytes:

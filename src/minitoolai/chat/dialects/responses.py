@@ -60,8 +60,8 @@ class ResponsesTranslator:
     def events(self, block: bytes) -> bytes:
         return b"".join(self.stream.chunk(_data(event)) for event in block.split(b"\n\n") if event)
 
-    def ending(self, block: bytes) -> bytes:
-        return self.stream.ending(_data(block.removesuffix(DONE))["usage"])
+    def final_events(self, block: bytes) -> bytes:
+        return self.stream.final_events(_data(block.removesuffix(DONE))["usage"])
 
     def whole(self, body: bytes) -> bytes:
         answer = _decode(body)

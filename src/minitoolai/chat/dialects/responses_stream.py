@@ -229,7 +229,7 @@ class ResponseStream:
         now = self._response("in_progress", [])
         return self._event("response.created", response=now) + self._event("response.in_progress", response=now)
 
-    def ending(self, usage: Json) -> bytes:
+    def final_events(self, usage: Json) -> bytes:
         """Whatever is open is closed; then the response as a whole, with its usage (a chat's)."""
         status = status_after(self._finish_reason)
         told = self.beginning() + self._close(status)
