@@ -41,9 +41,7 @@ class ImageInputs:
         """
         images = list(_image_parts(request))
         if len(images) > MAX_IMAGES:
-            raise InvalidRequest(
-                f"messages contain {len(images)} images; send at max_mb {MAX_IMAGES}", param="messages"
-            )
+            raise InvalidRequest(f"messages contain {len(images)} images; send at most {MAX_IMAGES}", param="messages")
         await asyncio.gather(*(self._load(image, field, must_fetch, as_png) for image, field in images))
 
     async def _load(self, image: dict[str, Any], field: str, must_fetch: bool, as_png: bool) -> None:
