@@ -59,7 +59,7 @@ class Reports:
             return Offer(model, drawer.name, None) if drawer else Offer(model, None, self._images.why_no_engine(model))
         if isinstance(model, SpeechModel):
             voice = self._speech.engine_for(model)
-            return Offer(model, voice.name, None) if voice else Offer(model, None, self._speech.why_no_voice(model))
+            return Offer(model, voice.name, None) if voice else Offer(model, None, self._speech.no_voice_reason(model))
         engine = self._chats.engine_for(model)
         if engine is not None:
             return Offer(model, engine.name, None, accepts_images(model, engine))

@@ -33,7 +33,7 @@ from minitoolai.http.streaming import (
 
 
 class DialectRun(StreamRun, Protocol):
-    """Chat run whose output is in the format of a dialect."""
+    """Chat run with its output in the format of a dialect."""
 
     async def read_whole(self) -> bytes:
         """Return the body of a response that is not streamed."""

@@ -25,8 +25,8 @@ from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
 
 # ── templates ─────────────────────────────────────────────────────────────────────────────────────────────
 #
-# The chunks of one stream are usually identical but for the text in them. A chunk that matches the bytes of a chunk
-# parsed before, and whose text has no quote and no line end, has the same structure and need not be parsed.
+# The chunks of a stream usually differ only in their text. If a chunk has the same bytes as one that was parsed before,
+# apart from a text without quotes and line ends, it has the same structure and need not be parsed.
 
 #: The bytes before and after the text in the most frequent deltas.
 _TEXT_DELTAS = (

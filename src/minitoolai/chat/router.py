@@ -36,7 +36,7 @@ from minitoolai.engines.protocols import ChatEngine
 
 #: Each failed probe doubles the cooldown, up to this multiple of the first one.
 MAX_COOLDOWN_FACTOR = 16
-#: While a probe is in flight, other requests are told to retry after this long.
+#: While a probe is in flight, other requests must wait this long.
 PROBE_WAIT_S = 1.0
 #: Longest time that an upstream's Retry-After is obeyed.
 MAX_RETRY_AFTER_S = 300
@@ -105,7 +105,7 @@ class CircuitBreaker:
             self._update_is_closed()
 
     def on_cancel(self) -> None:
-        """Record a request whose end proves nothing about the upstream, such as one that the client cancelled."""
+        """Record a request that says nothing about the health of the upstream, such as one that the client cancelled."""
         self._is_probing = False
 
     def on_failure(self, error: Exception, model: str, now_s: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.dialects.completions import is_tokens, convert_whole_floats, rename_fields
+from minitoolai.chat.dialects.completions import convert_whole_floats, is_tokens, rename_fields
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.errors import InvalidRequest, ServiceError

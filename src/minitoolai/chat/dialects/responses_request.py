@@ -155,7 +155,7 @@ _REFUSED = {
     "previous_response_id": f"previous_response_id is not supported{_NOT_STORED}",
     "conversation": f"conversation is not supported{_NOT_STORED}",
     "prompt": "prompt is not supported: templates are not stored here; send instructions and input",
-    "max_tool_calls": "max_tool_calls is not supported: it limits calls of built-in tools, and there are none here; leave it out",
+    "max_tool_calls": "max_tool_calls is not supported: there are no built-in tools here; leave it out",
 }
 _INCLUDABLE = ("message.output_text.logprobs", "reasoning.encrypted_content")
 
