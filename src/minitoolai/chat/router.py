@@ -105,7 +105,7 @@ class CircuitBreaker:
             self._update_is_closed()
 
     def on_cancel(self) -> None:
-        """Record a request that says nothing about the health of the upstream, such as one that the client cancelled."""
+        """Record a request that proves nothing about the upstream, such as one cancelled by the client."""
         self._is_probing = False
 
     def on_failure(self, error: Exception, model: str, now_s: float) -> None:
