@@ -35,7 +35,7 @@ from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.jobs import JOBS_CHANNEL
 
 if TYPE_CHECKING:
-    from minitoolai.storage.postgres.session import ProcessRegistration
+    from minitoolai.storage.database import Membership
 
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
@@ -65,7 +65,7 @@ class Server:
     def __init__(self, services: Services, *, engines_first: bool = False) -> None:
         self._services = services
         self._engines_first = engines_first
-        self._registration: ProcessRegistration | None = None
+        self._registration: Membership | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
         desk = image_desk(services)
