@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.speech.text import foreign_script, detect_language, unreadable_words
+from minitoolai.speech.text import detect_language, foreign_script, unreadable_words
 
 ENGLISH = [
     "The quick brown fox jumps over the lazy dog.",
