@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -111,6 +112,19 @@ def test_what_is_nested_too_deep_is_no_plain_block_and_no_crash() -> None:
     # Freed level by level, or the interpreter would descend.
     while isinstance(inner, dict):
         inner = inner.pop("x").pop()
+
+
+def test_megabytes_of_escapes_are_counted_at_once_and_in_little_memory() -> None:
+    count = 4_000_000
+    delta = b'{"content":"' + b"\\n" * count + b'","n":1}'
+    block = event(choice({})).replace(b'"delta":{}', b'"delta":' + delta)
+    tracemalloc.start()
+    try:
+        assert count_deltas(block, 1) == (1, count)
+        assert delta_size(delta) == count
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("delta", [b'"words"', b"[]", b"7", b"{", b'{"content":"\xff"}'])
