@@ -93,7 +93,7 @@ def build(settings: Settings) -> Services:
         shared.in_flight,
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
-        seeing=ImageInputs(lambda url, field: fetch.get(url, field=field)),
+        image_inputs=ImageInputs(lambda url, field: fetch.get(url, field=field)),
         spans=spans,
     )
     speech = SpeechService(

@@ -26,7 +26,7 @@ from minitoolai.engines.child_process import (
     to_frame,
 )
 from minitoolai.engines.images.process import EngineProcess
-from minitoolai.engines.speech.child import LoadVoices
+from minitoolai.engines.speech.messages import LoadVoices
 from minitoolai.engines.speech.pool import VoiceChild
 from tests.support.waiting import is_alive
 

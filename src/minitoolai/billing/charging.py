@@ -16,7 +16,7 @@ from minitoolai.accounts.keys import check_model
 from minitoolai.accounts.rate_limits import Limits, UsageReservation
 from minitoolai.core.catalog import ChatModel
 from minitoolai.core.clock import Clock, generation_name
-from minitoolai.core.counting import tokens_in
+from minitoolai.core.counting import estimate_tokens
 from minitoolai.core.errors import (
     AccessDenied,
     AlreadySettled,
@@ -92,7 +92,7 @@ def prompt_estimate(request: ChatRequest, model: ChatModel) -> int:
     given = request.prompt if request.embed is None else request.embed
     tokens = _tokens_given(given) if isinstance(given, list) else 0
     images = sum(min(image_token_bound(model, "low"), image_token_bound(model, detail)) for detail in request.images)
-    text = tokens_in(request.text_bytes - tokens) + LIKELY_TOKENS_PER_MESSAGE * len(request.messages)
+    text = estimate_tokens(request.text_bytes - tokens) + LIKELY_TOKENS_PER_MESSAGE * len(request.messages)
     return max(1, tokens + text + images)
 
 

@@ -84,7 +84,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
 
     worker, loop = services.images.worker, asyncio.get_running_loop()
     # A worker exists for images alone, so its engines start before the first job.
-    worker.late = frozenset()
+    worker.state.start_on_demand = frozenset()
     stopping, forced = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
@@ -94,11 +94,11 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stop)
 
     def on_notify(channel: str | None, _: str | None) -> None:
-        loop.call_soon_threadsafe(worker.board.notify_queued)
+        loop.call_soon_threadsafe(worker.events.notify_queued)
 
     metrics = MetricsPort(
         services.settings,
-        MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None).text,
+        MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None).render,
     )
     registration = services.database.membership((JOBS_CHANNEL,), on_notify)
     await metrics.open()

@@ -39,7 +39,7 @@ class StreamRun(Protocol):
     async def flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
         """Pass every block to `write` until the end, and await what `write` returns, if anything."""
 
-    def ending(self) -> bytes:
+    def final_events(self) -> bytes:
         """Return the last block, to be sent once the charge is durable."""
 
     async def close(self, error: ServiceError | None = None) -> None:
@@ -141,7 +141,7 @@ async def stream_response(run: StreamRun, out: StreamWriter, receive: Receive) -
     finally:
         watcher.cancel()
     if error is None:
-        await out.write(run.ending(), is_last=True)
+        await out.write(run.final_events(), is_last=True)
     return error
 
 

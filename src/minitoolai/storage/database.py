@@ -12,17 +12,26 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from minitoolai.core.errors import ConnectionLost, Overloaded, StoreError
-
-if TYPE_CHECKING:
-    from minitoolai.storage.postgres.session import ProcessRegistration
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
 #: Publish/subscribe callback: (channel, payload), or (None, None) when notifications may have been lost.
 OnNotify = Callable[[str | None, str | None], None]
+
+
+class Membership(Protocol):
+    """Registration of this process among those that share a database: holds its number and receives notifications."""
+
+    number: int
+
+    def start(self) -> int:
+        """Register and return the process number. Raise StoreError if the server is away or no number is free."""
+
+    def stop(self) -> None:
+        """Release the process number."""
 
 
 class SelectByIds(NamedTuple):
@@ -95,7 +104,7 @@ class Database:
         name: str,
         where: str = "",
         is_shared: bool = False,
-        register: Callable[[Sequence[str], OnNotify], ProcessRegistration] | None = None,
+        register: Callable[[Sequence[str], OnNotify], Membership] | None = None,
         readers: int = 2,
     ) -> None:
         self.name = name
@@ -113,7 +122,7 @@ class Database:
         """Open a connection that may write. The caller closes it."""
         return self._connect(False)
 
-    def membership(self, channels: Sequence[str], on_notify: OnNotify) -> ProcessRegistration | None:
+    def membership(self, channels: Sequence[str], on_notify: OnNotify) -> Membership | None:
         """Return the registration of this process, not yet started, or None if the database is not shared.
 
         `on_notify` is called in a separate thread for every notification on these channels.

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.engines.speech.child import (
-    FIRST_SLICE,
-    SLICE,
-    Begin,
-    Discard,
-    LoadVoices,
-    NextSlice,
-    Reply,
-    Speak,
-    VoiceLoop,
-)
+from minitoolai.engines.speech.child import FIRST_SLICE, SLICE, VoiceLoop
 from minitoolai.engines.speech.encoding import RATE_HZ
+from minitoolai.engines.speech.messages import Begin, Discard, LoadVoices, NextSlice, Reply, Speak
 from minitoolai.engines.speech.voices import FAILS, SECONDS_PER_LETTER
 
 

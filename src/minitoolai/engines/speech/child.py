@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from minitoolai.core.inference import AudioFormat
 from minitoolai.engines.child_process import enter_child, read_frame, to_frame
 from minitoolai.engines.speech.encoding import AudioEncoder
+from minitoolai.engines.speech.messages import Begin, Command, Discard, LoadVoices, NextSlice, Reply, Speak, Synthesizer
 
 if TYPE_CHECKING:
     from minitoolai.engines.speech.encoding import Samples
@@ -25,71 +25,6 @@ NICENESS = 15
 #: the second is long enough for opus, which makes a page of each second.
 FIRST_SLICE = 30_000
 SLICE = 120_000
-
-
-# ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class VoiceFile(msgspec.Struct, frozen=True):
-    """A voice to load, with the path of its file if it has one."""
-
-    id: str
-    path: str
-
-
-class LoadVoices(msgspec.Struct, frozen=True, tag="load"):
-    """The first command: load the voices of this kind of engine. Gets a reply."""
-
-    kind: str
-    voices: list[VoiceFile]
-    delay_ms: float
-
-
-class Begin(msgspec.Struct, frozen=True, tag="begin"):
-    """Begin a text. Gets no reply."""
-
-    id: int
-    voice: str
-    format: AudioFormat
-    speed: float
-
-
-class Speak(msgspec.Struct, frozen=True, tag="speak"):
-    """Synthesize the next sentence of a text; None ends the text. Gets a reply."""
-
-    id: int
-    text: str | None
-
-
-class NextSlice(msgspec.Struct, frozen=True, tag="next"):
-    """Return the next slice of the last sentence. Gets a reply."""
-
-    id: int
-
-
-class Discard(msgspec.Struct, frozen=True, tag="discard"):
-    """Drop a text that is no longer wanted. Gets no reply."""
-
-    id: int
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """Audio, its number of samples, and whether the sentence has more slices; or why there is none."""
-
-    audio: bytes = b""
-    samples: int = 0
-    has_more: bool = False
-    error: str | None = None
-
-
-Command = LoadVoices | Begin | Speak | NextSlice | Discard
-
-
-class Synthesizer(Protocol):
-    """Loaded voices of one kind of engine."""
-
-    def speak(self, voice: str, text: str, speed: float) -> Samples:
-        """Return one sentence as 24 kHz samples."""
 
 
 class VoiceLoop:
@@ -116,7 +51,7 @@ class VoiceLoop:
                 return self._texts[command.id].next_slice(SLICE)
 
     def _load(self, command: LoadVoices) -> Reply:
-        # Imported here because the module imports this one.
+        # Imported here, so that the libraries of a voice are loaded by its own kind of child only.
         from minitoolai.engines.speech.voices import make_synthesizer
 
         try:

@@ -18,7 +18,7 @@ from minitoolai.core.errors import EngineError, EngineTimeout, Overloaded
 from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
 from minitoolai.engines.child_process import HangDetector, MessageChildProcess
 from minitoolai.engines.concurrency import ConcurrencyLimit
-from minitoolai.engines.speech.child import Begin, Command, Discard, LoadVoices, NextSlice, Reply, Speak, VoiceFile
+from minitoolai.engines.speech.messages import Begin, Command, Discard, LoadVoices, NextSlice, Reply, Speak, VoiceFile
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from minitoolai.core.catalog import VoiceEntry
-from minitoolai.engines.speech.child import Synthesizer, VoiceFile
 from minitoolai.engines.speech.encoding import RATE_HZ
+from minitoolai.engines.speech.messages import Synthesizer, VoiceFile
 from minitoolai.engines.speech.pool import VoicePool, is_installed
 
 if TYPE_CHECKING:
