@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from minitoolai.accounts.rate_limits import Limits
-from minitoolai.billing.charging import LEASE_MS, Bound, Charging, charged_cost, durable
+from minitoolai.billing.charging import LEASE_MS, Bound, Charging, charged_cost, wait_until_durable
 from minitoolai.core.errors import (
     AccessDenied,
     AlreadySettled,
@@ -61,7 +61,7 @@ def test_a_charge_on_a_hold_that_the_books_do_not_know_is_an_error(books: Tempor
         future = charging.settle(lost, 250, DONE)
         assert future is not None
         with pytest.raises(StoreError, match="has no hold for this charge"):
-            await durable(future, within_s=5)
+            await wait_until_durable(future, within_s=5)
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock)))
@@ -95,10 +95,10 @@ def test_a_charge_is_durable_only_if_the_books_carry_it(
         charge = charging.settle(reservation, 250, DONE)
         assert charge is not None
         if is_the_same:
-            await durable(charge, within_s=5)
+            await wait_until_durable(charge, within_s=5)
         else:
             with pytest.raises(AlreadySettled):
-                await durable(charge, within_s=5)
+                await wait_until_durable(charge, within_s=5)
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock), writer))
@@ -116,7 +116,7 @@ def test_a_charge_in_the_same_commit_as_a_recovery_is_not_durable(books: Tempora
         charge = charging.settle(reservation, 250, DONE)
         assert charge is not None
         with pytest.raises(AlreadySettled):
-            await durable(charge, within_s=5)
+            await wait_until_durable(charge, within_s=5)
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock), writer))

@@ -45,8 +45,8 @@ class Run:
         if self.engine_error is not None:
             raise self.engine_error
 
-    def ending(self) -> bytes:
-        self.steps.append("ending")
+    def final_events(self) -> bytes:
+        self.steps.append("final_events")
         return b"end"
 
     async def charge(self, *, within_s: float) -> None:
@@ -85,7 +85,7 @@ def test_the_end_of_a_stream_is_sent_after_its_charge() -> None:
         run = Run()
         error, sent = await streamed(run)
         assert error is None
-        assert run.steps == ["open", "charge", ("close", None), "ending"]
+        assert run.steps == ["open", "charge", ("close", None), "final_events"]
         assert sent[0] == {"type": "http.response.start", "status": 200, "headers": EVENT_STREAM}
         assert [(message["body"], message["more_body"]) for message in sent[1:]] == [
             (b"one", True),
