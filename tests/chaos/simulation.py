@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minitoolai.billing.audit import SWEEP_EVERY_S, Auditor
-from minitoolai.billing.charging import LEASE_MS, Bound, Charging, Reservation, durable
+from minitoolai.billing.charging import LEASE_MS, Bound, Charging, Reservation, wait_until_durable
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, ServiceError, StoreError
 from minitoolai.core.models import Caller, Outcome
 from minitoolai.ledger.rules import decide
@@ -113,7 +113,7 @@ class Simulation:
     """One seed. `trace` is everything that happened, in order."""
 
     #: Until a charge is written.
-    wait = staticmethod(durable)
+    wait = staticmethod(wait_until_durable)
 
     def __init__(
         self, seed: int, disk: SqliteConnection, loop: VirtualLoop, *, is_shared: bool, decide: ledger.Decide = decide

@@ -55,7 +55,7 @@ class StreamRun(Protocol):
         """Stop the run from another task."""
 
 
-class Begun:
+class StartedWrite:
     """A coroutine that has already run its first step, to be awaited to its end."""
 
     def __init__(self, steps: Generator[Any, Any, None], pause: Any) -> None:
@@ -73,12 +73,11 @@ class Begun:
             self._steps.close()
 
 
-def begin(work: Awaitable[None]) -> Begun | None:
-    """Run the first step synchronously. Return None if that finished it, otherwise an awaitable for the remaining
-    steps.
+def run_first_step(work: Awaitable[None]) -> StartedWrite | None:
+    """Run the first step of a write now. Return None if that finished it, otherwise an awaitable for the other steps.
 
     Saves one task wake-up per stream, too little to show in a stream's CPU time (2 ms for 16 tokens, differences within
-    3 %). Kept because a write that was returned unstarted would be lost, without its response head, if the stream is
+    3 %). Kept because a write that was returned unstarted would be lost, with its response head, if the stream is
     cancelled before awaiting it.
     """
     steps: Any = work.__await__()
@@ -86,7 +85,7 @@ def begin(work: Awaitable[None]) -> Begun | None:
         pause = steps.send(None)
     except StopIteration:
         return None
-    return Begun(steps, pause)
+    return StartedWrite(steps, pause)
 
 
 class StreamWriter:
@@ -117,14 +116,14 @@ class StreamWriter:
             writing = self._send({"type": "http.response.body", "body": data, "more_body": True})
         else:
             writing = self.write(data)
-        begun = begin(writing)
-        if begun is None:
+        started = run_first_step(writing)
+        if started is None:
             return None
-        return self._finish_write(begun)
+        return self._finish_write(started)
 
-    async def _finish_write(self, begun: Begun) -> None:
+    async def _finish_write(self, started: StartedWrite) -> None:
         self._is_sending = True
-        await begun
+        await started
         self._is_sending = False
 
     def break_silence(self) -> None:
