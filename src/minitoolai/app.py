@@ -20,7 +20,6 @@ from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
 from minitoolai.http.request_context import NOTES, RequestContext, is_preflight, preflight, welcome
 from minitoolai.http.server import exclusive_data_dir, run_server
 from minitoolai.http.uvicorn_fast_path import http10_body
-from minitoolai.images.endpoints import ImageDesk
 from minitoolai.images.webhooks import WebhookLog
 from minitoolai.observability.logging import CURRENT
 from minitoolai.observability.metrics import MetricsPage, MetricsPort
@@ -39,20 +38,6 @@ _SLASHES = re.compile("//+")
 COLLECT_AFTER = (20_000, 20, 20)
 
 
-def image_desk(services: Services) -> ImageDesk:
-    """Return what the image endpoints need."""
-    images = services.images
-    return ImageDesk(
-        jobs=images.service,
-        database=services.database,
-        links=images.links,
-        pictures=images.pictures,
-        in_flight=services.in_flight,
-        insecure_webhooks=services.settings.webhook_insecure,
-        wait_s=services.settings.total_timeout_s,
-    )
-
-
 class Server:
     """ASGI app of one serving process. It also runs the background tasks and knows whether the process is ready."""
 
@@ -62,13 +47,14 @@ class Server:
         self._registration: Membership | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
-        desk = image_desk(services)
-        self._hot = hot_paths(services.chats, services.speech, services.keys) | image_paths(desk, services.keys)
+        images, keys = services.images, services.keys
+        self._hot = hot_paths(services.chats, services.speech, keys) | image_paths(images, keys, services.settings)
         self._other: Any = other_paths(
             key_verifier=services.keys,
             reports=services.reports,
             why_not_ready=self.why_not_ready,
-            image_desk=desk,
+            image_service=images.service,
+            image_delivery=images.delivery,
             webhook_log=WebhookLog(services.database, services.images.webhook_secrets),
         )
         self._portal: Any = portal(services.site)
@@ -156,7 +142,7 @@ class Server:
         if not services.database.is_shared:
             # No other process can own holds or jobs of this file, so recover all of them now.
             await services.auditor.recover(all_of_them=True)
-            await services.images.worker.recover(all_of_them=True)
+            await services.images.worker.recover(include_unexpired=True)
         self._tasks = [
             asyncio.create_task(services.in_flight.run_ticker()),
             asyncio.create_task(services.auditor.run()),
@@ -213,7 +199,7 @@ class Server:
         if channel is None and self._registration is not None:
             self._services.clock.process_number = self._registration.number
         if channel in (None, JOBS_CHANNEL):
-            self._services.images.worker.board.notify_queued()
+            self._services.images.worker.events.notify_queued()
         if channel in (None, KEYS_CHANNEL):
             self._services.keys.forget(payload)
 
@@ -232,7 +218,7 @@ class Server:
         images = self._services.images.service
         for picture in images.catalog.images.values():
             drawer = images.engine_for(picture)
-            if drawer is not None and drawer.name not in self._services.images.worker.late:
+            if drawer is not None and drawer.name not in self._services.images.worker.state.start_on_demand:
                 used[f"images {drawer.name}"] = drawer
         await asyncio.gather(*(_start(engine) for engine in used.values()))
         self._why_not_ready = None

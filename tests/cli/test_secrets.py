@@ -70,7 +70,7 @@ def test_previous_secrets_verify_signatures_but_never_sign() -> None:
 def test_a_webhook_is_signed_with_the_old_and_the_new_secret() -> None:
     signed = WebhookSecrets(NEW).sign(7, "msg", "1700000000", b"{}").split(" ")
     for secrets in (WebhookSecrets(OLD), WebhookSecrets(NEW)):
-        raw = base64.b64decode(secrets.of(7).removeprefix("whsec_"))
+        raw = base64.b64decode(secrets.secret_for(7).removeprefix("whsec_"))
         mine = "v1," + base64.b64encode(hmac.digest(raw, b"msg.1700000000.{}", hashlib.sha256)).decode()
         assert mine in signed
     assert len(signed) == 2

@@ -84,7 +84,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
 
     worker, loop = services.images.worker, asyncio.get_running_loop()
     # A worker exists for images alone, so its engines start before the first job.
-    worker.late = frozenset()
+    worker.state.start_on_demand = frozenset()
     stopping, forced = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
@@ -94,7 +94,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stop)
 
     def on_notify(channel: str | None, _: str | None) -> None:
-        loop.call_soon_threadsafe(worker.board.notify_queued)
+        loop.call_soon_threadsafe(worker.events.notify_queued)
 
     metrics = MetricsPort(
         services.settings,

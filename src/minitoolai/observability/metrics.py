@@ -175,7 +175,7 @@ class MetricsPage:
             families.add_histogram("minitoolai_first_token_seconds", meters.first_token[kind], MS, kind)
             families.add_histogram("minitoolai_answer_seconds", meters.duration[kind], MS, kind)
         families.add("minitoolai_answers_underway", sources.shared.in_flight.count())
-        families.add("minitoolai_pictures_underway", len(sources.images.worker.runs))
+        families.add("minitoolai_pictures_underway", len(sources.images.worker.state.attempts))
 
     def _add_writer(self, families: _Families) -> None:
         writer = self._sources.shared.writer
