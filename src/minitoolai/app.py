@@ -17,11 +17,11 @@ from minitoolai.core.errors import EngineError
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
-from minitoolai.http.request_context import NOTES, RequestContext, is_preflight, preflight, welcome
+from minitoolai.http.request_context import REQUEST_CONTEXT, RequestContext, allow_origin, is_preflight, preflight
 from minitoolai.http.server import exclusive_data_dir, run_server
 from minitoolai.http.uvicorn_fast_path import http10_body
 from minitoolai.images.webhooks import WebhookLog
-from minitoolai.observability.logging import CURRENT
+from minitoolai.observability.logging import current_request
 from minitoolai.observability.metrics import MetricsPage, MetricsPort
 from minitoolai.portal.routes import is_portal_path, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
@@ -58,7 +58,7 @@ class Server:
             webhook_log=WebhookLog(services.database, services.images.webhook_secrets),
         )
         self._portal: Any = portal(services.site)
-        self._idempotent = Idempotent(services.replays, services.keys)
+        self._idempotent = Idempotent(services.idempotency, services.keys)
         self._metrics = MetricsPort(
             services.settings, MetricsPage(services.metric_sources(), self.why_not_ready).render
         )
@@ -81,13 +81,13 @@ class Server:
             await self._lifespan(receive, send)
             return
         headers = sort_headers(scope)
-        scope[NOTES] = notes = RequestContext(send, headers.get(b"x-request-id", b""))
-        CURRENT.set(notes)
-        notes.sign()
+        scope[REQUEST_CONTEXT] = context = RequestContext(send, headers.get(b"x-request-id", b""))
+        current_request.set(context)
+        context.add_request_id()
         if scope["http_version"] == "1.0":
             send = http10_body(send)
         try:
-            handler = self._handler(scope, headers, notes)
+            handler = self._handler(scope, headers, context)
             if IDEMPOTENCY_KEY in headers and scope["method"] == "POST" and handler is not self._portal:
                 name = headers[IDEMPOTENCY_KEY].decode("latin-1")
                 await self._idempotent(handler, name, scope, receive, send)
@@ -96,9 +96,9 @@ class Server:
         finally:
             # The context refers to uvicorn's side of the request, which refers to the scope. Break that cycle here, so
             # that no garbage collection is needed.
-            del scope[NOTES]
+            del scope[REQUEST_CONTEXT]
 
-    def _handler(self, scope: Scope, headers: dict[bytes, bytes], notes: RequestContext) -> App:
+    def _handler(self, scope: Scope, headers: dict[bytes, bytes], context: RequestContext) -> App:
         """Count the request and return its handler: hot paths from a dictionary, then the portal, then the API."""
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
@@ -109,7 +109,7 @@ class Server:
         if (b"origin" in headers or scope["method"] == "OPTIONS") and path.startswith(("/v1/", "/api/")):
             if is_preflight(scope):
                 return preflight
-            welcome(scope, notes)
+            allow_origin(scope, context)
         if handler is not None:
             self._count(path)
             return handler
@@ -141,7 +141,7 @@ class Server:
         services.writer.start()
         if not services.database.is_shared:
             # No other process can own holds or jobs of this file, so recover all of them now.
-            await services.auditor.recover(all_of_them=True)
+            await services.auditor.recover(force=True)
             await services.images.worker.recover(include_unexpired=True)
         self._tasks = [
             asyncio.create_task(services.in_flight.run_ticker()),
@@ -201,7 +201,7 @@ class Server:
         if channel in (None, JOBS_CHANNEL):
             self._services.images.worker.events.notify_queued()
         if channel in (None, KEYS_CHANNEL):
-            self._services.keys.forget(payload)
+            self._services.keys.invalidate(payload)
 
     async def _start_engines(self) -> None:
         """Start the engines that a model of the catalog uses now; others would only take memory.

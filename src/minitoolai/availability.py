@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from minitoolai.chat.service import ChatService, sees
+from minitoolai.chat.service import ChatService, accepts_images
 from minitoolai.core.catalog import Catalog, ImageModel, Model, SpeechModel, VoiceEntry
 from minitoolai.core.clock import parse_generation_name
 from minitoolai.core.errors import NotFound
@@ -62,10 +62,10 @@ class Reports:
             return Offer(model, image.name, None) if image else Offer(model, None, self._images.why_no_engine(model))
         if isinstance(model, SpeechModel):
             voice = self._speech.engine_for(model)
-            return Offer(model, voice.name, None) if voice else Offer(model, None, self._speech.why_no_voice(model))
+            return Offer(model, voice.name, None) if voice else Offer(model, None, self._speech.no_voice_reason(model))
         engine = self._chats.engine_for(model)
         if engine is not None:
-            return Offer(model, engine.name, None, sees(model, engine))
+            return Offer(model, engine.name, None, accepts_images(model, engine))
         reasons = (f"{name}: {self._chats.engines[name].why_not_ready()}" for name in model.engines)
         return Offer(model, None, "; ".join(reasons))
 

@@ -70,36 +70,36 @@ def test_a_key_has_its_own_limit_beside_that_of_its_account() -> None:
 def test_tokens_and_dollars_are_taken_before_the_work_and_corrected_after_it() -> None:
     clock = FixedClock()
     limits = Limits(clock, RateLimits(tokens_per_minute=1000, dollars_per_minute=10**9))
-    first = limits.begin(ANN, tokens=900, dollars=10**6)
+    first = limits.reserve(ANN, tokens=900, dollars=10**6)
     assert first is not None
-    with pytest.raises(RateLimited, match="1000 tokens a minute"):
-        limits.begin(ANN, tokens=200, dollars=0)
-    limits.end(first, tokens=100, dollars=10)
-    second = limits.begin(ANN, tokens=900, dollars=0)
+    with pytest.raises(RateLimited, match="1000 tokens per minute"):
+        limits.reserve(ANN, tokens=200, dollars=0)
+    limits.release(first, tokens=100, dollars=10)
+    second = limits.reserve(ANN, tokens=900, dollars=0)
     assert second is not None
     clock.forward(60)
-    limits.end(second, tokens=0, dollars=0)
-    with pytest.raises(RateLimited, match="1 dollars a minute"):  # noqa: PT012 - the last of three is the one
+    limits.release(second, tokens=0, dollars=0)
+    with pytest.raises(RateLimited, match="1 dollars per minute"):  # noqa: PT012 - the last of three is the one
         for _ in range(3):
-            limits.begin(ANN, tokens=1, dollars=6 * 10**8)
+            limits.reserve(ANN, tokens=1, dollars=6 * 10**8)
 
 
 def test_more_than_a_whole_minute_is_let_through_once_the_meter_is_full() -> None:
     limits = Limits(FixedClock(), RateLimits(tokens_per_minute=100))
-    assert limits.begin(ANN, tokens=5000, dollars=0) is not None
+    assert limits.reserve(ANN, tokens=5000, dollars=0) is not None
     with pytest.raises(RateLimited):
-        limits.begin(ANN, tokens=1, dollars=0)
+        limits.reserve(ANN, tokens=1, dollars=0)
 
 
 def test_answers_under_way_are_counted_and_come_back() -> None:
     limits = Limits(FixedClock(), RateLimits(streams=2))
-    one, two = (limits.begin(ANN, tokens=0, dollars=0) for _ in range(2))
-    with pytest.raises(RateLimited, match="2 answers under way"):
-        limits.begin(ANN, tokens=0, dollars=0)
-    assert limits.begin(BOB, tokens=0, dollars=0) is not None
+    one, two = (limits.reserve(ANN, tokens=0, dollars=0) for _ in range(2))
+    with pytest.raises(RateLimited, match="2 requests in progress"):
+        limits.reserve(ANN, tokens=0, dollars=0)
+    assert limits.reserve(BOB, tokens=0, dollars=0) is not None
     assert one is not None
-    limits.end(one, tokens=0, dollars=0)
-    assert limits.begin(ANN, tokens=0, dollars=0) is not None
+    limits.release(one, tokens=0, dollars=0)
+    assert limits.reserve(ANN, tokens=0, dollars=0) is not None
     assert two is not None
 
 
@@ -109,14 +109,14 @@ def test_each_of_several_processes_has_its_share() -> None:
 
 
 def test_what_measures_nothing_costs_nothing() -> None:
-    assert not Limits(FixedClock(), RateLimits(requests_per_minute=100)).measures_work_of(ANN)
-    assert Limits(FixedClock(), RateLimits(streams=1)).measures_work_of(ANN)
+    assert not Limits(FixedClock(), RateLimits(requests_per_minute=100)).applies_to(ANN)
+    assert Limits(FixedClock(), RateLimits(streams=1)).applies_to(ANN)
 
 
 # ── rules of keys ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def admission(*trusted: str) -> KeyPolicy:
+def key_policy(*trusted: str) -> KeyPolicy:
     clock = FixedClock()
     return KeyPolicy(clock, Limits(clock, RateLimits()), trusted_proxies=trusted)
 
@@ -124,9 +124,9 @@ def admission(*trusted: str) -> KeyPolicy:
 def test_a_key_that_has_expired_is_a_401() -> None:
     for expires_ms in (NOON_MS, NOON_MS - 1):
         with pytest.raises(AccessDenied) as no:
-            admission().check(Caller(1, "k", rules=KeyRules(expires_ms=expires_ms)), "", "")
+            key_policy().check(Caller(1, "k", rules=KeyRules(expires_ms=expires_ms)), "", "")
         assert no.value.code == "key_expired"
-    admission().check(Caller(1, "k", rules=KeyRules(expires_ms=NOON_MS + 1)), "", "")
+    key_policy().check(Caller(1, "k", rules=KeyRules(expires_ms=NOON_MS + 1)), "", "")
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,10 @@ def test_a_key_works_only_from_its_addresses(
 ) -> None:
     caller = Caller(1, "k", rules=KeyRules(allow_ip=("192.0.2.7", "10.0.0.0/8", "2001:db8::/32")))
     if is_allowed:
-        admission(*trusted).check(caller, peer, forwarded)
+        key_policy(*trusted).check(caller, peer, forwarded)
     else:
         with pytest.raises(KeyForbids) as no:
-            admission(*trusted).check(caller, peer, forwarded)
+            key_policy(*trusted).check(caller, peer, forwarded)
         assert no.value.code == "address_not_allowed"
 
 
@@ -164,6 +164,6 @@ def test_a_key_works_only_for_its_models() -> None:
     caller = Caller(1, "k", rules=KeyRules(models=("gpt-4o",)))
     check_model(caller, "gpt-4o")
     check_model(Caller(1, "k"), "anything")
-    with pytest.raises(KeyForbids, match="meant for gpt-4o") as no:
+    with pytest.raises(KeyForbids, match="It may use: gpt-4o") as no:
         check_model(caller, "gpt-4.1")
     assert (no.value.code, no.value.param) == ("model_not_allowed", "model")

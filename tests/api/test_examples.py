@@ -38,7 +38,7 @@ def test_an_example_prints_the_text_and_its_tokens(program: str, account: Accoun
 def test_an_example_prints_why_it_was_refused(program: str, account: Account) -> None:
     done = run(program, account, key="sk-mt-wrong")
     assert done.returncode == 1
-    assert "not a key of this service" in done.stderr
+    assert "Invalid API key" in done.stderr
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -185,6 +185,6 @@ def test_an_answer_that_is_read_on_after_its_caller_left_is_read_no_further(
 
 
 def test_an_interruption_is_no_failure_of_the_upstream() -> None:
-    health = CircuitBreaker(after=1, rest_s=60.0)
-    health.failed(interrupted(), "billing", 0.0)
-    assert health.is_closed
+    breaker = CircuitBreaker(failure_threshold=1, cooldown_s=60.0)
+    breaker.on_failure(interrupted(), "billing", 0.0)
+    assert breaker.is_closed

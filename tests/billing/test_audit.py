@@ -187,7 +187,7 @@ def test_a_running_server_sounds_the_alarm(damaged: Path, caplog: pytest.LogCapt
 
     with caplog.at_level(logging.CRITICAL):
         assert set(asyncio.run(work())) == {"posted equals the sum of transfers", "all accounts sum to zero"}
-    assert "THE BOOKS ARE WRONG: posted equals the sum of transfers" in caplog.text
+    assert "LEDGER INVARIANT VIOLATED: posted equals the sum of transfers" in caplog.text
 
 
 def test_the_rows_of_a_broken_invariant_are_limited(books: TemporaryBooks) -> None:
@@ -201,10 +201,10 @@ def test_the_rows_of_a_broken_invariant_are_limited(books: TemporaryBooks) -> No
 # ── recovery ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def _recover(books: TemporaryBooks, *, all_of_them: bool = False) -> int:
+async def _recover(books: TemporaryBooks, *, force: bool = False) -> int:
     with books.writer() as writer:
         auditor = Auditor(books.database, writer, books.clock, audit_every_s=60)
-        return await auditor.recover(all_of_them=all_of_them)
+        return await auditor.recover(force=force)
 
 
 def test_the_sweep_recovers_what_nobody_renews_and_nothing_else(books: TemporaryBooks) -> None:
@@ -227,7 +227,7 @@ def test_a_sweep_before_the_lease_ends_recovers_nothing(books: TemporaryBooks) -
 def test_the_only_process_recovers_everything_at_its_start(books: TemporaryBooks) -> None:
     account = books.account(100_000)
     books.apply(*(hold(n, account, 10) for n in range(1, 1301)))
-    assert asyncio.run(_recover(books, all_of_them=True)) == 1300
+    assert asyncio.run(_recover(books, force=True)) == 1300
     assert books.money(account) == Balance(100_000, 0)
 
 
@@ -332,5 +332,5 @@ def test_the_sweep_goes_on_after_a_failure(books: TemporaryBooks, caplog: pytest
             await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(work())
-    assert "the sweep failed and will be tried again" in caplog.text
+    assert "hold recovery or audit failed, will retry" in caplog.text
     assert books.money(account) == Balance(1000, 0)

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from minitoolai.billing.charging import LEASE_MS, Bound, Charging, charged, durable
+from minitoolai.billing.charging import LEASE_MS, Bound, Charging, charged_cost, durable
 from minitoolai.core.errors import AccessDenied, AlreadySettled, InsufficientBalance, ServiceError, StoreError
 from minitoolai.core.models import Balance, Caller, Outcome
 from minitoolai.ledger.types import Recover
@@ -35,7 +35,7 @@ def test_a_reservation_holds_the_bound_and_writes_the_generation(books: Temporar
         assert books.rows("SELECT lease_until_ms FROM holds") == [(NOON_MS + LEASE_MS,)]
         future = charging.settle(reservation, 250, DONE)
         assert future is not None
-        assert charged(await future) == 250
+        assert charged_cost(await future) == 250
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock)))
@@ -50,7 +50,7 @@ def test_a_charge_on_a_hold_that_the_books_do_not_know_is_an_error(books: Tempor
         lost = msgspec.structs.replace(reservation, hold_id=reservation.hold_id + 1)
         future = charging.settle(lost, 250, DONE)
         assert future is not None
-        with pytest.raises(StoreError, match="do not know the hold"):
+        with pytest.raises(StoreError, match="has no hold for this charge"):
             await durable(future, within_s=5)
 
     with books.writer() as writer:
@@ -215,7 +215,7 @@ def test_five_hundred_at_once_get_exactly_what_the_balance_buys(books: Temporary
             return False
         future = charging.settle(reservation, 600, DONE)
         assert future is not None
-        return charged(await future) == 600
+        return charged_cost(await future) == 600
 
     async def work(charging: Charging) -> list[bool]:
         return await asyncio.gather(*(one(charging) for _ in range(500)))

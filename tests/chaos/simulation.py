@@ -211,7 +211,7 @@ class Simulation:
     async def _sweep(self, auditor: Auditor, is_up: asyncio.Event) -> None:
         """As at the start of a server, which serves nobody before; and then every five seconds."""
         if not self._is_shared:
-            await auditor.recover(all_of_them=True)
+            await auditor.recover(force=True)
         is_up.set()
         await auditor.run()
 

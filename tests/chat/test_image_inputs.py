@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from minitoolai.chat.image_inputs import MOST_PICTURES, ImageInputs
+from minitoolai.chat.image_inputs import MAX_IMAGES, ImageInputs
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import FetchFailed, InvalidRequest, UrlForbidden
 from minitoolai.core.inference import ChatRequest
@@ -45,7 +45,7 @@ def looked_at(
         assert web is not None, f"nothing should be fetched for {field}"
         return web[url]
 
-    asyncio.run(ImageInputs(fetch).look(asked, must_fetch=must_fetch))
+    asyncio.run(ImageInputs(fetch).load(asked, must_fetch=must_fetch))
     return [part["image_url"]["url"] for part in asked.messages[0]["content"]]
 
 
@@ -99,18 +99,18 @@ def test_what_is_fetched_here_is_fetched_under_the_rules_of_a_hostile_internet(u
     client = GuardedClient()
     seeing = ImageInputs(lambda where, field: client.get(where, field=field))
     with pytest.raises(UrlForbidden) as no:
-        asyncio.run(seeing.look(request(url), must_fetch=True))
+        asyncio.run(seeing.load(request(url), must_fetch=True))
     assert no.value.param == FIELD
 
 
 def test_more_pictures_than_anybody_looks_at_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="at most 32"):
-        looked_at(request(*["https://example.com/a"] * (MOST_PICTURES + 1)))
+        looked_at(request(*["https://example.com/a"] * (MAX_IMAGES + 1)))
 
 
 def test_a_text_has_no_pictures() -> None:
     asked = ChatRequest("m", [{"role": "user", "content": "hi"}], {}, stream=True, include_usage=True, limit=None)
-    asyncio.run(ImageInputs(_never).look(asked, must_fetch=True))
+    asyncio.run(ImageInputs(_never).load(asked, must_fetch=True))
 
 
 async def _never(url: str, field: str) -> Any:
@@ -124,7 +124,7 @@ def test_what_is_plain_is_an_upright_png_without_transparency() -> None:
     clear = io.BytesIO()
     Image.new("RGBA", (5000, 10), (0, 0, 0, 0)).save(clear, "png")
     asked = request(data_url(file.getvalue()), data_url(clear.getvalue()))
-    asyncio.run(ImageInputs(_never).look(asked, must_fetch=True, plain=True))
+    asyncio.run(ImageInputs(_never).load(asked, must_fetch=True, as_png=True))
     urls = [part["image_url"]["url"] for part in asked.messages[0]["content"]]
     assert [url.partition(",")[0] for url in urls] == ["data:image/png;base64"] * 2
     found = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
@@ -136,7 +136,7 @@ def test_a_picture_that_breaks_off_is_refused_where_it_is_unpacked() -> None:
     file = io.BytesIO()
     Image.effect_noise((200, 200), 50).save(file, "png")
     with pytest.raises(InvalidRequest, match="broken png") as no:
-        asyncio.run(ImageInputs(_never).look(request(data_url(file.getvalue()[:900])), must_fetch=True, plain=True))
+        asyncio.run(ImageInputs(_never).load(request(data_url(file.getvalue()[:900])), must_fetch=True, as_png=True))
     assert (no.value.code, no.value.param) == ("invalid_image", FIELD)
 
 

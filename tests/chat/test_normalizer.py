@@ -107,7 +107,7 @@ def test_without_usage_wanted_no_chunk_has_the_field() -> None:
     assert all("usage" not in chunk for chunk in chunks(output))
     assert [chunk["choices"] for chunk in chunks(output)] == [chunk["choices"] for chunk in chunks(feed(WHOLE)[0])]
     assert events.usage is not None
-    assert events.ending(events.usage) == DONE
+    assert events.final_events(events.usage) == DONE
 
 
 def test_nothing_leaves_before_its_event_is_whole() -> None:
@@ -122,7 +122,7 @@ def test_the_usage_and_the_end_are_kept_back_for_the_ending() -> None:
     assert events.done
     assert b'"usage":{' not in output
     assert b"data: [DONE]" not in output
-    usage_chunk = chunks(events.ending(events.usage or Usage(0, 0)).removesuffix(DONE))[0]
+    usage_chunk = chunks(events.final_events(events.usage or Usage(0, 0)).removesuffix(DONE))[0]
     assert usage_chunk == {
         **HEAD,
         "choices": [],
@@ -225,7 +225,7 @@ def test_an_error_that_is_null_is_no_error() -> None:
 )
 def test_rubbish_is_the_engines_error_wherever_it_comes(rubbish: bytes, forwards: bool) -> None:
     for source in (rubbish, TEXT + rubbish, TEXT + rubbish + TEXT):
-        with pytest.raises(EngineError, match="no chunk"):
+        with pytest.raises(EngineError, match="invalid chunk"):
             feed(source, forwards=forwards)
 
 
@@ -233,7 +233,7 @@ def test_an_event_that_never_ends_is_given_up() -> None:
     events = stream()
     for _ in range(LARGEST_EVENT // 2**20):
         assert events.feed(b"x" * 2**20) == b""
-    with pytest.raises(EngineError, match="without end"):
+    with pytest.raises(EngineError, match=f"more than {LARGEST_EVENT} bytes"):
         events.feed(b"x")
 
 

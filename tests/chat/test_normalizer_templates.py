@@ -24,7 +24,7 @@ def both_ways(events: list[bytes], **options: bool) -> tuple[int, bytes]:
     short, plain = stream(**options), stream(**options)
     sent, known = [], 0
     for data in events:
-        block = short.repeats(data)
+        block = short.match_template(data)
         known += block is not None
         sent.append(short.feed(data) if block is None else block)
         assert sent[-1] == plain.feed(data)
@@ -55,7 +55,7 @@ def test_escapes_count_as_the_bytes_that_they_stand_for(mode: dict[str, bool]) -
     assert known >= 36
     events = stream(**mode)
     for data in words:
-        if events.repeats(data) is None:
+        if events.match_template(data) is None:
             events.feed(data)
     assert events.size == 3 * sum(len(json.loads(f'"{word}"').encode()) for word in ASCII)
 
@@ -64,7 +64,7 @@ def test_half_an_emoji_in_each_of_two_events_counts_about_what_a_whole_one_does(
     events = stream()
     events.feed(told("a"))
     for half in (b"\\ud83e", b"\\ude90"):
-        assert events.repeats(told("TEXT").replace(b"TEXT", half)) is not None
+        assert events.match_template(told("TEXT").replace(b"TEXT", half)) is not None
     assert events.size == 1 + len("🪐".encode())
 
 
@@ -111,8 +111,8 @@ def test_an_event_that_differs_in_more_than_its_text_is_parsed(stranger: bytes, 
     events = stream(**mode)
     for _ in range(3):
         events.feed(told("a"))
-    assert events.repeats(told("b")) is not None
-    assert events.repeats(stranger) is None
+    assert events.match_template(told("b")) is not None
+    assert events.match_template(stranger) is None
 
 
 def test_a_raw_line_end_or_an_open_escape_in_the_text_is_no_text() -> None:
@@ -120,20 +120,20 @@ def test_a_raw_line_end_or_an_open_escape_in_the_text_is_no_text() -> None:
     events.feed(told("a"))
     whole = told("TEXT")
     for text in (b"x\n\ndata: [DONE]\n\n", b"x\\", b'x","tool_calls":[{}],"a":"'):
-        assert events.repeats(whole.replace(b"TEXT", text)) is None
+        assert events.match_template(whole.replace(b"TEXT", text)) is None
 
 
 def test_while_half_an_event_waits_nothing_goes_by_the_short_way() -> None:
     events = stream()
     events.feed(told("a"))
     assert events.feed(b"data: {") == b""
-    assert events.repeats(told("b")) is None
+    assert events.match_template(told("b")) is None
 
 
 def test_after_the_end_nothing_repeats() -> None:
     events = stream()
     events.feed(told("a") + DONE)
-    assert events.repeats(told("b")) is None
+    assert events.match_template(told("b")) is None
     assert events.feed(told("b")) == b""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.normalizer import Whole, whole_answer
+from minitoolai.chat.normalizer import NormalizedCompletion, normalize_completion
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import Usage
 
@@ -16,8 +16,8 @@ ANSWER = {"id": "c1", "object": "chat.completion", "created": 5, "model": "m", "
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4}
 
 
-def read(answer: Any, *, forwards: bool = False, **more: int) -> tuple[dict[str, Any], Whole]:
-    whole = whole_answer(
+def read(answer: Any, *, forwards: bool = False, **more: int) -> tuple[dict[str, Any], NormalizedCompletion]:
+    whole = normalize_completion(
         json.dumps(answer).encode(), forwards=forwards, name="gen-1", created_s=99, **{"prompt": 7, **more}
     )
     return json.loads(whole.body), whole
@@ -38,13 +38,13 @@ def test_what_the_engine_leaves_out_is_filled_in() -> None:
 
 def test_a_complete_answer_is_forwarded_to_the_byte() -> None:
     body = json.dumps({**ANSWER, "usage": USAGE, "more": 1}, indent=1).encode()
-    assert whole_answer(body, forwards=True, name="gen-1", prompt=7, created_s=99).body == body
+    assert normalize_completion(body, forwards=True, name="gen-1", prompt=7, created_s=99).body == body
 
 
 def test_nor_is_a_usage_without_output_touched_where_nothing_was_said() -> None:
     silent = [{"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}]
     body = json.dumps({**ANSWER, "choices": silent, "usage": {"prompt_tokens": 9, "completion_tokens": 0}}).encode()
-    whole = whole_answer(body, forwards=True, name="gen-1", prompt=7, created_s=99)
+    whole = normalize_completion(body, forwards=True, name="gen-1", prompt=7, created_s=99)
     assert (whole.body, whole.is_estimated) == (body, False)
 
 
@@ -77,7 +77,7 @@ def test_every_word_of_every_choice_counts_up_to_the_most_that_is_held() -> None
     ]
     choices = [{"index": n, "message": message, "finish_reason": "stop"} for n, message in enumerate(said)]
     assert read({**ANSWER, "choices": choices})[1].usage == Usage(7, (60 + 60 + 1 + 99) // 5)
-    assert read({**ANSWER, "choices": choices}, most=30)[1].usage == Usage(7, 30)
+    assert read({**ANSWER, "choices": choices}, max_output=30)[1].usage == Usage(7, 30)
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,11 @@ def test_every_word_of_every_choice_counts_up_to_the_most_that_is_held() -> None
     ],
 )
 def test_what_is_no_completion_is_the_engines_error(answer: Any) -> None:
-    with pytest.raises(EngineError, match=r"no completion|without choices"):
+    with pytest.raises(EngineError, match=r"an invalid completion|without choices"):
         read(answer)
 
 
 def test_rubbish_is_the_engines_error() -> None:
     for body in (b"", b"<html>", b"\xff", b'{"choices": [{"x":'):
-        with pytest.raises(EngineError, match="no completion"):
-            whole_answer(body, forwards=True, name="gen-1", prompt=7, created_s=99)
+        with pytest.raises(EngineError, match="invalid completion"):
+            normalize_completion(body, forwards=True, name="gen-1", prompt=7, created_s=99)

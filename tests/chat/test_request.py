@@ -106,7 +106,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("max_completion_tokens", {"max_completion_tokens": {}}, "a whole number"),
     ("max_tokens", {"max_tokens": 0}, "at least 1"),
     ("max_tokens", {"max_tokens": "4"}, "a whole number"),
-    ("max_tokens", {"max_tokens": 5, "max_completion_tokens": 6}, "old name of max_completion_tokens"),
+    ("max_tokens", {"max_tokens": 5, "max_completion_tokens": 6}, "the same setting but differ"),
     ("n", {"n": 0}, "at least 1"),
     ("n", {"n": 129}, "at most 128"),
     ("n", {"n": 1.5}, "a whole number"),

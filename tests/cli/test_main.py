@@ -79,7 +79,7 @@ def test_a_password_is_read_from_standard_input_and_stored_as_a_hash(cli: Cli) -
 
 #: (command, a part of the message). Each must exit 1, print nothing on standard output, and say what to do.
 REFUSED = [
-    (("account", "create", "ann"), "is not an e-mail address; write it like ann@example.com"),
+    (("account", "create", "ann"), "is not an e-mail address. Use the form ann@example.com"),
     (("account", "create", ANN), "already has an account"),
     (("account", "create", "bob@example.com", "--credit", "five"), "is not an amount in dollars; write it like 5.00"),
     (("account", "create", "bob@example.com", "--credit", "-5"), "more than zero"),

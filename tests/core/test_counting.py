@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from minitoolai.chat.normalizer import MAX_TEMPLATE_PARSES
 from minitoolai.core.counting import (
-    counted,
+    count_deltas,
     delta_size,
-    merged,
-    said_in,
-    said_size,
+    estimate_output_tokens,
+    estimate_usage,
+    merge_usage,
+    message_size,
     text_size,
-    tokens_written,
 )
 from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
 from tests.chat.test_normalizer import choice, event, stream
@@ -69,7 +69,7 @@ KINDS = [json.dumps(shape)[:60] for shape, _ in SHAPES]
 @pytest.mark.parametrize(("delta", "text"), SHAPES, ids=KINDS)
 def test_every_string_of_a_delta_is_counted_and_nothing_else(delta: dict[str, Any], text: str) -> None:
     size = len(text.encode())
-    assert said_size(delta) == size
+    assert message_size(delta) == size
     for ascii_only in (True, False):
         assert delta_size(json.dumps(delta, ensure_ascii=ascii_only, separators=(",", ":")).encode()) == size
         assert delta_size(json.dumps(delta, ensure_ascii=ascii_only, indent=1).encode()) == size
@@ -85,7 +85,7 @@ def test_it_is_counted_whether_parsed_forwarded_or_repeated(
     told = event(choice(delta))
     for _ in range(0, number, at_once):
         block = told * at_once
-        if events.repeats(block) is None:
+        if events.match_template(block) is None:
             events.feed(block)
     assert (events.pieces, events.size) == (number * (text != ""), number * expected)
 
@@ -103,11 +103,11 @@ def test_events_that_differ_in_every_way_are_counted_in_a_block() -> None:
 
 def test_what_is_nested_too_deep_is_no_plain_block_and_no_crash() -> None:
     deep = event(choice({})).replace(b'"delta":{}', b'"delta":{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
-    assert said_in(deep, 1) is None
+    assert count_deltas(deep, 1) is None
     inner: Any = "text"
     for _ in range(100_000):
         inner = {"x": [inner]}
-    assert said_size({"x": inner}) == 4
+    assert message_size({"x": inner}) == 4
     # Freed level by level, or the interpreter would descend.
     while isinstance(inner, dict):
         inner = inner.pop("x").pop()
@@ -130,24 +130,26 @@ def test_the_count_is_at_least_half_of_the_bytes_by_four_and_not_above_them_unle
     sizes: list[int],
 ) -> None:
     size, pieces = sum(sizes), len(sizes)
-    tokens = tokens_written(pieces, size)
+    tokens = estimate_output_tokens(pieces, size)
     assert size / 4 / 2 <= tokens
     assert tokens <= max(pieces, size / 4)
 
 
 def test_the_later_usage_counts_and_a_zero_in_it_does_not() -> None:
     good = Usage(9, 4, 13, TokenDetails(2), CompletionDetails(3))
-    assert merged(None, good) is good
-    assert merged(Usage(1, 1), good) is good
-    assert merged(good, Usage(0, 0)) == Usage(9, 4, 0, TokenDetails(2), CompletionDetails(3))
-    assert merged(good, Usage(0, 7)) == Usage(9, 7, 0, TokenDetails(2), None)
-    assert merged(good, Usage(10, 0, 10, TokenDetails(1))) == Usage(10, 4, 0, TokenDetails(1), CompletionDetails(3))
+    assert merge_usage(None, good) is good
+    assert merge_usage(Usage(1, 1), good) is good
+    assert merge_usage(good, Usage(0, 0)) == Usage(9, 4, 0, TokenDetails(2), CompletionDetails(3))
+    assert merge_usage(good, Usage(0, 7)) == Usage(9, 7, 0, TokenDetails(2), None)
+    assert merge_usage(good, Usage(10, 0, 10, TokenDetails(1))) == Usage(
+        10, 4, 0, TokenDetails(1), CompletionDetails(3)
+    )
     zeros = Usage(0, 0)
-    assert merged(zeros, zeros) is zeros
+    assert merge_usage(zeros, zeros) is zeros
 
 
 def count(reported: Usage | None, prompt: int = 8, tokens: int = 5, later: int = 0) -> tuple[int, int, bool]:
-    usage, is_estimated = counted(reported, prompt=prompt, tokens=tokens, has_begun=tokens > 0, later=later)
+    usage, is_estimated = estimate_usage(reported, prompt=prompt, tokens=tokens, has_begun=tokens > 0, later=later)
     return usage.prompt_tokens, usage.completion_tokens, is_estimated
 
 

@@ -46,7 +46,7 @@ def test_an_example_saves_its_image(program: str, sketch_server: ServerProcess, 
 def test_an_example_prints_the_reason_of_a_refusal(program: str, sketch_server: ServerProcess, tmp_path: Path) -> None:
     done = run(program, sketch_server.account(), tmp_path, key="sk-mt-wrong")
     assert done.returncode == 1
-    assert "not a key of this service" in done.stderr
+    assert "Invalid API key" in done.stderr
 
 
 @contextmanager

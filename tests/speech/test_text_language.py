@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.speech.text import foreign_script, guessed_language, unreadable
+from minitoolai.speech.text import detect_language, foreign_script, unreadable_words
 
 ENGLISH = [
     "The quick brown fox jumps over the lazy dog.",
@@ -34,12 +34,12 @@ FOREIGN = {
 
 @pytest.mark.parametrize("text", ENGLISH)
 def test_english_with_foreign_names_is_english_or_unclear(text: str) -> None:
-    assert guessed_language(text) in (None, "en")
+    assert detect_language(text) in (None, "en")
 
 
 @pytest.mark.parametrize(("code", "text"), [(code, text) for code, texts in FOREIGN.items() for text in texts])
 def test_a_plain_sentence_of_another_language_is_known_by_its_small_words(code: str, text: str) -> None:
-    assert guessed_language(text) == code
+    assert detect_language(text) == code
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_a_script_that_the_voice_does_not_read_is_named(text: str, name: str) ->
 
 def test_a_few_foreign_words_do_not_make_a_foreign_text() -> None:
     assert foreign_script("The word 世界 means world in Chinese, мир in Russian.", "en") is None
-    assert unreadable("en").findall("The word 世界 means world, мир too; naïve Zoë.") == ["世界", "мир"]
+    assert unreadable_words("en").findall("The word 世界 means world, мир too; naïve Zoë.") == ["世界", "мир"]
 
 
 def test_a_voice_reads_its_own_script() -> None:
     assert foreign_script("Привет, мир!", "ru-RU") is None
-    assert unreadable("ru").findall("Привет, мир и 世界") == ["世界"]
+    assert unreadable_words("ru").findall("Привет, мир и 世界") == ["世界"]

@@ -32,8 +32,8 @@ from tests.support.waiting import children_of, eventually, is_alive
 
 PROGRAM = [str(Path(sys.executable).with_name("minitoolai"))]
 START_TIMEOUT_S = 90.0
-#: Never in the log of a healthy server.
-SIGNS_OF_ILLNESS = ("Traceback", "never retrieved", "never awaited", "was destroyed", "BOOKS ARE WRONG")
+#: What a healthy server never writes to standard error.
+SIGNS_OF_ILLNESS = ("Traceback", "never retrieved", "never awaited", "was destroyed", "LEDGER INVARIANT VIOLATED")
 _numbers = itertools.count(1)
 
 

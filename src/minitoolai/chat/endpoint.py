@@ -1,4 +1,7 @@
-"""The streaming hot path: a bare ASGI app, one for each form of a chat; see docs/performance.md before adding to it."""
+"""HTTP endpoint of chats: a bare ASGI app per dialect, streaming server-sent events (SSE).
+
+This is the hot path: read docs/performance.md before adding to it.
+"""
 
 from __future__ import annotations
 
@@ -15,45 +18,45 @@ from minitoolai.core.inference import ChatRequest
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.errors import error_event, status_and_type
-from minitoolai.http.request_context import name_work
+from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import (
     EVENT_STREAM,
     StreamRun,
     StreamWriter,
-    attempt,
     method_not_allowed,
+    run_and_charge,
     stream_response,
     watch_disconnect,
 )
 
-# (merged from forms) In which form a chat is asked for and answered: our own, OpenAI's, or one that is translated from and to it.
+# ── dialects: the request and response formats of a chat ──────────────────────────────────────────────────
 
 
 class DialectRun(StreamRun, Protocol):
-    """A chat under way, as its caller hears it."""
+    """Chat run with its output in the format of a dialect."""
 
     async def read_whole(self) -> bytes:
-        """The answer that is not streamed."""
+        """Return the body of a response that is not streamed."""
 
 
 class Dialect(Protocol):
-    """How bodies are read and answers are told."""
+    """Request and response format of one API, such as OpenAI's responses."""
 
     def parse(self, body: bytes) -> ChatRequest:
-        """The checked request; InvalidRequest names the field."""
+        """Return the validated request. InvalidRequest names the field."""
 
-    def speaker(self, run: ChatRun) -> DialectRun:
-        """Who tells the caller of this run."""
+    def adapt(self, run: ChatRun) -> DialectRun:
+        """Return the run with its output in this format."""
 
-    def retold(self, error: ServiceError) -> ServiceError:
-        """The error in the words of this form."""
+    def map_error(self, error: ServiceError) -> ServiceError:
+        """Translate the field names in an error to those of this format."""
 
-    def last_words(self, speaker: DialectRun, error: ServiceError) -> bytes:
-        """What ends a stream that failed after it began."""
+    def error_frame(self, adapted: DialectRun, error: ServiceError) -> bytes:
+        """Return the event that ends a stream which failed after it began."""
 
 
 class ChatDialect:
-    """Chats as they are: nothing is translated."""
+    """Format of chat completions, ours or OpenAI's. Needs no translation."""
 
     def __init__(self, dialect: DialectName) -> None:
         self._dialect: DialectName = dialect
@@ -61,31 +64,31 @@ class ChatDialect:
     def parse(self, body: bytes) -> ChatRequest:
         return parse_chat(body, self._dialect)
 
-    def speaker(self, run: ChatRun) -> DialectRun:
+    def adapt(self, run: ChatRun) -> DialectRun:
         return run
 
-    def retold(self, error: ServiceError) -> ServiceError:
+    def map_error(self, error: ServiceError) -> ServiceError:
         return error
 
-    def last_words(self, speaker: DialectRun, error: ServiceError) -> bytes:
+    def error_frame(self, adapted: DialectRun, error: ServiceError) -> bytes:
         return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
 
 
 class DialectTranslator(Protocol):
-    """Chat's events into another form's."""
+    """Translator of chat events and completions to another format."""
 
     def events(self, block: bytes) -> bytes:
-        """Whole events of a chat, retold; may be nothing."""
+        """Translate whole chat events. May return nothing."""
 
-    def ending(self, block: bytes) -> bytes:
-        """The usage and the end, retold."""
+    def final_events(self, block: bytes) -> bytes:
+        """Translate the usage chunk and the end of the stream."""
 
-    def whole(self, body: bytes) -> bytes:
-        """A whole completion, retold."""
+    def completion(self, body: bytes) -> bytes:
+        """Translate a completion that is not streamed."""
 
 
 class DialectAdapter:
-    """A chat under way that is told in another form. Money and time stay with the run inside."""
+    """Chat run that translates its output. Charging and timeouts stay with the inner run."""
 
     def __init__(self, run: ChatRun, translator: DialectTranslator) -> None:
         self._run = run
@@ -94,7 +97,7 @@ class DialectAdapter:
 
     @property
     def task(self) -> asyncio.Task[object] | None:
-        """Set while somebody may break the answer off by cancelling it."""
+        """The task that `stop` cancels; None while the run cannot be cancelled."""
         return self._run.task
 
     @task.setter
@@ -103,7 +106,7 @@ class DialectAdapter:
 
     @property
     def stop_reason(self) -> ServiceError | None:
-        """Why it was broken off, if it was."""
+        """Why the run was cancelled, if it was."""
         return self._run.stop_reason
 
     @stop_reason.setter
@@ -114,17 +117,17 @@ class DialectAdapter:
         await self._run.open()
 
     async def flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
-        def retell(block: bytes) -> Awaitable[None] | None:
+        def write_translated(block: bytes) -> Awaitable[None] | None:
             events = self.translator.events(block)
             return write(events) if events else None
 
-        await self._run.flow(retell)
+        await self._run.flow(write_translated)
 
     async def read_whole(self) -> bytes:
-        return self.translator.whole(await self._run.read_whole())
+        return self.translator.completion(await self._run.read_whole())
 
-    def ending(self) -> bytes:
-        return self.translator.ending(self._run.ending())
+    def final_events(self) -> bytes:
+        return self.translator.final_events(self._run.final_events())
 
     async def charge(self, *, within_s: float) -> None:
         await self._run.charge(within_s=within_s)
@@ -139,13 +142,16 @@ class DialectAdapter:
         self._run.stop(reason)
 
 
-class ChatEndpoint:
-    """A POST to one service, in the form of its address, such as `/api/chat-completions/` or `/v1/chat/completions`."""
+# ── endpoint ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def __init__(self, chats: ChatService, keys: KeyVerifier, form: Dialect) -> None:
+
+class ChatEndpoint:
+    """ASGI app for POST to one path, such as `/api/chat-completions/` or `/v1/chat/completions`, in its dialect."""
+
+    def __init__(self, chats: ChatService, keys: KeyVerifier, dialect: Dialect) -> None:
         self._chats = chats
         self._keys = keys
-        self._form = form
+        self._dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -153,51 +159,51 @@ class ChatEndpoint:
                 await method_not_allowed(send)
                 return
             caller = await authenticate(scope, self._keys)
-            request = self._form.parse(await read_json_body(scope, receive))
+            request = self._dialect.parse(await read_json_body(scope, receive))
             run = await self._chats.begin(caller, request)
         except ClientLeft:
             return
         except ServiceError as error:
-            await respond_error(send, self._form.retold(error), [])
+            await respond_error(send, self._dialect.map_error(error), [])
             return
         run.task = asyncio.current_task()
-        name_work(scope, run.name)
+        set_generation(scope, run.name)
         if request.stream:
-            await _stream(run, self._form, receive, send)
+            await _stream(run, self._dialect, receive, send)
         else:
-            await _whole(run, self._form, receive, send)
+            await _respond(run, self._dialect, receive, send)
 
 
-async def _stream(run: ChatRun, form: Dialect, receive: Receive, send: Send) -> None:
+async def _stream(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -> None:
     out = StreamWriter(send, [*EVENT_STREAM, *_headers(run)])
     run.on_silence = out.break_silence
-    speaker = form.speaker(run)
-    error = await stream_response(speaker, out, receive)
+    adapted = dialect.adapt(run)
+    error = await stream_response(adapted, out, receive)
     if error is None or isinstance(error, ClientLeft):
         return
-    # As a status while nothing has been sent, else as the last event; never with `[DONE]`.
+    # Send the error as an HTTP status if nothing has been sent yet, else as the last event, without `[DONE]`.
     if out.has_begun:
-        await out.write(form.last_words(speaker, error), is_last=True)
+        await out.write(dialect.error_frame(adapted, error), is_last=True)
     else:
-        await respond_error(send, form.retold(error), _headers(run))
+        await respond_error(send, dialect.map_error(error), _headers(run))
 
 
-async def _whole(run: ChatRun, form: Dialect, receive: Receive, send: Send) -> None:
-    speaker = form.speaker(run)
+async def _respond(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -> None:
+    adapted = dialect.adapt(run)
     watchers: list[asyncio.Future[Any]] = []
-    # Most plain answers are there at once; only one that is not is worth a watch for callers who leave.
+    # Most completions arrive within half a second, so watch for a disconnect only in a slower response.
     run.on_slow = lambda: watchers.append(watch_disconnect(run, receive))
     try:
-        told = await attempt(run, speaker.read_whole)
+        result = await run_and_charge(run, adapted.read_whole)
     finally:
-        # It holds the run, and the run it: only the collector could free the two, and all that hangs on them.
+        # Break the reference cycle, which only the garbage collector could free.
         run.on_slow = None
         for watcher in watchers:
             watcher.cancel()
-    if isinstance(told, bytes):
-        await respond(send, 200, told, [JSON, *_headers(run)])
-    elif told is not None and not isinstance(told, ClientLeft):
-        await respond_error(send, form.retold(told), _headers(run))
+    if isinstance(result, bytes):
+        await respond(send, 200, result, [JSON, *_headers(run)])
+    elif result is not None and not isinstance(result, ClientLeft):
+        await respond_error(send, dialect.map_error(result), _headers(run))
 
 
 def _headers(run: ChatRun) -> Headers:

@@ -1,4 +1,4 @@
-"""Bodies of chat requests into checked requests. Every refusal names the field and what would be right."""
+"""Parse and validate chat requests. Every error names the field and says which values are valid."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
 from minitoolai.http.validation import flag, integer, json_object, non_empty_text, number, shortened
 
-# (merged from wire_options) The fields of a chat that shape its answer (tools, formats, penalties), each checked where it is sent.
+# ── optional fields: tools, formats, penalties and the like ──────────────────────────────────────────────
 
 Fields = dict[str, Any]
 
-MOST_TOOLS = 128
-MOST_STOPS = 16
+MAX_TOOLS = 128
+MAX_STOPS = 16
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _LARGEST = 2**63 - 1
 
 
 def check_options(fields: Fields) -> None:
-    """InvalidRequest that names the first field which cannot be right. Unknown fields are for the engine to judge."""
+    """Raise InvalidRequest for the first invalid field. Unknown fields are left to the engine to validate."""
     for name in fields:
         check = _CHECKS.get(name)
         if check is not None:
@@ -72,12 +72,12 @@ def _top_logprobs(fields: Fields, name: str) -> None:
 def _stop(fields: Fields, name: str) -> None:
     value = fields[name]
     texts = value if isinstance(value, list) else [value]
-    if len(texts) > MOST_STOPS or not all(isinstance(text, str) for text in texts):
-        raise _refuse(name, f"a string, or a list of at most {MOST_STOPS} strings")
+    if len(texts) > MAX_STOPS or not all(isinstance(text, str) for text in texts):
+        raise _refuse(name, f"a string, or a list of at most {MAX_STOPS} strings")
 
 
 def _logit_bias(fields: Fields, name: str) -> None:
-    # llama.cpp's own form is a list of pairs; it judges that itself.
+    # llama.cpp also accepts a list of pairs, and validates it itself.
     value = fields[name]
     if isinstance(value, list):
         return
@@ -96,8 +96,8 @@ def _metadata(fields: Fields, name: str) -> None:
 
 def _tools(fields: Fields, name: str) -> None:
     tools = fields[name]
-    if not isinstance(tools, list) or len(tools) > MOST_TOOLS:
-        raise _refuse(name, f"a list of at most {MOST_TOOLS} tools")
+    if not isinstance(tools, list) or len(tools) > MAX_TOOLS:
+        raise _refuse(name, f"a list of at most {MAX_TOOLS} tools")
     for index, tool in enumerate(tools):
         at = f"{name}[{index}]"
         if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
@@ -130,10 +130,10 @@ def _tool_choice(fields: Fields, name: str) -> None:
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         raise _refuse(name, 'none, auto, required or {"type": "function", "function": {"name": "…"}}')
     if value["type"] == "function":
-        _check_is_offered(fields, value.get("function"), name)
+        _check_function_exists(fields, value.get("function"), name)
 
 
-def _check_is_offered(fields: Fields, function: Any, name: str) -> None:
+def _check_function_exists(fields: Fields, function: Any, name: str) -> None:
     wanted = function.get("name") if isinstance(function, dict) else None
     functions = [tool.get("function") for tool in fields["tools"] if isinstance(tool, dict)]
     offered = [function.get("name") for function in functions if isinstance(function, dict)]
@@ -154,15 +154,15 @@ def _response_format(fields: Fields, name: str) -> None:
         )
     if kind != "json_schema":
         return
-    described, at = value.get("json_schema"), f"{name}.json_schema"
-    if not isinstance(described, dict):
+    format_, at = value.get("json_schema"), f"{name}.json_schema"
+    if not isinstance(format_, dict):
         raise _refuse(at, 'an object like {"name": "…", "schema": {…}, "strict": true}')
-    label = described.get("name")
+    label = format_.get("name")
     if not isinstance(label, str) or not _NAME.fullmatch(label):
         raise _refuse(f"{at}.name", "1 to 64 letters, digits, dots, _ or -")
-    if not isinstance(described.get("schema"), dict | None):
+    if not isinstance(format_.get("schema"), dict | None):
         raise _refuse(f"{at}.schema", "a JSON schema")
-    if not isinstance(described.get("strict"), bool | None):
+    if not isinstance(format_.get("strict"), bool | None):
         raise _refuse(f"{at}.strict", "true or false")
 
 
@@ -189,6 +189,8 @@ _CHECKS: dict[str, Callable[[Fields, str], None]] = {
 }
 
 
+# ── requests ──────────────────────────────────────────────────────────────────────────────────────────────
+
 DialectName = Literal["api", "openai"]
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
@@ -200,12 +202,12 @@ _OURS = frozenset(("model", "messages", "stream", "max_completion_tokens", "max_
 
 
 def parse_chat(body: bytes, dialect: DialectName) -> ChatRequest:
-    """The checked request; InvalidRequest names the field. `dialect` decides the defaults."""
+    """Return the validated request. `dialect` decides the defaults. InvalidRequest names the field."""
     return check_chat(json_object(body), dialect)
 
 
 def check_chat(fields: dict[str, Any], dialect: DialectName) -> ChatRequest:
-    """The same for a body that is read already."""
+    """Return the validated request for an already decoded body."""
     model = non_empty_text(fields, "model")
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -213,9 +215,9 @@ def check_chat(fields: dict[str, Any], dialect: DialectName) -> ChatRequest:
             'messages must be a list with at least one message, like [{"role": "user", "content": "Hello"}]',
             param="messages",
         )
-    seen = _Seen()
+    totals = _PromptSize()
     for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]", seen)
+        _check_message(message, f"messages[{index}]", totals)
     limit, is_default = _limit(fields, dialect)
     stream = flag(fields, "stream", default=dialect == "api")
     include_usage = wants_usage(fields) or dialect == "api"
@@ -230,13 +232,13 @@ def check_chat(fields: dict[str, Any], dialect: DialectName) -> ChatRequest:
         limit=limit,
         limit_is_default=is_default,
         choices=rest.get("n", 1),
-        text_bytes=seen.text_bytes + (_schema_bytes(rest) if rest else 0),
-        images=seen.images,
+        text_bytes=totals.text_bytes + (_schema_bytes(rest) if rest else 0),
+        images=totals.images,
     )
 
 
 def wants_usage(fields: dict[str, Any]) -> bool:
-    """Whether the caller asks for the usage at the end of a stream."""
+    """Return True if the request asks for the usage at the end of a stream."""
     options = fields.get("stream_options")
     if options is None:
         return False
@@ -245,8 +247,8 @@ def wants_usage(fields: dict[str, Any]) -> bool:
     return flag(options, "include_usage", default=False, inside="stream_options.")
 
 
-class _Seen:
-    """What a walk over the messages adds up."""
+class _PromptSize:
+    """Size of the prompt, added up while the messages are validated."""
 
     def __init__(self) -> None:
         self.text_bytes = 0
@@ -254,21 +256,21 @@ class _Seen:
 
 
 def _limit(fields: dict[str, Any], dialect: DialectName) -> tuple[int | None, bool]:
-    """(limit, nobody asked for it). None means: the most the model can."""
+    """Return the output limit (None for the model's maximum), and whether it is the default."""
     new = integer(fields, "max_completion_tokens", 1, LARGEST_INTEGER)
     old = integer(fields, "max_tokens", 1, LARGEST_INTEGER) if "max_tokens" in fields else None
     if new is not None and old is not None and new != old:
         raise InvalidRequest(
-            f"max_tokens is the old name of max_completion_tokens; they are {old} and {new}: send one",
+            f"max_tokens ({old}) and max_completion_tokens ({new}) are the same setting but differ; send only one",
             param="max_tokens",
         )
-    asked = new if new is not None else old
-    if asked is not None:
-        return asked, False
+    requested = new if new is not None else old
+    if requested is not None:
+        return requested, False
     return (DEFAULT_LIMIT if dialect == "api" else None), True
 
 
-def _check_message(message: Any, at: str, seen: _Seen) -> None:
+def _check_message(message: Any, at: str, totals: _PromptSize) -> None:
     if not isinstance(message, dict):
         raise InvalidRequest(f'{at} must be an object like {{"role": "user", "content": "Hello"}}', param=at)
     role = message.get("role")
@@ -278,41 +280,41 @@ def _check_message(message: Any, at: str, seen: _Seen) -> None:
         )
     content = message.get("content")
     if isinstance(content, str):
-        seen.text_bytes += len(content.encode("utf-8", "surrogatepass"))
+        totals.text_bytes += len(content.encode("utf-8", "surrogatepass"))
     elif isinstance(content, list) and content:
         for index, part in enumerate(content):
-            _check_part(part, f"{at}.content[{index}]", role, seen)
+            _check_part(part, f"{at}.content[{index}]", role, totals)
     elif content is not None or role not in ("assistant", "function"):
         raise InvalidRequest(f"{at}.content must be a string or a list of parts", param=f"{at}.content")
     if len(message) > 2 or "content" not in message:
-        _check_the_rest(message, seen)
+        _count_other_fields(message, totals)
 
 
-def _check_the_rest(message: dict[str, Any], seen: _Seen) -> None:
-    """Names, tool calls and what else a message may carry are tokens, too."""
+def _count_other_fields(message: dict[str, Any], totals: _PromptSize) -> None:
+    """Count the other fields of a message, such as names and tool calls: they are part of the prompt."""
     for key, value in list(message.items()):
         if value is None and key != "content":
-            _leave_out(message, key)
+            _remove_null(message, key)
         elif key not in ("role", "content"):
-            seen.text_bytes += len(msgspec.json.encode(value))
+            totals.text_bytes += len(msgspec.json.encode(value))
 
 
-def _leave_out(fields: dict[str, Any], name: str) -> None:
-    """Null means absent. SDKs send back what they were given, nulls and all, and some engines trip over them."""
+def _remove_null(fields: dict[str, Any], name: str) -> None:
+    """Remove a field that is null. SDKs send messages back with null fields, and some engines reject those."""
     del fields[name]
 
 
-def _check_part(part: Any, at: str, role: str, seen: _Seen) -> None:
+def _check_part(part: Any, at: str, role: str, totals: _PromptSize) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in ("text", "refusal"):
         text = part.get(kind)
         if not isinstance(text, str):
             raise InvalidRequest(f"{at}.{kind} must be a string", param=f"{at}.{kind}")
-        seen.text_bytes += len(text.encode("utf-8", "surrogatepass"))
+        totals.text_bytes += len(text.encode("utf-8", "surrogatepass"))
     elif kind == "image_url":
         if role != "user":
             raise InvalidRequest(f"{at}: only a user message can carry an image", param=at)
-        seen.images.append(_image_detail(part, at))
+        totals.images.append(_image_detail(part, at))
     else:
         raise InvalidRequest(f'{at}.type is {shortened(kind)}; it must be "text" or "image_url"', param=f"{at}.type")
 
@@ -322,14 +324,14 @@ def _image_detail(part: dict[str, Any], at: str) -> str:
     url = image.get("url") if isinstance(image, dict) else None
     if not isinstance(image, dict) or not isinstance(url, str):
         raise InvalidRequest(f'{at}.image_url must be an object like {{"url": "https://…"}}', param=f"{at}.image_url")
-    is_picture = any(url.startswith(f"data:image/{kind};base64,") for kind in _IMAGE_TYPES)
-    if not url.startswith("https://") and not is_picture:
+    is_data_url = any(url.startswith(f"data:image/{kind};base64,") for kind in _IMAGE_TYPES)
+    if not url.startswith("https://") and not is_data_url:
         raise InvalidRequest(
             f"{at}.image_url.url must be an https URL, or a data URL of a jpg, jpeg, png, webp or gif",
             param=f"{at}.image_url.url",
         )
     if image.get("detail", "") is None:
-        _leave_out(image, "detail")
+        _remove_null(image, "detail")
     detail = image.get("detail", "auto")
     if detail not in _DETAILS:
         raise InvalidRequest(f"{at}.image_url.detail must be auto, low or high", param=f"{at}.image_url.detail")
@@ -337,7 +339,7 @@ def _image_detail(part: dict[str, Any], at: str) -> str:
 
 
 def _schema_bytes(fields: dict[str, Any]) -> int:
-    """Tools and schemas become part of the prompt."""
+    """Return the bytes of tools and schemas, which become part of the prompt."""
     return sum(
         len(msgspec.json.encode(fields[key])) for key in ("tools", "functions", "response_format") if key in fields
     )

@@ -1,6 +1,7 @@
-"""Who answers a chat: the model's upstreams in order, each asked in turn until one answers; else the embedded engine.
+"""Choose the engines for a chat, with fallback, retry with exponential backoff, and a circuit breaker per upstream.
 
-An embedded engine answers only where no upstream is configured. It is never the fallback of one that failed.
+The model's upstreams are tried in catalog order until one responds. An embedded engine is used only if no upstream is
+configured; it is never the fallback for an upstream that failed.
 """
 
 from __future__ import annotations
@@ -31,240 +32,272 @@ from minitoolai.core.models import EngineAttempt
 from minitoolai.core.tracing import Span, Spans
 from minitoolai.engines.protocols import ChatEngine
 
-# (merged from health) How one upstream fares in this process: it rests after failures, one request probes it, Retry-After is kept.
-# (merged from health)
-# (merged from health) Several processes each learn this for themselves, from their own requests.
+# ── circuit breaker ───────────────────────────────────────────────────────────────────────────────────────
 
-#: Every rest that a probe ends without success is followed by one twice as long, up to so many times the first.
-LONGEST_REST = 16
-#: While a probe is under way, others come back after this long.
+#: Each failed probe doubles the cooldown, up to this multiple of the first one.
+MAX_COOLDOWN_FACTOR = 16
+#: While a probe is in flight, other requests must wait this long.
 PROBE_WAIT_S = 1.0
-#: A Retry-After is believed for so long at most.
-LONGEST_LIMIT_S = 300
+#: Longest time that an upstream's Retry-After is obeyed.
+MAX_RETRY_AFTER_S = 300
 
 
 class CircuitBreaker:
-    """Told of every failure and every answer; asked before each request. Seconds are steady ones."""
+    """Circuit breaker for one upstream in this process.
 
-    __slots__ = ("_after", "_failures", "_is_probing", "_limited", "_rest_s", "_rests", "_until_s", "is_closed")
+    Opens after consecutive failures and stays open for a cooldown. Then it is half-open: one request probes the
+    upstream, and closes or reopens the circuit. Also obeys Retry-After, separately for each model. Every process keeps
+    its own state, from its own requests. All times are from the steady clock.
+    """
 
-    def __init__(self, *, after: int, rest_s: float) -> None:
-        self._after = after
-        self._rest_s = rest_s
+    __slots__ = (
+        "_cooldown_s",
+        "_cooldowns",
+        "_failure_threshold",
+        "_failures",
+        "_is_probing",
+        "_open_until_s",
+        "_rate_limited_until_s",
+        "is_closed",
+    )
+
+    def __init__(self, *, failure_threshold: int, cooldown_s: float) -> None:
+        self._failure_threshold = failure_threshold
+        self._cooldown_s = cooldown_s
         self._failures = 0
-        self._rests = 0
-        self._until_s: float | None = None
+        self._cooldowns = 0
+        self._open_until_s: float | None = None
         self._is_probing = False
-        self._limited: dict[str, float] = {}
-        #: Nothing speaks against asking it, for any model.
+        self._rate_limited_until_s: dict[str, float] = {}
+        #: True if requests are allowed for every model. Checked first, so that the usual case costs nothing more.
         self.is_closed = True
 
     def wait_s(self, model: str, now_s: float) -> float:
-        """0 where it may be asked for this model now, else seconds until it may."""
+        """Return the seconds until a request for this model is allowed; 0 if it is allowed now."""
         if self.is_closed:
             return 0.0
-        limited_s = self._limited.get(model, now_s) - now_s
-        if limited_s < 0:
-            del self._limited[model]
-            self._look()
-        limited_s = max(0.0, limited_s)
-        if self._until_s is None:
-            return limited_s
-        if now_s < self._until_s:
-            return max(limited_s, self._until_s - now_s)
-        return max(limited_s, PROBE_WAIT_S if self._is_probing else 0.0)
+        rate_limit_s = self._rate_limited_until_s.get(model, now_s) - now_s
+        if rate_limit_s < 0:
+            del self._rate_limited_until_s[model]
+            self._update_is_closed()
+        rate_limit_s = max(0.0, rate_limit_s)
+        if self._open_until_s is None:
+            return rate_limit_s
+        if now_s < self._open_until_s:
+            return max(rate_limit_s, self._open_until_s - now_s)
+        return max(rate_limit_s, PROBE_WAIT_S if self._is_probing else 0.0)
 
     def is_limited(self, model: str, now_s: float) -> bool:
-        """Whether it waits because it asked us to slow down, not because it failed."""
-        return self._limited.get(model, 0.0) > now_s
+        """Return True if the upstream is rate limiting this model, as opposed to failing."""
+        return self._rate_limited_until_s.get(model, 0.0) > now_s
 
-    def asked(self) -> None:
-        """A request is on its way; after a rest it is the probe."""
-        if self._until_s is not None:
+    def on_request(self) -> None:
+        """Record that a request is sent. After a cooldown, this request is the probe."""
+        if self._open_until_s is not None:
             self._is_probing = True
 
-    def answered(self) -> None:
-        """An answer came to its end."""
+    def on_success(self) -> None:
+        """Record a complete response: close the circuit."""
         self._failures = 0
         if not self.is_closed:
-            self._rests = 0
-            self._until_s, self._is_probing = None, False
-            self._look()
+            self._cooldowns = 0
+            self._open_until_s, self._is_probing = None, False
+            self._update_is_closed()
 
-    def left(self) -> None:
-        """The request ended without a word on the upstream: its caller hung up."""
+    def on_cancel(self) -> None:
+        """Record a request that proves nothing about the upstream, such as one cancelled by the client."""
         self._is_probing = False
 
-    def failed(self, error: Exception, model: str, now_s: float) -> None:
-        """What stopped an attempt; an error that is the request's own counts as an answer."""
+    def on_failure(self, error: Exception, model: str, now_s: float) -> None:
+        """Record a failed attempt. An error caused by the request itself counts as a success of the upstream."""
         if isinstance(error, EngineRefused | ContextExceeded):
-            self.answered()
-        elif self._after == 0 or isinstance(error, EngineFull) or not isinstance(error, EngineError | Overloaded):
-            self.left()
+            self.on_success()
+        elif (
+            self._failure_threshold == 0
+            or isinstance(error, EngineFull)
+            or not isinstance(error, EngineError | Overloaded)
+        ):
+            self.on_cancel()
         elif isinstance(error, EngineRateLimited):
             self._is_probing = self.is_closed = False
-            self._limited[model] = now_s + min(error.retry_after_s or PROBE_WAIT_S, LONGEST_LIMIT_S)
+            self._rate_limited_until_s[model] = now_s + min(error.retry_after_s or PROBE_WAIT_S, MAX_RETRY_AFTER_S)
         else:
             self._failures += 1
-            if self._failures >= self._after or self._is_probing:
-                self._rest(now_s)
+            if self._failures >= self._failure_threshold or self._is_probing:
+                self._open(now_s)
 
-    def _look(self) -> None:
-        self.is_closed = self._until_s is None and not self._limited
+    def _update_is_closed(self) -> None:
+        self.is_closed = self._open_until_s is None and not self._rate_limited_until_s
 
-    def _rest(self, now_s: float) -> None:
-        self._until_s = now_s + self._rest_s * min(2**self._rests, LONGEST_REST)
-        self._rests += 1
+    def _open(self, now_s: float) -> None:
+        self._open_until_s = now_s + self._cooldown_s * min(2**self._cooldowns, MAX_COOLDOWN_FACTOR)
+        self._cooldowns += 1
         self._is_probing = self.is_closed = False
 
 
+# ── routing ───────────────────────────────────────────────────────────────────────────────────────────────
+
 log = logging.getLogger(__name__)
 
-#: A wait longer than this is the caller's to decide about.
-LONGEST_WAIT_S = 3.0
-_FIRST_WAIT_S = 0.3
+#: Longest wait before a retry. If it would take longer, the error is returned and the caller decides.
+MAX_RETRY_WAIT_S = 3.0
+_FIRST_BACKOFF_S = 0.3
 Check = Callable[[ChatEngine], None]
 
 
 class Route:
-    """The engines that may answer one request, in order, and how those fared that were asked."""
+    """Fallback order of one request: the engines that can serve it, and the attempts made so far."""
 
     __slots__ = (
-        "_again",
-        "_asked",
-        "_at_s",
-        "_count",
+        "_attempt_count",
+        "_attempt_is_open",
+        "_attempt_started_s",
         "_engines",
-        "_home",
-        "_is_open",
         "_model",
+        "_retry_wait_s",
+        "_router",
         "_span",
         "_started_s",
+        "_tries",
         "attempts",
         "engine",
     )
 
-    def __init__(self, home: Router, model: str, engines: list[ChatEngine], now_s: float) -> None:
-        self._home = home
+    def __init__(self, router: Router, model: str, engines: list[ChatEngine], now_s: float) -> None:
+        self._router = router
         self._model = model
         self._engines = engines
-        self._started_s = self._at_s = now_s
-        #: Times asked, and those that may be asked again, by name.
-        self._asked: dict[str, int] = {}
-        self._again: dict[str, float] = {}
-        self._is_open = False
-        #: Attempts so far and the span of the current one; used only while tracing is on.
-        self._count = 0
+        self._started_s = self._attempt_started_s = now_s
+        #: By engine name: number of attempts, and the least wait before a retry (absent if it must not be retried).
+        self._tries: dict[str, int] = {}
+        self._retry_wait_s: dict[str, float] = {}
+        self._attempt_is_open = False
+        #: Number of attempts and the span of the current one; used only if tracing is on.
+        self._attempt_count = 0
         self._span: Span | None = None
         self.engine = engines[0]
-        #: Every attempt that ended, in order; empty while the first goes well.
+        #: Attempts that ended, in order. Stays empty if the first attempt succeeds.
         self.attempts: list[EngineAttempt] = []
 
-    def ask(self) -> None:
-        """The request goes to `engine` now. Overloaded, EngineRateLimited where that is not possible any more."""
-        health = self._home.health(self.engine.name)
-        if not health.is_closed:
-            # Since it was chosen, somebody else may have become the probe, or may have been told to slow down.
-            self.engine = self._home.awake([self.engine, *self._untried()], self._model, self._home.clock.steady_s())[0]
-            health = self._home.health(self.engine.name)
-        self._is_open = True
-        self._asked[self.engine.name] = self._asked.get(self.engine.name, 0) + 1
-        health.asked()
-        spans = self._home.spans
+    def start_attempt(self) -> None:
+        """Start an attempt with `engine`, or with the next one if its circuit has opened since it was chosen.
+
+        Raises Overloaded or EngineRateLimited if no engine is available any more.
+        """
+        breaker = self._router.breaker(self.engine.name)
+        if not breaker.is_closed:
+            # Another request may have become the probe, or have been rate limited, since the engine was chosen.
+            self.engine = self._router.available(
+                [self.engine, *self._untried()], self._model, self._router.clock.steady_s()
+            )[0]
+            breaker = self._router.breaker(self.engine.name)
+        self._attempt_is_open = True
+        self._tries[self.engine.name] = self._tries.get(self.engine.name, 0) + 1
+        breaker.on_request()
+        spans = self._router.spans
         if spans is not None:
-            self._count += 1
-            self._span = spans.start_attempt(self.engine.name, self._count)
+            self._attempt_count += 1
+            self._span = spans.start_attempt(self.engine.name, self._attempt_count)
 
     @property
-    def served_by_another(self) -> str | None:
-        """Who is asked now, where that is not who was asked first or not the first time."""
+    def fallback_engine(self) -> str | None:
+        """The name of the current engine, if this is not the first attempt with the first engine; else None."""
         return self.engine.name if self.attempts or self.engine is not self._engines[0] else None
 
     @property
     def fetches_images(self) -> bool:
-        """Whether all of them fetch the pictures that a URL names."""
+        """True if every engine fetches image URLs itself."""
         return all(engine.fetches_images for engine in self._engines)
 
     @property
     def plain_images(self) -> bool:
-        """Whether one of them is to be given nothing but PNG."""
+        """True if at least one engine accepts only PNG images."""
         return any(engine.plain_images for engine in self._engines)
 
     def has_more(self) -> bool:
-        """Whether somebody else could be asked, should this one fail."""
+        """Return True if there is an available engine that has not been tried."""
         return next(self._untried(), None) is not None
 
-    async def next(self, error: ServiceError, *, had_begun: bool) -> None:
-        """After a failure before the first byte: `engine` becomes who is asked next. Raises it where nobody is left.
+    async def fail_over(self, error: ServiceError, *, had_begun: bool) -> None:
+        """Select the next engine after a failure before the first byte, else raise the failure again.
 
-        `had_begun`: it had accepted the request, so it may bill, and is not sent the same again.
+        `had_begun` means that the engine had accepted the request. It may bill for it, so it is not retried there.
         """
-        self.end(error, had_begun=had_begun)
+        self.end_attempt(error, had_begun=had_begun)
         if not error.retryable:
             raise error
-        self._at_s = self._home.clock.steady_s()
+        self._attempt_started_s = self._router.clock.steady_s()
         engine = next(self._untried(), None)
         if engine is None:
-            engine = await self._wait_for_another_try(error)
-        # Its own words might repeat the prompt: they are for the caller.
-        log.warning("%s failed for %s (%s); %s is asked", self.engine.name, self._model, error.code, engine.name)
+            engine = await self._wait_for_retry(error)
+        # Log the code only: the upstream's error message may quote the prompt.
+        log.warning(
+            "upstream %s failed for model %s (%s); falling back to %s",
+            self.engine.name,
+            self._model,
+            error.code,
+            engine.name,
+        )
         self.engine = engine
-        self._at_s = self._home.clock.steady_s()
+        self._attempt_started_s = self._router.clock.steady_s()
 
     def _untried(self) -> Iterator[ChatEngine]:
-        now_s = self._home.clock.steady_s()
+        now_s = self._router.clock.steady_s()
         for engine in self._engines:
-            if engine.name not in self._asked and self._home.health(engine.name).wait_s(self._model, now_s) == 0:
+            if engine.name not in self._tries and self._router.breaker(engine.name).wait_s(self._model, now_s) == 0:
                 yield engine
 
-    async def _wait_for_another_try(self, error: ServiceError) -> ChatEngine:
-        """All were asked: the first that may be asked again is, after a while."""
+    async def _wait_for_retry(self, error: ServiceError) -> ChatEngine:
+        """Retry the first engine that may be retried, after a wait with exponential backoff and jitter."""
         for engine in self._engines:
-            tries = self._asked.get(engine.name, 0)
-            least_s = self._again.get(engine.name)
-            if least_s is None or tries > self._home.retries(engine.name):
+            tries = self._tries.get(engine.name, 0)
+            wait_s = self._retry_wait_s.get(engine.name)
+            if wait_s is None or tries > self._router.retries(engine.name):
                 continue
-            now_s = self._home.clock.steady_s()
-            least_s = max(least_s, self._home.health(engine.name).wait_s(self._model, now_s))
-            if least_s <= LONGEST_WAIT_S:
-                await asyncio.sleep(least_s + jitter_s(0.05, _FIRST_WAIT_S * 2**tries))
+            now_s = self._router.clock.steady_s()
+            wait_s = max(wait_s, self._router.breaker(engine.name).wait_s(self._model, now_s))
+            if wait_s <= MAX_RETRY_WAIT_S:
+                await asyncio.sleep(wait_s + jitter_s(0.05, _FIRST_BACKOFF_S * 2**tries))
                 return engine
         raise error
 
-    def end(self, error: ServiceError | None, *, had_begun: bool = False) -> None:
-        """The attempt under way is over; the first word counts."""
-        if not self._is_open:
+    def end_attempt(self, error: ServiceError | None, *, had_begun: bool = False) -> None:
+        """End the current attempt and report it to the circuit breaker. Only the first call per attempt counts."""
+        if not self._attempt_is_open:
             return
-        self._is_open = False
-        if self._span is not None and self._home.spans is not None:
-            self._home.spans.end_attempt(self._span, error)
+        self._attempt_is_open = False
+        if self._span is not None and self._router.spans is not None:
+            self._router.spans.end_attempt(self._span, error)
             self._span = None
-        health, name = self._home.health(self.engine.name), self.engine.name
+        breaker, name = self._router.breaker(self.engine.name), self.engine.name
         if error is None and not self.attempts:
-            health.answered()
+            breaker.on_success()
             return
-        self._again.pop(name, None)
-        now_s = self._home.clock.steady_s()
+        self._retry_wait_s.pop(name, None)
+        now_s = self._router.clock.steady_s()
         if error is None:
-            health.answered()
+            breaker.on_success()
         elif isinstance(error, ClientLeft):
-            health.left()
+            breaker.on_cancel()
         else:
-            health.failed(error, self._model, now_s)
-            self._home.meters.engine_failed(name, error.code)
+            breaker.on_failure(error, self._model, now_s)
+            self._router.meters.engine_failed(name, error.code)
             if error.retryable and not had_begun and not isinstance(error, EngineTimeout | EngineBroken):
-                self._again[name] = float(error.retry_after_s or 0)
+                self._retry_wait_s[name] = float(error.retry_after_s or 0)
         if error is not None or self.attempts:
             code = error.code if error is not None else None
             self.attempts.append(
                 EngineAttempt(
-                    name, code, round((self._at_s - self._started_s) * 1000), round((now_s - self._at_s) * 1000)
+                    name,
+                    code,
+                    round((self._attempt_started_s - self._started_s) * 1000),
+                    round((now_s - self._attempt_started_s) * 1000),
                 )
             )
 
 
 class Router:
-    """Chooses for every chat of this process, and remembers how each upstream fares."""
+    """Choose engines for every chat of this process. Holds the circuit breaker of each engine."""
 
     def __init__(
         self,
@@ -280,19 +313,19 @@ class Router:
         self._engines = engines
         self.clock = clock
         self._configured: dict[tuple[str, ...], list[ChatEngine]] = {}
-        self._health = {name: _health_of(catalog.engines.get(name)) for name in engines}
+        self._breakers = {name: _breaker_for(catalog.engines.get(name)) for name in engines}
 
-    def health(self, name: str) -> CircuitBreaker:
-        """How this engine fares."""
-        return self._health[name]
+    def breaker(self, name: str) -> CircuitBreaker:
+        """Return the circuit breaker of this engine."""
+        return self._breakers[name]
 
     def retries(self, name: str) -> int:
-        """How often one request may be sent to it again."""
+        """Return how often one request may be retried with this engine."""
         entry = self._catalog.engines.get(name)
         return entry.retries if entry is not None else 0
 
     def candidates(self, model: ChatModel) -> list[ChatEngine]:
-        """Those that are configured: every upstream, in order, or else the first engine that is ready."""
+        """Return the model's configured upstreams in order, or the first ready engine if there is no upstream."""
         configured = self._configured.get(model.engines)
         if configured is not None:
             return configured
@@ -300,7 +333,7 @@ class Router:
         for name in model.engines:
             engine = self._engines[name]
             is_upstream = self._catalog.engines[name].kind == "upstream"
-            # An embedded engine looks at its files to tell, which no request to an upstream need wait for.
+            # Skip embedded engines once an upstream is found: checking their readiness reads files.
             if (found and not is_upstream) or engine.why_not_ready() is not None:
                 continue
             if is_upstream:
@@ -308,74 +341,77 @@ class Router:
             elif not found:
                 return [engine]
         if found:
-            # Keys and addresses do not change while we run; the readiness of an embedded engine may.
+            # Cache only upstreams: their keys and URLs do not change, but an embedded engine's readiness may.
             self._configured[model.engines] = found
         return found
 
     def choose(self, model: ChatModel, check: Check) -> Route:
-        """Whom to ask, in order. `check` raises InvalidRequest for an engine that cannot do what was asked.
+        """Return the engines to try, in order. `check` raises InvalidRequest for an engine that lacks a capability.
 
-        InvalidRequest where none can, EngineRateLimited or Overloaded where none may be asked now.
+        Raises InvalidRequest if no engine can serve the request, and EngineRateLimited or Overloaded if none is
+        available now.
         """
         engines = self.candidates(model)
         if not engines:
             reasons = "; ".join(f"{name}: {self._engines[name].why_not_ready()}" for name in model.engines)
             raise Overloaded(f"no engine for {model.name} is ready ({reasons})", retry_after_s=30)
         now_s = self.clock.steady_s()
-        if len(engines) == 1 and self._health[engines[0].name].is_closed:
+        if len(engines) == 1 and self._breakers[engines[0].name].is_closed:
             check(engines[0])
             engines[0].check_capacity()
             return Route(self, model.name, engines, now_s)
-        able = self._with_room(self.awake(_able(engines, check), model.name, now_s))
-        return Route(self, model.name, able, now_s)
+        capable = self._with_capacity(self.available(_capable(engines, check), model.name, now_s))
+        return Route(self, model.name, capable, now_s)
 
-    def awake(self, engines: list[ChatEngine], model: str, now_s: float) -> list[ChatEngine]:
-        """Those that may be asked now; EngineRateLimited or Overloaded where none may."""
-        waits = {engine.name: self._health[engine.name].wait_s(model, now_s) for engine in engines}
-        awake = [engine for engine in engines if waits[engine.name] == 0]
-        if awake:
-            return awake
+    def available(self, engines: list[ChatEngine], model: str, now_s: float) -> list[ChatEngine]:
+        """Return the engines that allow a request now. Raises EngineRateLimited or Overloaded if there is none."""
+        waits = {engine.name: self._breakers[engine.name].wait_s(model, now_s) for engine in engines}
+        available = [engine for engine in engines if waits[engine.name] == 0]
+        if available:
+            return available
         name = min(waits, key=waits.__getitem__)
         wait_s = max(1, round(waits[name] + 0.5))
-        if self._health[name].is_limited(model, now_s):
-            raise EngineRateLimited(f"{name} asked us to slow down; come back in {wait_s} s", retry_after_s=wait_s)
-        raise Overloaded(f"{name} failed repeatedly and rests; come back in {wait_s} s", retry_after_s=wait_s)
+        if self._breakers[name].is_limited(model, now_s):
+            raise EngineRateLimited(f"{name} is rate limiting this model; retry in {wait_s} s", retry_after_s=wait_s)
+        raise Overloaded(
+            f"{name} is temporarily unavailable after repeated failures; retry in {wait_s} s", retry_after_s=wait_s
+        )
 
-    def _with_room(self, engines: list[ChatEngine]) -> list[ChatEngine]:
-        """Those with a free slot before those where one waits; Overloaded where all are full."""
-        roomy, refusal = [], None
+    def _with_capacity(self, engines: list[ChatEngine]) -> list[ChatEngine]:
+        """Return the engines with a free slot, then those with a place in the queue. Overloaded if all are full."""
+        accepting, refusal = [], None
         for engine in engines:
             try:
                 engine.check_capacity()
             except Overloaded as full:
                 refusal = refusal or full
             else:
-                roomy.append(engine)
-        if refusal is not None and not roomy:
+                accepting.append(engine)
+        if refusal is not None and not accepting:
             raise refusal
-        return sorted(roomy, key=lambda engine: engine.is_busy())
+        return sorted(accepting, key=lambda engine: engine.is_busy())
 
 
-def _able(engines: list[ChatEngine], check: Check) -> list[ChatEngine]:
-    able, refusal = [], None
+def _capable(engines: list[ChatEngine], check: Check) -> list[ChatEngine]:
+    capable, refusal = [], None
     for engine in engines:
         try:
             check(engine)
-        except InvalidRequest as no:
-            refusal = refusal or no
+        except InvalidRequest as unsupported:
+            refusal = refusal or unsupported
         else:
-            able.append(engine)
-    if refusal is not None and not able:
+            capable.append(engine)
+    if refusal is not None and not capable:
         raise refusal
-    return able
+    return capable
 
 
-def _health_of(entry: EngineEntry | None) -> CircuitBreaker:
+def _breaker_for(entry: EngineEntry | None) -> CircuitBreaker:
     if entry is None or entry.kind != "upstream":
-        return CircuitBreaker(after=0, rest_s=1.0)
-    return CircuitBreaker(after=entry.cooldown_after, rest_s=entry.cooldown_s)
+        return CircuitBreaker(failure_threshold=0, cooldown_s=1.0)
+    return CircuitBreaker(failure_threshold=entry.cooldown_after, cooldown_s=entry.cooldown_s)
 
 
-def written(attempts: list[EngineAttempt]) -> str | None:
-    """The attempts as they are kept with the generation; None where the first went well."""
+def encode_attempts(attempts: list[EngineAttempt]) -> str | None:
+    """Encode the attempts for the generation's row. None if the first attempt succeeded."""
     return msgspec.json.encode(attempts).decode() if attempts else None

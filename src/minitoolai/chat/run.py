@@ -1,6 +1,6 @@
-"""One chat answer under way: read from the engine, paid for, ended. Knows no HTTP.
+"""Run one chat: open the engine, read and normalize its output, charge for it, end it. Independent of HTTP.
 
-The charge is queued by `finish`, which awaits nothing, so no way out of an answer is free of it.
+`finish` queues the charge without awaiting anything, so that every way in which a run can end is charged.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from minitoolai.billing import charging as pricing
-from minitoolai.billing.charging import Charging, Reservation, durable, state_after
-from minitoolai.chat.normalizer import ChunkNormalizer, Whole, whole_answer
-from minitoolai.chat.router import Route, written
-from minitoolai.core.clock import Clock, created_ms, generation_name
+from minitoolai.billing.charging import Reservation, durable, state_after
+from minitoolai.chat.normalizer import ChunkNormalizer, NormalizedCompletion, normalize_completion
+from minitoolai.chat.router import Route, encode_attempts
+from minitoolai.core.clock import created_ms, generation_name
 from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineFull, EngineTimeout, ServiceError
 from minitoolai.core.in_flight import CheckpointSchedule, has_died
 from minitoolai.core.inference import ChatRequest, Usage
@@ -23,42 +23,28 @@ from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ChatEngine, ChatResponse
 from minitoolai.ledger.types import Result
 
+if TYPE_CHECKING:
+    from minitoolai.chat.service import ChatService
+
 log = logging.getLogger(__name__)
 
+
+#: Send a heartbeat when the engine has sent nothing for this long.
 HEARTBEAT_AFTER_S = 15.0
 
 
-class Home(Protocol):
-    """What a run needs of the service that began it."""
-
-    clock: Clock
-    charging: Charging
-
-    def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
-        """Seconds to the first token, and in all."""
-
-    def upstream_cost(self, model: str, engine: str, usage: Usage) -> int | None:
-        """What the engine charges us, in nano-dollars, where that is known."""
-
-    def forget(self, run: ChatRun) -> bool:
-        """The run has ended; True where it was the only one."""
-
-    def drain_for_usage(self, run: ChatRun, answer: ChatResponse) -> bool:
-        """Whether the rest of an abandoned answer is now read in the background."""
-
-
 class ChatRun:
-    """One answer under way. Made by ChatService.begin; whoever began it calls `finish`, on every path."""
+    """One chat in flight, made by `ChatService.begin`. Its caller must call `finish` or `close`, however it ends."""
 
     def __init__(
         self,
-        service: Home,
+        service: ChatService,
         request: ChatRequest,
         route: Route,
         reservation: Reservation,
         prompt_tokens: int,
     ) -> None:
-        """`prompt_tokens`: the exact count where there is one, else our own."""
+        """Prepare the run. `prompt_tokens` is the engine's exact count if it has one, else our estimate."""
         self._service = service
         self.request = request
         self.route = route
@@ -68,24 +54,25 @@ class ChatRun:
         self.name = generation_name(reservation.hold_id)
         self._created_s = created_ms(reservation.hold_id) // 1000
         self.events = self._new_events()
-        self.started_s = self._asked_s = self._silent_since_s = service.clock.steady_s()
+        self.started_s = self._attempt_started_s = self._silent_since_s = service.clock.steady_s()
         self._checkpoints = CheckpointSchedule(self.started_s)
         self._first_token_s: float | None = None
-        self._spoke = False
+        self._received_since_tick = False
         self._prompt_tokens = prompt_tokens
-        self._answer: ChatResponse | None = None
+        self._response: ChatResponse | None = None
         self._charge: asyncio.Future[Result] | None = None
         self.is_finished = False
-        #: The answer, where it came in one piece.
-        self._whole: Whole | None = None
-        #: Set while somebody may break the answer off by cancelling this task.
+        #: The completion, if the request is not streamed.
+        self._completion: NormalizedCompletion | None = None
+        #: The task that `stop` cancels; None while the run cannot be cancelled.
         self.task: asyncio.Task[object] | None = None
+        #: Why the run was cancelled, if it was.
         self.stop_reason: ServiceError | None = None
-        #: Set while the task is cancelled only for another engine to be asked.
-        self._lapsed: ServiceError | None = None
-        #: Called when the engine has said nothing for HEARTBEAT_AFTER_S.
+        #: The timeout for which the task was cancelled in order to fail over to another engine.
+        self._timeout_error: ServiceError | None = None
+        #: Called when the engine has sent nothing for HEARTBEAT_AFTER_S.
         self.on_silence: Callable[[], None] | None = None
-        #: Called once, when the answer turns out to take longer than a moment.
+        #: Called once, at the first tick: the response takes longer than half a second.
         self.on_slow: Callable[[], None] | None = None
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
@@ -99,54 +86,58 @@ class ChatRun:
         )
 
     async def open(self) -> None:
-        """Ask the engine, and the next should that fail; returns as an answer begins. EngineError where none does."""
-        while self._answer is None:
-            self.route.ask()
+        """Open the engine's response, failing over to the next engine on errors. Raises the last error if all fail."""
+        while self._response is None:
+            self.route.start_attempt()
             if self.route.engine is not self.engine:
                 self._switch_engine(self.route.engine)
             try:
-                self._answer = await self.engine.open(self.request, self.reservation.units)
+                self._response = await self.engine.open(self.request, self.reservation.units)
             except (ServiceError, asyncio.CancelledError) as error:
-                await self._ask_another(error)
+                await self._fail_over(error)
 
-    async def _ask_another(self, error: ServiceError | asyncio.CancelledError) -> None:
-        """After a failure of which the caller has seen nothing; raises it where nobody else is left to ask."""
+    async def _fail_over(self, error: ServiceError | asyncio.CancelledError) -> None:
+        """Switch to the next engine. Only possible before the caller has received anything.
+
+        Raises the failure again if no engine is left, or if the task was cancelled for another reason than a timeout
+        of the engine.
+        """
         if isinstance(error, asyncio.CancelledError):
-            lapsed, self._lapsed = self._lapsed, None
-            if lapsed is None:
+            timeout_error, self._timeout_error = self._timeout_error, None
+            if timeout_error is None:
                 raise error
             if self.task is not None:
                 self.task.uncancel()
             if self.stop_reason is not None:
                 raise error
-            error = lapsed
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            await answer.close()
-        # Nobody is asked while we wait our turn: that time is no engine's silence.
-        self._asked_s = math.inf
-        await self.route.next(error, had_begun=answer is not None)
+            error = timeout_error
+        response, self._response = self._response, None
+        if response is not None:
+            await response.close()
+        # The wait before a retry must not count towards an engine's first-token timeout.
+        self._attempt_started_s = math.inf
+        await self.route.fail_over(error, had_begun=response is not None)
         self._switch_engine(self.route.engine)
 
     def _switch_engine(self, engine: ChatEngine) -> None:
         self.engine = engine
         self.events = self._new_events()
-        self._asked_s = self._service.clock.steady_s()
+        self._attempt_started_s = self._service.clock.steady_s()
 
     async def next_block(self) -> bytes | None:
-        """Whole events for the caller, or None at the end. EngineError if the engine breaks off."""
-        assert self._answer is not None
+        """Return the next whole events for the caller, or None at the end. Raises EngineError if the engine fails."""
+        assert self._response is not None
         while not self._has_ended():
-            block = self._process_chunk(await self._answer.next_bytes())
+            block = self._process_chunk(await self._response.next_bytes())
             if block:
                 return block
         return None
 
     async def flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
-        """Hand every block to `write` as it comes, until the end. EngineError if the engine breaks off.
+        """Pass every block to `write` as it arrives, until the end. Raises EngineError if the engine fails.
 
-        Where the engine can call back, no task wakes for a block. `write` returns what to wait for, should the
-        caller read too slowly, else None. An engine that fails before its first chunk is followed by the next.
+        `write` returns an awaitable if the caller reads too slowly, else None. If the engine supports callbacks, blocks
+        are written from them, without waking a task per block. Fails over if an engine fails before its first chunk.
         """
         while True:
             try:
@@ -154,14 +145,14 @@ class ChatRun:
             except (ServiceError, asyncio.CancelledError) as error:
                 if self.events.served_model is not None:
                     raise
-                await self._ask_another(error)
+                await self._fail_over(error)
             await self.open()
 
     async def _flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
-        assert self._answer is not None
+        assert self._response is not None
         while True:
-            if self._answer.set_callbacks(None):
-                slow = await self._listen(self._answer, write)
+            if self._response.set_callbacks(None):
+                slow = await self._pump(self._response, write)
             else:
                 block = await self.next_block()
                 slow = write(block) if block else None
@@ -170,71 +161,71 @@ class ChatRun:
             elif self._has_ended():
                 return
 
-    async def _listen(
-        self, answer: ChatResponse, write: Callable[[bytes], Awaitable[None] | None]
+    async def _pump(
+        self, response: ChatResponse, write: Callable[[bytes], Awaitable[None] | None]
     ) -> Awaitable[None] | None:
-        """Write what comes until the end, or until `write` asks to wait: then what it asks to wait for."""
+        """Write blocks from callbacks until the end, or until `write` returns an awaitable; return that awaitable."""
         halt: asyncio.Future[Awaitable[None] | None] = asyncio.get_running_loop().create_future()
-        repeats = self.events.repeats
+        match_template = self.events.match_template
 
-        def came() -> None:
+        def on_readable() -> None:
             if halt.done():
                 return
             try:
                 slow = None
                 while slow is None and not self._has_ended():
-                    data = answer.read_nowait()
+                    data = response.read_nowait()
                     if data is None:
                         return
                     block = self._process_chunk(data)
                     slow = write(block) if block else None
-                # Taking the last bytes may close the connection, which calls us once more from within.
+                # Reading the last bytes may close the connection, which calls this function again, nested.
                 if not halt.done():
-                    answer.set_callbacks(None)
+                    response.set_callbacks(None)
                     halt.set_result(slow)
-            except Exception as error:  # noqa: BLE001 - raised again in the task that waits
+            except Exception as error:  # noqa: BLE001 - raised again in the waiting task
                 if not halt.done():
                     halt.set_exception(error)
 
-        def flows(data: bytes) -> None:
+        def on_chunk(data: bytes) -> None:
             try:
-                block = repeats(data)
+                block = match_template(data)
                 is_new = block is None
                 if block is None:
                     block = self._process_chunk(data)
                 else:
-                    self._spoke = True
-                # Cancelled a moment ago: what still comes counts, and nobody is left to write it to.
+                    self._received_since_tick = True
+                # The task was just cancelled: the chunk is charged, but can no longer be written.
                 if halt.done():
                     return
                 slow = write(block) if block else None
-                # What repeats ends nothing.
+                # A chunk that matches the template never ends the stream.
                 if slow is not None or (is_new and self._has_ended()):
-                    answer.set_callbacks(None)
+                    response.set_callbacks(None)
                     halt.set_result(slow)
-            except Exception as error:  # noqa: BLE001 - raised again in the task that waits
+            except Exception as error:  # noqa: BLE001 - raised again in the waiting task
                 if not halt.done():
-                    answer.set_callbacks(None)
+                    response.set_callbacks(None)
                     halt.set_exception(error)
 
-        answer.set_callbacks(came, flows)
+        response.set_callbacks(on_readable, on_chunk)
         try:
-            came()
+            on_readable()
             return await halt
         finally:
-            answer.set_callbacks(None)
+            response.set_callbacks(None)
 
     def _process_chunk(self, data: bytes) -> bytes:
-        """Bytes of the engine's into whole events for the caller; empty bytes are the engine's end."""
+        """Normalize bytes from the engine into whole events for the caller. Empty bytes mean the end."""
         events = self.events
         if not data:
             if events.usage is None:
-                raise EngineBroken(f"{self.engine.name} broke off its answer; what was written is charged")
+                raise EngineBroken(f"{self.engine.name} closed the stream early; the output sent so far is charged")
             events.done = True
             return b""
         block = events.feed(data)
-        self._spoke = True
-        # A role, or an empty word, is no token yet.
+        self._received_since_tick = True
+        # A chunk without text, such as the role, is not the first token.
         if self._first_token_s is None and events.pieces:
             self._first_token_s = self._service.clock.steady_s()
         return block
@@ -245,72 +236,77 @@ class ChatRun:
         return self.events.done
 
     async def read_whole(self) -> bytes:
-        """The answer that is not streamed, with every documented field."""
+        """Return the body of a response that is not streamed, with every documented field."""
         while True:
             try:
                 return await self._read_whole()
             except (ServiceError, asyncio.CancelledError) as error:
-                await self._ask_another(error)
+                await self._fail_over(error)
             await self.open()
 
     async def _read_whole(self) -> bytes:
-        assert self._answer is not None
-        whole = whole_answer(
-            await self._answer.read(),
+        assert self._response is not None
+        completion = normalize_completion(
+            await self._response.read(),
             forwards=self.engine.complete_chunks,
             name=self.name,
             created_s=self._created_s,
             prompt=self._prompt_tokens,
-            most=self._most(),
+            max_output=self._max_output(),
         )
-        self._whole, self.events.served_model = whole, whole.model
+        self._completion, self.events.served_model = completion, completion.model
         self._first_token_s = self._service.clock.steady_s()
-        return whole.body
+        return completion.body
 
-    def ending(self) -> bytes:
-        """The last events, for when the charge is durable."""
-        return self.events.ending(self.usage_so_far())
+    def final_events(self) -> bytes:
+        """Return the events to send once the charge is durable."""
+        return self.events.final_events(self.usage_so_far())
 
-    # ── paying ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── charging ────────────────────────────────────────────────────────────────────────────────────────────
 
     def usage_so_far(self) -> Usage:
-        """What the engine said, or our own count; nothing at all before the first token."""
-        return self._counted()[0]
+        """Return the usage reported by the engine, or our estimate. Zero before the first token."""
+        return self._usage_and_estimated()[0]
 
-    def _counted(self) -> tuple[Usage, bool]:
-        """The same, and whether any of it is our own count."""
-        if self._whole is not None:
-            return self._whole.usage, self._whole.is_estimated
-        return self.events.counted(self._prompt_tokens, self._most(), is_exact=self.engine.token_events)
+    def _usage_and_estimated(self) -> tuple[Usage, bool]:
+        """Return the usage so far, and whether any part of it is our own estimate."""
+        if self._completion is not None:
+            return self._completion.usage, self._completion.is_estimated
+        return self.events.usage_if_ended(self._prompt_tokens, self._max_output(), is_exact=self.engine.token_events)
 
-    def _most(self) -> int:
-        """The output tokens that the hold pays for."""
+    def _max_output(self) -> int:
+        """Return the number of output tokens that the hold pays for."""
         return self.reservation.units * self.request.choices
 
     def cost_so_far(self) -> int:
-        """What would be charged if the answer ended now, in nano-dollars."""
+        """Return the charge if the run ended now, in nano-dollars."""
         return self._cost_of(self.usage_so_far())
 
     def _cost_of(self, usage: Usage) -> int:
         return pricing.chat_cost(self.reservation.price_input, self.reservation.price_output, usage)
 
     async def charge(self, *, within_s: float) -> None:
-        """Settle, and return once that is durable. TimeoutError if the database is too sick for that."""
+        """Settle the hold and wait until that is durable. Raises TimeoutError if the database does not respond."""
         self.finish()
         if self._charge is not None:
             await durable(self._charge, within_s=within_s)
 
     def finish(self, error: ServiceError | None = None) -> None:
-        """Queue the charge for what was read and written. The first call counts; awaits nothing."""
+        """Queue the charge for the usage so far. Awaits nothing. Only the first call has an effect."""
         if self.is_finished:
             return
         self.is_finished = True
         is_last = self._service.forget(self)
-        self.route.end(error)
-        usage, is_estimated = self._counted()
+        self.route.end_attempt(error)
+        usage, is_estimated = self._usage_and_estimated()
         cost = self._cost_of(usage)
         if cost > self.reservation.amount:
-            log.error("%s cost %d over its hold of %d: the house pays", self.name, cost, self.reservation.amount)
+            log.error(
+                "%s: cost of %d exceeds its hold of %d; charging the hold, the operator bears the difference",
+                self.name,
+                cost,
+                self.reservation.amount,
+            )
         self._charge = self._service.charging.settle(
             self.reservation, cost, self._outcome(usage, is_estimated, error), is_last=is_last
         )
@@ -326,27 +322,30 @@ class ChatRun:
             served_model=self.events.served_model,
             error_code=error.code if error else None,
             first_token_ms=None if first_s is None else round((first_s - self.started_s) * 1000),
-            engine=self.route.served_by_another,
-            attempts=written(self.route.attempts),
+            engine=self.route.fallback_engine,
+            attempts=encode_attempts(self.route.attempts),
             upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, usage),
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def close(self, error: ServiceError | None = None) -> None:
-        """Let go of the engine and finish. An engine that goes on billing is read to its end all the same."""
-        answer, self._answer = self._answer, None
-        if answer is not None and isinstance(error, ClientLeft) and self._service.drain_for_usage(self, answer):
+        """Finish the run and close the engine's response.
+
+        If the client left and the engine bills for the whole response anyway, read the usage in the background first.
+        """
+        response, self._response = self._response, None
+        if response is not None and isinstance(error, ClientLeft) and self._service.drain_for_usage(self, response):
             return
         self.finish(error)
-        if answer is not None:
-            await answer.close()
+        if response is not None:
+            await response.close()
 
-    async def read_on(self, answer: ChatResponse) -> None:
-        """The caller left, the engine bills all the same: read to the usage it reports."""
-        # From here on the run can be stopped again: the reason until now was that the caller left.
-        self._answer, self.task, self.stop_reason = answer, asyncio.current_task(), None
-        error: ServiceError = ClientLeft("the caller hung up")
+    async def drain(self, response: ChatResponse) -> None:
+        """Read the response to its end for its usage, after the client has left. The engine bills for all of it."""
+        # The stop reason was that the client left. Clear it, so that a timeout can stop the run again.
+        self._response, self.task, self.stop_reason = response, asyncio.current_task(), None
+        error: ServiceError = ClientLeft("the client disconnected")
         try:
             while await self.next_block() is not None:
                 pass
@@ -355,28 +354,28 @@ class ChatRun:
         finally:
             self.task = None
             self.finish(error)
-            await answer.close()
+            await response.close()
 
     def stop(self, reason: ServiceError) -> None:
-        """Break off from outside: a timeout, a caller who left, a server that stops."""
+        """Cancel the run with this error: a timeout, a client that disconnected, a server that stops."""
         if self.stop_reason is None and self.task is not None:
             self.stop_reason = reason
             self.task.cancel()
 
     def lose(self, reason: ServiceError) -> None:
-        """Stop because the hold is settled already. Once the charge is queued, its own verdict decides instead."""
+        """Stop because the hold was settled elsewhere. Has no effect once the charge is queued: its result decides."""
         if not self.is_finished:
             self.stop(reason)
 
     def tick(self, now_s: float) -> None:
-        """Called twice a second: renew the lease, enforce the timeouts, break the silence."""
+        """Renew the lease, enforce the timeouts and send heartbeats. Called twice a second."""
         if has_died(self):
             return
         if self.on_slow is not None:
             self.on_slow()
             self.on_slow = None
-        if self._spoke:
-            self._spoke = False
+        if self._received_since_tick:
+            self._received_since_tick = False
             self._silent_since_s = now_s
         elif now_s - self._silent_since_s >= HEARTBEAT_AFTER_S and self.on_silence is not None:
             self._silent_since_s = now_s
@@ -386,21 +385,23 @@ class ChatRun:
         first_s, total_s = self._service.timeouts(self.engine)
         if now_s - self.started_s > total_s:
             self.stop(
-                EngineTimeout(f"the answer took more than {total_s:g} s and was cut; what was written is charged")
+                EngineTimeout(
+                    f"the response took more than {total_s:g} s and was cut off; the output so far is charged"
+                )
             )
-        elif self._first_token_s is None and now_s - self._asked_s > first_s:
-            self._give_up_waiting(first_s)
+        elif self._first_token_s is None and now_s - self._attempt_started_s > first_s:
+            self._on_first_token_timeout(first_s)
 
-    def _give_up_waiting(self, waited_s: float) -> None:
-        """The engine has had its time: another is asked, or else the answer ends here."""
+    def _on_first_token_timeout(self, waited_s: float) -> None:
+        """Fail over to another engine after the first-token timeout, or stop if there is none."""
         name = self.engine.name
         if self.request.waits:
-            error: ServiceError = EngineFull(f"{name} had no place free for {waited_s:g} s; try again", retry_after_s=2)
+            error: ServiceError = EngineFull(f"{name} had no free slot for {waited_s:g} s; try again", retry_after_s=2)
         else:
             error = EngineTimeout(f"{name} sent no token for {waited_s:g} s; nothing was charged")
         if self.events.served_model is None and self.route.has_more() and self.task is not None:
-            if self._lapsed is None and self.stop_reason is None:
-                self._lapsed = error
+            if self._timeout_error is None and self.stop_reason is None:
+                self._timeout_error = error
                 self.task.cancel()
         else:
             self.stop(error)

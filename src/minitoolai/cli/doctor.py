@@ -237,12 +237,12 @@ async def _try_upstream(engine: ChatEngine, model: str) -> str:
 
 
 async def _one_token(engine: ChatEngine, model: str) -> str:
-    from minitoolai.chat.normalizer import whole_answer
+    from minitoolai.chat.normalizer import normalize_completion
 
     messages = [{"role": "user", "content": "Say yes."}]
     answer = await engine.open(ChatRequest(model, messages, {}, stream=False, include_usage=True, limit=1), 1)
     try:
-        whole = whole_answer(await answer.read(), forwards=False, name="doctor", created_s=0)
+        whole = normalize_completion(await answer.read(), forwards=False, name="doctor", created_s=0)
     finally:
         await answer.close()
     return whole.model or "an unnamed model"

@@ -129,7 +129,7 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
     for model in services.speech.catalog.speech.values():
         voices: dict[str, list[str]] = {}
         for voice in model.voices:
-            why_not = services.speech.why_not(voice)
+            why_not = services.speech.unavailable_reason(voice)
             state = f"MISSING  {voice.engine}: {why_not}" if why_not else f"ready    {voice.engine}, {voice.language}"
             voices.setdefault(state, []).append(voice.id)
         for state, names in voices.items():

@@ -146,8 +146,8 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     server.allow_many_connections()
     if options.listening is not None:
         # One of several processes, started by the supervisor, which has prepared everything.
-        supervisor.belong_to_supervisor()
-        app.serve(build(settings), ready=lambda _: say("ready"), listening=server.inherited(options.listening))
+        supervisor.attach_to_supervisor()
+        app.serve(build(settings), ready=lambda _: say("ready"), listening=server.inherit_socket(options.listening))
         return 0
     prepare(settings)
 
@@ -160,10 +160,10 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
             _print_demo(url, _demo_key(settings))
 
     if settings.workers > 1:
-        bound = server.bind(settings)
+        bound = server.bind_socket(settings)
         port = bound.getsockname()[1]
         return supervisor.Supervisor(settings, bound, sys.argv[1:]).run(lambda: ready(port))
-    app.serve(build(settings), ready=ready, listening=server.bind(settings) if settings.reuse_port else None)
+    app.serve(build(settings), ready=ready, listening=server.bind_socket(settings) if settings.reuse_port else None)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The socket that requests come in by: bound here where several processes take them from it."""
+"""Open the listening socket, and raise the limit on open files."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from minitoolai.http.types import App
 from minitoolai.settings import Settings
 
 BACKLOG = 2048
-#: File descriptors that a process may want: two a stream, and then some.
-FILES = 65_536
+#: File descriptors to ask for: a stream needs two, and the process some more.
+WANTED_FILES = 65_536
 
 
 def allow_many_connections() -> None:
-    """Raise the soft limit on open files as far as we may: many systems begin with 1024, which is 500 streams."""
+    """Raise the soft limit on open files as far as allowed. Many systems start with 1024, enough for 500 streams."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        # A system may refuse what it says is allowed; then the old limit stands.
+        # Some systems refuse values below their hard limit. Then the old limit stays.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def bind(settings: Settings) -> socket.socket:
-    """Listen on the host and port of the settings; with `reuse_port`, beside another server that does the same.
+def bind_socket(settings: Settings) -> socket.socket:
+    """Listen on the host and port of the settings. `reuse_port` allows another server on the same port.
 
-    SettingsError where another program is there.
+    Raises SettingsError if the port is in use.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
@@ -47,15 +47,15 @@ def bind(settings: Settings) -> socket.socket:
     except OSError as error:
         raise SettingsError(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
-            "is another program there? Choose another --host or --port"
+            "another program may be using the port. Choose another --host or --port"
         ) from None
 
 
-def inherited(fd: int) -> socket.socket:
-    """The socket that our parent bound."""
-    made = socket.socket(fileno=fd)
-    made.set_inheritable(False)
-    return made
+def inherit_socket(fd: int) -> socket.socket:
+    """Return the socket that the parent process bound."""
+    listening = socket.socket(fileno=fd)
+    listening.set_inheritable(False)
+    return listening
 
 
 # ── uvicorn ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -31,7 +31,7 @@ from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob
 from minitoolai.core.models import Caller
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
 from minitoolai.http.auth import authenticate
-from minitoolai.http.request_context import name_work
+from minitoolai.http.request_context import set_generation
 from minitoolai.http.routing import json_response, reads, route
 from minitoolai.http.streaming import method_not_allowed
 from minitoolai.images.request import job_number, parse_generate, parse_image, parse_job
@@ -95,7 +95,7 @@ class SubmitEndpoint(_Endpoint):
         request = parse_image(await read_json_body(scope, receive), insecure_webhooks=self._insecure_webhooks)
         submitted = await self._service.submit(caller, request)
         name = generation_name(submitted.job_id)
-        name_work(scope, name)
+        set_generation(scope, name)
         body = {"status": "success", "jobid": submitted.job_id, "signature": submitted.signature}
         return [(b"x-generation-id", name.encode())], body
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 import msgspec
 
-from minitoolai.billing.charging import Charging, picture_bound
+from minitoolai.billing.charging import Charging, image_job_bound
 from minitoolai.core.catalog import Catalog, ImageModel
 from minitoolai.core.clock import generation_name, random_number
 from minitoolai.core.errors import InsufficientBalance, NotFound, Overloaded, StoreError
@@ -117,7 +117,7 @@ class ImageService:
         )
         reservation = await self._charging.reserve(
             caller,
-            picture_bound(model.price),
+            image_job_bound(model.price),
             generation,
             hold_id=1 + random_number(JOB_ID_BITS - 1),
             queue_limit=self._queue_limit,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from minitoolai.http.request_context import RequestContext
 
 #: The request that the running code belongs to. Set by the HTTP layer; tasks that a request starts inherit it.
-CURRENT: Final[ContextVar[RequestContext | None]] = ContextVar("minitoolai.request", default=None)
+current_request: Final[ContextVar[RequestContext | None]] = ContextVar("minitoolai.request", default=None)
 
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -68,7 +68,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        facts = CURRENT.get()
+        facts = current_request.get()
         if facts is not None:
             fields["request"] = facts.request_id()
             if facts.generation is not None:

@@ -9,7 +9,7 @@ import msgspec
 
 from minitoolai.core.tracing import REQUEST
 from minitoolai.http.asgi import App, Receive, Scope, Send, header
-from minitoolai.observability.logging import CURRENT
+from minitoolai.observability.logging import current_request
 
 if TYPE_CHECKING:
     from minitoolai.observability.otel import OtelSpan, Traces
@@ -33,7 +33,7 @@ class TracingMiddleware:
         span = self._begin(scope)
         # Set it even if None: a pipelined request starts with the context variables of the one before it.
         REQUEST.set(span)
-        CURRENT.set(None)
+        current_request.set(None)
         if span is None:
             await self._app(scope, receive, send)
             return
@@ -61,7 +61,7 @@ class TracingMiddleware:
         if route is not None:
             span.rename(f"{scope['method']} {route}")
             span.set_attribute("http.route", route)
-        facts = CURRENT.get()
+        facts = current_request.get()
         if facts is not None:
             span.set_attribute("minitoolai.request", facts.request_id())
         if response.status:

@@ -1,4 +1,4 @@
-"""Text to speech: two addresses, one service; and the voices there are."""
+"""HTTP endpoint of text to speech: parse and validate requests, stream audio or server-sent events (SSE)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from minitoolai.core.inference import AudioFormat, SpeechRequest
 from minitoolai.http.asgi import Headers, Receive, Scope, Send, read_json_body, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.errors import error_event, status_and_type
-from minitoolai.http.request_context import name_work
+from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, method_not_allowed, stream_response
 from minitoolai.http.validation import json_object, non_empty_text, number, shortened
 from minitoolai.speech.service import SpeechRun, SpeechService
 
-# (merged from wire_speech) Bodies of speech requests into checked requests. Every refusal names the field and what would be right.
+log = logging.getLogger(__name__)
+
+# ── requests ──────────────────────────────────────────────────────────────────────────────────────────────
 
 FORMATS = get_args(AudioFormat)
 SLOWEST, FASTEST = 0.5, 2.0
@@ -25,12 +27,12 @@ _OURS = frozenset(("model", "input", "voice", "response_format", "speed", "strea
 
 
 def parse_speech(body: bytes) -> SpeechRequest:
-    """The checked request; InvalidRequest names the field."""
+    """Return the validated request. InvalidRequest names the field and the valid values."""
     fields = json_object(body)
     model = non_empty_text(fields, "model")
     text = fields.get("input")
     if not isinstance(text, str) or not text.strip():
-        raise InvalidRequest("input must be a string with something to speak in it", param="input")
+        raise InvalidRequest("input must be a string with at least one character to speak", param="input")
     form = _choice(fields, "response_format", FORMATS) or "mp3"
     return SpeechRequest(
         model=model,
@@ -55,9 +57,9 @@ def _choice(fields: dict[str, Any], name: str, allowed: tuple[str, ...]) -> str 
     return cast("str | None", value)
 
 
-log = logging.getLogger(__name__)
+# ── endpoint ──────────────────────────────────────────────────────────────────────────────────────────────
 
-_TYPES = {
+_CONTENT_TYPES = {
     "mp3": b"audio/mpeg",
     "wav": b"audio/wav",
     "flac": b"audio/flac",
@@ -67,7 +69,7 @@ _TYPES = {
 
 
 class SpeechEndpoint:
-    """`POST /api/texttospeech/` and `POST /v1/audio/speech`."""
+    """ASGI app for `POST /api/texttospeech/` and `POST /v1/audio/speech`."""
 
     def __init__(self, speeches: SpeechService, keys: KeyVerifier) -> None:
         self._speeches = speeches
@@ -86,32 +88,32 @@ class SpeechEndpoint:
             await respond_error(send, error, [])
             return
         run.task = asyncio.current_task()
-        name_work(scope, run.name)
+        set_generation(scope, run.name)
         out = StreamWriter(send, _headers(run))
-        error_ = await stream_response(run, out, receive)
-        if error_ is not None and not isinstance(error_, ClientLeft):
-            await _tell_of_failure(out, run, error_, send)
+        failure = await stream_response(run, out, receive)
+        if failure is not None and not isinstance(failure, ClientLeft):
+            await _send_error(out, run, failure, send)
 
 
 def _headers(run: SpeechRun) -> Headers:
-    headers = EVENT_STREAM if run.request.as_events else [(b"content-type", _TYPES[run.request.format])]
-    headers = [*headers, *_facts(run)]
+    headers = EVENT_STREAM if run.request.as_events else [(b"content-type", _CONTENT_TYPES[run.request.format])]
+    headers = [*headers, *_run_headers(run)]
     if run.text.unspoken:
         headers.append((b"x-unspoken-characters", str(run.text.unspoken).encode()))
     return headers
 
 
-def _facts(run: SpeechRun) -> Headers:
+def _run_headers(run: SpeechRun) -> Headers:
     return [(b"x-generation-id", run.name.encode()), (b"x-voice", run.voice.id.encode())]
 
 
-async def _tell_of_failure(out: StreamWriter, run: SpeechRun, error: ServiceError, send: Send) -> None:
-    """As a status while nothing has been sent, then as an event; audio can only be cut off, without its end."""
+async def _send_error(out: StreamWriter, run: SpeechRun, error: ServiceError, send: Send) -> None:
+    """Send the error as an HTTP status if nothing has been sent yet, else as an event. Plain audio is cut off."""
     if not out.has_begun:
-        await respond_error(send, error, _facts(run))
+        await respond_error(send, error, _run_headers(run))
     elif run.request.as_events:
         kind = status_and_type(error)[1]
         await out.write(error_event(error.message, kind=kind, code=error.code, param=error.param), is_last=True)
     else:
-        # The server closes a connection whose answer is not complete: the caller sees that the end is missing.
-        log.error("%s was cut: %s", run.name, error.code)
+        # The server closes the connection of an incomplete response, so that the caller notices the missing end.
+        log.error("%s failed after audio was sent, closing the connection: %s", run.name, error.code)

@@ -1,4 +1,4 @@
-"""`/v1/completions`: plain text continued. Inside it is a chat like any other; here it is told as OpenAI's old form."""
+"""Dialect of `/v1/completions`, OpenAI's legacy text completions. Internally a chat with a prompt."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from minitoolai.core.inference import ChatRequest
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.validation import flag, integer, json_object, non_empty_text, shortened
 
-# (merged from wire_completions) Bodies of requests that continue a plain text, into checked requests. Every refusal names the field.
+# ── requests ──────────────────────────────────────────────────────────────────────────────────────────────
 
-#: OpenAI's own.
+#: OpenAI's default.
 DEFAULT_LIMIT = 16
-MOST_PROMPTS = 128
+MAX_PROMPTS = 128
 _OURS = frozenset(("model", "prompt", "stream", "max_tokens"))
 
 
 def parse_text(body: bytes) -> ChatRequest:
-    """The checked request for `/v1/completions`; InvalidRequest names the field."""
+    """Return the validated request for `/v1/completions`. InvalidRequest names the field."""
     fields = json_object(body)
     model = non_empty_text(fields, "model")
     prompts, text_bytes = _prompts(fields.get("prompt"))
-    asked = integer(fields, "max_tokens", 1, LARGEST_INTEGER)
+    requested = integer(fields, "max_tokens", 1, LARGEST_INTEGER)
     flag(fields, "echo", default=False)
     choices = integer(fields, "n", 1, 128) or 1
-    # Checked, but not sent on: more would be written than is read.
+    # Validated, but not honoured: it would generate, and bill, more output than the caller receives.
     integer(fields, "best_of", 1, 20)
     integer(fields, "logprobs", 0, 20)
     stream = flag(fields, "stream", default=False)
     include_usage = wants_usage(fields)
     rest = {key: value for key, value in fields.items() if key not in _OURS and value is not None}
-    # The logprobs of a text are a number, those of a chat a flag.
+    # Here logprobs is a number, in a chat it is a boolean.
     check_options({key: value for key, value in rest.items() if key != "logprobs"})
     return ChatRequest(
         model=model,
@@ -46,8 +46,8 @@ def parse_text(body: bytes) -> ChatRequest:
         fields=rest,
         stream=stream,
         include_usage=include_usage,
-        limit=asked or DEFAULT_LIMIT,
-        limit_is_default=asked is None,
+        limit=requested or DEFAULT_LIMIT,
+        limit_is_default=requested is None,
         choices=choices * prompts,
         text_bytes=text_bytes,
         prompt=fields["prompt"],
@@ -55,16 +55,16 @@ def parse_text(body: bytes) -> ChatRequest:
 
 
 def _prompts(prompt: Any) -> tuple[int, int]:
-    """(how many there are, the most tokens they can count)."""
+    """Return the number of prompts, and an upper bound of their tokens."""
     if isinstance(prompt, str) and prompt:
         return 1, _size(prompt)
     if not isinstance(prompt, list) or not prompt:
         raise InvalidRequest("prompt must be a non-empty string, or a list of strings or of tokens", param="prompt")
-    make_whole(prompt)
+    convert_whole_floats(prompt)
     if is_tokens(prompt):
         return 1, len(prompt)
-    if len(prompt) > MOST_PROMPTS:
-        raise InvalidRequest(f"prompt holds {len(prompt)} texts; send at most {MOST_PROMPTS} a request", param="prompt")
+    if len(prompt) > MAX_PROMPTS:
+        raise InvalidRequest(f"prompt has {len(prompt)} texts; send at most {MAX_PROMPTS} per request", param="prompt")
     size = 0
     for index, text in enumerate(prompt):
         if isinstance(text, str) and text:
@@ -79,17 +79,17 @@ def _prompts(prompt: Any) -> tuple[int, int]:
     return len(prompt), size
 
 
-def make_whole(prompt: list[Any]) -> None:
-    """4.0 is an integer in JSON, here as everywhere."""
+def convert_whole_floats(prompt: list[Any]) -> None:
+    """Convert floats such as 4.0 to integers in place: JSON has only one number type."""
     for index, token in enumerate(prompt):
         if isinstance(token, float) and token.is_integer():
             prompt[index] = int(token)
         elif isinstance(token, list):
-            make_whole(token)
+            convert_whole_floats(token)
 
 
 def is_tokens(prompt: list[Any]) -> bool:
-    """Whether all of them could be tokens."""
+    """Return True if every item could be a token ID."""
     return all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in prompt)
 
 
@@ -97,69 +97,72 @@ def _size(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
 
 
+# ── responses ─────────────────────────────────────────────────────────────────────────────────────────────
+
 Json = dict[str, Any]
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
-#: Chat's names of fields, in this form's words.
+#: Field names of a chat → field names of this format.
 _NAMES = {"messages": "prompt", "max_completion_tokens": "max_tokens"}
 
 
 class CompletionsDialect:
-    """OpenAI's form of before there were chats."""
+    """OpenAI's legacy text completions."""
 
     def parse(self, body: bytes) -> ChatRequest:
         return parse_text(body)
 
-    def speaker(self, run: ChatRun) -> DialectRun:
+    def adapt(self, run: ChatRun) -> DialectRun:
         return DialectAdapter(run, CompletionsTranslator(f"cmpl-{run.name[4:]}"))
 
-    def retold(self, error: ServiceError) -> ServiceError:
-        return renamed(error, _NAMES)
+    def map_error(self, error: ServiceError) -> ServiceError:
+        return rename_fields(error, _NAMES)
 
-    def last_words(self, speaker: DialectRun, error: ServiceError) -> bytes:
+    def error_frame(self, adapted: DialectRun, error: ServiceError) -> bytes:
         return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
 
 
-def renamed(error: ServiceError, names: dict[str, str]) -> ServiceError:
-    """The error with the names of fields that its caller used."""
-    found = re.match(r"\w+", error.param or "")
-    if found and found[0] in names:
-        field = found[0]
+def rename_fields(error: ServiceError, names: dict[str, str]) -> ServiceError:
+    """Replace the field name of a chat in an error by the one that its caller used."""
+    match = re.match(r"\w+", error.param or "")
+    if match and match[0] in names:
+        field = match[0]
         error.message = error.message.replace(field, names[field])
         error.param = names[field] + (error.param or "").removeprefix(field)
     return error
 
 
 class CompletionsTranslator:
-    """Chat chunks and completions, retold as `text_completion`."""
+    """Translate chat chunks and completions to `text_completion` objects."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        #: Characters told so far of each choice: the offsets of its tokens count from the beginning.
-        self._told: dict[int, int] = {}
+        #: Characters sent so far, by choice: token offsets count from the beginning of its text.
+        self._sent: dict[int, int] = {}
 
     def events(self, block: bytes) -> bytes:
         return b"".join(self._event(event) for event in block.split(b"\n\n") if event)
 
-    def ending(self, block: bytes) -> bytes:
+    def final_events(self, block: bytes) -> bytes:
         usage = block.removesuffix(DONE)
         return (self._event(usage.strip(), is_usage=True) if usage else b"") + DONE
 
-    def whole(self, body: bytes) -> bytes:
-        answer = _decode(body)
-        return _encode(self._retold(answer, [self._choice(choice, "message") for choice in answer["choices"]]))
+    def completion(self, body: bytes) -> bytes:
+        completion = _decode(body)
+        choices = [self._choice(choice, "message") for choice in completion["choices"]]
+        return _encode(self._translate(completion, choices))
 
     def _event(self, event: bytes, *, is_usage: bool = False) -> bytes:
         chunk = _decode(event.removeprefix(b"data:"))
         choices = [self._choice(choice, "delta") for choice in chunk["choices"]]
-        told = [choice for choice in choices if choice["text"] or choice["finish_reason"]]
-        if not told and not is_usage:
+        choices = [choice for choice in choices if choice["text"] or choice["finish_reason"]]
+        if not choices and not is_usage:
             return b""
-        return b"data: " + _encode(self._retold(chunk, told)) + b"\n\n"
+        return b"data: " + _encode(self._translate(chunk, choices)) + b"\n\n"
 
-    def _retold(self, chunk: Json, choices: list[Json]) -> Json:
-        retold = {
+    def _translate(self, chunk: Json, choices: list[Json]) -> Json:
+        translated = {
             "id": self._name,
             "object": "text_completion",
             "created": chunk["created"],
@@ -167,23 +170,23 @@ class CompletionsTranslator:
             "system_fingerprint": chunk.get("system_fingerprint"),
             "choices": choices,
         }
-        return retold | {"usage": chunk["usage"]} if "usage" in chunk else retold
+        return translated | {"usage": chunk["usage"]} if "usage" in chunk else translated
 
     def _choice(self, choice: Json, where: str) -> Json:
         index = choice.get("index", 0)
         text = (choice.get(where) or {}).get("content") or ""
-        offset = self._told.get(index, 0)
-        self._told[index] = offset + len(text)
+        offset = self._sent.get(index, 0)
+        self._sent[index] = offset + len(text)
         return {
             "text": text,
             "index": index,
-            "logprobs": _old_logprobs(choice.get("logprobs"), offset),
+            "logprobs": _convert_logprobs(choice.get("logprobs"), offset),
             "finish_reason": choice.get("finish_reason"),
         }
 
 
-def _old_logprobs(logprobs: Json | None, offset: int) -> Json | None:
-    """Four lists instead of one; what an engine tells in the old form already stays as it is."""
+def _convert_logprobs(logprobs: Json | None, offset: int) -> Json | None:
+    """Convert a chat's logprobs to the four lists of this format. Those already in this format are returned as is."""
     if not logprobs or not isinstance(logprobs.get("content"), list):
         return logprobs
     tokens = logprobs["content"]

@@ -1,4 +1,4 @@
-"""`/v1/embeddings`: texts into vectors. Inside it is a chat that writes nothing; here it is told as OpenAI tells it."""
+"""Dialect of `/v1/embeddings`. Internally a chat without output tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.dialects.completions import is_tokens, make_whole, renamed
+from minitoolai.chat.dialects.completions import convert_whole_floats, is_tokens, rename_fields
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.errors import InvalidRequest, ServiceError
@@ -18,16 +18,16 @@ from minitoolai.http.validation import flag, integer, json_object, non_empty_tex
 
 Json = dict[str, Any]
 
-MOST_TEXTS = 2048
-#: Tokens that an engine may add to a text.
-_AROUND_A_TEXT = 4
+MAX_TEXTS = 2048
+#: Maximum number of tokens that an engine adds to each text.
+_EXTRA_TOKENS_PER_TEXT = 4
 _OURS = frozenset(("model", "input", "stream"))
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
 class EmbeddingsDialect:
-    """OpenAI's."""
+    """OpenAI's embeddings."""
 
     def parse(self, body: bytes) -> ChatRequest:
         fields = json_object(body)
@@ -40,7 +40,7 @@ class EmbeddingsDialect:
             )
         integer(fields, "dimensions", 1, 65_536)
         if flag(fields, "stream", default=False):
-            raise InvalidRequest("stream must be false or left out: vectors come in one piece", param="stream")
+            raise InvalidRequest("stream must be false or left out: embeddings cannot be streamed", param="stream")
         if fields.get("user") is not None:
             non_empty_text(fields, "user")
         return ChatRequest(
@@ -51,23 +51,23 @@ class EmbeddingsDialect:
             include_usage=False,
             limit=None,
             limit_is_default=True,
-            text_bytes=sum(_size(text) + _AROUND_A_TEXT for text in texts),
+            text_bytes=sum(_size(text) + _EXTRA_TOKENS_PER_TEXT for text in texts),
             embed=texts,
             form=form or "float",
         )
 
-    def speaker(self, run: ChatRun) -> DialectRun:
+    def adapt(self, run: ChatRun) -> DialectRun:
         return DialectAdapter(run, EmbeddingsTranslator(run.request.form))
 
-    def retold(self, error: ServiceError) -> ServiceError:
-        return renamed(error, {"messages": "input"})
+    def map_error(self, error: ServiceError) -> ServiceError:
+        return rename_fields(error, {"messages": "input"})
 
-    def last_words(self, speaker: DialectRun, error: ServiceError) -> bytes:
+    def error_frame(self, adapted: DialectRun, error: ServiceError) -> bytes:
         return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
 
 
 class EmbeddingsTranslator:
-    """A completion that holds vectors, retold as their list."""
+    """Translate a completion that holds vectors to a list of embeddings."""
 
     def __init__(self, form: str) -> None:
         self._form = form
@@ -75,37 +75,37 @@ class EmbeddingsTranslator:
     def events(self, block: bytes) -> bytes:
         return block
 
-    def ending(self, block: bytes) -> bytes:
+    def final_events(self, block: bytes) -> bytes:
         return block
 
-    def whole(self, body: bytes) -> bytes:
-        answer = _decode(body)
-        data = [self._retold(index, vector) for index, vector in enumerate(answer["choices"][0]["data"])]
-        tokens = answer["usage"]["prompt_tokens"]
+    def completion(self, body: bytes) -> bytes:
+        completion = _decode(body)
+        data = [self._embedding(index, vector) for index, vector in enumerate(completion["choices"][0]["data"])]
+        tokens = completion["usage"]["prompt_tokens"]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return _encode({"object": "list", "data": data, "model": answer["model"], "usage": usage})
+        return _encode({"object": "list", "data": data, "model": completion["model"], "usage": usage})
 
-    def _retold(self, index: int, vector: Json) -> Json:
-        """In the encoding that was asked for, whatever the engine made of that."""
-        found = vector.get("embedding")
-        if self._form == "base64" and isinstance(found, list):
-            found = base64.b64encode(struct.pack(f"<{len(found)}f", *found)).decode()
-        elif self._form == "float" and isinstance(found, str):
-            raw = base64.b64decode(found)
-            found = list(struct.unpack(f"<{len(raw) // 4}f", raw))
-        return {"object": "embedding", "index": vector.get("index", index), "embedding": found}
+    def _embedding(self, index: int, vector: Json) -> Json:
+        """Return the embedding in the requested encoding, whichever one the engine used."""
+        values = vector.get("embedding")
+        if self._form == "base64" and isinstance(values, list):
+            values = base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+        elif self._form == "float" and isinstance(values, str):
+            raw = base64.b64decode(values)
+            values = list(struct.unpack(f"<{len(raw) // 4}f", raw))
+        return {"object": "embedding", "index": vector.get("index", index), "embedding": values}
 
 
-def _texts(given: Any) -> list[Any]:
-    """A list of texts, or of lists of tokens."""
-    if isinstance(given, str) and given:
-        return [given]
-    if not isinstance(given, list) or not given:
+def _texts(value: Any) -> list[Any]:
+    """Return the input as a list of texts, or of lists of tokens. InvalidRequest names the field."""
+    if isinstance(value, str) and value:
+        return [value]
+    if not isinstance(value, list) or not value:
         raise InvalidRequest("input must be a non-empty string, or a list of strings or of tokens", param="input")
-    make_whole(given)
-    texts: list[Any] = [given] if is_tokens(given) else given
-    if len(texts) > MOST_TEXTS:
-        raise InvalidRequest(f"input holds {len(texts)} texts; send at most {MOST_TEXTS} a request", param="input")
+    convert_whole_floats(value)
+    texts: list[Any] = [value] if is_tokens(value) else value
+    if len(texts) > MAX_TEXTS:
+        raise InvalidRequest(f"input has {len(texts)} texts; send at most {MAX_TEXTS} per request", param="input")
     for index, text in enumerate(texts):
         if not (isinstance(text, str) and text) and not (isinstance(text, list) and text and is_tokens(text)):
             raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""`/v1/responses`: OpenAI's newer form, told of a chat like any other. Nothing is kept, so nothing can be continued."""
+"""Dialect of `/v1/responses`. Internally a chat. Responses are not stored, so a conversation cannot refer to one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from minitoolai.chat.dialects import responses_stream as objects
-from minitoolai.chat.dialects.completions import renamed
+from minitoolai.chat.dialects.completions import rename_fields
 from minitoolai.chat.dialects.responses_request import NAMES, ResponseEcho, parse_response
 from minitoolai.chat.dialects.responses_stream import Json, ResponseStream, response_object, status_after
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun
@@ -23,7 +23,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class ResponsesDialect:
-    """Responses that are written at once and not kept."""
+    """OpenAI's responses, generated synchronously and not stored."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -31,26 +31,26 @@ class ResponsesDialect:
     def parse(self, body: bytes) -> ChatRequest:
         return parse_response(body)
 
-    def speaker(self, run: ChatRun) -> DialectRun:
+    def adapt(self, run: ChatRun) -> DialectRun:
         return DialectAdapter(
             run, ResponsesTranslator(f"resp_{run.name[4:]}", run.request, self._clock.now_ms() // 1000)
         )
 
-    def retold(self, error: ServiceError) -> ServiceError:
-        error = renamed(error, NAMES)
-        # Tools are flat here.
+    def map_error(self, error: ServiceError) -> ServiceError:
+        error = rename_fields(error, NAMES)
+        # Tools have no `function` object in this format.
         error.param = re.sub(r"^(tool\w+(?:\[\d+\])?)\.function\.", r"\1.", error.param) if error.param else None
         return error
 
-    def last_words(self, speaker: DialectRun, error: ServiceError) -> bytes:
-        assert isinstance(speaker, DialectAdapter)
-        assert isinstance(speaker.translator, ResponsesTranslator)
+    def error_frame(self, adapted: DialectRun, error: ServiceError) -> bytes:
+        assert isinstance(adapted, DialectAdapter)
+        assert isinstance(adapted.translator, ResponsesTranslator)
         code = "rate_limit_exceeded" if isinstance(error, EngineRateLimited) else "server_error"
-        return speaker.translator.stream.failure(error.message, code)
+        return adapted.translator.stream.failure(error.message, code)
 
 
 class ResponsesTranslator:
-    """Chat chunks and completions, retold as a response."""
+    """Translate chat chunks and completions to responses and their events."""
 
     def __init__(self, name: str, request: ChatRequest, created_s: int) -> None:
         self._name = name
@@ -60,40 +60,41 @@ class ResponsesTranslator:
     def events(self, block: bytes) -> bytes:
         return b"".join(self.stream.chunk(_data(event)) for event in block.split(b"\n\n") if event)
 
-    def ending(self, block: bytes) -> bytes:
-        return self.stream.ending(_data(block.removesuffix(DONE))["usage"])
+    def final_events(self, block: bytes) -> bytes:
+        return self.stream.final_events(_data(block.removesuffix(DONE))["usage"])
 
-    def whole(self, body: bytes) -> bytes:
-        answer = _decode(body)
-        (choice,) = answer["choices"][:1]
+    def completion(self, body: bytes) -> bytes:
+        completion = _decode(body)
+        (choice,) = completion["choices"][:1]
         status = status_after(choice.get("finish_reason"))
         response = response_object(
             self._name,
             self._echo,
-            created_s=answer["created"],
-            model=answer["model"],
+            created_s=completion["created"],
+            model=completion["model"],
             status=status,
             output=self._items(choice),
-            usage=answer["usage"],
+            usage=completion["usage"],
             finish_reason=choice.get("finish_reason"),
         )
         return _encode(response)
 
     def _items(self, choice: Json) -> list[Json]:
-        status, message, own = status_after(choice.get("finish_reason")), choice["message"], self._name[5:]
+        status = status_after(choice.get("finish_reason"))
+        message, suffix = choice["message"], self._name[5:]
         items: list[Json] = []
-        if thought := message.get("reasoning_content"):
-            items.append(objects.reasoning_item(f"rs_{own}_0", str(thought), "completed"))
+        if reasoning := message.get("reasoning_content"):
+            items.append(objects.reasoning_item(f"rs_{suffix}_0", str(reasoning), "completed"))
         parts: list[Json] = []
         if text := message.get("content"):
-            certain = objects.logprobs_list(choice.get("logprobs")) if self._echo.logprobs else []
-            parts.append(objects.text_part(text, certain))
+            logprobs = objects.logprobs_list(choice.get("logprobs")) if self._echo.logprobs else []
+            parts.append(objects.text_part(text, logprobs))
         if refusal := message.get("refusal"):
             parts.append(objects.refusal_part(refusal))
         if parts:
-            items.append(objects.message_item(f"msg_{own}_{len(items)}", parts, status))
+            items.append(objects.message_item(f"msg_{suffix}_{len(items)}", parts, status))
         for call in message.get("tool_calls") or ():
-            name, function = f"fc_{own}_{len(items)}", call["function"]
+            name, function = f"fc_{suffix}_{len(items)}", call["function"]
             items.append(objects.call_item(name, call["id"], function["name"], function["arguments"], status))
         return items
 

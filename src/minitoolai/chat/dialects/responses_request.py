@@ -1,6 +1,6 @@
-"""Bodies of `/v1/responses` into checked chats: instructions and items into messages, flat tools into nested ones.
+"""Parse and validate requests for `/v1/responses` into chats: items into messages, flat tools into nested ones.
 
-What would need a memory of former responses is refused: none is kept here.
+Fields that refer to earlier responses are refused, because responses are not stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
 from minitoolai.http.validation import flag, integer, json_object, shortened
 
-# (merged from responses_items) The items of a response's input into the messages of a chat.
+# ── input items ───────────────────────────────────────────────────────────────────────────────────────────
 
 Json = dict[str, Any]
 
@@ -22,24 +22,24 @@ _TEXTS = ("input_text", "output_text", "text")
 
 
 def messages_of(fields: Json) -> list[Json]:
-    """`instructions` and `input`, as messages."""
+    """Return `instructions` and `input` as chat messages."""
     messages: list[Json] = []
     instructions = fields.get("instructions")
     if instructions is not None:
         if not isinstance(instructions, str):
             raise InvalidRequest("instructions must be a string", param="instructions")
         messages.append({"role": "developer", "content": instructions})
-    given = fields.get("input")
-    if isinstance(given, str) and given:
-        return [*messages, {"role": "user", "content": given}]
-    if not isinstance(given, list) or not given:
+    input_ = fields.get("input")
+    if isinstance(input_, str) and input_:
+        return [*messages, {"role": "user", "content": input_}]
+    if not isinstance(input_, list) or not input_:
         raise InvalidRequest("input must be a non-empty string or a list of items", param="input")
-    for index, item in enumerate(given):
-        _add(item, f"input[{index}]", messages)
+    for index, item in enumerate(input_):
+        _add_item(item, f"input[{index}]", messages)
     return messages
 
 
-def _add(item: Any, at: str, messages: list[Json]) -> None:
+def _add_item(item: Any, at: str, messages: list[Json]) -> None:
     if not isinstance(item, dict):
         raise InvalidRequest(f'{at} must be an object like {{"role": "user", "content": "Hello"}}', param=at)
     kind = item.get("type") or "message"
@@ -51,9 +51,11 @@ def _add(item: Any, at: str, messages: list[Json]) -> None:
         content = _output(item.get("output"), f"{at}.output")
         messages.append({"role": "tool", "tool_call_id": _required_text(item, "call_id", at), "content": content})
     elif kind == "item_reference":
-        raise InvalidRequest(f"{at} refers to an item, and none is kept here: send the item itself", param=f"{at}.type")
+        raise InvalidRequest(
+            f"{at} refers to a stored item, and items are not stored here: send the item itself", param=f"{at}.type"
+        )
     elif kind != "reasoning":
-        # What a model thought before is not for it to read again; everything else would be lost.
+        # Drop earlier reasoning: models do not read it again. Refuse other types, so that nothing is lost silently.
         raise InvalidRequest(
             f"{at}.type is {shortened(kind)}; it must be message, function_call, function_call_output or reasoning",
             param=f"{at}.type",
@@ -73,7 +75,7 @@ def _message(item: Json, at: str) -> Json:
         raise InvalidRequest(f"{at}.content must be a string or a list of parts", param=f"{at}.content")
     parts = [_part(part, f"{at}.content[{index}]") for index, part in enumerate(content)]
     if all(part["type"] == "text" for part in parts):
-        # Not every engine knows parts, and all know text.
+        # Join parts that are only text, because not every engine supports parts.
         return {"role": role, "content": "".join(part["text"] for part in parts)}
     return {"role": role, "content": parts}
 
@@ -87,7 +89,7 @@ def _part(part: Any, at: str) -> Json:
     if kind == "input_image":
         if not isinstance(part.get("image_url"), str):
             raise InvalidRequest(
-                f"{at}.image_url must be an https URL or a data URL; no files are kept here", param=f"{at}.image_url"
+                f"{at}.image_url must be an https URL or a data URL; files are not stored here", param=f"{at}.image_url"
             )
         detail = "auto" if part.get("detail") is None else part["detail"]
         return {"type": "image_url", "image_url": {"url": part["image_url"], "detail": detail}}
@@ -98,7 +100,7 @@ def _part(part: Any, at: str) -> Json:
 
 
 def _add_call(item: Json, at: str, messages: list[Json]) -> None:
-    """Calls that follow one another belong to one message of the assistant's."""
+    """Append a tool call. Consecutive calls belong to one assistant message."""
     function = {
         "name": _required_text(item, "name", at),
         "arguments": _required_text(item, "arguments", at, may_be_empty=True),
@@ -125,7 +127,9 @@ def _required_text(item: Json, name: str, at: str, *, may_be_empty: bool = False
     return value
 
 
-#: Chat's names of fields, in this form's words.
+# ── requests ──────────────────────────────────────────────────────────────────────────────────────────────
+
+#: Field names of a chat → field names of this format.
 NAMES = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
@@ -134,39 +138,39 @@ NAMES = {
     "verbosity": "text.verbosity",
     "logprobs": "include",
 }
-#: Handed on under their own names, to be checked as a chat's.
+#: Fields passed on to the chat under the same name, and validated there.
 _SHARED = (
     "model", "temperature", "top_p", "parallel_tool_calls", "metadata", "user", "safety_identifier",
     "prompt_cache_key", "service_tier", "stream",
 )  # fmt: skip
-#: Read here, or harmless without being read.
+#: Fields that are used here, or that can safely be ignored.
 _KNOWN = frozenset(
     (*_SHARED, "input", "instructions", "max_output_tokens", "tools", "tool_choice", "text", "reasoning", "include",
      "top_logprobs", "store", "truncation", "stream_options", "background", "prompt_cache_retention")
 )  # fmt: skip
-_NO_MEMORY = "; no responses are kept here: send the whole conversation as input"
-#: Fields that ask for what is not here, and what to do instead.
+_NOT_STORED = "; responses are not stored here: send the whole conversation as input"
+#: Unsupported field → error message, with what to do instead.
 _REFUSED = {
-    "messages": "messages are a chat's: here they are sent as input",
-    "previous_response_id": f"previous_response_id is not supported{_NO_MEMORY}",
-    "conversation": f"conversation is not supported{_NO_MEMORY}",
-    "prompt": "prompt is not supported: no templates are kept here; send instructions and input",
-    "max_tool_calls": "max_tool_calls is not supported: it counts the calls of built-in tools, and there are none here",
+    "messages": "messages is not a field of /v1/responses; send them as input",
+    "previous_response_id": f"previous_response_id is not supported{_NOT_STORED}",
+    "conversation": f"conversation is not supported{_NOT_STORED}",
+    "prompt": "prompt is not supported: templates are not stored here; send instructions and input",
+    "max_tool_calls": "max_tool_calls is not supported: there are no built-in tools here; leave it out",
 }
 _INCLUDABLE = ("message.output_text.logprobs", "reasoning.encrypted_content")
 
 
 class ResponseEcho(msgspec.Struct, frozen=True):
-    """What a response repeats of its request."""
+    """Fields of the request that the response repeats."""
 
     fields: Json
     logprobs: bool
 
 
 def parse_response(body: bytes) -> ChatRequest:
-    """The checked chat for `/v1/responses`; InvalidRequest names the field, in this form's words."""
+    """Return the validated chat for `/v1/responses`. InvalidRequest names the field as in this format."""
     fields = {name: value for name, value in json_object(body).items() if value is not None}
-    _check_honoured(fields)
+    _check_supported(fields)
     chat: Json = {name: fields[name] for name in _SHARED if name in fields}
     chat["messages"] = messages_of(fields)
     limit = integer(fields, "max_output_tokens", 1, LARGEST_INTEGER)
@@ -186,19 +190,23 @@ def parse_response(body: bytes) -> ChatRequest:
     return request
 
 
-def _check_honoured(fields: Json) -> None:
+def _check_supported(fields: Json) -> None:
     for name in fields:
         if name in _REFUSED:
             raise InvalidRequest(_REFUSED[name], param=name)
         if name not in _KNOWN:
-            raise InvalidRequest(f"{shortened(name)} is no field of /v1/responses here; leave it out", param=name[:64])
+            raise InvalidRequest(
+                f"{shortened(name)} is not a supported field of /v1/responses; leave it out", param=name[:64]
+            )
     if flag(fields, "store", default=False):
-        raise InvalidRequest("store must be false or left out: no responses are kept here", param="store")
+        raise InvalidRequest("store must be false or left out: responses are not stored here", param="store")
     if flag(fields, "background", default=False):
-        raise InvalidRequest("background must be false or left out: responses are written at once", param="background")
+        raise InvalidRequest(
+            "background must be false or left out: background responses are not supported", param="background"
+        )
     if fields.get("truncation", "disabled") != "disabled":
         raise InvalidRequest(
-            "truncation must be disabled or left out: nothing of the input is left out here", param="truncation"
+            "truncation must be disabled or left out: the input is never truncated here", param="truncation"
         )
 
 
@@ -212,7 +220,7 @@ def _tool(tool: Any, at: str) -> Json:
     kind = tool.get("type") if isinstance(tool, dict) else None
     if kind != "function":
         raise InvalidRequest(
-            f"{at}.type is {shortened(kind)}; there are no built-in tools here, only those of type function",
+            f"{at}.type is {shortened(kind)}; it must be function, there are no built-in tools here",
             param=f"{at}.type",
         )
     return {"type": "function", "function": {key: tool[key] for key in tool if key != "type" and tool[key] is not None}}
@@ -238,7 +246,7 @@ def _object(fields: Json, name: str) -> Json:
 
 
 def _text(fields: Json, chat: Json) -> None:
-    """`text.format` is chat's response_format, flat."""
+    """Convert `text.format` to a chat's nested response_format, and pass on the verbosity."""
     text = _object(fields, "text")
     form = text.get("format")
     if form is not None:
@@ -275,7 +283,7 @@ def _logprobs(fields: Json, chat: Json) -> bool:
                 param=f"include[{index}]",
             )
     wanted = "message.output_text.logprobs" in include
-    most = integer(fields, "top_logprobs", 0, 20)
-    if wanted or most:
-        chat |= {"logprobs": True, "top_logprobs": most or 0}
-    return wanted or bool(most)
+    top_logprobs = integer(fields, "top_logprobs", 0, 20)
+    if wanted or top_logprobs:
+        chat |= {"logprobs": True, "top_logprobs": top_logprobs or 0}
+    return wanted or bool(top_logprobs)

@@ -1,4 +1,4 @@
-"""A chat's chunks, retold as the events of a response: each item opened, filled, and closed in turn."""
+"""Translate a chat's chunks to the events of a response: each output item is added, filled and closed in turn."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import msgspec
 
 from minitoolai.chat.dialects.responses_request import ResponseEcho
 
-# (merged from responses_objects) The objects that `/v1/responses` speaks of: the response, its items, its usage.
+# ── objects: the response, its items, its usage ───────────────────────────────────────────────────────────
 
 Json = dict[str, Any]
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
-#: Chat's reason to stop, where an answer is not complete.
+#: Finish reason of a chat → reason why the response is incomplete.
 _REASONS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
@@ -29,10 +29,10 @@ def response_object(
     finish_reason: str | None = None,
     error: Json | None = None,
 ) -> Json:
-    """One response as it stands. `usage` is a chat's; the rest of the request is repeated as it was understood."""
-    asked = echo.fields
-    text = asked.get("text") or {}
-    reasoning = asked.get("reasoning") or {}
+    """Return a response in its current state. `usage` is a chat's. Repeats the fields of the request."""
+    request = echo.fields
+    text = request.get("text") or {}
+    reasoning = request.get("reasoning") or {}
     return {
         "id": name,
         "object": "response",
@@ -41,74 +41,74 @@ def response_object(
         "background": False,
         "error": error,
         "incomplete_details": {"reason": _REASONS[finish_reason or ""]} if status == "incomplete" else None,
-        "instructions": asked.get("instructions"),
-        "max_output_tokens": asked.get("max_output_tokens"),
+        "instructions": request.get("instructions"),
+        "max_output_tokens": request.get("max_output_tokens"),
         "model": model,
         "output": output,
-        "parallel_tool_calls": asked.get("parallel_tool_calls", True),
+        "parallel_tool_calls": request.get("parallel_tool_calls", True),
         "previous_response_id": None,
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
-        "safety_identifier": asked.get("safety_identifier"),
-        "prompt_cache_key": asked.get("prompt_cache_key"),
+        "safety_identifier": request.get("safety_identifier"),
+        "prompt_cache_key": request.get("prompt_cache_key"),
         "service_tier": "default",
         "store": False,
-        "temperature": asked.get("temperature", 1.0),
+        "temperature": request.get("temperature", 1.0),
         "text": {"format": text.get("format") or {"type": "text"}, "verbosity": text.get("verbosity") or "medium"},
-        "tool_choice": asked.get("tool_choice", "auto"),
-        "tools": [_tool(tool) for tool in asked.get("tools", ())],
-        "top_logprobs": asked.get("top_logprobs", 0),
-        "top_p": asked.get("top_p", 1.0),
+        "tool_choice": request.get("tool_choice", "auto"),
+        "tools": [_tool(tool) for tool in request.get("tools", ())],
+        "top_logprobs": request.get("top_logprobs", 0),
+        "top_p": request.get("top_p", 1.0),
         "truncation": "disabled",
         "usage": None if usage is None else usage_object(usage),
-        "user": asked.get("user"),
-        "metadata": asked.get("metadata", {}),
+        "user": request.get("user"),
+        "metadata": request.get("metadata", {}),
     }
 
 
 def status_after(finish_reason: str | None) -> Status:
-    """Whether an answer that ended so is complete."""
+    """Return the status of a response with this finish reason."""
     return "incomplete" if finish_reason in _REASONS else "completed"
 
 
 def usage_object(usage: Json) -> Json:
-    """A chat's usage in the words of responses."""
-    read = usage.get("prompt_tokens_details") or {}
-    written = usage.get("completion_tokens_details") or {}
+    """Convert a chat's usage to that of a response."""
+    input_details = usage.get("prompt_tokens_details") or {}
+    output_details = usage.get("completion_tokens_details") or {}
     return {
         "input_tokens": usage["prompt_tokens"],
         "input_tokens_details": {
-            "cached_tokens": read.get("cached_tokens") or 0,
-            "cache_write_tokens": read.get("cache_write_tokens") or 0,
+            "cached_tokens": input_details.get("cached_tokens") or 0,
+            "cache_write_tokens": input_details.get("cache_write_tokens") or 0,
         },
         "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": written.get("reasoning_tokens") or 0},
+        "output_tokens_details": {"reasoning_tokens": output_details.get("reasoning_tokens") or 0},
         "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"],
     }
 
 
 def message_item(name: str, content: list[Json], status: Status) -> Json:
-    """What the model says."""
+    """Return an output item with the model's text."""
     return {"id": name, "type": "message", "role": "assistant", "status": status, "content": content}
 
 
 def text_part(text: str, logprobs: list[Json]) -> Json:
-    """Text, with the certainty of its tokens where that was asked for."""
+    """Return a content part with text, and with logprobs if they were requested."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 def refusal_part(text: str) -> Json:
-    """Why the model says nothing else."""
+    """Return a content part with the model's refusal."""
     return {"type": "refusal", "refusal": text}
 
 
 def reasoning_item(name: str, text: str, status: Status) -> Json:
-    """What the model thinks, where its engine tells."""
+    """Return an output item with the model's reasoning."""
     content = [{"type": "reasoning_text", "text": text}] if text else []
     return {"id": name, "type": "reasoning", "summary": [], "content": content, "status": status}
 
 
 def call_item(name: str, call_id: str, function: str, arguments: str, status: Status) -> Json:
-    """A call of one of the caller's functions."""
+    """Return an output item with a call of one of the caller's functions."""
     return {
         "id": name,
         "type": "function_call",
@@ -120,7 +120,7 @@ def call_item(name: str, call_id: str, function: str, arguments: str, status: St
 
 
 def logprobs_list(logprobs: Json | None) -> list[Json]:
-    """A chat's logprobs, as a flat list."""
+    """Convert a chat's logprobs to a flat list."""
     return [
         {
             "token": token["token"],
@@ -135,8 +135,8 @@ def logprobs_list(logprobs: Json | None) -> list[Json]:
     ]
 
 
-def bare(logprobs: list[Json]) -> list[Json]:
-    """The same as events tell it: without the bytes."""
+def without_bytes(logprobs: list[Json]) -> list[Json]:
+    """Return the logprobs without the bytes, as they appear in events."""
     return [
         {
             "token": token["token"],
@@ -151,12 +151,13 @@ def _tool(tool: Json) -> Json:
     return {"type": "function", **{key: tool.get(key) for key in ("name", "description", "parameters", "strict")}}
 
 
+# ── stream ────────────────────────────────────────────────────────────────────────────────────────────────
+
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
 
 
 class _Message:
-    """What the model says: parts of text and refusal."""
+    """Output item with the model's text: parts of text and refusal."""
 
     def __init__(self, name: str, place: int) -> None:
         self.name = name
@@ -167,8 +168,8 @@ class _Message:
         return message_item(self.name, self.parts, status)
 
 
-class _Thought:
-    """What the model thinks."""
+class _Reasoning:
+    """Output item with the model's reasoning."""
 
     def __init__(self, name: str, place: int) -> None:
         self.name = name
@@ -180,7 +181,7 @@ class _Thought:
 
 
 class _Call:
-    """A function that the model calls."""
+    """Output item with a function call."""
 
     def __init__(self, name: str, place: int, call_id: str, function: str) -> None:
         self.name = name
@@ -194,7 +195,7 @@ class _Call:
 
 
 class ResponseStream:
-    """Feed it chunks and send what it returns. One for each response."""
+    """State of one streamed response: turns chunks into events."""
 
     def __init__(self, name: str, echo: ResponseEcho, created_s: int, model: str) -> None:
         self._name = name
@@ -203,120 +204,120 @@ class ResponseStream:
         self._model = model
         self._count = 0
         self._has_begun = False
-        self._items: list[_Message | _Thought | _Call] = []
-        #: The message or thought that is being written; calls stay open to the end, for they may be interleaved.
-        self._open: _Message | _Thought | None = None
+        self._items: list[_Message | _Reasoning | _Call] = []
+        #: The open message or reasoning item. Calls stay open to the end, because they may be interleaved.
+        self._open: _Message | _Reasoning | None = None
         self._calls: dict[int, _Call] = {}
         self._finish_reason: str | None = None
 
-    # ── from a chat ───────────────────────────────────────────────────────────────────────────────────────
+    # ── translation ───────────────────────────────────────────────────────────────────────────────────────
 
     def chunk(self, chunk: Json) -> bytes:
-        """The events that one chunk makes."""
+        """Return the events for one chunk."""
         if not self._has_begun:
             self._created_s, self._model = chunk["created"], chunk["model"]
-        told = self.beginning()
+        events = self.beginning()
         for choice in chunk["choices"]:
-            told += self._delta(choice.get("delta") or {}, choice.get("logprobs"))
+            events += self._delta(choice.get("delta") or {}, choice.get("logprobs"))
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
-        return told
+        return events
 
     def beginning(self) -> bytes:
-        """The first two events, once."""
+        """Return the first two events on the first call, then nothing."""
         if self._has_begun:
             return b""
         self._has_begun = True
         now = self._response("in_progress", [])
         return self._event("response.created", response=now) + self._event("response.in_progress", response=now)
 
-    def ending(self, usage: Json) -> bytes:
-        """Whatever is open is closed; then the response as a whole, with its usage (a chat's)."""
+    def final_events(self, usage: Json) -> bytes:
+        """Close all open items, and return the last event: the whole response. `usage` is a chat's."""
         status = status_after(self._finish_reason)
-        told = self.beginning() + self._close(status)
+        events = self.beginning() + self._close(status)
         for call in self._calls.values():
             arguments = {"item_id": call.name, "output_index": call.place, "arguments": call.arguments}
-            told += self._event("response.function_call_arguments.done", **arguments)
-            told += self._item_done(call, "completed" if status == "completed" else "incomplete")
-        whole = self._response(status, self._written(status), usage=usage)
-        return told + self._event(f"response.{status}", response=whole)
+            events += self._event("response.function_call_arguments.done", **arguments)
+            events += self._item_done(call, "completed" if status == "completed" else "incomplete")
+        whole = self._response(status, self._output(status), usage=usage)
+        return events + self._event(f"response.{status}", response=whole)
 
     def failure(self, message: str, code: str) -> bytes:
-        """The last event where something went wrong after the beginning."""
+        """Return the last event of a stream that failed after it began."""
         error = {"code": code, "message": message}
-        failed = self._response("failed", self._written("incomplete"), error=error)
+        failed = self._response("failed", self._output("incomplete"), error=error)
         return self.beginning() + self._event("response.failed", response=failed)
 
     # ── items ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _delta(self, delta: Json, logprobs: Any) -> bytes:
-        told = b""
-        if thought := delta.get("reasoning_content"):
-            told += self._think(str(thought))
+        events = b""
+        if reasoning := delta.get("reasoning_content"):
+            events += self._add_reasoning(str(reasoning))
         if text := delta.get("content"):
-            told += self._say(str(text), logprobs_list(logprobs) if self._echo.logprobs else [])
+            events += self._add_text(str(text), logprobs_list(logprobs) if self._echo.logprobs else [])
         if refusal := delta.get("refusal"):
-            told += self._refuse(str(refusal))
+            events += self._add_refusal(str(refusal))
         for call in delta.get("tool_calls") or ():
-            told += self._call(call)
-        return told
+            events += self._add_call(call)
+        return events
 
-    def _say(self, text: str, logprobs: list[Json]) -> bytes:
-        message, told = self._message("output_text")
+    def _add_text(self, text: str, logprobs: list[Json]) -> bytes:
+        message, events = self._message("output_text")
         part = message.parts[-1]
         part["text"] += text
         part["logprobs"] += logprobs
-        return told + self._event(
-            "response.output_text.delta", **self._at(message), delta=text, logprobs=bare(logprobs)
+        return events + self._event(
+            "response.output_text.delta", **self._part_position(message), delta=text, logprobs=without_bytes(logprobs)
         )
 
-    def _refuse(self, text: str) -> bytes:
-        message, told = self._message("refusal")
+    def _add_refusal(self, text: str) -> bytes:
+        message, events = self._message("refusal")
         message.parts[-1]["refusal"] += text
-        return told + self._event("response.refusal.delta", **self._at(message), delta=text)
+        return events + self._event("response.refusal.delta", **self._part_position(message), delta=text)
 
-    def _think(self, text: str) -> bytes:
-        told, thought = b"", self._open
-        if not isinstance(thought, _Thought):
-            told = self._close("completed")
-            self._open = thought = _Thought(self._named("rs"), len(self._items))
-            self._items.append(thought)
-            told += self._item_added(thought)
-        thought.text += text
-        at = {"item_id": thought.name, "output_index": thought.place, "content_index": 0}
-        return told + self._event("response.reasoning_text.delta", **at, delta=text)
+    def _add_reasoning(self, text: str) -> bytes:
+        events, reasoning = b"", self._open
+        if not isinstance(reasoning, _Reasoning):
+            events = self._close("completed")
+            self._open = reasoning = _Reasoning(self._new_name("rs"), len(self._items))
+            self._items.append(reasoning)
+            events += self._item_added(reasoning)
+        reasoning.text += text
+        at = {"item_id": reasoning.name, "output_index": reasoning.place, "content_index": 0}
+        return events + self._event("response.reasoning_text.delta", **at, delta=text)
 
-    def _call(self, call: Json) -> bytes:
-        told, index, function = b"", call.get("index", 0), call.get("function") or {}
+    def _add_call(self, call: Json) -> bytes:
+        events, index, function = b"", call.get("index", 0), call.get("function") or {}
         if index not in self._calls:
-            told = self._close("completed")
+            events = self._close("completed")
             call_id = call.get("id") or f"call_{self._name[5:]}_{index}"
-            made = _Call(self._named("fc"), len(self._items), call_id, function.get("name") or "")
-            self._calls[index] = made
-            self._items.append(made)
-            told += self._item_added(made)
-        found, piece = self._calls[index], function.get("arguments") or ""
+            new_call = _Call(self._new_name("fc"), len(self._items), call_id, function.get("name") or "")
+            self._calls[index] = new_call
+            self._items.append(new_call)
+            events += self._item_added(new_call)
+        open_call, piece = self._calls[index], function.get("arguments") or ""
         if not piece:
-            return told
-        found.arguments += piece
-        at = {"item_id": found.name, "output_index": found.place}
-        return told + self._event("response.function_call_arguments.delta", **at, delta=piece)
+            return events
+        open_call.arguments += piece
+        at = {"item_id": open_call.name, "output_index": open_call.place}
+        return events + self._event("response.function_call_arguments.delta", **at, delta=piece)
 
     def _message(self, kind: str) -> tuple[_Message, bytes]:
-        """The open message with an open part of this kind, and what had to be said to open them."""
-        told, message = b"", self._open
+        """Return the open message with an open part of this type, and the events that opened them."""
+        events, message = b"", self._open
         if not isinstance(message, _Message):
-            told = self._close("completed")
-            self._open = message = _Message(self._named("msg"), len(self._items))
+            events = self._close("completed")
+            self._open = message = _Message(self._new_name("msg"), len(self._items))
             self._items.append(message)
-            told += self._item_added(message)
+            events += self._item_added(message)
         if not message.parts or message.parts[-1]["type"] != kind:
-            told += self._part_done(message)
+            events += self._part_done(message)
             message.parts.append(text_part("", []) if kind == "output_text" else refusal_part(""))
-            told += self._event("response.content_part.added", **self._at(message), part=message.parts[-1])
-        return message, told
+            events += self._event("response.content_part.added", **self._part_position(message), part=message.parts[-1])
+        return message, events
 
     def _close(self, status: Status) -> bytes:
-        """End what is being written."""
+        """Close the open message or reasoning item, if any."""
         item, self._open = self._open, None
         if item is None:
             return b""
@@ -328,31 +329,31 @@ class ResponseStream:
     def _part_done(self, message: _Message) -> bytes:
         if not message.parts:
             return b""
-        part, at = message.parts[-1], self._at(message)
+        part, at = message.parts[-1], self._part_position(message)
         if part["type"] == "output_text":
-            certain = bare(part["logprobs"])
-            told = self._event("response.output_text.done", **at, text=part["text"], logprobs=certain)
+            logprobs = without_bytes(part["logprobs"])
+            events = self._event("response.output_text.done", **at, text=part["text"], logprobs=logprobs)
         else:
-            told = self._event("response.refusal.done", **at, refusal=part["refusal"])
-        return told + self._event("response.content_part.done", **at, part=part)
+            events = self._event("response.refusal.done", **at, refusal=part["refusal"])
+        return events + self._event("response.content_part.done", **at, part=part)
 
-    # ── words ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── events ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _named(self, kind: str) -> str:
+    def _new_name(self, kind: str) -> str:
         return f"{kind}_{self._name[5:]}_{len(self._items)}"
 
-    def _at(self, message: _Message) -> Json:
+    def _part_position(self, message: _Message) -> Json:
         return {"item_id": message.name, "output_index": message.place, "content_index": len(message.parts) - 1}
 
-    def _item_added(self, item: _Message | _Thought | _Call) -> bytes:
+    def _item_added(self, item: _Message | _Reasoning | _Call) -> bytes:
         now = item.item("in_progress")
         return self._event("response.output_item.added", output_index=item.place, item=now)
 
-    def _item_done(self, item: _Message | _Thought | _Call, status: Status) -> bytes:
+    def _item_done(self, item: _Message | _Reasoning | _Call, status: Status) -> bytes:
         return self._event("response.output_item.done", output_index=item.place, item=item.item(status))
 
-    def _written(self, status: Status) -> list[Json]:
-        """Every item; only the last one can be cut short."""
+    def _output(self, status: Status) -> list[Json]:
+        """Return all items. Only the last one can be incomplete."""
         last = len(self._items) - 1
         return [item.item(status if item.place == last else "completed") for item in self._items]
 

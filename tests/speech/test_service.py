@@ -1,0 +1,110 @@
+"""Unit tests of speech/service.py: available voices, and checks made before the cost is held."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from minitoolai.core.catalog import Catalog, EngineEntry, SpeechModel, VoiceEntry
+from minitoolai.core.errors import InvalidRequest, Overloaded
+from minitoolai.core.inference import SpeechRequest
+from minitoolai.core.models import Caller
+from minitoolai.speech.service import SpeechService
+from tests.support.books import FixedClock
+
+VOICES = (
+    VoiceEntry("anna", "first", "en-US", "CC0-1.0"),
+    VoiceEntry("bert", "second", "en-US", "CC0-1.0"),
+    VoiceEntry("cleo", "second", "en-US", "CC0-1.0"),
+)
+MODEL = SpeechModel("speaker", 15_000, 20, "cleo", VOICES)
+
+
+class Engine:
+    """Speech engine that only states what it supports."""
+
+    def __init__(self, name: str, not_ready: str | None = None) -> None:
+        self.name = name
+        self.not_ready = not_ready
+
+    def why_not_ready(self) -> str | None:
+        return self.not_ready
+
+    def why_not_voice(self, voice: VoiceEntry) -> str | None:
+        return "its file is missing" if voice.id == "bert" else None
+
+    def unsupported_field(self, request: SpeechRequest) -> str | None:
+        return "speed" if request.speed != 1.0 else None
+
+    def check_capacity(self) -> None:
+        raise Overloaded("every check before this one passed")
+
+
+class InFlight:
+    """Collaborator that accepts everything."""
+
+    def check_open(self) -> None:
+        """Accept."""
+
+
+def service(first: str | None = None, second: str | None = None) -> SpeechService:
+    engines: Any = {"first": Engine("first", first), "second": Engine("second", second)}
+    entries = {name: EngineEntry(kind="fake", model="tone-1") for name in engines}
+    catalog = Catalog(entries, {}, {MODEL.name: MODEL}, upstream_costs={("first", "speaker"): (4, 0)})
+    unused: Any = None
+    in_flight: Any = InFlight()
+    return SpeechService(
+        catalog, engines, unused, FixedClock(), in_flight, first_sound_timeout_s=1.0, stall_timeout_s=1.0
+    )
+
+
+def begin(speeches: SpeechService, text: str = "Hello there.", speed: float = 1.0, voice: str | None = None) -> None:
+    asyncio.run(speeches.begin(Caller(1, "k"), SpeechRequest("speaker", text, voice, "mp3", speed, {})))
+
+
+def test_a_voice_is_available_if_its_engine_and_its_file_are() -> None:
+    assert [voice.id for voice in service().ready_voices(MODEL)] == ["anna", "cleo"]
+    assert [voice.id for voice in service(first="no process").ready_voices(MODEL)] == ["cleo"]
+    assert service().unavailable_reason(VOICES[1]) == "its file is missing"
+    assert service(second="no process").unavailable_reason(VOICES[1]) == "no process"
+
+
+def test_the_default_voice_decides_the_engine_unless_it_is_unavailable() -> None:
+    for speeches, name in ((service(), "second"), (service(second="no process"), "first")):
+        engine = speeches.engine_for(MODEL)
+        assert engine is not None
+        assert engine.name == name
+    assert service("no process", "no process").engine_for(MODEL) is None
+
+
+def test_a_model_without_an_available_voice_is_overloaded_and_says_why() -> None:
+    with pytest.raises(Overloaded, match=r"first: starting; second: stopped") as caught:
+        begin(service("starting", "stopped"))
+    assert caught.value.retry_after_s == 30
+
+
+def test_a_text_above_the_maximum_is_refused_with_both_lengths() -> None:
+    with pytest.raises(InvalidRequest, match=r"21 characters .* at most 20") as caught:
+        begin(service(), "a" * 21)
+    assert (caught.value.param, caught.value.code) == ("input", "string_above_max_length")
+    with pytest.raises(Overloaded, match="every check before this one passed"):
+        begin(service(), "a" * 20)
+
+
+def test_a_field_that_the_engine_does_not_support_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="speed is not supported by second") as caught:
+        begin(service(), speed=1.5)
+    assert caught.value.param == "speed"
+
+
+def test_an_unavailable_voice_is_not_found_but_similar_ones_are_suggested() -> None:
+    with pytest.raises(InvalidRequest, match="anna") as caught:
+        begin(service(), voice="bert")
+    assert (caught.value.param, caught.value.code) == ("voice", "voice_not_found")
+
+
+def test_the_upstream_cost_is_known_only_for_priced_engines() -> None:
+    assert service().upstream_cost("speaker", "first", 10) == 40
+    assert service().upstream_cost("speaker", "second", 10) is None
