@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from minitoolai.billing.charging import interrupted
 from minitoolai.core.errors import AlreadySettled, ClientLeft, InvalidRequest, Overloaded, ServiceError, StoreError
+from minitoolai.core.in_flight import Cancellation
 from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
 from minitoolai.http.errors import error_body
 from minitoolai.http.uvicorn_fast_path import DirectWriter, direct_writer
@@ -29,9 +30,8 @@ class StreamRun(Protocol):
     """Paid work under way, whatever its kind."""
 
     name: str
-    #: Set while somebody may break the answer off by cancelling this task.
-    task: asyncio.Task[object] | None
-    stop_reason: ServiceError | None
+    #: Cancels the run's task, from other tasks.
+    cancellation: Cancellation
 
     async def open(self) -> None:
         """Send the request to the engine; returns as its answer begins."""
@@ -158,7 +158,7 @@ async def attempt(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T | Servi
         error = ClientLeft("the caller hung up")
         raise
     finally:
-        run.task = None
+        run.cancellation.disarm()
         # Whatever happened, the charge is queued by now; nothing below can undo it.
         await run.close(error)
     return result if error is None else error
@@ -184,13 +184,11 @@ def watch_disconnect(run: StreamRun, receive: Receive) -> asyncio.Future[Any]:
 
 def reason_to_stop(run: StreamRun) -> ServiceError:
     """Why this task was cancelled: by ourselves, for a reason, or by a server that cannot wait any longer."""
-    if run.stop_reason is None:
+    reason = run.cancellation.take()
+    if reason is None:
         run.finish(ClientLeft("the server stopped"))
         raise asyncio.CancelledError
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
-    return run.stop_reason
+    return reason
 
 
 async def method_not_allowed(send: Send, path: str = "") -> None:
