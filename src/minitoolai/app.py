@@ -17,6 +17,7 @@ from minitoolai.core.errors import EngineError
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
+from minitoolai.http.lingering import linger_at_close
 from minitoolai.http.request_context import REQUEST_CONTEXT, RequestContext, allow_origin, is_preflight, preflight
 from minitoolai.http.server import exclusive_data_dir, run_server
 from minitoolai.http.uvicorn_fast_path import http10_body
@@ -84,6 +85,8 @@ class Server:
         scope[REQUEST_CONTEXT] = context = RequestContext(send, headers.get(b"x-request-id", b""))
         current_request.set(context)
         context.add_request_id()
+        if b"connection" in headers or scope["http_version"] == "1.0":
+            linger_at_close(send)
         if scope["http_version"] == "1.0":
             send = http10_body(send)
         try:

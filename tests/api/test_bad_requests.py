@@ -121,7 +121,7 @@ def test_a_body_over_20_megabytes_is_a_413_with_and_without_content_length(accou
 
 
 def test_a_prompt_of_a_million_tokens_is_refused_before_anything_is_held(account: Account) -> None:
-    answer = post(account, messages=[{"role": "user", "content": "word " * 1_000_000}])
+    answer = post(account, messages=[{"role": "user", "content": "one " * 1_000_000}])
     check_refusal(answer, 400, "context_length_exceeded", "messages")
     assert account.server.read(
         lambda c: c.execute("SELECT count(*) FROM holds WHERE account_id = ?", (account.id,))

@@ -22,6 +22,7 @@ PROMISED = {
     errors.UrlForbidden: (400, "invalid_request_error", "url_not_allowed", False),
     errors.FetchFailed: (400, "invalid_request_error", "fetch_failed", False),
     errors.BodyTooLarge: (413, "invalid_request_error", "body_too_large", False),
+    errors.TooComplex: (413, "invalid_request_error", "too_complex", False),
     errors.WrongContentType: (415, "invalid_request_error", "unsupported_media_type", False),
     errors.AccessDenied: (401, "authentication_error", "invalid_api_key", False),
     errors.KeyForbids: (403, "permission_error", "key_forbids", False),

@@ -22,7 +22,9 @@ from minitoolai.chat.endpoint import ChatDialect, ChatEndpoint
 from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
 from minitoolai.http.asgi import App
+from minitoolai.http.bodies import KB, LARGEST_BODY, BodyLimits
 from minitoolai.http.errors import error_body, error_headers, status_and_type
+from minitoolai.http.large_json import MOST_TEXT
 from minitoolai.http.routing import json_response, reads
 from minitoolai.images import endpoints as images
 from minitoolai.images import webhooks
@@ -47,6 +49,11 @@ async def readyz(request: Request) -> Response:
     return json_response({"status": "not ready", "reason": why_not}, 503, {"retry-after": "2"})
 
 
+#: Body limits of the routes below. Routes served by Starlette do not read a body.
+CHAT = BodyLimits(total=LARGEST_BODY, text=MOST_TEXT)
+TEXT = BodyLimits(total=MOST_TEXT, text=MOST_TEXT)
+POLL = BodyLimits(total=4 * KB, text=4 * KB)
+
 #: In the order in which they are tried: a path with a parameter after the paths that it would match, too.
 HANDLERS = (
     account.balance,
@@ -67,11 +74,12 @@ HANDLERS = (
 
 def hot_paths(chats: ChatService, speech: SpeechService, keys: KeyVerifier) -> dict[str, App]:
     """Return the handlers of chat and speech by path. They bypass Starlette (decision 0003)."""
-    api, openai = ChatEndpoint(chats, keys, ChatDialect("api")), ChatEndpoint(chats, keys, ChatDialect("openai"))
-    text = ChatEndpoint(chats, keys, CompletionsDialect())
-    responses = ChatEndpoint(chats, keys, ResponsesDialect(chats.clock))
-    embeddings = ChatEndpoint(chats, keys, EmbeddingsDialect())
-    speak = SpeechEndpoint(speech, keys)
+    api = ChatEndpoint(chats, keys, ChatDialect("api"), CHAT)
+    openai = ChatEndpoint(chats, keys, ChatDialect("openai"), CHAT)
+    responses = ChatEndpoint(chats, keys, ResponsesDialect(chats.clock), CHAT)
+    text = ChatEndpoint(chats, keys, CompletionsDialect(), TEXT)
+    embeddings = ChatEndpoint(chats, keys, EmbeddingsDialect(), TEXT)
+    speak = SpeechEndpoint(speech, keys, TEXT)
     return {
         "/api/chat-completions": api,
         "/api/chat-completions/": api,
@@ -94,9 +102,11 @@ def image_paths(jobs: Images, keys: KeyVerifier, settings: Settings) -> dict[str
     """Return the handlers of image jobs that take a body, by path."""
     service, delivery = jobs.service, jobs.delivery
     endpoints: dict[str, App] = {
-        "/api/texttoimage": images.SubmitEndpoint(keys, service, insecure_webhooks=settings.webhook_insecure),
-        "/api/texttoimage/jobs": images.PollEndpoint(service, delivery.links),
-        "/v1/images/generations": images.GenerateEndpoint(keys, service, delivery, timeout_s=settings.total_timeout_s),
+        "/api/texttoimage": images.SubmitEndpoint(keys, service, TEXT, insecure_webhooks=settings.webhook_insecure),
+        "/api/texttoimage/jobs": images.PollEndpoint(service, delivery.links, POLL),
+        "/v1/images/generations": images.GenerateEndpoint(
+            keys, service, delivery, TEXT, timeout_s=settings.total_timeout_s
+        ),
     }
     return endpoints | {f"{path}/": endpoint for path, endpoint in endpoints.items()}
 

@@ -15,8 +15,9 @@ from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import ClientLeft, ServiceError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
+from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, respond, respond_error
 from minitoolai.http.auth import authenticate
+from minitoolai.http.bodies import BodyLimits, read_parsed
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import (
@@ -131,10 +132,11 @@ class DialectAdapter:
 class ChatEndpoint:
     """ASGI app for POST to one path, such as `/api/chat-completions/` or `/v1/chat/completions`, in its dialect."""
 
-    def __init__(self, chats: ChatService, keys: KeyVerifier, dialect: Dialect) -> None:
+    def __init__(self, chats: ChatService, keys: KeyVerifier, dialect: Dialect, limits: BodyLimits) -> None:
         self._chats = chats
         self._keys = keys
         self._dialect = dialect
+        self.limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -142,7 +144,7 @@ class ChatEndpoint:
                 await method_not_allowed(send)
                 return
             caller = await authenticate(scope, self._keys)
-            request = self._dialect.parse(await read_json_body(scope, receive))
+            request = await read_parsed(self._dialect.parse, scope, receive, self.limits)
             run = await self._chats.begin(caller, request)
         except ClientLeft:
             return

@@ -6,7 +6,6 @@ Images given by URL are fetched here, through the SSRF-safe client, for engines 
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from minitoolai.core.errors import FetchFailed, InvalidRequest
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.images.codec import inspect_image, to_plain_png
+from minitoolai.http.body_thread import run_in_body_thread
 from minitoolai.httpclient.guarded import MAX_BODY_BYTES, GuardedResponse
 
 #: (URL, name of its field) → response. Raises UrlForbidden or FetchFailed.
@@ -23,6 +23,9 @@ MAX_IMAGES = 32
 MAX_CONCURRENT_FETCHES = 16
 #: Maximum number of images decoded at the same time. Decoding may take 200 MB per image.
 MAX_CONCURRENT_DECODES = 2
+#: Decode this many base64 characters per step. A multiple of four.
+BASE64_STEP = 256 * 1024
+_MAX_BASE64 = (MAX_BODY_BYTES + 2) // 3 * 4
 
 
 class ImageInputs:
@@ -47,7 +50,7 @@ class ImageInputs:
     async def _load(self, image: dict[str, Any], field: str, must_fetch: bool, as_png: bool) -> None:
         url: str = image["url"]
         if url.startswith("data:"):
-            image["url"] = await asyncio.to_thread(_check_data_url, url, field)
+            image["url"] = await run_in_body_thread(_check_data_url, url, field)
         elif must_fetch:
             async with self._fetch_slots:
                 response = await self._fetch(url, field)
@@ -55,7 +58,7 @@ class ImageInputs:
                 raise FetchFailed(
                     f"{field}: the server responded with status {response.status} instead of an image", param=field
                 )
-            image["url"] = await asyncio.to_thread(_data_url, response.body, field)
+            image["url"] = await run_in_body_thread(_data_url, response.body, field)
         if as_png:
             async with self._decode_slots:
                 image["url"] = await asyncio.to_thread(_png_data_url, image["url"], field)
@@ -70,25 +73,51 @@ def _image_parts(request: ChatRequest) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _check_data_url(url: str, field: str) -> str:
+    begin = url.find(",") + 1
+    if len(url) - begin > _MAX_BASE64:
+        raise _too_large(field)
     try:
-        data = base64.b64decode(url.partition(",")[2], validate=True)
+        data = _decode_base64(url, begin)
     except (binascii.Error, ValueError):
         raise InvalidRequest(
             f"{field} is not valid base64 after the comma", param=field, code="invalid_image"
         ) from None
-    return _data_url(data, field)
+    kind = _kind_of(data, field)
+    # Reuse the URL unless its type is wrong or its last character has stray bits.
+    prefix, _, last = _encode_url(kind, data[len(data) - len(data) % 3 :]).partition(",")
+    return url if url.startswith(f"{prefix},") and url.endswith(last) else _encode_url(kind, data)
 
 
 def _data_url(data: bytes, field: str) -> str:
+    return _encode_url(_kind_of(data, field), data)
+
+
+def _kind_of(data: bytes, field: str) -> str:
     if len(data) > MAX_BODY_BYTES:
-        max_mb = MAX_BODY_BYTES // 1024 // 1024
-        raise InvalidRequest(
-            f"{field} is an image of more than {max_mb} MB; send a smaller one", param=field, code="image_too_large"
-        )
-    kind = inspect_image(data, field=field).kind
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        raise _too_large(field)
+    return inspect_image(data, field=field).kind
+
+
+def _too_large(field: str) -> InvalidRequest:
+    max_mb = MAX_BODY_BYTES // 1024 // 1024
+    return InvalidRequest(
+        f"{field} is an image of more than {max_mb} MB; send a smaller one", param=field, code="image_too_large"
+    )
 
 
 def _png_data_url(url: str, field: str) -> str:
-    png = to_plain_png(base64.b64decode(url.partition(",")[2]), field=field)
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return _encode_url("png", to_plain_png(_decode_base64(url, url.find(",") + 1), field=field))
+
+
+def _decode_base64(url: str, begin: int) -> bytes:
+    """Decode the base64 text from `begin` on, in steps: one call would hold the GIL for too long."""
+    pieces = [url[at : at + BASE64_STEP] for at in range(begin, len(url), BASE64_STEP)]
+    if any("=" in piece for piece in pieces[:-1]):
+        raise binascii.Error("data after padding")
+    return b"".join([binascii.a2b_base64(piece, strict_mode=True) for piece in pieces])
+
+
+def _encode_url(kind: str, data: bytes) -> str:
+    size = BASE64_STEP // 4 * 3
+    pieces = (binascii.b2a_base64(data[at : at + size], newline=False) for at in range(0, len(data), size))
+    return f"data:image/{kind};base64," + "".join([piece.decode() for piece in pieces])

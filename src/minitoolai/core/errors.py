@@ -5,7 +5,7 @@ ServiceError
 │   ├── ContextExceeded, ModelNotFound
 │   ├── ContentRefused      the operator's prompt policy
 │   ├── UrlForbidden, FetchFailed   URLs in a request
-│   ├── BodyTooLarge, WrongContentType
+│   ├── BodyTooLarge        TooComplex
 │   └── NotFound, Gone
 ├── AccessDenied            no API key, or an unknown one
 ├── KeyForbids              valid key, but not allowed to do this
@@ -110,6 +110,12 @@ class BodyTooLarge(InvalidRequest):
     """The request body is larger than allowed."""
 
     code = "body_too_large"
+
+
+class TooComplex(BodyTooLarge):
+    """The body has too many lists, objects and commas; the message names their number and the limit."""
+
+    code = "too_complex"
 
 
 class WrongContentType(InvalidRequest):

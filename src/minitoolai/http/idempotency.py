@@ -9,11 +9,14 @@ from typing import Any
 
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.billing.idempotency import IdempotencyStore, RecordedResponse
-from minitoolai.core.errors import AccessDenied, BodyTooLarge, ClientLeft, ServiceError, StoreError
+from minitoolai.core.errors import AccessDenied, ClientLeft, ServiceError, StoreError
 from minitoolai.core.models import IdempotencyClaim
-from minitoolai.http.asgi import LARGEST_BODY, App, Headers, Receive, Scope, Send, respond_error
+from minitoolai.http.asgi import App, Headers, Receive, Scope, Send, respond_error
 from minitoolai.http.auth import CLAIM, authenticate
+from minitoolai.http.bodies import BodyLimits, read_body
+from minitoolai.http.body_thread import run_in_body_thread
 from minitoolai.http.errors import error_event, status_and_type
+from minitoolai.http.validation import SMALL_BODY
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,11 @@ class Idempotent:
 
     async def __call__(self, handler: App, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request. `name` is the value of its Idempotency-Key header."""
+        limits: BodyLimits | None = getattr(handler, "limits", None)
+        if limits is None:
+            # The handler reads no body and charges nothing.
+            await handler(scope, receive, send)
+            return
         try:
             caller = await authenticate(scope, self._keys)
         except AccessDenied:
@@ -42,8 +50,12 @@ class Idempotent:
             await respond_error(send, error, [], scope["path"])
             return
         try:
-            body = await _read_body(receive)
-            claim = await self._store.claim(caller, name, _request_identity(scope, body))
+            body = await read_body(scope, receive, limits)
+            if len(body) <= SMALL_BODY:
+                identity = _request_identity(scope, body)
+            else:
+                identity = await run_in_body_thread(_request_identity, scope, body)
+            claim = await self._store.claim(caller, name, identity)
         except ClientLeft:
             return
         except ServiceError as error:
@@ -133,19 +145,6 @@ def _request_identity(scope: Scope, body: bytes) -> bytes:
     """Return everything that distinguishes a request. A trailing slash of the path makes no difference."""
     path = scope["path"].rstrip("/").encode()
     return b"\n".join([path, bytes(scope.get("query_string", b"")), body])
-
-
-async def _read_body(receive: Receive) -> bytes:
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft("The client disconnected before the request was complete.")
-        parts.append(bytes(message.get("body", b"")))
-        more, size = message.get("more_body", False), size + len(parts[-1])
-        if size > LARGEST_BODY:
-            raise BodyTooLarge(f"The body is larger than {LARGEST_BODY // 1024 // 1024} MB. Send a smaller request.")
-    return b"".join(parts)
 
 
 def _replay_body(body: bytes, receive: Receive) -> Receive:

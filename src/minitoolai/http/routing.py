@@ -62,13 +62,23 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
 
 
 async def read_body(request: Request, largest: int) -> bytes:
-    """Read the whole body. Raise BodyTooLarge beyond `largest` bytes, ClientLeft if the caller disconnects."""
+    """Read the whole body. Raise BodyTooLarge beyond `largest` bytes, ClientLeft if the caller disconnects.
+
+    A Content-Length beyond the limit is refused before anything is read.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > largest:
+        raise _too_large(largest)
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > largest:
-                raise BodyTooLarge(f"The body is larger than {largest // 1024} kB. Send a smaller request.")
+                raise _too_large(largest)
     except ClientDisconnect as error:
         raise ClientLeft("The client disconnected before the request was complete.") from error
     return bytes(body)
+
+
+def _too_large(largest: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {largest // 1024} kB. Send a smaller request.")

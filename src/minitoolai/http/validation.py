@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from minitoolai.core.errors import InvalidRequest
+from minitoolai.http.large_json import DEEPEST, check_depth, decode, decode_large
 
-#: Refuse deeper nesting than any real request has: msgspec and the engines recurse.
-DEEPEST = 64
-_decode = msgspec.json.Decoder().decode
+#: Decode bodies up to this size on the event loop: a few milliseconds, whatever they contain.
+SMALL_BODY = 64 * 1024
+_POSITION = re.compile(r" \(byte \d+\)")
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """Parse the body as a JSON object."""
+    """Parse the body as a JSON object. Call this in the body thread if it has more than SMALL_BODY bytes."""
     if not body:
         raise InvalidRequest("The body is empty. Send the request as a JSON object.", code="invalid_json")
+    is_large = len(body) > SMALL_BODY
     try:
-        fields = _decode(body)
+        fields = decode_large(body) if is_large else decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
+        # In a large body the position would be relative to a piece of it.
+        reason = _POSITION.sub("", str(error)) if is_large else str(error)
+        raise InvalidRequest(f"The body is not valid JSON: {reason}", code="invalid_json") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
     if not isinstance(fields, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
-    if body.count(b"[") + body.count(b"{") > DEEPEST:
-        _check_depth(fields)
+    if not is_large and body.count(b"[") + body.count(b"{") > DEEPEST:
+        check_depth(fields)
     return fields
-
-
-def _check_depth(fields: dict[str, Any]) -> None:
-    level: list[Any] = [fields]
-    for _ in range(DEEPEST):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-        if not level:
-            return
-    raise InvalidRequest(f"The body is nested more than {DEEPEST} levels deep.", code="invalid_json")
 
 
 def non_empty_text(fields: dict[str, Any], name: str) -> str:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -29,8 +30,9 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob
 from minitoolai.core.models import Caller
-from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
+from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, respond, respond_error
 from minitoolai.http.auth import authenticate
+from minitoolai.http.bodies import BodyLimits, read_parsed
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.routing import json_response, reads, route
 from minitoolai.http.streaming import method_not_allowed
@@ -54,6 +56,8 @@ _encode = msgspec.json.Encoder().encode
 
 class _Endpoint:
     """Base class: accept POST only, and render errors in the format of the path."""
+
+    limits: BodyLimits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -85,14 +89,18 @@ class _Endpoint:
 class SubmitEndpoint(_Endpoint):
     """`POST /api/texttoimage/`: submit a job."""
 
-    def __init__(self, keys: KeyVerifier, service: ImageService, *, insecure_webhooks: bool) -> None:
+    def __init__(
+        self, keys: KeyVerifier, service: ImageService, limits: BodyLimits, *, insecure_webhooks: bool
+    ) -> None:
+        self.limits = limits
         self._keys = keys
         self._service = service
         self._insecure_webhooks = insecure_webhooks
 
     async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
         caller = await authenticate(scope, self._keys)
-        request = parse_image(await read_json_body(scope, receive), insecure_webhooks=self._insecure_webhooks)
+        parse = partial(parse_image, insecure_webhooks=self._insecure_webhooks)
+        request = await read_parsed(parse, scope, receive, self.limits)
         submitted = await self._service.submit(caller, request)
         name = generation_name(submitted.job_id)
         set_generation(scope, name)
@@ -103,20 +111,30 @@ class SubmitEndpoint(_Endpoint):
 class PollEndpoint(_Endpoint):
     """`POST /api/texttoimage/jobs/`: read a job. Needs no API key, because the signature is the capability."""
 
-    def __init__(self, service: ImageService, links: Links) -> None:
+    def __init__(self, service: ImageService, links: Links, limits: BodyLimits) -> None:
+        self.limits = limits
         self._service = service
         self._links = links
 
     async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
-        job_id, signature = parse_job(await read_json_body(scope, receive))
+        job_id, signature = await read_parsed(parse_job, scope, receive, self.limits)
         return _NO_STORE, job_json(await self._service.get(job_id, signature), self._links)
 
 
 class GenerateEndpoint(_Endpoint):
     """`POST /v1/images/generations`: submit jobs and wait for them, in OpenAI's format."""
 
-    def __init__(self, keys: KeyVerifier, service: ImageService, delivery: ImageDelivery, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        keys: KeyVerifier,
+        service: ImageService,
+        delivery: ImageDelivery,
+        limits: BodyLimits,
+        *,
+        timeout_s: float,
+    ) -> None:
         """`timeout_s` is the longest wait for the images of one request."""
+        self.limits = limits
         self._keys = keys
         self._service = service
         self._delivery = delivery
@@ -124,7 +142,7 @@ class GenerateEndpoint(_Endpoint):
 
     async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
         caller = await authenticate(scope, self._keys)
-        request = parse_generate(await read_json_body(scope, receive))
+        request = await read_parsed(parse_generate, scope, receive, self.limits)
         if len(request.images) > 1:
             await self._service.check_balance(caller, request.images[0].model, len(request.images))
         jobs = await generate_all(self._service, caller, request.images, receive, timeout_s=self._timeout_s)

@@ -8,8 +8,9 @@ from typing import Any, cast, get_args
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.core.errors import ClientLeft, InvalidRequest, ServiceError
 from minitoolai.core.inference import AudioFormat, SpeechRequest
-from minitoolai.http.asgi import Headers, Receive, Scope, Send, read_json_body, respond_error
+from minitoolai.http.asgi import Headers, Receive, Scope, Send, respond_error
 from minitoolai.http.auth import authenticate
+from minitoolai.http.bodies import BodyLimits, read_parsed
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, method_not_allowed, stream_response
@@ -70,9 +71,10 @@ _CONTENT_TYPES = {
 class SpeechEndpoint:
     """ASGI app for `POST /api/texttospeech/` and `POST /v1/audio/speech`."""
 
-    def __init__(self, speeches: SpeechService, keys: KeyVerifier) -> None:
+    def __init__(self, speeches: SpeechService, keys: KeyVerifier, limits: BodyLimits) -> None:
         self._speeches = speeches
         self._keys = keys
+        self.limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -80,7 +82,8 @@ class SpeechEndpoint:
                 await method_not_allowed(send)
                 return
             caller = await authenticate(scope, self._keys)
-            run = await self._speeches.begin(caller, parse_speech(await read_json_body(scope, receive)))
+            request = await read_parsed(parse_speech, scope, receive, self.limits)
+            run = await self._speeches.begin(caller, request)
         except ClientLeft:
             return
         except ServiceError as error:

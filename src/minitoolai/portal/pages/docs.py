@@ -83,7 +83,7 @@ ERRORS = (
     (403, "key_forbids", N_("The key is not meant for this model, or not for this address.")),
     (404, "model_not_found", N_("There is no such model. The message lists the nearest names.")),
     (409, "idempotency_in_flight", N_("The first request with this key is still at work. Ask again.")),
-    (413, "body_too_large", N_("The request is larger than 20 MB.")),
+    (413, "body_too_large", N_("The request is larger than 4 MB, or than 20 MB with pictures as data URLs.")),
     (415, "unsupported_media_type", N_("Send JSON, with the header <code>Content-Type: application/json</code>.")),
     (422, "idempotency_mismatch", N_("This Idempotency-Key belongs to another request. Take a new one.")),
     (429, "rate_limit_exceeded", N_("Too many requests. Wait as long as <code>Retry-After</code> says.")),

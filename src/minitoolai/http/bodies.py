@@ -1,0 +1,95 @@
+"""Read request bodies within the limits of their route.
+
+A body over its limit is refused as soon as that is known, mostly from Content-Length alone. A large body within its
+limit is decoded and checked in the body thread, so that the event loop keeps serving other requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from minitoolai.core.errors import BodyTooLarge, ClientLeft, WrongContentType
+from minitoolai.http.asgi import Receive, Scope, headers_by_name
+from minitoolai.http.body_thread import run_in_body_thread
+from minitoolai.http.data_urls import TextCounter
+from minitoolai.http.validation import SMALL_BODY
+
+T = TypeVar("T")
+Message = MutableMapping[str, Any]
+
+KB = 1024
+MB = 1024 * KB
+#: The largest limit of any route.
+LARGEST_BODY = 20 * MB
+
+
+class BodyLimits(msgspec.Struct, frozen=True):
+    """How many bytes the body of a route may have: in total, and outside of image data URLs."""
+
+    total: int
+    text: int
+
+    def check_announced(self, length: bytes) -> None:
+        """Raise BodyTooLarge if the value of a Content-Length header is over the limit."""
+        # int() refuses strings of more than 4,300 digits; the first 20 are enough here.
+        if length.isdigit() and int(length[:20]) > self.total:
+            raise self.exceeded()
+
+    def exceeded(self) -> BodyTooLarge:
+        """Return the error for a body over the total limit."""
+        limit = f"{self.total // MB} MB" if self.total >= MB else f"{self.total // KB} kB"
+        return BodyTooLarge(f"the body is larger than {limit}; send less")
+
+
+async def read_parsed(parse: Callable[[bytes], T], scope: Scope, receive: Receive, limits: BodyLimits) -> T:
+    """Read a JSON body and return `parse(body)`. Raises BodyTooLarge, WrongContentType, ClientLeft."""
+    headers = headers_by_name(scope)
+    kind = headers.get(b"content-type", b"")
+    if kind != b"application/json" and not _is_json(kind):
+        raise WrongContentType("send the body as JSON with the header Content-Type: application/json")
+    length = headers.get(b"content-length")
+    if length is not None:
+        limits.check_announced(length)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if body and len(body) <= SMALL_BODY and not message.get("more_body"):
+        # The usual case: a small body in one message.
+        if len(body) > limits.total:
+            raise limits.exceeded()
+        return parse(body)
+    body = await _read_rest(message, receive, limits)
+    return parse(body) if len(body) <= SMALL_BODY else await run_in_body_thread(parse, body)
+
+
+async def read_body(scope: Scope, receive: Receive, limits: BodyLimits) -> bytes:
+    """Read the whole body. Raises BodyTooLarge, ClientLeft."""
+    limits.check_announced(headers_by_name(scope).get(b"content-length", b""))
+    return await _read_rest(await receive(), receive, limits)
+
+
+async def _read_rest(message: Message, receive: Receive, limits: BodyLimits) -> bytes:
+    """Read the whole body, given its first message."""
+    parts: list[bytes] = []
+    size = 0
+    text = TextCounter(limits.text)
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientLeft("the client disconnected before its request was complete")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limits.total:
+            raise limits.exceeded()
+        text.check(parts, size)
+        if not message.get("more_body"):
+            break
+        message = await receive()
+    # bytes.join() releases the GIL from one megabyte on, so the event loop runs meanwhile.
+    return b"".join(parts) if size <= MB else await run_in_body_thread(b"".join, parts)
+
+
+def _is_json(content_type: bytes) -> bool:
+    kind = content_type.partition(b";")[0].strip().lower()
+    return kind == b"application/json" or kind.endswith(b"+json")
