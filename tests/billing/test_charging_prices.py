@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import minitoolai
 from minitoolai.billing.charging import (
-    LEAST_OUTPUT_TOKENS,
+    MIN_OUTPUT_TOKENS,
     TOKENS_PER_MESSAGE,
     TOKENS_PER_PROMPT,
     chat_bound,
@@ -46,7 +46,7 @@ def test_the_bound_is_the_cost_of_the_longest_response(prompt: int, limit: int, 
     bound = chat_bound(MODEL, prompt_tokens=prompt, limit=limit, choices=choices)
     longest = chat_cost(150, 600, Usage(prompt, limit * choices))
     assert bound.base + bound.units * bound.unit == max(longest, bound.unit * limit + 1)
-    assert bound.least_units == min(limit, LEAST_OUTPUT_TOKENS)
+    assert bound.least_units == min(limit, MIN_OUTPUT_TOKENS)
 
 
 def test_a_free_model_holds_one_nano_dollar() -> None:
