@@ -229,7 +229,7 @@ def test_models_reports_missing_weights_their_folder_and_the_engine_that_stands_
     # With the weights there, only the packages may be missing; only a machine with a GPU needs them.
     assert "no file" not in real
     assert ("ready    gpu" in real) != ("STAND-IN sketch" in real)
-    assert "model_index.json is missing" in dream
+    assert f"{folder}/dream-7 is not a diffusers folder (no model_index.json): copy all of it" in dream
     real, dream = cli.within("models", MINITOOLAI_WEB_BASE_URL="http://127.0.0.1:7860").out.splitlines()[1:]
     assert real.endswith("ready    web")
     assert dream.endswith("ready    web")

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from minitoolai.billing.charging import interrupted
 from minitoolai.core.errors import AlreadySettled, ClientLeft, InvalidRequest, Overloaded, ServiceError, StoreError
+from minitoolai.core.in_flight import Cancellation
 from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
 from minitoolai.http.errors import error_body
 from minitoolai.http.uvicorn_fast_path import DirectWriter, direct_writer
@@ -29,9 +30,8 @@ class StreamRun(Protocol):
     """A streamed generation in progress, of any kind."""
 
     name: str
-    #: The task to cancel in order to stop the run; None when it can no longer be stopped.
-    task: asyncio.Task[object] | None
-    stop_reason: ServiceError | None
+    #: Cancels the run's task, from other tasks.
+    cancellation: Cancellation
 
     async def open(self) -> None:
         """Send the request to the engine. Returns when its response begins."""
@@ -163,7 +163,7 @@ async def run_and_charge(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T 
         error = ClientLeft("The client disconnected.")
         raise
     finally:
-        run.task = None
+        run.cancellation.disarm()
         # The charge is queued in every case, and nothing below can undo it.
         await run.close(error)
     return result if error is None else error
@@ -193,17 +193,15 @@ def watch_disconnect(run: StreamRun, receive: Receive) -> asyncio.Future[Any]:
 
 
 def reason_to_stop(run: StreamRun) -> ServiceError:
-    """Return why this task was cancelled.
+    """Return why this task was cancelled: by `stop`, with a reason.
 
-    by `stop` with a reason. If the server is shutting down, raise CancelledError.
+    If the server is shutting down, raise CancelledError.
     """
-    if run.stop_reason is None:
+    reason = run.cancellation.take()
+    if reason is None:
         run.finish(ClientLeft("The server is shutting down."))
         raise asyncio.CancelledError
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
-    return run.stop_reason
+    return reason
 
 
 async def method_not_allowed(send: Send, path: str = "") -> None:

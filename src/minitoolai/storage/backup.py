@@ -38,25 +38,25 @@ def _schema() -> MetaData:
     return metadata
 
 
-def dump_rows(connection: Connection) -> Iterator[RowChunk]:
+def dump_rows(connection: Connection, *, chunk_rows: int = CHUNK) -> Iterator[RowChunk]:
     """Yield all rows, in an order that satisfies foreign keys on restore. Call it inside a snapshot."""
     for table in _schema().sorted_tables:
         name, columns = str(table.name), [str(column.name) for column in table.columns]
         keys = [column.name for column in table.primary_key.columns]
         positions = [columns.index(key) for key in keys]
         after: list[Any] | None = None
-        while rows := _page(connection, name, columns, keys, after):
+        while rows := _page(connection, name, columns, keys, after, chunk_rows):
             yield RowChunk(name, columns, [list(row) for row in rows])
             after = [rows[-1][position] for position in positions]
 
 
 def _page(
-    connection: Connection, table: str, columns: list[str], keys: list[str], after: list[Any] | None
+    connection: Connection, table: str, columns: list[str], keys: list[str], after: list[Any] | None, limit: int
 ) -> list[Row]:
     """Return the next rows by primary key (keyset pagination)."""
     names, order = ", ".join(columns), ", ".join(keys)
     where = "" if after is None else f" WHERE ({order}) > ({', '.join('?' * len(keys))})"
-    return connection.execute(f"SELECT {names} FROM {table}{where} ORDER BY {order} LIMIT {CHUNK}", after or ())
+    return connection.execute(f"SELECT {names} FROM {table}{where} ORDER BY {order} LIMIT {limit}", after or ())
 
 
 def insert_rows(connection: Connection, chunk: RowChunk) -> None:
