@@ -1,4 +1,4 @@
-"""Keys: recognised without their secret being stored, refused when junk, revoked or foreign."""
+"""API keys: verified without storing their secret, refused if malformed, revoked or unknown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def verify(keys: KeyVerifier, text: str) -> Caller:
     return asyncio.run(keys.verify(text))
 
 
-def test_a_key_leads_to_its_account(books: TemporaryBooks) -> None:
+def test_a_key_is_verified_as_its_account(books: TemporaryBooks) -> None:
     account = books.account()
     text = new_key(books, account)
     assert KEY_PATTERN.fullmatch(text)
@@ -47,7 +47,7 @@ def test_the_secret_is_not_in_the_row(books: TemporaryBooks) -> None:
     assert text.split("-")[3].encode() not in row[3]
 
 
-def test_two_keys_are_never_alike(books: TemporaryBooks) -> None:
+def test_two_keys_are_never_the_same(books: TemporaryBooks) -> None:
     assert len({make_key(1000, "", PEPPER, books.clock).text for _ in range(500)}) == 500
 
 
@@ -65,7 +65,7 @@ def test_two_keys_are_never_alike(books: TemporaryBooks) -> None:
         lambda key: key[:20] + "é" + key[21:],
     ],
 )
-def test_junk_is_refused_with_a_hint_and_without_a_look_up(books: TemporaryBooks, spoil: object) -> None:
+def test_a_malformed_key_is_refused_without_a_lookup(books: TemporaryBooks, spoil: object) -> None:
     text = new_key(books, books.account())
     books.rows("ALTER TABLE api_keys RENAME TO out_of_reach")
     with pytest.raises(AccessDenied, match=r"keys of this service look like sk-mt-…\. Copy the complete key"):
@@ -73,7 +73,7 @@ def test_junk_is_refused_with_a_hint_and_without_a_look_up(books: TemporaryBooks
     books.rows("ALTER TABLE out_of_reach RENAME TO api_keys")
 
 
-def test_a_well_formed_key_that_nobody_made_is_refused(books: TemporaryBooks) -> None:
+def test_a_well_formed_unknown_key_is_refused(books: TemporaryBooks) -> None:
     forged = make_key(books.account(), "", PEPPER, books.clock).text
     with pytest.raises(AccessDenied, match="Create one with: minitoolai key create"):
         verify(ring(books), forged)
@@ -88,13 +88,13 @@ def test_a_known_id_with_another_secret_is_refused(books: TemporaryBooks) -> Non
         verify(ring(books), forged)
 
 
-def test_another_pepper_makes_every_key_unknown(books: TemporaryBooks) -> None:
+def test_another_secret_key_makes_every_key_unknown(books: TemporaryBooks) -> None:
     text = new_key(books, books.account())
     with pytest.raises(AccessDenied, match="Unknown API key"):
         verify(ring(books, b"q" * 32), text)
 
 
-def test_a_key_is_remembered_for_less_than_a_second(books: TemporaryBooks) -> None:
+def test_a_key_is_cached_for_less_than_a_second(books: TemporaryBooks) -> None:
     text, keys = new_key(books, books.account()), ring(books)
     assert keys.cached(text) is None
     caller = verify(keys, text)
@@ -118,7 +118,7 @@ def test_a_revoked_key_stops_within_a_second_and_stays_stopped(books: TemporaryB
             verify(keys, text)
 
 
-def test_what_is_remembered_has_a_bound(books: TemporaryBooks) -> None:
+def test_the_cache_of_keys_is_bounded(books: TemporaryBooks) -> None:
     keys, account = ring(books), books.account()
     keys._cache = {str(n): (1e9, Caller(account, "")) for n in range(service.MAX_CACHED_KEYS)}
     verify(keys, new_key(books, account))
@@ -128,12 +128,12 @@ def test_what_is_remembered_has_a_bound(books: TemporaryBooks) -> None:
 @pytest.mark.parametrize(
     ("text", "kept"), [("Ann@Example.COM", "ann@example.com"), (" a@b ", "a@b"), ("ä@ö.de", "ä@ö.de")]
 )
-def test_an_address_is_kept_in_one_form(text: str, kept: str) -> None:
+def test_an_address_is_normalized(text: str, kept: str) -> None:
     assert service.check_email(text) == kept
 
 
 @pytest.mark.parametrize("text", ["", "ann", "@b", "a@", "a b@c", "a@b@c", "a@" + "b" * 300, "a@b\nc"])
-def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
+def test_a_malformed_address_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InvalidRequest, match=r"Use the form ann@example\.com") as refusal:
         service.check_email(text)
     assert refusal.value.param == "email"

@@ -1,4 +1,4 @@
-"""Letters by SMTP: they arrive whole, links in them begin with the public address, and a deaf server delays nobody."""
+"""E-mail by SMTP: messages arrive complete, and failures are logged and delay no caller."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOME = {"MINITOOLAI_PUBLIC_URL": "https://ai.example.com", "MINITOOLAI_MAIL_FROM
 
 
 class Postman(socketserver.StreamRequestHandler):
-    """As much of RFC 5321 as a sender needs."""
+    """Speaks the part of RFC 5321 that a sender needs."""
 
     def handle(self) -> None:
         self.wfile.write(b"220 hello\r\n")
@@ -46,7 +46,7 @@ def postman() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
-def test_a_letter_arrives_as_it_was_written(postman: tuple[str, list[str]]) -> None:
+def test_an_email_arrives_as_it_was_written(postman: tuple[str, list[str]]) -> None:
     url, got = postman
     mailer = build_mailer(load_settings({"MINITOOLAI_SMTP_URL": url, **HOME}))
     asyncio.run(mailer.send(LETTER))
@@ -57,13 +57,13 @@ def test_a_letter_arrives_as_it_was_written(postman: tuple[str, list[str]]) -> N
     assert message.get_content().replace("\r\n", "\n") == LETTER.text
 
 
-def test_a_server_that_is_not_there_is_logged_and_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_server_is_logged_and_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
     asyncio.run(SmtpMailer("smtp+plain://127.0.0.1:1", "a@example.com").send(LETTER))
     assert "sending an e-mail through 127.0.0.1:1 failed" in caplog.text
     assert "link=x" not in caplog.text
 
 
-def test_a_server_without_tls_gets_no_letter_unless_that_was_said(
+def test_a_server_without_tls_gets_no_email_unless_configured(
     postman: tuple[str, list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     url, got = postman
@@ -72,7 +72,7 @@ def test_a_server_without_tls_gets_no_letter_unless_that_was_said(
     assert "sending an e-mail through" in caplog.text
 
 
-def test_without_smtp_letters_go_to_the_log() -> None:
+def test_without_smtp_emails_are_logged() -> None:
     assert isinstance(build_mailer(load_settings({})), LogMailer)
 
 
@@ -87,6 +87,6 @@ def test_without_smtp_letters_go_to_the_log() -> None:
         ({"MINITOOLAI_SMTP_URL": "smtp://h", **HOME, "MINITOOLAI_MAIL_FROM": ""}, "MINITOOLAI_MAIL_FROM must be"),
     ],
 )
-def test_mail_that_is_set_up_halfway_is_refused_with_a_remedy(settings: dict[str, str], words: str) -> None:
+def test_incomplete_mail_settings_are_refused_with_a_remedy(settings: dict[str, str], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         build_mailer(load_settings(settings))

@@ -1,4 +1,4 @@
-"""A customer takes everything along, or is forgotten; the books stay either way."""
+"""Export and erasure of a customer's personal data (GDPR). The ledger stays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.studio_http import job, wait
 MARK = "zebra-crossing"
 
 
-def test_a_customer_is_exported_whole_and_forgotten_for_good(watched: ServerProcess, account: Account) -> None:
+def test_a_customer_is_exported_completely_and_erased_for_good(watched: ServerProcess, account: Account) -> None:
     assert post(account).status_code == 200
     asked = job(account, prompt=MARK)
     wait(account, asked)
@@ -47,7 +47,7 @@ def test_a_customer_is_exported_whole_and_forgotten_for_good(watched: ServerProc
     assert watched.command("audit").returncode == 0
 
 
-def test_both_databases_forget_alike_and_not_while_work_is_under_way(books: TemporaryBooks) -> None:
+def test_erasure_is_the_same_on_both_databases_and_waits_for_work(books: TemporaryBooks) -> None:
     account, other = books.account(5_000_000_000), books.account(5_000_000_000)
     books.apply(hold(77, account))
     before = books.everything()
@@ -69,7 +69,7 @@ def test_both_databases_forget_alike_and_not_while_work_is_under_way(books: Temp
     assert [row[0] for row in books.rows("SELECT account_id FROM users WHERE deleted_ms IS NULL")] == [other]
 
 
-def test_a_job_whose_words_are_forgotten_still_answers_its_polls(watched: ServerProcess, account: Account) -> None:
+def test_a_job_with_an_erased_prompt_can_still_be_polled(watched: ServerProcess, account: Account) -> None:
     asked = job(account, prompt=MARK)
     before = wait(account, asked)
     watched.write(

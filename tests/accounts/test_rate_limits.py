@@ -1,4 +1,4 @@
-"""How much may be asked for in a minute and at once: exact, by a clock that stands still."""
+"""Rate limits and throttles, to the exact unit, with a fixed clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def granted(limits: Limits, caller: Caller, times: int) -> int:
     return sum(limits.count(caller)[1] is None for _ in range(times))
 
 
-def test_a_full_minute_may_be_used_at_once_and_then_flows_back() -> None:
+def test_a_full_bucket_allows_a_burst_and_refills_continuously() -> None:
     clock = FixedClock()
     limits = Limits(clock, RateLimits(requests_per_minute=60))
     assert granted(limits, ANN, 100) == 60
@@ -28,7 +28,7 @@ def test_a_full_minute_may_be_used_at_once_and_then_flows_back() -> None:
     assert granted(limits, ANN, 100) == 60
 
 
-def test_a_refusal_says_when_to_come_back_and_that_is_true() -> None:
+def test_a_refusal_names_the_exact_time_to_retry() -> None:
     clock = FixedClock()
     limits = Limits(clock, RateLimits(requests_per_minute=10))
     granted(limits, ANN, 10)
@@ -41,7 +41,7 @@ def test_a_refusal_says_when_to_come_back_and_that_is_true() -> None:
     assert granted(limits, ANN, 2) == 1
 
 
-def test_the_headers_tell_what_is_left_as_openai_names_it() -> None:
+def test_the_headers_report_what_is_left_under_openais_names() -> None:
     clock = FixedClock()
     limits = Limits(clock, RateLimits(requests_per_minute=100, tokens_per_minute=6000))
     headers = dict(limits.count(ANN)[0])
@@ -67,7 +67,7 @@ def test_a_key_has_its_own_limit_beside_that_of_its_account() -> None:
     assert granted(limits, ANN, 20) == 7
 
 
-def test_tokens_and_dollars_are_taken_before_the_work_and_corrected_after_it() -> None:
+def test_tokens_and_dollars_are_reserved_before_the_work_and_corrected_after_it() -> None:
     clock = FixedClock()
     limits = Limits(clock, RateLimits(tokens_per_minute=1000, dollars_per_minute=10**9))
     first = limits.reserve(ANN, tokens=900, dollars=10**6)
@@ -84,14 +84,14 @@ def test_tokens_and_dollars_are_taken_before_the_work_and_corrected_after_it() -
             limits.reserve(ANN, tokens=1, dollars=6 * 10**8)
 
 
-def test_more_than_a_whole_minute_is_let_through_once_the_meter_is_full() -> None:
+def test_more_than_a_whole_minute_is_allowed_when_the_bucket_is_full() -> None:
     limits = Limits(FixedClock(), RateLimits(tokens_per_minute=100))
     assert limits.reserve(ANN, tokens=5000, dollars=0) is not None
     with pytest.raises(RateLimited):
         limits.reserve(ANN, tokens=1, dollars=0)
 
 
-def test_answers_under_way_are_counted_and_come_back() -> None:
+def test_requests_in_progress_are_counted_and_released() -> None:
     limits = Limits(FixedClock(), RateLimits(streams=2))
     one, two = (limits.reserve(ANN, tokens=0, dollars=0) for _ in range(2))
     with pytest.raises(RateLimited, match="2 requests in progress"):
@@ -108,7 +108,7 @@ def test_each_of_several_processes_has_its_share() -> None:
     assert granted(limits, ANN, 100) == 25
 
 
-def test_what_measures_nothing_costs_nothing() -> None:
+def test_a_caller_without_limits_is_not_tracked() -> None:
     assert not Limits(FixedClock(), RateLimits(requests_per_minute=100)).applies_to(ANN)
     assert Limits(FixedClock(), RateLimits(streams=1)).applies_to(ANN)
 

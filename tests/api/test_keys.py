@@ -1,4 +1,4 @@
-"""Who may ask: absent, bad and revoked keys, and the forms in which a good one may come."""
+"""API keys over HTTP: missing, malformed and revoked keys, and the accepted forms of the header."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ask(account: Account, headers: dict[str, str], path: str = API) -> requests.
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("value", [None, "", "Bearer", "Bearer ", "Basic c2stbXQ=", "Bearer sk-nonsense", "sk-mt-1"])
-def test_without_a_key_or_with_a_bad_one_nothing_is_served(account: Account, path: str, value: str | None) -> None:
+def test_a_missing_or_malformed_key_is_a_401(account: Account, path: str, value: str | None) -> None:
     answer = ask(account, {} if value is None else {"authorization": value}, path)
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -32,7 +32,7 @@ def test_without_a_key_or_with_a_bad_one_nothing_is_served(account: Account, pat
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_page_of_an_account_needs_a_key(account: Account, path: str) -> None:
+def test_every_account_endpoint_needs_a_key(account: Account, path: str) -> None:
     answer = requests.get(account.server.url + path, timeout=30)
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "invalid_api_key"
@@ -46,7 +46,7 @@ def test_a_key_with_one_wrong_character_is_refused(account: Account) -> None:
     check_refusal(answer, 401, "invalid_api_key")
 
 
-def test_a_right_checksum_does_not_make_a_key(account: Account) -> None:
+def test_a_forged_key_with_a_right_checksum_is_refused(account: Account) -> None:
     other = account.server.account()
     # Two halves of good keys, with the checksum recomputed as a forger would.
     key_id, secret = account.key.split("-")[2], other.key.split("-")[3]
@@ -69,7 +69,7 @@ def test_a_key_revoked_on_the_command_line_is_refused_within_a_second(account: A
     check_refusal(post(account), 401, "invalid_api_key")
 
 
-def test_a_key_made_on_the_command_line_works_at_once_and_credit_arrives_within_a_second(account: Account) -> None:
+def test_a_key_created_on_the_command_line_works_immediately_and_credit_within_a_second(account: Account) -> None:
     server = account.server
     made = server.command("account", "create", "line@example.com")
     key = server.command("key", "create", "line@example.com", "--name", "laptop")

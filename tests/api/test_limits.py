@@ -1,4 +1,4 @@
-"""Limits and keys with rules, over HTTP: what is left is told, what is over is refused, no budget is ever passed."""
+"""Rate limits, budgets and key rules over HTTP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CREDIT = 5_000_000_000
 
 
 def with_rules(account: Account, rules: KeyRules) -> Account:
-    """The same customer with another key."""
+    """Return the same customer with a key that has these rules."""
     server = account.server
     key = account_service.make_key(account.id, "ruled", load_secret_keys(server.settings), FixedClock(), rules)
     server.write(lambda connection: accounts.insert_key(connection, key.row))
@@ -34,7 +34,7 @@ def with_rules(account: Account, rules: KeyRules) -> Account:
 
 
 def spent(account: Account, key: str) -> int:
-    """What was taken for this key, by the books."""
+    """Return what the ledger charged for this key."""
     query = "SELECT coalesce(sum(settled), 0) FROM holds WHERE key_id = ?"
     total: int = account.server.read(lambda c: c.execute(query, (key.split("-")[2],)))[0][0]
     return total
@@ -42,14 +42,14 @@ def spent(account: Account, key: str) -> int:
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """As shipped, but for the models: 1,000 requests a minute."""
+    """Serve with default settings and fake models: 1,000 requests per minute."""
     server = ServerProcess(tmp_path_factory.mktemp("shipped"), catalog=catalogs.FAKE)
     del server.env["MINITOOLAI_REQUESTS_PER_MINUTE"]
     with server:
         yield server
 
 
-def test_a_thousand_requests_a_minute_as_shipped_then_429_with_retry_after(shipped: ServerProcess) -> None:
+def test_the_default_limit_is_a_thousand_requests_per_minute(shipped: ServerProcess) -> None:
     account = shipped.account()
     session = requests.Session()
 
@@ -76,7 +76,7 @@ def test_a_thousand_requests_a_minute_as_shipped_then_429_with_retry_after(shipp
 
 @pytest.mark.parametrize("path", [API, OPENAI])
 @pytest.mark.parametrize("stream", [True, False])
-def test_every_answer_tells_what_is_left(shipped: ServerProcess, path: str, stream: bool) -> None:
+def test_every_response_reports_what_is_left(shipped: ServerProcess, path: str, stream: bool) -> None:
     account = shipped.account()
     left = []
     for fields in ({"stream": stream}, {"temperature": 9}, {"stream": stream}):
@@ -92,7 +92,7 @@ def test_every_answer_tells_what_is_left(shipped: ServerProcess, path: str, stre
     assert int(headers["x-ratelimit-remaining-requests"]) >= left[2] - 1
 
 
-def test_two_hundred_at_once_never_pass_a_budget_by_one_nano_dollar(account: Account) -> None:
+def test_two_hundred_concurrent_requests_never_exceed_a_budget(account: Account) -> None:
     # 2,007 and 8,003 nano-dollars a token: nothing comes out even.
     budget = 10_000_000
     key = with_rules(account, KeyRules(budget_total=budget))
@@ -120,7 +120,7 @@ def test_two_hundred_at_once_never_pass_a_budget_by_one_nano_dollar(account: Acc
     assert post(account, model="paced").status_code == 200
 
 
-def test_what_a_budget_still_buys_is_granted_and_said(account: Account) -> None:
+def test_a_response_is_cut_to_what_the_budget_pays_for(account: Account) -> None:
     key = with_rules(account, KeyRules(budget_daily=300_000))
     answer = post(key, model="paced", max_completion_tokens=50)
     assert answer.status_code == 200
@@ -129,7 +129,7 @@ def test_what_a_budget_still_buys_is_granted_and_said(account: Account) -> None:
     assert "today" in check_refusal(post(key, model="paced"), 402, "budget_exceeded")
 
 
-def test_a_request_that_was_not_charged_gives_its_budget_back(account: Account) -> None:
+def test_a_request_that_was_not_charged_returns_its_budget(account: Account) -> None:
     key = with_rules(account, KeyRules(budget_monthly=300_000))
     for _ in range(5):
         assert post(key, model="nowhere").status_code == 502
@@ -144,7 +144,7 @@ def test_a_key_for_some_models_is_a_403_for_others(account: Account) -> None:
     assert account.settled() < CREDIT
 
 
-def test_a_key_for_other_addresses_is_a_403_whatever_a_header_says(account: Account) -> None:
+def test_a_key_for_other_addresses_is_a_403_despite_a_forged_header(account: Account) -> None:
     key = with_rules(account, KeyRules(allow_ip=("192.0.2.0/24",)))
     check_refusal(get(key, "/api/balance"), 403, "address_not_allowed")
     headers = {**key.headers, "x-forwarded-for": "192.0.2.1"}
@@ -153,7 +153,7 @@ def test_a_key_for_other_addresses_is_a_403_whatever_a_header_says(account: Acco
     assert get(with_rules(account, KeyRules(allow_ip=("127.0.0.0/8", "::1"))), "/api/balance").status_code == 200
 
 
-def test_a_key_ends_when_it_said_it_would(account: Account) -> None:
+def test_a_key_expires_on_time(account: Account) -> None:
     ends_ms = int(time.time() * 1000) + 1500
     key = with_rules(account, KeyRules(expires_ms=ends_ms))
     answer = get(key, "/api/balance")
@@ -162,7 +162,7 @@ def test_a_key_ends_when_it_said_it_would(account: Account) -> None:
     check_refusal(get(key, "/api/balance"), 401, "key_expired")
 
 
-def test_a_key_has_rates_of_its_own(account: Account) -> None:
+def test_a_key_has_its_own_rate_limits(account: Account) -> None:
     key = with_rules(account, KeyRules(rate=RateLimits(requests_per_minute=3, streams=1)))
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(lambda: post(key, model="endless", max_completion_tokens=150))
@@ -175,7 +175,7 @@ def test_a_key_has_rates_of_its_own(account: Account) -> None:
     assert post(account).status_code == 200
 
 
-def test_a_key_is_replaced_while_both_live_and_share_a_budget(account: Account) -> None:
+def test_a_rotated_key_shares_its_budget_during_the_grace_period(account: Account) -> None:
     server = account.server
     made = server.command("key", "create", account.email, "--budget-total", "0.0003", "--models", "quick,paced")
     old = Account(server, account.id, account.email, made.stdout.strip())
@@ -211,13 +211,13 @@ def test_a_key_is_replaced_while_both_live_and_share_a_budget(account: Account) 
         ("--streams", "x", "whole number"),
     ],
 )
-def test_a_wrong_rule_is_refused_with_what_would_be_right(tmp_path: Path, option: str, value: str, words: str) -> None:
+def test_a_wrong_rule_is_refused_with_the_allowed_values(tmp_path: Path, option: str, value: str, words: str) -> None:
     said = Cli(tmp_path).within("key", "create", "ann@example.com", option, value)
     assert (said.status, said.out) == (1, "")
     assert words in said.err
 
 
-def test_wrong_settings_of_limits_are_named(tmp_path: Path) -> None:
+def test_wrong_settings_of_limits_name_their_variable(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     for variable, value in (("DOLLARS_PER_MINUTE", "lots"), ("TRUSTED_PROXIES", "here")):
         said: Any = cli.within("models", **{f"MINITOOLAI_{variable}": value})

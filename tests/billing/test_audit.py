@@ -1,4 +1,4 @@
-"""The audit is itself audited: each invariant, broken by hand, makes `minitoolai audit` exit 1 and name it."""
+"""Audit and recovery: each invariant, violated by hand, makes `minitoolai audit` exit 1 and name it."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ DEEDS: dict[str, tuple[str, set[str]]] = {
 
 
 def damage(books: TemporaryBooks, deed: str) -> None:
-    """Right books, then a deed that no constraint stops any more."""
+    """Write a valid ledger, then violate it with the constraints removed."""
     a, b = books.account(1000), books.account(1000)
     books.apply(hold(1, a, 400), hold(2, a, 60), hold(3, b, 60), settle(2, a, 50), settle(3, b, 70))
     assert books.broken() == {}
@@ -121,7 +121,7 @@ def damage(books: TemporaryBooks, deed: str) -> None:
 
 @pytest.fixture
 def damaged(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A data folder whose books are right but for one deed; not the fixture `books`, which would object."""
+    """Create a data folder with one violation. Not the fixture `books`, which checks the ledger at its end."""
     (tmp_path / "data").mkdir()
     books = TemporaryBooks(new_file(tmp_path / "data"))
     damage(books, request.param)
@@ -131,7 +131,7 @@ def damaged(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def lawless(cluster: Cluster, postgres_url: str) -> Iterator[TemporaryBooks]:
-    """Books in a database of their own, which may lose its constraints."""
+    """Create a separate database, so that its constraints can be removed."""
     emptied(postgres_url)
     name = cluster.create(postgres_url.rpartition("/")[2])
     books = TemporaryBooks(cluster.url(name))
@@ -140,7 +140,7 @@ def lawless(cluster: Cluster, postgres_url: str) -> Iterator[TemporaryBooks]:
     cluster.drop(name)
 
 
-def test_every_invariant_is_broken_by_some_deed() -> None:
+def test_every_invariant_has_a_case_that_violates_it() -> None:
     assert len(INVARIANTS) == 9
     assert set().union(*(named for _, named in DEEDS.values())) == set(INVARIANTS)
 
@@ -170,14 +170,16 @@ def test_the_audit_of_a_broken_postgres_exits_1(lawless: TemporaryBooks, tmp_pat
 
 
 @pytest.mark.parametrize("damaged", [DEEDS["a transfer deleted"][0]], indirect=True)
-def test_doctor_finds_broken_books_too(damaged: Path) -> None:
+def test_doctor_finds_a_violated_invariant_too(damaged: Path) -> None:
     said = Cli(damaged)("doctor")
     assert said.status == 1
     assert "FAULT  database: the ledger does not add up: posted equals the sum of transfers" in said.out
 
 
 @pytest.mark.parametrize("damaged", [DEEDS["a balance one nano-dollar too high"][0]], indirect=True)
-def test_a_running_server_sounds_the_alarm(damaged: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_running_server_logs_a_violated_invariant_as_critical(
+    damaged: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def work() -> dict[str, object]:
         books = TemporaryBooks(new_file(damaged / "data"))
         with books.writer() as writer:
@@ -208,7 +210,7 @@ async def _recover(books: TemporaryBooks, *, force: bool = False) -> int:
         return await auditor.recover(force=force)
 
 
-def test_the_sweep_recovers_what_nobody_renews_and_nothing_else(books: TemporaryBooks) -> None:
+def test_only_holds_with_expired_leases_are_recovered(books: TemporaryBooks) -> None:
     account = books.account(1000)
     books.apply(hold(1, account, 100), hold(2, account, 100), hold(3, account, 100, lease_ms=None))
     books.apply(checkpoint(1, account, 40, LEASE_MS), checkpoint(2, account, 40, LEASE_MS + 60_000))
@@ -232,7 +234,7 @@ def test_the_only_process_recovers_everything_at_its_start(books: TemporaryBooks
     assert books.money(account) == Balance(100_000, 0)
 
 
-def test_the_sweep_leaves_holds_alone_that_its_own_process_carries(books: TemporaryBooks) -> None:
+def test_a_process_does_not_recover_holds_of_its_own_runs(books: TemporaryBooks) -> None:
     account = books.account(1000)
     books.apply(hold(1, account, 100), hold(2, account, 100), hold(3, account, 100))
     books.clock.ms = LEASE_MS + 60_000
@@ -247,7 +249,7 @@ def test_the_sweep_leaves_holds_alone_that_its_own_process_carries(books: Tempor
 
 
 class ReadsAtOnce:
-    """A database whose reads are over before the event loop does anything else."""
+    """A database that finishes each read before the event loop runs anything else."""
 
     is_shared = False
 
@@ -258,7 +260,7 @@ class ReadsAtOnce:
         return self._database.read(function, *arguments)
 
 
-def test_the_sweep_waits_for_a_hold_that_was_granted_to_become_a_run(books: TemporaryBooks) -> None:
+def test_recovery_waits_until_a_granted_hold_has_its_run(books: TemporaryBooks) -> None:
     account = books.account(1000)
     carried: set[int] = set()
     database: Any = ReadsAtOnce(books.database)
@@ -286,7 +288,7 @@ def test_the_sweep_waits_for_a_hold_that_was_granted_to_become_a_run(books: Temp
     assert books.rows("SELECT state FROM holds") == [("pending",)]
 
 
-def test_a_recovery_waits_for_a_charge_that_was_put_off(books: TemporaryBooks) -> None:
+def test_recovery_waits_for_a_deferred_charge(books: TemporaryBooks) -> None:
     account, is_full = books.account(1000), threading.Event()
     books.apply(hold(1, account, 100))
     books.clock.ms = LEASE_MS + 1
@@ -318,7 +320,7 @@ def test_a_recovery_waits_for_a_charge_that_was_put_off(books: TemporaryBooks) -
     assert books.money(account) == Balance(930, 0)
 
 
-def test_the_sweep_goes_on_after_a_failure(books: TemporaryBooks, caplog: pytest.LogCaptureFixture) -> None:
+def test_recovery_continues_after_a_failure(books: TemporaryBooks, caplog: pytest.LogCaptureFixture) -> None:
     account = books.account(1000)
     books.apply(hold(1, account, 100))
     books.clock.ms = LEASE_MS + 1

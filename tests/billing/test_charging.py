@@ -1,4 +1,4 @@
-"""Reserve, keep alive, settle: what a request does with money, on a real writer."""
+"""Reserve, renew and settle holds, with a real writer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_reservation_holds_the_bound_and_writes_the_generation(books: Temporar
     assert books.money(account) == Balance(750, 0)
 
 
-def test_a_charge_on_a_hold_that_the_books_do_not_know_is_an_error(books: TemporaryBooks) -> None:
+def test_a_charge_on_an_unknown_hold_is_an_error(books: TemporaryBooks) -> None:
     account = books.account(1000)
 
     async def work(charging: Charging) -> None:
@@ -79,7 +79,7 @@ FIRST = {
 
 
 @pytest.mark.parametrize(("first", "is_the_same"), FIRST.values(), ids=FIRST)
-def test_a_charge_is_durable_only_if_the_books_carry_it(
+def test_a_charge_is_durable_only_if_the_ledger_has_this_charge(
     books: TemporaryBooks, first: tuple[int, Outcome] | tuple[()], is_the_same: bool
 ) -> None:
     account = books.account(1000)
@@ -135,7 +135,7 @@ def test_a_low_balance_is_granted_fewer_units(books: TemporaryBooks) -> None:
 
 
 @pytest.mark.parametrize(("nano", "dollars"), [(0, "0.00"), (3, "0.000000003"), (259, "0.000000259")])
-def test_a_balance_under_the_least_is_refused_in_dollars(books: TemporaryBooks, nano: int, dollars: str) -> None:
+def test_a_balance_below_the_minimum_is_refused_in_dollars(books: TemporaryBooks, nano: int, dollars: str) -> None:
     account = books.account(nano)
 
     async def work(charging: Charging) -> None:
@@ -153,7 +153,7 @@ def test_a_balance_under_the_least_is_refused_in_dollars(books: TemporaryBooks, 
     assert books.rows("SELECT count(*) FROM generations") == [(0,)]
 
 
-def test_an_account_that_is_gone_is_a_401(books: TemporaryBooks) -> None:
+def test_a_deleted_account_is_a_401(books: TemporaryBooks) -> None:
     async def work(charging: Charging) -> None:
         with pytest.raises(AccessDenied):
             await charging.reserve(caller(999_999), BOUND, CHAT)
@@ -162,7 +162,7 @@ def test_an_account_that_is_gone_is_a_401(books: TemporaryBooks) -> None:
         asyncio.run(work(Charging(writer, books.clock)))
 
 
-def test_a_caller_who_leaves_while_the_hold_is_written_pays_nothing(books: TemporaryBooks) -> None:
+def test_a_client_that_disconnects_while_the_hold_is_written_pays_nothing(books: TemporaryBooks) -> None:
     account = books.account(100_000)
 
     async def work(charging: Charging, writer: Writer) -> None:
@@ -180,7 +180,7 @@ def test_a_caller_who_leaves_while_the_hold_is_written_pays_nothing(books: Tempo
     assert books.money(account) == Balance(100_000, 0)
 
 
-def test_keeping_alive_moves_the_lease_and_the_progress(books: TemporaryBooks) -> None:
+def test_keep_alive_renews_the_lease_and_records_the_progress(books: TemporaryBooks) -> None:
     account = books.account(1000)
 
     async def work(charging: Charging) -> None:
@@ -216,7 +216,7 @@ def test_a_checkpoint_on_a_hold_that_is_not_pending_is_reported_at_once(books: T
     assert books.money(account) == Balance(900, 0)
 
 
-def test_five_hundred_at_once_get_exactly_what_the_balance_buys(books: TemporaryBooks) -> None:
+def test_five_hundred_concurrent_requests_get_exactly_what_the_balance_pays_for(books: TemporaryBooks) -> None:
     account = books.account(100 * 600)
     exact = Bound(base=600, unit=0, units=1, least_units=1)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import minitoolai
 from minitoolai.billing.charging import (
-    LEAST_OUTPUT_TOKENS,
+    MIN_OUTPUT_TOKENS,
     TOKENS_PER_MESSAGE,
     TOKENS_PER_PROMPT,
     chat_bound,
@@ -33,7 +33,7 @@ def request(text_bytes: int = 0, messages: int = 1, images: list[str] | None = N
 
 
 @given(prompt=COUNTS, limit=st.integers(1, 10**6), choices=st.integers(1, 128), data=st.data())
-def test_no_answer_within_its_limits_costs_more_than_its_hold(
+def test_no_response_within_its_limits_costs_more_than_its_hold(
     prompt: int, limit: int, choices: int, data: st.DataObject
 ) -> None:
     bound = chat_bound(MODEL, prompt_tokens=prompt, limit=limit, choices=choices)
@@ -42,14 +42,14 @@ def test_no_answer_within_its_limits_costs_more_than_its_hold(
 
 
 @given(prompt=COUNTS, limit=st.integers(1, 10**6), choices=st.integers(1, 128))
-def test_the_bound_is_the_cost_of_the_longest_answer(prompt: int, limit: int, choices: int) -> None:
+def test_the_bound_is_the_cost_of_the_longest_response(prompt: int, limit: int, choices: int) -> None:
     bound = chat_bound(MODEL, prompt_tokens=prompt, limit=limit, choices=choices)
     longest = chat_cost(150, 600, Usage(prompt, limit * choices))
     assert bound.base + bound.units * bound.unit == max(longest, bound.unit * limit + 1)
-    assert bound.least_units == min(limit, LEAST_OUTPUT_TOKENS)
+    assert bound.least_units == min(limit, MIN_OUTPUT_TOKENS)
 
 
-def test_a_free_model_is_held_for_one_nano_dollar_so_that_its_work_has_a_row() -> None:
+def test_a_free_model_holds_one_nano_dollar() -> None:
     free = ChatModel("free", 0, 0, 4096, 1024, ("fake",), None)
     bound = chat_bound(free, prompt_tokens=100, limit=1000, choices=1)
     assert (bound.base, bound.unit) == (1, 0)
@@ -57,7 +57,7 @@ def test_a_free_model_is_held_for_one_nano_dollar_so_that_its_work_has_a_row() -
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))
-def test_the_cost_is_what_a_decimal_calculation_says(prompt: int, completion: int) -> None:
+def test_the_cost_equals_a_decimal_calculation(prompt: int, completion: int) -> None:
     catalog = read_catalog(Path(minitoolai.__file__).parent / "catalog.toml")
     model = catalog.chat_model("gpt-4o-mini")
     dollars = (prompt * Decimal("0.15") + completion * Decimal("0.60")) / 10**6
@@ -65,14 +65,14 @@ def test_the_cost_is_what_a_decimal_calculation_says(prompt: int, completion: in
     assert Decimal(format_dollars(cost)) == dollars
 
 
-def test_a_prompt_is_bounded_by_its_bytes_its_messages_and_its_pictures() -> None:
+def test_a_prompt_is_bounded_by_its_bytes_messages_and_images() -> None:
     assert prompt_bound(request(100, messages=3), MODEL) == 100 + 3 * TOKENS_PER_MESSAGE + TOKENS_PER_PROMPT
     overhead = TOKENS_PER_MESSAGE + TOKENS_PER_PROMPT
     assert prompt_bound(request(images=["low", "high", "auto"]), MODEL) == overhead + 85 + 2 * 1445
 
 
 @pytest.mark.parametrize("detail", ["low", "high", "auto"])
-def test_a_model_without_vision_counts_no_pictures(detail: str) -> None:
+def test_a_model_without_vision_counts_no_images(detail: str) -> None:
     blind = ChatModel("m", 150, 600, 4096, 1024, ("fake",), None)
     assert prompt_bound(request(images=[detail]), blind) == TOKENS_PER_MESSAGE + TOKENS_PER_PROMPT
 
@@ -95,7 +95,7 @@ def test_the_estimate_of_a_prompt_is_never_above_its_bound(
     assert 1 <= prompt_estimate(asked, model) <= prompt_bound(asked, model)
 
 
-def test_a_prompt_counts_its_text_its_messages_and_the_least_of_each_picture() -> None:
+def test_an_estimate_counts_text_messages_and_the_minimum_of_each_image() -> None:
     assert prompt_estimate(request(1000, messages=3), MODEL) == 200 + 3 * 4
     assert prompt_estimate(request(images=["low", "high", "auto"]), MODEL) == 4 + 3 * 85
     blind = ChatModel("m", 150, 600, 4096, 1024, ("fake",), None)

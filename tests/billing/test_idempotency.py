@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from minitoolai.billing import idempotency as module
 from minitoolai.billing.charging import Bound, Charging
-from minitoolai.billing.idempotency import IdempotencyStore, RecordedResponse
+from minitoolai.billing.idempotency import MAX_RESPONSE_BYTES, IdempotencyStore, RecordedResponse
 from minitoolai.core.errors import (
     IdempotencyInFlight,
     IdempotencyMismatch,
@@ -115,14 +114,12 @@ def test_a_request_that_cost_nothing_leaves_its_key_free(books: TemporaryBooks) 
     within(books, work)
 
 
-def test_a_charged_request_without_a_stored_response_is_never_run_again(
-    books: TemporaryBooks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_charged_request_without_a_stored_response_is_never_run_again(books: TemporaryBooks) -> None:
     account = books.account(1000)
-    monkeypatch.setattr(module, "MAX_RESPONSE_BYTES", len(RESPONSE.body) - 1)
+    too_large = RecordedResponse(200, [], bytes(MAX_RESPONSE_BYTES + 1))
 
     async def work(store: IdempotencyStore, charging: Charging) -> None:
-        for name, response in (("too large", RESPONSE), ("crashed", None)):
+        for name, response in (("too large", too_large), ("crashed", None)):
             claim = await claimed(store, account, name)
             await pay(charging, account, claim)
             if response is not None:

@@ -1,4 +1,4 @@
-"""Money from outside on both databases: vouchers once, payments to the difference, debts from what comes in next."""
+"""Vouchers, payments and debts on both databases."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def found(books: TemporaryBooks, number: int = 1) -> Payment:
 
 
 def say(books: TemporaryBooks, paid: int, back: int, number: int = 1) -> Payment:
-    """The provider says so much was paid, and so much of it taken back."""
+    """Return the payment after the provider reported these amounts paid and reversed."""
     with books.connection.transaction():
         seen = msgspec.structs.replace(found(books, number), paid=paid, reversed=back, state="paid" if paid else "open")
         payments.update_payment(books.connection, seen)
         return transfer_difference(books.connection, books.clock, seen)
 
 
-def test_an_account_gets_the_difference_and_saying_it_again_moves_nothing(books: TemporaryBooks) -> None:
+def test_an_account_gets_the_difference_once(books: TemporaryBooks) -> None:
     account = books.account()
     new_payment(books, account)
     for paid, back, has in ((0, 0, 0), (1000, 0, 1000), (1000, 300, 700), (1000, 1000, 0), (1000, 0, 1000)):
@@ -47,7 +47,7 @@ def test_an_account_gets_the_difference_and_saying_it_again_moves_nothing(books:
         assert books.everything() == before
 
 
-def test_what_is_owed_is_taken_from_whatever_comes_in_and_never_from_what_is_held(books: TemporaryBooks) -> None:
+def test_a_debt_is_deducted_from_later_credits_and_never_from_holds(books: TemporaryBooks) -> None:
     account = books.account()
     new_payment(books, account)
     say(books, 1000, 0)
@@ -65,7 +65,7 @@ def test_what_is_owed_is_taken_from_whatever_comes_in_and_never_from_what_is_hel
     assert found(books).owed == 0
 
 
-def test_whatever_is_said_in_whatever_order_the_account_ends_with_what_is_due(books: TemporaryBooks) -> None:
+def test_events_in_any_order_end_with_the_amount_due(books: TemporaryBooks) -> None:
     account, draw = books.account(), random.Random(3)
     for number in (1, 2, 3):
         new_payment(books, account, number)
@@ -87,7 +87,7 @@ def test_whatever_is_said_in_whatever_order_the_account_ends_with_what_is_due(bo
     assert books.money(account).posted - sum(row.owed for row in rows) == due
 
 
-def test_a_voucher_is_worth_its_money_once_and_until_its_day(books: TemporaryBooks) -> None:
+def test_a_voucher_is_redeemed_once_and_until_it_expires(books: TemporaryBooks) -> None:
     account, other = books.account(), books.account()
     good = make_voucher(PEPPER, books.clock, 70, note=None, days=None)
     old = make_voucher(PEPPER, books.clock, 70, note=None, days=1)
@@ -103,7 +103,7 @@ def test_a_voucher_is_worth_its_money_once_and_until_its_day(books: TemporaryBoo
     assert (books.money(account).posted, books.money(other).posted) == (70, 0)
 
 
-def test_a_code_of_another_server_is_unknown_here(books: TemporaryBooks) -> None:
+def test_a_voucher_code_of_another_server_is_unknown(books: TemporaryBooks) -> None:
     voucher = make_voucher(b"another", books.clock, 70, note=None, days=None)
     account = books.account()
     with books.connection.transaction():
@@ -111,6 +111,6 @@ def test_a_code_of_another_server_is_unknown_here(books: TemporaryBooks) -> None
         assert redeem(books.connection, books.clock, PEPPER, account, voucher.code) == "unknown"
 
 
-def test_a_grant_to_nobody_is_refused(books: TemporaryBooks) -> None:
+def test_a_grant_to_an_unknown_account_is_refused(books: TemporaryBooks) -> None:
     with pytest.raises(NotFound), books.connection.transaction():
         grant(books.connection, books.clock, 777, 5, reason="nobody")

@@ -1,4 +1,4 @@
-"""Several processes on one PostgreSQL in the same moment: what is there once is taken once."""
+"""Concurrent processes on one PostgreSQL database: each voucher, budget, key and hold is used once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROCESSES = 8
 
 
 def at_once(books: TemporaryBooks, *changes: Callable[[Connection], Any]) -> list[Any]:
-    """Each in a transaction of its own, on a session of its own, all begun in the same moment."""
+    """Run each in its own transaction and session, all started at the same moment."""
     ready = threading.Barrier(len(changes))
 
     def one(change: Callable[[Connection], Any]) -> Any:
@@ -85,7 +85,7 @@ def test_a_hold_is_settled_by_one_of_many(postgres_books: TemporaryBooks) -> Non
     assert postgres_books.money(account) == Balance(9_940, 0)
 
 
-def test_a_key_that_is_claimed_anew_while_old_keys_are_swept_stays_claimed(postgres_books: TemporaryBooks) -> None:
+def test_a_key_claimed_again_during_a_sweep_stays_claimed(postgres_books: TemporaryBooks) -> None:
     # Deleting it would let a retry of the new request run, and be charged, a second time.
     books = postgres_books
     account, now_ms = books.account(10_000), NOON_MS + IDEMPOTENCY_TTL_MS + 1000

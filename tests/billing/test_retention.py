@@ -1,4 +1,4 @@
-"""What time takes: words of pictures, kept answers, sessions and links, on both databases; never the books."""
+"""Deletion of expired prompts, responses, sessions and links on both databases. The ledger is never touched."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sweep(books: TemporaryBooks, *, prompt_days: float = 0.0, response_hours: fl
 
 
 def keep_answer(books: TemporaryBooks, account: int, hold_id: int, *, keeps: bool = True) -> None:
-    """A chat that was paid for under the key `once`, and its answer."""
+    """Store the response of a chat that was charged under the key `once`."""
     fingerprint = hashlib.sha256(REQUEST).digest()
     books.apply(hold(hold_id, account, claim="once"))
     books.connection.execute("UPDATE idempotency_keys SET fingerprint = ?", (fingerprint,))
@@ -49,7 +49,7 @@ def ask_again(books: TemporaryBooks, account: int) -> object:
     return asyncio.run(work())
 
 
-def test_words_of_pictures_are_forgotten_after_their_days_and_the_books_stay(books: TemporaryBooks) -> None:
+def test_prompts_of_images_are_erased_after_their_retention_and_the_ledger_stays(books: TemporaryBooks) -> None:
     account = books.account(10 * PRICE)
     done, failed, waiting = (queued_job(books, account) for _ in range(3))
     end_job(books, account, done)
@@ -67,7 +67,7 @@ def test_words_of_pictures_are_forgotten_after_their_days_and_the_books_stay(boo
     assert books.rows("SELECT id, cost, state, seed FROM generations ORDER BY id") == cost
 
 
-def test_words_are_kept_for_ever_where_the_days_are_none(books: TemporaryBooks) -> None:
+def test_prompts_are_kept_forever_without_a_retention(books: TemporaryBooks) -> None:
     account = books.account(PRICE)
     end_job(books, account, queued_job(books, account))
     books.clock.forward(3000 * DAY_S)
@@ -75,7 +75,7 @@ def test_words_are_kept_for_ever_where_the_days_are_none(books: TemporaryBooks) 
     assert books.rows(WORDS) == [(1,)]
 
 
-def test_more_words_than_one_transaction_takes_are_all_forgotten(books: TemporaryBooks) -> None:
+def test_more_prompts_than_one_batch_are_all_erased(books: TemporaryBooks) -> None:
     account = books.account(1000 * PRICE)
     for _ in range(BATCH + 20):
         end_job(books, account, queued_job(books, account))
@@ -84,7 +84,7 @@ def test_more_words_than_one_transaction_takes_are_all_forgotten(books: Temporar
     assert books.rows(WORDS) == [(0,)]
 
 
-def test_the_sweep_for_words_reads_its_index_and_not_the_table(sqlite_books: TemporaryBooks) -> None:
+def test_the_sweep_of_prompts_uses_its_index(sqlite_books: TemporaryBooks) -> None:
     plan = sqlite_books.rows(
         "EXPLAIN QUERY PLAN SELECT id FROM generations WHERE kind = 'image' AND request IS NOT NULL"
         " AND finished_ms IS NOT NULL AND finished_ms < ? ORDER BY finished_ms LIMIT ?",
@@ -94,7 +94,7 @@ def test_the_sweep_for_words_reads_its_index_and_not_the_table(sqlite_books: Tem
     assert "ix_generations_words" in repr(plan)
 
 
-def test_an_answer_is_forgotten_before_its_key_and_the_request_is_still_charged_once(books: TemporaryBooks) -> None:
+def test_a_response_is_dropped_before_its_key_and_the_request_is_still_charged_once(books: TemporaryBooks) -> None:
     account = books.account(1000)
     keep_answer(books, account, 77)
     books.clock.forward(3600)
@@ -112,7 +112,7 @@ def test_an_answer_is_forgotten_before_its_key_and_the_request_is_still_charged_
     assert books.rows("SELECT count(*) FROM idempotency_keys") == [(0,)]
 
 
-def test_no_answer_is_written_where_none_is_kept(books: TemporaryBooks) -> None:
+def test_no_response_is_stored_without_a_retention(books: TemporaryBooks) -> None:
     account = books.account(1000)
     keep_answer(books, account, 77, keeps=False)
     assert books.rows("SELECT body FROM idempotency_keys") == [(None,)]
@@ -120,7 +120,7 @@ def test_no_answer_is_written_where_none_is_kept(books: TemporaryBooks) -> None:
         ask_again(books, account)
 
 
-def test_sessions_links_and_events_go_when_they_are_over(books: TemporaryBooks) -> None:
+def test_expired_sessions_links_and_events_are_deleted(books: TemporaryBooks) -> None:
     account = books.account()
     with books.connection.transaction():
         users.insert_session(books.connection, b"old", account, NOON_MS, NOON_MS + 1000)
@@ -137,7 +137,7 @@ def test_sessions_links_and_events_go_when_they_are_over(books: TemporaryBooks) 
     assert books.rows("SELECT count(*) FROM webhook_events") == [(0,)]
 
 
-def test_keys_live_for_a_day_and_so_no_answer_is_kept_for_longer() -> None:
+def test_a_retention_beyond_the_life_of_a_key_is_refused() -> None:
     with pytest.raises(SettingsError, match="ANSWER_RETENTION_HOURS"):
         retention_policy(Settings(answer_retention_hours=25))
     assert retention_policy(Settings()) == RetentionPolicy(30.0, 24.0)

@@ -1,4 +1,4 @@
-"""Cards: whatever order news comes in, however often, and whoever sends it, an account gets what was paid, once."""
+"""Card payments: an account gets what was paid once, in any order and number of webhooks, forged ones included."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_landing_page_credits_when_the_webhook_is_slow(
     assert money(server, email) == 20 * DOLLAR
 
 
-def test_a_slow_way_of_paying_is_credited_when_the_money_arrives(
+def test_a_slow_payment_method_is_credited_when_the_money_arrives(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
     session = checkout(member)
@@ -84,7 +84,7 @@ def test_a_slow_way_of_paying_is_credited_when_the_money_arrives(
     assert money(server, email) == 20 * DOLLAR
 
 
-def test_a_storm_of_news_credits_exactly_what_was_paid(
+def test_many_shuffled_webhooks_credit_exactly_what_was_paid(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
     tally = Storm()
@@ -94,7 +94,7 @@ def test_a_storm_of_news_credits_exactly_what_was_paid(
     assert money(server, email) == 23 * DOLLAR
 
 
-def test_forged_and_stale_news_write_nothing(
+def test_forged_and_stale_webhooks_write_nothing(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
     session = checkout(member)
@@ -120,7 +120,7 @@ def test_forged_and_stale_news_write_nothing(
     assert everything() == before
 
 
-def test_news_of_a_refund_that_comes_first_is_understood(
+def test_a_refund_event_that_arrives_first_is_handled(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
     session = checkout(member)
@@ -136,7 +136,7 @@ def test_news_of_a_refund_that_comes_first_is_understood(
     assert money(server, email) == 0
 
 
-def test_a_dispute_takes_the_money_and_a_won_one_gives_it_back(
+def test_a_dispute_withdraws_the_money_and_a_won_one_returns_it(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
     session = checkout(member)
@@ -153,7 +153,7 @@ def test_a_dispute_takes_the_money_and_a_won_one_gives_it_back(
     assert money(server, email) == 20 * DOLLAR
 
 
-def test_what_was_spent_already_is_owed_and_kept_of_the_next_payment(
+def test_refunded_money_that_was_spent_is_deducted_from_the_next_payment(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
     session = checkout(member)
@@ -181,7 +181,7 @@ def test_what_was_spent_already_is_owed_and_kept_of_the_next_payment(
     assert "was taken back when its money" not in member.page.text
 
 
-def test_the_poll_at_the_start_finds_what_no_news_told(
+def test_the_poll_at_startup_finds_payments_without_a_webhook(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
     session = checkout(member)
@@ -192,16 +192,14 @@ def test_the_poll_at_the_start_finds_what_no_news_told(
     eventually(lambda: money(server, email) == 20 * DOLLAR)
 
 
-def test_another_currency_is_not_taken_for_dollars(
-    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
-) -> None:
+def test_another_currency_is_not_credited(member: Visitor, email: str, server: ServerProcess, stripe: Stripe) -> None:
     session = checkout(member)
     stripe.pay(session, currency="idr")
     assert tell(server, stripe.event("checkout.session.completed", stripe.sessions[session])) == 200
     assert money(server, email) == 0
 
 
-def test_while_stripe_is_away_nothing_is_lost(
+def test_nothing_is_lost_while_stripe_is_unavailable(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
     session = checkout(member)
@@ -218,7 +216,9 @@ def test_while_stripe_is_away_nothing_is_lost(
     assert money(server, email) == 20 * DOLLAR
 
 
-def test_a_payment_is_nobody_elses(member: Visitor, email: str, server: ServerProcess, stripe: Stripe) -> None:
+def test_a_payment_is_hidden_from_other_accounts(
+    member: Visitor, email: str, server: ServerProcess, stripe: Stripe
+) -> None:
     session = checkout(member)
     stripe.pay(session)
     other = Visitor(server).sign_up(f"other-{email}")
@@ -227,7 +227,7 @@ def test_a_payment_is_nobody_elses(member: Visitor, email: str, server: ServerPr
 
 
 @pytest.mark.parametrize("amount", ["", "0.99", "10001", "1.001", "five", "-5", "NaN", "Infinity", "9" * 40])
-def test_an_amount_that_cannot_be_paid_is_refused_next_to_its_field(
+def test_an_invalid_amount_is_refused_next_to_its_field(
     member: Visitor, server: ServerProcess, stripe: Stripe, amount: str
 ) -> None:
     calls = len(stripe.calls)
@@ -238,7 +238,7 @@ def test_an_amount_that_cannot_be_paid_is_refused_next_to_its_field(
     assert len(stripe.calls) == calls
 
 
-def test_events_that_are_not_ours_are_taken_and_forgotten(server: ServerProcess, stripe: Stripe) -> None:
+def test_foreign_events_are_accepted_and_ignored(server: ServerProcess, stripe: Stripe) -> None:
     for kind, thing in (
         ("customer.created", {"id": "cus_1", "object": "customer"}),
         ("checkout.session.completed", {"id": "cs_other", "object": "checkout.session", "client_reference_id": None}),

@@ -1,4 +1,4 @@
-"""Revenue: what is kept in memory and what is read anew are together what the books say."""
+"""Revenue: cached and freshly read rows together equal the ledger."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _work(books: TemporaryBooks, account: int, number: int, at_ms: int, state: s
     )
 
 
-def test_each_look_is_what_the_books_say_whatever_ended_since(books: TemporaryBooks) -> None:
+def test_cached_revenue_always_equals_the_ledger(books: TemporaryBooks) -> None:
     account, dice, revenues = books.account(), random.Random(3), RevenueCache(books.database, books.clock)
     for number in range(1, 300):
         books.clock.forward(dice.choice((1, 600, 40_000)))

@@ -1,4 +1,4 @@
-"""What can go wrong, as a caller sees it: one status, one shape, one stable code for each error."""
+"""Errors as callers see them: one status, one format and one stable code each."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def descendants(kind: type[ServiceError]) -> set[type[ServiceError]]:
     return {kind}.union(*(descendants(child) for child in kind.__subclasses__()))
 
 
-def test_every_error_that_a_caller_can_see_is_promised() -> None:
+def test_every_error_that_a_caller_can_see_is_documented() -> None:
     # ClientLeft is nobody's answer: its caller is gone.
     assert descendants(ServiceError) - {errors.ClientLeft} == set(PROMISED)
 
 
 @pytest.mark.parametrize("kind", PROMISED, ids=lambda kind: kind.__name__)
-def test_an_error_has_its_promised_status_type_and_code(kind: type[ServiceError]) -> None:
+def test_an_error_has_its_documented_status_type_and_code(kind: type[ServiceError]) -> None:
     status, type_, code, retryable = PROMISED[kind]
     error = make(kind)
     assert status_and_type(error) == (status, type_)
@@ -75,7 +75,7 @@ def test_no_row_of_the_table_hides_a_later_one() -> None:
         assert not any(issubclass(kind, earlier) for earlier, _, _ in TABLE[:place]), kind
 
 
-def test_whoever_should_come_back_is_told_when() -> None:
+def test_retry_after_is_sent_if_a_retry_makes_sense() -> None:
     assert error_headers(errors.Overloaded("full", retry_after_s=5)) == [(b"retry-after", b"5")]
     assert error_headers(errors.InvalidRequest("no")) == []
 

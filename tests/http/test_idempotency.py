@@ -1,4 +1,4 @@
-"""Idempotency-Key: the same request again gets the same answer and is charged once, whatever happened in between."""
+"""Idempotency-Key over HTTP: a repeated request gets the same response and is charged once, even after a crash."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def post(account: Account, key: str, path: str = API, **fields: Any) -> requests
 
 
 def kept_headers(answer: requests.Response) -> dict[str, str]:
-    """Without those of the moment."""
+    """Return the headers that a replay repeats."""
     passing = ("date", "idempotent-replayed", "content-length", "transfer-encoding", "x-request-id")
     return {
         name: value
@@ -40,9 +40,7 @@ def kept_headers(answer: requests.Response) -> dict[str, str]:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("path", [API, OPENAI, API.rstrip("/")])
-def test_the_same_again_is_the_same_answer_byte_for_byte_and_charged_once(
-    account: Account, path: str, stream: bool
-) -> None:
+def test_a_repeated_request_gets_the_same_bytes_and_is_charged_once(account: Account, path: str, stream: bool) -> None:
     first = post(account, "a-key", path, stream=stream)
     charged = CREDIT - account.settled()
     again = post(account, "a-key", path, stream=stream)
@@ -61,13 +59,13 @@ def test_another_request_under_the_key_is_a_422_and_costs_nothing(account: Accou
     assert CREDIT - account.settled() == charged
 
 
-def test_another_account_and_another_key_are_strangers(account: Account) -> None:
+def test_other_accounts_and_other_keys_are_independent(account: Account) -> None:
     other = account.server.account()
     names = {post(who, key).headers["x-generation-id"] for who in (account, other) for key in ("k", "l")}
     assert len(names) == 4
 
 
-def test_twenty_at_once_are_one_request_and_the_rest_are_told_to_wait(account: Account) -> None:
+def test_of_twenty_concurrent_repetitions_one_runs_and_the_others_are_409(account: Account) -> None:
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: post(account, "at-once", model="paced"), range(20)))
     [first] = [a for a in answers if a.status_code == 200]
@@ -80,7 +78,7 @@ def test_twenty_at_once_are_one_request_and_the_rest_are_told_to_wait(account: A
     assert post(account, "at-once", model="paced").content == first.content
 
 
-def test_another_request_is_a_422_even_while_the_first_is_at_work(account: Account) -> None:
+def test_another_request_is_a_422_even_while_the_first_is_in_progress(account: Account) -> None:
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(lambda: post(account, "busy", model="paced"))
         assert eventually(lambda: account.money().held > 0)
@@ -89,7 +87,7 @@ def test_another_request_is_a_422_even_while_the_first_is_at_work(account: Accou
         assert first.result().status_code == 200
 
 
-def test_what_was_refused_leaves_the_key_free(account: Account) -> None:
+def test_a_refused_request_leaves_the_key_free(account: Account) -> None:
     assert post(account, "free", temperature=9).status_code == 400
     assert post(account, "free").status_code == 200
     poor = account.server.account(None)
@@ -97,7 +95,7 @@ def test_what_was_refused_leaves_the_key_free(account: Account) -> None:
     assert post(poor, "poor", OPENAI, stream=True).status_code == 402
 
 
-def test_what_failed_without_a_charge_runs_again(account: Account, upstream: Upstream) -> None:
+def test_a_request_that_failed_without_a_charge_runs_again(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.refuse(500)
     assert post(account, "retry", model="standin").status_code == 502
     upstream.behave = manners.answer()
@@ -105,7 +103,7 @@ def test_what_failed_without_a_charge_runs_again(account: Account, upstream: Ups
     assert len(upstream.seen) == 2
 
 
-def test_a_stream_broken_off_upstream_is_the_same_the_next_time(account: Account, upstream: Upstream) -> None:
+def test_a_stream_that_the_upstream_broke_off_is_replayed(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.break_off("reset")
     first = post(account, "broken", model="standin")
     charged = CREDIT - account.settled()
@@ -115,7 +113,7 @@ def test_a_stream_broken_off_upstream_is_the_same_the_next_time(account: Account
     assert CREDIT - account.settled() == charged > 0
 
 
-def test_a_caller_who_left_finds_what_was_written_and_is_not_charged_again(account: Account) -> None:
+def test_a_client_that_disconnected_gets_the_partial_response_and_is_not_charged_again(account: Account) -> None:
     headers = account.headers
     headers["idempotency-key"] = "left"
     body = {"model": "endless", "messages": HELLO}
@@ -129,7 +127,9 @@ def test_a_caller_who_left_finds_what_was_written_and_is_not_charged_again(accou
     assert CREDIT - account.settled() == charged > 0
 
 
-def test_a_plain_answer_whose_caller_left_is_not_run_again(account: Account, upstream: Upstream) -> None:
+def test_an_unstreamed_request_of_a_client_that_disconnected_is_not_run_again(
+    account: Account, upstream: Upstream
+) -> None:
     async def slow(exchange: Exchange) -> None:
         await asyncio.sleep(1.2)
         await manners.answer()(exchange)
@@ -149,20 +149,20 @@ def test_a_plain_answer_whose_caller_left_is_not_run_again(account: Account, ups
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "naïve"])
-def test_a_key_that_is_none_is_refused(account: Account, key: str) -> None:
+def test_a_malformed_idempotency_key_is_refused(account: Account, key: str) -> None:
     headers = {**account.headers, "idempotency-key": key.encode("latin-1")}
     body = {"model": "quick", "messages": HELLO}
     answer = requests.post(account.server.url + API, json=body, headers=headers, timeout=30)
     check_refusal(answer, 400, "invalid_request", "Idempotency-Key")
 
 
-def test_without_a_key_of_ours_it_means_nothing(account: Account) -> None:
+def test_without_an_api_key_an_idempotency_key_has_no_effect(account: Account) -> None:
     answer = requests.post(account.server.url + API, json={}, headers={"idempotency-key": "x"}, timeout=30)
     check_refusal(answer, 401, "invalid_api_key", "Authorization")
     assert get(account, "/api/balance").status_code == 200
 
 
-def test_after_a_day_a_key_is_new(account: Account) -> None:
+def test_a_key_expires_after_a_day(account: Account) -> None:
     first = post(account, "old")
 
     def age(connection: Any) -> None:
@@ -178,7 +178,7 @@ def test_after_a_day_a_key_is_new(account: Account) -> None:
     assert account.server.read(lambda c: idempotency.find(c, f"{account.id}/old")) is None
 
 
-def test_speech_is_spoken_once(account: Account) -> None:
+def test_a_response_that_is_not_streamed_is_replayed(account: Account) -> None:
     answers = [post(account, "chat-and-speech", OPENAI, stream=False) for _ in range(2)]
     assert answers[0].json() == answers[1].json()
 
@@ -206,12 +206,12 @@ def test_a_request_in_flight_when_the_server_was_killed_is_never_charged_twice(t
 
 
 def post_to_new(server: ServerProcess, account: Account, key: str) -> requests.Response:
-    """After a restart on the same folder."""
+    """Send the request after a restart on the same data folder."""
     server.start()
     return post(account, key, model="endless")
 
 
-def test_a_kept_answer_survives_a_kill(tmp_path: Path) -> None:
+def test_a_stored_response_survives_a_kill(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, catalog=catalogs.FAKE) as server:
         account = server.account()
         first = post(account, "kept")

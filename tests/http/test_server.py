@@ -1,4 +1,4 @@
-"""What a server may open: as many connections as the system lets it."""
+"""Limit on open files, and with it on connections."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ assert resource.getrlimit(resource.RLIMIT_NOFILE) == (64, 64)
 """
 
 
-def test_a_server_raises_its_limit_of_open_files_as_far_as_it_may() -> None:
+def test_a_server_raises_its_limit_of_open_files_as_far_as_allowed() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=60)

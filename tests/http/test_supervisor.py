@@ -1,4 +1,4 @@
-"""`serve --workers N` on PostgreSQL: one address, several processes, none of them missed when it goes."""
+"""`serve --workers N` on PostgreSQL: several processes behind one address survive the death of any of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.waiting import children_of, eventually
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator[ServerProcess]:
-    """Three processes behind one port."""
+    """Serve with three processes behind one port."""
     env = {"MINITOOLAI_DATABASE_URL": cluster.books()}
     with ServerProcess(tmp_path_factory.mktemp("three"), catalog=catalogs.FAKE, env=env).start(
         "--workers", "3"
@@ -30,7 +30,7 @@ def three(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterato
         yield server
 
 
-def test_a_process_that_dies_is_replaced_and_the_others_go_on(three: ServerProcess) -> None:
+def test_a_process_that_dies_is_replaced_and_the_others_continue(three: ServerProcess) -> None:
     account = three.account()
     before = children_of(three.pid)
     assert len(before) == 3
@@ -58,7 +58,7 @@ def test_a_revoked_key_is_refused_by_every_process_within_a_second(three: Server
     assert seen == {401}
 
 
-def test_a_port_that_is_taken_and_a_wrong_setting_are_clear_refusals(three: ServerProcess, tmp_path: Path) -> None:
+def test_a_port_in_use_and_a_wrong_setting_are_refused_clearly(three: ServerProcess, tmp_path: Path) -> None:
     for arguments, words in (
         (["--port", str(three.port)], f"cannot listen on 127.0.0.1:{three.port}"),
         (["--port", "0"], "MINITOOLAI_PROT is not a setting"),
@@ -71,7 +71,7 @@ def test_a_port_that_is_taken_and_a_wrong_setting_are_clear_refusals(three: Serv
         assert "Traceback" not in refused.stderr
 
 
-def test_what_keeps_the_first_processes_from_starting_ends_the_parent_too(tmp_path: Path, cluster: Cluster) -> None:
+def test_the_supervisor_exits_if_the_first_processes_cannot_start(tmp_path: Path, cluster: Cluster) -> None:
     env = {
         **os.environ,
         "MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()),

@@ -1,4 +1,4 @@
-"""What is written straight to the server's socket: to the byte what the server itself would write."""
+"""Direct writes to the connection: byte for byte what uvicorn itself would write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HTTP: dict[str, Any] = {
 
 
 class Wire(asyncio.Transport):
-    """Keeps what is written."""
+    """Collects what is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Wire(asyncio.Transport):
 
 
 class Cycle:
-    """One request at uvicorn, on a wire of our own."""
+    """One uvicorn request on a recorded transport."""
 
     def __init__(self, **scope: Any) -> None:
         self.wire = Wire()
@@ -82,7 +82,7 @@ async def stream(send: Send, pieces: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 255, 4096, 8191, 8192, 70_000])
-def test_what_is_written_directly_is_what_the_server_would_write(size: int) -> None:
+def test_a_directly_written_stream_has_the_same_bytes_as_uvicorns(size: int) -> None:
     async def work() -> None:
         direct, slow_way = Cycle(), Cycle()
         pieces = [b"first", b"x" * size, b"\r\n" * size]
@@ -94,7 +94,7 @@ def test_what_is_written_directly_is_what_the_server_would_write(size: int) -> N
     run(work())
 
 
-def test_a_caller_who_reads_slowly_is_waited_for_and_the_order_is_kept() -> None:
+def test_a_slow_client_is_waited_for_and_the_order_is_kept() -> None:
     async def work() -> None:
         cycle = Cycle()
         out = StreamWriter(cycle.cycle.send, EVENT_STREAM)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def test_a_caller_who_reads_slowly_is_waited_for_and_the_order_is_kept() -> None
     run(work())
 
 
-def test_nothing_is_written_to_a_caller_who_has_left() -> None:
+def test_nothing_is_written_to_a_disconnected_client() -> None:
     async def work() -> None:
         cycle = Cycle()
         out = StreamWriter(cycle.cycle.send, EVENT_STREAM)  # type: ignore[arg-type]
@@ -128,7 +128,7 @@ def test_nothing_is_written_to_a_caller_who_has_left() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b'{"a":1}', b"x" * 100_000])
-def test_a_whole_answer_in_one_piece_is_to_the_byte_what_the_server_would_write(body: bytes) -> None:
+def test_a_complete_response_has_the_same_bytes_as_uvicorns(body: bytes) -> None:
     async def work() -> None:
         direct, slow_way = Cycle(), Cycle()
         for one in (direct, slow_way):
@@ -145,7 +145,7 @@ def test_a_whole_answer_in_one_piece_is_to_the_byte_what_the_server_would_write(
 
 
 @pytest.mark.parametrize("unusual", ["to be closed", "logged", "HEAD", "left"])
-def test_whatever_is_unusual_about_a_connection_is_left_to_the_server(unusual: str) -> None:
+def test_unusual_connections_are_left_to_uvicorn(unusual: str) -> None:
     async def work() -> None:
         direct, slow_way = Cycle(), Cycle()
         for one in (direct, slow_way):

@@ -1,4 +1,4 @@
-"""News from Stripe twenty times over, shuffled, among forgeries: the account gets what was paid, once."""
+"""Send every webhook twenty times, shuffled and mixed with forgeries: the account is credited once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = ("checkout.session.completed", "checkout.session.async_payment_succeeded
 
 @dataclass
 class Storm:
-    """What came of it."""
+    """Counts of one storm."""
 
     storms: int = 0
     events: int = 0
@@ -34,7 +34,7 @@ class Storm:
 
 
 def environment(stripe: Stripe) -> dict[str, str]:
-    """What a server must know to take this stand-in for Stripe."""
+    """Return the settings that make a server use this fake Stripe."""
     return {
         "MINITOOLAI_STRIPE_SECRET_KEY": KEY,
         "MINITOOLAI_STRIPE_WEBHOOK_SECRET": SECRET,
@@ -44,7 +44,7 @@ def environment(stripe: Stripe) -> dict[str, str]:
 
 
 def checkout(member: Visitor, amount: str = "20") -> str:
-    """Go on to pay; the session's name."""
+    """Go to checkout and return the session's ID."""
     member.open("/topup")
     member.submit("/topup/card", follow=False, amount=amount)
     assert member.page.status_code == 303, member.page.text
@@ -52,13 +52,13 @@ def checkout(member: Visitor, amount: str = "20") -> str:
 
 
 def tell(server: ServerProcess, body: bytes, signature: str | None = None) -> int:
-    """Send one piece of news, properly signed unless told otherwise; the status of the answer."""
+    """Send one webhook, correctly signed by default, and return the status."""
     headers = {"stripe-signature": Stripe.sign(body) if signature is None else signature}
     return requests.post(server.url + "/webhooks/stripe", data=body, headers=headers, timeout=30).status_code
 
 
 def storm(member: Visitor, email: str, stripe: Stripe, draw: random.Random, tally: Storm) -> None:
-    """Three payments by somebody new, and everything that can be said about them, true or not."""
+    """Make three payments and send every webhook about them, genuine and forged."""
     server, events, lies = member.server, [], []
     for session in [checkout(member, str(amount)) for amount in PAID]:
         stripe.pay(session)
@@ -85,7 +85,7 @@ def storm(member: Visitor, email: str, stripe: Stripe, draw: random.Random, tall
 
 
 def run_storms(folder: Path, storms: int, *, seed: int = 1, url: str = "") -> Storm:
-    """As many as asked for, on one server. `url`: on PostgreSQL."""
+    """Run this many storms on one server; with `url` on PostgreSQL."""
     draw, tally = random.Random(seed), Storm()
     with Stripe() as stripe:
         env = environment(stripe) | ({"MINITOOLAI_DATABASE_URL": url} if url else {})

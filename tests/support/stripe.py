@@ -1,6 +1,6 @@
-"""A stand-in for Stripe on loopback: the calls that we make, as its API reference describes them, and its signatures.
+"""Fake Stripe on loopback: the API calls that we make, per its API reference, and its webhook signatures.
 
-Sessions are paid, refunded and disputed by the test; `event` writes what Stripe would send to the webhook.
+The test pays, refunds and disputes sessions; `event` returns the webhook that Stripe would send.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _numbers = itertools.count(1)
 
 
 class Stripe:
-    """Serves while it is entered. `calls`: (method, path, form) of everything asked."""
+    """Serves as a context manager. `calls` lists (method, path, form) of every request."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, dict[str, Any]] = {}
@@ -46,7 +46,7 @@ class Stripe:
     # ── what happens at Stripe ────────────────────────────────────────────────────────────────────────────
 
     def pay(self, session_id: str, *, confirmed: bool = True, currency: str = "usd") -> None:
-        """The customer pays; `confirmed=False`: by a way that takes days."""
+        """Pay the session. With `confirmed=False`, by a method that takes days."""
         session = self.sessions[session_id]
         number = next(_numbers)
         charge = {
@@ -61,7 +61,7 @@ class Stripe:
         session.update(currency=currency)
 
     def confirm(self, session_id: str) -> None:
-        """The money of a slow way of paying arrives."""
+        """Let the money of a slow payment method arrive."""
         session = self.sessions[session_id]
         session.update(payment_status="paid")
         charge = next(c for c in self.charges.values() if c["payment_intent"] == session["payment_intent"])
@@ -88,7 +88,7 @@ class Stripe:
     # ── events ────────────────────────────────────────────────────────────────────────────────────────────
 
     def event(self, kind: str, thing: dict[str, Any]) -> bytes:
-        """The body of a webhook."""
+        """Return the body of a webhook."""
         plain = {key: value for key, value in thing.items() if not key.startswith("_")}
         event = {
             "id": f"evt_{next(_numbers)}", "object": "event", "type": kind, "created": int(time.time()),
@@ -98,7 +98,7 @@ class Stripe:
 
     @staticmethod
     def sign(body: bytes, *, secret: str = SECRET, age_s: int = 0) -> str:
-        """The header Stripe-Signature: HMAC-SHA256 of `t.body`, in hex."""
+        """Return the Stripe-Signature header: HMAC-SHA256 of `t.body`, in hex."""
         moment = int(time.time()) - age_s
         mac = hmac.new(secret.encode(), f"{moment}.".encode() + body, hashlib.sha256).hexdigest()
         return f"t={moment},v1={mac}"
@@ -176,6 +176,6 @@ def _handler(stripe: Stripe) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Nobody reads it."""
+            """Log nothing."""
 
     return Handler

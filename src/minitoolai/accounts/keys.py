@@ -35,6 +35,15 @@ from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
 
+KEY_PATTERN = re.compile(r"sk-mt-([0-9A-Za-z]{12})-([0-9A-Za-z]{32})-([0-9A-Za-z]{6})")
+#: Verified keys are cached for this long, so a revoked key may work that much longer.
+CACHE_TTL_S = 0.9
+MAX_CACHED_KEYS = 10_000
+LAST_USED_INTERVAL_S = 5.0
+MAX_KEY_NAME_LENGTH = 80
+
+log = logging.getLogger(__name__)
+
 
 class KeyPolicy:
     """Check what a key may be used for, once per request."""
@@ -90,16 +99,6 @@ def check_model(caller: Caller, model: str) -> None:
             param="model",
             code="model_not_allowed",
         )
-
-
-KEY_PATTERN = re.compile(r"sk-mt-([0-9A-Za-z]{12})-([0-9A-Za-z]{32})-([0-9A-Za-z]{6})")
-#: Verified keys are cached for this long, so a revoked key may work that much longer.
-CACHE_TTL_S = 0.9
-MAX_CACHED_KEYS = 10_000
-LAST_USED_INTERVAL_S = 5.0
-MAX_KEY_NAME_LENGTH = 80
-
-log = logging.getLogger(__name__)
 
 
 class NewKey(msgspec.Struct, frozen=True):

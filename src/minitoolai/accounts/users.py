@@ -27,6 +27,26 @@ from minitoolai.storage.writer import Writer
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
+log = logging.getLogger(__name__)
+MS = 1000
+SESSION_MS = 30 * 86_400 * MS
+IDLE_MS = 14 * 86_400 * MS
+#: Write `seen_ms` again only if it is older, so that not every page view is a write.
+TOUCH_MS = 600 * MS
+SIGNUP_LINK_MS = 48 * 3600 * MS
+RESET_LINK_MS = 3600 * MS
+
+#: Purpose of an e-mail. The portal composes the text from it and from the secret for its link.
+Purpose = Literal["signup", "known", "reset", "changed"]
+Compose = Callable[[Purpose, str], Letter]
+
+
+T = TypeVar("T")
+MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 200
+#: One hash takes 64 MiB and most of a core for about 50 ms.
+HASHING_THREADS, MAX_WAITING = 2, 32
+
+
 # ── erasure (GDPR): personal data is deleted, the ledger stays. Used by the portal and the command line. ───────────
 
 
@@ -48,11 +68,6 @@ def _without_prompt(request: str) -> str:
 
 
 # ── passwords: argon2id, in a few threads; as slow for unknown users as for known ones ─────────────────────────────
-
-T = TypeVar("T")
-MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 200
-#: One hash takes 64 MiB and most of a core for about 50 ms.
-HASHING_THREADS, MAX_WAITING = 2, 32
 
 
 def check_password(password: str) -> None:
@@ -114,20 +129,6 @@ class Passwords:
     def close(self) -> None:
         """Shut down the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-log = logging.getLogger(__name__)
-MS = 1000
-SESSION_MS = 30 * 86_400 * MS
-IDLE_MS = 14 * 86_400 * MS
-#: Write `seen_ms` again only if it is older, so that not every page view is a write.
-TOUCH_MS = 600 * MS
-SIGNUP_LINK_MS = 48 * 3600 * MS
-RESET_LINK_MS = 3600 * MS
-
-#: Purpose of an e-mail. The portal composes the text from it and from the secret for its link.
-Purpose = Literal["signup", "known", "reset", "changed"]
-Compose = Callable[[Purpose, str], Letter]
 
 
 class Visitor(msgspec.Struct, frozen=True):

@@ -50,6 +50,8 @@ from minitoolai.ledger.types import (
 )
 from minitoolai.storage.writer import Writer
 
+log = logging.getLogger(__name__)
+
 # ── prices: from a request to the most it may cost, and from usage to its cost ─────────────────────────────────────
 
 #: Most tokens that a chat template may add per message and per prompt. The templates in use need 3 to 8.
@@ -58,7 +60,7 @@ TOKENS_PER_PROMPT = 64
 #: Tokens that a template usually adds per message.
 LIKELY_TOKENS_PER_MESSAGE = 4
 #: Refuse with 402 if the balance pays for fewer output tokens: a shorter response is of no use.
-LEAST_OUTPUT_TOKENS = 16
+MIN_OUTPUT_TOKENS = 16
 
 
 class Bound(msgspec.Struct, frozen=True):
@@ -112,7 +114,7 @@ def chat_bound(model: ChatModel, *, prompt_tokens: int, limit: int, choices: int
     """Return the bound for one chat request. Never zero, even if the model is free."""
     base = max(1, prompt_tokens * model.price_input)
     tokens = prompt_tokens + limit * choices
-    return Bound(base, choices * model.price_output, limit, min(limit, LEAST_OUTPUT_TOKENS), tokens)
+    return Bound(base, choices * model.price_output, limit, min(limit, MIN_OUTPUT_TOKENS), tokens)
 
 
 def speech_bound(price: int, characters: int) -> Bound:
@@ -130,7 +132,7 @@ def chat_cost(price_input: int, price_output: int, usage: Usage) -> int:
     return usage.prompt_tokens * price_input + usage.completion_tokens * price_output
 
 
-log = logging.getLogger(__name__)
+# ── holds: reserve, renew, settle ──────────────────────────────────────────────────────────────────────────────────
 
 #: Recover a hold if its lease has not been renewed for this long.
 LEASE_MS = 10_000
@@ -297,7 +299,7 @@ class Charging:
         if on_lost is None:
             self._writer.submit(checkpoint, wait=False)
         else:
-            self._writer.renew(checkpoint, lambda result: _lost(reservation, result, on_lost))
+            self._writer.renew(checkpoint, lambda result: _report_lost_hold(reservation, result, on_lost))
 
     def _release(self, hold_id: int, account_id: int) -> Settle:
         outcome = Outcome(state="cancelled", error_code="client_left")
@@ -327,7 +329,7 @@ def _time_out(charge: asyncio.Future[Result]) -> None:
         charge.set_exception(TimeoutError("the charge was not written in time"))
 
 
-def _lost(reservation: Reservation, result: Result, on_lost: Callable[[ServiceError], None]) -> None:
+def _report_lost_hold(reservation: Reservation, result: Result, on_lost: Callable[[ServiceError], None]) -> None:
     log.error(
         "%s: checkpoint failed, the hold was already settled or is missing (%s); was this process paused?",
         generation_name(reservation.hold_id),

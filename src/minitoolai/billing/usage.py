@@ -16,12 +16,12 @@ from minitoolai.core.models import RevenueRow, UsageCell
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.reports import oldest_pending_ms, oldest_unfinished_ms, revenue_by_day, usage_cells
 
-LONGEST_DAYS = 90
+MAX_DAYS = 90
 #: Treat nothing younger as final: generations are inserted shortly after they begin, by processes with different
 #: clocks.
 SETTLING_MS = 10 * 60_000
-MOST_ACCOUNTS = 1000
-MOST_CELLS = 20_000
+MAX_CACHED_ACCOUNTS = 1000
+MAX_CACHED_CELLS = 20_000
 
 CellKey = tuple[int, str, str, str]
 
@@ -45,9 +45,9 @@ class UsageCache:
         """Return the usage of the last `days` days (at most 90), oldest first."""
         now_ms = self._clock.now_ms()
         today = now_ms // MS_PER_DAY
-        cached = self._cache.get(account_id) or _CachedCells((today - LONGEST_DAYS + 1) * MS_PER_DAY, {})
+        cached = self._cache.get(account_id) or _CachedCells((today - MAX_DAYS + 1) * MS_PER_DAY, {})
         final_ms, final, fresh = await self._database.read_async(_read, account_id, cached.until_ms, now_ms)
-        cells = {key: cell for key, cell in cached.cells.items() if key[0] > today - LONGEST_DAYS}
+        cells = {key: cell for key, cell in cached.cells.items() if key[0] > today - MAX_DAYS}
         _add(cells, final)
         self._store(account_id, _CachedCells(final_ms, cells))
         merged = dict(cells)
@@ -56,9 +56,9 @@ class UsageCache:
 
     def _store(self, account_id: int, cached: _CachedCells) -> None:
         self._cache.pop(account_id, None)
-        if len(cached.cells) <= MOST_CELLS:
+        if len(cached.cells) <= MAX_CACHED_CELLS:
             self._cache[account_id] = cached
-        if len(self._cache) > MOST_ACCOUNTS:
+        if len(self._cache) > MAX_CACHED_ACCOUNTS:
             self._cache.popitem(last=False)
 
 
