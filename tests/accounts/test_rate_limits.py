@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minitoolai.accounts.keys import KeyPolicy, check_model
-from minitoolai.accounts.rate_limits import Limits
+from minitoolai.accounts.rate_limits import MAX_TRACKED, Limit, Limits, Throttle
 from minitoolai.core.errors import AccessDenied, KeyForbids, RateLimited
 from minitoolai.core.models import Caller, KeyRules, RateLimits
 from tests.support.books import NOON_MS, FixedClock
@@ -167,3 +167,82 @@ def test_a_key_works_only_for_its_models() -> None:
     with pytest.raises(KeyForbids, match="It may use: gpt-4o") as no:
         check_model(caller, "gpt-4.1")
     assert (no.value.code, no.value.param) == ("model_not_allowed", "model")
+
+
+def test_idle_accounts_are_evicted_beyond_the_memory_and_busy_ones_are_not() -> None:
+    clock = FixedClock()
+    limits = Limits(clock, RateLimits(requests_per_minute=60, streams=1))
+    busy = Caller(1, "k")
+    limits.reserve(busy, tokens=0, dollars=0)
+    for number in range(2, MAX_TRACKED + 1):
+        limits.count(Caller(number, "k"))
+    clock.forward(61)
+    limits.count(Caller(MAX_TRACKED + 1, "k"))
+    assert len(limits._accounts) == 2
+    with pytest.raises(RateLimited):
+        limits.reserve(busy, tokens=0, dollars=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "left", "reset"),
+    [
+        (1, b"999", b"60ms"),
+        (2, b"998", b"120ms"),
+        (10, b"990", b"600ms"),
+        (50, b"950", b"3s"),
+        (1000, b"0", b"1m0s"),
+        (1001, b"0", b"1m0s"),
+    ],
+)
+def test_the_headers_of_an_account_with_one_limit_are_exact(asked: int, left: bytes, reset: bytes) -> None:
+    limits = Limits(FixedClock(), RateLimits(requests_per_minute=1000))
+    for _ in range(asked):
+        headers, refusal = limits.count(Caller(1, "k"))
+    assert (refusal is None) == (asked <= 1000)
+    assert dict(headers) == {
+        b"x-ratelimit-limit-requests": b"1000",
+        b"x-ratelimit-remaining-requests": left,
+        b"x-ratelimit-reset-requests": reset,
+    }
+
+
+def attempts(throttle: Throttle, key: str, limit: Limit, times: int) -> int:
+    """Return how many of these attempts are allowed."""
+    return sum(throttle.wait_s(key, limit) == 0 for _ in range(times))
+
+
+def test_attempts_are_allowed_in_a_burst_and_then_one_at_a_time() -> None:
+    clock, limit = FixedClock(), Limit(5, 600.0)
+    throttle = Throttle(clock)
+    assert attempts(throttle, "ann", limit, 20) == 5
+    assert throttle.wait_s("ann", limit) == 120
+    assert attempts(throttle, "bob", limit, 20) == 5
+    clock.forward(119)
+    assert throttle.wait_s("ann", limit) == 1
+    clock.forward(1)
+    assert attempts(throttle, "ann", limit, 20) == 1
+    clock.forward(600)
+    assert attempts(throttle, "ann", limit, 20) == 5
+
+
+def test_a_success_resets_the_attempts_of_its_key_only() -> None:
+    throttle, limit = Throttle(FixedClock()), Limit(3, 60.0)
+    assert attempts(throttle, "ann", limit, 9) == attempts(throttle, "bob", limit, 9) == 3
+    throttle.reset("ann")
+    assert (attempts(throttle, "ann", limit, 9), attempts(throttle, "bob", limit, 9)) == (3, 0)
+
+
+def test_a_factor_multiplies_the_attempts() -> None:
+    assert attempts(Throttle(FixedClock(), factor=4), "ann", Limit(3, 60.0), 50) == 12
+
+
+def test_full_buckets_are_evicted_beyond_the_memory() -> None:
+    clock, limit = FixedClock(), Limit(1, 60.0)
+    throttle = Throttle(clock)
+    for number in range(MAX_TRACKED - 1):
+        throttle.wait_s(str(number), limit)
+    clock.forward(60)
+    throttle.wait_s("recent", limit)
+    throttle.wait_s("one more", limit)
+    assert len(throttle._buckets) == 2
+    assert throttle.wait_s("recent", limit) == 60

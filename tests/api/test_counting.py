@@ -73,7 +73,7 @@ def check_near(row: dict[str, Any], texts: list[str], *, prompt: str = HELLO[0][
 
 @pytest.mark.parametrize("model", ["standin", "whole"])
 @pytest.mark.parametrize("name", STREAMS)
-def test_leaving_after_any_event_is_charged_for_what_was_delivered(
+def test_a_disconnect_after_any_event_is_charged_for_the_delivered_output(
     account: Account, upstream: Upstream, name: str, model: str
 ) -> None:
     deltas = [delta for delta, _ in STREAMS[name]]
@@ -89,7 +89,7 @@ def test_every_choice_is_counted(account: Account, upstream: Upstream, model: st
 
 
 @pytest.mark.parametrize("detail", ["low", "high", "auto"])
-def test_ten_pictures_are_charged_though_the_caller_leaves_at_the_first_word(
+def test_ten_images_are_charged_if_the_client_disconnects_at_the_first_token(
     account: Account, upstream: Upstream, detail: str
 ) -> None:
     urls = [{"url": f"https://example.com/{number}.jpg", "detail": detail} for number in range(10)]
@@ -119,7 +119,7 @@ def test_tools_schemas_and_former_turns_are_part_of_the_prompt(account: Account,
         assert row["cost"] <= row["hold_amount"]
 
 
-def test_what_was_delivered_beyond_the_limit_is_not_charged(account: Account, upstream: Upstream) -> None:
+def test_output_beyond_the_limit_is_not_charged(account: Account, upstream: Upstream) -> None:
     """The limit is forced on the upstream; one that ignores it is the operator's affair."""
     upstream.behave = manners.first(3, {"content": WORDS}, {"content": WORDS})
     answer = start(account, model="standin", max_completion_tokens=20)
@@ -156,7 +156,7 @@ def test_after_a_usage_in_the_middle_the_rest_is_counted(account: Account, upstr
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/responses"])
-def test_leaving_in_the_other_forms_is_charged_alike(account: Account, upstream: Upstream, path: str) -> None:
+def test_a_disconnect_is_charged_alike_in_all_dialects(account: Account, upstream: Upstream, path: str) -> None:
     async def text(exchange: Any) -> None:
         exchange.begin()
         for word in ("so " * 100, "on " * 100):
@@ -249,14 +249,16 @@ def test_a_good_usage_before_one_of_zeros_stays_good(account: Account, upstream:
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("model", ["standin", "whole"])
-def test_who_stays_pays_exactly_what_was_reported(account: Account, upstream: Upstream, name: str, model: str) -> None:
+def test_a_complete_response_is_charged_exactly_as_reported(
+    account: Account, upstream: Upstream, name: str, model: str
+) -> None:
     upstream.behave = manners.counting(manners.usage(3), *[delta for delta, _ in STREAMS[name]])
     row = charged(account, post(account, model=model, max_completion_tokens=4000))
     assert (row["estimated"], row["cost"]) == (0, manners.PROMPT_TOKENS * PRICE_IN + 3 * PRICE_OUT)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_zero_is_not_believed_in_the_other_forms_either(account: Account, upstream: Upstream, stream: bool) -> None:
+def test_a_reported_zero_is_replaced_in_all_dialects(account: Account, upstream: Upstream, stream: bool) -> None:
     upstream.behave = manners.text(["so " * 100], told=ZERO)
     body: dict[str, Any] = {"model": "standin", "prompt": "moon " * 20, "max_tokens": 200, "stream": stream}
     if stream:

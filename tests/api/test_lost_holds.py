@@ -118,7 +118,7 @@ def check_recovered(account: Account, name: str) -> None:
 
 
 @pytest.mark.parametrize("path", STREAMS)
-def test_a_stream_whose_checkpoint_finds_its_hold_settled_is_stopped_at_once(
+def test_a_stream_stops_at_the_checkpoint_that_finds_its_hold_settled(
     account: Account, upstream: Upstream, gate: Gate, path: str
 ) -> None:
     upstream.behave = gate.between(begin_stream, end_stream)
@@ -134,7 +134,7 @@ def test_a_stream_whose_checkpoint_finds_its_hold_settled_is_stopped_at_once(
 
 
 @pytest.mark.parametrize("path", STREAMS)
-def test_a_stream_that_ends_before_its_next_checkpoint_has_no_end_if_its_charge_comes_too_late(
+def test_a_stream_that_ends_before_its_next_checkpoint_is_an_error_if_its_charge_is_too_late(
     account: Account, upstream: Upstream, gate: Gate, path: str
 ) -> None:
     upstream.behave = gate.between(begin_stream, end_stream)
@@ -148,7 +148,7 @@ def test_a_stream_that_ends_before_its_next_checkpoint_has_no_end_if_its_charge_
 
 @pytest.mark.parametrize("waits", [True, False])
 @pytest.mark.parametrize("path", [*STREAMS, "/v1/embeddings"])
-def test_a_whole_answer_whose_hold_was_settled_is_a_500(
+def test_a_response_without_streaming_is_a_500_if_its_hold_was_settled(
     account: Account, upstream: Upstream, gate: Gate, path: str, waits: bool
 ) -> None:
     upstream.behave = gate.between(lambda _: None, end_whole)
@@ -169,9 +169,7 @@ def test_a_whole_answer_whose_hold_was_settled_is_a_500(
     assert account.settled() == CREDIT
 
 
-def test_an_answer_that_is_read_on_after_its_caller_left_is_read_no_further(
-    account: Account, upstream: Upstream, gate: Gate
-) -> None:
+def test_draining_stops_if_the_hold_was_settled(account: Account, upstream: Upstream, gate: Gate) -> None:
     upstream.behave = gate.between(begin_stream, end_stream)
     answer = start(account, model="billing", stream=True)
     name = answer.headers["x-generation-id"]
@@ -184,7 +182,7 @@ def test_an_answer_that_is_read_on_after_its_caller_left_is_read_no_further(
     check_recovered(account, name)
 
 
-def test_an_interruption_is_no_failure_of_the_upstream() -> None:
+def test_an_interruption_does_not_count_as_an_upstream_failure() -> None:
     breaker = CircuitBreaker(failure_threshold=1, cooldown_s=60.0)
     breaker.on_failure(interrupted(), "billing", 0.0)
     assert breaker.is_closed

@@ -19,6 +19,7 @@ from minitoolai.core.errors import StoreError
 from minitoolai.core.models import Balance, Caller
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import LedgerState, Operation, Result, Settle, Settled
+from minitoolai.storage.database import Database
 from minitoolai.storage.ledger import INVARIANTS, broken_invariants
 from tests.support.books import CHAT, LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, settle
 from tests.support.cli import Cli
@@ -245,14 +246,22 @@ def test_the_sweep_leaves_holds_alone_that_its_own_process_carries(books: Tempor
     assert books.rows("SELECT state FROM holds ORDER BY id") == [("pending",), ("voided",), ("pending",)]
 
 
-def test_the_sweep_waits_for_a_hold_that_was_granted_to_become_a_run(
-    books: TemporaryBooks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class ReadsAtOnce:
+    """A database whose reads are over before the event loop does anything else."""
+
+    is_shared = False
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read_async(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return self._database.read(function, *arguments)
+
+
+def test_the_sweep_waits_for_a_hold_that_was_granted_to_become_a_run(books: TemporaryBooks) -> None:
     account = books.account(1000)
     carried: set[int] = set()
-
-    async def at_once(function: Callable[..., Any], *arguments: object) -> Any:
-        return books.database.read(function, *arguments)
+    database: Any = ReadsAtOnce(books.database)
 
     async def begin(charging: Charging) -> None:
         bound = Bound(base=100, unit=0, units=1, least_units=1)
@@ -260,7 +269,7 @@ def test_the_sweep_waits_for_a_hold_that_was_granted_to_become_a_run(
 
     async def work() -> None:
         with books.writer() as writer:
-            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60, in_flight=lambda: carried)
+            auditor = Auditor(database, writer, books.clock, audit_every_s=60, in_flight=lambda: carried)
             begun = asyncio.create_task(begin(Charging(writer, books.clock)))
             # One turn of the event loop to submit the hold, one to wake the writer's thread.
             await asyncio.sleep(0)
@@ -273,7 +282,6 @@ def test_the_sweep_waits_for_a_hold_that_was_granted_to_become_a_run(
             assert await auditor.recover() == 0
             await begun
 
-    monkeypatch.setattr(books.database, "read_async", at_once)
     asyncio.run(work())
     assert books.rows("SELECT state FROM holds") == [("pending",)]
 

@@ -34,9 +34,9 @@ def keep_answer(books: TemporaryBooks, account: int, hold_id: int, *, keeps: boo
     books.connection.execute("UPDATE idempotency_keys SET fingerprint = ?", (fingerprint,))
     books.apply(settle(hold_id, account, 19))
     with books.writer() as writer:
-        replays = IdempotencyStore(books.database, writer, books.clock, store_responses=keeps)
+        store = IdempotencyStore(books.database, writer, books.clock, store_responses=keeps)
         answer = RecordedResponse(200, [("content-type", "text/plain")], b"a secret answer")
-        asyncio.run(replays.keep(IdempotencyClaim(f"{account}/once", fingerprint, hold_id), answer))
+        asyncio.run(store.store(IdempotencyClaim(f"{account}/once", fingerprint, hold_id), answer))
 
 
 def ask_again(books: TemporaryBooks, account: int) -> object:

@@ -29,7 +29,7 @@ def last_generation(account: Account) -> str:
 
 @pytest.mark.parametrize("behave", [manners.hang_before_head, manners.hang_before_token])
 @pytest.mark.parametrize("stream", [True, False])
-def test_leaving_before_the_first_token_is_free_and_the_upstream_is_let_go(
+def test_a_disconnect_before_the_first_token_is_free_and_closes_the_upstream(
     account: Account, upstream: Upstream, behave: object, stream: bool
 ) -> None:
     upstream.behave = behave  # type: ignore[assignment]
@@ -43,7 +43,7 @@ def test_leaving_before_the_first_token_is_free_and_the_upstream_is_let_go(
     assert (row["state"], row["error_code"], row["cost"]) == ("cancelled", "client_left", 0)
 
 
-def test_leaving_in_the_middle_stops_the_upstream_and_charges_what_was_written(
+def test_a_disconnect_midway_stops_the_upstream_and_charges_the_output_so_far(
     account: Account, upstream: Upstream
 ) -> None:
     upstream.behave = manners.answer(["word "] * 200, delay_s=0.02)
@@ -61,7 +61,20 @@ def test_leaving_in_the_middle_stops_the_upstream_and_charges_what_was_written(
     assert CREDIT - left == row["cost"] == row["input_units"] * PRICE_IN + row["output_units"] * PRICE_OUT
 
 
-def test_where_the_upstream_bills_on_we_read_on_to_its_usage(account: Account, upstream: Upstream) -> None:
+def test_leaving_at_the_first_word_does_not_make_ten_pictures_free(account: Account, upstream: Upstream) -> None:
+    upstream.behave = manners.break_off("hang", ["A "])
+    parts = [{"type": "image_url", "image_url": {"url": f"https://example.com/{n}.jpg"}} for n in range(10)]
+    answer = start(account, model="standin", messages=[{"role": "user", "content": parts}])
+    next(answer.iter_lines())
+    answer.close()
+    left = account.settled(within_s=2.0)
+    row = account.server.generation(answer.headers["x-generation-id"])
+    # 85 tokens are the least that a picture of this model counts.
+    assert (row["input_units"], row["estimated"]) == (4 + 10 * 85, 1)
+    assert 854 * PRICE_IN < CREDIT - left == row["cost"] <= row["hold_amount"]
+
+
+def test_an_upstream_that_bills_after_a_disconnect_is_read_to_its_usage(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.answer(["word "] * 30, delay_s=0.02)
     answer = start(account, model="billing")
     next(answer.iter_lines())
@@ -72,7 +85,7 @@ def test_where_the_upstream_bills_on_we_read_on_to_its_usage(account: Account, u
     assert CREDIT - left == manners.PROMPT_TOKENS * PRICE_IN + 30 * PRICE_OUT
 
 
-def test_leaving_a_fake_engine_in_the_middle_charges_its_tokens(account: Account) -> None:
+def test_a_disconnect_from_a_fake_engine_midway_charges_its_tokens(account: Account) -> None:
     answer = start(account, model="endless", max_completion_tokens=3000)
     lines = answer.iter_lines()
     for _ in range(20):
@@ -84,9 +97,7 @@ def test_leaving_a_fake_engine_in_the_middle_charges_its_tokens(account: Account
     assert CREDIT - left == 6 * 2007 + row["output_units"] * 8003
 
 
-def test_a_caller_who_reads_one_byte_at_a_time_gets_everything_and_slows_nobody(
-    account: Account, upstream: Upstream
-) -> None:
+def test_a_slow_client_gets_everything_and_slows_no_other(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.answer(["word " * 2000] * 40)
     with dial(account, receive_buffer=4096, model="standin", stream=True) as connection:
         slow = b"".join(connection.recv(1) for _ in range(200))
@@ -100,13 +111,13 @@ def test_a_caller_who_reads_one_byte_at_a_time_gets_everything_and_slows_nobody(
     assert CREDIT - account.settled() == manners.PROMPT_TOKENS * PRICE_IN + 40 * PRICE_OUT + (6 * 150 + 16 * 600)
 
 
-def test_a_request_cut_off_in_its_body_leaves_no_trace(account: Account) -> None:
+def test_a_request_with_an_incomplete_body_holds_nothing(account: Account) -> None:
     with socket.create_connection(("127.0.0.1", account.server.port)) as connection:
         connection.sendall(head(account, 1000) + b'{"model":')
     assert account.server.read(lambda c: c.execute("SELECT * FROM holds WHERE account_id = ?", (account.id,))) == []
 
 
-def test_a_second_request_behind_a_first_is_not_a_caller_who_left(account: Account) -> None:
+def test_a_pipelined_request_is_not_taken_for_a_disconnect(account: Account) -> None:
     body = json.dumps({"model": "paced", "messages": HELLO, "max_completion_tokens": 10}).encode()
     with socket.create_connection(("127.0.0.1", account.server.port), timeout=30) as connection:
         connection.sendall((head(account, len(body)) + body) * 2)

@@ -75,7 +75,7 @@ def test_the_api_streams_by_default_with_every_documented_header(account: Accoun
         check_stream(events(answer.text), "fake-quick-1", 6, 16)
 
 
-def test_nothing_is_compressed_even_for_a_client_who_would_like_it(account: Account) -> None:
+def test_responses_are_not_compressed_even_if_the_client_accepts_it(account: Account) -> None:
     headers = account.headers | {"accept-encoding": "gzip, deflate, br, zstd"}
     body = {"model": "quick", "messages": HELLO}
     answer = requests.post(account.server.url + API, json=body, headers=headers, timeout=30)
@@ -85,7 +85,7 @@ def test_nothing_is_compressed_even_for_a_client_who_would_like_it(account: Acco
 @pytest.mark.parametrize("model", ["standin", "whole"])
 @pytest.mark.parametrize("lean", [False, True])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_the_shape_is_the_same_whatever_the_engine_leaves_out(
+def test_the_shape_is_the_same_if_the_engine_leaves_fields_out(
     account: Account, upstream: Upstream, model: str, lean: bool, newline: str
 ) -> None:
     if lean and model == "whole":
@@ -144,7 +144,7 @@ def test_the_limit_is_1000_here_and_the_largest_there(account: Account, upstream
 
 
 @pytest.mark.parametrize("path", [API, OPENAI])
-def test_no_other_name_of_the_limit_reaches_an_upstream(account: Account, upstream: Upstream, path: str) -> None:
+def test_only_one_limit_field_reaches_an_upstream(account: Account, upstream: Upstream, path: str) -> None:
     hidden = {"n_predict": 200, "best_of": 4, "ignore_eos": True, "MAX_TOKENS": 200, "options": {"num_predict": 200}}
     post(account, path, model="standin", stream=True, max_tokens=16, temperature=0.5, **hidden)
     sent = upstream.last.body
@@ -164,7 +164,7 @@ def test_unknown_fields_are_passed_on_and_the_usage_is_always_asked_for(account:
     assert "authorization" not in upstream.last.headers  # The caller's key is ours to know, nobody else's.
 
 
-def test_an_image_goes_through_to_an_engine_that_sees(account: Account, upstream: Upstream) -> None:
+def test_an_image_reaches_an_engine_with_vision(account: Account, upstream: Upstream) -> None:
     picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     parts = [{"type": "text", "text": "What is this?"}, picture]
     assert post(account, model="standin", messages=[{"role": "user", "content": parts}]).status_code == 200
@@ -197,7 +197,7 @@ def test_n_choices_are_held_and_charged_n_times(account: Account, upstream: Upst
     assert held[0][0] >= 3 * 100 * 600
 
 
-def test_every_answer_names_its_generation_and_the_generation_says_what_it_cost(account: Account) -> None:
+def test_every_response_names_its_generation_which_states_the_cost(account: Account) -> None:
     name = post(account, model="paced", max_completion_tokens=5).headers["x-generation-id"]
     body = get(account, f"/v1/generations/{name}").json()
     assert (body["id"], body["state"], body["model"]) == (name, "succeeded", "paced")

@@ -55,7 +55,7 @@ def found(body: bytes, status: int = 200) -> GuardedResponse:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("called", ["jpg", *KINDS])
-def test_a_data_url_is_told_by_its_bytes_and_called_what_it_is(kind: str, called: str) -> None:
+def test_a_data_url_gets_the_media_type_of_its_bytes(kind: str, called: str) -> None:
     data = picture(kind)
     assert looked_at(request(data_url(data, called))) == [data_url(data, kind)]
 
@@ -72,30 +72,30 @@ def test_a_data_url_is_told_by_its_bytes_and_called_what_it_is(kind: str, called
         (data_url(b"\xff\xd8\xff" + b"\0" * (10 * 1024 * 1024)), "image_too_large"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_its_place(url: str, code: str) -> None:
+def test_an_invalid_image_is_refused_with_its_position(url: str, code: str) -> None:
     with pytest.raises(InvalidRequest) as no:
         looked_at(request(url))
     assert (no.value.code, no.value.param) == (code, FIELD)
 
 
-def test_a_url_is_left_to_an_engine_that_fetches() -> None:
+def test_a_url_is_kept_for_an_engine_that_fetches() -> None:
     assert looked_at(request("https://example.com/a.jpg")) == ["https://example.com/a.jpg"]
 
 
-def test_a_url_becomes_bytes_for_an_engine_that_does_not() -> None:
+def test_a_url_is_fetched_for_an_engine_that_does_not_fetch() -> None:
     web = {f"https://example.com/{kind}": found(picture(kind)) for kind in KINDS}
     assert looked_at(request(*web), must_fetch=True, web=web) == [data_url(picture(kind), kind) for kind in KINDS]
 
 
 @pytest.mark.parametrize(("answer", "kind"), [(found(b"gone", 404), FetchFailed), (found(b"<html>"), InvalidRequest)])
-def test_what_lies_there_and_is_no_picture_is_refused(answer: GuardedResponse, kind: type[InvalidRequest]) -> None:
+def test_a_url_without_a_valid_image_is_refused(answer: GuardedResponse, kind: type[InvalidRequest]) -> None:
     with pytest.raises(kind) as no:
         looked_at(request("https://example.com/a"), must_fetch=True, web={"https://example.com/a": answer})
     assert no.value.param == FIELD
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1/a.png", "https://169.254.169.254/latest", "https://[::1]/a.png"])
-def test_what_is_fetched_here_is_fetched_under_the_rules_of_a_hostile_internet(url: str) -> None:
+def test_images_are_fetched_with_the_ssrf_safe_client(url: str) -> None:
     client = GuardedClient()
     seeing = ImageInputs(lambda where, field: client.get(where, field=field))
     with pytest.raises(UrlForbidden) as no:
@@ -103,12 +103,12 @@ def test_what_is_fetched_here_is_fetched_under_the_rules_of_a_hostile_internet(u
     assert no.value.param == FIELD
 
 
-def test_more_pictures_than_anybody_looks_at_are_refused() -> None:
+def test_too_many_images_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="at most 32"):
         looked_at(request(*["https://example.com/a"] * (MAX_IMAGES + 1)))
 
 
-def test_a_text_has_no_pictures() -> None:
+def test_a_message_without_images_is_left_unchanged() -> None:
     asked = ChatRequest("m", [{"role": "user", "content": "hi"}], {}, stream=True, include_usage=True, limit=None)
     asyncio.run(ImageInputs(_never).load(asked, must_fetch=True))
 
@@ -117,7 +117,7 @@ async def _never(url: str, field: str) -> Any:
     raise AssertionError(url)
 
 
-def test_what_is_plain_is_an_upright_png_without_transparency() -> None:
+def test_png_images_are_upright_and_without_transparency() -> None:
     file, turned = io.BytesIO(), Image.Exif()
     turned[0x0112] = 6
     Image.new("RGB", (300, 100), (0, 0, 250)).save(file, "jpeg", exif=turned)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.normalizer import DONE, LARGEST_EVENT, ChunkNormalizer
+from minitoolai.chat.normalizer import DONE, LARGEST_EVENT, MAX_TEMPLATE_PARSES, ChunkNormalizer
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import TokenDetails, Usage
 from minitoolai.http.errors import error_event
@@ -97,12 +97,12 @@ def test_a_complete_engine_is_forwarded_to_the_byte() -> None:
     assert feed(WHOLE)[0] == TEXT + END
 
 
-def test_what_is_rewritten_says_the_same_as_what_is_forwarded() -> None:
+def test_rewritten_chunks_have_the_same_content_as_forwarded_ones() -> None:
     forwarded, rewritten = chunks(feed(WHOLE)[0]), chunks(feed(WHOLE, forwards=False)[0])
     assert rewritten == forwarded
 
 
-def test_without_usage_wanted_no_chunk_has_the_field() -> None:
+def test_chunks_have_no_usage_field_unless_it_is_requested() -> None:
     output, events = feed(WHOLE, include_usage=False)
     assert all("usage" not in chunk for chunk in chunks(output))
     assert [chunk["choices"] for chunk in chunks(output)] == [chunk["choices"] for chunk in chunks(feed(WHOLE)[0])]
@@ -110,14 +110,14 @@ def test_without_usage_wanted_no_chunk_has_the_field() -> None:
     assert events.final_events(events.usage) == DONE
 
 
-def test_nothing_leaves_before_its_event_is_whole() -> None:
+def test_an_event_is_sent_only_when_it_is_complete() -> None:
     events = stream()
     first = event(choice({"content": "Grüße"}))
     assert events.feed(first[:-1]) == b""
     assert events.feed(first[-1:]) == first
 
 
-def test_the_usage_and_the_end_are_kept_back_for_the_ending() -> None:
+def test_the_usage_and_the_end_are_held_back_for_the_final_events() -> None:
     output, events = feed(WHOLE)
     assert events.done
     assert b'"usage":{' not in output
@@ -142,7 +142,7 @@ def test_the_usage_and_the_end_are_kept_back_for_the_ending() -> None:
 
 
 @pytest.mark.parametrize("forwards", [True, False])
-def test_usage_that_comes_in_the_finish_chunk_is_seen_and_kept_back(forwards: bool) -> None:
+def test_usage_in_the_finish_chunk_is_collected_and_held_back(forwards: bool) -> None:
     output, events = feed(TEXT + event(choice({}, "stop"), USAGE) + DONE, forwards=forwards)
     assert (events.usage, events.done) == (Usage(9, 4, 13, TokenDetails(2)), True)
     last = chunks(output)[-1]
@@ -151,7 +151,7 @@ def test_usage_that_comes_in_the_finish_chunk_is_seen_and_kept_back(forwards: bo
 
 
 @pytest.mark.parametrize("forwards", [True, False])
-def test_usage_in_every_chunk_ends_as_the_last_one(forwards: bool) -> None:
+def test_the_last_of_several_usages_counts(forwards: bool) -> None:
     growing = [event(choice(d), {**USAGE, "completion_tokens": n}) for n, d in enumerate(DELTAS)]
     output, events = feed(b"".join(growing) + END + DONE, forwards=forwards)
     assert events.usage is not None
@@ -168,7 +168,7 @@ def test_usage_in_every_chunk_ends_as_the_last_one(forwards: bool) -> None:
         {**USAGE, "prompt_tokens_details": {"cached_tokens": 2**62}},
     ],
 )
-def test_a_usage_that_cannot_be_is_no_usage(usage: dict[str, Any]) -> None:
+def test_an_implausible_usage_is_ignored(usage: dict[str, Any]) -> None:
     _, events = feed(TEXT + END + event([], usage) + DONE)
     assert (events.usage, events.done, events.pieces) == (None, True, 4)
 
@@ -178,7 +178,7 @@ def test_a_stream_without_an_end_is_not_done() -> None:
         assert not feed(source)[1].done
 
 
-def test_what_follows_the_end_is_not_sent_on() -> None:
+def test_nothing_after_the_end_is_sent() -> None:
     late = event(choice({"content": "late"}))
     assert feed(WHOLE + late)[0] == feed(WHOLE)[0] == feed(WHOLE + late, len(WHOLE))[0]
 
@@ -193,7 +193,7 @@ def test_what_follows_the_end_is_not_sent_on() -> None:
         ({"message": "x" * 9000}, "x" * 500),
     ],
 )
-def test_an_error_event_is_noticed_and_never_passed_on_as_text(forwards: bool, fault: Any, message: str) -> None:
+def test_an_error_event_is_detected_and_never_forwarded(forwards: bool, fault: Any, message: str) -> None:
     source = TEXT + b"data: " + json.dumps({"error": fault}).encode() + b"\n\n" + TEXT
     output, events = feed(source, forwards=forwards)
     assert events.error == message
@@ -203,7 +203,7 @@ def test_an_error_event_is_noticed_and_never_passed_on_as_text(forwards: bool, f
         assert feed(source, cut, forwards=forwards)[0] == output
 
 
-def test_an_error_that_is_null_is_no_error() -> None:
+def test_a_null_error_is_ignored() -> None:
     output, events = feed(
         event(choice({"content": "a"}), error=None) + event(choice({"content": "b"}), error=None) + DONE
     )
@@ -223,13 +223,13 @@ def test_an_error_that_is_null_is_no_error() -> None:
         b'data: {"choices":[{"delta":{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}}]}\n\n",
     ],
 )
-def test_rubbish_is_the_engines_error_wherever_it_comes(rubbish: bytes, forwards: bool) -> None:
+def test_invalid_data_is_an_engine_error_at_any_position(rubbish: bytes, forwards: bool) -> None:
     for source in (rubbish, TEXT + rubbish, TEXT + rubbish + TEXT):
         with pytest.raises(EngineError, match="invalid chunk"):
             feed(source, forwards=forwards)
 
 
-def test_an_event_that_never_ends_is_given_up() -> None:
+def test_an_event_without_an_end_is_an_engine_error() -> None:
     events = stream()
     for _ in range(LARGEST_EVENT // 2**20):
         assert events.feed(b"x" * 2**20) == b""
@@ -237,7 +237,7 @@ def test_an_event_that_never_ends_is_given_up() -> None:
         events.feed(b"x")
 
 
-def test_the_first_chunk_lends_the_others_what_they_leave_out() -> None:
+def test_chunks_get_missing_fields_from_the_first_one() -> None:
     bare = (
         b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'
         b'data: {"model":"b","choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -275,7 +275,7 @@ def test_a_first_delta_without_text_is_written_as_openai_does() -> None:
 
 @pytest.mark.parametrize("spaced", [False, True])
 @pytest.mark.parametrize("forwards", [True, False])
-def test_deltas_that_say_something_are_counted_and_their_bytes(forwards: bool, spaced: bool) -> None:
+def test_deltas_with_text_are_counted_with_their_bytes(forwards: bool, spaced: bool) -> None:
     deltas = [
         {"role": "assistant", "content": ""},
         {"content": "a"},
@@ -300,7 +300,7 @@ def test_tool_calls_and_logprobs_pass_through_as_they_came(forwards: bool) -> No
     assert (events.pieces, events.size) == (2, len('f{"a":1}') + 1)
 
 
-def test_several_choices_are_passed_on_and_counted() -> None:
+def test_several_choices_are_forwarded_and_counted() -> None:
     both = [{"index": n, "delta": {"content": "x"}, "logprobs": None, "finish_reason": None} for n in range(2)]
     for forwards in (True, False):
         output, events = feed(event(both) + event(both) + DONE, forwards=forwards)
@@ -313,3 +313,14 @@ def test_an_error_of_ours_is_an_event_in_the_same_shape() -> None:
     assert chunks(written) == [
         {"error": {"message": 'no "quotes" lost', "type": "server_error", "param": None, "code": "upstream_error"}}
     ]
+
+
+@pytest.mark.parametrize("per_block", [1, 2])
+def test_usage_beside_text_is_collected_after_many_forwarded_events(per_block: int) -> None:
+    events = stream()
+    for _ in range(MAX_TEMPLATE_PARSES + 8):
+        events.feed(event(choice({"content": "a"})) * per_block)
+    usage = {"prompt_tokens": 9, "completion_tokens": 44}
+    events.feed(event(choice({"content": "z"})) + event(choice({"content": "z"}), usage))
+    assert events.usage is not None
+    assert (events.usage.prompt_tokens, events.usage.completion_tokens) == (9, 44)

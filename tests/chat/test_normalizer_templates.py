@@ -42,7 +42,7 @@ MODES = [
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_repeats_is_sent_as_if_it_had_been_parsed(mode: dict[str, bool]) -> None:
+def test_a_chunk_that_matches_the_template_is_sent_as_if_it_had_been_parsed(mode: dict[str, bool]) -> None:
     words = [told(word) for word in WORDS * 3]
     known, _ = both_ways([told("first"), *words, END, USAGE_EVENT, DONE], **mode)
     assert known >= 18
@@ -60,7 +60,7 @@ def test_escapes_count_as_the_bytes_that_they_stand_for(mode: dict[str, bool]) -
     assert events.size == 3 * sum(len(json.loads(f'"{word}"').encode()) for word in ASCII)
 
 
-def test_half_an_emoji_in_each_of_two_events_counts_about_what_a_whole_one_does() -> None:
+def test_an_emoji_split_over_two_events_counts_about_as_much_as_a_whole_one() -> None:
     events = stream()
     events.feed(told("a"))
     for half in (b"\\ud83e", b"\\ude90"):
@@ -70,7 +70,7 @@ def test_half_an_emoji_in_each_of_two_events_counts_about_what_a_whole_one_does(
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_thought_and_then_an_answer_are_two_patterns(mode: dict[str, bool], key: str) -> None:
+def test_reasoning_and_content_use_two_templates(mode: dict[str, bool], key: str) -> None:
     thoughts = [told("hm", key) for _ in range(20)]
     known, _ = both_ways([*thoughts, *[told("so") for _ in range(20)], END, DONE], **mode)
     assert known == 38
@@ -115,7 +115,7 @@ def test_an_event_that_differs_in_more_than_its_text_is_parsed(stranger: bytes, 
     assert events.match_template(stranger) is None
 
 
-def test_a_raw_line_end_or_an_open_escape_in_the_text_is_no_text() -> None:
+def test_a_raw_line_end_or_an_open_escape_in_the_text_never_matches_the_template() -> None:
     events = stream()
     events.feed(told("a"))
     whole = told("TEXT")
@@ -123,7 +123,7 @@ def test_a_raw_line_end_or_an_open_escape_in_the_text_is_no_text() -> None:
         assert events.match_template(whole.replace(b"TEXT", text)) is None
 
 
-def test_while_half_an_event_waits_nothing_goes_by_the_short_way() -> None:
+def test_nothing_matches_the_template_while_half_an_event_is_buffered() -> None:
     events = stream()
     events.feed(told("a"))
     assert events.feed(b"data: {") == b""
@@ -137,7 +137,7 @@ def test_after_the_end_nothing_repeats() -> None:
     assert events.feed(told("b")) == b""
 
 
-def test_events_that_never_repeat_cost_a_bounded_number_of_lessons() -> None:
+def test_only_a_bounded_number_of_events_is_parsed_to_learn_a_template() -> None:
     known, sent = both_ways([told("word", n=number) for number in range(3 * MAX_TEMPLATE_PARSES)])
     assert known == 0
     assert len(sent.split(b"\n\n")) == 3 * MAX_TEMPLATE_PARSES + 1

@@ -23,7 +23,7 @@ def read(answer: Any, *, forwards: bool = False, **more: int) -> tuple[dict[str,
     return json.loads(whole.body), whole
 
 
-def test_what_the_engine_leaves_out_is_filled_in() -> None:
+def test_fields_that_the_engine_leaves_out_are_filled_in() -> None:
     body, whole = read({"model": "m", "choices": CHOICES, "usage": USAGE})
     assert body["choices"] == CHOICES
     assert (body["object"], body["service_tier"], body["usage"]["total_tokens"]) == ("chat.completion", "default", 13)
@@ -59,9 +59,7 @@ def test_nor_is_a_usage_without_output_touched_where_nothing_was_said() -> None:
         ({"prompt_tokens": 0, "completion_tokens": 4}, 7, 4),
     ],
 )
-def test_what_the_engine_did_not_count_is_counted_here_and_marked(
-    usage: Any, asked: int, written: int, forwards: bool
-) -> None:
+def test_missing_usage_is_estimated_and_marked(usage: Any, asked: int, written: int, forwards: bool) -> None:
     body, whole = read({**ANSWER, "usage": usage}, forwards=forwards)
     assert whole.is_estimated
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (asked, written)
@@ -69,7 +67,7 @@ def test_what_the_engine_did_not_count_is_counted_here_and_marked(
     assert (told["prompt_tokens"], told["completion_tokens"], told["total_tokens"]) == (asked, written, asked + written)
 
 
-def test_every_word_of_every_choice_counts_up_to_the_most_that_is_held() -> None:
+def test_the_text_of_every_choice_counts_up_to_the_held_maximum() -> None:
     call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "x" * 99}}
     said = [
         {"role": "assistant", "content": "so " * 20, "reasoning": "hm " * 20},
@@ -93,7 +91,7 @@ def test_every_word_of_every_choice_counts_up_to_the_most_that_is_held() -> None
         7,
     ],
 )
-def test_what_is_no_completion_is_the_engines_error(answer: Any) -> None:
+def test_an_invalid_completion_is_an_engine_error(answer: Any) -> None:
     with pytest.raises(EngineError, match=r"an invalid completion|without choices"):
         read(answer)
 

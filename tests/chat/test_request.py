@@ -120,7 +120,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("param", "fields", "words"), WRONG, ids=lambda value: str(value)[:40])
-def test_a_wrong_field_is_named_with_what_would_be_right(param: str, fields: dict[str, Any], words: str) -> None:
+def test_an_invalid_field_is_named_with_its_valid_values(param: str, fields: dict[str, Any], words: str) -> None:
     for dialect in ("api", "openai"):
         with pytest.raises(InvalidRequest) as caught:
             parse(dialect, **fields)
@@ -156,7 +156,7 @@ def test_a_missing_field_is_named(field: str) -> None:
     ],
     ids=lambda body: str(body[:24]),
 )
-def test_what_is_not_one_json_object_is_refused_as_such(body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
     assert refusal(body).code == "invalid_json"
 
 
@@ -167,7 +167,7 @@ def nested(depth: int) -> Any:
     return value
 
 
-def test_nesting_is_bounded_wherever_it_hides() -> None:
+def test_nesting_is_bounded_in_every_field() -> None:
     parse(other=nested(60))
     for fields in ({"other": nested(200)}, {"tools": nested(900)}, {"messages": nested(900)}):
         assert refusal(json.dumps({**GOOD, **fields}).encode()).code == "invalid_json"
@@ -179,7 +179,7 @@ def test_many_brackets_that_are_not_deep_are_fine() -> None:
 
 @pytest.mark.parametrize(("written", "read"), [("4.0", 4), ("4", 4), ("4e0", 4), ("1e3", 1000), ("2147483648", 2**31)])
 @pytest.mark.parametrize("field", ["max_completion_tokens", "max_tokens"])
-def test_whole_numbers_are_integers_however_they_are_written(field: str, written: str, read: int) -> None:
+def test_whole_floats_are_accepted_as_integers(field: str, written: str, read: int) -> None:
     body = json.dumps(GOOD)[:-1] + f', "{field}": {written}}}'
     limit = parse_chat(body.encode(), "api").limit
     assert limit == read
@@ -219,7 +219,7 @@ def test_the_two_dialects_differ_in_their_defaults_only() -> None:
     assert parse("api", **explicit) == parse("openai", **explicit)
 
 
-def test_whatever_else_openai_takes_is_passed_on() -> None:
+def test_other_openai_fields_are_passed_on() -> None:
     extra = {
         "tools": [{"type": "function", "function": {"name": "f"}}],
         "seed": 5,
@@ -233,7 +233,7 @@ def test_whatever_else_openai_takes_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "jpg", "png", "webp", "gif"])
-def test_pictures_are_counted_by_their_detail_and_not_by_their_bytes(kind: str) -> None:
+def test_images_are_counted_by_their_detail_and_not_by_their_bytes(kind: str) -> None:
     url = f"data:image/{kind};base64," + "A" * 50_000
     request = parse(
         messages=user({"type": "text", "text": "what?"}, picture(url=url, detail="low")[0]["content"][0], PICTURE)
@@ -250,7 +250,7 @@ def test_an_assistants_message_may_be_without_content() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(), st.text())
-def test_the_bytes_of_all_that_becomes_prompt_are_counted(content: str, name: str) -> None:
+def test_the_bytes_of_everything_in_the_prompt_are_counted(content: str, name: str) -> None:
     messages = [
         {"role": "user", "content": content, "name": name},
         {"role": "assistant", "content": [{"type": "text", "text": content}, {"type": "refusal", "refusal": name}]},
@@ -273,7 +273,7 @@ def test_tools_and_schemas_are_counted_as_prompt() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
-def test_no_bytes_whatever_do_more_than_a_refusal(body: bytes) -> None:
+def test_arbitrary_bytes_cause_at_most_a_refusal(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
         parse_chat(body, "openai")
 

@@ -45,7 +45,7 @@ def parse(**fields: Any) -> ChatRequest:
         {"response_format": SCHEMA},
     ],
 )
-def test_what_is_right_reaches_the_engine_as_it_was_sent(fields: dict[str, Any]) -> None:
+def test_valid_options_reach_the_engine_unchanged(fields: dict[str, Any]) -> None:
     assert parse(**fields).fields == fields
 
 
@@ -96,7 +96,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("param", "fields", "words"), WRONG, ids=lambda value: str(value)[:40])
-def test_what_is_wrong_is_named_with_what_would_be_right(param: str, fields: dict[str, Any], words: str) -> None:
+def test_invalid_options_are_named_with_their_valid_values(param: str, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse(**fields)
     assert caught.value.param == param

@@ -144,7 +144,7 @@ def test_the_second_answers_where_the_first_fails_before_its_first_byte(
      ("rubbish", 502, 1)],
 )  # fmt: skip
 @pytest.mark.parametrize("stream", [True, False])
-def test_alone_it_is_asked_again_only_where_that_is_billed_to_nobody(
+def test_a_single_upstream_is_retried_only_if_the_failure_was_not_billed(
     two: Two, account: Account, failure: str, status: int, times: int, stream: bool
 ) -> None:
     behave, code = FAILURES[failure]
@@ -162,9 +162,7 @@ def test_alone_it_is_asked_again_only_where_that_is_billed_to_nobody(
         assert answer.headers["retry-after"] == "30"
 
 
-def test_a_stream_cut_in_the_middle_is_charged_for_what_was_written_and_nobody_else_is_asked(
-    two: Two, account: Account
-) -> None:
+def test_a_stream_that_fails_midway_is_charged_and_does_not_fail_over(two: Two, account: Account) -> None:
     two.a.behave = manners.break_off("reset")
     answer = post(account, model="pair")
     found = events(answer.text)
@@ -180,7 +178,7 @@ def test_a_stream_cut_in_the_middle_is_charged_for_what_was_written_and_nobody_e
     assert two.b.seen == []
 
 
-def test_a_plain_answer_cut_in_the_middle_is_another_upstreams(two: Two, account: Account) -> None:
+def test_a_response_without_streaming_that_fails_midway_fails_over(two: Two, account: Account) -> None:
     two.a.behave = manners.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{")
     answer = post(account, model="pair", stream=False)
     assert answer.json()["choices"][0]["message"]["content"] == ANSWER
@@ -188,7 +186,7 @@ def test_a_plain_answer_cut_in_the_middle_is_another_upstreams(two: Two, account
     assert CREDIT - account.settled() == FULL_COST
 
 
-def test_a_request_at_fault_is_refused_without_asking_anybody_else(two: Two, account: Account) -> None:
+def test_an_invalid_request_does_not_fail_over(two: Two, account: Account) -> None:
     two.a.behave = manners.refuse(400, "that is no way to ask")
     answer = post(account, model="pair")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
@@ -256,7 +254,7 @@ def test_an_upstream_that_failed_repeatedly_rests_and_is_probed_by_one_request(t
     assert record(account, post(account, model="tired-pair"))["engine"] == "tired"
 
 
-def test_no_more_than_the_cap_are_under_way_and_the_rest_wait_or_are_refused(two: Two, account: Account) -> None:
+def test_requests_above_the_concurrency_limit_wait_or_are_refused(two: Two, account: Account) -> None:
     at_once = most = 0
 
     async def behave(exchange: Exchange) -> None:
@@ -283,7 +281,7 @@ def test_no_more_than_the_cap_are_under_way_and_the_rest_wait_or_are_refused(two
     assert most == 2
 
 
-def test_a_slot_comes_back_when_the_caller_leaves_and_when_the_upstream_fails(two: Two, account: Account) -> None:
+def test_a_slot_is_released_after_a_disconnect_and_after_a_failure(two: Two, account: Account) -> None:
     two.a.behave = manners.refuse(500)
     for _ in range(4):
         assert post(account, model="narrow").status_code in (502, 503)
@@ -294,14 +292,14 @@ def test_a_slot_comes_back_when_the_caller_leaves_and_when_the_upstream_fails(tw
     assert done == [200, 200]
 
 
-def test_a_picture_goes_to_the_upstream_that_sees(two: Two, account: Account) -> None:
+def test_an_image_is_routed_to_the_upstream_with_vision(two: Two, account: Account) -> None:
     picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
     answer = post(account, model="seeing", messages=[{"role": "user", "content": [picture]}])
     assert answer.status_code == 200, answer.text
     assert asked(record(account, answer)) == [("second", None)]
 
 
-def test_what_the_upstream_charges_is_known_and_not_shown_to_customers(two: Two, account: Account) -> None:
+def test_the_upstream_cost_is_recorded_and_not_shown_to_customers(two: Two, account: Account) -> None:
     time.sleep(0.1)
     generation = record(account, post(account, model="narrow"))
     bought = manners.PROMPT_TOKENS * 100 + len(manners.WORDS) * 400
@@ -315,7 +313,7 @@ def test_what_the_upstream_charges_is_known_and_not_shown_to_customers(two: Two,
     assert "narrow charges" in two.server.command("models").stdout
 
 
-def test_the_doctor_asks_every_upstream_for_one_token(two: Two) -> None:
+def test_doctor_requests_one_token_from_every_upstream(two: Two) -> None:
     two.a.behave = manners.refuse(401)
     said_ = two.server.command("doctor")
     assert said_.returncode == 1

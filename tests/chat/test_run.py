@@ -1,14 +1,23 @@
-"""Whatever an upstream does, the caller gets a clear error and pays for nothing but what was written."""
+"""Upstream failures: the caller gets a clear error and is charged only for the output."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 import pytest
 
+from minitoolai.billing.charging import Bound, Charging
+from minitoolai.chat.router import Route
+from minitoolai.chat.run import HEARTBEAT_AFTER_S, ChatRun
+from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.inference import ChatRequest
+from minitoolai.core.models import Caller
+from minitoolai.engines.chat.fake import FakeEngine
 from tests.support import manners
 from tests.support.ask import check_refusal, events, post, said
+from tests.support.books import CHAT, TemporaryBooks
 from tests.support.server import Account
 from tests.support.upstream import Upstream
 from tests.support.waiting import eventually
@@ -37,7 +46,7 @@ FULL_COST = manners.PROMPT_TOKENS * PRICE_IN + len(manners.WORDS) * PRICE_OUT
         (204, 502, "upstream_error"),
     ],
 )
-def test_a_refusing_upstream_is_told_on_and_costs_nothing(
+def test_an_upstream_error_is_mapped_and_costs_nothing(
     account: Account, upstream: Upstream, status: int, expected: int, code: str, stream: bool
 ) -> None:
     upstream.behave = manners.refuse(status, "secret words of the operator", retry_after="17")
@@ -62,7 +71,7 @@ def test_a_retry_after_that_is_a_date_does_not_harm(account: Account, upstream: 
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_an_upstream_that_is_not_there_is_a_502_at_once(account: Account) -> None:
+def test_an_unreachable_upstream_is_an_immediate_502(account: Account) -> None:
     started_s = time.monotonic()
     check_refusal(post(account, model="nowhere"), 502, "upstream_error")
     assert time.monotonic() - started_s < 10
@@ -101,7 +110,7 @@ def test_an_upstream_silent_before_its_first_token_times_out_and_costs_nothing(
 )
 @pytest.mark.parametrize("model", ["standin", "whole"])
 @pytest.mark.parametrize("spaced", [False, True])
-def test_a_stream_broken_off_ends_in_an_error_without_done_and_charges_what_was_written(
+def test_a_stream_that_fails_midway_ends_in_an_error_without_done_and_is_charged(
     account: Account, upstream: Upstream, how: str, code: str, model: str, spaced: bool
 ) -> None:
     if how == "hang" and (model == "whole" or spaced):
@@ -122,7 +131,7 @@ def test_a_stream_broken_off_ends_in_an_error_without_done_and_charges_what_was_
     assert eventually(upstream.last.gone.is_set) if how != "error" else True
 
 
-def test_a_role_is_no_token_for_the_first_token_time_out(account: Account, upstream: Upstream) -> None:
+def test_a_role_does_not_satisfy_the_first_token_timeout(account: Account, upstream: Upstream) -> None:
     async def behave(exchange: Any) -> None:
         exchange.begin()
         exchange.event(manners.chunk({"role": "assistant", "content": ""}))
@@ -161,16 +170,46 @@ def test_a_stream_without_its_done_is_whole_if_the_usage_came(account: Account, 
     assert CREDIT - account.settled() == FULL_COST
 
 
-def test_a_stream_with_neither_usage_nor_done_was_broken_off(account: Account, upstream: Upstream) -> None:
+def test_a_stream_with_neither_usage_nor_done_is_an_error(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.answer(done=False, with_usage=False)
     found = events(post(account, model="standin").text)
     assert found[-1]["error"]["code"] == "upstream_error"
     assert account.settled() < CREDIT
 
 
-def test_an_answer_that_never_ends_is_cut_and_what_was_written_is_charged(account: Account, upstream: Upstream) -> None:
+def test_an_endless_stream_is_cut_off_and_its_output_charged(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.answer(["word "] * 1000, delay_s=0.02)
     found = events(post(account, model="standin", max_completion_tokens=4096).text)
     assert found[-1]["error"]["code"] == "upstream_timeout"
     assert CREDIT - account.settled() >= (len(found) - 3) * PRICE_OUT
     assert eventually(upstream.last.gone.is_set)
+
+
+def test_a_heartbeat_is_sent_every_fifteen_seconds_of_silence(sqlite_books: TemporaryBooks) -> None:
+    books, account = sqlite_books, sqlite_books.account(100_000)
+    at_s: list[float] = []
+
+    class Service:
+        clock = books.clock
+
+        def timeouts(self, engine: Any) -> tuple[float, float]:
+            return 60.0, 600.0
+
+    async def work(charging: Charging) -> None:
+        service: Any = Service()
+        service.charging = charging
+        bound = Bound(base=100, unit=10, units=50, least_units=16)
+        held = await charging.reserve(Caller(account, "key000000001"), bound, CHAT)
+        request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
+        engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
+        started_s = books.clock.steady_s()
+        run = ChatRun(service, request, Route(service, "quick", [engine], started_s), held, 3)
+        run.on_silence = lambda: at_s.append(books.clock.steady_s() - started_s)
+        for _ in range(70):
+            books.clock.forward(0.5)
+            run.tick(books.clock.steady_s())
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock)))
+    assert at_s == [HEARTBEAT_AFTER_S, 2 * HEARTBEAT_AFTER_S]
+    assert HEARTBEAT_AFTER_S == 15.0

@@ -45,7 +45,7 @@ def with_picture(url: str, detail: str = "auto") -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", [API, OPENAI])
-def test_the_example_goes_to_an_upstream_that_fetches_word_for_word(
+def test_the_example_is_passed_unchanged_to_an_upstream_that_fetches_urls(
     account: Account, upstream: Upstream, path: str
 ) -> None:
     upstream.behave = manners.answer(["A ", "cat."])
@@ -79,16 +79,14 @@ def test_a_data_url_arrives_as_the_kind_that_it_is(account: Account, upstream: U
     assert sent == {"url": f"data:image/png;base64,{data}", "detail": "low"}
 
 
-def test_what_is_no_picture_costs_nothing_and_is_nobodys_request(account: Account, upstream: Upstream) -> None:
+def test_an_invalid_image_costs_nothing_and_is_sent_to_no_upstream(account: Account, upstream: Upstream) -> None:
     answer = post(account, model="standin", messages=with_picture("data:image/png;base64,aGVsbG8="))
     check_refusal(answer, 400, "invalid_image", "messages[0].content[0].image_url.url")
     assert (account.settled(), upstream.seen) == (CREDIT, [])
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1/a.png", "https://10.0.0.1/a.png", "https://localhost/a.png"])
-def test_for_an_engine_that_does_not_fetch_no_private_address_is_called(
-    account: Account, upstream: Upstream, url: str
-) -> None:
+def test_private_addresses_are_never_fetched_for_an_engine(account: Account, upstream: Upstream, url: str) -> None:
     answer = post(account, model="fetched", messages=with_picture(url))
     check_refusal(answer, 400, "url_not_allowed", "messages[0].content[0].image_url.url")
     assert (account.settled(), upstream.seen) == (CREDIT, [])

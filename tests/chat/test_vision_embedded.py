@@ -77,18 +77,18 @@ def prompt_tokens(account: Account, *urls: str, path: str = OPENAI, stream: bool
 
 @pytest.mark.parametrize("path", [API, OPENAI])
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_picture_is_answered_and_counts_what_was_held_for_it(account: Account, path: str, stream: bool) -> None:
+def test_an_image_is_charged_as_many_tokens_as_were_held_for_it(account: Account, path: str, stream: bool) -> None:
     blind = prompt_tokens(account, path=path)
     assert prompt_tokens(account, data_url(), path=path, stream=stream) == blind + TOKENS
     assert prompt_tokens(account, data_url(), data_url("jpeg"), path=path, stream=stream) == blind + 2 * TOKENS
 
 
-def test_the_models_page_tells_who_sees(account: Account) -> None:
+def test_the_models_list_says_which_models_accept_images(account: Account) -> None:
     seeing = {model["id"]: model.get("vision") for model in get(account, "/v1/models").json()["data"]}
     assert (seeing[MODEL], seeing["gpt-4.1"], seeing["tts-1"]) == (True, False, None)
 
 
-def test_every_kind_size_and_detail_of_a_picture_is_seen(account: Account) -> None:
+def test_images_of_every_type_size_and_detail_are_accepted(account: Account) -> None:
     seen = prompt_tokens(account) + TOKENS
     for kind in ("jpeg", "png", "webp", "gif"):
         assert prompt_tokens(account, data_url(kind)) == seen
@@ -117,7 +117,7 @@ def test_more_pictures_than_the_context_holds_are_refused_before_anything_is_hel
 
 
 @pytest.mark.parametrize("fault", ["no file", "no GGUF", "cut off", "of another model"])
-def test_eyes_that_are_of_no_use_are_explained_and_the_model_goes_on_reading(
+def test_a_broken_vision_projector_is_explained_and_text_still_works(
     tmp_path_factory: pytest.TempPathFactory, fault: str
 ) -> None:
     folder = tmp_path_factory.mktemp("made")

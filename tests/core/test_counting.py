@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -78,7 +79,7 @@ def test_every_string_of_a_delta_is_counted_and_nothing_else(delta: dict[str, An
 @pytest.mark.parametrize(("delta", "text"), SHAPES, ids=KINDS)
 @pytest.mark.parametrize("forwards", [True, False])
 @pytest.mark.parametrize("at_once", [1, 2, 7])
-def test_it_is_counted_whether_parsed_forwarded_or_repeated(
+def test_text_is_counted_if_parsed_forwarded_or_matched_by_a_template(
     delta: dict[str, Any], text: str, forwards: bool, at_once: int
 ) -> None:
     events, expected, number = stream(forwards=forwards), len(text.encode()), 7 * MAX_TEMPLATE_PARSES
@@ -101,7 +102,7 @@ def test_events_that_differ_in_every_way_are_counted_in_a_block() -> None:
     assert (events.pieces, events.size) == (written.count("w"), len(written.encode()))
 
 
-def test_what_is_nested_too_deep_is_no_plain_block_and_no_crash() -> None:
+def test_deeply_nested_chunks_are_not_counted_in_a_block_and_cause_no_crash() -> None:
     deep = event(choice({})).replace(b'"delta":{}', b'"delta":{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
     assert count_deltas(deep, 1) is None
     inner: Any = "text"
@@ -113,8 +114,21 @@ def test_what_is_nested_too_deep_is_no_plain_block_and_no_crash() -> None:
         inner = inner.pop("x").pop()
 
 
+def test_megabytes_of_escapes_are_counted_at_once_and_in_little_memory() -> None:
+    count = 4_000_000
+    delta = b'{"content":"' + b"\\n" * count + b'","n":1}'
+    block = event(choice({})).replace(b'"delta":{}', b'"delta":' + delta)
+    tracemalloc.start()
+    try:
+        assert count_deltas(block, 1) == (1, count)
+        assert delta_size(delta) == count
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("delta", [b'"words"', b"[]", b"7", b"{", b'{"content":"\xff"}'])
-def test_what_is_no_object_is_not_counted(delta: bytes) -> None:
+def test_a_delta_that_is_not_an_object_is_not_counted(delta: bytes) -> None:
     with pytest.raises((msgspec.DecodeError, UnicodeDecodeError)):
         delta_size(delta)
 
@@ -153,7 +167,7 @@ def count(reported: Usage | None, prompt: int = 8, tokens: int = 5, later: int =
     return usage.prompt_tokens, usage.completion_tokens, is_estimated
 
 
-def test_what_the_engine_counted_stands_and_what_it_did_not_is_ours() -> None:
+def test_reported_counts_are_kept_and_missing_ones_estimated() -> None:
     assert count(Usage(10, 6)) == (10, 6, False)
     assert count(None) == (8, 5, True)
     assert count(Usage(0, 0)) == (8, 5, True)
@@ -164,7 +178,7 @@ def test_what_the_engine_counted_stands_and_what_it_did_not_is_ours() -> None:
     assert count(Usage(10, 0), later=4) == (10, 5, True)
 
 
-def test_before_the_first_word_nothing_is_counted_here() -> None:
+def test_nothing_is_estimated_before_the_first_token() -> None:
     assert count(None, tokens=0) == (0, 0, False)
     assert count(Usage(0, 0), tokens=0) == (0, 0, False)
     assert count(Usage(10, 0), tokens=0) == (10, 0, False)

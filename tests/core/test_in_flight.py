@@ -171,10 +171,10 @@ def test_a_run_whose_task_ended_without_finishing_it_is_charged_and_renews_its_h
         home = Home(books, charging)
         run = new_run(home, held)
         assert home.in_flight.holds() == {held.hold_id}
-        run.task = asyncio.create_task(asyncio.sleep(0.01))
+        run.cancellation.task = asyncio.create_task(asyncio.sleep(0.01))
         run.tick(books.clock.steady_s())
         assert home.in_flight.count() == 1
-        await run.task
+        await run.cancellation.task
         run.tick(books.clock.steady_s())
         assert home.in_flight.holds() == set()
         await writer.run(lambda _: None)

@@ -30,7 +30,7 @@ LONG = " ".join(f"Sentence number {n:03} of many." for n in range(200))
 
 
 @pytest.mark.parametrize("path", ["/v1/audio/speech", "/v1/audio/speech/", "/api/texttospeech/", "/api/texttospeech"])
-def test_every_address_speaks_and_mp3_is_the_default(account: Account, path: str) -> None:
+def test_every_path_returns_audio_and_mp3_is_the_default(account: Account, path: str) -> None:
     answer = speak(account, path)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "audio/mpeg")
     assert decoded(answer.content, "mp3") > 5 * RATE_HZ
@@ -38,7 +38,7 @@ def test_every_address_speaks_and_mp3_is_the_default(account: Account, path: str
 
 
 @pytest.mark.parametrize("form", TYPES)
-def test_every_format_is_opened_by_another_decoder_at_its_full_length(account: Account, form: str) -> None:
+def test_every_format_can_be_decoded_by_other_programs_to_its_end(account: Account, form: str) -> None:
     samples = len(speak(account, response_format="pcm").content) // 2
     assert samples >= 5 * RATE_HZ
     answer = speak(account, response_format=form)
@@ -159,7 +159,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("fields", "code", "param"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_what_cannot_be_spoken_is_refused_with_its_field_and_costs_nothing(
+def test_a_text_that_cannot_be_spoken_is_refused_with_its_field_and_costs_nothing(
     account: Account, fields: dict[str, object], code: str, param: str
 ) -> None:
     check_refusal(speak(account, **fields), 400, code, param)
@@ -183,7 +183,7 @@ def test_the_language_can_be_said_where_our_guess_is_wrong(account: Account) -> 
     assert speak(account, input=names, language="en").status_code == 200
 
 
-def test_words_in_another_script_are_left_out_said_so_and_not_charged(account: Account) -> None:
+def test_words_in_another_script_are_skipped_reported_and_not_charged(account: Account) -> None:
     text = "Hello world, привет мир, and 世界 too. Schön, naïve, ½ and 😀."
     answer = speak(account, input=text)
     assert (answer.status_code, answer.headers["x-unspoken-characters"]) == (200, "11")
@@ -201,7 +201,7 @@ def test_a_text_that_the_balance_does_not_cover_is_refused_before_a_word(server:
 # ── leaving and failing ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_who_leaves_pays_for_what_was_spoken_and_the_voice_is_free_at_once(account: Account) -> None:
+def test_a_disconnect_charges_the_audio_so_far_and_frees_the_voice(account: Account) -> None:
     answer = start_speaking(account, model="tone", input=LONG)
     next(answer.iter_content(1000))
     answer.close()
@@ -235,13 +235,13 @@ def test_in_events_a_failure_is_an_event_and_not_the_end(account: Account) -> No
     assert "speech.audio.done" not in answer.text
 
 
-def test_a_voice_that_dies_comes_back_and_nobody_pays_for_silence(account: Account) -> None:
+def test_a_crashed_voice_process_is_restarted_and_only_audio_is_charged(account: Account) -> None:
     check_refusal(speak(account, model="tone", input="This is deadly."), 502, "upstream_error")
     assert account.settled() == CREDIT
     eventually(lambda: speak(account, model="tone", input="Hello.").status_code == 200, within_s=10, every_s=0.2)
 
 
-def test_many_speak_at_once_and_each_hears_its_own(account: Account) -> None:
+def test_concurrent_requests_each_get_their_own_audio(account: Account) -> None:
     answers = [start_speaking(account, model="tone", input="word. " * n, response_format="pcm") for n in range(5, 15)]
     lengths = [len(answer.content) // 2 for answer in answers]
     assert lengths == [n * 4 * RATE_HZ // 20 for n in range(5, 15)]
@@ -259,7 +259,7 @@ def recovered(account: Account, name: str) -> int:
     return int(row["cost"])
 
 
-def test_speech_whose_checkpoint_finds_its_hold_settled_is_stopped_with_an_error_event(account: Account) -> None:
+def test_speech_stops_with_an_error_event_if_its_hold_was_settled(account: Account) -> None:
     answer = start_speaking(account, model="tone", input=LONG * 2, stream_format="sse")
     name = answer.headers["x-generation-id"]
     account.server.recover(name)
@@ -269,7 +269,7 @@ def test_speech_whose_checkpoint_finds_its_hold_settled_is_stopped_with_an_error
     assert recovered(account, name) < len(LONG) * PRICE
 
 
-def test_bare_audio_whose_hold_was_settled_is_cut_off_without_its_end(account: Account) -> None:
+def test_plain_audio_is_cut_off_if_its_hold_was_settled(account: Account) -> None:
     answer = start_speaking(account, model="tone", input=LONG * 2, response_format="pcm")
     name = answer.headers["x-generation-id"]
     account.server.recover(name)
@@ -278,9 +278,7 @@ def test_bare_audio_whose_hold_was_settled_is_cut_off_without_its_end(account: A
     assert recovered(account, name) < len(LONG) * PRICE
 
 
-def test_speech_whose_hold_was_recovered_at_its_full_price_has_no_end_either(
-    account: Account, upstream: Upstream
-) -> None:
+def test_speech_is_cut_off_if_its_hold_was_recovered_at_the_full_price(account: Account, upstream: Upstream) -> None:
     # An upstream bills a text as it takes it, so the last checkpoint costs what the whole does.
     gate, text = Gate(), "This is all of it."
     upstream.behave = gate.between(lambda exchange: (exchange.begin(), exchange.write(bytes(4000))), Exchange.end)

@@ -65,7 +65,7 @@ def test_the_first_piece_is_short_and_breaks_at_a_clause() -> None:
 
 
 @pytest.mark.parametrize("unit", ["word ", "x", "号", "clause, ", "long-winded; "])
-def test_a_sentence_without_end_is_broken_where_it_breathes(unit: str) -> None:
+def test_a_long_sentence_is_split_at_clauses(unit: str) -> None:
     text = unit * 1000
     pieces = split(text)
     assert max(map(len, pieces)) <= LONGEST
@@ -75,7 +75,7 @@ def test_a_sentence_without_end_is_broken_where_it_breathes(unit: str) -> None:
 
 
 @given(st.text(alphabet="aB1 .,!?…\n\t\"'()é世。😀$%", max_size=2000))
-def test_nothing_is_lost_nothing_is_said_twice_and_every_end_is_further_on(text: str) -> None:
+def test_no_text_is_lost_or_repeated_and_every_end_advances(text: str) -> None:
     pieces = list(sentences(text))
     ends = [end for _, end in pieces]
     assert ends == sorted(set(ends))

@@ -38,7 +38,7 @@ def test_english_with_foreign_names_is_english_or_unclear(text: str) -> None:
 
 
 @pytest.mark.parametrize(("code", "text"), [(code, text) for code, texts in FOREIGN.items() for text in texts])
-def test_a_plain_sentence_of_another_language_is_known_by_its_small_words(code: str, text: str) -> None:
+def test_a_foreign_sentence_is_detected_by_its_stop_words(code: str, text: str) -> None:
     assert detect_language(text) == code
 
 
@@ -67,6 +67,6 @@ def test_a_few_foreign_words_do_not_make_a_foreign_text() -> None:
     assert unreadable_words("en").findall("The word 世界 means world, мир too; naïve Zoë.") == ["世界", "мир"]
 
 
-def test_a_voice_reads_its_own_script() -> None:
+def test_a_voice_can_read_the_script_of_its_language() -> None:
     assert foreign_script("Привет, мир!", "ru-RU") is None
     assert unreadable_words("ru").findall("Привет, мир и 世界") == ["世界"]

@@ -304,7 +304,7 @@ class Charging:
         return Settle(hold_id, account_id, 0, self._clock.now_ms(), outcome)
 
 
-async def durable(charge: asyncio.Future[Result], *, within_s: float) -> None:
+async def wait_until_durable(charge: asyncio.Future[Result], *, within_s: float) -> None:
     """Wait until the charge is durable. Raises TimeoutError after `within_s` seconds, StoreError if it failed.
 
     A hold that the ledger does not know paid for nothing, and a hold settled earlier with another cost or outcome was

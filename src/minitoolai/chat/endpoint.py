@@ -94,24 +94,7 @@ class DialectAdapter:
         self._run = run
         self.translator = translator
         self.name = run.name
-
-    @property
-    def task(self) -> asyncio.Task[object] | None:
-        """The task that `stop` cancels; None while the run cannot be cancelled."""
-        return self._run.task
-
-    @task.setter
-    def task(self, task: asyncio.Task[object] | None) -> None:
-        self._run.task = task
-
-    @property
-    def stop_reason(self) -> ServiceError | None:
-        """Why the run was cancelled, if it was."""
-        return self._run.stop_reason
-
-    @stop_reason.setter
-    def stop_reason(self, reason: ServiceError | None) -> None:
-        self._run.stop_reason = reason
+        self.cancellation = run.cancellation
 
     async def open(self) -> None:
         await self._run.open()
@@ -166,7 +149,7 @@ class ChatEndpoint:
         except ServiceError as error:
             await respond_error(send, self._dialect.map_error(error), [])
             return
-        run.task = asyncio.current_task()
+        run.cancellation.arm()
         set_generation(scope, run.name)
         if request.stream:
             await _stream(run, self._dialect, receive, send)

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from minitoolai.billing import charging as pricing
-from minitoolai.billing.charging import Reservation, durable, state_after
+from minitoolai.billing.charging import Reservation, state_after, wait_until_durable
 from minitoolai.chat.normalizer import ChunkNormalizer, NormalizedCompletion, normalize_completion
 from minitoolai.chat.router import Route, encode_attempts
 from minitoolai.core.clock import created_ms, generation_name
 from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineFull, EngineTimeout, ServiceError
-from minitoolai.core.in_flight import CheckpointSchedule, has_died
+from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, has_died
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ChatEngine, ChatResponse
@@ -64,12 +64,7 @@ class ChatRun:
         self.is_finished = False
         #: The completion, if the request is not streamed.
         self._completion: NormalizedCompletion | None = None
-        #: The task that `stop` cancels; None while the run cannot be cancelled.
-        self.task: asyncio.Task[object] | None = None
-        #: Why the run was cancelled, if it was.
-        self.stop_reason: ServiceError | None = None
-        #: The timeout for which the task was cancelled in order to fail over to another engine.
-        self._timeout_error: ServiceError | None = None
+        self.cancellation = Cancellation()
         #: Called when the engine has sent nothing for HEARTBEAT_AFTER_S.
         self.on_silence: Callable[[], None] | None = None
         #: Called once, at the first tick: the response takes longer than half a second.
@@ -103,12 +98,8 @@ class ChatRun:
         of the engine.
         """
         if isinstance(error, asyncio.CancelledError):
-            timeout_error, self._timeout_error = self._timeout_error, None
+            timeout_error = self.cancellation.take_attempt()
             if timeout_error is None:
-                raise error
-            if self.task is not None:
-                self.task.uncancel()
-            if self.stop_reason is not None:
                 raise error
             error = timeout_error
         response, self._response = self._response, None
@@ -289,7 +280,7 @@ class ChatRun:
         """Settle the hold and wait until that is durable. Raises TimeoutError if the database does not respond."""
         self.finish()
         if self._charge is not None:
-            await durable(self._charge, within_s=within_s)
+            await wait_until_durable(self._charge, within_s=within_s)
 
     def finish(self, error: ServiceError | None = None) -> None:
         """Queue the charge for the usage so far. Awaits nothing. Only the first call has an effect."""
@@ -343,8 +334,9 @@ class ChatRun:
 
     async def drain(self, response: ChatResponse) -> None:
         """Read the response to its end for its usage, after the client has left. The engine bills for all of it."""
-        # The stop reason was that the client left. Clear it, so that a timeout can stop the run again.
-        self._response, self.task, self.stop_reason = response, asyncio.current_task(), None
+        # The run was cancelled because the client left. Arm it again, so that a timeout can end the drain.
+        self.cancellation.arm()
+        self._response = response
         error: ServiceError = ClientLeft("the client disconnected")
         try:
             while await self.next_block() is not None:
@@ -352,15 +344,13 @@ class ChatRun:
         except ServiceError as failure:
             error = failure
         finally:
-            self.task = None
+            self.cancellation.disarm()
             self.finish(error)
             await response.close()
 
     def stop(self, reason: ServiceError) -> None:
         """Cancel the run with this error: a timeout, a client that disconnected, a server that stops."""
-        if self.stop_reason is None and self.task is not None:
-            self.stop_reason = reason
-            self.task.cancel()
+        self.cancellation.cancel(reason)
 
     def lose(self, reason: ServiceError) -> None:
         """Stop because the hold was settled elsewhere. Has no effect once the charge is queued: its result decides."""
@@ -399,9 +389,7 @@ class ChatRun:
             error: ServiceError = EngineFull(f"{name} had no free slot for {waited_s:g} s; try again", retry_after_s=2)
         else:
             error = EngineTimeout(f"{name} sent no token for {waited_s:g} s; nothing was charged")
-        if self.events.served_model is None and self.route.has_more() and self.task is not None:
-            if self._timeout_error is None and self.stop_reason is None:
-                self._timeout_error = error
-                self.task.cancel()
+        if self.events.served_model is None and self.route.has_more():
+            self.cancellation.cancel_attempt(error)
         else:
             self.stop(error)

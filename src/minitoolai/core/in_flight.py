@@ -39,11 +39,69 @@ class InFlightRun(Protocol):
         """Cancel the run with this error."""
 
 
+class Cancellation:
+    """Cancellation of one run from other tasks, with the reason. The run's task takes the reason when it is cancelled.
+
+    Two kinds: `cancel` ends the run, `cancel_attempt` only the current attempt, so that the run can fail over to
+    another engine. A cancellation of the run replaces one of the attempt that the task has not taken yet.
+    """
+
+    __slots__ = ("_cancel_count", "_ends_run", "reason", "task")
+
+    def __init__(self) -> None:
+        #: The task to cancel; None while the run cannot be cancelled.
+        self.task: asyncio.Task[object] | None = None
+        #: Why the task was cancelled; None if it was not.
+        self.reason: ServiceError | None = None
+        self._ends_run = False
+        self._cancel_count = 0
+
+    def arm(self) -> None:
+        """Allow the run to be cancelled, in the current task. Forget any earlier reason."""
+        self.task = asyncio.current_task()
+        self.reason, self._ends_run, self._cancel_count = None, False, 0
+
+    def disarm(self) -> None:
+        """Ignore further cancellations: the task is about to end."""
+        self.task = None
+
+    def cancel(self, reason: ServiceError) -> None:
+        """End the run with this error. Only the first call has an effect."""
+        if not self._ends_run:
+            self._cancel(reason, ends_run=True)
+
+    def cancel_attempt(self, reason: ServiceError) -> None:
+        """End the current attempt with this error. Has no effect while another cancellation is pending."""
+        if self.reason is None:
+            self._cancel(reason, ends_run=False)
+
+    def _cancel(self, reason: ServiceError, *, ends_run: bool) -> None:
+        if self.task is not None:
+            self.reason, self._ends_run = reason, ends_run
+            self._cancel_count += 1
+            self.task.cancel()
+
+    def take(self) -> ServiceError | None:
+        """Return the reason and mark the task as not cancelled. None if the task was cancelled by something else."""
+        reason = self.reason
+        if reason is not None and self.task is not None:
+            for _ in range(self._cancel_count):
+                self.task.uncancel()
+            self._cancel_count = 0
+            if not self._ends_run:
+                self.reason = None
+        return reason
+
+    def take_attempt(self) -> ServiceError | None:
+        """Do the same as `take`, but only for a cancellation of the attempt; else return None."""
+        return None if self._ends_run else self.take()
+
+
 class ChargedRun(Protocol):
     """The part of a run that `has_died` needs."""
 
     name: str
-    task: asyncio.Task[object] | None
+    cancellation: Cancellation
 
     def finish(self, error: ServiceError | None = None) -> None:
         """Queue the charge for what was done so far."""
@@ -54,7 +112,8 @@ def has_died(run: ChargedRun) -> bool:
 
     Only a bug does that. The ticks of such a run would renew its hold forever, out of reach of every sweep.
     """
-    if run.task is None or not run.task.done():
+    task = run.cancellation.task
+    if task is None or not task.done():
         return False
     log.error("%s: its task ended without finishing it; charging what was done so far", run.name)
     run.finish(ServiceError("something went wrong on our side"))

@@ -1,4 +1,7 @@
-"""Open the listening socket, and raise the limit on open files."""
+"""Run uvicorn with graceful shutdown, on a socket opened here or inherited.
+
+Also raises the limit on open files and locks the data folder.
+"""
 
 from __future__ import annotations
 
@@ -142,7 +145,7 @@ class GracefulServer(uvicorn.Server):
                 raise
             where = f"{self.config.host}:{self.config.port}"
             raise SettingsError(
-                f"cannot listen on {where}: is another program there? Choose another --host or --port"
+                f"cannot listen on {where}: another program may be using the port. Choose another --host or --port"
             ) from None
         for server in getattr(self, "servers", []):
             for bound in server.sockets:
@@ -161,7 +164,7 @@ def exclusive_data_dir(data_dir: Path) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise SettingsError(
-            f"another minitoolai serve works on {data_dir} already, and two would corrupt its books; "
+            f"another minitoolai serve is already using {data_dir}, and two would corrupt its ledger; "
             "stop it, or choose another --data-dir"
         ) from None
     try:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from minitoolai.billing.charging import interrupted
 from minitoolai.core.errors import AlreadySettled, ClientLeft, InvalidRequest, Overloaded, ServiceError, StoreError
+from minitoolai.core.in_flight import Cancellation
 from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
 from minitoolai.http.errors import error_body
 from minitoolai.http.uvicorn_fast_path import DirectWriter, direct_writer
@@ -29,9 +30,8 @@ class StreamRun(Protocol):
     """A streamed generation in progress, of any kind."""
 
     name: str
-    #: The task to cancel in order to stop the run; None when it can no longer be stopped.
-    task: asyncio.Task[object] | None
-    stop_reason: ServiceError | None
+    #: Cancels the run's task, from other tasks.
+    cancellation: Cancellation
 
     async def open(self) -> None:
         """Send the request to the engine. Returns when its response begins."""
@@ -55,7 +55,7 @@ class StreamRun(Protocol):
         """Stop the run from another task."""
 
 
-class Begun:
+class StartedWrite:
     """A coroutine that has already run its first step, to be awaited to its end."""
 
     def __init__(self, steps: Generator[Any, Any, None], pause: Any) -> None:
@@ -73,12 +73,11 @@ class Begun:
             self._steps.close()
 
 
-def begin(work: Awaitable[None]) -> Begun | None:
-    """Run the first step synchronously. Return None if that finished it, otherwise an awaitable for the remaining
-    steps.
+def run_first_step(work: Awaitable[None]) -> StartedWrite | None:
+    """Run the first step of a write now. Return None if that finished it, otherwise an awaitable for the other steps.
 
     Saves one task wake-up per stream, too little to show in a stream's CPU time (2 ms for 16 tokens, differences within
-    3 %). Kept because a write that was returned unstarted would be lost, without its response head, if the stream is
+    3 %). Kept because a write that was returned unstarted would be lost, with its response head, if the stream is
     cancelled before awaiting it.
     """
     steps: Any = work.__await__()
@@ -86,7 +85,7 @@ def begin(work: Awaitable[None]) -> Begun | None:
         pause = steps.send(None)
     except StopIteration:
         return None
-    return Begun(steps, pause)
+    return StartedWrite(steps, pause)
 
 
 class StreamWriter:
@@ -117,14 +116,14 @@ class StreamWriter:
             writing = self._send({"type": "http.response.body", "body": data, "more_body": True})
         else:
             writing = self.write(data)
-        begun = begin(writing)
-        if begun is None:
+        started = run_first_step(writing)
+        if started is None:
             return None
-        return self._finish_write(begun)
+        return self._finish_write(started)
 
-    async def _finish_write(self, begun: Begun) -> None:
+    async def _finish_write(self, started: StartedWrite) -> None:
         self._is_sending = True
-        await begun
+        await started
         self._is_sending = False
 
     def break_silence(self) -> None:
@@ -164,7 +163,7 @@ async def run_and_charge(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T 
         error = ClientLeft("The client disconnected.")
         raise
     finally:
-        run.task = None
+        run.cancellation.disarm()
         # The charge is queued in every case, and nothing below can undo it.
         await run.close(error)
     return result if error is None else error
@@ -194,17 +193,15 @@ def watch_disconnect(run: StreamRun, receive: Receive) -> asyncio.Future[Any]:
 
 
 def reason_to_stop(run: StreamRun) -> ServiceError:
-    """Return why this task was cancelled.
+    """Return why this task was cancelled: by `stop`, with a reason.
 
-    by `stop` with a reason. If the server is shutting down, raise CancelledError.
+    If the server is shutting down, raise CancelledError.
     """
-    if run.stop_reason is None:
+    reason = run.cancellation.take()
+    if reason is None:
         run.finish(ClientLeft("The server is shutting down."))
         raise asyncio.CancelledError
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
-    return run.stop_reason
+    return reason
 
 
 async def method_not_allowed(send: Send, path: str = "") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any, cast, get_args
 
@@ -87,7 +86,7 @@ class SpeechEndpoint:
         except ServiceError as error:
             await respond_error(send, error, [])
             return
-        run.task = asyncio.current_task()
+        run.cancellation.arm()
         set_generation(scope, run.name)
         out = StreamWriter(send, _headers(run))
         failure = await stream_response(run, out, receive)

@@ -13,11 +13,11 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 
 from minitoolai.billing import charging as pricing
-from minitoolai.billing.charging import Charging, Reservation, durable, state_after
+from minitoolai.billing.charging import Charging, Reservation, state_after, wait_until_durable
 from minitoolai.core.catalog import Catalog, SpeechModel, VoiceEntry, find_voice
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import EngineError, EngineTimeout, InvalidRequest, Overloaded, ServiceError
-from minitoolai.core.in_flight import CheckpointSchedule, InFlight, has_died
+from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, InFlight, has_died
 from minitoolai.core.inference import SpeechRequest
 from minitoolai.core.models import Caller, NewGeneration, Outcome
 from minitoolai.engines.protocols import SpeechEngine, SpeechResponse
@@ -49,10 +49,7 @@ class SpeechRun:
         self.reservation = reservation
         self.hold_id = reservation.hold_id
         self.name = generation_name(reservation.hold_id)
-        #: The task that `stop` cancels; None while the run cannot be cancelled.
-        self.task: asyncio.Task[object] | None = None
-        #: Why the run was cancelled, if it was.
-        self.stop_reason: ServiceError | None = None
+        self.cancellation = Cancellation()
         self.is_finished = False
         #: Characters of the text for which audio was sent to the caller.
         self.characters = 0
@@ -123,7 +120,7 @@ class SpeechRun:
         """Settle the hold and wait until that is durable. Raises TimeoutError if the database does not respond."""
         self.finish()
         if self._charge is not None:
-            await durable(self._charge, within_s=within_s)
+            await wait_until_durable(self._charge, within_s=within_s)
 
     def finish(self, error: ServiceError | None = None) -> None:
         """Queue the charge for the characters spoken. Awaits nothing. Only the first call has an effect."""
@@ -156,9 +153,7 @@ class SpeechRun:
 
     def stop(self, reason: ServiceError) -> None:
         """Cancel the run with this error."""
-        if self.stop_reason is None and self.task is not None:
-            self.stop_reason = reason
-            self.task.cancel()
+        self.cancellation.cancel(reason)
 
     def lose(self, reason: ServiceError) -> None:
         """Stop because the hold was settled elsewhere. Has no effect once the charge is queued: its result decides."""

@@ -65,7 +65,7 @@ def test_logprobs_have_the_old_form_with_offsets(account: Account) -> None:
 
 @pytest.mark.parametrize("model", ["standin", "whole"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_upstream_is_asked_at_its_own_address(
+def test_text_completions_use_the_upstreams_completions_path(
     account: Account, upstream: Upstream, model: str, stream: bool
 ) -> None:
     upstream.behave = manners.text(["Ätna ", "雪 ", "🌋"])
@@ -85,7 +85,9 @@ def test_an_upstream_is_asked_at_its_own_address(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_no_other_name_of_the_limit_is_sent_on(account: Account, upstream: Upstream, stream: bool) -> None:
+def test_only_one_limit_field_is_sent_to_a_completions_upstream(
+    account: Account, upstream: Upstream, stream: bool
+) -> None:
     upstream.behave = manners.text(["so"])
     hidden = {"n_predict": 200, "max_completion_tokens": 200, "best_of": 4, "n": 1, "extra_body": {"max_tokens": 200}}
     answer = ask(account, model="standin", stream=stream, max_tokens=7, **hidden)
@@ -97,7 +99,7 @@ def test_no_other_name_of_the_limit_is_sent_on(account: Account, upstream: Upstr
     assert row["hold_amount"] < 100 * 150 + 8 * 600
 
 
-def test_an_upstream_that_breaks_off_in_the_middle_is_told_as_an_error(account: Account, upstream: Upstream) -> None:
+def test_a_completions_upstream_that_fails_midway_ends_in_an_error(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.text(["half "], fault={"error": {"message": "the GPU fell off", "code": 500}})
     found = events(ask(account, model="standin", stream=True).text)
     assert found[-1]["error"]["message"] == "the GPU fell off"
@@ -105,7 +107,7 @@ def test_an_upstream_that_breaks_off_in_the_middle_is_told_as_an_error(account: 
     assert "chat model" in check_refusal(ask(account, model="standin"), 400, "invalid_request", "prompt")
 
 
-def test_who_cannot_continue_text_names_those_who_can(account: Account) -> None:
+def test_a_model_without_text_completions_is_refused_with_the_names_of_others(account: Account) -> None:
     message = check_refusal(ask(account, model="plain"), 400, "invalid_request", "prompt")
     assert "quick" in message
 
@@ -167,7 +169,7 @@ def test_the_embedded_model_continues_text(embedded: Account) -> None:
     [({"echo": True}, "echo"), ({"suffix": "s"}, "suffix"), ({"n": 2}, "n"), ({"prompt": ["a", "b"]}, "prompt")],
     ids=str,
 )
-def test_what_the_embedded_model_cannot_do_with_text_is_named(
+def test_fields_that_the_embedded_model_does_not_support_for_text_are_named(
     embedded: Account, fields: dict[str, Any], param: str
 ) -> None:
     check_refusal(ask(embedded, model="gpt-4o-mini", **fields), 400, "invalid_request", param)

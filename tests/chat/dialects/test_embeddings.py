@@ -52,7 +52,7 @@ def test_a_text_becomes_a_vector_and_its_tokens_are_charged(account: Account) ->
 
 
 @pytest.mark.parametrize("given", [["a b", "c"], [[1, 2], [3]], [1, 2, 3.0]])
-def test_several_texts_and_tokens_are_read(account: Account, given: Any) -> None:
+def test_several_texts_and_token_lists_are_accepted(account: Account, given: Any) -> None:
     found = made(account, input=given)
     assert len(found.data) == (1 if isinstance(given[0], int) else 2)
     assert [item.index for item in found.data] == list(range(len(found.data)))
@@ -76,7 +76,7 @@ def test_vectors_come_in_the_encoding_that_was_asked_for(
     assert (row["input_units"], row["output_units"], row["estimated"], row["served_model"]) == (9, 0, 0, "far-1")
 
 
-def test_no_name_of_a_limit_is_sent_on(account: Account, upstream: Upstream) -> None:
+def test_no_limit_field_is_sent_to_an_embeddings_upstream(account: Account, upstream: Upstream) -> None:
     upstream.behave = vectors([1.0], usage={"prompt_tokens": 9})
     made(account, model="far", max_length=9, dimensions=2, Input="a longer text", options={"n_predict": 9, "x": 1})
     sent = upstream.last.body
@@ -134,7 +134,7 @@ def test_a_wrong_field_is_named(account: Account, fields: dict[str, Any], param:
     assert account.money().posted == CREDIT
 
 
-def test_a_model_that_makes_no_vectors_names_those_that_do(account: Account) -> None:
+def test_a_chat_model_is_refused_with_the_names_of_embedding_models(account: Account) -> None:
     message = check_refusal(ask(account, model="quick"), 404, "model_not_found", "model")
     assert "quick makes no embeddings" in message
     assert "vectors" in message
@@ -188,7 +188,7 @@ def test_a_file_of_the_operators_makes_vectors(reader: Account) -> None:
 
 
 @pytest.mark.acceptance
-def test_a_text_longer_than_llama_reads_at_once_unless_it_is_told_makes_a_vector(reader: Account) -> None:
+def test_a_text_longer_than_llamas_default_batch_is_embedded(reader: Account) -> None:
     with openai.OpenAI(base_url=reader.server.url + "/v1", api_key=reader.key, max_retries=0) as client:
         long = client.embeddings.create(model="own", input="moon " * 540)
     assert long.usage.prompt_tokens > 512

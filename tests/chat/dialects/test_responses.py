@@ -174,7 +174,7 @@ def test_thoughts_refusals_and_interleaved_calls_keep_their_places(account: Acco
     assert [(call.call_id, call.arguments) for call in response.output[2:]] == [("c0", "{}"), ("c1", "{}")]
 
 
-def test_what_breaks_in_the_middle_is_told_and_charged(account: Account, upstream: Upstream) -> None:
+def test_a_stream_that_fails_midway_ends_in_an_error_and_is_charged(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.break_off("error")
     events = streamed(account, model="standin")
     assert events[-1].type == "response.failed"
@@ -227,7 +227,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "param"), REFUSED, ids=lambda value: str(value)[:40])
-def test_what_cannot_be_done_is_refused_in_the_words_of_the_request(
+def test_an_unsupported_field_is_refused_under_its_name_in_this_format(
     account: Account, fields: dict[str, Any], param: str
 ) -> None:
     check_refusal(ask(account, **fields), 400, "invalid_request", param)
