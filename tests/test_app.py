@@ -218,7 +218,7 @@ def test_a_full_disk_refuses_holds_and_charges_responses_in_flight_once_it_has_s
         next(lines)
         with disk_full(own_server):
             message = check_refusal(eventually(lambda: refused(account))[0], 503, "overloaded")
-            assert "nothing was charged" in message
+            assert "Nothing was charged" in message
             assert requests.get(own_server.url + "/healthz", timeout=10).status_code == 200
             # The stream has ended by now, but its last event waits for the charge.
             time.sleep(1.5)

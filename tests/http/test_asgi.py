@@ -9,8 +9,10 @@ import pytest
 
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, Overloaded, WrongContentType
 from minitoolai.http import asgi
+from minitoolai.http.bodies import KB, BodyLimits, read_parsed
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
+LIMITS = BodyLimits(total=8 * KB, text=8 * KB)
 
 
 def read(headers: list[tuple[bytes, bytes]], *messages: dict[str, Any]) -> bytes:
@@ -20,7 +22,7 @@ def read(headers: list[tuple[bytes, bytes]], *messages: dict[str, Any]) -> bytes
     async def receive() -> dict[str, Any]:
         return left.pop(0)
 
-    return asyncio.run(asgi.read_json_body({"headers": headers}, receive))
+    return asyncio.run(read_parsed(bytes, {"headers": headers}, receive, LIMITS))
 
 
 def part(body: bytes, *, more: bool = False) -> dict[str, Any]:
@@ -63,14 +65,14 @@ def test_a_client_that_disconnects_during_its_body_is_reported() -> None:
 
 def test_a_body_announced_as_too_large_is_refused_before_it_is_read() -> None:
     with pytest.raises(BodyTooLarge):
-        read([*JSON_HEADERS, (b"content-length", str(asgi.LARGEST_BODY + 1).encode())])
+        read([*JSON_HEADERS, (b"content-length", str(LIMITS.total + 1).encode())])
 
 
 def test_a_body_that_grows_too_large_is_refused() -> None:
-    parts = [part(bytes(asgi.LARGEST_BODY // 4), more=True)] * 4
-    assert len(read(JSON_HEADERS, *parts, part(b""))) == asgi.LARGEST_BODY
+    half = b"x" * (LIMITS.total // 2)
+    assert read(JSON_HEADERS, part(half, more=True), part(half)) == half + half
     with pytest.raises(BodyTooLarge):
-        read(JSON_HEADERS, *parts, part(b"1"))
+        read(JSON_HEADERS, part(half, more=True), part(half + b"x"))
 
 
 def test_the_first_of_repeated_headers_counts() -> None:

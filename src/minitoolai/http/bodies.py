@@ -41,7 +41,7 @@ class BodyLimits(msgspec.Struct, frozen=True):
     def exceeded(self) -> BodyTooLarge:
         """Return the error for a body over the total limit."""
         limit = f"{self.total // MB} MB" if self.total >= MB else f"{self.total // KB} kB"
-        return BodyTooLarge(f"the body is larger than {limit}; send less")
+        return BodyTooLarge(f"The body is larger than {limit}. Send a smaller request.")
 
 
 async def read_parsed(parse: Callable[[bytes], T], scope: Scope, receive: Receive, limits: BodyLimits) -> T:
@@ -49,7 +49,7 @@ async def read_parsed(parse: Callable[[bytes], T], scope: Scope, receive: Receiv
     headers = headers_by_name(scope)
     kind = headers.get(b"content-type", b"")
     if kind != b"application/json" and not _is_json(kind):
-        raise WrongContentType("send the body as JSON with the header Content-Type: application/json")
+        raise WrongContentType("The body must be JSON, sent with the header Content-Type: application/json.")
     length = headers.get(b"content-length")
     if length is not None:
         limits.check_announced(length)
