@@ -1,4 +1,4 @@
-"""Callers who hang up early or read slowly pay for what was written, and leave nothing behind."""
+"""Clients that disconnect early or read slowly: charged for the output, and every resource is released."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_disconnect_before_the_first_token_is_free_and_closes_the_upstream(
     upstream.behave = behave  # type: ignore[assignment]
     with dial(account, model="standin", stream=stream):
         eventually(lambda: upstream.seen)
-        # A plain answer is watched for callers who leave from its first half second on.
+        # Without streaming, a disconnect is only detected after the first half second.
         time.sleep(0.1 if stream else 0.7)
     assert account.settled(within_s=1.0) == CREDIT
     assert eventually(upstream.last.gone.is_set, within_s=1.0)

