@@ -71,8 +71,7 @@ def names_in(path: Path) -> frozenset[str]:
 def test_every_package_and_root_module_is_on_the_architecture_page() -> None:
     named = {path.partition("/")[0] for path, _ in references("docs/architecture.md")}
     parts = [path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
-    on_their_way_out = {"image_wiring.py", "portal_wiring.py"}
-    assert {part for part in parts if not part.startswith("__")} - named - on_their_way_out == set()
+    assert {part for part in parts if not part.startswith("__")} - named == set()
 
 
 def test_the_architecture_page_says_where_at_least_twenty_things_are() -> None:
@@ -89,8 +88,7 @@ def test_the_layers_on_the_architecture_page_are_those_that_are_enforced() -> No
     contract = (ROOT / "pyproject.toml").read_text("utf-8")
     layers = contract[contract.index("layers = [") : contract.index("]", contract.index("layers = ["))]
     enforced = [re.findall(r"\w+", line) for line in re.findall(r'"([^"]+)"', layers)]
-    hidden = {"__main__", "image_wiring", "portal_wiring"}
-    assert shown == [sorted(names) for names in enforced if not hidden & set(names)]
+    assert shown == [sorted(names) for names in enforced if "__main__" not in names]
 
 
 def test_the_glossary_has_few_words() -> None:

@@ -1,34 +1,27 @@
-"""The ASGI app, and the process around it: start-up in order, shutdown in reverse."""
+"""The ASGI app of a serving process: dispatch requests by path, start all services, and stop them in reverse order."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import logging
-import math
 import re
-import signal
 import socket
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-import uvicorn
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
-from minitoolai.core.errors import EngineError, SettingsError
+from minitoolai.core.errors import EngineError
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
-from minitoolai.http.request_context import NOTES, RequestContext, is_preflight, preflight, welcome
-from minitoolai.http.server import BACKLOG
+from minitoolai.http.request_context import REQUEST_CONTEXT, RequestContext, allow_origin, is_preflight, preflight
+from minitoolai.http.server import exclusive_data_dir, run_server
 from minitoolai.http.uvicorn_fast_path import http10_body
-from minitoolai.images.endpoints import ImageDesk
 from minitoolai.images.webhooks import WebhookLog
-from minitoolai.observability.logging import CURRENT
+from minitoolai.observability.logging import current_request
 from minitoolai.observability.metrics import MetricsPage, MetricsPort
 from minitoolai.portal.routes import is_portal_path, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
@@ -40,27 +33,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Engine = ChatEngine | SpeechEngine | ImageEngine
 _SLASHES = re.compile("//+")
-#: Of the collector: a request makes hundreds of objects and leaves no ring; to look every 700 is work for nothing, and
-#: to walk what belongs to two thousand answers stops everybody for a tenth of a second.
+#: Thresholds of the garbage collector. A request makes hundreds of objects but no reference cycles, so Python's default
+#: of 700 would find nothing, and one full collection with 2,000 open streams blocks the event loop for 0.1 s.
 COLLECT_AFTER = (20_000, 20, 20)
 
 
-def image_desk(services: Services) -> ImageDesk:
-    """Whom the image endpoints ask."""
-    images = services.images
-    return ImageDesk(
-        jobs=images.service,
-        database=services.database,
-        links=images.links,
-        pictures=images.pictures,
-        in_flight=services.in_flight,
-        insecure_webhooks=services.settings.webhook_insecure,
-        wait_s=services.settings.total_timeout_s,
-    )
-
-
 class Server:
-    """One serving process: the app, its background tasks, and whether it is ready."""
+    """ASGI app of one serving process. It also runs the background tasks and knows whether the process is ready."""
 
     def __init__(self, services: Services, *, engines_first: bool = False) -> None:
         self._services = services
@@ -68,65 +47,69 @@ class Server:
         self._registration: Membership | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
-        desk = image_desk(services)
-        self._hot = hot_paths(services.chats, services.speech, services.keys) | image_paths(desk, services.keys)
+        images, keys = services.images, services.keys
+        self._hot = hot_paths(services.chats, services.speech, keys) | image_paths(images, keys, services.settings)
         self._other: Any = other_paths(
             key_verifier=services.keys,
             reports=services.reports,
             why_not_ready=self.why_not_ready,
-            image_desk=desk,
+            image_service=images.service,
+            image_delivery=images.delivery,
             webhook_log=WebhookLog(services.database, services.images.webhook_secrets),
         )
         self._portal: Any = portal(services.site)
-        self._idempotent = Idempotent(services.replays, services.keys)
-        self._metrics = MetricsPort(services.settings, MetricsPage(services.metric_sources(), self.why_not_ready).text)
+        self._idempotent = Idempotent(services.idempotency, services.keys)
+        self._metrics = MetricsPort(
+            services.settings, MetricsPage(services.metric_sources(), self.why_not_ready).render
+        )
         self._count = services.chats.charging.meters.request
 
     def why_not_ready(self) -> str | None:
-        """None once requests will be served."""
+        """Return why requests cannot be served now, or None if they can."""
         if self._services.in_flight.draining:
             return "stopping"
         return self._why_not_ready
 
-    def route_of(self, scope: Scope) -> str | None:
-        """Under which of our routes an answered request came in, as the documentation writes it."""
+    def route_template(self, scope: Scope) -> str | None:
+        """Return the route of a request that was served, such as `/v1/models/{name}`; None if no route matched."""
         path: str = scope["path"]
         return path.rstrip("/") if path in self._hot else scope.get("path_template")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI. The hot paths go by a dictionary, pages to the portal, everything else to the API."""
+        """Serve one ASGI request, or run the lifespan."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
         headers = sort_headers(scope)
-        scope[NOTES] = notes = RequestContext(send, headers.get(b"x-request-id", b""))
-        CURRENT.set(notes)
-        notes.sign()
+        scope[REQUEST_CONTEXT] = context = RequestContext(send, headers.get(b"x-request-id", b""))
+        current_request.set(context)
+        context.add_request_id()
         if scope["http_version"] == "1.0":
             send = http10_body(send)
         try:
-            handler = self._handler(scope, headers, notes)
+            handler = self._handler(scope, headers, context)
             if IDEMPOTENCY_KEY in headers and scope["method"] == "POST" and handler is not self._portal:
                 name = headers[IDEMPOTENCY_KEY].decode("latin-1")
                 await self._idempotent(handler, name, scope, receive, send)
                 return
             await handler(scope, receive, send)
         finally:
-            # They hold the server's end of this request, and it the scope: only the collector could free the two.
-            del scope[NOTES]
+            # The context refers to uvicorn's side of the request, which refers to the scope. Break that cycle here, so
+            # that no garbage collection is needed.
+            del scope[REQUEST_CONTEXT]
 
-    def _handler(self, scope: Scope, headers: dict[bytes, bytes], notes: RequestContext) -> App:
-        """Whom a path belongs to; counted by the way."""
+    def _handler(self, scope: Scope, headers: dict[bytes, bytes], context: RequestContext) -> App:
+        """Count the request and return its handler: hot paths from a dictionary, then the portal, then the API."""
         path = scope.get("path", "")
         handler: App | None = self._hot.get(path)
         if handler is None and "//" in path:
-            # Of a base URL that ends in a slash.
+            # The client's base URL ends in a slash.
             path = scope["path"] = _SLASHES.sub("/", path)
             handler = self._hot.get(path)
         if (b"origin" in headers or scope["method"] == "OPTIONS") and path.startswith(("/v1/", "/api/")):
             if is_preflight(scope):
                 return preflight
-            welcome(scope, notes)
+            allow_origin(scope, context)
         if handler is not None:
             self._count(path)
             return handler
@@ -142,7 +125,7 @@ class Server:
             try:
                 await stack.enter_async_context(self._running())
             except Exception as error:
-                log.exception("the server could not start")
+                log.exception("startup failed")
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
             await send({"type": "lifespan.startup.complete"})
@@ -151,14 +134,15 @@ class Server:
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
+        """Start everything, and on exit stop it in reverse order. Responses end before what they depend on stops."""
         services = self._services
-        self._join_others()
+        self._register_process()
         await self._metrics.open()
         services.writer.start()
         if not services.database.is_shared:
-            # No other process can be renewing holds or jobs on this file: recover all of them, at once.
-            await services.auditor.recover(all_of_them=True)
-            await services.images.worker.recover(all_of_them=True)
+            # No other process can own holds or jobs of this file, so recover all of them now.
+            await services.auditor.recover(force=True)
+            await services.images.worker.recover(include_unexpired=True)
         self._tasks = [
             asyncio.create_task(services.in_flight.run_ticker()),
             asyncio.create_task(services.auditor.run()),
@@ -172,7 +156,7 @@ class Server:
             await self._start_engines()
         else:
             self._tasks.append(asyncio.create_task(self._start_engines()))
-        # What is here now stays for good; the collector need not walk it again and again.
+        # What exists now lives as long as the process, so exclude it from all later collections.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECT_AFTER)
@@ -196,27 +180,34 @@ class Server:
                 await asyncio.to_thread(self._registration.stop)
             services.database.close()
 
-    def _join_others(self) -> None:
-        """Where other processes work on the same database: a number for our identifiers, an ear for revoked keys."""
+    def _register_process(self) -> None:
+        """Register at a shared database, for a process number and for notifications (publish/subscribe).
+
+        Identifiers contain the number, so no two processes make the same one.
+        """
         loop = asyncio.get_running_loop()
 
-        def heard(channel: str | None, said: str | None) -> None:
-            loop.call_soon_threadsafe(self._hear, channel, said)
+        def on_notify(channel: str | None, payload: str | None) -> None:
+            loop.call_soon_threadsafe(self._on_notify, channel, payload)
 
-        self._registration = self._services.database.membership((KEYS_CHANNEL, JOBS_CHANNEL), heard)
+        self._registration = self._services.database.membership((KEYS_CHANNEL, JOBS_CHANNEL), on_notify)
         if self._registration is not None:
             self._services.clock.process_number = self._registration.start()
 
-    def _hear(self, channel: str | None, said: str | None) -> None:
+    def _on_notify(self, channel: str | None, payload: str | None) -> None:
+        """Handle a notification. No channel: the connection was new, so notifications may have been missed."""
         if channel is None and self._registration is not None:
             self._services.clock.process_number = self._registration.number
         if channel in (None, JOBS_CHANNEL):
-            self._services.images.worker.board.notify_queued()
+            self._services.images.worker.events.notify_queued()
         if channel in (None, KEYS_CHANNEL):
-            self._services.keys.forget(said)
+            self._services.keys.invalidate(payload)
 
     async def _start_engines(self) -> None:
-        """Those that some model would use now, but for pictures that can wait; the others would only cost memory."""
+        """Start the engines that a model of the catalog uses now; others would only take memory.
+
+        Image engines that start on demand are left out.
+        """
         chats, speech = self._services.chats, self._services.speech
         used: dict[str, Engine] = {}
         for model in [*chats.catalog.chat.values(), *chats.catalog.embeddings.values()]:
@@ -227,7 +218,7 @@ class Server:
         images = self._services.images.service
         for picture in images.catalog.images.values():
             drawer = images.engine_for(picture)
-            if drawer is not None and drawer.name not in self._services.images.worker.late:
+            if drawer is not None and drawer.name not in self._services.images.worker.state.start_on_demand:
                 used[f"images {drawer.name}"] = drawer
         await asyncio.gather(*(_start(engine) for engine in used.values()))
         self._why_not_ready = None
@@ -237,101 +228,25 @@ async def _start(engine: Engine) -> None:
     try:
         await engine.start()
     except (EngineError, OSError) as error:
-        log.error("engine %s did not start: %s", engine.name, error)
+        log.error("engine %s failed to start: %s", engine.name, error)
 
 
-class _Uvicorn(uvicorn.Server):
-    """Stops by our rules: streams first, then a clean exit status."""
+def serve(services: Services, *, ready: Callable[[int], None], listening: socket.socket | None = None) -> None:
+    """Serve until a signal; `ready(port)` is called once, as soon as requests are accepted.
 
-    def __init__(self, config: uvicorn.Config, services: Services, ready: Any) -> None:
-        super().__init__(config)
-        self._services = services
-        self._ready = ready
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        """SIGTERM and SIGINT let streams finish; a second one does not wait. Exit status 0."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
-    def _stop(self) -> None:
-        if self.should_exit:
-            self.force_exit = True
-            return
-        self.should_exit = True
-
-    async def shutdown(self, sockets: Any = None) -> None:
-        """Listen no more and let go of idle connections; only then refuse: nobody is refused who need not be."""
-        services, within_s = self._services, self._services.settings.drain_timeout_s
-        self._drain = asyncio.gather(services.in_flight.drain(within_s), services.images.worker.drain(within_s))
-        await super().shutdown(sockets)
-
-    async def startup(self, sockets: Any = None) -> None:
-        """Listen, then say where."""
-        try:
-            await super().startup(sockets)
-        except SystemExit:
-            if self.lifespan.should_exit:
-                raise
-            where = f"{self.config.host}:{self.config.port}"
-            raise SettingsError(
-                f"cannot listen on {where}: is another program there? Choose another --host or --port"
-            ) from None
-        for server in getattr(self, "servers", []):
-            for listening in server.sockets:
-                port = listening.getsockname()[1]
-                self._services.images.address.listening_on(port)
-                self._ready(port)
-                return
-
-
-def serve(services: Services, *, ready: Any, listening: socket.socket | None = None) -> None:
-    """Serve until told to stop; `ready(port)` is called once, as soon as requests are accepted.
-
-    `listening`: a socket that other processes accept from, too; requests are then taken only once they will be served.
-    SettingsError if another server works on the same data folder.
+    `listening`: a socket that other processes also accept from; engines then start before the first request.
+    Raise SettingsError if another server uses the same data folder.
     """
-    settings = services.settings
-    with contextlib.nullcontext() if services.database.is_shared else only_server(settings.data_dir):
+    settings, worker = services.settings, services.images.worker
+
+    async def drain(within_s: float) -> None:
+        await asyncio.gather(services.in_flight.drain(within_s), worker.drain(within_s))
+
+    def on_listening(port: int) -> None:
+        services.images.address.listening_on(port)
+        ready(port)
+
+    with contextlib.nullcontext() if services.database.is_shared else exclusive_data_dir(settings.data_dir):
         server = Server(services, engines_first=listening is not None)
-        config = uvicorn.Config(
-            server if services.tracing is None else services.tracing.app(server, server.route_of),
-            host=settings.host,
-            port=settings.port,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            access_log=settings.access_log,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=75,
-            # Our own drain tells each caller why; this is a net below it.
-            timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + 5,
-            backlog=BACKLOG,
-        )
-        _Uvicorn(config, services, ready).run([listening] if listening is not None else None)
-
-
-@contextlib.contextmanager
-def only_server(data_dir: Path) -> Any:
-    """Hold the folder's lock; the kernel lets go of it however the process ends."""
-    file: IO[str] = (data_dir / "serve.lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise SettingsError(
-            f"another minitoolai serve works on {data_dir} already, and two would corrupt its books; "
-            "stop it, or choose another --data-dir"
-        ) from None
-    try:
-        yield
-    finally:
-        file.close()
+        app = server if services.tracing is None else services.tracing.middleware(server, server.route_template)
+        run_server(app, settings, drain=drain, on_listening=on_listening, listening=listening)

@@ -1,4 +1,7 @@
-"""What an account may read of itself, and what is on offer. Reads only; never waits for the writer."""
+"""Report which engine serves each model now, and what an account may read about itself.
+
+Reads only, so it never waits for the writer.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,17 @@ from minitoolai.storage.reports import GroupBy
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """One model as it stands now: by which engine, or why by none."""
+    """One model, with the engine that serves it now or the reason why there is none."""
 
     model: Model
     engine: str | None
     why_not: str | None
-    #: A chat model to which pictures may be shown, as things stand.
+    #: The model is a chat model that accepts images at the moment.
     sees: bool = False
 
 
 class Reports:
-    """Every report in one place, for the JSON edge, the portal and the command line."""
+    """Reports for the JSON API, the portal and the command line."""
 
     def __init__(self, database: Database, chats: ChatService, speech: SpeechService, images: ImageService) -> None:
         self._database = database
@@ -37,26 +40,26 @@ class Reports:
 
     @property
     def catalog(self) -> Catalog:
-        """What is on offer at all."""
+        """Return the catalog."""
         return self._chats.catalog
 
     def now_ms(self) -> int:
-        """The moment a report is asked for."""
+        """Return the current time."""
         return self._chats.clock.now_ms()
 
     def offers(self) -> list[Offer]:
-        """Every model, with the engine that would answer now."""
+        """Return every model with the engine that serves it now."""
         return [self.offer(model) for model in self.models().values()]
 
     def models(self) -> dict[str, Model]:
-        """Every model by its name."""
+        """Return every model by name."""
         return self.catalog.models()
 
     def offer(self, model: Model) -> Offer:
-        """One model, with the engine that would answer now."""
+        """Return one model with the engine that serves it now."""
         if isinstance(model, ImageModel):
-            drawer = self._images.engine_for(model)
-            return Offer(model, drawer.name, None) if drawer else Offer(model, None, self._images.why_no_engine(model))
+            image = self._images.engine_for(model)
+            return Offer(model, image.name, None) if image else Offer(model, None, self._images.why_no_engine(model))
         if isinstance(model, SpeechModel):
             voice = self._speech.engine_for(model)
             return Offer(model, voice.name, None) if voice else Offer(model, None, self._speech.no_voice_reason(model))
@@ -67,23 +70,23 @@ class Reports:
         return Offer(model, None, "; ".join(reasons))
 
     def voices(self) -> list[VoiceEntry]:
-        """Every voice that can speak now."""
+        """Return every voice that is ready."""
         return [voice for model in self.catalog.speech.values() for voice in self._speech.ready_voices(model)]
 
     async def balance(self, caller: Caller) -> Balance:
-        """Posted and held, as committed."""
+        """Return the posted and held amounts of the caller's account, as committed."""
         return await self._database.read_async(accounts.balance_of, caller.account_id)
 
     async def usage(self, caller: Caller, from_ms: int, until_ms: int, group_by: GroupBy) -> list[UsageRow]:
-        """The usage report of the caller's account."""
+        """Return the usage report of the caller's account."""
         return await self._database.read_async(reports.usage_report, caller.account_id, from_ms, until_ms, group_by)
 
     async def generation(self, caller: Caller, name: str) -> Generation:
-        """One generation of the caller's account; NotFound for anybody else's, too."""
+        """Return one generation of the caller's account. Raises NotFound, also for generations of other accounts."""
         generation_id = parse_generation_name(name)
-        found = None
+        generation = None
         if generation_id is not None:
-            found = await self._database.read_async(reports.find_generation, generation_id, caller.account_id)
-        if found is None:
-            raise NotFound(f"there is no generation {name[:40]!r} of this account", param="id")
-        return found
+            generation = await self._database.read_async(reports.find_generation, generation_id, caller.account_id)
+        if generation is None:
+            raise NotFound(f"your account has no generation {name[:40]!r}", param="id")
+        return generation

@@ -28,8 +28,7 @@ from minitoolai.ledger.rules import decide
 from minitoolai.observability.metrics import MetricSources
 from minitoolai.observability.tracing import Tracing, make_tracing
 from minitoolai.paths import catalog_path, database_url, load_secret_keys
-from minitoolai.portal.site import Site
-from minitoolai.portal_wiring import make_site
+from minitoolai.portal.site import Site, build_site
 from minitoolai.settings import Settings
 from minitoolai.speech.service import SpeechService
 from minitoolai.storage.database import Database
@@ -53,7 +52,7 @@ class Services:
     images: Images
     in_flight: InFlight
     keys: KeyVerifier
-    replays: IdempotencyStore
+    idempotency: IdempotencyStore
     sweeper: RetentionSweeper
     reports: Reports
     auditor: Auditor
@@ -123,11 +122,11 @@ def build(settings: Settings) -> Services:
         images=images,
         in_flight=shared.in_flight,
         keys=keys,
-        replays=IdempotencyStore(database, writer, clock, store_responses=settings.answer_retention_hours > 0),
+        idempotency=IdempotencyStore(database, writer, clock, store_responses=settings.answer_retention_hours > 0),
         sweeper=RetentionSweeper(database, writer, clock, retention_policy(settings)),
         reports=reports,
         auditor=auditor,
-        site=make_site(settings, database, writer, clock, keys, reports, auditor, secret_key),
+        site=build_site(settings, database, writer, clock, keys, reports, auditor, secret_key),
         tracing=tracing,
         shared=shared,
     )

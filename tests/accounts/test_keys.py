@@ -8,7 +8,7 @@ import re
 import pytest
 
 from minitoolai.accounts import keys as service
-from minitoolai.accounts.keys import KEY_PATTERN, REMEMBER_S, KeyVerifier, make_key
+from minitoolai.accounts.keys import CACHE_TTL_S, KEY_PATTERN, KeyVerifier, make_key
 from minitoolai.accounts.users import hash_password
 from minitoolai.core.errors import AccessDenied, InvalidRequest, NotFound
 from minitoolai.core.models import Caller
@@ -29,15 +29,15 @@ def ring(books: TemporaryBooks, secret_key: bytes = PEPPER) -> KeyVerifier:
     return KeyVerifier(books.database, secret_key, books.clock)
 
 
-def recognise(keys: KeyVerifier, text: str) -> Caller:
-    return asyncio.run(keys.recognise(text))
+def verify(keys: KeyVerifier, text: str) -> Caller:
+    return asyncio.run(keys.verify(text))
 
 
 def test_a_key_leads_to_its_account(books: TemporaryBooks) -> None:
     account = books.account()
     text = new_key(books, account)
     assert KEY_PATTERN.fullmatch(text)
-    assert recognise(ring(books), text) == Caller(account, text[6:18])
+    assert verify(ring(books), text) == Caller(account, text[6:18])
 
 
 def test_the_secret_is_not_in_the_row(books: TemporaryBooks) -> None:
@@ -68,15 +68,15 @@ def test_two_keys_are_never_alike(books: TemporaryBooks) -> None:
 def test_junk_is_refused_with_a_hint_and_without_a_look_up(books: TemporaryBooks, spoil: object) -> None:
     text = new_key(books, books.account())
     books.rows("ALTER TABLE api_keys RENAME TO out_of_reach")
-    with pytest.raises(AccessDenied, match=r"should look like sk-mt-…; copy it whole"):
-        recognise(ring(books), spoil(text))  # type: ignore[operator]
+    with pytest.raises(AccessDenied, match=r"keys of this service look like sk-mt-…\. Copy the complete key"):
+        verify(ring(books), spoil(text))  # type: ignore[operator]
     books.rows("ALTER TABLE out_of_reach RENAME TO api_keys")
 
 
 def test_a_well_formed_key_that_nobody_made_is_refused(books: TemporaryBooks) -> None:
     forged = make_key(books.account(), "", PEPPER, books.clock).text
-    with pytest.raises(AccessDenied, match="make one with: minitoolai key create"):
-        recognise(ring(books), forged)
+    with pytest.raises(AccessDenied, match="Create one with: minitoolai key create"):
+        verify(ring(books), forged)
 
 
 def test_a_known_id_with_another_secret_is_refused(books: TemporaryBooks) -> None:
@@ -84,45 +84,45 @@ def test_a_known_id_with_another_secret_is_refused(books: TemporaryBooks) -> Non
     mine, foreign = new_key(books, account), make_key(account, "", PEPPER, books.clock).text
     secret = foreign.split("-")[3]
     forged = f"sk-mt-{mine[6:18]}-{secret}-{service._checksum(mine[6:18], secret)}"
-    with pytest.raises(AccessDenied, match="not known here"):
-        recognise(ring(books), forged)
+    with pytest.raises(AccessDenied, match="Unknown API key"):
+        verify(ring(books), forged)
 
 
 def test_another_pepper_makes_every_key_unknown(books: TemporaryBooks) -> None:
     text = new_key(books, books.account())
-    with pytest.raises(AccessDenied, match="not known here"):
-        recognise(ring(books, b"q" * 32), text)
+    with pytest.raises(AccessDenied, match="Unknown API key"):
+        verify(ring(books, b"q" * 32), text)
 
 
 def test_a_key_is_remembered_for_less_than_a_second(books: TemporaryBooks) -> None:
     text, keys = new_key(books, books.account()), ring(books)
-    assert keys.remembered(text) is None
-    caller = recognise(keys, text)
-    assert keys.remembered(text) == caller
-    books.clock.steady += REMEMBER_S - 0.01
-    assert keys.remembered(text) == caller
+    assert keys.cached(text) is None
+    caller = verify(keys, text)
+    assert keys.cached(text) == caller
+    books.clock.steady += CACHE_TTL_S - 0.01
+    assert keys.cached(text) == caller
     books.clock.steady += 0.02
-    assert keys.remembered(text) is None
-    assert REMEMBER_S < 1
+    assert keys.cached(text) is None
+    assert CACHE_TTL_S < 1
 
 
 def test_a_revoked_key_stops_within_a_second_and_stays_stopped(books: TemporaryBooks) -> None:
     text, keys = new_key(books, books.account()), ring(books)
-    recognise(keys, text)
+    verify(keys, text)
     with books.connection.transaction():
         assert accounts.revoke_key(books.connection, text[6:18], books.clock.ms)
         assert not accounts.revoke_key(books.connection, text[6:18], books.clock.ms)
-    books.clock.steady += REMEMBER_S + 0.01
+    books.clock.steady += CACHE_TTL_S + 0.01
     for _ in range(2):
         with pytest.raises(AccessDenied, match="revoked"):
-            recognise(keys, text)
+            verify(keys, text)
 
 
 def test_what_is_remembered_has_a_bound(books: TemporaryBooks) -> None:
     keys, account = ring(books), books.account()
-    keys._known = {str(n): (1e9, Caller(account, "")) for n in range(service.LARGEST_MEMORY)}
-    recognise(keys, new_key(books, account))
-    assert len(keys._known) == 1
+    keys._cache = {str(n): (1e9, Caller(account, "")) for n in range(service.MAX_CACHED_KEYS)}
+    verify(keys, new_key(books, account))
+    assert len(keys._cache) == 1
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_an_address_is_kept_in_one_form(text: str, kept: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "ann", "@b", "a@", "a b@c", "a@b@c", "a@" + "b" * 300, "a@b\nc"])
 def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"write it like ann@example\.com") as refusal:
+    with pytest.raises(InvalidRequest, match=r"Use the form ann@example\.com") as refusal:
         service.check_email(text)
     assert refusal.value.param == "email"
 
@@ -151,5 +151,5 @@ def test_an_address_has_one_account(books: TemporaryBooks) -> None:
         assert service.require_account(books.connection, "Ann@example.com") == first
     with pytest.raises(InvalidRequest, match="already has an account"):
         accounts.create_account(books.connection, "ann@example.com", None, 5)
-    with pytest.raises(NotFound, match=r"make it with: minitoolai account create bob@example\.com"):
+    with pytest.raises(NotFound, match=r"Create it with: minitoolai account create bob@example\.com"):
         service.require_account(books.connection, "bob@example.com")

@@ -10,9 +10,8 @@ from email import message_from_bytes, policy
 
 import pytest
 
-from minitoolai.accounts.mail import Letter, LogMailer, SmtpMailer
+from minitoolai.accounts.mail import Letter, LogMailer, SmtpMailer, build_mailer
 from minitoolai.core.errors import SettingsError
-from minitoolai.portal_wiring import make_mailer
 from minitoolai.settings import load_settings
 
 LETTER = Letter(
@@ -49,7 +48,7 @@ def postman() -> Iterator[tuple[str, list[str]]]:
 
 def test_a_letter_arrives_as_it_was_written(postman: tuple[str, list[str]]) -> None:
     url, got = postman
-    mailer = make_mailer(load_settings({"MINITOOLAI_SMTP_URL": url, **HOME}))
+    mailer = build_mailer(load_settings({"MINITOOLAI_SMTP_URL": url, **HOME}))
     asyncio.run(mailer.send(LETTER))
     (text,) = got
     message = message_from_bytes(text.encode(), policy=policy.default)
@@ -60,7 +59,7 @@ def test_a_letter_arrives_as_it_was_written(postman: tuple[str, list[str]]) -> N
 
 def test_a_server_that_is_not_there_is_logged_and_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
     asyncio.run(SmtpMailer("smtp+plain://127.0.0.1:1", "a@example.com").send(LETTER))
-    assert "a letter could not be sent through 127.0.0.1:1" in caplog.text
+    assert "sending an e-mail through 127.0.0.1:1 failed" in caplog.text
     assert "link=x" not in caplog.text
 
 
@@ -70,24 +69,24 @@ def test_a_server_without_tls_gets_no_letter_unless_that_was_said(
     url, got = postman
     asyncio.run(SmtpMailer(url.replace("smtp+plain", "smtp"), "a@example.com").send(LETTER))
     assert got == []
-    assert "a letter could not be sent" in caplog.text
+    assert "sending an e-mail through" in caplog.text
 
 
 def test_without_smtp_letters_go_to_the_log() -> None:
-    assert isinstance(make_mailer(load_settings({})), LogMailer)
+    assert isinstance(build_mailer(load_settings({})), LogMailer)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"MINITOOLAI_SMTP_URL": "smtp://h"}, "needs MINITOOLAI_PUBLIC_URL"),
+        ({"MINITOOLAI_SMTP_URL": "smtp://h"}, "also needs MINITOOLAI_PUBLIC_URL"),
         (
             {"MINITOOLAI_SMTP_URL": "mail.example.com", **HOME},
-            "write it like smtp://user:password@mail.example.com:587",
+            "use the form smtp://user:password@mail.example.com:587",
         ),
-        ({"MINITOOLAI_SMTP_URL": "smtp://h", **HOME, "MINITOOLAI_MAIL_FROM": ""}, "MINITOOLAI_MAIL_FROM must say"),
+        ({"MINITOOLAI_SMTP_URL": "smtp://h", **HOME, "MINITOOLAI_MAIL_FROM": ""}, "MINITOOLAI_MAIL_FROM must be"),
     ],
 )
 def test_mail_that_is_set_up_halfway_is_refused_with_a_remedy(settings: dict[str, str], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
-        make_mailer(load_settings(settings))
+        build_mailer(load_settings(settings))

@@ -52,7 +52,7 @@ def test_both_databases_forget_alike_and_not_while_work_is_under_way(books: Temp
     books.apply(hold(77, account))
     before = books.everything()
     with books.connection.transaction():
-        assert not persons.forget(books.connection, account, NOON_MS)
+        assert not persons.erase_personal_data(books.connection, account, NOON_MS)
     assert books.everything() == before
     books.apply(settle(77, account, 19))
     left = books.money(account)
@@ -64,7 +64,7 @@ def test_both_databases_forget_alike_and_not_while_work_is_under_way(books: Temp
         "transfers": 2,
     }
     with books.connection.transaction():
-        assert persons.forget(books.connection, account, NOON_MS)
+        assert persons.erase_personal_data(books.connection, account, NOON_MS)
     assert books.money(account) == left
     assert [row[0] for row in books.rows("SELECT account_id FROM users WHERE deleted_ms IS NULL")] == [other]
 

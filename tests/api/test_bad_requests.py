@@ -1,4 +1,4 @@
-"""Every request that cannot be served is refused with a status, a code and the field at fault, and costs nothing."""
+"""Test that an invalid request is refused with status, code and field, and is not charged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def raw(account: Account, body: bytes, kind: str = "application/json", path: str
 
 @pytest.mark.parametrize("path", [API, API[:-1], OPENAI, OPENAI + "/"])
 @pytest.mark.parametrize("body", [b"", b"{", b"hello", b'"text"', b"[1]", b"null", b'{"model": 1}}', b"\xff\xfe{}"])
-def test_a_body_that_is_no_json_object_is_refused_on_every_path(account: Account, path: str, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused_on_every_path(account: Account, path: str, body: bytes) -> None:
     check_refusal(raw(account, body, path=path), 400, "invalid_json")
     assert (account.money().posted, account.money().held) == (5_000_000_000, 0)
 
@@ -71,7 +71,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("path", [API, OPENAI])
 @pytest.mark.parametrize(("fields", "param"), FIELDS)
-def test_a_bad_field_is_refused_by_its_name_and_costs_nothing(
+def test_an_invalid_field_is_named_and_costs_nothing(
     account: Account, path: str, fields: dict[str, Any], param: str
 ) -> None:
     check_refusal(post(account, path, **fields), 400, "invalid_request", param)
@@ -79,14 +79,14 @@ def test_a_bad_field_is_refused_by_its_name_and_costs_nothing(
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e999"])
-def test_a_temperature_that_is_no_number_is_refused(account: Account, number: bytes) -> None:
+def test_a_temperature_that_is_not_a_finite_number_is_refused(account: Account, number: bytes) -> None:
     body = b'{"model":"quick","messages":[{"role":"user","content":"x"}],"temperature":' + number + b"}"
     answer = raw(account, body)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["code"] in ("invalid_json", "invalid_request")
 
 
-def test_an_unknown_model_is_a_404_that_lists_the_nearest(account: Account) -> None:
+def test_an_unknown_model_is_a_404_that_suggests_the_nearest(account: Account) -> None:
     assert "quick" in check_refusal(post(account, model="quik"), 404, "model_not_found", "model")
     assert "paced" in check_refusal(post(account, model="zzzzzzzz"), 404, "model_not_found", "model")
 
@@ -97,7 +97,7 @@ def test_null_means_absent_and_a_whole_float_is_an_integer(account: Account) -> 
     assert answer.json()["usage"]["completion_tokens"] == 4
 
 
-def test_a_body_over_20_megabytes_is_a_413_whether_announced_or_not(account: Account) -> None:
+def test_a_body_over_20_megabytes_is_a_413_with_and_without_content_length(account: Account) -> None:
     body = json.dumps({"model": "quick", "messages": [{"role": "user", "content": "x" * (20 * 1024 * 1024)}]}).encode()
     check_refusal(raw(account, body), 413, "body_too_large")
 
@@ -105,7 +105,7 @@ def test_a_body_over_20_megabytes_is_a_413_whether_announced_or_not(account: Acc
         for at in range(0, len(body), 1 << 20):
             yield body[at : at + (1 << 20)]
 
-    # A client that does not read until it has sent everything may see the connection closed instead of the answer.
+    # `requests` reads only after it has sent everything, so it may see a closed connection instead of the response.
     try:
         answer = requests.post(
             account.server.url + API,
@@ -128,14 +128,14 @@ def test_a_prompt_of_a_million_tokens_is_refused_before_anything_is_held(account
     ) == [(0,)]
 
 
-def test_prompt_and_asked_for_answer_must_fit_the_context_together(account: Account) -> None:
+def test_prompt_and_completion_must_fit_the_context_together(account: Account) -> None:
     words = [{"role": "user", "content": "word " * 5000}]
     check_refusal(post(account, messages=words, max_completion_tokens=4096), 400, "context_length_exceeded", "messages")
     assert post(account, messages=words).status_code == 200
 
 
 @pytest.mark.parametrize("depth", [100, 100_000])
-def test_deep_nesting_is_refused_and_the_server_lives(account: Account, depth: int) -> None:
+def test_deeply_nested_json_is_refused_and_the_server_survives(account: Account, depth: int) -> None:
     nested = b"[" * depth + b"]" * depth
     body = b'{"model":"quick","messages":[{"role":"user","content":"x"}],"metadata":' + nested + b"}"
     check_refusal(raw(account, body), 400, "invalid_json")
@@ -143,44 +143,44 @@ def test_deep_nesting_is_refused_and_the_server_lives(account: Account, depth: i
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-def test_a_body_not_announced_as_json_is_a_415(account: Account, kind: str) -> None:
+def test_a_body_without_the_content_type_json_is_a_415(account: Account, kind: str) -> None:
     body = json.dumps({"model": "quick", "messages": HELLO}).encode()
     check_refusal(raw(account, body, kind), 415, "unsupported_media_type")
 
 
-def test_json_with_a_charset_is_json(account: Account) -> None:
+def test_the_content_type_may_have_a_charset(account: Account) -> None:
     body = json.dumps({"model": "quick", "messages": HELLO}).encode()
     assert raw(account, body, "application/json; charset=utf-8").status_code == 200
 
 
 @pytest.mark.parametrize("path", [API, API[:-1], OPENAI])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_another_method_is_a_405(account: Account, path: str, method: str) -> None:
+def test_a_wrong_method_is_a_405_that_names_the_right_one(account: Account, path: str, method: str) -> None:
     answer = requests.request(method, account.server.url + path, headers=account.headers, timeout=10)
     check_refusal(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
 
 
-def test_an_address_where_nothing_is_is_a_404(account: Account) -> None:
+def test_an_unknown_path_is_a_404(account: Account) -> None:
     check_refusal(
         requests.get(account.server.url + "/v1/nothing", headers=account.headers, timeout=10), 404, "not_found"
     )
 
 
-def test_text_that_is_no_unicode_is_refused_or_answered_but_never_a_fault(account: Account, upstream: Upstream) -> None:
+def test_invalid_unicode_never_causes_a_server_error(account: Account, upstream: Upstream) -> None:
     lone = b'{"model":"standin","messages":[{"role":"user","content":"\\ud800"}],"stream":false}'
     assert raw(account, lone).status_code in (200, 400)
     check_refusal(raw(account, lone.replace(b"\\ud800", b"\xff")), 400, "invalid_json")
 
 
-def test_rubbish_instead_of_http_closes_the_connection_and_nothing_else(account: Account) -> None:
+def test_invalid_http_closes_only_its_own_connection(account: Account) -> None:
     with socket.create_connection(("127.0.0.1", account.server.port), timeout=10) as connection:
         connection.sendall(b"\x16\x03\x01 rubbish\r\n\r\n")
         assert b"400" in connection.recv(4096)
     assert post(account).status_code == 200
 
 
-def test_what_an_engine_cannot_do_names_the_field_and_the_models_that_can(account: Account) -> None:
+def test_an_unsupported_feature_is_refused_with_the_models_that_support_it(account: Account) -> None:
     answer = post(account, model="plain", reasoning_effort="low")
     message = check_refusal(answer, 400, "invalid_request", "reasoning_effort")
     assert "plain" in message

@@ -1,4 +1,4 @@
-"""A request that is over leaves nothing for Python's garbage collector, which would stop everybody to find it."""
+"""Check that requests leave no reference cycles, because a garbage collection blocks the event loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.server import Account, ServerProcess
 
 
 @pytest.mark.parametrize("path", ["/api/chat-completions/", "/healthz"])
-def test_what_a_request_was_is_gone_as_it_ends(tmp_path: Path, path: str) -> None:
+def test_a_request_leaves_no_reference_cycle(tmp_path: Path, path: str) -> None:
     server = Server(build(Settings(data_dir=tmp_path)))
 
     async def ask() -> weakref.ref[RequestResponseCycle]:
@@ -39,7 +39,7 @@ def test_what_a_request_was_is_gone_as_it_ends(tmp_path: Path, path: str) -> Non
 
 @pytest.mark.parametrize("path", ["/api/chat-completions/", "/v1/chat/completions", "/v1/responses"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_that_was_paid_for_is_gone_with_all_that_hung_on_it(tmp_path: Path, path: str, stream: bool) -> None:
+def test_a_charged_response_leaves_no_reference_cycle(tmp_path: Path, path: str, stream: bool) -> None:
     house = ServerProcess(tmp_path, catalog=catalogs.FAKE)
     account = house.account()
     server = Server(build(Settings(data_dir=house.data_dir, catalog=house.env["MINITOOLAI_CATALOG"])))
@@ -48,16 +48,16 @@ def test_an_answer_that_was_paid_for_is_gone_with_all_that_hung_on_it(tmp_path: 
 
     async def ask_three_times() -> list[Any]:
         async with running(server):
-            # A task each, as at the server: what it knows by context goes with it.
+            # Run each in its own task as uvicorn does, so that its context variables are freed with it.
             asked = [await asyncio.create_task(ask(server, account, path, body)) for _ in range(3)]
-            # The watch for a caller who leaves was called off, and ends in a turn of its own.
-            for _ in range(200):
+            # The cancelled task that watches for a disconnect ends in a later turn of the event loop.
+            for _ in range(1000):
                 if all(one() is None for one in asked):
                     break
                 await asyncio.sleep(0.01)
             return [one() for one in asked]
 
-    # On the loop that serves: asyncio's own keeps a timer that was called off, and its context, for a while.
+    # Use uvloop as the server does: asyncio's own loop keeps cancelled timers, and their contexts, for a while.
     with no_collector(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(ask_three_times()) == [None] * 3
 
@@ -75,20 +75,20 @@ async def ask(server: Server, account: Account, path: str, body: dict[str, Any])
 
 @asynccontextmanager
 async def running(server: Server) -> AsyncIterator[None]:
-    """From its start to its stop, as uvicorn would have it."""
-    said: asyncio.Queue[Any] = asyncio.Queue()
-    heard: asyncio.Queue[Any] = asyncio.Queue()
-    life = asyncio.ensure_future(server({"type": "lifespan"}, said.get, heard.put))
-    await said.put({"type": "lifespan.startup"})
-    assert await heard.get() == {"type": "lifespan.startup.complete"}
+    """Run the lifespan of the app around the block, as uvicorn does."""
+    received: asyncio.Queue[Any] = asyncio.Queue()
+    sent: asyncio.Queue[Any] = asyncio.Queue()
+    life = asyncio.ensure_future(server({"type": "lifespan"}, received.get, sent.put))
+    await received.put({"type": "lifespan.startup"})
+    assert await sent.get() == {"type": "lifespan.startup.complete"}
     yield
-    await said.put({"type": "lifespan.shutdown"})
+    await received.put({"type": "lifespan.shutdown"})
     await life
 
 
 @contextmanager
 def no_collector() -> Iterator[None]:
-    """What is in a ring stays; what is in none is gone as soon as nobody knows it."""
+    """Disable the garbage collector, so that objects in reference cycles stay."""
     usual = gc.get_threshold()
     gc.collect()
     gc.disable()

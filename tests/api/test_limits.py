@@ -116,7 +116,7 @@ def test_two_hundred_at_once_never_pass_a_budget_by_one_nano_dollar(account: Acc
         account.settled()
         assert spent(account, key.key) <= budget
     message = check_refusal(last, 402, "budget_exceeded")
-    assert "in all" in message
+    assert "in total" in message
     assert post(account, model="paced").status_code == 200
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's own client works by changing its base URL: streaming or not, and its error classes fit."""
+"""Use the API with OpenAI's own Python client, of which only the base URL is changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def client(account: Account) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def test_a_whole_answer(client: openai.OpenAI, upstream: Upstream) -> None:
+def test_a_chat_without_a_stream_works(client: openai.OpenAI, upstream: Upstream) -> None:
     answer = client.chat.completions.create(model="standin", messages=QUESTION, max_completion_tokens=50)
     assert answer.choices[0].message.content == "".join(manners.WORDS)
     assert answer.choices[0].finish_reason == "stop"
@@ -34,20 +34,20 @@ def test_a_whole_answer(client: openai.OpenAI, upstream: Upstream) -> None:
     assert upstream.last.body["messages"] == QUESTION
 
 
-def test_a_stream_with_usage(client: openai.OpenAI, upstream: Upstream) -> None:
+def test_a_stream_can_end_with_usage(client: openai.OpenAI, upstream: Upstream) -> None:
     upstream.behave = manners.answer(["Ätna ", "雪 ", "🌋"], lean=True)
     stream = client.chat.completions.create(
         model="standin", messages=QUESTION, stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
-    said = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
-    assert said == "Ätna 雪 🌋"
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text == "Ätna 雪 🌋"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == manners.PROMPT_TOKENS + 3
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
-def test_a_stream_without_usage_and_one_that_is_left(client: openai.OpenAI, account: Account) -> None:
+def test_a_stream_has_no_usage_by_default_and_can_be_closed_early(client: openai.OpenAI, account: Account) -> None:
     stream = client.chat.completions.create(model="quick", messages=QUESTION, stream=True)
     assert all(chunk.usage is None for chunk in stream)
     with client.chat.completions.create(model="endless", messages=QUESTION, stream=True) as long:
@@ -55,7 +55,7 @@ def test_a_stream_without_usage_and_one_that_is_left(client: openai.OpenAI, acco
     assert account.settled(within_s=2) < 5_000_000_000
 
 
-def test_each_answer_names_its_request_and_so_does_a_refusal(client: openai.OpenAI, account: Account) -> None:
+def test_responses_and_errors_have_a_request_id(client: openai.OpenAI, account: Account) -> None:
     first, second = (client.chat.completions.create(model="quick", messages=QUESTION) for _ in range(2))
     assert first._request_id
     assert second._request_id
@@ -68,12 +68,12 @@ def test_each_answer_names_its_request_and_so_does_a_refusal(client: openai.Open
     assert refused.value.request_id != "a\tb"
 
 
-def test_the_models(client: openai.OpenAI) -> None:
+def test_models_can_be_listed_and_retrieved(client: openai.OpenAI) -> None:
     assert "quick" in [model.id for model in client.models.list()]
     assert client.models.retrieve("quick").id == "quick"
 
 
-def test_the_raw_response_names_the_generation(client: openai.OpenAI) -> None:
+def test_the_response_has_a_generation_id(client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(model="quick", messages=QUESTION)
     assert raw.headers["x-generation-id"].startswith("gen-")
 
@@ -87,7 +87,7 @@ def test_the_raw_response_names_the_generation(client: openai.OpenAI) -> None:
         (503, openai.InternalServerError),
     ],
 )
-def test_an_upstreams_failure_is_the_clients_own_error(
+def test_an_upstream_failure_raises_the_clients_error_class(
     client: openai.OpenAI, upstream: Upstream, status: int, error: type[openai.APIStatusError]
 ) -> None:
     upstream.behave = manners.refuse(status)
@@ -95,7 +95,7 @@ def test_an_upstreams_failure_is_the_clients_own_error(
         client.chat.completions.create(model="standin", messages=QUESTION)
 
 
-def test_our_refusals_are_the_clients_own_errors(client: openai.OpenAI, account: Account) -> None:
+def test_a_refusal_raises_the_clients_error_class(client: openai.OpenAI, account: Account) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="quik", messages=QUESTION)
     assert missing.value.code == "model_not_found"

@@ -14,11 +14,10 @@ from tools.openapi import as_text, compile_document
 
 from minitoolai.api.openapi import DOCUMENT, describe
 from minitoolai.api.routes import HANDLERS, hot_paths, image_paths
-from minitoolai.app import image_desk
 from minitoolai.bootstrap import build
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.http.errors import IMAGE_PATHS, TABLE
-from minitoolai.httpclient.guarded import LONGEST_URL
+from minitoolai.httpclient.guarded import MAX_URL_LENGTH
 from minitoolai.images import request as images
 from minitoolai.settings import load_settings
 from minitoolai.speech.endpoint import FASTEST, FORMATS, SLOWEST
@@ -44,7 +43,7 @@ def hot(tmp_path: Path) -> set[str]:
     async def ask() -> set[str]:
         services = build(load_settings({}, data_dir=tmp_path))
         hot = hot_paths(services.chats, services.speech, services.keys)
-        return set(hot | image_paths(image_desk(services), services.keys))
+        return set(hot | image_paths(services.images, services.keys, services.settings))
 
     return asyncio.run(ask())
 
@@ -71,17 +70,17 @@ def test_limits_of_an_image_request_are_those_of_the_code() -> None:
     fields = describe()["components"]["schemas"]["ImageRequest"]["properties"]
     side = {"minimum": images.SMALLEST_SIDE, "maximum": images.LARGEST_SIDE, "default": images.DEFAULT_SIDE}
     assert fields["width"] == fields["height"] == {"type": ["integer", "null"], **side}
-    assert fields["prompt"]["maxLength"] == fields["negativePrompt"]["maxLength"] == images.LONGEST_PROMPT
+    assert fields["prompt"]["maxLength"] == fields["negativePrompt"]["maxLength"] == images.MAX_PROMPT
     assert fields["scheduler"] == {"enum": [*SCHEDULERS, None], "default": images.DEFAULT_SCHEDULER}
-    assert (fields["steps"]["maximum"], fields["steps"]["default"]) == (images.MOST_STEPS, images.DEFAULT_STEPS)
+    assert (fields["steps"]["maximum"], fields["steps"]["default"]) == (images.MAX_STEPS, images.DEFAULT_STEPS)
     cfg = fields["cfgScale"]
     assert (cfg["minimum"], cfg["maximum"], cfg["default"]) == (
-        images.LOWEST_CFG,
-        images.HIGHEST_CFG,
+        images.MIN_CFG,
+        images.MAX_CFG,
         images.DEFAULT_CFG,
     )
-    assert fields["seed"]["maximum"] == images.LARGEST_SEED
-    assert fields["webhook_url"]["maxLength"] == LONGEST_URL
+    assert fields["seed"]["maximum"] == images.MAX_SEED
+    assert fields["webhook_url"]["maxLength"] == MAX_URL_LENGTH
 
 
 def test_limits_of_a_speech_request_are_those_of_the_code() -> None:

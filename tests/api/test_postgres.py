@@ -1,4 +1,4 @@
-"""The server on PostgreSQL: the same answers, the same charges, and more than one of it on one database."""
+"""Test the server on PostgreSQL: charges, and two servers on one database."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def on_postgres(tmp_path: Path, cluster: Cluster) -> Iterator[ServerProcess]:
         yield server
 
 
-def test_an_answer_is_charged_to_the_nano_dollar(on_postgres: ServerProcess) -> None:
+def test_a_chat_is_charged_to_the_nano_dollar(on_postgres: ServerProcess) -> None:
     account = on_postgres.account()
     assert post(account, model="paced").status_code == 200
     assert account.settled() == CREDIT - 6 * 2007 - 50 * 8003
 
 
-def test_a_server_that_starts_leaves_the_streams_of_others_alone(on_postgres: ServerProcess, tmp_path: Path) -> None:
+def test_a_second_server_does_not_end_the_streams_of_the_first(on_postgres: ServerProcess, tmp_path: Path) -> None:
     account = on_postgres.account()
     (tmp_path / "second").mkdir()
-    # A minute long, should the machine be busy: it is left in the middle.
+    # Long enough for a busy machine, since the client disconnects in the middle.
     with start(account, model="endless", max_completion_tokens=3000) as answer:
         name = answer.headers["x-generation-id"]
         lines = answer.iter_lines()
@@ -41,5 +41,5 @@ def test_a_server_that_starts_leaves_the_streams_of_others_alone(on_postgres: Se
             second.kill()
         next(lines)
     account.settled()
-    # By the server that had it, because we left; not by the one that has just started.
+    # The first server settled it because the client disconnected; the second did not touch it.
     assert on_postgres.generation(name)["error_code"] == "client_left"

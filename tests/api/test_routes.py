@@ -1,4 +1,4 @@
-"""Errors of the routes that Starlette serves have the shape that clients of the path expect."""
+"""Test the errors of routes that Starlette serves."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def call(method: str, path: str, why_not_ready: Callable[[], str | None] = lambd
     return sent[0]["status"], headers, json.loads(sent[1]["body"])
 
 
-def test_a_path_that_does_not_exist_is_answered_with_the_nearest_one() -> None:
+def test_an_unknown_path_is_a_404_that_suggests_the_nearest() -> None:
     status, _, body = call("GET", "/chat/completions")
     assert (status, body["error"]["code"]) == (404, "not_found")
     assert "did you mean /v1/chat/completions?" in body["error"]["message"]
 
 
-def test_errors_under_the_image_paths_have_the_shape_of_their_contract() -> None:
+def test_errors_under_the_image_paths_have_the_shape_of_the_image_api() -> None:
     status, _, body = call("GET", "/api/texttoimage/jobs/1/nothing")
     assert (status, body["status"], body["code"], body["jobid"]) == (404, "error", "not_found", None)
 
@@ -53,22 +53,22 @@ def test_errors_under_the_image_paths_have_the_shape_of_their_contract() -> None
         ("/v1/generations/gen-0", "GET, HEAD, OPTIONS"),
     ],
 )
-def test_a_wrong_method_is_refused_with_the_right_ones(path: str, allow: str) -> None:
+def test_a_wrong_method_is_refused_with_the_allowed_ones(path: str, allow: str) -> None:
     status, headers, body = call("POST", path)
     assert (status, headers["allow"], body["error"]["code"]) == (405, allow, "method_not_allowed")
     assert allow in body["error"]["message"]
 
 
-def test_the_events_of_a_job_have_no_head() -> None:
+def test_the_events_of_a_job_do_not_support_head() -> None:
     assert call("HEAD", "/api/texttoimage/jobs/1/events")[0] == 405
 
 
-def test_readiness_names_the_reason_and_the_time_to_wait() -> None:
+def test_readyz_returns_the_reason_and_retry_after() -> None:
     status, headers, body = call("GET", "/readyz", lambda: "starting")
     assert (status, headers["retry-after"], body) == (503, "2", {"status": "not ready", "reason": "starting"})
 
 
-def test_an_unexpected_error_is_answered_in_the_shape_of_the_path() -> None:
+def test_an_unexpected_error_has_the_shape_of_its_path() -> None:
     def fail() -> str | None:
         raise ZeroDivisionError
 
@@ -77,6 +77,6 @@ def test_an_unexpected_error_is_answered_in_the_shape_of_the_path() -> None:
     assert (body["error"]["code"], body["error"]["type"]) == ("internal_error", "server_error")
 
 
-def test_a_path_with_a_parameter_comes_after_the_ones_it_would_match() -> None:
+def test_literal_paths_come_before_parameters_that_would_match_them() -> None:
     paths = [handler.path for handler in HANDLERS]
     assert paths.index("/v1/models") < paths.index("/v1/models/{name:path}")

@@ -1,4 +1,4 @@
-"""Every response, chunk and error validates strictly against the types of OpenAI's package."""
+"""Validate every response, chunk and error strictly against the types of OpenAI's package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.upstream import Upstream
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": CITY}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY, "strict": True}}
-#: Every field that shapes an answer.
+#: Every field that changes the shape of a response.
 SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "limited": {"max_completion_tokens": 2},
@@ -35,7 +35,7 @@ WHOLE_SHAPES = list(itertools.product(SHAPES, (API, OPENAI)))
 
 
 def check_both_ways(account: Account, path: str, **fields: Any) -> None:
-    """The same request whole and streamed, each object checked; what they say is told equally."""
+    """Send a request with and without a stream, check every object, and compare their contents."""
     answer = post(account, path, stream=False, **fields)
     assert answer.status_code == 200, answer.text
     whole = check_completion(answer.json())
@@ -52,8 +52,8 @@ def check_both_ways(account: Account, path: str, **fields: Any) -> None:
         calls = [call for c in deltas for call in c.delta.tool_calls or () if call.function]
         arguments = "".join(call.function.arguments or "" for call in calls if call.function)
         assert arguments == "".join(call.function.arguments for call in _calls(choice.message))
-        told = [token for c in deltas if c.logprobs for token in c.logprobs.content or ()]
-        assert len(told) == len((choice.logprobs and choice.logprobs.content) or ())
+        tokens = [token for c in deltas if c.logprobs for token in c.logprobs.content or ()]
+        assert len(tokens) == len((choice.logprobs and choice.logprobs.content) or ())
 
 
 def _calls(message: Any) -> list[Any]:
@@ -70,7 +70,7 @@ def test_every_kind_of_response_fits_the_types(account: Account, shape: str, pat
 def test_the_response_of_a_minimal_upstream_fits_the_types(
     account: Account, upstream: Upstream, model: str, lean: bool
 ) -> None:
-    # One that is said to be complete, and is not, would be the operator's mistake.
+    # Only `standin` may be incomplete; the catalog declares `whole` to be complete.
     upstream.behave = manners.answer(lean=lean and model == "standin")
     answer = post(account, OPENAI, model=model, stream=True, stream_options={"include_usage": True})
     assert check_chunks(events(answer.text))[-1].usage is not None

@@ -7,14 +7,24 @@ import asyncio
 import msgspec
 import pytest
 
-from minitoolai.billing.charging import LEASE_MS, Bound, Charging, charged, durable
-from minitoolai.core.errors import AccessDenied, AlreadySettled, InsufficientBalance, ServiceError, StoreError
-from minitoolai.core.models import Balance, Caller, Outcome
+from minitoolai.accounts.rate_limits import Limits
+from minitoolai.billing.charging import LEASE_MS, Bound, Charging, charged_cost, wait_until_durable
+from minitoolai.core.errors import (
+    AccessDenied,
+    AlreadySettled,
+    InsufficientBalance,
+    RateLimited,
+    ServiceError,
+    StoreError,
+)
+from minitoolai.core.models import Balance, Caller, NewGeneration, Outcome, RateLimits
 from minitoolai.ledger.types import Recover
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, DONE, NOON_MS, TemporaryBooks
 
 BOUND = Bound(base=100, unit=10, units=50, least_units=16)
+#: The same, with 60 tokens that count against rate limits.
+COUNTED = Bound(base=100, unit=10, units=50, least_units=16, tokens=60)
 
 
 def caller(account: int) -> Caller:
@@ -35,7 +45,7 @@ def test_a_reservation_holds_the_bound_and_writes_the_generation(books: Temporar
         assert books.rows("SELECT lease_until_ms FROM holds") == [(NOON_MS + LEASE_MS,)]
         future = charging.settle(reservation, 250, DONE)
         assert future is not None
-        assert charged(await future) == 250
+        assert charged_cost(await future) == 250
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock)))
@@ -50,8 +60,8 @@ def test_a_charge_on_a_hold_that_the_books_do_not_know_is_an_error(books: Tempor
         lost = msgspec.structs.replace(reservation, hold_id=reservation.hold_id + 1)
         future = charging.settle(lost, 250, DONE)
         assert future is not None
-        with pytest.raises(StoreError, match="do not know the hold"):
-            await durable(future, within_s=5)
+        with pytest.raises(StoreError, match="has no hold for this charge"):
+            await wait_until_durable(future, within_s=5)
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock)))
@@ -85,10 +95,10 @@ def test_a_charge_is_durable_only_if_the_books_carry_it(
         charge = charging.settle(reservation, 250, DONE)
         assert charge is not None
         if is_the_same:
-            await durable(charge, within_s=5)
+            await wait_until_durable(charge, within_s=5)
         else:
             with pytest.raises(AlreadySettled):
-                await durable(charge, within_s=5)
+                await wait_until_durable(charge, within_s=5)
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock), writer))
@@ -106,7 +116,7 @@ def test_a_charge_in_the_same_commit_as_a_recovery_is_not_durable(books: Tempora
         charge = charging.settle(reservation, 250, DONE)
         assert charge is not None
         with pytest.raises(AlreadySettled):
-            await durable(charge, within_s=5)
+            await wait_until_durable(charge, within_s=5)
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock), writer))
@@ -124,15 +134,17 @@ def test_a_low_balance_is_granted_fewer_units(books: TemporaryBooks) -> None:
         assert asyncio.run(work(Charging(writer, books.clock))) == 19
 
 
-@pytest.mark.parametrize("nano", [0, 3, 259])
-def test_a_balance_under_the_least_is_refused_in_dollars(books: TemporaryBooks, nano: int) -> None:
+@pytest.mark.parametrize(("nano", "dollars"), [(0, "0.00"), (3, "0.000000003"), (259, "0.000000259")])
+def test_a_balance_under_the_least_is_refused_in_dollars(books: TemporaryBooks, nano: int, dollars: str) -> None:
     account = books.account(nano)
 
     async def work(charging: Charging) -> None:
-        with pytest.raises(
-            InsufficientBalance, match=rf"\$0\.000000260 at least .* has \$0\.000000{nano:03d} avail"
-        ) as no:
+        with pytest.raises(InsufficientBalance) as no:
             await charging.reserve(caller(account), BOUND, CHAT)
+        assert no.value.message == (
+            f"Insufficient balance: this request needs at least $0.00000026, but only ${dollars} is available. "
+            "Top up, or lower max_completion_tokens."
+        )
         assert (no.value.needed, no.value.available) == (260, nano)
 
     with books.writer() as writer:
@@ -215,7 +227,7 @@ def test_five_hundred_at_once_get_exactly_what_the_balance_buys(books: Temporary
             return False
         future = charging.settle(reservation, 600, DONE)
         assert future is not None
-        return charged(await future) == 600
+        return charged_cost(await future) == 600
 
     async def work(charging: Charging) -> list[bool]:
         return await asyncio.gather(*(one(charging) for _ in range(500)))
@@ -224,3 +236,63 @@ def test_five_hundred_at_once_get_exactly_what_the_balance_buys(books: Temporary
         answered = asyncio.run(work(Charging(writer, books.clock)))
     assert sum(answered) == 100
     assert books.money(account) == Balance(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("chat", "Top up, or lower max_completion_tokens."),
+        ("speech", "Top up, or send a shorter text."),
+        ("image", "Top up."),
+    ],
+)
+def test_a_refusal_advises_only_what_helps(sqlite_books: TemporaryBooks, kind: str, advice: str) -> None:
+    poor = sqlite_books.account(0)
+    generation = NewGeneration(kind, "model", "fake", 0, 100)
+
+    async def work(charging: Charging) -> None:
+        with pytest.raises(InsufficientBalance) as refusal:
+            await charging.reserve(caller(poor), BOUND, generation)
+        assert refusal.value.message.endswith(f"is available. {advice}")
+
+    with sqlite_books.writer() as writer:
+        asyncio.run(work(Charging(writer, sqlite_books.clock)))
+
+
+def test_a_refused_hold_returns_its_slot_its_tokens_and_its_dollars(books: TemporaryBooks) -> None:
+    poor, rate = books.account(0), RateLimits(streams=1, tokens_per_minute=60, dollars_per_minute=600)
+
+    async def work(charging: Charging) -> None:
+        for _ in range(3):
+            with pytest.raises(InsufficientBalance):
+                await charging.reserve(caller(poor), COUNTED, CHAT)
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock, Limits(books.clock, rate))))
+
+
+def test_a_queued_job_is_not_a_request_in_progress(books: TemporaryBooks) -> None:
+    account = books.account(10_000)
+    job = NewGeneration("image", "painter", "fake", 0, 100, request="{}", seed=1, size="256x256")
+
+    async def work(charging: Charging) -> None:
+        for _ in range(3):
+            await charging.reserve(caller(account), COUNTED, job, queue_limit=10)
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock, Limits(books.clock, RateLimits(streams=1)))))
+
+
+def test_tokens_and_dollars_that_a_response_did_not_use_are_available_again(books: TemporaryBooks) -> None:
+    account, rate = books.account(10_000), RateLimits(tokens_per_minute=100, dollars_per_minute=1000)
+
+    async def work(charging: Charging) -> None:
+        for _ in range(3):
+            # At most 60 tokens and 600 nano-dollars are reserved; DONE has 8 tokens, and 30 nano-dollars are charged.
+            charging.settle(await charging.reserve(caller(account), COUNTED, CHAT), 30, DONE)
+        await charging.reserve(caller(account), COUNTED, CHAT)
+        with pytest.raises(RateLimited):
+            await charging.reserve(caller(account), COUNTED, CHAT)
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock, Limits(books.clock, rate))))

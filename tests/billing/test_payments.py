@@ -7,7 +7,7 @@ import random
 import msgspec
 import pytest
 
-from minitoolai.billing.payments import balance, grant, make_voucher, redeem
+from minitoolai.billing.payments import grant, make_voucher, redeem, transfer_difference
 from minitoolai.core.errors import NotFound
 from minitoolai.core.models import Payment
 from minitoolai.storage import payments
@@ -33,7 +33,7 @@ def say(books: TemporaryBooks, paid: int, back: int, number: int = 1) -> Payment
     with books.connection.transaction():
         seen = msgspec.structs.replace(found(books, number), paid=paid, reversed=back, state="paid" if paid else "open")
         payments.update_payment(books.connection, seen)
-        return balance(books.connection, books.clock, seen)
+        return transfer_difference(books.connection, books.clock, seen)
 
 
 def test_an_account_gets_the_difference_and_saying_it_again_moves_nothing(books: TemporaryBooks) -> None:

@@ -21,9 +21,9 @@ REQUEST = b"a request"
 WORDS = "SELECT count(*) FROM generations WHERE request IS NOT NULL"
 
 
-def sweep(books: TemporaryBooks, *, words_days: float = 0.0, answers_hours: float = 24.0) -> None:
+def sweep(books: TemporaryBooks, *, prompt_days: float = 0.0, response_hours: float = 24.0) -> None:
     with books.writer() as writer:
-        sweeper = RetentionSweeper(books.database, writer, books.clock, RetentionPolicy(words_days, answers_hours))
+        sweeper = RetentionSweeper(books.database, writer, books.clock, RetentionPolicy(prompt_days, response_hours))
         asyncio.run(sweeper.sweep())
 
 
@@ -34,9 +34,9 @@ def keep_answer(books: TemporaryBooks, account: int, hold_id: int, *, keeps: boo
     books.connection.execute("UPDATE idempotency_keys SET fingerprint = ?", (fingerprint,))
     books.apply(settle(hold_id, account, 19))
     with books.writer() as writer:
-        replays = IdempotencyStore(books.database, writer, books.clock, store_responses=keeps)
+        store = IdempotencyStore(books.database, writer, books.clock, store_responses=keeps)
         answer = RecordedResponse(200, [("content-type", "text/plain")], b"a secret answer")
-        asyncio.run(replays.keep(IdempotencyClaim(f"{account}/once", fingerprint, hold_id), answer))
+        asyncio.run(store.store(IdempotencyClaim(f"{account}/once", fingerprint, hold_id), answer))
 
 
 def ask_again(books: TemporaryBooks, account: int) -> object:
@@ -55,11 +55,11 @@ def test_words_of_pictures_are_forgotten_after_their_days_and_the_books_stay(boo
     end_job(books, account, done)
     end_job(books, account, failed, "failed")
     books.clock.forward(30 * DAY_S)
-    sweep(books, words_days=30)
+    sweep(books, prompt_days=30)
     assert books.rows(WORDS) == [(3,)]
     money, cost = books.money(account), books.rows("SELECT id, cost, state, seed FROM generations ORDER BY id")
     books.clock.forward(10)
-    sweep(books, words_days=30)
+    sweep(books, prompt_days=30)
     # The one that waits keeps its words for as long as it does: somebody will draw it.
     assert books.rows("SELECT id FROM generations WHERE request IS NOT NULL") == [(waiting,)]
     assert books.rows("SELECT error, webhook_url FROM generations WHERE id = ?", failed) == [(None, None)]
@@ -80,7 +80,7 @@ def test_more_words_than_one_transaction_takes_are_all_forgotten(books: Temporar
     for _ in range(BATCH + 20):
         end_job(books, account, queued_job(books, account))
     books.clock.forward(2 * DAY_S)
-    sweep(books, words_days=1)
+    sweep(books, prompt_days=1)
     assert books.rows(WORDS) == [(0,)]
 
 
@@ -98,17 +98,17 @@ def test_an_answer_is_forgotten_before_its_key_and_the_request_is_still_charged_
     account = books.account(1000)
     keep_answer(books, account, 77)
     books.clock.forward(3600)
-    sweep(books, answers_hours=2)
+    sweep(books, response_hours=2)
     again = ask_again(books, account)
     assert isinstance(again, RecordedResponse)
     assert again.body == b"a secret answer"
     books.clock.forward(3601)
-    sweep(books, answers_hours=2)
+    sweep(books, response_hours=2)
     assert books.rows("SELECT status, headers, body FROM idempotency_keys") == [(None, None, None)]
     with pytest.raises(IdempotencySpent, match="charged"):
         ask_again(books, account)
     books.clock.forward(DAY_S)
-    sweep(books, answers_hours=2)
+    sweep(books, response_hours=2)
     assert books.rows("SELECT count(*) FROM idempotency_keys") == [(0,)]
 
 

@@ -18,8 +18,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from minitoolai.billing.audit import Auditor
-from minitoolai.billing.charging import Bound, Charging, Reservation, durable
+from minitoolai.billing.audit import SWEEP_EVERY_S, Auditor
+from minitoolai.billing.charging import LEASE_MS, Bound, Charging, Reservation, wait_until_durable
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, ServiceError, StoreError
 from minitoolai.core.models import Caller, Outcome
 from minitoolai.ledger.rules import decide
@@ -113,7 +113,7 @@ class Simulation:
     """One seed. `trace` is everything that happened, in order."""
 
     #: Until a charge is written.
-    wait = staticmethod(durable)
+    wait = staticmethod(wait_until_durable)
 
     def __init__(
         self, seed: int, disk: SqliteConnection, loop: VirtualLoop, *, is_shared: bool, decide: ledger.Decide = decide
@@ -131,6 +131,7 @@ class Simulation:
         self.crashes = self.faults = self.pauses = 0
         #: When the last fault may happen; a pause puts it off.
         self._trouble_s = TROUBLE_S
+        self._last_fault_s = 0.0
         #: The holds that customers of the living process are working with.
         self._carried: set[int] = set()
         self.violations: list[str] = []
@@ -151,6 +152,7 @@ class Simulation:
                 possible = [f for f in possible if not f.startswith("paused")]
             fault = self._draw.choice(possible)
             self.faults += 1
+            self._last_fault_s = self._now_s()
         self.note("commit", fault)
         return fault
 
@@ -160,12 +162,22 @@ class Simulation:
         pause_s = self._draw.uniform(SHORTEST_PAUSE_S, LONGEST_PAUSE_S)
         self._trouble_s += pause_s
         self._loop.pass_time(pause_s)
+        self._last_fault_s = self._now_s()
         self.note("paused", pause_s)
         if self._is_shared:
-            now_ms = self._clock.now_ms()
-            lost = ledger.expired_chat_holds(self._disk, now_ms)
-            with self._disk.transaction():
-                ledger.apply(self._disk, [Recover(hold, account, now_ms) for hold, account in lost], self._decide)
+            self._recover_elsewhere()
+
+    def _recover_elsewhere(self) -> None:
+        """The sweep of another process on the same database."""
+        now_ms = self._clock.now_ms()
+        lost = ledger.expired_chat_holds(self._disk, now_ms)
+        with self._disk.transaction():
+            ledger.apply(self._disk, [Recover(hold, account, now_ms) for hold, account in lost], self._decide)
+
+    async def _others(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            self._recover_elsewhere()
 
     async def run(self) -> None:
         """Live after live, until there was quiet for long enough; then look."""
@@ -192,6 +204,8 @@ class Simulation:
         auditor = Auditor(database, writer, self._clock, audit_every_s=1e9, in_flight=lambda: self._carried)
         charging, is_up = Charging(writer, self._clock), asyncio.Event()
         tasks = [asyncio.ensure_future(self._sweep(auditor, is_up))]
+        if self._is_shared:
+            tasks.append(asyncio.ensure_future(self._others()))
         if self._now_s() < self._trouble_s:
             tasks += [asyncio.ensure_future(self._customer(charging, is_up)) for _ in range(self._draw.randint(1, 5))]
         try:
@@ -211,7 +225,7 @@ class Simulation:
     async def _sweep(self, auditor: Auditor, is_up: asyncio.Event) -> None:
         """As at the start of a server, which serves nobody before; and then every five seconds."""
         if not self._is_shared:
-            await auditor.recover(all_of_them=True)
+            await auditor.recover(force=True)
         is_up.set()
         await auditor.run()
 
@@ -252,6 +266,8 @@ class Simulation:
         assert charge is not None
         if lost.is_set():
             self.note("lost", held.hold_id)
+            if self._now_s() - self._last_fault_s > LEASE_MS / 1000 + SWEEP_EVERY_S:
+                self.violations.append(f"hold {held.hold_id}: recovered while its process renewed it, undisturbed")
             return
         try:
             await self.wait(charge, within_s=20)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.billing.charging import durable
+from minitoolai.billing.charging import wait_until_durable
 from minitoolai.core.errors import AlreadySettled
 from minitoolai.ledger import rules
 from tests.chaos.simulation import Simulation, run_simulation
@@ -51,7 +51,7 @@ class Deaf(Simulation):
     @staticmethod
     async def wait(charge: asyncio.Future[Any], *, within_s: float) -> None:
         with contextlib.suppress(AlreadySettled):
-            await durable(charge, within_s=within_s)
+            await wait_until_durable(charge, within_s=within_s)
 
 
 def test_answers_that_were_recovered_during_a_pause_and_look_complete_are_found_out() -> None:

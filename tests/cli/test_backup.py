@@ -1,4 +1,4 @@
-"""A backup is everything of one moment; what it brings back serves, adds up, and owes and owns the same."""
+"""Test `minitoolai backup` and `restore`: all rows, images and secrets of one moment, on either database."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Make = Callable[[str, str], Settings]
 
 @pytest.fixture
 def make(cluster: Cluster, tmp_path: Path) -> Make:
-    """Settings of an empty place: `make("sqlite", "old")`."""
+    """Return settings of an empty database, as in `make("sqlite", "old")`."""
 
     def place(kind: str, name: str) -> Settings:
         url = cluster.url(cluster.create()) if kind == "postgres" else ""
@@ -41,13 +41,13 @@ def make(cluster: Cluster, tmp_path: Path) -> Make:
 
 
 def command(settings: Settings, *arguments: str) -> int:
-    """As the command line would, in this process."""
+    """Run a command in this process."""
     options = build_parser().parse_args(arguments)
     return getattr(backups, arguments[0])(settings, options) or 0
 
 
 def everything(settings: Settings) -> dict[str, list[Any]]:
-    """Every row of every table."""
+    """Return all rows of all tables."""
     return {
         name: sorted(commands.read(settings, lambda c, name=name: c.execute(f"SELECT * FROM {name}")), key=repr)
         for name in table_names()
@@ -55,7 +55,7 @@ def everything(settings: Settings) -> dict[str, list[Any]]:
 
 
 def used(settings: Settings) -> Settings:
-    """With customers, money and keys."""
+    """Add customers, money, keys and vouchers."""
     commands.prepare(settings)
     for function, *words in (
         (accounts.create_account, "account", "create", "ann@example.com", "--credit", "5.00"),
@@ -70,7 +70,7 @@ def used(settings: Settings) -> Settings:
 
 @pytest.mark.parametrize("target", ["sqlite", "postgres"])
 @pytest.mark.parametrize("source", ["sqlite", "postgres"])
-def test_a_backup_of_either_database_brings_every_row_back_into_either(
+def test_every_row_is_restored_from_and_into_either_database(
     make: Make, tmp_path: Path, source: str, target: str
 ) -> None:
     old, new, file = used(make(source, "old")), make(target, "new"), str(tmp_path / "b.tar.gz")
@@ -79,14 +79,14 @@ def test_a_backup_of_either_database_brings_every_row_back_into_either(
     assert command(new, "restore", file) == 0
     assert everything(new) == everything(old)
     assert (new.data_dir / "secret.key").read_bytes() == (old.data_dir / "secret.key").read_bytes()
-    # Numbers that the database gives out go on where they were.
+    # Sequences continue after the restored IDs.
     accounts.grant_credit(new, build_parser().parse_args(["credit", "grant", "ann@example.com", "1.00"]))
     assert commands.read(new, ledger.broken_invariants) == {}
     with pytest.raises(StoreError, match="already has rows"):
         command(new, "restore", file)
 
 
-def test_a_damaged_or_short_file_restores_nothing(make: Make, tmp_path: Path) -> None:
+def test_a_damaged_or_truncated_file_restores_nothing(make: Make, tmp_path: Path) -> None:
     old, file = used(make("sqlite", "old")), tmp_path / "b.tar.gz"
     command(old, "backup", str(file))
     whole = file.read_bytes()
@@ -106,7 +106,7 @@ def test_a_damaged_or_short_file_restores_nothing(make: Make, tmp_path: Path) ->
     assert command(make("sqlite", "good"), "restore", str(file)) == 0
 
 
-def test_nothing_is_overwritten(make: Make, tmp_path: Path) -> None:
+def test_backup_and_restore_overwrite_nothing(make: Make, tmp_path: Path) -> None:
     old, file = used(make("sqlite", "old")), tmp_path / "b.tar.gz"
     command(old, "backup", str(file))
     before = file.read_bytes()
@@ -124,7 +124,7 @@ def test_nothing_is_overwritten(make: Make, tmp_path: Path) -> None:
         command(make("sqlite", "empty"), "backup", str(tmp_path / "c.tar.gz"))
 
 
-def test_a_newer_backup_is_refused_by_name(make: Make, tmp_path: Path) -> None:
+def test_a_backup_by_a_newer_version_is_refused(make: Make, tmp_path: Path) -> None:
     file = tmp_path / "b.tar.gz"
     with file.open("wb") as opened:
         writer = backup.BackupWriter(opened)
@@ -150,7 +150,7 @@ def places(cluster: Cluster, tmp_path: Path) -> Callable[[str, str], ServerProce
 
 @pytest.mark.acceptance
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_a_drill_under_load_the_backup_serves_and_its_books_add_up(
+def test_a_backup_taken_under_load_is_restored_and_serves(
     places: Callable[[str, str], ServerProcess], tmp_path: Path, kind: str
 ) -> None:
     file = tmp_path / "drill.tar.gz"
@@ -176,7 +176,7 @@ def test_a_drill_under_load_the_backup_serves_and_its_books_add_up(
         for thread in loads:
             thread.join()
         assert done.returncode == 0, done.stderr
-        # Nobody noticed.
+        # The backup disturbed no request.
         assert set(answered) == {200}
         after = post(account).headers["x-generation-id"]
     new = places(kind, "new")
@@ -186,20 +186,20 @@ def test_a_drill_under_load_the_backup_serves_and_its_books_add_up(
     with new.start() as server:
         moved = Account(server, account.id, account.email, account.key)
         assert Account(server, quiet.id, quiet.email, quiet.key).settled() == quiet_has
-        # The key of then still opens the door; what came after the backup never was.
+        # The key is still valid, and charges after the backup are gone.
         assert post(moved).status_code == 200
         assert (
             requests.get(f"{server.url}/api/generations/{after}", headers=moved.headers, timeout=10).status_code == 404
         )
-        # A job's signature and its picture are good here, too.
+        # A job's signature and its image are valid here too.
         state = wait(moved, asked)
         assert state["status"] == "success"
-        # What was under way at the moment of the backup is recovered once its lease is over.
+        # A request in flight during the backup is recovered once its lease has expired.
         moved.settled(within_s=45)
         server.check_books()
 
 
-def test_a_backup_goes_through_a_pipe(make: Make, tmp_path: Path) -> None:
+def test_a_backup_can_be_piped_through_standard_output_and_input(make: Make, tmp_path: Path) -> None:
     old = used(make("sqlite", "old"))
     program, new = PROGRAM[0], tmp_path / "new"
     shell = f'"{program}" backup - --data-dir "{old.data_dir}" | "{program}" restore - --data-dir "{new}"'

@@ -1,4 +1,4 @@
-"""A first start, alone or at once with others; what it starts and what it leaves asleep; what doctor doubts."""
+"""Test the warnings of `minitoolai doctor`, the secret of a first start, and which engines a server starts."""
 
 from __future__ import annotations
 
@@ -22,53 +22,53 @@ from tests.support.studio_http import SKETCH, job, wait
 from tests.support.upstream import Upstream
 from tests.support.waiting import children_of
 
-#: Children of a clean interpreter, let go in the same moment; each says what it took for the secret.
+#: Fork processes that load the secret at the same moment; each prints the secret that it got.
 RACE = """
 import os, sys
 from pathlib import Path
 from minitoolai.settings import Settings
 from minitoolai.paths import load_secret_keys
 start, go = os.pipe()
-told, tell = os.pipe()
+results, result = os.pipe()
 for _ in range(12):
     if os.fork() == 0:
         os.close(go)
         os.read(start, 1)
-        os.write(tell, load_secret_keys(Settings(data_dir=Path(sys.argv[1]))).hex().encode() + b"\\n")
+        os.write(result, load_secret_keys(Settings(data_dir=Path(sys.argv[1]))).hex().encode() + b"\\n")
         os._exit(0)
 os.close(go)
-os.close(tell)
-sys.stdout.write(open(told).read())
+os.close(result)
+sys.stdout.write(open(results).read())
 """
 
 
-def test_all_who_start_for_the_first_time_at_once_share_one_secret(tmp_path: Path) -> None:
+def test_processes_that_start_at_the_same_time_share_one_secret(tmp_path: Path) -> None:
     for number in range(5):
         folder = tmp_path / str(number)
         folder.mkdir()
         done = subprocess.run([sys.executable, "-c", RACE, str(folder)], capture_output=True, text=True, check=True)
-        said = done.stdout.split()
-        assert len(said) == 12, done
-        assert set(said) == {(folder / "secret.key").read_bytes().hex()}
+        secrets = done.stdout.split()
+        assert len(secrets) == 12, done
+        assert set(secrets) == {(folder / "secret.key").read_bytes().hex()}
         assert [path.name for path in folder.iterdir()] == ["secret.key"]
         assert (folder / "secret.key").stat().st_mode & 0o777 == 0o600
-        assert len(bytes.fromhex(said[0])) == 32
+        assert len(bytes.fromhex(secrets[0])) == 32
 
 
-def test_a_secret_that_is_empty_is_no_secret(tmp_path: Path) -> None:
+def test_an_empty_secret_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.key").write_bytes(b"")
     with pytest.raises(SettingsError, match="backup"):
         load_secret_keys(Settings(data_dir=tmp_path))
 
 
-# ── doubts ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── warnings ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def subjects(settings: Settings) -> set[str]:
-    return {doubt.partition(":")[0] for doubt in warnings(settings)} - {"disk"}
+    return {warning.partition(":")[0] for warning in warnings(settings)} - {"disk"}
 
 
-def test_doctor_doubts_a_public_server_without_a_name_and_not_one_at_home(tmp_path: Path) -> None:
+def test_doctor_warns_about_a_public_address_without_public_url(tmp_path: Path) -> None:
     assert subjects(Settings(data_dir=tmp_path)) == set()
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.com"):
         assert subjects(Settings(data_dir=tmp_path, host=host)) == {"address"}
@@ -76,15 +76,15 @@ def test_doctor_doubts_a_public_server_without_a_name_and_not_one_at_home(tmp_pa
     assert subjects(named) == set()
 
 
-def test_doctor_doubts_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
+def test_doctor_warns_about_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
     small = Path("/dev/shm")
     is_small = subprocess.run(["df", "-B1", "--output=avail", str(small)], capture_output=True, text=True, check=True)
     free = int(is_small.stdout.split()[1])
-    said = [doubt for doubt in warnings(Settings(data_dir=small)) if doubt.startswith("disk:")]
-    assert bool(said) == (free < MIN_FREE_BYTES)
+    found = [warning for warning in warnings(Settings(data_dir=small)) if warning.startswith("disk:")]
+    assert bool(found) == (free < MIN_FREE_BYTES)
 
 
-def test_doctor_doubts_books_that_a_crash_may_lose_and_a_secret_of_one_machine(
+def test_doctor_warns_about_an_unsafe_postgres_and_a_secret_stored_on_one_machine(
     tmp_path: Path, postgres_url: str
 ) -> None:
     emptied(postgres_url)
@@ -93,13 +93,13 @@ def test_doctor_doubts_books_that_a_crash_may_lose_and_a_secret_of_one_machine(
     with psycopg.connect(postgres_url, autocommit=True) as db:
         db.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
         try:
-            said = list(warnings(settings))
+            found = list(warnings(settings))
         finally:
             db.execute(f'ALTER DATABASE "{name}" RESET synchronous_commit')
-    assert any("synchronous_commit is off" in doubt and "postgresql.conf" in doubt for doubt in said)
-    assert any(doubt.startswith("secret:") and "MINITOOLAI_SECRET_KEY" in doubt for doubt in said)
+    assert any("synchronous_commit is off" in warning and "postgresql.conf" in warning for warning in found)
+    assert any(warning.startswith("secret:") and "MINITOOLAI_SECRET_KEY" in warning for warning in found)
     shared = Settings(data_dir=tmp_path, database_url=Secret(postgres_url), secret_key=Secret("the same everywhere"))
-    assert not any("synchronous_commit" in doubt or doubt.startswith("secret") for doubt in warnings(shared))
+    assert not any("synchronous_commit" in warning or warning.startswith("secret") for warning in warnings(shared))
 
 
 # ── embedded engines ──────────────────────────────────────────────────────────────────────────────────────
@@ -112,7 +112,7 @@ def engines_of(pid: int) -> list[str]:
 
 
 @pytest.mark.acceptance
-def test_an_embedded_model_does_not_run_where_an_upstream_answers_all_it_could(tmp_path: Path) -> None:
+def test_an_embedded_model_is_not_started_if_an_upstream_serves_all_its_models(tmp_path: Path) -> None:
     with Upstream(manners.answer()) as upstream:
         env = {"MINITOOLAI_OPENAI_API_KEY": "sk-test", "MINITOOLAI_OPENAI_BASE_URL": upstream.base_url}
         with ServerProcess(tmp_path, env=env) as server:
@@ -124,7 +124,7 @@ def test_an_embedded_model_does_not_run_where_an_upstream_answers_all_it_could(t
 
 
 @pytest.mark.acceptance
-def test_the_embedded_painter_starts_with_its_first_job(tmp_path: Path) -> None:
+def test_the_embedded_image_engine_starts_with_its_first_job(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, catalog=catalogs.FAKE + SKETCH) as server:
         assert engines_of(server.pid) == []
         account = server.account()
@@ -134,11 +134,11 @@ def test_the_embedded_painter_starts_with_its_first_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.acceptance
-def test_every_process_may_start_a_painter_and_one_job_starts_at_least_one(tmp_path: Path, postgres_url: str) -> None:
+def test_with_several_processes_a_job_starts_an_image_engine(tmp_path: Path, postgres_url: str) -> None:
     env = {"MINITOOLAI_DATABASE_URL": emptied(postgres_url)}
     with ServerProcess(tmp_path, catalog=catalogs.FAKE + SKETCH, env=env).start("--workers", "3") as server:
         assert not any(engines_of(child) for child in children_of(server.pid))
         account = server.account()
         assert wait(account, job(account, model="realvision"), within_s=60)["status"] == "success"
-        painters = [name for child in children_of(server.pid) for name in engines_of(child)]
-        assert set(painters) == {"images.child"}
+        engines = [name for child in children_of(server.pid) for name in engines_of(child)]
+        assert set(engines) == {"images.child"}

@@ -1,4 +1,4 @@
-"""What a command does not need it does not import: most commands are over in a third of a second, and stay so."""
+"""Check that commands import only the libraries they need, so that most take a third of a second."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from tests.support.cli import Cli
 
 ANN = "ann@example.com"
-#: What a command about accounts, keys and money has no use for.
+#: Not needed by commands about accounts, keys and money.
 HEAVY = {
     "alembic", "argon2", "babel", "httptools", "itsdangerous", "jinja2", "numpy", "obstore", "onnxruntime", "PIL",
     "prometheus_client", "psycopg", "soundfile", "sqlalchemy", "starlette", "stripe", "tokenizers", "uvicorn", "uvloop",
     "xllamacpp",
     "minitoolai.api", "minitoolai.app", "minitoolai.portal", "minitoolai.bootstrap",
 }  # fmt: skip
-#: What the server imports only where a migration is due, or in its engines' own processes.
+#: Imported by a server only if a migration is due, or in the child processes of engines.
 NOT_SERVED = {"alembic", "numpy", "onnxruntime", "PIL", "psycopg", "soundfile", "sqlalchemy", "torch", "xllamacpp"}
 
 COMMANDS = [
@@ -53,18 +53,18 @@ print(json.dumps(sorted(sys.modules)))
 
 
 def imported(cli: Cli, program: str, *arguments: str) -> set[str]:
-    """The modules that a process has in the end."""
+    """Return the modules that a process has imported when it ends."""
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, env=cli.env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def test_short_commands_import_nothing_heavy_where_no_migration_is_due(empty_books: Cli) -> None:
+def test_short_commands_import_nothing_heavy_if_no_migration_is_due(empty_books: Cli) -> None:
     assert imported(empty_books, RUN, json.dumps(COMMANDS)) & HEAVY == set()
 
 
-def test_a_server_does_without_sqlalchemy_and_without_its_engines_libraries(empty_books: Cli) -> None:
+def test_a_server_imports_neither_sqlalchemy_nor_the_libraries_of_engines(empty_books: Cli) -> None:
     assert imported(empty_books, IMPORT) & NOT_SERVED == set()
 
 

@@ -1,4 +1,4 @@
-"""The command line through the real program: what it prints, where, and with which exit status."""
+"""Run the real `minitoolai` command: output, messages and exit status."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def cli(tmp_path: Path) -> Cli:
 
 @pytest.fixture(scope="module")
 def ann(tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """A folder with one account of $5, for tests that leave it as it is."""
+    """Return a folder with one account of $5. Tests must not change it."""
     made = Cli(tmp_path_factory.mktemp("ann")).with_books()
     assert re.fullmatch(rf"account \d+ {ANN} \$5\.000000000\n", made.ok("account", "create", ANN, "--credit", "5.00"))
     return made
 
 
-def test_the_way_of_an_account_from_its_making_to_its_last_key(cli: Cli) -> None:
+def test_an_account_goes_from_creation_to_the_revocation_of_its_key(cli: Cli) -> None:
     cli.with_books().ok("account", "create", "Ann@Example.com ")
     key = cli.ok("key", "create", ANN, "--name", "laptop").removesuffix("\n")
     match = KEY_PATTERN.fullmatch(key)
@@ -49,12 +49,12 @@ def test_the_way_of_an_account_from_its_making_to_its_last_key(cli: Cli) -> None
     assert cli.ok("audit") == "9 invariants hold\n"
 
 
-def test_the_key_is_alone_on_standard_output(ann: Cli) -> None:
+def test_key_create_prints_only_the_key_on_standard_output(ann: Cli) -> None:
     out = ann.ok("key", "create", ANN)
     assert KEY_PATTERN.fullmatch(out.removesuffix("\n"))
 
 
-def test_the_secret_of_a_key_is_nowhere_on_the_disk(cli: Cli) -> None:
+def test_the_secret_of_a_key_is_not_stored(cli: Cli) -> None:
     cli.with_books().ok("account", "create", ANN)
     key = cli.ok("key", "create", ANN).strip()
     secret = key.split("-")[3].encode()
@@ -69,7 +69,7 @@ def test_a_reference_is_credited_once(ann: Cli) -> None:
     assert again == before.rstrip("\n") + " (this reference was credited before; nothing changed)\n"
 
 
-def test_a_password_is_read_from_standard_input_and_kept_as_a_hash(cli: Cli) -> None:
+def test_a_password_is_read_from_standard_input_and_stored_as_a_hash(cli: Cli) -> None:
     cli.with_books().ok("account", "create", ANN, "--password-stdin", stdin="correct horse\n")
     with closing(sqlite3.connect(cli.database)) as db:
         ((hashed,),) = db.execute("SELECT password_hash FROM users").fetchall()
@@ -79,7 +79,7 @@ def test_a_password_is_read_from_standard_input_and_kept_as_a_hash(cli: Cli) -> 
 
 #: (command, a part of the message). Each must exit 1, print nothing on standard output, and say what to do.
 REFUSED = [
-    (("account", "create", "ann"), "is not an e-mail address; write it like ann@example.com"),
+    (("account", "create", "ann"), "is not an e-mail address. Use the form ann@example.com"),
     (("account", "create", ANN), "already has an account"),
     (("account", "create", "bob@example.com", "--credit", "five"), "is not an amount in dollars; write it like 5.00"),
     (("account", "create", "bob@example.com", "--credit", "-5"), "more than zero"),
@@ -105,7 +105,7 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("command", "words"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
 )
-def test_what_cannot_be_done_is_said_with_a_remedy(ann: Cli, command: tuple[str, ...], words: str) -> None:
+def test_a_refused_command_prints_one_line_with_a_remedy(ann: Cli, command: tuple[str, ...], words: str) -> None:
     said = ann.within(*command)
     assert (said.status, said.out) == (1, "")
     assert said.err.startswith("minitoolai: ")
@@ -119,7 +119,7 @@ def test_a_refused_account_leaves_nothing_behind(ann: Cli) -> None:
 
 
 @pytest.mark.parametrize("command", [(), ("fly",), ("account",), ("credit", "grant", ANN), ("serve", "--port", "x")])
-def test_wrong_usage_is_status_2(ann: Cli, command: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_with_status_2(ann: Cli, command: tuple[str, ...]) -> None:
     said = ann.within(*command)
     assert (said.status, said.out) == (2, "")
     assert "usage: minitoolai" in said.err
@@ -131,7 +131,7 @@ def test_wrong_usage_is_status_2(ann: Cli, command: tuple[str, ...]) -> None:
      ("credit", "grant"), ("account",), ("key",), ("credit",), ("voucher",), ("secret",),
      ("balance",), ("models",), ("audit",), ("migrate",), ("doctor",)],
 )  # fmt: skip
-def test_every_command_explains_itself_with_an_example(ann: Cli, command: tuple[str, ...]) -> None:
+def test_the_help_of_every_command_has_an_example(ann: Cli, command: tuple[str, ...]) -> None:
     said = ann.within(*command, "--help")
     assert (said.status, said.err) == (0, "")
     out = said.out
@@ -139,7 +139,7 @@ def test_every_command_explains_itself_with_an_example(ann: Cli, command: tuple[
     assert " ".join(("minitoolai", *command)) in out
 
 
-def test_the_version_is_the_packages(ann: Cli) -> None:
+def test_version_prints_the_version_of_the_package(ann: Cli) -> None:
     assert ann.ok("--version") == f"minitoolai {__version__}\n"
 
 
@@ -148,7 +148,7 @@ def test_the_version_is_the_packages(ann: Cli) -> None:
     [("audit",), ("balance", ANN), ("key", "list", ANN), ("key", "create", ANN), ("voucher", "create", "5"),
      ("key", "revoke", "0aB1cD2eF3gH"), ("credit", "grant", ANN, "5"), ("account", "admin", ANN)],
 )  # fmt: skip
-def test_a_folder_without_a_database_is_said_and_stays_without(cli: Cli, command: tuple[str, ...]) -> None:
+def test_a_folder_without_a_database_is_reported_and_stays_without_one(cli: Cli, command: tuple[str, ...]) -> None:
     said = cli.within(*command)
     assert said.status == 1
     assert "there is no database in" in said.err
@@ -156,7 +156,7 @@ def test_a_folder_without_a_database_is_said_and_stays_without(cli: Cli, command
     assert not cli.database.exists()
 
 
-def test_a_database_whose_first_start_was_broken_off_is_said_and_can_be_finished(cli: Cli) -> None:
+def test_an_empty_database_is_reported_and_can_be_migrated(cli: Cli) -> None:
     cli.data_dir.mkdir()
     sqlite3.connect(cli.database).close()
     cli.database.touch()
@@ -165,13 +165,13 @@ def test_a_database_whose_first_start_was_broken_off_is_said_and_can_be_finished
     assert cli.ok("audit") == "9 invariants hold\n"
 
 
-def test_migrate_says_from_where_to_where_and_is_harmless_again(cli: Cli) -> None:
+def test_migrate_prints_both_revisions_and_can_be_repeated(cli: Cli) -> None:
     assert re.fullmatch(r"migrated from nothing to \d+\n", cli.ok("migrate"))
     assert re.fullmatch(r"already at \d+\n", cli.ok("migrate"))
     assert cli.ok("audit") == "9 invariants hold\n"
 
 
-def test_models_says_what_is_offered_by_whom_and_why_not(cli: Cli) -> None:
+def test_models_lists_each_model_with_its_engine_or_the_reason_for_none(cli: Cli) -> None:
     assert re.fullmatch(
         r"fake-chat +chat  \$/1M in, out: +1\.000 +2\.500 +ready +fake  \(up: no key: .*\)\n", cli.ok("models")
     )
@@ -202,16 +202,16 @@ engines = ["web", "gpu"]
 """
 
 
-def test_models_says_that_a_small_model_of_ours_stands_in_for_a_large_one_and_what_to_do_about_it(cli: Cli) -> None:
+def test_models_reports_that_an_embedded_model_stands_in_for_a_large_one(cli: Cli) -> None:
     cli.catalog.write_text(files("minitoolai").joinpath("catalog.toml").read_text("utf-8"))
     small = next(line for line in cli.with_books().within("models").out.splitlines() if line.startswith("gpt-4o "))
     assert small.endswith("STAND-IN smollm2  (openai: no key: set MINITOOLAI_OPENAI_API_KEY)")
-    assert "WARN   small models of ours stand in for 20 at full price" in cli.within("doctor", "--offline").out
+    assert "WARN   small embedded models stand in for 20 models at full price" in cli.within("doctor", "--offline").out
     out = cli.within("models", MINITOOLAI_OPENAI_API_KEY="sk-upstream").out
     assert next(line for line in out.splitlines() if line.startswith("gpt-4o ")).endswith("ready    openai")
 
 
-def test_models_says_which_weights_are_missing_and_where_to_put_them_and_who_stands_in(cli: Cli) -> None:
+def test_models_reports_missing_weights_their_folder_and_the_engine_that_stands_in(cli: Cli) -> None:
     cli.catalog.write_text(CATALOG + IMAGES)
     folder = cli.data_dir / "weights"
     real, dream, shared = cli.with_books().ok("models").splitlines()[1:]
@@ -219,30 +219,30 @@ def test_models_says_which_weights_are_missing_and_where_to_put_them_and_who_sta
     assert f"gpu: no file {folder}/real.safetensors: put it there, or a diffusers folder real" in real
     assert "MISSING" in dream
     assert f"no file {folder}/dream-7.safetensors" in dream
-    address = "set MINITOOLAI_WEB_BASE_URL=http://host:7860, a web UI started with --api"
+    address = "set MINITOOLAI_WEB_BASE_URL=http://host:7860 to a web UI started with --api"
     assert shared == f"  of 2 image models: web: no address: {address}"
 
     folder.mkdir()
     (folder / "real.safetensors").write_bytes(b"")
     (folder / "dream-7").mkdir()
     real, dream = cli.within("models").out.splitlines()[1:3]
-    # With its weights there, what is left to miss are the packages, which only a machine with a GPU needs.
+    # With the weights there, only the packages may be missing; only a machine with a GPU needs them.
     assert "no file" not in real
     assert ("ready    gpu" in real) != ("STAND-IN sketch" in real)
-    assert "model_index.json is missing" in dream
+    assert f"{folder}/dream-7 is not a diffusers folder (no model_index.json): copy all of it" in dream
     real, dream = cli.within("models", MINITOOLAI_WEB_BASE_URL="http://127.0.0.1:7860").out.splitlines()[1:]
     assert real.endswith("ready    web")
     assert dream.endswith("ready    web")
 
 
-def test_doctor_finds_nothing_wrong_with_what_is_right(cli: Cli) -> None:
+def test_doctor_finds_no_fault_in_a_working_installation(cli: Cli) -> None:
     out = cli.ok("doctor")
     assert [line.split()[0] for line in out.splitlines()] == ["ok"] * 5
     for part in ("catalog", "data folder", "database", "pictures", "model fake-chat: fake"):
         assert part in out
 
 
-def test_doctor_names_each_fault_with_its_remedy(cli: Cli) -> None:
+def test_doctor_reports_each_fault_with_its_remedy(cli: Cli) -> None:
     cli.with_books()
     cli.catalog.write_text(CATALOG.replace('"1.00"', '"free"'))
     said = cli("doctor")
@@ -255,7 +255,7 @@ def test_doctor_names_each_fault_with_its_remedy(cli: Cli) -> None:
     assert "FAULT  model fake-chat: up: " in said.out
 
 
-def test_doctor_tells_of_a_store_of_pictures_that_takes_none_and_leaves_nothing_in_one_that_does(cli: Cli) -> None:
+def test_doctor_reports_an_unwritable_object_store_and_leaves_a_working_one_empty(cli: Cli) -> None:
     assert cli.with_books().within("doctor").status == 0
     objects = cli.data_dir / "objects"
     assert [path for path in objects.rglob("*") if path.is_file()] == []
@@ -266,7 +266,7 @@ def test_doctor_tells_of_a_store_of_pictures_that_takes_none_and_leaves_nothing_
     assert f"FAULT  pictures: cannot write to {objects}" in said.out
 
 
-def test_doctor_tells_of_a_database_that_is_none(cli: Cli) -> None:
+def test_doctor_reports_a_file_that_is_not_a_database(cli: Cli) -> None:
     cli.data_dir.mkdir()
     cli.database.write_bytes(b"rubbish" * 1000)
     said = cli("doctor")
@@ -287,20 +287,20 @@ def test_doctor_tells_of_a_database_that_is_none(cli: Cli) -> None:
         ("MINITOOLAI_DATA_DIR", "/proc/nowhere", "cannot create the data folder /proc/nowhere"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_remedy(ann: Cli, variable: str, value: str, words: str) -> None:
+def test_an_invalid_setting_is_reported_with_its_remedy(ann: Cli, variable: str, value: str, words: str) -> None:
     said = ann.within("models", **{variable: value})
     assert (said.status, said.out) == (1, "")
     assert words in said.err
     assert value == "1" or value in ("x", "loud") or "sk-x" not in said.err
 
 
-def test_the_option_wins_over_the_variable(ann: Cli, tmp_path: Path) -> None:
+def test_an_option_overrides_the_environment_variable(ann: Cli, tmp_path: Path) -> None:
     said = ann.within("balance", ANN, "--data-dir", str(tmp_path / "other"))
     assert said.status == 1
     assert f"there is no database in {tmp_path / 'other'}" in said.err
 
 
-def test_many_commands_at_once_lose_nothing(cli: Cli) -> None:
+def test_concurrent_commands_lose_nothing(cli: Cli) -> None:
     cli.with_books().ok("account", "create", ANN)
     with ThreadPoolExecutor(6) as pool:
         done = list(pool.map(lambda _: cli("credit", "grant", ANN, "1.00"), range(6)))
@@ -309,7 +309,7 @@ def test_many_commands_at_once_lose_nothing(cli: Cli) -> None:
     assert cli.ok("audit") == "9 invariants hold\n"
 
 
-def test_help_answers_before_anything_heavy_is_loaded(ann: Cli) -> None:
+def test_help_imports_nothing_heavy_and_prints_within_1_5_s(ann: Cli) -> None:
     times = []
     for _ in range(3):
         began_s = time.monotonic()
@@ -340,7 +340,7 @@ def test_every_command_works_on_postgres(cli: Cli, cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("url", ["mysql://ann:secret@host/db", "secret", "postgresql://ann:se%cret@host/db"])
-def test_an_address_that_is_no_postgres_is_refused_without_repeating_it(cli: Cli, url: str) -> None:
+def test_an_invalid_database_url_is_refused_without_repeating_it(cli: Cli, url: str) -> None:
     refused = cli.within("audit", MINITOOLAI_DATABASE_URL=url)
     assert refused.status == 1
     assert "MINITOOLAI_DATABASE_URL is not a PostgreSQL address" in refused.err
@@ -348,7 +348,7 @@ def test_an_address_that_is_no_postgres_is_refused_without_repeating_it(cli: Cli
     assert "se%cret" not in refused.err + refused.out
 
 
-def test_a_postgres_that_is_away_is_said_in_one_line(cli: Cli) -> None:
+def test_an_unreachable_postgres_is_reported_in_one_line(cli: Cli) -> None:
     refused = cli("audit", MINITOOLAI_DATABASE_URL="postgresql://ann:secret@127.0.0.1:9/books")
     assert refused.status == 1
     assert "cannot reach PostgreSQL at 127.0.0.1:9/books" in refused.err
@@ -365,7 +365,7 @@ def test_a_postgres_that_is_away_is_said_in_one_line(cli: Cli) -> None:
         (("--workers", "0"), {}, "at least one process must serve"),
     ],
 )
-def test_several_processes_on_sqlite_are_refused_naming_postgres(
+def test_several_processes_on_sqlite_are_refused_with_the_remedy_postgres(
     cli: Cli, arguments: tuple[str, ...], env: dict[str, str], words: str
 ) -> None:
     refused = cli.within("serve", "--port", "0", *arguments, **env)

@@ -1,4 +1,4 @@
-"""A new secret for what is made from now on; what was made under the old one goes on working until it is forgotten."""
+"""Test `minitoolai secret`: a rotation, what stays valid under the previous secret, and forgetting it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OLD, NEW = SecretKeys(b"the old secret"), SecretKeys(b"the new secret", [b"the o
 
 
 @pytest.mark.acceptance
-def test_a_server_knows_what_was_made_before_the_rotation_and_forgets_it_when_told(tmp_path: Path) -> None:
+def test_keys_and_links_stay_valid_after_a_rotation_until_the_secret_is_forgotten(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, catalog=catalogs.FAKE + CATALOG) as server:
         account = server.account()
         asked = job(account)
@@ -43,7 +43,7 @@ def test_a_server_knows_what_was_made_before_the_rotation_and_forgets_it_when_to
         assert post(account).status_code == 200
         assert wait(account, asked)["status"] == "success"
         assert requests.get(link, timeout=10).status_code == 200
-        # What is made now is made under the new one.
+        # New keys are made under the new secret.
         young = server.account()
         assert post(young).status_code == 200
         young.settled()
@@ -58,7 +58,7 @@ def test_a_server_knows_what_was_made_before_the_rotation_and_forgets_it_when_to
         young.settled()
 
 
-def test_a_signature_of_a_previous_secret_is_known_and_none_is_made_under_it() -> None:
+def test_previous_secrets_verify_signatures_but_never_sign() -> None:
     old, new = UrlSigner(OLD.derive(b"signatures")), UrlSigner(NEW.derive(b"signatures"))
     assert new.verify("picture", "17", old.sign("picture", "17"))
     assert new.verify("picture", "17", new.sign("picture", "17"))
@@ -67,16 +67,16 @@ def test_a_signature_of_a_previous_secret_is_known_and_none_is_made_under_it() -
     assert not UrlSigner(SecretKeys(b"another", [])).verify("picture", "17", old.sign("picture", "17"))
 
 
-def test_a_receiver_with_the_old_secret_and_one_with_the_new_accept_the_same_webhook() -> None:
+def test_a_webhook_is_signed_with_the_old_and_the_new_secret() -> None:
     signed = WebhookSecrets(NEW).sign(7, "msg", "1700000000", b"{}").split(" ")
     for secrets in (WebhookSecrets(OLD), WebhookSecrets(NEW)):
-        raw = base64.b64decode(secrets.of(7).removeprefix("whsec_"))
+        raw = base64.b64decode(secrets.secret_for(7).removeprefix("whsec_"))
         mine = "v1," + base64.b64encode(hmac.digest(raw, b"msg.1700000000.{}", hashlib.sha256)).decode()
         assert mine in signed
     assert len(signed) == 2
 
 
-def test_a_voucher_of_before_is_worth_its_money_once(books: TemporaryBooks) -> None:
+def test_a_voucher_made_before_the_rotation_is_redeemed_once(books: TemporaryBooks) -> None:
     account = books.account()
     made = make_voucher(OLD, books.clock, 10_000_000_000, note=None, days=None)
     connection = books.connection
@@ -87,13 +87,13 @@ def test_a_voucher_of_before_is_worth_its_money_once(books: TemporaryBooks) -> N
         assert redeem(connection, books.clock, NEW, account, "AAAA-AAAA-AAAA-AAAA") == "unknown"
 
 
-def test_keys_are_made_under_the_new_secret(books: TemporaryBooks) -> None:
+def test_new_keys_are_hashed_under_the_new_secret(books: TemporaryBooks) -> None:
     key = make_key(7, "laptop", NEW, books.clock)
     secret = key.text.split("-")[3].encode()
     assert key.row.secret_hmac == hmac.digest(b"the new secret", secret, "sha256")
 
 
-def test_settings_and_files_make_one_ring(tmp_path: Path) -> None:
+def test_settings_and_files_both_add_previous_secrets(tmp_path: Path) -> None:
     first = load_secret_keys(Settings(data_dir=tmp_path))
     assert all_keys(first) == (first,)
     rotate(Settings(data_dir=tmp_path), None)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -111,6 +112,19 @@ def test_deeply_nested_chunks_are_not_counted_in_a_block_and_cause_no_crash() ->
     # Free it level by level, because the interpreter would recurse.
     while isinstance(inner, dict):
         inner = inner.pop("x").pop()
+
+
+def test_megabytes_of_escapes_are_counted_at_once_and_in_little_memory() -> None:
+    count = 4_000_000
+    delta = b'{"content":"' + b"\\n" * count + b'","n":1}'
+    block = event(choice({})).replace(b'"delta":{}', b'"delta":' + delta)
+    tracemalloc.start()
+    try:
+        assert count_deltas(block, 1) == (1, count)
+        assert delta_size(delta) == count
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("delta", [b'"words"', b"[]", b"7", b"{", b'{"content":"\xff"}'])

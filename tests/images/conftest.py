@@ -1,4 +1,4 @@
-"""One server with engines that draw flat colours, quickly and slowly, for all quick tests of pictures over HTTP."""
+"""Servers that all quick tests of images over HTTP share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def image_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
 
 @pytest.fixture
 def server(image_server: ServerProcess) -> Iterator[ServerProcess]:
-    """After each test the books add up and nothing stays held."""
+    """Check after each test that no hold is pending and no ledger invariant is broken."""
     yield image_server
     eventually(
         lambda: image_server.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'")) == [(0,)],
@@ -32,12 +32,12 @@ def server(image_server: ServerProcess) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def account(server: ServerProcess) -> Account:
-    """A customer with $5."""
+    """Create a customer with $5."""
     return server.account()
 
 
 @pytest.fixture(scope="session")
 def sketch_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Two of the shipped models, drawn by the embedded one; without chat and speech, which would only take time."""
+    """Start a server with two shipped image models on the embedded engine, without chat and speech to save time."""
     with ServerProcess(tmp_path_factory.mktemp("sketch"), catalog=SKETCH) as server:
         yield server

@@ -1,4 +1,4 @@
-"""A picture from request to link: submitted, polled, followed, cancelled, opened; charged once, and told of."""
+"""Tests of the image endpoints over HTTP: submit, poll, events, cancel, links, webhooks, models and usage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.studio_http import CREDIT, PRICE, check_image_refusal, job, p
 from tests.support.waiting import eventually
 
 
-def open_picture(state: dict[str, Any], **headers: str) -> requests.Response:
+def open_image(state: dict[str, Any], **headers: str) -> requests.Response:
     return requests.get(state["image_url"], headers=headers, timeout=30)
 
 
@@ -36,7 +36,7 @@ def cancel(account: Account, one: dict[str, Any], slash: str = "") -> requests.R
     return requests.delete(url, params={"signature": one["signature"]}, timeout=30)
 
 
-def test_a_job_becomes_a_picture_of_the_asked_size_and_costs_its_price_once(account: Account) -> None:
+def test_a_job_becomes_an_image_of_the_requested_size_and_is_charged_once(account: Account) -> None:
     answer = submit(account, width=320, height=257, seed=7)
     assert answer.status_code == 200
     one = answer.json()
@@ -46,18 +46,18 @@ def test_a_job_becomes_a_picture_of_the_asked_size_and_costs_its_price_once(acco
     state = wait(account, {"jobid": one["jobid"], "signature": one["signature"]})
     assert (state["status"], state["message"], state["seed"], state["progress"]) == ("success", "success", 7, 1.0)
     assert state["model"] == "fake-flat-1"
-    picture = open_picture(state)
+    picture = open_image(state)
     image = Image.open(io.BytesIO(picture.content))
     assert (image.size, image.format) == ((320, 257), "PNG")
     assert account.settled() == CREDIT - PRICE
     name = answer.headers["x-generation-id"]
     assert name == state["generation"]
-    told = get(account, f"/v1/generations/{name}").json()
-    assert (told["kind"], told["state"], told["cost"]) == ("image", "succeeded", "0.001500000")
+    found = get(account, f"/v1/generations/{name}").json()
+    assert (found["kind"], found["state"], found["cost"]) == ("image", "succeeded", "0.001500000")
     assert account.server.transfers_of(name) == [PRICE]
 
 
-def test_the_picture_says_how_it_was_drawn(account: Account) -> None:
+def test_the_image_contains_its_parameters(account: Account) -> None:
     state = wait(
         account,
         job(
@@ -69,29 +69,29 @@ def test_the_picture_says_how_it_was_drawn(account: Account) -> None:
             cfgScale=2.5,
         ),
     )
-    image: Any = Image.open(io.BytesIO(open_picture(state).content))
+    image: Any = Image.open(io.BytesIO(open_image(state).content))
     assert image.text["parameters"] == (
         "a (red:1.2) äpple\nNegative prompt: blue\nSteps: 3, Sampler: DPM++ 2M Karras, CFG scale: 2.5, "
         f"Seed: {state['seed']}, Size: 256x256, Model: fake-flat-1, {image.text['parameters'].rpartition(', ')[2]}"
     )
 
 
-def test_fields_left_out_or_null_take_their_defaults(account: Account) -> None:
+def test_missing_and_null_fields_take_their_defaults(account: Account) -> None:
     nothing = dict.fromkeys(("negativePrompt", "scheduler", "steps", "cfgScale", "width", "height", "seed"))
     state = wait(account, job(account, **nothing, webhook_url=None))
-    image: Any = Image.open(io.BytesIO(open_picture(state).content))
+    image: Any = Image.open(io.BytesIO(open_image(state).content))
     assert "Steps: 4, Sampler: DPM++ SDE, CFG scale: 2, " in image.text["parameters"]
     assert image.size == (1024, 1024)
     assert 0 <= state["seed"] < 2**32
 
 
-def test_whole_numbers_may_be_written_with_a_point(account: Account) -> None:
+def test_whole_numbers_may_be_floats(account: Account) -> None:
     state = wait(account, job(account, steps=2.0, width=256.0, height=300.0, seed=12.0, cfgScale=2))
     assert (state["status"], state["seed"]) == ("success", 12)
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_every_path_answers_with_and_without_its_last_slash_and_never_by_redirect(account: Account, slash: str) -> None:
+def test_every_path_works_with_and_without_a_trailing_slash(account: Account, slash: str) -> None:
     answer = submit(account, f"/api/texttoimage{slash}")
     one = answer.json()
     state = poll(account, {"jobid": str(one["jobid"]), "signature": one["signature"]}, f"/api/texttoimage/jobs{slash}")
@@ -108,7 +108,7 @@ def test_a_jobid_may_be_a_number_or_its_digits(account: Account) -> None:
         assert poll(account, {"jobid": jobid, "signature": one["signature"]}).json()["status"] == "success"
 
 
-def test_a_poll_says_where_a_job_stands(account: Account) -> None:
+def test_a_poll_reports_progress(account: Account) -> None:
     first, second = job(account, model="slow", steps=8), job(account, model="slow", steps=8)
     seen: set[str] = set()
     while (state := poll(account, second).json())["status"] not in ("success", "error"):
@@ -118,29 +118,29 @@ def test_a_poll_says_where_a_job_stands(account: Account) -> None:
     assert state["status"] == wait(account, first)["status"] == "success"
 
 
-def test_events_tell_every_step_and_end_with_the_picture(account: Account) -> None:
+def test_events_contain_every_step_and_the_image(account: Account) -> None:
     one = job(account, model="slow", steps=4)
     answer = events(account, one)
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert answer.headers["cache-control"] == "no-cache"
     blocks = [block.removeprefix("data: ") for block in answer.text.split("\n\n") if block.startswith("data: ")]
     assert blocks[-1] == "[DONE]"
-    told = [json.loads(block) for block in blocks[:-1]]
-    steps = [state["message"] for state in told if state["status"] == "processing"]
+    states = [json.loads(block) for block in blocks[:-1]]
+    steps = [state["message"] for state in states if state["status"] == "processing"]
     assert {"step 1 of 4", "step 2 of 4", "step 3 of 4"} <= set(steps)
     assert steps == sorted(steps)
-    assert told[-1]["status"] == "success"
-    assert open_picture(told[-1]).status_code == 200
-    assert [state["progress"] for state in told] == sorted(state["progress"] for state in told)
+    assert states[-1]["status"] == "success"
+    assert open_image(states[-1]).status_code == 200
+    assert [state["progress"] for state in states] == sorted(state["progress"] for state in states)
 
 
-def test_events_of_an_ended_job_tell_its_end_at_once(account: Account) -> None:
+def test_events_of_an_ended_job_contain_only_its_end(account: Account) -> None:
     one = job(account)
     wait(account, one)
     assert events(account, one).text.count("data: ") == 2
 
 
-def test_whoever_stops_listening_disturbs_nothing(account: Account) -> None:
+def test_a_client_that_disconnects_from_events_does_not_affect_the_job(account: Account) -> None:
     one = job(account, model="slow", steps=8)
     url = f"{account.server.url}/api/texttoimage/jobs/{one['jobid']}/events"
     with requests.get(url, params={"signature": one["signature"]}, stream=True, timeout=30) as answer:
@@ -148,7 +148,7 @@ def test_whoever_stops_listening_disturbs_nothing(account: Account) -> None:
     assert wait(account, one)["status"] == "success"
 
 
-def test_a_cancelled_job_releases_its_hold_and_says_so(account: Account) -> None:
+def test_a_cancelled_job_releases_its_hold(account: Account) -> None:
     one = job(account, model="slow", steps=8)
     state = cancel(account, one).json()
     assert (state["status"], state["code"], state["image_url"]) == ("error", "cancelled", None)
@@ -158,37 +158,37 @@ def test_a_cancelled_job_releases_its_hold_and_says_so(account: Account) -> None
     assert poll(account, one).json() == state
 
 
-def test_a_job_that_has_ended_cannot_be_cancelled_any_more(account: Account) -> None:
+def test_an_ended_job_cannot_be_cancelled(account: Account) -> None:
     one = job(account)
     wait(account, one)
     assert cancel(account, one).json()["status"] == "success"
     assert account.settled() == CREDIT - PRICE
 
 
-def test_a_job_that_cannot_be_drawn_says_why_and_costs_nothing(account: Account) -> None:
+def test_a_failed_job_gives_the_reason_and_is_not_charged(account: Account) -> None:
     state = wait(account, job(account, prompt="an unpaintable thing"))
     assert (state["status"], state["image_url"]) == ("error", None)
-    assert "cannot be painted" in state["message"]
+    assert "this prompt cannot be generated" in state["message"]
     assert "nothing was charged" in state["message"]
     assert account.settled() == CREDIT
 
 
-def test_the_same_request_under_one_idempotency_key_is_one_job(account: Account) -> None:
-    def ask(prompt: str) -> requests.Response:
+def test_requests_with_the_same_idempotency_key_create_one_job(account: Account) -> None:
+    def request(prompt: str) -> requests.Response:
         headers = {**account.headers, "idempotency-key": "order-4711"}
         body = {"model": "flat", "prompt": prompt, "width": 256, "height": 256}
         return requests.post(account.server.url + "/api/texttoimage/", json=body, headers=headers, timeout=30)
 
-    first = ask("a red apple").json()
-    again = ask("a red apple")
+    first = request("a red apple").json()
+    again = request("a red apple")
     assert again.json() == first
     assert again.headers["idempotent-replayed"] == "true"
-    check_image_refusal(ask("a green apple"), 422, "idempotency_mismatch")
+    check_image_refusal(request("a green apple"), 422, "idempotency_mismatch")
     wait(account, {"jobid": first["jobid"], "signature": first["signature"]})
     assert account.settled() == CREDIT - PRICE
 
 
-def test_jobs_are_not_guessable_and_their_signatures_are_their_own(account: Account) -> None:
+def test_job_ids_cannot_be_guessed_and_signatures_differ(account: Account) -> None:
     jobs = [job(account) for _ in range(5)]
     ids = [one["jobid"] for one in jobs]
     gaps = [abs(a - b) for a, b in itertools.pairwise(ids)]
@@ -201,9 +201,9 @@ def test_jobs_are_not_guessable_and_their_signatures_are_their_own(account: Acco
 # ── the link ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_link_opens_without_a_key_with_headers_that_caches_understand(account: Account) -> None:
+def test_a_link_needs_no_key_and_sends_caching_headers(account: Account) -> None:
     state = wait(account, job(account))
-    answer = open_picture(state)
+    answer = open_image(state)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
     age = re.fullmatch(r"private, max-age=(\d+), immutable", answer.headers["cache-control"])
@@ -212,24 +212,24 @@ def test_a_link_opens_without_a_key_with_headers_that_caches_understand(account:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_whoever_has_the_picture_is_not_sent_it_again(account: Account) -> None:
+def test_a_matching_etag_gives_a_304(account: Account) -> None:
     state = wait(account, job(account))
-    etag = open_picture(state).headers["etag"]
+    etag = open_image(state).headers["etag"]
     for tags in (etag, f"W/{etag}", f'"other", {etag}', "*"):
-        answer = open_picture(state, **{"If-None-Match": tags})
+        answer = open_image(state, **{"If-None-Match": tags})
         assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
-    assert open_picture(state, **{"If-None-Match": '"other"'}).status_code == 200
+    assert open_image(state, **{"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_head_says_what_get_would_without_the_picture(account: Account) -> None:
+def test_head_sends_the_headers_of_get(account: Account) -> None:
     state = wait(account, job(account))
-    got, head = open_picture(state), requests.head(state["image_url"], timeout=30)
+    got, head = open_image(state), requests.head(state["image_url"], timeout=30)
     assert (head.status_code, head.content) == (200, b"")
     for name in ("content-length", "content-type", "etag"):
         assert head.headers[name] == got.headers[name]
 
 
-def test_each_poll_gives_a_link_of_this_server_and_never_of_the_requests_host(account: Account) -> None:
+def test_links_never_use_the_host_header(account: Account) -> None:
     one = job(account)
     wait(account, one)
     answer = requests.post(
@@ -241,25 +241,25 @@ def test_each_poll_gives_a_link_of_this_server_and_never_of_the_requests_host(ac
 # ── webhooks ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_end_of_a_job_is_told_to_its_address_and_the_log_shows_it(account: Account) -> None:
+def test_a_finished_job_sends_a_webhook_that_the_log_shows(account: Account) -> None:
     with receiver(500, 200) as hook:
         one = job(account, webhook_url=f"http://127.0.0.1:{hook.port}/hook")
         state = wait(account, one)
         eventually(lambda: hook.seen, within_s=10)
-        told = hook.last
+        sent = hook.last
         eventually(lambda: get(account, "/api/webhooks/").json()["data"][0]["attempts"], within_s=10)
     mine = get(account, "/api/webhooks").json()
-    assert is_signed(mine["secret"], told.headers, told.raw)
-    assert told.body["type"] == "image.succeeded"
-    assert told.body["data"]["jobid"] == one["jobid"]
-    assert (told.body["data"]["seed"], told.body["data"]["model"]) == (state["seed"], state["model"])
+    assert is_signed(mine["secret"], sent.headers, sent.raw)
+    assert sent.body["type"] == "image.succeeded"
+    assert sent.body["data"]["jobid"] == one["jobid"]
+    assert (sent.body["data"]["seed"], sent.body["data"]["model"]) == (state["seed"], state["model"])
     message = mine["data"][0]
-    assert (message["id"], message["state"], message["generation"]) == (told.body["id"], "pending", state["generation"])
+    assert (message["id"], message["state"], message["generation"]) == (sent.body["id"], "pending", state["generation"])
     assert [attempt["status"] for attempt in message["attempts"]] == [500]
     assert message["next_attempt_at"] is not None
 
 
-def test_nobody_sees_the_webhooks_of_another_account(account: Account) -> None:
+def test_webhooks_of_another_account_are_not_visible(account: Account) -> None:
     with receiver(200) as hook:
         wait(account, job(account, webhook_url=f"http://127.0.0.1:{hook.port}/"))
         eventually(lambda: hook.seen, within_s=10)
@@ -270,26 +270,26 @@ def test_nobody_sees_the_webhooks_of_another_account(account: Account) -> None:
     assert requests.get(account.server.url + "/api/webhooks/", timeout=10).status_code == 401
 
 
-def test_the_secret_of_webhooks_is_not_the_key_of_anything_else(account: Account) -> None:
+def test_the_webhook_secret_is_derived_from_the_server_key(account: Account) -> None:
     secret = get(account, "/api/webhooks/").json()["secret"]
-    assert secret != WebhookSecrets(b"").of(account.id)
+    assert secret != WebhookSecrets(b"").secret_for(account.id)
     assert len(secret) == len("whsec_") + 44
 
 
-# ── what is on offer, what was used ───────────────────────────────────────────────────────────────────────
+# ── models and usage ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_models_list_pictures_with_price_and_engine(account: Account) -> None:
-    told = get(account, "/v1/models/flat").json()
-    assert (told["kind"], told["engine"], told["ready"], told["owned_by"]) == ("image", "flat", True, "flat")
-    assert told["price"] == {"image": "0.001500000", "currency": "USD"}
+def test_image_models_are_listed_with_price_and_engine(account: Account) -> None:
+    found = get(account, "/v1/models/flat").json()
+    assert (found["kind"], found["engine"], found["ready"], found["owned_by"]) == ("image", "flat", True, "flat")
+    assert found["price"] == {"image": "0.001500000", "currency": "USD"}
     assert {"flat", "slow", "missing"} <= {model["id"] for model in get(account, "/v1/models").json()["data"]}
     missing = get(account, "/v1/models/missing").json()
     assert missing["ready"] is False
-    assert "weights are missing" in missing["why_not_ready"]
+    assert "weights of this fake model are missing" in missing["why_not_ready"]
 
 
-def test_usage_counts_pictures(account: Account) -> None:
+def test_usage_counts_images(account: Account) -> None:
     for _ in range(2):
         wait(account, job(account))
     line = get(account, "/api/usage/", group_by="model").json()["data"][0]
@@ -297,7 +297,7 @@ def test_usage_counts_pictures(account: Account) -> None:
     assert line["cost"] == "0.003000000"
 
 
-def test_a_poor_account_is_refused_before_anything_is_queued(server: ServerProcess) -> None:
+def test_a_job_that_exceeds_the_balance_is_not_queued(server: ServerProcess) -> None:
     poor = server.account("0.0029")
     first = job(poor)
     check_image_refusal(submit(poor), 402, "insufficient_balance")
@@ -305,7 +305,7 @@ def test_a_poor_account_is_refused_before_anything_is_queued(server: ServerProce
     assert poor.settled() == 1_400_000
 
 
-def test_an_account_with_its_queue_full_is_told_to_come_back(account: Account) -> None:
+def test_a_full_queue_is_refused_with_retry_after(account: Account) -> None:
     jobs = []
     while (answer := submit(account, model="slow", steps=8, width=256 + len(jobs) % 5)).status_code == 200:
         jobs.append(answer.json())

@@ -1,4 +1,4 @@
-"""The programs of docs/examples about pictures run as they are, by the real interpreters."""
+"""Tests that run the image programs of docs/examples unchanged, with the real interpreters."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(program: str, account: Account, folder: Path, key: str = "") -> subproce
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_an_example_saves_its_picture(program: str, sketch_server: ServerProcess, tmp_path: Path) -> None:
+def test_an_example_saves_its_image(program: str, sketch_server: ServerProcess, tmp_path: Path) -> None:
     account = sketch_server.account()
     done = run(program, account, tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
@@ -43,15 +43,15 @@ def test_an_example_saves_its_picture(program: str, sketch_server: ServerProcess
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_an_example_says_why_it_was_refused(program: str, sketch_server: ServerProcess, tmp_path: Path) -> None:
+def test_an_example_prints_the_reason_of_a_refusal(program: str, sketch_server: ServerProcess, tmp_path: Path) -> None:
     done = run(program, sketch_server.account(), tmp_path, key="sk-mt-wrong")
     assert done.returncode == 1
-    assert "not a key of this service" in done.stderr
+    assert "Invalid API key" in done.stderr
 
 
 @contextmanager
 def receiving(program: str, secret: str, log: Path) -> Iterator[int]:
-    """One of the receivers, on a port of its own; what it says goes into `log`."""
+    """Run one of the receivers on a free port, with its output in `log`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -76,7 +76,7 @@ def _listens(port: int) -> bool:
 
 
 @pytest.mark.parametrize("program", ["webhook.py", "webhook.php"])
-def test_a_receiver_believes_what_is_signed_and_nothing_else(program: str, account: Account, tmp_path: Path) -> None:
+def test_an_example_receiver_accepts_only_signed_webhooks(program: str, account: Account, tmp_path: Path) -> None:
     secret = get(account, "/api/webhooks/").json()["secret"]
     log = tmp_path / "receiver.log"
     with receiving(program, secret, log) as port:

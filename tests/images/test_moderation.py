@@ -1,4 +1,4 @@
-"""The default policy refuses sexual content about minors however it is written, and lets everything else through."""
+"""Tests of the default prompt policy and of policies that an operator installs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ ALLOWED = [
 
 
 @pytest.mark.parametrize("prompt", REFUSED)
-def test_sexual_content_about_minors_is_refused_however_it_is_written(prompt: str) -> None:
+def test_sexual_content_about_minors_is_refused_in_every_spelling(prompt: str) -> None:
     assert is_refused(prompt)
     with pytest.raises(ContentRefused) as refusal:
         asyncio.run(DefaultPolicy().check(prompt, ""))
@@ -131,16 +131,16 @@ def test_everything_else_is_allowed(prompt: str) -> None:
         ("a baby elephant", "blurry, deformed"),
     ],
 )
-def test_what_a_negative_prompt_keeps_away_is_no_reason_to_refuse(prompt: str, negative: str) -> None:
+def test_words_in_a_negative_prompt_are_no_reason_to_refuse(prompt: str, negative: str) -> None:
     assert not is_refused(prompt, negative)
 
 
 @pytest.mark.parametrize("negative", ["clothes", "(clothing:1.4), shirt", "underwear, dress", "cl0thes"])
-def test_clothes_kept_away_from_a_child_are_refused(negative: str) -> None:
+def test_clothes_in_a_negative_prompt_with_a_child_are_refused(negative: str) -> None:
     assert is_refused("a little girl standing", negative)
 
 
-def test_a_hostile_text_is_read_in_no_time() -> None:
+def test_hostile_texts_cause_no_regex_backtracking() -> None:
     began_s = time.process_time()
     for text in ("a " * 4000, "no nude or " * 700, "1" * 8000, "(" * 8000, "14 year " * 1000, "l-" * 4000, "o" * 8000):
         is_refused(text, text)
@@ -151,7 +151,7 @@ def test_a_hostile_text_is_read_in_no_time() -> None:
 
 
 def _install(folder: Path, code: str, value: str) -> None:
-    """What pip would leave behind for a package with one entry point."""
+    """Create the files that pip installs for a package with one entry point."""
     (folder / "house_rules.py").write_text(code)
     info = folder / "house_rules-1.0.dist-info"
     info.mkdir()
@@ -172,9 +172,7 @@ class Silent:
 """
 
 
-def test_an_installed_policy_is_found_by_its_name_and_asked_after_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_installed_policy_runs_after_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _install(tmp_path, HOUSE, "house_rules:House")
     monkeypatch.syspath_prepend(str(tmp_path))
     policies = find_policies("default, house", {"default": DefaultPolicy})
@@ -186,9 +184,7 @@ def test_an_installed_policy_is_found_by_its_name_and_asked_after_the_default(
 
 
 @pytest.mark.parametrize("value", ["house_rules:Nobody", "house_rules:Silent", "nowhere:House"])
-def test_a_policy_that_does_not_load_stops_the_start_and_says_which(
-    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_policy_that_does_not_load_is_named(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _install(tmp_path, HOUSE, value)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(SettingsError, match="policy house"):
@@ -196,6 +192,6 @@ def test_a_policy_that_does_not_load_stops_the_start_and_says_which(
 
 
 @pytest.mark.parametrize(("names", "says"), [("", "at least one"), ("defualt", "there are default")])
-def test_a_policy_that_is_not_there_is_refused_with_those_that_are(names: str, says: str) -> None:
+def test_an_unknown_policy_is_refused_with_the_known_ones(names: str, says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         find_policies(names, {"default": DefaultPolicy})

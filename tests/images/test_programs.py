@@ -1,4 +1,4 @@
-"""The contract's own programs, unchanged, against the server as it is shipped: a picture for $0.0015."""
+"""Tests of the contract's own programs, unchanged, against the shipped catalog: one image for $0.0015."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(interpreter: str, program: str, account: Account, folder: Path) -> str:
     return done.stdout.strip()
 
 
-def test_the_python_program_gets_its_picture_and_pays_its_price(account: Account, tmp_path: Path) -> None:
+def test_the_python_program_gets_an_image_and_pays_for_it(account: Account, tmp_path: Path) -> None:
     link = run(sys.executable, "image.py.txt", account, tmp_path)
     assert link.startswith(account.server.url)
     with Image.open(tmp_path / "picture.png") as image:
@@ -45,7 +45,7 @@ def test_the_python_program_gets_its_picture_and_pays_its_price(account: Account
     assert account.settled() == CREDIT - PRICE
 
 
-def test_the_php_program_gets_its_picture_and_pays_its_price(account: Account, tmp_path: Path) -> None:
+def test_the_php_program_gets_an_image_and_pays_for_it(account: Account, tmp_path: Path) -> None:
     state = json.loads(run("php", "image.php.txt", account, tmp_path))
     assert (state["status"], state["message"], state["model"]) == ("success", "success", "minitoolai-sketch-1")
     answer = requests.get(state["image_url"], stream=True, timeout=30)

@@ -1,4 +1,4 @@
-"""Every field wrong in every way, foreign and broken signatures, expired links: refused in words, and never charged."""
+"""Tests of invalid image requests: wrong fields, signatures and links are refused, named and never charged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.studio_http import (
 WRONG_TYPES: list[Any] = [True, "4", [4], {"a": 4}, 4.5]
 NOT_TEXT: list[Any] = [True, 4, ["a"], {"a": "b"}]
 
-#: (field, value) → what the message must say besides the field.
+#: Field, value, and what the message must contain besides the field.
 REFUSED: list[tuple[str, Any, str]] = [
     *(("steps", value, "whole number from 1 to 8") for value in WRONG_TYPES),
     ("steps", 0, "at least 1"),
@@ -50,8 +50,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     *(("scheduler", value, "none of the 18") for value in (4, True, [], {}, "", "euler", "DPM++ 3M SDE", "Karras")),
     *(("negativePrompt", value, "string") for value in NOT_TEXT),
     ("negativePrompt", "x" * 8001, "8,001 characters"),
-    *(("prompt", value, "what to draw") for value in (*NOT_TEXT, None, "", "  \n\t")),
-    ("prompt", "x" * 100_000, "100,000 characters; it may have 8,000"),
+    *(("prompt", value, "describes the image") for value in (*NOT_TEXT, None, "", "  \n\t")),
+    ("prompt", "x" * 100_000, "100,000 characters; shorten it to 8,000"),
     ("prompt", "a\0b", "NUL"),
     *(("model", value, "non-empty string") for value in (*NOT_TEXT, None, "")),
     *(("webhook_url", value, "non-empty string") for value in (*NOT_TEXT, "")),
@@ -59,18 +59,16 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("webhook_url", "example.com/hook", "https://"),
     ("webhook_url", "https://user:secret@example.com/", "user name"),
     ("webhook_url", "https://example.com/ä", "ASCII"),
-    ("webhook_url", "https://example.com/" + "a" * 2000, "2000 characters"),
+    ("webhook_url", "https://example.com/" + "a" * 2000, "2000 ASCII characters"),
     ("webhook_url", "https://[::1", "URL"),
     ("negative_prompt", "blurry", "the nearest are negativePrompt"),
     ("cfg_scale", 2, "the nearest is cfgScale"),
-    ("n", 4, "no field"),
+    ("n", 4, "not a field"),
 ]
 
 
 @pytest.mark.parametrize(("field", "value", "says"), REFUSED, ids=[f"{c[0]}={str(c[1])[:20]!r}" for c in REFUSED])
-def test_a_wrong_field_is_a_400_that_names_it_and_costs_nothing(
-    account: Account, field: str, value: Any, says: str
-) -> None:
+def test_a_wrong_field_is_named_and_not_charged(account: Account, field: str, value: Any, says: str) -> None:
     answer = submit(account, **{field: value})
     code = "url_not_allowed" if field == "webhook_url" and isinstance(value, str) and value else "invalid_request"
     code = "string_above_max_length" if "characters" in says and field != "webhook_url" else code
@@ -79,7 +77,7 @@ def test_a_wrong_field_is_a_400_that_names_it_and_costs_nothing(
     assert account.money().held == 0
 
 
-def test_what_is_refused_is_never_in_the_books(account: Account) -> None:
+def test_refused_requests_leave_no_hold(account: Account) -> None:
     for fields in ({"steps": 9}, {"prompt": ""}, {"prompt": "nude child"}, {"model": "missing"}, {"model": "nothing"}):
         assert submit(account, **fields).status_code >= 400
     rows = account.server.read(lambda c: c.execute("SELECT id FROM holds WHERE account_id = ?", (account.id,)))
@@ -93,7 +91,7 @@ def test_an_unknown_model_lists_the_nearest(account: Account, name: str, nearest
     assert nearest in message
 
 
-def test_an_unknown_model_near_to_nothing_lists_all(account: Account) -> None:
+def test_an_unknown_model_without_similar_names_lists_all(account: Account) -> None:
     message = check_image_refusal(submit(account, model="gpt-image-1"), 404, "model_not_found")
     assert "flat" in message
     assert "slow" in message
@@ -108,7 +106,7 @@ def test_an_unknown_scheduler_lists_the_nearest(account: Account, name: str, nea
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_every_scheduler_is_taken(account: Account, name: str) -> None:
+def test_every_scheduler_is_accepted(account: Account, name: str) -> None:
     assert wait(account, job(account, scheduler=name, steps=1))["status"] == "success"
 
 
@@ -128,18 +126,18 @@ def test_every_scheduler_is_taken(account: Account, name: str) -> None:
     ],
     ids=", ".join,
 )
-def test_what_is_at_the_edge_of_the_allowed_is_drawn(account: Account, fields: dict[str, Any]) -> None:
+def test_values_at_the_limits_are_accepted(account: Account, fields: dict[str, Any]) -> None:
     assert wait(account, job(account, **fields))["status"] == "success"
     assert account.settled() == CREDIT - PRICE
 
 
-def test_a_model_that_nobody_can_draw_says_why(account: Account) -> None:
+def test_a_model_without_a_ready_engine_names_the_reason(account: Account) -> None:
     answer = submit(account, model="missing")
-    check_image_refusal(answer, 503, "overloaded", "weights are missing")
+    check_image_refusal(answer, 503, "overloaded", "weights of this fake model are missing")
     assert answer.headers["retry-after"]
 
 
-def test_a_prompt_that_the_policy_refuses_is_a_400_and_free(account: Account) -> None:
+def test_a_prompt_that_the_policy_refuses_is_not_charged(account: Account) -> None:
     check_image_refusal(submit(account, prompt="a nude child"), 400, "content_policy", "nothing was charged")
     check_refusal(generate(account, prompt="a nude child"), 400, "content_policy", "prompt")
     assert account.money().posted == CREDIT
@@ -163,7 +161,7 @@ BODIES = [
 
 @pytest.mark.parametrize(("body", "status", "code"), BODIES, ids=[str(case[0][:20]) for case in BODIES])
 @pytest.mark.parametrize("path", [SUBMIT, POLL])
-def test_a_body_that_is_none_is_refused_in_the_contracts_shape(
+def test_an_invalid_body_is_refused_in_the_format_of_the_contract(
     account: Account, path: str, body: bytes, status: int, code: str
 ) -> None:
     headers = {**account.headers, "content-type": "application/json"}
@@ -171,14 +169,14 @@ def test_a_body_that_is_none_is_refused_in_the_contracts_shape(
 
 
 @pytest.mark.parametrize("path", [SUBMIT, POLL])
-def test_another_content_type_is_refused_with_the_right_one(account: Account, path: str) -> None:
+def test_another_content_type_is_refused(account: Account, path: str) -> None:
     headers = {**account.headers, "content-type": "application/x-www-form-urlencoded"}
     answer = requests.post(account.server.url + path, b"prompt=x", headers=headers, timeout=30)
     check_image_refusal(answer, 415, "unsupported_media_type", "application/json")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
-def test_another_method_is_refused_with_the_right_one(account: Account, method: str) -> None:
+def test_another_method_is_refused(account: Account, method: str) -> None:
     for path in (SUBMIT, POLL):
         answer = requests.request(method, account.server.url + path, timeout=30)
         check_image_refusal(answer, 405, "method_not_allowed", "POST")
@@ -193,7 +191,7 @@ def test_another_method_is_refused_with_the_right_one(account: Account, method: 
     [{}, {"authorization": "sk-mt-x"}, {"authorization": "Bearer sk-mt-wrong"}, {"authorization": "Basic eDp5"}],
     ids=str,
 )
-def test_no_key_or_a_wrong_one_is_refused(account: Account, headers: dict[str, str]) -> None:
+def test_a_missing_or_wrong_key_is_refused(account: Account, headers: dict[str, str]) -> None:
     body = {"model": "flat", "prompt": "x"}
     answer = requests.post(account.server.url + SUBMIT, json=body, headers=headers, timeout=30)
     check_image_refusal(answer, 401, "invalid_api_key")
@@ -203,24 +201,24 @@ def test_no_key_or_a_wrong_one_is_refused(account: Account, headers: dict[str, s
 # ── signatures ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_wrong_signature_and_an_unknown_job_are_told_in_the_same_words(account: Account) -> None:
+def test_a_wrong_signature_and_an_unknown_job_give_the_same_response(account: Account) -> None:
     mine, yours = job(account), job(account.server.account())
-    right = mine["signature"]
+    signature = mine["signature"]
     attempts = [
         {"jobid": mine["jobid"], "signature": yours["signature"]},
-        {"jobid": yours["jobid"], "signature": right},
-        {"jobid": mine["jobid"], "signature": right[:-1]},
-        {"jobid": mine["jobid"], "signature": right + "A"},
-        {"jobid": mine["jobid"], "signature": right.swapcase()},
-        {"jobid": mine["jobid"], "signature": right + "=="},
+        {"jobid": yours["jobid"], "signature": signature},
+        {"jobid": mine["jobid"], "signature": signature[:-1]},
+        {"jobid": mine["jobid"], "signature": signature + "A"},
+        {"jobid": mine["jobid"], "signature": signature.swapcase()},
+        {"jobid": mine["jobid"], "signature": signature + "=="},
         {"jobid": mine["jobid"], "signature": ""},
         {"jobid": mine["jobid"], "signature": "é" * 22},
         {"jobid": mine["jobid"], "signature": "\0"},
         {"jobid": mine["jobid"], "signature": "x" * 100_000},
-        {"jobid": mine["jobid"] + 1, "signature": right},
-        {"jobid": 0, "signature": right},
-        {"jobid": 2**53 - 1, "signature": right},
-        {"jobid": "0" * 16, "signature": right},
+        {"jobid": mine["jobid"] + 1, "signature": signature},
+        {"jobid": 0, "signature": signature},
+        {"jobid": 2**53 - 1, "signature": signature},
+        {"jobid": "0" * 16, "signature": signature},
     ]
     bodies = set()
     for attempt in attempts:
@@ -243,16 +241,16 @@ def test_a_wrong_signature_and_an_unknown_job_are_told_in_the_same_words(account
     [True, None, "abc", "12 ", "1.0", "-1", -1, 1.5, 2**53, "9" * 17, "", [1], {"a": 1}, 1e300, "１２"],
     ids=repr,
 )
-def test_a_jobid_that_is_none_is_a_400_that_names_it(account: Account, jobid: Any) -> None:
+def test_an_invalid_jobid_is_named(account: Account, jobid: Any) -> None:
     check_image_refusal(poll(account, {"jobid": jobid, "signature": "x"}), 400, "invalid_request", "jobid")
 
 
 @pytest.mark.parametrize("signature", [None, 5, True, ["x"]], ids=repr)
-def test_a_signature_that_is_none_is_a_400_that_names_it(account: Account, signature: Any) -> None:
+def test_an_invalid_signature_is_named(account: Account, signature: Any) -> None:
     check_image_refusal(poll(account, {"jobid": 5, "signature": signature}), 400, "invalid_request", "signature")
 
 
-def test_a_missing_signature_in_a_query_is_a_400_that_says_where_it_belongs(account: Account) -> None:
+def test_a_missing_signature_in_a_query_is_explained(account: Account) -> None:
     url = f"{account.server.url}/api/texttoimage/jobs/5"
     check_image_refusal(requests.delete(url, timeout=30), 400, "invalid_request", "?signature=")
     check_image_refusal(requests.get(url + "/events", timeout=30), 400, "invalid_request", "?signature=")
@@ -262,7 +260,7 @@ def test_a_missing_signature_in_a_query_is_a_400_that_says_where_it_belongs(acco
 # ── links ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_link_that_was_changed_leads_nowhere(account: Account) -> None:
+def test_a_modified_link_is_not_found(account: Account) -> None:
     one, two = (wait(account, job(account))["image_url"] for _ in range(2))
     wrong = [
         one[:-1],
@@ -283,7 +281,7 @@ def test_a_link_that_was_changed_leads_nowhere(account: Account) -> None:
         assert requests.head(url, timeout=30).status_code == 404
 
 
-def test_rubbish_of_every_kind_is_refused_and_never_an_error_of_ours(account: Account) -> None:
+def test_unexpected_values_never_cause_a_server_error(account: Account) -> None:
     values: list[Any] = [None, True, 0, -1, 1.5, 1e308, "", "x", [], {}, [[]], "\0", "\u2028", 2**63, -(2**63), 10**30]
     for field in ("model", "prompt", "negativePrompt", "scheduler", "steps", "cfgScale", "width", "height", "seed"):
         for value in values:

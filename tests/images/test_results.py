@@ -1,4 +1,4 @@
-"""A link is good for as long as it says; a picture goes when its time is over, and its row knows before its object."""
+"""Tests of finished images: links, delivery, retention and orphaned objects."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, StoreError
+from minitoolai.core.errors import Gone, NotFound, ObjectMissing, Overloaded, ServiceError, SettingsError, StoreError
 from minitoolai.core.signing import UrlSigner
-from minitoolai.images.results import PATH, ImageDelivery, ImageSweeper, Links, view
+from minitoolai.images.results import PATH, ImageDelivery, ImageSweeper, Links, PublicAddress, job_view
 from minitoolai.storage.object_store import LocalObjectStore
 from tests.support.books import NOON_MS, FixedClock, TemporaryBooks
 from tests.support.images import PRICE, end_job, find_job, links, queued_job
 
-PNG = b"\x89PNG\r\n\x1a\n, a picture"
+PNG = b"\x89PNG\r\n\x1a\n, an image"
 
 
-class House:
-    """Books, a folder of pictures, and what opens and sweeps them."""
+class ImageStore:
+    """A database, a folder of images, and the services that deliver and sweep them."""
 
     def __init__(self, books: TemporaryBooks, folder: Path) -> None:
         self.books = books
         self.folder = folder
         self.store = LocalObjectStore(folder)
         self.links = links(books.clock)
-        self.pictures = ImageDelivery(books.database, self.store, self.links)
+        self.delivery = ImageDelivery(books.database, self.store, self.links)
         self.account = books.account(100 * PRICE)
 
-    def drawn(self, png: bytes = PNG) -> int:
-        """A finished job with its picture."""
+    def finished_job(self, png: bytes = PNG) -> int:
+        """Add a finished job with its image and return its ID."""
         job_id = queued_job(self.books, self.account)
         key = asyncio.run(self.store.put(job_id, png + str(job_id).encode()))
         end_job(self.books, self.account, job_id, key=key)
@@ -42,42 +42,42 @@ class House:
         fields = dict(pair.split("=") for pair in query.split("&"))
 
         async def work() -> bytes:
-            return await self.pictures.read(await self.pictures.find(name, fields["expires"], fields["signature"]))
+            return await self.delivery.read(await self.delivery.find(name, fields["expires"], fields["signature"]))
 
         return asyncio.run(work())
 
-    def sweep(self, days: float = 30.0, *, strays: bool = False) -> int:
+    def sweep(self, days: float = 30.0, *, orphans: bool = False) -> int:
         with self.books.writer() as writer:
             sweeper = ImageSweeper(self.books.database, writer, self.store, self.books.clock, retention_days=days)
-            return asyncio.run(sweeper.sweep_strays() if strays else sweeper.sweep())
+            return asyncio.run(sweeper.sweep_orphans() if orphans else sweeper.sweep())
 
     def files(self) -> int:
         return len(list(self.folder.rglob("*.png")))
 
 
 @pytest.fixture
-def house(books: TemporaryBooks, tmp_path: Path) -> House:
-    return House(books, tmp_path / "objects")
+def images(books: TemporaryBooks, tmp_path: Path) -> ImageStore:
+    return ImageStore(books, tmp_path / "objects")
 
 
 # ── links ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_link_opens_its_picture_until_it_expires_and_then_says_so(house: House) -> None:
-    job_id = house.drawn()
-    link = house.links.link(job_id)
+def test_a_link_returns_its_image_until_it_expires(images: ImageStore) -> None:
+    job_id = images.finished_job()
+    link = images.links.link(job_id)
     assert link.startswith(f"http://127.0.0.1:8000{PATH}{job_id}.png?expires={NOON_MS // 1000 + 3600}&signature=")
-    house.books.clock.forward(3599)
-    assert house.open(link) == PNG + str(job_id).encode()
-    house.books.clock.forward(1)
-    with pytest.raises(Gone, match="ask for the job again") as gone:
-        house.open(link)
+    images.books.clock.forward(3599)
+    assert images.open(link) == PNG + str(job_id).encode()
+    images.books.clock.forward(1)
+    with pytest.raises(Gone, match="poll the job again") as gone:
+        images.open(link)
     assert gone.value.code == "link_expired"
-    assert house.open(house.links.link(job_id)) == PNG + str(job_id).encode()
+    assert images.open(images.links.link(job_id)) == PNG + str(job_id).encode()
 
 
-def test_a_link_that_was_changed_anywhere_leads_nowhere_in_the_same_words(house: House) -> None:
-    one, two = house.links.link(house.drawn()), house.links.link(house.drawn())
+def test_every_modified_link_gives_the_same_error(images: ImageStore) -> None:
+    one, two = images.links.link(images.finished_job()), images.links.link(images.finished_job())
     expires = NOON_MS // 1000 + 3600
     wrong = [
         one.replace(f"expires={expires}", f"expires={expires + 1}"),
@@ -89,145 +89,178 @@ def test_a_link_that_was_changed_anywhere_leads_nowhere_in_the_same_words(house:
         one.replace(".png?", "?"),
         one.replace(PATH, f"{PATH}0"),
         one.replace("signature=", "signature=é"),
-        Links(UrlSigner(b"another key"), house.books.clock, lambda: "", lifetime_s=9).link(
+        Links(UrlSigner(b"another key"), images.books.clock, lambda: "", lifetime_s=9).link(
             int(one.split("/")[-1][:16])
         ),
     ]
-    words = set()
+    messages = set()
     for link in wrong:
         with pytest.raises(NotFound) as refusal:
-            house.open(link)
-        words.add(refusal.value.message)
-    assert len(words) == 1
+            images.open(link)
+        messages.add(refusal.value.message)
+    assert len(messages) == 1
 
 
-def test_an_expired_link_that_was_changed_is_not_told_from_any_other_wrong_one(house: House) -> None:
-    link = house.links.link(house.drawn())
-    house.books.clock.forward(4000)
+def test_a_modified_expired_link_gives_the_error_of_a_modified_link(images: ImageStore) -> None:
+    link = images.links.link(images.finished_job())
+    images.books.clock.forward(4000)
     with pytest.raises(NotFound):
-        house.open(link[:-1])
+        images.open(link[:-1])
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
-def test_a_job_without_a_picture_has_nothing_to_open(house: House, state: str) -> None:
-    job_id = queued_job(house.books, house.account)
+def test_a_job_without_an_image_is_not_found(images: ImageStore, state: str) -> None:
+    job_id = queued_job(images.books, images.account)
     with pytest.raises(NotFound):
-        house.open(house.links.link(job_id))
-    end_job(house.books, house.account, job_id, state)
+        images.open(images.links.link(job_id))
+    end_job(images.books, images.account, job_id, state)
     with pytest.raises(NotFound):
-        house.open(house.links.link(job_id))
+        images.open(images.links.link(job_id))
 
 
-def test_a_picture_that_is_promised_and_lost_is_our_mistake_and_not_the_callers(house: House) -> None:
-    job_id = house.drawn()
-    for path in house.folder.rglob("*.png"):
+def test_a_missing_object_is_an_internal_error(images: ImageStore) -> None:
+    job_id = images.finished_job()
+    for path in images.folder.rglob("*.png"):
         path.unlink()
-    with pytest.raises(ServiceError, match="reported") as failure:
-        house.open(house.links.link(job_id))
+    with pytest.raises(ServiceError, match="notified") as failure:
+        images.open(images.links.link(job_id))
     assert failure.value.code == "internal_error"
 
 
-def test_a_store_that_is_gone_is_a_moment_to_try_again(house: House) -> None:
-    link = house.links.link(house.drawn())
-    house.folder.rename(house.folder.with_name("elsewhere"))
-    house.folder.write_text("no folder")
-    with pytest.raises(Overloaded, match="does not answer"):
-        house.open(link)
+def test_an_unreachable_store_is_retryable(images: ImageStore) -> None:
+    link = images.links.link(images.finished_job())
+    images.folder.rename(images.folder.with_name("elsewhere"))
+    images.folder.write_text("no folder")
+    with pytest.raises(Overloaded, match="does not respond"):
+        images.open(link)
 
 
 # ── retention ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_retention_removes_old_pictures_and_the_poll_and_the_link_say_so(house: House) -> None:
-    job_id = house.drawn()
-    house.books.clock.forward(30 * 86_400)
-    link = house.links.link(job_id)
-    assert house.sweep() == 0
-    house.books.clock.forward(10)
-    assert house.sweep() == 1
-    assert house.files() == 0
+def test_polls_and_links_report_an_image_that_retention_removed(images: ImageStore) -> None:
+    job_id = images.finished_job()
+    images.books.clock.forward(30 * 86_400)
+    link = images.links.link(job_id)
+    assert images.sweep() == 0
+    images.books.clock.forward(10)
+    assert images.sweep() == 1
+    assert images.files() == 0
     with pytest.raises(Gone) as gone:
-        house.open(link)
+        images.open(link)
     assert gone.value.code == "picture_removed"
-    said = view(asyncio.run(find_job(house.books, job_id)), house.links)
-    assert (said.status, said.image_url, said.code) == ("error", None, "picture_removed")
-    assert "removed" in said.message
+    shown = job_view(asyncio.run(find_job(images.books, job_id)), images.links)
+    assert (shown.status, shown.image_url, shown.code) == ("error", None, "picture_removed")
+    assert "removed" in shown.message
 
 
-def test_what_was_charged_stays_charged_after_retention(house: House) -> None:
-    house.drawn()
-    before = house.books.money(house.account)
-    house.books.clock.forward(31 * 86_400)
-    assert house.sweep() == 1
-    assert house.books.money(house.account) == before
+def test_retention_does_not_change_charges(images: ImageStore) -> None:
+    images.finished_job()
+    before = images.books.money(images.account)
+    images.books.clock.forward(31 * 86_400)
+    assert images.sweep() == 1
+    assert images.books.money(images.account) == before
 
 
-def test_retention_of_no_days_keeps_pictures_for_ever(house: House) -> None:
-    house.drawn()
-    house.books.clock.forward(3000 * 86_400)
-    assert house.sweep(0) == 0
-    assert house.files() == 1
+def test_retention_of_0_days_keeps_images_forever(images: ImageStore) -> None:
+    images.finished_job()
+    images.books.clock.forward(3000 * 86_400)
+    assert images.sweep(0) == 0
+    assert images.files() == 1
 
 
-def test_more_pictures_than_one_transaction_takes_are_all_removed(house: House) -> None:
-    account = house.account = house.books.account(1000 * PRICE)
+def test_more_images_than_fit_one_transaction_are_all_removed(images: ImageStore) -> None:
+    account = images.account = images.books.account(1000 * PRICE)
     for _ in range(450):
-        job_id = queued_job(house.books, account)
-        end_job(house.books, account, job_id, key=f"{job_id:064x}-{job_id}")
-    house.books.clock.forward(31 * 86_400)
-    assert house.sweep() == 450
+        job_id = queued_job(images.books, account)
+        end_job(images.books, account, job_id, key=f"{job_id:064x}-{job_id}")
+    images.books.clock.forward(31 * 86_400)
+    assert images.sweep() == 450
 
 
 class FailingStore(LocalObjectStore):
-    """Deletes nothing."""
+    """Raise StoreError for every deletion."""
 
     async def delete(self, key: str) -> None:
         raise StoreError("the store is gone")
 
 
-def test_a_store_that_fails_in_the_middle_leaves_a_stray_and_never_a_dead_link(house: House) -> None:
-    job_id = house.drawn()
-    house.books.clock.forward(31 * 86_400)
-    broken, whole = FailingStore(house.folder), house.store
-    house.store = broken
+def test_a_store_that_fails_during_a_sweep_leaves_an_orphan_and_no_dead_link(images: ImageStore) -> None:
+    job_id = images.finished_job()
+    images.books.clock.forward(31 * 86_400)
+    broken, whole = FailingStore(images.folder), images.store
+    images.store = broken
     with pytest.raises(StoreError):
-        house.sweep()
-    # The row says so already: whoever asks is told, although the object is still there.
-    assert house.books.rows("SELECT result FROM generations WHERE id = ?", job_id) == [(None,)]
-    house.store = whole
-    assert house.files() == 1
-    assert house.sweep() == 0
-    assert house.sweep(strays=True) == 1
-    assert house.files() == 0
+        images.sweep()
+    # The row already says that the image is removed, although the object still exists.
+    assert images.books.rows("SELECT result FROM generations WHERE id = ?", job_id) == [(None,)]
+    images.store = whole
+    assert images.files() == 1
+    assert images.sweep() == 0
+    assert images.sweep(orphans=True) == 1
+    assert images.files() == 0
 
 
-def test_only_strays_are_swept_and_only_where_their_own_job_says_so(house: House) -> None:
-    promised = house.drawn()
-    waiting = queued_job(house.books, house.account)
-    failed = queued_job(house.books, house.account)
-    end_job(house.books, house.account, failed, "failed")
+def test_only_objects_that_their_job_does_not_refer_to_are_orphans(images: ImageStore) -> None:
+    referenced = images.finished_job()
+    waiting = queued_job(images.books, images.account)
+    failed = queued_job(images.books, images.account)
+    end_job(images.books, images.account, failed, "failed")
     keys = {
-        job: asyncio.run(house.store.put(job, f"an attempt at {job}".encode()))
-        for job in (promised, waiting, failed, 4_711)
+        job: asyncio.run(images.store.put(job, f"an attempt at {job}".encode()))
+        for job in (referenced, waiting, failed, 4_711)
     }
-    # The files are as young as the test; the clock of the books is far ahead of them.
-    assert house.sweep(strays=True) == 2
-    for job, is_left in ((promised, False), (waiting, True), (failed, False), (4_711, True)):
-        assert is_there(house.store.get(keys[job])) == is_left, job
-    assert house.open(house.links.link(promised))
+    # The files are new, but the clock of the database is far ahead of them.
+    assert images.sweep(orphans=True) == 2
+    for job, is_left in ((referenced, False), (waiting, True), (failed, False), (4_711, True)):
+        assert exists(images.store.get(keys[job])) == is_left, job
+    assert images.open(images.links.link(referenced))
 
 
-def is_there(reading: Coroutine[Any, Any, bytes]) -> bool:
+def exists(reading: Coroutine[Any, Any, bytes]) -> bool:
     try:
         return bool(asyncio.run(reading))
     except ObjectMissing:
         return False
 
 
-def test_young_objects_are_nobodys_strays(books: TemporaryBooks, tmp_path: Path) -> None:
+def test_new_objects_are_not_orphans(books: TemporaryBooks, tmp_path: Path) -> None:
     books.clock = FixedClock(0)
-    house = House(books, tmp_path / "objects")
-    failed = queued_job(books, house.account)
-    end_job(books, house.account, failed, "failed")
-    asyncio.run(house.store.put(failed, PNG))
-    assert house.sweep(strays=True) == 0
+    images = ImageStore(books, tmp_path / "objects")
+    failed = queued_job(books, images.account)
+    end_job(books, images.account, failed, "failed")
+    asyncio.run(images.store.put(failed, PNG))
+    assert images.sweep(orphans=True) == 0
+
+
+# ── public address ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("public_url", "host", "address"),
+    [
+        ("", "127.0.0.1", "http://127.0.0.1:8000"),
+        ("", "0.0.0.0", "http://127.0.0.1:8000"),
+        ("", "::", "http://[::1]:8000"),
+        ("", "::1", "http://[::1]:8000"),
+        ("", "api.internal", "http://api.internal:8000"),
+        ("https://api.example.com", "0.0.0.0", "https://api.example.com"),
+        ("https://api.example.com/", "0.0.0.0", "https://api.example.com"),
+        ("https://example.com/ai/", "127.0.0.1", "https://example.com/ai"),
+        ("http://localhost:9000", "127.0.0.1", "http://localhost:9000"),
+    ],
+)
+def test_links_start_with_the_address_that_clients_use(public_url: str, host: str, address: str) -> None:
+    assert PublicAddress(public_url, host, 8000)() == address
+
+
+def test_links_use_a_port_that_is_known_only_after_startup() -> None:
+    address = PublicAddress("", "127.0.0.1", 0)
+    address.listening_on(41_234)
+    assert address() == "http://127.0.0.1:41234"
+
+
+@pytest.mark.parametrize("url", ["api.example.com", "ftp://example.com", "https://", "https://a?b=c", "https://a#b"])
+def test_an_address_to_which_no_path_can_be_appended_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="MINITOOLAI_PUBLIC_URL"):
+        PublicAddress(url, "127.0.0.1", 8000)

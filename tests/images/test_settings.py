@@ -1,4 +1,4 @@
-"""What an operator sets about pictures is checked at the start, in words that name the variable."""
+"""Tests of the image settings: a wrong value stops the start and names the variable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "value", "says"), WRONG, ids=[f"{case[0]}={case[1]}" for case in WRONG])
-def test_a_wrong_setting_stops_the_start_and_names_itself(tmp_path: Path, name: str, value: str, says: str) -> None:
+def test_a_wrong_setting_stops_the_start_and_is_named(tmp_path: Path, name: str, value: str, says: str) -> None:
     server = ServerProcess(tmp_path, catalog=CATALOG, env={f"MINITOOLAI_{name}": value})
     command = [*PROGRAM, "serve", "--port", "0", "--data-dir", str(server.data_dir)]
     done = subprocess.run(command, env=server.env, capture_output=True, text=True, timeout=60, check=False)
@@ -48,14 +48,14 @@ def moderation() -> Iterator[Upstream]:
         yield upstream
 
 
-def test_a_moderation_server_judges_after_the_default_policy(moderation: Upstream, tmp_path: Path) -> None:
+def test_a_moderation_server_runs_after_the_default_policy(moderation: Upstream, tmp_path: Path) -> None:
     env = {"MINITOOLAI_PROMPT_POLICY": "default,moderation", "MINITOOLAI_MODERATION_URL": moderation.base_url}
     with ServerProcess(tmp_path, catalog=CATALOG, env=env) as server:
         account = server.account()
         check_image_refusal(submit(account, prompt="a riot"), 400, "content_policy", "violence")
         check_image_refusal(submit(account, prompt="a broken vase"), 502, "upstream_error", "nothing was charged")
-        asked = len(moderation.seen)
+        requests_seen = len(moderation.seen)
         check_image_refusal(submit(account, prompt="a nude child"), 400, "content_policy", "minors")
-        assert len(moderation.seen) == asked
+        assert len(moderation.seen) == requests_seen
         assert account.money().posted == CREDIT
         assert submit(account).status_code == 200

@@ -1,4 +1,4 @@
-"""Whoever left an address is told, signed, until he has heard or a day is over; nobody else waits for him."""
+"""Tests of webhooks: signatures, retries for a day, limits per account, and the delivery log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ import pytest
 
 from minitoolai.core.errors import FetchFailed, NotFound
 from minitoolai.httpclient.guarded import GuardedClient
-from minitoolai.images.webhooks import AT_ONCE, DELAYS_S, LEASE_MS, LONGEST_MS, WebhookDeliverer, WebhookSecrets
+from minitoolai.images.webhooks import (
+    DELAYS_S,
+    LEASE_MS,
+    LOG_RETENTION_MS,
+    MAX_AGE_MS,
+    MAX_CONCURRENT,
+    MAX_CONCURRENT_PER_ACCOUNT,
+    WebhookDeliverer,
+    WebhookSecrets,
+)
 from minitoolai.storage import outbox
 from minitoolai.storage.writer import Writer
 from tests.support.books import NOON_MS, TemporaryBooks
@@ -28,7 +37,7 @@ def deliver(books: TemporaryBooks, work: Work, *, insecure: bool = True, post: A
     client = GuardedClient(insecure=insecure)
 
     async def by_client(url: str, body: bytes, headers: dict[str, str]) -> int:
-        return await client.post(url, body, headers=headers, field="webhook_url", within_s=5)
+        return await client.post(url, body, headers=headers, field="webhook_url", timeout_s=5)
 
     async def run(writer: Writer) -> None:
         await work(
@@ -36,7 +45,7 @@ def deliver(books: TemporaryBooks, work: Work, *, insecure: bool = True, post: A
                 books.database,
                 writer,
                 books.clock,
-                find=lambda job_id: find_job(books, job_id),
+                find_job=lambda job_id: find_job(books, job_id),
                 links=links(books.clock),
                 secrets=SECRETS,
                 post=post or by_client,
@@ -69,11 +78,11 @@ def states(books: TemporaryBooks) -> list[tuple[Any, ...]]:
 
 
 def is_signed(secret: str, headers: dict[str, str], raw: bytes) -> bool:
-    """What a receiver does, written out here a second time."""
+    """Verify a signature as a receiver does, independently of our code."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + raw
-    right = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
-    return hmac.compare_digest(f"v1,{right}", headers["webhook-signature"])
+    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    return hmac.compare_digest(f"v1,{expected}", headers["webhook-signature"])
 
 
 @pytest.mark.parametrize(
@@ -84,32 +93,32 @@ def is_signed(secret: str, headers: dict[str, str], raw: bytes) -> bool:
         ("cancelled", "image.cancelled", "error"),
     ],
 )
-def test_the_end_of_a_job_is_told_signed_and_in_the_words_of_the_poll(
+def test_a_webhook_is_signed_and_has_the_fields_of_a_poll(
     books: TemporaryBooks, state: str, kind: str, status: str
 ) -> None:
     account = books.account(10 * PRICE)
     with receiver(200) as hook:
         job_id = ended(books, account, url_of(hook), state)
         deliver(books, once)
-        told = hook.last
-    assert (told.body["type"], told.body["data"]["status"]) == (kind, status)
-    assert told.body["data"]["jobid"] == job_id
-    assert (told.body["data"]["image_url"] is not None) == (state == "succeeded")
-    assert told.path == "/hook?shop=7"
-    assert told.headers["webhook-id"] == told.body["id"]
-    assert told.headers["webhook-timestamp"] == str(NOON_MS // 1000)
-    assert is_signed(SECRETS.of(account), told.headers, told.raw)
-    assert not is_signed(SECRETS.of(account), told.headers, told.raw + b" ")
-    assert not is_signed(SECRETS.of(account + 1), told.headers, told.raw)
+        sent = hook.last
+    assert (sent.body["type"], sent.body["data"]["status"]) == (kind, status)
+    assert sent.body["data"]["jobid"] == job_id
+    assert (sent.body["data"]["image_url"] is not None) == (state == "succeeded")
+    assert sent.path == "/hook?shop=7"
+    assert sent.headers["webhook-id"] == sent.body["id"]
+    assert sent.headers["webhook-timestamp"] == str(NOON_MS // 1000)
+    assert is_signed(SECRETS.secret_for(account), sent.headers, sent.raw)
+    assert not is_signed(SECRETS.secret_for(account), sent.headers, sent.raw + b" ")
+    assert not is_signed(SECRETS.secret_for(account + 1), sent.headers, sent.raw)
     assert states(books) == [("delivered", 1)]
 
 
-def test_a_job_without_an_address_is_told_to_nobody(books: TemporaryBooks) -> None:
+def test_a_job_without_a_webhook_url_sends_nothing(books: TemporaryBooks) -> None:
     ended(books, books.account(10 * PRICE), None)
     assert states(books) == []
 
 
-def test_the_end_and_its_message_are_one_commit(books: TemporaryBooks) -> None:
+def test_the_end_of_a_job_and_its_message_are_one_commit(books: TemporaryBooks) -> None:
     account = books.account(10 * PRICE)
     job_id = queued_job(books, account, "https://example.com/")
 
@@ -127,7 +136,7 @@ def test_the_end_and_its_message_are_one_commit(books: TemporaryBooks) -> None:
     assert len(states(books)) == 1
 
 
-def test_a_receiver_that_fails_is_called_again_later_and_later_until_it_hears(books: TemporaryBooks) -> None:
+def test_a_failing_receiver_is_retried_with_growing_delays_until_it_succeeds(books: TemporaryBooks) -> None:
     account = books.account(10 * PRICE)
     with receiver(500, 503, 302, 404, 204) as hook:
         ended(books, account, url_of(hook))
@@ -135,22 +144,22 @@ def test_a_receiver_that_fails_is_called_again_later_and_later_until_it_hears(bo
         async def work(deliverer: WebhookDeliverer) -> None:
             for delay_s in (*DELAYS_S[:4], 0):
                 await once(deliverer)
-                heard = len(hook.seen)
+                received = len(hook.seen)
                 books.clock.forward(delay_s * 0.89)
                 await once(deliverer)
-                assert len(hook.seen) == heard
+                assert len(hook.seen) == received
                 books.clock.forward(delay_s * 0.11)
 
         deliver(books, work)
-        assert [told.headers["webhook-id"] for told in hook.seen] == [hook.seen[0].headers["webhook-id"]] * 5
-        assert len({told.headers["webhook-timestamp"] for told in hook.seen}) == 5
+        assert [sent.headers["webhook-id"] for sent in hook.seen] == [hook.seen[0].headers["webhook-id"]] * 5
+        assert len({sent.headers["webhook-timestamp"] for sent in hook.seen}) == 5
     assert states(books) == [("delivered", 5)]
     logged = books.database.read(outbox.delivery_log, account, 10)[0]
     assert [attempt.status for attempt in logged.attempts] == [500, 503, 302, 404, 204]
     assert logged.finished_ms == books.clock.now_ms() - 0
 
 
-def test_a_receiver_that_never_hears_is_called_for_a_day_and_then_no_more(books: TemporaryBooks) -> None:
+def test_a_receiver_that_always_fails_is_retried_for_a_day(books: TemporaryBooks) -> None:
     account = books.account(10 * PRICE)
     with receiver(500) as hook:
         ended(books, account, url_of(hook))
@@ -163,11 +172,11 @@ def test_a_receiver_that_never_hears_is_called_for_a_day_and_then_no_more(books:
         deliver(books, work)
         assert len(hook.seen) == len(DELAYS_S) + 1
     assert states(books) == [("failed", len(DELAYS_S) + 1)]
-    assert 0.8 * LONGEST_MS < sum(DELAYS_S) * 1000 + LEASE_MS <= LONGEST_MS + 8 * 3_600_000
+    assert 0.8 * MAX_AGE_MS < sum(DELAYS_S) * 1000 + LEASE_MS <= MAX_AGE_MS + 8 * 3_600_000
     assert books.clock.now_ms() - NOON_MS > 20 * 3_600_000
 
 
-def test_a_receiver_that_says_gone_is_never_called_again(books: TemporaryBooks) -> None:
+def test_a_410_response_ends_the_retries(books: TemporaryBooks) -> None:
     with receiver(410) as hook:
         ended(books, books.account(10 * PRICE), url_of(hook))
         deliver(books, once)
@@ -175,7 +184,7 @@ def test_a_receiver_that_says_gone_is_never_called_again(books: TemporaryBooks) 
     assert states(books) == [("failed", 1)]
 
 
-def test_an_address_that_leads_inside_is_refused_and_logged_and_no_packet_goes_there(books: TemporaryBooks) -> None:
+def test_an_internal_address_is_refused_and_logged_and_never_contacted(books: TemporaryBooks) -> None:
     account = books.account(10 * PRICE)
     with receiver(200) as hook:
         ended(books, account, f"https://127.0.0.1:{hook.port}/")
@@ -186,7 +195,7 @@ def test_an_address_that_leads_inside_is_refused_and_logged_and_no_packet_goes_t
     assert logged.state == "pending"
 
 
-def test_a_deliverer_that_dies_after_claiming_loses_nothing(books: TemporaryBooks) -> None:
+def test_a_message_is_sent_again_after_the_lease_of_a_dead_process(books: TemporaryBooks) -> None:
     account = books.account(10 * PRICE)
     with receiver(200) as hook:
         ended(books, account, url_of(hook))
@@ -210,27 +219,27 @@ def test_a_deliverer_that_dies_after_claiming_loses_nothing(books: TemporaryBook
     assert states(books) == [("delivered", 2)]
 
 
-def test_an_attempt_that_outlived_its_lease_changes_nothing_any_more(books: TemporaryBooks) -> None:
+def test_an_attempt_that_outlived_its_lease_changes_nothing(books: TemporaryBooks) -> None:
     account = books.account(10 * PRICE)
     ended(books, account, "https://example.com/")
     with books.connection.transaction():
         slow = outbox.claim(books.connection, now_ms=NOON_MS + 500, lease_ms=LEASE_MS, limit=9)[0]
         quick = outbox.claim(books.connection, now_ms=NOON_MS + 500 + LEASE_MS, lease_ms=LEASE_MS, limit=9)[0]
-        heard = outbox.DeliveryAttempt(quick.attempts, NOON_MS, 5, 200, None)
-        outbox.log_attempt(books.connection, quick, heard, state="delivered", next_ms=NOON_MS, now_ms=NOON_MS)
+        delivered = outbox.DeliveryAttempt(quick.attempts, NOON_MS, 5, 200, None)
+        outbox.log_attempt(books.connection, quick, delivered, state="delivered", next_ms=NOON_MS, now_ms=NOON_MS)
         late = outbox.DeliveryAttempt(slow.attempts, NOON_MS, 5, 500, None)
         outbox.log_attempt(books.connection, slow, late, state="failed", next_ms=NOON_MS, now_ms=NOON_MS)
     assert states(books) == [("delivered", 2)]
     assert books.rows("SELECT attempt, status FROM webhook_deliveries") == [(2, 200)]
 
 
-def test_an_account_with_a_hundred_messages_to_a_tar_pit_leaves_room_for_others(books: TemporaryBooks) -> None:
+def test_100_messages_to_a_slow_receiver_do_not_block_other_accounts(books: TemporaryBooks) -> None:
     greedy, modest = books.account(1000 * PRICE), books.account(10 * PRICE)
-    told: list[str] = []
+    posted: list[str] = []
     release = asyncio.Event()
 
     async def post(url: str, _: bytes, __: dict[str, str]) -> int:
-        told.append(url)
+        posted.append(url)
         if "pit" in url:
             await release.wait()
             raise FetchFailed("webhook_url: no whole answer within 10 s")
@@ -243,11 +252,11 @@ def test_an_account_with_a_hundred_messages_to_a_tar_pit_leaves_room_for_others(
     async def work(deliverer: WebhookDeliverer) -> None:
         running = asyncio.ensure_future(deliverer.run())
         for _ in range(500):
-            if "https://shop.example.com/" in told:
+            if "https://shop.example.com/" in posted:
                 break
             await asyncio.sleep(0.01)
-        assert "https://shop.example.com/" in told
-        assert told.count("https://pit.example.com/") < AT_ONCE / 2
+        assert "https://shop.example.com/" in posted
+        assert posted.count("https://pit.example.com/") < MAX_CONCURRENT / 2
         release.set()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -255,21 +264,21 @@ def test_an_account_with_a_hundred_messages_to_a_tar_pit_leaves_room_for_others(
     deliver(books, work, post=post)
 
 
-def test_a_job_that_is_gone_from_the_books_is_given_up(books: TemporaryBooks) -> None:
+def test_a_message_of_a_deleted_job_fails(books: TemporaryBooks) -> None:
     ended(books, books.account(10 * PRICE), "https://example.com/")
 
-    async def nobody(_: int) -> Any:
+    async def missing(_: int) -> Any:
         raise NotFound("there is no such job")
 
     async def work(deliverer: WebhookDeliverer) -> None:
-        deliverer._find = nobody
+        deliverer._find_job = missing
         await once(deliverer)
 
     deliver(books, work)
     assert states(books) == [("failed", 1)]
 
 
-def test_the_log_is_kept_for_a_month_and_waiting_messages_for_as_long_as_they_wait(books: TemporaryBooks) -> None:
+def test_only_finished_messages_are_deleted_from_the_log(books: TemporaryBooks) -> None:
     account = books.account(10 * PRICE)
     with receiver(200, 500) as hook:
         ended(books, account, url_of(hook))
@@ -282,6 +291,48 @@ def test_the_log_is_kept_for_a_month_and_waiting_messages_for_as_long_as_they_wa
     assert books.rows("SELECT count(*) FROM webhook_deliveries") == [(1,)]
 
 
-def test_every_account_has_a_secret_of_its_own() -> None:
-    assert SECRETS.of(1) != SECRETS.of(2)
-    assert SECRETS.of(1).startswith("whsec_")
+def test_every_account_has_its_own_secret() -> None:
+    assert SECRETS.secret_for(1) != SECRETS.secret_for(2)
+    assert SECRETS.secret_for(1).startswith("whsec_")
+
+
+def test_at_most_four_messages_of_one_account_are_sent_concurrently(books: TemporaryBooks) -> None:
+    account, posted = books.account(1000 * PRICE), []
+    release = asyncio.Event()
+
+    async def post(url: str, _: bytes, __: dict[str, str]) -> int:
+        posted.append(url)
+        await release.wait()
+        return 200
+
+    for _ in range(20):
+        ended(books, account, "https://pit.example.com/")
+
+    async def work(deliverer: WebhookDeliverer) -> None:
+        for _ in range(3):
+            await deliverer.deliver_due()
+            await asyncio.sleep(0.05)
+        assert len(posted) == MAX_CONCURRENT_PER_ACCOUNT == 4
+        release.set()
+        await deliverer.wait_idle()
+
+    deliver(books, work, post=post)
+
+
+def test_finished_messages_older_than_a_month_are_deleted(books: TemporaryBooks) -> None:
+    with receiver(200) as hook:
+        ended(books, books.account(10 * PRICE), url_of(hook))
+
+        async def work(deliverer: WebhookDeliverer) -> None:
+            await once(deliverer)
+            books.clock.forward(LOG_RETENTION_MS / 1000 + 1)
+            running = asyncio.ensure_future(deliverer.run())
+            for _ in range(200):
+                if not states(books):
+                    break
+                await asyncio.sleep(0.01)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+        deliver(books, work)
+    assert states(books) == []

@@ -105,7 +105,7 @@ def test_charging_says_in_words_what_a_key_may_not(books: TemporaryBooks) -> Non
 
     async def work(charging: Charging) -> None:
         assert (await charging.reserve(caller, Bound(100, 10, 500, 16), CHAT)).units == 90
-        with pytest.raises(BudgetExceeded, match=r"may spend \$0\.000000000 more today") as no:
+        with pytest.raises(BudgetExceeded, match=r"may spend only \$0\.00 more today") as no:
             await charging.reserve(caller, Bound(100, 10, 50, 16), CHAT)
         assert (no.value.needed, no.value.left) == (260, 0)
         other = Caller(account, "k", rules=KeyRules(models=("gpt-4o",)), rotation_group="k")

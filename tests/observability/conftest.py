@@ -1,4 +1,4 @@
-"""One server that is watched: metrics on a port of its own, every line of its log as JSON, one upstream that fails."""
+"""Run one server with metrics, a JSON log at level DEBUG, and a stand-in upstream."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def watched(standin: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def account(watched: ServerProcess, standin: Upstream) -> Account:
-    """A customer with $5; the stand-in has good manners."""
+    """Return a customer with $5, and reset the upstream."""
     standin.behave = manners.answer()
     return watched.account()

@@ -1,4 +1,4 @@
-"""The files under ops/ are what they claim to be, and speak of metrics that exist."""
+"""Check the dashboard, the alerts and the scrape file under ops/ against the metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from minitoolai.observability.metrics import METRICS
 
 OPS = Path(__file__).parent.parent.parent / "ops"
-#: What prometheus_client adds about the process.
+#: Process metrics that prometheus_client adds.
 OF_PROCESS = {
     f"process_{name}"
     for name in ("resident_memory_bytes", "virtual_memory_bytes", "cpu_seconds_total", "open_fds", "max_fds")
@@ -30,7 +30,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def _names(expression: str) -> set[str]:
-    """Metrics that an expression names, without the endings that a histogram's samples have."""
+    """Return the metrics in an expression, without the suffixes of a histogram's samples."""
     found = set()
     for name in re.findall(r"\b(?:minitoolai|process)_\w+", re.sub(r'"[^"]*"', '""', expression)):
         base = re.sub(r"_(bucket|sum|count)$", "", name)
@@ -40,13 +40,13 @@ def _names(expression: str) -> set[str]:
 
 def test_every_metric_on_the_dashboard_exists() -> None:
     panels = [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
-    asked = set().union(*(_names(target["expr"]) for panel in panels for target in panel["targets"]))
-    assert asked - set(METRICS) - OF_PROCESS == set()
-    # Everything worth counting is worth looking at.
-    assert set(METRICS) - asked <= {"minitoolai_info", "minitoolai_database_up", "minitoolai_books_checked_seconds"}
+    shown = set().union(*(_names(target["expr"]) for panel in panels for target in panel["targets"]))
+    assert shown - set(METRICS) - OF_PROCESS == set()
+    # All other metrics are on the dashboard.
+    assert set(METRICS) - shown <= {"minitoolai_info", "minitoolai_database_up", "minitoolai_books_checked_seconds"}
 
 
-def test_every_metric_of_an_alarm_exists_and_every_alarm_says_what_to_do() -> None:
+def test_every_alert_uses_existing_metrics_and_has_a_description() -> None:
     assert len(rules()) >= 10
     for rule in rules():
         assert _names(rule["expr"]), rule["alert"]
@@ -57,7 +57,7 @@ def test_every_metric_of_an_alarm_exists_and_every_alarm_says_what_to_do() -> No
     assert len({rule["alert"] for rule in rules()}) == len(rules())
 
 
-def test_what_an_expression_groups_by_is_a_label_of_its_metrics() -> None:
+def test_expressions_group_and_select_by_labels_of_their_metrics() -> None:
     expressions = [rule["expr"] for rule in rules()]
     expressions += [t["expr"] for p in dashboard()["panels"] if p["type"] != "row" for t in p["targets"]]
     for expression in expressions:
@@ -68,7 +68,7 @@ def test_what_an_expression_groups_by_is_a_label_of_its_metrics() -> None:
             assert selected in labels | {"job"}, expression
 
 
-def test_panels_have_room_for_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in dashboard()["panels"]:
         place = panel["gridPos"]
@@ -79,7 +79,7 @@ def test_panels_have_room_for_each_other() -> None:
     assert len({panel["id"] for panel in dashboard()["panels"]}) == len(dashboard()["panels"])
 
 
-def test_the_scrape_file_names_the_port_of_the_documentation() -> None:
+def test_the_scrape_file_has_the_documented_port() -> None:
     jobs = yaml.safe_load((OPS / "prometheus" / "scrape.yml").read_text())
     assert jobs[0]["job_name"] == "minitoolai"
     assert jobs[0]["static_configs"][0]["targets"] == ["127.0.0.1:9464"]

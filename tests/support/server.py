@@ -1,4 +1,4 @@
-"""A real `minitoolai serve` in a process of its own: started, filled with accounts, stopped and examined."""
+"""Run a real `minitoolai serve` in a separate process: start it, add accounts, stop it and inspect it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.waiting import children_of, eventually, is_alive
 PROGRAM = [str(Path(sys.executable).with_name("minitoolai"))]
 START_TIMEOUT_S = 90.0
 #: What a healthy server never writes to standard error.
-SIGNS_OF_ILLNESS = ("Traceback", "never retrieved", "never awaited", "was destroyed", "BOOKS ARE WRONG")
+SIGNS_OF_ILLNESS = ("Traceback", "never retrieved", "never awaited", "was destroyed", "LEDGER INVARIANT VIOLATED")
 _numbers = itertools.count(1)
 
 
@@ -51,19 +51,19 @@ class Account:
         return {"authorization": f"Bearer {self.key}"}
 
     def money(self) -> Balance:
-        """What the books say now."""
+        """Return the current balance."""
         return self.server.read(lambda connection: accounts.balance_of(connection, self.id))
 
     def settled(self, within_s: float = 15.0) -> int:
-        """The balance once nothing is held any more."""
+        """Return the balance once no holds are pending."""
         eventually(lambda: self.money().held == 0, within_s=within_s)
         return self.money().posted
 
 
 class ServerProcess:
-    """One data folder and the process that serves it; may be started again after a kill.
+    """One data folder and the process that serves it. It can be started again after a kill.
 
-    `is_new`: it makes its SQLite file itself. Elsewhere it finds one with every table, which takes a second less.
+    `is_new`: let it create its SQLite file. Otherwise it gets one with all tables, which saves a second.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class ServerProcess:
     ) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
-        # The limits are at work, but no test meets them by accident.
+        # Keep the rate limits on, but too high for tests to reach by accident.
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MINITOOLAI_")}
         self.env = clean | {"MINITOOLAI_REQUESTS_PER_MINUTE": "1000000000"} | dict(env or {})
         self.settings = Settings(
@@ -103,7 +103,7 @@ class ServerProcess:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, *arguments: str) -> ServerProcess:
-        """Start and wait until requests will be served."""
+        """Start, and wait until the server is ready."""
         if not (self._is_new or self.settings.database_url):
             self.data_dir.mkdir(parents=True, exist_ok=True)
             new_file(self.data_dir)
@@ -123,7 +123,7 @@ class ServerProcess:
         return self
 
     def demo_key(self) -> str:
-        """The key that `serve --demo` prints."""
+        """Return the key that `serve --demo` prints."""
         assert self._process is not None
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -132,24 +132,24 @@ class ServerProcess:
         raise AssertionError("no key was printed")
 
     def kill(self) -> None:
-        """SIGKILL, as a power cut would; what the books then say is for `start` and the test to find out."""
+        """Send SIGKILL, which has the effect of a power cut."""
         assert self._process is not None
         self._process.kill()
         self._process.communicate()
 
     def terminate(self) -> None:
-        """SIGTERM, without waiting."""
+        """Send SIGTERM without waiting."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
 
     def wait(self, within_s: float = 15.0) -> int:
-        """The exit status. An answer that was never let go would keep a server waiting for longer than this."""
+        """Return the exit status. A response that is never released would keep the server waiting longer than this."""
         assert self._process is not None
         self._process.communicate(timeout=within_s)
         return self._process.returncode
 
     def stop(self) -> None:
-        """SIGTERM, then everything that a clean end promises."""
+        """Send SIGTERM, and check the exit status, the child processes, the ledger and the log."""
         children = children_of(self.pid)
         self.terminate()
         assert self.wait() == 0, self.log.read_text()
@@ -159,7 +159,7 @@ class ServerProcess:
         assert not [sign for sign in SIGNS_OF_ILLNESS if sign in log], log[-4000:]
 
     def check_books(self) -> None:
-        """Every invariant holds and nothing is pending, by the program's own word and ours."""
+        """Check with `minitoolai audit` and directly that all invariants hold and no hold is pending."""
         done = self.command("audit")
         assert done.returncode == 0, done.stdout
         assert self.read(ledger.broken_invariants) == {}
@@ -177,22 +177,22 @@ class ServerProcess:
                 self.kill()
 
     def open_files(self) -> int:
-        """File descriptors the process has open."""
+        """Return the number of open file descriptors."""
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
     def resident_mb(self) -> float:
-        """Memory in RAM, as the kernel counts it."""
+        """Return the resident memory in MB."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) / 1024
         raise AssertionError("the process is gone")
 
     def cpu_s(self) -> float:
-        """Seconds of processor time it has used."""
+        """Return the CPU time it has used, in seconds."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    # ── its books ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── its database ─────────────────────────────────────────────────────────────────────────────────────────
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `minitoolai …` beside the server."""
@@ -200,7 +200,7 @@ class ServerProcess:
         return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
 
     def read(self, question: Callable[[Connection], Any]) -> Any:
-        """Ask the database."""
+        """Run a query on the database."""
         return commands.read(self.settings, question)
 
     def write(self, change: Callable[[Connection], Any]) -> Any:
@@ -208,7 +208,7 @@ class ServerProcess:
         return commands.write(self.settings, change)
 
     def account(self, credit: str | None = "5.00") -> Account:
-        """A new customer with a key, through the functions behind the command line (a process each would be slow)."""
+        """Create a customer with a key, with the functions behind the commands (processes would be slow)."""
         commands.prepare(self.settings)
         secret, clock, email = load_secret_keys(self.settings), SystemClock(), f"customer-{next(_numbers)}@example.com"
 
@@ -224,11 +224,11 @@ class ServerProcess:
         return made
 
     def generation(self, name: str) -> dict[str, Any]:
-        """The row behind an `x-generation-id`, with the state and amount of its hold."""
+        """Return the row of a generation, with the state and amount of its hold."""
         return self.read(lambda c: _generation(c, parse_generation_name(name)))  # type: ignore[no-any-return]
 
     def recover(self, name: str) -> None:
-        """End its hold as the sweep of another process would that saw no sign of life from this one."""
+        """Recover its hold, as another process does if the lease has expired."""
         number, now_ms = parse_generation_name(name), SystemClock().now_ms()
         assert number is not None
 
@@ -241,7 +241,7 @@ class ServerProcess:
         assert not verdict.repeated
 
     def transfers_of(self, name: str) -> list[int]:
-        """What was taken for one generation; one entry for each time."""
+        """Return the amount of each charge for one generation."""
         number = parse_generation_name(name)
         rows = self.read(lambda c: c.execute("SELECT amount FROM transfers WHERE hold_id = ?", (number,)))
         return [row[0] for row in rows]

@@ -1,6 +1,6 @@
-"""What pages look like after something went on: forms with faults, a key just made, nothing there yet, refusals.
+"""Bring a browser to pages in states that need actions: forms with errors, a new key, empty lists, refusals.
 
-Each leads a browser from anywhere to such a page; `at` is the address of the server with a language.
+`at` is the URL of the server with a language.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.support.browse import PASSWORD, Visitor, last_link
 from tests.support.house import EMAIL, address
 from tests.support.server import ServerProcess
 
-#: Cards may be chosen, but Stripe is never there.
+#: Card payments are offered, but Stripe is unreachable.
 AWAY = {
     "MINITOOLAI_STRIPE_SECRET_KEY": "sk_test_none",
     "MINITOOLAI_STRIPE_WEBHOOK_SECRET": "whsec_none",
@@ -28,7 +28,7 @@ WRONG = {
 
 
 def send(page: Page, at: str, path: str, action: str, **values: str) -> None:
-    """Fill in a form and send it, whatever the browser thinks of it."""
+    """Fill in a form and submit it without the browser's validation."""
     page.goto(at + path)
     form = page.locator(f'main form[action$="{action}"]').first
     for name, value in values.items():
@@ -39,7 +39,7 @@ def send(page: Page, at: str, path: str, action: str, **values: str) -> None:
 
 
 def wrong(path: str, action: str, *names: str) -> Callable[[Page, str, ServerProcess], None]:
-    """A form sent with faults in these fields."""
+    """Submit a form with invalid values in these fields."""
 
     def go(page: Page, at: str, server: ServerProcess) -> None:
         here, there = address(server, path), address(server, action)
@@ -49,12 +49,12 @@ def wrong(path: str, action: str, *names: str) -> Callable[[Page, str, ServerPro
 
 
 def plain(path: str) -> Callable[[Page, str, ServerProcess], None]:
-    """A page by its address."""
+    """Open a page."""
     return lambda page, at, server: void(page.goto(at + address(server, path)))
 
 
 def void(_: object) -> None:
-    """Whatever it was."""
+    """Discard a value."""
 
 
 def _made(page: Page, at: str, server: ServerProcess) -> None:
@@ -81,7 +81,7 @@ def _large(page: Page, at: str, server: ServerProcess) -> None:
 
 
 def _again(page: Page, at: str, server: ServerProcess) -> None:
-    """What was typed while the session had ended, after the sign-in."""
+    """Submit a form after the session has ended, then sign in; the form has its values again."""
     page.goto(at + "/keys")
     page.context.clear_cookies(name="session")
     page.locator("#name").fill("typed before the sign-in")
@@ -93,7 +93,7 @@ def _again(page: Page, at: str, server: ServerProcess) -> None:
 
 
 def send_as_it_stands(page: Page) -> None:
-    """The first form of the page."""
+    """Submit the first form of the page unchanged."""
     form = page.locator("main form").first
     with page.expect_navigation():
         form.evaluate("form => form.submit()")
@@ -106,7 +106,7 @@ def _no_method(page: Page, at: str, server: ServerProcess) -> None:
 
 
 def _letter(path: str, action: str) -> Callable[[Page, str, ServerProcess], None]:
-    """The page that says that a letter was sent."""
+    """Open the page that says that an e-mail was sent."""
     return lambda page, at, server: send(
         page, at, path, action, email="new@example.com", **({"password": PASSWORD} if action == "/signup" else {})
     )
@@ -123,7 +123,7 @@ def _reset_link(page: Page, at: str, server: ServerProcess) -> None:
     page.goto(server.url + last_link(server, "ada@example.com", after=1))
 
 
-#: Name → how a visitor gets there.
+#: Pages for visitors without an account.
 OPEN_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "not found": plain("/nothing"),
     "sign-in with faults": wrong("/signin", "/signin", "email", "password"),
@@ -136,9 +136,9 @@ OPEN_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "reset, new": _reset_link,
     "reset, spent": plain("/reset/new?link=x"),
 }
-#: The same for somebody who has nothing yet.
+#: Pages of a customer without any data.
 EMPTY_STATES = {f"empty {path}": plain(path) for path in ("/keys", "/balance", "/usage", "/usage/requests", "/topup")}
-#: And for the admin who lives here.
+#: Pages of an admin with data.
 CLOSED_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "not found within admin": plain("/admin/nothing"),
     "usage of a week": plain("/usage?days=7"),
@@ -165,5 +165,5 @@ CLOSED_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
 
 
 def newcomer(server: ServerProcess) -> Visitor:
-    """Somebody with an account in which nothing has happened."""
+    """Sign up a customer without any data."""
     return Visitor(server).sign_up("empty@example.com")

@@ -1,4 +1,4 @@
-"""Image jobs in one process: real rows, writer, service and worker; an engine that does what the test says."""
+"""Image jobs in one process: real rows, writer, service and worker; an engine that behaves as the test says."""
 
 from __future__ import annotations
 
@@ -17,38 +17,42 @@ from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob
 from minitoolai.core.models import Caller
 from minitoolai.core.signing import UrlSigner
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress
-from minitoolai.images.moderation import Policies
+from minitoolai.images.attempt import JobServices
+from minitoolai.images.moderation import PolicyChain
 from minitoolai.images.progress import JobEvents
+from minitoolai.images.scheduler import WorkerState
 from minitoolai.images.service import ImageService
 from minitoolai.images.worker import ImageWorker
+from minitoolai.storage.jobs import ClaimedJob
 from minitoolai.storage.object_store import LocalObjectStore
 from tests.support.books import TemporaryBooks
 
 PRICE = 1_500_000
-Draw = Callable[[ImageRequest, OnProgress], Awaitable[bytes]]
+Behavior = Callable[[ImageRequest, OnProgress], Awaitable[bytes]]
 
 
 async def at_once(request: ImageRequest, on_progress: OnProgress) -> bytes:
-    """A picture of as many steps as were asked for."""
+    """Return an image after as many steps as were requested."""
     for step in range(1, request.steps + 1):
         on_progress(step, request.steps)
         await asyncio.sleep(0)
     return f"{request.prompt} {request.seed}".encode()
 
 
-class Painter:
-    """An image engine whose every picture is drawn by `how`."""
+class ScriptedEngine:
+    """An image engine that runs `behavior` for every image."""
 
-    def __init__(self, name: str = "painter", *, max_concurrency: int = 4, how: Draw = at_once) -> None:
+    def __init__(self, name: str = "engine", *, max_concurrency: int = 4, behavior: Behavior = at_once) -> None:
         self.name = name
         self.max_concurrency = max_concurrency
-        self.how = how
+        self.behavior = behavior
         self.is_up = True
         self.why_not: str | None = None
-        #: (model, prompt) of everything begun, in order.
+        self.starts = 0
+        #: (model, prompt) of every started image, in order.
         self.begun: list[tuple[str, str]] = []
-        self.at_once = 0
-        self.most_at_once = 0
+        self.running = 0
+        self.most_running = 0
 
     def why_not_ready(self, model: str) -> str | None:
         return self.why_not
@@ -56,22 +60,23 @@ class Painter:
     def batch_key(self, model: str, width: int, height: int) -> str:
         return f"{model} {width}x{height}"
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        self.starts += 1
 
     async def stop(self) -> None: ...
 
     async def generate(self, model: str, request: ImageRequest, on_progress: OnProgress) -> GeneratedImage:
         self.begun.append((model, request.prompt))
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
         try:
-            return GeneratedImage(png=await self.how(request, on_progress), model=f"{self.name}-1")
+            return GeneratedImage(png=await self.behavior(request, on_progress), model=f"{self.name}-1")
         finally:
-            self.at_once -= 1
+            self.running -= 1
 
 
-class Shelf(LocalObjectStore):
-    """A store that is full while `fault` is set."""
+class FlakyStore(LocalObjectStore):
+    """A store that refuses objects while `fault` is set."""
 
     fault: str | None = None
 
@@ -82,62 +87,55 @@ class Shelf(LocalObjectStore):
 
 
 class Studio:
-    """Everything of image jobs beside one set of books."""
+    """The image slice on one database, with a worker if the test wants one."""
 
-    def __init__(self, books: TemporaryBooks, folder: Path, *painters: Painter, queue_limit: int = 100) -> None:
+    def __init__(self, books: TemporaryBooks, folder: Path, *engines: ScriptedEngine, queue_limit: int = 100) -> None:
         self.books = books
         self.folder = folder
-        self.painters = painters or (Painter(),)
-        self.catalog = _catalog([painter.name for painter in self.painters])
+        self.engines = engines or (ScriptedEngine(),)
+        self.catalog = _catalog([engine.name for engine in self.engines])
         self.clock = SystemClock()
-        self.shelf = Shelf(folder / "objects")
+        self.store = FlakyStore(folder / "objects")
         self.queue_limit = queue_limit
 
     @property
-    def painter(self) -> Painter:
-        return self.painters[0]
+    def engine(self) -> ScriptedEngine:
+        return self.engines[0]
 
-    def run(self, test: Callable[[Studio], Coroutine[Any, Any, None]], *, draws: bool = True) -> None:
-        """Run the test beside a writer and, if it `draws`, a worker."""
-        asyncio.run(self._run(test, draws))
+    def run(self, test: Callable[[Studio], Coroutine[Any, Any, None]], *, with_worker: bool = True) -> None:
+        """Run the test beside a writer and, unless told otherwise, a worker."""
+        asyncio.run(self._run(test, with_worker))
 
-    async def _run(self, test: Callable[[Studio], Coroutine[Any, Any, None]], draws: bool) -> None:
+    async def _run(self, test: Callable[[Studio], Coroutine[Any, Any, None]], with_worker: bool) -> None:
         with self.books.writer() as writer:
             self.writer = writer
-            self.board = JobEvents()
+            self.events = JobEvents()
+            self.services = JobServices(self.books.database, writer, self.clock, self.store, self.events)
             self.service = ImageService(
                 self.catalog,
-                {painter.name: painter for painter in self.painters},
+                {engine.name: engine for engine in self.engines},
+                self.services,
                 Charging(writer, self.clock),
-                self.clock,
-                InFlight(self.clock),
-                self.books.database,
-                writer,
-                Policies([]),
-                UrlSigner(b"test"),
-                self.board,
+                policy=PolicyChain([]),
+                signer=UrlSigner(b"test"),
+                in_flight=InFlight(self.clock),
                 queue_limit=self.queue_limit,
             )
-            if not draws:
+            if not with_worker:
                 await test(self)
                 return
-            async with self.drawing():
+            async with self.worker():
                 await test(self)
 
     @contextlib.asynccontextmanager
-    async def drawing(self, name: str = "worker", *, drain_s: float = 2.0) -> AsyncIterator[ImageWorker]:
-        """A worker beside the test."""
-        worker = ImageWorker(
-            self.catalog,
-            {painter.name: painter for painter in self.painters},
-            self.books.database,
-            self.writer,
-            self.clock,
-            self.shelf,
-            self.board,
-            name=name,
-            is_alone=True,
-        )
+    async def worker(
+        self, name: str = "worker", *, drain_s: float = 2.0, single_process: bool = True, on_demand: bool = False
+    ) -> AsyncIterator[ImageWorker]:
+        """Run a worker beside the test. `on_demand` lets its engines start with their first job."""
+        engines = {engine.name: engine for engine in self.engines}
+        names = frozenset(engines) if on_demand else frozenset()
+        state = WorkerState(name=name, single_process=single_process, start_on_demand=names)
+        worker = ImageWorker(self.catalog, engines, self.services, state)
         task = asyncio.create_task(worker.run())
         try:
             yield worker
@@ -146,54 +144,78 @@ class Studio:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    # ── in few words ──────────────────────────────────────────────────────────────────────────────────────
+    # ── shortcuts ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def submit(self, account: int, prompt: str = "a sun", *, model: str = "first", **fields: Any) -> SubmittedJob:
-        asked = {"width": 256, "height": 256} | fields
+        sized = {"width": 256, "height": 256} | fields
         return await self.service.submit(
-            Caller(account, "key000000001"), ImageJobRequest(model=model, prompt=prompt, **asked)
+            Caller(account, "key000000001"), ImageJobRequest(model=model, prompt=prompt, **sized)
         )
 
-    async def look(self, job: SubmittedJob) -> ImageJob:
-        return await self.service.look(job.job_id, job.signature)
+    async def get(self, job: SubmittedJob) -> ImageJob:
+        return await self.service.get(job.job_id, job.signature)
 
     async def end(self, job: SubmittedJob, timeout_s: float = 20.0) -> ImageJob:
-        """The job once it is over."""
+        """Return the job once it has ended."""
         ended = await self.service.wait(job, timeout_s)
         assert ended.is_over, ended
         return ended
 
     def row(self, job: SubmittedJob) -> tuple[Any, ...]:
-        """State, attempt, failures, what was charged."""
+        """Return state, attempt, failures and charged amount."""
         return self.books.rows(
             "SELECT g.state, g.attempt, g.failures, h.settled FROM generations g JOIN holds h ON h.id = g.id"
             " WHERE g.id = ?",
             job.job_id,
         )[0]
 
-    def kept(self) -> set[str]:
-        """The keys of all pictures in the store."""
+    def stored(self) -> set[str]:
+        """Return the keys of all images in the store."""
         return {path.stem for path in self.folder.rglob("*.png")}
 
 
-def failing(*errors: Exception, then: Draw = at_once) -> Draw:
-    """Raises these, one for each attempt, and then does as told."""
+def failing(*errors: Exception, then: Behavior = at_once) -> Behavior:
+    """Raise these errors, one per attempt, and then behave as `then`."""
     left = list(errors)
 
-    async def draw(request: ImageRequest, on_progress: OnProgress) -> bytes:
+    async def generate(request: ImageRequest, on_progress: OnProgress) -> bytes:
         if left:
             raise left.pop(0)
         return await then(request, on_progress)
 
-    return draw
+    return generate
 
 
 def broken(request: ImageRequest, on_progress: OnProgress) -> Awaitable[bytes]:
-    """Never draws."""
-    raise EngineError("the brush is broken")
+    """Fail every attempt."""
+    raise EngineError("the engine is broken")
+
+
+def claimed_job() -> ClaimedJob:
+    """Return a job as a claim gives it, without a row."""
+    return ClaimedJob(1, 1, 1, 0, "first", PRICE, 7, '{"model": "first", "prompt": "a sun"}', 0)
 
 
 def _catalog(names: list[str]) -> Catalog:
-    engines = {name: EngineEntry(kind="fake", model="fake-1") for name in names}
+    entries = {name: EngineEntry(kind="fake", model="fake-1") for name in names}
     models = {name: ImageModel(name, PRICE, tuple(names), "") for name in ("first", "second", "third")}
-    return Catalog(engines, {}, {}, models)
+    return Catalog(entries, {}, {}, models)
+
+
+class Gate:
+    """A behavior that waits after its first step until it is opened."""
+
+    def __init__(self) -> None:
+        self.is_open = asyncio.Event()
+        self.begun = asyncio.Event()
+        self.cancelled = 0
+
+    async def generate(self, request: ImageRequest, on_progress: OnProgress) -> bytes:
+        on_progress(1, request.steps)
+        self.begun.set()
+        try:
+            await self.is_open.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return await at_once(request, on_progress)

@@ -1,4 +1,4 @@
-"""Pictures over HTTP as customers ask for them, and a catalog whose models draw flat colours."""
+"""Image requests over HTTP, and a catalog whose models return images of one colour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRICE = 1_500_000
 CREDIT = 5_000_000_000
 SIZE = {"width": 256, "height": 256}
 
-#: `flat` draws at once, `slow` takes 0.15 s a step and `missing` has no engine that is ready.
+#: `flat` finishes immediately, `slow` takes 0.15 s per step, and `missing` has no ready engine.
 CATALOG = """
 [engines.flat]
 kind = "fake"
@@ -43,7 +43,7 @@ weights = "missing.safetensors"
 engines = ["flat"]
 """
 
-#: Two names of the shipped catalog, drawn by the embedded model.
+#: Two models of the shipped catalog on the embedded engine.
 SKETCH = """
 [engines.sketch]
 kind = "sketch"
@@ -62,13 +62,13 @@ engines = ["sketch"]
 
 
 def submit(account: Account, path: str = SUBMIT, **fields: Any) -> requests.Response:
-    """The answer to a request for a picture: of the model `flat`, 256 by 256, unless given."""
+    """Submit a job, of the model `flat` in 256x256 unless given, and return the response."""
     body = {"model": "flat", "prompt": "a red apple", **SIZE, **fields}
     return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=60)
 
 
 def job(account: Account, **fields: Any) -> dict[str, Any]:
-    """`{"jobid", "signature"}` of a new job, as a poll takes them."""
+    """Submit a job and return its `{"jobid", "signature"}`, the body of a poll."""
     answer = submit(account, **fields)
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
@@ -77,12 +77,12 @@ def job(account: Account, **fields: Any) -> dict[str, Any]:
 
 
 def poll(account: Account, body: Any, path: str = POLL) -> requests.Response:
-    """The answer to a poll; no key."""
+    """Poll a job without a key."""
     return requests.post(account.server.url + path, json=body, timeout=30)
 
 
 def wait(account: Account, body: dict[str, Any], within_s: float = 30.0) -> dict[str, Any]:
-    """What a poll says once the job has ended."""
+    """Poll until the job has ended and return its state."""
     give_up_s = time.monotonic() + within_s
     while True:
         state: dict[str, Any] = poll(account, body).json()
@@ -93,13 +93,13 @@ def wait(account: Account, body: dict[str, Any], within_s: float = 30.0) -> dict
 
 
 def generate(account: Account, path: str = OPENAI, **fields: Any) -> requests.Response:
-    """The answer to a request in OpenAI's form."""
+    """Send a request in OpenAI's format."""
     body = {"model": "flat", "prompt": "a red apple", "size": "256x256", **fields}
     return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=60)
 
 
 def check_image_refusal(answer: requests.Response, status: int, code: str, says: str = "") -> str:
-    """The contract's own shape with these values; the message."""
+    """Check an error in the format of the contract and return its message."""
     assert answer.status_code == status, answer.text
     body = answer.json()
     assert set(body) == {"status", "jobid", "signature", "message", "code"}, body

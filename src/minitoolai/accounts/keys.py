@@ -1,4 +1,7 @@
-"""Sign-up and keys: made here, shown once, and recognised again without their secret being stored."""
+"""Create, verify and restrict API keys.
+
+A key is shown once, when it is created. Only an HMAC of its secret is stored.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,9 @@ from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
 
-# (merged from admission) Whether a key may be used at all, for this, now and from there; and how often.
-
 
 class KeyPolicy:
-    """Asked once for every request that shows a key."""
+    """Check what a key may be used for, once per request."""
 
     def __init__(self, clock: Clock, limits: Limits, *, trusted_proxies: tuple[str, ...] = ()) -> None:
         self._clock = clock
@@ -44,26 +45,29 @@ class KeyPolicy:
         self._trusted = [ip_network(network) for network in trusted_proxies]
 
     def check(self, caller: Caller, peer: str, forwarded: str) -> None:
-        """AccessDenied for a key that has expired, KeyForbids for an address that it is not meant for.
+        """Raise AccessDenied if the key has expired, KeyForbids if its allow list excludes the client's address.
 
-        `peer` is who is connected, `forwarded` what a proxy says of whom it speaks for (X-Forwarded-For).
+        `peer` is the connected address, `forwarded` the X-Forwarded-For header.
         """
         rules = caller.rules
         if rules is None:
             return
         if rules.expires_ms is not None and rules.expires_ms <= self._clock.now_ms():
-            raise AccessDenied("this key has expired", code="key_expired")
+            raise AccessDenied("This API key has expired. Create a new one.", code="key_expired")
         if rules.allow_ip:
-            address = self.origin(peer, forwarded)
+            address = self.client_address(peer, forwarded)
             if not rules.allows_address(address):
-                raise KeyForbids(f"this key may not be used from {address[:45]}", code="address_not_allowed")
+                raise KeyForbids(f"This API key may not be used from {address[:45]}.", code="address_not_allowed")
 
     def count(self, caller: Caller) -> tuple[Headers, RateLimited | None]:
-        """One request more: the headers that tell what is left, and the refusal where nothing is."""
+        """Count one request. Return the rate-limit headers, and the error if the limit is exceeded."""
         return self._limits.count(caller)
 
-    def origin(self, peer: str, forwarded: str) -> str:
-        """Who asks: the peer, or where that is a proxy of ours, the last address that no proxy of ours has added."""
+    def client_address(self, peer: str, forwarded: str) -> str:
+        """Return the client's address.
+
+        That is the peer, or behind trusted proxies the last address in X-Forwarded-For that is not one of them.
+        """
         hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
         while hops and self._is_trusted(peer):
             peer = hops.pop()
@@ -78,28 +82,28 @@ class KeyPolicy:
 
 
 def check_model(caller: Caller, model: str) -> None:
-    """KeyForbids where the key is not meant for this model."""
+    """Raise KeyForbids if the key may not use this model."""
     rules = caller.rules
     if rules is not None and rules.models and model not in rules.models:
         raise KeyForbids(
-            f"this key may not use {model[:80]}; it is meant for {', '.join(rules.models)}",
+            f"This API key may not use the model {model[:80]}. It may use: {', '.join(rules.models)}.",
             param="model",
             code="model_not_allowed",
         )
 
 
 KEY_PATTERN = re.compile(r"sk-mt-([0-9A-Za-z]{12})-([0-9A-Za-z]{32})-([0-9A-Za-z]{6})")
-#: A revoked key may go on working for this long: the age of what is remembered of it.
-REMEMBER_S = 0.9
-LARGEST_MEMORY = 10_000
-NOTE_USES_S = 5.0
-LONGEST_NAME = 80
+#: Verified keys are cached for this long, so a revoked key may work that much longer.
+CACHE_TTL_S = 0.9
+MAX_CACHED_KEYS = 10_000
+LAST_USED_INTERVAL_S = 5.0
+MAX_KEY_NAME_LENGTH = 80
 
 log = logging.getLogger(__name__)
 
 
 class NewKey(msgspec.Struct, frozen=True):
-    """A key just made: the only moment at which its text exists."""
+    """A new key. Its text is available only here."""
 
     row: KeyRow
     text: str
@@ -114,7 +118,7 @@ def make_key(
     *,
     rotation_group: str | None = None,
 ) -> NewKey:
-    """Draw a key `sk-mt-<id12>-<secret32>-<crc6>`."""
+    """Generate a key `sk-mt-<id12>-<secret32>-<crc6>`."""
     key_id, secret = random_text(12), random_text(32)
     row = KeyRow(key_id, account_id, name, _hmac(secret, secret_key), clock.now_ms(), None, rules, rotation_group)
     return NewKey(row, f"sk-mt-{key_id}-{secret}-{_checksum(key_id, secret)}")
@@ -129,15 +133,15 @@ def _checksum(key_id: str, secret: str) -> str:
 
 
 def check_email(text: str) -> str:
-    """The address in the form under which it is kept; InvalidRequest names the field."""
+    """Return the address normalized as it is stored. Raises InvalidRequest."""
     email = text.strip().lower()
     if len(email) > 254 or not re.fullmatch(r"[^@\s]+@[^@\s]+", email):
-        raise InvalidRequest(f"{text!r} is not an e-mail address; write it like ann@example.com", param="email")
+        raise InvalidRequest(f"{text!r} is not an e-mail address. Use the form ann@example.com.", param="email")
     return email
 
 
 def revoke_own(connection: Connection, account_id: int, key_id: str, now_ms: int) -> bool:
-    """Revoke a key of this account; once more changes nothing. False for anybody else's."""
+    """Revoke a key of this account. Return False if it belongs to another account; repeating changes nothing."""
     key = accounts.find_key(connection, key_id)
     if key is None or key.account_id != account_id:
         return False
@@ -146,12 +150,12 @@ def revoke_own(connection: Connection, account_id: int, key_id: str, now_ms: int
 
 
 def is_active(key: KeyRow, now_ms: int) -> bool:
-    """Whether it works at this moment."""
+    """Return True if the key is neither revoked nor expired."""
     return key.revoked_ms is None and (key.rules.expires_ms is None or key.rules.expires_ms > now_ms)
 
 
 def rotate_key(connection: Connection, old: KeyRow, grace_ms: int, secret_key: bytes, clock: Clock) -> NewKey:
-    """A new key with the same rules; both share budgets and rates until the old one's time is over."""
+    """Return a new key with the same rules. Both share budgets and rate limits until the old key expires."""
     now_ms = clock.now_ms()
     new = make_key(old.account_id, old.name, secret_key, clock, old.rules, rotation_group=old.rotation_group or old.id)
     accounts.insert_key(connection, new.row)
@@ -161,7 +165,7 @@ def rotate_key(connection: Connection, old: KeyRow, grace_ms: int, secret_key: b
 
 
 def find_own(connection: Connection, account_id: int, key_id: str) -> KeyRow | None:
-    """A key that the account's people made and have not revoked; None for anybody else's."""
+    """Return an active key that the account's users created, None for any other."""
     key = accounts.find_key(connection, key_id)
     if key is None or key.account_id != account_id or key.revoked_ms is not None or key.rules.for_pages:
         return None
@@ -169,7 +173,7 @@ def find_own(connection: Connection, account_id: int, key_id: str) -> KeyRow | N
 
 
 def renew_page_key(connection: Connection, key: KeyRow, now_ms: int) -> None:
-    """A key for pages takes its place; those that are over are revoked."""
+    """Insert a page key and revoke the account's expired page keys."""
     for old in accounts.keys_of(connection, key.account_id, for_pages=True):
         if old.revoked_ms is None and old.rules.expires_ms is not None and old.rules.expires_ms <= now_ms:
             accounts.revoke_key(connection, old.id, now_ms)
@@ -177,90 +181,90 @@ def renew_page_key(connection: Connection, key: KeyRow, now_ms: int) -> None:
 
 
 def revoke_page_keys(connection: Connection, account_id: int, now_ms: int) -> None:
-    """Nothing that a page of this account was given works any longer."""
+    """Revoke all page keys of this account."""
     for key in accounts.keys_of(connection, account_id, for_pages=True):
         accounts.revoke_key(connection, key.id, now_ms)
 
 
 def require_account(connection: Connection, email: str) -> int:
-    """The account of this address; NotFound says how to make one."""
+    """Return the account with this e-mail address. Raises NotFound, which says how to create it."""
     account_id = accounts.find_account(connection, check_email(email))
     if account_id is None:
-        raise NotFound(f"there is no account {email}; make it with: minitoolai account create {email}", param="email")
+        raise NotFound(f"There is no account {email}. Create it with: minitoolai account create {email}", param="email")
     return account_id
 
 
 class KeyVerifier:
-    """Recognises keys. What it has seen is remembered for less than a second."""
+    """Verify API keys. Verified keys are cached for less than a second."""
 
-    def __init__(self, database: Database, secret_key: bytes, clock: Clock, admission: KeyPolicy | None = None) -> None:
-        #: What a key that is recognised may do; None where nothing is limited.
-        self.admission = admission
+    def __init__(self, database: Database, secret_key: bytes, clock: Clock, policy: KeyPolicy | None = None) -> None:
+        #: Rules and rate limits for verified keys, None if nothing is limited.
+        self.policy = policy
         self._database = database
         self._secret_key = secret_key
         self._clock = clock
-        self._known: dict[str, tuple[float, Caller]] = {}
+        self._cache: dict[str, tuple[float, Caller]] = {}
         self._used: dict[str, int] = {}
 
-    def remembered(self, text: str) -> Caller | None:
-        """The caller, if this key was recognised a moment ago. Never waits: for the hot path."""
-        entry = self._known.get(text)
+    def cached(self, text: str) -> Caller | None:
+        """Return the caller if this key is in the cache. Never waits, because it is on the hot path."""
+        entry = self._cache.get(text)
         if entry is not None and entry[0] > self._clock.steady_s():
             return entry[1]
         return None
 
-    def forget(self, key_id: str | None) -> None:
-        """Look again at this key the next time; None: at every key. From the event loop's thread."""
-        for text, (_, caller) in list(self._known.items()):
+    def invalidate(self, key_id: str | None) -> None:
+        """Remove a key from the cache, or all keys if None. Call from the event loop's thread."""
+        for text, (_, caller) in list(self._cache.items()):
             if key_id is None or caller.key_id == key_id:
-                del self._known[text]
+                del self._cache[text]
 
-    async def recognise(self, text: str) -> Caller:
-        """The caller behind a key; AccessDenied says what is wrong with it."""
-        caller = self.remembered(text)
+    async def verify(self, text: str) -> Caller:
+        """Return the caller of a key. Raises AccessDenied with the reason."""
+        caller = self.cached(text)
         if caller is not None:
             return caller
-        # Taken before the look-up: the memory must not outlive a revocation by more than it says.
-        asked_s = self._clock.steady_s()
+        # Taken before the lookup, so that the cache never outlives a revocation by more than its lifetime.
+        started_s = self._clock.steady_s()
         match = KEY_PATTERN.fullmatch(text)
         if match is None or _checksum(match[1], match[2]) != match[3]:
-            raise AccessDenied("this is not a key of this service: it should look like sk-mt-…; copy it whole")
+            raise AccessDenied("Invalid API key: keys of this service look like sk-mt-…. Copy the complete key.")
         row = await self._database.read_async(accounts.find_key, match[1])
-        if row is None or not self._is_right(row, match[2]):
-            self._known.pop(text, None)
-            raise AccessDenied("this key is not known here; make one with: minitoolai key create EMAIL")
+        if row is None or not self._secret_matches(row, match[2]):
+            self._cache.pop(text, None)
+            raise AccessDenied("Unknown API key. Create one with: minitoolai key create EMAIL")
         if row.revoked_ms is not None:
-            self._known.pop(text, None)
-            raise AccessDenied("this key was revoked", code="invalid_api_key")
+            self._cache.pop(text, None)
+            raise AccessDenied("This API key has been revoked.", code="invalid_api_key")
         rules = None if row.rules == UNRESTRICTED else row.rules
         caller = Caller(
             row.account_id, row.id, rules=rules, rotation_group=(row.rotation_group or row.id) if rules else ""
         )
-        if len(self._known) >= LARGEST_MEMORY:
-            self._known.clear()
-        self._known[text] = (asked_s + REMEMBER_S, caller)
+        if len(self._cache) >= MAX_CACHED_KEYS:
+            self._cache.clear()
+        self._cache[text] = (started_s + CACHE_TTL_S, caller)
         self._used[caller.key_id] = self._clock.now_ms()
         return caller
 
-    def _is_right(self, row: KeyRow, secret: str) -> bool:
+    def _secret_matches(self, row: KeyRow, secret: str) -> bool:
         return any(
             hmac.compare_digest(row.secret_hmac, _hmac(secret, secret_key)) for secret_key in all_keys(self._secret_key)
         )
 
     async def record_last_used(self, writer: Writer) -> None:
-        """Write down, now and then, when keys were last used: for the eyes of their owners, on nobody's way."""
+        """Store when keys were last used, every few seconds and off the request path."""
         while True:
-            await asyncio.sleep(NOTE_USES_S)
+            await asyncio.sleep(LAST_USED_INTERVAL_S)
             used, self._used = self._used, {}
             if used:
                 try:
                     await writer.run(partial(accounts.record_last_used, uses=used))
                 except (StoreError, Overloaded) as error:
-                    log.warning("the last use of %d keys could not be written down: %s", len(used), error)
+                    log.warning("failed to store the last use of %d keys: %s", len(used), error)
 
 
 def trusted_proxies(settings: Settings) -> tuple[str, ...]:
-    """Return the networks whose `X-Forwarded-For` is believed. Raises SettingsError if one is not a network."""
+    """Return the proxy networks from which `X-Forwarded-For` is trusted. Raises SettingsError if one is malformed."""
     networks = tuple(text.strip() for text in settings.trusted_proxies.split(",") if text.strip())
     for network in networks:
         try:

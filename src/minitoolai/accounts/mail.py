@@ -1,4 +1,4 @@
-"""Letters to users: by SMTP where it is set up, else into the server's log for its operator to read."""
+"""Send e-mails to users: by SMTP if configured, otherwise into the server's log for the operator."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from minitoolai.core.errors import SettingsError
+from minitoolai.settings import Settings
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 20.0
 
 
 class Letter(msgspec.Struct, frozen=True):
-    """One mail in plain text."""
+    """One e-mail in plain text."""
 
     to: str
     subject: str
@@ -27,17 +28,17 @@ class Letter(msgspec.Struct, frozen=True):
 
 
 class Mailer(Protocol):
-    """Whoever carries letters."""
+    """Sends e-mails."""
 
     async def send(self, letter: Letter) -> None:
-        """Hand the letter over; what fails is logged, never raised: nobody waits for it."""
+        """Send the e-mail. Failures are logged, never raised: no caller waits for delivery."""
 
 
 class LogMailer:
-    """No SMTP: the operator finds the letter in the log."""
+    """Write e-mails to the log. Used if no SMTP server is set."""
 
     async def send(self, letter: Letter) -> None:
-        log.warning("no MINITOOLAI_SMTP_URL is set, so this letter goes nowhere but here:\nTo: %s\n%s\n\n%s",
+        log.warning("MINITOOLAI_SMTP_URL is not set, so this e-mail is only written here:\nTo: %s\n%s\n\n%s",
                     letter.to, letter.subject, letter.text)  # fmt: skip
 
 
@@ -49,11 +50,13 @@ class SmtpMailer:
         ports = {"smtp": 587, "smtps": 465, "smtp+plain": 25}
         if parts.scheme not in ports or not parts.hostname:
             raise SettingsError(
-                "MINITOOLAI_SMTP_URL is wrong: write it like smtp://user:password@mail.example.com:587 "
+                "MINITOOLAI_SMTP_URL is wrong: use the form smtp://user:password@mail.example.com:587 "
                 "(smtps:// for TLS from the start, smtp+plain:// for none)"
             )
         if "@" not in sender:
-            raise SettingsError("MINITOOLAI_MAIL_FROM must say who writes, like: MiniToolAI <hello@example.com>")
+            raise SettingsError(
+                "MINITOOLAI_MAIL_FROM must be the sender's address, like: MiniToolAI <hello@example.com>"
+            )
         self._scheme, self._host = parts.scheme, parts.hostname
         self._port = parts.port or ports[parts.scheme]
         self._user, self._password = unquote(parts.username or ""), unquote(parts.password or "")
@@ -63,7 +66,7 @@ class SmtpMailer:
         try:
             await asyncio.to_thread(self._send, letter)
         except (OSError, smtplib.SMTPException) as error:
-            log.error("a letter could not be sent through %s:%s: %s", self._host, self._port, error)
+            log.error("sending an e-mail through %s:%s failed: %s", self._host, self._port, error)
 
     def _send(self, letter: Letter) -> None:
         message = EmailMessage()
@@ -81,3 +84,18 @@ class SmtpMailer:
             if self._user:
                 server.login(self._user, self._password)
             server.send_message(message)
+
+
+def build_mailer(settings: Settings) -> Mailer:
+    """Return the mailer that the settings describe.
+
+    Raises SettingsError if SMTP is set without a public URL: the links in e-mails would then begin with the Host
+    header of the request, which any client can forge.
+    """
+    if not settings.smtp_url:
+        return LogMailer()
+    if not settings.public_url:
+        raise SettingsError(
+            "MINITOOLAI_SMTP_URL also needs MINITOOLAI_PUBLIC_URL, because links in e-mails begin with it"
+        )
+    return SmtpMailer(settings.smtp_url, settings.mail_from)

@@ -1,7 +1,8 @@
-"""How much an account and a key may ask for in a minute, and at once. In the memory of one process.
+"""Rate limits per account and key, and throttling of failed attempts. In memory, per process.
 
-The generic cell rate algorithm: a meter is full after a minute of silence and gives what it has, all at once if
-need be; then so much as flows back. Where several processes serve one database, each is given its share of every limit.
+All limits are token buckets, implemented with the generic cell rate algorithm (GCRA): one number per bucket. A bucket
+is full after one period without use, allows a burst of its whole content, and refills continuously. If several
+processes serve one database, each gets its share of every limit.
 """
 
 from __future__ import annotations
@@ -18,64 +19,68 @@ from minitoolai.settings import Settings
 
 Headers = list[tuple[bytes, bytes]]
 MINUTE_S = 60.0
-#: Accounts and keys remembered at once; beyond that, those whose meters are full again are forgotten.
-LARGEST_MEMORY = 50_000
+#: Most buckets kept in memory. Beyond it, buckets that are full again are dropped.
+MAX_TRACKED = 50_000
 
 
 class TokenBucket:
-    """So many units a minute. `empty_s` is the moment at which all of them would be back."""
+    """A token bucket of `limit` units per period, by GCRA. `empty_s` is the time at which it will be full again."""
 
-    __slots__ = ("empty_s", "limit", "limit_header", "unit_s")
+    __slots__ = ("empty_s", "limit", "limit_header", "period_s", "unit_s")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, period_s: float = MINUTE_S) -> None:
         self.limit = limit
         self.limit_header = (b"x-ratelimit-limit-requests", str(limit).encode())
-        self.unit_s = MINUTE_S / limit
+        self.period_s = period_s
+        self.unit_s = period_s / limit
         self.empty_s = 0.0
 
     def wait_s(self, units: int, now_s: float) -> float:
-        """0 where so many are there, else seconds until they are; more than a minute's are never there."""
-        # A microsecond of grace, for sums of binary fractions.
-        return max(self.empty_s, now_s) + units * self.unit_s - now_s - MINUTE_S - 1e-6
+        """Return the seconds until so many units are available; 0 or less if they are available now.
 
-    def take(self, units: int, now_s: float) -> None:
-        """They are used. A negative number gives back."""
+        More units than the limit never become available.
+        """
+        # One microsecond of tolerance, for sums of binary fractions.
+        return max(self.empty_s, now_s) + units * self.unit_s - now_s - self.period_s - 1e-6
+
+    def consume(self, units: int, now_s: float) -> None:
+        """Take units from the bucket. A negative number returns them."""
         self.empty_s = max(self.empty_s, now_s) + units * self.unit_s
 
-    def left(self, now_s: float) -> int:
-        """Units that are there."""
-        return max(0, int((MINUTE_S - max(0.0, self.empty_s - now_s)) / self.unit_s + 1e-6))
+    def remaining(self, now_s: float) -> int:
+        """Return the units that are available."""
+        return max(0, int((self.period_s - max(0.0, self.empty_s - now_s)) / self.unit_s + 1e-6))
 
 
 class LimitGroup:
-    """The meters of one account or one key."""
+    """The buckets and in-flight count of one account or one key."""
 
-    __slots__ = ("at_work", "dollars", "rate", "requests", "tokens", "what")
+    __slots__ = ("dollars", "in_flight", "owner", "rate", "requests", "tokens")
 
-    def __init__(self, what: str, rate: RateLimits, processes: int) -> None:
-        self.what = what
+    def __init__(self, owner: str, rate: RateLimits, processes: int) -> None:
+        self.owner = owner
         self.rate = rate
-        self.requests = _meter(rate.requests_per_minute, processes)
-        self.tokens = _meter(rate.tokens_per_minute, processes)
-        self.dollars = _meter(rate.dollars_per_minute, processes)
-        self.at_work = 0
+        self.requests = _bucket(rate.requests_per_minute, processes)
+        self.tokens = _bucket(rate.tokens_per_minute, processes)
+        self.dollars = _bucket(rate.dollars_per_minute, processes)
+        self.in_flight = 0
 
     def is_idle(self, now_s: float) -> bool:
-        """Nothing would be lost with it."""
-        meters = (self.requests, self.tokens, self.dollars)
-        return not self.at_work and all(meter is None or meter.empty_s <= now_s for meter in meters)
+        """Return True if the group can be dropped without losing state."""
+        buckets = (self.requests, self.tokens, self.dollars)
+        return not self.in_flight and all(bucket is None or bucket.empty_s <= now_s for bucket in buckets)
 
 
 class UsageReservation(msgspec.Struct, frozen=True):
-    """What one piece of work took before it began, to be corrected at its end."""
+    """Tokens and nano-dollars reserved before work begins, corrected at its end."""
 
-    shares: tuple[LimitGroup, ...]
+    groups: tuple[LimitGroup, ...]
     tokens: int
     dollars: int
 
 
 class Limits:
-    """Asked before every request, and before and after all paid work."""
+    """Enforce the rate limits of accounts and keys, for every request and all paid work."""
 
     def __init__(self, clock: Clock, account: RateLimits, *, processes: int = 1) -> None:
         self._clock = clock
@@ -83,127 +88,131 @@ class Limits:
         self._processes = processes
         self._accounts: dict[int, LimitGroup] = {}
         self._keys: dict[str, LimitGroup] = {}
-        self._measures_work = any((account.tokens_per_minute, account.dollars_per_minute, account.streams))
+        self._limits_work = any((account.tokens_per_minute, account.dollars_per_minute, account.streams))
 
     def count(self, caller: Caller) -> tuple[Headers, RateLimited | None]:
-        """One request: the headers that tell what is left, and the refusal where nothing is."""
+        """Count one request. Return the rate-limit headers, and the error if a limit is exceeded."""
         now_s = self._clock.steady_s()
         account = self._accounts.get(caller.account_id)
         if account is not None and caller.rules is None and account.tokens is None and account.requests is not None:
             return _count_one(account, account.requests, now_s)
-        shares = self._shares(caller)
-        metered = [share for share in shares if share.requests is not None]
+        groups = self._groups(caller)
+        limited = [group for group in groups if group.requests is not None]
         refusal = None
-        for share in metered:
-            assert share.requests is not None
-            if (wait_s := share.requests.wait_s(1, now_s)) > 0:
-                refusal = _refusal(share, f"{share.requests.limit} requests a minute", wait_s)
+        for group in limited:
+            assert group.requests is not None
+            if (wait_s := group.requests.wait_s(1, now_s)) > 0:
+                refusal = _refusal(group, f"{group.requests.limit} requests per minute", wait_s)
                 break
         else:
-            for share in metered:
-                assert share.requests is not None
-                share.requests.take(1, now_s)
-        return _headers(shares, now_s), refusal
+            for group in limited:
+                assert group.requests is not None
+                group.requests.consume(1, now_s)
+        return _headers(groups, now_s), refusal
 
-    def measures_work_of(self, caller: Caller) -> bool:
-        """Whether paid work may meet a limit of this caller's, and so is to `begin` and `end` here."""
-        return self._measures_work or caller.rules is not None
+    def applies_to(self, caller: Caller) -> bool:
+        """Return True if paid work of this caller is limited, so that it must `reserve` and `release`."""
+        return self._limits_work or caller.rules is not None
 
-    def begin(self, caller: Caller, *, tokens: int, dollars: int) -> UsageReservation:
-        """Paid work of at most so many tokens and nano-dollars. RateLimited."""
-        now_s, shares = self._clock.steady_s(), self._shares(caller)
-        for share in shares:
-            if share.rate.streams and share.at_work >= max(1, share.rate.streams // self._processes):
+    def reserve(self, caller: Caller, *, tokens: int, dollars: int) -> UsageReservation:
+        """Reserve at most this many tokens and nano-dollars for paid work. Raises RateLimited."""
+        now_s, groups = self._clock.steady_s(), self._groups(caller)
+        for group in groups:
+            if group.rate.streams and group.in_flight >= max(1, group.rate.streams // self._processes):
                 raise RateLimited(
-                    f"{share.what} may have {share.rate.streams} answers under way at once", retry_after_s=1
+                    f"{group.owner} may have {group.rate.streams} requests in progress. Wait until one finishes.",
+                    retry_after_s=1,
                 )
-            for meter, units, unit in ((share.tokens, tokens, "tokens"), (share.dollars, dollars, "dollars")):
-                if meter is not None and units and (wait_s := meter.wait_s(min(units, meter.limit), now_s)) > 0:
-                    much = str(meter.limit) if unit == "tokens" else f"{meter.limit / 10**9:g}"
-                    raise _refusal(share, f"{much} {unit} a minute", wait_s)
-        for share in shares:
-            share.at_work += 1
-            _take(share, tokens, dollars, now_s)
-        return UsageReservation(shares, tokens, dollars)
+            for bucket, units, unit in ((group.tokens, tokens, "tokens"), (group.dollars, dollars, "dollars")):
+                if bucket is not None and units and (wait_s := bucket.wait_s(min(units, bucket.limit), now_s)) > 0:
+                    much = str(bucket.limit) if unit == "tokens" else f"{bucket.limit / 10**9:g}"
+                    raise _refusal(group, f"{much} {unit} per minute", wait_s)
+        for group in groups:
+            group.in_flight += 1
+            _consume(group, tokens, dollars, now_s)
+        return UsageReservation(groups, tokens, dollars)
 
-    def end(self, taken: UsageReservation, *, tokens: int, dollars: int) -> None:
-        """What it really was."""
+    def release(self, reservation: UsageReservation, *, tokens: int, dollars: int) -> None:
+        """Replace a reservation by what the work really used."""
         now_s = self._clock.steady_s()
-        for share in taken.shares:
-            share.at_work -= 1
-            _take(share, tokens - taken.tokens, dollars - taken.dollars, now_s)
+        for group in reservation.groups:
+            group.in_flight -= 1
+            _consume(group, tokens - reservation.tokens, dollars - reservation.dollars, now_s)
 
-    def _shares(self, caller: Caller) -> tuple[LimitGroup, ...]:
+    def _groups(self, caller: Caller) -> tuple[LimitGroup, ...]:
         account = self._accounts.get(caller.account_id)
         if account is None:
-            self._make_room()
-            account = self._accounts[caller.account_id] = LimitGroup("this account", self._account, self._processes)
+            self._evict_idle()
+            account = self._accounts[caller.account_id] = LimitGroup("This account", self._account, self._processes)
         if caller.rules is None or caller.rules.rate == RateLimits():
             return (account,)
         key = self._keys.get(caller.rotation_group)
         if key is None or key.rate != caller.rules.rate:
-            key = self._keys[caller.rotation_group] = LimitGroup("this key", caller.rules.rate, self._processes)
+            key = self._keys[caller.rotation_group] = LimitGroup("This key", caller.rules.rate, self._processes)
         return (key, account)
 
-    def _make_room(self) -> None:
-        if len(self._accounts) + len(self._keys) < LARGEST_MEMORY:
+    def _evict_idle(self) -> None:
+        if len(self._accounts) + len(self._keys) < MAX_TRACKED:
             return
         now_s = self._clock.steady_s()
-        self._accounts = {name: share for name, share in self._accounts.items() if not share.is_idle(now_s)}
-        self._keys = {name: share for name, share in self._keys.items() if not share.is_idle(now_s)}
+        self._accounts = {name: group for name, group in self._accounts.items() if not group.is_idle(now_s)}
+        self._keys = {name: group for name, group in self._keys.items() if not group.is_idle(now_s)}
 
 
-def _meter(limit: int | None, processes: int) -> TokenBucket | None:
+def _bucket(limit: int | None, processes: int) -> TokenBucket | None:
     return TokenBucket(max(1, limit // processes)) if limit else None
 
 
-def _take(share: LimitGroup, tokens: int, dollars: int, now_s: float) -> None:
-    if share.tokens is not None:
-        share.tokens.take(tokens, now_s)
-    if share.dollars is not None:
-        share.dollars.take(dollars, now_s)
+def _consume(group: LimitGroup, tokens: int, dollars: int, now_s: float) -> None:
+    if group.tokens is not None:
+        group.tokens.consume(tokens, now_s)
+    if group.dollars is not None:
+        group.dollars.consume(dollars, now_s)
 
 
-def _refusal(share: LimitGroup, limit: str, wait_s: float) -> RateLimited:
+def _refusal(group: LimitGroup, limit: str, wait_s: float) -> RateLimited:
     seconds = max(1, math.ceil(wait_s))
-    return RateLimited(f"{share.what} may have {limit}; come back in {seconds} s", retry_after_s=seconds)
+    return RateLimited(f"{group.owner} is limited to {limit}. Try again in {seconds} s.", retry_after_s=seconds)
 
 
-def _count_one(share: LimitGroup, meter: TokenBucket, now_s: float) -> tuple[Headers, RateLimited | None]:
-    """As most requests are: one meter, nothing to compare it with. Written out, for every request comes by here."""
-    empty_s = max(meter.empty_s, now_s) + meter.unit_s
+def _count_one(group: LimitGroup, bucket: TokenBucket, now_s: float) -> tuple[Headers, RateLimited | None]:
+    """Count a request that only one bucket limits, which is the common case.
+
+    Written out instead of calling TokenBucket's methods, because every request runs it.
+    """
+    empty_s = max(bucket.empty_s, now_s) + bucket.unit_s
     left_s = MINUTE_S - (empty_s - now_s)
     refusal = None
     if left_s < -1e-6:
-        refusal = _refusal(share, f"{meter.limit} requests a minute", -left_s)
-        empty_s, left_s = meter.empty_s, 0.0
-    meter.empty_s = empty_s
+        refusal = _refusal(group, f"{bucket.limit} requests per minute", -left_s)
+        empty_s, left_s = bucket.empty_s, 0.0
+    bucket.empty_s = empty_s
     reset_s = empty_s - now_s
     headers = [
-        meter.limit_header,
-        (b"x-ratelimit-remaining-requests", b"%d" % (left_s / meter.unit_s + 1e-6)),
+        bucket.limit_header,
+        (b"x-ratelimit-remaining-requests", b"%d" % (left_s / bucket.unit_s + 1e-6)),
         (b"x-ratelimit-reset-requests", b"%dms" % (reset_s * 1000 + 0.5) if reset_s < 0.999 else _duration(reset_s)),
     ]
     return headers, refusal
 
 
-def _headers(shares: tuple[LimitGroup, ...], now_s: float) -> Headers:
-    """`x-ratelimit-*` as OpenAI names them, of whichever has the least left: the key or its account."""
+def _headers(groups: tuple[LimitGroup, ...], now_s: float) -> Headers:
+    """Return OpenAI's `x-ratelimit-*` headers for the group with the least left: the key or its account."""
     headers: Headers = []
     for kind in ("requests", "tokens"):
-        meters = [meter for share in shares if (meter := getattr(share, kind)) is not None]
-        if meters:
-            meter = min(meters, key=lambda meter: meter.left(now_s))
+        buckets = [bucket for group in groups if (bucket := getattr(group, kind)) is not None]
+        if buckets:
+            bucket = min(buckets, key=lambda bucket: bucket.remaining(now_s))
             headers += [
-                (f"x-ratelimit-limit-{kind}".encode(), str(meter.limit).encode()),
-                (f"x-ratelimit-remaining-{kind}".encode(), str(meter.left(now_s)).encode()),
-                (f"x-ratelimit-reset-{kind}".encode(), _duration(meter.empty_s - now_s)),
+                (f"x-ratelimit-limit-{kind}".encode(), str(bucket.limit).encode()),
+                (f"x-ratelimit-remaining-{kind}".encode(), str(bucket.remaining(now_s)).encode()),
+                (f"x-ratelimit-reset-{kind}".encode(), _duration(bucket.empty_s - now_s)),
             ]
     return headers
 
 
 def _duration(seconds: float) -> bytes:
-    """As OpenAI writes it: `60ms`, `1.5s`, `6m0s`."""
+    """Format a duration as OpenAI does: `60ms`, `1.5s`, `6m0s`."""
     ms = max(0, round(seconds * 1000))
     if ms < 1000:
         return f"{ms}ms".encode()
@@ -211,45 +220,50 @@ def _duration(seconds: float) -> bytes:
     return f"{minutes}m{ms // 1000}s".encode() if minutes else f"{ms / 1000:g}s".encode()
 
 
-# (merged from attempts) How often something may be tried: sign-ins, sign-ups, vouchers. In memory; each process counts for itself.
+# ── throttling of sign-ins, sign-ups and vouchers; each process counts for itself ──────────────────────────────────
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """At most `most` at once, and then again one every `per_s / most` seconds."""
+    """At most `most` attempts at a time, then one every `per_s / most` seconds."""
 
     most: int
     per_s: float
 
 
 class Throttle:
-    """Counts tries by key (the generic cell rate algorithm: one number a key)."""
+    """Limit attempts by key, such as an e-mail address or a client address: one token bucket per key."""
 
     def __init__(self, clock: Clock, factor: int = 1) -> None:
         self._clock = clock
         self._factor = max(factor, 1)
-        self._full_at_s: dict[str, float] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     def wait_s(self, key: str, limit: Limit) -> int:
-        """0 where another try is allowed now (it is counted), else in how many whole seconds."""
+        """Return 0 if another attempt is allowed now, and count it. Otherwise return the whole seconds to wait."""
         now_s = self._clock.steady_s()
-        step_s = limit.per_s / (limit.most * self._factor)
-        at_s = max(self._full_at_s.get(key, now_s), now_s) + step_s
-        if at_s - now_s > limit.per_s + step_s / 2:
-            return math.ceil(at_s - now_s - limit.per_s)
-        if len(self._full_at_s) >= LARGEST_MEMORY:
-            self._full_at_s = {k: v for k, v in self._full_at_s.items() if v > now_s}
-            if len(self._full_at_s) >= LARGEST_MEMORY:
-                self._full_at_s.clear()
-        self._full_at_s[key] = at_s
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            self._evict_full(now_s)
+            bucket = self._buckets[key] = TokenBucket(limit.most * self._factor, limit.per_s)
+        if (wait_s := bucket.wait_s(1, now_s)) > 0:
+            return math.ceil(wait_s)
+        bucket.consume(1, now_s)
         return 0
 
-    def forgive(self, key: str) -> None:
-        """Forget the tries of this key: it came right."""
-        self._full_at_s.pop(key, None)
+    def _evict_full(self, now_s: float) -> None:
+        if len(self._buckets) < MAX_TRACKED:
+            return
+        self._buckets = {key: bucket for key, bucket in self._buckets.items() if bucket.empty_s > now_s}
+        if len(self._buckets) >= MAX_TRACKED:
+            self._buckets.clear()
+
+    def reset(self, key: str) -> None:
+        """Forget the attempts of this key, after one that succeeded."""
+        self._buckets.pop(key, None)
 
 
 def build_limits(settings: Settings, clock: Clock) -> Limits:
-    """Return the limits that apply to every account of this process. Raises SettingsError."""
+    """Return the limits of every account in this process. Raises SettingsError."""
     dollars = None
     if settings.dollars_per_minute:
         try:

@@ -1,4 +1,7 @@
-"""People: sign up, sign in, forget, leave. Whether an address is known here shows in no answer and no delay."""
+"""Sign users up and in, reset passwords and delete accounts.
+
+No response and no response time reveals whether an e-mail address has an account.
+"""
 
 from __future__ import annotations
 
@@ -24,41 +27,44 @@ from minitoolai.storage.writer import Writer
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
-# (merged from persons) A customer leaves: the person goes, the books stay. The same for the portal and the command line.
+# ── erasure (GDPR): personal data is deleted, the ledger stays. Used by the portal and the command line. ───────────
 
 
-def forget(connection: Connection, account_id: int, now_ms: int) -> bool:
-    """Inside a transaction. False, and nothing done, while work of this account is under way."""
+def erase_personal_data(connection: Connection, account_id: int, now_ms: int) -> bool:
+    """Erase the personal data of an account, inside the caller's transaction.
+
+    Returns False without changes while the account has holds, so unfinished work.
+    """
     if accounts.balance_of(connection, account_id).held:
         return False
-    asks = [(_without_words(request), job) for job, request in users.image_requests_of(connection, account_id)]
-    users.erase_personal_data(connection, account_id, asks, now_ms)
+    requests = [(_without_prompt(request), job) for job, request in users.image_requests_of(connection, account_id)]
+    users.erase_personal_data(connection, account_id, requests, now_ms)
     return True
 
 
-def _without_words(request: str) -> str:
-    ask = msgspec.structs.replace(decode_image_job_request(request), prompt="", negative_prompt="")
-    return msgspec.json.encode(ask).decode()
+def _without_prompt(request: str) -> str:
+    job_request = msgspec.structs.replace(decode_image_job_request(request), prompt="", negative_prompt="")
+    return msgspec.json.encode(job_request).decode()
 
 
-# (merged from passwords) Passwords: hashed with argon2id in threads, a few at a time, and never faster for nobody than for somebody.
+# ── passwords: argon2id, in a few threads; as slow for unknown users as for known ones ─────────────────────────────
 
 T = TypeVar("T")
-SHORTEST, LONGEST = 8, 200
-#: One hash takes 64 MiB and most of a core for some 50 ms.
-AT_ONCE, WAITING = 2, 32
+MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 200
+#: One hash takes 64 MiB and most of a core for about 50 ms.
+HASHING_THREADS, MAX_WAITING = 2, 32
 
 
 def check_password(password: str) -> None:
-    """InvalidRequest for one that is too short or too long."""
-    if len(password) < SHORTEST:
-        raise InvalidRequest(f"a password needs at least {SHORTEST} characters", param="password")
-    if len(password) > LONGEST:
-        raise InvalidRequest(f"a password has at most {LONGEST} characters", param="password")
+    """Raise InvalidRequest if the password is too short or too long."""
+    if len(password) < MIN_PASSWORD_LENGTH:
+        raise InvalidRequest(f"A password needs at least {MIN_PASSWORD_LENGTH} characters.", param="password")
+    if len(password) > MAX_PASSWORD_LENGTH:
+        raise InvalidRequest(f"A password may have at most {MAX_PASSWORD_LENGTH} characters.", param="password")
 
 
 def hash_password(password: str) -> str:
-    """argon2id with the library's parameters; InvalidRequest for a short one."""
+    """Hash with argon2id and the library's parameters. Raises InvalidRequest for a bad password."""
     check_password(password)
     return _hasher().hash(password)
 
@@ -70,35 +76,35 @@ def _hasher() -> PasswordHasher:
 
 
 class Passwords:
-    """Hashes and verifies beside the event loop; Overloaded when too many wait."""
+    """Hash and verify passwords in threads. Raises Overloaded if too many are waiting."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="argon2")
+        self._pool = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="argon2")
         self._waiting = 0
-        self._nobodys: str | None = None
+        self._dummy_hash: str | None = None
 
     async def hash(self, password: str) -> str:
-        """The hash to keep. InvalidRequest for a password that is too short."""
+        """Return the hash to store. Raises InvalidRequest for a bad password."""
         check_password(password)
         return await self._run(hash_password, password)
 
     async def verify(self, kept: str | None, password: str) -> bool:
-        """Whether this is the password. Without a kept hash the answer is no, after the same work."""
-        return await self._run(self._verify, kept, password[:LONGEST])
+        """Return True if the password matches. Without a stored hash it takes the same time and returns False."""
+        return await self._run(self._verify, kept, password[:MAX_PASSWORD_LENGTH])
 
     def _verify(self, kept: str | None, password: str) -> bool:
         from argon2.exceptions import InvalidHashError, VerificationError
 
-        if self._nobodys is None:
-            self._nobodys = _hasher().hash("the password of nobody")
+        if self._dummy_hash is None:
+            self._dummy_hash = _hasher().hash("no user has this password")
         try:
-            return _hasher().verify(kept or self._nobodys, password) and kept is not None
+            return _hasher().verify(kept or self._dummy_hash, password) and kept is not None
         except (VerificationError, InvalidHashError):
             return False
 
     async def _run(self, work: Callable[..., T], *arguments: object) -> T:
-        if self._waiting >= WAITING:
-            raise Overloaded("too many people sign in at once; try again in a moment", retry_after_s=2)
+        if self._waiting >= MAX_WAITING:
+            raise Overloaded("Too many sign-ins at the moment. Try again in a few seconds.", retry_after_s=2)
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
@@ -106,7 +112,7 @@ class Passwords:
             self._waiting -= 1
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Shut down the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -114,30 +120,30 @@ log = logging.getLogger(__name__)
 MS = 1000
 SESSION_MS = 30 * 86_400 * MS
 IDLE_MS = 14 * 86_400 * MS
-#: How old `seen_ms` may be before it is written again: not every page is a write.
+#: Write `seen_ms` again only if it is older, so that not every page view is a write.
 TOUCH_MS = 600 * MS
 SIGNUP_LINK_MS = 48 * 3600 * MS
 RESET_LINK_MS = 3600 * MS
 
-#: What a letter is about, and the secret of its link: the portal finds the words.
+#: Purpose of an e-mail. The portal composes the text from it and from the secret for its link.
 Purpose = Literal["signup", "known", "reset", "changed"]
 Compose = Callable[[Purpose, str], Letter]
 
 
 class Visitor(msgspec.Struct, frozen=True):
-    """Somebody signed in, and the secret that the browser keeps."""
+    """A signed-in user, with the session secret for the browser's cookie."""
 
     user: User
     secret: str
 
 
 def digest(secret: str) -> bytes:
-    """What is stored instead of a secret. It has 190 bits of chance, so a plain hash is enough."""
+    """Return the hash stored for a session or link secret. A plain hash is enough: secrets have 190 random bits."""
     return hashlib.sha256(secret.encode()).digest()
 
 
 class Users:
-    """Everything about people and their sessions."""
+    """Manage users, their sessions and their passwords."""
 
     def __init__(self, database: Database, writer: Writer, passwords: Passwords, mailer: Mailer, clock: Clock) -> None:
         self._database = database
@@ -145,16 +151,16 @@ class Users:
         self._passwords = passwords
         self._mailer = mailer
         self._clock = clock
-        self._errands: set[asyncio.Task[None]] = set()
+        self._background_tasks: set[asyncio.Task[None]] = set()
 
     # ── signing up ────────────────────────────────────────────────────────────────────────────────────────
 
     async def sign_up(self, email: str, password: str, browser: str, compose: Compose) -> None:
-        """Send a link that makes the account; an address that has one gets a letter that says so instead."""
+        """Send a sign-up link. An address that already has an account gets an e-mail saying so."""
         hashed = await self._passwords.hash(password)
-        self._soon(self._invite(email, hashed, browser, compose))
+        self._run_in_background(self._send_signup_link(email, hashed, browser, compose))
 
-    async def _invite(self, email: str, hashed: str, browser: str, compose: Compose) -> None:
+    async def _send_signup_link(self, email: str, hashed: str, browser: str, compose: Compose) -> None:
         if await self._database.read_async(accounts.find_account, email) is not None:
             await self._mailer.send(compose("known", ""))
             return
@@ -164,19 +170,22 @@ class Users:
         await self._mailer.send(compose("signup", secret))
 
     async def link(self, secret: str) -> MailLink | None:
-        """What a link stands for, while it is good. Looking changes nothing: mail programs look, too."""
+        """Return the valid link with this secret, or None.
+
+        Does not consume it, because mail programs open links too.
+        """
         return await self._database.read_async(users.find_link, digest(secret), self._clock.now_ms())
 
-    def asked_here(self, link: MailLink, browser: str) -> bool:
-        """Whether this browser is the one that signed up; another one must know the password."""
+    def is_same_browser(self, link: MailLink, browser: str) -> bool:
+        """Return True if this browser requested the sign-up. Another browser must enter the password."""
         return hmac.compare_digest(link.browser_hash or b"", digest(browser))
 
     async def confirm(self, secret: str, browser: str, password: str, language: str) -> Visitor | None:
-        """Make the account of a sign-up link and sign in. None where the link is no good, or the password wrong."""
+        """Create the account of a sign-up link and sign in. Returns None if the link or the password is not valid."""
         link = await self.link(secret)
         if link is None or link.purpose != "signup":
             return None
-        if not self.asked_here(link, browser) and not await self._passwords.verify(link.password_hash, password):
+        if not self.is_same_browser(link, browser) and not await self._passwords.verify(link.password_hash, password):
             return None
         now_ms = self._clock.now_ms()
 
@@ -190,18 +199,21 @@ class Users:
             users.set_language(connection, account_id, language)
             return True
 
-        return await self._begin(link.email) if await self._writer.run(change) else None
+        return await self._create_session(link.email) if await self._writer.run(change) else None
 
     # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def sign_in(self, email: str, password: str) -> Visitor | None:
-        """A new session, or None: unknown address and wrong password look the same and take as long."""
+        """Create a session, or return None.
+
+        An unknown address and a wrong password give the same result in the same time.
+        """
         found = await self._database.read_async(users.find_user, email)
         if not await self._passwords.verify(found[1] if found else None, password):
             return None
-        return await self._begin(email)
+        return await self._create_session(email)
 
-    async def _begin(self, email: str) -> Visitor | None:
+    async def _create_session(self, email: str) -> Visitor | None:
         secret, now_ms = random_text(32), self._clock.now_ms()
 
         def change(connection: Connection) -> User | None:
@@ -215,14 +227,16 @@ class Users:
         user = await self._writer.run(change)
         return Visitor(user, secret) if user else None
 
-    async def who(self, secret: str) -> User | None:
-        """Who is signed in by this secret."""
+    async def session_user(self, secret: str) -> User | None:
+        """Return the user of this session, None if it is unknown or expired."""
         now_ms = self._clock.now_ms()
         found = await self._database.read_async(users.find_session, digest(secret), now_ms, IDLE_MS)
         if found is None:
             return None
         if found[1] < now_ms - TOUCH_MS:
-            self._soon(self._writer.run(lambda connection: users.touch_session(connection, digest(secret), now_ms)))
+            self._run_in_background(
+                self._writer.run(lambda connection: users.touch_session(connection, digest(secret), now_ms))
+            )
         return found[0]
 
     async def sign_out(self, secret: str) -> None:
@@ -231,9 +245,9 @@ class Users:
 
     # ── passwords ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def ask_reset(self, email: str, compose: Compose) -> None:
-        """Send a link for a new password, if the address is known here; the caller learns nothing either way."""
-        self._soon(self._send_reset(email, compose))
+    def request_reset(self, email: str, compose: Compose) -> None:
+        """Send a reset link if the address has an account. The caller cannot tell whether it has."""
+        self._run_in_background(self._send_reset(email, compose))
 
     async def _send_reset(self, email: str, compose: Compose) -> None:
         if await self._database.read_async(users.find_user, email) is None:
@@ -244,7 +258,7 @@ class Users:
         await self._mailer.send(compose("reset", secret))
 
     async def reset(self, secret: str, password: str) -> Visitor | None:
-        """Set a new password by a link, end every session, and sign in. None where the link is no good."""
+        """Set a new password with a reset link, end all sessions and sign in. Returns None if the link is not valid."""
         hashed, now_ms = await self._passwords.hash(password), self._clock.now_ms()
 
         def change(connection: Connection) -> str | None:
@@ -258,15 +272,15 @@ class Users:
             return link.email
 
         email = await self._writer.run(change)
-        return await self._begin(email) if email else None
+        return await self._create_session(email) if email else None
 
-    async def knows_password(self, user: User, password: str) -> bool:
-        """Whether this is the user's password."""
+    async def verify_password(self, user: User, password: str) -> bool:
+        """Return True if this is the user's password."""
         kept = await self._database.read_async(users.password_hash_of, user.account_id)
         return await self._passwords.verify(kept, password)
 
     async def change_password(self, user: User, password: str, compose: Compose) -> Visitor | None:
-        """A new password and a new session; every other session ends, and a letter says so."""
+        """Change the password, end all sessions, notify by e-mail and return a new session."""
         hashed = await self._passwords.hash(password)
 
         def change(connection: Connection) -> None:
@@ -275,33 +289,36 @@ class Users:
             users.end_sessions(connection, user.account_id)
 
         await self._writer.run(change)
-        self._soon(self._mailer.send(compose("changed", "")))
-        return await self._begin(user.email)
+        self._run_in_background(self._mailer.send(compose("changed", "")))
+        return await self._create_session(user.email)
 
-    async def leave(self, user: User) -> bool:
-        """Delete the user: name and password go, keys are revoked, the books stay. False while work runs."""
+    async def delete_account(self, user: User) -> bool:
+        """Erase the user's personal data and revoke all keys; the ledger stays. False while work is in progress."""
         now_ms = self._clock.now_ms()
 
         def change(connection: Connection) -> bool:
-            return forget(connection, user.account_id, now_ms)
+            return erase_personal_data(connection, user.account_id, now_ms)
 
         return bool(await self._writer.run(change))
 
-    # ── errands ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── background tasks ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _soon(self, errand: Coroutine[Any, Any, None]) -> None:
-        """Go on without waiting: what follows depends on whether the address is known, and must not show."""
-        task = asyncio.create_task(errand)
-        self._errands.add(task)
-        task.add_done_callback(self._is_back)
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run this in the background.
 
-    def _is_back(self, task: asyncio.Task[None]) -> None:
-        self._errands.discard(task)
+        The caller's response time must not depend on whether the address is known.
+        """
+        task = asyncio.create_task(work)
+        self._background_tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._background_tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("an errand for a user failed: %s", error, exc_info=error)
+            log.error("background task for a user failed: %s", error, exc_info=error)
 
     async def close(self) -> None:
-        """Let errands come home."""
-        if self._errands:
-            await asyncio.wait(self._errands, timeout=5.0)
+        """Wait up to five seconds for background tasks, and stop the threads."""
+        if self._background_tasks:
+            await asyncio.wait(self._background_tasks, timeout=5.0)
         self._passwords.close()

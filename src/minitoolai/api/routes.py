@@ -26,7 +26,8 @@ from minitoolai.http.errors import error_body, error_headers, status_and_type
 from minitoolai.http.routing import json_response, reads
 from minitoolai.images import endpoints as images
 from minitoolai.images import webhooks
-from minitoolai.images.endpoints import ImageDesk
+from minitoolai.images.build import Images
+from minitoolai.settings import Settings
 from minitoolai.speech.endpoint import SpeechEndpoint
 from minitoolai.speech.service import SpeechService
 
@@ -56,7 +57,7 @@ HANDLERS = (
     account.voices,
     images.events,
     images.cancel,
-    images.picture,
+    images.download,
     webhooks.webhooks,
     healthz,
     readyz,
@@ -89,12 +90,13 @@ def hot_paths(chats: ChatService, speech: SpeechService, keys: KeyVerifier) -> d
     }
 
 
-def image_paths(desk: ImageDesk, keys: KeyVerifier) -> dict[str, App]:
+def image_paths(jobs: Images, keys: KeyVerifier, settings: Settings) -> dict[str, App]:
     """Return the handlers of image jobs that take a body, by path."""
+    service, delivery = jobs.service, jobs.delivery
     endpoints: dict[str, App] = {
-        "/api/texttoimage": images.SubmitEndpoint(desk, keys),
-        "/api/texttoimage/jobs": images.PollEndpoint(desk),
-        "/v1/images/generations": images.GenerateEndpoint(desk, keys),
+        "/api/texttoimage": images.SubmitEndpoint(keys, service, insecure_webhooks=settings.webhook_insecure),
+        "/api/texttoimage/jobs": images.PollEndpoint(service, delivery.links),
+        "/v1/images/generations": images.GenerateEndpoint(keys, service, delivery, timeout_s=settings.total_timeout_s),
     }
     return endpoints | {f"{path}/": endpoint for path, endpoint in endpoints.items()}
 

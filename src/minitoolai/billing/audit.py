@@ -1,4 +1,4 @@
-"""The invariants of the books, and the sweep that recovers what nobody renews."""
+"""Check the ledger's invariants, and recover holds with an expired lease."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FOREVER_MS = 2**62
 
 
 class Auditor:
-    """Runs beside the server: recovers lost holds every few seconds, checks the books every minute."""
+    """Background task of the server: recovers expired holds every few seconds and audits the ledger every minute."""
 
     def __init__(
         self,
@@ -34,82 +34,83 @@ class Auditor:
         healthy_for_s: float = LEASE_MS / 1000,
         in_flight: Callable[[], Set[int]] = frozenset,
     ) -> None:
-        """`in_flight`: the holds that this process is working on. They are never recovered here."""
+        """Store the collaborators.
+
+        `in_flight` returns the holds this process works on, which are never recovered here.
+        """
         self._database = database
         self._writer = writer
         self._clock = clock
         self._audit_every_s = audit_every_s
         self._sweep_every_s = sweep_every_s
         self._in_flight = in_flight
-        # Nobody could renew while the database was away: who lives is given the time of a lease to do so.
-        self._calm_s = healthy_for_s if database.is_shared else 0.0
-        self._trouble_s = clock.steady_s()
+        # No lease could be renewed during a database outage. Give every process one lease time to catch up.
+        self._required_healthy_s = healthy_for_s if database.is_shared else 0.0
+        self._failed_s = clock.steady_s()
         self.broken: dict[str, list[Row]] = {}
-        #: When the books were last checked, in UTC (0 before the first time) and by the steady clock.
+        #: When the ledger was last audited: in UTC (0 if never) and by the steady clock.
         self.checked_ms = 0
         self.checked_s: float | None = None
 
-    async def recover(self, *, all_of_them: bool = False) -> int:
-        """Post the last checkpoint of every chat hold whose lease ended; how many there were.
+    async def recover(self, *, force: bool = False) -> int:
+        """Settle every chat hold with an expired lease at its last checkpoint, and return their number.
 
-        `all_of_them` is for the start of the only process on a database: no other can be renewing.
+        Use `force` at the start of the only process on a database: no other process can be renewing leases.
         """
         recovered = 0
         while True:
             now_ms = self._clock.now_ms()
-            before_ms = FOREVER_MS if all_of_them else now_ms
-            lost = await self._database.read_async(ledger.expired_chat_holds, before_ms)
-            if lost and not all_of_them:
-                lost = await self._abandoned(lost)
-            futures = [
-                self._writer.submit(Recover(hold, account, now_ms, forced=all_of_them)) for hold, account in lost
-            ]
-            verdicts = await asyncio.gather(*(future for future in futures if future is not None))
-            done = sum(isinstance(verdict, Settled) and not verdict.repeated for verdict in verdicts)
+            before_ms = FOREVER_MS if force else now_ms
+            expired = await self._database.read_async(ledger.expired_chat_holds, before_ms)
+            if expired and not force:
+                expired = await self._not_in_flight(expired)
+            futures = [self._writer.submit(Recover(hold, account, now_ms, forced=force)) for hold, account in expired]
+            results = await asyncio.gather(*(future for future in futures if future is not None))
+            done = sum(isinstance(result, Settled) and not result.repeated for result in results)
             recovered += done
             if not done:
                 break
         if recovered:
-            log.warning("recovered %d holds that nobody renewed; each was charged its last checkpoint", recovered)
+            log.warning("recovered %d holds with expired leases; each was charged its last checkpoint", recovered)
         return recovered
 
-    async def _abandoned(self, lost: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Those of these holds that no run of this process carries. After a pause all leases have expired."""
+    async def _not_in_flight(self, expired: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return those of these holds that no run of this process owns. After a pause, all leases have expired."""
         try:
-            # A hold may be written before its caller is woken: once the writer is through, it has its run.
+            # A hold may be committed before its caller resumes. Once the writer is flushed, its run is registered.
             await self._writer.run(lambda _: None)
         except StoreError as error:
-            raise Overloaded(f"the database cannot be written: {error}") from error
-        carried = self._in_flight()
-        return [(hold, account) for hold, account in lost if hold not in carried]
+            raise Overloaded(f"The database cannot be written: {error}") from error
+        in_flight = self._in_flight()
+        return [(hold, account) for hold, account in expired if hold not in in_flight]
 
     async def check(self) -> dict[str, list[Row]]:
-        """Every invariant on one snapshot; what breaks is logged as an alarm."""
+        """Check every invariant on one snapshot, and log violations as critical."""
         self.broken = await self._database.read_async(ledger.broken_invariants)
         self.checked_ms = self._clock.now_ms()
         self.checked_s = self._clock.steady_s()
         for name, rows in self.broken.items():
-            log.critical("THE BOOKS ARE WRONG: %s: %s", name, rows)
+            log.critical("LEDGER INVARIANT VIOLATED: %s: %s", name, rows)
         return self.broken
 
     async def run(self) -> None:
-        """Sweep and check until cancelled; a sick database is logged and tried again."""
+        """Recover and audit until cancelled. Database errors are logged and retried."""
         next_check_s = 0.0
         while True:
             try:
-                if self._is_calm():
+                if self._is_healthy():
                     await self.recover()
                 if self._clock.steady_s() >= next_check_s:
                     next_check_s = self._clock.steady_s() + self._audit_every_s
                     await self.check()
             except Overloaded as error:
-                self._trouble_s = self._clock.steady_s()
-                log.warning("no sweep: %s", error)
+                self._failed_s = self._clock.steady_s()
+                log.warning("hold recovery skipped, will retry: %s", error)
             except Exception:
-                self._trouble_s = self._clock.steady_s()
-                log.exception("the sweep failed and will be tried again")
+                self._failed_s = self._clock.steady_s()
+                log.exception("hold recovery or audit failed, will retry")
             await asyncio.sleep(self._sweep_every_s)
 
-    def _is_calm(self) -> bool:
-        since_s = min(self._writer.healthy_for_s(), self._clock.steady_s() - self._trouble_s)
-        return since_s >= self._calm_s
+    def _is_healthy(self) -> bool:
+        since_s = min(self._writer.healthy_for_s(), self._clock.steady_s() - self._failed_s)
+        return since_s >= self._required_healthy_s

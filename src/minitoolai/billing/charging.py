@@ -1,4 +1,7 @@
-"""Joins prices and money: what a request may cost becomes a hold, what it did cost becomes a charge."""
+"""Charge for requests: hold the most that a request may cost, then settle its cost.
+
+The first part computes prices, the second reserves and settles through the ledger. All amounts are nano-dollars.
+"""
 
 from __future__ import annotations
 
@@ -47,90 +50,96 @@ from minitoolai.ledger.types import (
 )
 from minitoolai.storage.writer import Writer
 
-# (merged from pricing) Pure arithmetic of prices: a request to the upper bound of its cost, usage to its cost. Nano-dollars throughout.
+# ── prices: from a request to the most it may cost, and from usage to its cost ─────────────────────────────────────
 
-#: Tokens a chat template may add around one message, and around all of them. The templates in use need 3 to 8.
+#: Most tokens that a chat template may add per message and per prompt. The templates in use need 3 to 8.
 TOKENS_PER_MESSAGE = 16
 TOKENS_PER_PROMPT = 64
-#: What a template usually adds around a message.
+#: Tokens that a template usually adds per message.
 LIKELY_TOKENS_PER_MESSAGE = 4
-#: Below this many output tokens an answer is no answer: 402 instead.
+#: Refuse with 402 if the balance pays for fewer output tokens: a shorter response is of no use.
 LEAST_OUTPUT_TOKENS = 16
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """What a request may cost at most: `base` plus `unit` for each of `units` output tokens."""
+    """The most that a request may cost: `base` plus `unit` for each of `units` output tokens."""
 
     base: int
     unit: int
     units: int
     least_units: int
-    #: Tokens of prompt and answer together, for limits; no money.
+    #: Tokens of prompt and response together. Used by token rate limits, not for money.
     tokens: int = 0
 
 
 def prompt_bound(request: ChatRequest, model: ChatModel) -> int:
-    """Tokens the prompt can count at most, without a tokenizer: no token is shorter than a byte."""
+    """Return the most tokens that the prompt can have.
+
+    Needs no tokenizer: a token is never shorter than a byte.
+    """
     bound = request.text_bytes + TOKENS_PER_MESSAGE * len(request.messages) + TOKENS_PER_PROMPT
     for detail in request.images:
-        bound += image_bound(model, detail)
+        bound += image_token_bound(model, detail)
     return bound
 
 
 def prompt_estimate(request: ChatRequest, model: ChatModel) -> int:
-    """Return the likely tokens of a prompt that no engine counted: what the bound counts, but never its largest.
+    """Return the likely token count of a prompt that no engine has counted. Never more than the bound.
 
-    A picture counts the least that one of this model can, since the most would charge for a small one many times over.
+    An image counts as the fewest tokens an image of this model can have: the maximum would overcharge a small image
+    many times over.
     """
     given = request.prompt if request.embed is None else request.embed
     tokens = _tokens_given(given) if isinstance(given, list) else 0
-    images = sum(min(image_bound(model, "low"), image_bound(model, detail)) for detail in request.images)
+    images = sum(min(image_token_bound(model, "low"), image_token_bound(model, detail)) for detail in request.images)
     text = estimate_tokens(request.text_bytes - tokens) + LIKELY_TOKENS_PER_MESSAGE * len(request.messages)
     return max(1, tokens + text + images)
 
 
 def _tokens_given(given: list[Any]) -> int:
-    """Count the tokens in a list of texts and tokens, or of lists of tokens."""
+    """Count the tokens in a list of texts and tokens, or in a list of token lists."""
     return sum(_tokens_given(item) if isinstance(item, list) else isinstance(item, int) for item in given)
 
 
-def image_bound(model: ChatModel, detail: str) -> int:
-    """Tokens one picture can count at most; never the bytes of its data URL."""
+def image_token_bound(model: ChatModel, detail: str) -> int:
+    """Return the most tokens that one image can have. Independent of the size of its data URL."""
     if model.image_tokens is None:
         return 0
     return model.image_tokens.low if detail == "low" else model.image_tokens.high
 
 
 def chat_bound(model: ChatModel, *, prompt_tokens: int, limit: int, choices: int) -> Bound:
-    """The hold for one chat request. It is never nothing, even where a model is free."""
+    """Return the bound for one chat request. Never zero, even if the model is free."""
     base = max(1, prompt_tokens * model.price_input)
     tokens = prompt_tokens + limit * choices
     return Bound(base, choices * model.price_output, limit, min(limit, LEAST_OUTPUT_TOKENS), tokens)
 
 
 def speech_bound(price: int, characters: int) -> Bound:
-    """The hold for a text: all of it. It is never nothing, even where a voice is free."""
+    """Return the bound for speaking a whole text. Never zero, even if the voice is free."""
     return Bound(max(1, characters * price), 0, 0, 0)
 
 
-def picture_bound(price: int) -> Bound:
-    """The hold for a picture: its price. It is never nothing, even where a model is free."""
+def image_job_bound(price: int) -> Bound:
+    """Return the bound for one image: its price. Never zero, even if the model is free."""
     return Bound(max(1, price), 0, 0, 0)
 
 
 def chat_cost(price_input: int, price_output: int, usage: Usage) -> int:
-    """The exact cost of what was read and written."""
+    """Return the exact cost of the tokens read and written."""
     return usage.prompt_tokens * price_input + usage.completion_tokens * price_output
 
 
 log = logging.getLogger(__name__)
 
-#: A hold without a sign of life for this long is recovered.
+#: Recover a hold if its lease has not been renewed for this long.
 LEASE_MS = 10_000
+#: How a caller can make a request cheaper, by the kind of generation. The end of a refusal.
+_CHEAPER = {"chat": ", or lower max_completion_tokens", "speech": ", or send a shorter text"}
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """Money held for one piece of work. `units` is what was granted, `price_*` what it was held at."""
+    """Money held for one generation. `units` are the granted output tokens, `price_*` the prices at reservation."""
 
     hold_id: int
     account_id: int
@@ -140,12 +149,12 @@ class Reservation(msgspec.Struct, frozen=True):
     price_output: int
     kind: str
     model: str
-    #: What it took from the limits of its account and key.
-    taken: UsageReservation | None = None
+    #: Reserved from the rate limits of its account and key.
+    limit_usage: UsageReservation | None = None
 
 
 class Charging:
-    """Reserve, keep alive, settle. One instance a process."""
+    """Reserve, renew and settle holds. One instance per process."""
 
     def __init__(
         self,
@@ -170,40 +179,40 @@ class Charging:
         hold_id: int | None = None,
         queue_limit: int | None = None,
     ) -> Reservation:
-        """Hold the bound, in one commit with the generation's row. A job waits in the queue, and so needs no lease.
+        """Hold the bound and insert the generation's row, in one commit. A queued job needs no lease.
 
-        KeyForbids, BudgetExceeded; InsufficientBalance where the account cannot pay, RateLimited where it has its share
-        for now or `queue_limit` of its jobs wait already, Overloaded where the ledger cannot take it now.
+        Raises KeyForbids, BudgetExceeded, InsufficientBalance if the balance is too low, RateLimited if a rate limit is
+        reached or `queue_limit` jobs of the account are queued, Overloaded if the ledger cannot be written.
         """
         limits, spans = self._limits, self._spans
-        is_job, taken = queue_limit is not None, None
+        is_job, limit_usage = queue_limit is not None, None
         span = None if spans is None else spans.start_hold(generation, is_job=is_job)
         try:
             check_model(caller, generation.model)
-            if limits is not None and limits.measures_work_of(caller):
-                taken = limits.begin(caller, tokens=bound.tokens, dollars=bound.base + bound.unit * bound.units)
+            if limits is not None and limits.applies_to(caller):
+                limit_usage = limits.reserve(caller, tokens=bound.tokens, dollars=bound.base + bound.unit * bound.units)
             reservation = await self._hold(caller, bound, generation, hold_id, queue_limit)
         except BaseException as error:
-            if limits is not None and taken is not None:
-                limits.end(taken, tokens=0, dollars=0)
+            if limits is not None and limit_usage is not None:
+                limits.release(limit_usage, tokens=0, dollars=0)
             if spans is not None and span is not None:
                 spans.end_hold(span, error)
             raise
         if spans is not None and span is not None:
             spans.hold_placed(span, reservation.hold_id, reservation.amount, generation, is_job=is_job)
-        if limits is None or taken is None:
+        if limits is None or limit_usage is None:
             return reservation
         if is_job:
-            # A job waits and works elsewhere: what it costs is known, and it is no answer under way here.
-            limits.end(taken, tokens=0, dollars=reservation.amount)
+            # A worker runs the job later. Its cost is known now, and it is not an in-flight response of this process.
+            limits.release(limit_usage, tokens=0, dollars=reservation.amount)
             return reservation
-        return msgspec.structs.replace(reservation, taken=taken)
+        return msgspec.structs.replace(reservation, limit_usage=limit_usage)
 
     async def _hold(
         self, caller: Caller, bound: Bound, generation: NewGeneration, hold_id: int | None, queue_limit: int | None
     ) -> Reservation:
         now_ms, hold_id = self._clock.now_ms(), hold_id or self._clock.new_id()
-        claim = None if caller.claim is None else _first_use(caller.claim, hold_id)
+        claim = None if caller.claim is None else _claim_once(caller.claim, hold_id)
         hold = PlaceHold(
             hold_id=hold_id,
             account_id=caller.account_id,
@@ -223,24 +232,26 @@ class Charging:
         future = self._writer.submit(hold)
         assert future is not None
         try:
-            verdict = await future
+            result = await future
         except StoreError as error:
             if isinstance(error, CommitInDoubt):
                 self._writer.submit(self._release(hold.hold_id, caller.account_id), wait=False)
-            raise Overloaded("the ledger cannot write just now; nothing was charged", retry_after_s=5) from error
+            raise Overloaded(
+                "The ledger cannot be written at the moment. Nothing was charged; try again.", retry_after_s=5
+            ) from error
         except asyncio.CancelledError:
-            # Nobody is left to use the hold, and the commit may happen all the same: queue its release behind it.
+            # The caller is gone, but the hold may still be committed. Queue its release behind it.
             self._writer.submit(self._release(hold.hold_id, caller.account_id), wait=False)
             raise
-        if not isinstance(verdict, Held):
+        if not isinstance(result, Held):
             if claim is not None:
                 claim.hold_id = None
-            raise _refusal(verdict)
+            raise _error_for(result, generation.kind)
         return Reservation(
             hold.hold_id,
             caller.account_id,
-            verdict.amount,
-            verdict.units,
+            result.amount,
+            result.units,
             generation.price_input,
             generation.price_output,
             generation.kind,
@@ -250,13 +261,14 @@ class Charging:
     def settle(
         self, reservation: Reservation, cost: int, outcome: Outcome, *, is_last: bool = False
     ) -> asyncio.Future[Result] | None:
-        """Queue the charge; synchronous, so that it may stand in a `finally`. Await the future to know it durable.
+        """Queue the charge. Await the returned future to know that it is durable.
 
-        `is_last`: no other answer is under way, so that the charge need not wait for company.
+        Synchronous, so that it can run in a `finally`. `is_last`: no other response is in flight, so the writer need
+        not wait to group this charge with others (group commit).
         """
-        if reservation.taken is not None and self._limits is not None:
-            tokens = outcome.input_units + outcome.output_units if reservation.taken.tokens else 0
-            self._limits.end(reservation.taken, tokens=tokens, dollars=cost)
+        if reservation.limit_usage is not None and self._limits is not None:
+            tokens = outcome.input_units + outcome.output_units if reservation.limit_usage.tokens else 0
+            self._limits.release(reservation.limit_usage, tokens=tokens, dollars=cost)
         now_ms = self._clock.now_ms()
         self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms)
         settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome)
@@ -274,78 +286,79 @@ class Charging:
     def keep_alive(
         self, reservation: Reservation, progress: int, on_lost: Callable[[ServiceError], None] | None = None
     ) -> None:
-        """Record the cost so far and renew the lease, in the next commit.
+        """Record the cost so far and renew the lease in the next commit.
 
         `on_lost` is called with an error for the caller if the hold is no longer pending: this process was paused
-        beyond its lease and another one recovered the hold. The work must stop, because it cannot be charged any more.
+        longer than its lease, and another process recovered the hold. The work must then stop, because it can no longer
+        be charged.
         """
         lease_until_ms = self._clock.now_ms() + LEASE_MS
         checkpoint = Checkpoint(reservation.hold_id, reservation.account_id, progress, lease_until_ms)
         if on_lost is None:
             self._writer.submit(checkpoint, wait=False)
         else:
-            self._writer.renew(checkpoint, lambda verdict: _lost(reservation, verdict, on_lost))
+            self._writer.renew(checkpoint, lambda result: _lost(reservation, result, on_lost))
 
     def _release(self, hold_id: int, account_id: int) -> Settle:
         outcome = Outcome(state="cancelled", error_code="client_left")
         return Settle(hold_id, account_id, 0, self._clock.now_ms(), outcome)
 
 
-async def durable(charge: asyncio.Future[Result], *, within_s: float) -> None:
-    """Return once the charge is written. TimeoutError if the database is too sick for that, StoreError.
+async def wait_until_durable(charge: asyncio.Future[Result], *, within_s: float) -> None:
+    """Wait until the charge is durable. Raises TimeoutError after `within_s` seconds, StoreError if it failed.
 
-    A hold that the books do not know can pay for nothing, and one that was settled before with another cost or outcome
-    was not charged for this: neither must ever look like a charge.
+    A hold that the ledger does not know paid for nothing, and a hold settled earlier with another cost or outcome was
+    not charged for this work. Neither may look like a successful charge.
     """
-    # A timer on the future itself costs a third of asyncio.timeout, and every request comes by here.
-    timer = charge.get_loop().call_later(within_s, _give_up, charge)
+    # A timer on the future costs a third of asyncio.timeout, and every request waits here.
+    timer = charge.get_loop().call_later(within_s, _time_out, charge)
     try:
-        verdict = await charge
+        result = await charge
     finally:
         timer.cancel()
-    if isinstance(verdict, UnknownAccountOrHold):
-        raise StoreError("the books do not know the hold of this charge; nothing was charged")
-    if isinstance(verdict, Settled) and verdict.differs:
-        raise AlreadySettled(f"the hold was already settled, at a cost of {verdict.cost} and with another outcome")
+    if isinstance(result, UnknownAccountOrHold):
+        raise StoreError("the ledger has no hold for this charge; nothing was charged")
+    if isinstance(result, Settled) and result.differs:
+        raise AlreadySettled(f"the hold was already settled with cost {result.cost} and another outcome")
 
 
-def _give_up(charge: asyncio.Future[Result]) -> None:
+def _time_out(charge: asyncio.Future[Result]) -> None:
     if not charge.done():
-        charge.set_exception(TimeoutError("the charge is not durable yet"))
+        charge.set_exception(TimeoutError("the charge was not written in time"))
 
 
-def _lost(reservation: Reservation, verdict: Result, on_lost: Callable[[ServiceError], None]) -> None:
+def _lost(reservation: Reservation, result: Result, on_lost: Callable[[ServiceError], None]) -> None:
     log.error(
-        "%s: a checkpoint found its hold settled or gone (%s); was this process paused?",
+        "%s: checkpoint failed, the hold was already settled or is missing (%s); was this process paused?",
         generation_name(reservation.hold_id),
-        verdict,
+        result,
     )
     on_lost(interrupted())
 
 
 def interrupted() -> ServiceError:
-    """The error for the caller of work whose hold was recovered while it went on."""
+    """Return the error for a caller with a hold that was recovered while the work continued."""
     return ServiceError(
-        "the charge for this response was already recorded while the server was paused; "
-        "the response is not complete, send the request again",
+        "The charge for this response was recorded while the server was paused, and the response is incomplete. "
+        "Send the request again.",
         code="interrupted",
     )
 
 
 def state_after(error: ServiceError | None) -> GenerationState:
-    """How work ended, by what stopped it."""
+    """Return the final state of a generation that ended with this error, or with none."""
     if error is None:
         return "succeeded"
     return "cancelled" if isinstance(error, ClientLeft) else "failed"
 
 
-def charged(verdict: Result) -> int:
-    """What a settle took."""
-    return verdict.cost if isinstance(verdict, Settled) else 0
+def charged_cost(result: Result) -> int:
+    """Return the cost that a settle charged, 0 if it failed."""
+    return result.cost if isinstance(result, Settled) else 0
 
 
-def _first_use(claim: IdempotencyClaim, hold_id: int) -> IdempotencyClaim | None:
-    """A request may place several holds; its Idempotency-Key is claimed with the first."""
+def _claim_once(claim: IdempotencyClaim, hold_id: int) -> IdempotencyClaim | None:
+    """Claim the Idempotency-Key with the first hold of a request. Return None for its later holds."""
     if claim.hold_id is not None:
         return None
     claim.hold_id = hold_id
@@ -353,44 +366,51 @@ def _first_use(claim: IdempotencyClaim, hold_id: int) -> IdempotencyClaim | None
 
 
 def already_in_flight() -> IdempotencyInFlight:
-    """What a second request hears while the first is at work."""
+    """Return the error for an Idempotency-Key that another in-flight request uses."""
     return IdempotencyInFlight(
-        "a request with this Idempotency-Key is at work; ask again for its answer",
+        "A request with this Idempotency-Key is still in progress. Retry to get its response.",
         param="Idempotency-Key",
         retry_after_s=1,
     )
 
 
-def _refusal(verdict: Result) -> ServiceError:
-    """Why there is no hold, for the caller."""
-    match verdict:
+def _error_for(result: Result, kind: str) -> ServiceError:
+    """Return the error for the caller of a refused hold."""
+    match result:
         case InsufficientFunds():
-            return _cannot_pay(verdict)
+            return _cannot_pay(result, kind)
         case OverBudget():
-            return _over_budget(verdict)
+            return _over_budget(result, kind)
         case DuplicateRequest():
             return already_in_flight()
         case QueueFull():
             return RateLimited(
-                f"{verdict.queued} jobs of this account wait already, its most; wait for some of them", retry_after_s=5
+                f"This account already has {result.queued} queued jobs, which is its limit. Wait until some finish.",
+                retry_after_s=5,
             )
-    return AccessDenied("the account of this key does not exist any more")
+    return AccessDenied("The account of this API key no longer exists.")
 
 
-def _over_budget(over: OverBudget) -> BudgetExceeded:
-    when = {"day": "today (UTC)", "month": "this month (UTC)", "total": "in all"}[over.period]
+def _over_budget(over: OverBudget, kind: str) -> BudgetExceeded:
+    when = {"day": "today (UTC)", "month": "this month (UTC)", "total": "in total"}[over.period]
     return BudgetExceeded(
-        f"this request may cost ${format_dollars(over.needed)} at least and this key may spend "
-        f"${format_dollars(max(0, over.left))} more {when}; raise its budget or ask for less",
+        f"API key budget exceeded: this request needs at least ${_amount(over.needed)}, but this key may spend only "
+        f"${_amount(max(0, over.left))} more {when}. Raise the key's budget{_CHEAPER.get(kind, '')}.",
         needed=over.needed,
         left=over.left,
     )
 
 
-def _cannot_pay(refused: InsufficientFunds) -> InsufficientBalance:
+def _cannot_pay(refused: InsufficientFunds, kind: str) -> InsufficientBalance:
     return InsufficientBalance(
-        f"this request may cost ${format_dollars(refused.needed)} at least and the account has "
-        f"${format_dollars(max(0, refused.available))} available; top up or ask for less",
+        f"Insufficient balance: this request needs at least ${_amount(refused.needed)}, but only "
+        f"${_amount(max(0, refused.available))} is available. Top up{_CHEAPER.get(kind, '')}.",
         needed=refused.needed,
         available=refused.available,
     )
+
+
+def _amount(nano: int) -> str:
+    """Format an amount for a message: without trailing zeros, but with cents."""
+    whole, _, fraction = format_dollars(nano).partition(".")
+    return f"{whole}.{fraction.rstrip('0').ljust(2, '0')}"

@@ -1,7 +1,8 @@
-"""One paid request under one Idempotency-Key: the same again gets the same answer, another one is refused.
+"""Run a paid request once per Idempotency-Key.
 
-A key is used up by the first request that is charged. One that ended without a charge leaves its key free, so that the
-retry runs; one that was charged without an answer that could be kept (a crash, a caller who left) is never run again.
+The same request again gets the stored response; another request with the same key is refused. The first request that is
+charged uses up the key. A request that ended without a charge leaves its key free, so a retry runs. A request that was
+charged but has no stored response (after a crash or a disconnect) is never run again.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from minitoolai.storage import idempotency
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
 
-LONGEST_NAME = 255
-#: An answer larger than this is not kept; the same request again is then told that it was charged.
-LARGEST_ANSWER = 32 * 1024 * 1024
+MAX_KEY_LENGTH = 255
+#: Do not store larger responses. The same request again then gets an error saying that it was charged.
+MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 
 
 class RecordedResponse(msgspec.Struct, frozen=True):
-    """An answer as it was sent."""
+    """A response as it was sent."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -34,84 +35,89 @@ class RecordedResponse(msgspec.Struct, frozen=True):
 
 
 class IdempotencyStore:
-    """The Idempotency-Keys of this process's requests, and those in the database."""
+    """The idempotency keys of this process's in-flight requests, and those in the database."""
 
     def __init__(self, database: Database, writer: Writer, clock: Clock, *, store_responses: bool = True) -> None:
-        """Without `keeps_answers` a key stands for a charge alone: its request is run once and cannot be replayed."""
-        self._keeps_answers = store_responses
+        """Store the collaborators.
+
+        Without `store_responses` a key only prevents a second charge; nothing is replayed.
+        """
+        self._store_responses = store_responses
         self._database = database
         self._writer = writer
         self._clock = clock
-        #: Those at work in this process; the database knows of the others.
-        self._under_way: dict[str, bytes] = {}
+        #: Fingerprints of this process's in-flight requests. The database holds those of other processes.
+        self._in_flight: dict[str, bytes] = {}
 
     async def claim(self, caller: Caller, name: str, request: bytes) -> IdempotencyClaim | RecordedResponse:
-        """The right to run this request, to be given back by `release`; or the answer that it had before.
+        """Claim the key for this request, or return the response stored for it. `release` gives the claim back.
 
-        `request` is all of it that matters. IdempotencyMismatch, IdempotencyInFlight, IdempotencySpent,
-        InvalidRequest for a name that is none.
+        `request` holds everything that distinguishes the request. Raises IdempotencyMismatch, IdempotencyInFlight,
+        IdempotencySpent, and InvalidRequest if the key is malformed.
         """
         _check_name(name)
         fingerprint = await _fingerprint(request)
         claim = IdempotencyClaim(f"{caller.account_id}/{name}", fingerprint)
-        self._check_under_way(claim)
+        self._check_in_flight(claim)
         try:
-            found = await self._database.read_async(idempotency.find, claim.id)
+            row = await self._database.read_async(idempotency.find, claim.id)
         except StoreError as error:
-            raise Overloaded("the ledger cannot be read just now; nothing was charged", retry_after_s=5) from error
-        self._check_under_way(claim)
-        if found is not None and not found.state.is_free(self._clock.now_ms()):
-            return await self._judge(found, fingerprint)
-        self._under_way[claim.id] = fingerprint
+            raise Overloaded(
+                "The ledger cannot be read at the moment. Nothing was charged; try again.", retry_after_s=5
+            ) from error
+        self._check_in_flight(claim)
+        if row is not None and not row.state.is_free(self._clock.now_ms()):
+            return await self._existing_result(row, fingerprint)
+        self._in_flight[claim.id] = fingerprint
         return claim
 
-    def _check_under_way(self, claim: IdempotencyClaim) -> None:
-        first = self._under_way.get(claim.id)
+    def _check_in_flight(self, claim: IdempotencyClaim) -> None:
+        first = self._in_flight.get(claim.id)
         if first is not None:
             raise already_in_flight() if first == claim.fingerprint else _mismatch()
 
-    async def _judge(self, found: idempotency.IdempotencyRow, fingerprint: bytes) -> RecordedResponse:
-        if found.fingerprint != fingerprint:
+    async def _existing_result(self, row: idempotency.IdempotencyRow, fingerprint: bytes) -> RecordedResponse:
+        if row.fingerprint != fingerprint:
             raise _mismatch()
-        if found.response is not None:
-            headers = msgspec.json.decode(found.response.headers, type=list[tuple[str, str]])
+        if row.response is not None:
+            headers = msgspec.json.decode(row.response.headers, type=list[tuple[str, str]])
             return RecordedResponse(
-                found.response.status, headers, await asyncio.to_thread(zlib.decompress, found.response.body)
+                row.response.status, headers, await asyncio.to_thread(zlib.decompress, row.response.body)
             )
-        if found.state.hold_state == "pending":
+        if row.state.hold_state == "pending":
             raise already_in_flight()
         raise IdempotencySpent(
-            "the first request with this Idempotency-Key was charged, and its answer is not kept; "
-            f"see /v1/generations/{generation_name(found.hold_id)}, and send another key to run it again",
+            "The first request with this Idempotency-Key was charged, but its response is not stored. See "
+            f"/v1/generations/{generation_name(row.hold_id)}. To run the request again, send a new key.",
             param="Idempotency-Key",
         )
 
-    async def keep(self, claim: IdempotencyClaim, answer: RecordedResponse) -> None:
-        """Write the answer down; once this returns, the same request gets it again, whatever happens to us."""
+    async def store(self, claim: IdempotencyClaim, response: RecordedResponse) -> None:
+        """Store the response. After this returns, a repeated request gets it even if this process crashes."""
         hold_id = claim.hold_id
-        if hold_id is None or len(answer.body) > LARGEST_ANSWER:
+        if hold_id is None or len(response.body) > MAX_RESPONSE_BYTES:
             return
-        if not self._keeps_answers:
-            await self.settled()
+        if not self._store_responses:
+            await self.flush()
             return
-        headers = msgspec.json.encode(answer.headers).decode()
-        body = await asyncio.to_thread(zlib.compress, answer.body, 1)
-        kept = idempotency.StoredResponse(answer.status, headers, body)
-        await self._writer.run(lambda connection: idempotency.store_response(connection, claim.id, hold_id, kept))
+        headers = msgspec.json.encode(response.headers).decode()
+        body = await asyncio.to_thread(zlib.compress, response.body, 1)
+        stored = idempotency.StoredResponse(response.status, headers, body)
+        await self._writer.run(lambda connection: idempotency.store_response(connection, claim.id, hold_id, stored))
 
-    async def settled(self) -> None:
-        """Return once whatever was queued for the ledger before is written: a refusal then leaves its key free."""
+    async def flush(self) -> None:
+        """Wait until all queued ledger writes are committed, so that a refused request leaves its key free."""
         await self._writer.run(lambda _: None)
 
     def release(self, claim: IdempotencyClaim) -> None:
-        """The request is over, here."""
-        self._under_way.pop(claim.id, None)
+        """Release the claim: the request has ended in this process."""
+        self._in_flight.pop(claim.id, None)
 
 
 def _check_name(name: str) -> None:
-    if not 1 <= len(name) <= LONGEST_NAME or not name.isascii() or not name.isprintable():
+    if not 1 <= len(name) <= MAX_KEY_LENGTH or not name.isascii() or not name.isprintable():
         raise InvalidRequest(
-            f"Idempotency-Key must have 1 to {LONGEST_NAME} printable ASCII characters, such as a UUID",
+            f"Idempotency-Key must have 1 to {MAX_KEY_LENGTH} printable ASCII characters, such as a UUID",
             param="Idempotency-Key",
         )
 
@@ -124,6 +130,6 @@ async def _fingerprint(request: bytes) -> bytes:
 
 def _mismatch() -> IdempotencyMismatch:
     return IdempotencyMismatch(
-        "this Idempotency-Key was sent with another request within 24 hours; send a new key with a new request",
+        "This Idempotency-Key was already used for a different request in the last 24 hours. Send a new key.",
         param="Idempotency-Key",
     )

@@ -1,4 +1,7 @@
-"""Money from outside into accounts, and back: grants, vouchers, payments. Each piece once, by its reference."""
+"""Credit and debit accounts from outside: grants, vouchers and payments.
+
+Every transfer carries a unique reference and is applied once.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from minitoolai.ledger.types import Credit, Credited, Reverse, Reversed
 from minitoolai.storage import accounts, ledger, payments, reports
 from minitoolai.storage.database import Connection
 
-#: Without letters and digits that look alike on paper.
+#: Leaves out letters and digits that look alike on paper.
 CODE_ALPHABET = "23456789ABCDEFGHJKMNPQRSTVWXYZ"
 CODE_LENGTH = 16
 
@@ -25,9 +28,10 @@ CODE_LENGTH = 16
 def grant(
     connection: Connection, clock: Clock, account_id: int, amount: int, *, reason: str, reference: str | None = None
 ) -> Credited:
-    """Credit `amount` nano-dollars; the caller holds the transaction.
+    """Credit `amount` nano-dollars, inside the caller's transaction.
 
-    With a `reference`, a repeat changes nothing and says so. NotFound where the account is none.
+    With a `reference`, a repeated call changes nothing and returns `repeated`. Raises NotFound if there is no such
+    account.
     """
     return _credit(connection, clock, account_id, amount, "grant", f"grant:{reference or random_text(20)}", reason)
 
@@ -35,22 +39,23 @@ def grant(
 def _credit(
     connection: Connection, clock: Clock, account_id: int, amount: int, kind: str, reference: str, reason: str | None
 ) -> Credited:
-    ask = Credit(account_id, amount, kind, reference, clock.now_ms(), reason)
-    verdict = ledger.apply(connection, [ask], decide)[0]
-    if not isinstance(verdict, Credited):
-        raise NotFound(f"there is no account {account_id}")
-    # What was reversed when it was spent already is taken from what comes in.
-    taken = sum(
-        old.moved - balance(connection, clock, old).moved for old in payments.payments_owing(connection, account_id)
+    credit = Credit(account_id, amount, kind, reference, clock.now_ms(), reason)
+    result = ledger.apply(connection, [credit], decide)[0]
+    if not isinstance(result, Credited):
+        raise NotFound(f"There is no account {account_id}.")
+    # Deduct refunds that could not be taken earlier because the money was already spent.
+    deducted = sum(
+        old.moved - transfer_difference(connection, clock, old).moved
+        for old in payments.payments_owing(connection, account_id)
     )
-    return Credited(verdict.posted - taken, verdict.repeated)
+    return Credited(result.posted - deducted, result.repeated)
 
 
 # ── vouchers ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class NewVoucher(msgspec.Struct, frozen=True):
-    """A voucher just made: the only moment at which its code exists."""
+    """A new voucher. Its code is available only here; the database stores an HMAC of it."""
 
     code: str
     code_hmac: bytes
@@ -58,28 +63,32 @@ class NewVoucher(msgspec.Struct, frozen=True):
 
 
 def make_voucher(secret_key: bytes, clock: Clock, amount: int, *, note: str | None, days: int | None) -> NewVoucher:
-    """Draw a code `XXXX-XXXX-XXXX-XXXX`, worth `amount` nano-dollars once, for ever or for so many days."""
-    drawn = ""
-    while len(drawn) < CODE_LENGTH:
-        drawn += "".join(c for c in random_text(64).upper() if c in CODE_ALPHABET)
-    text, now_ms = drawn[:CODE_LENGTH], clock.now_ms()
+    """Generate a code `XXXX-XXXX-XXXX-XXXX` that can be redeemed once for `amount` nano-dollars.
+
+    It expires after `days` days, or never if that is None.
+    """
+    characters = ""
+    while len(characters) < CODE_LENGTH:
+        characters += "".join(c for c in random_text(64).upper() if c in CODE_ALPHABET)
+    text, now_ms = characters[:CODE_LENGTH], clock.now_ms()
     code = "-".join(text[i : i + 4] for i in range(0, CODE_LENGTH, 4))
     row = Voucher(text[-4:], amount, note, now_ms, None if days is None else now_ms + days * MS_PER_DAY)
     return NewVoucher(code, code_hmac(text, secret_key), row)
 
 
 def code_hmac(code: str, secret_key: bytes) -> bytes:
-    """What is stored instead of a code, however its owner types it."""
+    """Return the HMAC that is stored for a code. Ignores case, spaces and hyphens."""
     plain = re.sub(r"[^0-9A-Z]", "", code.upper())[:64]
     return hmac.digest(secret_key, b"voucher:" + plain.encode(), "sha256")
 
 
-#: Why a code is worth nothing. A value, not an error: an error would undo what others write in the same commit.
+#: Why a code cannot be redeemed. A value, not an exception: an exception would roll back other writes of the same
+#: commit.
 NoVoucher = Literal["unknown", "used", "expired"]
 
 
 def redeem(connection: Connection, clock: Clock, secret_key: bytes, account_id: int, code: str) -> int | NoVoucher:
-    """Credit a voucher; its amount, or why not. Who redeemed a used one is nobody else's business."""
+    """Credit a voucher and return its amount, or the reason why not. Never reveals who redeemed a used code."""
     now_ms = clock.now_ms()
     keys = [code_hmac(code, secret) for secret in all_keys(secret_key)]
     key, voucher = next(
@@ -97,11 +106,12 @@ def redeem(connection: Connection, clock: Clock, secret_key: bytes, account_id: 
 # ── payments ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def balance(connection: Connection, clock: Clock, payment: Payment) -> Payment:
-    """Give the account what it should have of a payment, or take back what it should not; the caller holds its lock.
+def transfer_difference(connection: Connection, clock: Clock, payment: Payment) -> Payment:
+    """Transfer the difference between the present value of a payment and the amount credited for it.
 
-    What cannot be taken back because it was spent stays owed, and is taken from what comes in later. Doing this
-    twice changes nothing: only the difference is moved, and each transfer has a reference of its own.
+    The caller holds the account's lock. A refund of money that was already spent stays owed, and is deducted from later
+    credits. Repeating the call changes nothing: only the difference is transferred, and each transfer has its own
+    reference.
     """
     difference = payment.paid - payment.reversed - payment.moved
     if difference == 0:
@@ -109,14 +119,14 @@ def balance(connection: Connection, clock: Clock, payment: Payment) -> Payment:
     now_ms, version = clock.now_ms(), payment.version + 1
     reference = f"payment:{payment.id}:{version}"
     if difference > 0:
-        ask: Credit | Reverse = Credit(payment.account_id, difference, "payment", reference, now_ms)
+        operation: Credit | Reverse = Credit(payment.account_id, difference, "payment", reference, now_ms)
     else:
-        ask = Reverse(payment.account_id, -difference, "refund", reference, now_ms)
-    verdict = ledger.apply(connection, [ask], decide)[0]
-    if isinstance(verdict, Reversed):
-        difference = -verdict.taken
-    elif not isinstance(verdict, Credited):
-        raise NotFound(f"there is no account {payment.account_id}")
+        operation = Reverse(payment.account_id, -difference, "refund", reference, now_ms)
+    result = ledger.apply(connection, [operation], decide)[0]
+    if isinstance(result, Reversed):
+        difference = -result.taken
+    elif not isinstance(result, Credited):
+        raise NotFound(f"There is no account {payment.account_id}.")
     if difference == 0:
         return payment
     moved = msgspec.structs.replace(payment, moved=payment.moved + difference, version=version, changed_ms=now_ms)
@@ -124,13 +134,13 @@ def balance(connection: Connection, clock: Clock, payment: Payment) -> Payment:
     return moved
 
 
-# (merged from admins) What admins may do. Each deed and its entry in the trail are one commit.
+# ── administrators: each action and its audit entry are written in one commit ──────────────────────────────────────
 
 
 def grant_as_admin(
     connection: Connection, clock: Clock, admin_id: int, account_id: int, amount: int, *, note: str, once: str
 ) -> bool:
-    """Credit an account. False where there is none, or the form with this `once` was sent before."""
+    """Credit an account. Return False if it does not exist, or if the form with this `once` was already submitted."""
     if reports.find_customer(connection, account_id) is None:
         return False
     done = grant(connection, clock, account_id, amount, reason=note, reference=f"admin:{once}")
@@ -142,7 +152,7 @@ def grant_as_admin(
 
 
 def revoke_keys(connection: Connection, clock: Clock, admin_id: int, account_id: int, *, note: str) -> int | None:
-    """Revoke every key of an account; how many. None where there is no such account."""
+    """Revoke every API key of an account and return their number, None if there is no such account."""
     if reports.find_customer(connection, account_id) is None:
         return None
     now_ms = clock.now_ms()

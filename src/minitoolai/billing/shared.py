@@ -1,4 +1,4 @@
-"""The services that every slice (chat, speech, images) is built from."""
+"""Define the services that every slice (chat, speech, images) is built from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from minitoolai.storage.writer import Writer
 
 @dataclass(frozen=True)
 class SharedServices:
-    """One instance per process, made by bootstrap and handed to each slice's `build`."""
+    """One instance per process, created by bootstrap and passed to each slice's `build`."""
 
     catalog: Catalog
     clock: SystemClock
@@ -26,7 +26,7 @@ class SharedServices:
     charging: Charging
     in_flight: InFlight
     http: HttpClient
-    #: Every signature of this server is derived from it.
+    #: Key ring for all signatures of this server.
     secret_key: SecretKeys
     #: None if tracing is off.
     spans: Spans | None = None

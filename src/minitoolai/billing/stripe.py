@@ -1,7 +1,8 @@
-"""Paying by card through Stripe Checkout. Whatever brings news (webhook, landing page, poll), we ask Stripe itself.
+"""Take card payments through Stripe Checkout.
 
-A payment's row is made before the customer is sent away. News only says where to look: what was paid, refunded or
-disputed is read from Stripe, and `services/payments.balance` moves the difference, once. See docs/payments.md.
+A payment's row is inserted before the customer is redirected to Stripe. Webhooks, the return page and the hourly poll
+only trigger a refresh: payments, refunds and disputes are always read from Stripe's API, and
+`payments.transfer_difference` then applies the difference once. See docs/payments.md.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from minitoolai.billing.payments import balance
+from minitoolai.billing.payments import transfer_difference
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import InvalidRequest, Overloaded, ServiceError, StoreError
 from minitoolai.core.models import Payment
+from minitoolai.settings import Settings
 from minitoolai.storage import payments
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
@@ -29,19 +31,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 NANO_PER_CENT = 10_000_000
-LEAST_CENTS, MOST_CENTS = 100, 1_000_000
+MIN_CENTS, MAX_CENTS = 100, 1_000_000
 POLL_EVERY_S = 3600.0
-#: Sessions end after a day; some ways of paying take two weeks more to arrive.
-POLLED_MS = 30 * MS_PER_DAY
-#: How old a signature may be.
-TOLERANCE_S = 300
-MOST_LOOKS = 10
-#: While a dispute is in one of these states, the money is not ours.
+#: Poll unfinished payments for this long. Sessions expire after a day, but some payment methods take two weeks more.
+POLL_WINDOW_MS = 30 * MS_PER_DAY
+#: Reject webhooks with an older signature.
+SIGNATURE_TOLERANCE_S = 300
+MAX_REFRESHES = 10
+#: Dispute states in which Stripe withdraws the money.
 WITHDRAWN = ("needs_response", "under_review", "lost")
 
 
-class Facts(msgspec.Struct, frozen=True):
-    """What Stripe says of a payment, in nano-dollars."""
+class StripeStatus(msgspec.Struct, frozen=True):
+    """State of a payment as read from Stripe, in nano-dollars."""
 
     paid: int
     reversed: int
@@ -50,7 +52,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Checkout:
-    """One Stripe account. Its library is synchronous and slow to import: it lives in a few threads."""
+    """Client of one Stripe account. Its library is synchronous, so calls run in a small thread pool."""
 
     def __init__(
         self, database: Database, writer: Writer, clock: Clock, *, key: str, webhook_secret: str, api_url: str = ""
@@ -62,181 +64,218 @@ class Checkout:
         self._webhook_secret = webhook_secret
         self._api_url = api_url
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="stripe")
-        self._made: stripe.StripeClient | None = None
-        #: Where browsers must be allowed to be sent, if not to Stripe itself.
+        self._stripe_client: stripe.StripeClient | None = None
+        #: Extra origin for the form-action of the Content-Security-Policy, if checkout is not at Stripe itself.
         self.form_action = api_url
         self._locks: dict[int, asyncio.Lock] = {}
 
-    # ── what the portal asks ──────────────────────────────────────────────────────────────────────────────
+    # ── checkout ──────────────────────────────────────────────────────────────────────────────
 
-    async def begin(self, account_id: int, email: str, cents: int, *, done_url: str, back_url: str, lang: str) -> str:
-        """Where to send the customer. `done_url` may contain `{CHECKOUT_SESSION_ID}`. Overloaded if Stripe is away."""
+    async def create_session(
+        self, account_id: int, email: str, cents: int, *, done_url: str, back_url: str, lang: str
+    ) -> str:
+        """Create a checkout session and return the URL to redirect the customer to.
+
+        `done_url` may contain `{CHECKOUT_SESSION_ID}`. Raises Overloaded if Stripe is unavailable.
+        """
         payment_id, now_ms = self._clock.new_id(), self._clock.now_ms()
         asked = cents * NANO_PER_CENT
         await self._writer.run(lambda c: payments.insert_payment(c, payment_id, account_id, asked, now_ms))
-        mark = {"payment": str(payment_id)}
+        payment_reference = {"payment": str(payment_id)}
         price = {"currency": "usd", "unit_amount": cents, "product_data": {"name": "MiniToolAI"}}
         params: dict[str, Any] = {
             "mode": "payment",
             "line_items": [{"price_data": price, "quantity": 1}],
             "client_reference_id": str(payment_id),
             "customer_email": email,
-            "metadata": mark,
-            "payment_intent_data": {"metadata": mark},
+            "metadata": payment_reference,
+            "payment_intent_data": {"metadata": payment_reference},
             "success_url": done_url,
             "cancel_url": back_url,
             "locale": "pt-BR" if lang == "pt" else lang,
         }
         options: Any = {"idempotency_key": f"payment-{payment_id}"}
-        session = await self._ask(lambda client: client.v1.checkout.sessions.create(params, options))  # type: ignore[arg-type]
+        session = await self._call(lambda client: client.v1.checkout.sessions.create(params, options))  # type: ignore[arg-type]
         await self._writer.run(lambda c: payments.set_provider_ref(c, payment_id, session.id, self._clock.now_ms()))
         return str(session.url)
 
-    async def landed(self, account_id: int, session_id: str) -> Payment | None:
-        """The payment of somebody who comes back, as Stripe says it stands; None if it is not theirs."""
+    async def payment_for_return(self, account_id: int, session_id: str) -> Payment | None:
+        """Refresh and return the payment that a customer returns from, None if it is not of this account."""
         payment = await self._database.read_async(payments.payment_by_ref, session_id)
         if payment is None or payment.account_id != account_id:
             return None
-        return await self.look(payment)
+        return await self.refresh(payment)
 
-    # ── news ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── webhooks ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def hear(self, body: bytes, signature: str) -> None:
-        """A webhook. InvalidRequest for one that Stripe did not sign, or long ago; Overloaded: come again."""
+    async def handle_webhook(self, body: bytes, signature: str) -> None:
+        """Handle a webhook from Stripe.
+
+        Raises InvalidRequest if the signature is wrong or too old, Overloaded if Stripe should send it again.
+        """
         import stripe
 
         if not self._webhook_secret:
-            raise InvalidRequest("MINITOOLAI_STRIPE_WEBHOOK_SECRET is not set")
+            raise InvalidRequest("Webhooks are not configured: set MINITOOLAI_STRIPE_WEBHOOK_SECRET.")
         try:
-            event = stripe.Webhook.construct_event(body, signature, self._webhook_secret, TOLERANCE_S)
+            event = stripe.Webhook.construct_event(body, signature, self._webhook_secret, SIGNATURE_TOLERANCE_S)
         except (ValueError, stripe.SignatureVerificationError) as error:
-            raise InvalidRequest("this is not signed as Stripe signs", param="Stripe-Signature") from error
+            raise InvalidRequest(
+                "The Stripe-Signature header is missing, wrong or too old. Check MINITOOLAI_STRIPE_WEBHOOK_SECRET.",
+                param="Stripe-Signature",
+            ) from error
         if await self._database.read_async(payments.event_was_handled, event.id):
             return
-        payment = await self._concerned(event.type, event.data.object)
+        payment = await self._payment_of_event(event.type, event.data.object)
         if payment is not None:
-            await self.look(payment)
+            await self.refresh(payment)
         await self._writer.run(lambda c: payments.mark_event_handled(c, event.id, self._clock.now_ms()))
 
-    async def _concerned(self, kind: str, thing: Any) -> Payment | None:
-        """The payment that an event is about, if it is one of ours."""
+    async def _payment_of_event(self, kind: str, resource: Any) -> Payment | None:
+        """Return our payment that an event refers to, or None."""
         if kind.startswith("checkout.session."):
-            payment = await self._database.read_async(payments.payment_by_ref, thing.id)
-            return payment or await self._by_mark(getattr(thing, "client_reference_id", None), thing.id)
+            payment = await self._database.read_async(payments.payment_by_ref, resource.id)
+            return payment or await self._payment_by_id(getattr(resource, "client_reference_id", None), resource.id)
         if not kind.startswith(("charge.", "refund.", "payment_intent.")):
             return None
-        intent = thing.id if kind.startswith("payment_intent.") else getattr(thing, "payment_intent", None)
+        intent = resource.id if kind.startswith("payment_intent.") else getattr(resource, "payment_intent", None)
         if not isinstance(intent, str):
             return None
         payment = await self._database.read_async(payments.payment_by_intent, intent)
         if payment is None:
-            # News may overtake each other: the session that would have told us the intent is still on its way.
-            found = await self._ask(lambda client: client.v1.payment_intents.retrieve(intent))
-            payment = await self._by_mark(_field(found.metadata, "payment"), None)
+            # Events can arrive out of order: the session event that carries the payment intent may still follow.
+            found = await self._call(lambda client: client.v1.payment_intents.retrieve(intent))
+            payment = await self._payment_by_id(_field(found.metadata, "payment"), None)
         return payment
 
-    async def _by_mark(self, mark: object, session_id: str | None) -> Payment | None:
-        if not isinstance(mark, str) or not mark.isascii() or not mark.isdigit() or len(mark) > 19:
+    async def _payment_by_id(self, payment_reference: object, session_id: str | None) -> Payment | None:
+        if (
+            not isinstance(payment_reference, str)
+            or not payment_reference.isascii()
+            or not payment_reference.isdigit()
+            or len(payment_reference) > 19
+        ):
             return None
-        number = int(mark)
+        number = int(payment_reference)
         payment = await self._database.read_async(payments.find_payment, number)
         if payment is None or session_id is None or payment.provider_ref is not None:
             return payment if payment and session_id in (None, payment.provider_ref) else None
-        # We died between Stripe's answer and our writing it down.
+        # The process ended after Stripe created the session and before its ID was stored.
         await self._writer.run(lambda c: payments.set_provider_ref(c, number, session_id, self._clock.now_ms()))
         return await self._database.read_async(payments.find_payment, number)
 
     async def poll(self) -> None:
-        """Every hour: payments that never came to an end, because their news got lost; and what is still owed."""
+        """Refresh unfinished payments every hour, in case a webhook was lost."""
         while True:
             try:
-                await self.look_at_all()
+                await self.refresh_unfinished()
             except (ServiceError, StoreError) as error:
-                log.error("payments could not be looked at and will be again: %s", error)
+                log.error("payment refresh failed, will retry: %s", error)
             await asyncio.sleep(POLL_EVERY_S)
 
-    async def look_at_all(self) -> None:
-        """Look at every payment that is not at its end."""
-        since_ms = self._clock.now_ms() - POLLED_MS
+    async def refresh_unfinished(self) -> None:
+        """Refresh every payment that is not in a final state."""
+        since_ms = self._clock.now_ms() - POLL_WINDOW_MS
         for payment in await self._database.read_async(payments.unfinished_payments, since_ms):
             if payment.provider_ref is not None:
-                await self.look(payment)
+                await self.refresh(payment)
 
-    # ── looking ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── state of a payment ───────────────────────────────────────────────────────────────────────────────────────────
 
-    async def look(self, payment: Payment) -> Payment:
-        """Ask Stripe how a payment stands and move what is to be moved."""
+    async def refresh(self, payment: Payment) -> Payment:
+        """Read the state of a payment from Stripe and transfer the difference."""
         lock = self._locks.setdefault(payment.id, asyncio.Lock())
         async with lock:
-            for _ in range(MOST_LOOKS):
+            for _ in range(MAX_REFRESHES):
                 known = await self._database.read_async(payments.find_payment, payment.id) or payment
                 if known.provider_ref is None:
                     return known
-                facts = await self._facts(known.provider_ref, known)
-                written = await self._writer.run(partial(self._write, known=known, facts=facts))
+                status = await self._fetch_status(known.provider_ref, known)
+                written = await self._writer.run(partial(self._write, known=known, status=status))
                 if isinstance(written, Payment):
                     return written
-        raise Overloaded("this payment changes faster than we can look", retry_after_s=5)
+        raise Overloaded("This payment is being updated by another request. Try again.", retry_after_s=5)
 
-    def _write(self, connection: Connection, known: Payment, facts: Facts) -> Payment | None:
-        """None where another process wrote what it saw while we looked: ours may be older."""
+    def _write(self, connection: Connection, known: Payment, status: StripeStatus) -> Payment | None:
+        """Store the state read from Stripe. Return None if another process stored one meanwhile: ours may be older."""
         connection.select_by_ids("SELECT id FROM accounts WHERE id IN (…)", [known.account_id], lock=True)
         now = payments.find_payment(connection, known.id)
         if now is None or now.looks != known.looks:
             return None
-        paid = max(now.paid, facts.paid)
+        paid = max(now.paid, status.paid)
         seen = msgspec.structs.replace(
             now,
             paid=paid,
-            reversed=min(facts.reversed, paid),
-            intent=facts.intent or now.intent,
+            reversed=min(status.reversed, paid),
+            intent=status.intent or now.intent,
             looks=now.looks + 1,
-            state="paid" if paid else "closed" if facts.is_over else "open",
+            state="paid" if paid else "closed" if status.is_over else "open",
             changed_ms=self._clock.now_ms(),
         )
         payments.update_payment(connection, seen)
-        return balance(connection, self._clock, seen)
+        return transfer_difference(connection, self._clock, seen)
 
-    async def _facts(self, session_id: str, payment: Payment) -> Facts:
+    async def _fetch_status(self, session_id: str, payment: Payment) -> StripeStatus:
         expand: Any = {"expand": ["payment_intent.latest_charge"]}
-        session = await self._ask(lambda client: client.v1.checkout.sessions.retrieve(session_id, expand))
+        session = await self._call(lambda client: client.v1.checkout.sessions.retrieve(session_id, expand))
         intent: Any = session.payment_intent
         is_paid = session.payment_status == "paid"
         if is_paid and session.currency != "usd":
-            log.error("payment %d came in %s, which we do not take: credit it by hand", payment.id, session.currency)
+            log.error(
+                "payment %d was made in %s instead of usd; not credited, credit it manually",
+                payment.id,
+                session.currency,
+            )
             is_paid = False
         paid = (session.amount_total or 0) * NANO_PER_CENT if is_paid else 0
         if intent is None or isinstance(intent, str):
-            return Facts(paid, 0, intent, session.status == "expired")
+            return StripeStatus(paid, 0, intent, session.status == "expired")
         charge: Any = intent.latest_charge
         back = 0 if charge is None or isinstance(charge, str) else charge.amount_refunded
         if charge is not None and not isinstance(charge, str) and charge.disputed:
-            found = await self._ask(lambda client: client.v1.disputes.list({"payment_intent": intent.id}))
+            found = await self._call(lambda client: client.v1.disputes.list({"payment_intent": intent.id}))
             back += sum(dispute.amount for dispute in found.data if dispute.status in WITHDRAWN)
-        return Facts(paid, back * NANO_PER_CENT, intent.id, session.status == "expired")
+        return StripeStatus(paid, back * NANO_PER_CENT, intent.id, session.status == "expired")
 
-    async def _ask(self, question: Callable[[stripe.StripeClient], T]) -> T:
-        """One question to Stripe in a thread. Its errors become Overloaded: nothing is lost, the news comes again."""
+    async def _call(self, request: Callable[[stripe.StripeClient], T]) -> T:
+        """Call Stripe in a thread.
+
+        Its errors become Overloaded: noresource is lost, because Stripe sends webhooks again.
+        """
         import stripe
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: question(self._client()))
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: request(self._client()))
         except stripe.StripeError as error:
-            log.error("Stripe did not answer as it should: %s", error)
-            raise Overloaded("the payment provider does not answer; try again", retry_after_s=30) from error
+            log.error("Stripe request failed: %s", error)
+            raise Overloaded("The payment provider is unavailable. Try again.", retry_after_s=30) from error
 
     def _client(self) -> stripe.StripeClient:
         import stripe
 
-        if self._made is None:
+        if self._stripe_client is None:
             addresses: Any = {"api": self._api_url} if self._api_url else None
-            self._made = stripe.StripeClient(self._key, base_addresses=addresses, max_network_retries=1)
-        return self._made
+            self._stripe_client = stripe.StripeClient(self._key, base_addresses=addresses, max_network_retries=1)
+        return self._stripe_client
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Shut down the thread pool."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _field(thing: Any, name: str) -> object:
-    return thing.get(name) if hasattr(thing, "get") else getattr(thing, name, None)
+def _field(resource: Any, name: str) -> object:
+    return resource.get(name) if hasattr(resource, "get") else getattr(resource, name, None)
+
+
+def build_checkout(settings: Settings, database: Database, writer: Writer, clock: Clock) -> Checkout | None:
+    """Return card payments through Stripe, or None if no Stripe key is set."""
+    if not settings.stripe_secret_key:
+        return None
+    return Checkout(
+        database,
+        writer,
+        clock,
+        key=settings.stripe_secret_key,
+        webhook_secret=settings.stripe_webhook_secret,
+        api_url=settings.stripe_api_url,
+    )

@@ -18,13 +18,13 @@ from minitoolai.core.inference import ChatRequest
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.errors import error_event, status_and_type
-from minitoolai.http.request_context import name_work
+from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import (
     EVENT_STREAM,
     StreamRun,
     StreamWriter,
-    attempt,
     method_not_allowed,
+    run_and_charge,
     stream_response,
     watch_disconnect,
 )
@@ -150,7 +150,7 @@ class ChatEndpoint:
             await respond_error(send, self._dialect.map_error(error), [])
             return
         run.cancellation.arm()
-        name_work(scope, run.name)
+        set_generation(scope, run.name)
         if request.stream:
             await _stream(run, self._dialect, receive, send)
         else:
@@ -177,7 +177,7 @@ async def _respond(run: ChatRun, dialect: Dialect, receive: Receive, send: Send)
     # Most completions arrive within half a second, so watch for a disconnect only in a slower response.
     run.on_slow = lambda: watchers.append(watch_disconnect(run, receive))
     try:
-        result = await attempt(run, adapted.read_whole)
+        result = await run_and_charge(run, adapted.read_whole)
     finally:
         # Break the reference cycle, which only the garbage collector could free.
         run.on_slow = None

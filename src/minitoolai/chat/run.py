@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from minitoolai.billing import charging as pricing
-from minitoolai.billing.charging import Reservation, durable, state_after
+from minitoolai.billing.charging import Reservation, state_after, wait_until_durable
 from minitoolai.chat.normalizer import ChunkNormalizer, NormalizedCompletion, normalize_completion
 from minitoolai.chat.router import Route, encode_attempts
 from minitoolai.core.clock import created_ms, generation_name
@@ -280,7 +280,7 @@ class ChatRun:
         """Settle the hold and wait until that is durable. Raises TimeoutError if the database does not respond."""
         self.finish()
         if self._charge is not None:
-            await durable(self._charge, within_s=within_s)
+            await wait_until_durable(self._charge, within_s=within_s)
 
     def finish(self, error: ServiceError | None = None) -> None:
         """Queue the charge for the usage so far. Awaits nothing. Only the first call has an effect."""

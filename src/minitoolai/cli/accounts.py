@@ -8,7 +8,7 @@ import sys
 import msgspec
 
 from minitoolai.accounts.keys import check_email, require_account
-from minitoolai.accounts.users import forget, hash_password
+from minitoolai.accounts.users import erase_personal_data, hash_password
 from minitoolai.billing.payments import grant, make_voucher
 from minitoolai.cli.common import (
     CLOCK,
@@ -126,7 +126,7 @@ def delete_account(settings: Settings, options: argparse.Namespace) -> None:
     account_id = read(settings, lambda c: require_account(c, options.email))
     if not options.yes:
         raise InvalidRequest("This cannot be undone. Export the account first, then add --yes.", param="--yes")
-    if not write(settings, lambda c: forget(c, account_id, CLOCK.now_ms())):
+    if not write(settings, lambda c: erase_personal_data(c, account_id, CLOCK.now_ms())):
         raise InvalidRequest("Requests of this account are in flight; try again in a minute.", param="email")
     say(f"account {account_id}: personal data erased, ledger entries kept")
 

@@ -47,7 +47,7 @@ def add_restore(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def backup(settings: Settings, options: argparse.Namespace) -> None:
-    """Write a backup, and report what it contains."""
+    """Write a backup and report its size."""
     url = database_url(settings)
     with closing(open_database(url, serving=False)) as database:
         if not has_tables(database):
@@ -124,7 +124,7 @@ async def _write_images(objects: ObjectStore, writer: backup_file.BackupWriter) 
 
 def restore(settings: Settings, options: argparse.Namespace) -> int:
     """Restore into an empty database; return 1 if the ledger does not add up afterwards."""
-    from minitoolai.app import only_server
+    from minitoolai.http.server import exclusive_data_dir
 
     url = database_url(settings)
     with ExitStack() as stack:
@@ -133,7 +133,7 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
         except OSError as error:
             raise SettingsError(f"cannot read {options.file}: {error.strerror or error}") from error
         database = stack.enter_context(closing(open_database(url, serving=False)))
-        stack.enter_context(nullcontext() if database.is_shared else only_server(settings.data_dir))
+        stack.enter_context(nullcontext() if database.is_shared else exclusive_data_dir(settings.data_dir))
         found = backup_file.read_parts(file)
         head = next(found)
         assert isinstance(head, backup_file.BackupHeader), "the first piece is checked to be one"

@@ -34,7 +34,7 @@ OVERRIDES = ("data_dir", "host", "port", "workers", "device")
 def add_command(
     commands: Commands[argparse.ArgumentParser], name: str, about: str, run: Run, example: str = ""
 ) -> argparse.ArgumentParser:
-    """Add a command whose function gets the settings, read from the environment and the options."""
+    """Add a command. Its function gets the settings, read from the environment and the options."""
     parser = commands.add_parser(
         name,
         help=about,

@@ -1,7 +1,7 @@
 """The `minitoolai` command: parse the arguments and run one command.
 
 Every command works beside a running server, which sees its changes within a second. The modules of commands import
-what is heavy only inside the command that needs it, so that short commands take a quarter of a second.
+heavy libraries only inside the command that needs them, so that short commands take a quarter of a second.
 """
 
 from __future__ import annotations

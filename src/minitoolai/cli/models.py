@@ -1,4 +1,4 @@
-"""`minitoolai models` and `minitoolai margin`: what is offered and by which engine, and what it earned."""
+"""`minitoolai models` and `minitoolai margin`: list the models with their engines, and what they earned."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def stands_in(catalog: Catalog, model: Model, engine: str | None) -> bool:
 
 
 def upstream_cost_lines(catalog: Catalog, model: ChatModel | SpeechModel) -> Iterator[str]:
-    """Yield a line per engine whose purchase price is in the catalog, with the margin."""
+    """Yield a line per engine that has a purchase price in the catalog, with the margin."""
     prices = (model.price, 0) if isinstance(model, SpeechModel) else (model.price_input, model.price_output)
     for engine in model.engines:
         upstream_cost = catalog.upstream_costs.get((engine, model.name))
@@ -182,4 +182,5 @@ def _line(model: str, engine: str, row: MarginRow) -> str:
     if row.sold_with_known_cost or row.upstream_cost:
         upstream_cost, earned = format_dollars(row.upstream_cost), row.sold_with_known_cost - row.upstream_cost
         left = f"{format_dollars(earned)} {percent(earned, row.sold_with_known_cost)}"
-    return f"{model:<20} {engine:<14} {row.requests:>9} {format_dollars(row.sold):>16} {upstream_cost:>16} {left:>16}".rstrip()
+    sold = format_dollars(row.sold)
+    return f"{model:<20} {engine:<14} {row.requests:>9} {sold:>16} {upstream_cost:>16} {left:>16}".rstrip()

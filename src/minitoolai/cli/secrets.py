@@ -1,6 +1,6 @@
 """`minitoolai secret`: rotate the secret under which keys are hashed and links are signed.
 
-What was made under a previous secret stays valid until that secret is forgotten.
+Keys, vouchers and links made under a previous secret stay valid until that secret is forgotten.
 """
 
 from __future__ import annotations

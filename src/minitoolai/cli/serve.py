@@ -84,7 +84,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
 
     worker, loop = services.images.worker, asyncio.get_running_loop()
     # A worker exists for images alone, so its engines start before the first job.
-    worker.late = frozenset()
+    worker.state.start_on_demand = frozenset()
     stopping, forced = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
@@ -94,11 +94,11 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         loop.add_signal_handler(number, stop)
 
     def on_notify(channel: str | None, _: str | None) -> None:
-        loop.call_soon_threadsafe(worker.board.notify_queued)
+        loop.call_soon_threadsafe(worker.events.notify_queued)
 
     metrics = MetricsPort(
         services.settings,
-        MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None).text,
+        MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None).render,
     )
     registration = services.database.membership((JOBS_CHANNEL,), on_notify)
     await metrics.open()
@@ -146,8 +146,8 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     server.allow_many_connections()
     if options.listening is not None:
         # One of several processes, started by the supervisor, which has prepared everything.
-        supervisor.belong_to_supervisor()
-        app.serve(build(settings), ready=lambda _: say("ready"), listening=server.inherited(options.listening))
+        supervisor.attach_to_supervisor()
+        app.serve(build(settings), ready=lambda _: say("ready"), listening=server.inherit_socket(options.listening))
         return 0
     prepare(settings)
 
@@ -160,10 +160,10 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
             _print_demo(url, _demo_key(settings))
 
     if settings.workers > 1:
-        bound = server.bind(settings)
+        bound = server.bind_socket(settings)
         port = bound.getsockname()[1]
         return supervisor.Supervisor(settings, bound, sys.argv[1:]).run(lambda: ready(port))
-    app.serve(build(settings), ready=ready, listening=server.bind(settings) if settings.reuse_port else None)
+    app.serve(build(settings), ready=ready, listening=server.bind_socket(settings) if settings.reuse_port else None)
     return 0
 
 

@@ -38,7 +38,9 @@ _encode = msgspec.json.Encoder().encode
 #: An integer, because `in` is five times slower with a bytes operand: it tries to convert it to a number first.
 _ESCAPE = ord("\\")
 #: The most frequent deltas: those with a single text, or with a piece of the arguments of a single tool call.
-_STRING = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
+#: A string of megabytes that is followed by something else must not be retried from each of its characters: hence the
+#: possessive `*+`, which does not backtrack.
+_STRING = rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
 _TEXT = rb'"(?:content|reasoning(?:_content)?)":' + _STRING + rb"\}"
 _ARGUMENTS = rb'"tool_calls":\[\{"index":\d+,"function":\{"arguments":' + _STRING + rb"\}\}\]\}"
 _find_texts = re.compile(rb'"delta":\{' + _TEXT).findall

@@ -1,4 +1,4 @@
-"""What bare ASGI handlers share: reading a body with a limit, answering with bytes."""
+"""Read request bodies and send responses as plain ASGI, for the handlers of hot paths."""
 
 from __future__ import annotations
 
@@ -32,42 +32,42 @@ _BY_NAME: Final = "minitoolai.headers"
 
 
 def sort_headers(scope: Scope) -> dict[bytes, bytes]:
-    """`headers_by_name`, once for a request, where it comes in: whoever asks for one later need not search."""
+    """Sort the headers by name once per request and keep them in the scope, so later lookups need no search."""
     by_name = scope[_BY_NAME] = headers_by_name(scope)
     return by_name
 
 
 def headers_by_name(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
-    """The request's headers by their lower-case names; of two alike the first."""
+    """Return the request's headers by lower-case name. Of repeated headers, the first wins."""
     by_name: dict[bytes, bytes] | None = scope.get(_BY_NAME)
     return dict(reversed(scope["headers"])) if by_name is None else by_name
 
 
 def header(scope: Mapping[str, Any], name: bytes) -> bytes:
-    """The first header of this lower-case name, or nothing."""
+    """Return the first header with this lower-case name, or empty bytes."""
     return headers_by_name(scope).get(name, b"")
 
 
 async def read_json_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body. BodyTooLarge, WrongContentType; ClientLeft if the caller hangs up meanwhile."""
+    """Read the whole body. Raises BodyTooLarge, WrongContentType, or ClientLeft if the client disconnects."""
     headers = headers_by_name(scope)
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length) > LARGEST_BODY:
         raise _too_large()
     kind = headers.get(b"content-type", b"")
     if kind != b"application/json" and not _is_json(kind):
-        raise WrongContentType("send the body as JSON with the header Content-Type: application/json")
+        raise WrongContentType("The body must be JSON, sent with the header Content-Type: application/json.")
     message = await receive()
     body: bytes = message.get("body", b"")
     if not message.get("more_body"):
         if message["type"] == "http.disconnect":
-            raise ClientLeft("the caller hung up before its request was whole")
+            raise ClientLeft("The client disconnected before the request was complete.")
         return body
     parts, size = [body], len(body)
     while message.get("more_body"):
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientLeft("the caller hung up before its request was whole")
+            raise ClientLeft("The client disconnected before the request was complete.")
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > LARGEST_BODY:
@@ -81,11 +81,11 @@ def _is_json(content_type: bytes) -> bool:
 
 
 def _too_large() -> BodyTooLarge:
-    return BodyTooLarge(f"the body is larger than {LARGEST_BODY // 1024 // 1024} MB; send less")
+    return BodyTooLarge(f"The body is larger than {LARGEST_BODY // 1024 // 1024} MB. Send a smaller request.")
 
 
 async def respond(send: Send, status: int, body: bytes, headers: Headers) -> None:
-    """One whole answer."""
+    """Send a complete response."""
     headers = [*headers, (b"content-length", b"%d" % len(body))]
     if try_fast_response(send, status, body, headers):
         return
@@ -94,5 +94,5 @@ async def respond(send: Send, status: int, body: bytes, headers: Headers) -> Non
 
 
 async def respond_error(send: Send, error: ServiceError, headers: Headers, path: str = "") -> None:
-    """One error, in the shape that this path's callers expect: OpenAI's, or the contract's own for pictures."""
+    """Send an error in the format of this path's clients: OpenAI's, or the image API's own."""
     await respond(send, status_and_type(error)[0], error_body(error, path), [JSON, *headers, *error_headers(error)])

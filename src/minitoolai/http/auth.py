@@ -1,4 +1,4 @@
-"""Header to Caller."""
+"""Authenticate a request by its API key, and enforce the key's rules and rate limits."""
 
 from __future__ import annotations
 
@@ -11,42 +11,45 @@ from minitoolai.accounts.keys import KeyPolicy, KeyVerifier
 from minitoolai.core.errors import AccessDenied
 from minitoolai.core.models import Caller
 from minitoolai.http.asgi import header, headers_by_name
-from minitoolai.http.request_context import NOTES
+from minitoolai.http.request_context import REQUEST_CONTEXT
 
-#: Where a request's Idempotency-Key, once it is claimed, stands in its scope.
+#: Key of the request's idempotency claim in the ASGI scope.
 CLAIM: Final = "minitoolai.claim"
 
 
 async def authenticate(scope: Mapping[str, Any], keys: KeyVerifier) -> Caller:
-    """The caller behind `Authorization: Bearer sk-…`; AccessDenied says what is missing.
+    """Return the caller of `Authorization: Bearer sk-…`. Raises AccessDenied with the reason.
 
-    `scope` is the whole ASGI scope: what a key permits may depend on more than the headers.
+    Needs the whole ASGI scope, because a key's rules may depend on the client's address.
     """
     value = headers_by_name(scope).get(b"authorization")
     if value is None:
         raise AccessDenied(
-            "no key: send the header Authorization: Bearer sk-…", code="invalid_api_key", param="Authorization"
+            "Missing API key. Send the header Authorization: Bearer sk-…", code="invalid_api_key", param="Authorization"
         )
     if value[:7].lower() != b"bearer ":
-        raise AccessDenied("the header Authorization must read: Bearer sk-…", param="Authorization")
+        raise AccessDenied("The Authorization header must have the form: Bearer sk-…", param="Authorization")
     key = value[7:].strip().decode("latin-1")
-    caller = keys.remembered(key) or await keys.recognise(key)
-    if keys.admission is not None:
-        _admit(scope, caller, keys.admission)
+    caller = keys.cached(key) or await keys.verify(key)
+    if keys.policy is not None:
+        _authorize(scope, caller, keys.policy)
     claim = scope.get(CLAIM)
     return caller if claim is None else replace(caller, claim=claim)
 
 
-def _admit(scope: Mapping[str, Any], caller: Caller, admission: KeyPolicy) -> None:
-    """KeyForbids, RateLimited; either way the answer tells how much is left. A request counts once."""
+def _authorize(scope: Mapping[str, Any], caller: Caller, policy: KeyPolicy) -> None:
+    """Enforce the key's rules and count the request once. Raises KeyForbids, RateLimited.
+
+    The response carries the rate-limit headers either way.
+    """
     if caller.rules is not None:
         peer = scope.get("client") or ("", 0)
-        admission.check(caller, peer[0], header(scope, b"x-forwarded-for").decode("latin-1"))
-    notes = scope.get(NOTES)
-    if notes is None or notes.is_counted:
+        policy.check(caller, peer[0], header(scope, b"x-forwarded-for").decode("latin-1"))
+    context = scope.get(REQUEST_CONTEXT)
+    if context is None or context.is_counted:
         return
-    headers, refusal = admission.count(caller)
-    notes.is_counted = True
-    notes.add(headers)
+    headers, refusal = policy.count(caller)
+    context.is_counted = True
+    context.add(headers)
     if refusal is not None:
         raise refusal

@@ -1,4 +1,4 @@
-"""One table: what went wrong, as status and body in OpenAI's shape."""
+"""Map exceptions to HTTP statuses and to OpenAI's error format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 from minitoolai.core import errors
 
-#: (error, status, OpenAI's `type`). The first class that fits decides.
+#: (exception class, status, OpenAI's `type`). The first class that matches is used.
 TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
     (errors.BodyTooLarge, 413, "invalid_request_error"),
     (errors.WrongContentType, 415, "invalid_request_error"),
@@ -30,22 +30,22 @@ TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
     (errors.ServiceError, 500, "server_error"),
 )
 
-#: Where clients of the original service look for the reason of a refusal in a shape of its own.
+#: Paths of the original image API. Its clients expect another error format.
 IMAGE_PATHS = "/api/texttoimage"
 
-#: Errors that this process has answered with, by status and code: for /metrics.
+#: Error responses of this process by status and code, for /metrics.
 error_counts: dict[tuple[int, str], int] = {}
 
 _encode = msgspec.json.Encoder().encode
 
 
 def status_and_type(error: errors.ServiceError) -> tuple[int, str]:
-    """The HTTP status and OpenAI's `type` for an error."""
+    """Return the HTTP status and OpenAI's `type` for an error."""
     return next((status, kind) for cls, status, kind in TABLE if isinstance(error, cls))
 
 
 def error_body(error: errors.ServiceError, path: str = "") -> bytes:
-    """`{"error": {message, type, param, code}}`; under /api/texttoimage the contract's own shape."""
+    """Return the body `{"error": {message, type, param, code}}`, or the image API's own under /api/texttoimage."""
     status, kind = status_and_type(error)
     error_counts[status, error.code] = error_counts.get((status, error.code), 0) + 1
     if path.startswith(IMAGE_PATHS):
@@ -55,7 +55,7 @@ def error_body(error: errors.ServiceError, path: str = "") -> bytes:
 
 
 def error_headers(error: errors.ServiceError) -> list[tuple[bytes, bytes]]:
-    """`Retry-After`, where trying again makes sense; `WWW-Authenticate` on 401."""
+    """Return `Retry-After` if a retry makes sense, and `WWW-Authenticate` for a 401."""
     headers = []
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
@@ -65,5 +65,5 @@ def error_headers(error: errors.ServiceError) -> list[tuple[bytes, bytes]]:
 
 
 def error_event(message: str, *, kind: str, code: str, param: str | None = None) -> bytes:
-    """An error after the stream has begun."""
+    """Return an error as a server-sent event, for a stream that has already begun."""
     return b"data: " + _encode({"error": {"message": message, "type": kind, "param": param, "code": code}}) + b"\n\n"

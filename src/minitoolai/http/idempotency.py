@@ -1,4 +1,4 @@
-"""Idempotency-Key on any POST, around whatever answers it. A request without the header does not come by here."""
+"""Middleware for the Idempotency-Key header on any POST. Requests without the header bypass it."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from minitoolai.http.errors import error_event, status_and_type
 
 log = logging.getLogger(__name__)
 
-#: The header by which a caller names a request.
+#: Name of the request header that holds the idempotency key.
 IDEMPOTENCY_KEY = b"idempotency-key"
 Message = MutableMapping[str, Any]
 
 
 class Idempotent:
-    """Runs a handler once for each Idempotency-Key of an account."""
+    """Run a handler once per Idempotency-Key of an account."""
 
-    def __init__(self, replays: IdempotencyStore, keys: KeyVerifier) -> None:
-        self._replays = replays
+    def __init__(self, store: IdempotencyStore, keys: KeyVerifier) -> None:
+        self._store = store
         self._keys = keys
 
     async def __call__(self, handler: App, name: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """`name`: what the header says."""
+        """Handle a request. `name` is the value of its Idempotency-Key header."""
         try:
             caller = await authenticate(scope, self._keys)
         except AccessDenied:
-            # Who may do without a key, as a poll by signature, is for the handler to know; nothing here is paid for.
+            # The handler decides if a request needs no key, such as a poll with a signed URL. Nothing paid happens
+            # here.
             await handler(scope, receive, send)
             return
         except ServiceError as error:
             await respond_error(send, error, [], scope["path"])
             return
         try:
-            body = await _read(receive)
-            claim = await self._replays.claim(caller, name, _what_matters(scope, body))
+            body = await _read_body(receive)
+            claim = await self._store.claim(caller, name, _request_identity(scope, body))
         except ClientLeft:
             return
         except ServiceError as error:
@@ -52,12 +53,12 @@ class Idempotent:
             await _replay(claim, send)
             return
         try:
-            await self._run(claim, handler, {**scope, CLAIM: claim}, _again(body, receive), send)
+            await self._run(claim, handler, {**scope, CLAIM: claim}, _replay_body(body, receive), send)
         finally:
-            self._replays.release(claim)
+            self._store.release(claim)
 
     async def _run(self, claim: IdempotencyClaim, handler: App, scope: Scope, receive: Receive, send: Send) -> None:
-        recorder = _Recorder(self._replays, claim, send)
+        recorder = _Recorder(self._store, claim, send)
         try:
             await handler(scope, receive, recorder)
         finally:
@@ -65,16 +66,19 @@ class Idempotent:
 
 
 class _Recorder:
-    """Sends on, and keeps the answer before its end is sent: whoever has seen it can have it again."""
+    """Forward messages, and store the response before its last message is sent.
 
-    def __init__(self, replays: IdempotencyStore, claim: IdempotencyClaim, send: Send) -> None:
-        self._replays = replays
+    So a client that has seen the whole response can get it again.
+    """
+
+    def __init__(self, store: IdempotencyStore, claim: IdempotencyClaim, send: Send) -> None:
+        self._store = store
         self._claim = claim
         self._send = send
         self._status = 0
         self._headers: Headers = []
         self._parts: list[bytes] = []
-        self._is_kept = False
+        self._is_stored = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -82,65 +86,70 @@ class _Recorder:
         elif message["type"] == "http.response.body":
             self._parts.append(bytes(message.get("body", b"")))
             if not message.get("more_body"):
-                await self._keep()
+                await self._store_response()
         await self._send(message)
 
     async def end(self) -> None:
-        """The handler is done. Of a stream of events that its caller left, what was written is kept, and says so."""
-        if self._is_kept or not self._parts or self._content_type() != b"text/event-stream":
+        """Finish after the handler returned.
+
+        If the client left an event stream, store the partial response and mark its end.
+        """
+        if self._is_stored or not self._parts or self._content_type() != b"text/event-stream":
             return
-        error = ClientLeft("the first caller with this Idempotency-Key hung up here; send another key to run it again")
+        error = ClientLeft(
+            "The first client with this Idempotency-Key disconnected here. Send a new key to run the request again."
+        )
         kind = status_and_type(error)[1]
         self._parts.append(error_event(error.message, kind=kind, code=error.code))
-        await asyncio.shield(self._keep())
+        await asyncio.shield(self._store_response())
 
-    async def _keep(self) -> None:
-        self._is_kept = True
+    async def _store_response(self) -> None:
+        self._is_stored = True
         if self._claim.hold_id is None:
             return
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._headers]
         try:
-            # A refusal was not paid for, so there is nothing to keep: the key is free again.
+            # An error response was not charged, so it is not stored and the key is free again.
             if self._status >= 400:
-                await self._replays.settled()
+                await self._store.flush()
                 return
-            await self._replays.keep(self._claim, RecordedResponse(self._status, headers, b"".join(self._parts)))
+            await self._store.store(self._claim, RecordedResponse(self._status, headers, b"".join(self._parts)))
         except StoreError as error:
-            log.error("the answer of %s could not be kept: %s", self._claim.id, error)
+            log.error("storing the response for idempotency key %s failed: %s", self._claim.id, error)
 
     def _content_type(self) -> bytes:
         value = next((value for name, value in self._headers if name.lower() == b"content-type"), b"")
         return value.partition(b";")[0].strip()
 
 
-async def _replay(kept: RecordedResponse, send: Send) -> None:
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in kept.headers]
+async def _replay(response: RecordedResponse, send: Send) -> None:
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
     headers.append((b"idempotent-replayed", b"true"))
-    await send({"type": "http.response.start", "status": kept.status, "headers": headers})
-    await send({"type": "http.response.body", "body": kept.body})
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})
 
 
-def _what_matters(scope: Scope, body: bytes) -> bytes:
-    """The last slash of a path changes nothing."""
+def _request_identity(scope: Scope, body: bytes) -> bytes:
+    """Return everything that distinguishes a request. A trailing slash of the path makes no difference."""
     path = scope["path"].rstrip("/").encode()
     return b"\n".join([path, bytes(scope.get("query_string", b"")), body])
 
 
-async def _read(receive: Receive) -> bytes:
+async def _read_body(receive: Receive) -> bytes:
     parts, size, more = [], 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientLeft("the caller hung up before its request was whole")
+            raise ClientLeft("The client disconnected before the request was complete.")
         parts.append(bytes(message.get("body", b"")))
         more, size = message.get("more_body", False), size + len(parts[-1])
         if size > LARGEST_BODY:
-            raise BodyTooLarge(f"the body is larger than {LARGEST_BODY // 1024 // 1024} MB; send less")
+            raise BodyTooLarge(f"The body is larger than {LARGEST_BODY // 1024 // 1024} MB. Send a smaller request.")
     return b"".join(parts)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """The body once more, then whatever comes after it."""
+def _replay_body(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that yields the body again, then the messages that follow."""
     left = [body]
 
     async def receive_again() -> Message:

@@ -1,4 +1,7 @@
-"""Headers that an answer gets whoever writes it: handed to the server beside the handler, once for the answer."""
+"""Per-request context: request ID, extra response headers and generation ID. Also CORS.
+
+The headers are put into uvicorn's default headers, so every handler's response carries them.
+"""
 
 from __future__ import annotations
 
@@ -11,83 +14,83 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from minitoolai.core.clock import random_text
 from minitoolai.http.asgi import Headers, Receive, Scope, Send, header
 
-#: Where a request's notes stand in its scope.
-NOTES: Final = "minitoolai.notes"
-_SENSIBLE = re.compile(rb"[0-9A-Za-z._:-]{1,64}")
-#: Names of ours: this process's own word, drawn once, and a number.
-_WORD = random_text(10)
+#: Key of the request context in the ASGI scope.
+REQUEST_CONTEXT: Final = "minitoolai.request_context"
+_VALID_ID = re.compile(rb"[0-9A-Za-z._:-]{1,64}")
+#: Generated request IDs: a random prefix per process, and a number.
+_PROCESS_PREFIX = random_text(10)
 _numbers = itertools.count(1)
 
 
 class RequestContext:
-    """What is noted about one request on its way."""
+    """Context of one request."""
 
-    __slots__ = ("_added", "_request_id", "_send", "_sent_id", "generation", "is_counted")
+    __slots__ = ("_extra_headers", "_request_id", "_send", "_sent_id", "generation", "is_counted")
 
     def __init__(self, send: Send, sent_id: bytes) -> None:
-        """`sent_id`: the request's `X-Request-Id`, empty where it has none."""
+        """Store the request's `X-Request-Id`, which is empty if the client sent none."""
         self._send = send
         self._sent_id = sent_id
         self._request_id: str | None = None
-        self._added: Headers | None = None
+        self._extra_headers: Headers | None = None
         self.generation: str | None = None
-        #: It was counted against the limits.
+        #: True once the request was counted against the rate limits.
         self.is_counted = False
 
     def request_id(self) -> str:
-        """For the log and the answer: `X-Request-Id` where the caller sent a sensible one, else a name of ours."""
+        """Return the request ID for logs and responses: a valid `X-Request-Id` of the client, or a generated one."""
         if self._request_id is None:
             sent = self._sent_id
-            is_sensible = sent and _SENSIBLE.fullmatch(sent)
-            self._request_id = sent.decode() if is_sensible else f"{_WORD}-{next(_numbers)}"
+            is_valid = sent and _VALID_ID.fullmatch(sent)
+            self._request_id = sent.decode() if is_valid else f"{_PROCESS_PREFIX}-{next(_numbers)}"
         return self._request_id
 
-    def sign(self) -> None:
-        """The answer says which request it is of, so that a caller can name it to us."""
+    def add_request_id(self) -> None:
+        """Add the request ID to the response, so that a client can quote it."""
         self.add([(b"x-request-id", self.request_id().encode())])
 
     def add(self, headers: Headers) -> None:
-        """Put these on the answer. Behind any other server than ours, the answer goes without."""
-        if self._added is not None:
-            self._added += headers
+        """Add these headers to the response. Has no effect behind a server other than uvicorn."""
+        if self._extra_headers is not None:
+            self._extra_headers += headers
             return
         cycle = getattr(self._send, "__self__", None)
         if isinstance(cycle, RequestResponseCycle):
-            # Those of the server itself are shared by all answers.
-            self._added = cycle.default_headers = [*cycle.default_headers, *headers]
+            # A copy, because all responses share the server's own list.
+            self._extra_headers = cycle.default_headers = [*cycle.default_headers, *headers]
 
 
-def name_work(scope: Scope, generation: str) -> None:
-    """From now on, lines of the log about this request name the paid work that it began."""
-    notes = scope.get(NOTES)
-    if notes is not None:
-        notes.generation = generation
+def set_generation(scope: Scope, generation: str) -> None:
+    """Record the generation of this request, for its later log lines."""
+    context = scope.get(REQUEST_CONTEXT)
+    if context is not None:
+        context.generation = generation
 
 
-# (merged from origins) Pages of other origins may call the API: whoever calls it must hold a key, and no cookie counts here.
+# ── CORS: pages of any origin may call the API, because it needs a key and ignores cookies ─────────────────────────
 
-_EVERYBODY: Headers = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*")]
-_PREFLIGHT: Headers = [
-    *_EVERYBODY,
+_CORS_HEADERS: Headers = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", b"*")]
+_PREFLIGHT_HEADERS: Headers = [
+    *_CORS_HEADERS,
     (b"access-control-allow-methods", b"GET, HEAD, POST, DELETE"),
-    # The star does not stand for this one.
+    # The wildcard does not cover `authorization`.
     (b"access-control-allow-headers", b"authorization, *"),
     (b"access-control-max-age", b"86400"),
 ]
 
 
-def welcome(scope: Scope, notes: RequestContext) -> None:
-    """Where a browser says from which page it asks, let that page read the answer. Pictures say so by themselves."""
+def allow_origin(scope: Scope, context: RequestContext) -> None:
+    """Allow the page that sent the request to read the response. Image files add this header themselves."""
     if header(scope, b"origin") and not scope["path"].startswith("/api/texttoimage/pictures/"):
-        notes.add(_EVERYBODY)
+        context.add(_CORS_HEADERS)
 
 
 def is_preflight(scope: Scope) -> bool:
-    """Whether a browser asks what it may ask."""
+    """Return True for a CORS preflight request."""
     return scope["method"] == "OPTIONS" and header(scope, b"access-control-request-method") != b""
 
 
 async def preflight(_scope: Scope, _receive: Receive, send: Send) -> None:
-    """An answer to it: anything, with any header."""
-    await send({"type": "http.response.start", "status": 204, "headers": _PREFLIGHT})
+    """Respond to a preflight: any origin, any header."""
+    await send({"type": "http.response.start", "status": 204, "headers": _PREFLIGHT_HEADERS})
     await send({"type": "http.response.body", "body": b""})

@@ -1,8 +1,4 @@
-"""Starlette routes for every path but the hot ones, which `app.Server` finds in a dictionary.
-
-Starlette's own `Route` redirects a path with a trailing slash, refuses OPTIONS, and names the methods of one route
-only in `Allow`. `MethodRoute` keeps one handler per method of a path, and answers all of that itself.
-"""
+"""Route requests with Starlette, except for the hot paths, which `app.Server` finds in a dictionary."""
 
 from __future__ import annotations
 
@@ -72,7 +68,7 @@ async def read_body(request: Request, largest: int) -> bytes:
         async for chunk in request.stream():
             body += chunk
             if len(body) > largest:
-                raise BodyTooLarge(f"the body is larger than {largest // 1024} kB; send less")
+                raise BodyTooLarge(f"The body is larger than {largest // 1024} kB. Send a smaller request.")
     except ClientDisconnect as error:
-        raise ClientLeft("the caller disconnected before its request was complete") from error
+        raise ClientLeft("The client disconnected before the request was complete.") from error
     return bytes(body)

@@ -1,33 +1,46 @@
-"""The socket that requests come in by: bound here where several processes take them from it."""
+"""Run uvicorn with graceful shutdown, on a socket opened here or inherited.
+
+Also raises the limit on open files and locks the data folder.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import fcntl
+import math
 import resource
+import signal
 import socket
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import uvicorn
 
 from minitoolai.core.errors import SettingsError
+from minitoolai.http.types import App
 from minitoolai.settings import Settings
 
 BACKLOG = 2048
-#: File descriptors that a process may want: two a stream, and then some.
-FILES = 65_536
+#: File descriptors to ask for: a stream needs two, and the process some more.
+WANTED_FILES = 65_536
 
 
 def allow_many_connections() -> None:
-    """Raise the soft limit on open files as far as we may: many systems begin with 1024, which is 500 streams."""
+    """Raise the soft limit on open files as far as allowed. Many systems start with 1024, enough for 500 streams."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        # A system may refuse what it says is allowed; then the old limit stands.
+        # Some systems refuse values below their hard limit. Then the old limit stays.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def bind(settings: Settings) -> socket.socket:
-    """Listen on the host and port of the settings; with `reuse_port`, beside another server that does the same.
+def bind_socket(settings: Settings) -> socket.socket:
+    """Listen on the host and port of the settings. `reuse_port` allows another server on the same port.
 
-    SettingsError where another program is there.
+    Raises SettingsError if the port is in use.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
@@ -37,12 +50,124 @@ def bind(settings: Settings) -> socket.socket:
     except OSError as error:
         raise SettingsError(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; "
-            "is another program there? Choose another --host or --port"
+            "another program may be using the port. Choose another --host or --port"
         ) from None
 
 
-def inherited(fd: int) -> socket.socket:
-    """The socket that our parent bound."""
-    made = socket.socket(fileno=fd)
-    made.set_inheritable(False)
-    return made
+def inherit_socket(fd: int) -> socket.socket:
+    """Return the socket that the parent process bound."""
+    listening = socket.socket(fileno=fd)
+    listening.set_inheritable(False)
+    return listening
+
+
+# ── uvicorn ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def run_server(
+    app: App,
+    settings: Settings,
+    *,
+    drain: Callable[[float], Coroutine[Any, Any, None]],
+    on_listening: Callable[[int], None],
+    listening: socket.socket | None,
+) -> None:
+    """Run uvicorn until a signal, then shut down gracefully.
+
+    `drain(seconds)` ends the responses in flight. `on_listening(port)` is called once requests are accepted.
+    """
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=settings.access_log,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        # `drain` ends responses earlier, and sends the reason to each caller; this is a fallback.
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + 5,
+        backlog=BACKLOG,
+    )
+    server = GracefulServer(config, lambda: drain(settings.drain_timeout_s), on_listening)
+    server.run([listening] if listening is not None else None)
+
+
+class GracefulServer(uvicorn.Server):
+    """uvicorn with our graceful shutdown: let streams finish, then exit with status 0."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        drain: Callable[[], Coroutine[Any, Any, None]],
+        on_listening: Callable[[int], None],
+    ) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._on_listening = on_listening
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Shut down gracefully on SIGTERM and SIGINT; a second signal does not wait for streams."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        if self.should_exit:
+            self.force_exit = True
+            return
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening and close idle connections, while responses in flight are drained.
+
+        Draining refuses new requests, but only once this method awaits: by then no new connection is accepted.
+        """
+        self._draining = asyncio.ensure_future(self._drain())
+        await super().shutdown(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then report the port. Raise SettingsError if it cannot be listened on."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            if self.lifespan.should_exit:
+                raise
+            where = f"{self.config.host}:{self.config.port}"
+            raise SettingsError(
+                f"cannot listen on {where}: another program may be using the port. Choose another --host or --port"
+            ) from None
+        for server in getattr(self, "servers", []):
+            for bound in server.sockets:
+                self._on_listening(bound.getsockname()[1])
+                return
+
+
+@contextlib.contextmanager
+def exclusive_data_dir(data_dir: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the data folder. The kernel releases it however the process ends.
+
+    Raise SettingsError if another process holds it.
+    """
+    file: IO[str] = (data_dir / "serve.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SettingsError(
+            f"another minitoolai serve is already using {data_dir}, and two would corrupt its ledger; "
+            "stop it, or choose another --data-dir"
+        ) from None
+    try:
+        yield
+    finally:
+        file.close()

@@ -1,4 +1,4 @@
-"""What streamed answers of every kind share at the edge: the caller, the watch for one who leaves, the charge."""
+"""Stream responses: write chunks, watch for a disconnect, and await the charge before the end is sent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from minitoolai.http.uvicorn_fast_path import DirectWriter, direct_writer
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Longest that the end of an answer waits for its charge, should the database be sick.
+#: Longest time that the end of a response waits for its charge, if the database is slow.
 CHARGE_TIMEOUT_S = 15.0
 EVENT_STREAM: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -27,36 +27,36 @@ EVENT_STREAM: Headers = [
 
 
 class StreamRun(Protocol):
-    """Paid work under way, whatever its kind."""
+    """A streamed generation in progress, of any kind."""
 
     name: str
     #: Cancels the run's task, from other tasks.
     cancellation: Cancellation
 
     async def open(self) -> None:
-        """Send the request to the engine; returns as its answer begins."""
+        """Send the request to the engine. Returns when its response begins."""
 
     async def flow(self, write: Callable[[bytes], Awaitable[None] | None]) -> None:
-        """Hand every block to `write` as it comes, until the end; wait for what `write` returns, if anything."""
+        """Pass every block to `write` until the end, and await what `write` returns, if anything."""
 
     def final_events(self) -> bytes:
-        """What to send last, once the charge is durable."""
+        """Return the last block, to be sent once the charge is durable."""
 
     async def close(self, error: ServiceError | None = None) -> None:
-        """Let go of the engine and finish."""
+        """Close the engine's response and finish."""
 
     async def charge(self, *, within_s: float) -> None:
-        """Settle, and return once that is durable. TimeoutError, StoreError."""
+        """Settle and wait until the charge is durable. Raises TimeoutError, StoreError."""
 
     def finish(self, error: ServiceError | None = None) -> None:
-        """Queue the charge for what was done so far."""
+        """Queue the charge for the work done so far."""
 
     def stop(self, reason: ServiceError) -> None:
-        """Break off from outside."""
+        """Stop the run from another task."""
 
 
-class Begun:
-    """A coroutine that was begun by hand, to be awaited to its end."""
+class StartedWrite:
+    """A coroutine that has already run its first step, to be awaited to its end."""
 
     def __init__(self, steps: Generator[Any, Any, None], pause: Any) -> None:
         self._steps = steps
@@ -73,18 +73,23 @@ class Begun:
             self._steps.close()
 
 
-def begin(work: Awaitable[None]) -> Begun | None:
-    """Take the first step without a task. Mostly it is the only one: then None, else what is left to await."""
+def run_first_step(work: Awaitable[None]) -> StartedWrite | None:
+    """Run the first step of a write now. Return None if that finished it, otherwise an awaitable for the other steps.
+
+    Saves one task wake-up per stream, too little to show in a stream's CPU time (2 ms for 16 tokens, differences within
+    3 %). Kept because a write that was returned unstarted would be lost, with its response head, if the stream is
+    cancelled before awaiting it.
+    """
     steps: Any = work.__await__()
     try:
         pause = steps.send(None)
     except StopIteration:
         return None
-    return Begun(steps, pause)
+    return StartedWrite(steps, pause)
 
 
 class StreamWriter:
-    """The caller's side of a stream: the head goes out with the first bytes."""
+    """Writes a stream to the client. The head is sent with the first bytes."""
 
     def __init__(self, send: Send, headers: Headers) -> None:
         self._send = send
@@ -94,7 +99,7 @@ class StreamWriter:
         self._direct: DirectWriter | None = None
 
     async def write(self, data: bytes, *, is_last: bool = False) -> None:
-        """Send; waits while the caller reads slowly."""
+        """Send a block. Waits while the client reads too slowly."""
         self._is_sending = True
         if not self.has_begun:
             self.has_begun = True
@@ -104,34 +109,34 @@ class StreamWriter:
         self._is_sending = False
 
     def queue_write(self, data: bytes) -> Awaitable[None] | None:
-        """Send at once, without a task; where the caller reads slowly, what to wait for before the next."""
+        """Send a block now, without a task. Return something to await if the client reads too slowly."""
         if not self._is_sending and self._direct is not None and self._direct.write(data):
             return None
         if self.has_begun and not self._is_sending:
             writing = self._send({"type": "http.response.body", "body": data, "more_body": True})
         else:
             writing = self.write(data)
-        begun = begin(writing)
-        if begun is None:
+        started = run_first_step(writing)
+        if started is None:
             return None
-        return self._rest(begun)
+        return self._finish_write(started)
 
-    async def _rest(self, begun: Begun) -> None:
+    async def _finish_write(self, started: StartedWrite) -> None:
         self._is_sending = True
-        await begun
+        await started
         self._is_sending = False
 
     def break_silence(self) -> None:
-        """A comment, so that proxies between us keep the connection. Nothing if a write is under way."""
+        """Send a comment, so that proxies keep the connection open. Does nothing while a write is in progress."""
         if not self._is_sending:
             self._comment = asyncio.ensure_future(self.write(b": the model is still at work\n\n"))
 
 
 async def stream_response(run: StreamRun, out: StreamWriter, receive: Receive) -> ServiceError | None:
-    """Send all of an answer and charge for it. What went wrong, if anything did."""
+    """Send a whole response and charge for it. Return the error that ended it, if any."""
     watcher = watch_disconnect(run, receive)
     try:
-        error = await attempt(run, lambda: run.flow(out.queue_write))
+        error = await run_and_charge(run, lambda: run.flow(out.queue_write))
     finally:
         watcher.cancel()
     if error is None:
@@ -139,59 +144,64 @@ async def stream_response(run: StreamRun, out: StreamWriter, receive: Receive) -
     return error
 
 
-async def attempt(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T | ServiceError | None:
-    """Open the engine, do the work, charge for it, let go of the engine. What came of it, or else what went wrong."""
+async def run_and_charge(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T | ServiceError | None:
+    """Open the engine's response, do the work, charge for it and close. Return the result or the error."""
     result: T | None = None
     error: ServiceError | None = None
     try:
         await run.open()
         result = await work()
-        await charge(run)
+        await await_charge(run)
     except asyncio.CancelledError:
         error = reason_to_stop(run)
     except ServiceError as failure:
         error = failure
     except Exception as bug:
         log.exception("%s failed", run.name)
-        error = ServiceError(f"something went wrong on our side: {type(bug).__name__}")
+        error = ServiceError(f"Internal error ({type(bug).__name__}). Try again, or contact the operator.")
     except BaseException:
-        error = ClientLeft("the caller hung up")
+        error = ClientLeft("The client disconnected.")
         raise
     finally:
         run.cancellation.disarm()
-        # Whatever happened, the charge is queued by now; nothing below can undo it.
+        # The charge is queued in every case, and nothing below can undo it.
         await run.close(error)
     return result if error is None else error
 
 
-async def charge(run: StreamRun) -> None:
-    """The end leaves only when the charge is durable."""
+async def await_charge(run: StreamRun) -> None:
+    """Wait until the charge is durable, so that a response only ends once it is paid for."""
     try:
         await run.charge(within_s=CHARGE_TIMEOUT_S)
     except AlreadySettled as error:
-        log.error("%s: %s; was this process paused?", run.name, error)
+        log.error("%s: charge failed (%s); was this process paused?", run.name, error)
         raise interrupted() from error
     except (StoreError, TimeoutError) as error:
-        raise Overloaded("the charge could not be written; the answer is not complete", retry_after_s=5) from error
+        raise Overloaded(
+            "The charge could not be written, so the response is incomplete. Try again.", retry_after_s=5
+        ) from error
 
 
 def watch_disconnect(run: StreamRun, receive: Receive) -> asyncio.Future[Any]:
-    """Break the answer off when the caller hangs up: the next thing to receive can only be that."""
+    """Stop the run when the client disconnects.
+
+    The request is complete, so the next message can only be a disconnect.
+    """
     watcher = asyncio.ensure_future(receive())
-    watcher.add_done_callback(lambda _: run.stop(ClientLeft("the caller hung up")))
+    watcher.add_done_callback(lambda _: run.stop(ClientLeft("The client disconnected.")))
     return watcher
 
 
 def reason_to_stop(run: StreamRun) -> ServiceError:
-    """Why this task was cancelled: by ourselves, for a reason, or by a server that cannot wait any longer."""
+    """Return why the run was stopped, or end it and raise CancelledError if the server is shutting down."""
     reason = run.cancellation.take()
     if reason is None:
-        run.finish(ClientLeft("the server stopped"))
+        run.finish(ClientLeft("The server is shutting down."))
         raise asyncio.CancelledError
     return reason
 
 
 async def method_not_allowed(send: Send, path: str = "") -> None:
-    """405 for every other method."""
-    error = InvalidRequest("use POST here", code="method_not_allowed")
+    """Send a 405 for any method but POST."""
+    error = InvalidRequest("This endpoint only accepts POST.", code="method_not_allowed")
     await respond(send, 405, error_body(error, path), [JSON, (b"allow", b"POST")])

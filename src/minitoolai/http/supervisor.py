@@ -1,7 +1,8 @@
-"""`serve --workers N`: a parent that serves nothing itself, and N processes that take requests from one socket.
+"""Run `serve --workers N`: a supervisor process that serves nothing itself, and N children that share one socket.
 
-The parent holds the socket, so a connection that waits to be accepted outlives any of them. A child that dies is
-started again; SIGHUP replaces them one after the other; SIGTERM lets all of them finish. They die with the parent.
+The supervisor holds the socket, so a connection waiting to be accepted survives the death of a child. A child that dies
+is restarted, with exponential backoff if it dies early. SIGHUP replaces the children one by one (rolling restart),
+SIGTERM starts a graceful shutdown. The children die with their parent.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _PR_SET_PDEATHSIG = 1
-#: A child that dies younger than this is started again more and more slowly.
-YOUNG_S = 5.0
-LONGEST_PAUSE_S = 10.0
-#: Beyond the time that streams get, for the last commits; then a child is killed.
+#: Restart with a growing delay (exponential backoff) if a child dies within this time.
+EARLY_EXIT_S = 5.0
+MAX_RESTART_DELAY_S = 10.0
+#: Time for the last commits, after the time that streams get. Then children are killed.
 GRACE_S = 15.0
 
 
@@ -36,18 +37,18 @@ class _Child:
     process: subprocess.Popen[bytes]
     started_s: float = field(default_factory=time.monotonic)
     is_ready: bool = False
-    #: Told to stop, once: a second time would mean not to wait for its streams.
-    is_leaving: bool = False
-    #: The child whose place this one takes as soon as it is ready.
+    #: SIGTERM was sent. A second one would make the child stop without waiting for its streams.
+    is_stopping: bool = False
+    #: The child to stop as soon as this one is ready.
     replaces: _Child | None = None
 
-    def let_go(self) -> None:
-        self.is_leaving = True
+    def terminate(self) -> None:
+        self.is_stopping = True
         self.process.send_signal(signal.SIGTERM)
 
 
-def belong_to_supervisor() -> None:
-    """What a child does first: take signals again, ignore those of the terminal, stop when the parent is gone."""
+def attach_to_supervisor() -> None:
+    """Set up a child: unblock its signals, ignore those of the terminal, and stop when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -58,7 +59,7 @@ def belong_to_supervisor() -> None:
 
 
 class Supervisor:
-    """Starts, watches and stops the children."""
+    """Start, watch and stop the children."""
 
     def __init__(self, settings: Settings, listening: socket.socket, arguments: Sequence[str]) -> None:
         self._settings = settings
@@ -74,52 +75,52 @@ class Supervisor:
         self._children: list[_Child] = []
         self._to_replace: list[_Child] = []
         self._stopping_since_s: float | None = None
-        self._pause_s = 0.1
-        self._start_again_s: list[float] = []
+        self._restart_delay_s = 0.1
+        self._restart_at_s: list[float] = []
         self._status = 0
         self._was_ready = False
 
     def run(self, ready: Callable[[], None]) -> int:
-        """Until told to stop, or the first children could not start; the exit status."""
+        """Run until stopped, or until the first children fail to start. Return the exit status."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         for _ in range(self._settings.workers):
             self._start()
-        while self._children or (self._start_again_s and self._stopping_since_s is None):
-            told = signal.sigtimedwait(_SIGNALS, 0.1)
-            if told is not None:
-                self._obey(told.si_signo)
+        while self._children or (self._restart_at_s and self._stopping_since_s is None):
+            received = signal.sigtimedwait(_SIGNALS, 0.1)
+            if received is not None:
+                self._handle_signal(received.si_signo)
             self._reap()
-            self._look_for_ready()
+            self._check_ready()
             if not self._was_ready and self._are_all_ready():
                 self._was_ready = True
                 ready()
-            self._go_on_replacing()
-            self._start_those_due()
-            self._lose_patience()
+            self._continue_replacement()
+            self._restart_due()
+            self._kill_after_deadline()
         return self._status
 
     def _start(self, replaces: _Child | None = None) -> None:
-        process = subprocess.Popen(  # noqa: S603 - ourselves, with our own arguments
+        process = subprocess.Popen(  # noqa: S603 - runs this program with its own arguments
             self._command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             pass_fds=[self._listening.fileno()],
-            # Ctrl-C is for the parent, which tells the children once.
+            # Ctrl-C must reach only the parent, which then signals the children once.
             start_new_session=True,
         )
         self._children.append(_Child(process, replaces=replaces))
 
-    def _obey(self, number: int) -> None:
+    def _handle_signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
             if self._stopping_since_s is None:
                 self._stopping_since_s = time.monotonic()
-            # Also the second time: that tells the children not to wait.
-            self._tell_all(signal.SIGTERM)
+            # Forward the second signal too: it makes the children stop without waiting.
+            self._signal_all(signal.SIGTERM)
         elif number == signal.SIGHUP and self._stopping_since_s is None:
-            log.info("replacing %d processes, one after the other", len(self._children))
-            self._to_replace = [child for child in self._children if child.replaces is None and not child.is_leaving]
+            log.info("replacing %d processes one by one", len(self._children))
+            self._to_replace = [child for child in self._children if child.replaces is None and not child.is_stopping]
 
-    def _tell_all(self, number: signal.Signals) -> None:
+    def _signal_all(self, number: signal.Signals) -> None:
         for child in self._children:
             child.process.send_signal(number)
 
@@ -128,62 +129,62 @@ class Supervisor:
             self._children.remove(child)
             if child.process.stdout is not None:
                 child.process.stdout.close()
-            heirs = [other for other in self._children if other.replaces is child]
-            for heir in heirs:
-                heir.replaces = None
-            if self._stopping_since_s is None and not child.is_leaving:
-                self._lost(child, has_heir=bool(heirs))
+            successors = [other for other in self._children if other.replaces is child]
+            for successor in successors:
+                successor.replaces = None
+            if self._stopping_since_s is None and not child.is_stopping:
+                self._on_exit(child, has_successor=bool(successors))
 
-    def _lost(self, child: _Child, *, has_heir: bool) -> None:
-        """It ended, and nobody had told it to."""
+    def _on_exit(self, child: _Child, *, has_successor: bool) -> None:
+        """Handle a child that ended without being stopped."""
         status = child.process.returncode
         if not self._was_ready:
-            # It has said why on standard error; another would say the same.
+            # It printed its error, and another child would fail in the same way.
             self._stopping_since_s = time.monotonic()
             self._status = status if status > 0 else 1
-            self._tell_all(signal.SIGTERM)
+            self._signal_all(signal.SIGTERM)
             return
-        log.error("process %d ended with status %d", child.process.pid, status)
+        log.error("child process %d ended unexpectedly with status %d", child.process.pid, status)
         if child.replaces is not None:
-            # What would take its place cannot start: those that are there go on.
+            # The replacement cannot start, so keep the old children.
             self._to_replace = []
-        elif not has_heir:
-            is_young = time.monotonic() - child.started_s < YOUNG_S
-            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S) if is_young else 0.1
-            self._start_again_s.append(time.monotonic() + self._pause_s)
+        elif not has_successor:
+            died_early = time.monotonic() - child.started_s < EARLY_EXIT_S
+            self._restart_delay_s = min(self._restart_delay_s * 2, MAX_RESTART_DELAY_S) if died_early else 0.1
+            self._restart_at_s.append(time.monotonic() + self._restart_delay_s)
 
-    def _look_for_ready(self) -> None:
-        """A child says one line, once it takes requests."""
+    def _check_ready(self) -> None:
+        """Mark children as ready. A child prints one line once it accepts requests."""
         for child in self._children:
-            said = child.process.stdout
-            if not child.is_ready and said is not None and select.select([said], [], [], 0)[0]:
-                child.is_ready = bool(said.readline())
+            output = child.process.stdout
+            if not child.is_ready and output is not None and select.select([output], [], [], 0)[0]:
+                child.is_ready = bool(output.readline())
 
     def _are_all_ready(self) -> bool:
         is_complete = len(self._children) == self._settings.workers and self._stopping_since_s is None
         return is_complete and all(child.is_ready for child in self._children)
 
-    def _go_on_replacing(self) -> None:
+    def _continue_replacement(self) -> None:
         for child in self._children:
             if child.replaces is not None and child.is_ready and self._stopping_since_s is None:
-                child.replaces.let_go()
+                child.replaces.terminate()
                 child.replaces = None
-        is_calm = all(child.is_ready and not child.is_leaving for child in self._children)
-        if self._to_replace and is_calm and self._stopping_since_s is None:
+        is_stable = all(child.is_ready and not child.is_stopping for child in self._children)
+        if self._to_replace and is_stable and self._stopping_since_s is None:
             old = self._to_replace.pop(0)
             if old in self._children:
                 self._start(replaces=old)
 
-    def _start_those_due(self) -> None:
+    def _restart_due(self) -> None:
         now_s = time.monotonic()
-        due = [at_s for at_s in self._start_again_s if at_s <= now_s]
-        self._start_again_s = [at_s for at_s in self._start_again_s if at_s > now_s]
+        due = [at_s for at_s in self._restart_at_s if at_s <= now_s]
+        self._restart_at_s = [at_s for at_s in self._restart_at_s if at_s > now_s]
         if self._stopping_since_s is None:
             for _ in due:
                 self._start()
 
-    def _lose_patience(self) -> None:
+    def _kill_after_deadline(self) -> None:
         if self._stopping_since_s is None:
             return
         if time.monotonic() - self._stopping_since_s > self._settings.drain_timeout_s + GRACE_S:
-            self._tell_all(signal.SIGKILL)
+            self._signal_all(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Types of ASGI: the scope, the two callables, an app, and response headers."""
+"""Define the types of ASGI: scope, receive, send, app and response headers."""
 
 from __future__ import annotations
 

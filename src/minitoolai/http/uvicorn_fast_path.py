@@ -1,6 +1,6 @@
-"""Straight to the server's socket: what uvicorn does with a piece of a stream, without a message and a coroutine each.
+"""Write responses directly to uvicorn's connection, without an ASGI message and a coroutine per chunk (decision 0006).
 
-It is used only where `send` is uvicorn's own; behind anything else a stream goes by ASGI, as ever.
+Used only if `send` is uvicorn's own. Behind any other server or middleware, responses go through ASGI.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SIZES: Final = [b"%x\r\n" % size for size in range(8192)]
 
 
 class DirectWriter:
-    """Writes chunks of an answer whose head has been sent, in order with what goes by `send`."""
+    """Write chunks of a response after its head has been sent, in order with those sent through `send`."""
 
     __slots__ = ("_cycle", "_flow", "_write")
 
@@ -28,10 +28,10 @@ class DirectWriter:
         self._write = cycle.transport.write
 
     def write(self, data: bytes) -> bool:
-        """Send a piece that is not empty. False, and nothing sent, where the caller reads too slowly: use `send`."""
+        """Send a non-empty chunk. Return False and send nothing if the client reads too slowly: then use `send`."""
         if self._flow.write_paused:
             return False
-        # A caller who has left is found by the watch for it; until then what is written goes nowhere, as in uvicorn.
+        # A disconnect is detected by `watch_disconnect`. Until then, as in uvicorn, data is dropped.
         if not self._cycle.disconnected:
             size = len(data)
             self._write((_SIZES[size] if size < 8192 else b"%x\r\n" % size) + data + b"\r\n")
@@ -39,19 +39,19 @@ class DirectWriter:
 
 
 def try_fast_response(send: Send, status: int, body: bytes, headers: Headers) -> bool:
-    """Send a whole answer in one piece, if `send` is that of a connection in its usual state; else False, and nothing.
+    """Send a complete response with one write, if `send` is an ordinary uvicorn connection. Otherwise return False.
 
-    What uvicorn does with two messages, a coroutine for each, and two searches of every header. Anything
-    unusual is left to it: a HEAD, a caller who reads slowly or has left, a connection to be closed, its own log.
+    Saves two ASGI messages, a coroutine for each and two scans of all headers. Unusual cases are left to uvicorn: HEAD,
+    a slow or disconnected client, a connection to be closed, uvicorn's access log.
     """
-    # Whoever stands around it wants to see the answer go by.
+    # A middleware that wraps `send` must see the response, so only uvicorn's own method qualifies.
     cycle = send.__self__ if isinstance(send, MethodType) else None
     if not isinstance(cycle, RequestResponseCycle) or cycle.response_started or cycle.disconnected:
         return False
     if not cycle.keep_alive or cycle.flow.write_paused or cycle.access_log or cycle.scope["method"] == "HEAD":
         return False
     head = b"\r\n".join(map(b": ".join, (*cycle.default_headers, *headers)))
-    # A line break smuggled into a value would begin another header.
+    # A line break in a value would start another header (response splitting).
     breaks = len(cycle.default_headers) + len(headers) - 1
     if head.count(b"\n") != breaks or head.count(b"\r") != breaks:
         return False
@@ -64,7 +64,7 @@ def try_fast_response(send: Send, status: int, body: bytes, headers: Headers) ->
 
 
 def direct_writer(send: Send) -> DirectWriter | None:
-    """A direct way beside `send`, whose answer has begun; None where there is none."""
+    """Return a writer to the connection of a response that has begun, None if the server is not uvicorn."""
     cycle = getattr(send, "__self__", None)
     if not isinstance(cycle, RequestResponseCycle) or not cycle.chunked_encoding or cycle.response_complete:
         return None
@@ -72,7 +72,10 @@ def direct_writer(send: Send) -> DirectWriter | None:
 
 
 def http10_body(send: Send) -> Send:
-    """For callers of HTTP/1.0, who know no chunks: an answer without a length ends where the connection does."""
+    """Return a `send` for HTTP/1.0 clients, which do not know chunked encoding.
+
+    A response without a length ends when the connection closes.
+    """
     cycle = getattr(send, "__self__", None)
     if not isinstance(cycle, RequestResponseCycle):
         return send
@@ -82,7 +85,7 @@ def http10_body(send: Send) -> Send:
             has_length = any(name == b"content-length" for name, _ in message.get("headers", ()))
             cycle.chunked_encoding = None if has_length else False
         elif cycle.chunked_encoding is False:
-            # However much comes, it is what was announced.
+            # Accept any size: there is no announced length.
             cycle.expected_content_length = len(message.get("body", b""))
         await send(message)
 

@@ -1,4 +1,4 @@
-"""Reading the fields of a JSON body. Every refusal names the field and what would be right."""
+"""Parse and validate the fields of a JSON body. Every error names the field and the allowed values."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import msgspec
 
 from minitoolai.core.errors import InvalidRequest
 
-#: Deeper than any honest body; msgspec and the engines behind us recurse.
+#: Refuse deeper nesting than any real request has: msgspec and the engines recurse.
 DEEPEST = 64
 _decode = msgspec.json.Decoder().decode
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The body as an object."""
+    """Parse the body as a JSON object."""
     if not body:
-        raise InvalidRequest("the body is empty: send the request as a JSON object", code="invalid_json")
+        raise InvalidRequest("The body is empty. Send the request as a JSON object.", code="invalid_json")
     try:
         fields = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}", code="invalid_json") from None
+        raise InvalidRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
     except RecursionError:
-        raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
+        raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
     if not isinstance(fields, dict):
-        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
+        raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
     if body.count(b"[") + body.count(b"{") > DEEPEST:
         _check_depth(fields)
     return fields
@@ -41,11 +41,11 @@ def _check_depth(fields: dict[str, Any]) -> None:
         ]
         if not level:
             return
-    raise InvalidRequest(f"the body is nested more than {DEEPEST} deep", code="invalid_json")
+    raise InvalidRequest(f"The body is nested more than {DEEPEST} levels deep.", code="invalid_json")
 
 
 def non_empty_text(fields: dict[str, Any], name: str) -> str:
-    """A field that must be there and must say something."""
+    """Return a required string field that must not be empty."""
     value = fields.get(name)
     if not isinstance(value, str) or not value:
         raise InvalidRequest(f"{name} must be a non-empty string", param=name)
@@ -53,7 +53,7 @@ def non_empty_text(fields: dict[str, Any], name: str) -> str:
 
 
 def flag(fields: dict[str, Any], name: str, *, default: bool, inside: str = "") -> bool:
-    """True or false, `default` where absent. `inside` is the path of an inner object, ending in a dot."""
+    """Return a boolean field, `default` if absent. `inside` is the path of a nested object, ending in a dot."""
     value = fields.get(name)
     if value is None:
         return default
@@ -63,7 +63,7 @@ def flag(fields: dict[str, Any], name: str, *, default: bool, inside: str = "") 
 
 
 def number(fields: dict[str, Any], name: str, low: float, high: float) -> float | None:
-    """A finite number within both bounds, None where absent."""
+    """Return a finite number within both bounds, None if absent."""
     value = fields.get(name)
     if value is None:
         return None
@@ -75,7 +75,7 @@ def number(fields: dict[str, Any], name: str, low: float, high: float) -> float 
 
 
 def integer(fields: dict[str, Any], name: str, low: int, high: int) -> int | None:
-    """A whole number within both bounds, None where absent."""
+    """Return a whole number within both bounds, None if absent."""
     value = fields.get(name)
     if value is None:
         return None
@@ -90,11 +90,11 @@ def integer(fields: dict[str, Any], name: str, low: int, high: int) -> int | Non
 
 
 def _written(number: float) -> str:
-    # A JSON integer of 400 digits fits no float.
-    return f"{number:.15g}" if abs(number) < 1e300 else "beyond all bounds"
+    # A JSON integer of 400 digits does not fit a float.
+    return f"{number:.15g}" if abs(number) < 1e300 else "out of range"
 
 
 def shortened(value: Any) -> str:
-    """A value as a message may quote it."""
+    """Return a value as an error message may quote it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -1,12 +1,17 @@
-"""One attempt at one job: drawn, kept, charged; or handed back, or failed. Whatever happens, exactly one of these."""
+"""One attempt at one image job: generate, store, settle.
+
+Every attempt ends in exactly one way: the job is settled, it is requeued after a failure, it is handed back to the
+queue, or the attempt was superseded and changes nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal
 
+from minitoolai.core.backoff import Backoff
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import EngineRefused, ServiceError, StoreError
 from minitoolai.core.inference import ImageJobRequest, decode_image_job_request
@@ -14,64 +19,68 @@ from minitoolai.core.meters import Meters
 from minitoolai.core.models import Outcome
 from minitoolai.core.tracing import Attributes, Span, Spans, child_span
 from minitoolai.engines.protocols import GeneratedImage, ImageEngine, ImageRequest
+from minitoolai.images.progress import JobEvents
 from minitoolai.ledger.types import Requeue, Requeued, Result, Settle, Settled, Superseded
+from minitoolai.storage.database import Database
 from minitoolai.storage.jobs import ClaimedJob
 from minitoolai.storage.object_store import ObjectStore
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
 
-MOST_FAILURES = 3
-#: A store that is full or gone is tried for so long before the attempt counts as failed; the picture waits in memory.
-STORE_PATIENCE_S = 60.0
+MAX_FAILURES = 3
+#: Retry a full or unreachable object store for this long before the attempt fails. The image stays in memory meanwhile.
+STORE_RETRY_S = 60.0
+#: Bounds of the exponential backoff between those retries.
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.25, 5.0
 
 
-class Home(Protocol):
-    """What an attempt needs of the worker that makes it."""
+@dataclass(frozen=True)
+class JobServices:
+    """Services that the image service, the worker and its attempts share."""
 
-    clock: Clock
+    database: Database
     writer: Writer
-    meters: Meters
+    clock: Clock
     objects: ObjectStore
-    spans: Spans | None
+    events: JobEvents
+    meters: Meters = field(default_factory=Meters)
+    spans: Spans | None = None
 
 
 class JobAttempt:
-    """An attempt. `task` runs it; `stop` breaks it off from outside."""
+    """Run one attempt. `task` executes `run`; `stop` cancels it from outside."""
 
-    def __init__(self, home: Home, job: ClaimedJob, engine: ImageEngine, on_step: Callable[[int, int], None]) -> None:
-        """`on_step(job, step)` hears of every step."""
-        self._home = home
+    def __init__(self, services: JobServices, job: ClaimedJob, engine: ImageEngine) -> None:
+        self._services = services
         self.job = job
         self.engine = engine
-        self.ask: ImageJobRequest = decode_image_job_request(job.request)
-        self.key = engine.batch_key(job.model, self.ask.width, self.ask.height)
+        self.request: ImageJobRequest = decode_image_job_request(job.request)
+        self.key = engine.batch_key(job.model, self.request.width, self.request.height)
         self.step = 0
-        self._on_step = on_step
         self.task: asyncio.Task[None] | None = None
-        #: Somebody else decides on it now: cancelled by its owner, or another attempt is under way.
-        self.is_lost = False
-        #: None until the engine has drawn, or failed to.
-        self.is_drawn: bool | None = None
+        #: The job was cancelled, another attempt owns it, or its end is already queued. Do not hand it back.
+        self.superseded = False
+        #: Whether the engine generated an image; None while that is open.
+        self.generated: bool | None = None
         self._span: Span | None = None
 
-    def stop(self, *, is_lost: bool) -> None:
-        """Break off. A job that is not lost is handed back."""
-        self.is_lost = self.is_lost or is_lost
+    def stop(self, *, superseded: bool) -> None:
+        """Cancel the attempt. Unless it is superseded, its job returns to the queue."""
+        self.superseded = self.superseded or superseded
         if self.task is not None:
             self.task.cancel()
 
     async def run(self) -> None:
-        """From the claim to the last commit."""
-        if self._home.spans is not None:
-            self._span = self._start_span(self._home.spans)
+        """Run from the claim to the last commit."""
+        if self._services.spans is not None:
+            self._span = self._start_span(self._services.spans)
         try:
-            await self._draw_and_settle()
+            await self._generate_and_settle()
         except asyncio.CancelledError:
             if self._span is not None:
-                self._span.set_attribute("error.type", "lost" if self.is_lost else "handed_back")
-            if not self.is_lost:
+                self._span.set_attribute("error.type", "lost" if self.superseded else "handed_back")
+            if not self.superseded:
                 self._hand_back()
             raise
         finally:
@@ -80,112 +89,117 @@ class JobAttempt:
 
     def _start_span(self, spans: Spans) -> Span | None:
         job = self.job
-        return spans.start_job(self.ask.trace, job.id, job.model, job.created_ms, self._attributes())
+        return spans.start_job(self.request.trace, job.id, job.model, job.created_ms, self._attributes())
 
     def _attributes(self) -> Attributes:
         return {"gen_ai.provider.name": self.engine.name, "minitoolai.attempt": self.job.attempt}
 
-    async def _draw_and_settle(self) -> None:
+    async def _generate_and_settle(self) -> None:
         try:
-            image = await self.draw()
-            self.is_drawn = True
-            key = await self.keep(image.png)
+            image = await self.generate()
+            self.generated = True
+            key = await self.store(image.png)
         except EngineRefused as error:
             await self.settle(0, Outcome(state="failed", error_code=error.code, error=error.message))
         except ServiceError as error:
             await self.fail(error.code, error.message)
         except StoreError as error:
-            await self.fail("storage_error", f"the picture could not be kept: {error}")
+            await self.fail("storage_error", f"the image could not be stored: {error}")
         except Exception as error:
-            log.exception("job %d met what no engine should raise", self.job.id)
-            await self.fail("internal_error", f"{type(error).__name__} while drawing")
+            log.exception("job %d: the engine raised an unexpected exception", self.job.id)
+            await self.fail("internal_error", f"{type(error).__name__} while generating the image")
         else:
             await self._deliver(image, key)
 
-    async def draw(self) -> GeneratedImage:
-        """Have the engine draw it. EngineError, and whatever else engines raise."""
+    async def generate(self) -> GeneratedImage:
+        """Generate the image. Raises EngineError, and any exception that a faulty engine raises."""
         with child_span(self._span, "draw", self._attributes()):
-            return await self.engine.generate(self.job.model, self._request(), self._came_along)
+            return await self.engine.generate(self.job.model, self._engine_request(), self._on_progress)
 
-    def _request(self) -> ImageRequest:
-        ask = self.ask
+    def _engine_request(self) -> ImageRequest:
+        request = self.request
         return ImageRequest(
-            prompt=ask.prompt,
-            negative_prompt=ask.negative_prompt,
-            scheduler=ask.scheduler,
-            steps=ask.steps,
-            cfg_scale=ask.cfg_scale,
-            width=ask.width,
-            height=ask.height,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            scheduler=request.scheduler,
+            steps=request.steps,
+            cfg_scale=request.cfg_scale,
+            width=request.width,
+            height=request.height,
             seed=self.job.seed,
         )
 
-    def _came_along(self, step: int, steps: int) -> None:
+    def _on_progress(self, step: int, _: int) -> None:
         self.step = step
-        self._on_step(self.job.id, step)
+        self._services.events.step(self.job.id, step)
 
-    async def keep(self, png: bytes) -> str:
-        """The picture's key. A store that is full or gone may come back: what was drawn is not thrown away at once."""
-        delay_s, give_up_s = FIRST_RETRY_S, self._home.clock.steady_s() + STORE_PATIENCE_S
+    async def store(self, png: bytes) -> str:
+        """Store the image and return its key. Retries with exponential backoff, so that a brief outage loses no image.
+
+        Raises StoreError once `STORE_RETRY_S` have passed.
+        """
+        clock = self._services.clock
+        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, clock=clock.steady_s)
+        give_up_s = clock.steady_s() + STORE_RETRY_S
         with child_span(self._span, "keep", {"minitoolai.bytes": len(png)}):
             while True:
                 try:
-                    return await self._home.objects.put(self.job.id, png)
+                    return await self._services.objects.put(self.job.id, png)
                 except StoreError as error:
-                    if self._home.clock.steady_s() + delay_s > give_up_s:
+                    delay_s = backoff.record_failure()
+                    if clock.steady_s() + delay_s > give_up_s:
                         raise
-                    log.warning("job %d: the picture cannot be kept yet: %s", self.job.id, error)
+                    log.warning("job %d: storing the image failed, will retry: %s", self.job.id, error)
                 await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, LONGEST_RETRY_S)
 
-    # ── how it ends ───────────────────────────────────────────────────────────────────────────────────────
+    # ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def _deliver(self, image: GeneratedImage, key: str) -> None:
         outcome = Outcome(state="succeeded", output_units=1, served_model=image.model, result=key)
-        verdict = await self.settle(self.job.price, outcome)
-        if isinstance(verdict, Superseded):
-            log.warning("job %d: attempt %d came too late and is dropped", self.job.id, self.job.attempt)
-        elif isinstance(verdict, Settled) and verdict.repeated and verdict.cost < self.job.price:
-            # It was cancelled meanwhile: nobody will ever ask for the picture.
-            await self._home.objects.delete(key)
+        result = await self.settle(self.job.price, outcome)
+        if isinstance(result, Superseded):
+            log.warning("job %d: dropped the image of attempt %d, superseded", self.job.id, self.job.attempt)
+        elif isinstance(result, Settled) and result.repeated and result.cost < self.job.price:
+            # The job was cancelled meanwhile, so no caller can fetch the image.
+            await self._services.objects.delete(key)
 
     async def settle(self, cost: int, outcome: Outcome) -> Result:
-        """The end, in one commit with what it costs."""
-        job = self.job
-        now_ms = self._home.clock.now_ms()
-        self._home.meters.ended("image", job.model, job.id, outcome, cost, now_ms)
+        """End the job and charge `cost` in the same commit."""
+        job, services, span = self.job, self._services, self._span
+        now_ms = services.clock.now_ms()
+        services.meters.ended("image", job.model, job.id, outcome, cost, now_ms)
         settle = Settle(job.id, job.account_id, cost, now_ms, outcome, job.attempt)
-        spans, span = self._home.spans, self._span
+        spans = services.spans
         attributes = {} if spans is None or span is None else spans.start_job_settle(span, job.id, cost, outcome)
         with child_span(span, "settle", attributes):
-            future = self._home.writer.submit(settle)
+            future = services.writer.submit(settle)
             assert future is not None
             return await self._written(future)
 
     async def fail(self, code: str, message: str) -> None:
-        """This attempt came to nothing: the job waits again, or has failed too often."""
-        self._home.meters.engine_failed(self.engine.name, code)
-        self.is_drawn = bool(self.is_drawn)
+        """Record a failed attempt. The job is requeued, or fails for good after `MAX_FAILURES`."""
+        self._services.meters.engine_failed(self.engine.name, code)
+        self.generated = bool(self.generated)
         if self._span is not None:
             self._span.fail(code)
         with child_span(self._span, "queue again", {"error.type": code}):
-            future = self._home.writer.submit(self._requeue("failed", code, message))
+            future = self._services.writer.submit(self._requeue("failed", code, message))
             assert future is not None
-            verdict = await self._written(future)
-        again = f"waits again after failure {verdict.failures}" if isinstance(verdict, Requeued) else "has ended"
-        # An engine's own words might repeat the prompt: they stand with the job.
-        log.warning("job %d: %s at %s; it %s", self.job.id, code, self.engine.name, again)
+            result = await self._written(future)
+        next_step = f"requeued after failure {result.failures}" if isinstance(result, Requeued) else "job ended"
+        # Log the code only: an engine's message may repeat the prompt. It is stored with the job.
+        log.warning("job %d: attempt failed at %s (%s); %s", self.job.id, self.engine.name, code, next_step)
 
     async def _written(self, future: asyncio.Future[Result]) -> Result:
-        """Once this is queued it will be written, and must not be followed by a handing back."""
-        self.is_lost = True
+        """Wait for the write. It happens even if the attempt is cancelled, so the job is not handed back as well."""
+        self.superseded = True
         return await asyncio.shield(future)
 
     def _hand_back(self) -> None:
-        self._home.writer.submit(self._requeue("handed_back"), wait=False)
+        self._services.writer.submit(self._requeue("handed_back"), wait=False)
 
     def _requeue(
         self, reason: Literal["failed", "handed_back"], code: str = "interrupted", message: str | None = None
     ) -> Requeue:
-        job, now_ms = self.job, self._home.clock.now_ms()
-        return Requeue(job.id, job.account_id, job.attempt, now_ms, reason, MOST_FAILURES, code, message)
+        job, now_ms = self.job, self._services.clock.now_ms()
+        return Requeue(job.id, job.account_id, job.attempt, now_ms, reason, MAX_FAILURES, code, message)

@@ -1,4 +1,7 @@
-"""Text to image, where a body comes in: a job submitted, a job polled, and OpenAI's form, which waits for its jobs."""
+"""HTTP endpoints of image jobs: submit, poll, generate in OpenAI's format, events, cancel, download.
+
+The endpoints that take a body are plain ASGI apps that bypass the web framework; the others are Starlette handlers.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
@@ -20,154 +22,38 @@ from minitoolai.core.errors import (
     EngineError,
     EngineRefused,
     EngineTimeout,
-    InsufficientBalance,
     InvalidRequest,
     Overloaded,
     ServiceError,
     StoreError,
 )
-from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob
 from minitoolai.core.models import Caller
-from minitoolai.core.money import format_dollars
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, read_json_body, respond, respond_error
 from minitoolai.http.auth import authenticate
-from minitoolai.http.request_context import name_work
+from minitoolai.http.request_context import set_generation
 from minitoolai.http.routing import json_response, reads, route
 from minitoolai.http.streaming import method_not_allowed
-from minitoolai.images.request import Generate, job_number, parse_generate, parse_image, parse_job
-from minitoolai.images.results import ImageDelivery, Links
-from minitoolai.images.results import body as job_body
+from minitoolai.images.request import job_number, parse_generate, parse_image, parse_job
+from minitoolai.images.results import ImageDelivery, Links, job_json
 from minitoolai.images.service import ImageService
-from minitoolai.storage import accounts
-from minitoolai.storage.database import Database
-
-# (merged from images_wait) Waiting for pictures while their caller holds the line: all of them are drawn, or nothing is left behind.
-
-#: How often a waiting request looks whether the server is about to stop.
-LOOK_EVERY_S = 0.5
-
-
-async def drawn(
-    jobs: ImageService,
-    in_flight: InFlight,
-    caller: Caller,
-    asks: Sequence[ImageJobRequest],
-    receive: Receive,
-    *,
-    within_s: float,
-) -> list[ImageJob]:
-    """The pictures that came out well, at least one; what failed among them was not charged.
-
-    Whoever leaves, or waits too long, cancels what is not drawn yet: he would pay for what he never sees.
-    """
-    submitted = await _submit_all(jobs, caller, asks)
-    waiting = asyncio.ensure_future(_all_over(jobs, in_flight, submitted, within_s))
-    leaving = asyncio.ensure_future(receive())
-    try:
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        ended = _result_of(waiting)
-    except BaseException:
-        waiting.cancel()
-        waiting.add_done_callback(_forget)
-        # A task of its own: this one may be being cancelled, and then awaits nothing any more.
-        await asyncio.shield(asyncio.ensure_future(_cancel_all(jobs, submitted)))
-        raise
-    finally:
-        leaving.cancel()
-    good = [job for job in ended if job.state == "succeeded"]
-    if not good:
-        raise _why(ended[0])
-    return good
-
-
-def _forget(waiting: asyncio.Future[list[ImageJob]]) -> None:
-    """Nobody is left to hear of it."""
-    if not waiting.cancelled():
-        waiting.exception()
-
-
-def _result_of(waiting: asyncio.Future[list[ImageJob]]) -> list[ImageJob]:
-    if not waiting.done():
-        raise ClientLeft("the caller hung up")
-    return waiting.result()
-
-
-async def _submit_all(jobs: ImageService, caller: Caller, asks: Sequence[ImageJobRequest]) -> list[SubmittedJob]:
-    """All of them, or none."""
-    submitted: list[SubmittedJob] = []
-    try:
-        for ask in asks:
-            submitted.append(await jobs.submit(caller, ask))
-    except ServiceError:
-        await _cancel_all(jobs, submitted)
-        raise
-    return submitted
-
-
-async def _all_over(
-    jobs: ImageService, in_flight: InFlight, submitted: Sequence[SubmittedJob], within_s: float
-) -> list[ImageJob]:
-    waits = [asyncio.ensure_future(jobs.wait(one, within_s)) for one in submitted]
-    pending: set[asyncio.Future[ImageJob]] = set(waits)
-    try:
-        while pending:
-            _, pending = await asyncio.wait(pending, timeout=LOOK_EVERY_S)
-            if in_flight.draining and pending and await _any_queued(jobs, submitted):
-                raise Overloaded("the server is restarting; nothing was charged, try again", retry_after_s=2)
-        ended = [done.result() for done in waits]
-    finally:
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
-    if not all(job.is_over for job in ended):
-        raise EngineTimeout(f"the pictures were not drawn within {within_s:g} s; what was not drawn is not charged")
-    return ended
-
-
-async def _any_queued(jobs: ImageService, submitted: Sequence[SubmittedJob]) -> bool:
-    found = [await jobs.look(one.job_id, one.signature) for one in submitted]
-    return any(job.state == "queued" for job in found)
-
-
-async def _cancel_all(jobs: ImageService, submitted: Sequence[SubmittedJob]) -> None:
-    for one in submitted:
-        # One that cannot be cancelled now is drawn and kept like any other job.
-        with contextlib.suppress(ServiceError, StoreError):
-            await jobs.cancel(one.job_id, one.signature)
-
-
-def _why(job: ImageJob) -> ServiceError:
-    """A job that failed, as the error of a request that waited for it."""
-    why = job.error or "the picture could not be drawn"
-    if job.error_code in ("invalid_request", "content_policy"):
-        return EngineRefused(f"prompt: {why}; nothing was charged", param="prompt", code=job.error_code)
-    return EngineError(f"{why}; nothing was charged")
-
 
 log = logging.getLogger(__name__)
+
+#: A waiting request checks this often whether the server is about to stop.
+CHECK_DRAINING_EVERY_S = 0.5
+#: Send a comment after this much silence, so that proxies keep the connection open.
+HEARTBEAT_AFTER_S = 15.0
+
+_EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_NO_STORE: Headers = [(b"cache-control", b"no-store")]
 _encode = msgspec.json.Encoder().encode
 
-
-@dataclass(frozen=True)
-class ImageDesk:
-    """Whom the image endpoints ask."""
-
-    jobs: ImageService
-    links: Links
-    pictures: ImageDelivery
-    in_flight: InFlight
-    database: Database
-    insecure_webhooks: bool
-    #: Longest that a request of OpenAI's form waits for its pictures.
-    wait_s: float
+# ── endpoints with a body ─────────────────────────────────────────────────────────────────────────────────
 
 
 class _Endpoint:
-    """What the three share: POST only, and errors in the shape of their path."""
-
-    def __init__(self, desk: ImageDesk) -> None:
-        self._desk = desk
+    """Base class: accept POST only, and render errors in the format of the path."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -183,12 +69,12 @@ class _Endpoint:
             return
         except StoreError as error:
             log.error("%s: %s", path, error)
-            await respond_error(send, Overloaded("the database does not answer", retry_after_s=5), [], path)
+            await respond_error(send, _database_down(), [], path)
             return
         except Exception as bug:
             log.exception("%s failed", path)
-            ours = ServiceError(f"something went wrong on our side: {type(bug).__name__}")
-            await respond_error(send, ours, [], path)
+            internal = ServiceError(f"something went wrong on our side: {type(bug).__name__}")
+            await respond_error(send, internal, [], path)
             return
         await respond(send, 200, _encode(body), [JSON, *headers])
 
@@ -197,175 +83,252 @@ class _Endpoint:
 
 
 class SubmitEndpoint(_Endpoint):
-    """`POST /api/texttoimage/`."""
+    """`POST /api/texttoimage/`: submit a job."""
 
-    def __init__(self, desk: ImageDesk, keys: KeyVerifier) -> None:
-        super().__init__(desk)
+    def __init__(self, keys: KeyVerifier, service: ImageService, *, insecure_webhooks: bool) -> None:
         self._keys = keys
+        self._service = service
+        self._insecure_webhooks = insecure_webhooks
 
     async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
         caller = await authenticate(scope, self._keys)
-        ask = parse_image(await read_json_body(scope, receive), insecure_webhooks=self._desk.insecure_webhooks)
-        submitted = await self._desk.jobs.submit(caller, ask)
-        name_work(scope, generation_name(submitted.job_id))
+        request = parse_image(await read_json_body(scope, receive), insecure_webhooks=self._insecure_webhooks)
+        submitted = await self._service.submit(caller, request)
+        name = generation_name(submitted.job_id)
+        set_generation(scope, name)
         body = {"status": "success", "jobid": submitted.job_id, "signature": submitted.signature}
-        return [_generation(submitted.job_id)], body
+        return [(b"x-generation-id", name.encode())], body
 
 
 class PollEndpoint(_Endpoint):
-    """`POST /api/texttoimage/jobs/`: no key, the signature is the capability."""
+    """`POST /api/texttoimage/jobs/`: read a job. Needs no API key, because the signature is the capability."""
+
+    def __init__(self, service: ImageService, links: Links) -> None:
+        self._service = service
+        self._links = links
 
     async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
         job_id, signature = parse_job(await read_json_body(scope, receive))
-        return _NEVER_KEPT, job_body(await self._desk.jobs.look(job_id, signature), self._desk.links)
+        return _NO_STORE, job_json(await self._service.get(job_id, signature), self._links)
 
 
 class GenerateEndpoint(_Endpoint):
-    """`POST /v1/images/generations`: the same jobs, waited for."""
+    """`POST /v1/images/generations`: submit jobs and wait for them, in OpenAI's format."""
 
-    def __init__(self, desk: ImageDesk, keys: KeyVerifier) -> None:
-        super().__init__(desk)
+    def __init__(self, keys: KeyVerifier, service: ImageService, delivery: ImageDelivery, *, timeout_s: float) -> None:
+        """`timeout_s` is the longest wait for the images of one request."""
         self._keys = keys
+        self._service = service
+        self._delivery = delivery
+        self._timeout_s = timeout_s
 
     async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
-        caller: Caller = await authenticate(scope, self._keys)
-        generate = parse_generate(await read_json_body(scope, receive))
-        desk = self._desk
-        await self._check_balance(caller, generate)
-        jobs = await drawn(desk.jobs, desk.in_flight, caller, generate.asks, receive, within_s=desk.wait_s)
-        if generate.form == "url":
-            data: list[dict[str, Any]] = [{"url": desk.links.link(job.job_id)} for job in jobs]
+        caller = await authenticate(scope, self._keys)
+        request = parse_generate(await read_json_body(scope, receive))
+        if len(request.images) > 1:
+            await self._service.check_balance(caller, request.images[0].model, len(request.images))
+        jobs = await generate_all(self._service, caller, request.images, receive, timeout_s=self._timeout_s)
+        if request.response_format == "url":
+            data: list[dict[str, Any]] = [{"url": self._delivery.links.link(job.job_id)} for job in jobs]
         else:
-            # Bytes are base64 in JSON.
-            data = [{"b64_json": await desk.pictures.of_job(job)} for job in jobs]
+            # msgspec encodes bytes as base64.
+            data = [{"b64_json": await self._delivery.read_job(job)} for job in jobs]
         created_s = max(job.finished_ms or job.created_ms for job in jobs) // 1000
         names = ", ".join(job.generation for job in jobs)
         return [(b"x-generation-id", names.encode())], {"created": created_s, "data": data}
 
-    async def _check_balance(self, caller: Caller, generate: Generate) -> None:
-        """Each picture has a hold of its own; here all are refused before the first of them is drawn."""
-        count = len(generate.asks)
-        if count == 1:
-            return
-        needed = count * self._desk.jobs.catalog.image_model(generate.asks[0].model).price
-        available = (await self._desk.database.read_async(accounts.balance_of, caller.account_id)).available
-        if available < needed:
-            raise InsufficientBalance(
-                f"{count} pictures cost ${format_dollars(needed)} and the account has ${format_dollars(available)} "
-                "available; ask for fewer, or add credit",
-                needed=needed,
-                available=available,
-            )
+
+# ── waiting for jobs ──────────────────────────────────────────────────────────────────────────────────────
 
 
-_NEVER_KEPT: Headers = [(b"cache-control", b"no-store")]
+async def generate_all(
+    service: ImageService, caller: Caller, requests: Sequence[ImageJobRequest], receive: Receive, *, timeout_s: float
+) -> list[ImageJob]:
+    """Submit these jobs, wait for them, and return those that succeeded, at least one. Failed ones were not charged.
+
+    If the client disconnects or the time is up, cancel all unfinished jobs, so that the caller does not pay for
+    images that it cannot receive.
+    """
+    submitted = await _submit_all(service, caller, requests)
+    waiting = asyncio.ensure_future(_wait_all(service, submitted, timeout_s))
+    disconnected = asyncio.ensure_future(receive())
+    try:
+        await asyncio.wait({waiting, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise ClientLeft("the client disconnected")  # noqa: TRY301
+        ended = waiting.result()
+    except BaseException:
+        waiting.cancel()
+        waiting.add_done_callback(_retrieve_exception)
+        # In a task of its own, because the current task may itself be cancelled.
+        await asyncio.shield(asyncio.ensure_future(_cancel_all(service, submitted)))
+        raise
+    finally:
+        disconnected.cancel()
+    succeeded = [job for job in ended if job.state == "succeeded"]
+    if not succeeded:
+        raise _failure(ended[0])
+    return succeeded
 
 
-def _generation(job_id: int) -> tuple[bytes, bytes]:
-    return (b"x-generation-id", generation_name(job_id).encode())
+def _retrieve_exception(waiting: asyncio.Future[list[ImageJob]]) -> None:
+    """Mark the exception as retrieved, so that asyncio does not log it."""
+    if not waiting.cancelled():
+        waiting.exception()
 
 
-# (merged from job_views) A job looked at without a key: its events as they come, its end on request, its picture under a link.
+async def _submit_all(service: ImageService, caller: Caller, requests: Sequence[ImageJobRequest]) -> list[SubmittedJob]:
+    """Submit all jobs or, if one is refused, none."""
+    submitted: list[SubmittedJob] = []
+    try:
+        for request in requests:
+            submitted.append(await service.submit(caller, request))
+    except ServiceError:
+        await _cancel_all(service, submitted)
+        raise
+    return submitted
 
-#: A comment goes out after so much silence, so that proxies between us keep the connection.
-SILENCE_S = 15.0
-_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+async def _wait_all(service: ImageService, submitted: Sequence[SubmittedJob], timeout_s: float) -> list[ImageJob]:
+    waits = [asyncio.ensure_future(service.wait(job, timeout_s)) for job in submitted]
+    pending: set[asyncio.Future[ImageJob]] = set(waits)
+    try:
+        while pending:
+            _, pending = await asyncio.wait(pending, timeout=CHECK_DRAINING_EVERY_S)
+            if service.in_flight.draining and pending and await _any_queued(service, submitted):
+                raise Overloaded("the server is restarting; nothing was charged, try again", retry_after_s=2)
+        ended = [done.result() for done in waits]
+    finally:
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+    if not all(job.is_over for job in ended):
+        raise EngineTimeout(
+            f"the images were not finished within {timeout_s:g} s; unfinished images are not charged, try again"
+        )
+    return ended
 
 
-def _desk(request: Request) -> ImageDesk:
-    return cast(ImageDesk, request.app.state.image_desk)
+async def _any_queued(service: ImageService, submitted: Sequence[SubmittedJob]) -> bool:
+    jobs = [await service.get(job.job_id, job.signature) for job in submitted]
+    return any(job.state == "queued" for job in jobs)
+
+
+async def _cancel_all(service: ImageService, submitted: Sequence[SubmittedJob]) -> None:
+    for job in submitted:
+        # A job that cannot be cancelled now runs and is stored like any other.
+        with contextlib.suppress(ServiceError, StoreError):
+            await service.cancel(job.job_id, job.signature)
+
+
+def _failure(job: ImageJob) -> ServiceError:
+    """Return the failure of a job as the error of the request that waited for it."""
+    reason = job.error or "the image could not be generated"
+    if job.error_code in ("invalid_request", "content_policy"):
+        return EngineRefused(f"prompt: {reason}; nothing was charged", param="prompt", code=job.error_code)
+    return EngineError(f"{reason}; nothing was charged")
+
+
+# ── endpoints without an API key ──────────────────────────────────────────────────────────────────────────
 
 
 @route("/api/texttoimage/jobs/{jobid}/events", "GET")
 async def events(request: Request) -> Response:
-    """What a poll would say, at once and after every change, until the job has ended; then `[DONE]`."""
-    desk, job_id, signature = _desk(request), job_number(request.path_params["jobid"]), _signature(request)
-    await _look(desk, job_id, signature)
-    return StreamingResponse(_told(desk, job_id, signature), media_type="text/event-stream", headers=_STREAM_HEADERS)
+    """Stream the job's state now and after every change as server-sent events, until it has ended; then `[DONE]`."""
+    job_id, signature = job_number(request.path_params["jobid"]), _signature(request)
+    try:
+        await _service(request).get(job_id, signature)
+    except StoreError as error:
+        raise _database_down() from error
+    stream = _events(_service(request), _delivery(request).links, job_id, signature)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=_EVENT_HEADERS)
 
 
 @route("/api/texttoimage/jobs/{jobid}", "DELETE")
 async def cancel(request: Request) -> Response:
-    """End the job and release its hold; the answer is what a poll says then."""
-    desk, job_id, signature = _desk(request), job_number(request.path_params["jobid"]), _signature(request)
+    """Cancel the job, release its hold, and return its state as a poll does."""
+    job_id, signature = job_number(request.path_params["jobid"]), _signature(request)
     try:
-        job = await desk.jobs.cancel(job_id, signature)
+        job = await _service(request).cancel(job_id, signature)
     except StoreError as error:
-        raise _away() from error
-    return json_response(job_body(job, desk.links), headers={"cache-control": "no-store"})
+        raise _database_down() from error
+    return json_response(job_json(job, _delivery(request).links), headers={"cache-control": "no-store"})
 
 
 @reads("/api/texttoimage/pictures/{name}")
-async def picture(request: Request) -> Response:
-    """The PNG under a signed link. It never changes, so whoever has it need not fetch it again."""
-    query = request.query_params
-    desk = _desk(request)
-    found = await desk.pictures.find(request.path_params["name"], query.get("expires", ""), query.get("signature", ""))
-    etag = f'"{found.digest}"'
+async def download(request: Request) -> Response:
+    """Return the PNG that a signed link names. It never changes, so clients may cache it while the link is valid."""
+    query, delivery = request.query_params, _delivery(request)
+    file = await delivery.find(request.path_params["name"], query.get("expires", ""), query.get("signature", ""))
+    etag = f'"{file.digest}"'
     headers = {
         "etag": etag,
-        # No longer than the link is good, and not in caches that others share: the link is the only key.
-        "cache-control": f"private, max-age={found.left_s}, immutable",
-        "content-disposition": f'inline; filename="{found.job_id}.png"',
+        # Until the link expires, and never in shared caches: the link is the only protection.
+        "cache-control": f"private, max-age={file.left_s}, immutable",
+        "content-disposition": f'inline; filename="{file.job_id}.png"',
         "x-content-type-options": "nosniff",
         "cross-origin-resource-policy": "cross-origin",
         "access-control-allow-origin": "*",
     }
-    if _has_it(request.headers.get("if-none-match", ""), etag):
+    if _etag_matches(request.headers.get("if-none-match", ""), etag):
         return Response(b"", status_code=304, headers=headers)
-    return Response(await desk.pictures.read(found), headers=headers, media_type="image/png")
+    return Response(await delivery.read(file), headers=headers, media_type="image/png")
 
 
-async def _told(desk: ImageDesk, job_id: int, signature: str) -> AsyncIterator[bytes]:
-    """One event for each change. A server about to stop lets its watchers go: they ask again."""
-    watching = desk.jobs.watch(job_id, signature)
+async def _events(service: ImageService, links: Links, job_id: int, signature: str) -> AsyncIterator[bytes]:
+    """Yield one event per change. A server that is about to stop ends the stream, so that clients reconnect."""
+    changes = service.watch(job_id, signature)
     silent_s = 0.0
-    step: asyncio.Future[ImageJob] = asyncio.ensure_future(anext(watching))
+    change: asyncio.Future[ImageJob] = asyncio.ensure_future(anext(changes))
     try:
-        while not desk.in_flight.draining:
-            await asyncio.wait({step}, timeout=LOOK_EVERY_S)
-            if not step.done():
-                silent_s += LOOK_EVERY_S
-                if silent_s >= SILENCE_S:
+        while not service.in_flight.draining:
+            await asyncio.wait({change}, timeout=CHECK_DRAINING_EVERY_S)
+            if not change.done():
+                silent_s += CHECK_DRAINING_EVERY_S
+                if silent_s >= HEARTBEAT_AFTER_S:
                     silent_s = 0.0
                     yield b": still at work\n\n"
                 continue
             try:
-                job = step.result()
+                job = change.result()
             except StopAsyncIteration:
                 yield b"data: [DONE]\n\n"
                 return
             silent_s = 0.0
-            step = asyncio.ensure_future(anext(watching))
-            yield b"data: " + _encode(job_body(job, desk.links)) + b"\n\n"
-        yield b": the server is restarting; ask again\n\n"
+            change = asyncio.ensure_future(anext(changes))
+            yield b"data: " + _encode(job_json(job, links)) + b"\n\n"
+        yield b": the server is restarting; reconnect\n\n"
     except StoreError:
-        yield b": the database does not answer; ask again\n\n"
+        yield b": the database does not respond; reconnect\n\n"
     finally:
-        step.cancel()
-        await asyncio.gather(step, return_exceptions=True)
-        await watching.aclose()
+        change.cancel()
+        await asyncio.gather(change, return_exceptions=True)
+        await changes.aclose()
+
+
+def _service(request: Request) -> ImageService:
+    return cast(ImageService, request.app.state.image_service)
+
+
+def _delivery(request: Request) -> ImageDelivery:
+    return cast(ImageDelivery, request.app.state.image_delivery)
 
 
 def _signature(request: Request) -> str:
     signature: str | None = request.query_params.get("signature")
     if signature is None:
-        raise InvalidRequest("signature is missing: append ?signature=… as it came with the jobid", param="signature")
+        raise InvalidRequest(
+            "signature is missing: append ?signature=… with the signature that you received with the jobid",
+            param="signature",
+        )
     return signature
 
 
-async def _look(desk: ImageDesk, job_id: int, signature: str) -> ImageJob:
-    try:
-        return await desk.jobs.look(job_id, signature)
-    except StoreError as error:
-        raise _away() from error
+def _database_down() -> Overloaded:
+    return Overloaded("the database does not respond; try again", retry_after_s=5)
 
 
-def _away() -> Overloaded:
-    return Overloaded("the database does not answer; try again", retry_after_s=5)
-
-
-def _has_it(if_none_match: str, etag: str) -> bool:
-    """RFC 9110, 13.1.2: a list of tags, weak ones too, or any."""
+def _etag_matches(if_none_match: str, etag: str) -> bool:
+    """Return True if `If-None-Match` lists this tag, also as a weak one, or is `*` (RFC 9110, 13.1.2)."""
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return "*" in tags or etag in tags

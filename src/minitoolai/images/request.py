@@ -1,4 +1,4 @@
-"""Bodies of image requests into checked asks. Every refusal names the field and what would be right."""
+"""Parse and validate the bodies of image requests. Every refusal names the field and the allowed values."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.http.validation import integer, json_object, non_empty_text, number, shortened
 from minitoolai.httpclient.guarded import check_url
 
-#: Characters of a prompt. Long enough for every style list, short enough to read.
-LONGEST_PROMPT = 8_000
-LARGEST_SEED = 2**32 - 1
-MOST_STEPS = 8
-LOWEST_CFG, HIGHEST_CFG = 1.0, 7.0
+#: Largest number of characters in a prompt: enough for long lists of styles.
+MAX_PROMPT = 8_000
+MAX_SEED = 2**32 - 1
+MAX_STEPS = 8
+MIN_CFG, MAX_CFG = 1.0, 7.0
 SMALLEST_SIDE, LARGEST_SIDE = 256, 1344
 DEFAULT_STEPS, DEFAULT_CFG, DEFAULT_SIDE, DEFAULT_SCHEDULER = 4, 2.0, 1024, "DPM++ SDE"
-LONGEST_JOB_ID = 16
+MAX_JOB_ID_DIGITS = 16
 
 _FIELDS = (
     "model",
@@ -35,8 +35,8 @@ _FIELDS = (
     "seed",
     "webhook_url",
 )
-#: What OpenAI's clients may send that means nothing here, and the values that ask for nothing else.
-_HARMLESS: dict[str, tuple[Any, ...]] = {
+#: Fields of OpenAI's format that have no effect here, and the values that are accepted because they change nothing.
+_WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "quality": ("auto", "standard"),
     "output_format": ("png",),
     "background": ("auto", "opaque"),
@@ -46,96 +46,97 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "output_compression": (100,),
     "partial_images": (0,),
 }
-_OPENAI_FIELDS = ("n", "size", "response_format", "user", *_HARMLESS)
+_OPENAI_FIELDS = ("n", "size", "response_format", "user", *_WITHOUT_EFFECT)
 ResponseFormat = Literal["url", "b64_json"]
 
 
-class Generate(msgspec.Struct, frozen=True):
-    """`POST /v1/images/generations`, checked: one ask for each picture."""
+class GenerateRequest(msgspec.Struct, frozen=True):
+    """A validated `POST /v1/images/generations`: one request per image."""
 
-    asks: list[ImageJobRequest]
-    form: ResponseFormat
+    images: list[ImageJobRequest]
+    response_format: ResponseFormat
 
 
 def parse_image(body: bytes, *, insecure_webhooks: bool = False) -> ImageJobRequest:
-    """The contract's own form; InvalidRequest names the field."""
+    """Parse the body of `POST /api/texttoimage/`. Raises InvalidRequest, which names the field."""
     fields = json_object(body)
     _refuse_unknown(fields, _FIELDS)
-    ask = _ask(fields, width=_side(fields, "width"), height=_side(fields, "height"))
+    request = _image_request(fields, width=_side(fields, "width"), height=_side(fields, "height"))
     url = fields.get("webhook_url")
     if url is None:
-        return ask
+        return request
     text = non_empty_text(fields, "webhook_url")
     check_url(text, field="webhook_url", insecure=insecure_webhooks)
-    return msgspec.structs.replace(ask, webhook_url=text)
+    return msgspec.structs.replace(request, webhook_url=text)
 
 
-def parse_generate(body: bytes) -> Generate:
-    """OpenAI's form, with the contract's other fields as extras; InvalidRequest names the field."""
+def parse_generate(body: bytes) -> GenerateRequest:
+    """Parse OpenAI's format, extended by our own fields. Raises InvalidRequest, which names the field."""
     fields = json_object(body)
     known = tuple(name for name in _FIELDS if name not in ("width", "height", "webhook_url")) + _OPENAI_FIELDS
     _refuse_unknown(fields, known)
-    for name, allowed in _HARMLESS.items():
+    for name, allowed in _WITHOUT_EFFECT.items():
         value = fields.get(name)
         if value is not None and not any(value is a or (value == a and type(value) is type(a)) for a in allowed):
-            only = f"leave it out, or send {shortened(allowed[0])}" if allowed else "leave it out"
-            raise InvalidRequest(f"{name} is {shortened(value)}, which is not offered here; {only}", param=name)
+            remedy = f"leave it out, or send {shortened(allowed[0])}" if allowed else "leave it out"
+            raise InvalidRequest(f"{name} is {shortened(value)}, which is not supported; {remedy}", param=name)
     if fields.get("user") is not None:
         non_empty_text(fields, "user")
-    form = fields.get("response_format") or "url"
-    if form not in ("url", "b64_json"):
+    response_format = fields.get("response_format") or "url"
+    if response_format not in ("url", "b64_json"):
         raise InvalidRequest(
-            f"response_format is {shortened(form)}; it must be url or b64_json", param="response_format"
+            f"response_format is {shortened(response_format)}; it must be url or b64_json", param="response_format"
         )
     count = integer(fields, "n", 1, 4) or 1
     width, height = _size(fields)
-    ask = _ask(fields, width=width, height=height)
-    return Generate([_numbered(ask, index) for index in range(count)], cast(ResponseFormat, form))
+    request = _image_request(fields, width=width, height=height)
+    images = [_with_seed_of(request, index) for index in range(count)]
+    return GenerateRequest(images, cast(ResponseFormat, response_format))
 
 
 def parse_job(body: bytes) -> tuple[int, str]:
-    """`{"jobid": "123" or 123, "signature": "…"}`; InvalidRequest names the field."""
+    """Parse `{"jobid": "123" or 123, "signature": "…"}`. Raises InvalidRequest, which names the field."""
     fields = json_object(body)
     signature = fields.get("signature")
     if not isinstance(signature, str):
-        raise InvalidRequest("signature must be the string that came with the jobid", param="signature")
+        raise InvalidRequest("signature must be the string that you received with the jobid", param="signature")
     return job_number(fields.get("jobid")), signature
 
 
 def job_number(value: Any) -> int:
-    """A job's number, as a number or in digits."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= LONGEST_JOB_ID:
+    """Return a job ID that is given as a number or in digits."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_JOB_ID_DIGITS:
         return int(value)
     if not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < 2**53 and value == value // 1:
         return int(value)
-    raise InvalidRequest("jobid must be the number that the answer to your request gave", param="jobid")
+    raise InvalidRequest("jobid must be the number that you received when you submitted the job", param="jobid")
 
 
-def _ask(fields: dict[str, Any], *, width: int, height: int) -> ImageJobRequest:
+def _image_request(fields: dict[str, Any], *, width: int, height: int) -> ImageJobRequest:
     return ImageJobRequest(
         model=non_empty_text(fields, "model"),
         prompt=_prompt(fields),
         negative_prompt=_text(fields, "negativePrompt"),
         scheduler=_scheduler(fields),
-        steps=_whole(fields, "steps", 1, MOST_STEPS, DEFAULT_STEPS),
+        steps=_whole(fields, "steps", 1, MAX_STEPS, DEFAULT_STEPS),
         cfg_scale=_cfg(fields),
         width=width,
         height=height,
-        seed=integer(fields, "seed", 0, LARGEST_SEED),
+        seed=integer(fields, "seed", 0, MAX_SEED),
     )
 
 
-def _numbered(ask: ImageJobRequest, index: int) -> ImageJobRequest:
-    """The seeds of several pictures follow each other, so that they differ and each can be drawn again."""
-    if ask.seed is None or index == 0:
-        return ask
-    return msgspec.structs.replace(ask, seed=(ask.seed + index) % (LARGEST_SEED + 1))
+def _with_seed_of(request: ImageJobRequest, index: int) -> ImageJobRequest:
+    """Give several images of one request consecutive seeds, so that they differ and each can be reproduced."""
+    if request.seed is None or index == 0:
+        return request
+    return msgspec.structs.replace(request, seed=(request.seed + index) % (MAX_SEED + 1))
 
 
 def _prompt(fields: dict[str, Any]) -> str:
     prompt = fields.get("prompt")
     if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidRequest("prompt must be a string that says what to draw", param="prompt")
+        raise InvalidRequest("prompt must be a non-empty string that describes the image", param="prompt")
     return _text(fields, "prompt")
 
 
@@ -145,14 +146,14 @@ def _text(fields: dict[str, Any], name: str) -> str:
         return ""
     if not isinstance(text, str):
         raise InvalidRequest(f"{name} must be a string", param=name)
-    if len(text) > LONGEST_PROMPT:
+    if len(text) > MAX_PROMPT:
         raise InvalidRequest(
-            f"{name} has {len(text):,} characters; it may have {LONGEST_PROMPT:,}",
+            f"{name} has {len(text):,} characters; shorten it to {MAX_PROMPT:,}",
             param=name,
             code="string_above_max_length",
         )
     if "\0" in text:
-        raise InvalidRequest(f"{name} has a NUL character in it; leave it out", param=name)
+        raise InvalidRequest(f"{name} contains a NUL character; remove it", param=name)
     return text
 
 
@@ -161,19 +162,18 @@ def _scheduler(fields: dict[str, Any]) -> str:
     if name is None:
         return DEFAULT_SCHEDULER
     if not isinstance(name, str) or name not in SCHEDULERS:
-        known = suggest_names(name, dict.fromkeys(SCHEDULERS)) if isinstance(name, str) else f"on offer are {_all()}"
+        all_names = ", ".join(SCHEDULERS)
+        remedy = (
+            suggest_names(name, dict.fromkeys(SCHEDULERS)) if isinstance(name, str) else f"available are {all_names}"
+        )
         raise InvalidRequest(
-            f"scheduler is {shortened(name)}, which is none of the {len(SCHEDULERS)}; {known}", param="scheduler"
+            f"scheduler is {shortened(name)}, which is none of the {len(SCHEDULERS)}; {remedy}", param="scheduler"
         )
     return name
 
 
-def _all() -> str:
-    return ", ".join(SCHEDULERS)
-
-
 def _cfg(fields: dict[str, Any]) -> float:
-    value = number(fields, "cfgScale", LOWEST_CFG, HIGHEST_CFG)
+    value = number(fields, "cfgScale", MIN_CFG, MAX_CFG)
     return DEFAULT_CFG if value is None else float(value)
 
 
@@ -205,10 +205,10 @@ def _size(fields: dict[str, Any]) -> tuple[int, int]:
 
 
 def _refuse_unknown(fields: dict[str, Any], known: tuple[str, ...]) -> None:
-    """A field that would do nothing is a mistake, most likely of spelling."""
+    """Refuse unknown fields instead of ignoring them, because they are most likely misspelled."""
     for name, value in fields.items():
         if name not in known and value is not None:
             raise InvalidRequest(
-                f"{shortened(name)} is no field of this request; {suggest_names(name, dict.fromkeys(known))}",
+                f"{shortened(name)} is not a field of this request; {suggest_names(name, dict.fromkeys(known))}",
                 param=name[:100],
             )

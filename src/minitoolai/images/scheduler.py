@@ -1,39 +1,56 @@
-"""Fills one engine from the queue: looks, chooses, claims, begins. Leaves an engine that fails in peace for a while."""
+"""Claim image jobs for one engine: read the queue, pick a batch, claim it under a lease, start the attempts.
+
+`pick_batch` is a pure function. The queue's order is fair between accounts; against it stand the model in memory and
+the running batch, for which matching jobs are preferred. The job at the head of the queue is never passed over for
+longer than `HEAD_OF_LINE_LIMIT_S`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence, Set
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
-from minitoolai.core.clock import Clock, jitter_s
+from minitoolai.core.backoff import Backoff
+from minitoolai.core.clock import jitter_s
 from minitoolai.core.errors import EngineError, Overloaded, StoreError
 from minitoolai.engines.protocols import ImageEngine
-from minitoolai.images.attempt import JobAttempt
-from minitoolai.images.progress import JobEvents
+from minitoolai.images.attempt import JobAttempt, JobServices
 from minitoolai.storage import jobs
-from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.database import Connection
 from minitoolai.storage.jobs import ClaimedJob, WaitingJob
-from minitoolai.storage.writer import Writer
 
-# (merged from image_order) Who is drawn next, and beside whom: a pure choice among the jobs that wait.
-# (merged from image_order)
-# (merged from image_order) The queue's order is fair between accounts. Against it stand the model in memory and the batch under way, for which
-# (merged from image_order) whoever fits is preferred; but nobody at the head of the queue is passed over for longer than PATIENCE_S.
+log = logging.getLogger(__name__)
 
-#: A job that has failed this often is drawn alone: it may have been its neighbours' fault, or they its victims.
+LEASE_MS = 20_000
+#: Poll the queue this often without a notification: a safety net for a single process, needed if others write to it.
+POLL_SINGLE_PROCESS_EVERY_S, POLL_EVERY_S = 2.0, 0.5
+#: Poll this often while the engine is restarting.
+POLL_RESTARTING_EVERY_S = 0.1
+#: Cache for this long which models the engine is ready for.
+MODELS_TTL_S = 1.0
+#: Bounds of the exponential backoff after failures of the engine. The first is also the pause after database errors.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+#: Consider this many jobs from the head of the queue.
+MAX_WAITING = 512
+#: Longest random delay before starting an on-demand engine, so that usually only one of several processes starts it.
+START_JITTER_S = 2.0
+
+# ── batch selection ───────────────────────────────────────────────────────────────────────────────────────
+
+#: Run a job alone after this many failures: it may have broken its batch, or its batch may have broken it.
 SUSPECT_FAILURES = 2
 HEAD_OF_LINE_LIMIT_S = 2.0
-#: With nothing under way, the model in memory is preferred to the head's by so many turns.
-RESIDENT_TURNS = 2
+#: If nothing is running, prefer the loaded model to the head's for jobs within this many turns of the head.
+LOADED_MODEL_TURNS = 2
 
 KeyOf = Callable[[WaitingJob], str]
 
 
 def must_run_alone(job: WaitingJob | ClaimedJob) -> bool:
-    """Only alone will it show who is at fault."""
+    """Return True for a suspect job. Running it alone shows whether it causes the failures."""
     return job.failures >= SUSPECT_FAILURES
 
 
@@ -41,201 +58,206 @@ def pick_batch(
     waiting: Sequence[WaitingJob],
     key_of: KeyOf,
     *,
-    drawing: Collection[str],
-    is_alone: bool,
-    resident: str | None,
+    running_keys: Collection[str],
+    exclusive: bool,
+    loaded_key: str | None,
     free: int,
     head_wait_s: float,
 ) -> list[WaitingJob]:
-    """Up to `free` jobs to begin now, of `waiting` in the queue's order.
+    """Return up to `free` jobs to start now, from `waiting` in the queue's order.
 
-    `drawing` are the batch keys under way, `is_alone` says that a suspect is; `resident` is the key drawn last;
-    `head_wait_s` is how long the head of the queue has seen others go first.
+    `running_keys` are the batch keys in progress; `exclusive` means that a suspect job is running alone; `loaded_key`
+    is the key that ran last; `head_wait_s` is how long the head of the queue has been passed over.
     """
-    if not waiting or free <= 0 or is_alone:
+    if not waiting or free <= 0 or exclusive:
         return []
     head, is_impatient = waiting[0], head_wait_s >= HEAD_OF_LINE_LIMIT_S
-    if drawing:
-        # Room beside what is under way: for whoever fits, until the head has waited enough.
-        is_blocked = must_run_alone(head) or key_of(head) not in drawing
+    if running_keys:
+        # Fill the running batch with matching jobs, until the head has waited long enough.
+        is_blocked = must_run_alone(head) or key_of(head) not in running_keys
         if is_blocked and is_impatient:
             return []
-        return [job for job in waiting if key_of(job) in drawing and not must_run_alone(job)][:free]
+        return [job for job in waiting if key_of(job) in running_keys and not must_run_alone(job)][:free]
     if must_run_alone(head):
         return [head]
     key = key_of(head)
-    near = (job for job in waiting if job.turn <= head.turn + RESIDENT_TURNS and not must_run_alone(job))
-    if not is_impatient and resident is not None and any(key_of(job) == resident for job in near):
-        key = resident
+    near = (job for job in waiting if job.turn <= head.turn + LOADED_MODEL_TURNS and not must_run_alone(job))
+    if not is_impatient and loaded_key is not None and any(key_of(job) == loaded_key for job in near):
+        key = loaded_key
     return [job for job in waiting if key_of(job) == key and not must_run_alone(job)][:free]
 
 
 class HeadOfLineTimer:
-    """How long the head of the queue has been passed over, as far as this process has seen."""
+    """Measure how long the current head of the queue has been passed over, as seen by this process."""
 
     def __init__(self) -> None:
         self._head: int | None = None
         self._since_s = 0.0
 
-    def look(self, waiting: Sequence[WaitingJob], now_s: float) -> float:
-        """Seconds since this head became it."""
+    def update(self, waiting: Sequence[WaitingJob], now_s: float) -> float:
+        """Return for how many seconds this job has been the head. A new head starts at 0."""
         head = waiting[0].id if waiting else None
         if head != self._head:
             self._head, self._since_s = head, now_s
         return now_s - self._since_s
 
 
-log = logging.getLogger(__name__)
-
-LEASE_MS = 20_000
-#: The queue is looked at this often even when nobody knocks: alone, only as a net; else others may have filled it.
-LOOK_ALONE_EVERY_S, LOOK_EVERY_S = 2.0, 0.5
-#: And an engine that is starting again, whether it is up.
-DOWN_LOOK_EVERY_S = 0.1
-#: Which engine is ready for what is asked this often.
-READY_FOR_S = 1.0
-#: An engine that fails at everything, and a database that does not answer, are left in peace for ever longer.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-LOOK_AHEAD = 512
-#: Where several processes could start an engine for the first job, one will be the first, and mostly the only one.
-START_JITTER_S = 2.0
+# ── claiming ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Home(Protocol):
-    """What a hand needs of its worker."""
+@dataclass
+class WorkerState:
+    """State that a worker shares with its claimers."""
 
+    #: The name of this worker in the job rows.
     name: str
-    is_alone: bool
-    #: Engines that start with their first job.
-    late: Set[str]
-    draining: bool
-    claiming: int
-    runs: dict[int, JobAttempt]
-    board: JobEvents
-    clock: Clock
-    database: Database
-    writer: Writer
-
-    def models_of(self, engine: ImageEngine) -> list[str]:
-        """The models of the catalog that this engine can draw now."""
-
-    def begin(self, job: ClaimedJob, engine: ImageEngine) -> JobAttempt:
-        """Start an attempt at what was just claimed."""
+    #: No other process claims jobs from this database or reads progress from its rows.
+    single_process: bool
+    #: Engines that start with their first job instead of with the process, because they cost memory.
+    start_on_demand: Set[str] = frozenset()
+    #: Claim no more jobs.
+    draining: bool = False
+    #: Number of claims in progress.
+    claiming: int = 0
+    #: Attempts in progress, by job ID.
+    attempts: dict[int, JobAttempt] = field(default_factory=dict)
 
 
 class JobClaimer:
-    """Fills one engine from the queue."""
+    """Claim jobs from the queue for one engine."""
 
-    def __init__(self, worker: Home, engine: ImageEngine) -> None:
-        self._worker = worker
+    def __init__(
+        self,
+        engine: ImageEngine,
+        services: JobServices,
+        state: WorkerState,
+        *,
+        models_of: Callable[[ImageEngine], list[str]],
+        begin: Callable[[ClaimedJob, ImageEngine], JobAttempt],
+    ) -> None:
+        """`models_of` returns the models that an engine is ready for; `begin` starts an attempt at a claimed job."""
         self._engine = engine
-        self._wake = worker.board.wakes()
-        self._passing = HeadOfLineTimer()
-        self._resident: str | None = None
+        self._services = services
+        self._state = state
+        self._models_of = models_of
+        self._begin = begin
+        self._queued = services.events.queued_event()
+        self._head_timer = HeadOfLineTimer()
+        self._loaded_key: str | None = None
         self._models: list[str] = []
         self._models_until_s = 0.0
-        self._pause_s = 0.0
-        self._paused_until_s = 0.0
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, clock=services.clock.steady_s)
+        self._has_failed = False
         self._is_started = False
-        self._modesty_ms = 0 if worker.is_alone else round(1000 * jitter_s(0.0, START_JITTER_S))
+        self._start_jitter_ms = 0 if state.single_process else round(1000 * jitter_s(0.0, START_JITTER_S))
 
-    async def work(self) -> None:
-        """Until cancelled; whatever happens, it goes on."""
+    async def run(self) -> None:
+        """Claim until cancelled. Errors are logged and the claim is retried."""
         while True:
-            self._wake.clear()
+            self._queued.clear()
             try:
                 await self._fill()
             except (StoreError, Overloaded) as error:
-                log.warning("%s cannot claim jobs just now: %s", self._engine.name, error)
+                log.warning("claiming jobs for %s failed, will retry: %s", self._engine.name, error)
                 await asyncio.sleep(FIRST_PAUSE_S)
             except Exception:
-                log.exception("%s could not be filled, and will be tried again", self._engine.name)
+                log.exception("claiming jobs for %s failed unexpectedly, will retry", self._engine.name)
                 await asyncio.sleep(FIRST_PAUSE_S)
-            await self._rest(self._delay_s())
+            await self._wait_queued(self._delay_s())
 
     def _delay_s(self) -> float:
-        """Until the next look, if nobody knocks before."""
+        """Return the longest wait for a notification before the next poll."""
         if not self._engine.is_up and self._is_started:
-            return DOWN_LOOK_EVERY_S
-        look_s = LOOK_ALONE_EVERY_S if self._worker.is_alone else LOOK_EVERY_S
-        paused_s = self._paused_until_s - self._worker.clock.steady_s()
-        return min(look_s, paused_s) if paused_s > 0 else look_s
+            return POLL_RESTARTING_EVERY_S
+        poll_s = POLL_SINGLE_PROCESS_EVERY_S if self._state.single_process else POLL_EVERY_S
+        paused_s = self._backoff.retry_at_s - self._services.clock.steady_s()
+        return min(poll_s, paused_s) if paused_s > 0 else poll_s
 
-    async def _rest(self, delay_s: float) -> None:
+    async def _wait_queued(self, delay_s: float) -> None:
         try:
             async with asyncio.timeout(delay_s):
-                await self._wake.wait()
+                await self._queued.wait()
         except TimeoutError:
             return
 
     async def _fill(self) -> None:
-        """Claim what the engine has room for, and begin."""
-        worker, engine, now_s = self._worker, self._engine, self._worker.clock.steady_s()
-        if not self._is_started and self._models_now(now_s) and await self._is_time():
+        """Claim and start as many jobs as the engine has room for."""
+        state, engine, now_s = self._state, self._engine, self._services.clock.steady_s()
+        if not self._is_started and self._ready_models(now_s) and await self._should_start():
             await self._start()
-        runs = [run for run in worker.runs.values() if run.engine is engine]
-        if worker.draining or not engine.is_up or len(runs) >= engine.max_concurrency or now_s < self._paused_until_s:
+        running = [attempt for attempt in state.attempts.values() if attempt.engine is engine]
+        if state.draining or not engine.is_up or len(running) >= engine.max_concurrency or not self._backoff.is_due():
             return
-        models = self._models_now(now_s)
-        waiting = await worker.database.read_async(jobs.waiting, engine.name, models, LOOK_AHEAD) if models else []
-        chosen = pick_batch(
+        waiting = await self._waiting(self._ready_models(now_s), MAX_WAITING)
+        batch = pick_batch(
             waiting,
             self._key_of,
-            drawing={run.key for run in runs},
-            is_alone=any(must_run_alone(run.job) for run in runs),
-            resident=self._resident,
-            free=engine.max_concurrency - len(runs),
-            head_wait_s=self._passing.look(waiting, now_s),
+            running_keys={attempt.key for attempt in running},
+            exclusive=any(must_run_alone(attempt.job) for attempt in running),
+            loaded_key=self._loaded_key,
+            free=engine.max_concurrency - len(running),
+            head_wait_s=self._head_timer.update(waiting, now_s),
         )
-        if chosen:
-            await self._begin([job.id for job in chosen])
+        if batch:
+            await self._claim([job.id for job in batch])
 
-    async def _is_time(self) -> bool:
-        """At once; or, to cost no memory where nobody wants pictures, when a job waits for it that nobody takes."""
-        worker = self._worker
-        if self._engine.name not in worker.late:
+    async def _waiting(self, models: list[str], limit: int) -> list[WaitingJob]:
+        if not models:
+            return []
+        return await self._services.database.read_async(jobs.waiting, self._engine.name, models, limit)
+
+    async def _should_start(self) -> bool:
+        """Return True if the engine should start now. One that starts on demand needs a job that has waited for it."""
+        state, engine = self._state, self._engine
+        if engine.name not in state.start_on_demand:
             return True
-        if worker.draining or not self._engine.max_concurrency:
+        if state.draining or not engine.max_concurrency:
             return False
-        waiting = await worker.database.read_async(jobs.waiting, self._engine.name, self._models, 1)
-        return bool(waiting) and worker.clock.now_ms() - waiting[0].created_ms >= self._modesty_ms
+        waiting = await self._waiting(self._models, 1)
+        now_ms = self._services.clock.now_ms()
+        return bool(waiting) and now_ms - waiting[0].created_ms >= self._start_jitter_ms
 
     async def _start(self) -> None:
-        """Once there is something that it can draw: its weights may have been put there while we run."""
+        """Start the engine. Called once a model is ready, because weights may be installed while the process runs."""
         self._is_started = True
         try:
             await self._engine.start()
         except (EngineError, OSError) as error:
-            log.error("%s did not start: %s", self._engine.name, error)
+            log.error("engine %s did not start: %s", self._engine.name, error)
 
-    async def _begin(self, ids: list[int]) -> None:
-        worker, now_ms = self._worker, self._worker.clock.now_ms()
+    async def _claim(self, ids: list[int]) -> None:
+        """Claim these jobs under a lease and start an attempt at each one that no other process claimed first."""
+        state, now_ms = self._state, self._services.clock.now_ms()
 
         def change(connection: Connection) -> list[ClaimedJob]:
-            return jobs.claim(connection, ids, worker=worker.name, now_ms=now_ms, lease_ms=LEASE_MS)
+            return jobs.claim(connection, ids, worker=state.name, now_ms=now_ms, lease_ms=LEASE_MS)
 
-        worker.claiming += 1
+        state.claiming += 1
         try:
-            for job in await worker.writer.run(change):
-                run = worker.begin(job, self._engine)
-                self._resident = run.key
-                assert run.task is not None
-                run.task.add_done_callback(partial(self._look_back, run))
+            for job in await self._services.writer.run(change):
+                attempt = self._begin(job, self._engine)
+                self._loaded_key = attempt.key
+                assert attempt.task is not None
+                attempt.task.add_done_callback(partial(self._record_outcome, attempt))
         finally:
-            worker.claiming -= 1
+            state.claiming -= 1
 
-    def _look_back(self, run: JobAttempt, _: asyncio.Task[None]) -> None:
-        """An engine that says it is up and yet fails is left in peace: three attempts are soon used up."""
-        now_s = self._worker.clock.steady_s()
-        if run.is_drawn:
-            self._pause_s = 0.0
-        elif run.is_drawn is False and self._engine.is_up and now_s >= self._paused_until_s:
-            self._paused_until_s = now_s + self._pause_s
-            self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
+    def _record_outcome(self, attempt: JobAttempt, _: asyncio.Task[None]) -> None:
+        """Pause claims with exponential backoff while an engine reports that it is up and yet fails.
 
-    def _models_now(self, now_s: float) -> list[str]:
+        Otherwise it would use up all attempts of its jobs within moments. The first failure is retried without a pause.
+        """
+        if attempt.generated:
+            self._backoff.record_success()
+            self._has_failed = False
+        elif attempt.generated is False and self._engine.is_up and self._backoff.is_due():
+            if self._has_failed:
+                self._backoff.record_failure()
+            self._has_failed = True
+
+    def _ready_models(self, now_s: float) -> list[str]:
         if now_s >= self._models_until_s:
-            self._models, self._models_until_s = self._worker.models_of(self._engine), now_s + READY_FOR_S
+            self._models, self._models_until_s = self._models_of(self._engine), now_s + MODELS_TTL_S
         return self._models
 
     def _key_of(self, job: WaitingJob) -> str:

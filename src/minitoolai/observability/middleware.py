@@ -1,4 +1,4 @@
-"""The app as it is told of: each request a span, with its route, status and names."""
+"""ASGI middleware that records a span for each request, with its route, status and error code."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ import msgspec
 
 from minitoolai.core.tracing import REQUEST
 from minitoolai.http.asgi import App, Receive, Scope, Send, header
-from minitoolai.observability.logging import CURRENT
+from minitoolai.observability.logging import current_request
 
 if TYPE_CHECKING:
-    from minitoolai.observability.otel import Span, Traces
+    from minitoolai.observability.otel import OtelSpan, Traces
 
-#: Asked by machines all day long.
-UNTOLD: Final = frozenset(("/healthz", "/readyz"))
+#: Not traced, because load balancers request them all day.
+UNTRACED_PATHS: Final = frozenset(("/healthz", "/readyz"))
 
 
-class TracedApp:
-    """An app around which every request is a span."""
+class TracingMiddleware:
+    """ASGI middleware: run the app inside a span. `route_template` names the route of a request that was served."""
 
-    def __init__(self, app: App, traces: Traces, route_of: Callable[[Scope], str | None]) -> None:
+    def __init__(self, app: App, traces: Traces, route_template: Callable[[Scope], str | None]) -> None:
         self._app = app
         self._traces = traces
-        self._route_of = route_of
+        self._route_template = route_template
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in UNTOLD:
+        if scope["type"] != "http" or scope["path"] in UNTRACED_PATHS:
             await self._app(scope, receive, send)
             return
         span = self._begin(scope)
-        # None, too: a pipelined request starts in the context of the one before it.
+        # Set it even if None: a pipelined request starts with the context variables of the one before it.
         REQUEST.set(span)
-        CURRENT.set(None)
+        current_request.set(None)
         if span is None:
             await self._app(scope, receive, send)
             return
-        seen = _Seen(send)
+        response = _ResponseObserver(send)
         try:
-            await self._app(scope, receive, seen)
+            await self._app(scope, receive, response)
         except BaseException as error:
             span.fail(type(error).__name__)
             raise
         finally:
-            self._end(span, scope, seen)
+            self._end(span, scope, response)
 
-    def _begin(self, scope: Scope) -> Span | None:
+    def _begin(self, scope: Scope) -> OtelSpan | None:
         names = ("traceparent", "tracestate")
         headers = {name: header(scope, name.encode()).decode("latin-1") for name in names}
         return self._traces.request(
@@ -55,45 +55,45 @@ class TracedApp:
             {"http.request.method": scope["method"]},
         )
 
-    def _end(self, span: Span, scope: Scope, seen: _Seen) -> None:
-        # Never the path itself: some carry signatures.
-        route = self._route_of(scope)
+    def _end(self, span: OtelSpan, scope: Scope, response: _ResponseObserver) -> None:
+        # Never record the path itself, because some paths contain signatures.
+        route = self._route_template(scope)
         if route is not None:
             span.rename(f"{scope['method']} {route}")
             span.set_attribute("http.route", route)
-        facts = CURRENT.get()
+        facts = current_request.get()
         if facts is not None:
             span.set_attribute("minitoolai.request", facts.request_id())
-        if seen.status:
-            span.set_attribute("http.response.status_code", seen.status)
-            span.set_attribute("minitoolai.streamed", seen.is_stream)
-        if seen.code is not None:
-            span.set_attribute("error.type", seen.code)
-        if seen.status >= 500:
-            span.fail(seen.code or str(seen.status))
+        if response.status:
+            span.set_attribute("http.response.status_code", response.status)
+            span.set_attribute("minitoolai.streamed", response.is_stream)
+        if response.code is not None:
+            span.set_attribute("error.type", response.code)
+        if response.status >= 500:
+            span.fail(response.code or str(response.status))
         span.end()
 
 
-class _Fault(msgspec.Struct):
+class _ErrorFields(msgspec.Struct):
     code: str | None = None
 
 
-class _Told(msgspec.Struct):
-    """An answer that is an error, in either of our shapes."""
+class _ErrorBody(msgspec.Struct):
+    """Body of an error response, in OpenAI's shape or that of the image API."""
 
     code: str | None = None
-    error: _Fault | None = None
+    error: _ErrorFields | None = None
 
 
-_told = msgspec.json.Decoder(_Told).decode
+_decode_error = msgspec.json.Decoder(_ErrorBody).decode
 
 
-class _Seen:
-    """Sends on, and remembers how the answer began."""
+class _ResponseObserver:
+    """Pass messages on to `send`, and note the response's status, error code and whether it is a stream."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        #: Whose method `send` is: some look behind it for the server's own.
+        #: Makes this look like a bound method of uvicorn's own object, which the fast path and the context look for.
         self.__self__ = getattr(send, "__self__", None)
         self.status = 0
         self.is_stream = False
@@ -105,13 +105,13 @@ class _Seen:
             kinds = [value for name, value in message.get("headers", ()) if name.lower() == b"content-type"]
             self.is_stream = any(kind.startswith(b"text/event-stream") for kind in kinds)
         elif self.status >= 400 and self.code is None:
-            self.code = _code_of(bytes(message.get("body", b"")))
+            self.code = _error_code(bytes(message.get("body", b"")))
         await self._send(message)
 
 
-def _code_of(body: bytes) -> str | None:
+def _error_code(body: bytes) -> str | None:
     try:
-        told = _told(body)
+        decoded = _decode_error(body)
     except msgspec.DecodeError:
         return None
-    return told.code if told.error is None else told.error.code
+    return decoded.code if decoded.error is None else decoded.error.code

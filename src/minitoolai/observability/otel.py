@@ -1,7 +1,7 @@
-"""OpenTelemetry, and the only module that knows it: spans begin here, and a thread of their own sends them.
+"""Record spans with OpenTelemetry and export them over OTLP. No other module imports the library.
 
-Imported only where somebody is to be told. A collector that is slow or away costs no request anything: the queue has
-an end, and what does not fit is dropped.
+It is imported only if a collector is configured. A background thread sends the spans. A collector that is slow or
+unreachable delays no request: the queue is bounded, and the oldest spans are dropped.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from minitoolai.core.tracing import Attributes
 
 log = logging.getLogger(__name__)
 
-#: Spans that wait for the collector; more are dropped, the oldest first.
-QUEUE: Final = 4096
-#: One request to the collector, with the tries that the library makes of it.
-PATIENCE_S: Final = 5.0
-#: How long a stopping process waits for what is queued.
+#: Maximum number of queued spans; beyond it the oldest are dropped.
+MAX_QUEUE: Final = 4096
+#: Time-out for one request to the collector, including the library's retries.
+EXPORT_TIMEOUT_S: Final = 5.0
+#: How long a stopping process waits for the queued spans to be sent.
 FLUSH_S: Final = 3.0
 _DELAY_MS: Final = 1000
 _BATCH: Final = 512
@@ -38,8 +38,8 @@ _W3C: Final = TraceContextTextMapPropagator()
 _EXPORTER: Final = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
 
-class Span:
-    """A piece of work that is told of, from now until `end`."""
+class OtelSpan:
+    """One timed piece of work, from now until `end`."""
 
     __slots__ = ("_context", "_span", "_tracer")
 
@@ -48,10 +48,10 @@ class Span:
         self._span = span
         self._context = set_span_in_context(span)
 
-    def child(self, name: str, attributes: Attributes, *, is_client: bool = False) -> Span:
+    def child(self, name: str, attributes: Attributes, *, is_client: bool = False) -> OtelSpan:
         """Start a span below this one. `is_client`: the work is a call over the network."""
         kind = SpanKind.CLIENT if is_client else SpanKind.INTERNAL
-        return Span(self._tracer, self._tracer.start_span(name, self._context, kind, attributes))
+        return OtelSpan(self._tracer, self._tracer.start_span(name, self._context, kind, attributes))
 
     def rename(self, name: str) -> None:
         self._span.update_name(name)
@@ -62,12 +62,12 @@ class Span:
             self._span.set_attribute(name, value)
 
     def add_event(self, name: str, at_ms: int) -> None:
-        """Something that happened at a moment, in ms since 1970. Nothing once the span has ended."""
+        """Add an event at a time in ms since 1970; ignored once the span has ended."""
         if self._span.is_recording():
             self._span.add_event(name, timestamp=at_ms * _NS_PER_MS)
 
     def fail(self, code: str) -> None:
-        """It went wrong; only the code of the error is told, for its message may repeat the caller's words."""
+        """Mark as failed. Only the error code is recorded, because a message may quote the caller."""
         if self._span.is_recording():
             self._span.set_attribute("error.type", code)
             self._span.set_status(Status(StatusCode.ERROR))
@@ -76,19 +76,26 @@ class Span:
         self._span.end()
 
     def headers(self) -> dict[str, str]:
-        """What makes another's work a part of this piece: `traceparent`, and `tracestate` where the caller sent one."""
+        """Return `traceparent`, and `tracestate` if the caller sent one."""
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, self._context)
         return carrier
 
 
 class Traces:
-    """What one process tells. Begins spans; `close` sends what is queued."""
+    """Start the root spans of one process, and send all spans to the collector."""
 
     def __init__(
-        self, *, url: str, headers: Mapping[str, str], ratio: float, version: str, instance: str, queue: int = QUEUE
+        self,
+        *,
+        url: str,
+        headers: Mapping[str, str],
+        ratio: float,
+        version: str,
+        instance: str,
+        max_queue: int = MAX_QUEUE,
     ) -> None:
-        logging.getLogger(_EXPORTER).addFilter(_Seldom())
+        logging.getLogger(_EXPORTER).addFilter(_OncePerMinute())
         self._provider = TracerProvider(
             sampler=_sampler(ratio),
             resource=_resource(version, instance),
@@ -97,38 +104,38 @@ class Traces:
         )
         self._provider.add_span_processor(
             BatchSpanProcessor(
-                OTLPSpanExporter(endpoint=url, headers=dict(headers), timeout=PATIENCE_S),
-                max_queue_size=queue,
+                OTLPSpanExporter(endpoint=url, headers=dict(headers), timeout=EXPORT_TIMEOUT_S),
+                max_queue_size=max_queue,
                 schedule_delay_millis=_DELAY_MS,
-                max_export_batch_size=min(_BATCH, queue),
+                max_export_batch_size=min(_BATCH, max_queue),
             )
         )
         self._tracer = self._provider.get_tracer("minitoolai", version)
 
-    def request(self, name: str, headers: Mapping[str, str], attributes: Attributes) -> Span | None:
-        """A request that came in, under the trace that its headers name. None where it is not to be told of."""
-        return self._begin(name, _W3C.extract(headers, Context()), SpanKind.SERVER, attributes)
+    def request(self, name: str, headers: Mapping[str, str], attributes: Attributes) -> OtelSpan | None:
+        """Start the span of a request, in the trace that its headers name; None if it is not sampled."""
+        return self._start(name, _W3C.extract(headers, Context()), SpanKind.SERVER, attributes)
 
-    def job(self, name: str, headers: Mapping[str, str], attributes: Attributes) -> Span | None:
-        """Work taken from a queue, under the trace of whoever put it there."""
-        return self._begin(name, _W3C.extract(headers, Context()), SpanKind.CONSUMER, attributes)
+    def job(self, name: str, headers: Mapping[str, str], attributes: Attributes) -> OtelSpan | None:
+        """Start the span of a queued job, in the trace of the request that submitted it; None if it is not sampled."""
+        return self._start(name, _W3C.extract(headers, Context()), SpanKind.CONSUMER, attributes)
 
-    def _begin(self, name: str, parent: Context, kind: SpanKind, attributes: Attributes) -> Span | None:
+    def _start(self, name: str, parent: Context, kind: SpanKind, attributes: Attributes) -> OtelSpan | None:
         span = self._tracer.start_span(name, parent, kind, attributes)
-        return Span(self._tracer, span) if span.is_recording() else None
+        return OtelSpan(self._tracer, span) if span.is_recording() else None
 
     def close(self) -> None:
-        """Send what is queued, for as long as that may take; blocks, so not for the event loop."""
-        # The library would wait for each batch's tries in turn; a process that stops cannot.
-        ending = threading.Thread(target=self._provider.shutdown, name="last traces", daemon=True)
-        ending.start()
-        ending.join(FLUSH_S)
-        if ending.is_alive():
-            log.warning("the collector of traces does not answer: the last traces are lost")
+        """Send the queued spans, for up to FLUSH_S. Blocks, so call it in a thread."""
+        # The library would wait for the retries of every batch, which takes too long for a process that stops.
+        flushing = threading.Thread(target=self._provider.shutdown, name="flush traces", daemon=True)
+        flushing.start()
+        flushing.join(FLUSH_S)
+        if flushing.is_alive():
+            log.warning("the trace collector did not respond within %g s: dropped the queued spans", FLUSH_S)
 
 
 def try_collector(url: str, headers: Mapping[str, str]) -> bool:
-    """Whether the collector takes a message without spans."""
+    """Return True if the collector accepts a message without spans."""
     exporter = OTLPSpanExporter(endpoint=url, headers=dict(headers), timeout=1.0)
     logging.getLogger(_EXPORTER).disabled = True
     try:
@@ -139,20 +146,20 @@ def try_collector(url: str, headers: Mapping[str, str]) -> bool:
 
 
 def _sampler(ratio: float) -> ParentBased:
-    """A stranger's `traceparent` may ask for less, never for more than the ratio."""
+    """Sample by the ratio. A caller's `traceparent` can reduce sampling, but never exceed the ratio."""
     share = TraceIdRatioBased(ratio)
     return ParentBased(share, remote_parent_sampled=share, remote_parent_not_sampled=ALWAYS_OFF)
 
 
 def _resource(version: str, instance: str) -> Resource:
-    made = Resource.create({"service.version": version, "service.instance.id": instance})
-    if not str(made.attributes[SERVICE_NAME]).startswith("unknown_service"):
-        return made
-    return made.merge(Resource({SERVICE_NAME: "minitoolai"}))
+    resource = Resource.create({"service.version": version, "service.instance.id": instance})
+    if not str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        return resource
+    return resource.merge(Resource({SERVICE_NAME: "minitoolai"}))
 
 
-class _Seldom(logging.Filter):
-    """A collector that is away is a line a minute, not one a try."""
+class _OncePerMinute(logging.Filter):
+    """Limit the log lines about an unreachable collector to one per minute."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ class PageRequest:
         """Load the user of the session cookie. Set the cookies that a new browser lacks."""
         self.session_secret = self.cookie("session")
         if self.session_secret:
-            self.user = await self.site.users.who(self.session_secret)
+            self.user = await self.site.users.session_user(self.session_secret)
             if self.user is None:
                 self.session_secret = ""
                 self.set_cookie("session", "", max_age_s=0)
@@ -81,8 +81,8 @@ class PageRequest:
     def client_ip(self) -> str:
         """The network address that rate limits count by."""
         peer = self.request.client.host if self.request.client else ""
-        admission = self.site.keys.admission
-        return admission.origin(peer, self.request.headers.get("x-forwarded-for", "")) if admission else peer
+        policy = self.site.keys.policy
+        return policy.client_address(peer, self.request.headers.get("x-forwarded-for", "")) if policy else peer
 
     @property
     def origin(self) -> str:

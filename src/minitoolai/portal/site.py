@@ -14,16 +14,18 @@ import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from minitoolai.accounts.keys import KeyVerifier
+from minitoolai.accounts.mail import build_mailer
 from minitoolai.accounts.rate_limits import Throttle
-from minitoolai.accounts.users import Users
+from minitoolai.accounts.users import Passwords, Users
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
-from minitoolai.billing.stripe import Checkout
+from minitoolai.billing.stripe import Checkout, build_checkout
 from minitoolai.billing.usage import RevenueCache, UsageCache
 from minitoolai.core.clock import Clock
 from minitoolai.core.signing import SecretKeys
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
+from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
 
@@ -101,7 +103,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Site:
-    """The services behind the pages. Built once, in portal_wiring."""
+    """The services behind the pages. Built once, by `build_site`."""
 
     database: Database
     writer: Writer
@@ -188,3 +190,32 @@ class Site:
             is_signup_open=self.is_signup_open,
         )
         return environment
+
+
+def build_site(
+    settings: Settings,
+    database: Database,
+    writer: Writer,
+    clock: Clock,
+    keys: KeyVerifier,
+    reports: Reports,
+    auditor: Auditor,
+    secret_keys: SecretKeys,
+) -> Site:
+    """Return the services behind the pages. Raises SettingsError if the mail settings are incomplete."""
+    return Site(
+        database=database,
+        writer=writer,
+        clock=clock,
+        users=Users(database, writer, Passwords(), build_mailer(settings), clock),
+        keys=keys,
+        reports=reports,
+        auditor=auditor,
+        checkout=build_checkout(settings, database, writer, clock),
+        secret_keys=secret_keys,
+        public_url=settings.public_url.rstrip("/"),
+        is_signup_open=settings.signup,
+        requests_per_minute=settings.requests_per_minute,
+        max_queued_images=settings.image_queue,
+        tries_factor=settings.tries_factor,
+    )

@@ -11,7 +11,7 @@ from minitoolai.core.inference import AudioFormat, SpeechRequest
 from minitoolai.http.asgi import Headers, Receive, Scope, Send, read_json_body, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.errors import error_event, status_and_type
-from minitoolai.http.request_context import name_work
+from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, method_not_allowed, stream_response
 from minitoolai.http.validation import json_object, non_empty_text, number, shortened
 from minitoolai.speech.service import SpeechRun, SpeechService
@@ -87,7 +87,7 @@ class SpeechEndpoint:
             await respond_error(send, error, [])
             return
         run.cancellation.arm()
-        name_work(scope, run.name)
+        set_generation(scope, run.name)
         out = StreamWriter(send, _headers(run))
         failure = await stream_response(run, out, receive)
         if failure is not None and not isinstance(failure, ClientLeft):

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 
 from minitoolai.billing import charging as pricing
-from minitoolai.billing.charging import Charging, Reservation, durable, state_after
+from minitoolai.billing.charging import Charging, Reservation, state_after, wait_until_durable
 from minitoolai.core.catalog import Catalog, SpeechModel, VoiceEntry, find_voice
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import EngineError, EngineTimeout, InvalidRequest, Overloaded, ServiceError
@@ -120,7 +120,7 @@ class SpeechRun:
         """Settle the hold and wait until that is durable. Raises TimeoutError if the database does not respond."""
         self.finish()
         if self._charge is not None:
-            await durable(self._charge, within_s=within_s)
+            await wait_until_durable(self._charge, within_s=within_s)
 
     def finish(self, error: ServiceError | None = None) -> None:
         """Queue the charge for the characters spoken. Awaits nothing. Only the first call has an effect."""

@@ -9,14 +9,15 @@ import gzip
 import io
 import tarfile
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import msgspec
-from sqlalchemy import Table
 
 from minitoolai.core.errors import StoreError
 from minitoolai.storage.database import Connection, Row
-from minitoolai.storage.schema import metadata
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData, Table
 
 #: Rows per chunk.
 CHUNK = 2_000
@@ -30,30 +31,37 @@ class RowChunk(msgspec.Struct, frozen=True):
     rows: list[list[Any]]
 
 
-def dump_rows(connection: Connection) -> Iterator[RowChunk]:
+def _schema() -> MetaData:
+    """Return the tables. SQLAlchemy is imported only here, because commands that make no backup must start fast."""
+    from minitoolai.storage.schema import metadata
+
+    return metadata
+
+
+def dump_rows(connection: Connection, *, chunk_rows: int = CHUNK) -> Iterator[RowChunk]:
     """Yield all rows, in an order that satisfies foreign keys on restore. Call it inside a snapshot."""
-    for table in metadata.sorted_tables:
+    for table in _schema().sorted_tables:
         name, columns = str(table.name), [str(column.name) for column in table.columns]
         keys = [column.name for column in table.primary_key.columns]
         positions = [columns.index(key) for key in keys]
         after: list[Any] | None = None
-        while rows := _page(connection, name, columns, keys, after):
+        while rows := _page(connection, name, columns, keys, after, chunk_rows):
             yield RowChunk(name, columns, [list(row) for row in rows])
             after = [rows[-1][position] for position in positions]
 
 
 def _page(
-    connection: Connection, table: str, columns: list[str], keys: list[str], after: list[Any] | None
+    connection: Connection, table: str, columns: list[str], keys: list[str], after: list[Any] | None, limit: int
 ) -> list[Row]:
     """Return the next rows by primary key (keyset pagination)."""
     names, order = ", ".join(columns), ", ".join(keys)
     where = "" if after is None else f" WHERE ({order}) > ({', '.join('?' * len(keys))})"
-    return connection.execute(f"SELECT {names} FROM {table}{where} ORDER BY {order} LIMIT {CHUNK}", after or ())
+    return connection.execute(f"SELECT {names} FROM {table}{where} ORDER BY {order} LIMIT {limit}", after or ())
 
 
 def insert_rows(connection: Connection, chunk: RowChunk) -> None:
     """Insert rows, inside a transaction. Raise StoreError for a table or column that this schema does not have."""
-    table = metadata.tables.get(chunk.table)
+    table = _schema().tables.get(chunk.table)
     if table is None or not set(chunk.columns) <= set(table.columns.keys()):
         raise StoreError(f"the backup has rows of table {chunk.table!r} that do not fit the schema of this version")
     placeholders = ", ".join("?" * len(chunk.columns))
@@ -64,7 +72,7 @@ def insert_rows(connection: Connection, chunk: RowChunk) -> None:
 
 def clear_seed_rows(connection: Connection) -> None:
     """Delete the system accounts of a new database. Raise StoreError if it has any other rows."""
-    for table in metadata.sorted_tables:
+    for table in _schema().sorted_tables:
         where = " WHERE is_system = 0" if table.name == "accounts" else ""
         if connection.execute(f"SELECT 1 FROM {table.name}{where} LIMIT 1"):
             raise StoreError(f"table {table.name} already has rows; restore into an empty database")
@@ -73,12 +81,13 @@ def clear_seed_rows(connection: Connection) -> None:
 
 def table_names() -> list[str]:
     """Return the names of all tables, in an order that satisfies foreign keys."""
-    return [str(table.name) for table in metadata.sorted_tables]
+    return [str(table.name) for table in _schema().sorted_tables]
 
 
 def count_rows(connection: Connection, names: Iterable[str]) -> dict[str, int]:
     """Return the number of rows in each of these tables."""
-    known = [name for name in names if name in metadata.tables]
+    tables = _schema().tables
+    known = [name for name in names if name in tables]
     return {name: connection.execute(f"SELECT count(*) FROM {name}")[0][0] for name in known}
 
 
@@ -90,7 +99,7 @@ def customer_totals(connection: Connection) -> tuple[int, int]:
 
 def reset_sequences(connection: Connection) -> None:
     """Set PostgreSQL sequences to continue after the largest restored ID."""
-    for table in metadata.sorted_tables:
+    for table in _schema().sorted_tables:
         if not _has_sequence(table):
             continue
         connection.execute(

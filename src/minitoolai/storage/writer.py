@@ -72,7 +72,7 @@ class PendingWrite(msgspec.Struct, eq=False):
 
     @property
     def is_lost(self) -> bool:
-        """Return True if it was decided and its hold is settled or unknown. A result before a rollback does not count."""
+        """Return True if it was decided and its hold is settled or unknown, unless it was rolled back."""
         return self.is_done and self.failure is None and isinstance(self.result, Settled | UnknownAccountOrHold)
 
     def fail(self, error: BaseException) -> None:

@@ -54,6 +54,16 @@ def test_the_audio_of_a_short_text_is_forwarded_unchanged(account: Account, upst
     assert (row["served_model"], row["input_units"], row["cost"]) == ("tts-far-away", 10, 10 * PRICE)
 
 
+def test_neither_another_spelling_of_the_text_nor_a_limit_is_forwarded(account: Account, upstream: Upstream) -> None:
+    upstream.behave = sending(b"some audio")
+    fields = {"Input": "A longer text.", "extra_body": {"input": "x"}}
+    answer = speak(account, model="away", input="Hi.", voice="alloy", **fields)
+    assert upstream.last.body["input"] == "Hi."
+    assert upstream.last.body["extra_body"] == {}
+    assert "Input" not in upstream.last.body
+    assert account.server.generation(answer.headers["x-generation-id"])["cost"] == 3 * PRICE
+
+
 @pytest.mark.parametrize("form", ["mp3", "wav", "flac", "opus", "pcm"])
 def test_a_long_text_is_requested_in_parts_and_becomes_one_file(
     account: Account, upstream: Upstream, form: str

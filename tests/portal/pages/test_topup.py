@@ -125,7 +125,7 @@ def test_the_command_line_grants_and_revokes_admin_rights(member: Visitor, email
     assert not server.read(lambda c: users.find_user(c, email)[0].is_admin)
     assert server.command("account", "create", f"admin-{email}", "--admin").returncode == 0
     assert server.read(lambda c: users.find_user(c, f"admin-{email}")[0].is_admin)
-    assert "there is no account" in server.command("account", "admin", "nobody@example.com").stderr
+    assert "There is no account" in server.command("account", "admin", "nobody@example.com").stderr
 
 
 def test_the_last_use_of_a_key_shows_without_costing_the_request(

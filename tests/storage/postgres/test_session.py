@@ -90,10 +90,10 @@ def test_a_revoked_key_is_forgotten_by_processes_that_remember_it_for_ever(
     presence = ProcessRegistration(postgres_books.url, (accounts.KEYS_CHANNEL,), lambda _, said: ring.forget(said))
     presence.start()
     stack.callback(presence.stop)
-    asyncio.run(ring.recognise(key.text))
-    assert ring.remembered(key.text)
+    asyncio.run(ring.verify(key.text))
+    assert ring.cached(key.text)
     with postgres_books.connection.transaction():
         accounts.revoke_key(postgres_books.connection, key.row.id, 5)
-    eventually(lambda: ring.remembered(key.text) is None, within_s=1)
+    eventually(lambda: ring.cached(key.text) is None, within_s=1)
     with pytest.raises(AccessDenied, match="revoked"):
-        asyncio.run(ring.recognise(key.text))
+        asyncio.run(ring.verify(key.text))

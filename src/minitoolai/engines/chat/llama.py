@@ -144,7 +144,7 @@ class LlamaEngine(ChildProcess):
             if tokens > self._context:
                 raise ContextExceeded(
                     f"input[{index}] is {tokens} tokens, but {self.name} reads at most {self._context} tokens of one "
-                    "text: shorten it or send it in parts",
+                    "text: shortened it or send it in parts",
                     param=f"input[{index}]",
                 )
             total += tokens

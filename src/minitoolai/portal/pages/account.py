@@ -32,7 +32,7 @@ async def change_password(page: PageRequest) -> Response:
     if wait_s := _wait_s(page):
         return too_many_requests(page, wait_s)
     read_new_password(page, new)
-    if page.form.is_valid and not await page.site.users.knows_password(page.member, old):
+    if page.form.is_valid and not await page.site.users.verify_password(page.member, old):
         page.form.add_error("password_old", page.gettext("This is not your password."))
     if not page.form.is_valid:
         return page.render("account/account.html", 422)
@@ -49,10 +49,10 @@ async def leave(page: PageRequest) -> Response:
     password = page.form.pop_password("password_leave")
     if wait_s := _wait_s(page):
         return too_many_requests(page, wait_s)
-    if not await page.site.users.knows_password(page.member, password):
+    if not await page.site.users.verify_password(page.member, password):
         page.form.add_error("password_leave", page.gettext("This is not your password."))
         return page.render("account/account.html", 422)
-    if not await page.site.users.leave(page.member):
+    if not await page.site.users.delete_account(page.member):
         message = page.gettext("Requests of this account are still running. Try again in a minute.")
         return page.redirect("/account", flash=message, kind="bad")
     page.sign_out()

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from minitoolai.accounts.keys import check_email, revoke_page_keys
 from minitoolai.accounts.mail import Letter
 from minitoolai.accounts.rate_limits import Limit
-from minitoolai.accounts.users import LONGEST, SHORTEST, Compose, Purpose
+from minitoolai.accounts.users import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, Compose, Purpose
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
@@ -56,8 +56,8 @@ async def confirm_page(page: PageRequest) -> Response:
     link = await page.site.users.link(secret)
     if link is None or link.purpose != "signup":
         return page.render("access/spent.html", 410, back="/signup")
-    asked_here = page.site.users.asked_here(link, page.browser_id)
-    return page.render("access/confirm.html", link=secret, email=link.email, asked_here=asked_here)
+    is_same_browser = page.site.users.is_same_browser(link, page.browser_id)
+    return page.render("access/confirm.html", link=secret, email=link.email, is_same_browser=is_same_browser)
 
 
 @form("/confirm")
@@ -72,7 +72,7 @@ async def confirm(page: PageRequest) -> Response:
     visitor = await page.site.users.confirm(secret, page.browser_id, password, page.lang)
     if visitor is None:
         page.form.add_error("password", page.gettext("This is not the password that you chose when you signed up."))
-        return page.render("access/confirm.html", 422, link=secret, email=link.email, asked_here=False)
+        return page.render("access/confirm.html", 422, link=secret, email=link.email, is_same_browser=False)
     page.sign_in(visitor)
     return page.redirect("/keys", flash=page.gettext("Welcome! Your account is open. Make your first key here."))
 
@@ -96,7 +96,7 @@ async def signin(page: PageRequest) -> Response:
     if visitor is None:
         page.form.add_error("", page.gettext("This address and this password do not belong together."))
         return page.render("access/signin.html", 422, next=page.next_url("/keys"))
-    page.site.throttle.forgive(f"guess {page.client_ip} {email}")
+    page.site.throttle.reset(f"guess {page.client_ip} {email}")
     if page.session_secret:
         await page.site.users.sign_out(page.session_secret)
     page.sign_in(visitor)
@@ -129,7 +129,7 @@ async def reset(page: PageRequest) -> Response:
         return page.render("access/reset.html", 422)
     if wait_s := _wait_for_email_s(page, email):
         return too_many_requests(page, wait_s)
-    page.site.users.ask_reset(email, email_composer(page, email))
+    page.site.users.request_reset(email, email_composer(page, email))
     return page.render("access/sent.html", purpose="reset", email=email)
 
 
@@ -172,12 +172,14 @@ def read_email(page: PageRequest) -> str:
 def read_new_password(page: PageRequest, password: str) -> None:
     """Check the length of a new password, and record the error of its field."""
     n_ = page.ngettext
-    if len(password) < SHORTEST:
-        message = n_("It needs at least %(num)d character.", "It needs at least %(num)d characters.", SHORTEST)
-        page.form.add_error("password", message % {"num": SHORTEST})
-    elif len(password) > LONGEST:
-        message = n_("It has at most %(num)d character.", "It has at most %(num)d characters.", LONGEST)
-        page.form.add_error("password", message % {"num": LONGEST})
+    if len(password) < MIN_PASSWORD_LENGTH:
+        message = n_(
+            "It needs at least %(num)d character.", "It needs at least %(num)d characters.", MIN_PASSWORD_LENGTH
+        )
+        page.form.add_error("password", message % {"num": MIN_PASSWORD_LENGTH})
+    elif len(password) > MAX_PASSWORD_LENGTH:
+        message = n_("It has at most %(num)d character.", "It has at most %(num)d characters.", MAX_PASSWORD_LENGTH)
+        page.form.add_error("password", message % {"num": MAX_PASSWORD_LENGTH})
 
 
 def _wait_to_guess_s(page: PageRequest, email: str) -> int:

@@ -9,7 +9,7 @@ from ipaddress import ip_network
 import msgspec
 from starlette.responses import Response
 
-from minitoolai.accounts.keys import LONGEST_NAME, NewKey, find_own, is_active, make_key, revoke_own, rotate_key
+from minitoolai.accounts.keys import MAX_KEY_NAME_LENGTH, NewKey, find_own, is_active, make_key, revoke_own, rotate_key
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.models import UNRESTRICTED, KeyRow, KeyRules, RateLimits
 from minitoolai.core.money import format_dollars, parse_dollars
@@ -38,9 +38,11 @@ def read_name(page: PageRequest) -> str:
     name = page.form["name"]
     if not name:
         page.form.add_error("name", page.gettext("Give the key a name that tells you later what it is for."))
-    elif len(name) > LONGEST_NAME:
-        message = page.ngettext("It has at most %(num)d character.", "It has at most %(num)d characters.", LONGEST_NAME)
-        page.form.add_error("name", message % {"num": LONGEST_NAME})
+    elif len(name) > MAX_KEY_NAME_LENGTH:
+        message = page.ngettext(
+            "It has at most %(num)d character.", "It has at most %(num)d characters.", MAX_KEY_NAME_LENGTH
+        )
+        page.form.add_error("name", message % {"num": MAX_KEY_NAME_LENGTH})
     return name
 
 

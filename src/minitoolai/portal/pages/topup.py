@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from minitoolai.accounts.rate_limits import Limit
 from minitoolai.billing.payments import NoVoucher, redeem
-from minitoolai.billing.stripe import LEAST_CENTS, MOST_CENTS, NANO_PER_CENT
+from minitoolai.billing.stripe import MAX_CENTS, MIN_CENTS, NANO_PER_CENT
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, InvalidRequest, Overloaded, StoreError
 from minitoolai.http.routing import read_body, route
 from minitoolai.portal.request import PageRequest, restore_draft
@@ -38,7 +38,7 @@ async def _render_topup(page: PageRequest, status: int = 200) -> Response:
     payments = await page.site.database.read_async(payments_of, page.member.account_id)
     return page.render(
         "topup/topup.html", status, form_action=_form_action(page), payments=payments, amounts=AMOUNTS,
-        least=LEAST_CENTS * NANO_PER_CENT, most=MOST_CENTS * NANO_PER_CENT,
+        least=MIN_CENTS * NANO_PER_CENT, most=MAX_CENTS * NANO_PER_CENT,
     )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ async def voucher(page: PageRequest) -> Response:
     if not isinstance(amount, int):
         page.form.add_error("code", _voucher_error(page, amount))
         return await _render_topup(page, 422)
-    site.throttle.forgive(f"voucher {account_id}")
+    site.throttle.reset(f"voucher {account_id}")
     message = page.gettext("Done: %(amount)s were added to your balance.")
     return page.redirect("/balance", flash=message % {"amount": page.formatter.money(amount)})
 
@@ -82,15 +82,15 @@ async def card(page: PageRequest) -> Response:
     if checkout is None:
         return not_found(page)
     cents = _cents(page.form["amount"])
-    if cents is None or not LEAST_CENTS <= cents <= MOST_CENTS:
+    if cents is None or not MIN_CENTS <= cents <= MAX_CENTS:
         message = page.gettext("Write an amount from %(least)s to %(most)s, with two places at most.")
-        least, most = (page.formatter.money(n * NANO_PER_CENT) for n in (LEAST_CENTS, MOST_CENTS))
+        least, most = (page.formatter.money(n * NANO_PER_CENT) for n in (MIN_CENTS, MAX_CENTS))
         page.form.add_error("amount", message % {"least": least, "most": most})
         return await _render_topup(page, 422)
     if wait_s := page.site.throttle.wait_s(f"checkout {page.member.account_id}", CHECKOUT_LIMIT):
         return too_many_requests(page, wait_s)
     try:
-        address = await checkout.begin(
+        address = await checkout.create_session(
             page.member.account_id,
             page.member.email,
             cents,
@@ -118,7 +118,7 @@ async def done(page: PageRequest) -> Response:
     if checkout is None:
         return not_found(page)
     try:
-        payment = await checkout.landed(page.member.account_id, page.query.get("session", ""))
+        payment = await checkout.payment_for_return(page.member.account_id, page.query.get("session", ""))
     except Overloaded:
         return page.render("topup/waiting.html")
     if payment is None:
@@ -137,7 +137,7 @@ async def stripe_webhook(request: Request) -> Response:
         return PlainTextResponse("no payments are set up here\n", 404)
     try:
         body = await read_body(request, MAX_EVENT_BYTES)
-        await site.checkout.hear(body, request.headers.get("stripe-signature", ""))
+        await site.checkout.handle_webhook(body, request.headers.get("stripe-signature", ""))
     except BodyTooLarge:
         return PlainTextResponse("too large\n", 413)
     except (InvalidRequest, ClientLeft) as error:

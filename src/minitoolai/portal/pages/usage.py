@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from starlette.responses import Response
 
-from minitoolai.billing.usage import together
+from minitoolai.billing.usage import sum_cells
 from minitoolai.core.clock import MS_PER_DAY, generation_name
 from minitoolai.core.models import UsageCell
 from minitoolai.core.money import format_dollars
@@ -117,7 +117,7 @@ def _group(cells: Iterable[UsageCell], by: Callable[[UsageCell], tuple[object, .
     groups: dict[tuple[object, ...], list[UsageCell]] = {}
     for cell in cells:
         groups.setdefault(by(cell), []).append(cell)
-    return [together(group) for group in groups.values()]
+    return [sum_cells(group) for group in groups.values()]
 
 
 def _by_cost(cell: UsageCell) -> tuple[int, int]:

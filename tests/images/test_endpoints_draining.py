@@ -1,4 +1,4 @@
-"""A server that stops lets its watchers go, answers who waits, loses no job, and finds them all when it is back."""
+"""Test that a stopping server ends event streams, refuses waiting requests and loses no job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.acceptance
 
 
-def test_whoever_watches_or_waits_is_let_go_and_no_job_is_lost(tmp_path: Path) -> None:
+def test_a_stopping_server_ends_streams_and_waits_and_loses_no_job(tmp_path: Path) -> None:
     catalog = CATALOG.replace("delay_ms = 150", "delay_ms = 700")
     env = {"MINITOOLAI_IMAGE_ROWS": "1", "MINITOOLAI_DRAIN_TIMEOUT_S": "1"}
     with ServerProcess(tmp_path, catalog=catalog, env=env) as server, ThreadPoolExecutor(2) as pool:

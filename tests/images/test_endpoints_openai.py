@@ -1,4 +1,4 @@
-"""OpenAI's own client asks for pictures by changing its base URL; the request waits on the same queue."""
+"""Tests of `/v1/images/generations` with OpenAI's own client and over plain HTTP."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def states(account: Account) -> list[str]:
     return [row[0] for row in rows]
 
 
-def test_the_sdk_gets_links_that_open(account: Account) -> None:
+def test_the_sdk_gets_working_links(account: Account) -> None:
     answer = client(account).images.generate(model="flat", prompt="a red apple", size="1024x1024", n=2)
     assert answer.data is not None
     assert len(answer.data) == 2
@@ -42,13 +42,13 @@ def test_the_sdk_gets_links_that_open(account: Account) -> None:
     assert account.settled() == CREDIT - 2 * PRICE
 
 
-def test_the_sdk_gets_pictures_in_base64_of_any_size(account: Account) -> None:
+def test_the_sdk_gets_base64_images_of_any_size(account: Account) -> None:
     answer = client(account).images.generate(
         model="flat",
         prompt="a red apple",
         size="300x257",  # type: ignore[call-overload]
         response_format="b64_json",
-        user="somebody",
+        user="user-1",
         extra_body={"seed": 9, "steps": 2, "cfgScale": 3, "scheduler": "Euler a", "negativePrompt": "blue"},
     )
     picture = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json)))
@@ -56,7 +56,7 @@ def test_the_sdk_gets_pictures_in_base64_of_any_size(account: Account) -> None:
     assert "Steps: 2, Sampler: Euler a, CFG scale: 3, Seed: 9" in picture.text["parameters"]
 
 
-def test_several_pictures_with_a_seed_have_seeds_that_follow_it(account: Account) -> None:
+def test_several_images_have_consecutive_seeds(account: Account) -> None:
     data = generate(account, n=3, seed=2**32 - 2, response_format="b64_json").json()["data"]
     seeds = []
     for item in data:
@@ -65,13 +65,13 @@ def test_several_pictures_with_a_seed_have_seeds_that_follow_it(account: Account
     assert seeds == [str(2**32 - 2), str(2**32 - 1), "0"]
 
 
-def test_an_answer_names_a_generation_for_each_picture(account: Account) -> None:
+def test_a_response_names_one_generation_per_image(account: Account) -> None:
     names = generate(account, n=2).headers["x-generation-id"].split(", ")
     assert [account.server.transfers_of(name) for name in names] == [[PRICE], [PRICE]]
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_both_spellings_of_the_path_answer(account: Account, slash: str) -> None:
+def test_the_path_works_with_and_without_a_trailing_slash(account: Account, slash: str) -> None:
     answer = generate(account, f"/v1/images/generations{slash}", size=None, n=None, response_format=None)
     assert (answer.status_code, answer.history) == (200, [])
 
@@ -107,37 +107,35 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("field", "value"), REFUSED, ids=[f"{c[0]}={c[1]!r}" for c in REFUSED])
-def test_what_is_not_offered_is_a_400_that_names_its_field_in_openais_shape(
-    account: Account, field: str, value: object
-) -> None:
+def test_an_unsupported_field_is_named_in_the_format_of_openai(account: Account, field: str, value: object) -> None:
     check_refusal(generate(account, **{field: value}), 400, "invalid_request", field)
     assert states(account) == []
 
 
-def test_values_that_ask_for_nothing_else_are_taken(account: Account) -> None:
+def test_fields_without_effect_are_accepted(account: Account) -> None:
     harmless = {"quality": "standard", "output_format": "png", "background": "auto", "moderation": "auto"}
     assert generate(account, **harmless, stream=False, size="auto").status_code == 200
 
 
-def test_errors_are_the_sdks_own_exceptions(account: Account) -> None:
+def test_errors_raise_the_exceptions_of_the_sdk(account: Account) -> None:
     with pytest.raises(openai.NotFoundError, match="the nearest is flat"):
         client(account).images.generate(model="flatt", prompt="x")
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(api_key="sk-mt-x", base_url=account.server.url + "/v1").images.generate(model="flat", prompt="x")
-    with pytest.raises(openai.BadRequestError, match="cannot be painted") as refusal:
+    with pytest.raises(openai.BadRequestError, match="this prompt cannot be generated") as refusal:
         client(account).images.generate(model="flat", prompt="an unpaintable thing")
     assert refusal.value.param == "prompt"
     assert account.settled() == CREDIT
 
 
-def test_all_of_several_pictures_are_held_or_none(account: Account) -> None:
+def test_several_images_are_reserved_together_or_not_at_all(account: Account) -> None:
     poor = account.server.account("0.004")
     check_refusal(generate(poor, n=4), 402, "insufficient_balance")
     assert poor.settled() == 4_000_000
     assert states(poor) == []
 
 
-def test_whoever_hangs_up_pays_for_nothing_that_was_not_drawn(account: Account) -> None:
+def test_a_client_that_disconnects_pays_for_no_unfinished_image(account: Account) -> None:
     body = b'{"model": "slow", "prompt": "a red apple", "size": "256x256", "n": 4, "steps": 8}'
     with socket.create_connection(("127.0.0.1", account.server.port), 10) as line:
         line.sendall(
@@ -150,6 +148,6 @@ def test_whoever_hangs_up_pays_for_nothing_that_was_not_drawn(account: Account) 
     assert account.settled() == CREDIT
 
 
-def test_another_method_is_refused_in_openais_shape(account: Account) -> None:
+def test_another_method_is_refused_in_the_format_of_openai(account: Account) -> None:
     answer = requests.get(account.server.url + "/v1/images/generations", headers=account.headers, timeout=10)
     check_refusal(answer, 405, "method_not_allowed")

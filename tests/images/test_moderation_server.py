@@ -1,4 +1,4 @@
-"""A moderation server is asked for every prompt; where it cannot answer, nothing is drawn."""
+"""Tests of the moderation server: every prompt is checked, and a failing server refuses it."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def answering(status: int, body: Any) -> Callable[[Exchange], Awaitable[None]]:
 
 
 def check(upstream: Upstream, prompt: str = "a red apple", *, key: str = "sk-mod", model: str = "omni") -> None:
-    async def ask() -> None:
+    async def request() -> None:
         client = HttpClient()
         try:
             await ModerationPolicy(client, base_url=upstream.base_url + "/", key=key, model=model).check(prompt, "")
         finally:
             await client.close()
 
-    asyncio.run(ask())
+    asyncio.run(request())
 
 
-def test_the_prompt_is_asked_for_and_passes_where_nothing_is_flagged() -> None:
+def test_the_prompt_is_sent_and_passes_if_nothing_is_flagged() -> None:
     with Upstream(answering(200, {"results": [{"flagged": False, "categories": {"sexual": False}}]})) as upstream:
         check(upstream)
-        asked = upstream.last
-        assert (asked.path, asked.headers["authorization"]) == ("/v1/moderations", "Bearer sk-mod")
-        assert asked.body == {"input": "a red apple", "model": "omni"}
+        sent = upstream.last
+        assert (sent.path, sent.headers["authorization"]) == ("/v1/moderations", "Bearer sk-mod")
+        assert sent.body == {"input": "a red apple", "model": "omni"}
         check(upstream, key="", model="")
         assert "authorization" not in upstream.last.headers
         assert upstream.last.body == {"input": "a red apple"}
 
 
-def test_what_is_flagged_is_refused_with_its_categories() -> None:
+def test_a_flagged_prompt_is_refused_with_its_categories() -> None:
     result = {"flagged": True, "categories": {"violence": True, "sexual": True, "hate": False, "illicit": None}}
     with Upstream(answering(200, {"id": "modr-1", "model": "omni", "results": [result]})) as upstream:
         with pytest.raises(ContentRefused, match=r"sexual, violence\); nothing was charged") as refusal:
@@ -64,14 +64,14 @@ def test_what_is_flagged_is_refused_with_its_categories() -> None:
     ],
     ids=repr,
 )
-def test_an_answer_that_says_nothing_is_no_consent(status: int, body: Any) -> None:
+def test_an_unusable_response_refuses_the_prompt(status: int, body: Any) -> None:
     with Upstream(answering(status, body)) as upstream, pytest.raises(EngineError, match="nothing was charged") as no:
         check(upstream)
     assert "bad key" not in no.value.message
 
 
-def test_a_server_that_is_not_there_is_no_consent() -> None:
+def test_an_unreachable_server_refuses_the_prompt() -> None:
     with Upstream(answering(200, {})) as upstream:
         address = upstream
-    with pytest.raises(EngineTimeout, match="does not answer"):
+    with pytest.raises(EngineTimeout, match="does not respond"):
         check(address)

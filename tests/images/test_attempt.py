@@ -1,0 +1,149 @@
+"""Tests of one attempt at an image job: success, failure, retries of the store, supersession."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from minitoolai.core.errors import (
+    EngineError,
+    EngineRefused,
+    StoreError,
+)
+from minitoolai.core.models import Balance
+from minitoolai.images.attempt import JobAttempt
+from minitoolai.storage.object_store import LocalObjectStore
+from tests.support.books import FixedClock, TemporaryBooks
+from tests.support.studio import PRICE, Gate, Studio, broken, claimed_job, failing
+
+
+def test_a_job_becomes_an_image_and_is_charged_once(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        account = books.account(2 * PRICE)
+        submitted = await studio.submit(account, "a cat", seed=7, steps=3)
+        assert 0 < submitted.job_id < 2**53
+        job = await studio.end(submitted)
+        assert (job.state, job.progress, job.seed, job.model, job.served_model) == (
+            "succeeded", 1.0, 7, "first", "engine-1",
+        )  # fmt: skip
+        assert job.object is not None
+        assert await studio.store.get(job.object) == b"a cat 7"
+        assert books.money(account) == Balance(PRICE, 0)
+        assert studio.row(submitted) == ("succeeded", 1, 0, PRICE)
+
+    Studio(books, tmp_path).run(test)
+
+
+def test_a_failed_attempt_is_repeated_with_the_same_seed(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        studio.engine.behavior = failing(EngineError("one"), EngineError("two"))
+        job = await studio.submit(books.account(PRICE), "a dog", seed=5)
+        ended = await studio.end(job)
+        assert studio.row(job) == ("succeeded", 3, 2, PRICE)
+        assert ended.object is not None
+        assert await studio.store.get(ended.object) == b"a dog 5"
+
+    Studio(books, tmp_path).run(test)
+
+
+def test_after_three_failures_a_job_fails_with_the_reason_and_no_charge(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        studio.engine.behavior = broken
+        account = books.account(PRICE)
+        job = await studio.submit(account)
+        ended = await studio.end(job)
+        assert (ended.state, ended.error_code, ended.error) == ("failed", "upstream_error", "the engine is broken")
+        assert studio.row(job)[3] == 0
+        assert len(studio.engine.begun) == 3
+        assert books.money(account) == Balance(PRICE, 0)
+
+    Studio(books, tmp_path).run(test)
+
+
+def test_a_refusal_by_the_engine_is_not_repeated(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        studio.engine.behavior = failing(EngineRefused("no such sampler"))
+        job = await studio.submit(books.account(PRICE))
+        ended = await studio.end(job)
+        assert (ended.state, ended.error) == ("failed", "no such sampler")
+        assert len(studio.engine.begun) == 1
+
+    Studio(books, tmp_path).run(test)
+
+
+def test_an_unexpected_exception_of_an_engine_fails_only_that_job(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        studio.engine.behavior = failing(*(KeyError("x") for _ in range(3)))
+        account = books.account(5 * PRICE)
+        job = await studio.submit(account)
+        assert (await studio.end(job)).error_code == "internal_error"
+        assert (await studio.end(await studio.submit(account))).state == "succeeded"
+
+    Studio(books, tmp_path).run(test)
+
+
+def test_a_full_store_delays_images_and_loses_none(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        studio.store.fault = "no space left on device"
+        account = books.account(5 * PRICE)
+        jobs = [await studio.submit(account) for _ in range(3)]
+        await asyncio.sleep(0.6)
+        assert books.money(account) == Balance(5 * PRICE, 3 * PRICE)
+        studio.store.fault = None
+        assert [(await studio.end(job)).state for job in jobs] == ["succeeded"] * 3
+        assert len(studio.engine.begun) == 3
+        assert books.money(account) == Balance(2 * PRICE, 0)
+
+    Studio(books, tmp_path).run(test)
+
+
+def test_a_superseded_attempt_delivers_nothing(books: TemporaryBooks, tmp_path: Path) -> None:
+    async def test(studio: Studio) -> None:
+        gate = Gate()
+        studio.engine.behavior = gate.generate
+        account = books.account(5 * PRICE)
+        job = await studio.submit(account)
+        await gate.begun.wait()
+        # As if its lease had expired and another worker had claimed the job.
+        with books.connection.transaction():
+            books.rows("UPDATE generations SET attempt = 2, worker = 'another'")
+        gate.is_open.set()
+        async with asyncio.timeout(5):
+            while studio.engine.running or studio.events.step_of(job.job_id) is not None:
+                await asyncio.sleep(0.01)
+        assert studio.row(job) == ("running", 2, 0, 0)
+        assert books.money(account) == Balance(5 * PRICE, PRICE)
+
+    Studio(books, tmp_path).run(test)
+
+
+class FullStore(LocalObjectStore):
+    """A store that is full and takes 40 seconds to say so."""
+
+    def __init__(self, folder: Path, clock: FixedClock) -> None:
+        super().__init__(folder)
+        self.clock = clock
+        self.calls = 0
+
+    async def put(self, job_id: int, png: bytes) -> str:
+        self.calls += 1
+        self.clock.forward(40)
+        raise StoreError("no space left on device")
+
+
+def test_an_attempt_fails_once_the_store_has_been_full_for_a_minute(
+    sqlite_books: TemporaryBooks, tmp_path: Path
+) -> None:
+    async def test(studio: Studio) -> None:
+        clock = FixedClock()
+        store = FullStore(tmp_path, clock)
+        services = dataclasses.replace(studio.services, objects=store, clock=clock)
+        attempt = JobAttempt(services, claimed_job(), studio.engine)
+        with pytest.raises(StoreError, match="no space left"):
+            await attempt.store(b"image")
+        assert store.calls == 2
+
+    Studio(sqlite_books, tmp_path).run(test, with_worker=False)
