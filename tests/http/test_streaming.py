@@ -179,7 +179,7 @@ def test_a_run_can_no_longer_be_stopped_once_it_has_ended() -> None:
     async def work() -> None:
         run = Run()
         await streamed(run)
-        assert run.task is None
+        assert run.cancellation.task is None
         run.stop(ClientLeft("late"))
         await asyncio.sleep(0)
 

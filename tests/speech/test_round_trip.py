@@ -81,8 +81,6 @@ def test_the_measure_counts_words_added_missing_and_mistaken() -> None:
 
 @pytest.mark.parametrize("speed", [1.0, 1.25])
 def test_a_recognizer_understands_twenty_sentences(account: Account, transcribe: Transcribe, speed: float) -> None:
-    account: Account, transcribe: Transcribe, speed: float
-) -> None:
     wrong = total = 0
     for sentence in SENTENCES:
         heard = transcribe(speak(account, input=sentence, response_format="pcm", speed=speed).content)
