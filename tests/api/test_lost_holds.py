@@ -105,7 +105,7 @@ def check_failure(path: str, text: str) -> None:
         last = found[-1]["error"]
         assert (last["code"], last["type"]) == ("interrupted", "server_error")
         assert not [event for event in found if event.get("usage")]
-    assert "already recorded while the server was paused" in last["message"]
+    assert "charge for this response was recorded while the server was paused" in last["message"]
 
 
 def check_recovered(account: Account, name: str) -> None:

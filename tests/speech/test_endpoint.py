@@ -193,7 +193,7 @@ def test_words_in_another_script_are_skipped_reported_and_not_charged(account: A
 def test_a_text_that_the_balance_does_not_cover_is_refused_before_a_word(server: ServerProcess) -> None:
     poor = server.account("0.001")
     message = check_refusal(speak(poor, model="tone", input="a" * 67), 402, "insufficient_balance")
-    assert "0.001005000" in message
+    assert "needs at least $0.001005, but only $0.001 is available" in message
     assert speak(poor, model="tone", input="a" * 66).status_code == 200
     assert poor.settled() == 10_000
 
