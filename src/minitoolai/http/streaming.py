@@ -193,7 +193,10 @@ def watch_disconnect(run: StreamRun, receive: Receive) -> asyncio.Future[Any]:
 
 
 def reason_to_stop(run: StreamRun) -> ServiceError:
-    """Return why the run was stopped, or end it and raise CancelledError if the server is shutting down."""
+    """Return why this task was cancelled: by `stop`, with a reason.
+
+    If the server is shutting down, raise CancelledError.
+    """
     reason = run.cancellation.take()
     if reason is None:
         run.finish(ClientLeft("The server is shutting down."))
