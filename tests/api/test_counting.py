@@ -1,4 +1,4 @@
-"""What no upstream counted is counted here: near the truth, never above the hold, and marked as estimated."""
+"""Estimated usage over HTTP: close to the true count, never above the hold, and marked as estimated."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.upstream import Upstream
 
 CREDIT = 5_000_000_000
 PRICE_IN, PRICE_OUT = 150, 600
-#: What a picture of the stand-in counts where its `detail` is low.
+#: Tokens of an image with low `detail`, according to the stand-in.
 LOW = 85
 ZERO = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 WORDS = "word " * 1000
@@ -27,7 +27,7 @@ def arguments(piece: str) -> dict[str, Any]:
 
 
 CALL = {"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}]}
-#: Deltas as engines send them, and the text in each.
+#: Deltas of real engines, with the text in each.
 STREAMS: dict[str, list[tuple[dict[str, Any], str]]] = {
     "a thousand words in one delta": [({"content": WORDS}, WORDS)] * 3,
     "reasoning": [({"reasoning": text}, text) for text in ("Let me think. ", "Saturn has rings" * 20, "so " * 90)],
@@ -45,7 +45,7 @@ STREAMS: dict[str, list[tuple[dict[str, Any], str]]] = {
 
 
 def left(account: Account, after: int, **fields: Any) -> dict[str, Any]:
-    """The books on a stream whose caller hung up having read so many events."""
+    """Return the generation of a stream whose client disconnected after this many events."""
     answer = start(account, max_completion_tokens=4000, **fields)
     seen = b""
     for data in answer.iter_content(None):
@@ -58,7 +58,7 @@ def left(account: Account, after: int, **fields: Any) -> dict[str, Any]:
 
 
 def check_near(row: dict[str, Any], texts: list[str], *, prompt: str = HELLO[0]["content"], images: int = 0) -> None:
-    """At least half of a token for each four bytes, at most a token for each or for each delta; and the prompt."""
+    """Check the estimate: half a token to one token per four bytes, or one per delta; and the prompt."""
     size = len("".join(texts).encode())
     assert (row["state"], row["error_code"]) == ("cancelled", "client_left")
     if not size:
@@ -120,7 +120,7 @@ def test_tools_schemas_and_former_turns_are_part_of_the_prompt(account: Account,
 
 
 def test_output_beyond_the_limit_is_not_charged(account: Account, upstream: Upstream) -> None:
-    """The limit is forced on the upstream; one that ignores it is the operator's affair."""
+    """Output beyond the limit, from an upstream that ignores it, is at the operator's expense."""
     upstream.behave = manners.first(3, {"content": WORDS}, {"content": WORDS})
     answer = start(account, model="standin", max_completion_tokens=20)
     seen = b""
@@ -136,7 +136,7 @@ def test_output_beyond_the_limit_is_not_charged(account: Account, upstream: Upst
 
 
 def test_after_a_usage_in_the_middle_the_rest_is_counted(account: Account, upstream: Upstream) -> None:
-    """Anthropic's first event has a usage of one token; some count in every chunk."""
+    """Use the last usage: Anthropic's first event reports one token, and some engines report one in every chunk."""
     last = {"last": 0}
 
     async def behave(exchange: Any) -> None:
@@ -194,7 +194,7 @@ def charged(account: Account, answer: requests.Response) -> dict[str, Any]:
 
 
 def told(answer: requests.Response) -> dict[str, Any]:
-    """The usage that the caller was told."""
+    """Return the usage sent to the caller."""
     if answer.headers["content-type"] == "application/json":
         return answer.json()["usage"]  # type: ignore[no-any-return]
     found = events(answer.text)
@@ -288,7 +288,7 @@ def test_tokens_that_were_sent_as_numbers_are_counted_one_by_one(account: Accoun
 
 
 def test_thoughts_are_tokens_for_the_first_token_time_out(account: Account, upstream: Upstream) -> None:
-    """The stand-in is given up after a second without a token."""
+    """The stand-in's timeout is one second without a token."""
 
     async def behave(exchange: Any) -> None:
         exchange.begin()

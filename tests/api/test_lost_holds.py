@@ -1,4 +1,4 @@
-"""A hold that was settled under a response: the response ends in an error, and never as if it had been paid for."""
+"""Holds that are settled elsewhere during a response: it ends in an error, never as if it had been charged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.waiting import eventually
 
 CREDIT = 5_000_000_000
 WORDS = ["word "] * 8
-#: Until a checkpoint has been answered, and a margin for a busy machine.
+#: Time until a checkpoint has been confirmed, with a margin for a busy machine.
 NOTICED_S = CHECKPOINT_EVERY_S + 4.0
 STREAMS = {
     API: {"messages": HELLO},
@@ -35,7 +35,7 @@ STREAMS = {
 
 
 def begin(account: Account, path: str) -> requests.Response:
-    """A stream, once its head is there; the upstream bills to the end where the caller leaves."""
+    """Start a stream and return once its head arrives. The upstream bills it even if the client disconnects."""
     body = {"model": "billing", "stream": True, **STREAMS[path]}
     return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=30, stream=True)
 
@@ -61,7 +61,7 @@ def end_stream(exchange: Exchange) -> None:
 
 
 def words(exchange: Exchange, text: str, finish: str | None = None) -> dict[str, Any]:
-    """A chunk in the form of the address that was asked."""
+    """Return a chunk in the format of this path."""
     if exchange.path.endswith("/chat/completions"):
         return manners.chunk({"content": text}, finish=finish)
     choice = {"text": text, "index": 0, "logprobs": None, "finish_reason": finish}
@@ -85,7 +85,7 @@ def end_whole(exchange: Exchange) -> None:
 
 
 def newest(account: Account) -> str:
-    """The newest generation of an account, whose name its caller has not seen yet."""
+    """Return the newest generation of an account, whose name the caller does not know yet."""
     rows = account.server.read(
         lambda c: c.execute("SELECT max(id) FROM generations WHERE account_id = ?", (account.id,))
     )
@@ -93,7 +93,7 @@ def newest(account: Account) -> str:
 
 
 def check_failure(path: str, text: str) -> None:
-    """The stream ended in the error of its form, and in nothing that says it was complete."""
+    """Check that the stream ends in an error in its format, without a sign of completion."""
     if path == "/v1/responses":
         kinds = [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
         assert kinds[-1] == "response.failed"
@@ -105,11 +105,11 @@ def check_failure(path: str, text: str) -> None:
         last = found[-1]["error"]
         assert (last["code"], last["type"]) == ("interrupted", "server_error")
         assert not [event for event in found if event.get("usage")]
-    assert "already recorded while the server was paused" in last["message"]
+    assert "charge for this response was recorded while the server was paused" in last["message"]
 
 
 def check_recovered(account: Account, name: str) -> None:
-    """The books carry what the recovery wrote, whatever the run asked for afterwards."""
+    """Check that the database keeps what the recovery wrote."""
     left = account.settled()
     row = account.server.generation(name)
     assert (row["state"], row["error_code"]) == ("failed", "interrupted")
@@ -128,7 +128,7 @@ def test_a_stream_stops_at_the_checkpoint_that_finds_its_hold_settled(
     began_s = time.monotonic()
     check_failure(path, answer.text)
     assert time.monotonic() - began_s < NOTICED_S
-    # The upstream is let go, though it would bill to the end: no one pays for the rest any more.
+    # The upstream is closed although it bills to the end, because the remaining output can no longer be charged.
     assert eventually(upstream.last.gone.is_set, within_s=2.0)
     check_recovered(account, name)
 

@@ -1,4 +1,4 @@
-"""Callers who hang up early or read slowly pay for what was written, and leave nothing behind."""
+"""Clients that disconnect early or read slowly: charged for the output, and every resource is released."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_disconnect_before_the_first_token_is_free_and_closes_the_upstream(
     upstream.behave = behave  # type: ignore[assignment]
     with dial(account, model="standin", stream=stream):
         eventually(lambda: upstream.seen)
-        # A plain answer is watched for callers who leave from its first half second on.
+        # Without streaming, a disconnect is only detected after the first half second.
         time.sleep(0.1 if stream else 0.7)
     assert account.settled(within_s=1.0) == CREDIT
     assert eventually(upstream.last.gone.is_set, within_s=1.0)
@@ -61,7 +61,7 @@ def test_a_disconnect_midway_stops_the_upstream_and_charges_the_output_so_far(
     assert CREDIT - left == row["cost"] == row["input_units"] * PRICE_IN + row["output_units"] * PRICE_OUT
 
 
-def test_leaving_at_the_first_word_does_not_make_ten_pictures_free(account: Account, upstream: Upstream) -> None:
+def test_a_disconnect_at_the_first_token_still_charges_ten_images(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.break_off("hang", ["A "])
     parts = [{"type": "image_url", "image_url": {"url": f"https://example.com/{n}.jpg"}} for n in range(10)]
     answer = start(account, model="standin", messages=[{"role": "user", "content": parts}])
@@ -69,7 +69,7 @@ def test_leaving_at_the_first_word_does_not_make_ten_pictures_free(account: Acco
     answer.close()
     left = account.settled(within_s=2.0)
     row = account.server.generation(answer.headers["x-generation-id"])
-    # 85 tokens are the least that a picture of this model counts.
+    # An image has at least 85 tokens for this model.
     assert (row["input_units"], row["estimated"]) == (4 + 10 * 85, 1)
     assert 854 * PRICE_IN < CREDIT - left == row["cost"] <= row["hold_amount"]
 

@@ -1,4 +1,4 @@
-"""The shape of an answer, field by field, as the contract has it: streamed and whole, on both addresses."""
+"""The documented shape of chat responses, field by field: with and without streaming, on both paths."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_usage(usage: dict[str, Any], prompt: int, completion: int) -> None:
 
 
 def check_stream(found: list[Any], served_model: str, prompt: int, completion: int) -> None:
-    """Chunks with every field, then the usage, then `[DONE]`."""
+    """Check for chunks with every field, then the usage, then `[DONE]`."""
     *chunks, last, done = found
     assert done == "[DONE]"
     for event in [*chunks, last]:
@@ -89,7 +89,7 @@ def test_the_shape_is_the_same_if_the_engine_leaves_fields_out(
     account: Account, upstream: Upstream, model: str, lean: bool, newline: str
 ) -> None:
     if lean and model == "whole":
-        return  # The catalog promises for this one that its chunks are complete.
+        return  # The catalog states that the chunks of this engine are complete.
     upstream.behave = manners.answer(lean=lean, newline=newline)
     found = events(post(account, model=model).text)
     check_stream(found, manners.MODEL, manners.PROMPT_TOKENS, len(manners.WORDS))
@@ -161,7 +161,7 @@ def test_unknown_fields_are_passed_on_and_the_usage_is_always_asked_for(account:
     assert {name: sent[name] for name in fields} == fields
     assert sent["stream_options"] == {"include_usage": True}
     assert sent["messages"] == HELLO
-    assert "authorization" not in upstream.last.headers  # The caller's key is ours to know, nobody else's.
+    assert "authorization" not in upstream.last.headers  # The caller's key must not be sent to an upstream.
 
 
 def test_an_image_reaches_an_engine_with_vision(account: Account, upstream: Upstream) -> None:

@@ -1,4 +1,4 @@
-"""Pictures in a chat are judged by their bytes, and a URL becomes bytes only for engines that fetch nothing."""
+"""Unit tests of chat/image_inputs.py: images are checked by their bytes, and fetched for engines that do not."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_the_embedded_model_sees_with_the_operators_mmproj_and_says_where_it_is_
         entry, eyes = EngineEntry("llama", model="m", context=4096), tmp_path / "eyes.gguf"
         blind, seeing = (LlamaEngine("e", entry, HttpClient(), path=__file__, mmproj=path) for path in ("", str(eyes)))
         assert (blind.vision, blind.vision_unavailable_reason()) == (False, None)
-        # It reads and writes all the same.
+        # Reading and writing still works.
         assert seeing.why_not_ready() is None
         assert "MINITOOLAI_LLAMA_MMPROJ" in str(seeing.vision_unavailable_reason())
         eyes.write_bytes(b"GGUF")

@@ -1,4 +1,4 @@
-"""An engine's stream on its way to the caller: the same answer however the bytes are cut, and nothing lost."""
+"""Unit tests of chat/normalizer.py: the same events however the bytes are split, and no text lost."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TEXT = b"".join(event(choice(delta)) for delta in DELTAS)
 END = event(choice({}, "stop"))
 USAGE_EVENT = event([], USAGE)
 WHOLE = TEXT + END + USAGE_EVENT + DONE
-#: Every manner of writing that the standard of server-sent events allows, and that engines have.
+#: Variants of server-sent events that the standard allows and that engines use.
 COMMENTED = b": hello\n\n" + TEXT.replace(b"data: ", b": ping\n\ndata: ", 3) + END + b": ping\n\n" + USAGE_EVENT + DONE
 
 
@@ -55,7 +55,7 @@ def stream(*, forwards: bool = True, include_usage: bool = True) -> ChunkNormali
 
 
 def feed(source: bytes, *pieces: int, **options: bool) -> tuple[bytes, ChunkNormalizer]:
-    """What comes out when the bytes come in pieces that end at these places."""
+    """Return the output for a stream that arrives in pieces ending at these positions."""
     events = stream(**options)
     return b"".join(events.feed(source[a:b]) for a, b in itertools.pairwise([0, *pieces, len(source)])), events
 

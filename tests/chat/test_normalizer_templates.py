@@ -1,4 +1,4 @@
-"""Events known by what they share need no parser, and are the same as if they had been parsed."""
+"""Unit tests of chunk templates: events that match a template are sent as if they had been parsed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from minitoolai.chat.normalizer import MAX_TEMPLATE_PARSES
 from tests.chat.test_normalizer import DONE, END, TEXT, USAGE_EVENT, choice, event, stream
 
 WORDS = ["a", " b", "", "Grüße", "🪐", 'say "x"', "back\\", "\n\n", "data: [DONE]", '"usage": {', "é" * 300, "end\\\\"]
-#: The same, as engines write them that send ASCII alone.
+#: The words as engines write them that send only ASCII.
 ASCII = [json.dumps(word)[1:-1] for word in (*WORDS, "雪国", "\x01", "a\tb", "\\u00e9")]
 
 
-def told(word: str, key: str = "content", **head: Any) -> bytes:
+def text_chunk(word: str, key: str = "content", **head: Any) -> bytes:
     return event(choice({key: word}), **head)
 
 
 def both_ways(events: list[bytes], **options: bool) -> tuple[int, bytes]:
-    """How many events went the short way, and what was sent; the same as without that way, or the test fails."""
+    """Return how many events matched the template, and the bytes sent. Check that parsing each event sends the same."""
     short, plain = stream(**options), stream(**options)
     sent, known = [], 0
     for data in events:
@@ -43,15 +43,15 @@ MODES = [
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_chunk_that_matches_the_template_is_sent_as_if_it_had_been_parsed(mode: dict[str, bool]) -> None:
-    words = [told(word) for word in WORDS * 3]
-    known, _ = both_ways([told("first"), *words, END, USAGE_EVENT, DONE], **mode)
+    words = [text_chunk(word) for word in WORDS * 3]
+    known, _ = both_ways([text_chunk("first"), *words, END, USAGE_EVENT, DONE], **mode)
     assert known >= 18
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_escapes_count_as_the_bytes_that_they_stand_for(mode: dict[str, bool]) -> None:
-    words = [told("TEXT").replace(b"TEXT", word.encode()) for word in ASCII * 3]
-    known, _ = both_ways([told("first"), *words, END, DONE], **mode)
+    words = [text_chunk("TEXT").replace(b"TEXT", word.encode()) for word in ASCII * 3]
+    known, _ = both_ways([text_chunk("first"), *words, END, DONE], **mode)
     assert known >= 36
     events = stream(**mode)
     for data in words:
@@ -62,17 +62,17 @@ def test_escapes_count_as_the_bytes_that_they_stand_for(mode: dict[str, bool]) -
 
 def test_an_emoji_split_over_two_events_counts_about_as_much_as_a_whole_one() -> None:
     events = stream()
-    events.feed(told("a"))
+    events.feed(text_chunk("a"))
     for half in (b"\\ud83e", b"\\ude90"):
-        assert events.match_template(told("TEXT").replace(b"TEXT", half)) is not None
+        assert events.match_template(text_chunk("TEXT").replace(b"TEXT", half)) is not None
     assert events.size == 1 + len("🪐".encode())
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
 @pytest.mark.parametrize("mode", MODES)
 def test_reasoning_and_content_use_two_templates(mode: dict[str, bool], key: str) -> None:
-    thoughts = [told("hm", key) for _ in range(20)]
-    known, _ = both_ways([*thoughts, *[told("so") for _ in range(20)], END, DONE], **mode)
+    thoughts = [text_chunk("hm", key) for _ in range(20)]
+    known, _ = both_ways([*thoughts, *[text_chunk("so") for _ in range(20)], END, DONE], **mode)
     assert known == 38
 
 
@@ -94,14 +94,14 @@ def test_pieces_of_a_calls_arguments_repeat_as_text_does(mode: dict[str, bool]) 
 @pytest.mark.parametrize(
     "stranger",
     [
-        told("x", model="other"),
-        told("x").replace(b"null}]", b"null},{}]"),
+        text_chunk("x", model="other"),
+        text_chunk("x").replace(b"null}]", b"null},{}]"),
         event(choice({"content": "x"}, "stop")),
         event(choice({"content": "x"}), {"prompt_tokens": 1, "completion_tokens": 1}),
         event([*choice({"content": "x"}), *choice({"content": "y"})]),
-        told("x")[:-1],
-        told("x") + told("y"),
-        told("x") + DONE,
+        text_chunk("x")[:-1],
+        text_chunk("x") + text_chunk("y"),
+        text_chunk("x") + DONE,
         b": ping\n\n",
         b'data: {"error":{"message":"full"}}\n\n',
     ],
@@ -110,41 +110,48 @@ def test_pieces_of_a_calls_arguments_repeat_as_text_does(mode: dict[str, bool]) 
 def test_an_event_that_differs_in_more_than_its_text_is_parsed(stranger: bytes, mode: dict[str, bool]) -> None:
     events = stream(**mode)
     for _ in range(3):
-        events.feed(told("a"))
-    assert events.match_template(told("b")) is not None
+        events.feed(text_chunk("a"))
+    assert events.match_template(text_chunk("b")) is not None
     assert events.match_template(stranger) is None
 
 
 def test_a_raw_line_end_or_an_open_escape_in_the_text_never_matches_the_template() -> None:
     events = stream()
-    events.feed(told("a"))
-    whole = told("TEXT")
+    events.feed(text_chunk("a"))
+    whole = text_chunk("TEXT")
     for text in (b"x\n\ndata: [DONE]\n\n", b"x\\", b'x","tool_calls":[{}],"a":"'):
         assert events.match_template(whole.replace(b"TEXT", text)) is None
 
 
 def test_nothing_matches_the_template_while_half_an_event_is_buffered() -> None:
     events = stream()
-    events.feed(told("a"))
+    events.feed(text_chunk("a"))
     assert events.feed(b"data: {") == b""
-    assert events.match_template(told("b")) is None
+    assert events.match_template(text_chunk("b")) is None
 
 
 def test_after_the_end_nothing_repeats() -> None:
     events = stream()
-    events.feed(told("a") + DONE)
-    assert events.match_template(told("b")) is None
-    assert events.feed(told("b")) == b""
+    events.feed(text_chunk("a") + DONE)
+    assert events.match_template(text_chunk("b")) is None
+    assert events.feed(text_chunk("b")) == b""
 
 
 def test_only_a_bounded_number_of_events_is_parsed_to_learn_a_template() -> None:
-    known, sent = both_ways([told("word", n=number) for number in range(3 * MAX_TEMPLATE_PARSES)])
+    known, sent = both_ways([text_chunk("word", n=number) for number in range(3 * MAX_TEMPLATE_PARSES)])
     assert known == 0
     assert len(sent.split(b"\n\n")) == 3 * MAX_TEMPLATE_PARSES + 1
 
 
 def test_the_order_of_blocks_large_and_small_is_kept() -> None:
-    events = [TEXT, *[told(str(number)) for number in range(9)], told("x") + told("y"), told("z"), END, DONE]
+    events = [
+        TEXT,
+        *[text_chunk(str(number)) for number in range(9)],
+        text_chunk("x") + text_chunk("y"),
+        text_chunk("z"),
+        END,
+        DONE,
+    ]
     _, sent = both_ways(events)
     said = [json.loads(line[6:])["choices"][0]["delta"].get("content") for line in sent.split(b"\n\n") if line]
     assert said[5:] == [*"012345678", "x", "y", "z", None]

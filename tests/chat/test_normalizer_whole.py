@@ -1,4 +1,4 @@
-"""An answer that is not streamed: every documented field, whatever the engine left out."""
+"""Unit tests of completions without streaming: every documented field is present."""
 
 from __future__ import annotations
 

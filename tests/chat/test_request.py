@@ -1,4 +1,4 @@
-"""Bodies of chat requests: what is right is read, what is wrong is refused with the exact field and what to write."""
+"""Unit tests of chat/request.py: valid requests are parsed, and errors name the field and the remedy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def picture(**image: Any) -> list[dict[str, Any]]:
     return user({"type": "image_url", "image_url": {"url": "https://example.com/a.png", **image}})
 
 
-#: (the field that must be named, what is sent, a part of the message)
+#: (expected field, request fields, part of the message)
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("model", {"model": ""}, "non-empty string"),
     ("model", {"model": 7}, "non-empty string"),

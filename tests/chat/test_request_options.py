@@ -1,4 +1,4 @@
-"""The fields that shape an answer: what is right is passed on as it is, what is wrong is refused by its name."""
+"""Unit tests of the optional chat fields: valid ones are passed on unchanged, invalid ones are refused by name."""
 
 from __future__ import annotations
 

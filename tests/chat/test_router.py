@@ -1,4 +1,4 @@
-"""Several upstreams behind one name: whatever one does, the answer, the charge and the record are right."""
+"""Routing, fallback, retries and circuit breaker with two upstreams: response, charge and records are right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANSWER = "".join(manners.WORDS)
 
 
 class Two:
-    """Two stand-ins, `a` and `b`, and the server before them."""
+    """Two stand-in upstreams, `a` and `b`, and the server in front of them."""
 
     def __init__(self, a: Upstream, b: Upstream) -> None:
         self.a, self.b = a, b
@@ -69,7 +69,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
 
 @pytest.fixture
 def two(both: Two) -> Iterator[Two]:
-    """Both with good manners and no memory; afterwards nothing is held and the books add up."""
+    """Reset both upstreams. After each test, check that nothing is held and all invariants hold."""
     for upstream in (both.a, both.b):
         upstream.behave = manners.answer()
         upstream.seen.clear()
@@ -85,7 +85,7 @@ def account(two: Two) -> Account:
 
 
 def record(account: Account, answer: Any) -> dict[str, Any]:
-    """The generation behind an answer, as its owner sees it."""
+    """Return the generation of a response, as shown to its owner."""
     account.settled()
     found: dict[str, Any] = get(account, f"/v1/generations/{answer.headers['x-generation-id']}").json()
     return found
@@ -95,7 +95,7 @@ def asked(generation: dict[str, Any]) -> list[tuple[str, str | None]]:
     return [(attempt["engine"], attempt["error_code"]) for attempt in generation["attempts"]]
 
 
-#: What the first upstream does before the caller has a byte, and the code under which that is written down.
+#: Failures of the first upstream before the first byte: (behaviour, recorded error code).
 FAILURES: dict[str, tuple[Behaviour | None, str]] = {
     "refused": (None, "upstream_error"),
     "500": (manners.refuse(500), "upstream_error"),
@@ -232,7 +232,7 @@ def test_a_long_retry_after_is_kept_by_later_requests(two: Two, account: Account
     assert again.status_code == 429
     assert 20 < int(again.headers["retry-after"]) <= 30
     assert len(two.a.seen) == 1
-    # For another model of the same upstream, nobody asked to slow down.
+    # Another model of the same upstream is not rate limited.
     assert asked(record(account, post(account, model="slowed-pair"))) == [("slowed", None)]
 
 
@@ -243,7 +243,7 @@ def test_an_upstream_that_failed_repeatedly_rests_and_is_probed_by_one_request(t
     assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "overloaded")
     assert int(refusal.headers["retry-after"]) >= 1
     assert len(two.a.seen) == 2
-    # While it rests, a model that has another upstream goes there at once.
+    # While the circuit is open, a model with another upstream goes there immediately.
     assert asked(record(account, post(account, model="tired-pair"))) == [("second", None)]
     time.sleep(3.1)
     two.a.behave = manners.answer(delay_s=0.4)

@@ -61,7 +61,7 @@ def test_an_upstream_error_is_mapped_and_costs_nothing(
     if status == 400:
         assert answer.json()["error"]["param"] == "messages"
         assert "secret words" in answer.text
-    assert len(upstream.seen) == 1  # Never sent twice: it might be billed twice.
+    assert len(upstream.seen) == 1  # A retry could be billed twice.
 
 
 def test_a_retry_after_that_is_a_date_does_not_harm(account: Account, upstream: Upstream) -> None:
@@ -114,7 +114,7 @@ def test_a_stream_that_fails_midway_ends_in_an_error_without_done_and_is_charged
     account: Account, upstream: Upstream, how: str, code: str, model: str, spaced: bool
 ) -> None:
     if how == "hang" and (model == "whole" or spaced):
-        return  # Time-outs are slow: once is enough.
+        return  # Timeouts are slow, so test one case only.
     upstream.behave = manners.break_off(how, spaced=spaced)
     answer = post(account, model=model)
     assert answer.status_code == 200
@@ -123,7 +123,7 @@ def test_a_stream_that_fails_midway_ends_in_an_error_without_done_and_is_charged
     assert "[DONE]" not in found
     assert set(found[-1]) == {"error"}
     assert found[-1]["error"]["code"] == code
-    # No usage came: the tokens are counted by us, the prompt by its bytes, and the statement says so.
+    # Without a reported usage, tokens are estimated, the prompt by its bytes, and the statement says so.
     charged = CREDIT - account.settled()
     row = account.server.generation(answer.headers["x-generation-id"])
     assert (row["state"], row["estimated"], row["output_units"]) == ("failed", 1, len(manners.WORDS))

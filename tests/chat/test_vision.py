@@ -1,4 +1,4 @@
-"""The contract's example of a picture, before a stand-in that sees: passed on as it is, bounded by its detail."""
+"""Image inputs with a stand-in upstream: the documented example is sent unchanged, its tokens bounded by `detail`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.server import Account
 from tests.support.upstream import Upstream
 
 CREDIT = 5_000_000_000
-#: As in the guide that the contract follows.
+#: The example from the API documentation.
 EXAMPLE: dict[str, Any] = {
     "model": "gpt-4o-mini",
     "messages": [

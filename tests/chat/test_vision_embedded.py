@@ -1,4 +1,4 @@
-"""The embedded model with eyes, before the real llama.cpp: what a picture counts is held, charged and no more."""
+"""Image inputs with the embedded model and the real llama.cpp: held and charged tokens are exact."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def account(seeing: ServerProcess) -> Iterator[Account]:
 
 
 def prompt_tokens(account: Account, *urls: str, path: str = OPENAI, stream: bool = False, **more: Any) -> int:
-    """Of one answer, which must have been held and charged by just that count."""
+    """Return the prompt tokens of one response. Check that exactly these were held and charged."""
     before = account.settled()
     options = {"stream_options": {"include_usage": True}} if stream else {}
     asked = {"model": MODEL, "messages": about(*urls, **more), "stream": stream, "max_completion_tokens": 3}

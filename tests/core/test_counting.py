@@ -1,4 +1,4 @@
-"""Our own count: every string of an answer, in whatever field and by whichever way through the code, and no frame."""
+"""Unit tests of core/counting.py: every string of the output counts, in any field and on every code path."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def call(arguments: Any, **more: Any) -> dict[str, Any]:
     return {"tool_calls": [{"index": 0, **more, "function": {"arguments": arguments}}]}
 
 
-#: Deltas, and the text in them.
+#: Deltas, with the text in each.
 SHAPES: list[tuple[dict[str, Any], str]] = [
     ({"content": "Grüße 🪐"}, "Grüße 🪐"),
     ({"role": "assistant", "content": ""}, ""),
@@ -53,7 +53,7 @@ SHAPES: list[tuple[dict[str, Any], str]] = [
     ({"audio": {"id": "a", "transcript": "spoken", "data": "UklGRg==" * 100}}, "spoken"),
     ({"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 999}}]}, ""),
     ({"annotations": [{"url": "https://example.com/"}]}, "https://example.com/"),
-    # One thought under several names is one thought.
+    # The same reasoning in several fields counts once.
     (
         {
             "content": "",
@@ -92,7 +92,7 @@ def test_text_is_counted_if_parsed_forwarded_or_matched_by_a_template(
 
 
 def test_events_that_differ_in_every_way_are_counted_in_a_block() -> None:
-    """As OpenAI pads its chunks, so that none repeats."""
+    """Return a chunk padded like OpenAI's, so that none matches the template."""
     events, written = stream(), ""
     for number in range(3 * MAX_TEMPLATE_PARSES):
         word = f'w{number}" \\ é'
@@ -109,7 +109,7 @@ def test_deeply_nested_chunks_are_not_counted_in_a_block_and_cause_no_crash() ->
     for _ in range(100_000):
         inner = {"x": [inner]}
     assert message_size({"x": inner}) == 4
-    # Freed level by level, or the interpreter would descend.
+    # Free it level by level, because the interpreter would recurse.
     while isinstance(inner, dict):
         inner = inner.pop("x").pop()
 
@@ -173,7 +173,7 @@ def test_reported_counts_are_kept_and_missing_ones_estimated() -> None:
     assert count(Usage(0, 0)) == (8, 5, True)
     assert count(Usage(10, 0)) == (10, 5, True)
     assert count(Usage(0, 6)) == (8, 6, True)
-    # What was said after the count of an answer that was cut is ours.
+    # Output after the last report of a stream that was cut off is estimated.
     assert count(Usage(10, 1), later=4) == (10, 5, True)
     assert count(Usage(10, 0), later=4) == (10, 5, True)
 
@@ -182,5 +182,5 @@ def test_nothing_is_estimated_before_the_first_token() -> None:
     assert count(None, tokens=0) == (0, 0, False)
     assert count(Usage(0, 0), tokens=0) == (0, 0, False)
     assert count(Usage(10, 0), tokens=0) == (10, 0, False)
-    # Words that nobody can see were written for a prompt all the same.
+    # Hidden output was reported, so the prompt was read as well.
     assert count(Usage(0, 6), tokens=0) == (8, 6, True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import AlreadySettled, ClientLeft, EngineError, Overloaded, ServiceError, StoreError
+from minitoolai.core.in_flight import Cancellation
 from minitoolai.http.streaming import (
     EVENT_STREAM,
     StreamWriter,
@@ -25,8 +26,8 @@ class Run:
     name = "gen-1"
 
     def __init__(self) -> None:
-        self.task: asyncio.Task[object] | None = asyncio.current_task()
-        self.stop_reason: ServiceError | None = None
+        self.cancellation = Cancellation()
+        self.cancellation.arm()
         self.steps: list[object] = []
         self.charge_error: BaseException | None = None
         self.engine_error: Exception | None = None
@@ -61,9 +62,7 @@ class Run:
         self.steps.append(("finish", error and error.code))
 
     def stop(self, reason: ServiceError) -> None:
-        if self.task is not None:
-            self.stop_reason = reason
-            self.task.cancel()
+        self.cancellation.cancel(reason)
 
 
 async def streamed(run: Run, *, leaves: bool = False) -> tuple[ServiceError | None, list[Any]]:
@@ -180,7 +179,7 @@ def test_a_run_can_no_longer_be_stopped_once_it_has_ended() -> None:
     async def work() -> None:
         run = Run()
         await streamed(run)
-        assert run.task is None
+        assert run.cancellation.task is None
         run.stop(ClientLeft("late"))
         await asyncio.sleep(0)
 

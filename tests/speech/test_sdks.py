@@ -1,4 +1,4 @@
-"""OpenAI's own clients speak to files by changing their base URL."""
+"""OpenAI's client libraries create speech with only their base URL changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMATS = ("mp3", "wav", "flac", "opus", "pcm")
 
 @pytest.fixture(scope="session")
 def node() -> Path:
-    """The folder of Node programs, with OpenAI's package installed in it."""
+    """Return the folder of Node programs, with OpenAI's package installed."""
     install_node()
     return NODE
 

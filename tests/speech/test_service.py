@@ -23,7 +23,7 @@ MODEL = SpeechModel("speaker", 15_000, 20, "cleo", VOICES)
 
 
 class Engine:
-    """Speech engine that only states what it supports."""
+    """Speech engine that only states its capabilities."""
 
     def __init__(self, name: str, not_ready: str | None = None) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""Which language a text is in, as far as a voice needs to know."""
+"""Unit tests of language and script detection in speech/text.py."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def test_a_foreign_sentence_is_detected_by_its_stop_words(code: str, text: str) 
     ],
 )
 def test_a_script_that_the_voice_does_not_read_is_named(text: str, name: str) -> None:
-    told = foreign_script(text, "en-US")
-    assert told is not None
-    assert told.startswith(name)
+    script = foreign_script(text, "en-US")
+    assert script is not None
+    assert script.startswith(name)
 
 
 def test_a_few_foreign_words_do_not_make_a_foreign_text() -> None:

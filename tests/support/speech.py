@@ -1,4 +1,4 @@
-"""Speech for tests: the catalog, asking, and opening what came with other people's decoders."""
+"""Speech for tests: the catalog, requests, and decoding with ffmpeg and sox."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLIP = "Every member had read the report beforehand, and most of them agreed wit
 
 
 def catalog(base_url: str) -> str:
-    """`tts-1` by the embedded voice, `tone` by a fake one, `away` by whoever listens at `base_url`."""
+    """Return a catalog: `tts-1` is the embedded voice, `tone` a fake one, `away` the upstream at `base_url`."""
     return f"""
 [engines.hibari]
 kind = "hibari"
@@ -75,19 +75,19 @@ voices = [{{ id = "joe", engine = "piper", language = "en-US", licence = "CC0-1.
 
 
 def speak(account: Account, path: str = "/v1/audio/speech", **fields: Any) -> requests.Response:
-    """The answer, read whole; `model` is `tts-1` and the text is CLIP unless given."""
+    """Request speech and return the whole response. The default is `tts-1` and CLIP."""
     body = {"model": "tts-1", "input": CLIP, **fields}
     return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=60)
 
 
 def start_speaking(account: Account, path: str = "/v1/audio/speech", **fields: Any) -> requests.Response:
-    """The same, returning as the head arrives; the caller closes it."""
+    """Request speech and return as soon as the head arrives. The caller closes the response."""
     body = {"model": "tts-1", "input": CLIP, **fields}
     return requests.post(account.server.url + path, json=body, headers=account.headers, timeout=60, stream=True)
 
 
 def decoded(audio: bytes, form: str) -> int:
-    """Samples at 24 kHz that ffmpeg finds, without one complaint."""
+    """Return the number of samples at 24 kHz that ffmpeg decodes. Fails on any warning."""
     as_raw = ["-f", "s16le", "-ar", str(RATE_HZ), "-ac", "1"]
     source = as_raw if form == "pcm" else []
     command = [program("ffmpeg"), "-v", "error", *source, "-i", "-", *as_raw, "-"]
@@ -97,7 +97,7 @@ def decoded(audio: bytes, form: str) -> int:
 
 
 def decoded_by_sox(audio: bytes, form: str) -> int:
-    """Samples that sox finds in a wav or flac."""
+    """Return the number of samples that sox decodes from a wav or flac."""
     command = [program("sox"), "-V1", "-t", form, "--ignore-length", "-", "-t", "raw", "-e", "signed", "-b", "16", "-"]
     done = subprocess.run(command, input=audio, capture_output=True, check=True, timeout=60)
     return len(done.stdout) // 2

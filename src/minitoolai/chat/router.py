@@ -329,21 +329,21 @@ class Router:
         configured = self._configured.get(model.engines)
         if configured is not None:
             return configured
-        found: list[ChatEngine] = []
+        usable: list[ChatEngine] = []
         for name in model.engines:
             engine = self._engines[name]
             is_upstream = self._catalog.engines[name].kind == "upstream"
-            # Skip embedded engines once an upstream is found: checking their readiness reads files.
-            if (found and not is_upstream) or engine.why_not_ready() is not None:
+            # Skip embedded engines once an upstream is usable: checking their readiness reads files.
+            if (usable and not is_upstream) or engine.why_not_ready() is not None:
                 continue
             if is_upstream:
-                found.append(engine)
-            elif not found:
+                usable.append(engine)
+            elif not usable:
                 return [engine]
-        if found:
+        if usable:
             # Cache only upstreams: their keys and URLs do not change, but an embedded engine's readiness may.
-            self._configured[model.engines] = found
-        return found
+            self._configured[model.engines] = usable
+        return usable
 
     def choose(self, model: ChatModel, check: Check) -> Route:
         """Return the engines to try, in order. `check` raises InvalidRequest for an engine that lacks a capability.

@@ -155,7 +155,7 @@ def message_size(message: dict[str, Any]) -> int:
 
 def _texts(field: str, value: Any) -> list[str]:
     """Collect the strings of one field. Iterative, because the engine controls how deeply they are nested."""
-    found: list[str] = []
+    texts: list[str] = []
     pending = [(field, value)]
     while pending:
         name, inner = pending.pop()
@@ -164,12 +164,12 @@ def _texts(field: str, value: Any) -> list[str]:
         if isinstance(inner, str):
             # An image in a data URL is not text.
             if name != "url" or not inner.startswith("data:"):
-                found.append(inner)
+                texts.append(inner)
         elif isinstance(inner, list):
             pending += [(name, item) for item in inner]
         elif isinstance(inner, dict) and name == "arguments":
-            found.append(_encode(inner).decode())
+            texts.append(_encode(inner).decode())
         elif isinstance(inner, dict):
             # Audio data is not text, but its transcript is.
             pending += [(key, item) for key, item in inner.items() if (name, key) != ("audio", "data")]
-    return found
+    return texts

@@ -46,15 +46,13 @@ class Cancellation:
     another engine. A cancellation of the run replaces one of the attempt that the task has not taken yet.
     """
 
-    __slots__ = ("_cancel_count", "_ends_run", "reason", "task")
-
-    def __init__(self) -> None:
-        #: The task to cancel; None while the run cannot be cancelled.
-        self.task: asyncio.Task[object] | None = None
-        #: Why the task was cancelled; None if it was not.
-        self.reason: ServiceError | None = None
-        self._ends_run = False
-        self._cancel_count = 0
+    # Class attributes as defaults: one per run is made on the hot path, without a call of `__init__`.
+    #: The task to cancel; None while the run cannot be cancelled.
+    task: asyncio.Task[object] | None = None
+    #: Why the task was cancelled; None if it was not.
+    reason: ServiceError | None = None
+    _ends_run = False
+    _cancel_count = 0
 
     def arm(self) -> None:
         """Allow the run to be cancelled, in the current task. Forget any earlier reason."""

@@ -63,11 +63,11 @@ def choose_voice(request: SpeechRequest, default: str, voices: list[VoiceEntry])
 
 def _voices_for(language: str, voices: list[VoiceEntry]) -> list[VoiceEntry]:
     code = language_of(language)
-    found = [voice for voice in voices if voice.language == ANY or language_of(voice.language) == code]
-    if not found:
+    matching = [voice for voice in voices if voice.language == ANY or language_of(voice.language) == code]
+    if not matching:
         name = LANGUAGE_NAMES.get(code, repr(language[:40]))
         raise _language_error(f"language is {name}, which no voice here speaks", voices, "language")
-    return found
+    return matching
 
 
 def check_text(request: SpeechRequest, voice: VoiceEntry, voices: list[VoiceEntry]) -> None:
@@ -179,8 +179,8 @@ def _is_sentence_end(text: str, start: int, match: re.Match[str]) -> bool:
     before = text[start : match.start()]
     if _LIST_NUMBER.fullmatch(before):
         return False
-    found = _WORD.search(before)
-    word = found[0] if found else ""
+    last_word = _WORD.search(before)
+    word = last_word[0] if last_word else ""
     if _INITIALS.match(word) or word.lower().replace(".", "") in _ABBREVIATIONS:
         return False
     if word.lower() in _BEFORE_A_NUMBER:

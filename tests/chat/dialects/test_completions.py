@@ -1,4 +1,4 @@
-"""`/v1/completions`: plain text continued by whoever offers it, charged as chats are."""
+"""Tests of `/v1/completions`: text completions by every kind of engine, charged like chats."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_only_one_limit_field_is_sent_to_a_completions_upstream(
     sent = upstream.last.body
     assert (sent["max_tokens"], sent["n"], sent["extra_body"]) == (7, 1, {})
     assert not {"n_predict", "max_completion_tokens", "best_of"} & set(sent)
-    # One answer of seven tokens is held for, however many were to be the best of.
+    # The hold covers one completion of seven tokens, not `best_of` of them.
     row = account.server.generation(answer.headers["x-generation-id"])
     assert row["hold_amount"] < 100 * 150 + 8 * 600
 

@@ -1,4 +1,4 @@
-"""`/v1/embeddings`: texts into vectors, by upstreams and by a GGUF file of the operator's, charged for what is read."""
+"""Tests of `/v1/embeddings`, with upstreams and with a GGUF file: results, validation and charges."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def made(account: Account, **fields: Any) -> Any:
 
 
 def vectors(*found: Any, **more: Any) -> Behaviour:
-    """An upstream that answers with these."""
+    """Return a behaviour that responds with these vectors."""
 
     async def behave(exchange: Exchange) -> None:
         data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(found)]
@@ -161,7 +161,7 @@ engines = ["reader"]
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
-    """A server whose llama.cpp was started for vectors."""
+    """Start a server with a llama.cpp engine for embeddings."""
     env = {"MINITOOLAI_LLAMA_SLOTS": "2", "MINITOOLAI_LLAMA_THREADS": "1"}
     catalog = EMBEDDED.format(file=find_embedded_model())
     with ServerProcess(tmp_path_factory.mktemp("reader"), catalog=catalog, env=env) as server:

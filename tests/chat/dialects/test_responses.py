@@ -1,4 +1,4 @@
-"""`/v1/responses`: the same chats in OpenAI's newer form; every object and event is one that its own package knows."""
+"""Tests of `/v1/responses`: every object and event is validated by OpenAI's own package."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def whole(account: Account, **fields: Any) -> Any:
 
 
 def streamed(account: Account, **fields: Any) -> list[Any]:
-    """The events, each checked, in an order that makes sense."""
+    """Return the events after validating each one and their order."""
     answer = ask(account, stream=True, **fields)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
