@@ -9,22 +9,19 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from minitoolai.billing import charging as pricing
-from minitoolai.billing.charging import Reservation, state_after, wait_until_durable
+from minitoolai.billing.charging import Charging, Reservation, state_after, wait_until_durable
 from minitoolai.chat.normalizer import ChunkNormalizer, NormalizedCompletion, normalize_completion
 from minitoolai.chat.router import Route, encode_attempts
-from minitoolai.core.clock import created_ms, generation_name
+from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineFull, EngineTimeout, ServiceError
 from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, has_died
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ChatEngine, ChatResponse
 from minitoolai.ledger.types import Result
-
-if TYPE_CHECKING:
-    from minitoolai.chat.service import ChatService
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +30,31 @@ log = logging.getLogger(__name__)
 HEARTBEAT_AFTER_S = 15.0
 
 
+class RunOwner(Protocol):
+    """The service that made a run. A protocol, because service.py imports this module."""
+
+    clock: Clock
+    charging: Charging
+
+    def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
+        """Return the timeouts for the first token and for the whole response, in seconds."""
+
+    def upstream_cost(self, model: str, engine: str, usage: Usage) -> int | None:
+        """Return what the engine charges for this usage in nano-dollars, if that is known."""
+
+    def forget(self, run: ChatRun) -> bool:
+        """Remove a run that has ended; return True if no other is in flight."""
+
+    def drain_for_usage(self, run: ChatRun, response: ChatResponse) -> bool:
+        """Return True if the rest of an abandoned response is now read in the background."""
+
+
 class ChatRun:
     """One chat in flight, made by `ChatService.begin`. Its caller must call `finish` or `close`, however it ends."""
 
     def __init__(
         self,
-        service: ChatService,
+        service: RunOwner,
         request: ChatRequest,
         route: Route,
         reservation: Reservation,
