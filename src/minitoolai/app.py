@@ -30,6 +30,7 @@ from minitoolai.core.request_facts import CURRENT
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.base_images import ImageEngine
 from minitoolai.engines.base_speech import SpeechEngine
+from minitoolai.hangups import report_hangups
 from minitoolai.listening import BACKLOG
 from minitoolai.metrics import Page
 from minitoolai.metrics_port import MetricsPort
@@ -256,8 +257,9 @@ class _Uvicorn(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
-        """SIGTERM and SIGINT let streams finish; a second one does not wait. Exit status 0."""
+        """SIGTERM and SIGINT let streams finish; a second one does not wait. Exit status 0. SIGHUP is logged."""
         loop = asyncio.get_running_loop()
+        report_hangups(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         try:

@@ -23,8 +23,9 @@ EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - read, not bound
 
 def serve(settings: Settings, options: argparse.Namespace) -> int:
     """serve [--host H] [--port P] [--data-dir D] [--workers N] [--demo]"""
-    from minitoolai import app, listening, supervisor
+    from minitoolai import app, hangups, listening, supervisor
 
+    hangups.ignore_hangups()
     _check_shared(settings)
     listening.allow_many_connections()
     if options.listening is not None:
@@ -52,8 +53,10 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
 
 def worker(settings: Settings, options: argparse.Namespace) -> None:
     """worker [--kinds image] [--device D] [--data-dir D]"""
+    from minitoolai import hangups
     from minitoolai import worker as drawing
 
+    hangups.ignore_hangups()
     drawing.check(settings, options.kinds)
     prepare(settings)
     drawing.work(settings, ready=lambda where: say(f"MiniToolAI draws for {where}"))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from minitoolai.core.errors import SettingsError
+from minitoolai.hangups import report_hangups
 from minitoolai.metrics import Page
 from minitoolai.metrics_port import MetricsPort
 from minitoolai.settings import Settings
@@ -52,6 +53,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    report_hangups(loop)
 
     def heard(channel: str | None, _: str | None) -> None:
         loop.call_soon_threadsafe(worker.board.new_work)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +19,9 @@ import requests
 from tests.support import catalogs
 from tests.support.ask import check_refusal, events, post, start
 from tests.support.server import PROGRAM, Account, ServerProcess
-from tests.support.waiting import eventually
+from tests.support.speech import catalog as speech_catalog
+from tests.support.speech import speak
+from tests.support.waiting import children_of, eventually
 
 CREDIT = 5_000_000_000
 
@@ -59,6 +64,45 @@ def test_a_stream_under_way_ends_properly_when_the_server_is_told_to_stop(own_se
     assert own_server.wait() == 0
     assert account.money().posted == CREDIT - 6 * 2007 - 50 * 8003
     own_server.check_books()
+
+
+def test_a_hang_up_breaks_no_stream_and_the_server_goes_on(own_server: ServerProcess) -> None:
+    account = own_server.account()
+    with start(account, model="paced") as answer:
+        lines = answer.iter_lines(decode_unicode=True)
+        next(lines)
+        os.kill(own_server.pid, signal.SIGHUP)
+        rest = "\n".join(lines)
+    assert rest.rstrip().endswith("data: [DONE]")
+    assert account.settled() == CREDIT - 6 * 2007 - 50 * 8003
+    assert post(account).status_code == 200
+    (line,) = [line for line in own_server.log.read_text().splitlines() if "SIGHUP" in line]
+    assert "nothing to reload; restart it to apply new settings" in line
+    own_server.stop()
+
+
+#: Makes the terminal that is named first the one of a new session, then becomes the command after it.
+ON_A_TERMINAL = "import os, sys; os.setsid(); os.open(sys.argv[1], os.O_RDWR); os.execv(sys.argv[2], sys.argv[2:])"
+
+
+def test_a_terminal_that_is_closed_takes_neither_the_server_nor_its_engines_along(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    server = ServerProcess(
+        tmp_path,
+        catalog=speech_catalog("http://127.0.0.1:9/v1"),
+        wrapper=[sys.executable, "-c", ON_A_TERMINAL, os.ttyname(theirs)],
+    )
+    with server:
+        account = server.account()
+        engines = children_of(server.pid)
+        assert engines
+        os.close(theirs)
+        # The kernel signals the first process of the session, and a shell all of its jobs.
+        os.close(ours)
+        os.killpg(server.pid, signal.SIGHUP)
+        eventually(lambda: "SIGHUP ignored" in server.log.read_text())
+        assert speak(account, model="tone", input="Hello.").status_code == 200
+        assert children_of(server.pid) == engines
 
 
 def test_a_plain_answer_under_way_is_finished_and_new_ones_are_refused(own_server: ServerProcess) -> None:

@@ -16,6 +16,7 @@ from minitoolai.storage import accounts
 from tests.support import catalogs
 from tests.support.ask import post
 from tests.support.cluster import Cluster
+from tests.support.gallery import WorkerProcess
 from tests.support.server import PROGRAM, ServerProcess
 from tests.support.waiting import children_of, eventually
 
@@ -83,3 +84,14 @@ def test_what_keeps_the_first_processes_from_starting_ends_the_parent_too(tmp_pa
     assert "absent.toml" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert refused.stdout == ""
+
+
+def test_a_hang_up_ends_no_worker(three: ServerProcess) -> None:
+    worker = WorkerProcess(three).start()
+    try:
+        os.kill(worker.pid, signal.SIGHUP)
+        log = three.folder / "worker.log"
+        eventually(lambda: "SIGHUP ignored: this process has nothing to reload" in log.read_text())
+    finally:
+        # It fails for a worker that the signal has ended.
+        worker.stop()

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +62,7 @@ class ServerProcess:
     """One data folder and the process that serves it; may be started again after a kill.
 
     `is_new`: it makes its SQLite file itself. Elsewhere it finds one with every table, which takes a second less.
+    `wrapper`: a command that ends by executing the words after it, which are the server's.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class ServerProcess:
         catalog: str | None = None,
         env: Mapping[str, str] | None = None,
         is_new: bool = False,
+        wrapper: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self._wrapper = wrapper
         self.data_dir = folder / "data"
         # The limits are at work, but no test meets them by accident.
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MINITOOLAI_")}
@@ -107,7 +110,16 @@ class ServerProcess:
             new_file(self.data_dir)
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
-                [*PROGRAM, "serve", "--port", str(self.port), "--data-dir", str(self.data_dir), *arguments],
+                [
+                    *self._wrapper,
+                    *PROGRAM,
+                    "serve",
+                    "--port",
+                    str(self.port),
+                    "--data-dir",
+                    str(self.data_dir),
+                    *arguments,
+                ],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=self.env,

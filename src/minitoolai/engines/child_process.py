@@ -1,4 +1,4 @@
-"""What every child process of ours does first: outlive Ctrl-C, which is for the parent, but never the parent."""
+"""What every child process does first: leave the signals of the terminal to its parent, and die with it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def belong_to_parent() -> None:
-    """Ignore Ctrl-C; die when the parent does, however it dies."""
+    """Ignore the signals of the terminal; die when the parent does, however it dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:
