@@ -138,7 +138,8 @@ def _swallows(handler: ast.ExceptHandler) -> bool:
 
 #: Who may read the environment, the clock, randomness.
 OWNERS = {
-    r"os\.environ": {"settings.py"},
+    # A child process gets its environment from one place.
+    r"os\.environ": {"settings.py", "engines/child_process.py"},
     r"\btime\.time\b|datetime\.now|time\.time_ns": {"core/clock.py"},
     # A picture's noise comes from its seed: there is no chance in it.
     r"\brandom\.|\bsecrets\.|\buuid\b": {"core/clock.py", "engines/sampling/noise.py"},

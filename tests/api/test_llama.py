@@ -62,6 +62,15 @@ def test_the_model_answers_under_its_own_name_and_is_charged_to_the_token(
     assert CREDIT - account.settled() == usage["prompt_tokens"] * 150 + usage["completion_tokens"] * 600
 
 
+def test_its_threads_are_told_to_sleep_while_they_wait(llama_server: ServerProcess) -> None:
+    for pid in children_of(llama_server.pid):
+        if b"llama_server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            given = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            assert b"OMP_WAIT_POLICY=passive" in given
+            return
+    raise AssertionError("there is no llama.cpp")
+
+
 def test_the_counted_prompt_is_the_one_that_is_charged(account: Account) -> None:
     answer = post(account, model=MODEL, max_completion_tokens=4, stream=False)
     row = account.server.generation(answer.headers["x-generation-id"])

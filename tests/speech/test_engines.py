@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from minitoolai.engines.piper import load_voice
 from tests.support import manners
 from tests.support.ask import check_refusal, get
 from tests.support.server import Account, ServerProcess, eventually
@@ -108,6 +109,13 @@ def piper_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
     text = catalog("http://127.0.0.1:9/v1").replace("nowhere.onnx", "en_US-joe-medium.onnx")
     with ServerProcess(folder, catalog=text, env=env) as server:
         yield server
+
+
+def test_piper_uses_one_thread(piper_server: ServerProcess) -> None:
+    options = load_voice(
+        f"{piper_server.env['MINITOOLAI_VOICES_DIR']}/en_US-joe-medium.onnx"
+    ).session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
 
 
 @pytest.mark.acceptance

@@ -26,6 +26,7 @@ from minitoolai.engines.canvas_desk import (
     Remove,
     to_frame,
 )
+from minitoolai.engines.child_process import child_environment
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +155,11 @@ class CanvasProcess:
     async def _spawn(self) -> None:
         command = [sys.executable, "-m", "minitoolai.engines.canvas_desk"]
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=child_environment(),
         )
         loop = asyncio.get_running_loop()
         self._process, self._loaded, self._calls = process, loop.create_future(), 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from minitoolai.core.errors import EngineError
+from minitoolai.engines.child_process import child_environment
 
 START_TIMEOUT_S = 120.0
 #: Where its words are long, their beginning tells.
@@ -23,7 +24,9 @@ async def spawn(settings: dict[str, Any]) -> tuple[Process, str]:
     """The child and its address, once it has loaded its files. EngineError in llama.cpp's words where it does not."""
     command = [sys.executable, "-m", "minitoolai.engines.llama_server"]
     with tempfile.TemporaryFile() as said:
-        child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=said)
+        child = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=said, env=child_environment()
+        )
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.write(json.dumps(settings).encode() + b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,7 @@ class PiperSpeaker:
     """In the child: one model a voice."""
 
     def __init__(self, voices: list[VoiceFile]) -> None:
-        from piper import PiperVoice
-
-        self._voices: dict[str, Any] = {voice.id: PiperVoice.load(voice.path) for voice in voices}
+        self._voices: dict[str, Any] = {voice.id: load_voice(voice.path) for voice in voices}
 
     def speak(self, voice: str, text: str, speed: float) -> Samples:
         import numpy as np
@@ -51,6 +50,18 @@ class PiperSpeaker:
             return np.zeros(0, np.int16)
         audio = np.concatenate([chunk.audio_int16_array for chunk in chunks])
         return resampled(audio, chunks[0].sample_rate)
+
+
+def load_voice(path: str) -> Any:
+    """Load a voice on one thread. Piper takes one per core, and those loop while they wait for each other."""
+    import onnxruntime
+    from piper import PiperConfig, PiperVoice
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    config = PiperConfig.from_dict(json.loads(Path(path + ".json").read_text("utf-8")))
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return PiperVoice(config=config, session=session)
 
 
 def resampled(samples: Samples, rate_hz: int) -> Samples:

@@ -10,6 +10,7 @@ from collections import deque
 import msgspec
 
 from minitoolai.core.errors import EngineError
+from minitoolai.engines.child_process import child_environment
 from minitoolai.engines.voice_process import HEAD, Load, Order, Said, to_frame
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,11 @@ class VoiceChild:
     async def _spawn(self) -> None:
         command = [sys.executable, "-m", "minitoolai.engines.voice_process"]
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=child_environment(),
         )
         self._process = process
         self._reader = asyncio.create_task(self._hand_out(process))
