@@ -6,16 +6,20 @@ import asyncio
 import logging
 import sys
 from collections import deque
+from typing import Any
 
 import msgspec
 
-from minitoolai.core.errors import EngineError
+from minitoolai.core.errors import EngineError, EngineTimeout
 from minitoolai.engines.child_process import child_environment
+from minitoolai.engines.hang_detector import HangDetector
 from minitoolai.engines.voice_process import HEAD, Load, Order, Said, to_frame
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 60.0
+#: Processor time for one order, or seconds without any; loading the voices takes about three, a sentence less than one.
+HANG_AFTER_S = 30.0
+LOOK_EVERY_S = 1.0
 LONGEST_RESTART_S = 10.0
 _decode = msgspec.msgpack.Decoder(Said).decode
 
@@ -23,9 +27,15 @@ _decode = msgspec.msgpack.Decoder(Said).decode
 class VoiceChild:
     """One child. Orders are carried out one after the other, so answers come in the order of their questions."""
 
-    def __init__(self, name: str, load: Load) -> None:
+    def __init__(
+        self, name: str, load: Load, *, hang_after_s: float = HANG_AFTER_S, look_every_s: float = LOOK_EVERY_S
+    ) -> None:
         self._name = name
         self._load = load
+        self._hang_after_s, self._look_every_s = hang_after_s, look_every_s
+        #: Judges the order at the head of `_waiting`.
+        self._detector: HangDetector
+        self._is_hung = False
         self._process: asyncio.subprocess.Process | None = None
         self._waiting: deque[asyncio.Future[Said]] = deque()
         self._keeper: asyncio.Task[None] | None = None
@@ -58,11 +68,6 @@ class VoiceChild:
             process.kill()
             await process.wait()
 
-    def kill(self) -> None:
-        """It hangs: a new one will come."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-
     def tell(self, order: Order) -> None:
         """Send an order that is not answered."""
         if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
@@ -70,7 +75,10 @@ class VoiceChild:
 
     def ask(self, order: Order) -> asyncio.Future[Said]:
         """Send an order and await its answer. A caller who leaves meanwhile only loses the answer."""
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        if not self._waiting:
+            self._detector.begin(loop.time())
         self._waiting.append(future)
         self.tell(order)
         return future
@@ -84,25 +92,25 @@ class VoiceChild:
             stderr=asyncio.subprocess.DEVNULL,
             env=child_environment(),
         )
-        self._process = process
+        self._process, self._is_hung = process, False
+        self._detector = HangDetector(process.pid, self._hang_after_s)
         self._reader = asyncio.create_task(self._hand_out(process))
-        try:
-            said = await asyncio.wait_for(self.ask(self._load), START_TIMEOUT_S)
-        except TimeoutError:
-            process.kill()
-            said = Said(error=f"it took more than {START_TIMEOUT_S:g} s")
-        if said.error:
-            raise EngineError(f"{self._name}: the voices could not be loaded: {said.error}")
+        loaded = self.ask(self._load)
+        while not loaded.done():
+            await self._look(loaded, process)
+        if error := loaded.result().error:
+            raise EngineError(f"{self._name}: the voices could not be loaded: {error}")
         self.is_up = True
 
     async def _keep(self) -> None:
-        """Bring the child back whenever it dies, at once the first time, ever slower if it keeps dying."""
+        """Kill the child when it hangs; bring it back whenever it dies, ever slower if it keeps dying."""
         delay_s, loop = 0.0, asyncio.get_running_loop()
         while True:
             born_s = loop.time()
             assert self._reader is not None
             assert self._process is not None
-            await asyncio.wait([self._reader])
+            while not self._reader.done():
+                await self._look(self._reader, self._process)
             log.error("%s died with status %s; starting it again", self._name, await self._process.wait())
             delay_s = 0.0 if loop.time() - born_s > 60 else min(LONGEST_RESTART_S, delay_s * 2 + 0.1)
             await asyncio.sleep(delay_s)
@@ -112,6 +120,15 @@ class VoiceChild:
             except (EngineError, OSError) as error:
                 log.error("%s did not start again: %s", self._name, error)
 
+    async def _look(self, awaited: asyncio.Future[Any], process: asyncio.subprocess.Process) -> None:
+        """Wait for this, but not for long; then kill the child if it hangs."""
+        await asyncio.wait([awaited], timeout=self._look_every_s)
+        now_s = asyncio.get_running_loop().time()
+        if self._waiting and process.returncode is None and self._detector.is_hung(now_s):
+            log.error("%s hangs: one order has taken too long; killing process %d", self._name, process.pid)
+            self._is_hung = True
+            process.kill()
+
     async def _hand_out(self, process: asyncio.subprocess.Process) -> None:
         """Hand out answers as they come, until the child dies."""
         assert process.stdout is not None
@@ -120,14 +137,21 @@ class VoiceChild:
                 head = await process.stdout.readexactly(HEAD.size)
                 said = _decode(await process.stdout.readexactly(HEAD.unpack(head)[0]))
                 future = self._waiting.popleft()
+                # What waited behind it begins.
+                self._detector.begin(asyncio.get_running_loop().time())
                 if not future.done():
                     future.set_result(said)
         except (asyncio.IncompleteReadError, OSError):
             self.is_up = False
+            if self._is_hung and self._waiting:
+                _fail(self._waiting.popleft(), EngineTimeout(f"{self._name} hung; what was spoken is charged"))
             self._fail_all(f"{self._name} died and is starting again; try in a moment")
 
     def _fail_all(self, message: str) -> None:
         while self._waiting:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(EngineError(message, retry_after_s=2))
+            _fail(self._waiting.popleft(), EngineError(message, retry_after_s=2))
+
+
+def _fail(future: asyncio.Future[Said], error: EngineError) -> None:
+    if not future.done():
+        future.set_exception(error)

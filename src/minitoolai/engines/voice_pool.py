@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterator
 from functools import cache
@@ -11,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from minitoolai.core.catalog import EngineEntry
-from minitoolai.core.errors import EngineError, EngineTimeout, Overloaded
+from minitoolai.core.errors import EngineError, Overloaded
 from minitoolai.core.inference import Piece, Sound, SpeechRequest
 from minitoolai.core.voices import VoiceEntry
 from minitoolai.engines.slots import Slots
@@ -19,9 +18,6 @@ from minitoolai.engines.voice_child import VoiceChild
 from minitoolai.engines.voice_process import Begin, Drop, Load, More, Say, VoiceFile
 
 log = logging.getLogger(__name__)
-
-#: No sentence takes a second; this one hangs.
-SENTENCE_TIMEOUT_S = 30.0
 
 
 class PooledAnswer:
@@ -45,11 +41,7 @@ class PooledAnswer:
         order = self._next_order()
         if self._child.restarts != self._life or not self._child.is_up:
             raise EngineError(f"{self._name} broke off; what was spoken is charged")
-        try:
-            said = await asyncio.wait_for(self._child.ask(order), SENTENCE_TIMEOUT_S)
-        except TimeoutError:
-            self._child.kill()
-            raise EngineTimeout(f"{self._name} hung; what was spoken is charged") from None
+        said = await self._child.ask(order)
         if said.error:
             # Not the order itself: a customer's text is in it.
             log.error("%s could not carry out %s: %s", self._name, type(order).__name__, said.error)
