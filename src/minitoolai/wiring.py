@@ -137,7 +137,7 @@ def build(settings: Settings) -> Services:
     images = make_images(base, is_alone=not database.is_shared)
     keys = KeyRing(database, secret, clock, Admission(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
-    auditor = Auditor(database, writer, clock, audit_every_s=settings.audit_every_s)
+    auditor = Auditor(database, writer, clock, audit_every_s=settings.audit_every_s, in_flight=underway.holds)
     return Services(
         settings=settings,
         clock=clock,

@@ -5,15 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from minitoolai.core.records import Balance
+from minitoolai.core.books import Books, Operation, Settle, Settled, Verdict
+from minitoolai.core.errors import StoreError
+from minitoolai.core.records import Balance, Caller
 from minitoolai.services.audit import Auditor
+from minitoolai.services.charging import Charging
+from minitoolai.services.ledger import decide
+from minitoolai.services.pricing import Bound
 from minitoolai.storage.audit import INVARIANTS, broken_invariants
-from tests.support.books import LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, settle
+from minitoolai.storage.database import Database
+from tests.support.books import CHAT, LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, settle
 from tests.support.cli import Cli
 from tests.support.cluster import Cluster
 
@@ -222,6 +231,92 @@ def test_the_only_process_recovers_everything_at_its_start(books: TemporaryBooks
     books.apply(*(hold(n, account, 10) for n in range(1, 1301)))
     assert asyncio.run(_recover(books, all_of_them=True)) == 1300
     assert books.money(account) == Balance(100_000, 0)
+
+
+def test_the_sweep_leaves_holds_alone_that_its_own_process_carries(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+    books.apply(hold(1, account, 100), hold(2, account, 100), hold(3, account, 100))
+    books.clock.ms = LEASE_MS + 60_000
+
+    async def work() -> None:
+        with books.writer() as writer:
+            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60, in_flight=lambda: {1, 3})
+            assert await auditor.recover() == 1
+
+    asyncio.run(work())
+    assert books.rows("SELECT state FROM holds ORDER BY id") == [("pending",), ("voided",), ("pending",)]
+
+
+class ReadsAtOnce:
+    """A database whose reads are over before the event loop does anything else."""
+
+    is_shared = False
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read_soon(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return self._database.read(function, *arguments)
+
+
+def test_the_sweep_waits_for_a_hold_that_was_granted_to_become_a_run(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+    carried: set[int] = set()
+    database: Any = ReadsAtOnce(books.database)
+
+    async def begin(charging: Charging) -> None:
+        bound = Bound(base=100, unit=0, units=1, least_units=1)
+        carried.add((await charging.reserve(Caller(account, "key000000001"), bound, CHAT)).hold_id)
+
+    async def work() -> None:
+        with books.writer() as writer:
+            auditor = Auditor(database, writer, books.clock, audit_every_s=60, in_flight=lambda: carried)
+            begun = asyncio.create_task(begin(Charging(writer, books.clock)))
+            # One turn of the event loop to submit the hold, one to wake the writer's thread.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            # A pause of the process right after the commit, before the event loop has its result.
+            while not writer.counts.commits:
+                time.sleep(0.001)
+            assert not carried
+            books.clock.forward(60)
+            assert await auditor.recover() == 0
+            await begun
+
+    asyncio.run(work())
+    assert books.rows("SELECT state FROM holds") == [("pending",)]
+
+
+def test_a_recovery_waits_for_a_charge_that_was_put_off(books: TemporaryBooks) -> None:
+    account, is_full = books.account(1000), threading.Event()
+    books.apply(hold(1, account, 100))
+    books.clock.ms = LEASE_MS + 1
+    is_full.set()
+
+    def fails(state: Books, operation: Operation) -> Verdict:
+        if isinstance(operation, Settle) and is_full.is_set():
+            raise StoreError("the disk is full")
+        return decide(state, operation)
+
+    async def work() -> None:
+        with books.writer(decide=fails) as writer:
+            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60)
+            charge = writer.submit(settle(1, account, 70))
+            assert charge is not None
+            # Its run has ended, so that nothing carries the hold; the sweep comes while the charge fails.
+            swept = asyncio.create_task(auditor.recover())
+            while writer.waiting() != (0, 2):
+                await asyncio.sleep(0.01)
+            # And once more: this one comes when the charge has been put off already.
+            again = asyncio.create_task(auditor.recover())
+            while writer.waiting() != (0, 3):
+                await asyncio.sleep(0.01)
+            is_full.clear()
+            assert await asyncio.wait_for(charge, 10) == Settled(70)
+            assert await asyncio.gather(swept, again) == [0, 0]
+
+    asyncio.run(asyncio.wait_for(work(), 20))
+    assert books.money(account) == Balance(930, 0)
 
 
 def test_the_sweep_goes_on_after_a_failure(books: TemporaryBooks, caplog: pytest.LogCaptureFixture) -> None:

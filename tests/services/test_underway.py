@@ -11,15 +11,16 @@ import pytest
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import ServiceError
-from minitoolai.core.inference import ChatRequest
-from minitoolai.core.records import Caller
+from minitoolai.core.inference import ChatRequest, Usage
+from minitoolai.core.records import Balance, Caller
 from minitoolai.engines.base import ChatEngine
 from minitoolai.engines.fake import FakeEngine
-from minitoolai.services.charging import LEASE_MS, Charging
+from minitoolai.services.charging import LEASE_MS, Charging, Reservation
 from minitoolai.services.chat_run import ChatRun
 from minitoolai.services.pricing import Bound
 from minitoolai.services.routes import Route
 from minitoolai.services.underway import CHECKPOINT_EVERY_S, TICK_S, Checkpoints, Underway
+from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, TemporaryBooks
 from tests.support.virtual import VirtualClock, VirtualLoop
 
@@ -112,27 +113,41 @@ def test_no_checkpoint_comes_later_than_a_second_after_the_last_or_the_start(fir
     assert all(later - earlier <= CHECKPOINT_EVERY_S for earlier, later in pairwise(at_s))
 
 
+class Home:
+    """What a chat needs of its service, and of the routes behind it."""
+
+    def __init__(self, books: TemporaryBooks, charging: Charging) -> None:
+        self.clock = books.clock
+        self.charging = charging
+        self.underway = Underway(books.clock)
+
+    def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
+        return 60.0, 600.0
+
+    def purchase(self, model: str, engine: str, usage: Usage) -> None:
+        return None
+
+    def forget(self, run: Any) -> bool:
+        return self.underway.discard(run)
+
+
+def new_run(home: Any, held: Reservation) -> ChatRun:
+    request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
+    engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
+    run = ChatRun(home, request, Route(home, "quick", [engine], home.clock.steady_s()), held, 3)
+    home.underway.add(run)
+    return run
+
+
 def test_a_lease_is_renewed_at_every_second_tick_even_where_that_comes_a_moment_early(
     sqlite_books: TemporaryBooks,
 ) -> None:
     books, account = sqlite_books, sqlite_books.account(100_000)
 
-    class Home:
-        clock = books.clock
-
-        def __init__(self, charging: Charging) -> None:
-            self.charging = charging
-
-        def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
-            return 60.0, 600.0
-
     async def work(charging: Charging) -> None:
         bound = Bound(base=100, unit=10, units=50, least_units=16)
         held = await charging.reserve(Caller(account, "key000000001"), bound, CHAT)
-        request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
-        engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
-        home: Any = Home(charging)
-        run = ChatRun(home, request, Route(home, "quick", [engine], books.clock.steady_s()), held, 3)
+        run = new_run(Home(books, charging), held)
         for _ in range(4):
             for _ in range(2):
                 books.clock.forward(TICK_S - 0.001)
@@ -144,3 +159,29 @@ def test_a_lease_is_renewed_at_every_second_tick_even_where_that_comes_a_moment_
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock)))
+
+
+def test_a_run_whose_task_ended_without_finishing_it_is_charged_and_renews_its_hold_no_more(
+    sqlite_books: TemporaryBooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    books, account = sqlite_books, sqlite_books.account(100_000)
+
+    async def work(charging: Charging, writer: Writer) -> None:
+        bound = Bound(base=100, unit=10, units=50, least_units=16)
+        held = await charging.reserve(Caller(account, "key000000001"), bound, CHAT)
+        home = Home(books, charging)
+        run = new_run(home, held)
+        assert home.underway.holds() == {held.hold_id}
+        run.task = asyncio.create_task(asyncio.sleep(0.01))
+        run.tick(books.clock.steady_s())
+        assert home.underway.count() == 1
+        await run.task
+        run.tick(books.clock.steady_s())
+        assert home.underway.holds() == set()
+        await writer.run(lambda _: None)
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock), writer))
+    assert "its task ended without finishing it" in caplog.text
+    assert books.money(account) == Balance(100_000, 0)
+    assert books.rows("SELECT state, error_code FROM generations") == [("failed", "internal_error")]

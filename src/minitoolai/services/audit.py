@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Set
 
 from minitoolai.core.books import Recover, Settled
 from minitoolai.core.clock import Clock
-from minitoolai.core.errors import Overloaded
+from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.services.charging import LEASE_MS
 from minitoolai.storage import audit, ledger
 from minitoolai.storage.database import Database, Row
@@ -31,12 +32,15 @@ class Auditor:
         audit_every_s: float,
         sweep_every_s: float = SWEEP_EVERY_S,
         calm_s: float = LEASE_MS / 1000,
+        in_flight: Callable[[], Set[int]] = frozenset,
     ) -> None:
+        """`in_flight`: the holds that this process is working on. They are never recovered here."""
         self._database = database
         self._writer = writer
         self._clock = clock
         self._audit_every_s = audit_every_s
         self._sweep_every_s = sweep_every_s
+        self._in_flight = in_flight
         # Nobody could renew while the database was away: who lives is given the time of a lease to do so.
         self._calm_s = calm_s if database.is_shared else 0.0
         self._trouble_s = clock.steady_s()
@@ -55,17 +59,29 @@ class Auditor:
             now_ms = self._clock.now_ms()
             before_ms = FOREVER_MS if all_of_them else now_ms
             lost = await self._database.read_soon(ledger.pending_chat_holds, before_ms)
+            if lost and not all_of_them:
+                lost = await self._abandoned(lost)
             futures = [
                 self._writer.submit(Recover(hold, account, now_ms, forced=all_of_them)) for hold, account in lost
             ]
             verdicts = await asyncio.gather(*(future for future in futures if future is not None))
-            done = sum(isinstance(verdict, Settled) for verdict in verdicts)
+            done = sum(isinstance(verdict, Settled) and not verdict.repeated for verdict in verdicts)
             recovered += done
             if not done:
                 break
         if recovered:
             log.warning("recovered %d holds that nobody renewed; each was charged its last checkpoint", recovered)
         return recovered
+
+    async def _abandoned(self, lost: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those of these holds that no run of this process carries. After a pause all leases have expired."""
+        try:
+            # A hold may be written before its caller is woken: once the writer is through, it has its run.
+            await self._writer.run(lambda _: None)
+        except StoreError as error:
+            raise Overloaded(f"the database cannot be written: {error}") from error
+        carried = self._in_flight()
+        return [(hold, account) for hold, account in lost if hold not in carried]
 
     async def check(self) -> dict[str, list[Row]]:
         """Every invariant on one snapshot; what breaks is logged as an alarm."""

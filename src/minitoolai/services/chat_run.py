@@ -22,7 +22,7 @@ from minitoolai.services.charging import Charging, Reservation, durable, state_a
 from minitoolai.services.completions import whole_answer
 from minitoolai.services.events import BYTES_PER_TOKEN, EventStream
 from minitoolai.services.routes import Route, written
-from minitoolai.services.underway import Checkpoints
+from minitoolai.services.underway import Checkpoints, has_died
 
 log = logging.getLogger(__name__)
 
@@ -353,6 +353,8 @@ class ChatRun:
 
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease, enforce the timeouts, break the silence."""
+        if has_died(self):
+            return
         if self.on_slow is not None:
             self.on_slow()
             self.on_slow = None

@@ -22,7 +22,7 @@ from minitoolai.core.voices import VoiceEntry
 from minitoolai.engines.base_speech import SpeechEngine, SpokenAnswer
 from minitoolai.services.charging import Charging, Reservation, durable, state_after
 from minitoolai.services.speech_text import SpeechText
-from minitoolai.services.underway import Checkpoints
+from minitoolai.services.underway import Checkpoints, has_died
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +172,8 @@ class SpeechRun:
 
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease; give up on an engine without a sound, a caller who reads nothing."""
+        if has_died(self):
+            return
         if self._checkpoints.is_due(now_s):
             self._service.charging.keep_alive(self.reservation, self.cost_so_far())
         silent_s = now_s - self._moved_s

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from typing import Protocol
 
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import EngineError, Overloaded, ServiceError
+from minitoolai.services.charging import Reservation
+
+log = logging.getLogger(__name__)
 
 #: How often each answer is ticked.
 TICK_S = 0.5
@@ -22,11 +26,35 @@ FEW = 32
 class Run(Protocol):
     """An answer under way."""
 
+    reservation: Reservation
+
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease, enforce the time-outs."""
 
     def stop(self, reason: ServiceError) -> None:
         """Break off from outside."""
+
+
+class Paid(Protocol):
+    """What `has_died` looks at."""
+
+    name: str
+    task: asyncio.Task[object] | None
+
+    def finish(self, error: ServiceError | None = None) -> None:
+        """Queue the charge for what was done so far."""
+
+
+def has_died(run: Paid) -> bool:
+    """Return True if the task of a run ended without finishing it, after charging for what was done so far.
+
+    Only a bug does that. The ticks of such a run would renew its hold forever, out of reach of every sweep.
+    """
+    if run.task is None or not run.task.done():
+        return False
+    log.error("%s: its task ended without finishing it; charging what was done so far", run.name)
+    run.finish(ServiceError("something went wrong on our side"))
+    return True
 
 
 class Checkpoints:
@@ -58,6 +86,10 @@ class Underway:
     def count(self) -> int:
         """How many there are."""
         return len(self._runs)
+
+    def holds(self) -> set[int]:
+        """The ids of the holds that these answers carry. Their checkpoints renew them, so no sweep may recover them."""
+        return {run.reservation.hold_id for run in self._runs}
 
     def check_open(self) -> None:
         """Overloaded once the server is about to stop."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.books import Credited, Operation, PlaceHold, Reversed, Settled, Verdict
+from minitoolai.core.books import Credited, Operation, PlaceHold, Recover, Reversed, Settle, Settled, Verdict
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
 from minitoolai.storage import ledger
 from minitoolai.storage.database import Connection, Database
@@ -217,7 +217,7 @@ class Writer:
         batch = [self._tickets.popleft() for _ in range(size)]
         self._is_due = bool(self._tickets)
         self._urgent = sum(ticket.urgent for ticket in self._tickets)
-        if self._retry_is_due() or self._stopping:
+        if self._owed and (self._retry_is_due() or self._stopping or any(map(_recovers, batch))):
             batch = self._owed + batch
             self._owed = []
         return batch
@@ -297,6 +297,9 @@ class Writer:
 
     def _write_alone(self, connection: Connection, ticket: Ticket) -> None:
         """What is owed and meets a sick database waits for the next try; its caller goes on waiting."""
+        if self._owed and _recovers(ticket) and self._owes_charge_of(ticket):
+            self._owed.append(ticket)
+            return
         try:
             self._commit(connection, [ticket])
         except StoreError as error:
@@ -309,6 +312,11 @@ class Writer:
             self.counts.failures += 1
             log.exception("an operation failed and was dropped")
             ticket.fail(error)
+
+    def _owes_charge_of(self, ticket: Ticket) -> bool:
+        """Whether the charge for the hold of this ticket was put off. No recovery may come before it."""
+        hold_id = getattr(ticket.operation, "hold_id", None)
+        return any(isinstance(o := t.operation, Settle) and o.hold_id == hold_id for t in self._owed)
 
     def _commit(self, connection: Connection, batch: Sequence[Ticket]) -> None:
         operations = [ticket.operation for ticket in batch if ticket.operation is not None]
@@ -325,3 +333,7 @@ class Writer:
             if type(answer) is Settled and answer.shortfall and not answer.repeated:
                 self.counts.shortfall += answer.shortfall
         self.counts.wrote(len(batch), int((self._steady_s() - began_s) * 1_000_000))
+
+
+def _recovers(ticket: Ticket) -> bool:
+    return isinstance(ticket.operation, Recover)
