@@ -45,7 +45,12 @@ MORE_CODES = {
     "key_expired": (401, "authentication_error", "The key was made to end, and has."),
     "model_not_allowed": (403, "permission_error", "The key is meant for other models; the message lists them."),
     "address_not_allowed": (403, "permission_error", "The key is meant for other addresses."),
-    "interrupted": (None, "", "In a generation: its server died; the last checkpoint was charged."),
+    "interrupted": (
+        500,
+        "server_error",
+        "The server died, or was paused for so long that the charge was recorded without it; "
+        "what was written by the last checkpoint was charged. Send the request again.",
+    ),
     "client_left": (None, "", "In a generation: the caller hung up; what was written until then was charged."),
 }
 

@@ -7,8 +7,9 @@ import asyncio
 import msgspec
 import pytest
 
-from minitoolai.core.errors import AccessDenied, InsufficientBalance, StoreError
-from minitoolai.core.records import Balance, Caller
+from minitoolai.core.books import Recover
+from minitoolai.core.errors import AccessDenied, AlreadySettled, InsufficientBalance, ServiceError, StoreError
+from minitoolai.core.records import Balance, Caller, Outcome
 from minitoolai.services.charging import LEASE_MS, Charging, charged, durable
 from minitoolai.services.pricing import Bound
 from minitoolai.storage.writer import Writer
@@ -56,6 +57,62 @@ def test_a_charge_on_a_hold_that_the_books_do_not_know_is_an_error(books: Tempor
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock)))
     assert books.money(account) == Balance(1000, 600)
+
+
+#: What came first → whether a charge of 250 for the work that DONE describes is the one in the books.
+FIRST = {
+    "the same charge": ((250, DONE), True),
+    "another cost": ((240, DONE), False),
+    "another state": ((250, msgspec.structs.replace(DONE, state="failed")), False),
+    "another usage": ((250, msgspec.structs.replace(DONE, output_units=DONE.output_units + 1)), False),
+    "a recovery": ((), False),
+}
+
+
+@pytest.mark.parametrize(("first", "is_the_same"), FIRST.values(), ids=FIRST)
+def test_a_charge_is_durable_only_if_the_books_carry_it(
+    books: TemporaryBooks, first: tuple[int, Outcome] | tuple[()], is_the_same: bool
+) -> None:
+    account = books.account(1000)
+
+    async def work(charging: Charging, writer: Writer) -> None:
+        reservation = await charging.reserve(caller(account), BOUND, CHAT)
+        # The last checkpoint says what the charge will: a recovery then takes the same amount.
+        charging.keep_alive(reservation, 250)
+        if first:
+            charging.settle(reservation, *first)
+        else:
+            await writer.submit(Recover(reservation.hold_id, account, NOON_MS, forced=True))  # type: ignore[misc]
+        charge = charging.settle(reservation, 250, DONE)
+        assert charge is not None
+        if is_the_same:
+            await durable(charge, within_s=5)
+        else:
+            with pytest.raises(AlreadySettled):
+                await durable(charge, within_s=5)
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock), writer))
+    assert books.money(account) == Balance(1000 - (first[0] if first else 250), 0)
+
+
+def test_a_charge_in_the_same_commit_as_a_recovery_is_not_durable(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+
+    async def work(charging: Charging, writer: Writer) -> None:
+        reservation = await charging.reserve(caller(account), BOUND, CHAT)
+        charging.keep_alive(reservation, 250)
+        # Neither waits for the other: one batch for both.
+        writer.submit(Recover(reservation.hold_id, account, NOON_MS, forced=True), wait=False)
+        charge = charging.settle(reservation, 250, DONE)
+        assert charge is not None
+        with pytest.raises(AlreadySettled):
+            await durable(charge, within_s=5)
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock), writer))
+        assert writer.counts.largest_batch == 3
+    assert books.money(account) == Balance(750, 0)
 
 
 def test_a_low_balance_is_granted_fewer_units(books: TemporaryBooks) -> None:
@@ -123,6 +180,29 @@ def test_keeping_alive_moves_the_lease_and_the_progress(books: TemporaryBooks) -
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock)))
     assert books.rows("SELECT progress, lease_until_ms FROM holds") == [(120, NOON_MS + 3000 + LEASE_MS)]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_checkpoint_on_a_hold_that_is_not_pending_is_reported_at_once(books: TemporaryBooks, is_known: bool) -> None:
+    account, lost = books.account(1000), asyncio.Queue[ServiceError]()
+
+    async def work(charging: Charging, writer: Writer) -> None:
+        reservation = await charging.reserve(caller(account), BOUND, CHAT)
+        charging.keep_alive(reservation, 100, lost.put_nowait)
+        await writer.run(lambda _: None)
+        await asyncio.sleep(0)
+        assert lost.empty()
+        await writer.submit(Recover(reservation.hold_id, account, NOON_MS, forced=True))  # type: ignore[misc]
+        if not is_known:
+            reservation = msgspec.structs.replace(reservation, hold_id=reservation.hold_id + 1)
+        charging.keep_alive(reservation, 120, lost.put_nowait)
+        error = await asyncio.wait_for(lost.get(), 5)
+        assert error.code == "interrupted"
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock), writer))
+    assert lost.empty()
+    assert books.money(account) == Balance(900, 0)
 
 
 def test_five_hundred_at_once_get_exactly_what_the_balance_buys(books: TemporaryBooks) -> None:

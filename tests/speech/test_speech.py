@@ -10,9 +10,12 @@ from io import BytesIO
 import pytest
 import requests
 
+from minitoolai.core.clock import parse_generation_name
 from tests.support.ask import check_refusal, get
+from tests.support.gate import Gate
 from tests.support.server import Account, ServerProcess, eventually
 from tests.support.speech import CLIP, PRICE, RATE_HZ, decoded, decoded_by_sox, speak, start_speaking
+from tests.support.upstream import Exchange, Upstream
 
 CREDIT = 5_000_000_000
 TYPES = {
@@ -242,3 +245,56 @@ def test_many_speak_at_once_and_each_hears_its_own(account: Account) -> None:
     answers = [start_speaking(account, model="tone", input="word. " * n, response_format="pcm") for n in range(5, 15)]
     lengths = [len(answer.content) // 2 for answer in answers]
     assert lengths == [n * 4 * RATE_HZ // 20 for n in range(5, 15)]
+
+
+# ── holds that were settled under it ──────────────────────────────────────────────────────────────────────
+
+
+def recovered(account: Account, name: str) -> int:
+    """What the books carry for it: what the recovery wrote."""
+    left = account.settled()
+    row = account.server.generation(name)
+    assert (row["state"], row["error_code"]) == ("failed", "interrupted")
+    assert CREDIT - left == row["cost"] == sum(account.server.transfers_of(name))
+    return int(row["cost"])
+
+
+def test_speech_whose_checkpoint_finds_its_hold_settled_is_stopped_with_an_error_event(account: Account) -> None:
+    answer = start_speaking(account, model="tone", input=LONG * 2, stream_format="sse")
+    name = answer.headers["x-generation-id"]
+    account.server.recover(name)
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert events[-1]["error"]["code"] == "interrupted"
+    assert {event["type"] for event in events[:-1]} == {"speech.audio.delta"}
+    assert recovered(account, name) < len(LONG) * PRICE
+
+
+def test_bare_audio_whose_hold_was_settled_is_cut_off_without_its_end(account: Account) -> None:
+    answer = start_speaking(account, model="tone", input=LONG * 2, response_format="pcm")
+    name = answer.headers["x-generation-id"]
+    account.server.recover(name)
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        answer.content  # noqa: B018
+    assert recovered(account, name) < len(LONG) * PRICE
+
+
+def test_speech_whose_hold_was_recovered_at_its_full_price_has_no_end_either(
+    account: Account, upstream: Upstream
+) -> None:
+    # An upstream bills a text as it takes it, so the last checkpoint costs what the whole does.
+    gate, text = Gate(), "This is all of it."
+    upstream.behave = gate.between(lambda exchange: (exchange.begin(), exchange.write(bytes(4000))), Exchange.end)
+    answer = start_speaking(account, model="away", input=text, stream_format="sse")
+    name = answer.headers["x-generation-id"]
+    number = parse_generation_name(name)
+    eventually(
+        lambda: (
+            account.server.read(lambda c: c.execute("SELECT progress FROM holds WHERE id = ?", (number,)))
+            == [(len(text) * PRICE,)]
+        )
+    )
+    account.server.recover(name)
+    gate.open()
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert events[-1]["error"]["code"] == "interrupted"
+    assert recovered(account, name) == len(text) * PRICE

@@ -21,7 +21,7 @@ from minitoolai.services.pricing import Bound
 from minitoolai.storage.opening import open_database
 from minitoolai.storage.postgres import PostgresConnection
 from minitoolai.storage.writer import Writer
-from tests.support.books import CHAT, TemporaryBooks, checkpoint, credit, hold, settle
+from tests.support.books import CHAT, TemporaryBooks, checkpoint, credit, hold, recover, settle
 from tests.support.cluster import Cluster
 from tests.support.lost_commits import run_lost_commits
 from tests.support.tcp_proxy import Proxy, proxy_to
@@ -142,6 +142,34 @@ def test_a_charge_found_written_after_a_long_doubt_is_no_repeat(
     with writing_through(proxy, postgres_books, cluster) as writer:
         asyncio.run(asyncio.wait_for(work(writer), 60))
     assert postgres_books.money(account) == Balance(820, 0)
+
+
+def test_a_charge_in_doubt_that_a_recovery_overtook_is_not_taken_for_its_own(
+    postgres_books: TemporaryBooks, proxy: Proxy, cluster: Cluster
+) -> None:
+    # The COMMIT never arrives. Before the connection is back, another process posts the last checkpoint.
+    account = postgres_books.account(1000)
+    postgres_books.apply(hold(1, account, 600), checkpoint(1, account, 250))
+    is_lost = threading.Event()
+
+    def fate(is_answer: bool, data: bytes) -> bool:
+        if not is_answer and b"COMMIT\x00" in data:
+            is_lost.set()
+        return not is_lost.is_set()
+
+    async def work(writer: Writer) -> None:
+        proxy.fate = fate
+        charge = writer.submit(settle(1, account, 250))
+        assert charge is not None
+        while writer.counts.failures == 0:
+            await asyncio.sleep(0.05)
+        assert postgres_books.apply(recover(1, account, forced=True)) == [Settled(250)]
+        proxy.fate = lambda is_answer, data: True
+        assert await asyncio.wait_for(charge, 20) == Settled(250, repeated=True, differs=True)
+
+    with writing_through(proxy, postgres_books, cluster) as writer:
+        asyncio.run(asyncio.wait_for(work(writer), 60))
+    assert postgres_books.money(account) == Balance(750, 0)
 
 
 def loses_once(*, is_answer: bool) -> Any:

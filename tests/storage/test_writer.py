@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.books import Held, Refused, Settled
+from minitoolai.core.books import Held, Refused, Renewed, Settled, Unknown, Verdict
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.records import Balance
 from minitoolai.storage.database import Connection
+from minitoolai.storage.tickets import Ticket, Watch, wake_callers
 from minitoolai.storage.writer import LARGEST_BATCH, QUEUED_HOLDS, Writer
 from tests.support.books import TemporaryBooks, checkpoint, credit, hold, settle
 
@@ -317,3 +318,23 @@ def test_a_database_that_cannot_be_opened_is_said_at_the_start(sqlite_books: Tem
     nowhere = open_sqlite(sqlite_books.path.parent / "absent" / "minitoolai.db", serving=True)
     with pytest.raises(StoreError, match="cannot open"):
         Writer(nowhere, decide).start()
+
+
+def test_only_a_checkpoint_that_was_judged_reports_that_its_hold_is_settled() -> None:
+    told: list[Verdict] = []
+
+    async def work() -> None:
+        def ticket(answer: Verdict) -> Ticket:
+            watch = Watch(asyncio.get_running_loop(), told.append)
+            return Ticket(checkpoint(1, 1000, 5), None, None, urgent=False, owed=True, watch=watch, answer=answer)
+
+        rolled_back, failed, renewed, settled, unknown = map(
+            ticket, (Settled(1), Settled(2), Renewed(), Settled(3), Unknown())
+        )
+        failed.fail(StoreError("the disk is full"))
+        renewed.is_over = settled.is_over = unknown.is_over = True
+        wake_callers([rolled_back, failed, renewed, settled, unknown])
+        await asyncio.sleep(0.01)
+
+    asyncio.run(work())
+    assert told == [Settled(3), Unknown()]

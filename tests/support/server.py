@@ -16,14 +16,16 @@ from typing import Any
 import requests
 
 from minitoolai import commands
+from minitoolai.core.books import Recover, Settled, Verdict
 from minitoolai.core.clock import SystemClock, parse_generation_name
 from minitoolai.core.money import parse_dollars
 from minitoolai.core.records import Balance
 from minitoolai.places import pepper
 from minitoolai.services import accounts as account_service
 from minitoolai.services import payments
+from minitoolai.services.ledger import decide
 from minitoolai.settings import Secret, Settings
-from minitoolai.storage import accounts, audit
+from minitoolai.storage import accounts, audit, ledger
 from minitoolai.storage.database import Connection
 from tests.support.books import new_file
 from tests.support.waiting import children_of, eventually, is_alive
@@ -236,6 +238,19 @@ class ServerProcess:
     def generation(self, name: str) -> dict[str, Any]:
         """The row behind an `x-generation-id`, with the state and amount of its hold."""
         return self.read(lambda c: _generation(c, parse_generation_name(name)))  # type: ignore[no-any-return]
+
+    def recover(self, name: str) -> None:
+        """End its hold as the sweep of another process would that saw no sign of life from this one."""
+        number, now_ms = parse_generation_name(name), SystemClock().now_ms()
+        assert number is not None
+
+        def change(connection: Connection) -> list[Verdict]:
+            account = connection.execute("SELECT account_id FROM holds WHERE id = ?", (number,))[0][0]
+            return ledger.apply(connection, [Recover(number, account, now_ms, forced=True)], decide)
+
+        (verdict,) = self.write(change)
+        assert isinstance(verdict, Settled)
+        assert not verdict.repeated
 
     def transfers_of(self, name: str) -> list[int]:
         """What was taken for one generation; one entry for each time."""

@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar
 from minitoolai.api.asgi import JSON, Headers, Receive, Send, answer
 from minitoolai.api.direct import DirectWriter, direct_writer
 from minitoolai.api.errors import error_body
-from minitoolai.core.errors import ClientLeft, InvalidRequest, Overloaded, ServiceError, StoreError
+from minitoolai.core.errors import AlreadySettled, ClientLeft, InvalidRequest, Overloaded, ServiceError, StoreError
+from minitoolai.services.charging import interrupted
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -167,6 +168,9 @@ async def charge(run: Run) -> None:
     """The end leaves only when the charge is durable."""
     try:
         await run.charge(within_s=CHARGE_TIMEOUT_S)
+    except AlreadySettled as error:
+        log.error("%s: %s; was this process paused?", run.name, error)
+        raise interrupted() from error
     except (StoreError, TimeoutError) as error:
         raise Overloaded("the charge could not be written; the answer is not complete", retry_after_s=5) from error
 

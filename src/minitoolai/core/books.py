@@ -149,11 +149,16 @@ class QueueFull(msgspec.Struct, frozen=True):
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The hold is final. `repeated` when it was so before: then nothing changed."""
+    """The hold is final. `repeated` when it was so before: then nothing changed.
+
+    `differs`, on a repeated `Settle` only: the books carry another cost, state or usage than this one asked for. The
+    writer sets it, because it reads the row of the generation.
+    """
 
     cost: int
     shortfall: int = 0
     repeated: bool = False
+    differs: bool = False
 
 
 class OverBudget(msgspec.Struct, frozen=True):

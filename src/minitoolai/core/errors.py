@@ -230,6 +230,10 @@ class StoreError(Exception):
     """The database or the object store could not do what was asked (disk full, gone, locked)."""
 
 
+class AlreadySettled(StoreError):
+    """The hold was settled before this charge, with another cost or outcome. This charge changed nothing."""
+
+
 class ObjectMissing(StoreError):
     """The object store works, and has nothing under this key."""
 

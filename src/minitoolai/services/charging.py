@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -19,9 +21,10 @@ from minitoolai.core.books import (
     Unknown,
     Verdict,
 )
-from minitoolai.core.clock import Clock
+from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import (
     AccessDenied,
+    AlreadySettled,
     BudgetExceeded,
     ClientLeft,
     CommitInDoubt,
@@ -39,6 +42,8 @@ from minitoolai.services.limits import Limits, Taken
 from minitoolai.services.meters import Meters
 from minitoolai.services.pricing import Bound
 from minitoolai.storage.writer import Writer
+
+log = logging.getLogger(__name__)
 
 #: A hold without a sign of life for this long is recovered.
 LEASE_MS = 10_000
@@ -163,12 +168,20 @@ class Charging:
         settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome)
         return self._writer.submit(settle, is_last=is_last)
 
-    def keep_alive(self, reservation: Reservation, progress: int) -> None:
-        """Write down the cost so far and move the lease; rides with the next commit."""
+    def keep_alive(
+        self, reservation: Reservation, progress: int, on_lost: Callable[[ServiceError], None] | None = None
+    ) -> None:
+        """Write down the cost so far and move the lease; rides with the next commit.
+
+        `on_lost` is called with an error for the caller if the hold is no longer pending: this process was paused
+        beyond its lease and another one recovered the hold. The work must stop, because it cannot be charged any more.
+        """
         lease_until_ms = self._clock.now_ms() + LEASE_MS
-        self._writer.submit(
-            Checkpoint(reservation.hold_id, reservation.account_id, progress, lease_until_ms), wait=False
-        )
+        checkpoint = Checkpoint(reservation.hold_id, reservation.account_id, progress, lease_until_ms)
+        if on_lost is None:
+            self._writer.submit(checkpoint, wait=False)
+        else:
+            self._writer.renew(checkpoint, lambda verdict: _lost(reservation, verdict, on_lost))
 
     def _release(self, hold_id: int, account_id: int) -> Settle:
         outcome = Outcome(state="cancelled", error_code="client_left")
@@ -178,7 +191,8 @@ class Charging:
 async def durable(charge: asyncio.Future[Verdict], *, within_s: float) -> None:
     """Return once the charge is written. TimeoutError if the database is too sick for that, StoreError.
 
-    A hold that the books do not know can pay for nothing: that must never look like a charge.
+    A hold that the books do not know can pay for nothing, and one that was settled before with another cost or outcome
+    was not charged for this: neither must ever look like a charge.
     """
     # A timer on the future itself costs a third of asyncio.timeout, and every request comes by here.
     timer = charge.get_loop().call_later(within_s, _give_up, charge)
@@ -188,11 +202,31 @@ async def durable(charge: asyncio.Future[Verdict], *, within_s: float) -> None:
         timer.cancel()
     if isinstance(verdict, Unknown):
         raise StoreError("the books do not know the hold of this charge; nothing was charged")
+    if isinstance(verdict, Settled) and verdict.differs:
+        raise AlreadySettled(f"the hold was already settled, at a cost of {verdict.cost} and with another outcome")
 
 
 def _give_up(charge: asyncio.Future[Verdict]) -> None:
     if not charge.done():
         charge.set_exception(TimeoutError("the charge is not durable yet"))
+
+
+def _lost(reservation: Reservation, verdict: Verdict, on_lost: Callable[[ServiceError], None]) -> None:
+    log.error(
+        "%s: a checkpoint found its hold settled or gone (%s); was this process paused?",
+        generation_name(reservation.hold_id),
+        verdict,
+    )
+    on_lost(interrupted())
+
+
+def interrupted() -> ServiceError:
+    """The error for the caller of work whose hold was recovered while it went on."""
+    return ServiceError(
+        "the charge for this response was already recorded while the server was paused; "
+        "the response is not complete, send the request again",
+        code="interrupted",
+    )
 
 
 def state_after(error: ServiceError | None) -> GenerationState:

@@ -105,7 +105,6 @@ class ChatService:
         if run.is_finished or not run.engine.bills_after_cancel or len(self._reading_on) >= READ_ON_AT_MOST:
             return False
         task = asyncio.ensure_future(run.read_on(answer))
-        run.task = task
         self._reading_on.add(task)
         task.add_done_callback(self._reading_on.discard)
         return True

@@ -334,7 +334,8 @@ class ChatRun:
 
     async def read_on(self, answer: ChatAnswer) -> None:
         """The caller left, the engine bills all the same: read to the usage it reports."""
-        self._answer = answer
+        # From here on the run can be stopped again: the reason until now was that the caller left.
+        self._answer, self.task, self.stop_reason = answer, asyncio.current_task(), None
         error: ServiceError = ClientLeft("the caller hung up")
         try:
             while await self.next_block() is not None:
@@ -342,6 +343,7 @@ class ChatRun:
         except ServiceError as failure:
             error = failure
         finally:
+            self.task = None
             self.finish(error)
             await answer.close()
 
@@ -350,6 +352,11 @@ class ChatRun:
         if self.stop_reason is None and self.task is not None:
             self.stop_reason = reason
             self.task.cancel()
+
+    def lose(self, reason: ServiceError) -> None:
+        """Stop because the hold is settled already. Once the charge is queued, its own verdict decides instead."""
+        if not self.is_finished:
+            self.stop(reason)
 
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease, enforce the timeouts, break the silence."""
@@ -365,7 +372,7 @@ class ChatRun:
             self._silent_since_s = now_s
             self.on_silence()
         if self._checkpoints.is_due(now_s):
-            self._service.charging.keep_alive(self.reservation, self.cost_so_far())
+            self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
         first_s, total_s = self._service.timeouts(self.engine)
         if now_s - self.started_s > total_s:
             self.stop(

@@ -170,12 +170,17 @@ class SpeechRun:
             self.stop_reason = reason
             self.task.cancel()
 
+    def lose(self, reason: ServiceError) -> None:
+        """Stop because the hold is settled already. Once the charge is queued, its own verdict decides instead."""
+        if not self.is_finished:
+            self.stop(reason)
+
     def tick(self, now_s: float) -> None:
         """Called twice a second: renew the lease; give up on an engine without a sound, a caller who reads nothing."""
         if has_died(self):
             return
         if self._checkpoints.is_due(now_s):
-            self._service.charging.keep_alive(self.reservation, self.cost_so_far())
+            self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
         silent_s = now_s - self._moved_s
         if self._first_sound_s is None and silent_s > self._service.first_sound_timeout_s:
             self.stop(EngineTimeout(f"{self.engine.name} made no sound for {silent_s:.0f} s; nothing was charged"))

@@ -35,6 +35,15 @@ def apply(connection: Connection, operations: Sequence[Operation], decide: Decid
     return verdicts
 
 
+def carries(connection: Connection, settle: Settle) -> bool:
+    """Return True if the books carry what this settle asked for: its cost, and the state and usage it reports."""
+    rows = connection.execute(
+        "SELECT state, cost, input_units, output_units, cached_units FROM generations WHERE id = ?", (settle.hold_id,)
+    )
+    o = settle.outcome
+    return rows == [(o.state, settle.cost, o.input_units, o.output_units, o.cached_units)]
+
+
 _ACCOUNTS = "SELECT id, posted, held, version FROM accounts WHERE is_system = 0 AND id IN (…)"
 _HOLDS = (
     "SELECT id, account_id, amount, progress, state, settled, shortfall, lease_until_ms, kind, budget_id, budget_ms"

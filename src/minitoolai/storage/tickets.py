@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from minitoolai.core.books import Checkpoint, Operation
+from minitoolai.core.books import Checkpoint, Operation, Settled, Unknown, Verdict
 from minitoolai.core.measures import Histogram
 from minitoolai.storage.database import Connection
 
@@ -20,6 +20,13 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOOK_US = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000)
 
 Change = Callable[[Connection], Any]
+
+
+class Watch(NamedTuple):
+    """Called on the event loop when a checkpoint was not written, because its hold is settled or unknown."""
+
+    loop: asyncio.AbstractEventLoop
+    on_lost: Callable[[Verdict], None]
 
 
 class Ticket(msgspec.Struct, eq=False):
@@ -35,9 +42,16 @@ class Ticket(msgspec.Struct, eq=False):
     owed: bool = False
     #: Its COMMIT may have happened although nobody was told: finding it written is then no repeat.
     in_doubt: bool = False
+    #: Instead of a future, for a checkpoint: nearly all are renewed, and then no event loop is woken.
+    watch: Watch | None = None
     answer: Any = None
     failure: BaseException | None = None
     is_over: bool = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was judged, and its hold is settled or unknown. An answer before a rollback does not count."""
+        return self.is_over and self.failure is None and isinstance(self.answer, Settled | Unknown)
 
     def fail(self, error: BaseException) -> None:
         self.failure = error
@@ -79,12 +93,18 @@ def wake_callers(batch: Sequence[Ticket]) -> None:
     for ticket in batch:
         if ticket.future is not None and ticket.is_over:
             loops.setdefault(ticket.future.get_loop(), []).append(ticket)
+        elif ticket.watch is not None and ticket.is_lost:
+            _call_soon(ticket.watch.loop, ticket.watch.on_lost, ticket.answer)
     for loop, tickets in loops.items():
-        try:
-            loop.call_soon_threadsafe(_resolve, tickets)
-        except RuntimeError:
-            # The loop is closed: nobody is left to tell, and what was written stays written.
-            log.debug("%d callers were gone before their answer", len(tickets))
+        _call_soon(loop, _resolve, tickets)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None], argument: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(callback, argument)
+    except RuntimeError:
+        # The loop is closed: no caller is left, and what was written stays written.
+        log.debug("an event loop was closed before its callers got their answers")
 
 
 def _resolve(tickets: list[Ticket]) -> None:

@@ -17,11 +17,21 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.core.books import Credited, Operation, PlaceHold, Recover, Reversed, Settle, Settled, Verdict
+from minitoolai.core.books import (
+    Checkpoint,
+    Credited,
+    Operation,
+    PlaceHold,
+    Recover,
+    Reversed,
+    Settle,
+    Settled,
+    Verdict,
+)
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
 from minitoolai.storage import ledger
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.tickets import Change, Ticket, WriterCounts, wake_callers, without_old_checkpoints
+from minitoolai.storage.tickets import Change, Ticket, Watch, WriterCounts, wake_callers, without_old_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +122,11 @@ class Writer:
         future = asyncio.get_running_loop().create_future() if wait else None
         self._put(Ticket(operation, None, future, is_hold, is_last, not is_hold))
         return future
+
+    def renew(self, checkpoint: Checkpoint, on_lost: Callable[[Verdict], None]) -> None:
+        """Queue a checkpoint without a future. `on_lost` is called with any verdict but `Renewed`."""
+        watch = Watch(asyncio.get_running_loop(), on_lost)
+        self._put(Ticket(checkpoint, None, None, urgent=False, owed=True, watch=watch))
 
     async def run(self, change: Change) -> Any:
         """Run a plain function of a connection inside the next transaction; its result once durable.
@@ -324,11 +339,16 @@ class Writer:
         with connection.transaction():
             answers = iter(ledger.apply(connection, operations, self._decide) if operations else ())
             for ticket in batch:
-                ticket.answer = ticket.change(connection) if ticket.change else next(answers)
+                ticket.answer = answer = ticket.change(connection) if ticket.change else next(answers)
+                if type(answer) is Settled and answer.repeated and isinstance(ticket.operation, Settle):
+                    differs = not ledger.carries(connection, ticket.operation)
+                    ticket.answer = msgspec.structs.replace(answer, differs=differs)
         for ticket in batch:
             ticket.is_over = True
             answer = ticket.answer
-            if ticket.in_doubt and isinstance(answer, Settled | Credited | Reversed):
+            # Written by this very operation, unless the books carry another outcome than it asked for.
+            is_own = ticket.in_doubt and not (isinstance(answer, Settled) and answer.differs)
+            if is_own and isinstance(answer, Settled | Credited | Reversed):
                 ticket.answer = answer = msgspec.structs.replace(answer, repeated=False)
             if type(answer) is Settled and answer.shortfall and not answer.repeated:
                 self.counts.shortfall += answer.shortfall
