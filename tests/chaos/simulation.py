@@ -1,8 +1,9 @@
 """The writer, the charging and the recovery, as they are, in virtual time, on a store that fails as a seed decides.
 
 The real tables lie in memory, which stands for the disk: a crash forgets everything else. Before or after a COMMIT the
-process may die; a COMMIT may find the database busy, the disk full, the server away, or its answer lost. After the last
-fault everything must come to rest: nothing pending, an empty audit, and every answer that somebody got is true.
+process may die, or be paused beyond its leases while another process sweeps; a COMMIT may find the database busy, the
+disk full, the server away, or its answer lost. After the last fault everything must come to rest: nothing pending, an
+empty audit, and every answer that somebody got is true.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from minitoolai.core.books import Recover
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, ServiceError, StoreError
 from minitoolai.core.records import Caller, Outcome
-from minitoolai.services.audit import Auditor
-from minitoolai.services.charging import Charging, Reservation, durable
+from minitoolai.services.audit import SWEEP_EVERY_S, Auditor
+from minitoolai.services.charging import LEASE_MS, Charging, Reservation, durable
 from minitoolai.services.ledger import decide
 from minitoolai.services.pricing import Bound
 from minitoolai.storage import ledger
@@ -36,7 +38,10 @@ ACCOUNTS = [1001, 1002]
 TABLES = ("transfers", "generations", "holds", "accounts")
 #: Seconds in which things go wrong, and until all leases have ended after that.
 TROUBLE_S, REST_S = 12.0, 40.0
-FAULTS = ("crash before", "crash after", "busy", "full", "away", "lost before", "lost after")
+FAULTS = ("crash before", "crash after", "busy", "full", "away", "lost before", "lost after", "paused", "paused after")
+#: Seconds for which a process is paused; some are shorter than a lease.
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 8.0, 20.0
+PAUSES = 2
 ERRORS: dict[str, StoreError] = {
     "busy": StoreError("database is locked in BEGIN"),
     "full": StoreError("database or disk is full in COMMIT"),
@@ -56,6 +61,7 @@ class Store:
 
     disk: SqliteConnection
     fault: Callable[[], str]
+    pause: Callable[[], None]
     skip_locked: str = ""
 
     def __getattr__(self, name: str) -> Any:
@@ -66,10 +72,14 @@ class Store:
         fault = self.fault()
         if fault in ("busy", "away"):
             raise ERRORS[fault]
+        if fault == "paused":
+            self.pause()
         with self.disk.transaction():
             yield
             if fault in ("crash before", "full", "lost before"):
                 raise ERRORS.get(fault) or Crash
+        if fault == "paused after":
+            self.pause()
         if fault in ("crash after", "lost after"):
             raise ERRORS.get(fault) or Crash
 
@@ -93,6 +103,7 @@ class SimulationTally:
     acknowledged: int = 0
     crashes: int = 0
     faults: int = 0
+    pauses: int = 0
     seconds: float = 0.0
     #: Of everything that happened in all of them.
     trace: str = ""
@@ -118,7 +129,12 @@ class Simulation:
         self.told: dict[int, tuple[str, int]] = {}
         #: hold → the most that was streamed, in nano-dollars.
         self.streamed: dict[int, int] = {}
-        self.crashes = self.faults = 0
+        self.crashes = self.faults = self.pauses = 0
+        #: When the last fault may happen; a pause puts it off.
+        self._trouble_s = TROUBLE_S
+        self._last_fault_s = 0.0
+        #: The holds that customers of the living process are working with.
+        self._carried: set[int] = set()
         self.violations: list[str] = []
 
     # ── the machine ───────────────────────────────────────────────────────────────────────────────────────
@@ -131,12 +147,38 @@ class Simulation:
 
     def _fault(self) -> str:
         fault = ""
-        if self._now_s() < TROUBLE_S and self._draw.random() < self._often:
+        if self._now_s() < self._trouble_s and self._draw.random() < self._often:
             possible = [f for f in FAULTS if self._is_shared or f not in ("away", "lost before", "lost after")]
+            if self.pauses == PAUSES:
+                possible = [f for f in possible if not f.startswith("paused")]
             fault = self._draw.choice(possible)
             self.faults += 1
+            self._last_fault_s = self._now_s()
         self.note("commit", fault)
         return fault
+
+    def _pause(self) -> None:
+        """This process stands still; on a shared database another one recovers what it then finds."""
+        self.pauses += 1
+        pause_s = self._draw.uniform(SHORTEST_PAUSE_S, LONGEST_PAUSE_S)
+        self._trouble_s += pause_s
+        self._loop.pass_time(pause_s)
+        self._last_fault_s = self._now_s()
+        self.note("paused", pause_s)
+        if self._is_shared:
+            self._recover_elsewhere()
+
+    def _recover_elsewhere(self) -> None:
+        """The sweep of another process on the same database."""
+        now_ms = self._clock.now_ms()
+        lost = ledger.pending_chat_holds(self._disk, now_ms)
+        with self._disk.transaction():
+            ledger.apply(self._disk, [Recover(hold, account, now_ms) for hold, account in lost], self._decide)
+
+    async def _others(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            self._recover_elsewhere()
 
     async def run(self) -> None:
         """Live after live, until there was quiet for long enough; then look."""
@@ -156,19 +198,22 @@ class Simulation:
 
     async def _live(self) -> None:
         """One process, from its start to its end or its crash."""
-        store = Store(self._disk, self._fault)
+        store = Store(self._disk, self._fault, self._pause)
+        self._carried.clear()
         database = Here(store, is_shared=self._is_shared)
         writer = Writer(database, self._decide, steady_s=self._loop.time, pause=self._loop.pass_time)
-        auditor = Auditor(database, writer, self._clock, audit_every_s=1e9)
+        auditor = Auditor(database, writer, self._clock, audit_every_s=1e9, in_flight=lambda: self._carried)
         charging, is_up = Charging(writer, self._clock), asyncio.Event()
         tasks = [asyncio.ensure_future(self._sweep(auditor, is_up))]
-        if self._now_s() < TROUBLE_S:
+        if self._is_shared:
+            tasks.append(asyncio.ensure_future(self._others()))
+        if self._now_s() < self._trouble_s:
             tasks += [asyncio.ensure_future(self._customer(charging, is_up)) for _ in range(self._draw.randint(1, 5))]
         try:
-            while self._now_s() < TROUBLE_S + REST_S:
+            while self._now_s() < self._trouble_s + REST_S:
                 is_quiet = not writer.step(store)
-                await asyncio.sleep(self._draw.uniform(0.0005, 0.02) if self._now_s() < TROUBLE_S else 0.5)
-                if is_quiet and self._now_s() >= TROUBLE_S:
+                await asyncio.sleep(self._draw.uniform(0.0005, 0.02) if self._now_s() < self._trouble_s else 0.5)
+                if is_quiet and self._now_s() >= self._trouble_s:
                     await asyncio.sleep(1)
             for task in tasks:
                 if task.done() and not task.cancelled() and task.exception() is not None:
@@ -191,7 +236,7 @@ class Simulation:
         """One request after the other, as services/chat.py would have them; perhaps hanging up in the middle."""
         draw = self._draw
         await is_up.wait()
-        while self._now_s() < TROUBLE_S:
+        while self._now_s() < self._trouble_s:
             await asyncio.sleep(draw.uniform(0, 2))
             caller = Caller(draw.choice(ACCOUNTS), "key000000001")
             before = self._clock._last_id
@@ -207,15 +252,24 @@ class Simulation:
             await self._stream(charging, held)
 
     async def _stream(self, charging: Charging, held: Reservation) -> None:
-        draw, cost = self._draw, 0
+        draw, cost, lost = self._draw, 0, asyncio.Event()
+        self._carried.add(held.hold_id)
         for _ in range(draw.randint(0, 14)):
             await asyncio.sleep(1)
+            if lost.is_set():
+                break
             cost = min(held.amount, cost + draw.randint(0, held.amount // 5))
             self.streamed[held.hold_id] = cost
-            charging.keep_alive(held, cost)
+            charging.keep_alive(held, cost, lambda _: lost.set())
         self.streamed[held.hold_id] = cost
-        charge = charging.settle(held, cost, Outcome("succeeded"))
+        self._carried.discard(held.hold_id)
+        charge = charging.settle(held, cost, Outcome("failed" if lost.is_set() else "succeeded"))
         assert charge is not None
+        if lost.is_set():
+            self.note("lost", held.hold_id)
+            if self._now_s() - self._last_fault_s > LEASE_MS / 1000 + SWEEP_EVERY_S:
+                self.violations.append(f"hold {held.hold_id}: recovered while its process renewed it, undisturbed")
+            return
         try:
             await self.wait(charge, within_s=20)
         except (StoreError, TimeoutError) as error:
@@ -227,14 +281,15 @@ class Simulation:
     # ── afterwards ────────────────────────────────────────────────────────────────────────────────────────
 
     def _look(self) -> None:
-        rows = {row[0]: row[1:] for row in self._disk.execute("SELECT id, state, amount, settled FROM holds")}
+        sql = "SELECT h.id, h.state, h.amount, h.settled, g.state FROM holds h JOIN generations g ON g.id = h.id"
+        rows = {row[0]: row[1:] for row in self._disk.execute(sql)}
         self.note("rows", sorted(rows.items()))
         wrong = [f"{name}: {found}" for name, found in broken_invariants(self._disk).items()]
         wrong += [f"hold {number} is still pending" for number, row in rows.items() if row[0] == "pending"]
         for number, (what, amount) in self.told.items():
             row = rows.get(number)
-            if what == "charged" and (row is None or row[2] != amount):
-                wrong.append(f"hold {number}: told that it cost {amount}, written {row}")
+            if what == "charged" and (row is None or row[2:] != (amount, "succeeded")):
+                wrong.append(f"hold {number}: told that it succeeded and cost {amount}, written {row}")
             elif what == "held" and (row is None or row[1] != amount):
                 wrong.append(f"hold {number}: told that {amount} is held, written {row}")
             elif what == "refused" and row is not None and row[2]:
@@ -269,6 +324,7 @@ def run_simulation(
             tally.acknowledged += sum(what != "refused" for what, _ in one.told.values())
             tally.crashes += one.crashes
             tally.faults += one.faults
+            tally.pauses += one.pauses
             tally.violations += [f"seed {seed}: {wrong}" for wrong in one.violations]
             if stop_at is not None and len(tally.violations) >= stop_at:
                 break

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from minitoolai.core.errors import AlreadySettled
 from minitoolai.services import ledger
+from minitoolai.services.charging import durable
 from tests.chaos.simulation import Simulation, run_simulation
 from tests.support.mutants import load
 
@@ -20,6 +23,7 @@ def test_whatever_fails_the_books_come_to_rest_and_no_answer_was_a_lie(is_shared
     assert tally.violations == []
     assert tally.crashes > 20
     assert tally.faults > 60
+    assert tally.pauses > 20
     assert tally.acknowledged > 100
 
 
@@ -39,6 +43,19 @@ class Hasty(Simulation):
 
 def test_answers_that_do_not_wait_for_their_charge_are_found_out() -> None:
     assert run_simulation(range(100), kind=Hasty, stop_at=1).violations
+
+
+class Deaf(Simulation):
+    """Waits for its charge, and takes one that was settled before for its own."""
+
+    @staticmethod
+    async def wait(charge: asyncio.Future[Any], *, within_s: float) -> None:
+        with contextlib.suppress(AlreadySettled):
+            await durable(charge, within_s=within_s)
+
+
+def test_answers_that_were_recovered_during_a_pause_and_look_complete_are_found_out() -> None:
+    assert run_simulation(range(100), is_shared=True, kind=Deaf, stop_at=1).violations
 
 
 @pytest.mark.parametrize(
