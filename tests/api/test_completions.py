@@ -84,6 +84,19 @@ def test_an_upstream_is_asked_at_its_own_address(
     assert account.settled() == CREDIT - manners.PROMPT_TOKENS * 150 - 3 * 600
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_other_name_of_the_limit_is_sent_on(account: Account, upstream: Upstream, stream: bool) -> None:
+    upstream.behave = manners.text(["so"])
+    hidden = {"n_predict": 200, "max_completion_tokens": 200, "best_of": 4, "n": 1, "extra_body": {"max_tokens": 200}}
+    answer = ask(account, model="standin", stream=stream, max_tokens=7, **hidden)
+    sent = upstream.last.body
+    assert (sent["max_tokens"], sent["n"], sent["extra_body"]) == (7, 1, {})
+    assert not {"n_predict", "max_completion_tokens", "best_of"} & set(sent)
+    # One answer of seven tokens is held for, however many were to be the best of.
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert row["hold_amount"] < 100 * 150 + 8 * 600
+
+
 def test_an_upstream_that_breaks_off_in_the_middle_is_told_as_an_error(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.text(["half "], fault={"error": {"message": "the GPU fell off", "code": 500}})
     found = events(ask(account, model="standin", stream=True).text)

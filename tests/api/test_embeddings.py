@@ -76,6 +76,14 @@ def test_vectors_come_in_the_encoding_that_was_asked_for(
     assert (row["input_units"], row["output_units"], row["estimated"], row["served_model"]) == (9, 0, 0, "far-1")
 
 
+def test_no_name_of_a_limit_is_sent_on(account: Account, upstream: Upstream) -> None:
+    upstream.behave = vectors([1.0], usage={"prompt_tokens": 9})
+    made(account, model="far", max_length=9, dimensions=2, Input="a longer text", options={"n_predict": 9, "x": 1})
+    sent = upstream.last.body
+    assert set(sent) == {"model", "input", "dimensions", "options"}
+    assert (sent["input"], sent["options"]) == (["Saturn has many moons"], {"x": 1})
+
+
 def test_an_upstream_that_counts_nothing_is_charged_by_our_own_count(account: Account, upstream: Upstream) -> None:
     upstream.behave = vectors([1.0])
     found = made(account, model="far")

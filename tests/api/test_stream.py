@@ -143,6 +143,17 @@ def test_the_limit_is_1000_here_and_the_largest_there(account: Account, upstream
     assert "max_tokens" not in upstream.last.body
 
 
+@pytest.mark.parametrize("path", [API, OPENAI])
+def test_no_other_name_of_the_limit_reaches_an_upstream(account: Account, upstream: Upstream, path: str) -> None:
+    hidden = {"n_predict": 200, "best_of": 4, "ignore_eos": True, "MAX_TOKENS": 200, "options": {"num_predict": 200}}
+    post(account, path, model="standin", stream=True, max_tokens=16, temperature=0.5, **hidden)
+    sent = upstream.last.body
+    assert set(sent) == {
+        "model", "messages", "stream", "stream_options", "max_completion_tokens", "temperature", "options",
+    }  # fmt: skip
+    assert (sent["max_completion_tokens"], sent["options"]) == (16, {})
+
+
 def test_unknown_fields_are_passed_on_and_the_usage_is_always_asked_for(account: Account, upstream: Upstream) -> None:
     fields = {"seed": 7, "stop": ["x"], "tools": [], "reasoning_effort": "low", "surprise": {"a": 1}}
     post(account, OPENAI, model="standin", stream=True, **fields)

@@ -55,6 +55,15 @@ def test_a_text_that_fits_one_request_is_passed_through_byte_by_byte(account: Ac
     assert (row["served_model"], row["input_units"], row["cost"]) == ("tts-far-away", 10, 10 * PRICE)
 
 
+def test_neither_another_spelling_of_the_text_nor_a_limit_is_passed_on(account: Account, upstream: Upstream) -> None:
+    upstream.behave = tell(b"whatever it says")
+    answer = speak(account, model="away", input="Hi.", voice="alloy", Input="A longer text.", extra_body={"input": "x"})
+    assert upstream.last.body["input"] == "Hi."
+    assert upstream.last.body["extra_body"] == {}
+    assert "Input" not in upstream.last.body
+    assert account.server.generation(answer.headers["x-generation-id"])["cost"] == 3 * PRICE
+
+
 @pytest.mark.parametrize("form", ["mp3", "wav", "flac", "opus", "pcm"])
 def test_a_longer_text_is_asked_for_in_parts_and_becomes_one_file(
     account: Account, upstream: Upstream, form: str

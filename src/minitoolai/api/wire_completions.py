@@ -23,7 +23,9 @@ def parse_text(body: bytes) -> ChatRequest:
     prompts, text_bytes = _prompts(fields.get("prompt"))
     asked = integer(fields, "max_tokens", 1, LARGEST_INTEGER)
     flag(fields, "echo", default=False)
-    choices = max(integer(fields, "n", 1, 128) or 1, integer(fields, "best_of", 1, 20) or 1)
+    choices = integer(fields, "n", 1, 128) or 1
+    # Checked, but not sent on: more would be written than is read.
+    integer(fields, "best_of", 1, 20)
     integer(fields, "logprobs", 0, 20)
     stream = flag(fields, "stream", default=False)
     include_usage = wants_usage(fields)

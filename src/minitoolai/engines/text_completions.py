@@ -12,6 +12,7 @@ import msgspec
 
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.base import ChatAnswer
+from minitoolai.engines.forwarding import forwarded
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -25,8 +26,8 @@ def text_of(prompt: Any) -> str | list[int]:
 
 
 def text_body(request: ChatRequest, limit: int, model: str) -> dict[str, Any]:
-    """What is sent to `/completions`: the caller's fields, the limit forced, the usage asked for."""
-    body = {**request.fields, "model": model, "prompt": text_of(request.prompt), "max_tokens": limit}
+    """What is sent to `/completions`: the caller's fields, the limit forced under one name, the usage asked for."""
+    body = {**forwarded(request.fields), "model": model, "prompt": text_of(request.prompt), "max_tokens": limit}
     body["stream"] = request.stream
     body.pop("stream_options", None)
     if request.stream:

@@ -20,6 +20,7 @@ from minitoolai.core.errors import (
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.base import ChatAnswer
 from minitoolai.engines.embeddings import EmbeddingAnswer
+from minitoolai.engines.forwarding import forwarded
 from minitoolai.engines.http import HttpAnswer, HttpClient, HttpError, Silent, Unreachable
 from minitoolai.engines.slots import Slots, SlottedAnswer
 from minitoolai.engines.text_completions import TextAnswer, text_body
@@ -156,7 +157,11 @@ class UpstreamEngine:
         return self._answer(self._url, _encode(upstream_body(request, limit, self._entry)))
 
     async def _embed(self, request: ChatRequest, texts: list[Any]) -> EmbeddingAnswer:
-        body = {**request.fields, "model": self._entry.names.get(request.model, request.model), "input": texts}
+        body = {
+            **forwarded(request.fields),
+            "model": self._entry.names.get(request.model, request.model),
+            "input": texts,
+        }
         return EmbeddingAnswer(await self._answer(self._embed_url, _encode(body)))
 
     async def _continue(self, request: ChatRequest, limit: int) -> TextAnswer:
@@ -191,8 +196,8 @@ class UpstreamEngine:
 
 
 def upstream_body(request: ChatRequest, limit: int, entry: EngineEntry) -> dict[str, Any]:
-    """What is sent: every field of the caller's, and those that are ours to set."""
-    body = dict(request.fields)
+    """What is sent: the caller's fields, except other names of the limit, and those that are ours to set."""
+    body = forwarded(request.fields)
     body["model"] = entry.names.get(request.model, request.model)
     body["messages"] = request.messages if entry.developer_role else [_as_system(m) for m in request.messages]
     body[entry.limit_field] = limit

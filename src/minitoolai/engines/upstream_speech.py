@@ -12,6 +12,7 @@ from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import Piece, Sound, SpeechRequest
 from minitoolai.core.voices import VoiceEntry
+from minitoolai.engines.forwarding import forwarded
 from minitoolai.engines.http import HttpAnswer, HttpClient, HttpError
 from minitoolai.engines.slots import Slots
 from minitoolai.engines.upstream import mapped, upstream_failure
@@ -87,7 +88,7 @@ class UpstreamSpeech:
     async def send(self, request: SpeechRequest, voice: VoiceEntry, text: str, form: str) -> HttpAnswer:
         """One request upstream. EngineError where it does not begin to answer."""
         body: dict[str, Any] = {
-            **request.fields,
+            **forwarded(request.fields),
             "model": self.served_model(request.model),
             "input": text,
             "voice": voice.id,
