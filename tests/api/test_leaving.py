@@ -61,6 +61,19 @@ def test_leaving_in_the_middle_stops_the_upstream_and_charges_what_was_written(
     assert CREDIT - left == row["cost"] == row["input_units"] * PRICE_IN + row["output_units"] * PRICE_OUT
 
 
+def test_leaving_at_the_first_word_does_not_make_ten_pictures_free(account: Account, upstream: Upstream) -> None:
+    upstream.behave = manners.break_off("hang", ["A "])
+    parts = [{"type": "image_url", "image_url": {"url": f"https://example.com/{n}.jpg"}} for n in range(10)]
+    answer = start(account, model="standin", messages=[{"role": "user", "content": parts}])
+    next(answer.iter_lines())
+    answer.close()
+    left = account.settled(within_s=2.0)
+    row = account.server.generation(answer.headers["x-generation-id"])
+    # 85 tokens are the least that a picture of this model counts.
+    assert (row["input_units"], row["estimated"]) == (4 + 10 * 85, 1)
+    assert 854 * PRICE_IN < CREDIT - left == row["cost"] <= row["hold_amount"]
+
+
 def test_where_the_upstream_bills_on_we_read_on_to_its_usage(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.answer(["word "] * 30, delay_s=0.02)
     answer = start(account, model="billing")

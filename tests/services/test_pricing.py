@@ -21,6 +21,7 @@ from minitoolai.services.pricing import (
     chat_bound,
     chat_cost,
     prompt_bound,
+    prompt_estimate,
 )
 
 MODEL = ChatModel("m", 150, 600, 128_000, 16_384, ("fake",), ImageTokens(85, 1445))
@@ -74,3 +75,34 @@ def test_a_prompt_is_bounded_by_its_bytes_its_messages_and_its_pictures() -> Non
 def test_a_model_without_vision_counts_no_pictures(detail: str) -> None:
     blind = ChatModel("m", 150, 600, 4096, 1024, ("fake",), None)
     assert prompt_bound(request(images=[detail]), blind) == TOKENS_PER_MESSAGE + TOKENS_PER_PROMPT
+
+
+@given(
+    text_bytes=COUNTS,
+    messages=st.integers(0, 50),
+    images=st.lists(st.sampled_from(["low", "high", "auto"]), max_size=32),
+    tokens=st.none() | st.lists(st.lists(st.integers(0, 9), max_size=9) | st.just("word"), max_size=9),
+    low=st.integers(0, 2000),
+)
+def test_the_estimate_of_a_prompt_is_never_above_its_bound(
+    text_bytes: int, messages: int, images: list[str], tokens: list[object] | None, low: int
+) -> None:
+    model = ChatModel("m", 150, 600, 128_000, 16_384, ("fake",), ImageTokens(low, 1445))
+    asked = request(text_bytes, messages, images)
+    if tokens is not None:
+        asked.prompt = tokens
+        asked.text_bytes = sum(len(item) for item in tokens)  # type: ignore[arg-type, misc]
+    assert 1 <= prompt_estimate(asked, model) <= prompt_bound(asked, model)
+
+
+def test_a_prompt_counts_its_text_its_messages_and_the_least_of_each_picture() -> None:
+    assert prompt_estimate(request(1000, messages=3), MODEL) == 200 + 3 * 4
+    assert prompt_estimate(request(images=["low", "high", "auto"]), MODEL) == 4 + 3 * 85
+    blind = ChatModel("m", 150, 600, 4096, 1024, ("fake",), None)
+    assert prompt_estimate(request(images=["low"]), blind) == 4
+    numbers = request(108, messages=0)
+    numbers.prompt = [[1, 2, 3], [4, 5, 6, 7, 8], "w" * 100]
+    assert prompt_estimate(numbers, MODEL) == 8 + 20
+    numbers.prompt, numbers.embed = None, [[1, 2], [3]]
+    numbers.text_bytes = 3 + 2 * 4
+    assert prompt_estimate(numbers, MODEL) == 3 + 2

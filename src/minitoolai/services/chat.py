@@ -82,6 +82,8 @@ class ChatService:
         generation = NewGeneration("chat", model.name, engine.name, model.price_input, model.price_output)
         reservation = await self.charging.reserve(caller, bound, generation)
         request.clamped = reservation.units < limit
+        if prompt_tokens is None:
+            prompt_tokens = pricing.prompt_estimate(request, model)
         run = ChatRun(self, request, route, reservation, prompt_tokens)
         self.underway.add(run)
         return run

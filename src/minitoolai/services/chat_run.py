@@ -20,7 +20,7 @@ from minitoolai.engines.base import ChatAnswer, ChatEngine
 from minitoolai.services import pricing
 from minitoolai.services.charging import Charging, Reservation, durable, state_after
 from minitoolai.services.completions import whole_answer
-from minitoolai.services.events import BYTES_PER_TOKEN, EventStream
+from minitoolai.services.events import EventStream
 from minitoolai.services.routes import Route, written
 from minitoolai.services.underway import Checkpoints, has_died
 
@@ -57,8 +57,9 @@ class ChatRun:
         request: ChatRequest,
         route: Route,
         reservation: Reservation,
-        prompt_tokens: int | None,
+        prompt_tokens: int,
     ) -> None:
+        """`prompt_tokens`: the exact count where there is one, else our own."""
         self._service = service
         self.request = request
         self.route = route
@@ -71,7 +72,7 @@ class ChatRun:
         self._checkpoints = Checkpoints(self.started_s)
         self._first_token_s: float | None = None
         self._spoke = False
-        self._prompt_tokens = request.text_bytes // BYTES_PER_TOKEN if prompt_tokens is None else prompt_tokens
+        self._prompt_tokens = prompt_tokens
         self._answer: ChatAnswer | None = None
         self._charge: asyncio.Future[Verdict] | None = None
         self.is_finished = False

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from minitoolai.core.catalog import ChatModel
 from minitoolai.core.inference import ChatRequest, Usage
+from minitoolai.services.counting import tokens_in
 
 #: Tokens a chat template may add around one message, and around all of them. The templates in use need 3 to 8.
 TOKENS_PER_MESSAGE = 16
 TOKENS_PER_PROMPT = 64
+#: What a template usually adds around a message.
+LIKELY_TOKENS_PER_MESSAGE = 4
 #: Below this many output tokens an answer is no answer: 402 instead.
 LEAST_OUTPUT_TOKENS = 16
 
@@ -31,6 +36,23 @@ def prompt_bound(request: ChatRequest, model: ChatModel) -> int:
     for detail in request.images:
         bound += image_bound(model, detail)
     return bound
+
+
+def prompt_estimate(request: ChatRequest, model: ChatModel) -> int:
+    """Return the likely tokens of a prompt that no engine counted: what the bound counts, but never its largest.
+
+    A picture counts the least that one of this model can, since the most would charge for a small one many times over.
+    """
+    given = request.prompt if request.embed is None else request.embed
+    tokens = _tokens_given(given) if isinstance(given, list) else 0
+    images = sum(min(image_bound(model, "low"), image_bound(model, detail)) for detail in request.images)
+    text = tokens_in(request.text_bytes - tokens) + LIKELY_TOKENS_PER_MESSAGE * len(request.messages)
+    return max(1, tokens + text + images)
+
+
+def _tokens_given(given: list[Any]) -> int:
+    """Count the tokens in a list of texts and tokens, or of lists of tokens."""
+    return sum(_tokens_given(item) if isinstance(item, list) else isinstance(item, int) for item in given)
 
 
 def image_bound(model: ChatModel, detail: str) -> int:
