@@ -191,7 +191,7 @@ async def _one_token(engine: ChatEngine, model: str) -> str:
     messages = [{"role": "user", "content": "Say yes."}]
     answer = await engine.open(ChatRequest(model, messages, {}, stream=False, include_usage=True, limit=1), 1)
     try:
-        _, _, served, _ = whole_answer(await answer.read(), forwards=False, name="doctor", prompt=0, created_s=0)
+        whole = whole_answer(await answer.read(), forwards=False, name="doctor", created_s=0)
     finally:
         await answer.close()
-    return served or "a model without a name"
+    return whole.model or "a model without a name"

@@ -84,12 +84,17 @@ def test_no_name_of_a_limit_is_sent_on(account: Account, upstream: Upstream) -> 
     assert (sent["input"], sent["options"]) == (["Saturn has many moons"], {"x": 1})
 
 
-def test_an_upstream_that_counts_nothing_is_charged_by_our_own_count(account: Account, upstream: Upstream) -> None:
-    upstream.behave = vectors([1.0])
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 0, "total_tokens": 0}])
+def test_an_upstream_that_counts_nothing_is_charged_by_our_own_count(
+    account: Account, upstream: Upstream, usage: Any
+) -> None:
+    upstream.behave = vectors([1.0], usage=usage)
     found = made(account, model="far")
     row = account.server.generation(ask(account, model="far").headers["x-generation-id"])
-    assert row["estimated"] == 1
-    assert found.usage.prompt_tokens == row["input_units"] > 0
+    assert (row["estimated"], row["output_units"]) == (1, 0)
+    # 21 bytes, and 4 around them.
+    assert found.usage.prompt_tokens == row["input_units"] == 5
+    assert row["cost"] == 5 * PRICE
     assert account.settled() == CREDIT - 2 * row["cost"]
 
 

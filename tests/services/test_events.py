@@ -69,6 +69,7 @@ def text(output: bytes) -> str:
 
 
 SAID = "".join(delta["content"] for delta in DELTAS)
+TEXT_BYTES = len(SAID.encode())
 MODES = [{"forwards": forwards, "include_usage": usage} for forwards in (True, False) for usage in (True, False)]
 
 
@@ -80,7 +81,8 @@ def test_bytes_cut_at_any_place_give_the_same_answer(source: bytes, mode: dict[s
     for cut in range(1, len(source)):
         output, events = feed(source, cut, **mode)
         assert output == expected
-        assert (events.tokens, events.done, events.usage, events.error) == (whole.tokens, True, whole.usage, None)
+        assert (events.done, events.usage, events.error) == (True, whole.usage, None)
+        assert (events.pieces, events.size) == (whole.pieces, whole.size) == (4, TEXT_BYTES)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
@@ -165,7 +167,7 @@ def test_usage_in_every_chunk_ends_as_the_last_one(forwards: bool) -> None:
 )
 def test_a_usage_that_cannot_be_is_no_usage(usage: dict[str, Any]) -> None:
     _, events = feed(TEXT + END + event([], usage) + DONE)
-    assert (events.usage, events.done, events.tokens) == (None, True, 4)
+    assert (events.usage, events.done, events.pieces) == (None, True, 4)
 
 
 def test_a_stream_without_an_end_is_not_done() -> None:
@@ -193,7 +195,7 @@ def test_an_error_event_is_noticed_and_never_passed_on_as_text(forwards: bool, f
     output, events = feed(source, forwards=forwards)
     assert events.error == message
     assert text(output) == SAID
-    assert events.tokens == 4
+    assert (events.pieces, events.size) == (4, TEXT_BYTES)
     for cut in range(len(TEXT) - 20, len(TEXT) + 60):
         assert feed(source, cut, forwards=forwards)[0] == output
 
@@ -215,6 +217,7 @@ def test_an_error_that_is_null_is_no_error() -> None:
         b'data: {"choices": 7}\n\n',
         b"data: \xff\xfe\n\n",
         b"data: [1]\n\n",
+        b'data: {"choices":[{"delta":{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}}]}\n\n",
     ],
 )
 def test_rubbish_is_the_engines_error_wherever_it_comes(rubbish: bytes, forwards: bool) -> None:
@@ -269,7 +272,7 @@ def test_a_first_delta_without_text_is_written_as_openai_does() -> None:
 
 @pytest.mark.parametrize("spaced", [False, True])
 @pytest.mark.parametrize("forwards", [True, False])
-def test_tokens_are_counted_by_the_deltas_that_say_something(forwards: bool, spaced: bool) -> None:
+def test_deltas_that_say_something_are_counted_and_their_bytes(forwards: bool, spaced: bool) -> None:
     deltas = [
         {"role": "assistant", "content": ""},
         {"content": "a"},
@@ -280,8 +283,8 @@ def test_tokens_are_counted_by_the_deltas_that_say_something(forwards: bool, spa
     source = b"".join(event(choice(d)) for d in deltas) + END
     if spaced:
         source = source.replace(b'":', b'": ')
-    assert feed(source, forwards=forwards)[1].tokens == 4
-    assert feed(source, *range(1, len(source)), forwards=forwards)[1].tokens == 4
+    for events in (feed(source, forwards=forwards)[1], feed(source, *range(1, len(source)), forwards=forwards)[1]):
+        assert (events.pieces, events.size) == (4, 5)
 
 
 @pytest.mark.parametrize("forwards", [True, False])
@@ -291,7 +294,7 @@ def test_tool_calls_and_logprobs_pass_through_as_they_came(forwards: bool) -> No
     sent = [choice(call), [{**said[0], "finish_reason": None}], [{**choice({})[0], "delta": None}]]
     output, events = feed(b"".join(map(event, sent)) + DONE, forwards=forwards)
     assert [chunk["choices"] for chunk in chunks(output)] == sent
-    assert events.tokens == 2
+    assert (events.pieces, events.size) == (2, len('f{"a":1}') + 1)
 
 
 def test_several_choices_are_passed_on_and_counted() -> None:
@@ -299,7 +302,7 @@ def test_several_choices_are_passed_on_and_counted() -> None:
     for forwards in (True, False):
         output, events = feed(event(both) + event(both) + DONE, forwards=forwards)
         assert [c["index"] for chunk in chunks(output) for c in chunk["choices"]] == [0, 1, 0, 1]
-        assert events.tokens == 4
+        assert (events.pieces, events.size) == (4, 4)
 
 
 def test_an_error_of_ours_is_an_event_in_the_same_shape() -> None:

@@ -11,6 +11,8 @@ from minitoolai.services.events import LESSONS
 from tests.services.test_events import DONE, END, TEXT, USAGE_EVENT, choice, event, stream
 
 WORDS = ["a", " b", "", "Grüße", "🪐", 'say "x"', "back\\", "\n\n", "data: [DONE]", '"usage": {', "é" * 300, "end\\\\"]
+#: The same, as engines write them that send ASCII alone.
+ASCII = [json.dumps(word)[1:-1] for word in (*WORDS, "雪国", "\x01", "a\tb", "\\u00e9")]
 
 
 def told(word: str, key: str = "content", **head: Any) -> bytes:
@@ -26,8 +28,8 @@ def both_ways(events: list[bytes], **options: bool) -> tuple[int, bytes]:
         known += block is not None
         sent.append(short.feed(data) if block is None else block)
         assert sent[-1] == plain.feed(data)
-        assert (short.tokens, short.usage, short.done, short.error) == (
-            plain.tokens, plain.usage, plain.done, plain.error,
+        assert (short.pieces, short.size, short.usage, short.done, short.error) == (
+            plain.pieces, plain.size, plain.usage, plain.done, plain.error,
         )  # fmt: skip
     return known, b"".join(sent)
 
@@ -47,10 +49,46 @@ def test_what_repeats_is_sent_as_if_it_had_been_parsed(mode: dict[str, bool]) ->
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_thought_and_then_an_answer_are_two_patterns(mode: dict[str, bool]) -> None:
-    thoughts = [told("hm", "reasoning_content") for _ in range(20)]
+def test_escapes_count_as_the_bytes_that_they_stand_for(mode: dict[str, bool]) -> None:
+    words = [told("TEXT").replace(b"TEXT", word.encode()) for word in ASCII * 3]
+    known, _ = both_ways([told("first"), *words, END, DONE], **mode)
+    assert known >= 36
+    events = stream(**mode)
+    for data in words:
+        if events.repeats(data) is None:
+            events.feed(data)
+    assert events.size == 3 * sum(len(json.loads(f'"{word}"').encode()) for word in ASCII)
+
+
+def test_half_an_emoji_in_each_of_two_events_counts_about_what_a_whole_one_does() -> None:
+    events = stream()
+    events.feed(told("a"))
+    for half in (b"\\ud83e", b"\\ude90"):
+        assert events.repeats(told("TEXT").replace(b"TEXT", half)) is not None
+    assert events.size == 1 + len("🪐".encode())
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_thought_and_then_an_answer_are_two_patterns(mode: dict[str, bool], key: str) -> None:
+    thoughts = [told("hm", key) for _ in range(20)]
     known, _ = both_ways([*thoughts, *[told("so") for _ in range(20)], END, DONE], **mode)
     assert known == 38
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pieces_of_a_calls_arguments_repeat_as_text_does(mode: dict[str, bool]) -> None:
+    def piece(text: str, index: int = 0, **more: Any) -> bytes:
+        return event(choice({"tool_calls": [{"index": index, **more, "function": {"arguments": text}}]}))
+
+    first = piece("", id="call_1", type="function")
+    known, _ = both_ways([first, *[piece(word) for word in WORDS * 3], piece("a", 1), piece("b"), END, DONE], **mode)
+    assert known >= 18
+    _, sent = both_ways([piece("a"), piece("b", 1), piece("c", id="call_2"), piece("d")], **mode)
+    calls = [json.loads(line[6:])["choices"][0]["delta"]["tool_calls"][0] for line in sent.split(b"\n\n") if line]
+    assert [(call["index"], call.get("id"), call["function"]["arguments"]) for call in calls] == [
+        (0, None, "a"), (1, None, "b"), (0, "call_2", "c"), (0, None, "d"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

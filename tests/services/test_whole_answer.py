@@ -8,22 +8,23 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import EngineError
-from minitoolai.services.completions import whole_answer
+from minitoolai.core.inference import Usage
+from minitoolai.services.completions import Whole, whole_answer
 
 CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "Grüße"}, "finish_reason": "stop"}]
 ANSWER = {"id": "c1", "object": "chat.completion", "created": 5, "model": "m", "choices": CHOICES}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4}
 
 
-def read(answer: Any, *, forwards: bool = False) -> tuple[dict[str, Any], Any, str, int]:
-    body, usage, model, tokens = whole_answer(
-        json.dumps(answer).encode(), forwards=forwards, name="gen-1", prompt=7, created_s=99
+def read(answer: Any, *, forwards: bool = False, **more: int) -> tuple[dict[str, Any], Whole]:
+    whole = whole_answer(
+        json.dumps(answer).encode(), forwards=forwards, name="gen-1", created_s=99, **{"prompt": 7, **more}
     )
-    return json.loads(body), usage, model, tokens
+    return json.loads(whole.body), whole
 
 
 def test_what_the_engine_leaves_out_is_filled_in() -> None:
-    body, usage, model, _ = read({"model": "m", "choices": CHOICES, "usage": USAGE})
+    body, whole = read({"model": "m", "choices": CHOICES, "usage": USAGE})
     assert body["choices"] == CHOICES
     assert (body["object"], body["service_tier"], body["usage"]["total_tokens"]) == ("chat.completion", "default", 13)
     assert body["system_fingerprint"].startswith("fp_")
@@ -31,22 +32,52 @@ def test_what_the_engine_leaves_out_is_filled_in() -> None:
     assert set(body["usage"]) == {
         "prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details",
     }  # fmt: skip
-    assert (usage.prompt_tokens, usage.completion_tokens, model) == (9, 4, "m")
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.model) == (9, 4, "m")
+    assert not whole.is_estimated
 
 
 def test_a_complete_answer_is_forwarded_to_the_byte() -> None:
     body = json.dumps({**ANSWER, "usage": USAGE, "more": 1}, indent=1).encode()
-    assert whole_answer(body, forwards=True, name="gen-1", prompt=7, created_s=99)[0] == body
+    assert whole_answer(body, forwards=True, name="gen-1", prompt=7, created_s=99).body == body
+
+
+def test_nor_is_a_usage_without_output_touched_where_nothing_was_said() -> None:
+    silent = [{"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}]
+    body = json.dumps({**ANSWER, "choices": silent, "usage": {"prompt_tokens": 9, "completion_tokens": 0}}).encode()
+    whole = whole_answer(body, forwards=True, name="gen-1", prompt=7, created_s=99)
+    assert (whole.body, whole.is_estimated) == (body, False)
 
 
 @pytest.mark.parametrize("forwards", [True, False])
-@pytest.mark.parametrize("usage", [None, {"prompt_tokens": -1, "completion_tokens": 4}])
-def test_without_a_usage_our_own_count_is_shown_and_marked_as_ours(usage: Any, forwards: bool) -> None:
-    body, engines_own, _, tokens = read({**ANSWER, "usage": usage}, forwards=forwards)
-    assert engines_own is None
-    assert tokens > 0
-    assert body["usage"]["prompt_tokens"] == 7
-    assert body["usage"]["completion_tokens"] == tokens
+@pytest.mark.parametrize(
+    ("usage", "asked", "written"),
+    [
+        (None, 7, 1),
+        ({"prompt_tokens": -1, "completion_tokens": 4}, 7, 1),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, 7, 1),
+        ({"prompt_tokens": 9, "completion_tokens": 0}, 9, 1),
+        ({"prompt_tokens": 0, "completion_tokens": 4}, 7, 4),
+    ],
+)
+def test_what_the_engine_did_not_count_is_counted_here_and_marked(
+    usage: Any, asked: int, written: int, forwards: bool
+) -> None:
+    body, whole = read({**ANSWER, "usage": usage}, forwards=forwards)
+    assert whole.is_estimated
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (asked, written)
+    told = body["usage"]
+    assert (told["prompt_tokens"], told["completion_tokens"], told["total_tokens"]) == (asked, written, asked + written)
+
+
+def test_every_word_of_every_choice_counts_up_to_the_most_that_is_held() -> None:
+    call = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "x" * 99}}
+    said = [
+        {"role": "assistant", "content": "so " * 20, "reasoning": "hm " * 20},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    choices = [{"index": n, "message": message, "finish_reason": "stop"} for n, message in enumerate(said)]
+    assert read({**ANSWER, "choices": choices})[1].usage == Usage(7, (60 + 60 + 1 + 99) // 5)
+    assert read({**ANSWER, "choices": choices}, most=30)[1].usage == Usage(7, 30)
 
 
 @pytest.mark.parametrize(

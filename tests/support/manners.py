@@ -94,8 +94,51 @@ def deltas(*said: dict[str, Any], finish: str = "stop") -> Behaviour:
     return behave
 
 
-def text(words: Sequence[str], *, fault: dict[str, Any] | None = None) -> Behaviour:
-    """The answer of `/completions`, in a stream or as one object; `fault` is what a stream ends with instead."""
+def first(number: int, *said: dict[str, Any], choices: int = 1) -> Behaviour:
+    """The first so many events of a stream of a role and these deltas, said by each choice; then silence."""
+    everything = [{"role": "assistant", "content": ""}, *said]
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.begin()
+        for delta in everything[:number]:
+            event = chunk(delta)
+            event["choices"] = [{**event["choices"][0], "index": index} for index in range(choices)]
+            exchange.event(event)
+        await exchange.hang()
+
+    return behave
+
+
+def counting(told: dict[str, Any] | None, *said: dict[str, Any], before: dict[str, Any] | None = None) -> Behaviour:
+    """These deltas, with a usage in the last chunk; whole, they are one message. `before`: another usage before it."""
+
+    async def behave(exchange: Exchange) -> None:
+        if not exchange.body.get("stream"):
+            message = {"role": "assistant", "content": None}
+            for delta in said:
+                message |= {name: (message.get(name) or "") + text for name, text in delta.items()}
+            choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+            exchange.answer(200, {**head("chat.completion"), "choices": [choice], "usage": told})
+            return
+        exchange.begin()
+        for delta in said:
+            exchange.event(chunk(delta))
+        exchange.event(chunk({}, finish="stop"))
+        for one in (before, told):
+            if one is not None:
+                exchange.event({**head("chat.completion.chunk"), "choices": [], "usage": one})
+        exchange.event("[DONE]")
+        exchange.end()
+
+    return behave
+
+
+def text(words: Sequence[str], *, fault: dict[str, Any] | None = None, told: dict[str, Any] | None = None) -> Behaviour:
+    """The answer of `/completions`, in a stream or as one object; `fault` is what a stream ends with instead.
+
+    `told`: the usage, where it is not one token a word.
+    """
+    told = told or usage(len(words))
 
     async def behave(exchange: Exchange) -> None:
         def piece(said: str, finish: str | None = None, **more: Any) -> dict[str, Any]:
@@ -103,14 +146,14 @@ def text(words: Sequence[str], *, fault: dict[str, Any] | None = None) -> Behavi
             return {**head("text_completion"), "choices": [choice], **more}
 
         if not exchange.body.get("stream"):
-            exchange.answer(200, piece("".join(words), "stop", usage=usage(len(words))))
+            exchange.answer(200, piece("".join(words), "stop", usage=told))
             return
         exchange.begin()
         for word in words:
             exchange.event(piece(word))
         exchange.event(fault or piece("", "stop"))
         if fault is None:
-            exchange.event({**head("text_completion"), "choices": [], "usage": usage(len(words))})
+            exchange.event({**head("text_completion"), "choices": [], "usage": told})
             exchange.event("[DONE]")
         exchange.end()
 

@@ -39,6 +39,8 @@ class ChatEngine(Protocol):
     name: str
     #: Chunks carry every documented field: they may be forwarded as they are.
     complete_chunks: bool
+    #: Each event of a stream is one token. Our own count of an answer that was cut is then exact.
+    token_events: bool
     #: After we hang up it goes on, and bills: read on to the usage it reports.
     bills_after_cancel: bool
     #: It fetches the pictures that a URL names; else it is given their bytes.

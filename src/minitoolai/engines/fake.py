@@ -49,6 +49,7 @@ class FakeEngine:
     """Writes `token-0 token-1 …`; a prompt counts one token for each word."""
 
     complete_chunks = True
+    token_events = True
     bills_after_cancel = False
     vision = True
     fetches_images = True

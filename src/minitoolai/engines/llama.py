@@ -30,6 +30,7 @@ class LlamaEngine:
     """The embedded chat model. One child, `slots` answers at a time, `queue` waiting."""
 
     complete_chunks = False
+    token_events = True
     bills_after_cancel = False
     fetches_images = False
     plain_images = True

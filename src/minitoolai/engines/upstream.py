@@ -68,6 +68,7 @@ class UpstreamEngine:
     """One server, one key. Ready when it has the key it needs."""
 
     plain_images = False
+    token_events = False
 
     def __init__(
         self,

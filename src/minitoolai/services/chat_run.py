@@ -19,7 +19,7 @@ from minitoolai.core.records import Outcome
 from minitoolai.engines.base import ChatAnswer, ChatEngine
 from minitoolai.services import pricing
 from minitoolai.services.charging import Charging, Reservation, durable, state_after
-from minitoolai.services.completions import whole_answer
+from minitoolai.services.completions import Whole, whole_answer
 from minitoolai.services.events import EventStream
 from minitoolai.services.routes import Route, written
 from minitoolai.services.underway import Checkpoints, has_died
@@ -76,7 +76,8 @@ class ChatRun:
         self._answer: ChatAnswer | None = None
         self._charge: asyncio.Future[Verdict] | None = None
         self.is_finished = False
-        self.usage: Usage | None = None
+        #: The answer, where it came in one piece.
+        self._whole: Whole | None = None
         #: Set while somebody may break the answer off by cancelling this task.
         self.task: asyncio.Task[object] | None = None
         self.stop_reason: ServiceError | None = None
@@ -129,7 +130,7 @@ class ChatRun:
 
     def _turn_to(self, engine: ChatEngine) -> None:
         self.engine = engine
-        self.events, self.usage = self._new_events(), None
+        self.events = self._new_events()
         self._asked_s = self._service.clock.steady_s()
 
     async def next_block(self) -> bytes | None:
@@ -232,10 +233,9 @@ class ChatRun:
             events.done = True
             return b""
         block = events.feed(data)
-        self.usage = events.usage
         self._spoke = True
         # A role, or an empty word, is no token yet.
-        if self._first_token_s is None and events.tokens:
+        if self._first_token_s is None and events.pieces:
             self._first_token_s = self._service.clock.steady_s()
         return block
 
@@ -255,15 +255,17 @@ class ChatRun:
 
     async def _read_whole(self) -> bytes:
         assert self._answer is not None
-        body, self.usage, self.events.served_model, self.events.tokens = whole_answer(
+        whole = whole_answer(
             await self._answer.read(),
             forwards=self.engine.complete_chunks,
             name=self.name,
-            prompt=self._prompt_tokens,
             created_s=self._created_s,
+            prompt=self._prompt_tokens,
+            most=self._most(),
         )
+        self._whole, self.events.served_model = whole, whole.model
         self._first_token_s = self._service.clock.steady_s()
-        return body
+        return whole.body
 
     def ending(self) -> bytes:
         """The last events, for when the charge is durable."""
@@ -273,10 +275,17 @@ class ChatRun:
 
     def usage_so_far(self) -> Usage:
         """What the engine said, or our own count; nothing at all before the first token."""
-        if self.usage is not None:
-            return self.usage
-        tokens = self.events.tokens
-        return Usage(self._prompt_tokens if tokens else 0, tokens)
+        return self._counted()[0]
+
+    def _counted(self) -> tuple[Usage, bool]:
+        """The same, and whether any of it is our own count."""
+        if self._whole is not None:
+            return self._whole.usage, self._whole.is_estimated
+        return self.events.counted(self._prompt_tokens, self._most(), is_exact=self.engine.token_events)
+
+    def _most(self) -> int:
+        """The output tokens that the hold pays for."""
+        return self.reservation.units * self.request.choices
 
     def cost_so_far(self) -> int:
         """What would be charged if the answer ended now, in nano-dollars."""
@@ -298,22 +307,22 @@ class ChatRun:
         self.is_finished = True
         is_last = self._service.forget(self)
         self.route.end(error)
-        usage = self.usage_so_far()
+        usage, is_estimated = self._counted()
         cost = self._cost_of(usage)
         if cost > self.reservation.amount:
             log.error("%s cost %d over its hold of %d: the house pays", self.name, cost, self.reservation.amount)
         self._charge = self._service.charging.settle(
-            self.reservation, cost, self._outcome(usage, error), is_last=is_last
+            self.reservation, cost, self._outcome(usage, is_estimated, error), is_last=is_last
         )
 
-    def _outcome(self, usage: Usage, error: ServiceError | None) -> Outcome:
+    def _outcome(self, usage: Usage, is_estimated: bool, error: ServiceError | None) -> Outcome:
         first_s = self._first_token_s
         return Outcome(
             state=state_after(error),
             input_units=usage.prompt_tokens,
             output_units=usage.completion_tokens,
             cached_units=usage.cached_tokens,
-            estimated=self.usage is None and usage.completion_tokens > 0,
+            estimated=is_estimated,
             served_model=self.events.served_model,
             error_code=error.code if error else None,
             first_token_ms=None if first_s is None else round((first_s - self.started_s) * 1000),

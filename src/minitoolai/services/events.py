@@ -1,6 +1,6 @@
 """An engine's server-sent events on their way to the caller: forwarded as bytes where that is right, else rewritten.
 
-Watches for the usage, the end and errors; counts what was generated, should the engine never say.
+Watches for the usage, the end and errors; adds up what was delivered, should the engine never count it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
+from minitoolai.services.counting import counted, delta_size, merged, said_in, text_size, tokens_written
 from minitoolai.services.patterns import Pattern, pattern_of
 
 DONE = b"data: [DONE]\n\n"
@@ -19,14 +20,12 @@ LARGEST_EVENT = 16 * 1024 * 1024
 LARGEST_COUNT = 2**31 - 1
 #: Events that are parsed, though they might be forwarded unparsed, in search of what they share.
 LESSONS = 32
-#: Bytes of text a token stands for where nobody counted: English in the tokenizers in use.
-BYTES_PER_TOKEN = 4
 # A block without any of these is text on its way. A false alarm costs a parse, nothing else.
 _USAGE, _SPACED_USAGE, _ERROR, _END = b'"usage":{', b'"usage": {', b'"error":', b"[DONE]"
 
 
 #: As numbers: `in` asks whether bytes are one by raising an error and forgetting it, which takes five times as long.
-_QUOTE, _LINE_END, _RETURN = b'"\n\r'
+_QUOTE, _LINE_END, _RETURN, _ESCAPE = b'"\n\r\\'
 
 
 class Choice(msgspec.Struct):
@@ -67,19 +66,8 @@ class _Fault(msgspec.Struct):
     error: Any = None
 
 
-class Delta(msgspec.Struct):
-    """What a delta or a message can say; the rest passes through unread."""
-
-    content: Any = None
-    refusal: Any = None
-    reasoning_content: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
-
-
 _decode_chunk = msgspec.json.Decoder(Chunk, strict=False).decode
 _decode_fault = msgspec.json.Decoder(_Fault).decode
-decode_delta = msgspec.json.Decoder(Delta | None).decode
 _encode = msgspec.json.Encoder().encode
 _FIRST_DELTA = msgspec.Raw(b'{"role":"assistant","content":""}')
 
@@ -118,7 +106,7 @@ class EventStream:
 
     __slots__ = (
         "_created_s", "_forwards", "_head", "_include_usage", "_lessons", "_name", "_pattern", "_rest", "done", "error",
-        "served_model", "tokens", "usage",
+        "pieces", "reported_pieces", "reported_size", "served_model", "size", "usage",
     )  # fmt: skip
 
     def __init__(self, *, forwards: bool, include_usage: bool, name: str, created_s: int) -> None:
@@ -134,7 +122,9 @@ class EventStream:
         self.error: str | None = None
         self.usage: Usage | None = None
         self.served_model: str | None = None
-        self.tokens = 0
+        #: Deltas that carried text, and bytes of that text; the same up to the last usage.
+        self.pieces = self.size = 0
+        self.reported_pieces = self.reported_size = 0
 
     def repeats(self, data: bytes) -> bytes | None:
         """What to send on for an event that differs from one before in its text only; None for all else: feed it."""
@@ -143,9 +133,15 @@ class EventStream:
         if pattern is None or self._rest or not data.startswith(pattern.before) or not data.endswith(pattern.after):
             return None
         text = data[pattern.start : pattern.end]
-        if _QUOTE in text or _LINE_END in text or text.endswith(b"\\") or len(data) < pattern.start - pattern.end:
+        if _QUOTE in text or _LINE_END in text or len(data) < pattern.start - pattern.end:
             return None
-        self.tokens += text != b""
+        if _ESCAPE in text:
+            if text.endswith(b"\\"):
+                return None
+            self.size += text_size(text)
+        else:
+            self.size += len(text)
+        self.pieces += text != b""
         return data if pattern.is_same else pattern.ours_before + text + pattern.ours_after
 
     def feed(self, data: bytes) -> bytes:
@@ -168,8 +164,10 @@ class EventStream:
         if self._forwards and self._head is not None and _is_plain(block):
             deltas = block.count(b'"delta":{')
             # One delta an event: no comment, no rubbish and no JSON written with blanks is among them.
-            if deltas == block.count(b"\n\n") and not (deltas == 1 and self._lessons):
-                self.tokens += deltas - block.count(b'"delta":{}')
+            is_known = deltas == block.count(b"\n\n") and not (deltas == 1 and self._lessons)
+            if is_known and (found := said_in(block, deltas)) is not None:
+                self.pieces += found[0]
+                self.size += found[1]
                 return block
         return b"".join([self._event(event) for event in block.split(b"\n\n") if event])
 
@@ -188,6 +186,23 @@ class EventStream:
         )
         return b"data: " + _encode(chunk) + b"\n\n" + DONE
 
+    def counted(self, prompt: int, most: int, *, is_exact: bool) -> tuple[Usage, bool]:
+        """Return the usage to charge if the stream ended now, and whether any of it is our own count.
+
+        `prompt` is our count of the prompt. Our count of the output is never above `most`, and takes one token for
+        each delta where `is_exact`.
+        """
+
+        def count(pieces: int, size: int) -> int:
+            return pieces if is_exact else tokens_written(pieces, size)
+
+        reported, later = self.usage, 0
+        if reported is not None and not self.done:
+            later = count(self.pieces - self.reported_pieces, self.size - self.reported_size)
+            later = max(0, min(later, most - reported.completion_tokens))
+        tokens = min(count(self.pieces, self.size), most)
+        return counted(reported, prompt=prompt, tokens=tokens, has_begun=self.pieces > 0, later=later)
+
     def _event(self, event: bytes) -> bytes:
         if self.done or self.error:
             return b""
@@ -204,16 +219,19 @@ class EventStream:
                 self._pattern = None
                 return b""
             return self._chunk(chunk, event)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise EngineError(f"the engine sent something that is no chunk: {error}") from error
 
     def _chunk(self, chunk: Chunk, event: bytes) -> bytes:
-        if chunk.usage is not None and is_sane(chunk.usage):
-            self.usage = chunk.usage
         if self._head is None:
             self._remember(chunk)
         for choice in chunk.choices:
-            self.tokens += _says_something(choice.delta)
+            size = delta_size(bytes(choice.delta))
+            self.pieces += size != 0
+            self.size += size
+        if chunk.usage is not None and is_sane(chunk.usage):
+            self.usage = merged(self.usage, chunk.usage)
+            self.reported_pieces, self.reported_size = self.pieces, self.size
         if not chunk.choices:
             return b""
         theirs = event + b"\n\n"
@@ -247,13 +265,6 @@ def _is_plain(block: bytes) -> bool:
     # Four scans by memmem are ten times cheaper than one regular expression, and than `in`, which tries a number first.
     find = block.find
     return find(_END) < 0 and find(_USAGE) < 0 and find(_ERROR) < 0 and find(_SPACED_USAGE) < 0
-
-
-def _says_something(delta: msgspec.Raw) -> bool:
-    if bytes(delta) == b"{}":
-        return False
-    said = decode_delta(delta) or Delta()
-    return bool(said.content or said.refusal or said.reasoning_content or said.tool_calls or said.function_call)
 
 
 def _fault_message(fault: Any) -> str:

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 import msgspec
 
-_TEXTS = (b'{"content":"', b'{"reasoning_content":"')
+#: What stands around the text in the deltas that are most frequent.
+_AROUND = (
+    (b'{"content":"', b'"}'),
+    (b'{"reasoning_content":"', b'"}'),
+    (b'{"reasoning":"', b'"}'),
+    (b'{"tool_calls":[{"index":0,"function":{"arguments":"', b'"}}]}'),
+)
 
 
 class Pattern(msgspec.Struct, frozen=True):
@@ -27,19 +33,19 @@ class Pattern(msgspec.Struct, frozen=True):
 
 def pattern_of(theirs: bytes, ours: bytes, delta: bytes) -> Pattern | None:
     """From one parsed event, what is sent for it, and its only delta; None where that is not simple."""
-    for key in _TEXTS:
-        text = delta[len(key) : -2]
-        if delta.startswith(key) and delta.endswith(b'"}') and text and b'"' not in text and b"\\" not in text:
+    for key, tail in _AROUND:
+        text = delta[len(key) : -len(tail)]
+        if delta.startswith(key) and delta.endswith(tail) and text and b'"' not in text and b"\\" not in text:
             break
     else:
         return None
     if theirs.count(delta) != 1 or ours.count(delta) != 1 or theirs.count(b"\n") != 2:
         return None
-    before, after = _around(theirs, delta, len(key))
-    ours_before, ours_after = _around(ours, delta, len(key))
+    before, after = _around(theirs, delta, len(key), len(tail))
+    ours_before, ours_after = _around(ours, delta, len(key), len(tail))
     return Pattern(before, after, ours_before, ours_after, theirs == ours, len(before), -len(after))
 
 
-def _around(event: bytes, delta: bytes, key: int) -> tuple[bytes, bytes]:
+def _around(event: bytes, delta: bytes, key: int, tail: int) -> tuple[bytes, bytes]:
     at = event.index(delta)
-    return event[: at + key], event[at + len(delta) - 2 :]
+    return event[: at + key], event[at + len(delta) - tail :]

@@ -1,0 +1,184 @@
+"""Our own count: every string of an answer, in whatever field and by whichever way through the code, and no frame."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
+from minitoolai.services.counting import (
+    counted,
+    delta_size,
+    merged,
+    said_in,
+    said_size,
+    text_size,
+    tokens_written,
+)
+from minitoolai.services.events import LESSONS
+from tests.services.test_events import choice, event, stream
+
+
+def call(arguments: Any, **more: Any) -> dict[str, Any]:
+    return {"tool_calls": [{"index": 0, **more, "function": {"arguments": arguments}}]}
+
+
+#: Deltas, and the text in them.
+SHAPES: list[tuple[dict[str, Any], str]] = [
+    ({"content": "Grüße 🪐"}, "Grüße 🪐"),
+    ({"role": "assistant", "content": ""}, ""),
+    ({"role": "assistant", "content": "so"}, "so"),
+    ({"role": "assistant"}, ""),
+    ({"content": None}, ""),
+    ({"content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}, "onetwo"),
+    ({"reasoning": "hm"}, "hm"),
+    ({"reasoning_content": "hm"}, "hm"),
+    ({"reasoning": {"summary": ["a", "b"]}}, "ab"),
+    ({"refusal": "no"}, "no"),
+    ({"anything": {"at": ["all", {"deep": "down"}]}}, "alldown"),
+    ({"type": "thought"}, ""),
+    (call('{"city":"Rom\n'), '{"city":"Rom\n'),
+    (call("ä"), "ä"),
+    (call("", id="call_1", type="function"), ""),
+    (call({"city": "Rom"}), '{"city":"Rom"}'),
+    ({"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}]}, "f"),
+    ({"tool_calls": [{"index": n, "function": {"arguments": "{}"}} for n in range(3)]}, "{}{}{}"),
+    ({"function_call": {"name": "f", "arguments": "{}"}}, "f{}"),
+    ({"audio": {"id": "a", "transcript": "spoken", "data": "UklGRg==" * 100}}, "spoken"),
+    ({"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 999}}]}, ""),
+    ({"annotations": [{"url": "https://example.com/"}]}, "https://example.com/"),
+    # One thought under several names is one thought.
+    (
+        {
+            "content": "",
+            "reasoning": "hm",
+            "reasoning_content": "hm",
+            "reasoning_details": [{"type": "reasoning.text", "text": "hm", "format": "x-v1", "signature": "c2ln" * 99}],
+        },
+        "hm",
+    ),
+]
+KINDS = [json.dumps(shape)[:60] for shape, _ in SHAPES]
+
+
+@pytest.mark.parametrize(("delta", "text"), SHAPES, ids=KINDS)
+def test_every_string_of_a_delta_is_counted_and_nothing_else(delta: dict[str, Any], text: str) -> None:
+    size = len(text.encode())
+    assert said_size(delta) == size
+    for ascii_only in (True, False):
+        assert delta_size(json.dumps(delta, ensure_ascii=ascii_only, separators=(",", ":")).encode()) == size
+        assert delta_size(json.dumps(delta, ensure_ascii=ascii_only, indent=1).encode()) == size
+
+
+@pytest.mark.parametrize(("delta", "text"), SHAPES, ids=KINDS)
+@pytest.mark.parametrize("forwards", [True, False])
+@pytest.mark.parametrize("at_once", [1, 2, 7])
+def test_it_is_counted_whether_parsed_forwarded_or_repeated(
+    delta: dict[str, Any], text: str, forwards: bool, at_once: int
+) -> None:
+    events, expected, number = stream(forwards=forwards), len(text.encode()), 7 * LESSONS
+    told = event(choice(delta))
+    for _ in range(0, number, at_once):
+        block = told * at_once
+        if events.repeats(block) is None:
+            events.feed(block)
+    assert (events.pieces, events.size) == (number * (text != ""), number * expected)
+
+
+def test_events_that_differ_in_every_way_are_counted_in_a_block() -> None:
+    """As OpenAI pads its chunks, so that none repeats."""
+    events, written = stream(), ""
+    for number in range(3 * LESSONS):
+        word = f'w{number}" \\ é'
+        written += word
+        events.feed(event(choice({"content": word}), obfuscation="x" * (number % 9)) * (1 + number % 3))
+        written += word * (number % 3)
+    assert (events.pieces, events.size) == (written.count("w"), len(written.encode()))
+
+
+def test_what_is_nested_too_deep_is_no_plain_block_and_no_crash() -> None:
+    deep = event(choice({})).replace(b'"delta":{}', b'"delta":{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    assert said_in(deep, 1) is None
+    inner: Any = "text"
+    for _ in range(100_000):
+        inner = {"x": [inner]}
+    assert said_size({"x": inner}) == 4
+    # Freed level by level, or the interpreter would descend.
+    while isinstance(inner, dict):
+        inner = inner.pop("x").pop()
+
+
+def test_megabytes_of_escapes_are_counted_at_once_and_in_little_memory() -> None:
+    count = 4_000_000
+    delta = b'{"content":"' + b"\\n" * count + b'","n":1}'
+    block = event(choice({})).replace(b'"delta":{}', b'"delta":' + delta)
+    tracemalloc.start()
+    try:
+        assert said_in(block, 1) == (1, count)
+        assert delta_size(delta) == count
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("delta", [b'"words"', b"[]", b"7", b"{", b'{"content":"\xff"}'])
+def test_what_is_no_object_is_not_counted(delta: bytes) -> None:
+    with pytest.raises((msgspec.DecodeError, UnicodeDecodeError)):
+        delta_size(delta)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.booleans())
+def test_escapes_count_as_what_they_stand_for(text: str, ascii_only: bool) -> None:
+    raw = json.dumps(text, ensure_ascii=ascii_only)[1:-1].encode()
+    assert text_size(raw) == len(text.encode())
+
+
+@given(st.lists(st.integers(1, 10_000), max_size=50))
+def test_the_count_is_at_least_half_of_the_bytes_by_four_and_not_above_them_unless_deltas_are_tiny(
+    sizes: list[int],
+) -> None:
+    size, pieces = sum(sizes), len(sizes)
+    tokens = tokens_written(pieces, size)
+    assert size / 4 / 2 <= tokens
+    assert tokens <= max(pieces, size / 4)
+
+
+def test_the_later_usage_counts_and_a_zero_in_it_does_not() -> None:
+    good = Usage(9, 4, 13, TokenDetails(2), CompletionDetails(3))
+    assert merged(None, good) is good
+    assert merged(Usage(1, 1), good) is good
+    assert merged(good, Usage(0, 0)) == Usage(9, 4, 0, TokenDetails(2), CompletionDetails(3))
+    assert merged(good, Usage(0, 7)) == Usage(9, 7, 0, TokenDetails(2), None)
+    assert merged(good, Usage(10, 0, 10, TokenDetails(1))) == Usage(10, 4, 0, TokenDetails(1), CompletionDetails(3))
+    zeros = Usage(0, 0)
+    assert merged(zeros, zeros) is zeros
+
+
+def count(reported: Usage | None, prompt: int = 8, tokens: int = 5, later: int = 0) -> tuple[int, int, bool]:
+    usage, is_estimated = counted(reported, prompt=prompt, tokens=tokens, has_begun=tokens > 0, later=later)
+    return usage.prompt_tokens, usage.completion_tokens, is_estimated
+
+
+def test_what_the_engine_counted_stands_and_what_it_did_not_is_ours() -> None:
+    assert count(Usage(10, 6)) == (10, 6, False)
+    assert count(None) == (8, 5, True)
+    assert count(Usage(0, 0)) == (8, 5, True)
+    assert count(Usage(10, 0)) == (10, 5, True)
+    assert count(Usage(0, 6)) == (8, 6, True)
+    # What was said after the count of an answer that was cut is ours.
+    assert count(Usage(10, 1), later=4) == (10, 5, True)
+    assert count(Usage(10, 0), later=4) == (10, 5, True)
+
+
+def test_before_the_first_word_nothing_is_counted_here() -> None:
+    assert count(None, tokens=0) == (0, 0, False)
+    assert count(Usage(0, 0), tokens=0) == (0, 0, False)
+    assert count(Usage(10, 0), tokens=0) == (10, 0, False)
+    # Words that nobody can see were written for a prompt all the same.
+    assert count(Usage(0, 6), tokens=0) == (8, 6, True)
