@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from minitoolai.chat.image_inputs import MAX_IMAGES, ImageInputs
+from minitoolai.chat.image_inputs import BASE64_STEP, MAX_IMAGES, ImageInputs
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import FetchFailed, InvalidRequest, UrlForbidden
 from minitoolai.core.inference import ChatRequest
@@ -76,6 +76,28 @@ def test_an_invalid_image_is_refused_with_its_position(url: str, code: str) -> N
     with pytest.raises(InvalidRequest) as no:
         looked_at(request(url))
     assert (no.value.code, no.value.param) == (code, FIELD)
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, BASE64_STEP - 1, BASE64_STEP, 3 * BASE64_STEP + 1])
+def test_a_large_picture_is_the_same_afterwards(more: int) -> None:
+    data = picture() + b"\7" * more
+    assert looked_at(request(data_url(data))) == [data_url(data)]
+    assert looked_at(request(data_url(data, "gif"))) == [data_url(data)]
+
+
+def test_stray_bits_at_the_end_of_base64_are_cleared() -> None:
+    data = picture() + b"\0" * (3 - len(picture()) % 3) + b"\1"
+    good = data_url(data)
+    assert good.endswith("AQ==")
+    assert looked_at(request(good.removesuffix("AQ==") + "AR==")) == [good]
+
+
+@pytest.mark.parametrize("place", [0, 1000, BASE64_STEP - 4, BASE64_STEP, 2 * BASE64_STEP])
+def test_base64_with_padding_in_its_midst_is_refused(place: int) -> None:
+    head, _, text = data_url(picture() + b"\7" * 3 * BASE64_STEP).partition(",")
+    with pytest.raises(InvalidRequest) as no:
+        looked_at(request(f"{head},{text[:place]}AAA={text[place:]}"))
+    assert (no.value.code, no.value.param) == ("invalid_image", FIELD)
 
 
 def test_a_url_is_kept_for_an_engine_that_fetches() -> None:

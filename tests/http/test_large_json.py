@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
 from minitoolai.core.errors import BodyTooLarge, InvalidRequest, TooComplex
-from minitoolai.http import large_json
-from minitoolai.http.large_json import MOST_NODES, MOST_TEXT, PIECE, decode_in_pieces
+from minitoolai.http.large_json import MOST_NODES, MOST_TEXT, PIECE, decode_in_pieces, is_quick
 from minitoolai.http.validation import SMALL_BODY, json_object
 
 SCALARS = [
@@ -64,15 +64,14 @@ def outcome(decode: Any, body: bytes) -> Any:
 
 
 @pytest.mark.parametrize("piece", [1, 3, 8, 16, 64])
-def test_pieces_give_what_one_call_gives(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_json, "PIECE", piece)
+def test_pieces_give_what_one_call_gives(piece: int) -> None:
     dice = random.Random(piece)
     accepted = refused = 0
     for _ in range(400):
         whole = f"{blank(dice)}{document(dice)}{blank(dice)}".encode()
         for body in (whole, *(damaged(dice, whole) for _ in range(4))):
             expected = outcome(msgspec.json.decode, body)
-            found = outcome(decode_in_pieces, body)
+            found = outcome(partial(decode_in_pieces, size=piece), body)
             if expected == "refused":
                 refused += 1
             elif expected[0] not in "[{":
@@ -92,38 +91,38 @@ def test_pieces_give_what_one_call_gives(piece: int, monkeypatch: pytest.MonkeyP
         b"x [1,2]", b"]", b'{"a":"b', b'{"a":"b\\"}', b'["a\\"]', b"", b"   ",
     ],
 )  # fmt: skip
-def test_what_is_between_two_pieces_is_checked(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_json, "PIECE", 1)
+def test_what_is_between_two_pieces_is_checked(body: bytes) -> None:
     assert outcome(msgspec.json.decode, body) == "refused"
-    assert outcome(decode_in_pieces, body) == "refused"
+    assert outcome(partial(decode_in_pieces, size=1), body) == "refused"
 
 
-def test_no_step_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_is_long() -> None:
     steps: list[int] = []
-    one_call = large_json.decode
 
     def decode(piece: bytes) -> Any:
         steps.append(len(piece))
-        return one_call(piece)
+        return msgspec.json.decode(piece)
 
-    monkeypatch.setattr(large_json, "decode", decode)
     flat = {f"key {number}": number for number in range(60_000)}
     nested = [[{"a": [1, 2, {"b": "c" * 20}]}] for _ in range(15_000)]
     fields = {"flat": flat, "text": "x" * 400_000, "nested": nested}
     body = json.dumps(fields).encode()
-    assert json_object(body) == fields
+    assert not is_quick(body)
+    assert decode_in_pieces(body, decode=decode) == fields
     assert len(steps) > 15
     # A string is not split; everything else is.
     assert sorted(steps)[-2] < PIECE + 200
     assert max(steps) < 400_000 + PIECE
 
 
-def test_a_body_of_a_few_long_texts_is_decoded_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_json, "decode_in_pieces", None)
+def test_a_body_of_a_few_long_texts_is_decoded_in_one_call() -> None:
     fields = {"messages": [{"role": "user", "content": "One sentence, and another one after it.\n" * 1000}] * 10}
     body = json.dumps(fields).encode()
     assert len(body) > MOST_NODES
+    assert is_quick(body)
     assert json_object(body) == fields
+    assert not is_quick(b"[%b]" % (b"[]," * 100_000))
+    assert not is_quick(b"{%b}" % (b'"a":0,' * 50_000))
 
 
 def list_of(nodes: int, filler: str = "") -> bytes:

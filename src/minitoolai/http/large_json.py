@@ -7,6 +7,7 @@ that would take long is split: msgspec gets a run of complete elements or member
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ ONE_CALL_MARKS = 20_000
 #: Otherwise split into pieces of about this many bytes.
 PIECE = 128 * 1024
 
+Decode = Callable[[bytes], Any]
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _NOT_BLANK = re.compile(rb"[^ \t\r\n]")
 #: Larger integers fit no double, and take quadratic time to write out again.
@@ -41,7 +43,7 @@ def _parse_float(text: str) -> float:
     raise ValueError("number out of range")
 
 
-decode = msgspec.json.Decoder(float_hook=_parse_float).decode
+decode: Decode = msgspec.json.Decoder(float_hook=_parse_float).decode
 
 
 def decode_large(body: bytes) -> Any:
@@ -49,7 +51,7 @@ def decode_large(body: bytes) -> Any:
     body, urls = extract_urls(body)
     if len(body) > MOST_TEXT:
         raise too_much_text(MOST_TEXT)
-    if _is_quick(body):
+    if is_quick(body):
         value = decode(body)
         check_depth(value)
     else:
@@ -60,9 +62,9 @@ def decode_large(body: bytes) -> Any:
     return value
 
 
-def decode_in_pieces(body: bytes) -> Any:
-    """Decode a body that is a list or an object, PIECE by PIECE. Raises TooComplex, InvalidRequest, DecodeError."""
-    return _PieceDecoder(body, _blank_strings(body)).decode()
+def decode_in_pieces(body: bytes, size: int = PIECE, decode: Decode = decode) -> Any:
+    """Decode a list or object in pieces of about `size` bytes. Raises TooComplex, InvalidRequest, DecodeError."""
+    return _PieceDecoder(body, _blank_strings(body, size), size, decode).decode()
 
 
 def check_depth(value: Any) -> None:
@@ -92,7 +94,7 @@ def _check_integers(value: Any) -> None:
                 raise InvalidRequest("an integer in the body has more than 308 digits", code="invalid_json")
 
 
-def _is_quick(body: bytes) -> bool:
+def is_quick(body: bytes) -> bool:
     """Return True if one call decodes the body quickly. Marks inside strings count as well: this is an upper bound."""
     if len(body) <= MOST_NODES:
         return True
@@ -103,13 +105,13 @@ def _count_nodes(text: bytes) -> int:
     return text.count(b"[") + text.count(b"{") + text.count(b",")
 
 
-def _blank_strings(body: bytes) -> bytes:
+def _blank_strings(body: bytes, size: int) -> bytes:
     """Return the body with underscores for the content of strings. Raise TooComplex if it has too many nodes."""
     blanked: list[bytes] = []
     nodes = at = 0
     in_string = False
     while at < len(body):
-        piece = _next_piece(body, at)
+        piece = _next_piece(body, at, size)
         at += len(piece)
         # Without escapes, every quote begins or ends a string: the segments alternate between outside and inside.
         segments = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__").split(b'"')
@@ -125,11 +127,11 @@ def _blank_strings(body: bytes) -> bytes:
     return b"".join(blanked)
 
 
-def _next_piece(body: bytes, at: int) -> bytes:
-    """Return about PIECE bytes without splitting an escape sequence."""
-    piece = body[at : at + PIECE]
+def _next_piece(body: bytes, at: int, size: int) -> bytes:
+    """Return about so many bytes without splitting an escape sequence."""
+    piece = body[at : at + size]
     backslashes = len(piece) - len(piece.rstrip(b"\\"))
-    return body[at : at + PIECE + 1] if backslashes % 2 else piece
+    return body[at : at + size + 1] if backslashes % 2 else piece
 
 
 # ── piece by piece ────────────────────────────────────────────────────────────────────────────────────────
@@ -159,14 +161,16 @@ class _Container:
 class _PieceDecoder:
     """Decode one body. `blanked` is the body without the content of strings.
 
-    Only brackets are visited one by one. Once PIECE bytes have been passed, all open containers are created, and what
+    Only brackets are visited one by one. Once `size` bytes have been passed, all open containers are created, and what
     is complete in them is decoded. Between two pieces only blanks, a comma or a key may stand: whatever msgspec refuses
     in one call is refused here, too.
     """
 
-    def __init__(self, body: bytes, blanked: bytes) -> None:
+    def __init__(self, body: bytes, blanked: bytes, size: int, decode: Decode) -> None:
         self._body = body
         self._blanked = blanked
+        self._size = size
+        self._decode = decode
         self._stack: list[_Container] = []
         #: Everything before this position is decoded.
         self._decoded = 0
@@ -199,7 +203,7 @@ class _PieceDecoder:
             return
         if self._stack[-1].pending < 0:
             self._skip_comma(self._stack[-1], at)
-        if at - self._decoded >= PIECE:
+        if at - self._decoded >= self._size:
             self._decode_up_to(at)
 
     def _open(self, bracket: int, at: int) -> None:
@@ -221,10 +225,11 @@ class _PieceDecoder:
         """Decode the complete elements of the innermost container before the bracket at `end`."""
         container = self._stack[-1]
         start = self._previous
-        while end - self._decoded >= PIECE:
-            comma = self._blanked.rfind(b",", max(start, container.pending), self._decoded + PIECE)
+        while end - self._decoded >= self._size:
+            target = self._decoded + self._size
+            comma = self._blanked.rfind(b",", max(start, container.pending), target)
             if comma < 0:
-                comma = self._blanked.find(b",", max(start, container.pending, self._decoded + PIECE), end)
+                comma = self._blanked.find(b",", max(start, container.pending, target), end)
             if comma < 0:
                 return
             self._make_containers()
@@ -244,7 +249,7 @@ class _PieceDecoder:
             if self._stack:
                 self._stack[-1].pending = -1
         elif not self._stack:
-            container.made = decode(self._body[container.start : at + 1])
+            container.made = self._decode(self._body[container.start : at + 1])
         return None if self._stack else container
 
     def _make_containers(self) -> None:
@@ -267,7 +272,7 @@ class _PieceDecoder:
             raise _malformed()
         start = comma + 1 if comma >= 0 else parent.pending
         if isinstance(parent.made, dict):
-            parent.made[_parse_key(self._body[start : child.start])] = child.made
+            parent.made[self._parse_key(start, child.start)] = child.made
         else:
             assert parent.made is not None
             self._check_blank(start, child.start)
@@ -277,28 +282,27 @@ class _PieceDecoder:
         """Decode the pending elements or members up to `end`, the position of a comma or closing bracket."""
         piece = self._body[container.pending : end]
         if isinstance(container.made, dict):
-            members = decode(b"{%b}" % piece)
+            members = self._decode(b"{%b}" % piece)
             container.made.update(members)
             is_empty = not members
         else:
             assert container.made is not None
-            elements = decode(b"[%b]" % piece)
+            elements = self._decode(b"[%b]" % piece)
             container.made.extend(elements)
             is_empty = not elements
         if is_empty and (container.after_comma or self._blanked[end : end + 1] == b","):
             raise _malformed()
 
+    def _parse_key(self, start: int, end: int) -> str:
+        """Parse what comes before the value of a member: a string and a colon."""
+        member: dict[str, Any] = self._decode(b"{%b[]}" % self._body[start:end])
+        if not member:
+            raise _malformed()
+        return next(iter(member))
+
     def _check_blank(self, start: int, end: int) -> None:
         if _NOT_BLANK.search(self._body, start, end):
             raise _malformed()
-
-
-def _parse_key(text: bytes) -> str:
-    """Parse what comes before the value of a member: a string and a colon."""
-    member: dict[str, Any] = decode(b"{%b[]}" % text)
-    if not member:
-        raise _malformed()
-    return next(iter(member))
 
 
 def _malformed() -> InvalidRequest:
