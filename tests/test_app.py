@@ -134,7 +134,7 @@ def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
 def test_a_second_server_on_one_data_folder_is_refused(own_server: ServerProcess) -> None:
     second = own_server.command("serve", "--port", "0")
     assert second.returncode == 1
-    assert "another minitoolai serve works on" in second.stderr
+    assert "another minitoolai serve is already using" in second.stderr
     assert str(own_server.data_dir) in second.stderr
     assert "Traceback" not in second.stderr
     assert post(own_server.account()).status_code == 200

@@ -18,7 +18,7 @@ def funded(server: ServerProcess, nano: int) -> Account:
 def test_an_empty_account_is_refused(server: ServerProcess) -> None:
     account = server.account(credit=None)
     message = check_refusal(post(account), 402, "insufficient_balance")
-    assert "$0.000000000" in message
+    assert "only $0.00 is" in message
 
 
 @pytest.mark.parametrize("tokens", [3, 15])

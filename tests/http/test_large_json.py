@@ -168,7 +168,7 @@ def test_the_deepest_allowed_is_the_same_for_bodies_of_all_sizes(depth: int, pad
     if depth == 63:
         assert len(json_object(body)["b"]) == padding
     else:
-        with pytest.raises(InvalidRequest, match="nested more than 64 deep"):
+        with pytest.raises(InvalidRequest, match="nested more than 64 levels deep"):
             json_object(body)
 
 

@@ -130,11 +130,11 @@ def test_an_answer_is_kept_found_and_swept(books: TemporaryBooks) -> None:
         # A second hold of the same request is no second request.
         await charging.reserve(Caller(account, "k", claim), bound, CHAT)
         charging.settle(reservation, 60, Outcome("succeeded"))
-        await replays.settled()
+        await replays.flush()
         replays.release(claim)
         with pytest.raises(IdempotencySpent, match="gen-"):
             await replays.claim(caller, "name", b"request")
-        await replays.keep(claim, RecordedResponse(200, [("a", "b")], b"body" * 1000))
+        await replays.store(claim, RecordedResponse(200, [("a", "b")], b"body" * 1000))
         assert await replays.claim(caller, "name", b"request") == RecordedResponse(200, [("a", "b")], b"body" * 1000)
         with pytest.raises(IdempotencyMismatch):
             await replays.claim(caller, "name", b"another request")

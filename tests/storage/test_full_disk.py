@@ -96,7 +96,7 @@ def test_new_work_on_a_full_disk_is_a_503_and_nothing_is_held(
     async def work() -> None:
         asked = await _settle_all(disk.writer, account)
         for _ in range(3):
-            with pytest.raises(Overloaded, match="nothing was charged") as refusal:
+            with pytest.raises(Overloaded, match="Nothing was charged") as refusal:
                 await charging.reserve(caller, bound, LONG)
             assert status_and_type(refusal.value)[0] == 503
             assert (b"retry-after", b"5") in error_headers(refusal.value)

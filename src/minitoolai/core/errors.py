@@ -5,7 +5,8 @@ ServiceError
 │   ├── ContextExceeded, ModelNotFound
 │   ├── ContentRefused      the operator's prompt policy
 │   ├── UrlForbidden, FetchFailed   URLs in a request
-│   ├── BodyTooLarge        TooComplex
+│   ├── BodyTooLarge        TooComplex: too many lists and objects
+│   ├── WrongContentType    not JSON
 │   └── NotFound, Gone
 ├── AccessDenied            no API key, or an unknown one
 ├── KeyForbids              valid key, but not allowed to do this
@@ -26,6 +27,7 @@ ServiceError
 
 CatalogError, SettingsError: the operator's configuration is wrong.
 StoreError                  the database or the object store failed
+├── AlreadySettled          the charge was settled before, differently
 ├── ObjectMissing
 └── ConnectionLost          CommitInDoubt
 """

@@ -77,7 +77,7 @@ async def _read_rest(message: Message, receive: Receive, limits: BodyLimits) -> 
     text = TextCounter(limits.text)
     while True:
         if message["type"] == "http.disconnect":
-            raise ClientLeft("the client disconnected before its request was complete")
+            raise ClientLeft("The client disconnected before its request was complete.")
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limits.total:

@@ -77,7 +77,7 @@ class TextCounter:
 
 def too_much_text(limit: int) -> BodyTooLarge:
     """Return the error for a body with too many bytes outside of image data URLs."""
-    return BodyTooLarge(f"the body has more than {limit // 1024 // 1024} MB besides image data URLs; send less")
+    return BodyTooLarge(f"The body has more than {limit // 1024 // 1024} MB besides image data URLs. Send less.")
 
 
 def extract_urls(body: bytes) -> tuple[bytes, list[str]]:

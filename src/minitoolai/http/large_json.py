@@ -122,7 +122,7 @@ def _blank_strings(body: bytes, size: int) -> bytes:
         in_string ^= len(segments) % 2 == 0
     if nodes > MOST_NODES:
         raise TooComplex(
-            f"the body has {nodes:,} lists, objects and commas, and may have {MOST_NODES:,}; split the request"
+            f"The body has {nodes:,} lists, objects and commas, and may have {MOST_NODES:,}. Split the request."
         )
     return b"".join(blanked)
 
@@ -192,7 +192,9 @@ class _PieceDecoder:
                 raise _malformed()
             self._previous = at + 1
         if outermost is None:
-            raise _malformed() if self._stack else InvalidRequest("the body must be a JSON object", code="invalid_json")
+            raise (
+                _malformed() if self._stack else InvalidRequest("The body must be a JSON object.", code="invalid_json")
+            )
         self._check_blank(self._previous, len(self._body))
         return outermost.made
 
@@ -306,8 +308,8 @@ class _PieceDecoder:
 
 
 def _malformed() -> InvalidRequest:
-    return InvalidRequest("the body is not JSON: it is malformed or incomplete", code="invalid_json")
+    return InvalidRequest("The body is not JSON: it is malformed or incomplete.", code="invalid_json")
 
 
 def _too_deep() -> InvalidRequest:
-    return InvalidRequest(f"the body is nested more than {DEEPEST} deep", code="invalid_json")
+    return InvalidRequest(f"The body is nested more than {DEEPEST} levels deep.", code="invalid_json")

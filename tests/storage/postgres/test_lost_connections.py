@@ -229,7 +229,7 @@ def test_while_the_server_is_away_holds_are_refused_and_charges_are_kept(own_clu
         owed: list[Any] = [writer.submit(settle(n, account, 70)) for n in range(1, 21)]
         for step in range(5):
             writer.submit(checkpoint(20, account, step), wait=False)
-        with pytest.raises(Overloaded, match="nothing was charged") as refusal:
+        with pytest.raises(Overloaded, match="Nothing was charged") as refusal:
             await asyncio.wait_for(charging.reserve(caller, bound, CHAT), 10)
         assert refusal.value.retry_after_s == 5
         with pytest.raises(Overloaded, match="nothing was written"):

@@ -87,7 +87,7 @@ def test_a_revoked_key_is_forgotten_by_processes_that_remember_it_for_ever(
     key = make_key(postgres_books.account(), "laptop", secret_key, postgres_books.clock)
     with postgres_books.connection.transaction():
         accounts.insert_key(postgres_books.connection, key.row)
-    presence = ProcessRegistration(postgres_books.url, (accounts.KEYS_CHANNEL,), lambda _, said: ring.forget(said))
+    presence = ProcessRegistration(postgres_books.url, (accounts.KEYS_CHANNEL,), lambda _, said: ring.invalidate(said))
     presence.start()
     stack.callback(presence.stop)
     asyncio.run(ring.verify(key.text))
