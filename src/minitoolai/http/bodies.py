@@ -2,18 +2,23 @@
 
 A body over its limit is refused as soon as that is known, mostly from Content-Length alone. A large body within its
 limit is decoded and checked in the body thread, so that the event loop keeps serving other requests.
+
+There is only one body thread, so that the CPU time and memory spent on large bodies stay bounded. Python runs one
+thread at a time, so work given to this thread must consist of short steps (about 20 ms at most), or it blocks the event
+loop after all.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
 
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, WrongContentType
 from minitoolai.http.asgi import Receive, Scope, headers_by_name
-from minitoolai.http.body_thread import run_in_body_thread
 from minitoolai.http.data_urls import TextCounter
 from minitoolai.http.validation import SMALL_BODY
 
@@ -24,6 +29,8 @@ KB = 1024
 MB = 1024 * KB
 #: The largest limit of any route.
 LARGEST_BODY = 20 * MB
+
+_thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 
 
 class BodyLimits(msgspec.Struct, frozen=True):
@@ -93,3 +100,8 @@ async def _read_rest(message: Message, receive: Receive, limits: BodyLimits) -> 
 def _is_json(content_type: bytes) -> bool:
     kind = content_type.partition(b";")[0].strip().lower()
     return kind == b"application/json" or kind.endswith(b"+json")
+
+
+async def run_in_body_thread(work: Callable[..., T], *arguments: object) -> T:
+    """Run `work(*arguments)` in the body thread and return its result."""
+    return await asyncio.get_running_loop().run_in_executor(_thread, lambda: work(*arguments))

@@ -13,8 +13,7 @@ from minitoolai.core.errors import AccessDenied, ClientLeft, ServiceError, Store
 from minitoolai.core.models import IdempotencyClaim
 from minitoolai.http.asgi import App, Headers, Receive, Scope, Send, respond_error
 from minitoolai.http.auth import CLAIM, authenticate
-from minitoolai.http.bodies import BodyLimits, read_body
-from minitoolai.http.body_thread import run_in_body_thread
+from minitoolai.http.bodies import BodyLimits, read_body, run_in_body_thread
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.validation import SMALL_BODY
 
