@@ -148,7 +148,7 @@ def test_an_outage_of_the_bucket_loses_no_job_and_no_money(s3: S3Server, tmp_pat
         account = server.account()
         link = wait(account, job(account))["image_url"]
         s3.stop()
-        check_image_refusal(requests.get(link, timeout=90), 503, "overloaded", "does not answer")
+        check_image_refusal(requests.get(link, timeout=90), 503, "overloaded", "does not respond")
         new = job(account)
         time.sleep(3)
         assert poll(account, new).json()["status"] in ("queued", "processing")

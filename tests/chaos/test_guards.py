@@ -284,10 +284,10 @@ SqliteConnection.execute = slowly
 HASTE = """
 import minitoolai.billing.charging as charging
 
-async def durable(charge, *, within_s):
+async def wait_until_durable(charge, *, within_s):
     charge.add_done_callback(lambda done: done.exception())
 
-charging.durable = durable
+charging.wait_until_durable = wait_until_durable
 """
 
 

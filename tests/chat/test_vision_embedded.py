@@ -138,7 +138,7 @@ def test_a_broken_vision_projector_is_explained_and_text_still_works(
         assert (offered["ready"], offered["vision"]) == (True, False)
         refused = post(account, model=MODEL, messages=about(data_url()))
         check_refusal(refused, 400, "invalid_request", "messages")
-        assert "smollm2 answers, but sees nothing" in server.log.read_text()
+        assert "smollm2 serves text but no images" in server.log.read_text()
         doctor = server.command("doctor", "--offline")
         assert doctor.returncode == 1
         (line,) = [line for line in doctor.stdout.splitlines() if "sees no pictures" in line]
@@ -152,4 +152,4 @@ def test_a_broken_vision_projector_is_explained_and_text_still_works(
 
 def test_the_doctor_tries_the_eyes(seeing: ServerProcess) -> None:
     said_ = seeing.command("doctor", "--offline").stdout
-    assert "ok     engine smollm2: one token from smollm2-135m-instruct, and it sees pictures" in said_
+    assert "ok     engine smollm2: one token from smollm2-135m-instruct, with vision" in said_
