@@ -95,7 +95,7 @@ class Brief:
             assert requests.get(state["image_url"], timeout=30).status_code == 200
             assert count_objects() == 1
             time.sleep(2.1)
-            check_image_refusal(requests.get(state["image_url"], timeout=30), 410, "link_expired", "ask for the job")
+            check_image_refusal(requests.get(state["image_url"], timeout=30), 410, "link_expired", "poll the job again")
             fresh = poll(account, one).json()["image_url"]
             assert requests.get(fresh, timeout=30).status_code == 200
             server.stop()
