@@ -159,4 +159,4 @@ def test_an_outage_of_the_bucket_loses_no_job_and_no_money(s3: S3Server, tmp_pat
         state = wait(account, new, within_s=90)
         assert requests.get(state["image_url"], timeout=30).status_code == 200
         assert account.settled() == CREDIT - 2 * PRICE
-        check_image_refusal(requests.get(link, timeout=30), 500, "internal_error", "reported to the operator")
+        check_image_refusal(requests.get(link, timeout=30), 500, "internal_error", "the operator has been notified")

@@ -141,7 +141,7 @@ def test_a_broken_vision_projector_is_explained_and_text_still_works(
         assert "smollm2 serves text but no images" in server.log.read_text()
         doctor = server.command("doctor", "--offline")
         assert doctor.returncode == 1
-        (line,) = [line for line in doctor.stdout.splitlines() if "sees no pictures" in line]
+        (line,) = [line for line in doctor.stdout.splitlines() if "cannot see images" in line]
         assert line.startswith("FAULT  engine smollm2")
         assert "MINITOOLAI_LLAMA_MMPROJ" in line
         if fault == "of another model":
