@@ -332,7 +332,10 @@ def test_recovery_continues_after_a_failure(books: TemporaryBooks, caplog: pytes
             )
             books.rows("ALTER TABLE holds RENAME TO elsewhere")
             running = asyncio.create_task(auditor.run())
-            await asyncio.sleep(0.1)
+            for _ in range(200):
+                await asyncio.sleep(0.02)
+                if "failed, will retry" in caplog.text:
+                    break
             books.rows("ALTER TABLE elsewhere RENAME TO holds")
             for _ in range(200):
                 await asyncio.sleep(0.02)
