@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from statistics import median
 from typing import Any
 
 import pytest
+import requests
 
 from minitoolai.core.clock import random_text
 from minitoolai.engines.chat.llama import find_embedded_model
 from tests.support.load import API, OPENAI, Caller, many
-from tests.support.server import ServerProcess
+from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Upstream
 
 # Measures memory, latency and throughput.
@@ -144,3 +146,116 @@ def test_the_embedded_model_has_95_percent_of_the_speed_of_llama_cpp(llama_serve
         found = best_of_three(lambda: asyncio.run(interleaved()), lambda ratio: ratio >= 0.95)
     print(f"of the bare engine's tokens a second: {found}")
     assert found[-1] >= 0.95, f"ratios {found}"
+
+
+# ── the embedded engines beside each other and on a busy machine ──────────────────────────────────────────────
+
+SPOKEN = " ".join(["The lighthouse keeper climbs the stairs every evening, lights the lamp and looks at the sea."] * 12)
+
+
+def speech_s(account: Account) -> float:
+    """Return the seconds that the speech of a long text takes."""
+    body = {"model": "tts-1", "voice": "alloy", "input": SPOKEN, "response_format": "wav"}
+    started_s = time.perf_counter()
+    response = requests.post(account.server.url + "/v1/audio/speech", json=body, headers=account.headers, timeout=300)
+    assert response.status_code == 200, response.text
+    return time.perf_counter() - started_s
+
+
+@contextmanager
+def endless_chats(account: Account, count: int) -> Iterator[None]:
+    """Keep this many streams of the embedded model in flight."""
+    stop, started = threading.Event(), threading.Semaphore(0)
+
+    def talk() -> None:
+        body = STORY | {"model": "gpt-4o-mini", "stream": True, "max_completion_tokens": 1000}
+        url = account.server.url + "/v1/chat/completions"
+        is_first = True
+        while not stop.is_set():
+            with requests.post(url, json=body, headers=account.headers, stream=True, timeout=60) as response:
+                assert response.status_code == 200, response.text
+                for _ in response.iter_lines():
+                    if is_first:
+                        started.release()
+                        is_first = False
+                    if stop.is_set():
+                        break
+
+    threads = [threading.Thread(target=talk) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in threads:
+            assert started.acquire(timeout=60)
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_speech_beside_four_chats_takes_at_most_twice_as_long_as_alone(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path) as server:
+        account = server.account("50.00")
+        speech_s(account)
+
+        def ratio() -> float:
+            alone, beside = [], []
+            for _ in range(3):
+                alone.append(speech_s(account))
+                with endless_chats(account, 4):
+                    beside.append(speech_s(account))
+            return median(beside) / median(alone)
+
+        ratios = best_of_three(ratio, lambda ratio: ratio <= 2)
+        print(f"speech beside four chats takes {ratios} times as long as alone")
+        assert ratios[-1] <= 2
+
+
+@contextmanager
+def busy_loops(count: int) -> Iterator[None]:
+    """Keep this many processes busy."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def tokens_per_s(account: Account) -> float:
+    """Return the speed of one stream of the embedded model over at most three seconds, after its third event."""
+    body = STORY | {"model": "gpt-4o-mini", "stream": True, "max_completion_tokens": 400}
+    url = account.server.url + "/v1/chat/completions"
+    events = 0
+    started_s = now_s = 0.0
+    with requests.post(url, json=body, headers=account.headers, stream=True, timeout=60) as response:
+        for line in response.iter_lines():
+            events += line.startswith(b"data: {")
+            now_s = time.perf_counter()
+            if events == 3 and not started_s:
+                started_s = now_s
+            if started_s and now_s - started_s > 3:
+                break
+    return (events - 3) / (now_s - started_s)
+
+
+def test_the_embedded_model_gets_its_share_of_a_busy_machine(tmp_path: Path) -> None:
+    # Two loops on two cores leave it half of the time. Threads that spin at a barrier would get a tenth out of that.
+    cores = len(os.sched_getaffinity(0))
+    with ServerProcess(tmp_path) as server:
+        account = server.account("50.00")
+        tokens_per_s(account)
+
+        def share() -> float:
+            alone, busy = [], []
+            for _ in range(3):
+                alone.append(tokens_per_s(account))
+                with busy_loops(cores):
+                    busy.append(tokens_per_s(account))
+            return median(busy) / median(alone)
+
+        shares = best_of_three(share, lambda share: share >= 0.3)
+        print(f"beside {cores} busy loops the embedded model has {shares} of its speed alone")
+        assert shares[-1] >= 0.3

@@ -249,7 +249,7 @@ def _cpu_clock(pid: int) -> int | None:
 
 #: Let the OpenMP threads of llama.cpp and PyTorch sleep soon while they wait for each other. By default they spin for
 #: several milliseconds, and on a busy machine take the CPU from the thread they wait for. Sleeping without any spinning
-#: would halve the speed on an idle machine; these rounds take about 25 µs and cost hardly any.
+#: would cost a fifth of the speed on an idle machine; these rounds take about 25 µs and cost hardly any.
 _OPENMP = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 
 
@@ -294,7 +294,7 @@ def die_with_parent() -> None:
             os._exit(1)
 
 
-def enter_child(niceness: int) -> IO[bytes]:
+def enter_child(niceness: int = 0) -> IO[bytes]:
     """Set up a message child process, and return the stream for its events.
 
     Redirects standard output to standard error, so that output of a library cannot corrupt the messages.

@@ -19,8 +19,6 @@ from minitoolai.engines.speech.messages import Begin, Command, Discard, LoadVoic
 if TYPE_CHECKING:
     from minitoolai.engines.speech.encoding import Samples
 
-#: Chats have priority: speech is synthesized many times faster than real time and can yield the CPU.
-NICENESS = 15
 #: How many samples to encode per reply. The first slice of a sentence is short, to reduce the delay of the first audio;
 #: the second is long enough for opus, which makes a page of each second.
 FIRST_SLICE = 30_000
@@ -95,7 +93,7 @@ def _failed(error: Exception) -> Reply:
 
 def main() -> None:
     """Handle commands until standard input ends."""
-    out = enter_child(NICENESS)
+    out = enter_child()
     loop, decode = VoiceLoop(), msgspec.msgpack.Decoder(Command).decode
     while (frame := read_frame(sys.stdin.buffer)) is not None:
         reply = loop.handle(decode(frame))
