@@ -10,7 +10,7 @@ from shutil import which
 
 from bench import gateways, ours
 from bench.measure import Plan, run
-from bench.report import table
+from bench.report import comparison, table
 
 ALL: dict[str, gateways.Gateway] = {
     gateway.name: gateway
@@ -33,6 +33,7 @@ responses it gave. Absolute figures depend on the machine; compare the ratios. M
 _EXAMPLES = """examples:
   python -m bench                                     every gateway, about four minutes
   python -m bench --gateways sglang-router,minitoolai --rounds 5
+  python -m bench --gateways minitoolai,minitoolai-lean --rounds 10 --against ../old/.venv/bin/minitoolai
   python -m bench --seconds 1 --rounds 1 --json out.json
 """
 
@@ -42,10 +43,14 @@ def main() -> int:
     args = _parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the children are stopped, as on Ctrl-C
     chosen = [ALL[name] for name in args.gateways]
+    if args.against:
+        pairs = {ours.Ours.name: ours.Other, ours.OursLean.name: ours.OtherLean}
+        chosen += [pairs[name](args.against) for name in args.gateways if name in pairs]
     gateway_cores, load_cores = _cores(pin=not args.no_pin)
     plan = Plan(args.rounds, args.seconds, args.callers, args.streams, gateway_cores, load_cores)
     rows = run(chosen, plan, lambda line: print(line, file=sys.stderr, flush=True))
     print(table(rows))
+    print(comparison(rows))
     if args.json:
         args.json.write_text(json.dumps([row.as_json() for row in rows], indent=1))
     return 0
@@ -59,6 +64,9 @@ def _parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--gateways", type=_names, default=list(ALL), help=f"some of {','.join(ALL)}; all by default")
+    parser.add_argument(
+        "--against", type=Path, metavar="PROGRAM", help="another installation's `minitoolai`, to compare CPU with"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="rounds, interleaved; the table shows their medians")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
     parser.add_argument("--callers", type=int, default=32, help="connections with plain requests")

@@ -41,8 +41,12 @@ class Ours(Gateway):
     name, title, bills = "minitoolai", "MiniToolAI", "yes"
     lean: ClassVar[bool] = False
 
+    def __init__(self, program: Path | None = None) -> None:
+        """Prepare the installation of this program, `minitoolai`; by default the one beside this interpreter."""
+        self._program = program or _installed_program()
+
     def missing(self) -> str | None:
-        return None if _program() else "not installed: make install"
+        return None if self._program else "not installed: make install"
 
     def start(self, place: Place) -> Running:
         upstream = place.lean_port if self.lean else place.full_port
@@ -58,10 +62,10 @@ class Ours(Gateway):
             catalog.write_text(_LEAN_CATALOG)
             env["MINITOOLAI_CATALOG"] = str(catalog)
         self.env = env
-        _run(["account", "create", _EMAIL, "--credit", str(_CREDIT)], env)
-        key = _run(["key", "create", _EMAIL], env).strip()
+        self._run("account", "create", _EMAIL, "--credit", str(_CREDIT))
+        key = self._run("key", "create", _EMAIL).strip()
         port = free_port()
-        command = [str(_program()), "serve", "--host", "127.0.0.1", "--port", str(port)]
+        command = [str(self._program), "serve", "--host", "127.0.0.1", "--port", str(port)]
         child = Child(command, log=place.folder / "log", cores=place.cores, env=env)
         try:
             child.wait_ready(f"http://127.0.0.1:{port}/readyz", within_s=60)
@@ -72,7 +76,7 @@ class Ours(Gateway):
 
     def check_books(self, running: Running, *, answers: int, errors: int) -> str:
         balance = _settled_balance(running)
-        audit = _audit(self.env)
+        audit = self._audit()
         if audit:
             return f"AUDIT: {audit}"
         if balance["held"]:
@@ -82,6 +86,21 @@ class Ours(Gateway):
         charged, due = _CREDIT - balance["balance"], answers * _price_of_one()
         return "exact" if charged == due else f"CHARGED {charged}, DUE {due}"
 
+    def _run(self, *arguments: str) -> str:
+        done = self._command(*arguments)
+        if done.returncode:
+            raise RuntimeError(f"minitoolai {' '.join(arguments)}: {done.stderr.strip()[-400:]}")
+        return done.stdout
+
+    def _audit(self) -> str:
+        """Return what `minitoolai audit` reports; empty if every invariant holds."""
+        done = self._command("audit")
+        return (done.stdout + done.stderr).strip()[-300:] if done.returncode else ""
+
+    def _command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(self._program), *arguments]
+        return subprocess.run(command, env={**os.environ, **self.env}, capture_output=True, text=True, check=False)
+
 
 class OursLean(Ours):
     """MiniToolAI behind an upstream that leaves fields out, so that each event is rewritten."""
@@ -90,25 +109,22 @@ class OursLean(Ours):
     lean = True
 
 
-def _program() -> Path | None:
+class Other(Ours):
+    """Another installation of MiniToolAI, such as that of an earlier commit."""
+
+    name, title = "other", "MiniToolAI, the other installation"
+
+
+class OtherLean(OursLean):
+    """The same behind an upstream that leaves fields out."""
+
+    name, title = "other-lean", "the other, every event rewritten"
+
+
+def _installed_program() -> Path | None:
     beside = Path(sys.executable).parent / "minitoolai"
     found = str(beside) if beside.exists() else shutil.which("minitoolai")
     return Path(found) if found else None
-
-
-def _run(arguments: list[str], env: dict[str, str]) -> str:
-    command = [str(_program()), *arguments]
-    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"minitoolai {' '.join(arguments)}: {done.stderr.strip()[-400:]}")
-    return done.stdout
-
-
-def _audit(env: dict[str, str]) -> str:
-    """Return what `minitoolai audit` reports; empty if every invariant holds."""
-    command = [str(_program()), "audit"]
-    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
-    return (done.stdout + done.stderr).strip()[-300:] if done.returncode else ""
 
 
 def _get(running: Running, path: str) -> dict[str, object]:

@@ -36,6 +36,21 @@ def table(rows: list[Row]) -> str:
     return "\n".join(out)
 
 
+def comparison(rows: list[Row]) -> str:
+    """Return the CPU of this installation divided by that of the other one: median and range of the rounds."""
+    by_name = {row.name: row for row in rows}
+    lines = []
+    for name, other in (("minitoolai", "other"), ("minitoolai-lean", "other-lean")):
+        if name not in by_name or other not in by_name:
+            continue
+        for kind in ("plain", "stream"):
+            pairs = zip(getattr(by_name[name], kind), getattr(by_name[other], kind), strict=True)
+            ratios = [ours.cpu_ms / theirs.cpu_ms for ours, theirs in pairs if ours.cpu_ms and theirs.cpu_ms]
+            if ratios:
+                lines.append(f"{name}, {kind}: {median(ratios):.3f} × ({min(ratios):.2f} to {max(ratios):.2f})")
+    return "\n".join(["CPU divided by the other installation's:", *lines]) if lines else ""
+
+
 def _line(cells: list[str], widths: list[int]) -> str:
     return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
 

@@ -32,6 +32,16 @@ def test_the_bare_proxy_is_measured_without_an_error(tmp_path: Path) -> None:
     assert "| bare ASGI proxy (the floor)" in done.stdout
 
 
+def test_two_installations_are_compared_round_by_round() -> None:
+    program = Path(sys.executable).parent / "minitoolai"
+    done = bench("--gateways", "minitoolai", "--rounds", "1", "--seconds", "0.3", "--against", str(program))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    at = lines.index("CPU divided by the other installation's:")
+    assert [line.split(":")[0] for line in lines[at + 1 :]] == ["minitoolai, plain", "minitoolai, stream"]
+    assert done.stdout.count("| exact ") == 2, done.stdout
+
+
 def test_an_unknown_gateway_is_refused_with_the_known_names() -> None:
     done = bench("--gateways", "apache")
     assert done.returncode == 2
