@@ -366,3 +366,65 @@ def test_usage_beside_text_is_collected_after_many_forwarded_events(per_block: i
     events.feed(event(choice({"content": "z"})) + event(choice({"content": "z"}), usage))
     assert events.usage is not None
     assert (events.usage.prompt_tokens, events.usage.completion_tokens) == (9, 44)
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+def test_a_whole_answer_where_a_stream_was_requested_is_sent_as_chunks(forwards: bool) -> None:
+    message = {"role": "assistant", "content": SAID}
+    whole = {
+        **HEAD,
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+    }
+    body = json.dumps({**whole, "usage": USAGE}, indent=2).encode().replace(b"\n ", b"\n\n ")
+    for pieces in ((), (1,), (40, 41, 300)):
+        output, events = feed(body, *pieces, forwards=forwards)
+        assert output == b""
+        output = events.end()
+        assert (text(output), events.error, events.done) == (SAID, None, True)
+        assert chunks(output)[0]["object"] == "chat.completion.chunk"
+        assert events.usage == Usage(9, 4, 13, TokenDetails(2))
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error": {"message": "no"}}', b'[{"error": {"code": 400}}]', b"{", b'{"a": 1}', b"<html>"]
+)
+def test_a_body_without_an_answer_is_an_error(body: bytes) -> None:
+    events = stream()
+    assert (events.feed(body), events.end(), events.done) == (b"", b"", False)
+    assert isinstance(events.error, EngineError)
+
+
+@pytest.mark.parametrize(
+    "tail", [b"", b"data: [DONE]", b"data: [DONE]\n", USAGE_EVENT[:-2], USAGE_EVENT[:-9], b": bye"]
+)
+@pytest.mark.parametrize("forwards", [True, False])
+def test_a_finish_reason_is_an_end(tail: bytes, forwards: bool) -> None:
+    output, events = feed(TEXT + END + tail, forwards=forwards)
+    assert (text(output + events.end()), events.error, events.done) == (SAID, None, True)
+
+
+def test_every_choice_needs_a_finish_reason() -> None:
+    ends = [event([{"index": n, "delta": {}, "logprobs": None, "finish_reason": "stop"}]) for n in range(2)]
+    for source, is_done in ((b"".join(ends), True), (ends[0], False), (ends[0] * 2, False)):
+        events = ChunkNormalizer(forwards=True, include_usage=True, name="x", created_s=1, choices=2)
+        events.feed(TEXT + source)
+        events.end()
+        assert (events.done, events.error is None) == (is_done, is_done)
+
+
+def test_a_stream_that_is_cut_off_is_an_error_though_it_told_a_usage() -> None:
+    for source in (TEXT, TEXT + event(choice({"content": "x"}), USAGE), TEXT + END[:-30], TEXT + USAGE_EVENT):
+        _, events = feed(source)
+        events.end()
+        assert not events.done
+        assert "closed the stream early" in str(events.error)
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\r"])
+def test_any_line_end_may_be_cut(line_end: bytes) -> None:
+    source = WHOLE.replace(b"\n", line_end)
+    for cut in range(len(TEXT) - 4, len(TEXT) + 8):
+        output, events = feed(source, cut)
+        assert (output, events.done) == (TEXT + END, True)
+    assert text(feed(source, *range(1, len(source)))[0]) == SAID

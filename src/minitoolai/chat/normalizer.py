@@ -553,24 +553,26 @@ class ChunkNormalizer:
                 return text_size(piece[2]), True
         if raw in (b"", b"null") and (choice.message is not UNSET or choice.text is not UNSET):
             content = {"content": text_of(choice.text)} if choice.message is UNSET else choice.message
-            raw = json_with_halves(content)
-        fields, is_changed = repair.delta(raw or b"{}", choice.index)
+            fields, is_changed = repair.delta(json_with_halves(content), choice.index)[0], True
+        elif raw:
+            fields, is_changed = repair.delta(raw, choice.index)
+        else:
+            fields, is_changed = {}, True
         if raw == _SILENT_DELTA and not self._forwards:
             choice.delta = _FIRST_DELTA
             return 0, False
-        if is_changed or not raw:
+        if is_changed:
             encoded = clean_json(fields)
             choice.delta = msgspec.Raw(encoded)
-            if is_repaired:
-                # Without halves of surrogate pairs, which have no size.
-                fields = decode_json(encoded)
+            # Without halves of surrogate pairs, which have no size.
+            fields = decode_json(encoded) if is_repaired else fields
         if repair.awaits_half:
             self._shelved_template = self._shelved_template or self._template or _NO_TEMPLATE
             self._template = None
         elif self._shelved_template is not None:
             shelved, self._shelved_template = self._shelved_template, None
             self._template = None if shelved is _NO_TEMPLATE else shelved
-        return message_size(fields), not is_changed and bool(raw)
+        return message_size(fields), not is_changed
 
     def _halves(self) -> bytes:
         """Return an event for each choice with half a character that never became whole: it is sent as U+FFFD."""
