@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -280,6 +280,30 @@ class _Logprobs(msgspec.Struct):
     refusal: list[_Token] | None = None
 
 
+class _Text(msgspec.Struct, forbid_unknown_fields=True):
+    content: str
+
+
+class _TextChoice(msgspec.Struct):
+    index: int
+    delta: _Text
+    logprobs: _Logprobs | None
+    finish_reason: None
+
+
+class _TextChunk(msgspec.Struct):
+    """Chunk in the documented form, with text and nothing else."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[_TextChoice]
+    usage: None = None
+    error: Any = None
+
+
+decode_documented = msgspec.json.Decoder(_TextChunk).decode
 _decode_logprobs = msgspec.json.Decoder(_Logprobs | None).decode
 #: OpenAI's value for a token that is very unlikely.
 _LEAST_LOGPROB = -9999.0

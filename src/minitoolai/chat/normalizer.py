@@ -32,7 +32,7 @@ from minitoolai.chat.decoding import (
     text_or,
     timestamp_or,
 )
-from minitoolai.chat.deltas import Repair, match_arguments, match_text, repair_logprobs
+from minitoolai.chat.deltas import Repair, decode_documented, match_arguments, match_text, repair_logprobs
 from minitoolai.core.counting import (
     count_deltas,
     estimate_output_tokens,
@@ -177,7 +177,7 @@ class ChunkNormalizer:
     """Turn the bytes of an engine's event stream into whole documented events, and collect usage, end and errors."""
 
     __slots__ = (
-        "_choices", "_created_s", "_engine", "_finished", "_forwards", "_head", "_include_usage", "_incomplete",
+        "_around", "_choices", "_created_s", "_engine", "_finished", "_forwards", "_head", "_include_usage", "_incomplete",
         "_model", "_name", "_parses_left", "_repair", "_seen", "_shelved_template", "_skips_line_feed", "_template",
         "done", "error", "pieces", "reported_pieces", "reported_size", "served_model", "size", "usage",
     )  # fmt: skip
@@ -211,6 +211,7 @@ class ChunkNormalizer:
         #: The fields of the head that came before the first choice.
         self._seen = Chunk()
         self._repair = Repair(name)
+        self._around: dict[int, tuple[bytes, bytes]] = {}
         self._finished: set[int] = set()
         self._template: ChunkTemplate | None = None
         #: The template, while half an emoji awaits its other half.
@@ -284,8 +285,9 @@ class ChunkNormalizer:
             if len(data) > LARGEST_EVENT:
                 self._fail(EngineError(f"{self._engine} sent an event of more than {LARGEST_EVENT} bytes"))
             return b""
-        self._incomplete = data[cut:]
-        block = data[:cut] if self._incomplete else data
+        self._incomplete = b""
+        rest = data[cut:]
+        block = data[:cut] if rest else data
         if self._forwards and (template := self._template) is not None and template.is_unchanged:
             events = block.count(template.before)
             # Every event has the known bytes before and after its text, and there is nothing else.
@@ -299,8 +301,15 @@ class ChunkNormalizer:
             ):
                 self.pieces += counts[0]
                 self.size += counts[1]
+                self._incomplete = rest
                 return block
-        return b"".join([self._event(event) for event in block.split(b"\n\n") if event])
+        sent = []
+        for event in block.split(b"\n\n"):
+            if event:
+                matched = self.match_template(event + b"\n\n")
+                sent.append(self._event(event) if matched is None else matched)
+        self._incomplete = rest
+        return b"".join(sent)
 
     def end(self) -> bytes:
         """Return the events to send when the engine closed its stream. Sets `done`, or `error` if it was cut off.
@@ -365,6 +374,8 @@ class ChunkNormalizer:
         name, lines = "", [event]
         try:
             if event.startswith(b"data: ") and _LINE_END not in event:
+                if self._forwards and not self._parses_left and self._is_documented(event):
+                    return event + b"\n\n"
                 return self._data(event[6:], event)
             name, lines = read_event(event)
             return self._data(b"\n".join(lines), None, name) if lines or name == "error" else b""
@@ -452,6 +463,31 @@ class ChunkNormalizer:
     def _fail(self, error: ServiceError) -> None:
         self.error, self._forwards, self._template, self._incomplete = error, False, None, b""
 
+    def _is_documented(self, event: bytes) -> bool:
+        """Return True if an event is a documented chunk that differs in its text from others, and count that text.
+
+        Such as one with `obfuscation`, the padding of varying length that OpenAI adds, or with logprobs.
+        """
+        head = self._head
+        if head is None or self._shelved_template is not None or event.find(b'"delta":{"content":"') < 0:
+            return False
+        try:
+            chunk = decode_documented(event[6:])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        if (
+            len(chunk.choices) != 1
+            or chunk.id != head.id
+            or chunk.model != head.model
+            or chunk.created != head.created
+            or chunk.error is not None
+        ):
+            return False
+        size = len(chunk.choices[0].delta.content.encode())
+        self.size += size
+        self.pieces += size != 0
+        return True
+
     # ── chunks ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _chunk(self, chunk: Received, received: bytes | None, *, is_repaired: bool) -> bytes:
@@ -474,7 +510,7 @@ class ChunkNormalizer:
             and chunk.created == head.created
             and chunk.object == head.object
         )
-        raw = b""
+        raw = sent = b""
         has_failed = False
         for place, choice in enumerate(choices):
             raw = bytes(choice.delta)
@@ -490,6 +526,9 @@ class ChunkNormalizer:
             ):
                 self.size += text_size(simple[1])
                 self.pieces += simple[1] != b""
+                if not is_same and len(choices) == 1:
+                    before, after = self._around.get(choice.index) or self._learn_around(choice.index)
+                    sent = before + raw + after
                 continue
             if choice.usage is not UNSET:
                 # Moonshot reports the usage here.
@@ -498,7 +537,7 @@ class ChunkNormalizer:
             is_same = self._repair_choice(choice, raw, place, is_repaired=is_repaired) and is_same
         if is_same and received is not None:
             sent = received + b"\n\n"
-        else:
+        elif not sent:
             sent = b"data: " + self._encode_chunk(choices) + b"\n\n"
         if self._parses_left and received is not None and len(choices) == 1 and chunk.usage is None:
             self._learn_template(received + b"\n\n", sent, raw)
@@ -535,6 +574,13 @@ class ChunkNormalizer:
         self.pieces += size != 0
         self.size += size
         return is_same
+
+    def _learn_around(self, choice: int) -> tuple[bytes, bytes]:
+        """Return the bytes of a sent chunk before and after a delta with text, which are the same for all of a choice."""
+        mark = b'"\\u0000delta"'
+        before, _, after = self._encode_chunk([ReceivedChoice(choice, msgspec.Raw(mark))]).partition(mark)
+        around = self._around[choice] = b"data: " + before, after + b"\n\n"
+        return around
 
     def _learn_template(self, received: bytes, sent: bytes, delta: bytes) -> None:
         if self._repair.renumbers:
