@@ -67,6 +67,14 @@ class _Choice(msgspec.Struct):
     logprobs: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, Any] | None = None
+    completion_tokens_details: dict[str, Any] | None = None
+
+
 class _Completion(msgspec.Struct):
     """Completion in the documented form."""
 
@@ -201,6 +209,7 @@ def _documented(body: bytes) -> _Completion | None:
     """Return the completion if all of it has the documented form."""
     try:
         found = _decode_documented(body)
+        msgspec.convert(found.usage, _Usage | None)
         for choice in found.choices:
             msgspec.convert(choice.message, _Message)
             logprobs = bytes(choice.logprobs)
@@ -275,7 +284,9 @@ def _from_events(body: bytes, engine: str, name: str) -> Json | None:
 
     Raises the error that the stream reports.
     """
-    if not body.lstrip(b"\xef\xbb\xbf\r\n ").startswith((b"data:", b"event:", b":", b"id:", b"retry:")):
+    body = body.strip(b"\xef\xbb\xbf\r\n ")
+    is_lines = body.startswith(b"{") and b"\n" in body
+    if not is_lines and not body.startswith((b"data:", b"event:", b":", b"id:", b"retry:", b"error:")):
         return None
     stream = ChunkNormalizer(forwards=False, include_usage=False, name=name, created_s=0, engine=engine)
     sent = stream.feed(body) + stream.end()
@@ -303,7 +314,7 @@ def _add(whole: Json, piece: Json) -> None:
     """Add the fields of a delta to those of the whole: texts and lists are joined, tool calls by their index."""
     for field, value in piece.items():
         before = whole.get(field)
-        if field in ("role", "id", "type", "index", "name") or before is None:
+        if field in ("role", "id", "type", "index") or before is None:
             whole[field] = value if value is not None else before
         elif isinstance(before, str) and isinstance(value, str):
             whole[field] = before + value

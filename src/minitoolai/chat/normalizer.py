@@ -177,7 +177,8 @@ class ChunkNormalizer:
     """Turn the bytes of an engine's event stream into whole documented events, and collect usage, end and errors."""
 
     __slots__ = (
-        "_around", "_choices", "_created_s", "_engine", "_finished", "_forwards", "_head", "_include_usage", "_incomplete",
+        "_around",
+        "_choices", "_created_s", "_engine", "_finished", "_forwards", "_head", "_include_usage", "_incomplete",
         "_model", "_name", "_parses_left", "_repair", "_seen", "_shelved_template", "_skips_line_feed", "_template",
         "done", "error", "pieces", "reported_pieces", "reported_size", "served_model", "size", "usage",
     )  # fmt: skip
@@ -521,12 +522,12 @@ class ChunkNormalizer:
                 and self._shelved_template is None
                 and choice.finish_reason is None
                 and type(choice.index) is int
-                and bytes(choice.logprobs) == b"null"
                 and raw.isascii()
+                and ((logprobs := bytes(choice.logprobs)) == b"null" or repair_logprobs(logprobs) is logprobs)
             ):
                 self.size += text_size(simple[1])
                 self.pieces += simple[1] != b""
-                if not is_same and len(choices) == 1:
+                if not is_same and len(choices) == 1 and logprobs == b"null":
                     before, after = self._around.get(choice.index) or self._learn_around(choice.index)
                     sent = before + raw + after
                 continue
@@ -576,7 +577,7 @@ class ChunkNormalizer:
         return is_same
 
     def _learn_around(self, choice: int) -> tuple[bytes, bytes]:
-        """Return the bytes of a sent chunk before and after a delta with text, which are the same for all of a choice."""
+        """Return the bytes of a sent chunk before and after a delta with text: the same for all chunks of a choice."""
         mark = b'"\\u0000delta"'
         before, _, after = self._encode_chunk([ReceivedChoice(choice, msgspec.Raw(mark))]).partition(mark)
         around = self._around[choice] = b"data: " + before, after + b"\n\n"
