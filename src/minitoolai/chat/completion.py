@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -279,6 +280,9 @@ def _choice(choice: _AnyChoice, place: int, engine: str, name: str) -> Json:
 # ── events where one object was requested ─────────────────────────────────────────────────────────────────
 
 
+_EVENT = re.compile(rb"(?:^|[\r\n])(?:data|event|error):")
+
+
 def _from_events(body: bytes, engine: str, name: str) -> Json | None:
     """Return the completion that a stream of events adds up to, or None if the body is no such stream.
 
@@ -286,7 +290,7 @@ def _from_events(body: bytes, engine: str, name: str) -> Json | None:
     """
     body = body.strip(b"\xef\xbb\xbf\r\n ")
     is_lines = body.startswith(b"{") and b"\n" in body
-    if not is_lines and not body.startswith((b"data:", b"event:", b":", b"id:", b"retry:", b"error:")):
+    if not is_lines and not _EVENT.search(body):
         return None
     stream = ChunkNormalizer(forwards=False, include_usage=False, name=name, created_s=0, engine=engine)
     sent = stream.feed(body) + stream.end()

@@ -305,6 +305,8 @@ class _TextChunk(msgspec.Struct):
     created: int
     model: str
     choices: list[_TextChoice]
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
     usage: None = None
     error: Any = None
 

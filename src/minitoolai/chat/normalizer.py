@@ -7,6 +7,7 @@ reported usage, the end of the stream and errors, and counts the delivered text 
 from __future__ import annotations
 
 import zlib
+from types import NoneType
 from typing import Any
 
 import msgspec
@@ -510,12 +511,16 @@ class ChunkNormalizer:
             and chunk.model == head.model
             and chunk.created == head.created
             and chunk.object == head.object
+            and chunk.service_tier in (None, head.service_tier)
+            and type(chunk.system_fingerprint) in (str, NoneType)
         )
         raw = sent = b""
         has_failed = False
         for place, choice in enumerate(choices):
             raw = bytes(choice.delta)
             simple = match_text(raw)
+            if choice.finish_reason is UNSET:
+                choice.finish_reason, is_same = None, False
             if (
                 simple is not None
                 and not is_repaired
@@ -648,7 +653,7 @@ class ChunkNormalizer:
         seen.created = seen.created or timestamp_or(chunk.created, 0)
         seen.model = seen.model or text_or(chunk.model, "")
         seen.system_fingerprint = seen.system_fingerprint or text_or(chunk.system_fingerprint, "") or None
-        if chunk.service_tier in SERVICE_TIERS:
+        if isinstance(chunk.service_tier, str) and chunk.service_tier in SERVICE_TIERS:
             seen.service_tier = seen.service_tier or chunk.service_tier
 
     def _new_head(self, seen: Chunk) -> Chunk:
