@@ -584,7 +584,9 @@ class ChunkNormalizer:
     def _learn_around(self, choice: int) -> tuple[bytes, bytes]:
         """Return the bytes of a sent chunk before and after a delta with text: the same for all chunks of a choice."""
         mark = b'"\\u0000delta"'
-        before, _, after = self._encode_chunk([ReceivedChoice(choice, msgspec.Raw(mark))]).partition(mark)
+        before, _, after = self._encode_chunk(
+            [ReceivedChoice(choice, msgspec.Raw(mark), finish_reason=None)]
+        ).partition(mark)
         around = self._around[choice] = b"data: " + before, after + b"\n\n"
         return around
 
@@ -634,7 +636,11 @@ class ChunkNormalizer:
             delta = clean_json(self._repair.delta_of_rest([half for half in rest if half[0][0] == index], {}))
             self.pieces += 1
             self.size += 3
-            sent += b"data: " + self._encode_chunk([ReceivedChoice(index, msgspec.Raw(delta))]) + b"\n\n"
+            sent += (
+                b"data: "
+                + self._encode_chunk([ReceivedChoice(index, msgspec.Raw(delta), finish_reason=None)])
+                + b"\n\n"
+            )
         return sent
 
     def _encode_chunk(self, choices: list[ReceivedChoice]) -> bytes:
