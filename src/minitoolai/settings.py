@@ -86,6 +86,10 @@ class Settings:
     trace_ratio: float = _setting(1.0, "Share of requests that are traced, 0 to 1.")
     access_log: bool = _setting(False, "Log one line per request.")
     audit_every_s: float = _setting(60.0, "Seconds between audits of the ledger in a running server.")
+    max_shortfall: str = _setting(
+        "1.00",
+        "Dollars per engine and day of cost beyond its holds, above which the audit raises an alarm. Empty: never.",
+    )
     llama_model: str = _setting("", "GGUF file to use instead of the embedded model.")
     llama_mmproj: str = _setting("", "The mmproj GGUF file of a model that accepts images (vision).")
     llama_slots: int = _setting(4, "Concurrent responses of the embedded model.", least=1)

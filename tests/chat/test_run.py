@@ -12,6 +12,7 @@ from minitoolai.billing.charging import Bound, Charging
 from minitoolai.chat.router import Route
 from minitoolai.chat.run import HEARTBEAT_AFTER_S, ChatRun
 from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.counting import PromptCount
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller
 from minitoolai.engines.chat.fake import FakeEngine
@@ -203,7 +204,7 @@ def test_a_heartbeat_is_sent_every_fifteen_seconds_of_silence(sqlite_books: Temp
         request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
         engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
         started_s = books.clock.steady_s()
-        run = ChatRun(service, request, Route(service, "quick", [engine], started_s), held, 3)
+        run = ChatRun(service, request, Route(service, "quick", [engine], started_s), held, PromptCount(3))
         run.on_silence = lambda: at_s.append(books.clock.steady_s() - started_s)
         for _ in range(70):
             books.clock.forward(0.5)

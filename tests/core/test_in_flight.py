@@ -13,6 +13,7 @@ from minitoolai.billing.charging import LEASE_MS, Bound, Charging, Reservation
 from minitoolai.chat.router import Route
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.counting import PromptCount
 from minitoolai.core.errors import ServiceError
 from minitoolai.core.in_flight import CHECKPOINT_EVERY_S, TICK_S, CheckpointSchedule, InFlight
 from minitoolai.core.inference import ChatRequest, Usage
@@ -133,7 +134,7 @@ class Home:
 def new_run(home: Any, held: Reservation) -> ChatRun:
     request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
     engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
-    run = ChatRun(home, request, Route(home, "quick", [engine], home.clock.steady_s()), held, 3)
+    run = ChatRun(home, request, Route(home, "quick", [engine], home.clock.steady_s()), held, PromptCount(3))
     home.in_flight.add(run)
     return run
 

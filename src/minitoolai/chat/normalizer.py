@@ -12,12 +12,17 @@ from typing import Any
 import msgspec
 
 from minitoolai.core.counting import (
+    Judgement,
+    PromptCount,
     count_deltas,
     delta_size,
     estimate_output_tokens,
-    estimate_usage,
+    is_plausible,
+    judge_usage,
+    least_output,
     merge_usage,
     message_size,
+    message_texts,
     text_size,
 )
 from minitoolai.core.errors import EngineError
@@ -142,15 +147,6 @@ def full_usage(usage: Usage) -> Usage:
     )
 
 
-def is_plausible(usage: Usage) -> bool:
-    """Return True if the reported counts are within range.
-
-    An implausible usage is ignored: our own estimate is charged instead, and marked as estimated.
-    """
-    prompt, output, cached = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
-    return 0 <= prompt <= LARGEST_COUNT and 0 <= output <= LARGEST_COUNT and 0 <= cached <= LARGEST_COUNT
-
-
 def fingerprint(model: str, reported: str | None = None) -> str:
     """Return a `system_fingerprint` in the documented form: the engine's own, or a checksum of model and own value."""
     if reported and reported.startswith("fp_"):
@@ -163,7 +159,7 @@ class ChunkNormalizer:
 
     __slots__ = (
         "_created_s", "_forwards", "_head", "_include_usage", "_incomplete", "_name", "_parses_left", "_template",
-        "done", "error", "pieces", "reported_pieces", "reported_size", "served_model", "size", "usage",
+        "done", "error", "pieces", "reported_pieces", "reported_size", "served_model", "size", "usage", "was_absurd",
     )  # fmt: skip
 
     def __init__(self, *, forwards: bool, include_usage: bool, name: str, created_s: int) -> None:
@@ -183,6 +179,8 @@ class ChunkNormalizer:
         self.pieces = self.size = 0
         #: The same two counts when the engine last reported a usage.
         self.reported_pieces = self.reported_size = 0
+        #: A usage was reported that cannot be true.
+        self.was_absurd = False
 
     def match_template(self, data: bytes) -> bytes | None:
         """Return the event to send for one that differs from an earlier one in its text only, else None: use `feed`."""
@@ -249,22 +247,45 @@ class ChunkNormalizer:
         )
         return b"data: " + _encode(chunk) + b"\n\n" + DONE
 
-    def usage_if_ended(self, prompt: int, max_output: int, *, is_exact: bool) -> tuple[Usage, bool]:
-        """Return the usage to charge if the stream ended now, and whether any part of it is our own estimate.
+    def report(self, usage: Usage) -> None:
+        """Remember a usage that the engine reported. Whether it is believed is decided at the end."""
+        if is_plausible(usage):
+            self.usage = merge_usage(self.usage, usage)
+            self.reported_pieces, self.reported_size = self.pieces, self.size
+        else:
+            self.was_absurd = True
 
-        `prompt` is our estimate of the prompt tokens. The estimate of the output is at most `max_output`, and is one
-        token per delta if `is_exact`.
+    def usage_if_ended(
+        self, prompt: PromptCount, max_output: int, *, is_exact: bool, output: int | None = None, echoed: int = 0
+    ) -> Judgement:
+        """Return the usage to charge if the stream ended now.
+
+        `prompt` is our count of the prompt. Our count of the output is at most `max_output`; it is `output` if that is
+        known, one token per delta if `is_exact`, else an estimate. `echoed` bytes of the text are the prompt.
         """
+        pieces, size = self.pieces, max(0, self.size - echoed)
 
         def count(pieces: int, size: int) -> int:
             return pieces if is_exact else estimate_output_tokens(pieces, size)
 
-        reported, later = self.usage, 0
-        if reported is not None and not self.done:
-            later = count(self.pieces - self.reported_pieces, self.size - self.reported_size)
-            later = max(0, min(later, max_output - reported.completion_tokens))
-        tokens = min(count(self.pieces, self.size), max_output)
-        return estimate_usage(reported, prompt=prompt, tokens=tokens, has_begun=self.pieces > 0, later=later)
+        later, least = 0, 0 if is_exact else least_output(pieces, size)
+        if self.usage is not None and not self.done:
+            told_size = max(0, self.reported_size - echoed)
+            least = min(least, least_output(self.reported_pieces, told_size))
+            later = count(pieces - self.reported_pieces, size - told_size)
+            later = max(0, min(later, max_output - self.usage.completion_tokens))
+        tokens = count(pieces, size) if output is None else output
+        return judge_usage(
+            self.usage,
+            prompt=prompt,
+            tokens=min(tokens, max_output),
+            has_begun=pieces > 0,
+            least=least,
+            most=max_output,
+            later=later,
+            is_early=self.reported_pieces <= 1 and pieces > self.reported_pieces,
+            was_absurd=self.was_absurd,
+        )
 
     def _event(self, event: bytes) -> bytes:
         if self.done or self.error:
@@ -292,9 +313,8 @@ class ChunkNormalizer:
             size = delta_size(bytes(choice.delta))
             self.pieces += size != 0
             self.size += size
-        if chunk.usage is not None and is_plausible(chunk.usage):
-            self.usage = merge_usage(self.usage, chunk.usage)
-            self.reported_pieces, self.reported_size = self.pieces, self.size
+        if chunk.usage is not None:
+            self.report(chunk.usage)
         if not chunk.choices:
             return b""
         received = event + b"\n\n"
@@ -369,35 +389,59 @@ _decode_to_rewrite = msgspec.json.Decoder(_FullCompletion, strict=False).decode
 
 
 class NormalizedCompletion(msgspec.Struct, frozen=True):
-    """Completion as sent to the caller, with its usage; `is_estimated` if part of the usage is our own estimate."""
+    """Completion as sent to the caller, with its usage and the bytes of its text."""
 
     body: bytes
-    usage: Usage
-    is_estimated: bool
+    judgement: Judgement
     model: str
+    size: int
+
+    @property
+    def usage(self) -> Usage:
+        return self.judgement.usage
+
+    @property
+    def is_estimated(self) -> bool:
+        return self.judgement.is_estimated
 
 
 def normalize_completion(
-    body: bytes, *, forwards: bool, name: str, created_s: int, prompt: int = 0, max_output: int = LARGEST_COUNT
+    body: bytes,
+    *,
+    forwards: bool,
+    name: str,
+    created_s: int,
+    prompt: PromptCount,
+    max_output: int = LARGEST_COUNT,
+    output: int | None = None,
+    is_exact: bool = False,
+    echoed: int = 0,
 ) -> NormalizedCompletion:
     """Check a completion and fill in the fields that the engine left out. Raises EngineError if it is invalid.
 
-    If the engine reported no usage, or zeros, estimate it: `prompt` for the prompt, and for the output the bytes of
-    its text, up to `max_output` tokens.
+    If the engine reported no usage, or one that is not believed, use our own: `prompt` for the prompt, and for the
+    output `output`, or else the bytes of its text without `echoed`, up to `max_output` tokens.
     """
     try:
         decoded = _decode(body)
         if not decoded.choices:
             raise EngineError("the engine sent a completion without choices")
-        reported = decoded.usage if decoded.usage is not None and is_plausible(decoded.usage) else None
-        if forwards and reported is not None and reported.prompt_tokens and reported.completion_tokens:
-            return NormalizedCompletion(body, reported, False, decoded.model)
         sizes = [message_size(choice.message) for choice in decoded.choices if choice.message]
-        pieces = len(sizes) - sizes.count(0)
-        tokens = min(max_output, estimate_output_tokens(pieces, sum(sizes)))
-        usage, is_estimated = estimate_usage(reported, prompt=prompt, tokens=tokens, has_begun=pieces > 0)
-        if forwards and usage is reported:
-            return NormalizedCompletion(body, usage, False, decoded.model)
+        pieces, size = len(sizes) - sizes.count(0), sum(sizes)
+        generated = max(0, size - echoed)
+        reported = decoded.usage
+        was_absurd = reported is not None and not is_plausible(reported)
+        judgement = judge_usage(
+            None if was_absurd else reported,
+            prompt=prompt,
+            tokens=min(max_output, estimate_output_tokens(pieces, generated) if output is None else output),
+            has_begun=pieces > 0,
+            least=0 if is_exact else least_output(pieces, generated),
+            most=max_output,
+            was_absurd=was_absurd,
+        )
+        if forwards and judgement.usage is reported:
+            return NormalizedCompletion(body, judgement, decoded.model, size)
         completion = _decode_to_rewrite(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EngineError(f"the engine sent an invalid completion: {error}") from error
@@ -405,5 +449,10 @@ def normalize_completion(
     completion.created = completion.created or created_s
     completion.service_tier = completion.service_tier or "default"
     completion.system_fingerprint = fingerprint(completion.model, completion.system_fingerprint)
-    completion.usage = full_usage(usage)
-    return NormalizedCompletion(_encode(completion), usage, is_estimated, completion.model)
+    completion.usage = full_usage(judgement.usage)
+    return NormalizedCompletion(_encode(completion), judgement, completion.model, size)
+
+
+def completion_texts(body: bytes) -> list[str]:
+    """Return every text in a completion that `normalize_completion` accepted."""
+    return [text for choice in _decode(body).choices for text in message_texts(choice.message or {})]

@@ -153,6 +153,8 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     complete_chunks: bool = False
     #: upstream: it continues and bills after a disconnect, so keep reading until it reports usage.
     bills_after_cancel: bool = False
+    #: upstream: tokenizer of its models, to count output for which it reported no usage. "": count bytes.
+    tokenizer: Literal["", "o200k", "cl100k"] = ""
     #: upstream: name of its output limit field, and whether it supports the role `developer`.
     limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     developer_role: bool = True

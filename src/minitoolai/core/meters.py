@@ -65,6 +65,10 @@ class Meters:
         self._duration: dict[str, Histogram] = {}
         #: Failed attempts by engine and error code.
         self.failures: dict[tuple[str, str], int] = {}
+        #: Reported usages that were not believed, by engine and reason.
+        self.doubts: dict[tuple[str, str], int] = {}
+        #: Nano-dollars of cost beyond the holds, by engine.
+        self.shortfalls: dict[str, int] = {}
 
     def request(self, path: str) -> None:
         """Count a request."""
@@ -115,3 +119,12 @@ class Meters:
     def engine_failed(self, engine: str, code: str) -> None:
         """Count a failed attempt at an engine."""
         self.failures[engine, code] = self.failures.get((engine, code), 0) + 1
+
+    def disbelieved(self, engine: str, why: str) -> int:
+        """Count a reported usage that was not believed. Return how often that happened."""
+        count = self.doubts[engine, why] = self.doubts.get((engine, why), 0) + 1
+        return count
+
+    def fell_short(self, engine: str, nano: int) -> None:
+        """Add up cost beyond a hold."""
+        self.shortfalls[engine] = self.shortfalls.get(engine, 0) + nano

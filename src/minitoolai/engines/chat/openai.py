@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.counting import Tokenizer
 from minitoolai.core.errors import (
     ContextExceeded,
     EngineBroken,
@@ -24,6 +25,7 @@ from minitoolai.core.errors import (
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.forwarding import forwarded
+from minitoolai.engines.tokenizers import tokenizer_named
 from minitoolai.httpclient.client import ConnectError, HttpClient, HttpError, HttpResponse, ReadTimeout
 
 #: Always ask a streaming upstream for usage: without it there is no exact charge.
@@ -54,6 +56,7 @@ class UpstreamEngine:
         self.name = name
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
+        self.tokenizer: Tokenizer | None = tokenizer_named(entry.tokenizer) if entry.tokenizer else None
         self.vision = entry.vision
         self.fetches_images = entry.fetches_images
         self.first_token_timeout_s = entry.first_token_timeout_s
