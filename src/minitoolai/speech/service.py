@@ -53,6 +53,8 @@ class SpeechRun:
         self.is_finished = False
         #: Characters of the text for which audio was sent to the caller.
         self.characters = 0
+        #: Bytes of audio that were sent.
+        self.audio_bytes = 0
         self._response: SpeechResponse | None = None
         self._charge: asyncio.Future[Result] | None = None
         self._started_s = self._progress_at_s = service.clock.steady_s()
@@ -80,12 +82,15 @@ class SpeechRun:
             self._progress_at_s = self._service.clock.steady_s()
             held_back += sound.audio
             is_counted = sound.samples is not None
+            if not sound.audio and self._first_sound_s is not None:
+                self.characters = sound.characters
             # Send the file header together with the first audio.
             if not held_back or sound.samples == 0:
                 continue
             if self._first_sound_s is None:
                 self._first_sound_s = self._progress_at_s
             self.characters = sound.characters
+            self.audio_bytes += len(held_back)
             return self._event(held_back) if self.request.as_events else held_back
         if self._first_sound_s is None:
             raise self._no_audio_error(is_counted=is_counted)
@@ -138,6 +143,7 @@ class SpeechRun:
             input_units=self.characters,
             served_model=self.engine.served_model(self.request.model),
             error_code=error.code if error else None,
+            delivered_bytes=self.audio_bytes,
             first_token_ms=None if first_s is None else round((first_s - self._started_s) * 1000),
             upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, self.characters),
         )
