@@ -6,6 +6,7 @@ counts and charges all three.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -101,7 +102,9 @@ class UpstreamEngine:
         return None
 
     async def start(self) -> None:
-        return None
+        if self.tokenizer is not None and self.why_not_ready() is None:
+            # Loading takes a second of CPU time, which no response should wait for.
+            await asyncio.to_thread(self.tokenizer.count, "")
 
     async def stop(self) -> None:
         return None
