@@ -33,25 +33,35 @@ _decode_chunks = msgspec.json.Decoder(list[_Chunk]).decode
 class RecordingNormalizer(ChunkNormalizer):
     """Normalizer that keeps the text of what it returns, one buffer per choice and field."""
 
-    __slots__ = ("_buffer", "_buffers", "_known_template")
+    __slots__ = ("_buffer", "_buffers", "_is_feeding", "_known_template")
 
-    def __init__(self, *, forwards: bool, include_usage: bool, name: str, created_s: int) -> None:
-        super().__init__(forwards=forwards, include_usage=include_usage, name=name, created_s=created_s)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self._buffers: dict[tuple[int, str], bytearray] = {}
         #: The buffer of the field that was sent last, and the template whose text belongs there.
         self._buffer = bytearray()
         self._known_template: object = None
+        #: `feed` matches templates, too, and records all that it returns.
+        self._is_feeding = False
 
     def match_template(self, data: bytes) -> bytes | None:
         sent = ChunkNormalizer.match_template(self, data)
-        if sent is not None and len(self._buffer) < MOST_KEPT:
+        if sent is not None and not self._is_feeding and len(self._buffer) < MOST_KEPT:
             template = self._template
             assert template is not None
             self._buffer += data[template.start : template.end]
         return sent
 
     def feed(self, data: bytes) -> bytes:
+        self._is_feeding = True
         sent = super().feed(data)
+        self._is_feeding = False
+        if sent:
+            self._record(sent)
+        return sent
+
+    def end(self) -> bytes:
+        sent = super().end()
         if sent:
             self._record(sent)
         return sent

@@ -17,18 +17,14 @@ import msgspec
 
 from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging, Reservation, state_after, wait_until_durable
-from minitoolai.chat.normalizer import (
-    ChunkNormalizer,
-    NormalizedCompletion,
-    completion_texts,
-    normalize_completion,
-)
+from minitoolai.chat.completion import NormalizedCompletion, completion_texts, normalize_completion
+from minitoolai.chat.normalizer import Chunk, ChunkNormalizer
 from minitoolai.chat.recording import RecordingNormalizer
 from minitoolai.chat.router import Route, encode_attempts
 from minitoolai.core.catalog import ImageTokens
 from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.counting import LEAST_SHARE, Delivered, Judgement, PromptCount, estimate, least_prompt
-from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineFull, EngineTimeout, ServiceError
+from minitoolai.core.errors import ClientLeft, EngineFull, EngineTimeout, ServiceError
 from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, has_died
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
@@ -111,13 +107,17 @@ class ChatRun:
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _new_events(self) -> ChunkNormalizer:
+    def _new_events(self, head: Chunk | None = None) -> ChunkNormalizer:
         kind = ChunkNormalizer if self.engine.tokenizer is None else RecordingNormalizer
         return kind(
             forwards=self.engine.complete_chunks,
             include_usage=self.request.include_usage,
             name=f"chatcmpl-{self.name[4:]}",
             created_s=self._created_s,
+            model=self.request.model,
+            engine=self.engine.name,
+            choices=self.request.choices,
+            head=head,
         )
 
     async def open(self) -> None:
@@ -185,7 +185,8 @@ class ChatRun:
 
     def _switch_engine(self, engine: ChatEngine) -> None:
         self.engine = engine
-        self.events = self._new_events()
+        # Chunks without a word may have been sent already: those of the next engine continue them.
+        self.events = self._new_events(self.events.head)
         self._attempt_started_s = self._service.clock.steady_s()
 
     async def next_block(self) -> bytes | None:
@@ -201,13 +202,13 @@ class ChatRun:
         """Pass every block to `write` as it arrives, until the end. Raises EngineError if the engine fails.
 
         `write` returns an awaitable if the caller reads too slowly, else None. If the engine supports callbacks, blocks
-        are written from them, without waking a task per block. Fails over if an engine fails before its first chunk.
+        are written from them, without waking a task per block. Fails over if an engine fails before its first word.
         """
         while True:
             try:
                 return await self._flow(write)
             except (ServiceError, asyncio.CancelledError) as error:
-                if self.events.served_model is not None:
+                if self.events.has_spoken:
                     raise
                 await self._fail_over(error)
             await self.open()
@@ -282,12 +283,7 @@ class ChatRun:
     def _process_chunk(self, data: bytes) -> bytes:
         """Normalize bytes from the engine into whole events for the caller. Empty bytes mean the end."""
         events = self.events
-        if not data:
-            if events.usage is None:
-                raise EngineBroken(f"{self.engine.name} closed the stream early; the output sent so far is charged")
-            events.done = True
-            return b""
-        block = events.feed(data)
+        block = events.feed(data) if data else events.end()
         self._received_since_tick = True
         # A chunk without text, such as the role, is not the first token.
         if self._first_token_s is None and events.pieces:
@@ -296,7 +292,7 @@ class ChatRun:
 
     def _has_ended(self) -> bool:
         if self.events.error is not None:
-            raise EngineError(self.events.error)
+            raise self.events.error
         return self.events.done
 
     async def read_whole(self) -> bytes:
@@ -317,7 +313,7 @@ class ChatRun:
             body = await response.read()
         completion = self._normalize(body)
         if self._must_count(completion.judgement):
-            texts = await asyncio.to_thread(completion_texts, body)
+            texts = await asyncio.to_thread(completion_texts, completion.body)
             await self._count(Delivered(len(texts), completion.size, texts))
             completion = self._normalize(body)
         self._completion, self.events.served_model = completion, completion.model
@@ -335,6 +331,8 @@ class ChatRun:
             output=None if self._counted is None else self._counted.completion_tokens,
             is_exact=self.engine.token_events,
             echoed=self._echoed_bytes(),
+            model=self.request.model,
+            engine=self.engine.name,
         )
         return self._normalize(body) if self._must_check_prompt(completion.judgement) else completion
 

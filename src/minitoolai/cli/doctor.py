@@ -237,7 +237,7 @@ async def _try_upstream(engine: ChatEngine, model: str) -> str:
 
 
 async def _one_token(engine: ChatEngine, model: str) -> str:
-    from minitoolai.chat.normalizer import normalize_completion
+    from minitoolai.chat.completion import normalize_completion
     from minitoolai.core.counting import PromptCount
 
     messages = [{"role": "user", "content": "Say yes."}]
