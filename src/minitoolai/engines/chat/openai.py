@@ -6,6 +6,7 @@ counts and charges all three.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -19,6 +20,7 @@ from minitoolai.core.errors import (
     EngineRateLimited,
     EngineRefused,
     EngineTimeout,
+    EngineUnavailable,
     Overloaded,
 )
 from minitoolai.core.inference import ChatRequest
@@ -218,7 +220,7 @@ def _as_system(message: dict[str, Any]) -> dict[str, Any]:
 def engine_error(error: HttpError, name: str) -> EngineError:
     """Translate a failed HTTP exchange."""
     if isinstance(error, ConnectError):
-        return EngineError(f"{name} cannot be reached")
+        return EngineUnavailable(f"{name} cannot be reached")
     if isinstance(error, ReadTimeout):
         return EngineTimeout(f"{name} timed out")
     return EngineBroken(f"{name} broke off its response")
@@ -245,7 +247,13 @@ def upstream_failure(
     if "context" in kind and "exceed" in kind:
         return ContextExceeded(message, param="messages")
     if status == 429:
-        return EngineRateLimited(f"{name} has reached its rate limit: {message}", retry_after_s=wait_s or 5)
+        return EngineRateLimited(
+            f"{name} has reached its rate limit: {message}",
+            retry_after_s=wait_s or 5,
+            # Without Retry-After, or with a request that is too large, the limit is met by this request alone.
+            rests_model=wait_s is not None,
+            is_size=is_about_size(f"{kind} {message}"),
+        )
     if status in (400, 404, 413, 415, 422):
         param = fault.get("param")
         return EngineRefused(message, param=param if isinstance(param, str) else None)
@@ -254,7 +262,38 @@ def upstream_failure(
     if status in (408, 504):
         return EngineTimeout(f"{name} timed out (status {status})")
     # 401 and 403 concern the operator's key: the caller cannot fix it and should see no details.
+    if status == 401 or (status == 403 and concerns_key(body)):
+        return EngineUnavailable(f"{name} failed with status {status}; nothing was charged")
     return EngineError(f"{name} failed with status {status}; nothing was charged")
+
+
+#: How servers say that one request is too large for a limit per minute, whatever else was used of it.
+_TOO_LARGE = re.compile(
+    r"too (?:large|long|big|many (?:input |prompt )?tokens)|must be reduced|reduce the (?:length|size|number)|"
+    r"request (?:would )?exceed|(?:exceeds|above|over) (?:the |your )?max|request_too_large|tokens_limit_reached",
+    re.IGNORECASE,
+)
+_LIMIT_AND_REQUESTED = re.compile(
+    r"limit\D{0,12}(\d[\d,]*).{0,60}?requested\D{0,12}(\d[\d,]*)", re.IGNORECASE | re.DOTALL
+)
+_OF_THE_REQUEST = re.compile(r"moderation|flagged|content|policy|prompt", re.IGNORECASE)
+
+
+def is_about_size(text: str) -> bool:
+    """Return True if a rate limit was met by the size of one request: smaller ones, of other callers, would pass."""
+    if _TOO_LARGE.search(text):
+        return True
+    match = _LIMIT_AND_REQUESTED.search(text)
+    return match is not None and int(match[2].replace(",", "")) > int(match[1].replace(",", ""))
+
+
+def concerns_key(body: bytes) -> bool:
+    """Return True if a 403 concerns the operator's key, as opposed to the content of one request.
+
+    A firewall before the upstream answers with a page; a moderation names the content.
+    """
+    text = body.decode("utf-8", "replace")
+    return not text.lstrip().startswith("<") and not _OF_THE_REQUEST.search(text)
 
 
 def _error_object(body: bytes) -> dict[str, Any]:
