@@ -195,6 +195,14 @@ def test_a_heartbeat_is_sent_every_fifteen_seconds_of_silence(sqlite_books: Temp
         def timeouts(self, engine: Any) -> tuple[float, float]:
             return 60.0, 600.0
 
+    class Output:
+        is_silent = True
+
+        def break_silence(self) -> None:
+            at_s.append(books.clock.steady_s() - started_s)
+
+    started_s = books.clock.steady_s()
+
     async def work(charging: Charging) -> None:
         service: Any = Service()
         service.charging = charging
@@ -202,14 +210,18 @@ def test_a_heartbeat_is_sent_every_fifteen_seconds_of_silence(sqlite_books: Temp
         held = await charging.reserve(Caller(account, "key000000001"), bound, CHAT)
         request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
         engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
-        started_s = books.clock.steady_s()
         run = ChatRun(service, request, Route(service, "quick", [engine], started_s), held, 3)
-        run.on_silence = lambda: at_s.append(books.clock.steady_s() - started_s)
+        output = run.output = Output()
         for _ in range(70):
+            books.clock.forward(0.5)
+            run.tick(books.clock.steady_s())
+        # A write starts the silence anew.
+        output.is_silent = False
+        for _ in range(32):
             books.clock.forward(0.5)
             run.tick(books.clock.steady_s())
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock)))
-    assert at_s == [HEARTBEAT_AFTER_S, 2 * HEARTBEAT_AFTER_S]
+    assert at_s == [HEARTBEAT_AFTER_S, 2 * HEARTBEAT_AFTER_S, 35.5 + HEARTBEAT_AFTER_S]
     assert HEARTBEAT_AFTER_S == 15.0

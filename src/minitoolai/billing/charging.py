@@ -272,11 +272,13 @@ class Charging:
             tokens = outcome.input_units + outcome.output_units if reservation.limit_usage.tokens else 0
             self._limits.release(reservation.limit_usage, tokens=tokens, dollars=cost)
         now_ms = self._clock.now_ms()
-        self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms)
         settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome)
         if self._spans is not None:
-            return self._traced_settle(self._spans, settle, is_last=is_last)
-        return self._writer.submit(settle, is_last=is_last)
+            charge = self._traced_settle(self._spans, settle, is_last=is_last)
+        else:
+            charge = self._writer.submit(settle, is_last=is_last)
+        self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms, charge)
+        return charge
 
     def _traced_settle(self, spans: Spans, settle: Settle, *, is_last: bool) -> asyncio.Future[Result] | None:
         span = spans.start_settle(settle.hold_id, settle.cost, settle.outcome)

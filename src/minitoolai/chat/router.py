@@ -120,9 +120,9 @@ class Route:
         """True if at least one engine accepts only PNG images."""
         return any(engine.plain_images for engine in self._engines)
 
-    def has_more(self) -> bool:
-        """Return True if there is an available engine that has not been tried."""
-        return next(self._untried(), None) is not None
+    def next_engine(self) -> ChatEngine | None:
+        """Return the next available engine that has not been tried, if there is one."""
+        return next(self._untried(), None)
 
     async def fail_over(self, error: ServiceError, *, had_begun: bool) -> None:
         """Select the next engine after a failure before the first byte, else raise the failure again.

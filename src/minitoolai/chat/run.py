@@ -26,8 +26,18 @@ from minitoolai.ledger.types import Result
 log = logging.getLogger(__name__)
 
 
-#: Send a heartbeat when the engine has sent nothing for this long.
+#: Send a heartbeat when the caller has received nothing for this long, whatever the engine has sent.
 HEARTBEAT_AFTER_S = 15.0
+
+
+class StreamOutput(Protocol):
+    """The stream that the caller receives."""
+
+    #: Nothing was sent since this was last set to True.
+    is_silent: bool
+
+    def break_silence(self) -> None:
+        """Send a heartbeat."""
 
 
 class RunOwner(Protocol):
@@ -70,10 +80,10 @@ class ChatRun:
         self.name = generation_name(reservation.hold_id)
         self._created_s = created_ms(reservation.hold_id) // 1000
         self.events = self._new_events()
-        self.started_s = self._attempt_started_s = self._silent_since_s = service.clock.steady_s()
+        self.started_s = self._alive_at_s = self._silent_since_s = service.clock.steady_s()
         self._checkpoints = CheckpointSchedule(self.started_s)
         self._first_token_s: float | None = None
-        self._received_since_tick = False
+        self._has_waited = False
         self._prompt_tokens = prompt_tokens
         self._response: ChatResponse | None = None
         self._charge: asyncio.Future[Result] | None = None
@@ -81,8 +91,8 @@ class ChatRun:
         #: The completion, if the request is not streamed.
         self._completion: NormalizedCompletion | None = None
         self.cancellation = Cancellation()
-        #: Called when the engine has sent nothing for HEARTBEAT_AFTER_S.
-        self.on_silence: Callable[[], None] | None = None
+        #: What the caller of a stream receives. Not for a response that is sent whole.
+        self.output: StreamOutput | None = None
         #: Called once, at the first tick: the response takes longer than half a second.
         self.on_slow: Callable[[], None] | None = None
 
@@ -122,14 +132,14 @@ class ChatRun:
         if response is not None:
             await response.close()
         # The wait before a retry must not count towards an engine's first-token timeout.
-        self._attempt_started_s = math.inf
+        self._alive_at_s = math.inf
         await self.route.fail_over(error, had_begun=response is not None)
         self._switch_engine(self.route.engine)
 
     def _switch_engine(self, engine: ChatEngine) -> None:
         self.engine = engine
         self.events = self._new_events()
-        self._attempt_started_s = self._service.clock.steady_s()
+        self._alive_at_s = self._service.clock.steady_s()
 
     async def next_block(self) -> bytes | None:
         """Return the next whole events for the caller, or None at the end. Raises EngineError if the engine fails."""
@@ -200,8 +210,6 @@ class ChatRun:
                 is_new = block is None
                 if block is None:
                     block = self._process_chunk(data)
-                else:
-                    self._received_since_tick = True
                 # The task was just cancelled: the chunk is charged, but can no longer be written.
                 if halt.done():
                     return
@@ -231,10 +239,12 @@ class ChatRun:
             events.done = True
             return b""
         block = events.feed(data)
-        self._received_since_tick = True
-        # A chunk without text, such as the role, is not the first token.
-        if self._first_token_s is None and events.pieces:
-            self._first_token_s = self._service.clock.steady_s()
+        if self._first_token_s is None and (block or events.pieces):
+            # Every event of a choice is a sign of life, comments are not. One without text, such as the role, is not
+            # the first token.
+            self._alive_at_s = self._service.clock.steady_s()
+            if events.pieces:
+                self._first_token_s = self._alive_at_s
         return block
 
     def _has_ended(self) -> bool:
@@ -380,23 +390,44 @@ class ChatRun:
         if self.on_slow is not None:
             self.on_slow()
             self.on_slow = None
-        if self._received_since_tick:
-            self._received_since_tick = False
-            self._silent_since_s = now_s
-        elif now_s - self._silent_since_s >= HEARTBEAT_AFTER_S and self.on_silence is not None:
-            self._silent_since_s = now_s
-            self.on_silence()
+        if self.output is not None:
+            self._break_silence(self.output, now_s)
         if self._checkpoints.is_due(now_s):
             self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
         first_s, total_s = self._service.timeouts(self.engine)
+        if self.request.waits:
+            self._has_waited = True
+        elif self._has_waited:
+            # The wait for a free slot must not count towards the first-token timeout.
+            self._has_waited, self._alive_at_s = False, now_s
         if now_s - self.started_s > total_s:
-            self.stop(
-                EngineTimeout(
-                    f"the response took more than {total_s:g} s and was cut off; the output so far is charged"
-                )
-            )
-        elif self._first_token_s is None and now_s - self._attempt_started_s > first_s:
+            self._on_total_timeout(total_s, now_s)
+        elif (
+            self._first_token_s is None
+            and now_s - self._alive_at_s > first_s
+            # A response that is sent whole has no first token. Waiting for a free slot is limited for both.
+            and (self.request.stream or self.request.waits)
+        ):
             self._on_first_token_timeout(first_s)
+
+    def _break_silence(self, output: StreamOutput, now_s: float) -> None:
+        if not output.is_silent:
+            output.is_silent, self._silent_since_s = True, now_s
+        elif now_s - self._silent_since_s >= HEARTBEAT_AFTER_S:
+            self._silent_since_s = now_s
+            output.break_silence()
+
+    def _on_total_timeout(self, total_s: float, now_s: float) -> None:
+        """Fail over if nothing was sent and the next engine has time left, else stop."""
+        error = EngineTimeout(
+            f"the response took more than {total_s:g} s and was cut off; the output so far is charged"
+        )
+        is_waiting_to_retry = self._alive_at_s == math.inf
+        following = None if is_waiting_to_retry or self.events.served_model is not None else self.route.next_engine()
+        if following is not None and now_s - self.started_s < self._service.timeouts(following)[1]:
+            self.cancellation.cancel_attempt(error)
+        else:
+            self.stop(error)
 
     def _on_first_token_timeout(self, waited_s: float) -> None:
         """Fail over to another engine after the first-token timeout, or stop if there is none."""
@@ -405,7 +436,7 @@ class ChatRun:
             error: ServiceError = EngineFull(f"{name} had no free slot for {waited_s:g} s; try again", retry_after_s=2)
         else:
             error = EngineTimeout(f"{name} sent no token for {waited_s:g} s; nothing was charged")
-        if self.events.served_model is None and self.route.has_more():
+        if self.events.served_model is None and self.route.next_engine() is not None:
             self.cancellation.cancel_attempt(error)
         else:
             self.stop(error)

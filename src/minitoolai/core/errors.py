@@ -61,6 +61,11 @@ class ServiceError(Exception):
             self.code = code
 
 
+def internal_error(bug: Exception) -> ServiceError:
+    """Return the error for a caller whose request met a bug of ours."""
+    return ServiceError(f"Internal error ({type(bug).__name__}). Try again, or contact the operator.")
+
+
 class InvalidRequest(ServiceError):
     """The request is invalid. The message says what to change."""
 

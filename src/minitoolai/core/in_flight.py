@@ -11,8 +11,8 @@ import itertools
 import logging
 from typing import Protocol
 
-from minitoolai.core.clock import Clock
-from minitoolai.core.errors import EngineError, Overloaded, ServiceError
+from minitoolai.core.clock import Clock, generation_name
+from minitoolai.core.errors import EngineError, Overloaded, ServiceError, internal_error
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +188,19 @@ class InFlight:
             await asyncio.sleep(due_s - now_s)
             now_s = self._clock.steady_s()
             for run in list(group):
-                run.tick(now_s)
+                try:
+                    run.tick(now_s)
+                except Exception as bug:
+                    log.exception("%s: its tick failed; ending this response", generation_name(run.hold_id))
+                    self._end_failed(run, bug)
+
+    def _end_failed(self, run: InFlightRun, bug: Exception) -> None:
+        """End one run with a bug in its tick. All others must still be ticked."""
+        try:
+            run.stop(internal_error(bug))
+        except Exception:
+            log.exception("%s: it cannot be stopped; its hold will be recovered", generation_name(run.hold_id))
+            self.discard(run)
 
     async def drain(self, timeout_s: float) -> int:
         """Refuse new runs, wait for running ones, then cancel the remaining ones and return how many."""

@@ -170,7 +170,9 @@ class SpeechRun:
         if self._checkpoints.is_due(now_s):
             self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
         silent_s = now_s - self._progress_at_s
-        if self._first_sound_s is None and silent_s > self._service.first_sound_timeout_s:
+        # Plain audio is one whole response, which an engine may send at once; only a stream has a first sound.
+        is_late = self._first_sound_s is None and silent_s > self._service.first_sound_timeout_s
+        if is_late and self.request.as_events:
             self.stop(EngineTimeout(f"{self.engine.name} sent no audio for {silent_s:.0f} s; nothing was charged"))
         elif silent_s > self._service.stall_timeout_s:
             self.stop(EngineError(f"no audio was sent or read for {silent_s:.0f} s; the audio so far is charged"))
