@@ -224,7 +224,7 @@ class Charging:
             unit=bound.unit,
             units=bound.units,
             least_units=bound.least_units,
-            lease_until_ms=now_ms + LEASE_MS if queue_limit is None else None,
+            lease_until_ms=self._clock.lease_ms() + LEASE_MS if queue_limit is None else None,
             now_ms=now_ms,
             generation=generation,
             claim=claim,
@@ -296,7 +296,7 @@ class Charging:
         longer than its lease, and another process recovered the hold. The work must then stop, because it can no longer
         be charged.
         """
-        lease_until_ms = self._clock.now_ms() + LEASE_MS
+        lease_until_ms = self._clock.lease_ms() + LEASE_MS
         checkpoint = Checkpoint(reservation.hold_id, reservation.account_id, progress, lease_until_ms)
         if on_lost is None:
             self._writer.submit(checkpoint, wait=False)

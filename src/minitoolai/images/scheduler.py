@@ -227,7 +227,7 @@ class JobClaimer:
 
     async def _claim(self, ids: list[int]) -> None:
         """Claim these jobs under a lease and start an attempt at each one that no other process claimed first."""
-        state, now_ms = self._state, self._services.clock.now_ms()
+        state, now_ms = self._state, self._services.clock.lease_ms()
 
         def change(connection: Connection) -> list[ClaimedJob]:
             return jobs.claim(connection, ids, worker=state.name, now_ms=now_ms, lease_ms=LEASE_MS)
