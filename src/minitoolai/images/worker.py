@@ -201,8 +201,9 @@ class ImageWorker:
     def _requeue(self, job: int, account: int, attempt: int, *, forced: bool) -> Requeue:
         message = f"the job was interrupted {MAX_FAILURES} times"
         now_ms, lease_now_ms = self._services.clock.now_ms(), self._services.clock.lease_ms()
-        failure = ("lapsed", MAX_FAILURES, "interrupted", message)
-        return Requeue(job, account, attempt, now_ms, *failure, forced=forced, lease_now_ms=lease_now_ms)
+        return Requeue(
+            job, account, attempt, now_ms, "lapsed", MAX_FAILURES, "interrupted", message, forced, lease_now_ms
+        )
 
     async def _fail_expired(self) -> None:
         """Fail jobs that waited too long for an engine, and release their holds."""
