@@ -11,8 +11,9 @@ import requests
 
 from minitoolai.billing.charging import Bound, Charging
 from minitoolai.chat.router import Route
-from minitoolai.chat.run import HEARTBEAT_AFTER_S, ChatRun
+from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.in_flight import HEARTBEAT_AFTER_S
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller
 from minitoolai.engines.chat.fake import FakeEngine

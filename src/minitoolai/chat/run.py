@@ -17,27 +17,13 @@ from minitoolai.chat.normalizer import ChunkNormalizer, NormalizedCompletion, no
 from minitoolai.chat.router import Route, encode_attempts
 from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineFull, EngineTimeout, ServiceError
-from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, has_died
+from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, StreamOutput, break_silence, has_died
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ChatEngine, ChatResponse
 from minitoolai.ledger.types import Result
 
 log = logging.getLogger(__name__)
-
-
-#: Send a heartbeat when the caller has received nothing for this long, whatever the engine has sent.
-HEARTBEAT_AFTER_S = 15.0
-
-
-class StreamOutput(Protocol):
-    """The stream that the caller receives."""
-
-    #: Nothing was sent since this was last set to True.
-    is_silent: bool
-
-    def break_silence(self) -> None:
-        """Send a heartbeat."""
 
 
 class RunOwner(Protocol):
@@ -391,7 +377,7 @@ class ChatRun:
             self.on_slow()
             self.on_slow = None
         if self.output is not None:
-            self._break_silence(self.output, now_s)
+            self._silent_since_s = break_silence(self.output, self._silent_since_s, now_s)
         if self._checkpoints.is_due(now_s):
             self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
         first_s, total_s = self._service.timeouts(self.engine)
@@ -409,13 +395,6 @@ class ChatRun:
             and (self.request.stream or self.request.waits)
         ):
             self._on_first_token_timeout(first_s)
-
-    def _break_silence(self, output: StreamOutput, now_s: float) -> None:
-        if not output.is_silent:
-            output.is_silent, self._silent_since_s = True, now_s
-        elif now_s - self._silent_since_s >= HEARTBEAT_AFTER_S:
-            self._silent_since_s = now_s
-            output.break_silence()
 
     def _on_total_timeout(self, total_s: float, now_s: float) -> None:
         """Fail over if nothing was sent and the next engine has time left, else stop."""

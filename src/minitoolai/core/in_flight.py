@@ -22,6 +22,8 @@ TICK_S = 0.5
 TICK_GROUPS = 10
 #: Maximum age of the last checkpoint. Output produced since is the operator's loss if the process dies.
 CHECKPOINT_EVERY_S = 1.0
+#: Send a heartbeat when the caller has received nothing for this long, whatever the engine has sent.
+HEARTBEAT_AFTER_S = 15.0
 #: Fill a group up to this size before using the next one, so that checkpoints share a commit.
 MIN_GROUP_SIZE = 32
 
@@ -93,6 +95,27 @@ class Cancellation:
     def take_attempt(self) -> ServiceError | None:
         """Do the same as `take`, but only for a cancellation of the attempt; else return None."""
         return None if self._ends_run else self.take()
+
+
+class StreamOutput(Protocol):
+    """The stream of events that a caller receives."""
+
+    #: Nothing was sent since this was last set to True.
+    is_silent: bool
+
+    def break_silence(self) -> None:
+        """Send a heartbeat."""
+
+
+def break_silence(output: StreamOutput, silent_since_s: float, now_s: float) -> float:
+    """Send a heartbeat if the caller has received nothing for HEARTBEAT_AFTER_S, and return since when it is silent."""
+    if not output.is_silent:
+        output.is_silent = True
+        return now_s
+    if now_s - silent_since_s < HEARTBEAT_AFTER_S:
+        return silent_since_s
+    output.break_silence()
+    return now_s
 
 
 class ChargedRun(Protocol):
