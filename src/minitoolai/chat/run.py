@@ -13,10 +13,11 @@ from typing import Protocol
 
 from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging, Reservation, state_after, wait_until_durable
-from minitoolai.chat.normalizer import ChunkNormalizer, NormalizedCompletion, normalize_completion
+from minitoolai.chat.completion import NormalizedCompletion, normalize_completion
+from minitoolai.chat.normalizer import Chunk, ChunkNormalizer
 from minitoolai.chat.router import Route, encode_attempts
 from minitoolai.core.clock import Clock, created_ms, generation_name
-from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineFull, EngineTimeout, ServiceError
+from minitoolai.core.errors import ClientLeft, EngineFull, EngineTimeout, ServiceError
 from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, StreamOutput, break_silence, has_died
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
@@ -84,12 +85,16 @@ class ChatRun:
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _new_events(self) -> ChunkNormalizer:
+    def _new_events(self, head: Chunk | None = None) -> ChunkNormalizer:
         return ChunkNormalizer(
             forwards=self.engine.complete_chunks,
             include_usage=self.request.include_usage,
             name=f"chatcmpl-{self.name[4:]}",
             created_s=self._created_s,
+            model=self.request.model,
+            engine=self.engine.name,
+            choices=self.request.choices,
+            head=head,
         )
 
     async def open(self) -> None:
@@ -124,7 +129,8 @@ class ChatRun:
 
     def _switch_engine(self, engine: ChatEngine) -> None:
         self.engine = engine
-        self.events = self._new_events()
+        # Chunks without a word may have been sent already: those of the next engine continue them.
+        self.events = self._new_events(self.events.head)
         self._alive_at_s = self._service.clock.steady_s()
 
     async def next_block(self) -> bytes | None:
@@ -140,13 +146,13 @@ class ChatRun:
         """Pass every block to `write` as it arrives, until the end. Raises EngineError if the engine fails.
 
         `write` returns an awaitable if the caller reads too slowly, else None. If the engine supports callbacks, blocks
-        are written from them, without waking a task per block. Fails over if an engine fails before its first chunk.
+        are written from them, without waking a task per block. Fails over if an engine fails before its first word.
         """
         while True:
             try:
                 return await self._flow(write)
             except (ServiceError, asyncio.CancelledError) as error:
-                if self.events.served_model is not None:
+                if self.events.has_spoken:
                     raise
                 await self._fail_over(error)
             await self.open()
@@ -219,12 +225,7 @@ class ChatRun:
     def _process_chunk(self, data: bytes) -> bytes:
         """Normalize bytes from the engine into whole events for the caller. Empty bytes mean the end."""
         events = self.events
-        if not data:
-            if events.usage is None:
-                raise EngineBroken(f"{self.engine.name} closed the stream early; the output sent so far is charged")
-            events.done = True
-            return b""
-        block = events.feed(data)
+        block = events.feed(data) if data else events.end()
         if self._first_token_s is None and (block or events.pieces):
             # Every event of a choice is a sign of life, comments are not. One without text, such as the role, is not
             # the first token.
@@ -235,7 +236,7 @@ class ChatRun:
 
     def _has_ended(self) -> bool:
         if self.events.error is not None:
-            raise EngineError(self.events.error)
+            raise self.events.error
         return self.events.done
 
     async def read_whole(self) -> bytes:
@@ -256,6 +257,8 @@ class ChatRun:
             created_s=self._created_s,
             prompt=self._prompt_tokens,
             max_output=self._max_output(),
+            model=self.request.model,
+            engine=self.engine.name,
         )
         self._completion, self.events.served_model = completion, completion.model
         self._first_token_s = self._service.clock.steady_s()
@@ -402,7 +405,7 @@ class ChatRun:
             f"the response took more than {total_s:g} s and was cut off; the output so far is charged"
         )
         is_waiting_to_retry = self._alive_at_s == math.inf
-        following = None if is_waiting_to_retry or self.events.served_model is not None else self.route.next_engine()
+        following = None if is_waiting_to_retry or self.events.has_spoken else self.route.next_engine()
         if following is not None and now_s - self.started_s < self._service.timeouts(following)[1]:
             self.cancellation.cancel_attempt(error)
         else:
@@ -415,7 +418,7 @@ class ChatRun:
             error: ServiceError = EngineFull(f"{name} had no free slot for {waited_s:g} s; try again", retry_after_s=2)
         else:
             error = EngineTimeout(f"{name} sent no token for {waited_s:g} s; nothing was charged")
-        if self.events.served_model is None and self.route.next_engine() is not None:
+        if not self.events.has_spoken and self.route.next_engine() is not None:
             self.cancellation.cancel_attempt(error)
         else:
             self.stop(error)

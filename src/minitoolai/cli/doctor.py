@@ -237,7 +237,7 @@ async def _try_upstream(engine: ChatEngine, model: str) -> str:
 
 
 async def _one_token(engine: ChatEngine, model: str) -> str:
-    from minitoolai.chat.normalizer import normalize_completion
+    from minitoolai.chat.completion import normalize_completion
 
     messages = [{"role": "user", "content": "Say yes."}]
     answer = await engine.open(ChatRequest(model, messages, {}, stream=False, include_usage=True, limit=1), 1)

@@ -19,7 +19,8 @@ from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.clock import random_text
 from minitoolai.core.errors import ContextExceeded, EngineError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt, upstream_failure
+from minitoolai.engines.chat.failures import upstream_failure
+from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt
 from minitoolai.engines.child_process import LONGEST_RESTART_S, ChildProcess, child_environment
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.httpclient.client import HttpClient, HttpError

@@ -14,7 +14,7 @@ import msgspec
 from minitoolai.core.catalog import EngineEntry, VoiceEntry
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
-from minitoolai.engines.chat.openai import engine_error, read_error_body, upstream_failure
+from minitoolai.engines.chat.failures import engine_error, read_error_body, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.forwarding import forwarded
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
