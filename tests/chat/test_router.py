@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.circuit_breaker import MIN_CALLS
+from minitoolai.chat.circuit_breaker import MIN_ACCOUNTS, MIN_CALLS
 from minitoolai.storage.ledger import broken_invariants
 from tests.support import manners
 from tests.support.ask import events, get, post, said
@@ -45,6 +45,7 @@ class Two:
             'cost_input = "0.05"\ncosts = { narrow = { input = "0.10", output = "0.40" } }',
             "shut": 'base_url = "http://127.0.0.1:9/v1"\nretries = 0\ncooldown_s = 3.0',
             "strict": f'base_url = "{self.a.base_url}"\ncooldown_s = 3.0',
+            "shared": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_s = 3.0',
             "stranger": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_s = 3.0',
             "blind": f'base_url = "{self.a.base_url}"\nvision = false',
         }
@@ -53,7 +54,7 @@ class Two:
             "stand-in": ["first", "quick"], "tired": ["tired"], "tired-pair": ["tired", "second"], "slowed": ["slowed"],
             "slowed-pair": ["slowed", "second"], "narrow": ["narrow"], "narrow-pair": ["narrow", "second"],
             "seeing": ["blind", "second"], "shut": ["shut"], "strict": ["strict"], "strict-pair": ["strict", "second"],
-            "stranger": ["stranger"],
+            "stranger": ["stranger"], "shared": ["shared"],
         }  # fmt: skip
         text = '[engines.quick]\nkind = "fake"\nmodel = "fake-quick-1"\n'
         text += "".join(f'\n[engines.{name}]\nkind = "upstream"\n{lines}\n' for name, lines in engines.items())
@@ -267,6 +268,22 @@ def test_what_no_request_can_cause_rests_the_upstream_for_all_at_once(two: Two, 
     assert post(account, model=model).status_code == 502
     assert [post(who, model=model).status_code for who in (account, other)] == [503, 503]
     assert len(two.a.seen) == (cause == "401")
+
+
+def test_failures_of_three_accounts_rest_the_upstream_for_all_and_another_account_probes_it(two: Two) -> None:
+    two.a.behave = manners.refuse(500)
+    *causes, other = [two.server.account() for _ in range(4)]
+    for _ in range(2):
+        assert {post(account, model="shared").status_code for account in causes} <= {502, 503}
+    asked_before = len(two.a.seen)
+    assert asked_before == MIN_ACCOUNTS + 2
+    assert [post(account, model="shared").status_code for account in (*causes, other)] == [503] * 4
+    two.a.behave = manners.answer()
+    time.sleep(3.1)
+    assert [post(account, model="shared").status_code for account in causes] == [503] * 3
+    assert len(two.a.seen) == asked_before
+    assert post(other, model="shared").status_code == 200
+    assert [post(account, model="shared").status_code for account in causes] == [200] * 3
 
 
 def test_a_429_without_retry_after_concerns_one_request(two: Two, account: Account) -> None:
