@@ -75,6 +75,8 @@ def build(settings: Settings) -> Services:
     tracing = make_tracing(settings, clock)
     spans = tracing.spans if tracing else None
     database = open_database(database_url(settings), serving=True)
+    # Leases of all processes are in the time of the server that they share.
+    database.follow_time(clock.follow)
     writer = Writer(database, decide)
     limits = build_limits(settings, clock)
     http = HttpClient()

@@ -63,13 +63,17 @@ class Auditor:
         Use `force` at the start of the only process on a database: no other process can be renewing leases.
         """
         recovered = 0
+        if self._database.is_shared and not force:
+            await self._database.read_async(self._database.sync_time)
         while True:
-            now_ms = self._clock.now_ms()
-            before_ms = FOREVER_MS if force else now_ms
+            now_ms, lease_now_ms = self._clock.now_ms(), self._clock.lease_ms()
+            before_ms = FOREVER_MS if force else lease_now_ms
             expired = await self._database.read_async(ledger.expired_chat_holds, before_ms)
             if expired and not force:
                 expired = await self._not_in_flight(expired)
-            futures = [self._writer.submit(Recover(hold, account, now_ms, forced=force)) for hold, account in expired]
+            futures = [
+                self._writer.submit(Recover(hold, account, now_ms, force, lease_now_ms)) for hold, account in expired
+            ]
             results = await asyncio.gather(*(future for future in futures if future is not None))
             done = sum(isinstance(result, Settled) and not result.repeated for result in results)
             recovered += done

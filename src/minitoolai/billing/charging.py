@@ -202,7 +202,7 @@ class Charging:
             unit=bound.unit,
             units=bound.units,
             least_units=bound.least_units,
-            lease_until_ms=now_ms + LEASE_MS if queue_limit is None else None,
+            lease_until_ms=self._clock.lease_ms() + LEASE_MS if queue_limit is None else None,
             now_ms=now_ms,
             generation=generation,
             claim=claim,
@@ -250,11 +250,13 @@ class Charging:
             tokens = outcome.input_units + outcome.output_units if reservation.limit_usage.tokens else 0
             self._limits.release(reservation.limit_usage, tokens=tokens, dollars=cost)
         now_ms = self._clock.now_ms()
-        self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms)
         settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome)
         if self._spans is not None:
-            return self._traced_settle(self._spans, settle, is_last=is_last)
-        return self._writer.submit(settle, is_last=is_last)
+            charge = self._traced_settle(self._spans, settle, is_last=is_last)
+        else:
+            charge = self._writer.submit(settle, is_last=is_last)
+        self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms, charge)
+        return charge
 
     def _traced_settle(self, spans: Spans, settle: Settle, *, is_last: bool) -> asyncio.Future[Result] | None:
         span = spans.start_settle(settle.hold_id, settle.cost, settle.outcome)
@@ -272,7 +274,7 @@ class Charging:
         longer than its lease, and another process recovered the hold. The work must then stop, because it can no longer
         be charged.
         """
-        lease_until_ms = self._clock.now_ms() + LEASE_MS
+        lease_until_ms = self._clock.lease_ms() + LEASE_MS
         checkpoint = Checkpoint(reservation.hold_id, reservation.account_id, progress, lease_until_ms)
         if on_lost is None:
             self._writer.submit(checkpoint, wait=False)

@@ -25,7 +25,7 @@ from minitoolai.core.catalog import ImageTokens
 from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.counting import LEAST_SHARE, Delivered, Judgement, PromptCount, estimate, least_prompt
 from minitoolai.core.errors import ClientLeft, EngineFull, EngineTimeout, ServiceError
-from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, has_died
+from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, StreamOutput, break_silence, has_died
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ChatEngine, ChatResponse
@@ -33,10 +33,6 @@ from minitoolai.ledger.types import Result
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-#: Send a heartbeat when the engine has sent nothing for this long.
-HEARTBEAT_AFTER_S = 15.0
 
 
 class RunOwner(Protocol):
@@ -82,10 +78,10 @@ class ChatRun:
         self.name = generation_name(reservation.hold_id)
         self._created_s = created_ms(reservation.hold_id) // 1000
         self.events = self._new_events()
-        self.started_s = self._attempt_started_s = self._silent_since_s = service.clock.steady_s()
+        self.started_s = self._alive_at_s = self._silent_since_s = service.clock.steady_s()
         self._checkpoints = CheckpointSchedule(self.started_s)
         self._first_token_s: float | None = None
-        self._received_since_tick = False
+        self._has_waited = False
         self._prompt = prompt
         self._prompt_is_checked = False
         #: Our count by the engine's tokenizer.
@@ -100,8 +96,8 @@ class ChatRun:
         #: The completion, if the request is not streamed.
         self._completion: NormalizedCompletion | None = None
         self.cancellation = Cancellation()
-        #: Called when the engine has sent nothing for HEARTBEAT_AFTER_S.
-        self.on_silence: Callable[[], None] | None = None
+        #: What the caller of a stream receives. Not for a response that is sent whole.
+        self.output: StreamOutput | None = None
         #: Called once, at the first tick: the response takes longer than half a second.
         self.on_slow: Callable[[], None] | None = None
 
@@ -179,7 +175,7 @@ class ChatRun:
         if response is not None:
             await response.close()
         # The wait before a retry must not count towards an engine's first-token timeout.
-        self._attempt_started_s = math.inf
+        self._alive_at_s = math.inf
         await self.route.fail_over(error, had_begun=response is not None)
         self._switch_engine(self.route.engine)
 
@@ -187,7 +183,7 @@ class ChatRun:
         self.engine = engine
         # Chunks without a word may have been sent already: those of the next engine continue them.
         self.events = self._new_events(self.events.head)
-        self._attempt_started_s = self._service.clock.steady_s()
+        self._alive_at_s = self._service.clock.steady_s()
 
     async def next_block(self) -> bytes | None:
         """Return the next whole events for the caller, or None at the end. Raises EngineError if the engine fails."""
@@ -258,8 +254,6 @@ class ChatRun:
                 is_new = block is None
                 if block is None:
                     block = self._process_chunk(data)
-                else:
-                    self._received_since_tick = True
                 # The task was just cancelled: the chunk is charged, but can no longer be written.
                 if halt.done():
                     return
@@ -284,10 +278,12 @@ class ChatRun:
         """Normalize bytes from the engine into whole events for the caller. Empty bytes mean the end."""
         events = self.events
         block = events.feed(data) if data else events.end()
-        self._received_since_tick = True
-        # A chunk without text, such as the role, is not the first token.
-        if self._first_token_s is None and events.pieces:
-            self._first_token_s = self._service.clock.steady_s()
+        if self._first_token_s is None and (block or events.pieces):
+            # Every event of a choice is a sign of life, comments are not. One without text, such as the role, is not
+            # the first token.
+            self._alive_at_s = self._service.clock.steady_s()
+            if events.pieces:
+                self._first_token_s = self._alive_at_s
         return block
 
     def _has_ended(self) -> bool:
@@ -311,7 +307,8 @@ class ChatRun:
             body = await self._keep(lambda: _read(response))
         else:
             body = await response.read()
-        completion = self._normalize(body)
+        # Kept already now: it is charged even if the client leaves while it is counted.
+        completion = self._completion = self._normalize(body)
         if self._must_count(completion.judgement):
             texts = await asyncio.to_thread(completion_texts, completion.body)
             await self._count(Delivered(len(texts), completion.size, texts))
@@ -505,7 +502,7 @@ class ChatRun:
         """Read the response to its end for its usage, after the client has left. The engine bills for all of it."""
         # The run was cancelled because the client left. Arm it again, so that a timeout can end the drain.
         self.cancellation.arm()
-        self.on_silence = self.on_slow = None
+        self.output = self.on_slow = None
         error: ServiceError = ClientLeft("the client disconnected")
         try:
             try:
@@ -547,23 +544,37 @@ class ChatRun:
         if self.on_slow is not None:
             self.on_slow()
             self.on_slow = None
-        if self._received_since_tick:
-            self._received_since_tick = False
-            self._silent_since_s = now_s
-        elif now_s - self._silent_since_s >= HEARTBEAT_AFTER_S and self.on_silence is not None:
-            self._silent_since_s = now_s
-            self.on_silence()
+        if self.output is not None:
+            self._silent_since_s = break_silence(self.output, self._silent_since_s, now_s)
         if self._checkpoints.is_due(now_s):
             self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
         first_s, total_s = self._service.timeouts(self.engine)
+        if self.request.waits:
+            self._has_waited = True
+        elif self._has_waited:
+            # The wait for a free slot must not count towards the first-token timeout.
+            self._has_waited, self._alive_at_s = False, now_s
         if now_s - self.started_s > total_s:
-            self.stop(
-                EngineTimeout(
-                    f"the response took more than {total_s:g} s and was cut off; the output so far is charged"
-                )
-            )
-        elif self._first_token_s is None and now_s - self._attempt_started_s > first_s:
+            self._on_total_timeout(total_s, now_s)
+        elif (
+            self._first_token_s is None
+            and now_s - self._alive_at_s > first_s
+            # A response that is sent whole has no first token. Waiting for a free slot is limited for both.
+            and (self.request.stream or self.request.waits)
+        ):
             self._on_first_token_timeout(first_s)
+
+    def _on_total_timeout(self, total_s: float, now_s: float) -> None:
+        """Fail over if nothing was sent and the next engine has time left, else stop."""
+        error = EngineTimeout(
+            f"the response took more than {total_s:g} s and was cut off; the output so far is charged"
+        )
+        is_waiting_to_retry = self._alive_at_s == math.inf
+        following = None if is_waiting_to_retry or self.events.has_spoken else self.route.next_engine()
+        if following is not None and now_s - self.started_s < self._service.timeouts(following)[1]:
+            self.cancellation.cancel_attempt(error)
+        else:
+            self.stop(error)
 
     def _on_first_token_timeout(self, waited_s: float) -> None:
         """Fail over to another engine after the first-token timeout, or stop if there is none."""
@@ -572,7 +583,7 @@ class ChatRun:
             error: ServiceError = EngineFull(f"{name} had no free slot for {waited_s:g} s; try again", retry_after_s=2)
         else:
             error = EngineTimeout(f"{name} sent no token for {waited_s:g} s; nothing was charged")
-        if self.events.served_model is None and self.route.has_more():
+        if not self.events.has_spoken and self.route.next_engine() is not None:
             self.cancellation.cancel_attempt(error)
         else:
             self.stop(error)

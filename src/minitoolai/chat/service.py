@@ -80,7 +80,9 @@ class ChatService:
         if self._draining:
             self._check_draining(caller)
         model = self._model(request)
-        route = self.routes.choose(model, lambda engine: check_capabilities(request, model, engine, self))
+        route = self.routes.choose(
+            model, lambda engine: check_capabilities(request, model, engine, self), caller.account_id
+        )
         engine = route.engine
         if request.images:
             await self._image_inputs.load(request, must_fetch=not route.fetches_images, as_png=route.plain_images)

@@ -212,7 +212,7 @@ class MetricsPage:
         for name, is_ready in ready.items():
             families.add("minitoolai_engine_ready", int(is_ready), name)
         for name in sources.engines:
-            families.add("minitoolai_engine_resting", int(not sources.router.breaker(name).is_closed), name)
+            families.add("minitoolai_engine_resting", int(not sources.router.breakers[name].is_closed), name)
 
     def _add_ledger(self, families: _Families) -> None:
         auditor, now_s = self._sources.auditor, self._sources.shared.clock.steady_s()

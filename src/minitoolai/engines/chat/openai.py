@@ -44,8 +44,12 @@ class UpstreamEngine:
         may_repeat: bool = False,
         concurrency: ConcurrencyLimit | None = None,
         extra_headers: Callable[[], dict[str, str]] | None = None,
+        total_timeout_s: float = 600.0,
     ) -> None:
-        """Create an engine. `extra_headers` returns additional headers for each request, such as a trace context."""
+        """Create an engine. `extra_headers` returns additional headers for each request, such as a trace context.
+
+        `total_timeout_s` is the timeout of one response if its entry names none.
+        """
         self.name = name
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
@@ -54,6 +58,7 @@ class UpstreamEngine:
         self.fetches_images = entry.fetches_images
         self.first_token_timeout_s = entry.first_token_timeout_s
         self.total_timeout_s = entry.total_timeout_s
+        self._read_timeout_s = entry.total_timeout_s or total_timeout_s
         self._entry = entry
         self._client = client
         self._has_key = bool(key)
@@ -138,7 +143,7 @@ class UpstreamEngine:
                 url,
                 headers=self._headers if self._extra_headers is None else {**self._headers, **self._extra_headers()},
                 body=body,
-                read_timeout_s=self._entry.total_timeout_s or 600.0,
+                read_timeout_s=self._read_timeout_s,
                 may_repeat=self._may_repeat,
             )
         except HttpError as error:

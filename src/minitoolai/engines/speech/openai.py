@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from minitoolai.engines.speech.encoding import AudioEncoder
 
 _encode = msgspec.json.Encoder().encode
-_READ_TIMEOUT_S = 120.0
 #: The encoder takes complete pcm samples only.
 _BYTES_PER_SAMPLE = 2
 #: Usual bytes per second of speech, and characters spoken in a second. Used for a part whose length is not known.
@@ -46,8 +45,11 @@ class UpstreamSpeechEngine:
         base_url: str = "",
         key: str = "",
         concurrency: ConcurrencyLimit | None = None,
+        total_timeout_s: float = 600.0,
     ) -> None:
+        """Create an engine. `total_timeout_s` is the timeout of one response if its entry names none."""
         self.name = name
+        self._read_timeout_s = entry.total_timeout_s or total_timeout_s
         self.concurrency = concurrency
         self._entry = entry
         self._client = client
@@ -106,7 +108,7 @@ class UpstreamSpeechEngine:
         }
         try:
             response = await self._client.request(
-                "POST", self._url, headers=self._headers, body=_encode(body), read_timeout_s=_READ_TIMEOUT_S
+                "POST", self._url, headers=self._headers, body=_encode(body), read_timeout_s=self._read_timeout_s
             )
         except HttpError as error:
             raise engine_error(error, self.name) from error
