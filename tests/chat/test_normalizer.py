@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from minitoolai.chat.normalizer import DONE, LARGEST_EVENT, MAX_TEMPLATE_PARSES, ChunkNormalizer
+from minitoolai.core.counting import PromptCount
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import TokenDetails, Usage
 from minitoolai.http.errors import error_event
@@ -165,12 +166,14 @@ def test_the_last_of_several_usages_counts(forwards: bool) -> None:
     [
         {"prompt_tokens": -9, "completion_tokens": 4},
         {"prompt_tokens": 9, "completion_tokens": 10**15},
-        {**USAGE, "prompt_tokens_details": {"cached_tokens": 2**62}},
+        {"prompt_tokens": 9, "completion_tokens": 2**31 - 1},
     ],
 )
 def test_an_implausible_usage_is_ignored(usage: dict[str, Any]) -> None:
     _, events = feed(TEXT + END + event([], usage) + DONE)
-    assert (events.usage, events.done, events.pieces) == (None, True, 4)
+    assert (events.usage, events.done, events.pieces, events.was_absurd) == (None, True, 4, True)
+    judged = events.usage_if_ended(PromptCount(7), 1000, is_exact=False)
+    assert (judged.usage, judged.is_estimated, judged.doubts) == (Usage(7, 9), True, ("absurd",))
 
 
 def test_a_stream_without_an_end_is_not_done() -> None:

@@ -19,6 +19,7 @@ from minitoolai.chat.dialects.completions import CompletionsTranslator
 from minitoolai.chat.dialects.responses import ResponsesTranslator
 from minitoolai.chat.dialects.responses_request import parse_response
 from minitoolai.chat.normalizer import DONE, ChunkNormalizer
+from minitoolai.core.counting import PromptCount
 from minitoolai.core.errors import ServiceError
 from minitoolai.core.inference import Usage
 from minitoolai.engines.chat.failures import upstream_failure
@@ -189,7 +190,13 @@ def check_items(response: Any, expected: Json) -> None:
 
 def whole(raw: bytes, *, forwards: bool) -> NormalizedCompletion:
     return normalize_completion(
-        raw, forwards=forwards, name="gen-made", created_s=1_800_000_000, prompt=7, model="requested", engine="up"
+        raw,
+        forwards=forwards,
+        name="gen-made",
+        created_s=1_800_000_000,
+        prompt=PromptCount(7),
+        model="requested",
+        engine="up",
     )
 
 

@@ -28,9 +28,17 @@ from minitoolai.chat.normalizer import (
     ChunkNormalizer,
     fingerprint,
     full_usage,
-    is_plausible,
 )
-from minitoolai.core.counting import estimate_output_tokens, estimate_usage, message_size
+from minitoolai.core.counting import (
+    Judgement,
+    PromptCount,
+    estimate_output_tokens,
+    is_plausible,
+    judge_usage,
+    least_output,
+    message_size,
+    message_texts,
+)
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import Usage
 from minitoolai.engines.chat.failures import Fault, failure_in_answer, find_fault
@@ -139,12 +147,20 @@ class _FullCompletion(msgspec.Struct):
 
 
 class NormalizedCompletion(msgspec.Struct, frozen=True):
-    """Completion as sent to the caller, with its usage; `is_estimated` if part of the usage is our own estimate."""
+    """Completion as sent to the caller, with its usage and the bytes of its text."""
 
     body: bytes
-    usage: Usage
-    is_estimated: bool
+    judgement: Judgement
     model: str
+    size: int
+
+    @property
+    def usage(self) -> Usage:
+        return self.judgement.usage
+
+    @property
+    def is_estimated(self) -> bool:
+        return self.judgement.is_estimated
 
 
 def normalize_completion(
@@ -153,15 +169,19 @@ def normalize_completion(
     forwards: bool,
     name: str,
     created_s: int,
-    prompt: int = 0,
+    prompt: PromptCount,
     max_output: int = LARGEST_COUNT,
+    output: int | None = None,
+    is_exact: bool = False,
+    echoed: int = 0,
     model: str = "",
     engine: str = "the engine",
 ) -> NormalizedCompletion:
     """Return a completion in the documented form. Raises EngineError or another failure if there is none.
 
-    If the engine reported no usage, or zeros, estimate it: `prompt` for the prompt, and for the output the bytes of
-    its text, up to `max_output` tokens. `model` is the requested one, for engines that name none.
+    If the engine reported no usage, or one that is not believed, use our own: `prompt` for the prompt, and for the
+    output `output`, or else the bytes of its text without `echoed`, up to `max_output` tokens. `model` is the requested
+    one, for engines that name none.
     """
     completion: _Completion | _AnyCompletion | None = _documented(body)
     choices: list[Any]
@@ -178,15 +198,22 @@ def normalize_completion(
         # Moonshot reports the usage in a choice.
         usage_told = completion.usage or next((one.usage for one in completion.choices or [] if one.usage), None)
     served = text_or(completion.model, model)
-    reported = _reported(usage_told)
-    if forwards and is_documented and reported is not None and reported.prompt_tokens and reported.completion_tokens:
-        return NormalizedCompletion(body, reported, False, served)
+    reported = read_usage(usage_told)
     sizes = [message_size(message) for message in messages if message]
-    pieces = len(sizes) - sizes.count(0)
-    tokens = min(max_output, estimate_output_tokens(pieces, sum(sizes)))
-    usage, is_estimated = estimate_usage(reported, prompt=prompt, tokens=tokens, has_begun=pieces > 0)
-    if forwards and is_documented and usage is reported:
-        return NormalizedCompletion(body, usage, False, served)
+    pieces, size = len(sizes) - sizes.count(0), sum(sizes)
+    generated = max(0, size - echoed)
+    was_absurd = reported is not None and not is_plausible(reported)
+    judgement = judge_usage(
+        None if was_absurd else reported,
+        prompt=prompt,
+        tokens=min(max_output, estimate_output_tokens(pieces, generated) if output is None else output),
+        has_begun=pieces > 0,
+        least=0 if is_exact else least_output(pieces, generated),
+        most=max_output,
+        was_absurd=was_absurd,
+    )
+    if forwards and is_documented and judgement.usage is reported:
+        return NormalizedCompletion(body, judgement, served, size)
     tier = completion.service_tier
     full = _FullCompletion(
         id=text_or(completion.id, f"chatcmpl-{name[4:]}"),
@@ -194,16 +221,16 @@ def normalize_completion(
         created=timestamp_or(completion.created, created_s),
         model=served,
         choices=choices,
-        usage=full_usage(usage),
+        usage=full_usage(judgement.usage),
         service_tier=tier if isinstance(tier, str) and tier in SERVICE_TIERS else "default",
         system_fingerprint=fingerprint(served, text_or(completion.system_fingerprint, "")),
     )
-    return NormalizedCompletion(_encode(full), usage, is_estimated, served)
+    return NormalizedCompletion(_encode(full), judgement, served, size)
 
 
-def _reported(value: Any) -> Usage | None:
-    usage = read_usage(value)
-    return usage if usage is not None and is_plausible(usage) else None
+def completion_texts(body: bytes) -> list[str]:
+    """Return every text in a completion that `normalize_completion` returned."""
+    return [text for choice in decode_json(body)["choices"] for text in message_texts(choice["message"])]
 
 
 def _documented(body: bytes) -> _Completion | None:

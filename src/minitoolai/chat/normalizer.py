@@ -35,9 +35,13 @@ from minitoolai.chat.decoding import (
 )
 from minitoolai.chat.deltas import Repair, decode_documented, match_arguments, match_text, repair_logprobs
 from minitoolai.core.counting import (
+    Judgement,
+    PromptCount,
     count_deltas,
     estimate_output_tokens,
-    estimate_usage,
+    is_plausible,
+    judge_usage,
+    least_output,
     merge_usage,
     message_size,
     text_size,
@@ -158,15 +162,6 @@ def full_usage(usage: Usage) -> Usage:
     )
 
 
-def is_plausible(usage: Usage) -> bool:
-    """Return True if the reported counts are within range.
-
-    An implausible usage is ignored: our own estimate is charged instead, and marked as estimated.
-    """
-    prompt, output, cached = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
-    return 0 <= prompt <= LARGEST_COUNT and 0 <= output <= LARGEST_COUNT and 0 <= cached <= LARGEST_COUNT
-
-
 def fingerprint(model: str, reported: str | None = None) -> str:
     """Return a `system_fingerprint` in the documented form: the engine's own, or a checksum of model and own value."""
     if reported and reported.startswith("fp_"):
@@ -182,6 +177,7 @@ class ChunkNormalizer:
         "_choices", "_created_s", "_engine", "_finished", "_forwards", "_head", "_include_usage", "_incomplete",
         "_model", "_name", "_parses_left", "_repair", "_seen", "_shelved_template", "_skips_line_feed", "_template",
         "done", "error", "pieces", "reported_pieces", "reported_size", "served_model", "size", "usage",
+        "was_absurd",
     )  # fmt: skip
 
     def __init__(
@@ -227,6 +223,8 @@ class ChunkNormalizer:
         self.pieces = self.size = 0
         #: The same two counts when the engine last reported a usage.
         self.reported_pieces = self.reported_size = 0
+        #: A usage was reported that cannot be true.
+        self.was_absurd = False
 
     @property
     def head(self) -> Chunk | None:
@@ -350,22 +348,45 @@ class ChunkNormalizer:
         )
         return b"data: " + _encode(chunk) + b"\n\n" + DONE
 
-    def usage_if_ended(self, prompt: int, max_output: int, *, is_exact: bool) -> tuple[Usage, bool]:
-        """Return the usage to charge if the stream ended now, and whether any part of it is our own estimate.
+    def report(self, usage: Usage) -> None:
+        """Remember a usage that the engine reported. Whether it is believed is decided at the end."""
+        if is_plausible(usage):
+            self.usage = merge_usage(self.usage, usage)
+            self.reported_pieces, self.reported_size = self.pieces, self.size
+        else:
+            self.was_absurd = True
 
-        `prompt` is our estimate of the prompt tokens. The estimate of the output is at most `max_output`, and is one
-        token per delta if `is_exact`.
+    def usage_if_ended(
+        self, prompt: PromptCount, max_output: int, *, is_exact: bool, output: int | None = None, echoed: int = 0
+    ) -> Judgement:
+        """Return the usage to charge if the stream ended now.
+
+        `prompt` is our count of the prompt. Our count of the output is at most `max_output`; it is `output` if that is
+        known, one token per delta if `is_exact`, else an estimate. `echoed` bytes of the text are the prompt.
         """
+        pieces, size = self.pieces, max(0, self.size - echoed)
 
         def count(pieces: int, size: int) -> int:
             return pieces if is_exact else estimate_output_tokens(pieces, size)
 
-        reported, later = self.usage, 0
-        if reported is not None and not self.done:
-            later = count(self.pieces - self.reported_pieces, self.size - self.reported_size)
-            later = max(0, min(later, max_output - reported.completion_tokens))
-        tokens = min(count(self.pieces, self.size), max_output)
-        return estimate_usage(reported, prompt=prompt, tokens=tokens, has_begun=self.pieces > 0, later=later)
+        later, least = 0, 0 if is_exact else least_output(pieces, size)
+        if self.usage is not None and not self.done:
+            told_size = max(0, self.reported_size - echoed)
+            least = min(least, least_output(self.reported_pieces, told_size))
+            later = count(pieces - self.reported_pieces, size - told_size)
+            later = max(0, min(later, max_output - self.usage.completion_tokens))
+        tokens = count(pieces, size) if output is None else output
+        return judge_usage(
+            self.usage,
+            prompt=prompt,
+            tokens=min(tokens, max_output),
+            has_begun=pieces > 0,
+            least=least,
+            most=max_output,
+            later=later,
+            is_early=self.reported_pieces <= 1 and pieces > self.reported_pieces,
+            was_absurd=self.was_absurd,
+        )
 
     # ── events ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -674,11 +695,9 @@ class ChunkNormalizer:
         )
 
     def _report(self, value: Any) -> None:
-        """Take a usage that the engine reported."""
         usage = read_usage(value)
-        if usage is not None and is_plausible(usage):
-            self.usage = merge_usage(self.usage, usage)
-            self.reported_pieces, self.reported_size = self.pieces, self.size
+        if usage is not None:
+            self.report(usage)
 
     def _report_elsewhere(self, fields: Json) -> None:
         """Take a usage that stands in a field of its own: Groq's, Gemini's."""

@@ -23,6 +23,7 @@ from minitoolai.core.errors import (
     EngineRateLimited,
     EngineRefused,
     EngineTimeout,
+    EngineUnavailable,
     Overloaded,
     ServiceError,
 )
@@ -38,7 +39,7 @@ MAX_MESSAGE = 1000
 def engine_error(error: HttpError, name: str) -> EngineError:
     """Translate a failed HTTP exchange."""
     if isinstance(error, ConnectError):
-        return EngineError(f"{name} cannot be reached")
+        return EngineUnavailable(f"{name} cannot be reached")
     if isinstance(error, ReadTimeout):
         return EngineTimeout(f"{name} timed out")
     return EngineBroken(f"{name} broke off its response")
@@ -318,7 +319,13 @@ def _translate(fault: Fault, status: int, wait_s: int | None, name: str, *, is_i
         )
     if status == 429:
         # The words are about the operator's limits, also where they quote the request.
-        return EngineRateLimited(f"{name} has reached its rate limit; try again later", retry_after_s=wait_s or 5)
+        return EngineRateLimited(
+            f"{name} has reached its rate limit; try again later",
+            retry_after_s=wait_s or 5,
+            # Without Retry-After, or with a request that is too large, the limit is met by this request alone.
+            rests_model=wait_s is not None,
+            is_size=is_about_size(f"{' '.join(codes)} {fault.message}"),
+        )
     is_about_operator = any(_OPERATOR_CODES.search(code) for code in codes)
     is_model = bool(codes & _MODEL_CODES)
     if (is_refusal and status not in (403, 451)) and not is_about_operator and not is_model:
@@ -334,7 +341,37 @@ def _translate(fault: Fault, status: int, wait_s: int | None, name: str, *, is_i
     # 401 and 403 concern the operator's key: the caller cannot fix it and should see no details.
     if is_in_answer:
         return EngineError(f"{name} reported an error and ended its answer")
+    if status == 401 or (status == 403 and concerns_key(fault.message)):
+        return EngineUnavailable(f"{name} failed with status {status}; nothing was charged")
     return EngineError(f"{name} failed with status {status}; nothing was charged")
+
+
+#: How servers say that one request is too large for a limit per minute, whatever else was used of it.
+_TOO_LARGE = re.compile(
+    r"too (?:large|long|big|many (?:input |prompt )?tokens)|must be reduced|reduce the (?:length|size|number)|"
+    r"request (?:would )?exceed|(?:exceeds|above|over) (?:the |your )?max|request_too_large|tokens_limit_reached",
+    re.IGNORECASE,
+)
+_LIMIT_AND_REQUESTED = re.compile(
+    r"limit\D{0,12}(\d[\d,]*).{0,60}?requested\D{0,12}(\d[\d,]*)", re.IGNORECASE | re.DOTALL
+)
+_OF_THE_REQUEST = re.compile(r"moderation|flagged|content|policy|prompt", re.IGNORECASE)
+
+
+def is_about_size(text: str) -> bool:
+    """Return True if a rate limit was met by the size of one request: smaller ones, of other callers, would pass."""
+    if _TOO_LARGE.search(text):
+        return True
+    match = _LIMIT_AND_REQUESTED.search(text)
+    return match is not None and int(match[2].replace(",", "")) > int(match[1].replace(",", ""))
+
+
+def concerns_key(message: str) -> bool:
+    """Return True if a 403 concerns the operator's key, as opposed to the content of one request.
+
+    A firewall before the upstream answers with a page; a moderation names the content.
+    """
+    return not message.lstrip().startswith("<") and not _OF_THE_REQUEST.search(message)
 
 
 # ── Retry-After ───────────────────────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.clock import random_text
+from minitoolai.core.counting import Tokenizer
 from minitoolai.core.errors import ContextExceeded, EngineError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.chat.failures import upstream_failure
@@ -33,6 +34,7 @@ class LlamaEngine(ChildProcess):
 
     complete_chunks = False
     token_events = True
+    tokenizer: Tokenizer | None = None
     bills_after_cancel = False
     fetches_images = False
     plain_images = True

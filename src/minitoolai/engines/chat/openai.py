@@ -6,17 +6,20 @@ path serves, counts and charges all three.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
 
 from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.counting import Tokenizer
 from minitoolai.core.errors import EngineError, ServiceError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.chat.failures import engine_error, read_error_body, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.forwarding import forwarded
+from minitoolai.engines.tokenizers import tokenizer_named
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
 
 #: Always ask a streaming upstream for usage: without it there is no exact charge.
@@ -41,15 +44,21 @@ class UpstreamEngine:
         may_repeat: bool = False,
         concurrency: ConcurrencyLimit | None = None,
         extra_headers: Callable[[], dict[str, str]] | None = None,
+        total_timeout_s: float = 600.0,
     ) -> None:
-        """Create an engine. `extra_headers` returns additional headers for each request, such as a trace context."""
+        """Create an engine. `extra_headers` returns additional headers for each request, such as a trace context.
+
+        `total_timeout_s` is the timeout of one response if its entry names none.
+        """
         self.name = name
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
+        self.tokenizer: Tokenizer | None = tokenizer_named(entry.tokenizer) if entry.tokenizer else None
         self.vision = entry.vision
         self.fetches_images = entry.fetches_images
         self.first_token_timeout_s = entry.first_token_timeout_s
         self.total_timeout_s = entry.total_timeout_s
+        self._read_timeout_s = entry.total_timeout_s or total_timeout_s
         self._entry = entry
         self._client = client
         self._has_key = bool(key)
@@ -90,7 +99,9 @@ class UpstreamEngine:
         return None
 
     async def start(self) -> None:
-        return None
+        if self.tokenizer is not None and self.why_not_ready() is None:
+            # Loading takes a second of CPU time, which no response should wait for.
+            await asyncio.to_thread(self.tokenizer.count, "")
 
     async def stop(self) -> None:
         return None
@@ -132,7 +143,7 @@ class UpstreamEngine:
                 url,
                 headers=self._headers if self._extra_headers is None else {**self._headers, **self._extra_headers()},
                 body=body,
-                read_timeout_s=self._entry.total_timeout_s or 600.0,
+                read_timeout_s=self._read_timeout_s,
                 may_repeat=self._may_repeat,
             )
         except HttpError as error:
