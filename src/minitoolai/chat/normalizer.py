@@ -428,7 +428,8 @@ class ChunkNormalizer:
             return b""
         values = objects_of(value)
         for choice in [choice for one in values for choice in objects_of(one.get("choices"))]:
-            if choice.get("message") and read_finish_reason(choice.get("finish_reason")) is None:
+            is_whole = bool(choice.get("message")) or "text" in choice
+            if is_whole and read_finish_reason(choice.get("finish_reason")) is None:
                 choice["finish_reason"] = "stop"
         return b"".join([self._event(b"data: " + json_with_halves(one)) for one in values])
 
