@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from minitoolai.accounts.keys import KeyPolicy, KeyVerifier, trusted_proxies
 from minitoolai.accounts.rate_limits import build_limits
 from minitoolai.availability import Reports
-from minitoolai.billing.audit import Auditor
+from minitoolai.billing.audit import Auditor, shortfall_limit
 from minitoolai.billing.charging import Charging
 from minitoolai.billing.idempotency import IdempotencyStore
 from minitoolai.billing.retention import RetentionSweeper, retention_policy
@@ -75,6 +75,8 @@ def build(settings: Settings) -> Services:
     tracing = make_tracing(settings, clock)
     spans = tracing.spans if tracing else None
     database = open_database(database_url(settings), serving=True)
+    # Leases of all processes are in the time of the server that they share.
+    database.follow_time(clock.follow)
     writer = Writer(database, decide)
     limits = build_limits(settings, clock)
     http = HttpClient()
@@ -108,7 +110,14 @@ def build(settings: Settings) -> Services:
     images = build_images(settings, shared)
     keys = KeyVerifier(database, secret_key, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
-    auditor = Auditor(database, writer, clock, audit_every_s=settings.audit_every_s, in_flight=shared.in_flight.holds)
+    auditor = Auditor(
+        database,
+        writer,
+        clock,
+        audit_every_s=settings.audit_every_s,
+        in_flight=shared.in_flight.holds,
+        max_shortfall=shortfall_limit(settings),
+    )
     return Services(
         settings=settings,
         clock=clock,

@@ -86,6 +86,10 @@ class Settings:
     trace_ratio: float = _setting(1.0, "Share of requests that are traced, 0 to 1.")
     access_log: bool = _setting(False, "Log one line per request.")
     audit_every_s: float = _setting(60.0, "Seconds between audits of the ledger in a running server.")
+    max_shortfall: str = _setting(
+        "1.00",
+        "Dollars per engine and day of cost beyond its holds, above which the audit raises an alarm. Empty: never.",
+    )
     llama_model: str = _setting("", "GGUF file to use instead of the embedded model.")
     llama_mmproj: str = _setting("", "The mmproj GGUF file of a model that accepts images (vision).")
     llama_slots: int = _setting(4, "Concurrent responses of the embedded model.", least=1)
@@ -135,8 +139,15 @@ class Settings:
     trusted_proxies: str = _setting(
         "", "Proxies whose X-Forwarded-For is trusted: addresses or networks, separated by commas."
     )
-    first_token_timeout_s: float = _setting(60.0, "Timeout for the first token of an engine.")
-    total_timeout_s: float = _setting(600.0, "Timeout for one response.")
+    first_token_timeout_s: float = _setting(
+        60.0,
+        "Timeout for the first token of a stream: seconds in which an engine sends no event of a choice. The first "
+        "sound of speech as events, likewise.",
+        least=1,
+    )
+    total_timeout_s: float = _setting(
+        600.0, "Timeout for one response, streamed or whole. A whole response has no other.", least=1
+    )
     drain_timeout_s: float = _setting(30.0, "Seconds that a stopping server waits for running streams.")
     #: `MINITOOLAI_<ENGINE>_API_KEY` and `_BASE_URL` of each engine of the catalog, by engine name.
     engine_keys: Mapping[str, Secret] = field(default_factory=dict)

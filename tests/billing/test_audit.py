@@ -96,6 +96,10 @@ DEEDS: dict[str, tuple[str, set[str]]] = {
         "INSERT INTO key_spending (id, used, created_ms) VALUES ('key000000001/total', 5, 5)",
         {"a budget has counted what its holds promise and took"},
     ),
+    "output delivered for nothing": (
+        "UPDATE generations SET delivered_bytes = 5, price_output = 600 WHERE id = 1",
+        {"what was delivered at a price was charged"},
+    ),
     "a shortfall forgotten": (
         "UPDATE holds SET shortfall = 0 WHERE id = 3",
         {"cost of usage equals usage transfers and shortfall"},
@@ -141,7 +145,7 @@ def lawless(cluster: Cluster, postgres_url: str) -> Iterator[TemporaryBooks]:
 
 
 def test_every_invariant_has_a_case_that_violates_it() -> None:
-    assert len(INVARIANTS) == 9
+    assert len(INVARIANTS) == 10
     assert set().union(*(named for _, named in DEEDS.values())) == set(INVARIANTS)
 
 

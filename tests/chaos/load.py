@@ -146,7 +146,7 @@ async def _renewed_s(server: ServerProcess) -> float:
     """Seconds since the renewal that is longest ago, as the books have it now."""
     await asyncio.sleep(0.1)
     first = server.read(lambda c: c.execute("SELECT min(lease_until_ms) FROM holds WHERE state = 'pending'"))
-    return (time.time() * 1000 + LEASE_MS - first[0][0]) / 1000 if first[0][0] else 0.0
+    return (time.monotonic() * 1000 + LEASE_MS - first[0][0]) / 1000 if first[0][0] else 0.0
 
 
 def main() -> int:

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from minitoolai.chat.normalizer import MAX_TEMPLATE_PARSES
 from minitoolai.core.counting import (
+    PromptCount,
     count_deltas,
     delta_size,
     estimate_output_tokens,
-    estimate_usage,
+    judge_usage,
     merge_usage,
     message_size,
     text_size,
@@ -76,6 +77,14 @@ def test_every_string_of_a_delta_is_counted_and_nothing_else(delta: dict[str, An
         assert delta_size(json.dumps(delta, ensure_ascii=ascii_only, indent=1).encode()) == size
 
 
+def another(delta: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return the delta, with its own call if it has one with a name: a name is only sent in the first piece."""
+    calls = delta.get("tool_calls", ())
+    if not any("name" in call["function"] for call in calls):
+        return delta
+    return {**delta, "tool_calls": [{**call, "index": number, "id": f"c{number}"} for call in calls]}
+
+
 @pytest.mark.parametrize(("delta", "text"), SHAPES, ids=KINDS)
 @pytest.mark.parametrize("forwards", [True, False])
 @pytest.mark.parametrize("at_once", [1, 2, 7])
@@ -83,9 +92,8 @@ def test_text_is_counted_if_parsed_forwarded_or_matched_by_a_template(
     delta: dict[str, Any], text: str, forwards: bool, at_once: int
 ) -> None:
     events, expected, number = stream(forwards=forwards), len(text.encode()), 7 * MAX_TEMPLATE_PARSES
-    told = event(choice(delta))
-    for _ in range(0, number, at_once):
-        block = told * at_once
+    for first in range(0, number, at_once):
+        block = b"".join(event(choice(another(delta, first + n))) for n in range(at_once))
         if events.match_template(block) is None:
             events.feed(block)
     assert (events.pieces, events.size) == (number * (text != ""), number * expected)
@@ -153,7 +161,7 @@ def test_the_later_usage_counts_and_a_zero_in_it_does_not() -> None:
     good = Usage(9, 4, 13, TokenDetails(2), CompletionDetails(3))
     assert merge_usage(None, good) is good
     assert merge_usage(Usage(1, 1), good) is good
-    assert merge_usage(good, Usage(0, 0)) == Usage(9, 4, 0, TokenDetails(2), CompletionDetails(3))
+    assert merge_usage(good, Usage(0, 0)) is good
     assert merge_usage(good, Usage(0, 7)) == Usage(9, 7, 0, TokenDetails(2), None)
     assert merge_usage(good, Usage(10, 0, 10, TokenDetails(1))) == Usage(
         10, 4, 0, TokenDetails(1), CompletionDetails(3)
@@ -163,8 +171,8 @@ def test_the_later_usage_counts_and_a_zero_in_it_does_not() -> None:
 
 
 def count(reported: Usage | None, prompt: int = 8, tokens: int = 5, later: int = 0) -> tuple[int, int, bool]:
-    usage, is_estimated = estimate_usage(reported, prompt=prompt, tokens=tokens, has_begun=tokens > 0, later=later)
-    return usage.prompt_tokens, usage.completion_tokens, is_estimated
+    judged = judge_usage(reported, prompt=PromptCount(prompt), tokens=tokens, has_begun=tokens > 0, later=later)
+    return judged.usage.prompt_tokens, judged.usage.completion_tokens, judged.is_estimated
 
 
 def test_reported_counts_are_kept_and_missing_ones_estimated() -> None:

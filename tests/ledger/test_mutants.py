@@ -48,7 +48,7 @@ EQUIVALENT = {
     ): "the settled amount of the claim is read from its hold, which is in the same batch",
     (
         "_requeue",
-        'if operation.reason == "lapsed" and (job.lease_until_ms or 0) > operation.now_ms and not operation.forced:',
+        "is_leased = (job.lease_until_ms or 0) > operation.lease_now_ms",
         "0 becomes 1",
     ): "no lease ends in the first millisecond of 1970",
     (

@@ -253,6 +253,7 @@ _GENERATION = {
     "input_units": "g.input_units",
     "output_units": "g.output_units",
     "estimated": "g.estimated",
+    "delivered_bytes": "g.delivered_bytes",
     "error_code": "g.error_code",
     "served_model": "g.served_model",
     "hold_state": "h.state",

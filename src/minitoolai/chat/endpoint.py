@@ -161,7 +161,7 @@ class ChatEndpoint:
 
 async def _stream(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -> None:
     out = StreamWriter(send, [*EVENT_STREAM, *_headers(run)])
-    run.on_silence = out.break_silence
+    run.output = out
     adapted = dialect.adapt(run)
     error = await stream_response(adapted, out, receive)
     if error is None or isinstance(error, ClientLeft):

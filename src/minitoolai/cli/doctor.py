@@ -237,12 +237,14 @@ async def _try_upstream(engine: ChatEngine, model: str) -> str:
 
 
 async def _one_token(engine: ChatEngine, model: str) -> str:
-    from minitoolai.chat.normalizer import normalize_completion
+    from minitoolai.chat.completion import normalize_completion
+    from minitoolai.core.counting import PromptCount
 
     messages = [{"role": "user", "content": "Say yes."}]
     answer = await engine.open(ChatRequest(model, messages, {}, stream=False, include_usage=True, limit=1), 1)
     try:
-        whole = normalize_completion(await answer.read(), forwards=False, name="doctor", created_s=0)
+        body = await answer.read()
+        whole = normalize_completion(body, forwards=False, name="doctor", created_s=0, prompt=PromptCount(1))
     finally:
         await answer.close()
     return whole.model or "an unnamed model"

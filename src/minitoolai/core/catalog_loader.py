@@ -263,6 +263,7 @@ def _remedy(what: str, known: dict[str, Any]) -> str:
     if "Invalid enum value" in what:
         return (
             f"{what}; the kinds are upstream, llama, hibari, piper, sketch, webui, diffusers and fake, the "
-            "limit fields max_completion_tokens and max_tokens, the schedules discrete and trailing"
+            "limit fields max_completion_tokens and max_tokens, the schedules discrete and trailing, the "
+            "tokenizers o200k and cl100k"
         )
     return what

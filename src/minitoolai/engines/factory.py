@@ -84,7 +84,14 @@ def make_engine(
         return FakeEngine(name, entry)
     url, key = _address(name, settings)
     return UpstreamEngine(
-        name, entry, http, base_url=url, key=key, concurrency=limits.get(name), extra_headers=extra_headers
+        name,
+        entry,
+        http,
+        base_url=url,
+        key=key,
+        concurrency=limits.get(name),
+        extra_headers=extra_headers,
+        total_timeout_s=settings.total_timeout_s,
     )
 
 
@@ -111,7 +118,15 @@ def make_speech_engine(
     entry = catalog.engines[name]
     if entry.kind == "upstream":
         url, key = _address(name, settings)
-        return UpstreamSpeechEngine(name, entry, http, base_url=url, key=key, concurrency=limits.get(name))
+        return UpstreamSpeechEngine(
+            name,
+            entry,
+            http,
+            base_url=url,
+            key=key,
+            concurrency=limits.get(name),
+            total_timeout_s=settings.total_timeout_s,
+        )
     voices = {voice.id: voice for model in catalog.speech.values() for voice in model.voices if voice.engine == name}
     return VOICE_POOLS[entry.kind](
         name,

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from minitoolai.core.catalog import VoiceEntry
+from minitoolai.core.counting import Tokenizer
 from minitoolai.core.inference import AudioChunk, ChatRequest, SpeechRequest, SpeechSegment
 
 # ── chat ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -49,6 +50,8 @@ class ChatEngine(Protocol):
     complete_chunks: bool
     #: Each event of a stream is one token, so our own count of a response that was cut is exact.
     token_events: bool
+    #: Counts output for which the engine reported no usage. None if the catalog names no tokenizer.
+    tokenizer: Tokenizer | None
     #: The engine continues and bills after a disconnect: read on to get the usage that it reports.
     bills_after_cancel: bool
     #: The engine fetches images by URL itself; otherwise it receives their bytes.

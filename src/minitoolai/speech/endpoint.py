@@ -92,6 +92,8 @@ class SpeechEndpoint:
         run.cancellation.arm()
         set_generation(scope, run.name)
         out = StreamWriter(send, _headers(run))
+        if request.as_events:
+            run.output = out
         failure = await stream_response(run, out, receive)
         if failure is not None and not isinstance(failure, ClientLeft):
             await _send_error(out, run, failure, send)

@@ -105,6 +105,14 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 #: Field names of a chat → field names of this format.
 _NAMES = {"messages": "prompt", "max_completion_tokens": "max_tokens"}
+#: Finish reasons of a chat → those of this format.
+_FINISH_REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "stop",
+    "function_call": "stop",
+}
 
 
 class CompletionsDialect:
@@ -181,7 +189,7 @@ class CompletionsTranslator:
             "text": text,
             "index": index,
             "logprobs": _convert_logprobs(choice.get("logprobs"), offset),
-            "finish_reason": choice.get("finish_reason"),
+            "finish_reason": _FINISH_REASONS.get(choice.get("finish_reason")),
         }
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from minitoolai.chat.decoding import reasoning_of
 from minitoolai.chat.dialects.responses_request import ResponseEcho
 
 # ── objects: the response, its items, its usage ───────────────────────────────────────────────────────────
@@ -117,6 +118,15 @@ def call_item(name: str, call_id: str, function: str, arguments: str, status: St
         "arguments": arguments,
         "status": status,
     }
+
+
+#: Index of a legacy `function_call`, of which there is only one and which has none.
+LEGACY_CALL = -1
+
+
+def made_call_id(name: str) -> str:
+    """Return the ID of a legacy `function_call`, which has none."""
+    return f"call_{name[5:]}"
 
 
 def logprobs_list(logprobs: Json | None) -> list[Json]:
@@ -251,14 +261,16 @@ class ResponseStream:
 
     def _delta(self, delta: Json, logprobs: Any) -> bytes:
         events = b""
-        if reasoning := delta.get("reasoning_content"):
-            events += self._add_reasoning(str(reasoning))
+        if reasoning := reasoning_of(delta):
+            events += self._add_reasoning(reasoning)
         if text := delta.get("content"):
             events += self._add_text(str(text), logprobs_list(logprobs) if self._echo.logprobs else [])
         if refusal := delta.get("refusal"):
             events += self._add_refusal(str(refusal))
         for call in delta.get("tool_calls") or ():
             events += self._add_call(call)
+        if function_call := delta.get("function_call"):
+            events += self._add_call({"index": LEGACY_CALL, "function": function_call})
         return events
 
     def _add_text(self, text: str, logprobs: list[Json]) -> bytes:
@@ -290,12 +302,13 @@ class ResponseStream:
         events, index, function = b"", call.get("index", 0), call.get("function") or {}
         if index not in self._calls:
             events = self._close("completed")
-            call_id = call.get("id") or f"call_{self._name[5:]}_{index}"
+            call_id = call.get("id") or made_call_id(self._name)
             new_call = _Call(self._new_name("fc"), len(self._items), call_id, function.get("name") or "")
             self._calls[index] = new_call
             self._items.append(new_call)
             events += self._item_added(new_call)
         open_call, piece = self._calls[index], function.get("arguments") or ""
+        open_call.function = open_call.function or function.get("name") or ""
         if not piece:
             return events
         open_call.arguments += piece

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.counting import Tokenizer
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.chat.openai import embeddings_as_chat
 
@@ -33,6 +34,7 @@ class FakeEngine:
 
     complete_chunks = True
     token_events = True
+    tokenizer: Tokenizer | None = None
     bills_after_cancel = False
     vision = True
     fetches_images = True

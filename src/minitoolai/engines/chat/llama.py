@@ -17,9 +17,11 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.clock import random_text
+from minitoolai.core.counting import Tokenizer
 from minitoolai.core.errors import ContextExceeded, EngineError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt, upstream_failure
+from minitoolai.engines.chat.failures import upstream_failure
+from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt
 from minitoolai.engines.child_process import LONGEST_RESTART_S, ChildProcess, child_environment
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.httpclient.client import HttpClient, HttpError
@@ -32,6 +34,7 @@ class LlamaEngine(ChildProcess):
 
     complete_chunks = False
     token_events = True
+    tokenizer: Tokenizer | None = None
     bills_after_cancel = False
     fetches_images = False
     plain_images = True

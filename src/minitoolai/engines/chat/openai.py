@@ -1,34 +1,29 @@
 """OpenAI-compatible servers as chat engines: forward the request with the token limit forced, and stream the response.
 
-Text completions and embeddings of such a server are translated into chat form here, so that one code path serves,
-counts and charges all three.
+Embeddings of such a server are translated into chat form here, text completions by chat/decoding.py, so that one code
+path serves, counts and charges all three.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
 
 from minitoolai.core.catalog import EngineEntry
-from minitoolai.core.errors import (
-    ContextExceeded,
-    EngineBroken,
-    EngineError,
-    EngineRateLimited,
-    EngineRefused,
-    EngineTimeout,
-    Overloaded,
-)
+from minitoolai.core.counting import Tokenizer
+from minitoolai.core.errors import EngineError, ServiceError
 from minitoolai.core.inference import ChatRequest
+from minitoolai.engines.chat.failures import engine_error, read_error_body, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.forwarding import forwarded
-from minitoolai.httpclient.client import ConnectError, HttpClient, HttpError, HttpResponse, ReadTimeout
+from minitoolai.engines.tokenizers import tokenizer_named
+from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
 
 #: Always ask a streaming upstream for usage: without it there is no exact charge.
 _STREAM_OPTIONS = {"include_usage": True}
-MAX_ERROR_BYTES = 65_536
 _encode = msgspec.json.Encoder().encode
 
 
@@ -49,15 +44,21 @@ class UpstreamEngine:
         may_repeat: bool = False,
         concurrency: ConcurrencyLimit | None = None,
         extra_headers: Callable[[], dict[str, str]] | None = None,
+        total_timeout_s: float = 600.0,
     ) -> None:
-        """Create an engine. `extra_headers` returns additional headers for each request, such as a trace context."""
+        """Create an engine. `extra_headers` returns additional headers for each request, such as a trace context.
+
+        `total_timeout_s` is the timeout of one response if its entry names none.
+        """
         self.name = name
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
+        self.tokenizer: Tokenizer | None = tokenizer_named(entry.tokenizer) if entry.tokenizer else None
         self.vision = entry.vision
         self.fetches_images = entry.fetches_images
         self.first_token_timeout_s = entry.first_token_timeout_s
         self.total_timeout_s = entry.total_timeout_s
+        self._read_timeout_s = entry.total_timeout_s or total_timeout_s
         self._entry = entry
         self._client = client
         self._has_key = bool(key)
@@ -98,7 +99,9 @@ class UpstreamEngine:
         return None
 
     async def start(self) -> None:
-        return None
+        if self.tokenizer is not None and self.why_not_ready() is None:
+            # Loading takes a second of CPU time, which no response should wait for.
+            await asyncio.to_thread(self.tokenizer.count, "")
 
     async def stop(self) -> None:
         return None
@@ -126,7 +129,7 @@ class UpstreamEngine:
             return self._post(self._embeddings_url, _encode(body), EmbeddingResponse)
         if request.prompt is not None:
             body = completions_body(request, limit, self._served_name(request))
-            return self._post(self._completions_url, _encode(body), CompletionResponse)
+            return self._post(self._completions_url, _encode(body), UpstreamResponse)
         return self._post(self._chat_url, _encode(chat_body(request, limit, self._entry)), UpstreamResponse)
 
     def _served_name(self, request: ChatRequest) -> str:
@@ -140,16 +143,16 @@ class UpstreamEngine:
                 url,
                 headers=self._headers if self._extra_headers is None else {**self._headers, **self._extra_headers()},
                 body=body,
-                read_timeout_s=self._entry.total_timeout_s or 600.0,
+                read_timeout_s=self._read_timeout_s,
                 may_repeat=self._may_repeat,
             )
         except HttpError as error:
             raise engine_error(error, self.name) from error
-        if response.status != 200:
+        if not 200 <= response.status < 300:
             raise await self._failure(response)
         return response_type(response, self.name)
 
-    async def _failure(self, response: HttpResponse) -> EngineError | ContextExceeded | Overloaded:
+    async def _failure(self, response: HttpResponse) -> ServiceError:
         body = await read_error_body(response)
         return upstream_failure(response.status, response.headers.get("retry-after"), body, self.name)
 
@@ -212,106 +215,7 @@ def _as_system(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "role": "system"} if message["role"] == "developer" else message
 
 
-# ── failures ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def engine_error(error: HttpError, name: str) -> EngineError:
-    """Translate a failed HTTP exchange."""
-    if isinstance(error, ConnectError):
-        return EngineError(f"{name} cannot be reached")
-    if isinstance(error, ReadTimeout):
-        return EngineTimeout(f"{name} timed out")
-    return EngineBroken(f"{name} broke off its response")
-
-
-async def read_error_body(response: HttpResponse) -> bytes:
-    """Return the body of an error response, or b"" if it cannot be read, and close the response."""
-    try:
-        return await response.read(MAX_ERROR_BYTES)
-    except HttpError:
-        return b""
-    finally:
-        response.close()
-
-
-def upstream_failure(
-    status: int, retry_after: str | None, body: bytes, name: str
-) -> EngineError | ContextExceeded | Overloaded:
-    """Translate an error response. Pass its message on only if it concerns the caller's request."""
-    fault = _error_object(body)
-    message = str(fault.get("message") or body[:200].decode("utf-8", "replace") or "no reason given")[:1000]
-    kind = f"{fault.get('type')} {fault.get('code')}"
-    wait_s = int(retry_after) if retry_after and retry_after.isdigit() else None
-    if "context" in kind and "exceed" in kind:
-        return ContextExceeded(message, param="messages")
-    if status == 429:
-        return EngineRateLimited(f"{name} has reached its rate limit: {message}", retry_after_s=wait_s or 5)
-    if status in (400, 404, 413, 415, 422):
-        param = fault.get("param")
-        return EngineRefused(message, param=param if isinstance(param, str) else None)
-    if status == 503:
-        return Overloaded(f"{name} is overloaded; retry in a moment", retry_after_s=wait_s or 2)
-    if status in (408, 504):
-        return EngineTimeout(f"{name} timed out (status {status})")
-    # 401 and 403 concern the operator's key: the caller cannot fix it and should see no details.
-    return EngineError(f"{name} failed with status {status}; nothing was charged")
-
-
-def _error_object(body: bytes) -> dict[str, Any]:
-    try:
-        fault = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return {}
-    fault = fault.get("error", fault) if isinstance(fault, dict) else {}
-    return fault if isinstance(fault, dict) else {"message": str(fault)}
-
-
 # ── text completions ──────────────────────────────────────────────────────────────────────────────────────────
-
-_decode_completion = msgspec.json.Decoder().decode
-
-
-class CompletionResponse(UpstreamResponse):
-    """A text completion, translated into chat form."""
-
-    def __init__(self, response: HttpResponse, name: str) -> None:
-        super().__init__(response, name)
-        self._partial = b""
-
-    async def next_bytes(self) -> bytes:
-        while data := await super().next_bytes():
-            if events := self._translate(data):
-                return events
-        return self._take_partial()
-
-    def read_nowait(self) -> bytes | None:
-        data = super().read_nowait()
-        if data is None:
-            return None
-        if not data:
-            return self._take_partial()
-        # Without a complete event there is nothing to return yet: b"" would mean the end.
-        return self._translate(data) or None
-
-    def set_callbacks(
-        self, on_readable: Callable[[], None] | None, on_chunk: Callable[[bytes], None] | None = None
-    ) -> bool:
-        # No `on_chunk`: the upstream's bytes need translation, so all of them go through `read_nowait`.
-        return super().set_callbacks(on_readable)
-
-    async def read(self) -> bytes:
-        return completion_as_chat(await super().read())
-
-    def _take_partial(self) -> bytes:
-        partial, self._partial = self._partial, b""
-        return partial
-
-    def _translate(self, data: bytes) -> bytes:
-        data = (self._partial + data).replace(b"\r\n", b"\n")
-        events, separator, self._partial = data.rpartition(b"\n\n")
-        if not separator:
-            return b""
-        return b"".join(_translate_event(event) for event in events.split(b"\n\n") if event)
 
 
 def first_prompt(prompt: Any) -> str | list[int]:
@@ -329,29 +233,6 @@ def completions_body(request: ChatRequest, limit: int, model: str) -> dict[str, 
     if request.stream:
         body["stream_options"] = {"include_usage": True}
     return body
-
-
-def _translate_event(event: bytes) -> bytes:
-    if not event.startswith(b"data:") or event[5:].strip() == b"[DONE]":
-        return event + b"\n\n"
-    return b"data: " + completion_as_chat(event[5:].strip()) + b"\n\n"
-
-
-def completion_as_chat(data: bytes) -> bytes:
-    """Translate a `text_completion` object or chunk into chat form. Return anything else unchanged."""
-    try:
-        body = _decode_completion(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return data
-    if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
-        return data
-    for choice in body["choices"]:
-        if isinstance(choice, dict) and "text" in choice:
-            text = choice.pop("text")
-            # Readers of streams use the delta, readers of complete responses the message.
-            choice["delta"] = {"content": text}
-            choice["message"] = {"role": "assistant", "content": text}
-    return _encode(body)
 
 
 # ── embeddings ────────────────────────────────────────────────────────────────────────────────────────────────
