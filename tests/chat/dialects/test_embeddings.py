@@ -110,6 +110,26 @@ def test_an_upstream_that_sends_no_vectors_is_charged_nothing(
     assert account.settled() == CREDIT
 
 
+def test_vectors_are_sorted_and_any_other_number_of_them_is_charged_nothing(
+    account: Account, upstream: Upstream
+) -> None:
+    def rows(*indexes: int) -> list[Any]:
+        return [{"object": "embedding", "index": index, "embedding": [float(index), 1.0]} for index in indexes]
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(200, {"data": found, "model": None, "usage": {"prompt_tokens": 9}})
+
+    upstream.behave = behave
+    for indexes in ([0], [0, 1, 2], [0, 0], [1, 2]):
+        found = rows(*indexes)
+        check_refusal(ask(account, model="far", input=["a", "b"]), 502, "upstream_error")
+    assert account.settled() == CREDIT
+    found = rows(1, 0)
+    sorted_ = made(account, model="far", input=["a", "b"]).data
+    assert [(item.index, item.embedding) for item in sorted_] == [(0, [0.0, 1.0]), (1, [1.0, 1.0])]
+    assert account.settled() == CREDIT - 9 * PRICE
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

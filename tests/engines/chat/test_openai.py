@@ -20,7 +20,6 @@ from minitoolai.engines.chat.openai import (
     CompletionResponse,
     UpstreamResponse,
     completion_as_chat,
-    embeddings_as_chat,
     engine_error,
     upstream_failure,
 )
@@ -183,12 +182,6 @@ def test_an_incomplete_event_at_the_end_is_returned_as_it_is() -> None:
 @pytest.mark.parametrize("body", [b"rubbish", b"[]", b'{"choices":5}', b"\xff"])
 def test_other_bodies_are_left_unchanged(body: bytes) -> None:
     assert completion_as_chat(body) == body
-
-
-@pytest.mark.parametrize("body", [b"rubbish", b'{"data":[]}', b'{"data":5}', b"\xff"])
-def test_a_response_without_embeddings_is_an_error(body: bytes) -> None:
-    with pytest.raises(EngineError, match="embedding"):
-        embeddings_as_chat(body)
 
 
 @pytest.mark.parametrize(

@@ -85,15 +85,14 @@ class EmbeddingsTranslator:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return _encode({"object": "list", "data": data, "model": completion["model"], "usage": usage})
 
-    def _embedding(self, index: int, vector: Json) -> Json:
+    def _embedding(self, index: int, vector: list[float] | str) -> Json:
         """Return the embedding in the requested encoding, whichever one the engine used."""
-        values = vector.get("embedding")
-        if self._form == "base64" and isinstance(values, list):
-            values = base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
-        elif self._form == "float" and isinstance(values, str):
-            raw = base64.b64decode(values)
-            values = list(struct.unpack(f"<{len(raw) // 4}f", raw))
-        return {"object": "embedding", "index": vector.get("index", index), "embedding": values}
+        if self._form == "base64" and isinstance(vector, list):
+            vector = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+        elif self._form == "float" and isinstance(vector, str):
+            raw = base64.b64decode(vector)
+            vector = list(struct.unpack(f"<{len(raw) // 4}f", raw))
+        return {"object": "embedding", "index": index, "embedding": vector}
 
 
 def _texts(value: Any) -> list[Any]:

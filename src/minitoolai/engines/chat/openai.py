@@ -7,6 +7,7 @@ counts and charges all three.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from minitoolai.core.errors import (
     Overloaded,
 )
 from minitoolai.core.inference import ChatRequest
+from minitoolai.engines.chat.embeddings import embeddings_as_chat, embeddings_body
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.engines.forwarding import forwarded
 from minitoolai.httpclient.client import ConnectError, HttpClient, HttpError, HttpResponse, ReadTimeout
@@ -122,8 +124,8 @@ class UpstreamEngine:
 
     def _open_now(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, UpstreamResponse]:
         if request.embed is not None:
-            body = {**forwarded(request.fields), "model": self._served_name(request), "input": request.embed}
-            return self._post(self._embeddings_url, _encode(body), EmbeddingResponse)
+            body = embeddings_body(request, self._served_name(request))
+            return self._post(self._embeddings_url, _encode(body), partial(EmbeddingResponse, request=request))
         if request.prompt is not None:
             body = completions_body(request, limit, self._served_name(request))
             return self._post(self._completions_url, _encode(body), CompletionResponse)
@@ -132,7 +134,9 @@ class UpstreamEngine:
     def _served_name(self, request: ChatRequest) -> str:
         return self._entry.names.get(request.model, request.model)
 
-    async def _post(self, url: str, body: bytes, response_type: type[UpstreamResponse]) -> UpstreamResponse:
+    async def _post(
+        self, url: str, body: bytes, response_type: Callable[[HttpResponse, str], UpstreamResponse]
+    ) -> UpstreamResponse:
         try:
             # The ticker of core/in_flight.py enforces the timeouts; this one is only a safety net.
             response = await self._client.request(
@@ -360,35 +364,15 @@ def completion_as_chat(data: bytes) -> bytes:
 class EmbeddingResponse(UpstreamResponse):
     """Embeddings, translated into a chat response with a single choice that holds the vectors."""
 
+    def __init__(self, response: HttpResponse, name: str, request: ChatRequest) -> None:
+        super().__init__(response, name)
+        self._request = request
+
     def set_callbacks(
         self, on_readable: Callable[[], None] | None, on_chunk: Callable[[bytes], None] | None = None
     ) -> bool:
         return False
 
     async def read(self) -> bytes:
-        return embeddings_as_chat(await super().read())
-
-
-class _Embeddings(msgspec.Struct):
-    data: list[msgspec.Raw]
-    model: str = ""
-    usage: dict[str, Any] | None = None
-
-
-_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
-
-
-def embeddings_as_chat(body: bytes) -> bytes:
-    """Translate the body of an embeddings response. Raises EngineError if it contains no vectors."""
-    try:
-        embeddings = _decode_embeddings(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EngineError(f"the engine sent an invalid embeddings response: {error}") from error
-    if not embeddings.data:
-        raise EngineError("the engine sent no embedding")
-    # One word of content, for the estimate that replaces a missing usage.
-    choice = {"index": 0, "message": {"role": "assistant", "content": "."}, "data": embeddings.data}
-    chat: dict[str, Any] = {"object": "chat.completion", "model": embeddings.model, "choices": [choice]}
-    if embeddings.usage is not None:
-        chat["usage"] = {"completion_tokens": 0, **embeddings.usage}
-    return _encode(chat)
+        inputs = self._request.embed or ()
+        return embeddings_as_chat(await super().read(), len(inputs), model=self._request.model)
