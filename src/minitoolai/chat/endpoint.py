@@ -15,6 +15,7 @@ from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import ClientLeft, ServiceError
 from minitoolai.core.inference import ChatRequest
+from minitoolai.core.request_fields import header_of_names
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
@@ -195,4 +196,8 @@ def _headers(run: ChatRun) -> Headers:
     headers = [(b"x-generation-id", run.name.encode())]
     if run.request.clamped:
         headers.append((b"x-max-completion-tokens", str(run.reservation.units).encode()))
+    if run.request.dropped:
+        headers.append((b"x-dropped-fields", header_of_names(run.request.dropped)))
+    if run.request.dropped_tools:
+        headers.append((b"x-dropped-tools", header_of_names(run.request.dropped_tools)))
     return headers

@@ -11,6 +11,7 @@ from minitoolai.chat.dialects import responses_stream as objects
 from minitoolai.chat.dialects.completions import rename_fields
 from minitoolai.chat.dialects.responses_request import NAMES, ResponseEcho, parse_response
 from minitoolai.chat.dialects.responses_stream import Json, ResponseStream, response_object, status_after
+from minitoolai.chat.dialects.responses_tools import called_item
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun
 from minitoolai.chat.normalizer import DONE
 from minitoolai.chat.run import ChatRun
@@ -95,7 +96,8 @@ class ResponsesTranslator:
             items.append(objects.message_item(f"msg_{suffix}_{len(items)}", parts, status))
         for call in message.get("tool_calls") or ():
             name, function = f"fc_{suffix}_{len(items)}", call["function"]
-            items.append(objects.call_item(name, call["id"], function["name"], function["arguments"], status))
+            item = objects.call_item(name, call["id"], function["name"], function["arguments"], status)
+            items.append(called_item(item, self._echo.origins))
         return items
 
 

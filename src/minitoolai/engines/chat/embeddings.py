@@ -15,18 +15,18 @@ from typing import Any
 
 import msgspec
 
+from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.forwarding import forwarded
 
 _encode = msgspec.json.Encoder().encode
 #: The largest number of a vector: embeddings are 32-bit floats.
 _LARGEST = 3.4028234663852886e38
 
 
-def embeddings_body(request: ChatRequest, model: str) -> dict[str, Any]:
+def embeddings_body(request: ChatRequest, entry: EngineEntry) -> dict[str, Any]:
     """Return the body for `/embeddings`: the caller's fields and inputs."""
-    return {**forwarded(request.fields), "model": model, "input": request.embed}
+    return {**request.forwarded(entry.forwards), "model": entry.served_name(request.model), "input": request.embed}
 
 
 class _Vector(msgspec.Struct):

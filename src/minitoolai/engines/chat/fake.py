@@ -35,6 +35,7 @@ class FakeEngine:
     token_events = True
     bills_after_cancel = False
     vision = True
+    forwards: frozenset[str] = frozenset()
     fetches_images = True
     plain_images = False
 

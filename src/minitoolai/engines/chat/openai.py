@@ -25,8 +25,8 @@ from minitoolai.core.errors import (
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.chat.embeddings import embeddings_as_chat, embeddings_body
 from minitoolai.engines.concurrency import ConcurrencyLimit
-from minitoolai.engines.forwarding import forwarded
 from minitoolai.httpclient.client import ConnectError, HttpClient, HttpError, HttpResponse, ReadTimeout
+from minitoolai.httpclient.guarded import is_public_address
 
 #: Always ask a streaming upstream for usage: without it there is no exact charge.
 _STREAM_OPTIONS = {"include_usage": True}
@@ -57,7 +57,7 @@ class UpstreamEngine:
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
         self.vision = entry.vision
-        self.fetches_images = entry.fetches_images
+        self.forwards = frozenset(entry.forwards)
         self.first_token_timeout_s = entry.first_token_timeout_s
         self.total_timeout_s = entry.total_timeout_s
         self._entry = entry
@@ -67,6 +67,7 @@ class UpstreamEngine:
         self._concurrency = concurrency
         self._extra_headers = extra_headers
         url = (base_url or entry.base_url).rstrip("/")
+        self.fetches_images = is_public_address(url) if entry.fetches_images is None else entry.fetches_images
         self._chat_url, self._completions_url = f"{url}/chat/completions", f"{url}/completions"
         self._embeddings_url = f"{url}/embeddings"
         self._headers = {"content-type": "application/json", **entry.headers}
@@ -87,7 +88,9 @@ class UpstreamEngine:
     def unsupported_field(self, request: ChatRequest) -> str | None:
         if request.prompt is not None and not self._entry.completions:
             return "prompt"
-        return next((name for name in self._entry.unsupported if request.fields.get(name) is not None), None)
+        return next(
+            (name for name in self._entry.unsupported if name in request.fields or name in request.extras), None
+        )
 
     def check_capacity(self) -> None:
         if self._concurrency is not None:
@@ -124,15 +127,12 @@ class UpstreamEngine:
 
     def _open_now(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, UpstreamResponse]:
         if request.embed is not None:
-            body = embeddings_body(request, self._served_name(request))
+            body = embeddings_body(request, self._entry)
             return self._post(self._embeddings_url, _encode(body), partial(EmbeddingResponse, request=request))
         if request.prompt is not None:
-            body = completions_body(request, limit, self._served_name(request))
+            body = completions_body(request, limit, self._entry)
             return self._post(self._completions_url, _encode(body), CompletionResponse)
         return self._post(self._chat_url, _encode(chat_body(request, limit, self._entry)), UpstreamResponse)
-
-    def _served_name(self, request: ChatRequest) -> str:
-        return self._entry.names.get(request.model, request.model)
 
     async def _post(
         self, url: str, body: bytes, response_type: Callable[[HttpResponse, str], UpstreamResponse]
@@ -200,8 +200,8 @@ class UpstreamResponse:
 
 def chat_body(request: ChatRequest, limit: int, entry: EngineEntry) -> dict[str, Any]:
     """Return the body for `/chat/completions`: the caller's fields, with those replaced that this gateway controls."""
-    body = forwarded(request.fields)
-    body["model"] = entry.names.get(request.model, request.model)
+    body = request.forwarded(entry.forwards)
+    body["model"] = entry.served_name(request.model)
     body["messages"] = request.messages if entry.developer_role else [_as_system(m) for m in request.messages]
     body[entry.limit_field] = limit
     body["stream"] = request.stream
@@ -325,9 +325,10 @@ def first_prompt(prompt: Any) -> str | list[int]:
     return text
 
 
-def completions_body(request: ChatRequest, limit: int, model: str) -> dict[str, Any]:
+def completions_body(request: ChatRequest, limit: int, entry: EngineEntry) -> dict[str, Any]:
     """Return the body for `/completions`: the caller's fields, with the limit forced and usage requested."""
-    body = {**forwarded(request.fields), "model": model, "prompt": first_prompt(request.prompt), "max_tokens": limit}
+    body = request.forwarded(entry.forwards)
+    body |= {"model": entry.served_name(request.model), "prompt": first_prompt(request.prompt), "max_tokens": limit}
     body["stream"] = request.stream
     body.pop("stream_options", None)
     if request.stream:
