@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,12 +14,12 @@ from typing import Any
 import pytest
 
 from minitoolai.storage.ledger import broken_invariants
-from tests.support import odd_answers
+from tests.support import manners, odd_answers
 from tests.support.load import OPENAI, Caller, Seen
 from tests.support.odd_answers import Plan
 from tests.support.outside_auditor import OutsideAuditor
 from tests.support.server import ServerProcess
-from tests.support.upstream import Upstream
+from tests.support.upstream import Exchange, Upstream
 
 PRICES = 150, 600
 Honest = tuple[dict[int, Plan], dict[int, Seen], dict[int, dict[str, Any]], OutsideAuditor]
@@ -148,12 +149,62 @@ def test_a_client_that_lies_about_what_it_got_is_caught(honest: Honest) -> None:
     lies = {
         "more than was sent": (replace(told, body=told.body.replace(b'"content":"', b'"content":"more ', 2)), row),
         "an end that did not come": (told, {**row, "state": "failed"}),
-        "another usage": (
-            replace(told, body=told.body.replace(b'"completion_tokens":', b'"completion_tokens":1')),
-            row,
-        ),
+        "another usage": (replace(told, body=told.body.replace(b'_tokens":', b'_tokens":1')), row),
     }
     for name, (client, books) in lies.items():
         judge = OutsideAuditor(*PRICES)
         judge.check(name, client, plan.truth(), books)
         assert judge.findings, name
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_a_stopped_server_charges_what_was_sent(tmp_path: Path, how: str) -> None:
+    number = next(number for number in range(1000) if _is_long(odd_answers.odd_plan(number)))
+    plan = replace(odd_answers.odd_plan(number), engine="named", leave_after=None, report="missing")
+    over = threading.Event()
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.begin()
+        for _, delta in plan.deltas:
+            exchange.event(manners.chunk(delta))
+            plan.sent += 1
+        over.set()
+        await exchange.hang()
+
+    with Upstream(behave) as upstream:
+        env = {"MINITOOLAI_DRAIN_TIMEOUT_S": "1"}
+        with ServerProcess(tmp_path, catalog=odd_answers.catalog(upstream.base_url), env=env) as server:
+            account = server.account("10")
+            seen = asyncio.run(_ask_and_stop(server, Caller(server.port, account.key), plan, over, how))
+            server.start()
+            account.settled(within_s=20)
+            row = server.generation(seen.name)
+    truth = plan.truth()
+    assert (seen.left, seen.done, row["estimated"]) == (False, False, 1)
+    if how == "SIGTERM":
+        auditor = OutsideAuditor(*PRICES)
+        auditor.check(how, seen, truth, row)
+        assert not auditor.findings
+        assert row["output_units"] == truth.output
+    else:
+        # The last checkpoint is charged, which is an estimate by bytes.
+        assert 0.2 <= row["cost"] / (truth.prompt * PRICES[0] + truth.output * PRICES[1]) <= 1.75
+
+
+async def _ask_and_stop(server: ServerProcess, caller: Caller, plan: Plan, over: threading.Event, how: str) -> Seen:
+    asking = asyncio.ensure_future(caller.ask(plan.body, path=OPENAI))
+    assert await asyncio.to_thread(over.wait, 10)
+    # Longer than a checkpoint takes.
+    await asyncio.sleep(2.5)
+    if how == "SIGTERM":
+        server.terminate()
+        await asyncio.to_thread(server.wait)
+    else:
+        server.kill()
+    seen = await asking
+    await caller.close()
+    return seen
+
+
+def _is_long(plan: Plan) -> bool:
+    return plan.choices == 1 and "content" in plan.deltas[0][1] and len(plan.deltas) > 20

@@ -7,12 +7,13 @@ upstream sent and reported, what the client received, and counts tokens with Ope
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support import tiktokens
 from tests.support.load import Seen
+from tests.support.server import ServerProcess
 
 #: The text of each choice and field.
 Texts = dict[tuple[int, str], str]
@@ -85,6 +86,12 @@ class OutsideAuditor:
         self.checked += 1
         self.findings += [f"{case}: {finding}" for finding in self._check(seen, truth, row)]
 
+    def check_end(self, case: object, seen: Seen, row: Mapping[str, Any]) -> None:
+        """Check only that an end which the client saw is a success in the books, with the usage that was shown."""
+        self.checked += 1
+        units = row["input_units"], row["output_units"]
+        self.findings += [f"{case}: {finding}" for finding in self._check_end(seen, row, units)]
+
     def _check(self, seen: Seen, truth: Truth, row: Mapping[str, Any]) -> list[str]:
         got = received(seen)
         units = row["input_units"], row["output_units"]
@@ -96,11 +103,12 @@ class OutsideAuditor:
         cost = self._cost(*units)
         if row["cost"] != cost:
             wrong.append(f"{row['cost']} were charged for {units}, which cost {cost}")
-        if seen.done:
+        has_ended = seen.done and seen.status == 200
+        if has_ended:
             wrong += self._check_end(seen, row, units)
         elif row["state"] == "succeeded" and not seen.left:
             wrong.append("the books say succeeded, but no end was seen")
-        if truth.told is not None and (seen.done or truth.is_read_on):
+        if truth.told is not None and (has_ended or truth.is_read_on):
             if units != truth.told or row["estimated"]:
                 wrong.append(f"{units} were charged instead of the reported {truth.told}")
             return wrong
@@ -129,3 +137,12 @@ class OutsideAuditor:
 
     def _cost(self, prompt: int, output: int) -> int:
         return prompt * self._prices[0] + output * self._prices[1]
+
+
+def audit_ends(server: ServerProcess, answers: Iterable[Seen]) -> list[str]:
+    """Check that every end which a client saw is in the books as a success, with the usage that it was shown."""
+    auditor = OutsideAuditor(0, 0)
+    for seen in answers:
+        if seen.done and seen.status == 200 and seen.name:
+            auditor.check_end(seen.name, seen, server.generation(seen.name))
+    return auditor.findings
