@@ -42,12 +42,14 @@ def test_without_a_tokenizer_the_count_is_from_a_fifth_to_a_bit_above_the_true_o
 @given(st.text())
 def test_any_text_has_the_true_count(text: str) -> None:
     plain = text.encode("utf-8", "replace").decode()
-    assert tokenizer_named("o200k").count(text) == tiktokens.count(plain)
+    tokenizer = tokenizer_named("o200k")
+    assert tokenizer is not None
+    assert tokenizer.count(text) == tiktokens.count(plain)
 
 
 def test_megabytes_are_sampled_in_little_time() -> None:
     text = prose("en", 20 * MOST_COUNTED, random.Random(1))
-    tokenizer_named("o200k").load()
+    output(text[:1000], "o200k")
     started_s = time.perf_counter()
     counted = output(text, "o200k")
     assert time.perf_counter() - started_s < 1.0

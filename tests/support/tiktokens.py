@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import functools
 import gzip
-from pathlib import Path
+from importlib.resources import files
 
 import tiktoken
-
-import minitoolai
 
 #: The patterns as tiktoken's `openai_public.py` has them.
 _PATTERNS = {
@@ -33,9 +31,8 @@ _PATTERNS = {
 
 @functools.cache
 def encoding(name: str) -> tiktoken.Encoding:
-    """Return the encoder, with the vocabulary that the program ships."""
-    folder = Path(minitoolai.__file__).parent / "engines" / "vocabularies"
-    lines = gzip.decompress((folder / f"{name}_base.tiktoken.gz").read_bytes()).splitlines()
+    """Return the encoder, with the vocabulary in the package of the other one."""
+    lines = gzip.decompress((files("bpe_openai.data") / f"{name}_base.tiktoken.gz").read_bytes()).splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
     return tiktoken.Encoding(name, pat_str=_PATTERNS[name], mergeable_ranks=ranks, special_tokens={})
 

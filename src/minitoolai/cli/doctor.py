@@ -130,6 +130,7 @@ def _check_traces(settings: Settings) -> str:
 
 def warnings(settings: Settings) -> Iterator[str]:
     """Yield `subject: risk; remedy` for settings that work but should be changed."""
+    from minitoolai.engines.tokenizers import why_no_tokenizers
     from minitoolai.observability.metrics import is_loopback
 
     free = shutil.disk_usage(settings.data_dir).free
@@ -148,6 +149,10 @@ def warnings(settings: Settings) -> Iterator[str]:
             f"secret: it is stored in {settings.data_dir.resolve()}; another machine on this database would create "
             "its own and reject all keys; set the same MINITOOLAI_SECRET_KEY on every machine"
         )
+    engines = read_catalog(catalog_path(settings)).engines
+    named = [name for name, entry in engines.items() if entry.tokenizer and name in settings.engine_keys]
+    if named and (reason := why_no_tokenizers()):
+        yield f"tokenizer of {', '.join(named)}: {reason}"
     if settings.database_url:
         for name, risk in read(settings, unsafe_settings).items():
             yield f"PostgreSQL: {name} is off, so {risk}; set {name} = on in postgresql.conf and reload it"

@@ -196,7 +196,7 @@ class CompletionsTranslator:
             "text": text,
             "index": index,
             "logprobs": _convert_logprobs(choice.get("logprobs"), offset),
-            "finish_reason": _FINISH_REASONS.get(choice.get("finish_reason")),
+            "finish_reason": _FINISH_REASONS.get(choice.get("finish_reason") or ""),
         }
 
 

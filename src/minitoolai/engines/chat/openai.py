@@ -6,7 +6,6 @@ path serves, counts and charges all three.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -104,9 +103,7 @@ class UpstreamEngine:
         return None
 
     async def start(self) -> None:
-        if self.tokenizer is not None and self.why_not_ready() is None:
-            # Loading takes a second of CPU time, which no response should wait for.
-            await asyncio.to_thread(self.tokenizer.count, "")
+        return None
 
     async def stop(self) -> None:
         return None
