@@ -21,7 +21,7 @@ from minitoolai.chat.decoding import (
     text_or,
     timestamp_or,
 )
-from minitoolai.chat.deltas import Repair, repair_logprobs
+from minitoolai.chat.deltas import Repair, repair_logprobs, repair_text_logprobs
 from minitoolai.chat.normalizer import (
     LARGEST_COUNT,
     SERVICE_TIERS,
@@ -291,8 +291,9 @@ def _choice(choice: _AnyChoice, place: int, engine: str, name: str) -> Json:
     if reason == FAILED:
         raise failure_in_answer(Fault(codes=frozenset((FAILED,))), engine)
     logprobs: Any = choice.logprobs
-    if logprobs is not None and not is_text:
-        logprobs = msgspec.Raw(repair_logprobs(clean_json(logprobs)))
+    if logprobs is not None:
+        repair = repair_text_logprobs if is_text else repair_logprobs
+        logprobs = msgspec.Raw(repair(clean_json(logprobs)))
     found: Json = {
         "index": index,
         "message": message,

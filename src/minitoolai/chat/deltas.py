@@ -337,6 +337,27 @@ def repair_logprobs(raw: bytes) -> bytes:
     return b"null" if lists["content"] is None and lists["refusal"] is None else clean_json(lists)
 
 
+class _TextLogprobs(msgspec.Struct):
+    """The four lists of a text completion."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None = None
+    text_offset: list[int] | None = None
+
+
+_decode_text_logprobs = msgspec.json.Decoder(_TextLogprobs).decode
+
+
+def repair_text_logprobs(raw: bytes) -> bytes:
+    """Return the logprobs of a text completion in its own form or, if that cannot be read, in the form of a chat."""
+    try:
+        _decode_text_logprobs(raw)
+        return raw
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return repair_logprobs(raw)
+
+
 def _tokens(tokens: Any) -> list[Json] | None:
     if not isinstance(tokens, list):
         return None

@@ -33,7 +33,14 @@ from minitoolai.chat.decoding import (
     text_or,
     timestamp_or,
 )
-from minitoolai.chat.deltas import Repair, decode_documented, match_arguments, match_text, repair_logprobs
+from minitoolai.chat.deltas import (
+    Repair,
+    decode_documented,
+    match_arguments,
+    match_text,
+    repair_logprobs,
+    repair_text_logprobs,
+)
 from minitoolai.core.counting import (
     Judgement,
     PromptCount,
@@ -592,8 +599,9 @@ class ChunkNormalizer:
         if reason != choice.finish_reason:
             choice.finish_reason, is_same = reason, False
         logprobs = bytes(choice.logprobs)
-        if logprobs != b"null" and choice.text is UNSET:
-            repaired = repair_logprobs(logprobs)
+        if logprobs != b"null":
+            is_text = choice.text is not UNSET and choice.message is UNSET and raw in (b"", b"null")
+            repaired = repair_text_logprobs(logprobs) if is_text else repair_logprobs(logprobs)
             if repaired is not logprobs:
                 choice.logprobs, is_same = msgspec.Raw(repaired), False
         if not (choice.usage is UNSET and choice.message is UNSET and choice.text is UNSET):
