@@ -114,6 +114,10 @@ FAILURES: dict[str, tuple[Behaviour | None, str]] = {
     "cut": (manners.raw(b""), "upstream_error"),
     "rubbish": (manners.body(b"data: nonsense\n\n"), "upstream_error"),
     "error event": (manners.break_off("error", words=()), "upstream_error"),
+    "error after the role": (manners.break_off("error", words=("",)), "upstream_error"),
+    "end of file after the role": (manners.break_off("end", words=("",)), "upstream_error"),
+    "error object": (manners.json_body({"error": {"message": "no", "code": 500}}), "upstream_error"),
+    "HTML": (manners.body(b"<!DOCTYPE html>\n\n<html>Sign in</html>"), "upstream_error"),
 }
 
 

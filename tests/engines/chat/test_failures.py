@@ -16,6 +16,7 @@ from minitoolai.core.errors import (
     EngineRateLimited,
     EngineRefused,
     EngineTimeout,
+    EngineUnavailable,
     Overloaded,
 )
 from minitoolai.engines.chat.failures import (
@@ -39,7 +40,7 @@ from minitoolai.httpclient.client import ConnectError, ConnectionBroken, HttpErr
         (503, None, b"", Overloaded, 2),
         (529, None, b'{"type":"error","error":{"type":"overloaded_error","message":"m"}}', Overloaded, 2),
         (504, None, b"", EngineTimeout, None),
-        (401, None, b'{"error":{"message":"bad key"}}', EngineError, None),
+        (401, None, b'{"error":{"message":"bad key"}}', EngineUnavailable, None),
         (500, None, b"<html>", EngineError, None),
         (402, None, b'{"error":{"message":"Insufficient credits"}}', EngineError, None),
     ],
@@ -57,7 +58,7 @@ def test_error_responses_are_translated(
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (ConnectError("x"), EngineError),
+        (ConnectError("x"), EngineUnavailable),
         (ReadTimeout("x"), EngineTimeout),
         (ConnectionBroken("x"), EngineBroken),
     ],

@@ -308,6 +308,7 @@ class ResponseStream:
             self._items.append(new_call)
             events += self._item_added(new_call)
         open_call, piece = self._calls[index], function.get("arguments") or ""
+        open_call.function = open_call.function or function.get("name") or ""
         if not piece:
             return events
         open_call.arguments += piece
