@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from minitoolai.chat.chunks import SERVICE_TIERS, fingerprint, full_usage
 from minitoolai.chat.decoding import (
     FAILED,
     Json,
@@ -22,13 +23,7 @@ from minitoolai.chat.decoding import (
     timestamp_or,
 )
 from minitoolai.chat.deltas import Repair, repair_logprobs, repair_text_logprobs
-from minitoolai.chat.normalizer import (
-    LARGEST_COUNT,
-    SERVICE_TIERS,
-    ChunkNormalizer,
-    fingerprint,
-    full_usage,
-)
+from minitoolai.chat.normalizer import ChunkNormalizer
 from minitoolai.core.counting import (
     Judgement,
     PromptCount,
@@ -170,7 +165,7 @@ def normalize_completion(
     name: str,
     created_s: int,
     prompt: PromptCount,
-    max_output: int = LARGEST_COUNT,
+    max_output: int = 2**31 - 1,
     output: int | None = None,
     is_exact: bool = False,
     echoed: int = 0,
