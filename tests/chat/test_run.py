@@ -264,8 +264,8 @@ def test_an_end_of_file_without_a_finish_reason_is_an_error(account: Account, up
     found = events(answer.text)
     assert found[-1]["error"]["code"] == "upstream_error"
     assert "[DONE]" not in found
-    assert account.server.generation(answer.headers["x-generation-id"])["state"] == "failed"
     assert account.settled() < CREDIT
+    assert account.server.generation(answer.headers["x-generation-id"])["state"] == "failed"
 
 
 def test_an_endless_stream_is_cut_off_and_its_output_charged(account: Account, upstream: Upstream) -> None:
