@@ -173,6 +173,16 @@ class ChunkNormalizer:
 
         Sets `error` if the engine reported an error, or sent something that cannot be read.
         """
+        if (
+            self._head is not None
+            and not self._incomplete
+            and data.find(b"\n") == len(data) - 2
+            and data.endswith(b"\n\n")
+            and _RETURN not in data
+        ):
+            # A read is usually one event.
+            matched = self.match_template(data)
+            return self._event(data[:-2]) if matched is None else matched
         if self._skips_line_feed:
             self._skips_line_feed = False
             data = data.removeprefix(b"\n")
@@ -192,12 +202,18 @@ class ChunkNormalizer:
         self._incomplete = b""
         rest = data[cut:]
         block = data[:cut] if rest else data
-        if self._forwards and (template := self._template) is not None and template.is_unchanged:
+        template = self._template
+        if (
+            self._forwards
+            and template is not None
+            and template.is_unchanged
+            and block.startswith(template.before)
+            and block.endswith(template.after)
+        ):
             events = block.count(template.before)
             # Every event has the known bytes before and after its text, and there is nothing else.
             if (
-                events
-                and events == block.count(template.after)
+                events == block.count(template.after)
                 and 2 * events == block.count(b"\n")
                 and not has_half(block)
                 and _is_utf8(block)
