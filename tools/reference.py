@@ -26,6 +26,7 @@ NOTE = "<!-- Generated from the code by python -m tools.reference; do not edit. 
 MORE_CODES = {
     "content_filter": (400, "invalid_request_error", "The content filter of the model's provider refused the request."),
     "invalid_json": (400, "invalid_request_error", "The body is not a JSON object, or is nested too deeply."),
+    "invalid_encoding": (400, "invalid_request_error", "The body is not in the encoding that Content-Encoding says."),
     "method_not_allowed": (405, "invalid_request_error", "The path exists, but not for this method."),
     "string_above_max_length": (400, "invalid_request_error", "The text is longer than the limit."),
     "link_expired": (

@@ -95,7 +95,10 @@ def build(settings: Settings) -> Services:
         shared.in_flight,
         first_token_timeout_s=settings.first_token_timeout_s,
         total_timeout_s=settings.total_timeout_s,
-        image_inputs=ImageInputs(lambda url, field: fetch.get(url, field=field)),
+        image_inputs=ImageInputs(
+            lambda url, field: fetch.get(url, field=field), lambda url, field: fetch.check(url, field=field)
+        ),
+        refuses_unknown_fields=settings.unknown_fields == "refuse",
         spans=spans,
     )
     speech = SpeechService(

@@ -13,7 +13,7 @@ from tests.support.ask import API, HELLO, OPENAI, check_refusal, post
 from tests.support.server import Account
 from tests.support.upstream import Upstream
 
-IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}]
+IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://93.184.216.34/a.png"}}]}]
 
 
 def raw(account: Account, body: bytes, kind: str = "application/json", path: str = API) -> requests.Response:

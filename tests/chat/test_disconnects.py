@@ -63,7 +63,7 @@ def test_a_disconnect_midway_stops_the_upstream_and_charges_the_output_so_far(
 
 def test_a_disconnect_at_the_first_token_still_charges_ten_images(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.break_off("hang", ["A "])
-    parts = [{"type": "image_url", "image_url": {"url": f"https://example.com/{n}.jpg"}} for n in range(10)]
+    parts = [{"type": "image_url", "image_url": {"url": f"https://93.184.216.34/{n}.jpg"}} for n in range(10)]
     answer = start(account, model="standin", messages=[{"role": "user", "content": parts}])
     next(answer.iter_lines())
     answer.close()

@@ -14,7 +14,7 @@ from minitoolai.core.inference import Usage
 
 CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "Grüße"}, "finish_reason": "stop"}]
 ANSWER = {"id": "c1", "object": "chat.completion", "created": 5, "model": "m", "choices": CHOICES}
-USAGE = {"prompt_tokens": 9, "completion_tokens": 4}
+USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 
 
 def read(answer: Any, *, forwards: bool = False, **more: int) -> tuple[dict[str, Any], NormalizedCompletion]:
@@ -44,7 +44,8 @@ def test_a_complete_answer_is_forwarded_to_the_byte() -> None:
 
 def test_nor_is_a_usage_without_output_touched_where_nothing_was_said() -> None:
     silent = [{"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}]
-    body = json.dumps({**ANSWER, "choices": silent, "usage": {"prompt_tokens": 9, "completion_tokens": 0}}).encode()
+    usage = {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}
+    body = json.dumps({**ANSWER, "choices": silent, "usage": usage}).encode()
     whole = normalize_completion(body, forwards=True, name="gen-1", prompt=PromptCount(7), created_s=99)
     assert (whole.body, whole.is_estimated) == (body, False)
 

@@ -38,7 +38,8 @@ class Two:
             "gone": 'base_url = "http://127.0.0.1:9/v1"\ncooldown_after = 0',
             "first": f'base_url = "{self.a.base_url}"\nfirst_token_timeout_s = 1.0\ntotal_timeout_s = 1.5\n'
             "cooldown_after = 0",
-            "second": f'base_url = "{self.b.base_url}"\nfirst_token_timeout_s = 3.0\ncooldown_after = 0',
+            "second": f'base_url = "{self.b.base_url}"\nfirst_token_timeout_s = 3.0\ncooldown_after = 0\n'
+            "fetches_images = true",
             "tired": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_after = 2\ncooldown_s = 3.0',
             "slowed": f'base_url = "{self.a.base_url}"\nretries = 0',
             "narrow": f'base_url = "{self.a.base_url}"\nconcurrency = 2\nwaiting = 3\ncooldown_after = 0\n'
@@ -114,6 +115,10 @@ FAILURES: dict[str, tuple[Behaviour | None, str]] = {
     "cut": (manners.raw(b""), "upstream_error"),
     "rubbish": (manners.body(b"data: nonsense\n\n"), "upstream_error"),
     "error event": (manners.break_off("error", words=()), "upstream_error"),
+    "error after the role": (manners.break_off("error", words=("",)), "upstream_error"),
+    "end of file after the role": (manners.break_off("end", words=("",)), "upstream_error"),
+    "error object": (manners.json_body({"error": {"message": "no", "code": 500}}), "upstream_error"),
+    "HTML": (manners.body(b"<!DOCTYPE html>\n\n<html>Sign in</html>"), "upstream_error"),
 }
 
 
@@ -359,7 +364,7 @@ def test_a_slot_is_released_after_a_disconnect_and_after_a_failure(two: Two, acc
 
 
 def test_an_image_is_routed_to_the_upstream_with_vision(two: Two, account: Account) -> None:
-    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
+    picture = {"type": "image_url", "image_url": {"url": "https://93.184.216.34/a.png", "detail": "low"}}
     answer = post(account, model="seeing", messages=[{"role": "user", "content": [picture]}])
     assert answer.status_code == 200, answer.text
     assert asked(record(account, answer)) == [("second", None)]

@@ -75,7 +75,7 @@ def prompt_bound(request: ChatRequest, model: ChatModel) -> int:
 
     Needs no tokenizer: a token is never shorter than a byte.
     """
-    bound = request.text_bytes + TOKENS_PER_MESSAGE * len(request.messages) + TOKENS_PER_PROMPT
+    bound = request.text_bytes + request.other_bytes + TOKENS_PER_MESSAGE * len(request.messages) + TOKENS_PER_PROMPT
     for detail in request.images:
         bound += image_token_bound(model, detail)
     return bound

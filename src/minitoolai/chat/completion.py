@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -20,7 +21,7 @@ from minitoolai.chat.decoding import (
     text_or,
     timestamp_or,
 )
-from minitoolai.chat.deltas import Repair, repair_logprobs
+from minitoolai.chat.deltas import Repair, repair_logprobs, repair_text_logprobs
 from minitoolai.chat.normalizer import (
     LARGEST_COUNT,
     SERVICE_TIERS,
@@ -73,6 +74,14 @@ class _Choice(msgspec.Struct):
     message: dict[str, Any]
     finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
     logprobs: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, Any] | None = None
+    completion_tokens_details: dict[str, Any] | None = None
 
 
 class _Completion(msgspec.Struct):
@@ -228,6 +237,7 @@ def _documented(body: bytes) -> _Completion | None:
     """Return the completion if all of it has the documented form."""
     try:
         found = _decode_documented(body)
+        msgspec.convert(found.usage, _Usage | None)
         for choice in found.choices:
             msgspec.convert(choice.message, _Message)
             logprobs = bytes(choice.logprobs)
@@ -281,8 +291,9 @@ def _choice(choice: _AnyChoice, place: int, engine: str, name: str) -> Json:
     if reason == FAILED:
         raise failure_in_answer(Fault(codes=frozenset((FAILED,))), engine)
     logprobs: Any = choice.logprobs
-    if logprobs is not None and not is_text:
-        logprobs = msgspec.Raw(repair_logprobs(clean_json(logprobs)))
+    if logprobs is not None:
+        repair = repair_text_logprobs if is_text else repair_logprobs
+        logprobs = msgspec.Raw(repair(clean_json(logprobs)))
     found: Json = {
         "index": index,
         "message": message,
@@ -297,12 +308,17 @@ def _choice(choice: _AnyChoice, place: int, engine: str, name: str) -> Json:
 # ── events where one object was requested ─────────────────────────────────────────────────────────────────
 
 
+_EVENT = re.compile(rb"(?:^|[\r\n])(?:data|event|error):")
+
+
 def _from_events(body: bytes, engine: str, name: str) -> Json | None:
     """Return the completion that a stream of events adds up to, or None if the body is no such stream.
 
     Raises the error that the stream reports.
     """
-    if not body.lstrip(b"\xef\xbb\xbf\r\n ").startswith((b"data:", b"event:", b":", b"id:", b"retry:")):
+    body = body.strip(b"\xef\xbb\xbf\r\n ")
+    is_lines = body.startswith(b"{") and b"\n" in body
+    if not is_lines and not _EVENT.search(body):
         return None
     stream = ChunkNormalizer(forwards=False, include_usage=False, name=name, created_s=0, engine=engine)
     sent = stream.feed(body) + stream.end()
@@ -330,7 +346,7 @@ def _add(whole: Json, piece: Json) -> None:
     """Add the fields of a delta to those of the whole: texts and lists are joined, tool calls by their index."""
     for field, value in piece.items():
         before = whole.get(field)
-        if field in ("role", "id", "type", "index", "name") or before is None:
+        if field in ("role", "id", "type", "index") or before is None:
             whole[field] = value if value is not None else before
         elif isinstance(before, str) and isinstance(value, str):
             whole[field] = before + value

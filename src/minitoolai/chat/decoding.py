@@ -101,10 +101,10 @@ _NULL = msgspec.Raw(b"null")
 class ReceivedChoice(msgspec.Struct):
     """Choice of a chunk, in which every field may have any type. Only the first four are sent."""
 
-    index: Any = 0
+    index: Any = None
     delta: msgspec.Raw = _EMPTY
     logprobs: msgspec.Raw = _NULL
-    finish_reason: Any = None
+    finish_reason: Any = UNSET
     #: A whole message in place of a delta.
     message: Any = UNSET
     #: Of a text completion.
@@ -148,7 +148,7 @@ def read_received(data: bytes) -> tuple[Received, bool] | None:
 
 def _choice(fields: Json) -> ReceivedChoice:
     return ReceivedChoice(
-        fields.get("index", 0),
+        fields.get("index"),
         msgspec.Raw(json_with_halves(fields["delta"])) if "delta" in fields else _EMPTY,
         msgspec.Raw(clean_json(fields.get("logprobs"))),
         fields.get("finish_reason"),
@@ -213,7 +213,7 @@ def _text_and_thoughts(content: Any) -> tuple[str | None, str | None]:
         elif isinstance(part, list):
             pending += [(inner, is_thought) for inner in reversed(part)]
         elif isinstance(part, dict):
-            is_thought = is_thought or part.get("type") in _THOUGHTS or part.get("thought") is True
+            is_thought = is_thought or str(part.get("type")) in _THOUGHTS or part.get("thought") is True
             pending += [(part[key], is_thought) for key in _PART_TEXTS if part.get(key)][:1]
         elif isinstance(part, int | float) and not isinstance(part, bool):
             texts.append(str(part))

@@ -182,7 +182,7 @@ class Repair:
         is_first = index == len(known)
         if is_first:
             suffix = f"{choice}_{index}" if choice else str(index)
-            call = _Call(engine_index, own_id, own_id or f"{self._call_prefix}_{suffix}")
+            call = _Call(engine_index, own_id, own_id or f"{self._call_prefix}_{suffix}", name)
             known.append(call)
             self.renumbers |= engine_index not in (-1, index)
             repaired |= {"id": call.sent_id, "type": "function"}
@@ -196,6 +196,11 @@ class Repair:
         repaired["index"] = index
         if is_first or function or piece.get("function") is not None:
             repaired["function"] = self._function(function, (choice, "tool_calls", index), is_first=is_first)
+            if not is_first and name:
+                # Clients join the names of the pieces, but some engines repeat the name in each.
+                if name == call.name:
+                    del repaired["function"]["name"]
+                call.name = call.name or name
         return repaired
 
     def _function(self, function: Any, key: tuple[int, str, int], *, is_first: bool = False) -> Json:
@@ -216,14 +221,15 @@ class Repair:
 
 
 class _Call:
-    """A tool call that has begun: the engine's index (-1 for none) and ID, and the ID that was sent."""
+    """A tool call that has begun: the engine's index (-1 for none) and ID, and the ID and name that were sent."""
 
-    __slots__ = ("engine_id", "engine_index", "sent_id")
+    __slots__ = ("engine_id", "engine_index", "name", "sent_id")
 
-    def __init__(self, engine_index: int, engine_id: str, sent_id: str) -> None:
+    def __init__(self, engine_index: int, engine_id: str, sent_id: str, name: str) -> None:
         self.engine_index = engine_index
         self.engine_id = engine_id
         self.sent_id = sent_id
+        self.name = name
 
 
 def _function_of(piece: Json) -> Json:
@@ -299,6 +305,8 @@ class _TextChunk(msgspec.Struct):
     created: int
     model: str
     choices: list[_TextChoice]
+    service_tier: str | None = None
+    system_fingerprint: str | None = None
     usage: None = None
     error: Any = None
 
@@ -312,8 +320,9 @@ _LEAST_LOGPROB = -9999.0
 def repair_logprobs(raw: bytes) -> bytes:
     """Return the logprobs of a chat in the documented form; null if they cannot be read."""
     try:
-        _decode_logprobs(raw)
-        return raw
+        known = _decode_logprobs(raw)
+        if known is None or known.content is not None or known.refusal is not None:
+            return raw
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     try:
@@ -326,6 +335,27 @@ def repair_logprobs(raw: bytes) -> bytes:
     if lists["content"] is None and isinstance(value.get("tokens"), list):
         lists["content"] = _legacy_tokens(value)
     return b"null" if lists["content"] is None and lists["refusal"] is None else clean_json(lists)
+
+
+class _TextLogprobs(msgspec.Struct):
+    """The four lists of a text completion."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None = None
+    text_offset: list[int] | None = None
+
+
+_decode_text_logprobs = msgspec.json.Decoder(_TextLogprobs).decode
+
+
+def repair_text_logprobs(raw: bytes) -> bytes:
+    """Return the logprobs of a text completion in its own form or, if that cannot be read, in the form of a chat."""
+    try:
+        _decode_text_logprobs(raw)
+        return raw
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return repair_logprobs(raw)
 
 
 def _tokens(tokens: Any) -> list[Json] | None:

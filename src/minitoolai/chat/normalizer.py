@@ -7,6 +7,7 @@ reported usage, the end of the stream and errors, and counts the delivered text 
 from __future__ import annotations
 
 import zlib
+from types import NoneType
 from typing import Any
 
 import msgspec
@@ -32,7 +33,14 @@ from minitoolai.chat.decoding import (
     text_or,
     timestamp_or,
 )
-from minitoolai.chat.deltas import Repair, decode_documented, match_arguments, match_text, repair_logprobs
+from minitoolai.chat.deltas import (
+    Repair,
+    decode_documented,
+    match_arguments,
+    match_text,
+    repair_logprobs,
+    repair_text_logprobs,
+)
 from minitoolai.core.counting import (
     Judgement,
     PromptCount,
@@ -172,7 +180,8 @@ class ChunkNormalizer:
     """Turn the bytes of an engine's event stream into whole documented events, and collect usage, end and errors."""
 
     __slots__ = (
-        "_around", "_choices", "_created_s", "_engine", "_finished", "_forwards", "_head", "_include_usage", "_incomplete",
+        "_around",
+        "_choices", "_created_s", "_engine", "_finished", "_forwards", "_head", "_include_usage", "_incomplete",
         "_model", "_name", "_parses_left", "_repair", "_seen", "_shelved_template", "_skips_line_feed", "_template",
         "done", "error", "pieces", "reported_pieces", "reported_size", "served_model", "size", "usage",
         "was_absurd",
@@ -428,7 +437,8 @@ class ChunkNormalizer:
             return b""
         values = objects_of(value)
         for choice in [choice for one in values for choice in objects_of(one.get("choices"))]:
-            if choice.get("message") and read_finish_reason(choice.get("finish_reason")) is None:
+            is_whole = bool(choice.get("message")) or "text" in choice
+            if is_whole and read_finish_reason(choice.get("finish_reason")) is None:
                 choice["finish_reason"] = "stop"
         return b"".join([self._event(b"data: " + json_with_halves(one)) for one in values])
 
@@ -532,24 +542,28 @@ class ChunkNormalizer:
             and chunk.model == head.model
             and chunk.created == head.created
             and chunk.object == head.object
+            and chunk.service_tier in (None, head.service_tier)
+            and type(chunk.system_fingerprint) in (str, NoneType)
         )
         raw = sent = b""
         has_failed = False
         for place, choice in enumerate(choices):
             raw = bytes(choice.delta)
             simple = match_text(raw)
+            if choice.finish_reason is UNSET:
+                choice.finish_reason, is_same = None, False
             if (
                 simple is not None
                 and not is_repaired
                 and self._shelved_template is None
                 and choice.finish_reason is None
                 and type(choice.index) is int
-                and bytes(choice.logprobs) == b"null"
                 and raw.isascii()
+                and ((logprobs := bytes(choice.logprobs)) == b"null" or repair_logprobs(logprobs) is logprobs)
             ):
                 self.size += text_size(simple[1])
                 self.pieces += simple[1] != b""
-                if not is_same and len(choices) == 1:
+                if not is_same and len(choices) == 1 and logprobs == b"null":
                     before, after = self._around.get(choice.index) or self._learn_around(choice.index)
                     sent = before + raw + after
                 continue
@@ -587,8 +601,9 @@ class ChunkNormalizer:
         if reason != choice.finish_reason:
             choice.finish_reason, is_same = reason, False
         logprobs = bytes(choice.logprobs)
-        if logprobs != b"null" and choice.text is UNSET:
-            repaired = repair_logprobs(logprobs)
+        if logprobs != b"null":
+            is_text = choice.text is not UNSET and choice.message is UNSET and raw in (b"", b"null")
+            repaired = repair_text_logprobs(logprobs) if is_text else repair_logprobs(logprobs)
             if repaired is not logprobs:
                 choice.logprobs, is_same = msgspec.Raw(repaired), False
         if not (choice.usage is UNSET and choice.message is UNSET and choice.text is UNSET):
@@ -599,9 +614,11 @@ class ChunkNormalizer:
         return is_same
 
     def _learn_around(self, choice: int) -> tuple[bytes, bytes]:
-        """Return the bytes of a sent chunk before and after a delta with text, which are the same for all of a choice."""
+        """Return the bytes of a sent chunk before and after a delta with text: the same for all chunks of a choice."""
         mark = b'"\\u0000delta"'
-        before, _, after = self._encode_chunk([ReceivedChoice(choice, msgspec.Raw(mark))]).partition(mark)
+        before, _, after = self._encode_chunk(
+            [ReceivedChoice(choice, msgspec.Raw(mark), finish_reason=None)]
+        ).partition(mark)
         around = self._around[choice] = b"data: " + before, after + b"\n\n"
         return around
 
@@ -651,7 +668,11 @@ class ChunkNormalizer:
             delta = clean_json(self._repair.delta_of_rest([half for half in rest if half[0][0] == index], {}))
             self.pieces += 1
             self.size += 3
-            sent += b"data: " + self._encode_chunk([ReceivedChoice(index, msgspec.Raw(delta))]) + b"\n\n"
+            sent += (
+                b"data: "
+                + self._encode_chunk([ReceivedChoice(index, msgspec.Raw(delta), finish_reason=None)])
+                + b"\n\n"
+            )
         return sent
 
     def _encode_chunk(self, choices: list[ReceivedChoice]) -> bytes:
@@ -670,7 +691,7 @@ class ChunkNormalizer:
         seen.created = seen.created or timestamp_or(chunk.created, 0)
         seen.model = seen.model or text_or(chunk.model, "")
         seen.system_fingerprint = seen.system_fingerprint or text_or(chunk.system_fingerprint, "") or None
-        if chunk.service_tier in SERVICE_TIERS:
+        if isinstance(chunk.service_tier, str) and chunk.service_tier in SERVICE_TIERS:
             seen.service_tier = seen.service_tier or chunk.service_tier
 
     def _new_head(self, seen: Chunk) -> Chunk:

@@ -19,6 +19,7 @@ from minitoolai.core.errors import ContextExceeded, InvalidRequest, RateLimited
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Caller, NewGeneration
+from minitoolai.core.request_fields import named_bytes
 from minitoolai.core.tracing import Spans
 from minitoolai.engines.protocols import ChatEngine
 
@@ -45,6 +46,7 @@ class ChatService:
         first_token_timeout_s: float,
         total_timeout_s: float,
         image_inputs: ImageInputs,
+        refuses_unknown_fields: bool = False,
         spans: Spans | None = None,
     ) -> None:
         self.catalog = catalog
@@ -52,6 +54,7 @@ class ChatService:
         self.routes = Router(catalog, engines, clock, charging.meters, spans)
         self.charging = charging
         self._image_inputs = image_inputs
+        self._refuses_unknown_fields = refuses_unknown_fields
         self.clock = clock
         self._first_token_timeout_s = first_token_timeout_s
         self._total_timeout_s = total_timeout_s
@@ -84,6 +87,8 @@ class ChatService:
             model, lambda engine: check_capabilities(request, model, engine, self), caller.account_id
         )
         engine = route.engine
+        if request.extras or request.dropped or request.dropped_tools:
+            self._drop_fields(request, model, engine)
         if request.images:
             await self._image_inputs.load(request, must_fetch=not route.fetches_images, as_png=route.plain_images)
         prompt_tokens = await engine.count_prompt(request)
@@ -101,6 +106,17 @@ class ChatService:
         run = ChatRun(self, request, route, reservation, prompt)
         self.in_flight.add(run)
         return run
+
+    def _drop_fields(self, request: ChatRequest, model: ChatModel, engine: ChatEngine) -> None:
+        """Note the fields that this engine does not get, and count those that an engine of this model gets."""
+        dropped = [*request.dropped, *(name for name in request.extras if name not in engine.forwards)]
+        if self._refuses_unknown_fields and (unknown := [*dropped, *request.dropped_tools]):
+            raise InvalidRequest(
+                f"{unknown[0][:100]} is not supported by this API. Leave it out", param=unknown[0][:100]
+            )
+        request.dropped = dropped
+        forwards = frozenset[str]().union(*(self.engines[name].forwards for name in model.engines))
+        request.other_bytes += named_bytes(request.extras, forwards)
 
     def _model(self, request: ChatRequest) -> ChatModel:
         if request.embed is not None:

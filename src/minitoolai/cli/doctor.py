@@ -80,8 +80,11 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _check_catalog(settings: Settings) -> str:
+    from minitoolai.engines.factory import check_engine_settings
+
     path = catalog_path(settings)
     catalog = read_catalog(path)
+    check_engine_settings(catalog, settings)
     counts = {"chat": len(catalog.chat), "speech": len(catalog.speech), "image": len(catalog.images)}
     return ", ".join(f"{count} {kind} models" for kind, count in counts.items()) + f" in {path}"
 

@@ -160,12 +160,15 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     developer_role: bool = True
     #: upstream: request fields that it ignores or does not support; requests with them are rejected.
     unsupported: tuple[str, ...] = ()
+    #: upstream: request fields that it gets beside the documented ones, such as top_k. Others are dropped.
+    forwards: tuple[str, ...] = ()
     #: upstream: it also has `/completions`; the upstream decides which of its models support it.
     completions: bool = True
     #: the engine accepts images, for models that do.
     vision: bool = True
-    #: upstream: it fetches images by URL; otherwise they are fetched here and sent with the request.
-    fetches_images: bool = True
+    #: upstream: it fetches images by URL; otherwise they are fetched here and sent with the request. Default: only if
+    #: the address of the upstream is public, because one inside your network could fetch from it for a stranger.
+    fetches_images: bool | None = None
     #: upstream: model name of the upstream, by catalog name; a missing name is passed on unchanged. webui, diffusers:
     #: checkpoint or file, by catalog name; for a missing name, the model's `weights`.
     names: dict[str, str] = {}
@@ -202,6 +205,10 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: fake: tokens per response, and the delay in milliseconds before each token or spoken sentence.
     tokens: Count = 16
     delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+    def served_name(self, model: str) -> str:
+        """Return the upstream's name of a model of the catalog."""
+        return self.names.get(model, model)
 
 
 class ImageTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

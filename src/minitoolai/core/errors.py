@@ -7,6 +7,7 @@ ServiceError
 │   ├── UrlForbidden, FetchFailed   URLs in a request
 │   ├── BodyTooLarge        TooComplex: too many lists and objects
 │   ├── WrongContentType    not JSON
+│   │   └── UnsupportedContentEncoding   packed in a way that is not unpacked here
 │   └── NotFound, Gone
 ├── AccessDenied            no API key, or an unknown one
 ├── KeyForbids              valid key, but not allowed to do this
@@ -130,6 +131,12 @@ class WrongContentType(InvalidRequest):
     """The Content-Type of the request is not JSON."""
 
     code = "unsupported_media_type"
+
+
+class UnsupportedContentEncoding(WrongContentType):
+    """The Content-Encoding of the request is not supported."""
+
+    code = "unsupported_content_encoding"
 
 
 class AccessDenied(ServiceError):

@@ -54,6 +54,8 @@ class ChatEngine(Protocol):
     tokenizer: Tokenizer | None
     #: The engine continues and bills after a disconnect: read on to get the usage that it reports.
     bills_after_cancel: bool
+    #: Undocumented request fields that the engine gets.
+    forwards: frozenset[str]
     #: The engine fetches images by URL itself; otherwise it receives their bytes.
     fetches_images: bool
     #: The engine supports few image formats: convert every image to PNG first.

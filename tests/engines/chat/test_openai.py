@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.errors import EngineError
-from minitoolai.engines.chat.openai import UpstreamResponse, embeddings_as_chat
+from minitoolai.engines.chat.openai import UpstreamResponse
 from tests.support import manners
 from tests.support.ask import check_refusal, post, start
 from tests.support.server import Account
@@ -137,9 +136,3 @@ def test_closing_a_response_returns_its_slot_once() -> None:
 
     asyncio.run(test())
     assert (slots, received.closed) == ([1], 2)
-
-
-@pytest.mark.parametrize("body", [b"rubbish", b'{"data":[]}', b'{"data":5}', b"\xff"])
-def test_a_response_without_embeddings_is_an_error(body: bytes) -> None:
-    with pytest.raises(EngineError, match="embedding"):
-        embeddings_as_chat(body)

@@ -12,6 +12,7 @@ from minitoolai.chat.dialects import responses_stream as objects
 from minitoolai.chat.dialects.completions import rename_fields
 from minitoolai.chat.dialects.responses_request import NAMES, ResponseEcho, parse_response
 from minitoolai.chat.dialects.responses_stream import Json, ResponseStream, response_object, status_after
+from minitoolai.chat.dialects.responses_tools import called_item
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun
 from minitoolai.chat.normalizer import DONE
 from minitoolai.chat.run import ChatRun
@@ -99,7 +100,8 @@ class ResponsesTranslator:
             calls.append({"id": objects.made_call_id(self._name), "function": function_call})
         for call in calls:
             name, function = f"fc_{suffix}_{len(items)}", call["function"]
-            items.append(objects.call_item(name, call["id"], function["name"], function["arguments"], status))
+            item = objects.call_item(name, call["id"], function["name"], function["arguments"], status)
+            items.append(called_item(item, self._echo.origins))
         return items
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from minitoolai.chat.decoding import reasoning_of
 from minitoolai.chat.dialects.responses_request import ResponseEcho
+from minitoolai.chat.dialects.responses_tools import ToolOrigin, called_item, custom_input
 
 # ── objects: the response, its items, its usage ───────────────────────────────────────────────────────────
 
@@ -158,6 +159,8 @@ def without_bytes(logprobs: list[Json]) -> list[Json]:
 
 
 def _tool(tool: Json) -> Json:
+    if tool.get("type") != "function":
+        return tool
     return {"type": "function", **{key: tool.get(key) for key in ("name", "description", "parameters", "strict")}}
 
 
@@ -199,9 +202,16 @@ class _Call:
         self.call_id = call_id
         self.function = function
         self.arguments = ""
+        #: The tools that the chat's functions stand for.
+        self.origins: dict[str, ToolOrigin] = {}
+
+    @property
+    def is_custom(self) -> bool:
+        return self.function in self.origins and self.origins[self.function].is_custom
 
     def item(self, status: Status) -> Json:
-        return call_item(self.name, self.call_id, self.function, self.arguments, status)
+        item = call_item(self.name, self.call_id, self.function, self.arguments, status)
+        return called_item(item, self.origins)
 
 
 class ResponseStream:
@@ -245,11 +255,18 @@ class ResponseStream:
         status = status_after(self._finish_reason)
         events = self.beginning() + self._close(status)
         for call in self._calls.values():
-            arguments = {"item_id": call.name, "output_index": call.place, "arguments": call.arguments}
-            events += self._event("response.function_call_arguments.done", **arguments)
+            events += self._arguments_done(call)
             events += self._item_done(call, "completed" if status == "completed" else "incomplete")
         whole = self._response(status, self._output(status), usage=usage)
         return events + self._event(f"response.{status}", response=whole)
+
+    def _arguments_done(self, call: _Call) -> bytes:
+        at = {"item_id": call.name, "output_index": call.place}
+        if not call.is_custom:
+            return self._event("response.function_call_arguments.done", **at, arguments=call.arguments)
+        text = custom_input(call.arguments)
+        delta = self._event("response.custom_tool_call_input.delta", **at, delta=text) if text else b""
+        return delta + self._event("response.custom_tool_call_input.done", **at, input=text)
 
     def failure(self, message: str, code: str) -> bytes:
         """Return the last event of a stream that failed after it began."""
@@ -306,11 +323,16 @@ class ResponseStream:
             new_call = _Call(self._new_name("fc"), len(self._items), call_id, function.get("name") or "")
             self._calls[index] = new_call
             self._items.append(new_call)
+            new_call.origins = self._echo.origins
             events += self._item_added(new_call)
         open_call, piece = self._calls[index], function.get("arguments") or ""
+        open_call.function = open_call.function or function.get("name") or ""
         if not piece:
             return events
         open_call.arguments += piece
+        if open_call.is_custom:
+            # The input is a string inside of the arguments: send it as a whole at the end.
+            return events
         at = {"item_id": open_call.name, "output_index": open_call.place}
         return events + self._event("response.function_call_arguments.delta", **at, delta=piece)
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.counting import Tokenizer
-from minitoolai.core.errors import EngineError, ServiceError
+from minitoolai.core.errors import ServiceError
 from minitoolai.core.inference import ChatRequest
+from minitoolai.engines.chat.embeddings import embeddings_as_chat, embeddings_body
 from minitoolai.engines.chat.failures import engine_error, read_error_body, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
-from minitoolai.engines.forwarding import forwarded
 from minitoolai.engines.tokenizers import tokenizer_named
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
+from minitoolai.httpclient.guarded import is_public_address
 
 #: Always ask a streaming upstream for usage: without it there is no exact charge.
 _STREAM_OPTIONS = {"include_usage": True}
@@ -55,7 +57,7 @@ class UpstreamEngine:
         self.bills_after_cancel = entry.bills_after_cancel
         self.tokenizer: Tokenizer | None = tokenizer_named(entry.tokenizer) if entry.tokenizer else None
         self.vision = entry.vision
-        self.fetches_images = entry.fetches_images
+        self.forwards = frozenset(entry.forwards)
         self.first_token_timeout_s = entry.first_token_timeout_s
         self.total_timeout_s = entry.total_timeout_s
         self._read_timeout_s = entry.total_timeout_s or total_timeout_s
@@ -66,6 +68,7 @@ class UpstreamEngine:
         self._concurrency = concurrency
         self._extra_headers = extra_headers
         url = (base_url or entry.base_url).rstrip("/")
+        self.fetches_images = is_public_address(url) if entry.fetches_images is None else entry.fetches_images
         self._chat_url, self._completions_url = f"{url}/chat/completions", f"{url}/completions"
         self._embeddings_url = f"{url}/embeddings"
         self._headers = {"content-type": "application/json", **entry.headers}
@@ -86,7 +89,9 @@ class UpstreamEngine:
     def unsupported_field(self, request: ChatRequest) -> str | None:
         if request.prompt is not None and not self._entry.completions:
             return "prompt"
-        return next((name for name in self._entry.unsupported if request.fields.get(name) is not None), None)
+        return next(
+            (name for name in self._entry.unsupported if name in request.fields or name in request.extras), None
+        )
 
     def check_capacity(self) -> None:
         if self._concurrency is not None:
@@ -125,17 +130,16 @@ class UpstreamEngine:
 
     def _open_now(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, UpstreamResponse]:
         if request.embed is not None:
-            body = {**forwarded(request.fields), "model": self._served_name(request), "input": request.embed}
-            return self._post(self._embeddings_url, _encode(body), EmbeddingResponse)
+            body = embeddings_body(request, self._entry)
+            return self._post(self._embeddings_url, _encode(body), partial(EmbeddingResponse, request=request))
         if request.prompt is not None:
-            body = completions_body(request, limit, self._served_name(request))
+            body = completions_body(request, limit, self._entry)
             return self._post(self._completions_url, _encode(body), UpstreamResponse)
         return self._post(self._chat_url, _encode(chat_body(request, limit, self._entry)), UpstreamResponse)
 
-    def _served_name(self, request: ChatRequest) -> str:
-        return self._entry.names.get(request.model, request.model)
-
-    async def _post(self, url: str, body: bytes, response_type: type[UpstreamResponse]) -> UpstreamResponse:
+    async def _post(
+        self, url: str, body: bytes, response_type: Callable[[HttpResponse, str], UpstreamResponse]
+    ) -> UpstreamResponse:
         try:
             # The ticker of core/in_flight.py enforces the timeouts; this one is only a safety net.
             response = await self._client.request(
@@ -199,8 +203,8 @@ class UpstreamResponse:
 
 def chat_body(request: ChatRequest, limit: int, entry: EngineEntry) -> dict[str, Any]:
     """Return the body for `/chat/completions`: the caller's fields, with those replaced that this gateway controls."""
-    body = forwarded(request.fields)
-    body["model"] = entry.names.get(request.model, request.model)
+    body = request.forwarded(entry.forwards)
+    body["model"] = entry.served_name(request.model)
     body["messages"] = request.messages if entry.developer_role else [_as_system(m) for m in request.messages]
     body[entry.limit_field] = limit
     body["stream"] = request.stream
@@ -225,9 +229,10 @@ def first_prompt(prompt: Any) -> str | list[int]:
     return text
 
 
-def completions_body(request: ChatRequest, limit: int, model: str) -> dict[str, Any]:
+def completions_body(request: ChatRequest, limit: int, entry: EngineEntry) -> dict[str, Any]:
     """Return the body for `/completions`: the caller's fields, with the limit forced and usage requested."""
-    body = {**forwarded(request.fields), "model": model, "prompt": first_prompt(request.prompt), "max_tokens": limit}
+    body = request.forwarded(entry.forwards)
+    body |= {"model": entry.served_name(request.model), "prompt": first_prompt(request.prompt), "max_tokens": limit}
     body["stream"] = request.stream
     body.pop("stream_options", None)
     if request.stream:
@@ -241,35 +246,15 @@ def completions_body(request: ChatRequest, limit: int, model: str) -> dict[str, 
 class EmbeddingResponse(UpstreamResponse):
     """Embeddings, translated into a chat response with a single choice that holds the vectors."""
 
+    def __init__(self, response: HttpResponse, name: str, request: ChatRequest) -> None:
+        super().__init__(response, name)
+        self._request = request
+
     def set_callbacks(
         self, on_readable: Callable[[], None] | None, on_chunk: Callable[[bytes], None] | None = None
     ) -> bool:
         return False
 
     async def read(self) -> bytes:
-        return embeddings_as_chat(await super().read())
-
-
-class _Embeddings(msgspec.Struct):
-    data: list[msgspec.Raw]
-    model: str = ""
-    usage: dict[str, Any] | None = None
-
-
-_decode_embeddings = msgspec.json.Decoder(_Embeddings).decode
-
-
-def embeddings_as_chat(body: bytes) -> bytes:
-    """Translate the body of an embeddings response. Raises EngineError if it contains no vectors."""
-    try:
-        embeddings = _decode_embeddings(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EngineError(f"the engine sent an invalid embeddings response: {error}") from error
-    if not embeddings.data:
-        raise EngineError("the engine sent no embedding")
-    # One word of content, for the estimate that replaces a missing usage.
-    choice = {"index": 0, "message": {"role": "assistant", "content": "."}, "data": embeddings.data}
-    chat: dict[str, Any] = {"object": "chat.completion", "model": embeddings.model, "choices": [choice]}
-    if embeddings.usage is not None:
-        chat["usage"] = {"completion_tokens": 0, **embeddings.usage}
-    return _encode(chat)
+        inputs = self._request.embed or ()
+        return embeddings_as_chat(await super().read(), len(inputs), model=self._request.model)

@@ -17,7 +17,6 @@ from minitoolai.core.errors import EngineBroken, EngineError
 from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
 from minitoolai.engines.chat.failures import engine_error, read_error_body, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
-from minitoolai.engines.forwarding import forwarded
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ class UpstreamSpeechEngine:
         self._client = client
         self._has_key = bool(key)
         self._url = (base_url or entry.base_url).rstrip("/") + "/audio/speech"
+        self._forwards = frozenset(("instructions", *entry.forwards))
         self._headers = {"content-type": "application/json", **entry.headers}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
@@ -68,7 +68,7 @@ class UpstreamSpeechEngine:
         return self.why_not_ready()
 
     def served_model(self, model: str) -> str:
-        return self._entry.names.get(model, model)
+        return self._entry.served_name(model)
 
     def unsupported_field(self, request: SpeechRequest) -> str | None:
         return None
@@ -99,7 +99,7 @@ class UpstreamSpeechEngine:
     async def send(self, request: SpeechRequest, voice: VoiceEntry, text: str, audio_format: str) -> HttpResponse:
         """Send one request to the server. Raises EngineError if it fails."""
         body: dict[str, Any] = {
-            **forwarded(request.fields),
+            **{name: value for name, value in request.fields.items() if name in self._forwards},
             "model": self.served_model(request.model),
             "input": text,
             "voice": voice.id,
