@@ -282,9 +282,18 @@ def test_a_prompt_of_long_runs_may_have_few_tokens() -> None:
     )  # fmt: skip
     count = expect_prompt(asked, None, 100_000)
     assert count.least > 1000
-    assert least_prompt(asked, count.least) < 50
+    assert least_prompt(asked) < 50
     words = ChatRequest(
         "m", [{"role": "user", "content": "some words " * 1000}], {}, stream=True, include_usage=True, limit=None,
         text_bytes=11_000,
     )  # fmt: skip
-    assert least_prompt(words, 550) == 550
+    assert least_prompt(words) == 550
+    # Reasoning of an earlier turn, a schema, and tools that must not be called, may be left out.
+    thought = {"role": "assistant", "content": "Yes.", "reasoning_content": "hm " * 9000}
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"description": "word " * 9000}}}
+    tools = [{"type": "function", "function": {"name": "f", "description": "word " * 9000}}]
+    fields = {"response_format": schema, "tools": tools, "tool_choice": "none"}
+    agent = ChatRequest("m", [thought], fields, stream=True, include_usage=True, limit=None)
+    assert least_prompt(agent) == 0
+    agent.fields["tool_choice"] = "auto"
+    assert least_prompt(agent) > 2000

@@ -151,15 +151,18 @@ def _prompt_texts(request: ChatRequest) -> Iterator[str]:
     given = request.prompt if request.embed is None else request.embed
     yield from (text for text in (given if isinstance(given, list) else [given]) if isinstance(text, str))
     for message in request.messages:
-        content = message.get("content")
-        parts: list[dict[str, Any]] = content if isinstance(content, list) else [{"text": content}]
-        for part in parts:
-            yield from (text for key in ("text", "refusal") if isinstance(text := part.get(key), str))
+        yield from _content_texts(message.get("content"))
         others = {key: value for key, value in message.items() if key not in ("role", "content")}
         yield from (_encode(value).decode() for value in others.values() if value is not None)
     for key in ("tools", "functions", "response_format"):
         if key in request.fields:
             yield _encode(request.fields[key]).decode()
+
+
+def _content_texts(content: Any) -> Iterator[str]:
+    parts: list[dict[str, Any]] = content if isinstance(content, list) else [{"text": content}]
+    for part in parts:
+        yield from (text for key in ("text", "refusal") if isinstance(text := part.get(key), str))
 
 
 def _count_extrapolated(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> int:
@@ -200,15 +203,30 @@ def expect_prompt(request: ChatRequest, image_tokens: ImageTokens | None, most: 
     return PromptCount(min(estimate_prompt(request, image_tokens), most), least, most)
 
 
-def least_prompt(request: ChatRequest, least: int) -> int:
-    """Return the fewest prompt tokens that are believed, for a prompt with long runs of one character.
+def least_prompt(request: ChatRequest) -> int:
+    """Return the fewest prompt tokens that are believed after a closer look, for a report that seems too low.
 
-    Rules, indentation and padded tables have up to 80 bytes per token. Called only if a report is below `least`.
+    Counts only what surely is a part of the prompt: some engines leave out the reasoning of earlier turns, tools that
+    must not be called, or schemas, which they turn into a grammar. Rules, indentation and padded tables have up to 80
+    bytes per token, so of a long run of one character only two count.
     """
-    text = "".join(_prompt_texts(request))
-    samples = [text[at : at + 8192] for at in range(0, max(1, len(text)), max(8192, len(text) // SAMPLES))]
+    text = "".join(_certain_texts(request))
+    step = max(8192, len(text) // SAMPLES)
+    samples = [text[at : at + 8192] for at in range(0, len(text), step)]
     kept = sum(len(_RUN.sub(r"\1\1", sample)) for sample in samples)
-    return least * kept // max(1, sum(map(len, samples)))
+    size = len(text.encode("utf-8", "replace")) * kept // max(1, sum(map(len, samples)))
+    return estimate_tokens(size) // LEAST_SHARE
+
+
+def _certain_texts(request: ChatRequest) -> Iterator[str]:
+    given = request.prompt if request.embed is None else request.embed
+    yield from (text for text in (given if isinstance(given, list) else [given]) if isinstance(text, str))
+    for message in request.messages:
+        yield from _content_texts(message.get("content"))
+        if message.get("tool_calls"):
+            yield _encode(message["tool_calls"]).decode()
+    if "tools" in request.fields and request.fields.get("tool_choice") != "none":
+        yield _encode(request.fields["tools"]).decode()
 
 
 def least_output(pieces: int, size: int, counted: int | None = None) -> int:
