@@ -194,7 +194,7 @@ def normalize_completion(
         usage_told = completion.usage or next((one.usage for one in completion.choices or [] if one.usage), None)
     served = text_or(completion.model, model)
     reported = read_usage(usage_told)
-    sizes = [message_size(message) for message in messages if message]
+    sizes = [_size(message) for message in messages if message]
     pieces, size = len(sizes) - sizes.count(0), sum(sizes)
     generated = max(0, size - echoed)
     was_absurd = reported is not None and not is_plausible(reported)
@@ -223,6 +223,17 @@ def normalize_completion(
     return NormalizedCompletion(_encode(full), judgement, served, size)
 
 
+#: Fields of a message that says nothing but its content.
+_PLAIN_FIELDS = frozenset(("role", "content", "refusal"))
+
+
+def _size(message: Json) -> int:
+    """Return the bytes of text in a message. Most have a content only."""
+    if message.get("content") and not message.get("refusal") and message.keys() <= _PLAIN_FIELDS:
+        return len(message["content"].encode())
+    return message_size(message)
+
+
 def completion_texts(body: bytes) -> list[str]:
     """Return every text in a completion that `normalize_completion` returned."""
     return [text for choice in decode_json(body)["choices"] for text in message_texts(choice["message"])]
@@ -232,7 +243,8 @@ def _documented(body: bytes) -> _DocumentedCompletion | None:
     """Return the completion if all of it has the documented form."""
     try:
         found = _decode_documented(body)
-        msgspec.convert(found.usage, _DocumentedUsage | None)
+        if found.usage is not None:
+            msgspec.convert(found.usage, _DocumentedUsage)
         for choice in found.choices:
             msgspec.convert(choice.message, _DocumentedMessage)
             logprobs = bytes(choice.logprobs)

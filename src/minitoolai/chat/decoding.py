@@ -45,6 +45,8 @@ def _finite(text: str) -> float | None:
 
 def clean_text(text: str) -> str:
     """Join surrogates that form a pair, and replace those that stand alone by U+FFFD."""
+    if text.isascii():
+        return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
