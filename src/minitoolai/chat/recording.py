@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.normalizer import ChunkNormalizer, ChunkTemplate
+from minitoolai.chat.normalizer import ChunkNormalizer
+from minitoolai.chat.templates import ChunkTemplate
 from minitoolai.core.counting import message_texts
 
 #: Bytes of text that are kept of each stream. What follows is extrapolated.
