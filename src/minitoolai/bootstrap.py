@@ -68,15 +68,20 @@ class Services:
         )
 
 
+def _open_database(settings: Settings, clock: SystemClock) -> Database:
+    database = open_database(database_url(settings), serving=True)
+    # Leases of all processes are in the time of the server that they share.
+    database.follow_time(clock.follow)
+    return database
+
+
 def build(settings: Settings) -> Services:
     """Return everything a server needs, not yet started. Raises CatalogError, SettingsError, StoreError."""
     clock = SystemClock()
     catalog = read_catalog(catalog_path(settings))
     tracing = make_tracing(settings, clock)
     spans = tracing.spans if tracing else None
-    database = open_database(database_url(settings), serving=True)
-    # Leases of all processes are in the time of the server that they share.
-    database.follow_time(clock.follow)
+    database = _open_database(settings, clock)
     writer = Writer(database, decide)
     limits = build_limits(settings, clock)
     http = HttpClient()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitoolai.chat.normalizer import MAX_TEMPLATE_PARSES
+from minitoolai.chat.templates import MAX_TEMPLATE_PARSES
 from minitoolai.core.counting import (
     PromptCount,
     count_deltas,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from minitoolai.chat.chunks import SERVICE_TIERS, fingerprint, full_usage
 from minitoolai.chat.decoding import (
     FAILED,
     Json,
@@ -22,13 +23,7 @@ from minitoolai.chat.decoding import (
     timestamp_or,
 )
 from minitoolai.chat.deltas import Repair, repair_logprobs, repair_text_logprobs
-from minitoolai.chat.normalizer import (
-    LARGEST_COUNT,
-    SERVICE_TIERS,
-    ChunkNormalizer,
-    fingerprint,
-    full_usage,
-)
+from minitoolai.chat.normalizer import ChunkNormalizer
 from minitoolai.core.counting import (
     Judgement,
     PromptCount,
@@ -48,35 +43,35 @@ from minitoolai.engines.chat.failures import Fault, failure_in_answer, find_faul
 # One pass of the decoder checks the types of everything that is documented. Fields that are not are left as they are.
 
 
-class _Function(msgspec.Struct):
+class _DocumentedFunction(msgspec.Struct):
     name: str
     arguments: str
 
 
-class _Call(msgspec.Struct):
+class _DocumentedCall(msgspec.Struct):
     id: str
     type: Literal["function"]
-    function: _Function
+    function: _DocumentedFunction
 
 
-class _Message(msgspec.Struct):
+class _DocumentedMessage(msgspec.Struct):
     role: Literal["assistant"]
     content: str | None
     refusal: str | None = None
-    tool_calls: list[_Call] | None = None
-    function_call: _Function | None = None
+    tool_calls: list[_DocumentedCall] | None = None
+    function_call: _DocumentedFunction | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
 
-class _Choice(msgspec.Struct):
+class _DocumentedChoice(msgspec.Struct):
     index: int
     message: dict[str, Any]
     finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
     logprobs: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Usage(msgspec.Struct):
+class _DocumentedUsage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -84,21 +79,21 @@ class _Usage(msgspec.Struct):
     completion_tokens_details: dict[str, Any] | None = None
 
 
-class _Completion(msgspec.Struct):
+class _DocumentedCompletion(msgspec.Struct):
     """Completion in the documented form."""
 
     id: str
     object: Literal["chat.completion"]
     created: int
     model: str
-    choices: list[_Choice]
+    choices: list[_DocumentedChoice]
     usage: Any = None
     service_tier: Any = None
     system_fingerprint: Any = None
     error: Any = None
 
 
-_decode_documented = msgspec.json.Decoder(_Completion).decode
+_decode_documented = msgspec.json.Decoder(_DocumentedCompletion).decode
 _encode = msgspec.json.Encoder().encode
 
 # ── completions of any form ───────────────────────────────────────────────────────────────────────────────
@@ -170,7 +165,7 @@ def normalize_completion(
     name: str,
     created_s: int,
     prompt: PromptCount,
-    max_output: int = LARGEST_COUNT,
+    max_output: int = 2**31 - 1,
     output: int | None = None,
     is_exact: bool = False,
     echoed: int = 0,
@@ -183,9 +178,9 @@ def normalize_completion(
     output `output`, or else the bytes of its text without `echoed`, up to `max_output` tokens. `model` is the requested
     one, for engines that name none.
     """
-    completion: _Completion | _AnyCompletion | None = _documented(body)
+    completion: _DocumentedCompletion | _AnyCompletion | None = _documented(body)
     choices: list[Any]
-    if isinstance(completion, _Completion):
+    if isinstance(completion, _DocumentedCompletion):
         choices, usage_told, is_documented = completion.choices, completion.usage, True
         messages = [choice.message for choice in completion.choices]
     else:
@@ -233,13 +228,13 @@ def completion_texts(body: bytes) -> list[str]:
     return [text for choice in decode_json(body)["choices"] for text in message_texts(choice["message"])]
 
 
-def _documented(body: bytes) -> _Completion | None:
+def _documented(body: bytes) -> _DocumentedCompletion | None:
     """Return the completion if all of it has the documented form."""
     try:
         found = _decode_documented(body)
-        msgspec.convert(found.usage, _Usage | None)
+        msgspec.convert(found.usage, _DocumentedUsage | None)
         for choice in found.choices:
-            msgspec.convert(choice.message, _Message)
+            msgspec.convert(choice.message, _DocumentedMessage)
             logprobs = bytes(choice.logprobs)
             if repair_logprobs(logprobs) is not logprobs:
                 return None

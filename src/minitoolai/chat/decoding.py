@@ -284,10 +284,11 @@ def read_usage(value: Any) -> Usage | None:
     """
     if not isinstance(value, dict) or not value:
         return None
-    try:
-        return msgspec.convert(value, Usage, strict=False)
-    except (msgspec.ValidationError, ValueError, OverflowError):
-        pass
+    if "prompt_tokens_details" in value or value.keys().isdisjoint(_CACHED_NAMES):
+        try:
+            return msgspec.convert(value, Usage, strict=False)
+        except (msgspec.ValidationError, ValueError, OverflowError):
+            pass
     prompt, output, total = (_first_count(value, names) for names in (_PROMPT_NAMES, _OUTPUT_NAMES, _TOTAL_NAMES))
     if prompt is None and output is None:
         return None

@@ -17,8 +17,9 @@ import msgspec
 
 from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging, Reservation, state_after, wait_until_durable
+from minitoolai.chat.chunks import Chunk
 from minitoolai.chat.completion import NormalizedCompletion, completion_texts, normalize_completion
-from minitoolai.chat.normalizer import Chunk, ChunkNormalizer
+from minitoolai.chat.normalizer import ChunkNormalizer
 from minitoolai.chat.recording import RecordingNormalizer
 from minitoolai.chat.router import Route, encode_attempts
 from minitoolai.core.catalog import ImageTokens

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from minitoolai.chat.chunks import DONE
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun
-from minitoolai.chat.normalizer import DONE
 from minitoolai.chat.request import LARGEST_INTEGER, check_options, wants_usage
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.errors import InvalidRequest, ServiceError
@@ -196,7 +196,7 @@ class CompletionsTranslator:
             "text": text,
             "index": index,
             "logprobs": _convert_logprobs(choice.get("logprobs"), offset),
-            "finish_reason": _FINISH_REASONS.get(choice.get("finish_reason")),
+            "finish_reason": _FINISH_REASONS.get(choice.get("finish_reason") or ""),
         }
 
 

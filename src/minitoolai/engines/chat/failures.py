@@ -10,12 +10,12 @@ import email.utils
 import json
 import math
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
+from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import (
     ContextExceeded,
     EngineBroken,
@@ -389,6 +389,7 @@ def concerns_key(message: str) -> bool:
 
 # ── Retry-After ───────────────────────────────────────────────────────────────────────────────────────────
 
+_CLOCK = SystemClock()
 _SECONDS = re.compile(r"\d{1,9}(?:\.\d{0,9})?", re.ASCII)
 
 
@@ -402,7 +403,7 @@ def read_retry_after(value: str | None) -> int | None:
         wait_s = float(text)
     else:
         try:
-            wait_s = email.utils.parsedate_to_datetime(text[:64]).timestamp() - time.time()
+            wait_s = email.utils.parsedate_to_datetime(text[:64]).timestamp() - _CLOCK.now_ms() / 1000
         except (ValueError, TypeError, IndexError, OverflowError):
             return None
     return min(math.ceil(wait_s), LONGEST_RETRY_AFTER_S) if wait_s > 0 else None
