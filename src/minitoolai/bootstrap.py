@@ -75,6 +75,24 @@ def _open_database(settings: Settings, clock: SystemClock) -> Database:
     return database
 
 
+def _build_chats(settings: Settings, shared: SharedServices, engines: dict[str, ChatEngine]) -> ChatService:
+    fetch = GuardedClient()
+    return ChatService(
+        shared.catalog,
+        engines,
+        shared.charging,
+        shared.clock,
+        shared.in_flight,
+        first_token_timeout_s=settings.first_token_timeout_s,
+        total_timeout_s=settings.total_timeout_s,
+        image_inputs=ImageInputs(
+            lambda url, field: fetch.get(url, field=field), lambda url, field: fetch.check(url, field=field)
+        ),
+        refuses_unknown_fields=settings.unknown_fields == "refuse",
+        spans=shared.spans,
+    )
+
+
 def build(settings: Settings) -> Services:
     """Return everything a server needs, not yet started. Raises CatalogError, SettingsError, StoreError."""
     clock = SystemClock()
@@ -91,21 +109,7 @@ def build(settings: Settings) -> Services:
     caps = make_concurrency_limits(catalog)
     engines = make_engines(catalog, settings, http, caps, attempt_headers if tracing else None)
     speech_engines = make_speech_engines(catalog, settings, http, caps)
-    fetch = GuardedClient()
-    chats = ChatService(
-        catalog,
-        engines,
-        charging,
-        clock,
-        shared.in_flight,
-        first_token_timeout_s=settings.first_token_timeout_s,
-        total_timeout_s=settings.total_timeout_s,
-        image_inputs=ImageInputs(
-            lambda url, field: fetch.get(url, field=field), lambda url, field: fetch.check(url, field=field)
-        ),
-        refuses_unknown_fields=settings.unknown_fields == "refuse",
-        spans=spans,
-    )
+    chats = _build_chats(settings, shared, engines)
     speech = SpeechService(
         catalog,
         speech_engines,
