@@ -203,7 +203,7 @@ def normalize_completion(
         prompt=prompt,
         tokens=min(max_output, estimate_output_tokens(pieces, generated) if output is None else output),
         has_begun=pieces > 0,
-        least=0 if is_exact else least_output(pieces, generated),
+        least=0 if is_exact else least_output(pieces, generated, output),
         most=max_output,
         was_absurd=was_absurd,
     )

@@ -289,8 +289,10 @@ class ChunkNormalizer:
         def count(pieces: int, size: int) -> int:
             return pieces if is_exact else estimate_output_tokens(pieces, size)
 
-        later, least = 0, 0 if is_exact else least_output(pieces, size)
-        if self.usage is not None and not self.done:
+        later, least = 0, 0 if is_exact else least_output(pieces, size, output)
+        if self.usage is not None and not self.done and output is not None:
+            later = max(0, min(output, max_output) - self.usage.completion_tokens)
+        elif self.usage is not None and not self.done:
             told_size = max(0, self.reported_size - echoed)
             least = min(least, least_output(self.reported_pieces, told_size))
             later = count(pieces - self.reported_pieces, size - told_size)

@@ -364,7 +364,7 @@ class ChatRun:
         if "prompt_low" not in judgement.doubts or self._prompt_is_checked:
             return False
         self._prompt_is_checked = True
-        least = least_prompt(self.request, self._prompt.least)
+        least = min(self._prompt.least, least_prompt(self.request))
         self._prompt = msgspec.structs.replace(self._prompt, least=least)
         return True
 
