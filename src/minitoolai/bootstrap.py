@@ -93,6 +93,17 @@ def _build_chats(settings: Settings, shared: SharedServices, engines: dict[str, 
     )
 
 
+def _make_auditor(settings: Settings, shared: SharedServices) -> Auditor:
+    return Auditor(
+        shared.database,
+        shared.writer,
+        shared.clock,
+        audit_every_s=settings.audit_every_s,
+        in_flight=shared.in_flight.holds,
+        max_shortfall=shortfall_limit(settings),
+    )
+
+
 def build(settings: Settings) -> Services:
     """Return everything a server needs, not yet started. Raises CatalogError, SettingsError, StoreError."""
     clock = SystemClock()
@@ -122,14 +133,7 @@ def build(settings: Settings) -> Services:
     images = build_images(settings, shared)
     keys = KeyVerifier(database, secret_key, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
-    auditor = Auditor(
-        database,
-        writer,
-        clock,
-        audit_every_s=settings.audit_every_s,
-        in_flight=shared.in_flight.holds,
-        max_shortfall=shortfall_limit(settings),
-    )
+    auditor = _make_auditor(settings, shared)
     return Services(
         settings=settings,
         clock=clock,

@@ -11,23 +11,24 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.normalizer import ChunkNormalizer, ChunkTemplate
+from minitoolai.chat.normalizer import ChunkNormalizer
+from minitoolai.chat.templates import ChunkTemplate
 from minitoolai.core.counting import message_texts
 
 #: Bytes of text that are kept of each stream. What follows is extrapolated.
 MOST_KEPT = 262_144
 
 
-class _Choice(msgspec.Struct):
+class _RecordedChoice(msgspec.Struct):
     index: int = 0
     delta: dict[str, Any] | None = None
 
 
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
+class _RecordedChunk(msgspec.Struct):
+    choices: list[_RecordedChoice] = []
 
 
-_decode_chunks = msgspec.json.Decoder(list[_Chunk]).decode
+_decode_chunks = msgspec.json.Decoder(list[_RecordedChunk]).decode
 
 
 class RecordingNormalizer(ChunkNormalizer):
