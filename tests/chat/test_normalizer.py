@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.normalizer import DONE, LARGEST_EVENT, MAX_TEMPLATE_PARSES, ChunkNormalizer
+from minitoolai.chat.chunks import DONE
+from minitoolai.chat.normalizer import LARGEST_EVENT, ChunkNormalizer
+from minitoolai.chat.templates import MAX_TEMPLATE_PARSES
 from minitoolai.core.counting import PromptCount
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import TokenDetails, Usage

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.normalizer import MAX_TEMPLATE_PARSES
+from minitoolai.chat.templates import MAX_TEMPLATE_PARSES
 from tests.chat.test_normalizer import DONE, END, TEXT, USAGE_EVENT, choice, event, stream
 
 WORDS = ["a", " b", "", "Grüße", "🪐", 'say "x"', "back\\", "\n\n", "data: [DONE]", '"usage": {', "é" * 300, "end\\\\"]

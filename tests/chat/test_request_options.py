@@ -125,6 +125,16 @@ def test_flat_tools_become_nested(tool: Any) -> None:
         assert parse(tools=[tool], tool_choice={"type": choice}).fields["tool_choice"] == meaning
 
 
+def test_tools_that_the_upstream_would_run_and_bill_are_dropped_and_named() -> None:
+    hosted = [{"type": "web_search_preview"}, {"type": "live_search", "sources": []}]
+    request = parse(tools=[*hosted, WEATHER, {"type": "custom", "custom": {"name": "c"}}], tool_choice="required")
+    assert [tool["type"] for tool in request.fields["tools"]] == ["function", "custom"]
+    assert request.dropped_tools == ["web_search_preview", "live_search"]
+    assert parse(tools=hosted, tool_choice="auto", parallel_tool_calls=True).fields == {}
+    with pytest.raises(InvalidRequest, match="tool_choice needs a function"):
+        parse(tools=hosted, tool_choice="required")
+
+
 def test_null_is_absent() -> None:
     assert parse(**dict.fromkeys(_CHECKS)).fields == {}
 

@@ -227,7 +227,7 @@ def test_comments_are_no_sign_of_life(account: Account, upstream: Upstream) -> N
 def test_an_error_event_before_the_first_token_costs_nothing(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.break_off("error", words=())
     message = check_refusal(post(account, model="standin"), 502, "upstream_error")
-    assert "the GPU fell off" in message
+    assert message == "standin reported an error and ended its answer"
     assert account.settled() == CREDIT
 
 
@@ -249,11 +249,23 @@ def test_a_stream_without_its_done_is_whole_if_the_usage_came(account: Account, 
     assert CREDIT - account.settled() == FULL_COST
 
 
-def test_a_stream_with_neither_usage_nor_done_is_an_error(account: Account, upstream: Upstream) -> None:
+def test_a_finish_reason_is_an_end_without_usage_and_done(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.answer(done=False, with_usage=False)
-    found = events(post(account, model="standin").text)
-    assert found[-1]["error"]["code"] == "upstream_error"
+    answer = post(account, model="standin")
+    assert events(answer.text)[-1] == "[DONE]"
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert (row["state"], row["estimated"]) == ("succeeded", 1)
     assert account.settled() < CREDIT
+
+
+def test_an_end_of_file_without_a_finish_reason_is_an_error(account: Account, upstream: Upstream) -> None:
+    upstream.behave = manners.break_off("end")
+    answer = post(account, model="standin")
+    found = events(answer.text)
+    assert found[-1]["error"]["code"] == "upstream_error"
+    assert "[DONE]" not in found
+    assert account.settled() < CREDIT
+    assert account.server.generation(answer.headers["x-generation-id"])["state"] == "failed"
 
 
 def test_an_endless_stream_is_cut_off_and_its_output_charged(account: Account, upstream: Upstream) -> None:

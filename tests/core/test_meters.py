@@ -97,3 +97,13 @@ def test_charges_that_wait_for_the_database_are_not_looked_through_each_time() -
         assert meters.outcomes["chat", "m", "succeeded", ""].cost == 7 * 3 * FOLD_BATCH
 
     asyncio.run(work())
+
+
+def test_reports_that_were_not_believed_and_shortfalls_are_counted_by_engine() -> None:
+    meters = Meters()
+    assert [meters.disbelieved("up", "output_zero") for _ in range(3)] == [1, 2, 3]
+    meters.disbelieved("other", "prompt_high")
+    assert meters.doubts == {("up", "output_zero"): 3, ("other", "prompt_high"): 1}
+    meters.fell_short("up", 7)
+    meters.fell_short("up", 3)
+    assert meters.shortfalls == {"up": 10}

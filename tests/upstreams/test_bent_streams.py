@@ -6,17 +6,22 @@ between comments and events that say nothing; emoji are cut into halves.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from openai.types.chat import ChatCompletionChunk
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from minitoolai.chat.dialects.completions import CompletionsTranslator
+from minitoolai.chat.dialects.responses import ResponsesTranslator
+from minitoolai.core.errors import ServiceError
 from minitoolai.core.inference import Usage
-from tests.support.strict import check
-from tests.upstreams.test_corpus import chunks, outcome, streamed, whole
+from tests.support.strict import check, check_event
+from tests.upstreams.test_corpus import RESPONSES, chunks, outcome, streamed, whole
 
 Json = dict[str, Any]
 
@@ -149,3 +154,99 @@ def test_the_text_of_a_bent_stream_arrives_whole(
             check(ChatCompletionChunk, chunk)
     assert events.usage is None or isinstance(events.usage, Usage)
     assert json.loads(whole(raw, forwards=False).body)["choices"][0]["message"]["content"] in (text, None)
+
+
+#: A chunk with every field that is known.
+FULL: Json = {
+    **HEAD,
+    "choices": [
+        {
+            "index": 0,
+            "delta": {
+                "role": "assistant",
+                "content": "hi",
+                "tool_calls": [
+                    {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                ],
+                "refusal": None,
+                "reasoning": None,
+                "reasoning_content": None,
+                "reasoning_details": None,
+                "function_call": None,
+            },
+            "logprobs": {
+                "content": [
+                    {
+                        "token": "hi",
+                        "logprob": -1.0,
+                        "bytes": [1],
+                        "top_logprobs": [{"token": "hi", "logprob": -1.0, "bytes": None}],
+                    }
+                ]
+            },
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {
+        "prompt_tokens": 1,
+        "completion_tokens": 2,
+        "total_tokens": 3,
+        "prompt_tokens_details": {"cached_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    },
+    "error": None,
+    "service_tier": None,
+    "system_fingerprint": None,
+}
+MORE_ODD = [
+    [[]],
+    [None],
+    {"text": None},
+    {"content": 5},
+    [{"type": ["x"]}],
+    [{"type": {}, "text": "a"}],
+    [{"a": "\ud83d"}],
+]
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the place of every value within another."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *[found for key, one in inner for found in places(one, (*place, key))]]
+
+
+def replaced(value: Any, place: tuple[Any, ...], new: Any) -> Any:
+    if not place:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[place[0]] = replaced(value[place[0]], place[1:], new)
+    return copy
+
+
+@pytest.mark.parametrize("name", ["delta", "message", "text"])
+def test_a_field_of_any_type_breaks_nothing(name: str) -> None:
+    (choice,) = FULL["choices"]
+    choice = {name if key == "delta" else key: value for key, value in choice.items()}
+    if name == "text":
+        choice["text"] = "hi"
+    full = {**FULL, "choices": [choice]}
+    odds = ODD + MORE_ODD
+    for number, place in enumerate(places(full)):
+        # Every fourth value in each place, and each of them in every fourth place.
+        for odd in odds[number % 4 :: 4]:
+            chunk = json.dumps(replaced(full, place, odd)).encode()
+            for raw in (b"data: " + chunk + b"\n\n", chunk):
+                for forwards in (True, False):
+                    sent, events = streamed([raw], forwards=forwards)
+                    assert events.done == (events.error is None)
+                    for told in chunks(sent):
+                        ChatCompletionChunk.model_validate_json(json.dumps(told), strict=True)
+                if sent:
+                    for event in ResponsesTranslator("resp_made", RESPONSES, 1).events(sent).split(b"\n\n")[:-1]:
+                        check_event(json.loads(event.partition(b"\ndata: ")[2]))
+                    CompletionsTranslator("cmpl-made").events(sent)
+                with contextlib.suppress(ServiceError):
+                    body = whole(raw, forwards=False).body
+                    ChatCompletion.model_validate_json(body, strict=True)
+                    ResponsesTranslator("resp_made", RESPONSES, 1).completion(body)
+                    CompletionsTranslator("cmpl-made").completion(body)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from minitoolai.chat.chunks import SERVICE_TIERS, fingerprint, full_usage
 from minitoolai.chat.decoding import (
     FAILED,
     Json,
@@ -21,14 +22,8 @@ from minitoolai.chat.decoding import (
     text_or,
     timestamp_or,
 )
-from minitoolai.chat.deltas import Repair, repair_logprobs
-from minitoolai.chat.normalizer import (
-    LARGEST_COUNT,
-    SERVICE_TIERS,
-    ChunkNormalizer,
-    fingerprint,
-    full_usage,
-)
+from minitoolai.chat.deltas import Repair, repair_logprobs, repair_text_logprobs
+from minitoolai.chat.normalizer import ChunkNormalizer
 from minitoolai.core.counting import (
     Judgement,
     PromptCount,
@@ -48,35 +43,35 @@ from minitoolai.engines.chat.failures import Fault, failure_in_answer, find_faul
 # One pass of the decoder checks the types of everything that is documented. Fields that are not are left as they are.
 
 
-class _Function(msgspec.Struct):
+class _DocumentedFunction(msgspec.Struct):
     name: str
     arguments: str
 
 
-class _Call(msgspec.Struct):
+class _DocumentedCall(msgspec.Struct):
     id: str
     type: Literal["function"]
-    function: _Function
+    function: _DocumentedFunction
 
 
-class _Message(msgspec.Struct):
+class _DocumentedMessage(msgspec.Struct):
     role: Literal["assistant"]
     content: str | None
     refusal: str | None = None
-    tool_calls: list[_Call] | None = None
-    function_call: _Function | None = None
+    tool_calls: list[_DocumentedCall] | None = None
+    function_call: _DocumentedFunction | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
 
 
-class _Choice(msgspec.Struct):
+class _DocumentedChoice(msgspec.Struct):
     index: int
     message: dict[str, Any]
     finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
     logprobs: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _Usage(msgspec.Struct):
+class _DocumentedUsage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -84,21 +79,21 @@ class _Usage(msgspec.Struct):
     completion_tokens_details: dict[str, Any] | None = None
 
 
-class _Completion(msgspec.Struct):
+class _DocumentedCompletion(msgspec.Struct):
     """Completion in the documented form."""
 
     id: str
     object: Literal["chat.completion"]
     created: int
     model: str
-    choices: list[_Choice]
+    choices: list[_DocumentedChoice]
     usage: Any = None
     service_tier: Any = None
     system_fingerprint: Any = None
     error: Any = None
 
 
-_decode_documented = msgspec.json.Decoder(_Completion).decode
+_decode_documented = msgspec.json.Decoder(_DocumentedCompletion).decode
 _encode = msgspec.json.Encoder().encode
 
 # ── completions of any form ───────────────────────────────────────────────────────────────────────────────
@@ -170,7 +165,7 @@ def normalize_completion(
     name: str,
     created_s: int,
     prompt: PromptCount,
-    max_output: int = LARGEST_COUNT,
+    max_output: int = 2**31 - 1,
     output: int | None = None,
     is_exact: bool = False,
     echoed: int = 0,
@@ -183,9 +178,9 @@ def normalize_completion(
     output `output`, or else the bytes of its text without `echoed`, up to `max_output` tokens. `model` is the requested
     one, for engines that name none.
     """
-    completion: _Completion | _AnyCompletion | None = _documented(body)
+    completion: _DocumentedCompletion | _AnyCompletion | None = _documented(body)
     choices: list[Any]
-    if isinstance(completion, _Completion):
+    if isinstance(completion, _DocumentedCompletion):
         choices, usage_told, is_documented = completion.choices, completion.usage, True
         messages = [choice.message for choice in completion.choices]
     else:
@@ -199,7 +194,7 @@ def normalize_completion(
         usage_told = completion.usage or next((one.usage for one in completion.choices or [] if one.usage), None)
     served = text_or(completion.model, model)
     reported = read_usage(usage_told)
-    sizes = [message_size(message) for message in messages if message]
+    sizes = [_size(message) for message in messages if message]
     pieces, size = len(sizes) - sizes.count(0), sum(sizes)
     generated = max(0, size - echoed)
     was_absurd = reported is not None and not is_plausible(reported)
@@ -208,7 +203,7 @@ def normalize_completion(
         prompt=prompt,
         tokens=min(max_output, estimate_output_tokens(pieces, generated) if output is None else output),
         has_begun=pieces > 0,
-        least=0 if is_exact else least_output(pieces, generated),
+        least=0 if is_exact else least_output(pieces, generated, output),
         most=max_output,
         was_absurd=was_absurd,
     )
@@ -228,18 +223,30 @@ def normalize_completion(
     return NormalizedCompletion(_encode(full), judgement, served, size)
 
 
+#: Fields of a message that says nothing but its content.
+_PLAIN_FIELDS = frozenset(("role", "content", "refusal"))
+
+
+def _size(message: Json) -> int:
+    """Return the bytes of text in a message. Most have a content only."""
+    if message.get("content") and not message.get("refusal") and message.keys() <= _PLAIN_FIELDS:
+        return len(message["content"].encode())
+    return message_size(message)
+
+
 def completion_texts(body: bytes) -> list[str]:
     """Return every text in a completion that `normalize_completion` returned."""
     return [text for choice in decode_json(body)["choices"] for text in message_texts(choice["message"])]
 
 
-def _documented(body: bytes) -> _Completion | None:
+def _documented(body: bytes) -> _DocumentedCompletion | None:
     """Return the completion if all of it has the documented form."""
     try:
         found = _decode_documented(body)
-        msgspec.convert(found.usage, _Usage | None)
+        if found.usage is not None:
+            msgspec.convert(found.usage, _DocumentedUsage)
         for choice in found.choices:
-            msgspec.convert(choice.message, _Message)
+            msgspec.convert(choice.message, _DocumentedMessage)
             logprobs = bytes(choice.logprobs)
             if repair_logprobs(logprobs) is not logprobs:
                 return None
@@ -291,8 +298,9 @@ def _choice(choice: _AnyChoice, place: int, engine: str, name: str) -> Json:
     if reason == FAILED:
         raise failure_in_answer(Fault(codes=frozenset((FAILED,))), engine)
     logprobs: Any = choice.logprobs
-    if logprobs is not None and not is_text:
-        logprobs = msgspec.Raw(repair_logprobs(clean_json(logprobs)))
+    if logprobs is not None:
+        repair = repair_text_logprobs if is_text else repair_logprobs
+        logprobs = msgspec.Raw(repair(clean_json(logprobs)))
     found: Json = {
         "index": index,
         "message": message,

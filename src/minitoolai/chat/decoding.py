@@ -45,6 +45,8 @@ def _finite(text: str) -> float | None:
 
 def clean_text(text: str) -> str:
     """Join surrogates that form a pair, and replace those that stand alone by U+FFFD."""
+    if text.isascii():
+        return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
@@ -284,10 +286,11 @@ def read_usage(value: Any) -> Usage | None:
     """
     if not isinstance(value, dict) or not value:
         return None
-    try:
-        return msgspec.convert(value, Usage, strict=False)
-    except (msgspec.ValidationError, ValueError, OverflowError):
-        pass
+    if "prompt_tokens_details" in value or value.keys().isdisjoint(_CACHED_NAMES):
+        try:
+            return msgspec.convert(value, Usage, strict=False)
+        except (msgspec.ValidationError, ValueError, OverflowError):
+            pass
     prompt, output, total = (_first_count(value, names) for names in (_PROMPT_NAMES, _OUTPUT_NAMES, _TOTAL_NAMES))
     if prompt is None and output is None:
         return None

@@ -45,7 +45,7 @@ class Repair:
         """`name` makes the IDs unique that tool calls get if the engine sends none."""
         self._call_prefix = f"call_{name.rpartition('-')[2]}"
         #: By choice: the calls in order, each with the engine's index and the ID that was sent.
-        self._calls: dict[int, list[_Call]] = {}
+        self._calls: dict[int, list[BegunCall]] = {}
         #: The first half of a surrogate pair, by choice, field and tool call.
         self._halves: dict[tuple[int, str, int], str] = {}
         #: A call was sent with another index than the engine's, so its pieces must not be forwarded.
@@ -173,7 +173,7 @@ class Repair:
         known = self._calls.setdefault(choice, [])
         return [self._piece(piece, place, len(pieces), known, choice) for place, piece in enumerate(pieces)]
 
-    def _piece(self, piece: Json, place: int, count: int, known: list[_Call], choice: int) -> Json:
+    def _piece(self, piece: Json, place: int, count: int, known: list[BegunCall], choice: int) -> Json:
         function = _function_of(piece)
         name, own_id = text_or(function.get("name"), ""), text_or(piece.get("id"), "")
         engine_index = index_or(piece.get("index"), -1)
@@ -182,7 +182,7 @@ class Repair:
         is_first = index == len(known)
         if is_first:
             suffix = f"{choice}_{index}" if choice else str(index)
-            call = _Call(engine_index, own_id, own_id or f"{self._call_prefix}_{suffix}", name)
+            call = BegunCall(engine_index, own_id, own_id or f"{self._call_prefix}_{suffix}", name)
             known.append(call)
             self.renumbers |= engine_index not in (-1, index)
             repaired |= {"id": call.sent_id, "type": "function"}
@@ -220,7 +220,7 @@ class Repair:
         return fields
 
 
-class _Call:
+class BegunCall:
     """A tool call that has begun: the engine's index (-1 for none) and ID, and the ID and name that were sent."""
 
     __slots__ = ("engine_id", "engine_index", "name", "sent_id")
@@ -244,7 +244,7 @@ def _function_of(piece: Json) -> Json:
     return name | {key: piece[key] for key in ("name", "arguments") if piece.get(key) is not None}
 
 
-def _find(known: list[_Call], engine_index: int, own_id: str, name: str, order: int) -> int:
+def _find(known: list[BegunCall], engine_index: int, own_id: str, name: str, order: int) -> int:
     """Return the place of the call that a piece belongs to; len(known) if the piece begins a new one.
 
     By the engine's index; without one by the ID, else by the order. Some engines give every call the index 0: a piece
@@ -286,13 +286,13 @@ class _Logprobs(msgspec.Struct):
     refusal: list[_Token] | None = None
 
 
-class _Text(msgspec.Struct, forbid_unknown_fields=True):
+class _TextDelta(msgspec.Struct, forbid_unknown_fields=True):
     content: str
 
 
 class _TextChoice(msgspec.Struct):
     index: int
-    delta: _Text
+    delta: _TextDelta
     logprobs: _Logprobs | None
     finish_reason: None
 
@@ -335,6 +335,27 @@ def repair_logprobs(raw: bytes) -> bytes:
     if lists["content"] is None and isinstance(value.get("tokens"), list):
         lists["content"] = _legacy_tokens(value)
     return b"null" if lists["content"] is None and lists["refusal"] is None else clean_json(lists)
+
+
+class _TextLogprobs(msgspec.Struct):
+    """The four lists of a text completion."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None = None
+    text_offset: list[int] | None = None
+
+
+_decode_text_logprobs = msgspec.json.Decoder(_TextLogprobs).decode
+
+
+def repair_text_logprobs(raw: bytes) -> bytes:
+    """Return the logprobs of a text completion in its own form or, if that cannot be read, in the form of a chat."""
+    try:
+        _decode_text_logprobs(raw)
+        return raw
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return repair_logprobs(raw)
 
 
 def _tokens(tokens: Any) -> list[Json] | None:

@@ -1,4 +1,4 @@
-"""Normalize an engine's output to the documented chat format: server-sent events (SSE) and whole completions.
+"""Normalize an engine's stream to the documented chat format, server-sent events (SSE).
 
 Events that already have the documented form are forwarded as bytes; all others are parsed and rewritten. Collects the
 reported usage, the end of the stream and errors, and counts the delivered text in case the engine reports no usage.
@@ -6,13 +6,13 @@ reported usage, the end of the stream and errors, and counts the delivered text 
 
 from __future__ import annotations
 
-import zlib
 from types import NoneType
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
+from minitoolai.chat.chunks import DONE, SERVICE_TIERS, Chunk, ChunkWithoutUsage, fingerprint, full_usage
 from minitoolai.chat.decoding import (
     BOM,
     FAILED,
@@ -33,7 +33,15 @@ from minitoolai.chat.decoding import (
     text_or,
     timestamp_or,
 )
-from minitoolai.chat.deltas import Repair, decode_documented, match_arguments, match_text, repair_logprobs
+from minitoolai.chat.deltas import (
+    Repair,
+    decode_documented,
+    match_arguments,
+    match_text,
+    repair_logprobs,
+    repair_text_logprobs,
+)
+from minitoolai.chat.templates import MAX_TEMPLATE_PARSES, NO_TEMPLATE, ChunkTemplate, template_of
 from minitoolai.core.counting import (
     Judgement,
     PromptCount,
@@ -47,69 +55,10 @@ from minitoolai.core.counting import (
     text_size,
 )
 from minitoolai.core.errors import EngineBroken, EngineError, ServiceError
-from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
+from minitoolai.core.inference import Usage
 from minitoolai.engines.chat.failures import Fault, failure_in_answer, find_fault
 
-# ── templates ─────────────────────────────────────────────────────────────────────────────────────────────
-#
-# The chunks of a stream usually differ only in their text. If a chunk has the same bytes as one that was parsed before,
-# apart from a text without quotes and line ends, it has the same structure and need not be parsed.
-
-#: The bytes before and after the text in the most frequent deltas.
-_TEXT_DELTAS = (
-    (b'{"content":"', b'"}'),
-    (b'{"reasoning_content":"', b'"}'),
-    (b'{"reasoning":"', b'"}'),
-    (b'{"tool_calls":[{"index":0,"function":{"arguments":"', b'"}}]}'),
-)
-
-
-class ChunkTemplate(msgspec.Struct, frozen=True):
-    """Bytes of a chunk before and after its text, as received from the engine and as sent to the caller."""
-
-    before: bytes
-    after: bytes
-    sent_before: bytes
-    sent_after: bytes
-    #: The chunk is forwarded unchanged.
-    is_unchanged: bool
-    #: Slice indexes of the text in a received event. `end` is negative, counted from the end of the event.
-    start: int
-    end: int
-    #: Least number of bytes of a received event that matches.
-    size: int
-
-
-def template_of(received: bytes, sent: bytes, delta: bytes) -> ChunkTemplate | None:
-    """Make a template from a parsed event, the event sent for it, and its only delta.
-
-    Return None if the delta is not one of the frequent forms, or does not occur exactly once in both events.
-    """
-    for key, tail in _TEXT_DELTAS:
-        text = delta[len(key) : -len(tail)]
-        if delta.startswith(key) and delta.endswith(tail) and text and b'"' not in text and b"\\" not in text:
-            break
-    else:
-        return None
-    if received.count(delta) != 1 or sent.count(delta) != 1 or received.count(b"\n") != 2:
-        return None
-    before, after = _split_around_text(received, delta, len(key), len(tail))
-    sent_before, sent_after = _split_around_text(sent, delta, len(key), len(tail))
-    return ChunkTemplate(
-        before, after, sent_before, sent_after, received == sent, len(before), -len(after), len(before) + len(after)
-    )
-
-
-def _split_around_text(event: bytes, delta: bytes, key: int, tail: int) -> tuple[bytes, bytes]:
-    at = event.index(delta)
-    return event[: at + key], event[at + len(delta) - tail :]
-
-
-DONE = b"data: [DONE]\n\n"
 LARGEST_EVENT = 16 * 1024 * 1024
-LARGEST_COUNT = 2**31 - 1
-#: Parse at most this many events that could be forwarded unparsed, in order to learn a template.
-MAX_TEMPLATE_PARSES = 32
 # A block without any of these holds only ordinary chunks. A false positive costs one parse.
 _USAGE, _SPACED_USAGE, _ERROR, _END = b'"usage":{', b'"usage": {', b'"error"', b"[DONE]"
 
@@ -118,55 +67,10 @@ _USAGE, _SPACED_USAGE, _ERROR, _END = b'"usage":{', b'"usage": {', b'"error"', b
 _QUOTE, _LINE_END, _RETURN, _ESCAPE = b'"\n\r\\'
 
 
-class Chunk(msgspec.Struct):
-    """Represent a `chat.completion.chunk` with every documented field."""
-
-    id: str = ""
-    object: str = "chat.completion.chunk"
-    created: int = 0
-    model: str = ""
-    service_tier: str | None = None
-    system_fingerprint: str | None = None
-    choices: list[ReceivedChoice] = []
-    usage: Usage | None = None
-
-
-class ChunkWithoutUsage(msgspec.Struct):
-    """Represent a chunk for a caller that did not request the usage."""
-
-    id: str
-    object: str
-    created: int
-    model: str
-    service_tier: str | None
-    system_fingerprint: str | None
-    choices: list[ReceivedChoice]
-
-
 _encode = msgspec.json.Encoder().encode
 _FIRST_DELTA = msgspec.Raw(b'{"role":"assistant","content":""}')
 #: First delta of engines that have no text yet, where OpenAI sends `_FIRST_DELTA`.
 _SILENT_DELTA = b'{"role":"assistant","content":null}'
-_NO_TEMPLATE = ChunkTemplate(b"", b"", b"", b"", False, 0, 0, 0)
-SERVICE_TIERS = frozenset(("auto", "default", "flex", "scale", "priority"))
-
-
-def full_usage(usage: Usage) -> Usage:
-    """Return the usage with a total and both detail objects, filling in those that the engine left out."""
-    return Usage(
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.prompt_tokens + usage.completion_tokens,
-        usage.prompt_tokens_details or TokenDetails(),
-        usage.completion_tokens_details or CompletionDetails(),
-    )
-
-
-def fingerprint(model: str, reported: str | None = None) -> str:
-    """Return a `system_fingerprint` in the documented form: the engine's own, or a checksum of model and own value."""
-    if reported and reported.startswith("fp_"):
-        return reported
-    return f"fp_{zlib.crc32((model + (reported or '')).encode()):08x}"
 
 
 class ChunkNormalizer:
@@ -269,6 +173,16 @@ class ChunkNormalizer:
 
         Sets `error` if the engine reported an error, or sent something that cannot be read.
         """
+        if (
+            self._head is not None
+            and not self._incomplete
+            and data.find(b"\n") == len(data) - 2
+            and data.endswith(b"\n\n")
+            and _RETURN not in data
+        ):
+            # A read is usually one event.
+            matched = self.match_template(data)
+            return self._event(data[:-2]) if matched is None else matched
         if self._skips_line_feed:
             self._skips_line_feed = False
             data = data.removeprefix(b"\n")
@@ -288,12 +202,18 @@ class ChunkNormalizer:
         self._incomplete = b""
         rest = data[cut:]
         block = data[:cut] if rest else data
-        if self._forwards and (template := self._template) is not None and template.is_unchanged:
+        template = self._template
+        if (
+            self._forwards
+            and template is not None
+            and template.is_unchanged
+            and block.startswith(template.before)
+            and block.endswith(template.after)
+        ):
             events = block.count(template.before)
             # Every event has the known bytes before and after its text, and there is nothing else.
             if (
-                events
-                and events == block.count(template.after)
+                events == block.count(template.after)
                 and 2 * events == block.count(b"\n")
                 and not has_half(block)
                 and _is_utf8(block)
@@ -369,8 +289,10 @@ class ChunkNormalizer:
         def count(pieces: int, size: int) -> int:
             return pieces if is_exact else estimate_output_tokens(pieces, size)
 
-        later, least = 0, 0 if is_exact else least_output(pieces, size)
-        if self.usage is not None and not self.done:
+        later, least = 0, 0 if is_exact else least_output(pieces, size, output)
+        if self.usage is not None and not self.done and output is not None:
+            later = max(0, min(output, max_output) - self.usage.completion_tokens)
+        elif self.usage is not None and not self.done:
             told_size = max(0, self.reported_size - echoed)
             least = min(least, least_output(self.reported_pieces, told_size))
             later = count(pieces - self.reported_pieces, size - told_size)
@@ -592,8 +514,9 @@ class ChunkNormalizer:
         if reason != choice.finish_reason:
             choice.finish_reason, is_same = reason, False
         logprobs = bytes(choice.logprobs)
-        if logprobs != b"null" and choice.text is UNSET:
-            repaired = repair_logprobs(logprobs)
+        if logprobs != b"null":
+            is_text = choice.text is not UNSET and choice.message is UNSET and raw in (b"", b"null")
+            repaired = repair_text_logprobs(logprobs) if is_text else repair_logprobs(logprobs)
             if repaired is not logprobs:
                 choice.logprobs, is_same = msgspec.Raw(repaired), False
         if not (choice.usage is UNSET and choice.message is UNSET and choice.text is UNSET):
@@ -643,11 +566,11 @@ class ChunkNormalizer:
             # Without halves of surrogate pairs, which have no size.
             fields = decode_json(encoded) if is_repaired else fields
         if repair.awaits_half:
-            self._shelved_template = self._shelved_template or self._template or _NO_TEMPLATE
+            self._shelved_template = self._shelved_template or self._template or NO_TEMPLATE
             self._template = None
         elif self._shelved_template is not None:
             shelved, self._shelved_template = self._shelved_template, None
-            self._template = None if shelved is _NO_TEMPLATE else shelved
+            self._template = None if shelved is NO_TEMPLATE else shelved
         return message_size(fields), not is_changed
 
     def _halves(self) -> bytes:

@@ -280,6 +280,7 @@ def check_chat(fields: dict[str, Any], dialect: DialectName) -> ChatRequest:
     include_usage = wants_usage(fields) or dialect == "api"
     rest = {key: value for key, value in fields.items() if key not in _OURS and value is not None}
     check_options(rest)
+    dropped_tools = _drop_hosted_tools(rest) if "tools" in rest else []
     extras: Fields = {}
     if not rest.keys() <= CHAT_FIELDS:
         rest, extras = split_fields(rest, CHAT_FIELDS)
@@ -296,7 +297,25 @@ def check_chat(fields: dict[str, Any], dialect: DialectName) -> ChatRequest:
         other_bytes=other_bytes(rest) if rest else 0,
         images=totals.images,
         extras=extras,
+        dropped_tools=dropped_tools,
     )
+
+
+def _drop_hosted_tools(fields: Fields) -> list[str]:
+    """Remove the tools that the upstream would run itself, because their cost has no price here. Return their types."""
+    dropped = [tool["type"] for tool in fields["tools"] if tool["type"] not in ("function", "custom")]
+    if not dropped:
+        return dropped
+    fields["tools"] = [tool for tool in fields["tools"] if tool["type"] in ("function", "custom")]
+    if not fields["tools"]:
+        if fields.get("tool_choice", "auto") not in ("auto", "none"):
+            raise InvalidRequest(
+                "tool_choice needs a function in tools: other tools do not exist here", param="tool_choice"
+            )
+        # Engines refuse these without tools.
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            fields.pop(name, None)
+    return dropped
 
 
 def wants_usage(fields: dict[str, Any]) -> bool:

@@ -11,14 +11,16 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging, Reservation, state_after, wait_until_durable
+from minitoolai.chat.chunks import Chunk
 from minitoolai.chat.completion import NormalizedCompletion, completion_texts, normalize_completion
-from minitoolai.chat.normalizer import Chunk, ChunkNormalizer
+from minitoolai.chat.normalizer import ChunkNormalizer
 from minitoolai.chat.recording import RecordingNormalizer
 from minitoolai.chat.router import Route, encode_attempts
 from minitoolai.core.catalog import ImageTokens
@@ -33,6 +35,8 @@ from minitoolai.ledger.types import Result
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+#: Counts with tokenizers: one text at a time, so that many clients that leave at once do not take all cores.
+_COUNTER = ThreadPoolExecutor(1, thread_name_prefix="tokens")
 
 
 class RunOwner(Protocol):
@@ -310,7 +314,7 @@ class ChatRun:
         # Kept already now: it is charged even if the client leaves while it is counted.
         completion = self._completion = self._normalize(body)
         if self._must_count(completion.judgement):
-            texts = await asyncio.to_thread(completion_texts, completion.body)
+            texts = await _in_counter(completion_texts, completion.body)
             await self._count(Delivered(len(texts), completion.size, texts))
             completion = self._normalize(body)
         self._completion, self.events.served_model = completion, completion.model
@@ -363,7 +367,7 @@ class ChatRun:
         if "prompt_low" not in judgement.doubts or self._prompt_is_checked:
             return False
         self._prompt_is_checked = True
-        least = least_prompt(self.request, self._prompt.least)
+        least = min(self._prompt.least, least_prompt(self.request))
         self._prompt = msgspec.structs.replace(self._prompt, least=least)
         return True
 
@@ -374,7 +378,7 @@ class ChatRun:
     async def _count(self, delivered: Delivered) -> None:
         """Count the prompt and what was delivered with the engine's tokenizer, in a thread."""
         image_tokens = self._service.image_tokens(self.request.model)
-        counted = await asyncio.to_thread(estimate, self.request, delivered, self.engine.tokenizer, image_tokens)
+        counted = await _in_counter(estimate, self.request, delivered, self.engine.tokenizer, image_tokens)
         self._counted = counted
         prompt = min(counted.prompt_tokens, self._prompt.most)
         least = min(self._prompt.least, prompt // LEAST_SHARE)
@@ -587,6 +591,10 @@ class ChatRun:
             self.cancellation.cancel_attempt(error)
         else:
             self.stop(error)
+
+
+async def _in_counter(function: Callable[..., T], *arguments: object) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_COUNTER, lambda: function(*arguments))
 
 
 async def _read(response: ChatResponse) -> bytes:

@@ -62,8 +62,7 @@ _ESCAPE = ord("\\")
 _STRING = rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
 _TEXT = rb'"(?:content|reasoning(?:_content)?)":' + _STRING + rb"\}"
 _ARGUMENTS = rb'"tool_calls":\[\{"index":\d+,"function":\{"arguments":' + _STRING + rb"\}\}\]\}"
-#: Find the text of each delta with a single text, still JSON-escaped.
-find_texts = re.compile(rb'"delta":\{' + _TEXT).findall
+_find_texts = re.compile(rb'"delta":\{' + _TEXT).findall
 _find_arguments = re.compile(rb'"delta":\{' + _ARGUMENTS).findall
 _match = re.compile(rb"\{(?:" + _TEXT + rb"|" + _ARGUMENTS + rb")").fullmatch
 
@@ -152,15 +151,18 @@ def _prompt_texts(request: ChatRequest) -> Iterator[str]:
     given = request.prompt if request.embed is None else request.embed
     yield from (text for text in (given if isinstance(given, list) else [given]) if isinstance(text, str))
     for message in request.messages:
-        content = message.get("content")
-        parts: list[dict[str, Any]] = content if isinstance(content, list) else [{"text": content}]
-        for part in parts:
-            yield from (text for key in ("text", "refusal") if isinstance(text := part.get(key), str))
+        yield from _content_texts(message.get("content"))
         others = {key: value for key, value in message.items() if key not in ("role", "content")}
         yield from (_encode(value).decode() for value in others.values() if value is not None)
     for key in ("tools", "functions", "response_format"):
         if key in request.fields:
             yield _encode(request.fields[key]).decode()
+
+
+def _content_texts(content: Any) -> Iterator[str]:
+    parts: list[dict[str, Any]] = content if isinstance(content, list) else [{"text": content}]
+    for part in parts:
+        yield from (text for key in ("text", "refusal") if isinstance(text := part.get(key), str))
 
 
 def _count_extrapolated(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> int:
@@ -201,20 +203,36 @@ def expect_prompt(request: ChatRequest, image_tokens: ImageTokens | None, most: 
     return PromptCount(min(estimate_prompt(request, image_tokens), most), least, most)
 
 
-def least_prompt(request: ChatRequest, least: int) -> int:
-    """Return the fewest prompt tokens that are believed, for a prompt with long runs of one character.
+def least_prompt(request: ChatRequest) -> int:
+    """Return the fewest prompt tokens that are believed after a closer look, for a report that seems too low.
 
-    Rules, indentation and padded tables have up to 80 bytes per token. Called only if a report is below `least`.
+    Counts only what surely is a part of the prompt: some engines leave out the reasoning of earlier turns, tools that
+    must not be called, or schemas, which they turn into a grammar. Rules, indentation and padded tables have up to 80
+    bytes per token, so of a long run of one character only two count.
     """
-    text = "".join(_prompt_texts(request))
-    samples = [text[at : at + 8192] for at in range(0, max(1, len(text)), max(8192, len(text) // SAMPLES))]
+    text = "".join(_certain_texts(request))
+    step = max(8192, len(text) // SAMPLES)
+    samples = [text[at : at + 8192] for at in range(0, len(text), step)]
     kept = sum(len(_RUN.sub(r"\1\1", sample)) for sample in samples)
-    return least * kept // max(1, sum(map(len, samples)))
+    size = len(text.encode("utf-8", "replace")) * kept // max(1, sum(map(len, samples)))
+    return estimate_tokens(size) // LEAST_SHARE
 
 
-def least_output(pieces: int, size: int) -> int:
-    """Return the fewest output tokens that are believed for deltas with text."""
-    return max(estimate_tokens(size), min(pieces, size // LEAST_BYTES_PER_DELTA)) // LEAST_SHARE
+def _certain_texts(request: ChatRequest) -> Iterator[str]:
+    given = request.prompt if request.embed is None else request.embed
+    yield from (text for text in (given if isinstance(given, list) else [given]) if isinstance(text, str))
+    for message in request.messages:
+        yield from _content_texts(message.get("content"))
+        if message.get("tool_calls"):
+            yield _encode(message["tool_calls"]).decode()
+    if "tools" in request.fields and request.fields.get("tool_choice") != "none":
+        yield _encode(request.fields["tools"]).decode()
+
+
+def least_output(pieces: int, size: int, counted: int | None = None) -> int:
+    """Return the fewest output tokens that are believed for deltas with text, or `counted` by a tokenizer."""
+    likely = max(estimate_tokens(size), min(pieces, size // LEAST_BYTES_PER_DELTA))
+    return (likely if counted is None else min(likely, counted)) // LEAST_SHARE
 
 
 def is_plausible(usage: Usage) -> bool:
@@ -255,6 +273,16 @@ def judge_usage(
     first chunk, so it is about the prompt. `was_absurd`: another report was ignored. Without a report and without
     output, nothing is charged.
     """
+    if (
+        reported is not None
+        and max(1, prompt.least) <= reported.prompt_tokens <= prompt.most
+        and max(1, least) <= reported.completion_tokens <= most
+        and not (later or is_early or was_absurd)
+        and reported.total_tokens <= reported.prompt_tokens + reported.completion_tokens
+        and _details_fit(reported)
+    ):
+        # Nearly every report.
+        return Judgement(reported, False)
     doubts = ["absurd"] if was_absurd else []
     if reported is None:
         ours = Usage(prompt.tokens, tokens) if has_begun else Usage(0, 0)
@@ -297,8 +325,24 @@ def _with_total(usage: Usage, most: int) -> Usage:
     return usage
 
 
+def _details_fit(usage: Usage) -> bool:
+    """Return True if no detail is below zero or above the count that it is a part of."""
+    read, written, whole = usage.prompt_tokens_details, usage.completion_tokens_details, usage.prompt_tokens
+    if read is not None and not (0 <= (read.cached_tokens or 0) <= whole and 0 <= (read.audio_tokens or 0) <= whole):
+        return False
+    whole = usage.completion_tokens
+    return written is None or (
+        0 <= (written.reasoning_tokens or 0) <= whole
+        and 0 <= (written.audio_tokens or 0) <= whole
+        and 0 <= (written.accepted_prediction_tokens or 0) <= whole
+        and 0 <= (written.rejected_prediction_tokens or 0) <= whole
+    )
+
+
 def _within(told: Usage, prompt: int, output: int) -> Usage:
     """Return the usage with these counts, and with details that are not above them."""
+    if (prompt, output) == (told.prompt_tokens, told.completion_tokens) and _details_fit(told):
+        return told
     read, written = told.prompt_tokens_details, told.completion_tokens_details
     if read is not None:
         read = TokenDetails(_clamp(read.cached_tokens, prompt), _clamp(read.audio_tokens, prompt))
@@ -309,10 +353,6 @@ def _within(told: Usage, prompt: int, output: int) -> Usage:
             _clamp(written.accepted_prediction_tokens, output),
             _clamp(written.rejected_prediction_tokens, output),
         )
-    if (prompt, output) == (told.prompt_tokens, told.completion_tokens) and (
-        (read, written) == (told.prompt_tokens_details, told.completion_tokens_details)
-    ):
-        return told
     return Usage(prompt, output, 0, read, written)
 
 
@@ -355,7 +395,7 @@ def count_deltas(block: bytes, deltas: int) -> tuple[int, int] | None:
     Return None if the block cannot be decoded. Every block of a forwarded stream is counted here, so try a regular
     expression first: it takes a quarter of the time of the JSON parser.
     """
-    for find in (find_texts, _find_arguments):
+    for find in (_find_texts, _find_arguments):
         texts = find(block)
         if len(texts) == deltas:
             return deltas - texts.count(b""), text_size(b"".join(texts))

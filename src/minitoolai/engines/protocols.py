@@ -231,6 +231,8 @@ class SpeechEngine(Protocol):
     """An engine for speech. Text goes in sentence by sentence; audio in the requested format comes out."""
 
     name: str
+    #: Request fields that the engine gets as they are.
+    forwards: frozenset[str]
 
     def why_not_ready(self) -> str | None:
         """Return None if the engine is ready, else the reason and the remedy, for `minitoolai models`."""

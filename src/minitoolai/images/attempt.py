@@ -155,7 +155,13 @@ class JobAttempt:
     # ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def _deliver(self, image: GeneratedImage, key: str) -> None:
-        outcome = Outcome(state="succeeded", output_units=1, served_model=image.model, result=key)
+        outcome = Outcome(
+            state="succeeded",
+            output_units=1,
+            served_model=image.model,
+            result=key,
+            delivered_bytes=len(image.png),
+        )
         result = await self.settle(self.job.price, outcome)
         if isinstance(result, Superseded):
             log.warning("job %d: dropped the image of attempt %d, superseded", self.job.id, self.job.attempt)

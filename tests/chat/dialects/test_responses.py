@@ -258,6 +258,29 @@ def test_calls_of_such_tools_are_sent_back_to_the_model(account: Account, upstre
     assert [message["content"] for message in upstream.last.body["messages"][2:]] == ["done", "gone"]
 
 
+def test_images_in_the_output_of_tools_follow_in_a_message_of_the_user(account: Account, upstream: Upstream) -> None:
+    def picture(number: int) -> dict[str, Any]:
+        return {"type": "input_image", "image_url": f"https://93.184.216.34/{number}.png"}
+
+    calls = [{"type": "function_call", "call_id": f"c{n}", "name": "view_image", "arguments": "{}"} for n in (1, 2)]
+    outputs = [
+        {"type": "function_call_output", "call_id": "c1", "output": [picture(1)]},
+        {
+            "type": "function_call_output",
+            "call_id": "c2",
+            "output": [{"type": "input_text", "text": "Two:"}, picture(2)],
+        },
+    ]
+    question = {"role": "user", "content": "What are they?"}
+    for more in ([], [question]):
+        whole(account, model="standin", input=[question, *calls, *outputs, *more], tools=[WEATHER])
+        messages = upstream.last.body["messages"][2:]
+        assert [message["role"] for message in messages] == ["tool", "tool", "user", *["user"] * len(more)]
+        assert [message["content"] for message in messages[:2]] == ["The image follows.", "Two:"]
+        urls = [part["image_url"]["url"] for part in messages[2]["content"]]
+        assert urls == ["https://93.184.216.34/1.png", "https://93.184.216.34/2.png"]
+
+
 def test_functions_of_one_name_in_two_namespaces_are_told_apart(account: Account, upstream: Upstream) -> None:
     other = {**AGENTS, "name": "robots"}
     upstream.behave = calling("robots__close_agent", "{}")

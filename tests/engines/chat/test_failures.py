@@ -169,6 +169,28 @@ REQUESTS: list[tuple[int, Any, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid schema for function 'get_price': 'account' is not of type 'object'",
+        'Invalid "plan": expected one of "credits", "balance"',
+        "temperature must be at most 2",
+        "max_tokens is too large: 5000. This model supports at most 4096 completion tokens.",
+        "`tool_choice` needs `tools`",
+    ],
+)
+def test_a_refusal_quotes_names_from_the_request(message: str) -> None:
+    failure = upstream_failure(400, None, json.dumps({"error": {"message": message}}).encode(), "up")
+    assert (type(failure), failure.message) == (EngineRefused, message)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error":{"message":"top_k is NaN","x":NaN}}', b'\xef\xbb\xbf{"error":{"message":"top_k\n"}}']
+)
+def test_the_body_of_an_error_is_read_leniently(body: bytes) -> None:
+    assert upstream_failure(400, None, body, "up").message.startswith("top_k")
+
+
 @pytest.mark.parametrize(("status", "body", "code"), REQUESTS, ids=lambda value: str(value)[:60])
 def test_what_speaks_of_the_request_keeps_its_code_and_words(status: int, body: Any, code: str) -> None:
     failure = upstream_failure(status, None, json.dumps(body).encode(), "up")
@@ -221,6 +243,15 @@ SECRETS: list[tuple[int, Any]] = [
     (402, {"error": {"message": "Insufficient Balance SECRET"}}),
     (500, {"error": {"message": "CUDA error on SECRET"}}),
     (503, {"error": {"message": "SECRET is overloaded"}}),
+    (400, {"error": {"message": "Invalid value 'sk-SECRET'"}}),
+    (400, '{"error": {"message": "SECRET'),
+    (400, {"error": {"message": "Upstream said: <html>", "detail": "SECRET"}}),
+    (422, {"detail": "No route for tenant SECRET"}),
+    (
+        400,
+        {"error": {"message": "Your account SECRET is not active, please check your billing details on our website."}},
+    ),
+    (413, {"error": {"message": "Request too large for gpt-4o in organization org-SECRET on tokens per min (TPM)"}}),
 ]
 
 

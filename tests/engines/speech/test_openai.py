@@ -62,6 +62,7 @@ def test_neither_another_spelling_of_the_text_nor_a_limit_is_forwarded(account: 
     answer = speak(account, model="away", input="Hi.", voice="alloy", **fields)
     assert upstream.last.body["input"] == "Hi."
     assert set(upstream.last.body) == {"model", "input", "voice", "response_format", "speed"}
+    assert answer.headers["x-dropped-fields"] == "Input, extra_body"
     assert account.server.generation(answer.headers["x-generation-id"])["cost"] == 3 * PRICE
 
 

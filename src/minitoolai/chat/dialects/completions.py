@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from minitoolai.chat.chunks import DONE
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun
-from minitoolai.chat.normalizer import DONE
 from minitoolai.chat.request import LARGEST_INTEGER, check_options, wants_usage
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.errors import InvalidRequest, ServiceError

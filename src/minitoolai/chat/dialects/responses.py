@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from minitoolai.chat.chunks import DONE
 from minitoolai.chat.decoding import reasoning_of
 from minitoolai.chat.dialects import responses_stream as objects
 from minitoolai.chat.dialects.completions import rename_fields
@@ -14,7 +15,6 @@ from minitoolai.chat.dialects.responses_request import NAMES, ResponseEcho, pars
 from minitoolai.chat.dialects.responses_stream import Json, ResponseStream, response_object, status_after
 from minitoolai.chat.dialects.responses_tools import called_item
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun
-from minitoolai.chat.normalizer import DONE
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import EngineRateLimited, ServiceError

@@ -35,12 +35,18 @@ def messages_of(fields: Json, tools: ChatTools) -> list[Json]:
         return [*messages, {"role": "user", "content": input_}]
     if not isinstance(input_, list) or not input_:
         raise InvalidRequest("input must be a non-empty string or a list of items", param="input")
+    images: list[Json] = []
     for index, item in enumerate(input_):
-        _add_item(item, f"input[{index}]", messages, tools)
-    return messages
+        is_output = isinstance(item, dict) and str(item.get("type")).endswith("_call_output")
+        if images and not is_output:
+            messages.append({"role": "user", "content": images})
+            images = []
+        _add_item(item, f"input[{index}]", messages, tools, images)
+    return [*messages, {"role": "user", "content": images}] if images else messages
 
 
-def _add_item(item: Any, at: str, messages: list[Json], tools: ChatTools) -> None:
+def _add_item(item: Any, at: str, messages: list[Json], tools: ChatTools, images: list[Json]) -> None:
+    """Append an item as a message. Images in the output of a tool are added to `images`, for a message of the user."""
     if not isinstance(item, dict):
         raise InvalidRequest(f'{at} must be an object like {{"role": "user", "content": "Hello"}}', param=at)
     kind = item.get("type") or "message"
@@ -49,7 +55,7 @@ def _add_item(item: Any, at: str, messages: list[Json], tools: ChatTools) -> Non
     elif kind in ("function_call", "custom_tool_call"):
         _add_call(item, at, messages, tools)
     elif kind in ("function_call_output", "custom_tool_call_output"):
-        content = _output(item.get("output"), f"{at}.output")
+        content = _output(item.get("output"), f"{at}.output", images)
         messages.append({"role": "tool", "tool_call_id": _required_text(item, "call_id", at), "content": content})
     elif kind == "item_reference":
         raise InvalidRequest(
@@ -118,12 +124,17 @@ def _add_call(item: Json, at: str, messages: list[Json], tools: ChatTools) -> No
         messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
 
 
-def _output(output: Any, at: str) -> str:
+def _output(output: Any, at: str, images: list[Json]) -> str:
+    """Return the text of a tool's output. In a chat only users send images, so they follow in a message of the user."""
     if isinstance(output, str):
         return output
-    if isinstance(output, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in output):
-        return "".join(part["text"] for part in output)
-    raise InvalidRequest(f"{at} must be a string or a list of input_text parts", param=at)
+    if not isinstance(output, list):
+        raise InvalidRequest(f"{at} must be a string or a list of input_text and input_image parts", param=at)
+    parts = [_part(part, f"{at}[{index}]") for index, part in enumerate(output)]
+    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    found = [part for part in parts if part["type"] == "image_url"]
+    images += found
+    return text or ("The image follows." if found else "")
 
 
 def _required_text(item: Json, name: str, at: str, *, may_be_empty: bool = False) -> str:
@@ -191,7 +202,7 @@ def parse_response(body: bytes) -> ChatRequest:
         # Engines refuse these without tools.
         chat.pop("tool_choice", None)
         chat.pop("parallel_tool_calls", None)
-    _text(fields, chat)
+    _text(fields, chat, dropped)
     _reasoning(fields, chat, dropped)
     logprobs = _logprobs(fields, chat)
     request = check_chat(chat, "openai")
@@ -276,7 +287,10 @@ def _object(fields: Json, name: str) -> Json:
     return value
 
 
-def _text(fields: Json, chat: Json) -> None:
+_TEXT_FIELDS = ("format", "verbosity")
+
+
+def _text(fields: Json, chat: Json, dropped: list[str]) -> None:
     """Convert `text.format` to a chat's nested response_format, and pass on the verbosity."""
     text = _object(fields, "text")
     form = text.get("format")
@@ -290,6 +304,7 @@ def _text(fields: Json, chat: Json) -> None:
             chat["response_format"] = form
     if text.get("verbosity") is not None:
         chat["verbosity"] = text["verbosity"]
+    dropped += [f"text.{name}" for name, value in text.items() if name not in _TEXT_FIELDS and value is not None]
 
 
 def _reasoning(fields: Json, chat: Json, dropped: list[str]) -> None:

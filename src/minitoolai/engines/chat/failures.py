@@ -10,12 +10,12 @@ import email.utils
 import json
 import math
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
+from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import (
     ContextExceeded,
     EngineBroken,
@@ -57,10 +57,11 @@ async def read_error_body(response: HttpResponse) -> bytes:
 
 def upstream_failure(status: int, retry_after: str | None, body: bytes, name: str) -> ServiceError:
     """Translate an error response."""
+    text = body.decode("utf-8", "replace").removeprefix("\ufeff")
     try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = body.decode("utf-8", "replace")
+        value = json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        value = text
     fault = find_fault(value, is_error=True) or Fault()
     return _translate(fault, status, read_retry_after(retry_after), name)
 
@@ -273,16 +274,24 @@ _OPERATOR_CODES = re.compile(
     r"|authentication|permission|access_?denied|access_?terminated|arrearage|forbidden"
 )
 _MODEL_CODES = frozenset(("model_not_found", "deploymentnotfound", "model_not_available", "modelnotfound"))
-#: Words about the operator's account. A message with one of them is not passed on at all.
+#: Words about the operator's account, outside of quotation marks: within them are names from the request, such as those
+#: of its schemas. A message with one of them is not passed on at all.
 _OPERATOR_WORDS = re.compile(
-    r"organi[sz]ation|\borg[-_]\w|\bproj(?:ect)?[-_ ]\w|\bprojects?\b|\bteam\b|\bbill(?:ing|ed)?\b|\bquota|\bcredits?\b"
-    r"|\bbalance\b|\bpayments?\b|\bpric(?:e|ing)|\bsubscri\w+|\bplans?\b|\btiers?\b|\baccounts?\b|\bworkspace\b|\btenant\b"
-    r"|\b(?:api|access|secret|private|auth\w*|your|the provided|incorrect)[ _-]?(?:api[ _-]?)?(?:key|token)s?\b"
-    r"|\bsk-\w|\bcredentials?\b|\bpassword|\bbearer\b|\bIAM\b|\barn:|\bdeployments?\b"
+    r"organi[sz]ation|\bbill(?:ing|ed)?\b|\bquota|\bcredits?\b|\bbalance\b|\bpayments?\b|\bsubscri(?:be|ption)"
+    r"|\b(?:your|current|this|free|paid) (?:plan|tier|project|team|account|workspace|tenant)|\bupgrade\b"
+    r"|\baccount (?:is|has|balance|with|does|was)|\bprojects? (?:does|is|has|with|must)|\btenant\b|\bdeployments?\b"
+    r"|\b(?:api|access|secret|private|auth\w*|your|the provided|incorrect|invalid)[ _-]?(?:api[ _-]?)?keys?\b"
+    r"|\b(?:access|auth\w*|bearer|api|secret)[ _-]tokens?\b|\bcredentials?\b|\bpasswords?\b|\bIAM\b"
     r"|rate[ _-]?limit|per (?:min|minute|day|hour|month)\b|\b[TR]P[MDS]\b|too many requests"
-    r"|\bconcurren\w+ (?:request|limit)|traceback|\bFile \"|/(?:home|usr|app|opt|var|root|srv|mnt|data|etc)/",
+    r"|\bconcurren\w+ (?:request|limit)|traceback",
     re.IGNORECASE,
 )
+#: Names of the operator's account, keys and files, also in quotation marks.
+_OPERATOR_NAMES = re.compile(
+    r"\borg[-_]\w|\bproj[-_]\w|\bsk-\w|\barn:|\bbearer \w|\bFile \"|/(?:home|usr|app|opt|var|root|srv|mnt|data|etc)/",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(r"'[^']{0,200}'|\"[^\"]{0,200}\"|`[^`]{0,200}`")
 #: Addresses. A sentence with one of them is left out.
 _ADDRESS = re.compile(
     r"://|\bwww\.|\b\d{1,3}(?:\.\d{1,3}){3}\b|\blocalhost\b|\[[0-9a-f:]{3,}\]|\w@\w|\w:\d{2,5}\b"
@@ -292,10 +301,15 @@ _ADDRESS = re.compile(
 _SENTENCE_END = re.compile(r"(?<=[.!?。])\s+|\n+")
 
 
+def is_about_operator(message: str) -> bool:
+    """Return True if a message speaks of the operator's account, limits, keys or files."""
+    return bool(_OPERATOR_NAMES.search(message) or _OPERATOR_WORDS.search(_QUOTED.sub("", message)))
+
+
 def words_for_caller(message: str) -> str:
     """Return what of an upstream's message may be passed on, as whole sentences; empty if nothing may."""
     message = message[:MAX_MESSAGE].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").strip()
-    if message.startswith("<") or _OPERATOR_WORDS.search(message):
+    if message.startswith(("<", "{", "[")) or is_about_operator(message):
         return ""
     sentences = [part.strip() for part in _SENTENCE_END.split(message) if part.strip()]
     return " ".join(sentence for sentence in sentences if not _ADDRESS.search(sentence))
@@ -326,12 +340,11 @@ def _translate(fault: Fault, status: int, wait_s: int | None, name: str, *, is_i
             rests_model=wait_s is not None,
             is_size=is_about_size(f"{' '.join(codes)} {fault.message}"),
         )
-    is_about_operator = any(_OPERATOR_CODES.search(code) for code in codes)
-    is_model = bool(codes & _MODEL_CODES)
-    if (is_refusal and status not in (403, 451)) and not is_about_operator and not is_model:
+    is_fault_of_operator = bool(codes & _MODEL_CODES) or any(_OPERATOR_CODES.search(code) for code in codes)
+    if is_refusal and status not in (403, 451) and not is_fault_of_operator:
         code = next((code for code in REQUEST_CODES if code in codes), None)
         param = fault.param
-        if not words and _OPERATOR_WORDS.search(fault.message) and code is None:
+        if not words and code is None and is_about_operator(fault.message):
             return EngineError(f"{name} cannot serve requests now")
         return EngineRefused(words or f"{name} refused the request without a reason.", param=param, code=code)
     if status in (503, 529):
@@ -376,6 +389,7 @@ def concerns_key(message: str) -> bool:
 
 # ── Retry-After ───────────────────────────────────────────────────────────────────────────────────────────
 
+_CLOCK = SystemClock()
 _SECONDS = re.compile(r"\d{1,9}(?:\.\d{0,9})?", re.ASCII)
 
 
@@ -389,7 +403,7 @@ def read_retry_after(value: str | None) -> int | None:
         wait_s = float(text)
     else:
         try:
-            wait_s = email.utils.parsedate_to_datetime(text[:64]).timestamp() - time.time()
+            wait_s = email.utils.parsedate_to_datetime(text[:64]).timestamp() - _CLOCK.now_ms() / 1000
         except (ValueError, TypeError, IndexError, OverflowError):
             return None
     return min(math.ceil(wait_s), LONGEST_RETRY_AFTER_S) if wait_s > 0 else None

@@ -54,7 +54,7 @@ class UpstreamSpeechEngine:
         self._client = client
         self._has_key = bool(key)
         self._url = (base_url or entry.base_url).rstrip("/") + "/audio/speech"
-        self._forwards = frozenset(("instructions", *entry.forwards))
+        self.forwards = frozenset(("instructions", *entry.forwards))
         self._headers = {"content-type": "application/json", **entry.headers}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
@@ -99,7 +99,7 @@ class UpstreamSpeechEngine:
     async def send(self, request: SpeechRequest, voice: VoiceEntry, text: str, audio_format: str) -> HttpResponse:
         """Send one request to the server. Raises EngineError if it fails."""
         body: dict[str, Any] = {
-            **{name: value for name, value in request.fields.items() if name in self._forwards},
+            **{name: value for name, value in request.fields.items() if name in self.forwards},
             "model": self.served_model(request.model),
             "input": text,
             "voice": voice.id,

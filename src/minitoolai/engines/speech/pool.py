@@ -40,6 +40,8 @@ class VoicePool:
     #: The kind of synthesizer that the children load.
     kind: str
 
+    forwards: frozenset[str] = frozenset()
+
     def __init__(
         self,
         name: str,
