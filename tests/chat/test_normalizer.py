@@ -324,3 +324,10 @@ def test_usage_beside_text_is_collected_after_many_forwarded_events(per_block: i
     events.feed(event(choice({"content": "z"})) + event(choice({"content": "z"}), usage))
     assert events.usage is not None
     assert (events.usage.prompt_tokens, events.usage.completion_tokens) == (9, 44)
+
+
+@pytest.mark.parametrize("tier", ["flex", "priority", "default"])
+def test_a_rewritten_chunk_keeps_the_engines_service_tier(tier: str) -> None:
+    source = b"".join(event(choice(delta), service_tier=tier) for delta in DELTAS) + END + DONE
+    output, _ = feed(source, forwards=False)
+    assert {chunk["service_tier"] for chunk in chunks(output)} == {tier}
