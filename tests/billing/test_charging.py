@@ -15,11 +15,11 @@ from minitoolai.billing.charging import (
     charged_cost,
     chat_bound,
     image_job_bound,
-    prompt_estimate,
     speech_bound,
     wait_until_durable,
 )
 from minitoolai.core.catalog import ChatModel
+from minitoolai.core.counting import estimate_prompt
 from minitoolai.core.errors import (
     AccessDenied,
     AlreadySettled,
@@ -338,8 +338,7 @@ def test_a_chat_must_be_able_to_pay_for_sixteen_tokens_or_for_its_limit() -> Non
 
 
 def test_an_empty_prompt_counts_as_one_token() -> None:
-    model = ChatModel("m", 150, 600, 128_000, 16_384, ("fake",), None)
-    assert prompt_estimate(ChatRequest("m", [], {}, False, False, 5, text_bytes=0, images=[]), model) == 1
+    assert estimate_prompt(ChatRequest("m", [], {}, False, False, 5, text_bytes=0, images=[])) == 1
 
 
 def test_a_key_beyond_its_budget_is_refused_and_holds_nothing(books: TemporaryBooks) -> None:

@@ -433,3 +433,28 @@ def test_any_line_end_may_be_cut(line_end: bytes) -> None:
         output, events = feed(source, cut)
         assert (output, events.done) == (TEXT + END, True)
     assert text(feed(source, *range(1, len(source)))[0]) == SAID
+
+
+@pytest.mark.parametrize("tier", ["flex", "priority", "default"])
+def test_a_rewritten_chunk_keeps_the_engines_service_tier(tier: str) -> None:
+    source = b"".join(event(choice(delta), service_tier=tier) for delta in DELTAS) + END + DONE
+    output, _ = feed(source, forwards=False)
+    assert {chunk["service_tier"] for chunk in chunks(output)} == {tier}
+
+
+def test_nothing_after_the_end_of_a_long_stream_is_sent() -> None:
+    """A stream that has shown its form for long enough is forwarded unparsed, but not beyond its end."""
+    events, word = stream(), event(choice({"content": "word "}))
+    for _ in range(MAX_TEMPLATE_PARSES + 2):
+        assert events.feed(word) == word
+    assert events.feed(END + USAGE_EVENT + DONE) == END
+    assert events.feed(word) == b""
+    assert events.feed(word * 2) == b""
+    assert events.pieces == MAX_TEMPLATE_PARSES + 2
+
+
+def test_a_usage_in_the_middle_counts_if_the_stream_came_to_its_end() -> None:
+    events, words = stream(), [event(choice({"content": word})) for word in ("one", "two", "three")]
+    events.feed(words[0] + words[1] + USAGE_EVENT + words[2] + END + DONE)
+    judged = events.usage_if_ended(PromptCount(9), 100, is_exact=True)
+    assert (judged.usage.prompt_tokens, judged.usage.completion_tokens, judged.is_estimated) == (9, 4, False)

@@ -316,3 +316,13 @@ def test_a_heartbeat_is_sent_every_fifteen_seconds_of_silence(sqlite_books: Temp
         asyncio.run(work(Charging(writer, books.clock)))
     assert at_s == [HEARTBEAT_AFTER_S, 2 * HEARTBEAT_AFTER_S, 35.5 + HEARTBEAT_AFTER_S]
     assert HEARTBEAT_AFTER_S == 15.0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_response_is_charged_for_the_usage_that_it_shows(account: Account, stream: bool) -> None:
+    answer = post(account, "/v1/chat/completions", model="quick", stream=stream, stream_options={"include_usage": True})
+    assert answer.status_code == 200, answer.text
+    last = events(answer.text)[-2] if stream else answer.json()
+    usage = last["usage"]
+    assert usage["completion_tokens"] > 0
+    assert CREDIT - account.settled() == usage["prompt_tokens"] * PRICE_IN + usage["completion_tokens"] * PRICE_OUT
