@@ -41,7 +41,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"messages": [*HELLO, {"role": "user", "content": [{"type": "audio"}]}]}, "messages[1].content[0].type"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "ftp://x/a.png"}}]}]},
      "messages[0].content[0].image_url.url"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "https://x/a.png"}]}]},
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": ["https://x/a.png"]}]}]},
      "messages[0].content[0].image_url"),
     ({"model": ""}, "model"),
     ({"model": None}, "model"),
