@@ -39,15 +39,13 @@ class BytePairTokenizer:
         """Read the vocabulary, unless that is done."""
         with self._lock:
             if self._encode is None:
-                self._encode = _load(self.name).encode_batch_fast
+                self._encode = _load(self.name).encode
 
     def count(self, text: str) -> int:
         """Return the number of tokens of this text."""
         if self._encode is None:
             self.load()
-        # A batch, because only for that the package releases the GIL.
-        (encoding,) = self._encode([text.encode("utf-8", "replace").decode()])
-        return len(encoding)
+        return len(self._encode(text.encode("utf-8", "replace").decode()))
 
 
 @functools.cache
