@@ -181,7 +181,7 @@ def normalize_completion(
     completion: _DocumentedCompletion | _AnyCompletion | None = _documented(body)
     choices: list[Any]
     if isinstance(completion, _DocumentedCompletion):
-        choices, usage_told, is_documented = completion.choices, completion.usage, True
+        choices, reported_usage, is_documented = completion.choices, completion.usage, True
         messages = [choice.message for choice in completion.choices]
     else:
         try:
@@ -191,9 +191,9 @@ def normalize_completion(
             raise EngineError(f"{engine} sent an invalid completion: it is nested too deeply") from error
         is_documented, messages = False, [choice["message"] for choice in choices]
         # Moonshot reports the usage in a choice.
-        usage_told = completion.usage or next((one.usage for one in completion.choices or [] if one.usage), None)
+        reported_usage = completion.usage or next((one.usage for one in completion.choices or [] if one.usage), None)
     served = text_or(completion.model, model)
-    reported = read_usage(usage_told)
+    reported = read_usage(reported_usage)
     sizes = [_size(message) for message in messages if message]
     pieces, size = len(sizes) - sizes.count(0), sum(sizes)
     generated = max(0, size - echoed)
