@@ -12,7 +12,6 @@ import pytest
 
 from minitoolai.cli.doctor import MIN_FREE_BYTES, warnings
 from minitoolai.core.errors import SettingsError
-from minitoolai.engines import tokenizers
 from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Secret, Settings
 from tests.support import catalogs, manners
@@ -82,7 +81,8 @@ def test_doctor_warns_if_the_tokenizer_of_an_engine_with_a_key_is_not_installed(
 ) -> None:
     settings = Settings(data_dir=tmp_path, engine_keys={"openai": Secret("sk-x")})
     assert subjects(settings) == set()
-    monkeypatch.setattr(tokenizers.util, "find_spec", lambda name: None)
+    # Python treats a module that is None as one that is not installed.
+    monkeypatch.setitem(sys.modules, "bpe_openai", None)
     assert [warning for warning in warnings(settings) if not warning.startswith("disk")] == [
         "tokenizer of openai: its package is not installed, so text without a reported usage is counted by its bytes; "
         "pip install bpe-openai"
