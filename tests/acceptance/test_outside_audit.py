@@ -104,7 +104,7 @@ FAULTS = {
     "one token per event": """
 import minitoolai.core.counting as c
 import minitoolai.engines.tokenizers as t
-t.BytePairTokenizer.count = lambda self, text: 1
+t.OpenAITokenizer.count = lambda self, text: 1
 c.estimate_tokens = lambda size: 0
 """,
     "images ignored": """
