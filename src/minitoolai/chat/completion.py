@@ -174,7 +174,7 @@ def normalize_completion(
 ) -> NormalizedCompletion:
     """Return a completion in the documented form. Raises EngineError or another failure if there is none.
 
-    If the engine reported no usage, or one that is not believed, use our own: `prompt` for the prompt, and for the
+    Without a believable usage from the engine, use our own count: `prompt` for the prompt, and for the
     output `output`, or else the bytes of its text without `echoed`, up to `max_output` tokens. `model` is the requested
     one, for engines that name none.
     """
@@ -223,12 +223,12 @@ def normalize_completion(
     return NormalizedCompletion(_encode(full), judgement, served, size)
 
 
-#: Fields of a message that says nothing but its content.
+#: Fields of a message that has no text except its content.
 _PLAIN_FIELDS = frozenset(("role", "content", "refusal"))
 
 
 def _size(message: Json) -> int:
-    """Return the bytes of text in a message. Most have a content only."""
+    """Return the bytes of text in a message. Most messages have only a content."""
     if message.get("content") and not message.get("refusal") and message.keys() <= _PLAIN_FIELDS:
         return len(message["content"].encode())
     return message_size(message)
@@ -256,7 +256,7 @@ def _documented(body: bytes) -> _DocumentedCompletion | None:
 
 
 def _read(body: bytes, engine: str, name: str) -> _AnyCompletion:
-    """Return the completion. Raises the failure that the body stands for: an error, or nothing."""
+    """Return the completion. Raises the reported failure for an error, or EngineError if it is unreadable."""
     try:
         found = _decode_any(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
