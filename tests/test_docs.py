@@ -14,11 +14,12 @@ from minitoolai.core import errors
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "minitoolai"
 DOCS = ROOT / "docs"
-#: Pages that tell a newcomer where to look. Paths are relative to the repository or to the package.
+#: Pages that name files and tests. Paths are relative to the repository or to the package.
 MAPS = [
     "docs/architecture.md",
     "CONTRIBUTING.md",
     "docs/portal.md",
+    "docs/reliability.md",
     "docs/decisions/0013-slices-above-shared-ground.md",
 ]
 #: A path in backticks, with an optional name in that file: `chat/run.py::ChatRun.charge`.

@@ -89,7 +89,7 @@ class Settings:
     audit_every_s: float = _setting(60.0, "Seconds between audits of the ledger in a running server.")
     max_shortfall: str = _setting(
         "1.00",
-        "Dollars per engine and day of cost beyond its holds, above which the audit raises an alarm. Empty: never.",
+        "Dollars that an engine may cost beyond its holds in a day before the audit raises an alert. Empty: no limit.",
     )
     llama_model: str = _setting("", "GGUF file to use instead of the embedded model.")
     llama_mmproj: str = _setting("", "The mmproj GGUF file of a model that accepts images (vision).")
@@ -147,12 +147,12 @@ class Settings:
     )
     first_token_timeout_s: float = _setting(
         60.0,
-        "Timeout for the first token of a stream: seconds in which an engine sends no event of a choice. The first "
-        "sound of speech as events, likewise.",
+        "Timeout for the first token of a stream: seconds without an event of a choice. Also for the first sound of "
+        "speech as events.",
         least=1,
     )
     total_timeout_s: float = _setting(
-        600.0, "Timeout for one response, streamed or whole. A whole response has no other.", least=1
+        600.0, "Timeout for one response, streamed or whole. The only timeout of a whole response.", least=1
     )
     drain_timeout_s: float = _setting(30.0, "Seconds that a stopping server waits for running streams.")
     #: `MINITOOLAI_<ENGINE>_API_KEY` and `_BASE_URL` of each engine of the catalog, by engine name.
@@ -165,9 +165,9 @@ _KEYS = (
     "stripe_secret_key", "stripe_webhook_secret", "moderation_key", "s3_access_key_id", "s3_secret_access_key",
     "metrics_token",
 )  # fmt: skip
-_JUDGED_ADDRESSES = ("moderation_url", "stripe_api_url", "s3_endpoint")
-#: The last two are judged where they are used.
-_ADDRESSES = (*_JUDGED_ADDRESSES, "public_url", "otlp_endpoint")
+_CHECKED_ADDRESSES = ("moderation_url", "stripe_api_url", "s3_endpoint")
+#: The last two are checked where they are used.
+_ADDRESSES = (*_CHECKED_ADDRESSES, "public_url", "otlp_endpoint")
 _FIELDS = {f.name: f for f in fields(Settings) if f.metadata}
 
 
@@ -221,7 +221,7 @@ def _parse(name: str, key: str, text: str) -> object:
         return words[text.lower()]
     text = text.strip() if key in (*_KEYS, *_ADDRESSES) else text
     why_bad = why_bad_key(text) if key in _KEYS else None
-    if key in _JUDGED_ADDRESSES and text:
+    if key in _CHECKED_ADDRESSES and text:
         why_bad = why_bad_address(text)
     if why_bad is not None:
         raise SettingsError(f"{name} is wrong: {why_bad}")

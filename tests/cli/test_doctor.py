@@ -76,6 +76,23 @@ def test_doctor_warns_about_a_public_address_without_public_url(tmp_path: Path) 
     assert subjects(named) == set()
 
 
+<<<<<<< HEAD
+=======
+def test_doctor_warns_if_the_tokenizer_of_an_engine_with_a_key_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data_dir=tmp_path, engine_keys={"openai": Secret("sk-x")})
+    assert subjects(settings) == set()
+    # Python treats a module that is None as one that is not installed.
+    monkeypatch.setitem(sys.modules, "bpe_openai", None)
+    assert [warning for warning in warnings(settings) if not warning.startswith("disk")] == [
+        "tokenizer of openai: its package is not installed, so text without a reported usage is counted by its bytes; "
+        "pip install bpe-openai"
+    ]
+    assert subjects(Settings(data_dir=tmp_path)) == set()
+
+
+>>>>>>> english
 def test_doctor_warns_about_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
     small = Path("/dev/shm")
     is_small = subprocess.run(["df", "-B1", "--output=avail", str(small)], capture_output=True, text=True, check=True)

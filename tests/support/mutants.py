@@ -30,7 +30,7 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of one module: function, text of the line, and change. Its tree is made when it is asked for."""
+    """A change of one module: function, text of the line, and change. Its tree is made on demand."""
 
     function: str
     line: str

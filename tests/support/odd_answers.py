@@ -1,4 +1,4 @@
-"""Plans for chats with an upstream that reports odd usages and clients that leave. One number, one plan."""
+"""Make plans for chats with odd reports of usage and clients that disconnect. A number always gives the same plan."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def usage(prompt: int, output: int) -> dict[str, Any]:
 
 @dataclass
 class Plan:
-    """One request, the upstream's response to it, and after how many chunks the client leaves."""
+    """One request, the upstream's response, and the number of chunks after which the client disconnects."""
 
     number: int
     engine: str
@@ -77,7 +77,7 @@ class Plan:
         return text + PER_MESSAGE + PER_PROMPT + self.image_tokens
 
     def texts(self, deltas: int | None = None) -> Texts:
-        """Return the text of the first so many deltas."""
+        """Return the text of the first `deltas` deltas, or of all."""
         found: Texts = {}
         for choice, delta in self.deltas[:deltas]:
             add_delta(found, choice, delta)
@@ -85,7 +85,7 @@ class Plan:
 
     @property
     def told(self) -> tuple[int, int] | None:
-        """Return the report if it is an honest one."""
+        """Return the report if it is true."""
         whole = sum(map(tiktokens.count, self.texts().values()))
         return (self.prompt_tokens, whole) if self.report.startswith("honest") else None
 
@@ -102,7 +102,7 @@ class Plan:
 
 
 def odd_plan(number: int) -> Plan:
-    """Return a plan with any report, any kind of deltas, and often a client that leaves."""
+    """Return a plan with any report, any kind of deltas, and often a client that disconnects."""
     draw = random.Random(number)
     kind = draw.choice(("content", "content", "reasoning", "reasoning_content", "tool", "choices"))
     language = draw.choice(list(texts.SENTENCES))
@@ -125,7 +125,7 @@ def odd_plan(number: int) -> Plan:
 
 
 def honest_plan(number: int) -> Plan:
-    """Return a plan with an honest report and a client that stays, streamed or not."""
+    """Return a plan with a true report and a client that reads to the end, streamed or not."""
     draw = random.Random(number)
     kinds = ("en", "de", "fr", "es", "ru", "zh", "ja", "code", "json")
     said = texts.KINDS[kinds[number % len(kinds)]](draw.randint(10, 6000), draw)
@@ -149,7 +149,7 @@ def _split(kind: str, said: str, size: int) -> list[Delta]:
 
 
 def answering(plans: dict[int, Plan], pace_s: float = 0.001) -> Callable[[Exchange], Any]:
-    """Return the behaviour of an upstream that answers each request by its plan, and notes in it what it sent."""
+    """Return the behaviour of an upstream that follows the plan of each request, and records in it what was sent."""
 
     async def behave(exchange: Exchange) -> None:
         content = exchange.body["messages"][0]["content"]

@@ -1,7 +1,7 @@
-"""Audit charges from outside: a client keeps what it received, counts it itself and compares the books with that.
+"""Audit charges from outside: record what a client received, count its tokens and compare the ledger with that.
 
-The ledger's own audit compares the books with themselves. This one shares no code with the program: it knows what the
-upstream sent and reported, what the client received, and counts tokens with OpenAI's encoder.
+The ledger's own audit only compares the accounts with each other. This one shares no code with the program: it knows
+what the upstream sent and reported, what the client received, and counts tokens with OpenAI's encoder.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Truth:
     #: Tokens of the prompt, and what was sent in response.
     prompt: int
     sent: Texts = field(default_factory=dict)
-    #: Prompt and output tokens of an honest report; None if the upstream reported nothing or nonsense.
+    #: Prompt and output tokens of a true report; None if the upstream reported nothing or something false.
     told: tuple[int, int] | None = None
-    #: The engine's tokenizer is in the catalog, and the engine is read to its end after its client left.
+    #: The engine's tokenizer is in the catalog, and its response is read to the end after a disconnect.
     is_named: bool = True
     is_read_on: bool = False
 
@@ -82,12 +82,12 @@ class OutsideAuditor:
         self.checked = 0
 
     def check(self, case: object, seen: Seen, truth: Truth, row: Mapping[str, Any]) -> None:
-        """Check one charge: what a client noted, what the upstream did, and the row of the generation."""
+        """Check one charge: compare the client's record, the upstream's actions, and the row of the generation."""
         self.checked += 1
         self.findings += [f"{case}: {finding}" for finding in self._check(seen, truth, row)]
 
     def check_end(self, case: object, seen: Seen, row: Mapping[str, Any]) -> None:
-        """Check only that an end which the client saw is a success in the books, with the usage that was shown."""
+        """Check only that a complete response is a success in the ledger, with the usage that the client received."""
         self.checked += 1
         units = row["input_units"], row["output_units"]
         self.findings += [f"{case}: {finding}" for finding in self._check_end(seen, row, units)]
@@ -113,7 +113,7 @@ class OutsideAuditor:
                 wrong.append(f"{units} were charged instead of the reported {truth.told}")
             return wrong
         if units == truth.told:
-            # The client left when all was said.
+            # The client disconnected after the last text.
             return wrong
         return wrong + self._check_range(got, truth, row)
 
@@ -126,9 +126,9 @@ class OutsideAuditor:
         return wrong
 
     def _check_range(self, got: Texts, truth: Truth, row: Mapping[str, Any]) -> list[str]:
-        """Check a charge that rests on our own count: a part of the true cost of what was delivered."""
+        """Check a charge from our own count: it must be near the true cost of the delivered output."""
         least, most = COUNTED if truth.is_named else GUESSED
-        # What was on its way when the client left was delivered as well, or not.
+        # Output in flight when the client disconnected may or may not count as delivered.
         low = self._cost(truth.prompt, count(got)) if any(got.values()) else 0
         high = self._cost(truth.prompt + SLACK, truth.output + SLACK) if any(truth.sent.values()) else 0
         if not int(low * least) <= row["cost"] <= high * most:
@@ -140,7 +140,7 @@ class OutsideAuditor:
 
 
 def audit_ends(server: ServerProcess, answers: Iterable[Seen]) -> list[str]:
-    """Check that every end which a client saw is in the books as a success, with the usage that it was shown."""
+    """Check that every complete response is a success in the ledger, with the usage that the client received."""
     auditor = OutsideAuditor(0, 0)
     for seen in answers:
         if seen.done and seen.status == 200 and seen.name:

@@ -1,4 +1,4 @@
-"""Count tokens with OpenAI's own encoder, as an authority that shares no code with the program."""
+"""Count tokens with OpenAI's own encoder, which shares no code with the program."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PATTERNS = {
 
 @functools.cache
 def encoding(name: str) -> tiktoken.Encoding:
-    """Return the encoder, with the vocabulary in the package of the other one."""
+    """Return the encoder, with the vocabulary from the package `bpe-openai`."""
     lines = gzip.decompress((files("bpe_openai.data") / f"{name}_base.tiktoken.gz").read_bytes()).splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
     return tiktoken.Encoding(name, pat_str=_PATTERNS[name], mergeable_ranks=ranks, special_tokens={})

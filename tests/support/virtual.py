@@ -37,9 +37,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """The time of a loop as records and leases know it; identifiers one after the other.
+    """Clock of records and leases that follows the time of a loop; IDs are sequential.
 
-    The wall clock may be set to another time (`wall_offset_s`); the others go on.
+    The wall clock may be set to another time (`wall_offset_s`); the others continue.
     """
 
     def __init__(self, loop: VirtualLoop) -> None:

@@ -1,4 +1,4 @@
-"""A wall clock of one server process that a test can set, without touching that of the machine."""
+"""Set the wall clock of one server process from a test, without changing the clock of the machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHIFTED = Path(__file__).with_name("shifted_clock")
 
 
 class WallClock:
-    """The file that says by how much a process's wall clock is wrong."""
+    """File with the offset of a process's wall clock."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "wall-clock"
@@ -22,12 +22,12 @@ class WallClock:
 
     @property
     def env(self) -> dict[str, str]:
-        """Return the variables of a process that shall have this clock."""
+        """Return the environment variables for a process with this clock."""
         path = [str(SHIFTED), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {"TEST_WALL_CLOCK": str(self._path), "PYTHONPATH": os.pathsep.join(path)}
 
     def shift(self, seconds: float) -> None:
-        """Set the clock to the true time and so many seconds."""
+        """Set the offset from the true time, in seconds."""
         with self._path.open("r+b" if self._path.exists() else "w+b") as file:
             file.write(struct.pack("<q", round(seconds * 1e9)))
         self.steps += 1
@@ -35,7 +35,7 @@ class WallClock:
 
 @asynccontextmanager
 async def stepping(clocks: Sequence[WallClock], shifts_s: Sequence[float], every_s: float) -> AsyncIterator[None]:
-    """Set these clocks again and again, each to another of the shifts than its neighbour."""
+    """Set these clocks repeatedly, each to a different one of the shifts."""
 
     async def step() -> None:
         number = 0

@@ -1,4 +1,4 @@
-"""Name the path of this API that a client of another service, or one with a wrong base URL, probably wanted."""
+"""Suggest the path of this API for a client of another service, or for one with a wrong base URL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
     (r"/(embed|embedding|embeddings)", _VECTORS),
 )
 _PATTERNS = [(re.compile(pattern), ours) for pattern, ours in _FOREIGN]
-#: Ends of paths, the longest first: whatever stands before them, such as a deployment or a second /v1.
+#: Ends of paths, the longest first. Anything may stand before them, such as a deployment or a second /v1.
 _ENDS = (
     ("/chat/completions", _CHAT),
     ("/images/generations", _IMAGES),
@@ -40,7 +40,7 @@ _ENDS = (
 
 
 def path_meant(path: str, paths: Collection[str]) -> str | None:
-    """Return the path of ours that does what this one does elsewhere, or None. `paths` are those that exist."""
+    """Return our path with the function that this one has in another API, or None. `paths` are those that exist."""
     wanted = re.sub("/+", "/", path[:1000]).rstrip("/").lower()
     if wanted in paths:
         return wanted

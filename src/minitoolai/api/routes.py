@@ -156,7 +156,7 @@ def _error_response(request: Request, error: ServiceError) -> Response:
 
 
 def _nearest_path(path: str) -> str:
-    """Suggest a path. A wrong path is most often one with the `/v1` of the base URL missing, or another service's."""
+    """Suggest a path. Most wrong paths lack the `/v1` of the base URL, or belong to another service's API."""
     paths = openapi.describe()["paths"]
     meant = path_meant(path, paths)
     close = [meant] if meant else difflib.get_close_matches(path[:80].rstrip("/"), paths, n=1, cutoff=0.75)

@@ -40,7 +40,7 @@ class Auditor:
         """Store the collaborators.
 
         `in_flight` returns the holds this process works on, which are never recovered here. `max_shortfall` is the
-        cost beyond its holds, in nano-dollars, that an engine may cause in a day without an alarm.
+        cost beyond its holds, in nano-dollars, that an engine may cause in a day without an alert.
         """
         self._max_shortfall = max_shortfall
         self._database = database

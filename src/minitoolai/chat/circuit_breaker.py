@@ -1,12 +1,12 @@
-"""Circuit breaker of one upstream: stop asking while it fails, without letting one customer stop it for all.
+"""Stop sending requests to an upstream that fails (circuit breaker), without letting one customer block it for all.
 
 Failures are of three kinds:
 
 - No request can cause them (`EngineUnavailable`: no connection, no name, no TLS, the operator's key rejected). The
   circuit opens at the first one.
-- One request might cause them (a 5xx, silence, an unreadable response). They count by account: only when several
-  accounts fail, and most of those that are seen, is the upstream the likely cause.
-- They say nothing about the upstream (the request was refused, or was too much at once). They open nothing.
+- One request might cause them (a 5xx, a timeout, an unreadable response). They count by account: the upstream is
+  the likely cause only if several accounts fail, and at least half of those with recent requests.
+- They say nothing about the upstream (it refused the request, or the request exceeded a limit). They never open it.
 
 Every process keeps its own state, from its own requests. All times are from the steady clock.
 """
@@ -27,32 +27,32 @@ from minitoolai.core.errors import (
 
 #: Each failed probe doubles the cooldown, up to this multiple of the first one.
 MAX_COOLDOWN_FACTOR = 16
-#: While a probe is in flight, other requests must wait this long.
+#: Retry-After for other requests while a probe is in flight.
 PROBE_WAIT_S = 1.0
 #: Longest time that an upstream's Retry-After is obeyed.
 MAX_RETRY_AFTER_S = 300
 #: Accounts and failures count for this long.
 WINDOW_S = 60.0
-#: As many accounts must fail for the circuit to open for all.
+#: The circuit opens for all accounts if at least this many fail.
 MIN_ACCOUNTS = 3
-#: If fewer accounts are seen, all of them must fail, with at least this many calls in a row that failed.
+#: If fewer accounts sent requests, all of them must fail, with at least this many failed calls in total.
 MIN_CALLS = 10
-#: An account that is one of them rests only if it failed more often than once.
+#: The circuit then opens only for accounts with at least this many failures in a row.
 MIN_OWN_FAILURES = 2
-#: The circuit opens for all only if the last call of at least one in this many accounts failed.
+#: The circuit opens for all accounts only if the last call of at least one in SHARE of them failed.
 SHARE = 2
 #: After the cooldown, accounts that did not cause it may probe for this long before those that did.
 HEADSTART_S = 5.0
 #: Forget old accounts when more than this many are known.
 MAX_ACCOUNTS = 10_000
-_NOBODY: Set[int] = frozenset()
+_NO_ACCOUNTS: Set[int] = frozenset()
 
 
 class CircuitBreaker:
     """Circuit breaker for one upstream in this process.
 
     Open for a cooldown, then half-open: one request probes the upstream, and closes or reopens the circuit. If fewer
-    than three accounts caused it, it is open for these only. Also obeys Retry-After, separately for each model.
+    than three accounts caused it, it is open only for them. Also obeys Retry-After, separately for each model.
     """
 
     __slots__ = (
@@ -65,7 +65,7 @@ class CircuitBreaker:
         "_is_probing",
         "_open_until_s",
         "_opened_s",
-        "_others_ask",
+        "_others_refused",
         "_rate_limited_until_s",
         "failing",
         "is_closed",
@@ -79,23 +79,24 @@ class CircuitBreaker:
         self._failed_probes = 0
         self._open_until_s: float | None = None
         self._opened_s = self._forgot_s = 0.0
-        #: The accounts whose failures opened the circuit, and whether it is open for all others as well.
-        self._causes = _NOBODY
+        #: The accounts that caused the failures, and whether the circuit is open for all others as well.
+        self._causes = _NO_ACCOUNTS
         self._is_for_all = False
         self._is_probing = False
         #: An account that did not cause the failures was refused while the circuit was open.
-        self._others_ask = False
+        self._others_refused = False
         self._rate_limited_until_s: dict[str, float] = {}
-        #: When each account was last served, and the accounts whose last call failed: failures in a row and the last.
+        #: When each account last sent a request.
         self.seen: dict[int, float] = {}
+        #: Accounts with a failed last call: the number of failures in a row, and the time of the last.
         self.failing: dict[int, tuple[int, float]] = {}
-        #: True if requests are allowed for every model. Checked first, so that the usual case costs nothing more.
+        #: True if requests are allowed for every model. Checked first, so that the usual case takes no other check.
         self.is_closed = True
 
-    # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def wait_s(self, model: str, account_id: int, now_s: float) -> float:
-        """Return the seconds until this account may ask for this model; 0 if it may now."""
+        """Return the seconds until this account may use this model; 0 if it may now."""
         if self.is_closed:
             return 0.0
         rate_limit_s = self._rate_limited_until_s.get(model, now_s) - now_s
@@ -109,12 +110,12 @@ class CircuitBreaker:
             return 0.0
         is_cause = account_id in self._causes
         if now_s < self._open_until_s:
-            self._others_ask = self._others_ask or not is_cause
+            self._others_refused = self._others_refused or not is_cause
             return self._open_until_s - now_s
         if self._is_probing:
             return PROBE_WAIT_S
-        if is_cause and self._others_ask:
-            # Its next request may fail like the last ones, whatever the state of the upstream.
+        if is_cause and self._others_refused:
+            # Its next request may fail like its last ones even if the upstream has recovered.
             return max(0.0, self._open_until_s + min(self._cooldown_s, HEADSTART_S) - now_s)
         return 0.0
 
@@ -130,7 +131,7 @@ class CircuitBreaker:
         self._is_probing = True
         return True
 
-    # ── what came of it ───────────────────────────────────────────────────────────────────────────────────────
+    # ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_success(self, account_id: int, started_s: float, *, is_probe: bool) -> None:
         """Record a complete response: close the circuit, unless the request was sent before it opened."""
@@ -173,13 +174,13 @@ class CircuitBreaker:
             self._count_failure(account_id, now_s)
             self._open(now_s, self._causes, is_for_all=self._is_for_all or isinstance(error, EngineUnavailable))
         elif started_s <= self._opened_s and self._is_open_for(account_id):
-            # Sent before the circuit opened: nothing new.
+            # Sent before the circuit opened, so it adds no information.
             return
         elif isinstance(error, EngineUnavailable):
-            self._open(now_s, _NOBODY, is_for_all=True)
+            self._open(now_s, _NO_ACCOUNTS, is_for_all=True)
         else:
             self._count_failure(account_id, now_s)
-            self._judge(now_s)
+            self._open_if_faulty(now_s)
 
     def forget_old(self, now_s: float) -> None:
         """Forget the accounts and failures that no longer count."""
@@ -187,13 +188,13 @@ class CircuitBreaker:
         self.seen = {account: at_s for account, at_s in self.seen.items() if at_s > since_s}
         self.failing = {account: run for account, run in self.failing.items() if run[1] > since_s}
         if len(self.seen) > MAX_ACCOUNTS // 2:
-            # So many in a minute: do not look through all of them at each request.
+            # Too many recent accounts to search them at each request.
             self.seen.clear()
 
     def _count_failure(self, account_id: int, now_s: float) -> None:
         self.failing[account_id] = (self.failing.get(account_id, (0, 0.0))[0] + 1, now_s)
 
-    def _judge(self, now_s: float) -> None:
+    def _open_if_faulty(self, now_s: float) -> None:
         """Open the circuit if the upstream is the likely cause of the failures of the last minute."""
         self.forget_old(now_s)
         failing = self.failing
@@ -218,4 +219,4 @@ class CircuitBreaker:
         self._open_until_s = now_s + self._cooldown_s * min(2**self._failed_probes, MAX_COOLDOWN_FACTOR)
         self._opened_s = now_s
         self._causes, self._is_for_all = causes, is_for_all
-        self._is_probing = self._others_ask = self.is_closed = False
+        self._is_probing = self._others_refused = self.is_closed = False

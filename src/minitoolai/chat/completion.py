@@ -174,14 +174,14 @@ def normalize_completion(
 ) -> NormalizedCompletion:
     """Return a completion in the documented form. Raises EngineError or another failure if there is none.
 
-    If the engine reported no usage, or one that is not believed, use our own: `prompt` for the prompt, and for the
+    Without a believable usage from the engine, use our own count: `prompt` for the prompt, and for the
     output `output`, or else the bytes of its text without `echoed`, up to `max_output` tokens. `model` is the requested
     one, for engines that name none.
     """
     completion: _DocumentedCompletion | _AnyCompletion | None = _documented(body)
     choices: list[Any]
     if isinstance(completion, _DocumentedCompletion):
-        choices, usage_told, is_documented = completion.choices, completion.usage, True
+        choices, reported_usage, is_documented = completion.choices, completion.usage, True
         messages = [choice.message for choice in completion.choices]
     else:
         try:
@@ -191,9 +191,9 @@ def normalize_completion(
             raise EngineError(f"{engine} sent an invalid completion: it is nested too deeply") from error
         is_documented, messages = False, [choice["message"] for choice in choices]
         # Moonshot reports the usage in a choice.
-        usage_told = completion.usage or next((one.usage for one in completion.choices or [] if one.usage), None)
+        reported_usage = completion.usage or next((one.usage for one in completion.choices or [] if one.usage), None)
     served = text_or(completion.model, model)
-    reported = read_usage(usage_told)
+    reported = read_usage(reported_usage)
     sizes = [_size(message) for message in messages if message]
     pieces, size = len(sizes) - sizes.count(0), sum(sizes)
     generated = max(0, size - echoed)
@@ -223,12 +223,12 @@ def normalize_completion(
     return NormalizedCompletion(_encode(full), judgement, served, size)
 
 
-#: Fields of a message that says nothing but its content.
+#: Fields of a message that has no text except its content.
 _PLAIN_FIELDS = frozenset(("role", "content", "refusal"))
 
 
 def _size(message: Json) -> int:
-    """Return the bytes of text in a message. Most have a content only."""
+    """Return the bytes of text in a message. Most messages have only a content."""
     if message.get("content") and not message.get("refusal") and message.keys() <= _PLAIN_FIELDS:
         return len(message["content"].encode())
     return message_size(message)
@@ -256,7 +256,7 @@ def _documented(body: bytes) -> _DocumentedCompletion | None:
 
 
 def _read(body: bytes, engine: str, name: str) -> _AnyCompletion:
-    """Return the completion. Raises the failure that the body stands for: an error, or nothing."""
+    """Return the completion. Raises the reported failure for an error, or EngineError if it is unreadable."""
     try:
         found = _decode_any(body)
     except (msgspec.DecodeError, UnicodeDecodeError):

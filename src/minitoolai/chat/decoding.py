@@ -1,7 +1,7 @@
-"""Read what an engine sent, however far it is from the documented format: JSON, events, chunks, usage, finish reasons.
+"""Read responses of engines that deviate from the documented format: JSON, events, chunks, usage, finish reasons.
 
-Every reader here accepts any value and returns what can be understood. Only `decode_json` raises, for text that is not
-JSON at all.
+Every reader accepts a value of any type and returns what it recognizes. Only `decode_json` and `read_received` raise,
+for text that is not JSON.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\u[dD][c-fC-
 
 
 def has_half(text: bytes) -> bool:
-    """Return True if JSON text may have half a surrogate pair as an escape, whose other half is in another string."""
+    """Return True if JSON text may have half a surrogate pair as an escape, with the other half in another string."""
     if text.find(b"\\ud") < 0 and text.find(b"\\uD") < 0:
         return False
     return any(len(match[0]) < 12 for match in _ESCAPED_SURROGATE.finditer(text))
@@ -111,7 +111,7 @@ class ReceivedChoice(msgspec.Struct):
     message: Any = UNSET
     #: Of a text completion.
     text: Any = UNSET
-    #: Moonshot reports it here.
+    #: Moonshot reports the usage here.
     usage: Any = UNSET
 
 
@@ -223,7 +223,7 @@ def _text_and_thoughts(content: Any) -> tuple[str | None, str | None]:
 
 
 def reasoning_of(message: Json) -> str | None:
-    """Return the reasoning of a message or delta, whichever of the known names it has."""
+    """Return the reasoning of a message or delta, under any of the known names."""
     for field in ("reasoning_content", "reasoning", "thinking"):
         if text := message.get(field):
             return text if isinstance(text, str) else _details_text(text)
@@ -238,7 +238,7 @@ def _details_text(details: Any) -> str | None:
 
 # ── finish reasons ────────────────────────────────────────────────────────────────────────────────────────
 
-#: The engine stopped because of a fault of its own: no answer, but an error.
+#: The engine stopped because of its own fault: report an error, not an answer.
 FAILED = "error"
 _FINISH_REASONS = {
     "stop": "stop",
@@ -280,9 +280,9 @@ _CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_t
 
 
 def read_usage(value: Any) -> Usage | None:
-    """Return the usage that a decoded value stands for, or None if the counts of prompt and output cannot be told.
+    """Return the usage that a decoded value represents, or None if it has no count of prompt or output.
 
-    Whether its numbers are believed is decided elsewhere.
+    `core/counting.py` decides whether its numbers are believed.
     """
     if not isinstance(value, dict) or not value:
         return None

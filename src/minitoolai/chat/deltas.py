@@ -1,4 +1,4 @@
-"""Repair deltas and messages: text, tool calls and logprobs in the documented form, whatever form the engine uses."""
+"""Repair deltas and messages: convert text, tool calls and logprobs of any engine to the documented form."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ match_text = re.compile(rb'\{"(?:content|reasoning(?:_content)?)":' + _STRING + 
 match_arguments = re.compile(
     rb'\{"tool_calls":\[\{"index":(\d{1,9}),"function":\{"arguments":' + _STRING + rb"\}\}\]\}"
 ).fullmatch
-#: Fields whose text arrives in pieces.
+#: Fields with text that arrives in pieces.
 _TEXT_FIELDS = ("content", "refusal", "reasoning_content", "reasoning", "thinking")
 
 
 class Repair:
-    """The repair of the deltas of one stream, or of the messages of one completion.
+    """Repair the deltas of one stream, or the messages of one completion.
 
-    Keeps what pieces have in common: the index and ID of each tool call, and half an emoji that awaits its other half.
+    Keeps state across deltas: the index and ID of each tool call, and half an emoji that awaits its other half.
     """
 
     __slots__ = ("_call_prefix", "_calls", "_halves", "renumbers")
 
     def __init__(self, name: str) -> None:
-        """`name` makes the IDs unique that tool calls get if the engine sends none."""
+        """Create the state. Tool calls without an ID get a unique one that contains the end of `name`."""
         self._call_prefix = f"call_{name.rpartition('-')[2]}"
         #: By choice: the calls in order, each with the engine's index and the ID that was sent.
         self._calls: dict[int, list[BegunCall]] = {}
@@ -61,7 +61,7 @@ class Repair:
         return not self.renumbers and index < len(self._calls.get(choice, ()))
 
     def delta(self, raw: bytes, choice: int) -> tuple[Json, bool]:
-        """Return the fields of a delta, and True if they differ from what was received."""
+        """Return the fields of a delta, and True if they differ from those received."""
         try:
             fields, is_changed = _decode_object(raw), False
         except (msgspec.DecodeError, UnicodeDecodeError):

@@ -161,7 +161,7 @@ class ChatEndpoint:
 
 
 async def _refuse_method(scope: Scope, send: Send) -> None:
-    """Send a 405, or a 426 to a client that asks for a WebSocket: Codex then sends the same request by POST at once."""
+    """Send a 405, or a 426 to a client that requests a WebSocket: Codex then immediately sends the request by POST."""
     if header(scope, b"upgrade").lower() != b"websocket":
         await method_not_allowed(send)
         return

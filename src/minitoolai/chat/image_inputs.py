@@ -34,7 +34,7 @@ class ImageInputs:
     """Load the images of chat requests: fetch, check and, if necessary, convert them."""
 
     def __init__(self, fetch: Fetch, check: CheckUrl) -> None:
-        """Create the loader. `check` judges a URL that an engine will fetch itself."""
+        """Create the loader. `check` checks a URL that an engine will fetch itself."""
         self._fetch = fetch
         self._check = check
         self._fetch_slots = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)

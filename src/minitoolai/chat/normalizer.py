@@ -96,9 +96,9 @@ class ChunkNormalizer:
         choices: int = 1,
         head: Chunk | None = None,
     ) -> None:
-        """`model` is the requested one, for engines that name none. `choices` of them were requested from `engine`.
+        """`model` is the requested model, for engines that name none. `choices` is the number of requested choices.
 
-        `head` has the fields that all chunks share, if another engine began the stream.
+        `head` contains the fields that all chunks share, if another engine began the stream.
         """
         self._forwards = forwards and include_usage and head is None
         self._include_usage = include_usage
@@ -125,9 +125,9 @@ class ChunkNormalizer:
         self.served_model: str | None = None
         #: Number of deltas that carried text, and the bytes of that text.
         self.pieces = self.size = 0
-        #: The same two counts when the engine last reported a usage.
+        #: The same two counts at the time of the last reported usage.
         self.reported_pieces = self.reported_size = 0
-        #: A usage was reported that cannot be true.
+        #: The engine reported an impossible usage.
         self.was_absurd = False
 
     @property
@@ -137,7 +137,7 @@ class ChunkNormalizer:
 
     @property
     def has_spoken(self) -> bool:
-        """Return True if the caller received a word or an end. Before that, another engine can take over."""
+        """Return True if the caller received text or a finish reason. Before that, another engine can take over."""
         return self.pieces > 0 or bool(self._finished)
 
     def match_template(self, data: bytes) -> bytes | None:
@@ -234,8 +234,8 @@ class ChunkNormalizer:
     def end(self) -> bytes:
         """Return the events to send when the engine closed its stream. Sets `done`, or `error` if it was cut off.
 
-        The rest is read as if an empty line followed. A stream without `[DONE]` is complete if every choice has a
-        finish reason.
+        An incomplete event is read as if an empty line followed. A stream without `[DONE]` is complete if every choice
+        has a finish reason.
         """
         rest, self._incomplete = self._incomplete, b""
         sent = b""
@@ -269,7 +269,7 @@ class ChunkNormalizer:
         return b"data: " + _encode(chunk) + b"\n\n" + DONE
 
     def report(self, usage: Usage) -> None:
-        """Remember a usage that the engine reported. Whether it is believed is decided at the end."""
+        """Store a usage that the engine reported. `usage_if_ended` decides whether it is believed."""
         if is_plausible(usage):
             self.usage = merge_usage(self.usage, usage)
             self.reported_pieces, self.reported_size = self.pieces, self.size
@@ -293,9 +293,9 @@ class ChunkNormalizer:
         if self.usage is not None and not self.done and output is not None:
             later = max(0, min(output, max_output) - self.usage.completion_tokens)
         elif self.usage is not None and not self.done:
-            told_size = max(0, self.reported_size - echoed)
-            least = min(least, least_output(self.reported_pieces, told_size))
-            later = count(pieces - self.reported_pieces, size - told_size)
+            reported_size = max(0, self.reported_size - echoed)
+            least = min(least, least_output(self.reported_pieces, reported_size))
+            later = count(pieces - self.reported_pieces, size - reported_size)
             later = max(0, min(later, max_output - self.usage.completion_tokens))
         tokens = count(pieces, size) if output is None else output
         return judge_usage(
@@ -330,7 +330,7 @@ class ChunkNormalizer:
             if len(lines) > 1:
                 # Some servers end an event with a single line end.
                 return b"".join([self._event(b"data: " + line, is_last=is_last) for line in lines])
-            # What was cut off is reported by `end`; after the last word nothing is lost.
+            # `end` reports a stream that was cut off. After all finish reasons, nothing is lost.
             if not is_last and len(self._finished) < self._choices:
                 self._fail(EngineError(f"{self._engine} sent an invalid chunk"))
         return b""
@@ -410,9 +410,9 @@ class ChunkNormalizer:
         self.error, self._forwards, self._template, self._incomplete = error, False, None, b""
 
     def _is_documented(self, event: bytes) -> bool:
-        """Return True if an event is a documented chunk that differs in its text from others, and count that text.
+        """Return True if an event is a documented chunk that no template matches, and count its text.
 
-        Such as one with `obfuscation`, the padding of varying length that OpenAI adds, or with logprobs.
+        Such chunks have logprobs, or `obfuscation`: padding of varying length that OpenAI adds.
         """
         head = self._head
         if head is None or self._shelved_template is not None or event.find(b'"delta":{"content":"') < 0:
@@ -445,7 +445,7 @@ class ChunkNormalizer:
             head = self._head = self._new_head(self._seen)
             self.served_model = head.model
         elif self.served_model is None:
-            # Another engine began the stream and its name stays in the chunks.
+            # Another engine began the stream, and the chunks keep the name of its model.
             self.served_model = text_or(chunk.model, self._model)
         is_same = (
             received is not None
@@ -624,7 +624,7 @@ class ChunkNormalizer:
             self.report(usage)
 
     def _report_elsewhere(self, fields: Json) -> None:
-        """Take a usage that stands in a field of its own: Groq's, Gemini's."""
+        """Read a usage from a field that only Groq or Gemini has."""
         groq = fields.get("x_groq")
         usage = groq.get("usage") if isinstance(groq, dict) else fields.get("usageMetadata")
         if usage is not None:

@@ -15,7 +15,7 @@ from minitoolai.chat.normalizer import ChunkNormalizer
 from minitoolai.chat.templates import ChunkTemplate
 from minitoolai.core.counting import message_texts
 
-#: Bytes of text that are kept of each stream. What follows is extrapolated.
+#: Bytes of text that are kept of each stream. The count of longer texts is extrapolated.
 MOST_KEPT = 262_144
 
 
@@ -32,19 +32,19 @@ _decode_chunks = msgspec.json.Decoder(list[_RecordedChunk]).decode
 
 
 class RecordingNormalizer(ChunkNormalizer):
-    """Normalizer that keeps the text of what it returns, one buffer per choice and field."""
+    """Normalizer that keeps the text of the events it returns, one buffer per choice and field."""
 
     __slots__ = ("_between", "_buffer", "_buffers", "_is_feeding", "_known_template")
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._buffers: dict[tuple[int, str], bytearray] = {}
-        #: The template that was learned last, and the buffer of its choice and field.
+        #: The last learned template, and the buffer of its choice and field.
         self._known_template: ChunkTemplate | None = None
         self._buffer = bytearray()
         #: The bytes between the texts of two of its events.
         self._between = b""
-        #: `feed` matches templates, too, and records all that it returns.
+        #: Set while `feed` runs, which also matches templates but records all events itself.
         self._is_feeding = False
 
     def match_template(self, data: bytes) -> bytes | None:

@@ -39,7 +39,7 @@ def check_options(fields: Fields) -> None:
 
 
 def check_unpriced(fields: Fields) -> None:
-    """Raise InvalidRequest for the first field with a cost of its own that the catalog does not price."""
+    """Raise InvalidRequest for the first field with an extra cost that the catalog does not price."""
     for name in UNPRICED_FIELDS:
         if fields.get(name) is not None:
             raise InvalidRequest(f"{name} is not supported: its cost has no price here. Leave it out", param=name)
@@ -319,7 +319,7 @@ def _drop_hosted_tools(fields: Fields) -> list[str]:
 
 
 def wants_usage(fields: dict[str, Any]) -> bool:
-    """Return True if the request asks for the usage at the end of a stream."""
+    """Return True if the request wants the usage at the end of a stream."""
     options = fields.get("stream_options")
     if options is None:
         return False
@@ -374,9 +374,9 @@ def _check_message(message: Any, at: str, totals: _PromptSize) -> None:
 
 
 def _may_be_empty(message: dict[str, Any], role: str) -> bool:
-    """Return True if a message may have no content, and write that as engines expect it: agents send `[]` as well."""
+    """Return True if a message may have no content, and set it as engines expect: agents also send `[]`."""
     if role == "tool":
-        # A tool that returned nothing.
+        # The tool returned nothing.
         message["content"] = ""
         return True
     if role == "assistant" and message.get("tool_calls"):

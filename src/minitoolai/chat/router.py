@@ -1,4 +1,4 @@
-"""Choose the engines for a chat, with fallback and retry with exponential backoff. circuit_breaker.py says which rest.
+"""Choose the engines for a chat, with circuit breakers, fallback and retry with exponential backoff.
 
 The model's upstreams are tried in catalog order until one responds. An embedded engine is used only if no upstream is
 configured; it is never the fallback for an upstream that failed.
@@ -69,7 +69,7 @@ class Route:
         self._tries: dict[str, int] = {}
         self._retry_wait_s: dict[str, float] = {}
         self._attempt_is_open = False
-        #: The current attempt probes an upstream whose circuit is half-open.
+        #: The current attempt probes an upstream with a half-open circuit.
         self._is_probe = False
         #: Number of attempts and the span of the current one; used only if tracing is on.
         self._attempt_count = 0
@@ -157,7 +157,7 @@ class Route:
         return self._router.breakers[name].wait_s(self._model, self._account_id, now_s)
 
     async def _retry_rate_limited(self, error: ServiceError) -> ChatEngine | None:
-        """Wait, and return the same engine, if it refused only this request, which may pass a moment later."""
+        """Wait, and return the same engine, if it rate limited only this request: a retry may succeed."""
         engine, tries = self.engine, self._tries.get(self.engine.name, 0)
         if (
             not isinstance(error, EngineRateLimited)
@@ -218,7 +218,7 @@ class Route:
             )
 
     def _set_retry_wait(self, name: str, error: ServiceError) -> None:
-        """Remember how long to wait before a retry. A request that is too large for a rate limit is not retried."""
+        """Set how long to wait before a retry. A request that is too large for a rate limit is not retried."""
         if not isinstance(error, EngineRateLimited):
             self._retry_wait_s[name] = float(error.retry_after_s or 0)
         elif not error.is_size:

@@ -1,8 +1,8 @@
 """Run one chat: open the engine, read and normalize its output, charge for it, end it. Independent of HTTP.
 
-`finish` queues the charge without awaiting anything, so that every way in which a run can end is charged. What takes
-time before it, such as counting with a tokenizer or reading an abandoned response, runs in a background task that
-calls `finish` in a `finally`; the run stays in flight until then.
+`finish` queues the charge without awaiting anything, so that a run is charged however it ends. Slow work before the
+charge, such as counting with a tokenizer or reading an abandoned response, runs in a background task that calls
+`finish` in a `finally`; the run stays in flight until then.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from minitoolai.ledger.types import Result
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-#: Counts with tokenizers: one text at a time, so that many clients that leave at once do not take all cores.
+#: Counts with tokenizers, one text at a time: many clients that disconnect together must not occupy all cores.
 _COUNTER = ThreadPoolExecutor(1, thread_name_prefix="tokens")
 
 
@@ -55,7 +55,7 @@ class RunOwner(Protocol):
         """Remove a run that has ended; return True if no other is in flight."""
 
     def in_background(self, run: ChatRun, work: Coroutine[Any, Any, None], *, is_drain: bool) -> None:
-        """Run what ends an abandoned run in a task of its own."""
+        """Run `work`, which ends an abandoned run, in a separate task."""
 
     def image_tokens(self, model: str) -> ImageTokens | None:
         """Return the tokens of an image for this model; None if it accepts none."""
@@ -90,17 +90,17 @@ class ChatRun:
         self._prompt_is_checked = False
         #: Our count by the engine's tokenizer.
         self._counted: Usage | None = None
-        #: The judgement that was charged.
+        #: The usage that was charged.
         self._charged: Judgement | None = None
         self._response: ChatResponse | None = None
-        #: An engine call that goes on if the client leaves, because the engine bills for all of it.
+        #: An engine call that continues if the client disconnects, because the engine bills for all of it.
         self._pending: asyncio.Future[Any] | None = None
         self._charge: asyncio.Future[Result] | None = None
         self.is_finished = False
         #: The completion, if the request is not streamed.
         self._completion: NormalizedCompletion | None = None
         self.cancellation = Cancellation()
-        #: What the caller of a stream receives. Not for a response that is sent whole.
+        #: Output of a stream; None for a response that is sent whole.
         self.output: StreamOutput | None = None
         #: Called once, at the first tick: the response takes longer than half a second.
         self.on_slow: Callable[[], None] | None = None
@@ -138,7 +138,7 @@ class ChatRun:
         return await self.engine.open(self.request, self.reservation.units)
 
     async def _keep(self, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Await an engine call that continues if this task is cancelled, or take up one that was left so."""
+        """Await an engine call that continues if this task is cancelled, or await the pending one."""
         pending: asyncio.Future[T] = self._pending or asyncio.ensure_future(start())
         self._pending = pending
         try:
@@ -146,12 +146,12 @@ class ChatRun:
         except ServiceError:
             self._pending = None
             raise
-        # After a CancelledError it goes on, or its result is kept.
+        # After a CancelledError the call continues, and its result is kept.
         self._pending = None
         return pending.result()
 
     async def _discard_pending(self) -> None:
-        """Stop an engine call that nobody waits for any more."""
+        """Cancel an engine call if it is still pending, and close its response."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
@@ -185,7 +185,7 @@ class ChatRun:
 
     def _switch_engine(self, engine: ChatEngine) -> None:
         self.engine = engine
-        # Chunks without a word may have been sent already: those of the next engine continue them.
+        # Chunks without text may have been sent already. The chunks of the next engine share their head.
         self.events = self._new_events(self.events.head)
         self._alive_at_s = self._service.clock.steady_s()
 
@@ -283,8 +283,8 @@ class ChatRun:
         events = self.events
         block = events.feed(data) if data else events.end()
         if self._first_token_s is None and (block or events.pieces):
-            # Every event of a choice is a sign of life, comments are not. One without text, such as the role, is not
-            # the first token.
+            # Every event of a choice shows that the engine is working; comments do not. An event without text, such
+            # as the role, is not the first token.
             self._alive_at_s = self._service.clock.steady_s()
             if events.pieces:
                 self._first_token_s = self._alive_at_s
@@ -311,7 +311,7 @@ class ChatRun:
             body = await self._keep(lambda: _read(response))
         else:
             body = await response.read()
-        # Kept already now: it is charged even if the client leaves while it is counted.
+        # Store it before counting: it must be charged even if the client disconnects meanwhile.
         completion = self._completion = self._normalize(body)
         if self._must_count(completion.judgement):
             texts = await _in_counter(completion_texts, completion.body)
@@ -348,7 +348,7 @@ class ChatRun:
         return self._judge().usage
 
     def _judge(self) -> Judgement:
-        """Return the usage so far, and whether any part of it is our own count. Fixed once it is charged."""
+        """Return the usage so far, and whether any part of it is our own count. It is fixed when it is charged."""
         if self._charged is not None:
             return self._charged
         if self._completion is not None:
@@ -363,7 +363,7 @@ class ChatRun:
         return self._judge() if self._must_check_prompt(judgement) else judgement
 
     def _must_check_prompt(self, judgement: Judgement) -> bool:
-        """Return True if the report of a prompt is too low, but may be right: believe less, and judge again. Once."""
+        """Return True if a reported prompt seems too low. Then lower the limit, once, for a second check."""
         if "prompt_low" not in judgement.doubts or self._prompt_is_checked:
             return False
         self._prompt_is_checked = True
@@ -376,7 +376,7 @@ class ChatRun:
         return judgement.is_estimated and self.engine.tokenizer is not None and self._counted is None
 
     async def _count(self, delivered: Delivered) -> None:
-        """Count the prompt and what was delivered with the engine's tokenizer, in a thread."""
+        """Count the prompt and the delivered text with the engine's tokenizer, in a thread."""
         image_tokens = self._service.image_tokens(self.request.model)
         counted = await _in_counter(estimate, self.request, delivered, self.engine.tokenizer, image_tokens)
         self._counted = counted
@@ -475,8 +475,8 @@ class ChatRun:
     async def close(self, error: ServiceError | None = None) -> None:
         """Finish the run and close the engine's response.
 
-        If the client left and the engine bills for the whole response anyway, read it to its end in the background
-        first. If the engine has a tokenizer, count with it in the background first.
+        If the client disconnected and the engine bills for the whole response anyway, first read it to its end in the
+        background. If the engine has a tokenizer, first count with it in the background.
         """
         if isinstance(error, ClientLeft) and self._can_drain():
             self._service.in_background(self, self.drain(), is_drain=True)
@@ -497,7 +497,7 @@ class ChatRun:
             self.finish(error)
 
     def _can_drain(self) -> bool:
-        """Return True if the engine has the request, and bills for its whole response."""
+        """Return True if the engine received the request, and bills for its whole response."""
         if self.is_finished or not self.engine.bills_after_cancel or self.request.waits:
             return False
         return self._response is not None or self._pending is not None
@@ -520,7 +520,7 @@ class ChatRun:
             except ServiceError as failure:
                 error = failure
             except asyncio.CancelledError:
-                # A timeout or a stopping server: charge what came until now.
+                # Timeout or shutdown: charge the output received so far.
                 if self.cancellation.take() is None:
                     raise
             await self._count_stream()

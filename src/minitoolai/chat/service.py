@@ -108,7 +108,7 @@ class ChatService:
         return run
 
     def _drop_fields(self, request: ChatRequest, model: ChatModel, engine: ChatEngine) -> None:
-        """Note the fields that this engine does not get, and count those that an engine of this model gets."""
+        """Record the fields that this engine does not receive, and count the bytes of those that an engine receives."""
         dropped = [*request.dropped, *(name for name in request.extras if name not in engine.forwards)]
         if self._refuses_unknown_fields and (unknown := [*dropped, *request.dropped_tools]):
             raise InvalidRequest(
@@ -138,7 +138,7 @@ class ChatService:
         return None if entry is None else entry.image_tokens
 
     def in_background(self, run: ChatRun, work: Coroutine[Any, Any, None], *, is_drain: bool) -> None:
-        """Run what ends an abandoned run in a task of its own. `is_drain`: its response is read to its end."""
+        """Run `work`, which ends an abandoned run, in a separate task. `is_drain`: it reads the response to its end."""
         task = asyncio.ensure_future(work)
         self._background.add(task)
         account = run.reservation.account_id

@@ -1,4 +1,4 @@
-"""Templates of chunks, which spare the parser.
+"""Recognize chunks by templates instead of parsing them.
 
 The chunks of a stream usually differ only in their text. If a chunk has the same bytes as one that was parsed before,
 apart from a text without quotes and line ends, it has the same structure and need not be parsed.

@@ -160,14 +160,14 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     developer_role: bool = True
     #: upstream: request fields that it ignores or does not support; requests with them are rejected.
     unsupported: tuple[str, ...] = ()
-    #: upstream: request fields that it gets beside the documented ones, such as top_k. Others are dropped.
+    #: upstream: request fields that it receives in addition to the documented ones, such as top_k. Others are dropped.
     forwards: tuple[str, ...] = ()
     #: upstream: it also has `/completions`; the upstream decides which of its models support it.
     completions: bool = True
     #: the engine accepts images, for models that do.
     vision: bool = True
-    #: upstream: it fetches images by URL; otherwise they are fetched here and sent with the request. Default: only if
-    #: the address of the upstream is public, because one inside your network could fetch from it for a stranger.
+    #: upstream: it fetches images by URL; otherwise this server fetches them and sends them with the request. Default:
+    #: true only if its address is public, because a caller could make one inside your network fetch private URLs.
     fetches_images: bool | None = None
     #: upstream: model name of the upstream, by catalog name; a missing name is passed on unchanged. webui, diffusers:
     #: checkpoint or file, by catalog name; for a missing name, the model's `weights`.

@@ -33,9 +33,9 @@ class Clock(Protocol):
         """Return monotonic seconds with an arbitrary origin."""
 
     def lease_ms(self) -> int:
-        """Return milliseconds on the clock that leases are written and compared in, never the wall clock.
+        """Return milliseconds on the clock for leases, which is never this machine's wall clock.
 
-        On a shared database it is the database server's, for all processes alike; else the monotonic clock.
+        With a shared database it is the database server's clock, in all processes; else the monotonic clock.
         """
 
     def new_id(self) -> int:
@@ -47,7 +47,7 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._last_id = 0
-        #: What the database server's clock is ahead of the monotonic one; 0 if the database is not shared.
+        #: Database server's clock minus the monotonic clock; 0 if the database is not shared.
         self._lease_offset_ms = 0
         #: Number of this process on a shared database: two processes never make the same ID.
         self.process_number: int | None = None

@@ -1,4 +1,4 @@
-"""Count what was read and delivered, and judge what an upstream reports about it.
+"""Count the tokens of prompts and responses, and check the usage that an upstream reports.
 
 `estimate` counts a prompt and a response for which no engine reported a usage: with the engine's tokenizer if the
 catalog names one, else from the bytes of their text. `judge_usage` compares a reported usage with that count, because
@@ -21,15 +21,15 @@ from minitoolai.core.inference import ChatRequest, CompletionDetails, TokenDetai
 BYTES_PER_TOKEN = 5
 #: Tokens that a chat template usually adds per message.
 LIKELY_TOKENS_PER_MESSAGE = 4
-#: A reported count is believed from our own count divided by this. Formal English has twice as many bytes per token as
-#: other text, and an honest report must never be replaced.
+#: A reported count is believed if it is at least our own count divided by this. Formal English has twice as many bytes
+#: per token as other text, and a true report must never be replaced.
 LEAST_SHARE = 4
-#: A delta counts as at most one token per this many bytes when a report is judged: some upstreams send every character
-#: in a delta of its own.
+#: A delta counts as at most one token per this many bytes when a report is checked: some upstreams send each character
+#: in a separate delta.
 LEAST_BYTES_PER_DELTA = 3
-#: A report above this is nonsense, whatever the hold pays for.
+#: Reports above this are ignored, for every request.
 LARGEST_PLAUSIBLE = 100_000_000
-#: Text in characters that is given to a tokenizer. Of a longer text, this many SAMPLES of it are counted.
+#: Most characters that are counted with a tokenizer. Of a longer text, SAMPLES parts are counted.
 MOST_COUNTED = 131_072
 SAMPLES = 8
 #: A run of one character, of which tokenizers make few tokens.
@@ -78,9 +78,9 @@ class Tokenizer(Protocol):
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """What was delivered of a response: deltas that carried text, the bytes of that text, and the text itself.
+    """Delivered part of a response: the number of deltas with text, the bytes of that text, and the text itself.
 
-    `texts` is empty if the text was not kept. `size` may then be all that is known of it.
+    `texts` is empty if the text was not kept.
     """
 
     pieces: int
@@ -94,9 +94,9 @@ def estimate(
     tokenizer: Tokenizer | None = None,
     image_tokens: ImageTokens | None = None,
 ) -> Usage:
-    """Count a prompt and what was delivered of its response: with the tokenizer, or else from their bytes.
+    """Count the tokens of a prompt and the delivered response, with the tokenizer or else from their bytes.
 
-    Counts at most MOST_COUNTED characters of each and extrapolates, so that megabytes of text take no seconds.
+    Counts at most MOST_COUNTED characters of each and extrapolates, so that megabytes of text do not take seconds.
     """
     prompt = estimate_prompt(request, image_tokens, tokenizer)
     if tokenizer is None or not delivered.texts:
@@ -177,7 +177,7 @@ def _count_extrapolated(tokenizer: Tokenizer, texts: Sequence[str], size: int) -
     return tokens * size // counted if size > counted + 64 else tokens
 
 
-# ── what an upstream reports ───────────────────────────────────────────────────────────────────────────────────────
+# ── usage reported by upstreams ────────────────────────────────────────────────────────────────────────────────────
 
 
 class PromptCount(msgspec.Struct, frozen=True):
@@ -204,7 +204,7 @@ def expect_prompt(request: ChatRequest, image_tokens: ImageTokens | None, most: 
 
 
 def least_prompt(request: ChatRequest) -> int:
-    """Return the fewest prompt tokens that are believed after a closer look, for a report that seems too low.
+    """Return the fewest prompt tokens that are believed in a second check, for a report that seems too low.
 
     Counts only what surely is a part of the prompt: some engines leave out the reasoning of earlier turns, tools that
     must not be called, or schemas, which they turn into a grammar. Rules, indentation and padded tables have up to 80
@@ -236,7 +236,7 @@ def least_output(pieces: int, size: int, counted: int | None = None) -> int:
 
 
 def is_plausible(usage: Usage) -> bool:
-    """Return True if the reported counts are within range, whatever was asked. Other reports are ignored."""
+    """Return True if the reported counts are possible for any request. Other reports are ignored."""
     return 0 <= usage.prompt_tokens <= LARGEST_PLAUSIBLE and 0 <= usage.completion_tokens <= LARGEST_PLAUSIBLE
 
 
@@ -269,9 +269,9 @@ def judge_usage(
     """Return the usage to charge: the reported one where it is believed, else our own count.
 
     `tokens` is our count of the output, `least` and `most` the range in which a report of it is believed. `later` is
-    our count of what followed the last report of a stream that was cut off. `is_early`: the only report came with the
-    first chunk, so it is about the prompt. `was_absurd`: another report was ignored. Without a report and without
-    output, nothing is charged.
+    our count of the output after the last report of a stream that was cut off. `is_early`: the only report came with
+    the first chunk, so it covers only the prompt. `was_absurd`: another report was ignored. Without a report and
+    without output, nothing is charged.
     """
     if (
         reported is not None
@@ -287,8 +287,8 @@ def judge_usage(
     if reported is None:
         ours = Usage(prompt.tokens, tokens) if has_begun else Usage(0, 0)
         return Judgement(ours, has_begun, tuple(doubts))
-    told = _with_total(reported, most)
-    output, why = (None, "") if is_early else _judge_count(told.completion_tokens, least, most, is_due=has_begun)
+    corrected = _with_total(reported, most)
+    output, why = (None, "") if is_early else _judge_count(corrected.completion_tokens, least, most, is_due=has_begun)
     if output is None:
         output = tokens
         if why:
@@ -296,25 +296,25 @@ def judge_usage(
     else:
         output = min(output + later, max(output, most))
     was_read = has_begun or output > 0
-    read, why = _judge_count(told.prompt_tokens, prompt.least, prompt.most, is_due=was_read)
+    read, why = _judge_count(corrected.prompt_tokens, prompt.least, prompt.most, is_due=was_read)
     if read is None:
         read = prompt.tokens if was_read else 0
         doubts.append(f"prompt_{why}")
-    is_estimated = read != told.prompt_tokens or output != told.completion_tokens
-    return Judgement(_within(told, read, output), is_estimated, tuple(doubts))
+    is_estimated = read != corrected.prompt_tokens or output != corrected.completion_tokens
+    return Judgement(_within(corrected, read, output), is_estimated, tuple(doubts))
 
 
-def _judge_count(told: int, least: int, most: int, *, is_due: bool) -> tuple[int | None, str]:
+def _judge_count(count: int, least: int, most: int, *, is_due: bool) -> tuple[int | None, str]:
     """Return the reported count, or None and the reason if it is not believed. `is_due`: zero cannot be true."""
-    if told == 0:
+    if count == 0:
         return (None, "zero") if is_due and most else (0, "")
-    if told < max(0, least):
+    if count < max(0, least):
         return None, "low"
-    return (None, "high") if told > most else (told, "")
+    return (None, "high") if count > most else (count, "")
 
 
 def _with_total(usage: Usage, most: int) -> Usage:
-    """Add what the total has more than its parts: to the output as xAI means it, or to a prompt that is missing."""
+    """Add the part of the total that exceeds the sum: to the output, as xAI means it, or to a missing prompt count."""
     more = usage.total_tokens - usage.prompt_tokens - usage.completion_tokens
     if more <= 0:
         return usage
@@ -326,7 +326,7 @@ def _with_total(usage: Usage, most: int) -> Usage:
 
 
 def _details_fit(usage: Usage) -> bool:
-    """Return True if no detail is below zero or above the count that it is a part of."""
+    """Return True if every detail is between zero and the count that contains it."""
     read, written, whole = usage.prompt_tokens_details, usage.completion_tokens_details, usage.prompt_tokens
     if read is not None and not (0 <= (read.cached_tokens or 0) <= whole and 0 <= (read.audio_tokens or 0) <= whole):
         return False
@@ -339,11 +339,11 @@ def _details_fit(usage: Usage) -> bool:
     )
 
 
-def _within(told: Usage, prompt: int, output: int) -> Usage:
+def _within(usage: Usage, prompt: int, output: int) -> Usage:
     """Return the usage with these counts, and with details that are not above them."""
-    if (prompt, output) == (told.prompt_tokens, told.completion_tokens) and _details_fit(told):
-        return told
-    read, written = told.prompt_tokens_details, told.completion_tokens_details
+    if (prompt, output) == (usage.prompt_tokens, usage.completion_tokens) and _details_fit(usage):
+        return usage
+    read, written = usage.prompt_tokens_details, usage.completion_tokens_details
     if read is not None:
         read = TokenDetails(_clamp(read.cached_tokens, prompt), _clamp(read.audio_tokens, prompt))
     if written is not None:

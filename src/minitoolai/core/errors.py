@@ -63,7 +63,7 @@ class ServiceError(Exception):
 
 
 def internal_error(bug: Exception) -> ServiceError:
-    """Return the error for a caller whose request met a bug of ours."""
+    """Return the error for a request that failed because of a bug in this server."""
     return ServiceError(f"Internal error ({type(bug).__name__}). Try again, or contact the operator.")
 
 
@@ -237,7 +237,7 @@ class EngineUnavailable(EngineError):
 class EngineRateLimited(EngineError):
     """The engine's own rate limit was reached.
 
-    By itself it concerns one request. `rests_model`: the engine said when it serves this model again, whoever asks.
+    By itself it concerns one request. `rests_model`: the engine sent Retry-After, which applies to all callers.
     `is_size`: the request is too large for the limit, so that repeating it is of no use.
     """
 

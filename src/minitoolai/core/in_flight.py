@@ -22,7 +22,7 @@ TICK_S = 0.5
 TICK_GROUPS = 10
 #: Maximum age of the last checkpoint. Output produced since is the operator's loss if the process dies.
 CHECKPOINT_EVERY_S = 1.0
-#: Send a heartbeat when the caller has received nothing for this long, whatever the engine has sent.
+#: Send a heartbeat when the caller has received nothing for this long, even if the engine has sent comments.
 HEARTBEAT_AFTER_S = 15.0
 #: Fill a group up to this size before using the next one, so that checkpoints share a commit.
 MIN_GROUP_SIZE = 32
@@ -100,7 +100,7 @@ class Cancellation:
 class StreamOutput(Protocol):
     """The stream of events that a caller receives."""
 
-    #: Nothing was sent since this was last set to True.
+    #: Set to True by the ticker, and to False by each write.
     is_silent: bool
 
     def break_silence(self) -> None:
@@ -108,7 +108,7 @@ class StreamOutput(Protocol):
 
 
 def break_silence(output: StreamOutput, silent_since_s: float, now_s: float) -> float:
-    """Send a heartbeat if the caller has received nothing for HEARTBEAT_AFTER_S, and return since when it is silent."""
+    """Send a heartbeat if the caller has received nothing for HEARTBEAT_AFTER_S. Return the time of the last output."""
     if not output.is_silent:
         output.is_silent = True
         return now_s
@@ -218,7 +218,7 @@ class InFlight:
                     self._end_failed(run, bug)
 
     def _end_failed(self, run: InFlightRun, bug: Exception) -> None:
-        """End one run with a bug in its tick. All others must still be ticked."""
+        """End a run because of a bug in its tick. All other runs must still be ticked."""
         try:
             run.stop(internal_error(bug))
         except Exception:

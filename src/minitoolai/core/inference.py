@@ -57,7 +57,7 @@ class ChatRequest(msgspec.Struct):
     images: list[str] = []
     #: Undocumented fields, which an engine gets only if its catalog entry forwards them.
     extras: dict[str, Any] = {}
-    #: Names of the fields, and of the tools, that no engine gets.
+    #: Names of the fields and tools that are not sent to any engine.
     dropped: list[str] = []
     dropped_tools: list[str] = []
     #: A default limit may be lowered to fit the context; a requested one may not.

@@ -46,12 +46,12 @@ FIRST_TOKEN_MS = (5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_
 DURATION_MS = (10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000)
 
 
-#: What the ledger has of a generation whose hold another process recovered.
+#: Error code in the ledger for a generation that another process recovered.
 _RECOVERED = Outcome("failed", error_code="interrupted", estimated=True)
 
 
 class _Ended(NamedTuple):
-    """A finished generation, with the charge that was asked for and its result, once that is known."""
+    """A finished generation, with the requested charge and its result, once that is known."""
 
     kind: str
     model: str
@@ -62,18 +62,18 @@ class _Ended(NamedTuple):
     charge: asyncio.Future[Any] | None
 
     def is_known(self) -> bool:
-        """Return True if the ledger has answered."""
+        """Return True if the result of the charge is known."""
         return self.charge is None or self.charge.done()
 
     def booked(self) -> tuple[Outcome, int]:
-        """Return the outcome and cost that the ledger has. They differ from those asked for if the hold was lost."""
+        """Return the outcome and cost in the ledger, which differ if another process recovered the hold."""
         charge = self.charge
         if charge is None or charge.cancelled() or isinstance(charge.exception(), TimeoutError):
             return self.outcome, self.cost
         if charge.exception() is not None:
             return _RECOVERED, 0
         settled = charge.result()
-        # A result without `differs` says that the ledger has no such hold.
+        # A result without `differs` means that the ledger has no such hold.
         if getattr(settled, "differs", True):
             return _RECOVERED, getattr(settled, "cost", 0)
         return self.outcome, self.cost
@@ -121,7 +121,7 @@ class Meters:
         now_ms: int,
         charge: asyncio.Future[Any] | None = None,
     ) -> None:
-        """Count a finished generation, once its charge is known. Its hold ID says when it began."""
+        """Count a finished generation, once its charge is known. Its hold ID contains the start time."""
         self._pending.append(_Ended(kind, model, hold_id, outcome, cost, now_ms, charge))
         if len(self._pending) >= self._fold_at:
             self._fold()

@@ -1,4 +1,4 @@
-"""Judge the keys and addresses that an operator sets, at the start: a mistake there would fail every request."""
+"""Check the keys and addresses that an operator sets, at startup: a mistake there would fail every request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ENDPOINTS = (
 
 
 def why_bad_key(key: str) -> str | None:
-    """Return what is wrong with an API key, which must never appear in the message, or None."""
+    """Return the fault of an API key, which must never appear in the message, or None if it is valid."""
     found = _NOT_VISIBLE_ASCII.search(key)
     if found is None:
         return None
@@ -37,7 +37,7 @@ def why_bad_key(key: str) -> str | None:
 
 
 def why_bad_address(address: str) -> str | None:
-    """Return what is wrong with the address of a server, with the remedy, or None."""
+    """Return the fault of a server's address, with the remedy, or None if it is valid."""
     if _NOT_VISIBLE_ASCII.search(address):
         return "the address contains a space or a character that is not ASCII; write it like https://host/v1"
     try:
@@ -60,7 +60,7 @@ def why_bad_address(address: str) -> str | None:
 
 
 def why_bad_headers(headers: Mapping[str, str]) -> str | None:
-    """Return what is wrong with additional headers, or None."""
+    """Return the fault of additional headers, or None if they are valid."""
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
             return f"{name!r} is not the name of a header"

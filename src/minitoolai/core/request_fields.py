@@ -1,8 +1,8 @@
-"""Which request fields may reach an engine: an allow-list of documented fields whose cost the hold covers.
+"""Select the request fields that may reach an engine: an allow-list of documented fields that the hold covers.
 
-The output limit is held and forced under one name. An engine that knows it by another name as well might follow that
-one instead: llama.cpp reads `n_predict` before `max_tokens`. So only documented fields are sent, and those that the
-engine's catalog entry adds with `forwards`. No name of the limit can be among them.
+The hold covers the output limit, which is sent under one name. An engine that also knows it by another name might use
+that one instead: llama.cpp reads `n_predict` before `max_tokens`. So only documented fields are sent, and those that
+the engine's catalog entry adds with `forwards`. Another name of the limit cannot be added.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ EMBEDDING_FIELDS = frozenset(("model", "input", "encoding_format", "dimensions",
 SPEECH_FIELDS = frozenset(
     ("model", "input", "voice", "instructions", "response_format", "speed", "stream_format", "language")
 )
-#: Fields with a cost of their own that no catalog entry prices. They are refused, because without them the caller
-#: would get another response than the one that was asked for.
+#: Fields with an extra cost that no catalog entry prices. They are refused, not dropped, because the caller would get
+#: another response than the one requested.
 UNPRICED_FIELDS = ("web_search_options", "prediction", "models", "route", "plugins", "provider")
 #: Whole values that become part of the prompt and are counted as text.
 _PROMPT_FIELDS = frozenset(("tools", "functions", "response_format", "suffix"))
@@ -104,12 +104,12 @@ _LIMIT_PATTERN = re.compile(
     r"(auto)?(max|min|maximum|minimum|num|number|n)(of)?[a-z]*"
     r"(tokens?|toks?|length|len|predict|samples|sequences|completions|choices|candidates|generations|results)"
 )
-#: Fields that are set here, or counted in what a request may cost, and are never taken from another spelling.
+#: Fields that this server sets or prices. Other spellings of them are never forwarded.
 _OURS = frozenset(
     name.replace("_", "")
     for name in (*CHAT_FIELDS, *COMPLETION_FIELDS, *EMBEDDING_FIELDS, *SPEECH_FIELDS, *UNPRICED_FIELDS, "audio")
 )
-#: Objects whose fields some engines and gateways read as if they stood beside them.
+#: Objects that some engines and gateways merge into the request itself.
 _CONTAINERS = frozenset(
     """extrabody extra extraargs extraparams extraparameters additionalparams additionalparameters
     additionalmodelrequestfields body config customparams generationargs generationconfig generationkwargs
@@ -123,7 +123,7 @@ _CONTAINERS = frozenset(
 def why_never_forwarded(name: str) -> str | None:
     """Return the reason and the remedy if an engine's entry must not forward this field, else None."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
-        return f"{name!r} is no field name: write the name of one field, such as top_k, without a path"
+        return f"{name!r} is not a field name: write the name of one field, such as top_k, without a path"
     folded = _folded(name)
     if folded in _LIMITS or _LIMIT_PATTERN.fullmatch(folded):
         return f"{name} changes how much an engine generates, beyond what is held for the request; remove it"

@@ -55,7 +55,7 @@ def make_engines(
 
 
 def check_engine_settings(catalog: Catalog, settings: Settings) -> None:
-    """Raise SettingsError for an API key or base URL of an unknown engine, or one with which every request fails."""
+    """Raise SettingsError for an API key or base URL that is invalid or belongs to an unknown engine."""
     for variable, named in (("API_KEY", settings.engine_keys), ("BASE_URL", settings.engine_urls)):
         for name, value in named.items():
             full_name = f"MINITOOLAI_{name.upper()}_{variable}"
@@ -63,7 +63,7 @@ def check_engine_settings(catalog: Catalog, settings: Settings) -> None:
                 raise SettingsError(
                     f"{full_name} names no engine of the catalog; its engines are {', '.join(catalog.engines)}"
                 )
-            # A web UI's key is a user and a password, which may have any character: it is sent as base64.
+            # A web UI's key is a user and a password, with any characters, because it is sent as base64.
             is_password = variable == "API_KEY" and catalog.engines[name].kind == "webui"
             why_bad = why_bad_address(value) if variable == "BASE_URL" and value else None
             if variable == "API_KEY" and not is_password:

@@ -54,7 +54,7 @@ class ChatEngine(Protocol):
     tokenizer: Tokenizer | None
     #: The engine continues and bills after a disconnect: read on to get the usage that it reports.
     bills_after_cancel: bool
-    #: Undocumented request fields that the engine gets.
+    #: Undocumented request fields that are sent to the engine.
     forwards: frozenset[str]
     #: The engine fetches images by URL itself; otherwise it receives their bytes.
     fetches_images: bool
@@ -231,7 +231,7 @@ class SpeechEngine(Protocol):
     """An engine for speech. Text goes in sentence by sentence; audio in the requested format comes out."""
 
     name: str
-    #: Request fields that the engine gets as they are.
+    #: Request fields that are sent to the engine unchanged.
     forwards: frozenset[str]
 
     def why_not_ready(self) -> str | None:

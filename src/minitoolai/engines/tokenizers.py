@@ -1,6 +1,7 @@
-"""OpenAI's tokenizers, which the catalog can name for an engine. Counted by the optional package `bpe-openai`.
+"""Count tokens with OpenAI's tokenizers, which the catalog can name for an engine.
 
-It is no requirement, because it takes 75 MB of disk and 130 MB of memory. Without it, text is counted by its bytes.
+The package `bpe-openai` is optional, because it takes 75 MB of disk and 130 MB of memory. Without it, tokens are
+estimated from the bytes of the text.
 """
 
 from __future__ import annotations
@@ -35,9 +36,15 @@ class OpenAITokenizer:
                 self._encode = get_encoding(f"{self.name}_base").encode_ordinary
 
 
+<<<<<<< HEAD
 def why_no_tokenizers(package: str = "bpe_openai") -> str | None:
     """Return how to get the tokenizers, or None if they are installed."""
     if util.find_spec(package) is not None:
+=======
+def why_no_tokenizers() -> str | None:
+    """Return the reason and the remedy if the tokenizers are not installed, else None."""
+    if util.find_spec(_PACKAGE) is not None:
+>>>>>>> english
         return None
     return (
         "its package is not installed, so text without a reported usage is counted by its bytes; pip install bpe-openai"

@@ -1,6 +1,6 @@
 """Unpack request bodies that were sent with `Content-Encoding: gzip` or `deflate`, within the limit of their route.
 
-A few kilobytes can unpack to gigabytes, so the result is bounded while it is made, not afterwards.
+A few kilobytes can unpack to gigabytes, so the size is checked during unpacking, not afterwards.
 """
 
 from __future__ import annotations

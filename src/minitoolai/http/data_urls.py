@@ -1,4 +1,4 @@
-"""Handle long image data URLs in JSON bodies apart from the rest of the body.
+"""Handle long image data URLs in JSON bodies separately from the other fields.
 
 Base64 text is cheap to decode, so chats that carry images may be larger than others. Each long data URL is replaced by
 a placeholder before the body is decoded, and restored afterwards.
@@ -15,7 +15,7 @@ from minitoolai.core.errors import BodyTooLarge
 
 #: Data URLs per body that are exempt from the text limit. Requests may have at most 32 images.
 MOST_URLS = 64
-#: Shorter data URLs are decoded with the rest of the body.
+#: Shorter data URLs are decoded with the other fields.
 LONG_URL = 64 * 1024
 #: Scan and convert this many bytes per step.
 STEP = 256 * 1024

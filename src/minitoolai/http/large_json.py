@@ -1,4 +1,4 @@
-"""Decode large JSON bodies in steps of a few milliseconds, after counting what is in them.
+"""Decode large JSON bodies in steps of a few milliseconds, after counting their contents.
 
 msgspec decodes a whole body in one call that holds the GIL, so even in a thread it would block the event loop. A body
 that would take long is split: msgspec gets a run of complete elements or members at a time, and the results are joined.
@@ -141,7 +141,7 @@ _CLOSING = {_LIST: ord("]"), _OBJECT: ord("}")}
 
 
 class _Container:
-    """A list or object whose closing bracket has not been reached."""
+    """A list or object that is still open."""
 
     __slots__ = ("after_comma", "closing", "made", "pending", "previous", "start")
 

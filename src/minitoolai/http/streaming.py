@@ -103,7 +103,7 @@ class StreamWriter:
         self._send = send
         self._headers = headers
         self.has_begun = False
-        #: Nothing was written since this was last set to True.
+        #: Set to True by the ticker, and to False by each write.
         self.is_silent = True
         self._is_sending = False
         self._direct: DirectWriter | None = None

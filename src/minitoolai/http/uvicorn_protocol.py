@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 protocol, which ignores a request to upgrade the connection and still reads its body.
+"""Ignore requests to upgrade an HTTP/1.1 connection, and read their bodies, in uvicorn's protocol.
 
 Java's HTTP client and `curl --http2` add `Upgrade: h2c` to ordinary requests. A server may ignore that (RFC 9110 7.8),
-but the parser stops behind the head of such a request, and would take its body for the next request.
+but the parser stops after the head of such a request, and would read its body as the next request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class UpgradeIgnoringProtocol(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
 
     def _feed(self, data: bytes) -> bytes:
-        """Parse the data. Return what must be parsed anew: a head that asks for an upgrade, and what follows it."""
+        """Parse the data. Return the bytes to parse again: a head that requests an upgrade, and the data after it."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:

@@ -11,7 +11,7 @@ import msgspec
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.http.large_json import DEEPEST, check_depth, decode, decode_large
 
-#: Decode bodies up to this size on the event loop: a few milliseconds, whatever they contain.
+#: Decode bodies up to this size on the event loop, which takes at most a few milliseconds.
 SMALL_BODY = 64 * 1024
 _FIRST_BYTE_OF_A_MARK = codecs.BOM_UTF8[0]
 _POSITION = re.compile(r" \(byte \d+\)")
@@ -42,7 +42,7 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def _without_byte_order_mark(body: bytes) -> bytes:
-    """Remove the mark that PowerShell and .NET put before UTF-8. RFC 8259 allows to ignore it."""
+    """Remove the byte order mark that PowerShell and .NET put before UTF-8. RFC 8259 allows this."""
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InvalidRequest("The body is UTF-16. Send JSON as UTF-8.", code="invalid_json")
     return body.removeprefix(codecs.BOM_UTF8)

@@ -98,9 +98,9 @@ class GuardedClient:
         raise FetchFailed(f"{field}: more than {MAX_REDIRECTS} redirects", param=field)
 
     async def check(self, url: str, *, field: str = "url", timeout_s: float = TIMEOUT_S) -> None:
-        """Check a URL that another server will fetch, like one that is fetched here, but send nothing.
+        """Check a URL that another server will fetch by the same rules, without fetching it.
 
-        Raises UrlForbidden or FetchFailed. What the other server finds, such as a redirect, cannot be checked.
+        Raises UrlForbidden or FetchFailed. Redirects that the other server follows cannot be checked.
         """
         parts = check_url(url, field=field, insecure=self._insecure)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -255,7 +255,7 @@ def _is_public_v4(address: ipaddress.IPv4Address) -> bool:
 
 
 def is_public_address(url: str) -> bool:
-    """Return True if the text of an operator's URL names a public host, in a scheme and at a port of any kind."""
+    """Return True if an operator's URL names a public host, with any scheme and port."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     try:
         _check_host(host, "base_url")
@@ -264,7 +264,7 @@ def is_public_address(url: str) -> bool:
     return not host.endswith(_PRIVATE_SUFFIXES)
 
 
-#: Names that are not resolved on the internet, or only to addresses inside of a network.
+#: Domains that are not resolved on the internet, or only to private addresses.
 _PRIVATE_SUFFIXES = (
     ".local", ".localhost", ".internal", ".intranet", ".lan", ".home", ".corp", ".private", ".home.arpa", ".test",
     ".svc", ".cluster.local",

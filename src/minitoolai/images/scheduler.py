@@ -150,7 +150,7 @@ class JobClaimer:
         self._has_failed = False
         self._is_started = False
         self._start_jitter_s = 0.0 if state.single_process else jitter_s(0.0, START_JITTER_S)
-        #: For how long this process has seen a job wait for an engine that is not started.
+        #: How long this process has seen a job wait for an engine that is not started.
         self._start_timer = HeadOfLineTimer()
 
     async def run(self) -> None:
@@ -216,7 +216,7 @@ class JobClaimer:
         if state.draining or not engine.max_concurrency:
             return False
         waiting = await self._waiting(self._models, 1)
-        # Not by the time of the job's row: the process that wrote it may have another wall clock.
+        # Not from the time in the job's row: the wall clock of the process that wrote it may differ.
         return self._start_timer.update(waiting, now_s) >= self._start_jitter_s and bool(waiting)
 
     async def _start(self) -> None:

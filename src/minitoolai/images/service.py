@@ -240,7 +240,7 @@ class ImageService:
 
 
 def _request_of_erased(row: jobs.JobDetails) -> ImageJobRequest:
-    """Return what is still known of a request after its text was erased."""
+    """Return the remaining data of a request after its text was erased."""
     width, _, height = row.size.partition("x")
     return ImageJobRequest(model=row.model, prompt="", steps=max(1, row.step), width=int(width), height=int(height))
 

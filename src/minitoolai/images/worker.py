@@ -85,7 +85,7 @@ class ImageWorker:
         """Publish which models this process can run, and read which ones the others can."""
         while True:
             offers = {engine.name: self.models_of(engine) for engine in self._engines.values()}
-            # The time that all processes share: their wall clocks may differ.
+            # The time that all processes share, because their wall clocks may differ.
             now_ms = self._services.clock.lease_ms()
             try:
                 if not self.state.draining:

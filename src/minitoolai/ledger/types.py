@@ -73,7 +73,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
 class Recover(msgspec.Struct, frozen=True):
     """Settle an abandoned hold at its last checkpoint. Refused while the lease runs, unless `forced`.
 
-    `lease_now_ms` is the time on the clock of leases, which is not that of records (`now_ms`).
+    `lease_now_ms` is the time on the clock for leases, which differs from that for records (`now_ms`).
     """
 
     hold_id: int

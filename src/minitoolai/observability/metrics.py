@@ -81,9 +81,7 @@ METRICS: Final[Mapping[str, Metric]] = {
         _COUNTER, "Writes that failed because the database refused them or was unreachable."
     ),
     "minitoolai_shortfall_dollars_total": Metric(_COUNTER, "Cost beyond the hold, paid by the operator."),
-    "minitoolai_engine_shortfall_dollars_total": Metric(
-        _COUNTER, "Cost beyond the hold, by the engine that counted it.", ("engine",)
-    ),
+    "minitoolai_engine_shortfall_dollars_total": Metric(_COUNTER, "Cost beyond the hold, by engine.", ("engine",)),
     "minitoolai_usage_disbelieved_total": Metric(
         _COUNTER, "Usages reported by an engine that were replaced by our own count.", ("engine", "why")
     ),

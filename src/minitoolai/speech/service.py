@@ -64,7 +64,7 @@ class SpeechRun:
         self.audio_bytes = 0
         self._response: SpeechResponse | None = None
         self._charge: asyncio.Future[Result] | None = None
-        #: What the caller of an event stream receives; None for plain audio.
+        #: Output of an event stream; None for plain audio.
         self.output: StreamOutput | None = None
         self._started_s = self._progress_at_s = self._silent_since_s = service.clock.steady_s()
         self._checkpoints = CheckpointSchedule(self._started_s)
@@ -176,7 +176,7 @@ class SpeechRun:
             self.stop(reason)
 
     def tick(self, now_s: float) -> None:
-        """Renew the lease, send heartbeats, and enforce the timeouts, of the engine and of a caller that reads nothing.
+        """Renew the lease, send heartbeats, and enforce the timeouts of the engine and of a caller that does not read.
 
         Called twice a second.
         """
@@ -187,7 +187,7 @@ class SpeechRun:
         if self.output is not None:
             self._silent_since_s = break_silence(self.output, self._silent_since_s, now_s)
         silent_s = now_s - self._progress_at_s
-        # Plain audio is one whole response, which an engine may send at once; only a stream has a first sound.
+        # An engine may send plain audio in one piece at the end; only a stream has a first sound.
         is_late = self._first_sound_s is None and silent_s > self._service.first_sound_timeout_s
         if is_late and self.request.as_events:
             self.stop(EngineTimeout(f"{self.engine.name} sent no audio for {silent_s:.0f} s; nothing was charged"))

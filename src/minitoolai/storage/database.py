@@ -128,7 +128,7 @@ class Database:
         #: True if other processes write to this database as well.
         self.is_shared = is_shared
         self._connect = connect
-        #: Told the server's time, if the database is shared.
+        #: Receives the server's time, if the database is shared.
         self._follow: OnServerTime | None = None
         self._register = register
         self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()

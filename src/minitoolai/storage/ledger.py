@@ -1,4 +1,4 @@
-"""Load the ledger state that a batch touches, save what it changed, and audit the result.
+"""Load the ledger state that a batch touches, save its changes, and audit the result.
 
 Everything here is a plain function of a connection, called inside the writer's transaction: one round trip loads,
 another saves. Every path takes locks in one order: accounts by ascending ID, then holds, then generations. Columns
@@ -319,7 +319,7 @@ SHORTFALL_LIMIT = "no engine costs more in a day than its holds, beyond MINITOOL
 
 
 def excess_shortfalls(connection: Connection, since_ms: int, most: int) -> list[Row]:
-    """Return the engines whose generations since this time cost more than `most` nano-dollars beyond their holds."""
+    """Return the engines that exceeded their holds by more than `most` nano-dollars since this time."""
     return list(
         connection.execute(
             "SELECT g.engine, sum(h.shortfall) FROM holds h JOIN generations g ON g.id = h.id"

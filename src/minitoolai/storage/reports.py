@@ -216,7 +216,7 @@ def _user(row: Row) -> User:
 
 
 def search_users(connection: Connection, text: str, limit: int) -> list[User]:
-    """Return users whose e-mail address contains this text or with this account ID, newest first."""
+    """Return users with this text in their e-mail address or with this account ID, newest first."""
     pattern = "%" + text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else -1
     rows = connection.execute(

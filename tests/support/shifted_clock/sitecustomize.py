@@ -1,6 +1,6 @@
-"""Shift the wall clock of a Python process by what a file says, while it runs. Python imports this module at its start.
+"""Shift the wall clock of a running Python process by the offset in a file. Python imports this module at startup.
 
-Stands for an administrator, or an NTP client, that sets the clock of the machine. tests/support/wall_clock.py uses it.
+Simulates an administrator, or an NTP client, that sets the clock of the machine. tests/support/wall_clock.py uses it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from minitoolai.http.validation import flag, integer, json_object, non_empty_tex
 DEFAULT_LIMIT = 16
 MAX_PROMPTS = 128
 _OURS = frozenset(("model", "prompt", "stream", "max_tokens"))
-#: Fields of a chat that have no meaning here: they are dropped, whatever they contain.
+#: Fields of a chat that have no meaning here. They are dropped without a check.
 _CHATS_ONLY = ("messages", "tools", "tool_choice", "response_format", "parallel_tool_calls", "modalities")
 
 

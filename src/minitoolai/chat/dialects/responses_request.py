@@ -176,7 +176,7 @@ _REFUSED = {
 
 
 class ResponseEcho(msgspec.Struct, frozen=True):
-    """Fields of the request that the response repeats, and the tools that the chat's functions stand for."""
+    """Fields of the request that the response repeats, and the tools behind the chat's functions."""
 
     fields: Json
     logprobs: bool
@@ -222,7 +222,7 @@ def _check_supported(fields: Json) -> None:
     for name in fields:
         if name in _REFUSED:
             raise InvalidRequest(_REFUSED[name], param=name)
-    # Nothing is stored, whatever it says.
+    # Responses are never stored, even with store=true.
     flag(fields, "store", default=False)
     if flag(fields, "background", default=False):
         raise InvalidRequest(
@@ -319,7 +319,7 @@ def _logprobs(fields: Json, chat: Json) -> bool:
     include = fields.get("include", [])
     if not isinstance(include, list):
         raise InvalidRequest("include must be a list", param="include")
-    # The other values ask for results of tools that do not exist here.
+    # The other values request results of tools that do not exist here.
     wanted = "message.output_text.logprobs" in include
     top_logprobs = integer(fields, "top_logprobs", 0, 20)
     if wanted or top_logprobs:

@@ -16,7 +16,7 @@ from minitoolai.http.validation import shortened
 
 Json = dict[str, Any]
 
-#: The only parameter of the function that stands for a custom tool.
+#: The only parameter of the function that represents a custom tool.
 CUSTOM_PARAMETER = "input"
 _CUSTOM_SCHEMA = {
     "type": "object",
@@ -31,7 +31,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class ToolOrigin(msgspec.Struct, frozen=True):
-    """The tool of the request that a function of the chat stands for."""
+    """The tool of the request that a function of the chat represents."""
 
     name: str
     namespace: str | None = None
@@ -39,7 +39,7 @@ class ToolOrigin(msgspec.Struct, frozen=True):
 
 
 class ChatTools(msgspec.Struct):
-    """The functions of a chat, the tools that they stand for, by function name, and the tools that were dropped."""
+    """The functions of a chat, the tools that they represent, by function name, and the tools that were dropped."""
 
     functions: list[Json] = []
     origins: dict[str, ToolOrigin] = {}
@@ -97,7 +97,7 @@ class ChatTools(msgspec.Struct):
 
 
 def _custom_function(tool: Json) -> Json:
-    """Return the function that stands for a custom tool. The grammar of its input becomes part of the description."""
+    """Return the function that represents a custom tool. The grammar of its input becomes part of the description."""
     description = tool.get("description") or ""
     form = tool.get("format")
     if isinstance(form, dict) and isinstance(form.get("definition"), str):
@@ -108,12 +108,12 @@ def _custom_function(tool: Json) -> Json:
 
 
 def custom_arguments(text: str) -> str:
-    """Return the arguments of the function that stands for a custom tool, for an earlier call of it."""
+    """Return the arguments of the function that represents a custom tool, for an earlier call."""
     return _encode({CUSTOM_PARAMETER: text}).decode()
 
 
 def custom_input(arguments: str) -> str:
-    """Return the input of a custom tool that the model wrote as arguments. What is not as asked is the input itself."""
+    """Return the input of a custom tool from the arguments that the model wrote. Invalid arguments are the input."""
     try:
         value = _decode(arguments).get(CUSTOM_PARAMETER)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -20,7 +20,7 @@ from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import ChatRequest
 
 _encode = msgspec.json.Encoder().encode
-#: The largest number of a vector: embeddings are 32-bit floats.
+#: Largest number in a vector: embeddings are 32-bit floats.
 _LARGEST = 3.4028234663852886e38
 
 
@@ -53,7 +53,7 @@ def embeddings_as_chat(body: bytes, inputs: int, *, model: str = "") -> bytes:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError("the engine sent an invalid embeddings response; nothing was charged") from error
     vectors = _in_order(embeddings.data, inputs)
-    # One word of content, for the estimate that replaces a missing usage.
+    # Content for the estimate that replaces a missing usage.
     choice = {"index": 0, "message": {"role": "assistant", "content": "."}, "data": vectors}
     served = embeddings.model if isinstance(embeddings.model, str) and embeddings.model else model
     chat: dict[str, Any] = {"object": "chat.completion", "model": served, "choices": [choice]}

@@ -1,6 +1,6 @@
 """Translate the failures of upstreams: error responses, errors within answers, and broken exchanges.
 
-An upstream's own words reach the caller only where they speak of the caller's request. They never name the operator's
+An upstream's message is passed on only if it concerns the caller's request. It must never reveal the operator's
 organization, limits, billing, keys, hosts or URLs.
 """
 
@@ -75,7 +75,7 @@ def failure_in_answer(fault: Fault, name: str) -> ServiceError:
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What an upstream says of an error. `codes` are its codes and types, in lower case."""
+    """Error reported by an upstream. `codes` are its codes and types, in lower case."""
 
     message: str = ""
     codes: frozenset[str] = frozenset()
@@ -91,9 +91,10 @@ _MESSAGE_FIELDS = ("message", "msg", "error", "detail", "error_message", "faults
 
 
 def find_fault(value: Any, *, is_error: bool = False, is_answer: bool = False) -> Fault | None:
-    """Return the error that a decoded value stands for, or None if it is none.
+    """Return the error that a decoded value represents, or None if it is not an error.
 
-    `is_error`: something else says that it is an error. `is_answer`: it has choices, so only a field `error` counts.
+    `is_error`: it is known to be an error, for example by the status of the response. `is_answer`: it has choices, so
+    only a field `error` counts.
     """
     if isinstance(value, list) and value:
         # Google wraps its errors in a list.
@@ -115,7 +116,7 @@ def find_fault(value: Any, *, is_error: bool = False, is_answer: bool = False) -
 
 
 def _looks_like_error(fields: Json) -> bool:
-    """Return True if an object with a message has a code, or says otherwise that it is an error."""
+    """Return True if an object with a message has a code or another mark of an error."""
     if len(fields) == 1 or fields.get("request_id") or any(_http_status(fields.get(field)) for field in _STATUS_FIELDS):
         return True
     if fields.get("code") and str(fields["code"]).lower() not in ("200", "ok", "success"):
@@ -124,7 +125,7 @@ def _looks_like_error(fields: Json) -> bool:
     return any(word in kinds for word in ("error", "exception", "fail", "fault"))
 
 
-#: Code of a fault of which only a finish reason tells.
+#: Code of a fault that only a finish reason reports.
 FAILED = "error"
 
 
@@ -215,7 +216,7 @@ def _status_of(codes: frozenset[str]) -> int:
     return next((status for part, status in _STATUSES if any(part in code for code in codes)), 500)
 
 
-# ── what the caller is told ───────────────────────────────────────────────────────────────────────────────
+# ── errors for the caller ─────────────────────────────────────────────────────────────────────────────────
 
 CONTENT_FILTER = "content_filter"
 _FILTER_CODES = frozenset(
@@ -268,7 +269,7 @@ REQUEST_CODES = {
     "decimal_above_max_value": "The number is above its maximum.",
     "decimal_below_min_value": "The number is below its minimum.",
 }
-#: Codes about the operator's account with the upstream, whatever their status.
+#: Codes about the operator's account with the upstream, of any status.
 _OPERATOR_CODES = re.compile(
     r"quota|billing|balance|credit|payment|api_?key|account|organization|subscription|unauthorized|unauthenticated"
     r"|authentication|permission|access_?denied|access_?terminated|arrearage|forbidden"
@@ -302,12 +303,12 @@ _SENTENCE_END = re.compile(r"(?<=[.!?。])\s+|\n+")
 
 
 def is_about_operator(message: str) -> bool:
-    """Return True if a message speaks of the operator's account, limits, keys or files."""
+    """Return True if a message mentions the operator's account, limits, keys or files."""
     return bool(_OPERATOR_NAMES.search(message) or _OPERATOR_WORDS.search(_QUOTED.sub("", message)))
 
 
 def words_for_caller(message: str) -> str:
-    """Return what of an upstream's message may be passed on, as whole sentences; empty if nothing may."""
+    """Return the sentences of an upstream's message that may be passed on; empty if none may."""
     message = message[:MAX_MESSAGE].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").strip()
     if message.startswith(("<", "{", "[")) or is_about_operator(message):
         return ""
@@ -332,11 +333,11 @@ def _translate(fault: Fault, status: int, wait_s: int | None, name: str, *, is_i
             words or "The prompt and the output together are longer than the model's context.", param="messages"
         )
     if status == 429:
-        # The words are about the operator's limits, also where they quote the request.
+        # The message concerns the operator's limits, even if it quotes the request.
         return EngineRateLimited(
             f"{name} has reached its rate limit; try again later",
             retry_after_s=wait_s or 5,
-            # Without Retry-After, or with a request that is too large, the limit is met by this request alone.
+            # Without Retry-After, the limit may concern only this request.
             rests_model=wait_s is not None,
             is_size=is_about_size(f"{' '.join(codes)} {fault.message}"),
         )
@@ -359,7 +360,7 @@ def _translate(fault: Fault, status: int, wait_s: int | None, name: str, *, is_i
     return EngineError(f"{name} failed with status {status}; nothing was charged")
 
 
-#: How servers say that one request is too large for a limit per minute, whatever else was used of it.
+#: Messages of servers that one request alone is too large for a limit per minute.
 _TOO_LARGE = re.compile(
     r"too (?:large|long|big|many (?:input |prompt )?tokens)|must be reduced|reduce the (?:length|size|number)|"
     r"request (?:would )?exceed|(?:exceeds|above|over) (?:the |your )?max|request_too_large|tokens_limit_reached",
@@ -372,7 +373,7 @@ _OF_THE_REQUEST = re.compile(r"moderation|flagged|content|policy|prompt", re.IGN
 
 
 def is_about_size(text: str) -> bool:
-    """Return True if a rate limit was met by the size of one request: smaller ones, of other callers, would pass."""
+    """Return True if one request alone is too large for a rate limit: smaller ones would pass."""
     if _TOO_LARGE.search(text):
         return True
     match = _LIMIT_AND_REQUESTED.search(text)
@@ -382,7 +383,7 @@ def is_about_size(text: str) -> bool:
 def concerns_key(message: str) -> bool:
     """Return True if a 403 concerns the operator's key, as opposed to the content of one request.
 
-    A firewall before the upstream answers with a page; a moderation names the content.
+    A firewall in front of the upstream sends an HTML page; a moderation error mentions the content.
     """
     return not message.lstrip().startswith("<") and not _OF_THE_REQUEST.search(message)
 

@@ -117,7 +117,7 @@ def _load_file(path: Path) -> Networks:
 
     tensors: Tensors = load_file(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    # First, because it names what is wrong with files of other models.
+    # First, because its message describes the fault of files of other models.
     of_xl = is_xl(shapes)
     unet_shape, vae_shape = unet_config(shapes), vae_config(shapes)
     unet = _build(

@@ -56,7 +56,7 @@ class Discard(msgspec.Struct, frozen=True, tag="discard"):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """Audio, its number of samples, and how many samples of the sentence are left; or why there is none."""
+    """Audio, its number of samples, and how many samples of the sentence are left; or the reason why there is none."""
 
     audio: bytes = b""
     samples: int = 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _encode = msgspec.json.Encoder().encode
 #: The encoder takes complete pcm samples only.
 _BYTES_PER_SAMPLE = 2
-#: Usual bytes per second of speech, and characters spoken in a second. Used for a part whose length is not known.
+#: Usual bytes per second of speech, and characters spoken in a second. Used for a part of unknown length.
 _BYTES_PER_SECOND = {"pcm": 48_000, "wav": 48_000, "flac": 24_000, "mp3": 16_000, "opus": 6_000}
 _CHARACTERS_PER_SECOND = 15
 #: A response that ends with its connection was cut off if it has less than this share of the usual audio.
@@ -124,7 +124,7 @@ class _Part:
     def __init__(self, begin: int, end: int, length: int | None, is_delimited: bool) -> None:
         self.begin = begin
         self.end = end
-        #: Bytes of audio in total, if the server said so; and whether its end can be told from a broken connection.
+        #: Bytes of audio in total, if the server sent a length; and whether the end differs from a broken connection.
         self._length = length
         self.is_delimited = is_delimited
         self.received = 0

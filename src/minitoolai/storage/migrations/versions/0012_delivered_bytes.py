@@ -1,4 +1,4 @@
-"""How many bytes a generation delivered."""
+"""Add the number of delivered bytes to generations."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,5 +8,5 @@ down_revision = "0011"
 
 
 def upgrade() -> None:
-    """Add a column that may be empty: no row is rewritten, so it takes no longer where there are millions."""
+    """Add a nullable column. No row is rewritten, so this is fast on a large table too."""
     op.add_column("generations", sa.Column("delivered_bytes", sa.BigInteger().with_variant(sa.Integer(), "sqlite")))
