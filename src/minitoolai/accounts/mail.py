@@ -89,8 +89,8 @@ class SmtpMailer:
 def build_mailer(settings: Settings) -> Mailer:
     """Return the mailer that the settings describe.
 
-    Raises SettingsError if SMTP is set without a public URL: the links in e-mails would then begin with the Host
-    header of the request, which any client can forge.
+    Raises SettingsError if SMTP is set without a public URL: the links in e-mails would then begin with the address
+    listened on, which their readers usually cannot reach.
     """
     if not settings.smtp_url:
         return LogMailer()

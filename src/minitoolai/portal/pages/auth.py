@@ -202,7 +202,8 @@ def _wait_for_email_s(page: PageRequest, email: str) -> int:
 def email_composer(page: PageRequest, email: str) -> Compose:
     """Return what writes e-mails to this address in the language of the page, also after the request has ended."""
     _ = page.gettext
-    site = page.origin
+    # Never from the Host header: whoever asks for the letter would choose where its link leads.
+    site = page.site.address()
 
     def url(path: str) -> str:
         return site + page.url(path)
