@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from minitoolai.core.errors import SettingsError
+from minitoolai.accounts.addresses import ascii_email
+from minitoolai.core.errors import InvalidRequest, SettingsError
 from minitoolai.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class SmtpMailer:
 
     def _send(self, letter: Letter) -> None:
         message = EmailMessage()
-        message["From"], message["To"], message["Subject"] = self._sender, letter.to, letter.subject
+        message["From"], message["To"], message["Subject"] = self._sender, _recipient(letter.to), letter.subject
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(letter.text)
         tls = ssl.create_default_context()
@@ -84,6 +85,14 @@ class SmtpMailer:
             if self._user:
                 server.login(self._user, self._password)
             server.send_message(message)
+
+
+def _recipient(email: str) -> str:
+    """Return the address for the envelope. One that an older version accepted is used as it is."""
+    try:
+        return ascii_email(email)
+    except InvalidRequest:
+        return email
 
 
 def build_mailer(settings: Settings) -> Mailer:

@@ -8,6 +8,7 @@ processes serve one database, each gets its share of every limit.
 from __future__ import annotations
 
 import math
+from ipaddress import IPv6Address, ip_address, ip_network
 
 import msgspec
 
@@ -251,15 +252,73 @@ class Throttle:
         return 0
 
     def _evict_full(self, now_s: float) -> None:
+        """Make room. The emptiest buckets stay, so that nobody lifts a limit by filling the memory with others."""
         if len(self._buckets) < MAX_TRACKED:
             return
         self._buckets = {key: bucket for key, bucket in self._buckets.items() if bucket.empty_s > now_s}
         if len(self._buckets) >= MAX_TRACKED:
-            self._buckets.clear()
+            emptiest = sorted(self._buckets.items(), key=lambda item: item[1].empty_s - now_s, reverse=True)
+            self._buckets = dict(emptiest[: MAX_TRACKED // 2])
 
     def reset(self, key: str) -> None:
         """Forget the attempts of this key, after one that succeeded."""
         self._buckets.pop(key, None)
+
+
+def network_of(address: str) -> str:
+    """Return the network that one client controls: an IPv4 address, or the /64 of an IPv6 address."""
+    return networks_of(address)[0]
+
+
+def networks_of(address: str) -> tuple[str, ...]:
+    """Return the networks around a client, the smallest first: IPv4 itself, /24 and /16; IPv6 /64, /48 and /32."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return (address[:45],)
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is None:
+            return tuple(str(ip_network((int(found), size), strict=False)) for size in (64, 48, 32))
+        found = found.ipv4_mapped
+    return str(found), *(str(ip_network(f"{found}/{size}", strict=False)) for size in (24, 16))
+
+
+#: Seconds by which one recent failure delays the next attempt, and the most: by the client's own network, the networks
+#: around it, and the account.
+FAILURE_DELAYS_S = ((0.5, 4.0), (0.05, 2.0), (0.01, 1.0))
+ACCOUNT_DELAY_S = (0.2, 2.0)
+FAILURE_HALF_LIFE_S = 300.0
+
+
+class Failures:
+    """Count recent failed sign-ins by network and account. Who failed often goes later where many wait for a turn.
+
+    Nobody is refused by this, and nothing is slowed down while nobody waits.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._counts: dict[str, tuple[float, float]] = {}
+
+    def record(self, address: str, account: str) -> None:
+        """Count a failed attempt from this address for this account, whether it exists or not."""
+        now_s = self._clock.steady_s()
+        if len(self._counts) >= MAX_TRACKED:
+            largest = sorted(self._counts, key=lambda key: self._count(key, now_s), reverse=True)
+            self._counts = {key: self._counts[key] for key in largest[: MAX_TRACKED // 2]}
+        for key in (*networks_of(address), f"account {account}"):
+            self._counts[key] = self._count(key, now_s) + 1, now_s
+
+    def delay_s(self, address: str, account: str) -> float:
+        """Return by how many seconds an attempt goes after others that arrive at the same time."""
+        now_s = self._clock.steady_s()
+        networks = zip(networks_of(address), FAILURE_DELAYS_S, strict=False)
+        delays = [min(self._count(key, now_s) * each_s, most_s) for key, (each_s, most_s) in networks]
+        return sum(delays) + min(self._count(f"account {account}", now_s) * ACCOUNT_DELAY_S[0], ACCOUNT_DELAY_S[1])
+
+    def _count(self, key: str, now_s: float) -> float:
+        count, at_s = self._counts.get(key, (0.0, now_s))
+        return count * 0.5 ** ((now_s - at_s) / FAILURE_HALF_LIFE_S)
 
 
 def build_limits(settings: Settings, clock: Clock) -> Limits:

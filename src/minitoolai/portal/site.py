@@ -15,8 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.accounts.mail import build_mailer
-from minitoolai.accounts.rate_limits import Throttle
-from minitoolai.accounts.users import Passwords, Users
+from minitoolai.accounts.passwords import Passwords
+from minitoolai.accounts.rate_limits import Failures, Throttle
+from minitoolai.accounts.users import Users
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
 from minitoolai.billing.stripe import Checkout, build_checkout
@@ -147,6 +148,10 @@ class Site:
     @cached_property
     def throttle(self) -> Throttle:
         return Throttle(self.clock, self.tries_factor)
+
+    @cached_property
+    def failures(self) -> Failures:
+        return Failures(self.clock)
 
     @cached_property
     def usage(self) -> UsageCache:
