@@ -32,8 +32,8 @@ def test_the_networks_around_a_client() -> None:
 def test_who_failed_goes_after_who_did_not() -> None:
     failures = Failures(FixedClock())
     for n in range(200):
-        failures.record(f"203.0.113.{n}", f"victim{n % 3}@example.com")
-        failures.record(f"2001:db8::{n:x}", f"other{n}@example.com")
+        failures.begin(f"203.0.113.{n}", f"victim{n % 3}@example.com")
+        failures.begin(f"2001:db8::{n:x}", f"other{n}@example.com")
     assert failures.delay_s("198.51.100.1", "ann@example.com") == 0
     again, neighbour, victim = (
         failures.delay_s("203.0.113.7", "ann@example.com"),
@@ -46,10 +46,20 @@ def test_who_failed_goes_after_who_did_not() -> None:
     assert failures.delay_s("2001:db9::1", "ann@example.com") == 0
 
 
+def test_an_attempt_counts_until_it_succeeds() -> None:
+    failures = Failures(FixedClock())
+    burst = [failures.begin("192.0.2.7", "ann@example.com") for _ in range(5)]
+    assert burst == sorted(burst)
+    assert burst[0] == 0 < burst[1]
+    for _ in burst:
+        failures.succeed("192.0.2.7", "ann@example.com")
+    assert failures.delay_s("192.0.2.7", "ann@example.com") == 0
+
+
 def test_failures_are_forgotten_in_time() -> None:
     clock = FixedClock()
     failures = Failures(clock)
-    failures.record("192.0.2.7", "ann@example.com")
+    failures.begin("192.0.2.7", "ann@example.com")
     first = failures.delay_s("192.0.2.7", "bob@example.com")
     clock.forward(FAILURE_HALF_LIFE_S)
     assert failures.delay_s("192.0.2.7", "bob@example.com") == pytest.approx(first / 2)
@@ -59,9 +69,9 @@ def test_memory_is_bounded_and_the_worst_are_kept(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "MAX_TRACKED", 100)
     failures = Failures(FixedClock())
     for _ in range(5):
-        failures.record("192.0.2.7", "ann@example.com")
+        failures.begin("192.0.2.7", "ann@example.com")
     for n in range(500):
-        failures.record(f"10.{n % 256}.{n // 256}.1", f"{n}@example.com")
+        failures.begin(f"10.{n % 256}.{n // 256}.1", f"{n}@example.com")
     assert len(failures._counts) <= 104
     assert failures.delay_s("192.0.2.7", "bob@example.com") > 2
 

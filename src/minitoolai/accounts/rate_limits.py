@@ -284,37 +284,51 @@ def networks_of(address: str) -> tuple[str, ...]:
 
 
 #: Seconds by which one recent failure delays the next attempt, and the most: by the client's own network, the networks
-#: around it, and the account.
-FAILURE_DELAYS_S = ((0.5, 4.0), (0.05, 2.0), (0.01, 1.0))
-ACCOUNT_DELAY_S = (0.2, 2.0)
+#: around it, and the account. More than a waiting time, so that a first attempt goes before those that wait.
+FAILURE_DELAYS_S = ((5.0, 120.0), (1.0, 60.0), (0.2, 30.0))
+ACCOUNT_DELAY_S = (1.0, 30.0)
 FAILURE_HALF_LIFE_S = 300.0
 
 
 class Failures:
     """Count recent failed sign-ins by network and account. Who failed often goes later where many wait for a turn.
 
-    Nobody is refused by this, and nothing is slowed down while nobody waits.
+    An attempt counts as failed from its beginning until it succeeds, so a burst delays itself, too. Nobody is refused
+    by this, and nothing is slowed down while nobody waits.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._counts: dict[str, tuple[float, float]] = {}
 
-    def record(self, address: str, account: str) -> None:
-        """Count a failed attempt from this address for this account, whether it exists or not."""
-        now_s = self._clock.steady_s()
+    def begin(self, address: str, account: str) -> float:
+        """Count an attempt, and return by how many seconds it goes after others that arrive at the same time.
+
+        The account counts whether it exists or not.
+        """
+        delay_s = self.delay_s(address, account)
         if len(self._counts) >= MAX_TRACKED:
+            now_s = self._clock.steady_s()
             largest = sorted(self._counts, key=lambda key: self._count(key, now_s), reverse=True)
             self._counts = {key: self._counts[key] for key in largest[: MAX_TRACKED // 2]}
-        for key in (*networks_of(address), f"account {account}"):
-            self._counts[key] = self._count(key, now_s) + 1, now_s
+        self._add(address, account, 1.0)
+        return delay_s
+
+    def succeed(self, address: str, account: str) -> None:
+        """Take back an attempt that succeeded."""
+        self._add(address, account, -1.0)
 
     def delay_s(self, address: str, account: str) -> float:
-        """Return by how many seconds an attempt goes after others that arrive at the same time."""
+        """Return the delay of an attempt without counting it."""
         now_s = self._clock.steady_s()
         networks = zip(networks_of(address), FAILURE_DELAYS_S, strict=False)
         delays = [min(self._count(key, now_s) * each_s, most_s) for key, (each_s, most_s) in networks]
         return sum(delays) + min(self._count(f"account {account}", now_s) * ACCOUNT_DELAY_S[0], ACCOUNT_DELAY_S[1])
+
+    def _add(self, address: str, account: str, change: float) -> None:
+        now_s = self._clock.steady_s()
+        for key in (*networks_of(address), f"account {account}"):
+            self._counts[key] = max(0.0, self._count(key, now_s) + change), now_s
 
     def _count(self, key: str, now_s: float) -> float:
         count, at_s = self._counts.get(key, (0.0, now_s))

@@ -96,13 +96,15 @@ async def signin(page: PageRequest) -> Response:
     email = email_forms(page.form["email"])[0]
     if wait_s := _wait_to_guess_s(page, email):
         return too_many_requests(page, wait_s)
-    delay_s = TRUSTED_S if page.device_id(email) else page.site.failures.delay_s(page.client_ip, email)
+    is_known = bool(page.device_id(email))
+    delay_s = TRUSTED_S if is_known else page.site.failures.begin(page.client_ip, email)
     visitor = await page.site.users.sign_in(page.form["email"], password, delay_s)
     if visitor is None:
-        page.site.failures.record(page.client_ip, email)
         page.form.add_error("", page.gettext("This address and this password do not belong together."))
         return page.render("access/signin.html", 422, next=page.next_url("/keys"))
     page.site.throttle.reset(_guess_key(page, email))
+    if not is_known:
+        page.site.failures.succeed(page.client_ip, email)
     if page.session_secret:
         await page.site.users.sign_out(page.session_secret)
     page.sign_in(visitor)
