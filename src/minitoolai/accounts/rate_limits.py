@@ -332,7 +332,7 @@ class Failures:
 
     def _count(self, key: str, now_s: float) -> float:
         count, at_s = self._counts.get(key, (0.0, now_s))
-        return count * 0.5 ** ((now_s - at_s) / FAILURE_HALF_LIFE_S)
+        return count * math.pow(0.5, (now_s - at_s) / FAILURE_HALF_LIFE_S)
 
 
 def build_limits(settings: Settings, clock: Clock) -> Limits:

@@ -50,7 +50,7 @@ def tighten(folder: Path, files: Iterable[str], trees: Iterable[str]) -> int:
     `files` are patterns of files in the folder, `trees` names of folders in it whose content is private as well. The
     content of a tree is looked at only where its folder is open to others, so a start costs no walk over all images.
     """
-    changed = _tighten_one(folder, FOLDER_MODE)
+    changed = int(_tighten_one(folder, FOLDER_MODE))
     for pattern in files:
         changed += sum(_tighten_one(path, FILE_MODE) for path in folder.glob(pattern))
     for name in trees:
