@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minitoolai.accounts.revocation import RevocationWatch
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
 from minitoolai.core.errors import EngineError
@@ -170,6 +171,7 @@ class Server:
             asyncio.create_task(services.images.webhooks.run()),
             asyncio.create_task(services.site.run()),
             asyncio.create_task(self._watch_database()),
+            asyncio.create_task(RevocationWatch(services.database, services.in_flight).run()),
         ]
         if self._engines_first:
             await self._start_engines()

@@ -108,6 +108,15 @@ def revoke_key(connection: Connection, key_id: str, now_ms: int) -> bool:
     return changed == 1
 
 
+def holds_of_revoked_keys(connection: Connection, hold_ids: Sequence[int]) -> list[int]:
+    """Return those of these holds whose key is revoked."""
+    rows = connection.select_by_ids(
+        "SELECT h.id FROM holds h JOIN api_keys k ON k.id = h.key_id WHERE k.revoked_ms IS NOT NULL AND h.id IN (…)",
+        hold_ids,
+    )
+    return [row[0] for row in rows]
+
+
 def record_last_used(connection: Connection, uses: dict[str, int]) -> None:
     """Record when keys were last used. An earlier time never replaces a later one."""
     connection.execute_many(
