@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import statistics
 import threading
 import time
 from collections import Counter
@@ -18,7 +19,10 @@ from tests.support import catalogs
 from tests.support.browse import PASSWORD, Forms, Visitor, new_user
 from tests.support.server import ServerProcess
 
-ATTACKERS, OWNERS, MAX_S = 40, 12, 2.0
+ATTACKERS, OWNERS = 40, 12
+#: A sign-in may take two seconds. On a crowded machine, where one alone takes longer, it may take as long as three: it
+#: waits for the hashes that run, and for no other.
+MAX_S, MAX_ALONE = 2.0, 3
 _numbers = itertools.count(1)
 
 
@@ -74,10 +78,14 @@ def test_owners_sign_in_while_others_guess(tmp_path: Path) -> None:
             known.append(browser)
         # Half of the owners have signed in before with this browser: they are attacked by name.
         attacked = emails[: OWNERS // 2]
+        alone = []
         for browser, email in zip(known, attacked, strict=False):
+            began_s = time.monotonic()
             browser.sign_in(email)
+            alone.append(time.monotonic() - began_s)
             assert browser.page.url.endswith("/keys")
             browser.submit("/signout")
+        most_s = max(MAX_S, MAX_ALONE * statistics.median(alone))
         with attack(server, attacked) as statuses:
             took = []
             for browser, email in zip(known, emails, strict=True):
@@ -85,7 +93,7 @@ def test_owners_sign_in_while_others_guess(tmp_path: Path) -> None:
                 began_s = time.monotonic()
                 browser.submit("/signin", email=email, password=PASSWORD)
                 took.append(time.monotonic() - began_s if browser.page.url.endswith("/keys") else 999.0)
-        assert sum(seconds <= MAX_S for seconds in took) >= OWNERS - 1, (took, statuses)
+        assert sum(seconds <= most_s for seconds in took) >= OWNERS - 1, f"{took} {alone} {statuses}"
         # The attack went on all the time, and none of its guesses was an error of the server.
         assert statuses[422] + statuses[429] > ATTACKERS
         assert set(statuses) <= {422, 429, 503}

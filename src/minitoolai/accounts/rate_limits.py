@@ -285,8 +285,8 @@ def networks_of(address: str) -> tuple[str, ...]:
 
 #: Seconds by which one recent failure delays the next attempt, and the most: by the client's own network, the networks
 #: around it, and the account. More than a waiting time, so that a first attempt goes before those that wait.
-FAILURE_DELAYS_S = ((5.0, 120.0), (1.0, 60.0), (0.2, 30.0))
-ACCOUNT_DELAY_S = (1.0, 30.0)
+FAILURE_DELAYS_S = ((10.0, 120.0), (4.0, 120.0), (1.0, 60.0))
+ACCOUNT_DELAY_S = (2.0, 60.0)
 FAILURE_HALF_LIFE_S = 300.0
 
 
