@@ -76,8 +76,6 @@ def test_doctor_warns_about_a_public_address_without_public_url(tmp_path: Path) 
     assert subjects(named) == set()
 
 
-<<<<<<< HEAD
-=======
 def test_doctor_warns_if_the_tokenizer_of_an_engine_with_a_key_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +90,6 @@ def test_doctor_warns_if_the_tokenizer_of_an_engine_with_a_key_is_not_installed(
     assert subjects(Settings(data_dir=tmp_path)) == set()
 
 
->>>>>>> english
 def test_doctor_warns_about_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
     small = Path("/dev/shm")
     is_small = subprocess.run(["df", "-B1", "--output=avail", str(small)], capture_output=True, text=True, check=True)

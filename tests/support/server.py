@@ -106,7 +106,7 @@ class ServerProcess:
     def start(self, *arguments: str) -> ServerProcess:
         """Start, and wait until the server is ready."""
         if not (self._is_new or self.settings.database_url):
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             new_file(self.data_dir)
         with self.log.open("a") as log:
             self._process = subprocess.Popen(

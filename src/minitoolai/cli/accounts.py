@@ -7,8 +7,10 @@ import sys
 
 import msgspec
 
-from minitoolai.accounts.keys import check_email, require_account
-from minitoolai.accounts.users import erase_personal_data, hash_password
+from minitoolai.accounts.addresses import check_email, email_forms
+from minitoolai.accounts.keys import require_account
+from minitoolai.accounts.passwords import hash_password
+from minitoolai.accounts.users import erase_personal_data
 from minitoolai.billing.payments import grant, make_voucher
 from minitoolai.cli.common import (
     CLOCK,
@@ -103,7 +105,9 @@ def create_account(settings: Settings, options: argparse.Namespace) -> None:
     prepare(settings)
 
     def change(connection: Connection) -> int:
-        account_id = accounts.create_account(connection, email, password_hash, CLOCK.now_ms())
+        account_id = accounts.create_account(
+            connection, email, password_hash, CLOCK.now_ms(), other_forms=email_forms(options.email)
+        )
         if credit:
             grant(connection, CLOCK, account_id, credit, reason="credit at creation")
         if options.admin:

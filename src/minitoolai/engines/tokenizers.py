@@ -36,15 +36,9 @@ class OpenAITokenizer:
                 self._encode = get_encoding(f"{self.name}_base").encode_ordinary
 
 
-<<<<<<< HEAD
 def why_no_tokenizers(package: str = "bpe_openai") -> str | None:
-    """Return how to get the tokenizers, or None if they are installed."""
-    if util.find_spec(package) is not None:
-=======
-def why_no_tokenizers() -> str | None:
     """Return the reason and the remedy if the tokenizers are not installed, else None."""
-    if util.find_spec(_PACKAGE) is not None:
->>>>>>> english
+    if util.find_spec(package) is not None:
         return None
     return (
         "its package is not installed, so text without a reported usage is counted by its bytes; pip install bpe-openai"

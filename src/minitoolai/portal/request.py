@@ -7,6 +7,7 @@ session had ended.
 from __future__ import annotations
 
 import gzip
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
+from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.users import SESSION_MS, Visitor
 from minitoolai.core.clock import random_text
 from minitoolai.core.models import User
@@ -27,6 +29,9 @@ HTML = "text/html"
 FLASH_S = 60
 MIN_GZIP_BYTES = 1000
 MAX_COOKIE_LENGTH = 2000
+DEVICE_COOKIE = "device"
+#: Accounts for which one browser is remembered.
+MAX_DEVICES = 5
 
 
 class PageRequest:
@@ -95,6 +100,26 @@ class PageRequest:
         discard_draft_of_others(self, visitor.user.account_id)
         self.set_cookie("session", visitor.secret, max_age_s=SESSION_MS // 1000)
         self._renew_browser_id()
+        self._remember_device(visitor.user.email)
+
+    def device_id(self, email: str) -> str:
+        """Return the ID of this browser if it has signed in to this account before, or "".
+
+        It is in a signed cookie (OWASP's device cookie): guesses of other browsers never lock this one out.
+        """
+        return dict(self._devices()).get(_mailbox_digest(email), "")
+
+    def _devices(self) -> list[tuple[str, str]]:
+        packed = self.cookie(DEVICE_COOKIE)
+        value = self.site.signer.unpack(DEVICE_COOKIE, packed) if packed else None
+        return [] if value is None else msgspec.convert(value, list[tuple[str, str]])
+
+    def _remember_device(self, email: str) -> None:
+        """Remember that this browser has signed in to this account. The last accounts are kept."""
+        mailbox = _mailbox_digest(email)
+        others = [entry for entry in self._devices() if entry[0] != mailbox]
+        devices = [*others, (mailbox, self.device_id(email) or random_text(16))][-MAX_DEVICES:]
+        self.set_cookie(DEVICE_COOKIE, self.site.signer.pack(DEVICE_COOKIE, devices), max_age_s=YEAR_S)
 
     def sign_out(self) -> None:
         """Remove the session from the browser."""
@@ -244,6 +269,10 @@ class PageRequest:
             return None
         self.set_cookie("flash", "", max_age_s=0)
         return self.site.signer.unpack("flash", packed)
+
+
+def _mailbox_digest(email: str) -> str:
+    return hashlib.sha256(email_forms(email)[0].encode()).hexdigest()[:32]
 
 
 def is_local(path: str) -> bool:

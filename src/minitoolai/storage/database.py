@@ -120,6 +120,7 @@ class Database:
         where: str = "",
         is_shared: bool = False,
         register: Callable[[Sequence[str], OnNotify], Membership] | None = None,
+        why_gone: Callable[[], str | None] = lambda: None,
         readers: int = 2,
     ) -> None:
         self.name = name
@@ -127,6 +128,8 @@ class Database:
         self.where = where
         #: True if other processes write to this database as well.
         self.is_shared = is_shared
+        #: Returns what happened to the file that this process opened, or None if it is still there.
+        self.why_gone = why_gone
         self._connect = connect
         #: Receives the server's time, if the database is shared.
         self._follow: OnServerTime | None = None

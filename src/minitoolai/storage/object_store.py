@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
+from minitoolai.core.private_files import make_private_folder, private_opener
 from minitoolai.settings import Settings
 
 KEY = re.compile(r"([0-9a-f]{64})-([0-9]{1,19})")
@@ -101,9 +102,10 @@ class LocalObjectStore:
         # Unique per thread: two attempts at one job may end at the same time.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._folder)
+            make_private_folder(path.parent)
             try:
-                with temporary.open("wb") as file:
+                with open(temporary, "wb", opener=private_opener) as file:
                     file.write(png)
                     file.flush()
                     os.fsync(file.fileno())

@@ -6,6 +6,8 @@ Plain functions of a connection; the caller owns the transaction.
 from __future__ import annotations
 
 from minitoolai.core.models import Payment, Voucher
+from minitoolai.core.money import NANO_PER_DOLLAR
+from minitoolai.ledger.types import FUNDING
 from minitoolai.storage.database import Connection
 
 _PAYMENT = (
@@ -138,3 +140,20 @@ def mark_event_handled(connection: Connection, event_id: str, now_ms: int) -> No
         "INSERT INTO webhook_events (event_id, provider, seen_ms) VALUES (?, 'stripe', ?) ON CONFLICT DO NOTHING",
         (event_id, now_ms),
     )
+
+
+# ── credits ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def is_credited(connection: Connection, external_ref: str) -> bool:
+    """Return True if a transfer with this reference exists."""
+    return bool(connection.execute("SELECT 1 FROM transfers WHERE external_ref = ?", (external_ref,)))
+
+
+def total_credited(connection: Connection) -> int:
+    """Return the sum of all credits in nano-dollars. Dollars and remainders are added apart, so nothing overflows."""
+    dollars, rest = connection.execute(
+        f"SELECT coalesce(sum(amount / {NANO_PER_DOLLAR}), 0), coalesce(sum(amount % {NANO_PER_DOLLAR}), 0)"
+        f" FROM transfers WHERE external_ref IS NOT NULL AND debit = {FUNDING}"
+    )[0]
+    return int(dollars) * NANO_PER_DOLLAR + int(rest)

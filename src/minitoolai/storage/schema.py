@@ -381,3 +381,12 @@ admin_actions = Table(
     Index("ix_admin_actions_account", "account_id", "id"),
     sqlite_strict=True,
 )
+
+#: Facts about the installation by name, such as the mark of the secret that its keys are hashed under.
+installation = Table(
+    "installation",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    sqlite_strict=True,
+)

@@ -60,7 +60,8 @@ async def leave(page: PageRequest) -> Response:
 
 
 def _wait_s(page: PageRequest) -> int:
-    return page.site.throttle.wait_s(f"guess {page.client_ip} {page.member.email}", GUESSES)
+    # By the account alone: a session is needed, so nobody else can use this up.
+    return page.site.throttle.wait_s(f"password {page.member.account_id}", GUESSES)
 
 
 # ── balance and statement ─────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ from starlette.responses import Response
 from minitoolai.billing.payments import grant_as_admin, revoke_keys
 from minitoolai.billing.usage import REVENUE_DAYS
 from minitoolai.core.clock import MS_PER_DAY, generation_name, random_text
+from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.models import AdminAction, KeyRow, User
 from minitoolai.core.money import parse_dollars
 from minitoolai.portal.i18n import N_
@@ -88,10 +89,18 @@ async def grant(page: PageRequest) -> Response:
     if not page.form.is_valid:
         return await _render_account(page, account_id, 422)
 
-    def change(connection: Connection) -> bool:
-        return grant_as_admin(connection, clock, admin_id, account_id, amount, note=note, once=once)
+    def change(connection: Connection) -> bool | str:
+        try:
+            return grant_as_admin(connection, clock, admin_id, account_id, amount, note=note, once=once)
+        except InvalidRequest as error:
+            # Nothing was written. The writer would log an exception as a fault.
+            return error.message
 
-    if not await page.site.writer.run(change):
+    done = await page.site.writer.run(change)
+    if isinstance(done, str):
+        page.form.add_error("amount", done)
+        return await _render_account(page, account_id, 422)
+    if not done:
         return not_found(page)
     message = page.gettext("%(amount)s were given.") % {"amount": page.formatter.money(amount)}
     return page.redirect(f"/admin/accounts/{account_id}", flash=message)
