@@ -79,7 +79,9 @@ class Reports:
 
     async def usage(self, caller: Caller, from_ms: int, until_ms: int, group_by: GroupBy) -> list[UsageRow]:
         """Return the usage report of the caller's account."""
-        return await self._database.read_async(reports.usage_report, caller.account_id, from_ms, until_ms, group_by)
+        return await self._database.report(
+            caller.account_id, reports.usage_report, caller.account_id, from_ms, until_ms, group_by
+        )
 
     async def generation(self, caller: Caller, name: str) -> Generation:
         """Return one generation of the caller's account. Raises NotFound, also for generations of other accounts."""

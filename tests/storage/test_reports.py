@@ -40,6 +40,7 @@ def test_every_transfer_is_on_one_page_though_work_ends_in_any_order(books: Temp
     ((transfers,),) = books.rows("SELECT count(*) FROM transfers WHERE ? IN (debit, credit)", account)
     assert [row.version for row in whole] == list(range(transfers, 0, -1))
     assert sum(row.amount for row in whole) == whole[0].balance_after == books.money(account).posted
+    assert whole == statement_page(books.connection, account, below=None, before_ms=2**62, rows=2**40)
     for rows in (1, 7, 50):
         assert pages(books, account, rows) == [row.version for row in whole]
 

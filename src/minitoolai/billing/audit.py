@@ -86,7 +86,7 @@ class Auditor:
 
     async def check(self) -> dict[str, list[Row]]:
         """Check every invariant on one snapshot, and log violations as critical."""
-        self.broken = await self._database.read_async(ledger.broken_invariants)
+        self.broken = await self._database.upkeep(ledger.broken_invariants)
         self.checked_ms = self._clock.now_ms()
         self.checked_s = self._clock.steady_s()
         for name, rows in self.broken.items():

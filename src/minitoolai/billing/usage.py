@@ -13,6 +13,7 @@ import msgspec
 
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.models import RevenueRow, UsageCell
+from minitoolai.ledger.types import REVENUE
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.reports import oldest_pending_ms, oldest_unfinished_ms, revenue_by_day, usage_cells
 
@@ -46,7 +47,7 @@ class UsageCache:
         now_ms = self._clock.now_ms()
         today = now_ms // MS_PER_DAY
         cached = self._cache.get(account_id) or _CachedCells((today - MAX_DAYS + 1) * MS_PER_DAY, {})
-        final_ms, final, fresh = await self._database.read_async(_read, account_id, cached.until_ms, now_ms)
+        final_ms, final, fresh = await self._database.report(account_id, _read, account_id, cached.until_ms, now_ms)
         cells = {key: cell for key, cell in cached.cells.items() if key[0] > today - MAX_DAYS}
         _add(cells, final)
         self._store(account_id, _CachedCells(final_ms, cells))
@@ -122,7 +123,7 @@ class RevenueCache:
         now_ms = self._clock.now_ms()
         first = now_ms // MS_PER_DAY - REVENUE_DAYS + 1
         cached = self._cache or _CachedRevenue(first * MS_PER_DAY, {})
-        final_ms, final, fresh = await self._database.read_async(_read_revenue, cached.until_ms, now_ms)
+        final_ms, final, fresh = await self._database.report(REVENUE, _read_revenue, cached.until_ms, now_ms)
         rows = {key: row for key, row in cached.rows.items() if key[0] >= first}
         _add_revenue(rows, final)
         self._cache = _CachedRevenue(final_ms, rows)

@@ -11,7 +11,8 @@ from minitoolai.billing.usage import sum_cells
 from minitoolai.core.clock import MS_PER_DAY, generation_name
 from minitoolai.core.models import UsageCell
 from minitoolai.core.money import format_dollars
-from minitoolai.portal.charts import Column, column_chart, escape_formula, row_chart, to_csv
+from minitoolai.http.exports import csv_parts
+from minitoolai.portal.charts import Column, column_chart, escape_formula, row_chart
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, page
@@ -79,13 +80,13 @@ async def usage_csv(page: PageRequest) -> Response:
         )
         for cell in cells
     )  # fmt: skip
-    return page.download(to_csv(COLUMNS, lines), "text/csv", "usage.csv")
+    return await page.export(csv_parts(COLUMNS, lines), "text/csv", "usage.csv")
 
 
 @page("/usage/requests", access="user")
 async def requests(page: PageRequest) -> Response:
     """Show the last hundred requests: cost, duration and state of each."""
-    rows = await page.site.database.read_async(recent_requests, page.member.account_id, MAX_REQUESTS)
+    rows = await page.report(recent_requests, page.member.account_id, MAX_REQUESTS)
     return page.render(
         "usage/requests.html", rows=rows, most=MAX_REQUESTS, names=await _key_names(page), kinds=KINDS, states=STATES,
         generation_name=generation_name,
@@ -93,7 +94,7 @@ async def requests(page: PageRequest) -> Response:
 
 
 async def _key_names(page: PageRequest) -> dict[str, str]:
-    keys = await page.site.database.read_async(accounts.keys_of, page.member.account_id)
+    keys = await page.report(accounts.keys_of, page.member.account_id)
     return {key.id: key.name for key in keys} | dict.fromkeys(await _playground_keys(page), page.gettext("Studio"))
 
 
@@ -101,7 +102,7 @@ async def _playground_keys(page: PageRequest) -> set[str]:
     def read(connection: Connection) -> set[str]:
         return {key.id for key in accounts.keys_of(connection, page.member.account_id, for_pages=True)}
 
-    return await page.site.database.read_async(read)
+    return await page.report(read)
 
 
 def _period_days(page: PageRequest) -> int:

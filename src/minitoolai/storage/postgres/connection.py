@@ -122,6 +122,12 @@ class PostgresConnection:
             self._is_snapshot = False
             self._roll_back()
 
+    def limit_time(self, limit_s: float) -> None:
+        self._reconnect()
+        if self._limit_s != limit_s:
+            self._run(f"SET statement_timeout = {round(limit_s * 1000)}", ())
+            self._limit_s = limit_s
+
     def close(self) -> None:
         self._db.close()
 
@@ -130,6 +136,7 @@ class PostgresConnection:
     def _connect(self) -> None:
         self._types.clear()
         self._is_snapshot = False
+        self._limit_s: float | None = None
         self._db = connect(self._url, read_only=self._read_only)
         self._pipeline = Pipeline(self._db)
         self.server_epoch = "" if self._read_only else str(self._run(_SERVER_EPOCH, ())[0][0])
