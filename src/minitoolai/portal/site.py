@@ -145,9 +145,9 @@ class Site:
     def throttle(self) -> Throttle:
         return Throttle(self.clock, self.tries_factor)
 
-    @cached_property
+    @property
     def usage(self) -> UsageCache:
-        return UsageCache(self.database, self.clock)
+        return self.reports.usage_cache
 
     @cached_property
     def revenue(self) -> RevenueCache:

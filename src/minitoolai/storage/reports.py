@@ -22,12 +22,19 @@ from minitoolai.core.models import (
 from minitoolai.storage.database import Connection, Row
 
 
-def oldest_unfinished_ms(connection: Connection, account_id: int, from_ms: int) -> int | None:
-    """Return when the oldest unfinished generation of an account began, of those begun since `from_ms`."""
+def first_generation_ms(connection: Connection, account_id: int) -> int | None:
+    """Return when the first generation of an account began."""
+    rows = connection.execute("SELECT min(created_ms) FROM generations WHERE account_id = ?", (account_id,))
+    first: int | None = rows[0][0]
+    return first
+
+
+def oldest_unfinished_ms(connection: Connection, account_id: int) -> int | None:
+    """Return when the oldest unfinished generation of an account began. Its hold is pending until it ends."""
     rows = connection.execute(
-        "SELECT min(created_ms) FROM generations WHERE account_id = ? AND created_ms >= ?"
-        " AND state IN ('queued', 'running')",
-        (account_id, from_ms),
+        "SELECT min(g.created_ms) FROM holds h JOIN generations g ON g.id = h.id"
+        " WHERE h.state = 'pending' AND h.account_id = ?",
+        (account_id,),
     )
     oldest: int | None = rows[0][0]
     return oldest
@@ -61,8 +68,6 @@ def recent_requests(connection: Connection, account_id: int, limit: int) -> list
 
 GroupBy = Literal["day", "model", "key"]
 
-_GROUPS: dict[GroupBy, str] = {"day": f"g.created_ms / {MS_PER_DAY}", "model": "g.model", "key": "g.key_id"}
-
 
 def find_generation(connection: Connection, generation_id: int, account_id: int) -> Generation | None:
     """Return a generation, or None if this account does not own it."""
@@ -79,21 +84,6 @@ def find_generation(connection: Connection, generation_id: int, account_id: int)
     row = list(rows[0])
     row[13] = bool(row[13])
     return Generation(*row)
-
-
-def usage_report(
-    connection: Connection, account_id: int, from_ms: int, until_ms: int, group_by: GroupBy
-) -> list[UsageRow]:
-    """Return requests, units and charged cost by group, from `from_ms` up to but not including `until_ms` (UTC)."""
-    group = _GROUPS[group_by]
-    rows = connection.execute(
-        f"SELECT {group}, g.kind, count(*), sum(g.input_units), sum(g.output_units), sum(h.settled)"
-        " FROM generations g JOIN holds h ON h.id = g.id"
-        " WHERE g.account_id = ? AND g.created_ms >= ? AND g.created_ms < ?"
-        f" GROUP BY {group}, g.kind ORDER BY {group}, g.kind",
-        (account_id, from_ms, until_ms),
-    )
-    return [UsageRow(str(row[0]), row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
 
 
 def last_usage(connection: Connection, account_id: int, limit: int) -> list[UsageRow]:
@@ -302,14 +292,19 @@ def oldest_pending_ms(connection: Connection) -> int | None:
     return oldest
 
 
+def _id_after(ms: int) -> int:
+    """Return an ID above those of all generations that began before this time."""
+    return min(first_id_at(ms + ID_SLACK_MS), 2**63 - 1)
+
+
 def revenue_by_day(connection: Connection, from_ms: int, until_ms: int) -> list[RevenueRow]:
     """Return the revenue of all accounts by day and kind, from `from_ms` up to but not including `until_ms`."""
     rows = connection.execute(
         f"SELECT g.created_ms / {MS_PER_DAY}, g.kind, count(*), sum(h.settled), coalesce(sum(g.purchase), 0)"
         " FROM generations g JOIN holds h ON h.id = g.id"
-        " WHERE g.id >= ? AND g.created_ms >= ? AND g.created_ms < ?"
+        " WHERE g.id >= ? AND g.id < ? AND g.created_ms >= ? AND g.created_ms < ?"
         f" GROUP BY g.created_ms / {MS_PER_DAY}, g.kind",
-        (first_id_at(from_ms - ID_SLACK_MS), from_ms, until_ms),
+        (first_id_at(from_ms - ID_SLACK_MS), _id_after(until_ms), from_ms, until_ms),
     )
     return [RevenueRow(row[0], row[1], *map(int, row[2:])) for row in rows]
 
