@@ -25,7 +25,7 @@ from tests.support.cli import CATALOG
 from tests.support.history import seed_history
 from tests.support.server import ServerProcess
 
-REQUESTS = 6_000
+REQUESTS = 3_000
 
 
 @pytest.fixture(scope="module")

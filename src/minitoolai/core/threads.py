@@ -42,5 +42,30 @@ class ThreadPool:
             return self._executor
 
 
-#: CPU work on the bytes of files to download: lines of CSV.
+# One pool for each kind of work. A kind that waits for another machine has a pool of its own, because that machine may
+# hang. CPU work has small pools: more threads than processors would only take turns.
+
+#: Encode the lines of files to download.
 EXPORTS = ThreadPool("exports", 1)
+#: Hash large requests, compress and decompress stored responses (`Idempotency-Key`).
+RESPONSES = ThreadPool("responses", 2)
+#: Convert images for engines, and their images to PNG.
+PICTURES = ThreadPool("pictures", 2)
+#: Encode the speech of upstreams.
+AUDIO = ThreadPool("audio", 2)
+#: Read and write images in the local folder.
+FILES = ThreadPool("files", 4)
+#: Send e-mails. Each may wait for the mail server until its timeout.
+MAIL = ThreadPool("mail", 4)
+#: Resolve the names of upstreams and of the moderation server.
+NAMES = ThreadPool("upstream-names", 16)
+#: Start and stop what this process registered: the writer, tracing, the registration at the database.
+CONTROL = ThreadPool("control", 2)
+
+POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, MAIL, NAMES, CONTROL)
+
+
+def close_pools() -> None:
+    """Close every pool, when the process stops. What runs ends by itself; Python waits for it at its exit."""
+    for pool in POOLS:
+        pool.close()
