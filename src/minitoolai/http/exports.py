@@ -1,15 +1,14 @@
 """Send a file while it is made: part by part, at the pace of the client, in constant memory.
 
 A part is read and encoded in a thread, its database connection is released, and only then is it sent. The next part is
-read once the client has taken this one. So a slow client holds no connection, no snapshot and no thread.
+read once the client has taken this one. So a slow client holds no connection, no snapshot and no thread. If it leaves,
+no further part is read.
 """
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from itertools import islice
@@ -20,9 +19,6 @@ from minitoolai.core.threads import EXPORTS
 
 #: Lines encoded at once: about two milliseconds, during which other Python code waits.
 LINES = 200
-#: After each part, rest this many times as long as it took, so that exports never take a whole processor.
-REST = 1.0
-
 #: The parts of a file, in order.
 Parts = AsyncGenerator[bytes, None]
 
@@ -35,21 +31,16 @@ async def export_response(parts: Parts, headers: Mapping[str, str], media_type: 
     if is_head:
         await parts.aclose()
         return Response(b"", 200, headers, media_type)
-    began_s = time.monotonic()
     first = await anext(parts, b"")
-    return StreamingResponse(_paced(first, parts, began_s), 200, headers, media_type)
+    return StreamingResponse(_all_of(first, parts), 200, headers, media_type)
 
 
-async def _paced(first: bytes, parts: Parts, began_s: float) -> AsyncIterator[bytes]:
-    """Yield all parts, and rest after each. If the client leaves, the server closes this generator at a `yield`."""
+async def _all_of(first: bytes, parts: Parts) -> AsyncIterator[bytes]:
     async with aclosing(parts):
-        part = first
-        while part:
-            took_s = time.monotonic() - began_s
+        if first:
+            yield first
+        async for part in parts:
             yield part
-            await asyncio.sleep(REST * took_s)
-            began_s = time.monotonic()
-            part = await anext(parts, b"")
 
 
 def csv_lines(rows: Iterable[Sequence[object]]) -> bytes:

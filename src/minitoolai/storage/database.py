@@ -103,6 +103,10 @@ REPORT_THREADS = 2
 #: Reports of one account that may wait for their turn, and for how long.
 MAX_WAITING_REPORTS = 16
 MAX_REPORT_WAIT_S = 20.0
+#: After a report, its account waits this many times as long as the report took before its next one.
+REST = 1.0
+#: Accounts whose rest is remembered, before those that are over are forgotten.
+MAX_RESTING = 1000
 
 
 class ReaderPool:
@@ -155,11 +159,17 @@ class ReaderPool:
 
 
 class Turns:
-    """Let each account run one report at a time; others of the same account wait, in order."""
+    """Let each account run one report at a time; others of the same account wait, in order.
+
+    After each turn the account rests. So one account occupies half a thread at most, and the event loop, which shares
+    Python's interpreter lock with all threads, has it to itself half of the time.
+    """
 
     def __init__(self) -> None:
         self._locks: dict[int, asyncio.Lock] = {}
         self._users: dict[int, int] = {}
+        #: When the next turn of an account may begin, in the loop's time.
+        self._free_at_s: dict[int, float] = {}
 
     @asynccontextmanager
     async def of(self, account_id: int) -> AsyncIterator[None]:
@@ -176,13 +186,27 @@ class Turns:
             except TimeoutError:
                 raise _busy() from None
             try:
-                yield
+                await self._rest(account_id)
+                began_s = asyncio.get_running_loop().time()
+                try:
+                    yield
+                finally:
+                    now_s = asyncio.get_running_loop().time()
+                    self._free_at_s[account_id] = now_s + REST * (now_s - began_s)
             finally:
                 lock.release()
         finally:
             self._users[account_id] -= 1
             if not self._users[account_id]:
                 del self._users[account_id], self._locks[account_id]
+
+    async def _rest(self, account_id: int) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if len(self._free_at_s) > MAX_RESTING:
+            self._free_at_s = {account: at_s for account, at_s in self._free_at_s.items() if at_s > now_s}
+        wait_s = self._free_at_s.pop(account_id, 0.0) - now_s
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
 
 
 def _busy() -> Overloaded:
