@@ -59,6 +59,7 @@ def test_an_error_in_a_thread_is_raised_where_it_is_awaited() -> None:
     pool = ThreadPool("failing", 1)
     with pytest.raises(ZeroDivisionError):
         asyncio.run(pool.run(lambda: 1 // 0))
+    assert asyncio.run(pool.run(sorted, [1, 2], reverse=True)) == [2, 1]
     pool.close()
 
 

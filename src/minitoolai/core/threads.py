@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,9 +25,10 @@ class ThreadPool:
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
 
-    async def run(self, function: Callable[..., T], *arguments: object) -> T:
-        """Run `function(*arguments)` in a thread of this pool and return its result."""
-        return await asyncio.get_running_loop().run_in_executor(self._running(), lambda: function(*arguments))
+    async def run(self, function: Callable[..., T], *arguments: object, **named: object) -> T:
+        """Run `function(*arguments, **named)` in a thread of this pool and return its result."""
+        work = partial(function, *arguments, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._running(), work)
 
     def close(self) -> None:
         """Drop what has not begun, and let the threads end. Does not wait for them."""
