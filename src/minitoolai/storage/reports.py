@@ -98,14 +98,18 @@ def last_usage(connection: Connection, account_id: int, limit: int) -> list[Usag
     return [UsageRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
 
 
+#: A generation may get its ID this long before its row is written.
+ID_SLACK_MS = 3_600_000
+
+
 def margins_by_engine(connection: Connection, from_ms: int) -> list[MarginRow]:
     """Return what all accounts paid since then by model and engine, with the upstream cost where it is known."""
     rows = connection.execute(
         "SELECT g.model, g.engine, count(*), sum(h.settled), coalesce(sum(g.purchase), 0),"
         " coalesce(sum(CASE WHEN g.purchase IS NULL THEN 0 ELSE h.settled END), 0)"
-        " FROM generations g JOIN holds h ON h.id = g.id WHERE g.created_ms >= ?"
+        " FROM generations g JOIN holds h ON h.id = g.id WHERE g.id >= ? AND g.created_ms >= ?"
         " GROUP BY g.model, g.engine ORDER BY g.model, g.engine",
-        (from_ms,),
+        (first_id_at(from_ms - ID_SLACK_MS), from_ms),
     )
     return [MarginRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
 
@@ -230,10 +234,6 @@ def full_statement(connection: Connection, account_id: int) -> list[StatementRow
 # ── admin pages ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 ACTION_COLUMNS = "id, admin_id, account_id, action, amount, note, created_ms"
-
-
-#: A generation may get its ID this long before its row is written.
-ID_SLACK_MS = 3_600_000
 
 _SELECT_USERS = (
     "SELECT u.account_id, u.email, u.is_admin, u.language, u.created_ms, a.posted, a.held"

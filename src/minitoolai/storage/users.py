@@ -157,5 +157,5 @@ def erase_personal_data(
     )
     connection.execute("UPDATE outbox SET url = '' WHERE account_id = ? AND state <> 'pending'", (account_id,))
     connection.execute(
-        "DELETE FROM idempotency_keys WHERE hold_id IN (SELECT id FROM holds WHERE account_id = ?)", (account_id,)
+        "DELETE FROM idempotency_keys WHERE hold_id IN (SELECT id FROM generations WHERE account_id = ?)", (account_id,)
     )
