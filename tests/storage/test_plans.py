@@ -129,13 +129,17 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(payments.payment_by_intent, "i").add(payments.payment_by_ref, "r").add(payments.payments_of, account)
     c.add(payments.payments_owing, account).add(payments.set_provider_ref, 1, "r", now)
     c.add(payments.unfinished_payments, day).add(payments.update_payment, payment)
-    c.add(reports.admin_actions, 5).add(reports.admin_actions, 5, account).add(reports.find_customer, account)
+    c.add(reports.admin_actions, 5).add(reports.admin_actions, 5, account, 9).add(
+        reports.admin_actions, 5, None, 9
+    ).add(reports.find_customer, account)
     c.add(reports.find_generation, 5, account).add(reports.first_generation_ms, account)
     c.add(reports.full_statement, account).add(reports.last_usage, account, 5).add(reports.list_jobs, day, 5)
     action = AdminAction(1, account, account, "grant", 5, None, now)
     c.add(reports.insert_admin_action, action).add(reports.margins_by_engine, day).add(reports.oldest_pending_ms)
     c.add(reports.oldest_unfinished_ms, account).add(reports.read_gauges, now)
-    c.add(reports.recent_requests, account, 5).add(reports.revenue_by_day, day, now).add(reports.search_users, "x", 5)
+    c.add(reports.recent_requests, account, 5, (now, 9)).add(reports.recent_requests, account, 5).add(
+        reports.revenue_by_day, day, now
+    ).add(reports.search_users, "x", 5)
     c.add(reports.statement_page, account, below=None, before_ms=now, rows=5)
     c.add(reports.statement_part, account, reports.StatementPlace()).add(reports.usage_cells, account, day, now)
     c.add(reports._other_transfers, account, 1, 9).add(reports._usage_transfers, account, now, 5)

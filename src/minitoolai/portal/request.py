@@ -71,6 +71,11 @@ class PageRequest:
         if self._cookies.get("lang") != self.lang:
             self.set_preference("lang", self.lang)
 
+    def query_number(self, name: str, *, longest: int = 15) -> int | None:
+        """Return a number of the query with at most so many digits, or None for anything else."""
+        text = self.query.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= longest else None
+
     async def report(self, function: Callable[..., T], *arguments: object) -> T:
         """Run a report for this user, `function(connection, *arguments)`, apart from the reads of requests."""
         return await self.site.database.report(self.member.account_id, function, *arguments)

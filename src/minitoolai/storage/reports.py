@@ -21,6 +21,9 @@ from minitoolai.core.models import (
 )
 from minitoolai.storage.database import Connection, Row
 
+#: A time after everything: nothing bounds the search for generations.
+ALWAYS_MS = 2**62
+
 
 def first_generation_ms(connection: Connection, account_id: int) -> int | None:
     """Return when the first generation of an account began."""
@@ -52,14 +55,18 @@ def usage_cells(connection: Connection, account_id: int, from_ms: int, until_ms:
     return [UsageCell(*(*row[:4], *map(int, row[4:]))) for row in rows]
 
 
-def recent_requests(connection: Connection, account_id: int, limit: int) -> list[RecentRequest]:
-    """Return the last requests of an account, newest first."""
+def recent_requests(
+    connection: Connection, account_id: int, limit: int, before: tuple[int, int] | None = None
+) -> list[RecentRequest]:
+    """Return the last requests of an account, newest first, before one of them: its time and ID (keyset pagination)."""
+    before_ms, before_id = before or (ALWAYS_MS, 0)
     rows = connection.execute(
         "SELECT g.id, g.created_ms, g.finished_ms, g.kind, g.model, g.key_id, g.state, g.error_code, g.input_units,"
         " g.output_units, h.settled, h.state FROM"
-        " (SELECT * FROM generations WHERE account_id = ? ORDER BY created_ms DESC LIMIT ?) g"
+        " (SELECT * FROM generations WHERE account_id = ? AND created_ms <= ? AND (created_ms < ? OR id < ?)"
+        " ORDER BY created_ms DESC, id DESC LIMIT ?) g"
         " JOIN holds h ON h.id = g.id ORDER BY g.created_ms DESC, g.id DESC",
-        (account_id, limit),
+        (account_id, before_ms, before_ms, before_id, limit),
     )
     return [RecentRequest(*(*row[:-1], row[-1] == "pending")) for row in rows]
 
@@ -186,8 +193,6 @@ def _usage_transfers(connection: Connection, account_id: int, before_ms: int, li
     ]
 
 
-#: A time after every transfer: nothing bounds the search for generations.
-ALWAYS_MS = 2**62
 #: Transfers in one part of a whole statement.
 STATEMENT_PART = 200
 
@@ -270,15 +275,19 @@ def insert_admin_action(connection: Connection, action: AdminAction) -> None:
     )
 
 
-def admin_actions(connection: Connection, limit: int, account_id: int | None = None) -> list[AdminAction]:
-    """Return the last admin actions on one account or on all, newest first."""
+def admin_actions(
+    connection: Connection, limit: int, account_id: int | None = None, below: int | None = None
+) -> list[AdminAction]:
+    """Return the last admin actions on one account or on all, newest first, with IDs under `below`."""
     columns = ", ".join(f"t.{name}" for name in ACTION_COLUMNS.split(", "))
-    where, values = ("", ()) if account_id is None else (" WHERE t.account_id = ?", (account_id,))
+    conditions = {"t.account_id = ?": account_id, "t.id < ?": below}
+    given = {condition: value for condition, value in conditions.items() if value is not None}
+    where = f" WHERE {' AND '.join(given)}" if given else ""
     rows = connection.execute(
         f"SELECT {columns}, a.email, u.email FROM admin_actions t"
         " JOIN users a ON a.account_id = t.admin_id JOIN users u ON u.account_id = t.account_id"
         f"{where} ORDER BY t.id DESC LIMIT ?",
-        (*values, limit),
+        (*given.values(), limit),
     )
     return [AdminAction(*row) for row in rows]
 

@@ -85,7 +85,7 @@ COLUMNS = (
 @page("/balance", access="user")
 async def balance(page: PageRequest) -> Response:
     """Show the balance and a page of the statement (keyset pagination: rows below a number, before a time)."""
-    below, before_ms = _query_number(page, "below"), _query_number(page, "until")
+    below, before_ms = page.query_number("below"), page.query_number("until")
     account_id = page.member.account_id
 
     def read(connection: Connection) -> tuple[list[StatementRow], int]:
@@ -140,11 +140,6 @@ def statement_line(row: StatementRow) -> tuple[object, ...]:
         row.input_units,
     )
     return *head, *tail, row.output_units, int(row.estimated)
-
-
-def _query_number(page: PageRequest, name: str) -> int | None:
-    text = page.query.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
 HANDLERS: list[Handler] = [account_page, change_password, leave, balance, statement]

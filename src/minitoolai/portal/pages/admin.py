@@ -115,9 +115,13 @@ async def revoke(page: PageRequest) -> Response:
 
 @page("/admin/actions", access="admin")
 async def actions(page: PageRequest) -> Response:
-    """Show the log of admin actions: action, account and reason."""
-    rows = await page.report(reports.admin_actions, 2 * MAX_ROWS)
-    return page.render("admin/actions.html", done=rows, actions=ACTIONS)
+    """Show the log of admin actions: action, account and reason (keyset pagination: below an ID)."""
+    below = page.query_number("below", longest=18)
+    rows = await page.report(reports.admin_actions, 2 * MAX_ROWS + 1, None, below)
+    older = rows[2 * MAX_ROWS - 1] if len(rows) > 2 * MAX_ROWS else None
+    return page.render(
+        "admin/actions.html", done=rows[: 2 * MAX_ROWS], actions=ACTIONS, older=older, newer=below is not None
+    )
 
 
 def _account_id(page: PageRequest) -> int:

@@ -84,13 +84,23 @@ async def usage_csv(page: PageRequest) -> Response:
 
 @page("/usage/requests", access="user")
 async def requests(page: PageRequest) -> Response:
-    """Show the last hundred requests: cost, duration and state of each."""
-    rows = await page.report(recent_requests, page.member.account_id, MAX_REQUESTS)
+    """Show a hundred requests: cost, duration and state of each (keyset pagination: before a time and an ID)."""
+    until_ms, below = page.query_number("until"), page.query_number("below", longest=19)
+    before = None if until_ms is None or below is None else (until_ms, below)
+    rows = await page.report(recent_requests, page.member.account_id, MAX_REQUESTS + 1, before)
+    older = rows[MAX_REQUESTS - 1] if len(rows) > MAX_REQUESTS else None
     names, _ = await _key_names(page)
     return page.render(
-        "usage/requests.html", rows=rows, most=MAX_REQUESTS, names=names, kinds=KINDS, states=STATES,
+        "usage/requests.html",
+        rows=rows[:MAX_REQUESTS],
+        older=older,
+        newer=before is not None,
+        most=MAX_REQUESTS,
+        names=names,
+        kinds=KINDS,
+        states=STATES,
         generation_name=generation_name,
-    )  # fmt: skip
+    )
 
 
 async def _key_names(page: PageRequest) -> tuple[dict[str, str], set[str]]:
