@@ -93,7 +93,7 @@ def _by_id(read: Read, columns: list[str], account_id: int) -> Iterator[Row]:
 
 def _other_transfers(read: Read, columns: list[str], account_id: int) -> Iterator[Row]:
     """Yield credits and reversals, by ID. They are few: each was made by a person."""
-    found = {}
+    found: dict[int, Row] = {}
     for side in ("credit", "debit"):
         sql = f"SELECT {', '.join(columns)} FROM transfers WHERE kind <> 'usage' AND {side} = ?"
         found |= {row[0]: row for row in read(partial(_execute, sql=sql, values=(account_id,)))}

@@ -119,11 +119,13 @@ async def _statement_csv(page: PageRequest) -> Parts:
         rows, following = statement_part(connection, page.member.account_id, place)
         return csv_lines(map(statement_line, rows)), following
 
-    header, place = csv_lines([COLUMNS]), StatementPlace()
+    header = csv_lines([COLUMNS])
+    place: StatementPlace | None = StatementPlace()
     while place is not None:
         lines, following = await page.report(read, place)
         yield header + lines
-        header, place = b"", following
+        header = b""
+        place = following
 
 
 def statement_line(row: StatementRow) -> tuple[object, ...]:

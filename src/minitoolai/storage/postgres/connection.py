@@ -54,6 +54,8 @@ class PostgresConnection:
         self._read_only = read_only
         self._types: dict[str, dict[str, str]] = {}
         self._is_inside = False
+        #: The time limit of this session's statements.
+        self._limit_s: float | None = None
         #: Of the open transaction: writes to send before any other statement, and its ID once it has begun.
         self._queued: list[Statement] = []
         self.transaction_id: TransactionId | None = None
@@ -136,7 +138,7 @@ class PostgresConnection:
     def _connect(self) -> None:
         self._types.clear()
         self._is_snapshot = False
-        self._limit_s: float | None = None
+        self._limit_s = None
         self._db = connect(self._url, read_only=self._read_only)
         self._pipeline = Pipeline(self._db)
         self.server_epoch = "" if self._read_only else str(self._run(_SERVER_EPOCH, ())[0][0])
