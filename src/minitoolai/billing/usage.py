@@ -1,7 +1,7 @@
-"""Usage of each account and revenue of all accounts, from sums in memory of what is final.
+"""Usage of each account and revenue of all accounts, from final sums kept in memory.
 
 A generation never changes once its hold is settled. So whole days, hours and ten minutes before the oldest unfinished
-generation are final: each is added up once and kept. A report reads only what is not final yet and the ends of its
+generation are final: each is added up once and kept. A report reads only the rows that are not final yet, and those at the ends of its
 period, so its time depends on recent activity and not on the length of the history.
 """
 
@@ -83,7 +83,7 @@ class UsageCache:
         ]
 
     async def _read(self, account_id: int, from_ms: int, until_ms: int) -> list[UsageCell]:
-        """Return the cells of this time, sorted. What was read is kept, so a report that failed goes on next time."""
+        """Return the cells of this time, sorted. All sums are kept, so a report that failed goes on next time."""
         give_up_s = time.monotonic() + self._limit_s
         # A copy, because a thread reads it, and because others may push sums out of the cache meanwhile.
         known, now_ms = dict(self._kept.get(account_id, {})), self._clock.now_ms()
@@ -133,7 +133,7 @@ def _parts(period: Period) -> Iterator[Period]:
 
 
 def split(from_ms: int, until_ms: int) -> tuple[list[Period], list[tuple[int, int]]]:
-    """Return the longest whole periods inside a time, and what is left at its ends as (from, until)."""
+    """Return the longest whole periods inside a time, and the pieces left at its ends as (from, until)."""
     periods: list[Period] = []
     rest: list[tuple[int, int]] = []
     shortest_ms = LENGTHS_MS[-1]
@@ -165,7 +165,7 @@ def _read_usage(
     first_ms = first_generation_ms(connection, account_id)
     if first_ms is None:
         return {}, []
-    # Read before the sums: what ends in between is only treated as unfinished for longer than it was.
+    # Read before the sums: a generation that ends in between is then read from its row, as an unfinished one.
     final_ms = final_until_ms(0, now_ms, oldest_unfinished_ms(connection, account_id))
     closed_ms = max(from_ms, min(until_ms, final_ms))
     # Before the first generation there is nothing to add up.

@@ -68,6 +68,6 @@ POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, MAIL, NAMES, CONTROL)
 
 
 def close_pools() -> None:
-    """Close every pool, when the process stops. What runs ends by itself; Python waits for it at its exit."""
+    """Close every pool, when the process stops. Running work ends by itself; Python waits for it at its exit."""
     for pool in POOLS:
         pool.close()

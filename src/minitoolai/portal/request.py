@@ -72,7 +72,7 @@ class PageRequest:
             self.set_preference("lang", self.lang)
 
     def query_number(self, name: str, *, longest: int = 15) -> int | None:
-        """Return a number of the query with at most so many digits, or None for anything else."""
+        """Return a number of the query with at most `longest` digits, or None for anything else."""
         text = self.query.get(name, "")
         return int(text) if text.isascii() and text.isdigit() and len(text) <= longest else None
 

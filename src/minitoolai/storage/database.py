@@ -103,10 +103,10 @@ REPORT_THREADS = 2
 #: Reports of one account that may wait for their turn, and for how long.
 MAX_WAITING_REPORTS = 16
 MAX_REPORT_WAIT_S = 20.0
-#: After a report, its account waits this many times as long as the report took before its next one.
-REST = 1.0
-#: Accounts whose rest is remembered, before those that are over are forgotten.
-MAX_RESTING = 1000
+#: After a report, its account pauses for this many times as long as the report took.
+PAUSE = 1.0
+#: Accounts whose pause is remembered, before pauses that are over are forgotten.
+MAX_PAUSING = 1000
 
 
 class ReaderPool:
@@ -161,7 +161,7 @@ class ReaderPool:
 class Turns:
     """Let each account run one report at a time; others of the same account wait, in order.
 
-    After each turn the account rests. So one account occupies half a thread at most, and the event loop, which shares
+    After each turn the account pauses. So one account occupies half a thread at most, and the event loop, which shares
     Python's interpreter lock with all threads, has it to itself half of the time.
     """
 
@@ -186,13 +186,13 @@ class Turns:
             except TimeoutError:
                 raise _busy() from None
             try:
-                await self._rest(account_id)
+                await self._pause(account_id)
                 began_s = asyncio.get_running_loop().time()
                 try:
                     yield
                 finally:
                     now_s = asyncio.get_running_loop().time()
-                    self._free_at_s[account_id] = now_s + REST * (now_s - began_s)
+                    self._free_at_s[account_id] = now_s + PAUSE * (now_s - began_s)
             finally:
                 lock.release()
         finally:
@@ -200,9 +200,9 @@ class Turns:
             if not self._users[account_id]:
                 del self._users[account_id], self._locks[account_id]
 
-    async def _rest(self, account_id: int) -> None:
+    async def _pause(self, account_id: int) -> None:
         now_s = asyncio.get_running_loop().time()
-        if len(self._free_at_s) > MAX_RESTING:
+        if len(self._free_at_s) > MAX_PAUSING:
             self._free_at_s = {account: at_s for account, at_s in self._free_at_s.items() if at_s > now_s}
         wait_s = self._free_at_s.pop(account_id, 0.0) - now_s
         if wait_s > 0:
@@ -220,7 +220,7 @@ class Database:
     """Open connections, and run reads in three pools of threads, so that none waits for the writer or another pool.
 
     `read_async`: short look-ups that requests wait for. `report`: what adds up or lists the history of an account.
-    `upkeep`: the audit and the deletion of old data, for which nobody waits.
+    `upkeep`: the audit and the deletion of old data; no request waits for them.
     """
 
     def __init__(
