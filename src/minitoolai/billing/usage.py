@@ -1,8 +1,8 @@
 """Usage of each account and revenue of all accounts, from final sums kept in memory.
 
 A generation never changes once its hold is settled. So whole days, hours and ten minutes before the oldest unfinished
-generation are final: each is added up once and kept. A report reads only the rows that are not final yet, and those at the ends of its
-period, so its time depends on recent activity and not on the length of the history.
+generation are final: each is added up once and kept. A report reads only the rows that are not final yet, and those at
+the ends of its period, so its time depends on recent activity and not on the length of the history.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from minitoolai.storage.reports import (
 #: Treat nothing younger as final: generations are inserted shortly after they begin, by processes with different
 #: clocks.
 SETTLING_MS = 10 * 60_000
-#: Lengths of the periods whose sums are kept. Each divides the one before it, and a period begins at a multiple.
+#: Lengths of the periods that have kept sums. Each divides the one before it, and a period begins at a multiple.
 LENGTHS_MS = (MS_PER_DAY, 3_600_000, 600_000)
 #: Cells kept in memory for all accounts together, about 250 bytes each. A period without usage counts as one.
 MAX_CACHED_CELLS = 100_000

@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 
 from minitoolai.core.threads import EXPORTS
 
-#: Lines encoded at once: about two milliseconds, during which other Python code waits.
+#: Lines encoded together: about two milliseconds, during which other Python code waits.
 LINES = 200
 #: The parts of a file, in order.
 Parts = AsyncGenerator[bytes, None]

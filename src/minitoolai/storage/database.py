@@ -105,7 +105,7 @@ MAX_WAITING_REPORTS = 16
 MAX_REPORT_WAIT_S = 20.0
 #: After a report, its account pauses for this many times as long as the report took.
 PAUSE = 1.0
-#: Accounts whose pause is remembered, before pauses that are over are forgotten.
+#: Accounts with a remembered pause, before pauses that are over are forgotten.
 MAX_PAUSING = 1000
 
 
@@ -274,7 +274,7 @@ class Database:
             try:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
-                # The thread cannot be stopped. Keep the turn until it ends, or the account would have two at once.
+                # The thread cannot be stopped. Keep the turn until it ends, or the account would run two together.
                 await asyncio.wait([work])
                 raise
             except QueryTimeout as error:
