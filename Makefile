@@ -40,7 +40,7 @@ serve: install  ## start a server with a demo account (PORT=8000, DATA_DIR=data)
 	@exec $(BIN)/minitoolai serve --demo --port $(PORT) --data-dir $(DATA_DIR)
 
 test: dev       ## run the quick tests, in parallel
-	$(BIN)/pytest -n 3 --dist worksteal -m "not acceptance and not chaos"
+	$(BIN)/pytest -n 4 --dist worksteal -m "not acceptance and not chaos"
 
 acceptance: dev ## run the long tests against real servers: in parallel, then those that measure time on their own
 	$(BIN)/pytest -n 2 --dist worksteal -m "acceptance and not timing" --durations=20

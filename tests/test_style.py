@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -34,11 +34,15 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
 
-def places(paths: list[Path], is_guilty: Callable[[ast.AST], bool]) -> list[str]:
-    """Return `file:line` of every node that the rule objects to."""
+def places(paths: list[Path], is_guilty: Callable[[ast.AST], bool], sign: str = "") -> list[str]:
+    """Return `file:line` of every node that the rule objects to.
+
+    `sign` is a pattern of which every such node has a match: other files need not be parsed, which takes seconds.
+    """
     return [
         f"{name_of(path)}:{node.lineno}"
         for path in paths
+        if re.search(sign, path.read_text("utf-8"))
         for node in ast.walk(tree_of(path))
         if hasattr(node, "lineno") and is_guilty(node)
     ]
@@ -56,7 +60,7 @@ def swallows(node: ast.AST) -> bool:
 
 
 def test_no_error_is_swallowed() -> None:
-    assert places(EVERYTHING, swallows) == []
+    assert places(EVERYTHING, swallows, r"\b(?:pass|continue)\b") == []
 
 
 # ── Transactions ──────────────────────────────────────────────────────────────────────────────────────────
@@ -73,7 +77,7 @@ def waits_in_transaction(node: ast.AST) -> bool:
 
 
 def test_nothing_is_awaited_in_a_transaction() -> None:
-    assert places(SOURCES, waits_in_transaction) == []
+    assert places(SOURCES, waits_in_transaction, r"\btransaction\b") == []
 
 
 # ── Threads ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -188,9 +192,8 @@ SHARED_NAMES: set[str] = set()
 def test_no_two_classes_share_a_name() -> None:
     owners: dict[str, list[str]] = defaultdict(list)
     for path in SOURCES:
-        for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.ClassDef):
-                owners[node.name].append(name_of(path))
+        for name in outline(path)[0]:
+            owners[name].append(name_of(path))
     shared = {name: paths for name, paths in owners.items() if len(paths) > 1 and name not in SHARED_NAMES}
     assert shared == {}
 
@@ -201,22 +204,29 @@ def is_relative_import(node: ast.AST) -> bool:
 
 
 def test_imports_are_absolute() -> None:
-    assert places(EVERYTHING, is_relative_import) == []
+    assert places(EVERYTHING, is_relative_import, r"\bfrom[\s\\]*\.") == []
 
 
 def test_no_function_is_longer_than_a_screen() -> None:
     long = {
-        f"{name_of(path)}: {function.name}": lines
+        f"{name_of(path)}: {function}": lines
         for path in SOURCES
         if "versions" not in path.parts
-        for function in functions(tree_of(path))
-        if (lines := (function.end_lineno or 0) - function.lineno + 1) > LONGEST_FUNCTION
+        for function, lines in outline(path)[1]
+        if lines > LONGEST_FUNCTION
     }
     assert long == {}
 
 
-def functions(tree: ast.AST) -> Iterator[Function]:
-    return (node for node in ast.walk(tree) if isinstance(node, Function))
+@cache
+def outline(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
+    """Return the classes of a file, and its functions with their lengths."""
+    nodes = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef | Function)]
+    functions = [node for node in nodes if not isinstance(node, ast.ClassDef)]
+    return (
+        [node.name for node in nodes if isinstance(node, ast.ClassDef)],
+        [(node.name, (node.end_lineno or 0) - node.lineno + 1) for node in functions],
+    )
 
 
 # ── Tests ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,6 +15,7 @@ from minitoolai.cli.main import build_parser
 from minitoolai.core import catalog, errors
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.money import format_dollars
+from minitoolai.engines.chat.failures import REQUEST_CODES
 from minitoolai.http.errors import TABLE
 from minitoolai.observability.metrics import METRICS
 from minitoolai.settings import PREFIX, Settings
@@ -23,7 +24,9 @@ FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 NOTE = "<!-- Generated from the code by python -m tools.reference; do not edit. -->\n\n"
 #: Codes that no exception class has as its default.
 MORE_CODES = {
+    "content_filter": (400, "invalid_request_error", "The content filter of the model's provider refused the request."),
     "invalid_json": (400, "invalid_request_error", "The body is not a JSON object, or is nested too deeply."),
+    "invalid_encoding": (400, "invalid_request_error", "The body is not in the encoding that Content-Encoding says."),
     "method_not_allowed": (405, "invalid_request_error", "The path exists, but not for this method."),
     "string_above_max_length": (400, "invalid_request_error", "The text is longer than the limit."),
     "link_expired": (
@@ -141,7 +144,8 @@ def _errors() -> str:
         status, type_ = next((status, name) for cls, status, name in TABLE if issubclass(kind, cls))
         again = "yes" if kind.retryable else ""
         known[kind.code] = (status, f"`{kind.code}`", f"`{type_}`", again, _first_line(kind))
-    for code, (status, type_, about) in MORE_CODES.items():
+    refused = {code: (400, "invalid_request_error", about) for code, about in REQUEST_CODES.items()}
+    for code, (status, type_, about) in {**refused, **MORE_CODES}.items():
         known[code] = (status or "", f"`{code}`", f"`{type_}`" if type_ else "", "", about)
     rows = sorted(known.values(), key=lambda row: (row[0] or 999, row[1]))
     head = ("status", "code", "type", "retry", "meaning")

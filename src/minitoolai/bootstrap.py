@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from minitoolai.accounts.keys import KeyPolicy, KeyVerifier, trusted_proxies
 from minitoolai.accounts.rate_limits import build_limits
 from minitoolai.availability import Reports
-from minitoolai.billing.audit import Auditor
+from minitoolai.billing.audit import Auditor, shortfall_limit
 from minitoolai.billing.charging import Charging
 from minitoolai.billing.idempotency import IdempotencyStore
 from minitoolai.billing.retention import RetentionSweeper, retention_policy
@@ -68,13 +68,49 @@ class Services:
         )
 
 
+def _open_database(settings: Settings, clock: SystemClock) -> Database:
+    database = open_database(database_url(settings), serving=True)
+    # Leases of all processes are in the time of the server that they share.
+    database.follow_time(clock.follow)
+    return database
+
+
+def _build_chats(settings: Settings, shared: SharedServices, engines: dict[str, ChatEngine]) -> ChatService:
+    fetch = GuardedClient()
+    return ChatService(
+        shared.catalog,
+        engines,
+        shared.charging,
+        shared.clock,
+        shared.in_flight,
+        first_token_timeout_s=settings.first_token_timeout_s,
+        total_timeout_s=settings.total_timeout_s,
+        image_inputs=ImageInputs(
+            lambda url, field: fetch.get(url, field=field), lambda url, field: fetch.check(url, field=field)
+        ),
+        refuses_unknown_fields=settings.unknown_fields == "refuse",
+        spans=shared.spans,
+    )
+
+
+def _make_auditor(settings: Settings, shared: SharedServices) -> Auditor:
+    return Auditor(
+        shared.database,
+        shared.writer,
+        shared.clock,
+        audit_every_s=settings.audit_every_s,
+        in_flight=shared.in_flight.holds,
+        max_shortfall=shortfall_limit(settings),
+    )
+
+
 def build(settings: Settings) -> Services:
     """Return everything a server needs, not yet started. Raises CatalogError, SettingsError, StoreError."""
     clock = SystemClock()
     catalog = read_catalog(catalog_path(settings))
     tracing = make_tracing(settings, clock)
     spans = tracing.spans if tracing else None
-    database = open_database(database_url(settings), serving=True)
+    database = _open_database(settings, clock)
     writer = Writer(database, decide)
     limits = build_limits(settings, clock)
     http = HttpClient()
@@ -84,18 +120,7 @@ def build(settings: Settings) -> Services:
     caps = make_concurrency_limits(catalog)
     engines = make_engines(catalog, settings, http, caps, attempt_headers if tracing else None)
     speech_engines = make_speech_engines(catalog, settings, http, caps)
-    fetch = GuardedClient()
-    chats = ChatService(
-        catalog,
-        engines,
-        charging,
-        clock,
-        shared.in_flight,
-        first_token_timeout_s=settings.first_token_timeout_s,
-        total_timeout_s=settings.total_timeout_s,
-        image_inputs=ImageInputs(lambda url, field: fetch.get(url, field=field)),
-        spans=spans,
-    )
+    chats = _build_chats(settings, shared, engines)
     speech = SpeechService(
         catalog,
         speech_engines,
@@ -108,7 +133,7 @@ def build(settings: Settings) -> Services:
     images = build_images(settings, shared)
     keys = KeyVerifier(database, secret_key, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
     reports = Reports(database, chats, speech, images.service)
-    auditor = Auditor(database, writer, clock, audit_every_s=settings.audit_every_s, in_flight=shared.in_flight.holds)
+    auditor = _make_auditor(settings, shared)
     return Services(
         settings=settings,
         clock=clock,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from minitoolai.core.errors import SettingsError
+from minitoolai.core.operator_input import why_bad_address, why_bad_key
 
 PREFIX = "MINITOOLAI_"
 #: Variables of the example client programs, ignored by the server.
@@ -30,8 +31,8 @@ class Secret(str):
         return "Secret(…)"
 
 
-def _setting(default: T, about: str, least: int = 0) -> T:
-    setting: T = field(default=default, metadata={"about": about, "least": least})
+def _setting(default: T, about: str, least: int = 0, choices: tuple[str, ...] = ()) -> T:
+    setting: T = field(default=default, metadata={"about": about, "least": least, "choices": choices})
     return setting
 
 
@@ -86,6 +87,10 @@ class Settings:
     trace_ratio: float = _setting(1.0, "Share of requests that are traced, 0 to 1.")
     access_log: bool = _setting(False, "Log one line per request.")
     audit_every_s: float = _setting(60.0, "Seconds between audits of the ledger in a running server.")
+    max_shortfall: str = _setting(
+        "1.00",
+        "Dollars per engine and day of cost beyond its holds, above which the audit raises an alarm. Empty: never.",
+    )
     llama_model: str = _setting("", "GGUF file to use instead of the embedded model.")
     llama_mmproj: str = _setting("", "The mmproj GGUF file of a model that accepts images (vision).")
     llama_slots: int = _setting(4, "Concurrent responses of the embedded model.", least=1)
@@ -135,14 +140,34 @@ class Settings:
     trusted_proxies: str = _setting(
         "", "Proxies whose X-Forwarded-For is trusted: addresses or networks, separated by commas."
     )
-    first_token_timeout_s: float = _setting(60.0, "Timeout for the first token of an engine.")
-    total_timeout_s: float = _setting(600.0, "Timeout for one response.")
+    unknown_fields: str = _setting(
+        "drop",
+        "Request fields that the API does not document: drop (named in x-dropped-fields) or refuse.",
+        choices=("drop", "refuse"),
+    )
+    first_token_timeout_s: float = _setting(
+        60.0,
+        "Timeout for the first token of a stream: seconds in which an engine sends no event of a choice. The first "
+        "sound of speech as events, likewise.",
+        least=1,
+    )
+    total_timeout_s: float = _setting(
+        600.0, "Timeout for one response, streamed or whole. A whole response has no other.", least=1
+    )
     drain_timeout_s: float = _setting(30.0, "Seconds that a stopping server waits for running streams.")
     #: `MINITOOLAI_<ENGINE>_API_KEY` and `_BASE_URL` of each engine of the catalog, by engine name.
     engine_keys: Mapping[str, Secret] = field(default_factory=dict)
     engine_urls: Mapping[str, str] = field(default_factory=dict)
 
 
+#: Keys that are sent in a header, and addresses of servers. Copied ones often end in a line break.
+_KEYS = (
+    "stripe_secret_key", "stripe_webhook_secret", "moderation_key", "s3_access_key_id", "s3_secret_access_key",
+    "metrics_token",
+)  # fmt: skip
+_JUDGED_ADDRESSES = ("moderation_url", "stripe_api_url", "s3_endpoint")
+#: The last two are judged where they are used.
+_ADDRESSES = (*_JUDGED_ADDRESSES, "public_url", "otlp_endpoint")
 _FIELDS = {f.name: f for f in fields(Settings) if f.metadata}
 
 
@@ -163,9 +188,9 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: obj
         if key in _FIELDS:
             values[key] = _parse(name, key, text)
         elif key.endswith("_api_key"):
-            keys[key.removesuffix("_api_key")] = Secret(text)
+            keys[key.removesuffix("_api_key")] = Secret(text.strip())
         elif key.endswith("_base_url"):
-            urls[key.removesuffix("_base_url")] = text.rstrip("/")
+            urls[key.removesuffix("_base_url")] = text.strip().rstrip("/")
         else:
             raise SettingsError(f"{name} is not a setting; {_suggest_variables(name)}")
     for key, value in overrides.items():
@@ -194,6 +219,15 @@ def _parse(name: str, key: str, text: str) -> object:
         if text.lower() not in words:
             raise SettingsError(f"{name}={text!r} is invalid: expected 1 or 0")
         return words[text.lower()]
+    text = text.strip() if key in (*_KEYS, *_ADDRESSES) else text
+    why_bad = why_bad_key(text) if key in _KEYS else None
+    if key in _JUDGED_ADDRESSES and text:
+        why_bad = why_bad_address(text)
+    if why_bad is not None:
+        raise SettingsError(f"{name} is wrong: {why_bad}")
+    choices = _FIELDS[key].metadata["choices"]
+    if choices and text not in choices:
+        raise SettingsError(f"{name}={text!r} is invalid: expected {' or '.join(choices)}")
     if not isinstance(default, int | float):
         return type(default)(text)
     try:

@@ -11,6 +11,7 @@ from tests.chaos.worker_jobs import run_worker_jobs
 from tests.support.cluster import running_cluster
 from tests.support.gallery import CATALOG, WorkerProcess, settle_jobs, submit, wrong_jobs
 from tests.support.server import ServerProcess
+from tests.support.wall_clock import WallClock
 
 # Hundreds of jobs on all cores, with leases that expire.
 pytestmark = pytest.mark.timing
@@ -34,13 +35,18 @@ def test_jobs_survive_killed_and_frozen_workers_and_a_database_outage(tmp_path: 
     assert min(tally.kills, tally.naps) >= 2
 
 
-def test_two_workers_share_1000_jobs_and_run_each_once(tmp_path: Path) -> None:
+def test_two_workers_with_wrong_clocks_share_1000_jobs_and_run_each_once(tmp_path: Path) -> None:
+    clocks = []
+    for shift_s in (60.0, -60.0):
+        (tmp_path / f"{shift_s:g}").mkdir()
+        clocks.append(WallClock(tmp_path / f"{shift_s:g}"))
+        clocks[-1].shift(shift_s)
     with running_cluster() as cluster:
         env = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_IMAGE_QUEUE": "1000"}
         with ServerProcess(tmp_path, catalog=CATALOG, env=env | {"MINITOOLAI_IMAGE_ROWS": "0"}).start() as server:
             accounts = [server.account("10") for _ in range(5)]
             jobs = {submit(accounts[n % 5], prompt=f"{n}", steps=1)["jobid"] for n in range(1000)}
-            workers = [WorkerProcess(server, MINITOOLAI_IMAGE_ROWS="8") for _ in range(2)]
+            workers = [WorkerProcess(server, MINITOOLAI_IMAGE_ROWS="8", **clock.env) for clock in clocks]
             try:
                 for worker in workers:
                     worker.start()

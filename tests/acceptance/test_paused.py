@@ -1,4 +1,6 @@
-"""A process is paused beyond its leases and goes on: no answer looks complete that the books do not carry."""
+"""A process is paused beyond its leases and goes on, and wall clocks are set to and fro: no answer looks complete that
+the books do not carry, and no other is broken off.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import json
 import os
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from tests.support.cluster import Cluster
 from tests.support.load import API, OPENAI, Caller, Seen
 from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Behaviour, Exchange, Upstream
+from tests.support.wall_clock import WallClock, stepping
 
 CREDIT = 100_000_000_000
 PRICE_IN, PRICE_OUT, PRICE_CHARACTER = 150, 600, 15_000
@@ -72,8 +76,13 @@ def speech(takes_s: float, **fields: Any) -> Asked:
     return Asked("/v1/audio/speech", {"model": "tone", "input": text, "stream_format": "sse", **fields}, takes_s)
 
 
-#: Ten streams: some have ended upstream before the process goes on, some go on after that.
-STREAMS = [chat(5.0 + 0.1 * number) for number in range(5)] + [chat(26.0 + 0.1 * number) for number in range(5)]
+#: Twenty streams: some have ended upstream before the process goes on, some go on after that.
+STREAMS = [chat(5.0 + 0.1 * number) for number in range(10)] + [chat(26.0 + 0.1 * number) for number in range(10)]
+#: Streams at another process, which is not paused.
+BESIDE = [chat(4.0 + 3.0 * number) for number in range(9)]
+#: To what the wall clocks are set, and how often: a dozen times while a process is paused for twelve seconds.
+SHIFTS_S = (60.0, -60.0, 3600.0, -86_400.0)
+STEP_EVERY_S = 2.0
 #: And one of every other kind that is charged while it runs.
 OTHERS = [
     *(chat(takes_s, OPENAI, stream=False) for takes_s in (6.0, 27.0)),
@@ -167,36 +176,50 @@ def judge(account: Account, asked: Asked, seen: Seen) -> str:
     return "complete"
 
 
-async def ask_and_pause(account: Account, pid: int, pause_s: float) -> list[tuple[Asked, Seen]]:
-    """All of them at once; after three seconds the process is paused."""
+async def ask_and_pause(
+    account: Account, pid: int, pause_s: float, clocks: Sequence[WallClock], beside_port: int | None
+) -> list[tuple[Asked, Seen]]:
+    """All of them at once; after three seconds the process is paused. Meanwhile, the clocks are set to and fro."""
 
-    async def ask(asked: Asked) -> tuple[Asked, Seen]:
-        caller = Caller(account.server.port, account.key)
+    async def ask(asked: Asked, port: int = account.server.port) -> tuple[Asked, Seen]:
+        caller = Caller(port, account.key)
         seen = await caller.ask(asked.body, path=asked.path, leave_after=asked.leave_after)
         await caller.close()
         return asked, seen
 
     tasks = [asyncio.ensure_future(ask(asked)) for asked in (*STREAMS, *OTHERS)]
-    await asyncio.sleep(BEFORE_S)
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        await asyncio.sleep(pause_s)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    return await asyncio.wait_for(asyncio.gather(*tasks), 120)
+    if beside_port is not None:
+        tasks += [asyncio.ensure_future(ask(asked, beside_port)) for asked in BESIDE]
+    async with stepping(clocks, SHIFTS_S, STEP_EVERY_S):
+        await asyncio.sleep(BEFORE_S)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(pause_s)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        return await asyncio.wait_for(asyncio.gather(*tasks), 120)
 
 
-def run_paused(server: ServerProcess, pause_s: float) -> tuple[Counter[str], Counter[str]]:
-    """How the ten streams and the others ended."""
+def run_paused(
+    server: ServerProcess, pause_s: float, clocks: Sequence[WallClock], beside: ServerProcess | None = None
+) -> tuple[Counter[str], Counter[str]]:
+    """How the twenty streams and the others ended. All at the process beside are whole."""
     account = server.account("100")
-    seen = asyncio.run(ask_and_pause(account, server.pid, pause_s))
+    seen = asyncio.run(ask_and_pause(account, server.pid, pause_s, clocks, beside.port if beside else None))
     left = account.settled(within_s=40)
     ended = [judge(account, *one) for one in seen]
     (total,) = server.read(lambda c: c.execute("SELECT sum(cost) FROM generations"))[0]
     assert CREDIT - left == total
     assert server.read(broken_invariants) == {}
-    streams, others = Counter(ended[: len(STREAMS)]), Counter(ended[len(STREAMS) :])
-    print(f"paused for {pause_s:g} s: streams {dict(streams)}, others {dict(others)}")
+    first, last = len(STREAMS), len(STREAMS) + len(OTHERS)
+    streams, others, whole = Counter(ended[:first]), Counter(ended[first:last]), Counter(ended[last:])
+    steps = sum(clock.steps for clock in clocks)
+    print(
+        f"paused for {pause_s:g} s, clocks set {steps} times: streams {dict(streams)}, others {dict(others)},"
+        f" beside {dict(whole)}"
+    )
+    assert whole == ({"complete": len(BESIDE)} if beside else {})
+    assert steps >= 12
     return streams, others
 
 
@@ -211,20 +234,24 @@ def test_one_of_two_processes_is_paused_and_the_other_recovers_its_holds(
 ) -> None:
     env = {"MINITOOLAI_DATABASE_URL": cluster.url(cluster.create()), "MINITOOLAI_SECRET_KEY": "x" * 32}
 
+    clocks = []
+
     def new_server(name: str) -> ServerProcess:
         (tmp_path / name).mkdir()
-        made = ServerProcess(tmp_path / name, catalog=catalog, env=env)
+        clocks.append(WallClock(tmp_path / name))
+        made = ServerProcess(tmp_path / name, catalog=catalog, env=env | clocks[-1].env)
         made.settings = replace(made.settings, secret_key=Secret("x" * 32))
         return made
 
-    with new_server("other"), new_server("paused") as paused:
-        streams, others = run_paused(paused, 19.0)
+    with new_server("other") as other, new_server("paused") as paused:
+        streams, others = run_paused(paused, 19.0, clocks, other)
         assert streams == {"error": len(STREAMS)}
         assert others == {"error": len(OTHERS) - 1, "left": 1}
 
 
 def test_the_only_process_is_paused_and_recovers_none_of_its_own_holds(tmp_path: Path, catalog: str) -> None:
-    with ServerProcess(tmp_path, catalog=catalog) as server:
-        streams, others = run_paused(server, 12.0)
+    clock = WallClock(tmp_path)
+    with ServerProcess(tmp_path, catalog=catalog, env=clock.env) as server:
+        streams, others = run_paused(server, 12.0, [clock])
         assert streams == {"complete": len(STREAMS)}
         assert others == {"complete": len(OTHERS) - 1, "left": 1}

@@ -246,3 +246,22 @@ def test_full_buckets_are_evicted_beyond_the_memory() -> None:
     throttle.wait_s("one more", limit)
     assert len(throttle._buckets) == 2
     assert throttle.wait_s("recent", limit) == 60
+
+
+def test_attempts_are_forgotten_if_the_memory_is_full_of_recent_ones() -> None:
+    throttle, limit = Throttle(FixedClock()), Limit(1, 60.0)
+    for number in range(MAX_TRACKED):
+        throttle.wait_s(str(number), limit)
+    assert throttle.wait_s("0", limit) == 60
+    throttle.wait_s("one more", limit)
+    assert list(throttle._buckets) == ["one more"]
+
+
+def test_the_headers_show_an_empty_bucket_as_zero_beside_a_limit_of_tokens() -> None:
+    limits = Limits(FixedClock(), RateLimits(requests_per_minute=2, tokens_per_minute=6000))
+    limits.reserve(ANN, tokens=6000, dollars=0)
+    granted(limits, ANN, 2)
+    headers, refusal = limits.count(ANN)
+    assert refusal is not None
+    left = {name: value for name, value in headers if b"remaining" in name}
+    assert left == {b"x-ratelimit-remaining-requests": b"0", b"x-ratelimit-remaining-tokens": b"0"}

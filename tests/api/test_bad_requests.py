@@ -13,7 +13,7 @@ from tests.support.ask import API, HELLO, OPENAI, check_refusal, post
 from tests.support.server import Account
 from tests.support.upstream import Upstream
 
-IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]}]
+IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://93.184.216.34/a.png"}}]}]
 
 
 def raw(account: Account, body: bytes, kind: str = "application/json", path: str = API) -> requests.Response:
@@ -41,7 +41,7 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"messages": [*HELLO, {"role": "user", "content": [{"type": "audio"}]}]}, "messages[1].content[0].type"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "ftp://x/a.png"}}]}]},
      "messages[0].content[0].image_url.url"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "https://x/a.png"}]}]},
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": ["https://x/a.png"]}]}]},
      "messages[0].content[0].image_url"),
     ({"model": ""}, "model"),
     ({"model": None}, "model"),

@@ -92,7 +92,7 @@ def test_every_choice_is_counted(account: Account, upstream: Upstream, model: st
 def test_ten_images_are_charged_if_the_client_disconnects_at_the_first_token(
     account: Account, upstream: Upstream, detail: str
 ) -> None:
-    urls = [{"url": f"https://example.com/{number}.jpg", "detail": detail} for number in range(10)]
+    urls = [{"url": f"https://93.184.216.34/{number}.jpg", "detail": detail} for number in range(10)]
     parts = [{"type": "text", "text": "What are these?"}, *[{"type": "image_url", "image_url": url} for url in urls]]
     for number in (1, 2, 3):
         upstream.behave = manners.first(number, {"content": "A "}, {"content": "cat."})

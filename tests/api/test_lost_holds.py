@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from minitoolai.billing.charging import interrupted
-from minitoolai.chat.router import CircuitBreaker
+from minitoolai.chat.circuit_breaker import CircuitBreaker
 from minitoolai.core.clock import generation_name
 from minitoolai.core.in_flight import CHECKPOINT_EVERY_S
 from tests.support import manners
@@ -184,5 +184,5 @@ def test_draining_stops_if_the_hold_was_settled(account: Account, upstream: Upst
 
 def test_an_interruption_does_not_count_as_an_upstream_failure() -> None:
     breaker = CircuitBreaker(failure_threshold=1, cooldown_s=60.0)
-    breaker.on_failure(interrupted(), "billing", 0.0)
+    breaker.on_failure(interrupted(), "billing", 1, 0.0, 0.0, is_probe=False)
     assert breaker.is_closed

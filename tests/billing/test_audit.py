@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from minitoolai.billing.audit import Auditor
+from minitoolai.billing.audit import Auditor, shortfall_limit
 from minitoolai.billing.charging import Bound, Charging
-from minitoolai.core.errors import StoreError
+from minitoolai.core.errors import SettingsError, StoreError
 from minitoolai.core.models import Balance, Caller
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import LedgerState, Operation, Result, Settle, Settled
+from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
-from minitoolai.storage.ledger import INVARIANTS, broken_invariants
+from minitoolai.storage.ledger import INVARIANTS, SHORTFALL_LIMIT, broken_invariants
 from tests.support.books import CHAT, LEASE_MS, TemporaryBooks, checkpoint, emptied, hold, new_file, settle
 from tests.support.cli import Cli
 from tests.support.cluster import Cluster
@@ -96,6 +97,10 @@ DEEDS: dict[str, tuple[str, set[str]]] = {
         "INSERT INTO key_spending (id, used, created_ms) VALUES ('key000000001/total', 5, 5)",
         {"a budget has counted what its holds promise and took"},
     ),
+    "output delivered for nothing": (
+        "UPDATE generations SET delivered_bytes = 5, price_output = 600 WHERE id = 1",
+        {"what was delivered at a price was charged"},
+    ),
     "a shortfall forgotten": (
         "UPDATE holds SET shortfall = 0 WHERE id = 3",
         {"cost of usage equals usage transfers and shortfall"},
@@ -141,7 +146,7 @@ def lawless(cluster: Cluster, postgres_url: str) -> Iterator[TemporaryBooks]:
 
 
 def test_every_invariant_has_a_case_that_violates_it() -> None:
-    assert len(INVARIANTS) == 9
+    assert len(INVARIANTS) == 10
     assert set().union(*(named for _, named in DEEDS.values())) == set(INVARIANTS)
 
 
@@ -199,6 +204,43 @@ def test_the_rows_of_a_broken_invariant_are_limited(books: TemporaryBooks) -> No
     assert len(broken_invariants(books.connection)["posted equals the sum of transfers"]) == 10
     books.rows("UPDATE accounts SET posted = posted - 1 WHERE is_system = 0")
     assert len(customers) == 15
+
+
+def test_a_shortfall_above_its_limit_is_a_finding_for_a_day(books: TemporaryBooks) -> None:
+    async def found(limit: int | None) -> dict[str, list[Any]]:
+        with books.writer() as writer:
+            auditor = Auditor(books.database, writer, books.clock, audit_every_s=60, max_shortfall=limit)
+            return await auditor.check()
+
+    customer = books.account(1000)
+    # Settled at 70 of 60 that were held.
+    books.apply(hold(1, customer, 60), settle(1, customer, 70))
+    engine = books.rows("SELECT engine FROM generations WHERE id = 1")[0][0]
+    books.rows(f"UPDATE generations SET created_ms = {books.clock.now_ms()}")
+    assert asyncio.run(found(9)) == {SHORTFALL_LIMIT: [(engine, 10)]}
+    assert asyncio.run(found(10)) == asyncio.run(found(None)) == {}
+    books.clock.forward(86_401)
+    assert asyncio.run(found(9)) == {}
+
+
+@pytest.mark.parametrize(("text", "limit"), [("", None), ("1.00", 10**9), ("0.000000001", 1)])
+def test_the_limit_of_shortfalls_is_a_setting(text: str, limit: int | None) -> None:
+    assert shortfall_limit(Settings(max_shortfall=text)) == limit
+    with pytest.raises(SettingsError, match="MINITOOLAI_MAX_SHORTFALL"):
+        shortfall_limit(Settings(max_shortfall="much"))
+
+
+def test_old_generations_without_a_size_are_exempt_from_the_check_of_free_output(books: TemporaryBooks) -> None:
+    customer = books.account(1000)
+    books.apply(hold(1, customer, 60), settle(1, customer, 0))
+    books.rows("UPDATE generations SET price_output = 600 WHERE id = 1")
+    assert broken_invariants(books.connection) == {}
+    books.rows("UPDATE generations SET delivered_bytes = 0 WHERE id = 1")
+    assert broken_invariants(books.connection) == {}
+    books.rows("UPDATE generations SET delivered_bytes = 1 WHERE id = 1")
+    assert list(broken_invariants(books.connection)) == ["what was delivered at a price was charged"]
+    books.rows("UPDATE generations SET price_output = 0, price_input = 0 WHERE id = 1")
+    assert broken_invariants(books.connection) == {}
 
 
 # ── recovery ──────────────────────────────────────────────────────────────────────────────────────────────

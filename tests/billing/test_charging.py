@@ -8,17 +8,31 @@ import msgspec
 import pytest
 
 from minitoolai.accounts.rate_limits import Limits
-from minitoolai.billing.charging import LEASE_MS, Bound, Charging, charged_cost, wait_until_durable
+from minitoolai.billing.charging import (
+    LEASE_MS,
+    Bound,
+    Charging,
+    charged_cost,
+    chat_bound,
+    image_job_bound,
+    speech_bound,
+    wait_until_durable,
+)
+from minitoolai.core.catalog import ChatModel
+from minitoolai.core.counting import estimate_prompt
 from minitoolai.core.errors import (
     AccessDenied,
     AlreadySettled,
+    BudgetExceeded,
     InsufficientBalance,
     RateLimited,
     ServiceError,
     StoreError,
 )
-from minitoolai.core.models import Balance, Caller, NewGeneration, Outcome, RateLimits
-from minitoolai.ledger.types import Recover
+from minitoolai.core.inference import ChatRequest
+from minitoolai.core.models import Balance, Caller, KeyRules, NewGeneration, Outcome, RateLimits
+from minitoolai.core.tracing import Spans
+from minitoolai.ledger.types import Recover, UnknownAccountOrHold
 from minitoolai.storage.writer import Writer
 from tests.support.books import CHAT, DONE, NOON_MS, TemporaryBooks
 
@@ -296,3 +310,105 @@ def test_tokens_and_dollars_that_a_response_did_not_use_are_available_again(book
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock, Limits(books.clock, rate))))
+
+
+def test_a_charge_that_is_not_written_in_time_is_an_error() -> None:
+    async def work() -> None:
+        with pytest.raises(TimeoutError, match="not written in time"):
+            await wait_until_durable(asyncio.get_running_loop().create_future(), within_s=0.01)
+
+    asyncio.run(asyncio.wait_for(work(), 5))
+
+
+def test_a_result_that_is_no_charge_costs_nothing() -> None:
+    assert charged_cost(UnknownAccountOrHold()) == 0
+
+
+def test_the_bounds_of_speech_and_images_are_their_prices_and_never_zero() -> None:
+    assert speech_bound(15, 100) == Bound(1500, 0, 0, 0)
+    assert speech_bound(0, 100) == Bound(1, 0, 0, 0)
+    assert image_job_bound(1_500_000) == Bound(1_500_000, 0, 0, 0)
+    assert image_job_bound(0) == Bound(1, 0, 0, 0)
+
+
+def test_a_chat_must_be_able_to_pay_for_sixteen_tokens_or_for_its_limit() -> None:
+    model = ChatModel("m", 150, 600, 128_000, 16_384, ("fake",), None)
+    assert chat_bound(model, prompt_tokens=1, limit=100, choices=1).least_units == 16
+    assert chat_bound(model, prompt_tokens=1, limit=5, choices=1).least_units == 5
+
+
+def test_an_empty_prompt_counts_as_one_token() -> None:
+    assert estimate_prompt(ChatRequest("m", [], {}, False, False, 5, text_bytes=0, images=[])) == 1
+
+
+def test_a_key_beyond_its_budget_is_refused_and_holds_nothing(books: TemporaryBooks) -> None:
+    account = books.account(10_000)
+    frugal = Caller(account, "key000000001", rules=KeyRules(budget_total=259), rotation_group="key000000001")
+
+    async def work(charging: Charging) -> None:
+        with pytest.raises(BudgetExceeded, match="may spend only") as refusal:
+            await charging.reserve(frugal, BOUND, CHAT)
+        assert (refusal.value.needed, refusal.value.left) == (260, 259)
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock)))
+    assert books.money(account) == Balance(10_000, 0)
+
+
+def test_a_full_queue_of_jobs_is_a_rate_limit_with_a_time_to_retry(books: TemporaryBooks) -> None:
+    account = books.account(10_000)
+    job = NewGeneration("image", "painter", "fake", 0, 100, state="queued", request="{}", seed=1, size="256x256")
+
+    async def work(charging: Charging) -> None:
+        await charging.reserve(caller(account), BOUND, job, queue_limit=1)
+        with pytest.raises(RateLimited, match="already has 1 queued jobs") as refusal:
+            await charging.reserve(caller(account), BOUND, job, queue_limit=1)
+        assert refusal.value.retry_after_s == 5
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock)))
+
+
+def test_limits_of_requests_alone_leave_work_uncounted(books: TemporaryBooks) -> None:
+    account, rate = books.account(10_000), RateLimits(requests_per_minute=1)
+    job = NewGeneration("image", "painter", "fake", 0, 100, request="{}", seed=1, size="256x256")
+
+    async def work(charging: Charging) -> None:
+        reservation = await charging.reserve(caller(account), COUNTED, CHAT)
+        assert reservation.limit_usage is None
+        charge = charging.settle(reservation, 30, DONE)
+        assert charge is not None
+        assert charged_cost(await charge) == 30
+        assert (await charging.reserve(caller(account), COUNTED, job, queue_limit=10)).limit_usage is None
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock, Limits(books.clock, rate))))
+
+
+def test_work_without_tokens_uses_none_of_the_tokens_per_minute(books: TemporaryBooks) -> None:
+    account, rate = books.account(10_000), RateLimits(tokens_per_minute=60)
+
+    async def work(charging: Charging) -> None:
+        charging.settle(await charging.reserve(caller(account), BOUND, CHAT), 30, DONE)
+        await charging.reserve(caller(account), COUNTED, CHAT)
+
+    with books.writer() as writer:
+        asyncio.run(work(Charging(writer, books.clock, Limits(books.clock, rate))))
+
+
+def test_a_charge_is_metered_by_kind_and_model_and_written_alike_with_tracing(books: TemporaryBooks) -> None:
+    account = books.account(10_000)
+
+    def no_span(*_: object) -> None:
+        raise AssertionError("a chat is not a job")
+
+    async def work(charging: Charging) -> None:
+        charge = charging.settle(await charging.reserve(caller(account), BOUND, CHAT), 30, DONE)
+        assert charge is not None
+        assert charged_cost(await charge) == 30
+        (key,) = charging.meters.outcomes
+        assert key == ("chat", CHAT.model, "succeeded", "")
+
+    with books.writer() as writer:
+        spans = Spans(no_span, books.clock)  # type: ignore[arg-type]
+        asyncio.run(work(Charging(writer, books.clock, spans=spans)))

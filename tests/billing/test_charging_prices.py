@@ -17,10 +17,10 @@ from minitoolai.billing.charging import (
     chat_bound,
     chat_cost,
     prompt_bound,
-    prompt_estimate,
 )
 from minitoolai.core.catalog import ChatModel, ImageTokens
 from minitoolai.core.catalog_loader import read_catalog
+from minitoolai.core.counting import estimate_prompt
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.money import format_dollars
 
@@ -92,17 +92,16 @@ def test_the_estimate_of_a_prompt_is_never_above_its_bound(
     if tokens is not None:
         asked.prompt = tokens
         asked.text_bytes = sum(len(item) for item in tokens)  # type: ignore[arg-type, misc]
-    assert 1 <= prompt_estimate(asked, model) <= prompt_bound(asked, model)
+    assert 1 <= estimate_prompt(asked, model.image_tokens) <= prompt_bound(asked, model)
 
 
 def test_an_estimate_counts_text_messages_and_the_minimum_of_each_image() -> None:
-    assert prompt_estimate(request(1000, messages=3), MODEL) == 200 + 3 * 4
-    assert prompt_estimate(request(images=["low", "high", "auto"]), MODEL) == 4 + 3 * 85
-    blind = ChatModel("m", 150, 600, 4096, 1024, ("fake",), None)
-    assert prompt_estimate(request(images=["low"]), blind) == 4
+    assert estimate_prompt(request(1000, messages=3), MODEL.image_tokens) == 200 + 3 * 4
+    assert estimate_prompt(request(images=["low", "high", "auto"]), MODEL.image_tokens) == 4 + 3 * 85
+    assert estimate_prompt(request(images=["low"]), None) == 4
     numbers = request(108, messages=0)
     numbers.prompt = [[1, 2, 3], [4, 5, 6, 7, 8], "w" * 100]
-    assert prompt_estimate(numbers, MODEL) == 8 + 20
+    assert estimate_prompt(numbers, MODEL.image_tokens) == 8 + 20
     numbers.prompt, numbers.embed = None, [[1, 2], [3]]
     numbers.text_bytes = 3 + 2 * 4
-    assert prompt_estimate(numbers, MODEL) == 3 + 2
+    assert estimate_prompt(numbers, MODEL.image_tokens) == 3 + 2

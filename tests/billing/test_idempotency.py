@@ -15,6 +15,7 @@ from minitoolai.core.errors import (
     IdempotencySpent,
     InsufficientBalance,
     InvalidRequest,
+    Overloaded,
 )
 from minitoolai.core.models import Caller, IdempotencyClaim
 from tests.support.books import CHAT, DONE, TemporaryBooks
@@ -164,5 +165,46 @@ def test_a_large_request_has_a_fingerprint_of_all_its_bytes(sqlite_books: Tempor
             await claimed(store, account, request=body + b"1")
         with pytest.raises(IdempotencyMismatch):
             await claimed(store, account, request=body + b"2")
+
+    within(sqlite_books, work)
+
+
+def test_a_key_is_not_claimed_while_the_ledger_cannot_be_read(sqlite_books: TemporaryBooks) -> None:
+    account = sqlite_books.account(1000)
+
+    async def work(store: IdempotencyStore, _: Charging) -> None:
+        sqlite_books.connection.execute("ALTER TABLE idempotency_keys RENAME TO elsewhere")
+        with pytest.raises(Overloaded, match="Nothing was charged") as refusal:
+            await claimed(store, account)
+        assert refusal.value.retry_after_s == 5
+        sqlite_books.connection.execute("ALTER TABLE elsewhere RENAME TO idempotency_keys")
+        await claimed(store, account, request=b"other")
+
+    within(sqlite_books, work)
+
+
+def test_a_flush_waits_for_every_queued_write(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+
+    async def work(store: IdempotencyStore, charging: Charging) -> None:
+        reservation = await charging.reserve(Caller(account, "key000000001"), BOUND, CHAT)
+        charging.settle(reservation, 30, DONE)
+        await store.flush()
+        assert books.money(account).posted == 970
+
+    within(books, work)
+
+
+def test_a_response_of_32_mebibytes_is_stored(sqlite_books: TemporaryBooks) -> None:
+    account = sqlite_books.account(1000)
+    largest = RecordedResponse(200, [], bytes(32 * 1024 * 1024))
+    assert len(largest.body) == MAX_RESPONSE_BYTES
+
+    async def work(store: IdempotencyStore, charging: Charging) -> None:
+        claim = await claimed(store, account)
+        await pay(charging, account, claim)
+        await store.store(claim, largest)
+        store.release(claim)
+        assert await store.claim(Caller(account, "key000000001"), "a", b"r") == largest
 
     within(sqlite_books, work)

@@ -10,6 +10,7 @@ from pathlib import Path
 from minitoolai.storage.ledger import broken_invariants
 from tests.support import catalogs
 from tests.support.load import Caller, Seen, many
+from tests.support.outside_auditor import audit_ends
 from tests.support.server import Account, ServerProcess
 
 FUNDED, AT_ONCE = 100, 500
@@ -53,6 +54,7 @@ def run_burst(folder: Path, bursts: int) -> Burst:
                 tally.violations.append(f"the balance went to {min(lowest)}")
             if account.settled() != 0:
                 tally.violations.append(f"{account.money().posted} are left")
+            tally.violations += audit_ends(server, seen)
             tally.violations += [f"{name}: {rows}" for name, rows in server.read(broken_invariants).items()]
     return tally
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from minitoolai.billing.charging import LEASE_MS
 from minitoolai.storage.ledger import broken_invariants
 from tests.support.load import Caller, Seen
+from tests.support.outside_auditor import audit_ends
 from tests.support.probe import probe
 from tests.support.server import Account, ServerProcess
 
@@ -110,6 +111,7 @@ def run_load(folder: Path, streams: int, seconds: int, *, url: str = "") -> Load
         if tally.renewed_s > RENEWED_S:
             tally.violations.append(f"a lease was renewed {tally.renewed_s:.1f} s ago")
         account.settled(within_s=30)
+        tally.violations += audit_ends(server, seen)
         tally.violations += [f"{name}: {rows}" for name, rows in server.read(broken_invariants).items()]
     return tally
 
@@ -146,7 +148,7 @@ async def _renewed_s(server: ServerProcess) -> float:
     """Seconds since the renewal that is longest ago, as the books have it now."""
     await asyncio.sleep(0.1)
     first = server.read(lambda c: c.execute("SELECT min(lease_until_ms) FROM holds WHERE state = 'pending'"))
-    return (time.time() * 1000 + LEASE_MS - first[0][0]) / 1000 if first[0][0] else 0.0
+    return (time.monotonic() * 1000 + LEASE_MS - first[0][0]) / 1000 if first[0][0] else 0.0
 
 
 def main() -> int:

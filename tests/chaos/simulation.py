@@ -1,9 +1,11 @@
 """The writer, the charging and the recovery, as they are, in virtual time, on a store that fails as a seed decides.
 
 The real tables lie in memory, which stands for the disk: a crash forgets everything else. Before or after a COMMIT the
-process may die, or be paused beyond its leases while another process sweeps; a COMMIT may find the database busy, the
-disk full, the server away, or its answer lost. After the last fault everything must come to rest: nothing pending, an
-empty audit, and every answer that somebody got is true.
+process may die, or sleep beyond its leases, while another process sweeps, and go on; a COMMIT may find the database
+busy, the disk full, the server away, or its answer lost. The wall clock is set to and fro, by a minute or a day. After
+the last fault everything must come to rest: nothing pending, an empty audit, and every answer that somebody got is
+true: no `[DONE]` that the books do not carry, and no answer broken off where nothing had failed. Some runs die by a bug
+of ours and leave their holds behind.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 from minitoolai.billing.audit import SWEEP_EVERY_S, Auditor
 from minitoolai.billing.charging import LEASE_MS, Bound, Charging, Reservation, wait_until_durable
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, ServiceError, StoreError
-from minitoolai.core.models import Caller, Outcome
+from minitoolai.core.models import Caller, GenerationState, Outcome
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Recover
 from minitoolai.storage import ledger
@@ -41,6 +43,10 @@ FAULTS = ("crash before", "crash after", "busy", "full", "away", "lost before", 
 #: Seconds for which a process is paused; some are shorter than a lease.
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 8.0, 20.0
 PAUSES = 2
+#: One run in so many dies by a bug of ours.
+BUGS = 15
+#: To what the wall clock is set, in seconds before or after the true time.
+CLOCK_STEPS_S = (-86_400.0, -60.0, -5.0, 0.0, 5.0, 60.0, 3600.0)
 ERRORS: dict[str, StoreError] = {
     "busy": StoreError("database is locked in BEGIN"),
     "full": StoreError("database or disk is full in COMMIT"),
@@ -103,6 +109,7 @@ class SimulationTally:
     crashes: int = 0
     faults: int = 0
     pauses: int = 0
+    clock_steps: int = 0
     seconds: float = 0.0
     #: Of everything that happened in all of them.
     trace: str = ""
@@ -122,13 +129,13 @@ class Simulation:
         self._loop, self._disk, self._decide = loop, disk, decide
         self._clock = VirtualClock(loop)
         self._is_shared = is_shared
-        self._often = self._draw.choice((0.05, 0.15, 0.3))
+        self._often = self._draw.choice((0.0, 0.05, 0.15, 0.3))
         self.trace = hashlib.sha256()
         #: hold → what its caller was told last: ("held", amount), ("charged", cost) or ("refused", 0).
         self.told: dict[int, tuple[str, int]] = {}
         #: hold → the most that was streamed, in nano-dollars.
         self.streamed: dict[int, int] = {}
-        self.crashes = self.faults = self.pauses = 0
+        self.crashes = self.faults = self.pauses = self.clock_steps = 0
         #: When the last fault may happen; a pause puts it off.
         self._trouble_s = TROUBLE_S
         self._last_fault_s = 0.0
@@ -169,10 +176,19 @@ class Simulation:
 
     def _recover_elsewhere(self) -> None:
         """The sweep of another process on the same database."""
-        now_ms = self._clock.now_ms()
-        lost = ledger.expired_chat_holds(self._disk, now_ms)
+        now_ms, lease_now_ms = self._clock.now_ms(), self._clock.lease_ms()
+        lost = ledger.expired_chat_holds(self._disk, lease_now_ms)
+        recover = [Recover(hold, account, now_ms, lease_now_ms=lease_now_ms) for hold, account in lost]
         with self._disk.transaction():
-            ledger.apply(self._disk, [Recover(hold, account, now_ms) for hold, account in lost], self._decide)
+            ledger.apply(self._disk, recover, self._decide)
+
+    async def _step_clock(self) -> None:
+        """Somebody sets the wall clock, forward or back, until all is over."""
+        while True:
+            await asyncio.sleep(self._draw.uniform(0.5, 6.0))
+            self._clock.wall_offset_s = self._draw.choice(CLOCK_STEPS_S)
+            self.clock_steps += 1
+            self.note("clock", self._clock.wall_offset_s)
 
     async def _others(self) -> None:
         while True:
@@ -204,6 +220,7 @@ class Simulation:
         auditor = Auditor(database, writer, self._clock, audit_every_s=1e9, in_flight=lambda: self._carried)
         charging, is_up = Charging(writer, self._clock), asyncio.Event()
         tasks = [asyncio.ensure_future(self._sweep(auditor, is_up))]
+        tasks.append(asyncio.ensure_future(self._step_clock()))
         if self._is_shared:
             tasks.append(asyncio.ensure_future(self._others()))
         if self._now_s() < self._trouble_s:
@@ -262,17 +279,23 @@ class Simulation:
             charging.keep_alive(held, cost, lambda _: lost.set())
         self.streamed[held.hold_id] = cost
         self._carried.discard(held.hold_id)
-        charge = charging.settle(held, cost, Outcome("failed" if lost.is_set() else "succeeded"))
+        if not draw.randrange(BUGS):
+            self.note("died", held.hold_id)
+            return
+        state: GenerationState = "failed" if lost.is_set() else "succeeded"
+        charge = charging.settle(held, cost, Outcome(state, output_units=cost))
         assert charge is not None
         if lost.is_set():
             self.note("lost", held.hold_id)
-            if self._now_s() - self._last_fault_s > LEASE_MS / 1000 + SWEEP_EVERY_S:
+            if not self.faults or self._now_s() - self._last_fault_s > LEASE_MS / 1000 + SWEEP_EVERY_S:
                 self.violations.append(f"hold {held.hold_id}: recovered while its process renewed it, undisturbed")
             return
         try:
             await self.wait(charge, within_s=20)
         except (StoreError, TimeoutError) as error:
             self.note("late", held.hold_id, type(error).__name__)
+            if not self.faults and not self.crashes:
+                self.violations.append(f"hold {held.hold_id}: {error}, undisturbed")
             return
         self.told[held.hold_id] = ("charged", cost)
         self.note("charged", held.hold_id, cost)
@@ -280,14 +303,17 @@ class Simulation:
     # ── afterwards ────────────────────────────────────────────────────────────────────────────────────────
 
     def _look(self) -> None:
-        sql = "SELECT h.id, h.state, h.amount, h.settled, g.state FROM holds h JOIN generations g ON g.id = h.id"
+        sql = (
+            "SELECT h.id, h.state, h.amount, h.settled, g.state, g.output_units FROM holds h"
+            " JOIN generations g ON g.id = h.id"
+        )
         rows = {row[0]: row[1:] for row in self._disk.execute(sql)}
         self.note("rows", sorted(rows.items()))
         wrong = [f"{name}: {found}" for name, found in broken_invariants(self._disk).items()]
         wrong += [f"hold {number} is still pending" for number, row in rows.items() if row[0] == "pending"]
         for number, (what, amount) in self.told.items():
             row = rows.get(number)
-            if what == "charged" and (row is None or row[2:] != (amount, "succeeded")):
+            if what == "charged" and (row is None or row[2:] != (amount, "succeeded", amount)):
                 wrong.append(f"hold {number}: told that it succeeded and cost {amount}, written {row}")
             elif what == "held" and (row is None or row[1] != amount):
                 wrong.append(f"hold {number}: told that {amount} is held, written {row}")
@@ -324,6 +350,7 @@ def run_simulation(
             tally.crashes += one.crashes
             tally.faults += one.faults
             tally.pauses += one.pauses
+            tally.clock_steps += one.clock_steps
             tally.violations += [f"seed {seed}: {wrong}" for wrong in one.violations]
             if stop_at is not None and len(tally.violations) >= stop_at:
                 break

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from minitoolai.storage.ledger import broken_invariants
-from tests.support import catalogs, manners
+from tests.support import catalogs, manners, tiktokens
 from tests.support.load import Caller, Seen
+from tests.support.outside_auditor import OutsideAuditor, Truth
 from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Behaviour, Exchange, Upstream
 from tests.support.waiting import eventually
@@ -39,6 +40,7 @@ class Case:
 
     behave: Behaviour
     leave_after: int | None
+    words: list[str]
     seen: Seen = field(default_factory=Seen)
 
 
@@ -64,8 +66,16 @@ def run_streams(folder: Path, streams: int, *, seed: int = 1, url: str = "") -> 
                 eventually(lambda: server.open_files() <= files + CALLERS // 2, within_s=10)
             except AssertionError as late:
                 tally.violations.append(f"12 s after the last answer: {late}")
+            auditor = OutsideAuditor(PRICE_IN, PRICE_OUT)
             for number, case in cases.items():
                 tally.violations += [f"stream {number}: {wrong}" for wrong in _wrong(server, case, tally)]
+                if case.seen.name:
+                    # The prompt has four tokens for its message, and the upstream reports seven.
+                    prompt, sent = tiktokens.count(f"case {number}") + 4, {(0, "content"): "".join(case.words)}
+                    row = server.generation(case.seen.name)
+                    told = None if row["estimated"] or not row["cost"] else (manners.PROMPT_TOKENS, len(case.words))
+                    auditor.check(f"stream {number}", case.seen, Truth(prompt, sent, told, is_named=False), row)
+            tally.violations += auditor.findings
             spent = 100_000_000_000 - account.money().posted
             (total,) = server.read(lambda c: c.execute("SELECT sum(cost) FROM generations"))[0]
             if spent != total:
@@ -86,7 +96,7 @@ def _case(draw: random.Random) -> Case:
         "500": manners.refuse(500),
         "rubbish": manners.body(b"<html>200 all the same</html>"),
     }
-    return Case(made.get(manner) or manners.break_off(manner, words), leave)
+    return Case(made.get(manner) or manners.break_off(manner, words), leave, words)
 
 
 async def _ask(account: Account, cases: dict[int, Case]) -> None:

@@ -257,7 +257,7 @@ def test_without_the_renewal_of_leases_the_model_notices() -> None:
 
 
 def test_without_waiting_for_leases_the_model_notices() -> None:
-    assert notices("(hold.lease_until_ms > operation.now_ms and not operation.forced)", "False")
+    assert notices("(hold.lease_until_ms > operation.lease_now_ms and not operation.forced)", "False")
 
 
 def test_without_the_memory_of_references_the_tables_refuse() -> None:

@@ -15,6 +15,7 @@ from minitoolai.core.errors import AlreadySettled
 from minitoolai.ledger import rules
 from tests.chaos.simulation import Simulation, run_simulation
 from tests.support.mutants import load
+from tests.support.virtual import VirtualClock, VirtualLoop
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
@@ -24,6 +25,7 @@ def test_whatever_fails_the_books_come_to_rest_and_no_answer_was_a_lie(is_shared
     assert tally.crashes > 20
     assert tally.faults > 60
     assert tally.pauses > 20
+    assert tally.clock_steps > 200
     assert tally.acknowledged > 100
 
 
@@ -56,6 +58,26 @@ class Deaf(Simulation):
 
 def test_answers_that_were_recovered_during_a_pause_and_look_complete_are_found_out() -> None:
     assert run_simulation(range(100), is_shared=True, kind=Deaf, stop_at=1).violations
+
+
+class ByWallClock(VirtualClock):
+    """Writes and compares leases in a time that an administrator may set."""
+
+    def lease_ms(self) -> int:
+        return self.now_ms()
+
+
+class Steppable(Simulation):
+    """Keeps its leases by the wall clock, as its only process or as one of two."""
+
+    def __init__(self, seed: int, disk: Any, loop: VirtualLoop, **options: Any) -> None:
+        super().__init__(seed, disk, loop, **options)
+        self._clock = ByWallClock(loop)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_leases_by_the_wall_clock_are_found_out(is_shared: bool) -> None:
+    assert run_simulation(range(100), is_shared=is_shared, kind=Steppable, stop_at=1).violations
 
 
 @pytest.mark.parametrize(

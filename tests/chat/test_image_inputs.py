@@ -15,6 +15,7 @@ from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import FetchFailed, InvalidRequest, UrlForbidden
 from minitoolai.core.inference import ChatRequest
 from minitoolai.engines.chat.llama import LlamaEngine
+from minitoolai.engines.chat.openai import UpstreamEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient, GuardedResponse
 
@@ -45,7 +46,7 @@ def looked_at(
         assert web is not None, f"nothing should be fetched for {field}"
         return web[url]
 
-    asyncio.run(ImageInputs(fetch).load(asked, must_fetch=must_fetch))
+    asyncio.run(ImageInputs(fetch, _accept).load(asked, must_fetch=must_fetch))
     return [part["image_url"]["url"] for part in asked.messages[0]["content"]]
 
 
@@ -119,10 +120,80 @@ def test_a_url_without_a_valid_image_is_refused(answer: GuardedResponse, kind: t
 @pytest.mark.parametrize("url", ["https://127.0.0.1/a.png", "https://169.254.169.254/latest", "https://[::1]/a.png"])
 def test_images_are_fetched_with_the_ssrf_safe_client(url: str) -> None:
     client = GuardedClient()
-    seeing = ImageInputs(lambda where, field: client.get(where, field=field))
+    seeing = ImageInputs(lambda where, field: client.get(where, field=field), _never)
     with pytest.raises(UrlForbidden) as no:
         asyncio.run(seeing.load(request(url), must_fetch=True))
     assert no.value.param == FIELD
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://127.0.0.1/a.png",
+        "https://169.254.169.254/latest",
+        "https://[::1]/a.png",
+        "https://10.0.0.5/a.png",
+        "https://2130706433/a.png",
+        "https://localhost/a.png",
+        "https://inside.example/a.png",
+        "https://mixed.example/a.png",
+        "https://user@example.com/a.png",
+        "https://example.com:8443/a.png",
+    ],
+)
+def test_a_url_that_an_engine_fetches_is_judged_like_one_that_is_fetched_here(url: str) -> None:
+    async def resolve(host: str, port: int) -> Any:
+        known = {"inside.example": ["10.1.2.3"], "mixed.example": ["93.184.216.34", "192.168.0.1"]}
+        return [(2, 1, 6, "", (address, port)) for address in known.get(host, [host])]
+
+    client = GuardedClient(resolve=resolve)
+    seeing = ImageInputs(_never, lambda where, field: client.check(where, field=field))
+    with pytest.raises(UrlForbidden) as no:
+        asyncio.run(seeing.load(request(url), must_fetch=False))
+    assert no.value.param == FIELD
+
+
+def test_a_public_url_is_left_to_the_engine_and_an_unknown_name_is_refused() -> None:
+    async def resolve(host: str, port: int) -> Any:
+        if host == "nowhere.example":
+            raise OSError("no such name")
+        return [(2, 1, 6, "", ("93.184.216.34", port))]
+
+    client = GuardedClient(resolve=resolve)
+    seeing = ImageInputs(_never, lambda where, field: client.check(where, field=field))
+    asked = request("https://example.com/a.png")
+    asyncio.run(seeing.load(asked, must_fetch=False))
+    assert asked.messages[0]["content"][0]["image_url"]["url"] == "https://example.com/a.png"
+    with pytest.raises(FetchFailed, match="cannot be resolved"):
+        asyncio.run(seeing.load(request("https://nowhere.example/a.png"), must_fetch=False))
+
+
+@pytest.mark.parametrize(
+    ("address", "is_public"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("http://8.8.8.8:8000/v1", True),
+        ("http://127.0.0.1:8000/v1", False),
+        ("http://10.0.0.7/v1", False),
+        ("http://[::1]:8000/v1", False),
+        ("http://[2606:4700::1111]/v1", True),
+        ("http://localhost:8000/v1", False),
+        ("http://vllm:8000/v1", False),
+        ("http://vllm.default.svc.cluster.local/v1", False),
+        ("http://gpu.internal/v1", False),
+        ("http://gpu.lan./v1", False),
+        ("http://2130706433/v1", False),
+    ],
+)
+def test_only_an_engine_at_a_public_address_fetches_images_by_default(address: str, is_public: bool) -> None:
+    assert UpstreamEngine("far", EngineEntry("upstream", base_url=address), HttpClient()).fetches_images is is_public
+    for chosen in (True, False):
+        entry = EngineEntry("upstream", base_url=address, fetches_images=chosen)
+        assert UpstreamEngine("far", entry, HttpClient()).fetches_images is chosen
+    moved = UpstreamEngine(
+        "far", EngineEntry("upstream", base_url="https://a.example.com/v1"), HttpClient(), base_url=address
+    )
+    assert moved.fetches_images is is_public
 
 
 def test_too_many_images_are_refused() -> None:
@@ -132,7 +203,11 @@ def test_too_many_images_are_refused() -> None:
 
 def test_a_message_without_images_is_left_unchanged() -> None:
     asked = ChatRequest("m", [{"role": "user", "content": "hi"}], {}, stream=True, include_usage=True, limit=None)
-    asyncio.run(ImageInputs(_never).load(asked, must_fetch=True))
+    asyncio.run(ImageInputs(_never, _never).load(asked, must_fetch=True))
+
+
+async def _accept(url: str, field: str) -> None:
+    return None
 
 
 async def _never(url: str, field: str) -> Any:
@@ -146,7 +221,7 @@ def test_png_images_are_upright_and_without_transparency() -> None:
     clear = io.BytesIO()
     Image.new("RGBA", (5000, 10), (0, 0, 0, 0)).save(clear, "png")
     asked = request(data_url(file.getvalue()), data_url(clear.getvalue()))
-    asyncio.run(ImageInputs(_never).load(asked, must_fetch=True, as_png=True))
+    asyncio.run(ImageInputs(_never, _never).load(asked, must_fetch=True, as_png=True))
     urls = [part["image_url"]["url"] for part in asked.messages[0]["content"]]
     assert [url.partition(",")[0] for url in urls] == ["data:image/png;base64"] * 2
     found = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in urls]
@@ -158,7 +233,9 @@ def test_a_picture_that_breaks_off_is_refused_where_it_is_unpacked() -> None:
     file = io.BytesIO()
     Image.effect_noise((200, 200), 50).save(file, "png")
     with pytest.raises(InvalidRequest, match="broken png") as no:
-        asyncio.run(ImageInputs(_never).load(request(data_url(file.getvalue()[:900])), must_fetch=True, as_png=True))
+        asyncio.run(
+            ImageInputs(_never, _never).load(request(data_url(file.getvalue()[:900])), must_fetch=True, as_png=True)
+        )
     assert (no.value.code, no.value.param) == ("invalid_image", FIELD)
 
 

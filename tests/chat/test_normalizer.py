@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.normalizer import DONE, LARGEST_EVENT, MAX_TEMPLATE_PARSES, ChunkNormalizer
+from minitoolai.chat.chunks import DONE
+from minitoolai.chat.normalizer import LARGEST_EVENT, ChunkNormalizer
+from minitoolai.chat.templates import MAX_TEMPLATE_PARSES
+from minitoolai.core.counting import PromptCount
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import TokenDetails, Usage
 from minitoolai.http.errors import error_event
@@ -165,12 +168,14 @@ def test_the_last_of_several_usages_counts(forwards: bool) -> None:
     [
         {"prompt_tokens": -9, "completion_tokens": 4},
         {"prompt_tokens": 9, "completion_tokens": 10**15},
-        {**USAGE, "prompt_tokens_details": {"cached_tokens": 2**62}},
+        {"prompt_tokens": 9, "completion_tokens": 2**31 - 1},
     ],
 )
 def test_an_implausible_usage_is_ignored(usage: dict[str, Any]) -> None:
     _, events = feed(TEXT + END + event([], usage) + DONE)
-    assert (events.usage, events.done, events.pieces) == (None, True, 4)
+    assert (events.usage, events.done, events.pieces, events.was_absurd) == (None, True, 4, True)
+    judged = events.usage_if_ended(PromptCount(7), 1000, is_exact=False)
+    assert (judged.usage, judged.is_estimated, judged.doubts) == (Usage(7, 9), True, ("absurd",))
 
 
 def test_a_stream_without_an_end_is_not_done() -> None:
@@ -185,22 +190,38 @@ def test_nothing_after_the_end_is_sent() -> None:
 
 @pytest.mark.parametrize("forwards", [True, False])
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    "fault",
     [
-        ({"message": "the GPU is on fire", "type": "server_error"}, "the GPU is on fire"),
-        ("plain words", "plain words"),
-        ({"code": 7}, "the engine failed"),
-        ({"message": "x" * 9000}, "x" * 500),
+        {"error": {"message": "the GPU at 10.0.0.7 is on fire", "type": "server_error"}},
+        {"error": "plain words"},
+        {"error": {"code": 7}},
+        {"error": {"message": "x" * 9000}},
+        {"detail": "Not Found"},
+        {"message": "boom", "code": 500},
+        {"object": "error", "message": "boom"},
+        {**HEAD, "choices": choice({"content": ""}, "error"), "error": {"message": "gone"}},
+        {**HEAD, "choices": choice({}, "error")},
+        {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
     ],
+    ids=str,
 )
-def test_an_error_event_is_detected_and_never_forwarded(forwards: bool, fault: Any, message: str) -> None:
-    source = TEXT + b"data: " + json.dumps({"error": fault}).encode() + b"\n\n" + TEXT
+def test_an_error_event_is_detected_and_never_forwarded(forwards: bool, fault: Any) -> None:
+    source = TEXT + b"data: " + json.dumps(fault, separators=(",", ":")).encode() + b"\n\n" + TEXT
     output, events = feed(source, forwards=forwards)
-    assert events.error == message
+    assert events.error is not None
+    assert not any(word in events.error.message for word in ("fire", "plain", "boom", "xxx", "10.0"))
     assert text(output) == SAID
     assert (events.pieces, events.size) == (4, TEXT_BYTES)
     for cut in range(len(TEXT) - 20, len(TEXT) + 60):
-        assert feed(source, cut, forwards=forwards)[0] == output
+        assert text(feed(source, cut, forwards=forwards)[0]) == SAID
+
+
+@pytest.mark.parametrize(
+    "data", [b'event: error\ndata: {"message": "x"}', b"event: error\ndata: boom", b"event: error"]
+)
+def test_an_event_named_error_is_an_error(data: bytes) -> None:
+    output, events = feed(TEXT + data + b"\n\n" + END)
+    assert (text(output), events.error is not None, events.done) == (SAID, True, False)
 
 
 def test_a_null_error_is_ignored() -> None:
@@ -214,27 +235,51 @@ def test_a_null_error_is_ignored() -> None:
 @pytest.mark.parametrize(
     "rubbish",
     [
-        b'data: {"choices":[{"delta": "words"}]}\n\n',
-        b"data: <html>502 Bad Gateway</html>\n\n",
         b"data: {\n\n",
-        b'data: {"choices": 7}\n\n',
-        b"data: \xff\xfe\n\n",
-        b"data: [1]\n\n",
+        b'data: {"choices":[{"delta":{"content":"los\n\n',
         b'data: {"choices":[{"delta":{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}}]}\n\n",
     ],
+    ids=["brace", "cut", "deep"],
 )
-def test_invalid_data_is_an_engine_error_at_any_position(rubbish: bytes, forwards: bool) -> None:
-    for source in (rubbish, TEXT + rubbish, TEXT + rubbish + TEXT):
-        with pytest.raises(EngineError, match="invalid chunk"):
-            feed(source, forwards=forwards)
+def test_a_chunk_that_cannot_be_read_is_an_error_and_loses_nothing_before_it(rubbish: bytes, forwards: bool) -> None:
+    for source, said in ((rubbish, ""), (TEXT + rubbish, SAID), (TEXT + rubbish + TEXT, SAID)):
+        output, events = feed(source, forwards=forwards)
+        assert isinstance(events.error, EngineError)
+        assert "an invalid chunk" in events.error.message
+        assert (text(output) if output else "") == said
+        assert events.feed(TEXT) == b""
 
 
-def test_an_event_without_an_end_is_an_engine_error() -> None:
+@pytest.mark.parametrize("forwards", [True, False])
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        b"data: ping\n\n",
+        b"data: <html>502 Bad Gateway</html>\n\n",
+        b"data: \xff\xfe\n\n",
+        b"data: [1]\n\n",
+        b"data: 7\n\n",
+        b"data:\n\n",
+        b'data: {"choices": 7}\n\n',
+        b'event: ping\ndata: {"type": "ping"}\n\n',
+        b"id: 7\nretry: 100\n\n",
+        b'data: {"type": "status", "message": "loading"}\n\n',
+    ],
+)
+def test_an_event_that_says_nothing_is_skipped(nothing: bytes, forwards: bool) -> None:
+    output, events = feed(nothing + TEXT + nothing + END + nothing + USAGE_EVENT + nothing + DONE, forwards=forwards)
+    assert (text(output), events.error, events.done) == (SAID, None, True)
+    assert events.usage is not None
+    alone = feed(nothing)[1]
+    assert (alone.end(), alone.error is not None) == (b"", True)
+
+
+def test_an_event_without_an_end_is_an_error() -> None:
     events = stream()
     for _ in range(LARGEST_EVENT // 2**20):
         assert events.feed(b"x" * 2**20) == b""
-    with pytest.raises(EngineError, match=f"more than {LARGEST_EVENT} bytes"):
-        events.feed(b"x")
+    assert events.feed(b"x") == b""
+    assert f"more than {LARGEST_EVENT} bytes" in str(events.error)
 
 
 def test_chunks_get_missing_fields_from_the_first_one() -> None:
@@ -292,9 +337,11 @@ def test_deltas_with_text_are_counted_with_their_bytes(forwards: bool, spaced: b
 
 @pytest.mark.parametrize("forwards", [True, False])
 def test_tool_calls_and_logprobs_pass_through_as_they_came(forwards: bool) -> None:
-    call = {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}]}
-    said = [{"index": 0, "delta": {"content": "x"}, "logprobs": {"content": [{"token": "x", "logprob": -0.5}]}}]
-    sent = [choice(call), [{**said[0], "finish_reason": None}], [{**choice({})[0], "delta": None}]]
+    function = {"name": "f", "arguments": '{"a":1}'}
+    call = {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": function}]}
+    token = {"token": "x", "logprob": -0.5, "bytes": [120], "top_logprobs": []}
+    said = [{"index": 0, "delta": {"content": "x"}, "logprobs": {"content": [token]}, "finish_reason": None}]
+    sent = [choice(call), said, choice({})]
     output, events = feed(b"".join(map(event, sent)) + DONE, forwards=forwards)
     assert [chunk["choices"] for chunk in chunks(output)] == sent
     assert (events.pieces, events.size) == (2, len('f{"a":1}') + 1)
@@ -324,3 +371,90 @@ def test_usage_beside_text_is_collected_after_many_forwarded_events(per_block: i
     events.feed(event(choice({"content": "z"})) + event(choice({"content": "z"}), usage))
     assert events.usage is not None
     assert (events.usage.prompt_tokens, events.usage.completion_tokens) == (9, 44)
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+def test_a_whole_answer_where_a_stream_was_requested_is_sent_as_chunks(forwards: bool) -> None:
+    message = {"role": "assistant", "content": SAID}
+    whole = {
+        **HEAD,
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+    }
+    body = json.dumps({**whole, "usage": USAGE}, indent=2).encode().replace(b"\n ", b"\n\n ")
+    for pieces in ((), (1,), (40, 41, 300)):
+        output, events = feed(body, *pieces, forwards=forwards)
+        assert output == b""
+        output = events.end()
+        assert (text(output), events.error, events.done) == (SAID, None, True)
+        assert chunks(output)[0]["object"] == "chat.completion.chunk"
+        assert events.usage == Usage(9, 4, 13, TokenDetails(2))
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error": {"message": "no"}}', b'[{"error": {"code": 400}}]', b"{", b'{"a": 1}', b"<html>"]
+)
+def test_a_body_without_an_answer_is_an_error(body: bytes) -> None:
+    events = stream()
+    assert (events.feed(body), events.end(), events.done) == (b"", b"", False)
+    assert isinstance(events.error, EngineError)
+
+
+@pytest.mark.parametrize(
+    "tail", [b"", b"data: [DONE]", b"data: [DONE]\n", USAGE_EVENT[:-2], USAGE_EVENT[:-9], b": bye"]
+)
+@pytest.mark.parametrize("forwards", [True, False])
+def test_a_finish_reason_is_an_end(tail: bytes, forwards: bool) -> None:
+    output, events = feed(TEXT + END + tail, forwards=forwards)
+    assert (text(output + events.end()), events.error, events.done) == (SAID, None, True)
+
+
+def test_every_choice_needs_a_finish_reason() -> None:
+    ends = [event([{"index": n, "delta": {}, "logprobs": None, "finish_reason": "stop"}]) for n in range(2)]
+    for source, is_done in ((b"".join(ends), True), (ends[0], False), (ends[0] * 2, False)):
+        events = ChunkNormalizer(forwards=True, include_usage=True, name="x", created_s=1, choices=2)
+        events.feed(TEXT + source)
+        events.end()
+        assert (events.done, events.error is None) == (is_done, is_done)
+
+
+def test_a_stream_that_is_cut_off_is_an_error_though_it_told_a_usage() -> None:
+    for source in (TEXT, TEXT + event(choice({"content": "x"}), USAGE), TEXT + END[:-30], TEXT + USAGE_EVENT):
+        _, events = feed(source)
+        events.end()
+        assert not events.done
+        assert "closed the stream early" in str(events.error)
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\r"])
+def test_any_line_end_may_be_cut(line_end: bytes) -> None:
+    source = WHOLE.replace(b"\n", line_end)
+    for cut in range(len(TEXT) - 4, len(TEXT) + 8):
+        output, events = feed(source, cut)
+        assert (output, events.done) == (TEXT + END, True)
+    assert text(feed(source, *range(1, len(source)))[0]) == SAID
+
+
+@pytest.mark.parametrize("tier", ["flex", "priority", "default"])
+def test_a_rewritten_chunk_keeps_the_engines_service_tier(tier: str) -> None:
+    source = b"".join(event(choice(delta), service_tier=tier) for delta in DELTAS) + END + DONE
+    output, _ = feed(source, forwards=False)
+    assert {chunk["service_tier"] for chunk in chunks(output)} == {tier}
+
+
+def test_nothing_after_the_end_of_a_long_stream_is_sent() -> None:
+    """A stream that has shown its form for long enough is forwarded unparsed, but not beyond its end."""
+    events, word = stream(), event(choice({"content": "word "}))
+    for _ in range(MAX_TEMPLATE_PARSES + 2):
+        assert events.feed(word) == word
+    assert events.feed(END + USAGE_EVENT + DONE) == END
+    assert events.feed(word) == b""
+    assert events.feed(word * 2) == b""
+    assert events.pieces == MAX_TEMPLATE_PARSES + 2
+
+
+def test_a_usage_in_the_middle_counts_if_the_stream_came_to_its_end() -> None:
+    events, words = stream(), [event(choice({"content": word})) for word in ("one", "two", "three")]
+    events.feed(words[0] + words[1] + USAGE_EVENT + words[2] + END + DONE)
+    judged = events.usage_if_ended(PromptCount(9), 100, is_exact=True)
+    assert (judged.usage.prompt_tokens, judged.usage.completion_tokens, judged.is_estimated) == (9, 4, False)

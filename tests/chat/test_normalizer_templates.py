@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.normalizer import MAX_TEMPLATE_PARSES
+from minitoolai.chat.templates import MAX_TEMPLATE_PARSES
 from tests.chat.test_normalizer import DONE, END, TEXT, USAGE_EVENT, choice, event, stream
 
 WORDS = ["a", " b", "", "Grüße", "🪐", 'say "x"', "back\\", "\n\n", "data: [DONE]", '"usage": {', "é" * 300, "end\\\\"]
@@ -17,6 +17,11 @@ ASCII = [json.dumps(word)[1:-1] for word in (*WORDS, "雪国", "\x01", "a\tb", "
 
 def text_chunk(word: str, key: str = "content", **head: Any) -> bytes:
     return event(choice({key: word}), **head)
+
+
+def said(sent: bytes) -> str:
+    lines = [line for line in sent.split(b"\n\n") if line]
+    return "".join(json.loads(line[6:])["choices"][0]["delta"].get("content") or "" for line in lines)
 
 
 def both_ways(events: list[bytes], **options: bool) -> tuple[int, bytes]:
@@ -60,12 +65,25 @@ def test_escapes_count_as_the_bytes_that_they_stand_for(mode: dict[str, bool]) -
     assert events.size == 3 * sum(len(json.loads(f'"{word}"').encode()) for word in ASCII)
 
 
-def test_an_emoji_split_over_two_events_counts_about_as_much_as_a_whole_one() -> None:
-    events = stream()
+@pytest.mark.parametrize("mode", MODES)
+def test_an_emoji_split_over_two_events_becomes_one_character(mode: dict[str, bool]) -> None:
+    events = stream(**mode)
+    sent = events.feed(text_chunk("a"))
+    for half in (b"\\ud83e", b"\\uDE90"):
+        assert events.match_template(text_chunk("TEXT").replace(b"TEXT", half)) is None
+        sent += events.feed(text_chunk("TEXT").replace(b"TEXT", half))
+    assert events.match_template(text_chunk("b")) is not None
+    assert said(sent) == "a🪐"
+    assert events.size == 2 + len("🪐".encode())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_bytes_that_are_not_utf8_never_match_the_template(mode: dict[str, bool]) -> None:
+    events = stream(**mode)
     events.feed(text_chunk("a"))
-    for half in (b"\\ud83e", b"\\ude90"):
-        assert events.match_template(text_chunk("TEXT").replace(b"TEXT", half)) is not None
-    assert events.size == 1 + len("🪐".encode())
+    broken = text_chunk("TEXT").replace(b"TEXT", b"caf\xe9")
+    assert events.match_template(broken) is None
+    assert said(events.feed(broken)) == said(events.feed(broken + broken))[:4] == "caf\ufffd"
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning"])
@@ -87,7 +105,7 @@ def test_pieces_of_a_calls_arguments_repeat_as_text_does(mode: dict[str, bool]) 
     _, sent = both_ways([piece("a"), piece("b", 1), piece("c", id="call_2"), piece("d")], **mode)
     calls = [json.loads(line[6:])["choices"][0]["delta"]["tool_calls"][0] for line in sent.split(b"\n\n") if line]
     assert [(call["index"], call.get("id"), call["function"]["arguments"]) for call in calls] == [
-        (0, None, "a"), (1, None, "b"), (0, "call_2", "c"), (0, None, "d"),
+        (0, "call_ours_0", "a"), (1, "call_ours_1", "b"), (0, "call_ours_0", "c"), (0, None, "d"),
     ]  # fmt: skip
 
 

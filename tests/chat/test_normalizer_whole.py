@@ -7,25 +7,26 @@ from typing import Any
 
 import pytest
 
-from minitoolai.chat.normalizer import NormalizedCompletion, normalize_completion
+from minitoolai.chat.completion import NormalizedCompletion, normalize_completion
+from minitoolai.core.counting import PromptCount
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import Usage
 
 CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "Grüße"}, "finish_reason": "stop"}]
 ANSWER = {"id": "c1", "object": "chat.completion", "created": 5, "model": "m", "choices": CHOICES}
-USAGE = {"prompt_tokens": 9, "completion_tokens": 4}
+USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 
 
 def read(answer: Any, *, forwards: bool = False, **more: int) -> tuple[dict[str, Any], NormalizedCompletion]:
     whole = normalize_completion(
-        json.dumps(answer).encode(), forwards=forwards, name="gen-1", created_s=99, **{"prompt": 7, **more}
+        json.dumps(answer).encode(), forwards=forwards, name="gen-1", created_s=99, prompt=PromptCount(7), **more
     )
     return json.loads(whole.body), whole
 
 
 def test_fields_that_the_engine_leaves_out_are_filled_in() -> None:
     body, whole = read({"model": "m", "choices": CHOICES, "usage": USAGE})
-    assert body["choices"] == CHOICES
+    assert body["choices"] == [{**CHOICES[0], "logprobs": None}]
     assert (body["object"], body["service_tier"], body["usage"]["total_tokens"]) == ("chat.completion", "default", 13)
     assert body["system_fingerprint"].startswith("fp_")
     assert (body["id"], body["created"]) == ("chatcmpl-1", 99)
@@ -38,13 +39,14 @@ def test_fields_that_the_engine_leaves_out_are_filled_in() -> None:
 
 def test_a_complete_answer_is_forwarded_to_the_byte() -> None:
     body = json.dumps({**ANSWER, "usage": USAGE, "more": 1}, indent=1).encode()
-    assert normalize_completion(body, forwards=True, name="gen-1", prompt=7, created_s=99).body == body
+    assert normalize_completion(body, forwards=True, name="gen-1", prompt=PromptCount(7), created_s=99).body == body
 
 
 def test_nor_is_a_usage_without_output_touched_where_nothing_was_said() -> None:
     silent = [{"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}]
-    body = json.dumps({**ANSWER, "choices": silent, "usage": {"prompt_tokens": 9, "completion_tokens": 0}}).encode()
-    whole = normalize_completion(body, forwards=True, name="gen-1", prompt=7, created_s=99)
+    usage = {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}
+    body = json.dumps({**ANSWER, "choices": silent, "usage": usage}).encode()
+    whole = normalize_completion(body, forwards=True, name="gen-1", prompt=PromptCount(7), created_s=99)
     assert (whole.body, whole.is_estimated) == (body, False)
 
 
@@ -92,11 +94,11 @@ def test_the_text_of_every_choice_counts_up_to_the_held_maximum() -> None:
     ],
 )
 def test_an_invalid_completion_is_an_engine_error(answer: Any) -> None:
-    with pytest.raises(EngineError, match=r"an invalid completion|without choices"):
+    with pytest.raises(EngineError, match=r"an invalid completion|without choices|reported an error"):
         read(answer)
 
 
 def test_rubbish_is_the_engines_error() -> None:
     for body in (b"", b"<html>", b"\xff", b'{"choices": [{"x":'):
         with pytest.raises(EngineError, match="invalid completion"):
-            normalize_completion(body, forwards=True, name="gen-1", prompt=7, created_s=99)
+            normalize_completion(body, forwards=True, name="gen-1", prompt=PromptCount(7), created_s=99)

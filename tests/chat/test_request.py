@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from minitoolai.chat.request import DEFAULT_LIMIT, parse_chat
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
+from minitoolai.core.request_fields import UNPRICED_FIELDS
 
 HELLO = [{"role": "user", "content": "Hello"}]
 GOOD = {"model": "gpt-4o", "messages": HELLO}
@@ -56,7 +57,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("messages[0].content", {"messages": [{"role": "user"}]}, "a string or a list of parts"),
     ("messages[0].content", {"messages": [{"role": "user", "content": None}]}, "a string or a list of parts"),
     ("messages[0].content", {"messages": [{"role": "user", "content": 7}]}, "a string or a list of parts"),
-    ("messages[0].content", {"messages": [{"role": "tool", "content": []}]}, "a string or a list of parts"),
+    ("messages[0].content", {"messages": [{"role": "user", "content": []}]}, "a string or a list of parts"),
+    ("messages[0].content", {"messages": [{"role": "assistant", "content": []}]}, "a string or a list of parts"),
+    ("messages[0].content", {"messages": [{"role": "assistant", "content": False}]}, "a string or a list of parts"),
+    ("messages[0].content", {"messages": [{"role": "tool", "content": {}}]}, "a string or a list of parts"),
     ("messages[0].content[0].type", {"messages": user({"type": "video"})}, '"text" or "image_url"'),
     (
         "messages[0].content[1].type",
@@ -70,7 +74,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("messages[0].content[0].image_url", {"messages": user({"type": "image_url"})}, '{"url": "https://…"}'),
     (
         "messages[0].content[0].image_url",
-        {"messages": user({**PICTURE, "image_url": "https://x"})},
+        {"messages": user({**PICTURE, "image_url": ["https://x"]})},
         '{"url": "https://…"}',
     ),
     ("messages[0].content[0].image_url", {"messages": picture(url=7)}, '{"url": "https://…"}'),
@@ -174,7 +178,7 @@ def test_nesting_is_bounded_in_every_field() -> None:
 
 
 def test_many_brackets_that_are_not_deep_are_fine() -> None:
-    assert parse(other=[[] for _ in range(5000)]).fields["other"]
+    assert parse(other=[[] for _ in range(5000)]).extras["other"]
 
 
 @pytest.mark.parametrize(("written", "read"), [("4.0", 4), ("4", 4), ("4e0", 4), ("1e3", 1000), ("2147483648", 2**31)])
@@ -226,10 +230,113 @@ def test_other_openai_fields_are_passed_on() -> None:
         "stop": ["x"],
         "logit_bias": {"5": -100},
         "user": "u",
-        "new": 1,
     }
     assert parse(**extra).fields == extra
     assert parse(temperature=0.5, top_p=0, n=3).fields == {"temperature": 0.5, "top_p": 0, "n": 3}
+
+
+def test_undocumented_fields_are_kept_apart() -> None:
+    unknown = {"new": 1, "top_k": 5, "n_predict": 500, "Temperature": 1, "extra_body": {"max_tokens": 9}}
+    request = parse(temperature=0.5, **unknown, nothing=None)
+    assert (request.fields, request.extras) == ({"temperature": 0.5}, unknown)
+    assert request.forwarded(("top_k", "missing")) == {"temperature": 0.5, "top_k": 5}
+
+
+def test_all_bytes_that_are_sent_count_in_the_bound() -> None:
+    """A field nobody knows, in any place that is sent as it is, costs at least its bytes."""
+    huge = "x" * 1000
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    function = {"name": "f", "parameters": {}}
+    plain = parse()
+    for fields in (
+        {"messages": [{**HELLO[0], "new": huge}]},
+        {"messages": [{**HELLO[0], huge: 1}]},
+        {"messages": [{**HELLO[0], "name": huge}]},
+        {"messages": user({"type": "text", "text": "Hello", "new": huge})},
+        {"messages": user({"type": "text", "text": "Hello", "cache_control": {huge: 1}})},
+        {"messages": user({**image, "new": huge})},
+        {"messages": user({**image, "image_url": {**image["image_url"], "new": huge}})},
+        {"messages": [*HELLO, {"role": "assistant", "content": None, "tool_calls": [{"new": huge}]}]},
+        {"tools": [{"type": "function", "function": function, "new": huge}]},
+        {"tools": [{"type": "function", "function": {**function, huge: 1}}]},
+        {"response_format": {"type": "text", "new": huge}},
+        {"stream_options": {"include_usage": True, "new": huge}},
+        {"functions": [{"new": huge}]},
+        {"function_call": {"new": huge}},
+        {"user": huge},
+        {"stop": [huge]},
+        {"prompt_cache_key": huge},
+        {"logit_bias": [huge]},
+        {"metadata": {"a": huge[:512], "b": huge[:512]}},
+    ):
+        request = parse(**fields)
+        assert request.text_bytes + request.other_bytes >= plain.text_bytes + 1000 - len("Hello"), fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        *[({name: value}, name) for name in UNPRICED_FIELDS for value in ({}, [], "x", {"type": "content"})],
+        *[({"service_tier": tier}, "service_tier") for tier in ("priority", "scale", "", 5, [])],
+        *[({"modalities": value}, "modalities") for value in (["text", "audio"], ["audio"], "audio", [], ["image"])],
+    ],
+    ids=str,
+)
+def test_a_field_with_a_price_that_the_catalog_does_not_state_is_refused(fields: dict[str, Any], param: str) -> None:
+    for dialect in ("api", "openai"):
+        with pytest.raises(InvalidRequest, match="Leave it out") as caught:
+            parse(dialect, **fields)
+        assert caught.value.param == param
+
+
+def test_ordinary_tiers_and_modalities_and_nulls_are_accepted() -> None:
+    for tier in ("auto", "default", "flex"):
+        assert parse(service_tier=tier, modalities=["text"]).fields["service_tier"] == tier
+    nulls = ("web_search_options", "prediction", "plugins", "provider", "route", "models", "service_tier", "modalities")
+    assert parse(**dict.fromkeys(nulls)) == parse()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 3, "max_tokens": 7},
+        {"n": 3, "max_tokens": 7, "max_completion_tokens": None},
+        {"n": 3.0, "max_completion_tokens": 7.0},
+        {"n": 3, "max_completion_tokens": 7, "max_tokens": 7},
+        {"n": 3, "max_completion_tokens": 7, "best_of": 9, "Max_Tokens": 9, "N": 9, "n_predict": 9},
+    ],
+    ids=str,
+)
+def test_the_hold_covers_what_the_limit_and_the_choices_allow(fields: dict[str, Any]) -> None:
+    request = parse(**fields)
+    assert (request.limit, request.choices, request.fields) == (7, 3, {"n": 3})
+
+
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def test_an_agents_messages_are_taken_where_they_mean_one_thing() -> None:
+    messages = [
+        *user({"type": "input_text", "text": "Hi"}, {"type": "input_image", "image_url": "https://example.com/a.png"}),
+        {"role": "assistant", "content": [], "tool_calls": [CALL]},
+        {
+            "role": "tool",
+            "tool_call_id": "c",
+            "content": [{"type": "text", "text": "a"}, {"type": "output_text", "text": "b"}],
+        },
+        {"role": "tool", "tool_call_id": "d", "content": []},
+        {"role": "tool", "tool_call_id": "e", "content": None},
+    ]
+    request = parse(messages=messages)
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    assert request.messages == [
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}, picture]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c", "content": "ab"},
+        {"role": "tool", "tool_call_id": "d", "content": ""},
+        {"role": "tool", "tool_call_id": "e", "content": ""},
+    ]
+    assert request.images == ["auto"]
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "jpg", "png", "webp", "gif"])

@@ -104,6 +104,37 @@ def test_invalid_options_are_named_with_their_valid_values(param: str, fields: d
     assert len(caught.value.message) < 400
 
 
+SCHEMA_OF_F = {"type": "object", "properties": {}}
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "function", "name": "f", "description": "d", "parameters": SCHEMA_OF_F},
+        {"name": "f", "description": "d", "parameters": SCHEMA_OF_F, "strict": None},
+        {"name": "f", "description": "d", "input_schema": SCHEMA_OF_F},
+    ],
+    ids=str,
+)
+def test_flat_tools_become_nested(tool: Any) -> None:
+    nested = {"type": "function", "function": {"name": "f", "description": "d", "parameters": SCHEMA_OF_F}}
+    for choice in ({"type": "function", "name": "f"}, {"type": "tool", "name": "f"}):
+        fields = parse(tools=[tool], tool_choice=choice).fields
+        assert fields == {"tools": [nested], "tool_choice": {"type": "function", "function": {"name": "f"}}}
+    for choice, meaning in (("auto", "auto"), ("any", "required"), ("required", "required"), ("none", "none")):
+        assert parse(tools=[tool], tool_choice={"type": choice}).fields["tool_choice"] == meaning
+
+
+def test_tools_that_the_upstream_would_run_and_bill_are_dropped_and_named() -> None:
+    hosted = [{"type": "web_search_preview"}, {"type": "live_search", "sources": []}]
+    request = parse(tools=[*hosted, WEATHER, {"type": "custom", "custom": {"name": "c"}}], tool_choice="required")
+    assert [tool["type"] for tool in request.fields["tools"]] == ["function", "custom"]
+    assert request.dropped_tools == ["web_search_preview", "live_search"]
+    assert parse(tools=hosted, tool_choice="auto", parallel_tool_calls=True).fields == {}
+    with pytest.raises(InvalidRequest, match="tool_choice needs a function"):
+        parse(tools=hosted, tool_choice="required")
+
+
 def test_null_is_absent() -> None:
     assert parse(**dict.fromkeys(_CHECKS)).fields == {}
 

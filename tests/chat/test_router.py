@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from minitoolai.chat.circuit_breaker import MIN_ACCOUNTS, MIN_CALLS
 from minitoolai.storage.ledger import broken_invariants
 from tests.support import manners
 from tests.support.ask import events, get, post, said
@@ -35,19 +36,26 @@ class Two:
     def catalog(self) -> str:
         engines = {
             "gone": 'base_url = "http://127.0.0.1:9/v1"\ncooldown_after = 0',
-            "first": f'base_url = "{self.a.base_url}"\nfirst_token_timeout_s = 1.0\ncooldown_after = 0',
-            "second": f'base_url = "{self.b.base_url}"\nfirst_token_timeout_s = 3.0\ncooldown_after = 0',
+            "first": f'base_url = "{self.a.base_url}"\nfirst_token_timeout_s = 1.0\ntotal_timeout_s = 1.5\n'
+            "cooldown_after = 0",
+            "second": f'base_url = "{self.b.base_url}"\nfirst_token_timeout_s = 3.0\ncooldown_after = 0\n'
+            "fetches_images = true",
             "tired": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_after = 2\ncooldown_s = 3.0',
             "slowed": f'base_url = "{self.a.base_url}"\nretries = 0',
             "narrow": f'base_url = "{self.a.base_url}"\nconcurrency = 2\nwaiting = 3\ncooldown_after = 0\n'
             'cost_input = "0.05"\ncosts = { narrow = { input = "0.10", output = "0.40" } }',
+            "shut": 'base_url = "http://127.0.0.1:9/v1"\nretries = 0\ncooldown_s = 3.0',
+            "strict": f'base_url = "{self.a.base_url}"\ncooldown_s = 3.0',
+            "shared": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_s = 3.0',
+            "stranger": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_s = 3.0',
             "blind": f'base_url = "{self.a.base_url}"\nvision = false',
         }
         models = {
             "solo": ["first"], "pair": ["first", "second"], "gone": ["gone"], "gone-pair": ["gone", "second"],
             "stand-in": ["first", "quick"], "tired": ["tired"], "tired-pair": ["tired", "second"], "slowed": ["slowed"],
             "slowed-pair": ["slowed", "second"], "narrow": ["narrow"], "narrow-pair": ["narrow", "second"],
-            "seeing": ["blind", "second"],
+            "seeing": ["blind", "second"], "shut": ["shut"], "strict": ["strict"], "strict-pair": ["strict", "second"],
+            "stranger": ["stranger"], "shared": ["shared"],
         }  # fmt: skip
         text = '[engines.quick]\nkind = "fake"\nmodel = "fake-quick-1"\n'
         text += "".join(f'\n[engines.{name}]\nkind = "upstream"\n{lines}\n' for name, lines in engines.items())
@@ -107,6 +115,10 @@ FAILURES: dict[str, tuple[Behaviour | None, str]] = {
     "cut": (manners.raw(b""), "upstream_error"),
     "rubbish": (manners.body(b"data: nonsense\n\n"), "upstream_error"),
     "error event": (manners.break_off("error", words=()), "upstream_error"),
+    "error after the role": (manners.break_off("error", words=("",)), "upstream_error"),
+    "end of file after the role": (manners.break_off("end", words=("",)), "upstream_error"),
+    "error object": (manners.json_body({"error": {"message": "no", "code": 500}}), "upstream_error"),
+    "HTML": (manners.body(b"<!DOCTYPE html>\n\n<html>Sign in</html>"), "upstream_error"),
 }
 
 
@@ -238,11 +250,11 @@ def test_a_long_retry_after_is_kept_by_later_requests(two: Two, account: Account
 
 def test_an_upstream_that_failed_repeatedly_rests_and_is_probed_by_one_request(two: Two, account: Account) -> None:
     two.a.behave = manners.refuse(500)
-    assert [post(account, model="tired").status_code for _ in range(2)] == [502, 502]
+    assert [post(account, model="tired").status_code for _ in range(MIN_CALLS)] == [502] * MIN_CALLS
     refusal = post(account, model="tired")
     assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "overloaded")
     assert int(refusal.headers["retry-after"]) >= 1
-    assert len(two.a.seen) == 2
+    assert len(two.a.seen) == MIN_CALLS
     # While the circuit is open, a model with another upstream goes there immediately.
     assert asked(record(account, post(account, model="tired-pair"))) == [("second", None)]
     time.sleep(3.1)
@@ -252,6 +264,65 @@ def test_an_upstream_that_failed_repeatedly_rests_and_is_probed_by_one_request(t
     engines = sorted(record(account, answer)["engine"] for answer in answers)
     assert engines == ["second", "second", "second", "tired"]
     assert record(account, post(account, model="tired-pair"))["engine"] == "tired"
+
+
+@pytest.mark.parametrize("cause", ["refused", "401"])
+def test_what_no_request_can_cause_rests_the_upstream_for_all_at_once(two: Two, account: Account, cause: str) -> None:
+    two.a.behave = manners.refuse(401)
+    model, other = "shut" if cause == "refused" else "stranger", two.server.account()
+    assert post(account, model=model).status_code == 502
+    assert [post(who, model=model).status_code for who in (account, other)] == [503, 503]
+    assert len(two.a.seen) == (cause == "401")
+
+
+def test_failures_of_three_accounts_rest_the_upstream_for_all_and_another_account_probes_it(two: Two) -> None:
+    two.a.behave = manners.refuse(500)
+    *causes, other = [two.server.account() for _ in range(4)]
+    for _ in range(2):
+        assert {post(account, model="shared").status_code for account in causes} <= {502, 503}
+    asked_before = len(two.a.seen)
+    assert asked_before == MIN_ACCOUNTS + 2
+    assert [post(account, model="shared").status_code for account in (*causes, other)] == [503] * 4
+    two.a.behave = manners.answer()
+    time.sleep(3.1)
+    assert [post(account, model="shared").status_code for account in causes] == [503] * 3
+    assert len(two.a.seen) == asked_before
+    assert post(other, model="shared").status_code == 200
+    assert [post(account, model="shared").status_code for account in causes] == [200] * 3
+
+
+def test_a_429_without_retry_after_concerns_one_request(two: Two, account: Account) -> None:
+    async def behave(exchange: Exchange) -> None:
+        is_refused = exchange.body.get("user") == "hasty"
+        await (manners.refuse(429, "slow down") if is_refused else manners.answer())(exchange)
+
+    two.a.behave, other = behave, two.server.account()
+    for _ in range(MIN_CALLS // 2):
+        refused = post(account, model="strict", user="hasty")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert asked(record(account, refused)) == [("strict", "rate_limit_exceeded")] * 2
+        assert post(other, model="strict").status_code == 200
+    # It is tried again with the same upstream, then with the next.
+    answer = post(account, model="strict-pair", user="hasty")
+    assert asked(record(account, answer)) == [("strict", "rate_limit_exceeded")] * 2 + [("second", None)]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested 61000.",
+        "Rate limit reached on tokens per min. Limit: 30,000 / min. Requested: 61,000 / min.",
+        "This request would exceed your organization's rate limit of 40,000 input tokens per minute.",
+    ],
+)
+def test_a_429_about_the_size_of_a_request_rests_nothing_and_is_not_tried_again(
+    two: Two, account: Account, message: str
+) -> None:
+    two.a.behave, other = manners.refuse(429, message, retry_after="30"), two.server.account()
+    refused = post(account, model="strict")
+    assert (refused.status_code, len(two.a.seen)) == (429, 1)
+    two.a.behave = manners.answer()
+    assert [post(who, model="strict").status_code for who in (account, other)] == [200, 200]
 
 
 def test_requests_above_the_concurrency_limit_wait_or_are_refused(two: Two, account: Account) -> None:
@@ -293,7 +364,7 @@ def test_a_slot_is_released_after_a_disconnect_and_after_a_failure(two: Two, acc
 
 
 def test_an_image_is_routed_to_the_upstream_with_vision(two: Two, account: Account) -> None:
-    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
+    picture = {"type": "image_url", "image_url": {"url": "https://93.184.216.34/a.png", "detail": "low"}}
     answer = post(account, model="seeing", messages=[{"role": "user", "content": [picture]}])
     assert answer.status_code == 200, answer.text
     assert asked(record(account, answer)) == [("second", None)]

@@ -7,11 +7,14 @@ import time
 from typing import Any
 
 import pytest
+import requests
 
 from minitoolai.billing.charging import Bound, Charging
 from minitoolai.chat.router import Route
-from minitoolai.chat.run import HEARTBEAT_AFTER_S, ChatRun
+from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.counting import PromptCount
+from minitoolai.core.in_flight import HEARTBEAT_AFTER_S
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller
 from minitoolai.engines.chat.fake import FakeEngine
@@ -145,10 +148,86 @@ def test_a_role_does_not_satisfy_the_first_token_timeout(account: Account, upstr
     assert account.settled() == CREDIT
 
 
+#: Requests that are answered whole.
+WHOLE: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"model": "standin", "messages": [{"role": "user", "content": "Hello"}]},
+    "/api/chat-completions/": {
+        "model": "standin",
+        "messages": [{"role": "user", "content": "Hello"}],
+        "stream": False,
+    },
+    "/v1/completions": {"model": "standin", "prompt": "Hello"},
+    "/v1/responses": {"model": "standin", "input": "Hello"},
+    "/v1/embeddings": {"model": "far", "input": "Hello"},
+}
+
+
+@pytest.mark.parametrize("path", WHOLE)
+def test_a_whole_response_has_no_first_token(account: Account, upstream: Upstream, path: str) -> None:
+    async def behave(exchange: Any) -> None:
+        await asyncio.sleep(1.8)
+        if exchange.path.endswith("/embeddings"):
+            found = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
+            told = {"prompt_tokens": 4, "total_tokens": 4}
+            exchange.answer(200, {"object": "list", "data": found, "model": manners.MODEL, "usage": told})
+        elif exchange.path.endswith("/chat/completions"):
+            await manners.answer()(exchange)
+        else:
+            await manners.text(manners.WORDS)(exchange)
+
+    upstream.behave = behave
+    answer = requests.post(account.server.url + path, json=WHOLE[path], headers=account.headers, timeout=30)
+    assert answer.status_code == 200, answer.text
+    left = account.settled()
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert (row["state"], CREDIT - left) == ("succeeded", row["cost"])
+    assert row["cost"] > 0
+
+
+SIGNS_OF_LIFE: dict[str, dict[str, Any]] = {
+    "reasoning": {"reasoning": "hm "},
+    "reasoning_content": {"reasoning_content": "hm "},
+    "a tool call": {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "f"}}]},
+    "an empty delta": {},
+    "an empty text": {"content": ""},
+    "a role": {"role": "assistant", "content": None},
+}
+
+
+@pytest.mark.parametrize("sign", SIGNS_OF_LIFE)
+def test_every_event_of_a_choice_is_a_sign_of_life(account: Account, upstream: Upstream, sign: str) -> None:
+    async def behave(exchange: Any) -> None:
+        exchange.begin()
+        for _ in range(4):
+            exchange.event(manners.chunk(SIGNS_OF_LIFE[sign]))
+            await asyncio.sleep(0.45)
+        exchange.event(manners.chunk({"content": "Saturn"}, finish="stop"))
+        exchange.event({**manners.head("chat.completion.chunk"), "choices": [], "usage": manners.usage(2)})
+        exchange.event("[DONE]")
+        exchange.end()
+
+    upstream.behave = behave
+    assert events(post(account, model="standin").text)[-1] == "[DONE]"
+
+
+def test_comments_are_no_sign_of_life(account: Account, upstream: Upstream) -> None:
+    async def behave(exchange: Any) -> None:
+        exchange.begin()
+        while not exchange.gone.is_set():
+            exchange.write(b": still here\n\n")
+            await asyncio.sleep(0.2)
+
+    upstream.behave = behave
+    began_s = time.monotonic()
+    check_refusal(post(account, model="standin"), 504, "upstream_timeout")
+    assert 0.9 < time.monotonic() - began_s < 2.4
+    assert account.settled() == CREDIT
+
+
 def test_an_error_event_before_the_first_token_costs_nothing(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.break_off("error", words=())
     message = check_refusal(post(account, model="standin"), 502, "upstream_error")
-    assert "the GPU fell off" in message
+    assert message == "standin reported an error and ended its answer"
     assert account.settled() == CREDIT
 
 
@@ -170,11 +249,23 @@ def test_a_stream_without_its_done_is_whole_if_the_usage_came(account: Account, 
     assert CREDIT - account.settled() == FULL_COST
 
 
-def test_a_stream_with_neither_usage_nor_done_is_an_error(account: Account, upstream: Upstream) -> None:
+def test_a_finish_reason_is_an_end_without_usage_and_done(account: Account, upstream: Upstream) -> None:
     upstream.behave = manners.answer(done=False, with_usage=False)
-    found = events(post(account, model="standin").text)
-    assert found[-1]["error"]["code"] == "upstream_error"
+    answer = post(account, model="standin")
+    assert events(answer.text)[-1] == "[DONE]"
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert (row["state"], row["estimated"]) == ("succeeded", 1)
     assert account.settled() < CREDIT
+
+
+def test_an_end_of_file_without_a_finish_reason_is_an_error(account: Account, upstream: Upstream) -> None:
+    upstream.behave = manners.break_off("end")
+    answer = post(account, model="standin")
+    found = events(answer.text)
+    assert found[-1]["error"]["code"] == "upstream_error"
+    assert "[DONE]" not in found
+    assert account.settled() < CREDIT
+    assert account.server.generation(answer.headers["x-generation-id"])["state"] == "failed"
 
 
 def test_an_endless_stream_is_cut_off_and_its_output_charged(account: Account, upstream: Upstream) -> None:
@@ -195,6 +286,14 @@ def test_a_heartbeat_is_sent_every_fifteen_seconds_of_silence(sqlite_books: Temp
         def timeouts(self, engine: Any) -> tuple[float, float]:
             return 60.0, 600.0
 
+    class Output:
+        is_silent = True
+
+        def break_silence(self) -> None:
+            at_s.append(books.clock.steady_s() - started_s)
+
+    started_s = books.clock.steady_s()
+
     async def work(charging: Charging) -> None:
         service: Any = Service()
         service.charging = charging
@@ -202,14 +301,28 @@ def test_a_heartbeat_is_sent_every_fifteen_seconds_of_silence(sqlite_books: Temp
         held = await charging.reserve(Caller(account, "key000000001"), bound, CHAT)
         request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
         engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
-        started_s = books.clock.steady_s()
-        run = ChatRun(service, request, Route(service, "quick", [engine], started_s), held, 3)
-        run.on_silence = lambda: at_s.append(books.clock.steady_s() - started_s)
+        run = ChatRun(service, request, Route(service, "quick", [engine], started_s), held, PromptCount(3))
+        output = run.output = Output()
         for _ in range(70):
+            books.clock.forward(0.5)
+            run.tick(books.clock.steady_s())
+        # A write starts the silence anew.
+        output.is_silent = False
+        for _ in range(32):
             books.clock.forward(0.5)
             run.tick(books.clock.steady_s())
 
     with books.writer() as writer:
         asyncio.run(work(Charging(writer, books.clock)))
-    assert at_s == [HEARTBEAT_AFTER_S, 2 * HEARTBEAT_AFTER_S]
+    assert at_s == [HEARTBEAT_AFTER_S, 2 * HEARTBEAT_AFTER_S, 35.5 + HEARTBEAT_AFTER_S]
     assert HEARTBEAT_AFTER_S == 15.0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_response_is_charged_for_the_usage_that_it_shows(account: Account, stream: bool) -> None:
+    answer = post(account, "/v1/chat/completions", model="quick", stream=stream, stream_options={"include_usage": True})
+    assert answer.status_code == 200, answer.text
+    last = events(answer.text)[-2] if stream else answer.json()
+    usage = last["usage"]
+    assert usage["completion_tokens"] > 0
+    assert CREDIT - account.settled() == usage["prompt_tokens"] * PRICE_IN + usage["completion_tokens"] * PRICE_OUT

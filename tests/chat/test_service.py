@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from minitoolai.billing.charging import Reservation
 from minitoolai.chat.service import (
     MAX_DRAINING,
     MAX_SUGGESTIONS,
@@ -16,8 +17,10 @@ from minitoolai.chat.service import (
     output_limit,
 )
 from minitoolai.core.catalog import Catalog, ChatModel, EngineEntry, ImageTokens
-from minitoolai.core.errors import ContextExceeded, InvalidRequest
+from minitoolai.core.errors import ContextExceeded, InvalidRequest, RateLimited
+from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest, Usage
+from minitoolai.core.models import Caller
 from minitoolai.engines.chat.fake import FakeEngine
 from tests.support.books import FixedClock
 
@@ -156,26 +159,31 @@ def test_an_engines_own_timeouts_take_precedence() -> None:
     assert chats.timeouts(engine) == (1.5, 7.0)
 
 
-def test_only_a_bounded_number_of_cancelled_responses_is_drained() -> None:
-    class Engine:
-        bills_after_cancel = True
-
+def test_an_account_with_too_many_abandoned_responses_has_to_wait_until_they_end() -> None:
     class Run:
-        is_finished = False
-        engine = Engine()
-
-        async def drain(self, response: object) -> None:
-            await asyncio.sleep(0)
+        name = "gen-1"
+        reservation = Reservation(1, 7, 100, 16, 150, 600, "chat", "text")
 
     async def work() -> None:
-        chats, run, response = service(), Run(), object()
-        taken = [chats.drain_for_usage(run, response) for _ in range(MAX_DRAINING + 1)]  # type: ignore[arg-type]
-        assert taken == [True] * MAX_DRAINING + [False]
+        chats, over = service(model("text", "full")), asyncio.Event()
+        chats.in_flight = InFlight(FixedClock())
+
+        async def drain() -> None:
+            await over.wait()
+
+        for _ in range(MAX_DRAINING):
+            with pytest.raises(AttributeError):
+                # The service here has no ledger, so a request that is let through fails at its hold.
+                await chats.begin(Caller(7, "key"), request())
+            chats.in_background(Run(), drain(), is_drain=True)  # type: ignore[arg-type]
+        with pytest.raises(RateLimited) as refused:
+            await chats.begin(Caller(7, "key"), request())
+        assert refused.value.retry_after_s
+        with pytest.raises(AttributeError):
+            await chats.begin(Caller(8, "key"), request())
+        over.set()
         await asyncio.sleep(0.01)
-        assert chats.drain_for_usage(run, response)  # type: ignore[arg-type]
-        run.is_finished = True
-        assert not chats.drain_for_usage(run, response)  # type: ignore[arg-type]
-        run.is_finished, Engine.bills_after_cancel = False, False
-        assert not chats.drain_for_usage(run, response)  # type: ignore[arg-type]
+        with pytest.raises(AttributeError):
+            await chats.begin(Caller(7, "key"), request())
 
     asyncio.run(work())

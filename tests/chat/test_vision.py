@@ -25,7 +25,7 @@ EXAMPLE: dict[str, Any] = {
             "role": "user",
             "content": [
                 {"type": "text", "text": "What is in this picture?"},
-                {"type": "image_url", "image_url": {"url": "https://example.com/picture.jpg", "detail": "auto"}},
+                {"type": "image_url", "image_url": {"url": "https://93.184.216.34/picture.jpg", "detail": "auto"}},
             ],
         },
     ],

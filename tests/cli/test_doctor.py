@@ -12,6 +12,7 @@ import pytest
 
 from minitoolai.cli.doctor import MIN_FREE_BYTES, warnings
 from minitoolai.core.errors import SettingsError
+from minitoolai.engines import tokenizers
 from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Secret, Settings
 from tests.support import catalogs, manners
@@ -74,6 +75,19 @@ def test_doctor_warns_about_a_public_address_without_public_url(tmp_path: Path) 
         assert subjects(Settings(data_dir=tmp_path, host=host)) == {"address"}
     named = Settings(data_dir=tmp_path, host="0.0.0.0", public_url="https://api.example.com")
     assert subjects(named) == set()
+
+
+def test_doctor_warns_if_the_tokenizer_of_an_engine_with_a_key_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(data_dir=tmp_path, engine_keys={"openai": Secret("sk-x")})
+    assert subjects(settings) == set()
+    monkeypatch.setattr(tokenizers.util, "find_spec", lambda name: None)
+    assert [warning for warning in warnings(settings) if not warning.startswith("disk")] == [
+        "tokenizer of openai: its package is not installed, so text without a reported usage is counted by its bytes; "
+        "pip install bpe-openai"
+    ]
+    assert subjects(Settings(data_dir=tmp_path)) == set()
 
 
 def test_doctor_warns_about_a_disk_that_is_nearly_full(tmp_path: Path) -> None:

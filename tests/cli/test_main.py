@@ -31,7 +31,9 @@ def cli(tmp_path: Path) -> Cli:
 def ann(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """Return a folder with one account of $5. Tests must not change it."""
     made = Cli(tmp_path_factory.mktemp("ann")).with_books()
-    assert re.fullmatch(rf"account \d+ {ANN} \$5\.000000000\n", made.ok("account", "create", ANN, "--credit", "5.00"))
+    assert re.fullmatch(
+        rf"account \d+ {ANN} \$5\.000000000\n", made.ok_within("account", "create", ANN, "--credit", "5.00")
+    )
     return made
 
 
@@ -46,17 +48,17 @@ def test_an_account_goes_from_creation_to_the_revocation_of_its_key(cli: Cli) ->
     assert cli.ok("key", "revoke", key) == f"revoked {match[1]}\n"
     assert cli.ok("key", "list", ANN) == f"{match[1]}  revoked  laptop\n"
     assert cli.within("key", "revoke", match[1]).status == 1
-    assert cli.ok("audit") == "9 invariants hold\n"
+    assert cli.ok("audit") == "10 invariants hold\n"
 
 
 def test_key_create_prints_only_the_key_on_standard_output(ann: Cli) -> None:
-    out = ann.ok("key", "create", ANN)
+    out = ann.ok_within("key", "create", ANN)
     assert KEY_PATTERN.fullmatch(out.removesuffix("\n"))
 
 
 def test_the_secret_of_a_key_is_not_stored(cli: Cli) -> None:
-    cli.with_books().ok("account", "create", ANN)
-    key = cli.ok("key", "create", ANN).strip()
+    cli.with_books().ok_within("account", "create", ANN)
+    key = cli.ok_within("key", "create", ANN).strip()
     secret = key.split("-")[3].encode()
     for file in cli.data_dir.iterdir():
         assert secret not in file.read_bytes(), file
@@ -64,13 +66,13 @@ def test_the_secret_of_a_key_is_not_stored(cli: Cli) -> None:
 
 
 def test_a_reference_is_credited_once(ann: Cli) -> None:
-    before = ann.ok("credit", "grant", ANN, "1.00", "--reference", "invoice 18")
-    again = ann.ok("credit", "grant", ANN, "1.00", "--reference", "invoice 18")
+    before = ann.ok_within("credit", "grant", ANN, "1.00", "--reference", "invoice 18")
+    again = ann.ok_within("credit", "grant", ANN, "1.00", "--reference", "invoice 18")
     assert again == before.rstrip("\n") + " (this reference was credited before; nothing changed)\n"
 
 
 def test_a_password_is_read_from_standard_input_and_stored_as_a_hash(cli: Cli) -> None:
-    cli.with_books().ok("account", "create", ANN, "--password-stdin", stdin="correct horse\n")
+    cli.with_books().ok_within("account", "create", ANN, "--password-stdin", stdin="correct horse\n")
     with closing(sqlite3.connect(cli.database)) as db:
         ((hashed,),) = db.execute("SELECT password_hash FROM users").fetchall()
     assert hashed.startswith("$argon2id$")
@@ -140,7 +142,7 @@ def test_the_help_of_every_command_has_an_example(ann: Cli, command: tuple[str, 
 
 
 def test_version_prints_the_version_of_the_package(ann: Cli) -> None:
-    assert ann.ok("--version") == f"minitoolai {__version__}\n"
+    assert ann.ok_within("--version") == f"minitoolai {__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -161,19 +163,19 @@ def test_an_empty_database_is_reported_and_can_be_migrated(cli: Cli) -> None:
     sqlite3.connect(cli.database).close()
     cli.database.touch()
     assert "run minitoolai migrate" in cli("audit").err
-    cli.ok("migrate")
-    assert cli.ok("audit") == "9 invariants hold\n"
+    cli.ok_within("migrate")
+    assert cli.ok_within("audit") == "10 invariants hold\n"
 
 
 def test_migrate_prints_both_revisions_and_can_be_repeated(cli: Cli) -> None:
-    assert re.fullmatch(r"migrated from nothing to \d+\n", cli.ok("migrate"))
-    assert re.fullmatch(r"already at \d+\n", cli.ok("migrate"))
-    assert cli.ok("audit") == "9 invariants hold\n"
+    assert re.fullmatch(r"migrated from nothing to \d+\n", cli.ok_within("migrate"))
+    assert re.fullmatch(r"already at \d+\n", cli.ok_within("migrate"))
+    assert cli.ok_within("audit") == "10 invariants hold\n"
 
 
 def test_models_lists_each_model_with_its_engine_or_the_reason_for_none(cli: Cli) -> None:
     assert re.fullmatch(
-        r"fake-chat +chat  \$/1M in, out: +1\.000 +2\.500 +ready +fake  \(up: no key: .*\)\n", cli.ok("models")
+        r"fake-chat +chat  \$/1M in, out: +1\.000 +2\.500 +ready +fake  \(up: no key: .*\)\n", cli.ok_within("models")
     )
     cli.catalog.write_text(CATALOG.replace('["up", "fake"]', '["up"]'))
     out = cli.within("models").out
@@ -214,7 +216,7 @@ def test_models_reports_that_an_embedded_model_stands_in_for_a_large_one(cli: Cl
 def test_models_reports_missing_weights_their_folder_and_the_engine_that_stands_in(cli: Cli) -> None:
     cli.catalog.write_text(CATALOG + IMAGES)
     folder = cli.data_dir / "weights"
-    real, dream, shared = cli.with_books().ok("models").splitlines()[1:]
+    real, dream, shared = cli.with_books().ok_within("models").splitlines()[1:]
     assert re.search(r"^real +image +\$ each: +0\.0015 +STAND-IN sketch", real)
     assert f"gpu: no file {folder}/real.safetensors: put it there, or a diffusers folder real" in real
     assert "MISSING" in dream
@@ -236,7 +238,7 @@ def test_models_reports_missing_weights_their_folder_and_the_engine_that_stands_
 
 
 def test_doctor_finds_no_fault_in_a_working_installation(cli: Cli) -> None:
-    out = cli.ok("doctor")
+    out = cli.ok_within("doctor")
     assert [line.split()[0] for line in out.splitlines()] == ["ok"] * 5
     for part in ("catalog", "data folder", "database", "pictures", "model fake-chat: fake"):
         assert part in out
@@ -301,12 +303,12 @@ def test_an_option_overrides_the_environment_variable(ann: Cli, tmp_path: Path) 
 
 
 def test_concurrent_commands_lose_nothing(cli: Cli) -> None:
-    cli.with_books().ok("account", "create", ANN)
+    cli.with_books().ok_within("account", "create", ANN)
     with ThreadPoolExecutor(6) as pool:
         done = list(pool.map(lambda _: cli("credit", "grant", ANN, "1.00"), range(6)))
     assert [said.status for said in done] == [0] * 6
-    assert cli.ok("balance", ANN).startswith("balance $6.000000000 ")
-    assert cli.ok("audit") == "9 invariants hold\n"
+    assert cli.ok_within("balance", ANN).startswith("balance $6.000000000 ")
+    assert cli.ok_within("audit") == "10 invariants hold\n"
 
 
 def test_help_imports_nothing_heavy_and_prints_within_1_5_s(ann: Cli) -> None:
@@ -326,15 +328,15 @@ def test_every_command_works_on_postgres(cli: Cli, cluster: Cluster) -> None:
     assert refused.status == 1
     assert "there is no table in 127.0.0.1" in refused.err
     assert "run minitoolai migrate" in refused.err
-    assert re.fullmatch(r"migrated from nothing to \d{4}\n", there.ok("migrate"))
+    assert re.fullmatch(r"migrated from nothing to \d{4}\n", there.ok_within("migrate"))
     assert re.fullmatch(r"already at \d{4}\n", there.within("migrate").out)
-    there.ok("account", "create", ANN, "--credit", "5.00")
+    there.ok_within("account", "create", ANN, "--credit", "5.00")
     assert there.within("account", "create", ANN).status == 1
-    key = there.ok("key", "create", ANN).strip()
-    assert there.ok("key", "revoke", key) == f"revoked {key.split('-')[2]}\n"
+    key = there.ok_within("key", "create", ANN).strip()
+    assert there.ok_within("key", "revoke", key) == f"revoked {key.split('-')[2]}\n"
     assert there.within("credit", "grant", ANN, "1.00", "--reference", "x").out == "balance $6.000000000\n"
-    assert "nothing changed" in there.ok("credit", "grant", ANN, "1.00", "--reference", "x")
-    assert there.ok("audit") == "9 invariants hold\n"
+    assert "nothing changed" in there.ok_within("credit", "grant", ANN, "1.00", "--reference", "x")
+    assert there.ok_within("audit") == "10 invariants hold\n"
     assert re.search(r"ok     database: 127\.0\.0\.1:\d+/books\d+, all invariants hold", there("doctor").out)
     assert not cli.database.exists()
 

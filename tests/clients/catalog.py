@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,10 @@ PROGRAMS = HERE / "programs"
 #: Not in requirements-dev.txt, because it needs an older openai package than the other clients.
 LITELLM = ("litellm==1.106.2", "mcp==2.3.0")
 LITELLM_HOME = HERE.parents[1] / ".scratch" / "litellm"
+
+#: Other clients that need other versions of some packages than the tests.
+OTHERS = HERE.parents[1] / "requirements-clients.txt"
+OTHERS_HOME = HERE.parents[1] / ".scratch" / "clients"
 
 #: Abilities and their meaning.
 ABILITIES = {
@@ -74,16 +79,33 @@ def _python_version(package: str) -> Callable[[], str]:
 
 def _litellm() -> str:
     """Return the Python that has LiteLLM; it is installed on first use."""
-    python = LITELLM_HOME / "bin" / "python"
-    stamp = LITELLM_HOME / ".installed"
-    with one_at_a_time(LITELLM_HOME):
-        if not stamp.exists() or stamp.read_text() != str(LITELLM):
+    return _environment(LITELLM_HOME, str(LITELLM), *LITELLM)
+
+
+def _others() -> str:
+    """Return the Python that has the packages of requirements-clients.txt; they are installed on first use."""
+    return _environment(OTHERS_HOME, OTHERS.read_text(), "--require-hashes", "-r", str(OTHERS))
+
+
+def _environment(home: Path, wanted: str, *packages: str) -> str:
+    """Return the Python of an environment with these packages. `wanted` changes when they do."""
+    python = home / "bin" / "python"
+    stamp = home / ".installed"
+    with one_at_a_time(home):
+        if not stamp.exists() or stamp.read_text() != wanted:
             uv = str(Path(sys.executable).with_name("uv"))
-            venv = [uv, "venv", "-q", "--clear", "--python", sys.executable, LITELLM_HOME]
-            subprocess.run(venv, check=True, timeout=60)
-            subprocess.run([uv, "pip", "install", "-q", "--python", python, *LITELLM], check=True, timeout=300)
-            stamp.write_text(str(LITELLM))
+            subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, home], check=True, timeout=60)
+            subprocess.run([uv, "pip", "install", "-q", "--python", python, *packages], check=True, timeout=300)
+            stamp.write_text(wanted)
     return str(python)
+
+
+def _pinned(package: str) -> Callable[[], str]:
+    def version() -> str:
+        (line,) = [line for line in OTHERS.read_text().splitlines() if line.startswith(f"{package}==")]
+        return line.split()[0].replace("==", " ")
+
+    return version
 
 
 def _node(script: str) -> Callable[[], list[str]]:
@@ -164,6 +186,41 @@ CLIENTS = {
         {status: f"AI_APICallError {status}" for status in _OPENAI_ERRORS},
         NODE,
     ),
+    "vercel-openai": Client(
+        "Vercel AI SDK, openai, `store: false`",
+        _node("vercel_openai"),
+        _node_version("ai", "@ai-sdk/openai"),
+        (*_EVERY_SDK, "responses"),
+        {status: f"AI_APICallError {status}" for status in _OPENAI_ERRORS},
+        NODE,
+    ),
+    "langchain-js": Client(
+        "LangChain.js, ChatOpenAI",
+        _node("langchain"),
+        _node_version("@langchain/openai"),
+        ("answer", "stream", "tools", "schema", "errors", "retry", "cancel", "responses", "embeddings"),
+        {status: status for status in _OPENAI_ERRORS},
+        NODE,
+    ),
+    "instructor": Client(
+        "instructor",
+        lambda: [_others(), "instructor_client.py"],
+        _pinned("instructor"),
+        ("tools", "schema", "errors"),
+    ),
+    "pydantic-ai": Client(
+        "Pydantic AI",
+        lambda: [_others(), "pydantic_ai_client.py"],
+        _pinned("pydantic-ai-slim"),
+        ("answer", "stream", "tools", "schema", "errors", "responses"),
+        dict.fromkeys(_OPENAI_ERRORS, "ModelHTTPError"),
+    ),
+    "openai-agents": Client(
+        "OpenAI Agents",
+        lambda: [_others(), "agents_client.py"],
+        _pinned("openai-agents"),
+        ("answer", "stream", "tools", "schema", "errors", "responses"),
+    ),
     "curl": Client("curl", _python("curl_client"), _first_line("curl", 2), tuple(ABILITIES), _STATUS_AND_CODE),
     "php": Client(
         "PHP with its curl",
@@ -176,10 +233,11 @@ CLIENTS = {
 
 
 def run(client: Client, *, base_url: str, key: str, poor_key: str, nonce: str) -> subprocess.CompletedProcess[str]:
-    """Run the client's program. It prints a line of JSON for each ability."""
-    env = {**os.environ, "BASE_URL": base_url, "KEY": key, "POOR_KEY": poor_key, "NONCE": nonce}
-    env |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "PYTHONWARNINGS": "ignore"}
+    """Run the client's program in an empty home. It prints a line of JSON for each ability."""
     command = [*client.command(), *client.abilities]
-    return subprocess.run(
-        command, cwd=client.folder, env=env, capture_output=True, encoding="utf-8", timeout=180, check=False
-    )
+    with tempfile.TemporaryDirectory() as home:
+        env = {**os.environ, "HOME": home, "BASE_URL": base_url, "KEY": key, "POOR_KEY": poor_key, "NONCE": nonce}
+        env |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "PYTHONWARNINGS": "ignore"}
+        return subprocess.run(
+            command, cwd=client.folder, env=env, capture_output=True, encoding="utf-8", timeout=180, check=False
+        )

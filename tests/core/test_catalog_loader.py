@@ -43,7 +43,7 @@ MISTAKES = [
     ("tokens = 4", "tokens = -4", "line 4", ">= 0"),
     ("tokens = 4", "tokens = 4.5", "line 4", "Expected `int`"),
     ("tokens = 4", "delay_ms = -0.5", "line 4", ">= 0"),
-    ("tokens = 4", "token = 4", "line 4", "the nearest is tokens"),
+    ("tokens = 4", "token = 4", "line 4", "the nearest are tokens, tokenizer"),
     ("[engines.fake]", "[engines.Fake]", "line 1", "lower-case letters, digits and _"),
     ('"https://host/v1"', '"host/v1"', "line 8", 'base_url = "https://host/v1"'),
     ('base_url = "https://host/v1"\n', "", "line 6", 'base_url = "https://host/v1"'),

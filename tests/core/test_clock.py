@@ -94,3 +94,13 @@ def test_processes_with_numbers_never_draw_the_same_identifier() -> None:
         drawn += mine
     assert len(set(drawn)) == len(drawn)
     assert max(drawn) < 2**63
+
+
+def test_leases_follow_the_database_server_else_the_monotonic_clock() -> None:
+    clock = SystemClock()
+    assert -2 < clock.lease_ms() - time.monotonic() * 1000 <= 1000
+    clock.follow(5_000_000_000, clock.steady_s())
+    assert 0 <= clock.lease_ms() - 5_000_000_000 < 1000
+    # A report that took a while on its way: the lease is rather a little too long.
+    clock.follow(5_000_000_000, clock.steady_s() - 2.0)
+    assert 2000 <= clock.lease_ms() - 5_000_000_000 < 3000

@@ -13,6 +13,7 @@ from minitoolai.billing.charging import LEASE_MS, Bound, Charging, Reservation
 from minitoolai.chat.router import Route
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.counting import PromptCount
 from minitoolai.core.errors import ServiceError
 from minitoolai.core.in_flight import CHECKPOINT_EVERY_S, TICK_S, CheckpointSchedule, InFlight
 from minitoolai.core.inference import ChatRequest, Usage
@@ -102,6 +103,49 @@ def test_after_a_pause_the_ticker_goes_on_from_there_and_does_not_catch_up() -> 
     assert all(later - earlier == pytest.approx(TICK_S) for earlier, later in pairwise(after))
 
 
+class Faulty(Ticked):
+    """Has a bug in its tick, and perhaps in its end."""
+
+    hold_id = 4711
+
+    def __init__(self, *, ends: bool) -> None:
+        super().__init__()
+        self.ends = ends
+        self.told: list[ServiceError] = []
+
+    def tick(self, now_s: float) -> None:
+        super().tick(now_s)
+        raise KeyError("a bug")
+
+    def stop(self, reason: ServiceError) -> None:
+        if not self.ends:
+            raise ValueError("another bug")
+        self.told.append(reason)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_tick_that_fails_ends_its_own_answer_only(ends: bool, caplog: pytest.LogCaptureFixture) -> None:
+    loop, faulty, others = VirtualLoop(), Faulty(ends=ends), [Ticked() for _ in range(3)]
+
+    async def watch() -> None:
+        in_flight = InFlight(VirtualClock(loop))
+        for run in (others[0], faulty, *others[1:]):
+            in_flight.add(run)  # type: ignore[arg-type]
+        ticker = asyncio.ensure_future(in_flight.run_ticker())
+        await asyncio.sleep(5.0)
+        # What cannot be stopped is left to the sweep.
+        assert in_flight.count() == 3 + ends
+        assert not ticker.done()
+        ticker.cancel()
+
+    loop.run_until_complete(watch())
+    loop.close()
+    assert all(len(run.at_s) >= 9 for run in others)
+    assert "its tick failed" in caplog.text
+    assert "KeyError" in caplog.text
+    assert [error.code for error in faulty.told[:1]] == ["internal_error"] * ends
+
+
 @pytest.mark.parametrize("first_tick_s", [0.001, 0.1, 0.25, 0.251, 0.3, 0.499, TICK_S])
 def test_no_checkpoint_comes_later_than_a_second_after_the_last_or_the_start(first_tick_s: float) -> None:
     started_s = 4096.0
@@ -133,7 +177,7 @@ class Home:
 def new_run(home: Any, held: Reservation) -> ChatRun:
     request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
     engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
-    run = ChatRun(home, request, Route(home, "quick", [engine], home.clock.steady_s()), held, 3)
+    run = ChatRun(home, request, Route(home, "quick", [engine], home.clock.steady_s()), held, PromptCount(3))
     home.in_flight.add(run)
     return run
 

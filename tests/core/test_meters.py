@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from minitoolai.core.clock import first_id_at
+from minitoolai.core.errors import StoreError
 from minitoolai.core.meters import FOLD_BATCH, Histogram, Meters
 from minitoolai.core.models import Outcome
+from minitoolai.ledger.types import Result, Settled, UnknownAccountOrHold
 
 BEGAN_MS = 1_800_000_000_000
 
@@ -52,3 +56,54 @@ def test_requests_and_failed_attempts_are_counted_by_name() -> None:
     meters.engine_failed("up", "upstream_error")
     assert meters.requests == {"/v1/chat/completions": 1, "other": 2}
     assert meters.failures == {("up", "upstream_error"): 2}
+
+
+@pytest.mark.parametrize(
+    ("result", "state", "cost"),
+    [
+        (Settled(7), "succeeded", 7),
+        (Settled(7, repeated=True), "succeeded", 7),
+        (Settled(3, repeated=True, differs=True), "failed", 3),
+        (UnknownAccountOrHold(), "failed", 0),
+        (StoreError("the disk is gone"), "failed", 0),
+        (TimeoutError("it is written later"), "succeeded", 7),
+    ],
+)
+def test_a_charge_counts_as_the_ledger_has_it(result: Result | Exception, state: str, cost: int) -> None:
+    async def work() -> None:
+        meters, charge = Meters(), asyncio.get_running_loop().create_future()
+        meters.ended("chat", "m", first_id_at(BEGAN_MS), Outcome("succeeded", output_units=5), 7, BEGAN_MS, charge)
+        assert meters.outcomes == {}
+        if isinstance(result, Exception):
+            charge.set_exception(result)
+        else:
+            charge.set_result(result)
+        ((key, totals),) = meters.outcomes.items()
+        assert (key[2], totals.cost, totals.count) == (state, cost, 1)
+        assert totals.output == (5 if state == "succeeded" else 0)
+
+    asyncio.run(work())
+
+
+def test_charges_that_wait_for_the_database_are_not_looked_through_each_time() -> None:
+    async def work() -> None:
+        meters, loop = Meters(), asyncio.get_running_loop()
+        charges = [loop.create_future() for _ in range(3 * FOLD_BATCH)]
+        for charge in charges:
+            meters.ended("chat", "m", first_id_at(BEGAN_MS), Outcome("succeeded"), 7, BEGAN_MS, charge)
+        assert meters._fold_at >= 3 * FOLD_BATCH
+        for charge in charges:
+            charge.set_result(Settled(7))
+        assert meters.outcomes["chat", "m", "succeeded", ""].cost == 7 * 3 * FOLD_BATCH
+
+    asyncio.run(work())
+
+
+def test_reports_that_were_not_believed_and_shortfalls_are_counted_by_engine() -> None:
+    meters = Meters()
+    assert [meters.disbelieved("up", "output_zero") for _ in range(3)] == [1, 2, 3]
+    meters.disbelieved("other", "prompt_high")
+    assert meters.doubts == {("up", "output_zero"): 3, ("other", "prompt_high"): 1}
+    meters.fell_short("up", 7)
+    meters.fell_short("up", 3)
+    assert meters.shortfalls == {"up": 10}

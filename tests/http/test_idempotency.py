@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,21 @@ from typing import Any
 import pytest
 import requests
 
-from minitoolai.storage import idempotency
+from minitoolai.accounts import keys
+from minitoolai.billing.charging import Bound, Charging
+from minitoolai.billing.idempotency import IdempotencyStore
+from minitoolai.core.clock import SystemClock
+from minitoolai.core.models import Caller, KeyRules
+from minitoolai.http.auth import CLAIM
+from minitoolai.http.bodies import BodyLimits
+from minitoolai.http.idempotency import Idempotent
+from minitoolai.http.types import Receive, Scope, Send
+from minitoolai.paths import load_secret_keys
+from minitoolai.storage import accounts, idempotency
+from minitoolai.storage.writer import Writer
 from tests.support import catalogs, manners
 from tests.support.ask import API, HELLO, OPENAI, check_refusal, events, get, start
+from tests.support.books import CHAT, DONE, TemporaryBooks
 from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Exchange, Upstream
 from tests.support.waiting import eventually
@@ -221,3 +234,110 @@ def test_a_stored_response_survives_a_kill(tmp_path: Path) -> None:
         assert again.content == first.content
         assert again.headers["idempotent-replayed"] == "true"
         assert account.settled() == CREDIT - sum(server.transfers_of(first.headers["x-generation-id"]))
+
+
+def test_a_refused_api_key_is_refused_alike_with_an_idempotency_key(account: Account) -> None:
+    server = account.server
+    elsewhere = KeyRules(allow_ip=("192.0.2.7",))
+    key = keys.make_key(account.id, "narrow", load_secret_keys(server.settings), SystemClock(), elsewhere)
+    server.write(lambda connection: accounts.insert_key(connection, key.row))
+    narrow = Account(server, account.id, account.email, key.text)
+    check_refusal(post(narrow, "k"), 403, "address_not_allowed")
+    assert post(account, "k").status_code == 200
+
+
+# ── the middleware alone, before a handler of the test ────────────────────────────────────────────────────
+
+
+class Handler:
+    """An ASGI handler that reads a body, so that idempotency keys apply to it."""
+
+    limits = BodyLimits(1_000_000, 1_000_000)
+
+    def __init__(self, work: Callable[[Charging, Scope, Receive, Send], Awaitable[None]]) -> None:
+        self.work = work
+        self.charging: Charging | None = None
+        self.calls = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self.charging is not None
+        self.calls += 1
+        await self.work(self.charging, scope, receive, send)
+
+
+def send_twice(books: TemporaryBooks, handler: Handler, *, is_known: bool = True) -> list[list[Any]]:
+    """Send a request twice under the same Idempotency-Key, and return the messages of both responses."""
+    key = keys.make_key(books.account(1000), "test", b"secret", books.clock)
+    if is_known:
+        with books.connection.transaction():
+            accounts.insert_key(books.connection, key.row)
+    scope = {"type": "http", "method": "POST", "path": "/x", "query_string": b""}
+    headers = [(b"authorization", b"Bearer " + key.text.encode())]
+
+    async def ask(middleware: Idempotent) -> list[Any]:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"hello", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await middleware(handler, "a-key", {**scope, "headers": headers}, receive, send)
+        return sent
+
+    async def run(writer: Writer) -> list[list[Any]]:
+        handler.charging = Charging(writer, books.clock)
+        store = IdempotencyStore(books.database, writer, books.clock)
+        middleware = Idempotent(store, keys.KeyVerifier(books.database, b"secret", books.clock))
+        return [await ask(middleware), await ask(middleware)]
+
+    with books.writer() as writer:
+        return asyncio.run(run(writer))
+
+
+def test_a_handler_decides_about_a_request_without_a_valid_api_key(sqlite_books: TemporaryBooks) -> None:
+    async def work(_: Charging, scope: Scope, receive: Receive, send: Send) -> None:
+        assert CLAIM not in scope
+        assert (await receive())["body"] == b"hello"
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    handler = Handler(work)
+    responses = send_twice(sqlite_books, handler, is_known=False)
+    assert [response[0]["status"] for response in responses] == [204, 204]
+    assert handler.calls == 2
+
+
+def cut_off(content_type: bytes) -> Handler:
+    """Return a handler that charges for its response, and ends in the middle of it because its client left."""
+
+    async def work(charging: Charging, scope: Scope, _: Receive, send: Send) -> None:
+        claim = scope[CLAIM]
+        caller = Caller(int(claim.id.partition("/")[0]), "key000000001", claim=claim)
+        reservation = await charging.reserve(caller, Bound(base=100, unit=10, units=50, least_units=16), CHAT)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"Content-Type", content_type)]})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        charge = charging.settle(reservation, 30, DONE)
+        assert charge is not None
+        await charge
+
+    return Handler(work)
+
+
+def test_an_event_stream_that_was_cut_off_is_replayed_with_a_mark_at_its_end(sqlite_books: TemporaryBooks) -> None:
+    handler = cut_off(b"text/event-stream; charset=utf-8")
+    _, again = send_twice(sqlite_books, handler)
+    assert again[0]["status"] == 200
+    assert again[1]["body"].startswith(b"data: 1\n\n")
+    assert b"client_left" in again[1]["body"]
+    assert handler.calls == 1
+
+
+def test_half_of_any_other_response_is_not_replayed(sqlite_books: TemporaryBooks) -> None:
+    """Half of an audio file looks like a whole one."""
+    handler = cut_off(b"audio/mpeg")
+    _, again = send_twice(sqlite_books, handler)
+    assert again[0]["status"] == 409
+    assert b"idempotency_spent" in again[1]["body"]
+    assert handler.calls == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from minitoolai.core.errors import InvalidRequest
@@ -87,3 +89,22 @@ def test_a_long_value_is_quoted_in_part() -> None:
     assert shortened("x") == "'x'"
     assert len(shortened("x" * 1000)) == 58
     assert shortened("x" * 1000).endswith("…")
+
+
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_a_byte_order_mark_is_skipped(size: int) -> None:
+    text = "x" * size
+    assert json_object(b"\xef\xbb\xbf" + json.dumps({"a": text}).encode()) == {"a": text}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_another_encoding_than_utf_8_is_named(encoding: str) -> None:
+    with pytest.raises(InvalidRequest, match="UTF-") as refused:
+        json_object('{"a": 1}'.encode(encoding))
+    assert refused.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize("body", [b"\xef\xbb\xbf", b"\xef", b"\xef\xbb\xbf\xef\xbb\xbf{}", b"\xff\xff{}", b"\xfe\xff"])
+def test_no_more_than_one_mark_is_skipped(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        json_object(body)

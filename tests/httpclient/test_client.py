@@ -175,6 +175,29 @@ def test_unsolicited_bytes_after_a_response_are_discarded(extra: bytes) -> None:
     run(test())
 
 
+@pytest.mark.parametrize("answer", [OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"])
+@pytest.mark.parametrize("stray", [b"\r\n", b"x", b"data: late\n\n", OK, b"2\r\nno\r\n"])
+def test_bytes_that_come_while_a_connection_idles_close_it(answer: bytes, stray: bytes) -> None:
+    closed: list[int] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.receive()
+        await peer.send(answer)
+        await asyncio.sleep(0.03)
+        await peer.send(stray)
+        await peer.until_closed()
+        closed.append(1)
+
+    async def test() -> None:
+        async with serving(script) as server, using() as client:
+            for number in range(1, 4):
+                assert await (await client.request("POST", server.url)).read() == b"ok"
+                await asyncio.sleep(0.08)
+                assert (server.opened, len(closed)) == (number, number)
+
+    run(test())
+
+
 def test_an_idle_connection_is_closed_after_its_timeout() -> None:
     async def test() -> None:
         async with serving(always(OK)) as server, using(idle_s=0.4) as client:

@@ -6,12 +6,15 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from minitoolai.core.errors import FetchFailed, NotFound
+from minitoolai.core.clock import generation_name
+from minitoolai.core.errors import FetchFailed, NotFound, Overloaded
+from minitoolai.core.models import Caller
 from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.images.webhooks import (
     DELAYS_S,
@@ -21,6 +24,7 @@ from minitoolai.images.webhooks import (
     MAX_CONCURRENT,
     MAX_CONCURRENT_PER_ACCOUNT,
     WebhookDeliverer,
+    WebhookLog,
     WebhookSecrets,
 )
 from minitoolai.storage import outbox
@@ -336,3 +340,144 @@ def test_finished_messages_older_than_a_month_are_deleted(books: TemporaryBooks)
 
         deliver(books, work)
     assert states(books) == []
+
+
+def test_a_secret_is_derived_from_the_key_of_the_server_and_stays_the_same() -> None:
+    expected = hmac.new(b"a key for tests", b"webhooks\0" + b"1001", hashlib.sha256).digest()
+    assert SECRETS.secret_for(1001) == "whsec_" + base64.b64encode(expected).decode()
+
+
+@pytest.mark.parametrize(
+    ("status", "state"), [(199, "pending"), (200, "delivered"), (299, "delivered"), (300, "pending"), (410, "failed")]
+)
+def test_any_status_from_200_to_299_is_a_delivery(sqlite_books: TemporaryBooks, status: int, state: str) -> None:
+    ended(sqlite_books, sqlite_books.account(10 * PRICE), "https://example.com/")
+
+    async def post(*_: object) -> int:
+        return status
+
+    deliver(sqlite_books, once, post=post)
+    assert states(sqlite_books) == [(state, 1)]
+
+
+def test_the_limit_of_an_account_still_holds_after_deliveries_have_ended(sqlite_books: TemporaryBooks) -> None:
+    account, in_flight, most = sqlite_books.account(1000 * PRICE), 0, 0
+
+    async def post(*_: object) -> int:
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+        await asyncio.sleep(0.001)
+        in_flight -= 1
+        return 200
+
+    for _ in range(20):
+        ended(sqlite_books, account, "https://example.com/")
+
+    async def work(deliverer: WebhookDeliverer) -> None:
+        started = await deliverer.deliver_due()
+        assert started == MAX_CONCURRENT_PER_ACCOUNT
+        while started < 20:
+            await asyncio.sleep(0.002)
+            started += await deliverer.deliver_due()
+        await deliverer.wait_idle()
+        assert await deliverer.deliver_due() == 0
+        assert not deliverer._sending
+
+    deliver(sqlite_books, work, post=post)
+    assert most == MAX_CONCURRENT_PER_ACCOUNT
+    assert set(states(sqlite_books)) == {("delivered", 1)}
+
+
+def test_retries_of_messages_that_failed_together_are_spread(sqlite_books: TemporaryBooks) -> None:
+    for _ in range(20):
+        ended(sqlite_books, sqlite_books.account(10 * PRICE), "https://example.com/")
+
+    async def post(*_: object) -> int:
+        return 500
+
+    deliver(sqlite_books, once, post=post)
+    due_ms = [row[0] - sqlite_books.clock.now_ms() for row in sqlite_books.rows("SELECT next_ms FROM outbox")]
+    assert len(due_ms) == 20
+    assert all(4500 <= ms <= 5000 for ms in due_ms)
+    assert len(set(due_ms)) > 10
+
+
+def test_the_deliverer_polls_now_and_then_and_not_in_a_loop(sqlite_books: TemporaryBooks) -> None:
+    account, posted, polls = sqlite_books.account(100 * PRICE), asyncio.Queue[str](), 0
+
+    async def post(url: str, *_: object) -> int:
+        posted.put_nowait(url)
+        return 200
+
+    async def work(deliverer: WebhookDeliverer) -> None:
+        deliver_due = deliverer.deliver_due
+
+        async def counted() -> int:
+            nonlocal polls
+            polls += 1
+            return await deliver_due()
+
+        deliverer.deliver_due = counted  # type: ignore[method-assign]
+        running = asyncio.ensure_future(deliverer.run())
+        # Nobody announces the second message: the poll a second later finds it.
+        for _ in range(2):
+            ended(sqlite_books, account, "https://example.com/")
+            await asyncio.wait_for(posted.get(), 10)
+            await asyncio.sleep(0.1)
+        assert not running.done()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    deliver(sqlite_books, work, post=post)
+    assert states(sqlite_books) == [("delivered", 1)] * 2
+    assert 2 <= polls <= 10
+
+
+def test_an_attempt_that_cannot_be_recorded_is_logged_and_repeated_after_its_lease(
+    sqlite_books: TemporaryBooks, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended(sqlite_books, sqlite_books.account(10 * PRICE), "https://example.com/")
+
+    async def post(*_: object) -> int:
+        return 200
+
+    async def unreadable(_: int) -> Any:
+        raise Overloaded("The database is away.")
+
+    async def work(deliverer: WebhookDeliverer) -> None:
+        find, deliverer._find_job = deliverer._find_job, unreadable
+        await once(deliverer)
+        assert states(sqlite_books) == [("pending", 1)]
+        assert "recording the attempt failed, will retry after its lease: The database is away." in caplog.text
+        caplog.clear()
+        deliverer._find_job = find
+        sqlite_books.clock.forward(LEASE_MS / 1000)
+        await once(deliverer)
+        assert caplog.text == ""
+
+    with caplog.at_level(logging.ERROR):
+        deliver(sqlite_books, work, post=post)
+    assert states(sqlite_books) == [("delivered", 2)]
+
+
+def test_the_log_of_an_account_has_its_secret_and_its_own_messages(sqlite_books: TemporaryBooks) -> None:
+    account, other = sqlite_books.account(10 * PRICE), sqlite_books.account(10 * PRICE)
+    with receiver(500) as hook:
+        job_id = ended(sqlite_books, account, url_of(hook))
+        ended(sqlite_books, other, url_of(hook))
+        deliver(sqlite_books, once)
+    shown = asyncio.run(WebhookLog(sqlite_books.database, SECRETS).read(Caller(account, "k")))
+    assert shown["secret"] == SECRETS.secret_for(account)
+    (message,) = shown["data"]
+    assert message["id"] == f"evt-{generation_name(job_id)}"
+    assert (message["state"], message["finished_at"]) == ("pending", None)
+    assert message["next_attempt_at"] is not None
+    assert [(attempt["status"], attempt["error"]) for attempt in message["attempts"]] == [(500, None)]
+
+
+def test_a_log_that_cannot_be_read_is_overloaded(sqlite_books: TemporaryBooks) -> None:
+    sqlite_books.connection.execute("ALTER TABLE outbox RENAME TO elsewhere")
+    with pytest.raises(Overloaded) as refusal:
+        asyncio.run(WebhookLog(sqlite_books.database, SECRETS).read(Caller(1, "k")))
+    assert refusal.value.retry_after_s == 5

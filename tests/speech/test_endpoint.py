@@ -279,9 +279,9 @@ def test_plain_audio_is_cut_off_if_its_hold_was_settled(account: Account) -> Non
 
 
 def test_speech_is_cut_off_if_its_hold_was_recovered_at_the_full_price(account: Account, upstream: Upstream) -> None:
-    # An upstream bills the whole text when it accepts it, so the last checkpoint has the full price.
+    # There is audio enough for the whole text, so the last checkpoint has the full price.
     gate, text = Gate(), "This is all of it."
-    upstream.behave = gate.between(lambda exchange: (exchange.begin(), exchange.write(bytes(4000))), Exchange.end)
+    upstream.behave = gate.between(lambda exchange: (exchange.begin(), exchange.write(bytes(40_000))), Exchange.end)
     answer = start_speaking(account, model="away", input=text, stream_format="sse")
     name = answer.headers["x-generation-id"]
     number = parse_generation_name(name)

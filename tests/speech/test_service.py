@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from minitoolai.billing.charging import Bound, Charging
 from minitoolai.core.catalog import Catalog, EngineEntry, SpeechModel, VoiceEntry
-from minitoolai.core.errors import InvalidRequest, Overloaded
+from minitoolai.core.errors import InvalidRequest, Overloaded, ServiceError
 from minitoolai.core.inference import SpeechRequest
 from minitoolai.core.models import Caller
-from minitoolai.speech.service import SpeechService
-from tests.support.books import FixedClock
+from minitoolai.speech.service import SpeechRun, SpeechService
+from minitoolai.speech.text import SpeechText
+from tests.support.books import CHAT, FixedClock, TemporaryBooks
 
 VOICES = (
     VoiceEntry("anna", "first", "en-US", "CC0-1.0"),
@@ -108,3 +110,38 @@ def test_an_unavailable_voice_is_not_found_but_similar_ones_are_suggested() -> N
 def test_the_upstream_cost_is_known_only_for_priced_engines() -> None:
     assert service().upstream_cost("speaker", "first", 10) == 40
     assert service().upstream_cost("speaker", "second", 10) is None
+
+
+@pytest.mark.parametrize(("as_events", "late_after_s", "heartbeats"), [(True, 60.5, 4), (False, 600.5, 0)])
+def test_only_a_stream_of_events_has_a_first_sound_and_heartbeats(
+    sqlite_books: TemporaryBooks, as_events: bool, late_after_s: float, heartbeats: int
+) -> None:
+    books, account = sqlite_books, sqlite_books.account(100_000)
+    beats: list[float] = []
+    stopped: list[ServiceError] = []
+
+    class Output:
+        is_silent = True
+
+        def break_silence(self) -> None:
+            beats.append(books.clock.steady_s())
+
+    async def work(charging: Charging) -> float:
+        speeches = service()
+        speeches.charging, speeches.clock = charging, books.clock
+        speeches.first_sound_timeout_s, speeches.stall_timeout_s = 60.0, 600.0
+        held = await charging.reserve(Caller(account, "key000000001"), Bound(100, 0, 1, 1), CHAT)
+        request = SpeechRequest("speaker", "Hello there.", None, "mp3", 1.0, {}, as_events=as_events)
+        text = SpeechText(request.text, VOICES[0])
+        run = SpeechRun(speeches, request, speeches.engines["first"], VOICES[0], text, held)
+        run.stop = stopped.append  # type: ignore[method-assign]
+        run.output = Output() if as_events else None
+        began_s = books.clock.steady_s()
+        while not stopped:
+            books.clock.forward(0.5)
+            run.tick(books.clock.steady_s())
+        return books.clock.steady_s() - began_s
+
+    with books.writer() as writer:
+        assert asyncio.run(work(Charging(writer, books.clock))) == late_after_s
+    assert len(beats) == heartbeats

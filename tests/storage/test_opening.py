@@ -181,8 +181,13 @@ def test_a_sqlite_that_protects_its_schema_keeps_the_old_words(tmp_path: Path) -
     url = _of_before_cheaper_checks(tmp_path / "old.db")
 
     def protect(connection: sqlite3.Connection, _: object) -> None:
-        def judge(action: int, table: str | None, *_: object) -> int:
-            is_edit = action == sqlite3.SQLITE_UPDATE and table == "sqlite_master"
+        writable = ["OFF"]
+
+        def judge(action: int, table: str | None, value: str | None, *_: object) -> int:
+            if action == sqlite3.SQLITE_PRAGMA and table == "writable_schema" and value is not None:
+                writable.append(value)
+            # ALTER TABLE updates this table as well, and stays allowed.
+            is_edit = action == sqlite3.SQLITE_UPDATE and table == "sqlite_master" and writable[-1] == "ON"
             return sqlite3.SQLITE_DENY if is_edit else sqlite3.SQLITE_OK
 
         connection.set_authorizer(judge)

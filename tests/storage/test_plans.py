@@ -46,6 +46,7 @@ IN_PROGRESS = {
 }  # fmt: skip
 #: Function → why it may scan.
 MAY_SCAN = {
+    "ledger.excess_shortfalls": "part of the audit",
     "ledger.broken_invariants": "the audit reads everything, in a thread of its own",
     "reports.search_users": "a text inside an address has no index; admins only, interrupted after ten seconds",
     "payments.list_vouchers": "the command `voucher list`, at most 10,000 rows",
@@ -114,7 +115,9 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     job = NewGeneration("image", "m", "fake", 1, 1, request="{}", seed=1, size="256x256")
     operations = [hold(8, account, 5, claim="again"), hold(9, account, 5, generation=job, queue_limit=5)]
     c.add(ledger.apply, [*operations, credit(account, 5)], decide).add(ledger.apply, [settle(5, account, 1)], decide)
-    c.add(ledger.broken_invariants).add(ledger.budget_spent, "k1", now).add(ledger.carries, settle(5, account, 1))
+    c.add(ledger.excess_shortfalls, day, 5).add(ledger.broken_invariants).add(ledger.budget_spent, "k1", now).add(
+        ledger.carries, settle(5, account, 1)
+    )
     c.add(ledger.delete_old_periods, now + 200 * MS_PER_DAY).add(ledger.expired_chat_holds, now)
     attempt = outbox.DeliveryAttempt(1, now, 5, 200, None)
     message = outbox.WebhookMessage(1, 7, account, "https://example.com", 0, now)

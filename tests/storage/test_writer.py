@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from minitoolai.core.errors import Overloaded, StoreError
+from minitoolai.core.errors import CommitInDoubt, ConnectionLost, Overloaded, StoreError
 from minitoolai.core.models import Balance
+from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Held, InsufficientFunds, Renewed, Result, Settled, UnknownAccountOrHold
 from minitoolai.storage.database import Connection
-from minitoolai.storage.writer import MAX_BATCH, MAX_QUEUED_HOLDS, PendingWrite, Watch, Writer, wake_callers
-from tests.support.books import TemporaryBooks, checkpoint, credit, hold, settle
+from minitoolai.storage.writer import (
+    FIRST_RETRY_S,
+    MAX_BATCH,
+    MAX_QUEUED_HOLDS,
+    PendingWrite,
+    Watch,
+    Writer,
+    wake_callers,
+)
+from tests.support.books import TemporaryBooks, checkpoint, credit, hold, recover, settle
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -311,7 +321,6 @@ def test_a_reference_is_credited_once_however_many_ask_at_once(books: TemporaryB
 
 
 def test_a_database_that_cannot_be_opened_is_said_at_the_start(sqlite_books: TemporaryBooks) -> None:
-    from minitoolai.ledger.rules import decide
     from minitoolai.storage.sqlite import open_sqlite
 
     nowhere = open_sqlite(sqlite_books.path.parent / "absent" / "minitoolai.db", serving=True)
@@ -339,3 +348,178 @@ def test_only_a_checkpoint_that_was_judged_reports_that_its_hold_is_settled() ->
 
     asyncio.run(work())
     assert told == [Settled(3), UnknownAccountOrHold()]
+
+
+# ── a writer without a thread, on a database that fails when the test says so ─────────────────────────────────────
+
+
+class Unreliable:
+    """A real connection. Transactions fail with `error`, at their begin or, with `late`, after their COMMIT."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.error: StoreError | None = None
+        self.late = False
+        #: How many more transactions fail.
+        self.times = 10**9
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        fails = self.error is not None and self.times > 0
+        self.times -= fails
+        if fails and not self.late:
+            raise self.error  # type: ignore[misc]
+        with self._connection.transaction():
+            yield
+        if fails:
+            raise self.error  # type: ignore[misc]
+
+
+@contextmanager
+def by_hand(books: TemporaryBooks, **options: Any) -> Iterator[tuple[Writer, Any]]:
+    """A writer whose rounds the test runs, by the clock of the books, and its connection."""
+    clock = books.clock
+    writer = Writer(books.database, decide, steady_s=clock.steady_s, pause=clock.forward, **options)
+    connection = books.database.connect()
+    try:
+        yield writer, Unreliable(connection)
+    finally:
+        connection.close()
+
+
+def test_in_an_outage_holds_are_refused_and_charges_are_kept_until_their_retry(sqlite_books: TemporaryBooks) -> None:
+    books, account = sqlite_books, sqlite_books.account(1000)
+    books.apply(hold(1, account, 600))
+
+    async def work(writer: Writer, connection: Any) -> None:
+        connection.error = ConnectionLost("the server is away")
+        charge: Any = writer.submit(settle(1, account, 250), is_last=True)
+        refused: Any = writer.submit(hold(2, account, 5))
+        assert writer.run_once(connection)
+        await asyncio.sleep(0)
+        assert isinstance(refused.exception(), ConnectionLost)
+        assert not charge.done()
+        assert writer.backlog() == (0, 1)
+        assert writer.healthy_for_s() == 0
+        # The database is back. A hold comes before the retry is due, and does not bring it forward.
+        connection.error = None
+        accepted: Any = writer.submit(hold(3, account, 5))
+        assert writer.run_once(connection)
+        assert (await accepted, charge.done()) == (Held(5, 1), False)
+        assert not writer.run_once(connection)
+        books.clock.forward(FIRST_RETRY_S)
+        assert writer.run_once(connection)
+        assert await charge == Settled(250)
+        assert writer.backlog() == (0, 0)
+        books.clock.forward(5)
+        assert 5 <= writer.healthy_for_s() < 6
+
+    with by_hand(books) as (writer, connection):
+        run(work(writer, connection))
+    assert books.money(account) == Balance(750, 5)
+
+
+def test_a_change_whose_commit_is_in_doubt_is_not_made_twice(sqlite_books: TemporaryBooks) -> None:
+    calls = 0
+
+    def change(_: Connection) -> None:
+        nonlocal calls
+        calls += 1
+
+    async def work(writer: Writer, connection: Any) -> None:
+        connection.error, connection.late = CommitInDoubt("no answer to the COMMIT"), True
+        asked = asyncio.ensure_future(writer.run(change))
+        await asyncio.sleep(0)
+        assert writer.run_once(connection)
+        with pytest.raises(CommitInDoubt):
+            await asked
+        assert writer.healthy_for_s() == 0
+
+    with by_hand(sqlite_books) as (writer, connection):
+        run(work(writer, connection))
+    assert calls == 1
+
+
+def test_a_recovery_never_overtakes_the_charge_for_its_hold(sqlite_books: TemporaryBooks) -> None:
+    books, account = sqlite_books, sqlite_books.account(1000)
+    books.apply(hold(1, account, 600), hold(2, account, 100), checkpoint(1, account, 100), checkpoint(2, account, 10))
+
+    async def work(writer: Writer, connection: Any) -> None:
+        # The batch fails, then the charge alone. What comes after it succeeds.
+        connection.error, connection.times = StoreError("the disk is full"), 2
+        charge: Any = writer.submit(settle(1, account, 250), is_last=True)
+        same: Any = writer.submit(recover(1, account, forced=True))
+        other: Any = writer.submit(recover(2, account, forced=True))
+        assert writer.run_once(connection)
+        assert await other == Settled(10)
+        assert writer.backlog() == (0, 2)
+        books.clock.forward(FIRST_RETRY_S)
+        assert writer.run_once(connection)
+        assert await charge == Settled(250)
+        assert await same == Settled(250, repeated=True)
+
+    with by_hand(books) as (writer, connection):
+        run(work(writer, connection))
+    assert books.money(account) == Balance(740, 0)
+
+
+def test_a_second_charge_says_whether_the_books_have_another(books: TemporaryBooks) -> None:
+    account = books.account(1000)
+    books.apply(hold(1, account, 600))
+
+    async def work(writer: Writer) -> list[Any]:
+        return [await writer.submit(settle(1, account, cost)) for cost in (250, 250, 240)]  # type: ignore[misc]
+
+    with books.writer() as writer:
+        first, same, other = run(work(writer))
+    assert first == Settled(250)
+    assert same == Settled(250, repeated=True)
+    assert other == Settled(250, repeated=True, differs=True)
+
+
+def test_writes_that_need_not_hurry_wait_for_their_delay_or_for_a_full_batch(sqlite_books: TemporaryBooks) -> None:
+    account = sqlite_books.account(1000)
+    sqlite_books.apply(hold(1, account, 600))
+
+    async def work(writer: Writer, connection: Any) -> None:
+        for step in range(MAX_BATCH - 1):
+            writer.submit(checkpoint(1, account, step), wait=False)
+            assert not writer.run_once(connection)
+        assert writer.backlog() == (MAX_BATCH - 1, 0)
+        writer.submit(checkpoint(1, account, 599), wait=False)
+        assert writer.run_once(connection)
+        assert writer.backlog() == (0, 0)
+
+    with by_hand(sqlite_books, settle_delay_s=30.0) as (writer, connection):
+        run(work(writer, connection))
+        assert writer.counts.largest_batch == MAX_BATCH
+        assert (writer.counts.sizes.total, sum(writer.counts.took.counts)) == (MAX_BATCH, 1)
+    assert sqlite_books.rows("SELECT progress FROM holds") == [(599,)]
+
+
+class CountingWriter(Writer):
+    """Counts how often its thread looks for work."""
+
+    looks = 0
+
+    def _has_work(self) -> bool:
+        self.looks += 1
+        return super()._has_work()
+
+
+def test_an_idle_writer_sleeps_until_it_is_woken(sqlite_books: TemporaryBooks) -> None:
+    async def work() -> None:
+        await writer.run(lambda _: None)
+
+    writer = CountingWriter(sqlite_books.database, decide)
+    writer.start()
+    try:
+        run(work())
+        looks = writer.looks
+        time.sleep(0.2)
+        assert writer.looks - looks <= 2
+    finally:
+        writer.stop()

@@ -45,6 +45,9 @@ class FixedClock:
     def steady_s(self) -> float:
         return self.steady
 
+    def lease_ms(self) -> int:
+        return self.ms
+
     def new_id(self) -> int:
         self._last_id += 1
         return self._last_id
@@ -226,7 +229,7 @@ def requeue(
     most_failures: int = 3,
     forced: bool = False,
 ) -> Requeue:
-    return Requeue(hold_id, account, attempt, now_ms, reason, most_failures, "broken", "it broke", forced)
+    return Requeue(hold_id, account, attempt, now_ms, reason, most_failures, "broken", "it broke", forced, now_ms)
 
 
 def checkpoint(hold_id: int, account: int, progress: int, lease_ms: int = LEASE_MS) -> Checkpoint:
@@ -234,7 +237,7 @@ def checkpoint(hold_id: int, account: int, progress: int, lease_ms: int = LEASE_
 
 
 def recover(hold_id: int, account: int, now_ms: int = LEASE_MS, *, forced: bool = False) -> Recover:
-    return Recover(hold_id, account, now_ms, forced)
+    return Recover(hold_id, account, now_ms, forced, now_ms)
 
 
 def reverse(account: int, amount: int, reference: str | None = None) -> Reverse:

@@ -77,7 +77,8 @@ def with_upstream(base_url: str) -> str:
     stand-in, too, for programs that ask for it.
     """
     engines = {
-        "standin": "first_token_timeout_s = 1.0\ntotal_timeout_s = 2.5",
+        # Its address is not public, so it would not fetch images otherwise.
+        "standin": "first_token_timeout_s = 1.0\ntotal_timeout_s = 2.5\nfetches_images = true",
         "billing": "bills_after_cancel = true\ntotal_timeout_s = 20.0",
         "whole": "complete_chunks = true",
         # It receives images, not their URLs.

@@ -9,7 +9,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,19 +82,31 @@ class Cli:
 
     def within(self, *arguments: str, stdin: str = "", **env: str) -> Said:
         """Run the command in this process, in a fiftieth of the time."""
-        out, err, status = io.StringIO(), io.StringIO(), 0
-        with _environment({**self.env, **env}, stdin), redirect_stdout(out), redirect_stderr(err):
-            try:
-                main(arguments)
-            except SystemExit as end:
-                status = end.code if isinstance(end.code, int) else 0
-        return Said(status, out.getvalue(), err.getvalue())
+        return run_within(arguments, {**self.env, **env}, stdin)
 
     def ok(self, *arguments: str, **options: str) -> str:
         """Run a command that must succeed without output on stderr. Return its stdout."""
-        said = self(*arguments, **options)
-        assert (said.status, said.err) == (0, ""), said
-        return said.out
+        return _checked(self(*arguments, **options))
+
+    def ok_within(self, *arguments: str, **options: str) -> str:
+        """Do what `ok` does, in this process."""
+        return _checked(self.within(*arguments, **options))
+
+
+def _checked(said: Said) -> str:
+    assert (said.status, said.err) == (0, ""), said
+    return said.out
+
+
+def run_within(arguments: Sequence[str], env: Mapping[str, str], stdin: str = "") -> Said:
+    """Run a command in this process, with the environment variables of another one."""
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with _environment(env, stdin), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0
+    return Said(status, out.getvalue(), err.getvalue())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from minitoolai.core.clock import parse_generation_name
 from minitoolai.storage.ledger import broken_invariants
 from tests.support import catalogs
 from tests.support.load import Caller, Seen
+from tests.support.outside_auditor import audit_ends
 from tests.support.server import Account, ServerProcess
 from tests.support.waiting import eventually
 
@@ -65,6 +66,7 @@ def run_kills(folder: Path, kills: int, *, seed: int = 1, url: str = "") -> Tall
             tally.violations += _not_recovered(server, within_s=45 if url else 2) + _wrong_books(server)
             for account, asked in rounds:
                 tally.violations += _wrong_charges(account, asked, tally)
+                tally.violations += audit_ends(server, [one.seen for one in asked])
         server.stop()
     finally:
         server.kill()

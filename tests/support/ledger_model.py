@@ -91,7 +91,7 @@ class Model:
         if isinstance(operation, Requeue):
             return self._requeue(operation, known)
         if isinstance(operation, Recover):
-            if known["lease"] is None or (not operation.forced and known["lease"] > operation.now_ms):
+            if known["lease"] is None or (not operation.forced and known["lease"] > operation.lease_now_ms):
                 return StillLeased()
             ended = ("failed", known["progress"], operation.now_ms, "interrupted", 1)
         else:
@@ -109,7 +109,7 @@ class Model:
     def _requeue(self, ask: Requeue, known: dict[str, Any]) -> Result:
         if not (known["turn"] and self._is_drawn(known, ask.attempt)):
             return Superseded()
-        if ask.reason == "lapsed" and not ask.forced and known["job_lease"] > ask.now_ms:
+        if ask.reason == "lapsed" and not ask.forced and known["job_lease"] > ask.lease_now_ms:
             return StillLeased()
         failures = known["failures"] + {"lapsed": 1, "failed": 1, "handed_back": 0}[ask.reason]
         if failures >= ask.most_failures:

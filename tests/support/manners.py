@@ -192,7 +192,7 @@ async def hang_before_token(exchange: Exchange) -> None:
 
 
 def break_off(how: str, words: Sequence[str] = WORDS, *, spaced: bool = False) -> Behaviour:
-    """Send some words, then `hang`, `reset`, `close` (in the middle of the chunked body), or an `error` event."""
+    """Send some words, then `hang`, `reset`, `close` (in the middle of the body), `end` it, or send an `error`."""
 
     async def behave(exchange: Exchange) -> None:
         exchange.begin()
@@ -206,6 +206,8 @@ def break_off(how: str, words: Sequence[str] = WORDS, *, spaced: bool = False) -
             exchange.reset()
         elif how == "close":
             exchange.close()
+        elif how == "end":
+            exchange.end()
         else:
             exchange.event({"error": {"message": "the GPU fell off", "type": "server_error", "code": 500}})
             exchange.end()
@@ -228,6 +230,15 @@ def body(data: bytes) -> Behaviour:
 
     async def behave(exchange: Exchange) -> None:
         exchange.answer(200, data, content_type="text/event-stream")
+
+    return behave
+
+
+def json_body(value: dict[str, Any]) -> Behaviour:
+    """Send this object as a 200, also where a stream was requested."""
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(200, value)
 
     return behave
 

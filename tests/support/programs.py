@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import subprocess
 import tempfile
@@ -38,7 +39,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 def install_node() -> None:
     """Install the packages of tests/node/package.json into that folder, unless they are there."""
-    wanted = ("openai", "ai", "@ai-sdk/openai-compatible", "axe-core")
+    wanted = json.loads((NODE / "package.json").read_text())["dependencies"]
     with one_at_a_time(NODE):
         if not all((NODE / "node_modules" / name).is_dir() for name in wanted):
             command = [program("npm"), "install", "--silent", "--no-package-lock"]

@@ -11,10 +11,24 @@ from typing import Any
 
 import pydantic
 from openai.types import Completion, CreateEmbeddingResponse, ErrorObject, ImagesResponse, Model
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob, TopLogprob
 from openai.types.responses import Response, ResponseStreamEvent
 
+#: Fields of messages and deltas that other servers add, which are passed on: their clients know them.
+PASSED_ON = {
+    "reasoning",
+    "reasoning_content",
+    "reasoning_details",
+    "annotations",
+    "audio",
+    "channel",
+    "extra_content",
+    "prefix",
+    "provider_specific_fields",
+    "token_id",
+}
 #: Fields that we add to OpenAI's, by the object that has them (docs/reference/http.md).
 OURS: dict[type, set[str]] = {
     Model: {
@@ -33,6 +47,8 @@ OURS: dict[type, set[str]] = {
     # llama.cpp also sends the ID of each token.
     ChatCompletionTokenLogprob: {"id"},
     TopLogprob: {"id"},
+    ChoiceDelta: PASSED_ON,
+    ChatCompletionMessage: PASSED_ON,
     # OpenAI's own service sends it, but its package does not know it yet.
     Response: {"store"},
 }
@@ -90,7 +106,7 @@ def check_texts(events: list[Any]) -> list[Completion]:
     for event in events[:-1]:
         for choice in event["choices"]:
             # The package's type describes plain responses; its own streams carry null here.
-            assert choice["finish_reason"] in (None, "stop", "length")
+            assert choice["finish_reason"] in (None, "stop", "length", "content_filter")
     return [check(Completion, _finished(event)) for event in events[:-1]]
 
 

@@ -37,13 +37,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """The time of a loop as records and leases know it; identifiers one after the other."""
+    """The time of a loop as records and leases know it; identifiers one after the other.
+
+    The wall clock may be set to another time (`wall_offset_s`); the others go on.
+    """
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
         self._last_id = 0
+        self.wall_offset_s = 0.0
 
     def now_ms(self) -> int:
+        return NOON_MS + round((self._loop.time() + self.wall_offset_s) * 1000)
+
+    def lease_ms(self) -> int:
         return NOON_MS + round(self._loop.time() * 1000)
 
     def steady_s(self) -> float:

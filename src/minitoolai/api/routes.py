@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.api import account, openapi
+from minitoolai.api.foreign_paths import path_meant
 from minitoolai.chat.dialects.completions import CompletionsDialect
 from minitoolai.chat.dialects.embeddings import EmbeddingsDialect
 from minitoolai.chat.dialects.responses import ResponsesDialect
@@ -155,6 +156,8 @@ def _error_response(request: Request, error: ServiceError) -> Response:
 
 
 def _nearest_path(path: str) -> str:
-    """Suggest a path. A wrong path is most often one with the `/v1` of the base URL missing, or twice."""
-    close = difflib.get_close_matches(path[:80].rstrip("/"), openapi.describe()["paths"], n=1, cutoff=0.75)
+    """Suggest a path. A wrong path is most often one with the `/v1` of the base URL missing, or another service's."""
+    paths = openapi.describe()["paths"]
+    meant = path_meant(path, paths)
+    close = [meant] if meant else difflib.get_close_matches(path[:80].rstrip("/"), paths, n=1, cutoff=0.75)
     return f"did you mean {close[0]}? " if close else ""

@@ -7,9 +7,11 @@ import logging
 from collections.abc import Callable, Set
 
 from minitoolai.billing.charging import LEASE_MS
-from minitoolai.core.clock import Clock
-from minitoolai.core.errors import Overloaded, StoreError
+from minitoolai.core.clock import MS_PER_DAY, Clock
+from minitoolai.core.errors import Overloaded, SettingsError, StoreError
+from minitoolai.core.money import parse_dollars
 from minitoolai.ledger.types import Recover, Settled
+from minitoolai.settings import Settings
 from minitoolai.storage import ledger
 from minitoolai.storage.database import Database, Row
 from minitoolai.storage.writer import Writer
@@ -33,11 +35,14 @@ class Auditor:
         sweep_every_s: float = SWEEP_EVERY_S,
         healthy_for_s: float = LEASE_MS / 1000,
         in_flight: Callable[[], Set[int]] = frozenset,
+        max_shortfall: int | None = None,
     ) -> None:
         """Store the collaborators.
 
-        `in_flight` returns the holds this process works on, which are never recovered here.
+        `in_flight` returns the holds this process works on, which are never recovered here. `max_shortfall` is the
+        cost beyond its holds, in nano-dollars, that an engine may cause in a day without an alarm.
         """
+        self._max_shortfall = max_shortfall
         self._database = database
         self._writer = writer
         self._clock = clock
@@ -58,13 +63,17 @@ class Auditor:
         Use `force` at the start of the only process on a database: no other process can be renewing leases.
         """
         recovered = 0
+        if self._database.is_shared and not force:
+            await self._database.read_async(self._database.sync_time)
         while True:
-            now_ms = self._clock.now_ms()
-            before_ms = FOREVER_MS if force else now_ms
+            now_ms, lease_now_ms = self._clock.now_ms(), self._clock.lease_ms()
+            before_ms = FOREVER_MS if force else lease_now_ms
             expired = await self._database.read_async(ledger.expired_chat_holds, before_ms)
             if expired and not force:
                 expired = await self._not_in_flight(expired)
-            futures = [self._writer.submit(Recover(hold, account, now_ms, forced=force)) for hold, account in expired]
+            futures = [
+                self._writer.submit(Recover(hold, account, now_ms, force, lease_now_ms)) for hold, account in expired
+            ]
             results = await asyncio.gather(*(future for future in futures if future is not None))
             done = sum(isinstance(result, Settled) and not result.repeated for result in results)
             recovered += done
@@ -86,7 +95,12 @@ class Auditor:
 
     async def check(self) -> dict[str, list[Row]]:
         """Check every invariant on one snapshot, and log violations as critical."""
-        self.broken = await self._database.upkeep(ledger.broken_invariants)
+        broken = await self._database.upkeep(ledger.broken_invariants)
+        if self._max_shortfall is not None:
+            since_ms = self._clock.now_ms() - MS_PER_DAY
+            rows = await self._database.upkeep(ledger.excess_shortfalls, since_ms, self._max_shortfall)
+            broken |= {ledger.SHORTFALL_LIMIT: rows} if rows else {}
+        self.broken = broken
         self.checked_ms = self._clock.now_ms()
         self.checked_s = self._clock.steady_s()
         for name, rows in self.broken.items():
@@ -114,3 +128,13 @@ class Auditor:
     def _is_healthy(self) -> bool:
         since_s = min(self._writer.healthy_for_s(), self._clock.steady_s() - self._failed_s)
         return since_s >= self._required_healthy_s
+
+
+def shortfall_limit(settings: Settings) -> int | None:
+    """Return MINITOOLAI_MAX_SHORTFALL in nano-dollars, None if there is no limit. Raises SettingsError."""
+    if not settings.max_shortfall:
+        return None
+    try:
+        return parse_dollars(settings.max_shortfall)
+    except ValueError as error:
+        raise SettingsError(f"MINITOOLAI_MAX_SHORTFALL is wrong: {error}") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -16,7 +15,6 @@ from minitoolai.accounts.keys import check_model
 from minitoolai.accounts.rate_limits import Limits, UsageReservation
 from minitoolai.core.catalog import ChatModel
 from minitoolai.core.clock import Clock, generation_name
-from minitoolai.core.counting import estimate_tokens
 from minitoolai.core.errors import (
     AccessDenied,
     AlreadySettled,
@@ -57,8 +55,6 @@ log = logging.getLogger(__name__)
 #: Most tokens that a chat template may add per message and per prompt. The templates in use need 3 to 8.
 TOKENS_PER_MESSAGE = 16
 TOKENS_PER_PROMPT = 64
-#: Tokens that a template usually adds per message.
-LIKELY_TOKENS_PER_MESSAGE = 4
 #: Refuse with 402 if the balance pays for fewer output tokens: a shorter response is of no use.
 MIN_OUTPUT_TOKENS = 16
 
@@ -79,28 +75,10 @@ def prompt_bound(request: ChatRequest, model: ChatModel) -> int:
 
     Needs no tokenizer: a token is never shorter than a byte.
     """
-    bound = request.text_bytes + TOKENS_PER_MESSAGE * len(request.messages) + TOKENS_PER_PROMPT
+    bound = request.text_bytes + request.other_bytes + TOKENS_PER_MESSAGE * len(request.messages) + TOKENS_PER_PROMPT
     for detail in request.images:
         bound += image_token_bound(model, detail)
     return bound
-
-
-def prompt_estimate(request: ChatRequest, model: ChatModel) -> int:
-    """Return the likely token count of a prompt that no engine has counted. Never more than the bound.
-
-    An image counts as the fewest tokens an image of this model can have: the maximum would overcharge a small image
-    many times over.
-    """
-    given = request.prompt if request.embed is None else request.embed
-    tokens = _tokens_given(given) if isinstance(given, list) else 0
-    images = sum(min(image_token_bound(model, "low"), image_token_bound(model, detail)) for detail in request.images)
-    text = estimate_tokens(request.text_bytes - tokens) + LIKELY_TOKENS_PER_MESSAGE * len(request.messages)
-    return max(1, tokens + text + images)
-
-
-def _tokens_given(given: list[Any]) -> int:
-    """Count the tokens in a list of texts and tokens, or in a list of token lists."""
-    return sum(_tokens_given(item) if isinstance(item, list) else isinstance(item, int) for item in given)
 
 
 def image_token_bound(model: ChatModel, detail: str) -> int:
@@ -224,7 +202,7 @@ class Charging:
             unit=bound.unit,
             units=bound.units,
             least_units=bound.least_units,
-            lease_until_ms=now_ms + LEASE_MS if queue_limit is None else None,
+            lease_until_ms=self._clock.lease_ms() + LEASE_MS if queue_limit is None else None,
             now_ms=now_ms,
             generation=generation,
             claim=claim,
@@ -272,11 +250,13 @@ class Charging:
             tokens = outcome.input_units + outcome.output_units if reservation.limit_usage.tokens else 0
             self._limits.release(reservation.limit_usage, tokens=tokens, dollars=cost)
         now_ms = self._clock.now_ms()
-        self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms)
         settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome)
         if self._spans is not None:
-            return self._traced_settle(self._spans, settle, is_last=is_last)
-        return self._writer.submit(settle, is_last=is_last)
+            charge = self._traced_settle(self._spans, settle, is_last=is_last)
+        else:
+            charge = self._writer.submit(settle, is_last=is_last)
+        self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms, charge)
+        return charge
 
     def _traced_settle(self, spans: Spans, settle: Settle, *, is_last: bool) -> asyncio.Future[Result] | None:
         span = spans.start_settle(settle.hold_id, settle.cost, settle.outcome)
@@ -294,7 +274,7 @@ class Charging:
         longer than its lease, and another process recovered the hold. The work must then stop, because it can no longer
         be charged.
         """
-        lease_until_ms = self._clock.now_ms() + LEASE_MS
+        lease_until_ms = self._clock.lease_ms() + LEASE_MS
         checkpoint = Checkpoint(reservation.hold_id, reservation.account_id, progress, lease_until_ms)
         if on_lost is None:
             self._writer.submit(checkpoint, wait=False)

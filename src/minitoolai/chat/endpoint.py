@@ -13,12 +13,13 @@ from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.chat.request import DialectName, parse_chat
 from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import ChatService
-from minitoolai.core.errors import ClientLeft, ServiceError
+from minitoolai.core.errors import ClientLeft, InvalidRequest, ServiceError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, respond, respond_error
+from minitoolai.core.request_fields import header_of_names
+from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, header, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
-from minitoolai.http.errors import error_event, status_and_type
+from minitoolai.http.errors import error_body, error_event, status_and_type
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import (
     EVENT_STREAM,
@@ -141,7 +142,7 @@ class ChatEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["method"] != "POST":
-                await method_not_allowed(send)
+                await _refuse_method(scope, send)
                 return
             caller = await authenticate(scope, self._keys)
             request = await read_parsed(self._dialect.parse, scope, receive, self.limits)
@@ -159,9 +160,18 @@ class ChatEndpoint:
             await _respond(run, self._dialect, receive, send)
 
 
+async def _refuse_method(scope: Scope, send: Send) -> None:
+    """Send a 405, or a 426 to a client that asks for a WebSocket: Codex then sends the same request by POST at once."""
+    if header(scope, b"upgrade").lower() != b"websocket":
+        await method_not_allowed(send)
+        return
+    error = InvalidRequest("WebSockets are not supported here. Send the request by POST.", code="method_not_allowed")
+    await respond(send, 426, error_body(error), [JSON, (b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade")])
+
+
 async def _stream(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -> None:
     out = StreamWriter(send, [*EVENT_STREAM, *_headers(run)])
-    run.on_silence = out.break_silence
+    run.output = out
     adapted = dialect.adapt(run)
     error = await stream_response(adapted, out, receive)
     if error is None or isinstance(error, ClientLeft):
@@ -195,4 +205,8 @@ def _headers(run: ChatRun) -> Headers:
     headers = [(b"x-generation-id", run.name.encode())]
     if run.request.clamped:
         headers.append((b"x-max-completion-tokens", str(run.reservation.units).encode()))
+    if run.request.dropped:
+        headers.append((b"x-dropped-fields", header_of_names(run.request.dropped)))
+    if run.request.dropped_tools:
+        headers.append((b"x-dropped-tools", header_of_names(run.request.dropped_tools)))
     return headers

@@ -19,6 +19,8 @@ from minitoolai.httpclient.guarded import MAX_BODY_BYTES, GuardedResponse
 
 #: (URL, name of its field) → response. Raises UrlForbidden or FetchFailed.
 Fetch = Callable[[str, str], Awaitable[GuardedResponse]]
+#: (URL, name of its field) → nothing. Raises UrlForbidden or FetchFailed.
+CheckUrl = Callable[[str, str], Awaitable[None]]
 MAX_IMAGES = 32
 #: Maximum number of concurrent fetches, for all requests of this process.
 MAX_CONCURRENT_FETCHES = 16
@@ -32,16 +34,18 @@ _MAX_BASE64 = (MAX_BODY_BYTES + 2) // 3 * 4
 class ImageInputs:
     """Load the images of chat requests: fetch, check and, if necessary, convert them."""
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, check: CheckUrl) -> None:
+        """Create the loader. `check` judges a URL that an engine will fetch itself."""
         self._fetch = fetch
+        self._check = check
         self._fetch_slots = asyncio.Semaphore(MAX_CONCURRENT_FETCHES)
         self._decode_slots = asyncio.Semaphore(MAX_CONCURRENT_DECODES)
 
     async def load(self, request: ChatRequest, *, must_fetch: bool, as_png: bool = False) -> None:
         """Check every image by its bytes, and replace it in the request by a data URL of its actual type.
 
-        URLs are left as they are unless `must_fetch`. `as_png` converts all images to PNG. Raises InvalidRequest
-        naming the field.
+        Unless `must_fetch`, URLs are checked and left as they are. `as_png` converts all images to PNG. Raises
+        InvalidRequest naming the field.
         """
         images = list(_image_parts(request))
         if len(images) > MAX_IMAGES:
@@ -52,7 +56,10 @@ class ImageInputs:
         url: str = image["url"]
         if url.startswith("data:"):
             image["url"] = await run_in_body_thread(_check_data_url, url, field)
-        elif must_fetch:
+        elif not must_fetch:
+            async with self._fetch_slots:
+                await self._check(url, field)
+        else:
             async with self._fetch_slots:
                 response = await self._fetch(url, field)
             if response.status != 200:

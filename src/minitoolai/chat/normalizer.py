@@ -1,4 +1,4 @@
-"""Normalize an engine's output to the documented chat format: server-sent events (SSE) and whole completions.
+"""Normalize an engine's stream to the documented chat format, server-sent events (SSE).
 
 Events that already have the documented form are forwarded as bytes; all others are parsed and rewritten. Collects the
 reported usage, the end of the stream and errors, and counts the delivered text in case the engine reports no usage.
@@ -6,183 +6,139 @@ reported usage, the end of the stream and errors, and counts the delivered text 
 
 from __future__ import annotations
 
-import zlib
+from types import NoneType
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
+from minitoolai.chat.chunks import DONE, SERVICE_TIERS, Chunk, ChunkWithoutUsage, fingerprint, full_usage
+from minitoolai.chat.decoding import (
+    BOM,
+    FAILED,
+    Json,
+    Received,
+    ReceivedChoice,
+    clean_json,
+    decode_json,
+    has_half,
+    index_or,
+    json_with_halves,
+    objects_of,
+    read_event,
+    read_finish_reason,
+    read_received,
+    read_usage,
+    text_of,
+    text_or,
+    timestamp_or,
+)
+from minitoolai.chat.deltas import (
+    Repair,
+    decode_documented,
+    match_arguments,
+    match_text,
+    repair_logprobs,
+    repair_text_logprobs,
+)
+from minitoolai.chat.templates import MAX_TEMPLATE_PARSES, NO_TEMPLATE, ChunkTemplate, template_of
 from minitoolai.core.counting import (
+    Judgement,
+    PromptCount,
     count_deltas,
-    delta_size,
     estimate_output_tokens,
-    estimate_usage,
+    is_plausible,
+    judge_usage,
+    least_output,
     merge_usage,
     message_size,
     text_size,
 )
-from minitoolai.core.errors import EngineError
-from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
+from minitoolai.core.errors import EngineBroken, EngineError, ServiceError
+from minitoolai.core.inference import Usage
+from minitoolai.engines.chat.failures import Fault, failure_in_answer, find_fault
 
-# ── templates ─────────────────────────────────────────────────────────────────────────────────────────────
-#
-# The chunks of a stream usually differ only in their text. If a chunk has the same bytes as one that was parsed before,
-# apart from a text without quotes and line ends, it has the same structure and need not be parsed.
-
-#: The bytes before and after the text in the most frequent deltas.
-_TEXT_DELTAS = (
-    (b'{"content":"', b'"}'),
-    (b'{"reasoning_content":"', b'"}'),
-    (b'{"reasoning":"', b'"}'),
-    (b'{"tool_calls":[{"index":0,"function":{"arguments":"', b'"}}]}'),
-)
-
-
-class ChunkTemplate(msgspec.Struct, frozen=True):
-    """Bytes of a chunk before and after its text, as received from the engine and as sent to the caller."""
-
-    before: bytes
-    after: bytes
-    sent_before: bytes
-    sent_after: bytes
-    #: The chunk is forwarded unchanged.
-    is_unchanged: bool
-    #: Slice indexes of the text in a received event. `end` is negative, counted from the end of the event.
-    start: int
-    end: int
-
-
-def template_of(received: bytes, sent: bytes, delta: bytes) -> ChunkTemplate | None:
-    """Make a template from a parsed event, the event sent for it, and its only delta.
-
-    Return None if the delta is not one of the frequent forms, or does not occur exactly once in both events.
-    """
-    for key, tail in _TEXT_DELTAS:
-        text = delta[len(key) : -len(tail)]
-        if delta.startswith(key) and delta.endswith(tail) and text and b'"' not in text and b"\\" not in text:
-            break
-    else:
-        return None
-    if received.count(delta) != 1 or sent.count(delta) != 1 or received.count(b"\n") != 2:
-        return None
-    before, after = _split_around_text(received, delta, len(key), len(tail))
-    sent_before, sent_after = _split_around_text(sent, delta, len(key), len(tail))
-    return ChunkTemplate(before, after, sent_before, sent_after, received == sent, len(before), -len(after))
-
-
-def _split_around_text(event: bytes, delta: bytes, key: int, tail: int) -> tuple[bytes, bytes]:
-    at = event.index(delta)
-    return event[: at + key], event[at + len(delta) - tail :]
-
-
-DONE = b"data: [DONE]\n\n"
 LARGEST_EVENT = 16 * 1024 * 1024
-LARGEST_COUNT = 2**31 - 1
-#: Parse at most this many events that could be forwarded unparsed, in order to learn a template.
-MAX_TEMPLATE_PARSES = 32
 # A block without any of these holds only ordinary chunks. A false positive costs one parse.
-_USAGE, _SPACED_USAGE, _ERROR, _END = b'"usage":{', b'"usage": {', b'"error":', b"[DONE]"
+_USAGE, _SPACED_USAGE, _ERROR, _END = b'"usage":{', b'"usage": {', b'"error"', b"[DONE]"
 
 
 #: Integers, because `in` is five times slower with a bytes operand: it tries to convert it to a number first.
 _QUOTE, _LINE_END, _RETURN, _ESCAPE = b'"\n\r\\'
 
 
-class Choice(msgspec.Struct):
-    """Choice of a chunk. The delta is not decoded."""
-
-    index: int = 0
-    delta: msgspec.Raw = msgspec.Raw(b"{}")
-    logprobs: msgspec.Raw = msgspec.Raw(b"null")
-    finish_reason: str | None = None
-
-
-class Chunk(msgspec.Struct):
-    """Represent a `chat.completion.chunk` with every documented field."""
-
-    id: str = ""
-    object: str = "chat.completion.chunk"
-    created: int = 0
-    model: str = ""
-    service_tier: str | None = None
-    system_fingerprint: str | None = None
-    choices: list[Choice] = []
-    usage: Usage | None = None
-
-
-class ChunkWithoutUsage(msgspec.Struct):
-    """Represent a chunk for a caller that did not request the usage."""
-
-    id: str
-    object: str
-    created: int
-    model: str
-    service_tier: str | None
-    system_fingerprint: str | None
-    choices: list[Choice]
-
-
-class _UpstreamError(msgspec.Struct):
-    error: Any = None
-
-
-_decode_chunk = msgspec.json.Decoder(Chunk, strict=False).decode
-_decode_error = msgspec.json.Decoder(_UpstreamError).decode
 _encode = msgspec.json.Encoder().encode
 _FIRST_DELTA = msgspec.Raw(b'{"role":"assistant","content":""}')
-
-
-def full_usage(usage: Usage) -> Usage:
-    """Return the usage with a total and both detail objects, filling in those that the engine left out."""
-    return Usage(
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.prompt_tokens + usage.completion_tokens,
-        usage.prompt_tokens_details or TokenDetails(),
-        usage.completion_tokens_details or CompletionDetails(),
-    )
-
-
-def is_plausible(usage: Usage) -> bool:
-    """Return True if the reported counts are within range.
-
-    An implausible usage is ignored: our own estimate is charged instead, and marked as estimated.
-    """
-    prompt, output, cached = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
-    return 0 <= prompt <= LARGEST_COUNT and 0 <= output <= LARGEST_COUNT and 0 <= cached <= LARGEST_COUNT
-
-
-def fingerprint(model: str, reported: str | None = None) -> str:
-    """Return a `system_fingerprint` in the documented form: the engine's own, or a checksum of model and own value."""
-    if reported and reported.startswith("fp_"):
-        return reported
-    return f"fp_{zlib.crc32((model + (reported or '')).encode()):08x}"
+#: First delta of engines that have no text yet, where OpenAI sends `_FIRST_DELTA`.
+_SILENT_DELTA = b'{"role":"assistant","content":null}'
 
 
 class ChunkNormalizer:
     """Turn the bytes of an engine's event stream into whole documented events, and collect usage, end and errors."""
 
     __slots__ = (
-        "_created_s", "_forwards", "_head", "_include_usage", "_incomplete", "_name", "_parses_left", "_template",
+        "_around",
+        "_choices", "_created_s", "_engine", "_finished", "_forwards", "_head", "_include_usage", "_incomplete",
+        "_model", "_name", "_parses_left", "_repair", "_seen", "_shelved_template", "_skips_line_feed", "_template",
         "done", "error", "pieces", "reported_pieces", "reported_size", "served_model", "size", "usage",
+        "was_absurd",
     )  # fmt: skip
 
-    def __init__(self, *, forwards: bool, include_usage: bool, name: str, created_s: int) -> None:
-        self._forwards = forwards and include_usage
+    def __init__(
+        self,
+        *,
+        forwards: bool,
+        include_usage: bool,
+        name: str,
+        created_s: int,
+        model: str = "",
+        engine: str = "the engine",
+        choices: int = 1,
+        head: Chunk | None = None,
+    ) -> None:
+        """`model` is the requested one, for engines that name none. `choices` of them were requested from `engine`.
+
+        `head` has the fields that all chunks share, if another engine began the stream.
+        """
+        self._forwards = forwards and include_usage and head is None
         self._include_usage = include_usage
         self._name = name
         self._created_s = created_s
+        self._model = model
+        self._engine = engine
+        self._choices = choices
         self._incomplete = b""
-        self._head: Chunk | None = None
+        self._skips_line_feed = False
+        self._head = head
+        #: The fields of the head that came before the first choice.
+        self._seen = Chunk()
+        self._repair = Repair(name)
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+        self._finished: set[int] = set()
         self._template: ChunkTemplate | None = None
+        #: The template, while half an emoji awaits its other half.
+        self._shelved_template: ChunkTemplate | None = None
         self._parses_left = MAX_TEMPLATE_PARSES
         self.done = False
-        self.error: str | None = None
+        self.error: ServiceError | None = None
         self.usage: Usage | None = None
         self.served_model: str | None = None
         #: Number of deltas that carried text, and the bytes of that text.
         self.pieces = self.size = 0
         #: The same two counts when the engine last reported a usage.
         self.reported_pieces = self.reported_size = 0
+        #: A usage was reported that cannot be true.
+        self.was_absurd = False
+
+    @property
+    def head(self) -> Chunk | None:
+        """Return the fields that all chunks share, or None if none was sent."""
+        return self._head
+
+    @property
+    def has_spoken(self) -> bool:
+        """Return True if the caller received a word or an end. Before that, another engine can take over."""
+        return self.pieces > 0 or bool(self._finished)
 
     def match_template(self, data: bytes) -> bytes | None:
         """Return the event to send for one that differs from an earlier one in its text only, else None: use `feed`."""
@@ -196,10 +152,15 @@ class ChunkNormalizer:
         ):
             return None
         text = data[template.start : template.end]
-        if _QUOTE in text or _LINE_END in text or len(data) < template.start - template.end:
+        if _QUOTE in text or _LINE_END in text or len(data) < template.size:
             return None
+        if not text.isascii():
+            try:
+                text.decode()
+            except UnicodeDecodeError:
+                return None
         if _ESCAPE in text:
-            if text.endswith(b"\\"):
+            if text.endswith(b"\\") or has_half(text):
                 return None
             self.size += text_size(text)
         else:
@@ -210,35 +171,93 @@ class ChunkNormalizer:
     def feed(self, data: bytes) -> bytes:
         """Return the whole events to send now. The end and the usage are held back for `final_events`.
 
-        Raises EngineError if the bytes are not server-sent events with chunks.
+        Sets `error` if the engine reported an error, or sent something that cannot be read.
         """
-        if self._incomplete:
+        if (
+            self._head is not None
+            and not self._incomplete
+            and data.find(b"\n") == len(data) - 2
+            and data.endswith(b"\n\n")
+            and _RETURN not in data
+        ):
+            # A read is usually one event.
+            matched = self.match_template(data)
+            return self._event(data[:-2]) if matched is None else matched
+        if self._skips_line_feed:
+            self._skips_line_feed = False
+            data = data.removeprefix(b"\n")
+        before = len(self._incomplete)
+        if before:
             data = self._incomplete + data
         if _RETURN in data:
-            data = data.replace(b"\r\n", b"\n")
-        cut = data.rfind(b"\n\n") + 2
-        if cut == 1:
-            if len(data) > LARGEST_EVENT:
-                raise EngineError(f"the engine sent an event of more than {LARGEST_EVENT} bytes")
+            # The line feed of a carriage return at the end may be in the next read.
+            self._skips_line_feed = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        cut = data.rfind(b"\n\n", max(0, before - 1)) + 2
+        if cut == 1 or (self._head is None and _is_json(data)):
             self._incomplete = data
+            if len(data) > LARGEST_EVENT:
+                self._fail(EngineError(f"{self._engine} sent an event of more than {LARGEST_EVENT} bytes"))
             return b""
-        self._incomplete = data[cut:]
-        block = data[:cut] if self._incomplete else data
-        if self._forwards and self._head is not None and _is_plain(block):
-            deltas = block.count(b'"delta":{')
-            # With one delta per event, the block has no comments, no other data and no JSON with whitespace.
-            can_forward = deltas == block.count(b"\n\n") and not (deltas == 1 and self._parses_left)
-            if can_forward and (counts := count_deltas(block, deltas)) is not None:
+        self._incomplete = b""
+        rest = data[cut:]
+        block = data[:cut] if rest else data
+        template = self._template
+        if (
+            self._forwards
+            and template is not None
+            and template.is_unchanged
+            and block.startswith(template.before)
+            and block.endswith(template.after)
+        ):
+            events = block.count(template.before)
+            # Every event has the known bytes before and after its text, and there is nothing else.
+            if (
+                events == block.count(template.after)
+                and 2 * events == block.count(b"\n")
+                and not has_half(block)
+                and _is_utf8(block)
+                and (counts := count_deltas(block, events)) is not None
+            ):
                 self.pieces += counts[0]
                 self.size += counts[1]
+                self._incomplete = rest
                 return block
-        return b"".join([self._event(event) for event in block.split(b"\n\n") if event])
+        sent = []
+        for event in block.split(b"\n\n"):
+            if event:
+                matched = self.match_template(event + b"\n\n")
+                sent.append(self._event(event) if matched is None else matched)
+        self._incomplete = rest
+        return b"".join(sent)
+
+    def end(self) -> bytes:
+        """Return the events to send when the engine closed its stream. Sets `done`, or `error` if it was cut off.
+
+        The rest is read as if an empty line followed. A stream without `[DONE]` is complete if every choice has a
+        finish reason.
+        """
+        rest, self._incomplete = self._incomplete, b""
+        sent = b""
+        if self._head is None and _is_json(rest):
+            sent = self._json(rest)
+        elif rest.strip():
+            sent = b"".join([self._event(event, is_last=True) for event in rest.split(b"\n\n") if event])
+        if self.done or self.error is not None:
+            return sent
+        if len(self._finished) >= self._choices:
+            return sent + self._end()
+        if self._head is None and self.usage is None:
+            self._fail(EngineError(f"{self._engine} sent no answer"))
+        else:
+            self._fail(EngineBroken(f"{self._engine} closed the stream early; the output sent so far is charged"))
+        return sent
 
     def final_events(self, usage: Usage) -> bytes:
         """Return the events to send once the charge is durable: the usage chunk, if requested, and `[DONE]`."""
         if not self._include_usage:
             return DONE
-        head = self._head or Chunk(id=self._name, created=self._created_s)
+        head = self._head or self._new_head(self._seen)
         chunk = Chunk(
             id=head.id,
             created=head.created,
@@ -249,161 +268,385 @@ class ChunkNormalizer:
         )
         return b"data: " + _encode(chunk) + b"\n\n" + DONE
 
-    def usage_if_ended(self, prompt: int, max_output: int, *, is_exact: bool) -> tuple[Usage, bool]:
-        """Return the usage to charge if the stream ended now, and whether any part of it is our own estimate.
+    def report(self, usage: Usage) -> None:
+        """Remember a usage that the engine reported. Whether it is believed is decided at the end."""
+        if is_plausible(usage):
+            self.usage = merge_usage(self.usage, usage)
+            self.reported_pieces, self.reported_size = self.pieces, self.size
+        else:
+            self.was_absurd = True
 
-        `prompt` is our estimate of the prompt tokens. The estimate of the output is at most `max_output`, and is one
-        token per delta if `is_exact`.
+    def usage_if_ended(
+        self, prompt: PromptCount, max_output: int, *, is_exact: bool, output: int | None = None, echoed: int = 0
+    ) -> Judgement:
+        """Return the usage to charge if the stream ended now.
+
+        `prompt` is our count of the prompt. Our count of the output is at most `max_output`; it is `output` if that is
+        known, one token per delta if `is_exact`, else an estimate. `echoed` bytes of the text are the prompt.
         """
+        pieces, size = self.pieces, max(0, self.size - echoed)
 
         def count(pieces: int, size: int) -> int:
             return pieces if is_exact else estimate_output_tokens(pieces, size)
 
-        reported, later = self.usage, 0
-        if reported is not None and not self.done:
-            later = count(self.pieces - self.reported_pieces, self.size - self.reported_size)
-            later = max(0, min(later, max_output - reported.completion_tokens))
-        tokens = min(count(self.pieces, self.size), max_output)
-        return estimate_usage(reported, prompt=prompt, tokens=tokens, has_begun=self.pieces > 0, later=later)
+        later, least = 0, 0 if is_exact else least_output(pieces, size, output)
+        if self.usage is not None and not self.done and output is not None:
+            later = max(0, min(output, max_output) - self.usage.completion_tokens)
+        elif self.usage is not None and not self.done:
+            told_size = max(0, self.reported_size - echoed)
+            least = min(least, least_output(self.reported_pieces, told_size))
+            later = count(pieces - self.reported_pieces, size - told_size)
+            later = max(0, min(later, max_output - self.usage.completion_tokens))
+        tokens = count(pieces, size) if output is None else output
+        return judge_usage(
+            self.usage,
+            prompt=prompt,
+            tokens=min(tokens, max_output),
+            has_begun=pieces > 0,
+            least=least,
+            most=max_output,
+            later=later,
+            is_early=self.reported_pieces <= 1 and pieces > self.reported_pieces,
+            was_absurd=self.was_absurd,
+        )
 
-    def _event(self, event: bytes) -> bytes:
-        if self.done or self.error:
+    # ── events ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _event(self, event: bytes, *, is_last: bool = False) -> bytes:
+        """Return what to send for an event. `is_last`: it may have been cut off by the end of the stream."""
+        if self.done or self.error is not None:
             return b""
-        data = b"\n".join(line[5:].lstrip(b" ") for line in event.split(b"\n") if line.startswith(b"data:"))
-        if not data:
-            return b""
-        if data == b"[DONE]":
-            self.done, self._forwards, self._template = True, False, None
-            return b""
+        name, lines = "", [event]
         try:
-            chunk = _decode_chunk(data)
-            if not chunk.choices and b'"error"' in data:
-                self.error, self._forwards = _error_message(_decode_error(data).error), False
-                self._template = None
-                return b""
-            return self._chunk(chunk, event)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise EngineError(f"the engine sent an invalid chunk: {error}") from error
+            if event.startswith(b"data: ") and _LINE_END not in event:
+                if self._forwards and not self._parses_left and self._is_documented(event):
+                    return event + b"\n\n"
+                return self._data(event[6:], event)
+            name, lines = read_event(event)
+            return self._data(b"\n".join(lines), None, name) if lines or name == "error" else b""
+        except RecursionError:
+            self._fail(EngineError(f"{self._engine} sent an invalid chunk: it is nested too deeply"))
+        except ValueError:
+            if len(lines) > 1:
+                # Some servers end an event with a single line end.
+                return b"".join([self._event(b"data: " + line, is_last=is_last) for line in lines])
+            # What was cut off is reported by `end`; after the last word nothing is lost.
+            if not is_last and len(self._finished) < self._choices:
+                self._fail(EngineError(f"{self._engine} sent an invalid chunk"))
+        return b""
 
-    def _chunk(self, chunk: Chunk, event: bytes) -> bytes:
-        if self._head is None:
-            self._set_head(chunk)
-        for choice in chunk.choices:
-            size = delta_size(bytes(choice.delta))
-            self.pieces += size != 0
-            self.size += size
-        if chunk.usage is not None and is_plausible(chunk.usage):
-            self.usage = merge_usage(self.usage, chunk.usage)
-            self.reported_pieces, self.reported_size = self.pieces, self.size
-        if not chunk.choices:
+    def _json(self, body: bytes) -> bytes:
+        """Return the events for a response that is JSON instead of events: one object, a list, or one a line."""
+        try:
+            value = decode_json(body)
+        except RecursionError:
+            self._fail(EngineError(f"{self._engine} sent an invalid chunk: it is nested too deeply"))
             return b""
-        received = event + b"\n\n"
-        sent = received if self._forwards and chunk.usage is None else b"data: " + self._rewrite(chunk) + b"\n\n"
-        if self._parses_left and len(chunk.choices) == 1 and chunk.usage is None and _is_plain(received):
-            self._parses_left -= 1
-            self._template = template_of(received, sent, bytes(chunk.choices[0].delta)) or self._template
+        except ValueError:
+            lines = [line for line in body.split(b"\n") if line.strip()]
+            if len(lines) > 1:
+                return b"".join([self._event(b"data: " + line) for line in lines])
+            self._fail(EngineError(f"{self._engine} sent an invalid answer"))
+            return b""
+        values = objects_of(value)
+        for choice in [choice for one in values for choice in objects_of(one.get("choices"))]:
+            is_whole = bool(choice.get("message")) or "text" in choice
+            if is_whole and read_finish_reason(choice.get("finish_reason")) is None:
+                choice["finish_reason"] = "stop"
+        return b"".join([self._event(b"data: " + json_with_halves(one)) for one in values])
+
+    def _data(self, data: bytes, received: bytes | None, name: str = "") -> bytes:
+        """Return what to send for the data of an event. `received` is the event if it has no other lines.
+
+        Raises ValueError or RecursionError if it cannot be read.
+        """
+        if data == b"[DONE]" or (len(data) < 32 and data.strip() == b"[DONE]"):
+            return self._end()
+        found = read_received(data)
+        if found is None:
+            return self._no_object(data, name)
+        chunk, is_repaired = found
+        fields: Json = {}
+        if not chunk.choices or name == "error" or data.find(b'"error"') >= 0:
+            fields = decode_json(data)
+            fault = find_fault(fields, is_error=name == "error", is_answer=bool(chunk.choices))
+            if fault is not None:
+                self._fail(failure_in_answer(fault, self._engine))
+                return b""
+        if chunk.choices:
+            sent = self._chunk(chunk, None if is_repaired else received, is_repaired=is_repaired)
+        else:
+            self._see(chunk)
+            sent = b""
+        if chunk.usage is not None:
+            self._report(chunk.usage)
+        elif fields or data.find(b'"x_groq"') >= 0:
+            self._report_elsewhere(fields or decode_json(data))
         return sent
 
-    def _set_head(self, chunk: Chunk) -> None:
-        """Take the fields that all chunks share from the first one, and fill in those that it leaves out."""
-        chunk.id = chunk.id or self._name
-        chunk.created = chunk.created or self._created_s
-        chunk.system_fingerprint = fingerprint(chunk.model, chunk.system_fingerprint)
-        chunk.service_tier = chunk.service_tier or "default"
-        self.served_model = chunk.model
-        self._head = chunk
+    def _no_object(self, data: bytes, name: str) -> bytes:
+        """Skip text and other values that are no chunk, unless they are an error."""
+        try:
+            value = decode_json(data)
+        except ValueError:
+            value = data.decode("utf-8", "replace")
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return b"".join([self._event(b"data: " + json_with_halves(one)) for one in value])
+        fault = find_fault(value, is_error=name == "error")
+        if fault is not None:
+            self._fail(failure_in_answer(fault, self._engine))
+        return b""
 
-    def _rewrite(self, chunk: Chunk) -> bytes:
-        head = self._head or chunk
-        for choice in chunk.choices:
-            if bytes(choice.delta) == b'{"role":"assistant","content":null}':
-                choice.delta = _FIRST_DELTA
+    def _end(self) -> bytes:
+        """End the stream. Return the halves of characters that never became whole."""
+        if self._head is None and self.usage is None:
+            self._fail(EngineError(f"{self._engine} sent no answer"))
+            return b""
+        rest = self._halves()
+        self.done, self._forwards, self._template = True, False, None
+        return rest
+
+    def _fail(self, error: ServiceError) -> None:
+        self.error, self._forwards, self._template, self._incomplete = error, False, None, b""
+
+    def _is_documented(self, event: bytes) -> bool:
+        """Return True if an event is a documented chunk that differs in its text from others, and count that text.
+
+        Such as one with `obfuscation`, the padding of varying length that OpenAI adds, or with logprobs.
+        """
+        head = self._head
+        if head is None or self._shelved_template is not None or event.find(b'"delta":{"content":"') < 0:
+            return False
+        try:
+            chunk = decode_documented(event[6:])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        if (
+            len(chunk.choices) != 1
+            or chunk.id != head.id
+            or chunk.model != head.model
+            or chunk.created != head.created
+            or chunk.error is not None
+        ):
+            return False
+        size = len(chunk.choices[0].delta.content.encode())
+        self.size += size
+        self.pieces += size != 0
+        return True
+
+    # ── chunks ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _chunk(self, chunk: Received, received: bytes | None, *, is_repaired: bool) -> bytes:
+        """Return what to send for a chunk with choices: the event as it was received, or a new one."""
+        choices = chunk.choices or []
+        head = self._head
+        if head is None:
+            self._see(chunk)
+            head = self._head = self._new_head(self._seen)
+            self.served_model = head.model
+        elif self.served_model is None:
+            # Another engine began the stream and its name stays in the chunks.
+            self.served_model = text_or(chunk.model, self._model)
+        is_same = (
+            received is not None
+            and self._forwards
+            and chunk.usage is None
+            and chunk.id == head.id
+            and chunk.model == head.model
+            and chunk.created == head.created
+            and chunk.object == head.object
+            and chunk.service_tier in (None, head.service_tier)
+            and type(chunk.system_fingerprint) in (str, NoneType)
+        )
+        raw = sent = b""
+        has_failed = False
+        for place, choice in enumerate(choices):
+            raw = bytes(choice.delta)
+            simple = match_text(raw)
+            if choice.finish_reason is UNSET:
+                choice.finish_reason, is_same = None, False
+            if (
+                simple is not None
+                and not is_repaired
+                and self._shelved_template is None
+                and choice.finish_reason is None
+                and type(choice.index) is int
+                and raw.isascii()
+                and ((logprobs := bytes(choice.logprobs)) == b"null" or repair_logprobs(logprobs) is logprobs)
+            ):
+                self.size += text_size(simple[1])
+                self.pieces += simple[1] != b""
+                if not is_same and len(choices) == 1 and logprobs == b"null":
+                    before, after = self._around.get(choice.index) or self._learn_around(choice.index)
+                    sent = before + raw + after
+                continue
+            if choice.usage is not UNSET:
+                # Moonshot reports the usage here.
+                chunk.usage = chunk.usage or choice.usage
+            has_failed |= read_finish_reason(choice.finish_reason) == FAILED
+            is_same = self._repair_choice(choice, raw, place, is_repaired=is_repaired) and is_same
+        if is_same and received is not None:
+            sent = received + b"\n\n"
+        elif not sent:
+            sent = b"data: " + self._encode_chunk(choices) + b"\n\n"
+        if self._parses_left and received is not None and len(choices) == 1 and chunk.usage is None:
+            self._learn_template(received + b"\n\n", sent, raw)
+        if has_failed:
+            self._fail(failure_in_answer(Fault(codes=frozenset((FAILED,))), self._engine))
+        return sent
+
+    def _repair_choice(self, choice: ReceivedChoice, raw: bytes, place: int, *, is_repaired: bool) -> bool:
+        """Give a choice the documented form and count its text. Return True if it already had that form."""
+        is_same = type(choice.index) is int and choice.index >= 0
+        if not is_same:
+            choice.index = index_or(choice.index, place)
+        size, is_delta_same = self._delta(choice, raw, is_repaired=is_repaired)
+        is_same = is_same and is_delta_same
+        reason = read_finish_reason(choice.finish_reason)
+        if reason == FAILED:
+            reason = None
+        elif reason is not None:
+            self._finished.add(choice.index)
+            if rest := self._repair.rest(choice.index):
+                delta = self._repair.delta_of_rest(rest, decode_json(bytes(choice.delta)))
+                choice.delta, is_same = msgspec.Raw(clean_json(delta)), False
+                size += 3 * len(rest)
+        if reason != choice.finish_reason:
+            choice.finish_reason, is_same = reason, False
+        logprobs = bytes(choice.logprobs)
+        if logprobs != b"null":
+            is_text = choice.text is not UNSET and choice.message is UNSET and raw in (b"", b"null")
+            repaired = repair_text_logprobs(logprobs) if is_text else repair_logprobs(logprobs)
+            if repaired is not logprobs:
+                choice.logprobs, is_same = msgspec.Raw(repaired), False
+        if not (choice.usage is UNSET and choice.message is UNSET and choice.text is UNSET):
+            choice.usage = choice.message = choice.text = UNSET
+            is_same = False
+        self.pieces += size != 0
+        self.size += size
+        return is_same
+
+    def _learn_around(self, choice: int) -> tuple[bytes, bytes]:
+        """Return the bytes of a sent chunk before and after a delta with text: the same for all chunks of a choice."""
+        mark = b'"\\u0000delta"'
+        before, _, after = self._encode_chunk(
+            [ReceivedChoice(choice, msgspec.Raw(mark), finish_reason=None)]
+        ).partition(mark)
+        around = self._around[choice] = b"data: " + before, after + b"\n\n"
+        return around
+
+    def _learn_template(self, received: bytes, sent: bytes, delta: bytes) -> None:
+        if self._repair.renumbers:
+            # The pieces of a call have another index than the one that a template would repeat.
+            self._parses_left, self._template = 0, None
+        elif self._shelved_template is None and _is_plain(received):
+            self._parses_left -= 1
+            self._template = template_of(received, sent, delta) or self._template
+
+    def _delta(self, choice: ReceivedChoice, raw: bytes, *, is_repaired: bool) -> tuple[int, bool]:
+        """Repair the delta of a choice. Return the bytes of its text, and True if it is as it was received."""
+        repair = self._repair
+        if not is_repaired and self._shelved_template is None:
+            piece = match_arguments(raw)
+            if piece is not None and raw.isascii() and repair.knows_call(choice.index, int(piece[1])):
+                return text_size(piece[2]), True
+        if raw in (b"", b"null") and (choice.message is not UNSET or choice.text is not UNSET):
+            content = {"content": text_of(choice.text)} if choice.message is UNSET else choice.message
+            fields, is_changed = repair.delta(json_with_halves(content), choice.index)[0], True
+        elif raw:
+            fields, is_changed = repair.delta(raw, choice.index)
+        else:
+            fields, is_changed = {}, True
+        if raw == _SILENT_DELTA and not self._forwards:
+            choice.delta = _FIRST_DELTA
+            return 0, False
+        if is_changed:
+            encoded = clean_json(fields)
+            choice.delta = msgspec.Raw(encoded)
+            # Without halves of surrogate pairs, which have no size.
+            fields = decode_json(encoded) if is_repaired else fields
+        if repair.awaits_half:
+            self._shelved_template = self._shelved_template or self._template or NO_TEMPLATE
+            self._template = None
+        elif self._shelved_template is not None:
+            shelved, self._shelved_template = self._shelved_template, None
+            self._template = None if shelved is NO_TEMPLATE else shelved
+        return message_size(fields), not is_changed
+
+    def _halves(self) -> bytes:
+        """Return an event for each choice with half a character that never became whole: it is sent as U+FFFD."""
+        rest = self._repair.rest()
+        sent = b""
+        for index in dict.fromkeys(key[0] for key, _ in rest):
+            delta = clean_json(self._repair.delta_of_rest([half for half in rest if half[0][0] == index], {}))
+            self.pieces += 1
+            self.size += 3
+            sent += (
+                b"data: "
+                + self._encode_chunk([ReceivedChoice(index, msgspec.Raw(delta), finish_reason=None)])
+                + b"\n\n"
+            )
+        return sent
+
+    def _encode_chunk(self, choices: list[ReceivedChoice]) -> bytes:
+        head = self._head or self._new_head(self._seen)
         shared = (head.id, head.object, head.created, head.model, head.service_tier, head.system_fingerprint)
         if self._include_usage:
-            return _encode(Chunk(*shared, chunk.choices))
-        return _encode(ChunkWithoutUsage(*shared, chunk.choices))
+            return _encode(Chunk(*shared, choices))
+        return _encode(ChunkWithoutUsage(*shared, choices))
+
+    # ── what all chunks share ──────────────────────────────────────────────────────────────────────────────
+
+    def _see(self, chunk: Received) -> None:
+        """Take the shared fields from the first chunk that has them."""
+        seen = self._seen
+        seen.id = seen.id or text_or(chunk.id, "")
+        seen.created = seen.created or timestamp_or(chunk.created, 0)
+        seen.model = seen.model or text_or(chunk.model, "")
+        seen.system_fingerprint = seen.system_fingerprint or text_or(chunk.system_fingerprint, "") or None
+        if isinstance(chunk.service_tier, str) and chunk.service_tier in SERVICE_TIERS:
+            seen.service_tier = seen.service_tier or chunk.service_tier
+
+    def _new_head(self, seen: Chunk) -> Chunk:
+        """Fill in the shared fields that the engine leaves out."""
+        model = seen.model or self._model
+        return Chunk(
+            id=seen.id or self._name,
+            created=seen.created or self._created_s,
+            model=model,
+            service_tier=seen.service_tier or "default",
+            system_fingerprint=fingerprint(model, seen.system_fingerprint),
+        )
+
+    def _report(self, value: Any) -> None:
+        usage = read_usage(value)
+        if usage is not None:
+            self.report(usage)
+
+    def _report_elsewhere(self, fields: Json) -> None:
+        """Take a usage that stands in a field of its own: Groq's, Gemini's."""
+        groq = fields.get("x_groq")
+        usage = groq.get("usage") if isinstance(groq, dict) else fields.get("usageMetadata")
+        if usage is not None:
+            self._report(usage)
+
+
+def _is_json(data: bytes) -> bool:
+    """Return True if a response begins like JSON, and not like an event."""
+    return data.removeprefix(BOM).lstrip()[:1] in (b"{", b"[")
+
+
+def _is_utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_plain(block: bytes) -> bool:
     # Four calls of `find` are ten times faster than one regular expression, or than `in` with a bytes operand.
     find = block.find
     return find(_END) < 0 and find(_USAGE) < 0 and find(_ERROR) < 0 and find(_SPACED_USAGE) < 0
-
-
-def _error_message(fault: Any) -> str:
-    if isinstance(fault, dict):
-        return str(fault.get("message") or "the engine failed")[:500]
-    return str(fault or "the engine failed")[:500]
-
-
-# ── whole completions, for requests without streaming ─────────────────────────────────────────────────────
-
-
-class _CompletionChoice(msgspec.Struct):
-    message: dict[str, Any] | None = None
-
-
-class _Completion(msgspec.Struct):
-    """Completion with only the fields that are always decoded."""
-
-    model: str = ""
-    choices: list[_CompletionChoice] = []
-    usage: Usage | None = None
-
-
-class _FullCompletion(msgspec.Struct):
-    """Completion with every documented field. The choices are not decoded."""
-
-    id: str = ""
-    object: str = "chat.completion"
-    created: int = 0
-    model: str = ""
-    choices: msgspec.Raw = msgspec.Raw(b"[]")
-    usage: Usage | None = None
-    service_tier: str | None = None
-    system_fingerprint: str | None = None
-
-
-_decode = msgspec.json.Decoder(_Completion, strict=False).decode
-_decode_to_rewrite = msgspec.json.Decoder(_FullCompletion, strict=False).decode
-
-
-class NormalizedCompletion(msgspec.Struct, frozen=True):
-    """Completion as sent to the caller, with its usage; `is_estimated` if part of the usage is our own estimate."""
-
-    body: bytes
-    usage: Usage
-    is_estimated: bool
-    model: str
-
-
-def normalize_completion(
-    body: bytes, *, forwards: bool, name: str, created_s: int, prompt: int = 0, max_output: int = LARGEST_COUNT
-) -> NormalizedCompletion:
-    """Check a completion and fill in the fields that the engine left out. Raises EngineError if it is invalid.
-
-    If the engine reported no usage, or zeros, estimate it: `prompt` for the prompt, and for the output the bytes of
-    its text, up to `max_output` tokens.
-    """
-    try:
-        decoded = _decode(body)
-        if not decoded.choices:
-            raise EngineError("the engine sent a completion without choices")
-        reported = decoded.usage if decoded.usage is not None and is_plausible(decoded.usage) else None
-        if forwards and reported is not None and reported.prompt_tokens and reported.completion_tokens:
-            return NormalizedCompletion(body, reported, False, decoded.model)
-        sizes = [message_size(choice.message) for choice in decoded.choices if choice.message]
-        pieces = len(sizes) - sizes.count(0)
-        tokens = min(max_output, estimate_output_tokens(pieces, sum(sizes)))
-        usage, is_estimated = estimate_usage(reported, prompt=prompt, tokens=tokens, has_begun=pieces > 0)
-        if forwards and usage is reported:
-            return NormalizedCompletion(body, usage, False, decoded.model)
-        completion = _decode_to_rewrite(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EngineError(f"the engine sent an invalid completion: {error}") from error
-    completion.id = completion.id or f"chatcmpl-{name[4:]}"
-    completion.created = completion.created or created_s
-    completion.service_tier = completion.service_tier or "default"
-    completion.system_fingerprint = fingerprint(completion.model, completion.system_fingerprint)
-    completion.usage = full_usage(usage)
-    return NormalizedCompletion(_encode(completion), usage, is_estimated, completion.model)

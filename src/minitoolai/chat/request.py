@@ -10,6 +10,14 @@ import msgspec
 
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
+from minitoolai.core.request_fields import (
+    CHAT_FIELDS,
+    UNPRICED_FIELDS,
+    named_bytes,
+    other_bytes,
+    prompt_bytes,
+    split_fields,
+)
 from minitoolai.http.validation import flag, integer, json_object, non_empty_text, number, shortened
 
 # ── optional fields: tools, formats, penalties and the like ──────────────────────────────────────────────
@@ -23,11 +31,18 @@ _LARGEST = 2**63 - 1
 
 
 def check_options(fields: Fields) -> None:
-    """Raise InvalidRequest for the first invalid field. Unknown fields are left to the engine to validate."""
+    """Raise InvalidRequest for the first invalid field. Unknown fields are not checked."""
     for name in fields:
         check = _CHECKS.get(name)
         if check is not None:
             check(fields, name)
+
+
+def check_unpriced(fields: Fields) -> None:
+    """Raise InvalidRequest for the first field with a cost of its own that the catalog does not price."""
+    for name in UNPRICED_FIELDS:
+        if fields.get(name) is not None:
+            raise InvalidRequest(f"{name} is not supported: its cost has no price here. Leave it out", param=name)
 
 
 def _refuse(name: str, remedy: str) -> InvalidRequest:
@@ -56,6 +71,21 @@ def _penalty(fields: Fields, name: str) -> None:
 
 def _flag(fields: Fields, name: str) -> None:
     flag(fields, name, default=False)
+
+
+def _service_tier(fields: Fields, name: str) -> None:
+    # The other tiers cost more than the catalog's price.
+    if fields[name] not in ("auto", "default", "flex"):
+        raise InvalidRequest(
+            f"{name} is {shortened(fields[name])}; here it may be auto, default or flex. Leave it out", param=name
+        )
+
+
+def _modalities(fields: Fields, name: str) -> None:
+    if fields[name] != ["text"]:
+        raise InvalidRequest(
+            f'{name} must be ["text"]: other output than text has no price here. Leave it out', param=name
+        )
 
 
 def _text(fields: Fields, name: str) -> None:
@@ -98,15 +128,28 @@ def _tools(fields: Fields, name: str) -> None:
     tools = fields[name]
     if not isinstance(tools, list) or len(tools) > MAX_TOOLS:
         raise _refuse(name, f"a list of at most {MAX_TOOLS} tools")
+    tools[:] = [_nested(tool) for tool in tools]
     for index, tool in enumerate(tools):
         at = f"{name}[{index}]"
         if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
             raise _refuse(at, 'an object like {"type": "function", "function": {"name": "…", "parameters": {…}}}')
         if tool["type"] == "function":
-            _function(tool.get("function"), f"{at}.function")
+            check_function(tool.get("function"), f"{at}.function")
 
 
-def _function(function: Any, at: str) -> None:
+def _nested(tool: Any) -> Any:
+    """Return a function tool in the format of a chat. Agents send the flat ones of /v1/responses and Anthropic, too."""
+    is_flat = isinstance(tool, dict) and isinstance(tool.get("name"), str) and "function" not in tool
+    if not is_flat or tool.get("type", "function") != "function":
+        return tool
+    function = {key: value for key, value in tool.items() if key != "type" and value is not None}
+    if "input_schema" in function:
+        function.setdefault("parameters", function.pop("input_schema"))
+    return {"type": "function", "function": function}
+
+
+def check_function(function: Any, at: str) -> None:
+    """Raise InvalidRequest unless this is a function with a valid name. `at` is its place in the request."""
     if not isinstance(function, dict):
         raise _refuse(at, 'an object like {"name": "…", "parameters": {…}}')
     name = function.get("name")
@@ -122,7 +165,7 @@ def _function(function: Any, at: str) -> None:
 
 
 def _tool_choice(fields: Fields, name: str) -> None:
-    value = fields[name]
+    value = fields[name] = _nested_choice(fields[name])
     if not fields.get("tools") and value not in ("none", "auto"):
         raise InvalidRequest(f"{name} needs tools to choose from: send tools, too", param=name)
     if value in ("none", "auto", "required"):
@@ -131,6 +174,18 @@ def _tool_choice(fields: Fields, name: str) -> None:
         raise _refuse(name, 'none, auto, required or {"type": "function", "function": {"name": "…"}}')
     if value["type"] == "function":
         _check_function_exists(fields, value.get("function"), name)
+
+
+def _nested_choice(choice: Any) -> Any:
+    """Return the tool choice in the format of a chat, like `_nested`."""
+    if not isinstance(choice, dict) or "function" in choice:
+        return choice
+    kind = choice.get("type")
+    if kind in ("none", "auto", "required", "any") and choice.keys() == {"type"}:
+        return "required" if kind == "any" else kind
+    if kind in ("function", "tool") and "name" in choice:
+        return {"type": "function", "function": {"name": choice["name"]}}
+    return choice
 
 
 def _check_function_exists(fields: Fields, function: Any, name: str) -> None:
@@ -184,8 +239,10 @@ _CHECKS: dict[str, Callable[[Fields, str], None]] = {
     "response_format": _response_format,
     "reasoning_effort": _text,
     "user": _text,
-    "service_tier": _text,
+    "service_tier": _service_tier,
+    "modalities": _modalities,
     "store": _flag,
+    **dict.fromkeys(UNPRICED_FIELDS, lambda fields, _: check_unpriced(fields)),
 }
 
 
@@ -223,6 +280,10 @@ def check_chat(fields: dict[str, Any], dialect: DialectName) -> ChatRequest:
     include_usage = wants_usage(fields) or dialect == "api"
     rest = {key: value for key, value in fields.items() if key not in _OURS and value is not None}
     check_options(rest)
+    dropped_tools = _drop_hosted_tools(rest) if "tools" in rest else []
+    extras: Fields = {}
+    if not rest.keys() <= CHAT_FIELDS:
+        rest, extras = split_fields(rest, CHAT_FIELDS)
     return ChatRequest(
         model=model,
         messages=messages,
@@ -232,9 +293,29 @@ def check_chat(fields: dict[str, Any], dialect: DialectName) -> ChatRequest:
         limit=limit,
         limit_is_default=is_default,
         choices=rest.get("n", 1),
-        text_bytes=totals.text_bytes + (_schema_bytes(rest) if rest else 0),
+        text_bytes=totals.text_bytes + (prompt_bytes(rest) if rest else 0),
+        other_bytes=other_bytes(rest) if rest else 0,
         images=totals.images,
+        extras=extras,
+        dropped_tools=dropped_tools,
     )
+
+
+def _drop_hosted_tools(fields: Fields) -> list[str]:
+    """Remove the tools that the upstream would run itself, because their cost has no price here. Return their types."""
+    dropped = [tool["type"] for tool in fields["tools"] if tool["type"] not in ("function", "custom")]
+    if not dropped:
+        return dropped
+    fields["tools"] = [tool for tool in fields["tools"] if tool["type"] in ("function", "custom")]
+    if not fields["tools"]:
+        if fields.get("tool_choice", "auto") not in ("auto", "none"):
+            raise InvalidRequest(
+                "tool_choice needs a function in tools: other tools do not exist here", param="tool_choice"
+            )
+        # Engines refuse these without tools.
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):
+            fields.pop(name, None)
+    return dropped
 
 
 def wants_usage(fields: dict[str, Any]) -> bool:
@@ -284,10 +365,28 @@ def _check_message(message: Any, at: str, totals: _PromptSize) -> None:
     elif isinstance(content, list) and content:
         for index, part in enumerate(content):
             _check_part(part, f"{at}.content[{index}]", role, totals)
-    elif content is not None or role not in ("assistant", "function"):
+        if role == "tool":
+            message["content"] = "".join(part.get("text") or part.get("refusal") or "" for part in content)
+    elif (content is not None and content != []) or not _may_be_empty(message, role):
         raise InvalidRequest(f"{at}.content must be a string or a list of parts", param=f"{at}.content")
     if len(message) > 2 or "content" not in message:
         _count_other_fields(message, totals)
+
+
+def _may_be_empty(message: dict[str, Any], role: str) -> bool:
+    """Return True if a message may have no content, and write that as engines expect it: agents send `[]` as well."""
+    if role == "tool":
+        # A tool that returned nothing.
+        message["content"] = ""
+        return True
+    if role == "assistant" and message.get("tool_calls"):
+        message["content"] = None
+        return True
+    return role in ("assistant", "function") and message.get("content") is None
+
+
+#: Fields of a message that are counted by their value alone; of any other field the name is counted as well.
+_MESSAGE_FIELDS = frozenset(("name", "tool_calls", "tool_call_id", "refusal", "function_call", "audio"))
 
 
 def _count_other_fields(message: dict[str, Any], totals: _PromptSize) -> None:
@@ -296,7 +395,7 @@ def _count_other_fields(message: dict[str, Any], totals: _PromptSize) -> None:
         if value is None and key != "content":
             _remove_null(message, key)
         elif key not in ("role", "content"):
-            totals.text_bytes += len(msgspec.json.encode(value))
+            totals.text_bytes += len(msgspec.json.encode(value if key in _MESSAGE_FIELDS else {key: value}))
 
 
 def _remove_null(fields: dict[str, Any], name: str) -> None:
@@ -315,12 +414,27 @@ def _check_part(part: Any, at: str, role: str, totals: _PromptSize) -> None:
         if role != "user":
             raise InvalidRequest(f"{at}: only a user message can carry an image", param=at)
         totals.images.append(_image_detail(part, at))
+        image = part["image_url"]
+        totals.text_bytes += named_bytes(image, image.keys() - {"url", "detail"})
+    elif isinstance(part, dict) and kind in _OTHER_KINDS:
+        # Agents send parts of /v1/responses as well.
+        part["type"] = _OTHER_KINDS[kind]
+        _check_part(part, at, role, totals)
+        return
     else:
         raise InvalidRequest(f'{at}.type is {shortened(kind)}; it must be "text" or "image_url"', param=f"{at}.type")
+    if len(part) > 2:
+        totals.text_bytes += named_bytes(part, part.keys() - {"type", kind})
+
+
+#: Names of parts in /v1/responses → names in a chat.
+_OTHER_KINDS = {"input_text": "text", "output_text": "text", "input_image": "image_url"}
 
 
 def _image_detail(part: dict[str, Any], at: str) -> str:
     image = part.get("image_url")
+    if isinstance(image, str):
+        image = part["image_url"] = {"url": image, "detail": part.pop("detail", None)}
     url = image.get("url") if isinstance(image, dict) else None
     if not isinstance(image, dict) or not isinstance(url, str):
         raise InvalidRequest(f'{at}.image_url must be an object like {{"url": "https://…"}}', param=f"{at}.image_url")
@@ -336,10 +450,3 @@ def _image_detail(part: dict[str, Any], at: str) -> str:
     if detail not in _DETAILS:
         raise InvalidRequest(f"{at}.image_url.detail must be auto, low or high", param=f"{at}.image_url.detail")
     return str(detail)
-
-
-def _schema_bytes(fields: dict[str, Any]) -> int:
-    """Return the bytes of tools and schemas, which become part of the prompt."""
-    return sum(
-        len(msgspec.json.encode(fields[key])) for key in ("tools", "functions", "response_format") if key in fields
-    )

@@ -1,4 +1,4 @@
-"""Choose the engines for a chat, with fallback, retry with exponential backoff, and a circuit breaker per upstream.
+"""Choose the engines for a chat, with fallback and retry with exponential backoff. circuit_breaker.py says which rest.
 
 The model's upstreams are tried in catalog order until one responds. An embedded engine is used only if no upstream is
 configured; it is never the fallback for an upstream that failed.
@@ -12,16 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
+from minitoolai.chat.circuit_breaker import MAX_ACCOUNTS, CircuitBreaker
 from minitoolai.core.catalog import Catalog, ChatModel, EngineEntry
 from minitoolai.core.clock import Clock, jitter_s
 from minitoolai.core.errors import (
     ClientLeft,
-    ContextExceeded,
     EngineBroken,
-    EngineError,
-    EngineFull,
     EngineRateLimited,
-    EngineRefused,
     EngineTimeout,
     InvalidRequest,
     Overloaded,
@@ -31,111 +28,6 @@ from minitoolai.core.meters import Meters
 from minitoolai.core.models import EngineAttempt
 from minitoolai.core.tracing import Span, Spans
 from minitoolai.engines.protocols import ChatEngine
-
-# ── circuit breaker ───────────────────────────────────────────────────────────────────────────────────────
-
-#: Each failed probe doubles the cooldown, up to this multiple of the first one.
-MAX_COOLDOWN_FACTOR = 16
-#: While a probe is in flight, other requests must wait this long.
-PROBE_WAIT_S = 1.0
-#: Longest time that an upstream's Retry-After is obeyed.
-MAX_RETRY_AFTER_S = 300
-
-
-class CircuitBreaker:
-    """Circuit breaker for one upstream in this process.
-
-    Opens after consecutive failures and stays open for a cooldown. Then it is half-open: one request probes the
-    upstream, and closes or reopens the circuit. Also obeys Retry-After, separately for each model. Every process keeps
-    its own state, from its own requests. All times are from the steady clock.
-    """
-
-    __slots__ = (
-        "_cooldown_s",
-        "_cooldowns",
-        "_failure_threshold",
-        "_failures",
-        "_is_probing",
-        "_open_until_s",
-        "_rate_limited_until_s",
-        "is_closed",
-    )
-
-    def __init__(self, *, failure_threshold: int, cooldown_s: float) -> None:
-        self._failure_threshold = failure_threshold
-        self._cooldown_s = cooldown_s
-        self._failures = 0
-        self._cooldowns = 0
-        self._open_until_s: float | None = None
-        self._is_probing = False
-        self._rate_limited_until_s: dict[str, float] = {}
-        #: True if requests are allowed for every model. Checked first, so that the usual case costs nothing more.
-        self.is_closed = True
-
-    def wait_s(self, model: str, now_s: float) -> float:
-        """Return the seconds until a request for this model is allowed; 0 if it is allowed now."""
-        if self.is_closed:
-            return 0.0
-        rate_limit_s = self._rate_limited_until_s.get(model, now_s) - now_s
-        if rate_limit_s < 0:
-            del self._rate_limited_until_s[model]
-            self._update_is_closed()
-        rate_limit_s = max(0.0, rate_limit_s)
-        if self._open_until_s is None:
-            return rate_limit_s
-        if now_s < self._open_until_s:
-            return max(rate_limit_s, self._open_until_s - now_s)
-        return max(rate_limit_s, PROBE_WAIT_S if self._is_probing else 0.0)
-
-    def is_limited(self, model: str, now_s: float) -> bool:
-        """Return True if the upstream is rate limiting this model, as opposed to failing."""
-        return self._rate_limited_until_s.get(model, 0.0) > now_s
-
-    def on_request(self) -> None:
-        """Record that a request is sent. After a cooldown, this request is the probe."""
-        if self._open_until_s is not None:
-            self._is_probing = True
-
-    def on_success(self) -> None:
-        """Record a complete response: close the circuit."""
-        self._failures = 0
-        if not self.is_closed:
-            self._cooldowns = 0
-            self._open_until_s, self._is_probing = None, False
-            self._update_is_closed()
-
-    def on_cancel(self) -> None:
-        """Record a request that proves nothing about the upstream, such as one cancelled by the client."""
-        self._is_probing = False
-
-    def on_failure(self, error: Exception, model: str, now_s: float) -> None:
-        """Record a failed attempt. An error caused by the request itself counts as a success of the upstream."""
-        if isinstance(error, EngineRefused | ContextExceeded):
-            self.on_success()
-        elif (
-            self._failure_threshold == 0
-            or isinstance(error, EngineFull)
-            or not isinstance(error, EngineError | Overloaded)
-        ):
-            self.on_cancel()
-        elif isinstance(error, EngineRateLimited):
-            self._is_probing = self.is_closed = False
-            self._rate_limited_until_s[model] = now_s + min(error.retry_after_s or PROBE_WAIT_S, MAX_RETRY_AFTER_S)
-        else:
-            self._failures += 1
-            if self._failures >= self._failure_threshold or self._is_probing:
-                self._open(now_s)
-
-    def _update_is_closed(self) -> None:
-        self.is_closed = self._open_until_s is None and not self._rate_limited_until_s
-
-    def _open(self, now_s: float) -> None:
-        self._open_until_s = now_s + self._cooldown_s * min(2**self._cooldowns, MAX_COOLDOWN_FACTOR)
-        self._cooldowns += 1
-        self._is_probing = self.is_closed = False
-
-
-# ── routing ───────────────────────────────────────────────────────────────────────────────────────────────
 
 log = logging.getLogger(__name__)
 
@@ -149,10 +41,12 @@ class Route:
     """Fallback order of one request: the engines that can serve it, and the attempts made so far."""
 
     __slots__ = (
+        "_account_id",
         "_attempt_count",
         "_attempt_is_open",
         "_attempt_started_s",
         "_engines",
+        "_is_probe",
         "_model",
         "_retry_wait_s",
         "_router",
@@ -163,8 +57,11 @@ class Route:
         "engine",
     )
 
-    def __init__(self, router: Router, model: str, engines: list[ChatEngine], now_s: float) -> None:
+    def __init__(
+        self, router: Router, model: str, engines: list[ChatEngine], now_s: float, account_id: int = 0
+    ) -> None:
         self._router = router
+        self._account_id = account_id
         self._model = model
         self._engines = engines
         self._started_s = self._attempt_started_s = now_s
@@ -172,6 +69,8 @@ class Route:
         self._tries: dict[str, int] = {}
         self._retry_wait_s: dict[str, float] = {}
         self._attempt_is_open = False
+        #: The current attempt probes an upstream whose circuit is half-open.
+        self._is_probe = False
         #: Number of attempts and the span of the current one; used only if tracing is on.
         self._attempt_count = 0
         self._span: Span | None = None
@@ -184,16 +83,23 @@ class Route:
 
         Raises Overloaded or EngineRateLimited if no engine is available any more.
         """
-        breaker = self._router.breaker(self.engine.name)
-        if not breaker.is_closed:
+        breakers, name = self._router.breakers, self.engine.name
+        breaker = breakers[name]
+        if breaker.is_closed:
+            self._is_probe = False
+            breaker.seen[self._account_id] = self._attempt_started_s
+            if len(breaker.seen) > MAX_ACCOUNTS:
+                breaker.forget_old(self._attempt_started_s)
+        else:
             # Another request may have become the probe, or have been rate limited, since the engine was chosen.
-            self.engine = self._router.available(
-                [self.engine, *self._untried()], self._model, self._router.clock.steady_s()
-            )[0]
-            breaker = self._router.breaker(self.engine.name)
+            now_s = self._router.clock.steady_s()
+            choice = [self.engine, *self._untried()]
+            self.engine = self._router.available(choice, self._model, self._account_id, now_s)[0]
+            name = self.engine.name
+            self._attempt_started_s = now_s
+            self._is_probe = breakers[name].on_request(self._account_id, now_s)
         self._attempt_is_open = True
-        self._tries[self.engine.name] = self._tries.get(self.engine.name, 0) + 1
-        breaker.on_request()
+        self._tries[name] = self._tries.get(name, 0) + 1
         spans = self._router.spans
         if spans is not None:
             self._attempt_count += 1
@@ -214,9 +120,9 @@ class Route:
         """True if at least one engine accepts only PNG images."""
         return any(engine.plain_images for engine in self._engines)
 
-    def has_more(self) -> bool:
-        """Return True if there is an available engine that has not been tried."""
-        return next(self._untried(), None) is not None
+    def next_engine(self) -> ChatEngine | None:
+        """Return the next available engine that has not been tried, if there is one."""
+        return next(self._untried(), None)
 
     async def fail_over(self, error: ServiceError, *, had_begun: bool) -> None:
         """Select the next engine after a failure before the first byte, else raise the failure again.
@@ -227,7 +133,7 @@ class Route:
         if not error.retryable:
             raise error
         self._attempt_started_s = self._router.clock.steady_s()
-        engine = next(self._untried(), None)
+        engine = await self._retry_rate_limited(error) or next(self._untried(), None)
         if engine is None:
             engine = await self._wait_for_retry(error)
         # Log the code only: the upstream's error message may quote the prompt.
@@ -244,8 +150,24 @@ class Route:
     def _untried(self) -> Iterator[ChatEngine]:
         now_s = self._router.clock.steady_s()
         for engine in self._engines:
-            if engine.name not in self._tries and self._router.breaker(engine.name).wait_s(self._model, now_s) == 0:
+            if engine.name not in self._tries and self._wait_s(engine.name, now_s) == 0:
                 yield engine
+
+    def _wait_s(self, name: str, now_s: float) -> float:
+        return self._router.breakers[name].wait_s(self._model, self._account_id, now_s)
+
+    async def _retry_rate_limited(self, error: ServiceError) -> ChatEngine | None:
+        """Wait, and return the same engine, if it refused only this request, which may pass a moment later."""
+        engine, tries = self.engine, self._tries.get(self.engine.name, 0)
+        if (
+            not isinstance(error, EngineRateLimited)
+            or error.rests_model
+            or engine.name not in self._retry_wait_s
+            or tries > self._router.retries(engine.name)
+        ):
+            return None
+        await asyncio.sleep(jitter_s(0.05, _FIRST_BACKOFF_S * 2**tries))
+        return engine
 
     async def _wait_for_retry(self, error: ServiceError) -> ChatEngine:
         """Retry the first engine that may be retried, after a wait with exponential backoff and jitter."""
@@ -255,7 +177,7 @@ class Route:
             if wait_s is None or tries > self._router.retries(engine.name):
                 continue
             now_s = self._router.clock.steady_s()
-            wait_s = max(wait_s, self._router.breaker(engine.name).wait_s(self._model, now_s))
+            wait_s = max(wait_s, self._wait_s(engine.name, now_s))
             if wait_s <= MAX_RETRY_WAIT_S:
                 await asyncio.sleep(wait_s + jitter_s(0.05, _FIRST_BACKOFF_S * 2**tries))
                 return engine
@@ -269,21 +191,21 @@ class Route:
         if self._span is not None and self._router.spans is not None:
             self._router.spans.end_attempt(self._span, error)
             self._span = None
-        breaker, name = self._router.breaker(self.engine.name), self.engine.name
-        if error is None and not self.attempts:
-            breaker.on_success()
+        name = self.engine.name
+        breaker = self._router.breakers[name]
+        if error is None and not self.attempts and not breaker.failing and breaker.is_closed:
             return
         self._retry_wait_s.pop(name, None)
-        now_s = self._router.clock.steady_s()
+        now_s, account_id, started_s = self._router.clock.steady_s(), self._account_id, self._attempt_started_s
         if error is None:
-            breaker.on_success()
+            breaker.on_success(account_id, started_s, is_probe=self._is_probe)
         elif isinstance(error, ClientLeft):
-            breaker.on_cancel()
+            breaker.on_cancel(is_probe=self._is_probe)
         else:
-            breaker.on_failure(error, self._model, now_s)
+            breaker.on_failure(error, self._model, account_id, started_s, now_s, is_probe=self._is_probe)
             self._router.meters.engine_failed(name, error.code)
             if error.retryable and not had_begun and not isinstance(error, EngineTimeout | EngineBroken):
-                self._retry_wait_s[name] = float(error.retry_after_s or 0)
+                self._set_retry_wait(name, error)
         if error is not None or self.attempts:
             code = error.code if error is not None else None
             self.attempts.append(
@@ -294,6 +216,13 @@ class Route:
                     round((now_s - self._attempt_started_s) * 1000),
                 )
             )
+
+    def _set_retry_wait(self, name: str, error: ServiceError) -> None:
+        """Remember how long to wait before a retry. A request that is too large for a rate limit is not retried."""
+        if not isinstance(error, EngineRateLimited):
+            self._retry_wait_s[name] = float(error.retry_after_s or 0)
+        elif not error.is_size:
+            self._retry_wait_s[name] = float(error.retry_after_s or 0) if error.rests_model else 0.0
 
 
 class Router:
@@ -313,11 +242,8 @@ class Router:
         self._engines = engines
         self.clock = clock
         self._configured: dict[tuple[str, ...], list[ChatEngine]] = {}
-        self._breakers = {name: _breaker_for(catalog.engines.get(name)) for name in engines}
-
-    def breaker(self, name: str) -> CircuitBreaker:
-        """Return the circuit breaker of this engine."""
-        return self._breakers[name]
+        #: By engine name.
+        self.breakers = {name: _breaker_for(catalog.engines.get(name)) for name in engines}
 
     def retries(self, name: str) -> int:
         """Return how often one request may be retried with this engine."""
@@ -345,8 +271,10 @@ class Router:
             self._configured[model.engines] = usable
         return usable
 
-    def choose(self, model: ChatModel, check: Check) -> Route:
-        """Return the engines to try, in order. `check` raises InvalidRequest for an engine that lacks a capability.
+    def choose(self, model: ChatModel, check: Check, account_id: int = 0) -> Route:
+        """Return the engines to try for this account, in order.
+
+        `check` raises InvalidRequest for an engine that lacks a capability.
 
         Raises InvalidRequest if no engine can serve the request, and EngineRateLimited or Overloaded if none is
         available now.
@@ -356,22 +284,25 @@ class Router:
             reasons = "; ".join(f"{name}: {self._engines[name].why_not_ready()}" for name in model.engines)
             raise Overloaded(f"no engine for {model.name} is ready ({reasons})", retry_after_s=30)
         now_s = self.clock.steady_s()
-        if len(engines) == 1 and self._breakers[engines[0].name].is_closed:
+        if len(engines) == 1 and self.breakers[engines[0].name].is_closed:
             check(engines[0])
             engines[0].check_capacity()
-            return Route(self, model.name, engines, now_s)
-        capable = self._with_capacity(self.available(_capable(engines, check), model.name, now_s))
-        return Route(self, model.name, capable, now_s)
+            return Route(self, model.name, engines, now_s, account_id)
+        capable = self._with_capacity(self.available(_capable(engines, check), model.name, account_id, now_s))
+        return Route(self, model.name, capable, now_s, account_id)
 
-    def available(self, engines: list[ChatEngine], model: str, now_s: float) -> list[ChatEngine]:
-        """Return the engines that allow a request now. Raises EngineRateLimited or Overloaded if there is none."""
-        waits = {engine.name: self._breakers[engine.name].wait_s(model, now_s) for engine in engines}
+    def available(self, engines: list[ChatEngine], model: str, account_id: int, now_s: float) -> list[ChatEngine]:
+        """Return the engines that allow a request of this account now.
+
+        Raises EngineRateLimited or Overloaded if there is none.
+        """
+        waits = {engine.name: self.breakers[engine.name].wait_s(model, account_id, now_s) for engine in engines}
         available = [engine for engine in engines if waits[engine.name] == 0]
         if available:
             return available
         name = min(waits, key=waits.__getitem__)
         wait_s = max(1, round(waits[name] + 0.5))
-        if self._breakers[name].is_limited(model, now_s):
+        if self.breakers[name].is_limited(model, now_s):
             raise EngineRateLimited(f"{name} is rate limiting this model; retry in {wait_s} s", retry_after_s=wait_s)
         raise Overloaded(
             f"{name} is temporarily unavailable after repeated failures; retry in {wait_s} s", retry_after_s=wait_s

@@ -1,6 +1,8 @@
 """Run one chat: open the engine, read and normalize its output, charge for it, end it. Independent of HTTP.
 
-`finish` queues the charge without awaiting anything, so that every way in which a run can end is charged.
+`finish` queues the charge without awaiting anything, so that every way in which a run can end is charged. What takes
+time before it, such as counting with a tokenizer or reading an abandoned response, runs in a background task that
+calls `finish` in a `finally`; the run stays in flight until then.
 """
 
 from __future__ import annotations
@@ -8,26 +10,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging, Reservation, state_after, wait_until_durable
-from minitoolai.chat.normalizer import ChunkNormalizer, NormalizedCompletion, normalize_completion
+from minitoolai.chat.chunks import Chunk
+from minitoolai.chat.completion import NormalizedCompletion, completion_texts, normalize_completion
+from minitoolai.chat.normalizer import ChunkNormalizer
+from minitoolai.chat.recording import RecordingNormalizer
 from minitoolai.chat.router import Route, encode_attempts
+from minitoolai.core.catalog import ImageTokens
 from minitoolai.core.clock import Clock, created_ms, generation_name
-from minitoolai.core.errors import ClientLeft, EngineBroken, EngineError, EngineFull, EngineTimeout, ServiceError
-from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, has_died
+from minitoolai.core.counting import LEAST_SHARE, Delivered, Judgement, PromptCount, estimate, least_prompt
+from minitoolai.core.errors import ClientLeft, EngineFull, EngineTimeout, ServiceError
+from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, StreamOutput, break_silence, has_died
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ChatEngine, ChatResponse
 from minitoolai.ledger.types import Result
 
 log = logging.getLogger(__name__)
-
-
-#: Send a heartbeat when the engine has sent nothing for this long.
-HEARTBEAT_AFTER_S = 15.0
+T = TypeVar("T")
+#: Counts with tokenizers: one text at a time, so that many clients that leave at once do not take all cores.
+_COUNTER = ThreadPoolExecutor(1, thread_name_prefix="tokens")
 
 
 class RunOwner(Protocol):
@@ -45,8 +54,11 @@ class RunOwner(Protocol):
     def forget(self, run: ChatRun) -> bool:
         """Remove a run that has ended; return True if no other is in flight."""
 
-    def drain_for_usage(self, run: ChatRun, response: ChatResponse) -> bool:
-        """Return True if the rest of an abandoned response is now read in the background."""
+    def in_background(self, run: ChatRun, work: Coroutine[Any, Any, None], *, is_drain: bool) -> None:
+        """Run what ends an abandoned run in a task of its own."""
+
+    def image_tokens(self, model: str) -> ImageTokens | None:
+        """Return the tokens of an image for this model; None if it accepts none."""
 
 
 class ChatRun:
@@ -58,9 +70,9 @@ class ChatRun:
         request: ChatRequest,
         route: Route,
         reservation: Reservation,
-        prompt_tokens: int,
+        prompt: PromptCount,
     ) -> None:
-        """Prepare the run. `prompt_tokens` is the engine's exact count if it has one, else our estimate."""
+        """Prepare the run. `prompt` is the engine's exact count if it has one, else our estimate."""
         self._service = service
         self.request = request
         self.route = route
@@ -70,30 +82,42 @@ class ChatRun:
         self.name = generation_name(reservation.hold_id)
         self._created_s = created_ms(reservation.hold_id) // 1000
         self.events = self._new_events()
-        self.started_s = self._attempt_started_s = self._silent_since_s = service.clock.steady_s()
+        self.started_s = self._alive_at_s = self._silent_since_s = service.clock.steady_s()
         self._checkpoints = CheckpointSchedule(self.started_s)
         self._first_token_s: float | None = None
-        self._received_since_tick = False
-        self._prompt_tokens = prompt_tokens
+        self._has_waited = False
+        self._prompt = prompt
+        self._prompt_is_checked = False
+        #: Our count by the engine's tokenizer.
+        self._counted: Usage | None = None
+        #: The judgement that was charged.
+        self._charged: Judgement | None = None
         self._response: ChatResponse | None = None
+        #: An engine call that goes on if the client leaves, because the engine bills for all of it.
+        self._pending: asyncio.Future[Any] | None = None
         self._charge: asyncio.Future[Result] | None = None
         self.is_finished = False
         #: The completion, if the request is not streamed.
         self._completion: NormalizedCompletion | None = None
         self.cancellation = Cancellation()
-        #: Called when the engine has sent nothing for HEARTBEAT_AFTER_S.
-        self.on_silence: Callable[[], None] | None = None
+        #: What the caller of a stream receives. Not for a response that is sent whole.
+        self.output: StreamOutput | None = None
         #: Called once, at the first tick: the response takes longer than half a second.
         self.on_slow: Callable[[], None] | None = None
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _new_events(self) -> ChunkNormalizer:
-        return ChunkNormalizer(
+    def _new_events(self, head: Chunk | None = None) -> ChunkNormalizer:
+        kind = ChunkNormalizer if self.engine.tokenizer is None else RecordingNormalizer
+        return kind(
             forwards=self.engine.complete_chunks,
             include_usage=self.request.include_usage,
             name=f"chatcmpl-{self.name[4:]}",
             created_s=self._created_s,
+            model=self.request.model,
+            engine=self.engine.name,
+            choices=self.request.choices,
+            head=head,
         )
 
     async def open(self) -> None:
@@ -103,9 +127,41 @@ class ChatRun:
             if self.route.engine is not self.engine:
                 self._switch_engine(self.route.engine)
             try:
-                self._response = await self.engine.open(self.request, self.reservation.units)
+                if self.engine.bills_after_cancel:
+                    self._response = await self._keep(self._open_engine)
+                else:
+                    self._response = await self.engine.open(self.request, self.reservation.units)
             except (ServiceError, asyncio.CancelledError) as error:
                 await self._fail_over(error)
+
+    async def _open_engine(self) -> ChatResponse:
+        return await self.engine.open(self.request, self.reservation.units)
+
+    async def _keep(self, start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Await an engine call that continues if this task is cancelled, or take up one that was left so."""
+        pending: asyncio.Future[T] = self._pending or asyncio.ensure_future(start())
+        self._pending = pending
+        try:
+            await asyncio.shield(pending)
+        except ServiceError:
+            self._pending = None
+            raise
+        # After a CancelledError it goes on, or its result is kept.
+        self._pending = None
+        return pending.result()
+
+    async def _discard_pending(self) -> None:
+        """Stop an engine call that nobody waits for any more."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        pending.cancel()
+        await asyncio.wait([pending])
+        if pending.cancelled() or pending.exception() is not None:
+            return
+        result = pending.result()
+        if not isinstance(result, bytes):
+            await result.close()
 
     async def _fail_over(self, error: ServiceError | asyncio.CancelledError) -> None:
         """Switch to the next engine. Only possible before the caller has received anything.
@@ -118,18 +174,20 @@ class ChatRun:
             if timeout_error is None:
                 raise error
             error = timeout_error
+            await self._discard_pending()
         response, self._response = self._response, None
         if response is not None:
             await response.close()
         # The wait before a retry must not count towards an engine's first-token timeout.
-        self._attempt_started_s = math.inf
+        self._alive_at_s = math.inf
         await self.route.fail_over(error, had_begun=response is not None)
         self._switch_engine(self.route.engine)
 
     def _switch_engine(self, engine: ChatEngine) -> None:
         self.engine = engine
-        self.events = self._new_events()
-        self._attempt_started_s = self._service.clock.steady_s()
+        # Chunks without a word may have been sent already: those of the next engine continue them.
+        self.events = self._new_events(self.events.head)
+        self._alive_at_s = self._service.clock.steady_s()
 
     async def next_block(self) -> bytes | None:
         """Return the next whole events for the caller, or None at the end. Raises EngineError if the engine fails."""
@@ -144,13 +202,13 @@ class ChatRun:
         """Pass every block to `write` as it arrives, until the end. Raises EngineError if the engine fails.
 
         `write` returns an awaitable if the caller reads too slowly, else None. If the engine supports callbacks, blocks
-        are written from them, without waking a task per block. Fails over if an engine fails before its first chunk.
+        are written from them, without waking a task per block. Fails over if an engine fails before its first word.
         """
         while True:
             try:
                 return await self._flow(write)
             except (ServiceError, asyncio.CancelledError) as error:
-                if self.events.served_model is not None:
+                if self.events.has_spoken:
                     raise
                 await self._fail_over(error)
             await self.open()
@@ -200,8 +258,6 @@ class ChatRun:
                 is_new = block is None
                 if block is None:
                     block = self._process_chunk(data)
-                else:
-                    self._received_since_tick = True
                 # The task was just cancelled: the chunk is charged, but can no longer be written.
                 if halt.done():
                     return
@@ -225,21 +281,18 @@ class ChatRun:
     def _process_chunk(self, data: bytes) -> bytes:
         """Normalize bytes from the engine into whole events for the caller. Empty bytes mean the end."""
         events = self.events
-        if not data:
-            if events.usage is None:
-                raise EngineBroken(f"{self.engine.name} closed the stream early; the output sent so far is charged")
-            events.done = True
-            return b""
-        block = events.feed(data)
-        self._received_since_tick = True
-        # A chunk without text, such as the role, is not the first token.
-        if self._first_token_s is None and events.pieces:
-            self._first_token_s = self._service.clock.steady_s()
+        block = events.feed(data) if data else events.end()
+        if self._first_token_s is None and (block or events.pieces):
+            # Every event of a choice is a sign of life, comments are not. One without text, such as the role, is not
+            # the first token.
+            self._alive_at_s = self._service.clock.steady_s()
+            if events.pieces:
+                self._first_token_s = self._alive_at_s
         return block
 
     def _has_ended(self) -> bool:
         if self.events.error is not None:
-            raise EngineError(self.events.error)
+            raise self.events.error
         return self.events.done
 
     async def read_whole(self) -> bytes:
@@ -252,18 +305,37 @@ class ChatRun:
             await self.open()
 
     async def _read_whole(self) -> bytes:
-        assert self._response is not None
-        completion = normalize_completion(
-            await self._response.read(),
-            forwards=self.engine.complete_chunks,
-            name=self.name,
-            created_s=self._created_s,
-            prompt=self._prompt_tokens,
-            max_output=self._max_output(),
-        )
+        response = self._response
+        assert response is not None
+        if self.engine.bills_after_cancel:
+            body = await self._keep(lambda: _read(response))
+        else:
+            body = await response.read()
+        # Kept already now: it is charged even if the client leaves while it is counted.
+        completion = self._completion = self._normalize(body)
+        if self._must_count(completion.judgement):
+            texts = await _in_counter(completion_texts, completion.body)
+            await self._count(Delivered(len(texts), completion.size, texts))
+            completion = self._normalize(body)
         self._completion, self.events.served_model = completion, completion.model
         self._first_token_s = self._service.clock.steady_s()
         return completion.body
+
+    def _normalize(self, body: bytes) -> NormalizedCompletion:
+        completion = normalize_completion(
+            body,
+            forwards=self.engine.complete_chunks,
+            name=self.name,
+            created_s=self._created_s,
+            prompt=self._prompt,
+            max_output=self._max_output(),
+            output=None if self._counted is None else self._counted.completion_tokens,
+            is_exact=self.engine.token_events,
+            echoed=self._echoed_bytes(),
+            model=self.request.model,
+            engine=self.engine.name,
+        )
+        return self._normalize(body) if self._must_check_prompt(completion.judgement) else completion
 
     def final_events(self) -> bytes:
         """Return the events to send once the charge is durable."""
@@ -272,14 +344,57 @@ class ChatRun:
     # ── charging ────────────────────────────────────────────────────────────────────────────────────────────
 
     def usage_so_far(self) -> Usage:
-        """Return the usage reported by the engine, or our estimate. Zero before the first token."""
-        return self._usage_and_estimated()[0]
+        """Return the usage reported by the engine, or our own count. Zero before the first token."""
+        return self._judge().usage
 
-    def _usage_and_estimated(self) -> tuple[Usage, bool]:
-        """Return the usage so far, and whether any part of it is our own estimate."""
+    def _judge(self) -> Judgement:
+        """Return the usage so far, and whether any part of it is our own count. Fixed once it is charged."""
+        if self._charged is not None:
+            return self._charged
         if self._completion is not None:
-            return self._completion.usage, self._completion.is_estimated
-        return self.events.usage_if_ended(self._prompt_tokens, self._max_output(), is_exact=self.engine.token_events)
+            return self._completion.judgement
+        judgement = self.events.usage_if_ended(
+            self._prompt,
+            self._max_output(),
+            is_exact=self.engine.token_events,
+            output=None if self._counted is None else self._counted.completion_tokens,
+            echoed=self._echoed_bytes(),
+        )
+        return self._judge() if self._must_check_prompt(judgement) else judgement
+
+    def _must_check_prompt(self, judgement: Judgement) -> bool:
+        """Return True if the report of a prompt is too low, but may be right: believe less, and judge again. Once."""
+        if "prompt_low" not in judgement.doubts or self._prompt_is_checked:
+            return False
+        self._prompt_is_checked = True
+        least = min(self._prompt.least, least_prompt(self.request))
+        self._prompt = msgspec.structs.replace(self._prompt, least=least)
+        return True
+
+    def _must_count(self, judgement: Judgement) -> bool:
+        """Return True if this is our own count and the engine's tokenizer can give a better one."""
+        return judgement.is_estimated and self.engine.tokenizer is not None and self._counted is None
+
+    async def _count(self, delivered: Delivered) -> None:
+        """Count the prompt and what was delivered with the engine's tokenizer, in a thread."""
+        image_tokens = self._service.image_tokens(self.request.model)
+        counted = await _in_counter(estimate, self.request, delivered, self.engine.tokenizer, image_tokens)
+        self._counted = counted
+        prompt = min(counted.prompt_tokens, self._prompt.most)
+        least = min(self._prompt.least, prompt // LEAST_SHARE)
+        self._prompt = msgspec.structs.replace(self._prompt, tokens=prompt, least=least)
+
+    async def _count_stream(self) -> None:
+        events = self.events
+        if self._completion is None and isinstance(events, RecordingNormalizer) and self._must_count(self._judge()):
+            await self._count(Delivered(events.pieces, max(0, events.size - self._echoed_bytes()), events.texts()))
+
+    def _echoed_bytes(self) -> int:
+        """Return the bytes of the prompt that a text completion repeats before its output."""
+        fields = self.request.fields
+        if self.request.prompt is None or not fields.get("echo"):
+            return 0
+        return self.request.text_bytes * int(fields.get("n", 1))
 
     def _max_output(self) -> int:
         """Return the number of output tokens that the hold pays for."""
@@ -294,6 +409,8 @@ class ChatRun:
 
     async def charge(self, *, within_s: float) -> None:
         """Settle the hold and wait until that is durable. Raises TimeoutError if the database does not respond."""
+        if self.engine.tokenizer is not None:
+            await self._count_stream()
         self.finish()
         if self._charge is not None:
             await wait_until_durable(self._charge, within_s=within_s)
@@ -305,8 +422,10 @@ class ChatRun:
         self.is_finished = True
         is_last = self._service.forget(self)
         self.route.end_attempt(error)
-        usage, is_estimated = self._usage_and_estimated()
-        cost = self._cost_of(usage)
+        judgement = self._charged = self._judge()
+        cost = self._cost_of(judgement.usage)
+        if judgement.doubts:
+            self._report_doubts(judgement)
         if cost > self.reservation.amount:
             log.error(
                 "%s: cost of %d exceeds its hold of %d; charging the hold, the operator bears the difference",
@@ -314,18 +433,35 @@ class ChatRun:
                 cost,
                 self.reservation.amount,
             )
+            self._service.charging.meters.fell_short(self.engine.name, cost - self.reservation.amount)
         self._charge = self._service.charging.settle(
-            self.reservation, cost, self._outcome(usage, is_estimated, error), is_last=is_last
+            self.reservation, cost, self._outcome(judgement, error), is_last=is_last
         )
 
-    def _outcome(self, usage: Usage, is_estimated: bool, error: ServiceError | None) -> Outcome:
-        first_s = self._first_token_s
+    def _report_doubts(self, judgement: Judgement) -> None:
+        for doubt in judgement.doubts:
+            count = self._service.charging.meters.disbelieved(self.engine.name, doubt)
+            # Log the 1st, 2nd, 4th, 8th … time: an upstream that reports nonsense does so in every response.
+            if count & (count - 1) == 0:
+                log.warning(
+                    "%s: usage reported by %s not believed (%s, seen %d times); charging %d and %d tokens instead",
+                    self.name,
+                    self.engine.name,
+                    doubt,
+                    count,
+                    judgement.usage.prompt_tokens,
+                    judgement.usage.completion_tokens,
+                )
+
+    def _outcome(self, judgement: Judgement, error: ServiceError | None) -> Outcome:
+        first_s, usage, completion = self._first_token_s, judgement.usage, self._completion
         return Outcome(
             state=state_after(error),
             input_units=usage.prompt_tokens,
             output_units=usage.completion_tokens,
             cached_units=usage.cached_tokens,
-            estimated=is_estimated,
+            delivered_bytes=self.events.size if completion is None else completion.size,
+            estimated=judgement.is_estimated,
             served_model=self.events.served_model,
             error_code=error.code if error else None,
             first_token_ms=None if first_s is None else round((first_s - self.started_s) * 1000),
@@ -339,30 +475,62 @@ class ChatRun:
     async def close(self, error: ServiceError | None = None) -> None:
         """Finish the run and close the engine's response.
 
-        If the client left and the engine bills for the whole response anyway, read the usage in the background first.
+        If the client left and the engine bills for the whole response anyway, read it to its end in the background
+        first. If the engine has a tokenizer, count with it in the background first.
         """
-        response, self._response = self._response, None
-        if response is not None and isinstance(error, ClientLeft) and self._service.drain_for_usage(self, response):
+        if isinstance(error, ClientLeft) and self._can_drain():
+            self._service.in_background(self, self.drain(), is_drain=True)
             return
-        self.finish(error)
+        response, self._response = self._response, None
+        if not self.is_finished and self.engine.tokenizer is not None and self._must_count(self._judge()):
+            self._service.in_background(self, self._count_and_finish(error), is_drain=False)
+        else:
+            self.finish(error)
+        await self._discard_pending()
         if response is not None:
             await response.close()
 
-    async def drain(self, response: ChatResponse) -> None:
+    async def _count_and_finish(self, error: ServiceError | None) -> None:
+        try:
+            await self._count_stream()
+        finally:
+            self.finish(error)
+
+    def _can_drain(self) -> bool:
+        """Return True if the engine has the request, and bills for its whole response."""
+        if self.is_finished or not self.engine.bills_after_cancel or self.request.waits:
+            return False
+        return self._response is not None or self._pending is not None
+
+    async def drain(self) -> None:
         """Read the response to its end for its usage, after the client has left. The engine bills for all of it."""
         # The run was cancelled because the client left. Arm it again, so that a timeout can end the drain.
         self.cancellation.arm()
-        self._response = response
+        self.output = self.on_slow = None
         error: ServiceError = ClientLeft("the client disconnected")
         try:
-            while await self.next_block() is not None:
-                pass
-        except ServiceError as failure:
-            error = failure
+            try:
+                if self._response is None:
+                    self._response = await self._keep(self._open_engine)
+                if self.request.stream:
+                    while await self.next_block() is not None:
+                        pass
+                else:
+                    await self._read_whole()
+            except ServiceError as failure:
+                error = failure
+            except asyncio.CancelledError:
+                # A timeout or a stopping server: charge what came until now.
+                if self.cancellation.take() is None:
+                    raise
+            await self._count_stream()
         finally:
             self.cancellation.disarm()
             self.finish(error)
-            await response.close()
+            response, self._response = self._response, None
+            await self._discard_pending()
+            if response is not None:
+                await response.close()
 
     def stop(self, reason: ServiceError) -> None:
         """Cancel the run with this error: a timeout, a client that disconnected, a server that stops."""
@@ -380,23 +548,37 @@ class ChatRun:
         if self.on_slow is not None:
             self.on_slow()
             self.on_slow = None
-        if self._received_since_tick:
-            self._received_since_tick = False
-            self._silent_since_s = now_s
-        elif now_s - self._silent_since_s >= HEARTBEAT_AFTER_S and self.on_silence is not None:
-            self._silent_since_s = now_s
-            self.on_silence()
+        if self.output is not None:
+            self._silent_since_s = break_silence(self.output, self._silent_since_s, now_s)
         if self._checkpoints.is_due(now_s):
             self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
         first_s, total_s = self._service.timeouts(self.engine)
+        if self.request.waits:
+            self._has_waited = True
+        elif self._has_waited:
+            # The wait for a free slot must not count towards the first-token timeout.
+            self._has_waited, self._alive_at_s = False, now_s
         if now_s - self.started_s > total_s:
-            self.stop(
-                EngineTimeout(
-                    f"the response took more than {total_s:g} s and was cut off; the output so far is charged"
-                )
-            )
-        elif self._first_token_s is None and now_s - self._attempt_started_s > first_s:
+            self._on_total_timeout(total_s, now_s)
+        elif (
+            self._first_token_s is None
+            and now_s - self._alive_at_s > first_s
+            # A response that is sent whole has no first token. Waiting for a free slot is limited for both.
+            and (self.request.stream or self.request.waits)
+        ):
             self._on_first_token_timeout(first_s)
+
+    def _on_total_timeout(self, total_s: float, now_s: float) -> None:
+        """Fail over if nothing was sent and the next engine has time left, else stop."""
+        error = EngineTimeout(
+            f"the response took more than {total_s:g} s and was cut off; the output so far is charged"
+        )
+        is_waiting_to_retry = self._alive_at_s == math.inf
+        following = None if is_waiting_to_retry or self.events.has_spoken else self.route.next_engine()
+        if following is not None and now_s - self.started_s < self._service.timeouts(following)[1]:
+            self.cancellation.cancel_attempt(error)
+        else:
+            self.stop(error)
 
     def _on_first_token_timeout(self, waited_s: float) -> None:
         """Fail over to another engine after the first-token timeout, or stop if there is none."""
@@ -405,7 +587,15 @@ class ChatRun:
             error: ServiceError = EngineFull(f"{name} had no free slot for {waited_s:g} s; try again", retry_after_s=2)
         else:
             error = EngineTimeout(f"{name} sent no token for {waited_s:g} s; nothing was charged")
-        if self.events.served_model is None and self.route.has_more():
+        if not self.events.has_spoken and self.route.next_engine() is not None:
             self.cancellation.cancel_attempt(error)
         else:
             self.stop(error)
+
+
+async def _in_counter(function: Callable[..., T], *arguments: object) -> T:
+    return await asyncio.get_running_loop().run_in_executor(_COUNTER, lambda: function(*arguments))
+
+
+async def _read(response: ChatResponse) -> bytes:
+    return await response.read()

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging
 from minitoolai.chat.image_inputs import ImageInputs
 from minitoolai.chat.router import Router
 from minitoolai.chat.run import ChatRun
-from minitoolai.core.catalog import Catalog, ChatModel
+from minitoolai.core.catalog import Catalog, ChatModel, ImageTokens
 from minitoolai.core.clock import Clock
-from minitoolai.core.errors import ContextExceeded, InvalidRequest
+from minitoolai.core.counting import PromptCount, expect_prompt
+from minitoolai.core.errors import ContextExceeded, InvalidRequest, RateLimited
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Caller, NewGeneration
+from minitoolai.core.request_fields import named_bytes
 from minitoolai.core.tracing import Spans
-from minitoolai.engines.protocols import ChatEngine, ChatResponse
+from minitoolai.engines.protocols import ChatEngine
 
 log = logging.getLogger(__name__)
 
-#: Maximum number of cancelled responses that are read in the background for their usage at the same time. Further
-#: ones are closed, and charged by our own estimate.
+#: Abandoned responses of one account that are read to their end at the same time. All of them are read; an account
+#: with more gets a 429 for new requests until they end.
 MAX_DRAINING = 64
 #: Maximum number of models that an error message suggests.
 MAX_SUGGESTIONS = 5
@@ -43,6 +46,7 @@ class ChatService:
         first_token_timeout_s: float,
         total_timeout_s: float,
         image_inputs: ImageInputs,
+        refuses_unknown_fields: bool = False,
         spans: Spans | None = None,
     ) -> None:
         self.catalog = catalog
@@ -50,11 +54,14 @@ class ChatService:
         self.routes = Router(catalog, engines, clock, charging.meters, spans)
         self.charging = charging
         self._image_inputs = image_inputs
+        self._refuses_unknown_fields = refuses_unknown_fields
         self.clock = clock
         self._first_token_timeout_s = first_token_timeout_s
         self._total_timeout_s = total_timeout_s
         self.in_flight = in_flight
-        self._draining: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+        #: Number of abandoned responses that are read to their end, by account.
+        self._draining: dict[int, int] = {}
 
     def timeouts(self, engine: ChatEngine) -> tuple[float, float]:
         """Return the timeouts for the first token and for the whole response, in seconds."""
@@ -73,9 +80,15 @@ class ChatService:
         Raises ModelNotFound, InvalidRequest, ContextExceeded, InsufficientBalance, EngineRateLimited or Overloaded.
         """
         self.in_flight.check_open()
+        if self._draining:
+            self._check_draining(caller)
         model = self._model(request)
-        route = self.routes.choose(model, lambda engine: check_capabilities(request, model, engine, self))
+        route = self.routes.choose(
+            model, lambda engine: check_capabilities(request, model, engine, self), caller.account_id
+        )
         engine = route.engine
+        if request.extras or request.dropped or request.dropped_tools:
+            self._drop_fields(request, model, engine)
         if request.images:
             await self._image_inputs.load(request, must_fetch=not route.fetches_images, as_png=route.plain_images)
         prompt_tokens = await engine.count_prompt(request)
@@ -87,10 +100,23 @@ class ChatService:
         reservation = await self.charging.reserve(caller, bound, generation)
         request.clamped = reservation.units < limit
         if prompt_tokens is None:
-            prompt_tokens = pricing.prompt_estimate(request, model)
-        run = ChatRun(self, request, route, reservation, prompt_tokens)
+            prompt = expect_prompt(request, model.image_tokens, max_prompt)
+        else:
+            prompt = PromptCount(prompt_tokens)
+        run = ChatRun(self, request, route, reservation, prompt)
         self.in_flight.add(run)
         return run
+
+    def _drop_fields(self, request: ChatRequest, model: ChatModel, engine: ChatEngine) -> None:
+        """Note the fields that this engine does not get, and count those that an engine of this model gets."""
+        dropped = [*request.dropped, *(name for name in request.extras if name not in engine.forwards)]
+        if self._refuses_unknown_fields and (unknown := [*dropped, *request.dropped_tools]):
+            raise InvalidRequest(
+                f"{unknown[0][:100]} is not supported by this API. Leave it out", param=unknown[0][:100]
+            )
+        request.dropped = dropped
+        forwards = frozenset[str]().union(*(self.engines[name].forwards for name in model.engines))
+        request.other_bytes += named_bytes(request.extras, forwards)
 
     def _model(self, request: ChatRequest) -> ChatModel:
         if request.embed is not None:
@@ -106,17 +132,39 @@ class ChatService:
         """Remove a run that has ended. Return True if it was the last one in flight."""
         return self.in_flight.discard(run)
 
-    def drain_for_usage(self, run: ChatRun, response: ChatResponse) -> bool:
-        """Read the remaining response of a cancelled run in the background, for its usage, if the engine bills for it.
+    def image_tokens(self, model: str) -> ImageTokens | None:
+        """Return the tokens of an image for this model; None if it accepts none."""
+        entry = self.catalog.chat.get(model)
+        return None if entry is None else entry.image_tokens
 
-        Return False if it is not read: the engine stops billing, or MAX_DRAINING responses are being read already.
-        """
-        if run.is_finished or not run.engine.bills_after_cancel or len(self._draining) >= MAX_DRAINING:
-            return False
-        task = asyncio.ensure_future(run.drain(response))
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
-        return True
+    def in_background(self, run: ChatRun, work: Coroutine[Any, Any, None], *, is_drain: bool) -> None:
+        """Run what ends an abandoned run in a task of its own. `is_drain`: its response is read to its end."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        account = run.reservation.account_id
+        if is_drain:
+            self._draining[account] = self._draining.get(account, 0) + 1
+
+        def on_end(task: asyncio.Task[None]) -> None:
+            self._background.discard(task)
+            if is_drain:
+                self._draining[account] -= 1
+                if not self._draining[account]:
+                    del self._draining[account]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("%s: charged for what was done so far, after an error", run.name, exc_info=error)
+
+        task.add_done_callback(on_end)
+
+    def _check_draining(self, caller: Caller) -> None:
+        """Raise RateLimited if too many abandoned responses of this account are still generated and billed."""
+        draining = self._draining.get(caller.account_id, 0)
+        if draining >= MAX_DRAINING:
+            raise RateLimited(
+                f"{draining} responses that clients of this account abandoned are still being generated. "
+                "Try again when they have ended.",
+                retry_after_s=2,
+            )
 
 
 # ── capabilities ──────────────────────────────────────────────────────────────────────────────────────────

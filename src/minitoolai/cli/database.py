@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from minitoolai.billing.audit import shortfall_limit
 from minitoolai.cli.common import Commands, add_command, prepare, read, say
+from minitoolai.core.clock import MS_PER_DAY, SystemClock
 from minitoolai.paths import database_url
 from minitoolai.settings import Settings
-from minitoolai.storage.ledger import INVARIANTS, broken_invariants
+from minitoolai.storage.ledger import INVARIANTS, SHORTFALL_LIMIT, broken_invariants, excess_shortfalls
 from minitoolai.storage.opening import migrate
 
 
@@ -25,6 +27,9 @@ def add_migrate(commands: Commands[argparse.ArgumentParser]) -> None:
 def audit(settings: Settings, _: argparse.Namespace) -> int:
     """Print the rows that violate an invariant; return 1 if there are any."""
     broken = read(settings, broken_invariants)
+    most, since_ms = shortfall_limit(settings), SystemClock().now_ms() - MS_PER_DAY
+    if most is not None and (rows := read(settings, lambda connection: excess_shortfalls(connection, since_ms, most))):
+        broken[SHORTFALL_LIMIT] = rows
     for name, rows in broken.items():
         say(f"BROKEN: {name}")
         for row in rows:

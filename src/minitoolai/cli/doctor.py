@@ -80,8 +80,11 @@ def doctor(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _check_catalog(settings: Settings) -> str:
+    from minitoolai.engines.factory import check_engine_settings
+
     path = catalog_path(settings)
     catalog = read_catalog(path)
+    check_engine_settings(catalog, settings)
     counts = {"chat": len(catalog.chat), "speech": len(catalog.speech), "image": len(catalog.images)}
     return ", ".join(f"{count} {kind} models" for kind, count in counts.items()) + f" in {path}"
 
@@ -127,6 +130,7 @@ def _check_traces(settings: Settings) -> str:
 
 def warnings(settings: Settings) -> Iterator[str]:
     """Yield `subject: risk; remedy` for settings that work but should be changed."""
+    from minitoolai.engines.tokenizers import why_no_tokenizers
     from minitoolai.observability.metrics import is_loopback
 
     free = shutil.disk_usage(settings.data_dir).free
@@ -145,6 +149,10 @@ def warnings(settings: Settings) -> Iterator[str]:
             f"secret: it is stored in {settings.data_dir.resolve()}; another machine on this database would create "
             "its own and reject all keys; set the same MINITOOLAI_SECRET_KEY on every machine"
         )
+    engines = read_catalog(catalog_path(settings)).engines
+    named = [name for name, entry in engines.items() if entry.tokenizer and name in settings.engine_keys]
+    if named and (reason := why_no_tokenizers()):
+        yield f"tokenizer of {', '.join(named)}: {reason}"
     if settings.database_url:
         for name, risk in read(settings, unsafe_settings).items():
             yield f"PostgreSQL: {name} is off, so {risk}; set {name} = on in postgresql.conf and reload it"
@@ -237,12 +245,14 @@ async def _try_upstream(engine: ChatEngine, model: str) -> str:
 
 
 async def _one_token(engine: ChatEngine, model: str) -> str:
-    from minitoolai.chat.normalizer import normalize_completion
+    from minitoolai.chat.completion import normalize_completion
+    from minitoolai.core.counting import PromptCount
 
     messages = [{"role": "user", "content": "Say yes."}]
     answer = await engine.open(ChatRequest(model, messages, {}, stream=False, include_usage=True, limit=1), 1)
     try:
-        whole = normalize_completion(await answer.read(), forwards=False, name="doctor", created_s=0)
+        body = await answer.read()
+        whole = normalize_completion(body, forwards=False, name="doctor", created_s=0, prompt=PromptCount(1))
     finally:
         await answer.close()
     return whole.model or "an unnamed model"

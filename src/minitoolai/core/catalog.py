@@ -153,17 +153,22 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     complete_chunks: bool = False
     #: upstream: it continues and bills after a disconnect, so keep reading until it reports usage.
     bills_after_cancel: bool = False
+    #: upstream: tokenizer of its models, to count output for which it reported no usage. "": count bytes.
+    tokenizer: Literal["", "o200k", "cl100k"] = ""
     #: upstream: name of its output limit field, and whether it supports the role `developer`.
     limit_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     developer_role: bool = True
     #: upstream: request fields that it ignores or does not support; requests with them are rejected.
     unsupported: tuple[str, ...] = ()
+    #: upstream: request fields that it gets beside the documented ones, such as top_k. Others are dropped.
+    forwards: tuple[str, ...] = ()
     #: upstream: it also has `/completions`; the upstream decides which of its models support it.
     completions: bool = True
     #: the engine accepts images, for models that do.
     vision: bool = True
-    #: upstream: it fetches images by URL; otherwise they are fetched here and sent with the request.
-    fetches_images: bool = True
+    #: upstream: it fetches images by URL; otherwise they are fetched here and sent with the request. Default: only if
+    #: the address of the upstream is public, because one inside your network could fetch from it for a stranger.
+    fetches_images: bool | None = None
     #: upstream: model name of the upstream, by catalog name; a missing name is passed on unchanged. webui, diffusers:
     #: checkpoint or file, by catalog name; for a missing name, the model's `weights`.
     names: dict[str, str] = {}
@@ -171,7 +176,7 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sizes: list[Annotated[str, msgspec.Meta(pattern=r"^[1-9]\d{1,3}x[1-9]\d{1,3}$")]] = []
     #: upstream: for images it also accepts seed, num_inference_steps, guidance_scale and negative_prompt.
     extended_fields: bool = False
-    #: override the settings of the same names.
+    #: override the settings of the same names; absent: the settings, by default 60 and 600 s.
     first_token_timeout_s: Seconds | None = None
     total_timeout_s: Seconds | None = None
     #: upstream, webui: concurrent requests; more wait. 0 means unlimited for an upstream and 1 for a webui.
@@ -180,7 +185,7 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     waiting: Count = 128
     #: upstream: retries of a request that failed before its first byte and was not billed.
     retries: Count = 1
-    #: upstream: consecutive failures that open the circuit breaker (0: never), and seconds of the first cooldown.
+    #: upstream: least number of failures that open the circuit breaker (0: never), and seconds of the first cooldown.
     cooldown_after: Count = 5
     cooldown_s: Seconds = 5.0
     #: upstream: upstream cost in dollars per million input and output tokens; by model where it differs.
@@ -200,6 +205,10 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: fake: tokens per response, and the delay in milliseconds before each token or spoken sentence.
     tokens: Count = 16
     delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+    def served_name(self, model: str) -> str:
+        """Return the upstream's name of a model of the catalog."""
+        return self.names.get(model, model)
 
 
 class ImageTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

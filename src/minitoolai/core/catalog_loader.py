@@ -31,6 +31,8 @@ from minitoolai.core.catalog import (
 )
 from minitoolai.core.errors import CatalogError
 from minitoolai.core.money import price_per_image, price_per_token
+from minitoolai.core.operator_input import why_bad_address, why_bad_headers
+from minitoolai.core.request_fields import why_never_forwarded
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,7 +83,8 @@ def parse_catalog(text: str) -> Catalog:
         parsed = msgspec.convert(raw, _File)
     except msgspec.ValidationError as error:
         raise _located(text, raw, str(error)) from None
-    for name, engine in parsed.engines.items():
+    for name, entry in parsed.engines.items():
+        engine = parsed.engines[name] = msgspec.structs.replace(entry, base_url=entry.base_url.strip())
         _check_engine(text, name, engine)
     models = {name: _check_chat(text, name, entry, parsed.engines) for name, entry in parsed.chat.items()}
     speech = {name: _check_speech(text, name, entry, parsed.engines) for name, entry in parsed.speech.items()}
@@ -104,10 +107,17 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
         raise _at(text, table, "base_url", 'an upstream needs base_url = "https://host/v1"')
     if engine.kind == "webui" and engine.base_url and not engine.base_url.startswith(("http://", "https://")):
         raise _at(text, table, "base_url", 'a webui has base_url = "http://host:7860", or none until you set it')
+    if engine.base_url and (why_bad := why_bad_address(engine.base_url)) is not None:
+        raise _at(text, table, "base_url", why_bad)
+    if (why_bad := why_bad_headers(engine.headers)) is not None:
+        raise _at(text, table, "headers", why_bad)
     if engine.kind not in _NAMED_ELSEWHERE and not engine.model:
         raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that responses carry"')
     if (invalid := find_invalid_cost(engine)) is not None:
         raise _at(text, table, *invalid)
+    for field in engine.forwards:
+        if (why_never := why_never_forwarded(field)) is not None:
+            raise _at(text, table, "forwards", why_never)
     if engine.kind == "llama" and engine.context < 512:
         raise _at(text, table, "context", "a llama engine needs context = 4096, or at least 512, tokens")
 
@@ -263,6 +273,7 @@ def _remedy(what: str, known: dict[str, Any]) -> str:
     if "Invalid enum value" in what:
         return (
             f"{what}; the kinds are upstream, llama, hibari, piper, sketch, webui, diffusers and fake, the "
-            "limit fields max_completion_tokens and max_tokens, the schedules discrete and trailing"
+            "limit fields max_completion_tokens and max_tokens, the schedules discrete and trailing, the "
+            "tokenizers o200k and cl100k"
         )
     return what

@@ -24,13 +24,19 @@ def first_id_at(ms: int) -> int:
 
 
 class Clock(Protocol):
-    """Wall time for records, monotonic time for durations, and IDs for new rows."""
+    """Wall time for records, monotonic time for durations, the time of leases, and IDs for new rows."""
 
     def now_ms(self) -> int:
         """Return milliseconds since 1970, UTC."""
 
     def steady_s(self) -> float:
         """Return monotonic seconds with an arbitrary origin."""
+
+    def lease_ms(self) -> int:
+        """Return milliseconds on the clock that leases are written and compared in, never the wall clock.
+
+        On a shared database it is the database server's, for all processes alike; else the monotonic clock.
+        """
 
     def new_id(self) -> int:
         """Return a 63-bit ID that sorts roughly by time and is unique within this process."""
@@ -41,6 +47,8 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._last_id = 0
+        #: What the database server's clock is ahead of the monotonic one; 0 if the database is not shared.
+        self._lease_offset_ms = 0
         #: Number of this process on a shared database: two processes never make the same ID.
         self.process_number: int | None = None
 
@@ -49,6 +57,16 @@ class SystemClock:
 
     #: The builtin itself, without a Python frame around it: each request calls it several times.
     steady_s = staticmethod(time.monotonic)
+
+    def lease_ms(self) -> int:
+        return time.monotonic_ns() // 1_000_000 + self._lease_offset_ms
+
+    def follow(self, server_ms: int, steady_s: float) -> None:
+        """Keep leases in the database server's time, which was `server_ms` at this monotonic time or just after it.
+
+        May be called from any thread.
+        """
+        self._lease_offset_ms = server_ms - int(steady_s * 1000)
 
     def new_id(self) -> int:
         stamp = (self.now_ms() - _EPOCH_MS) << _RANDOM_BITS

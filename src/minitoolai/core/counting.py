@@ -1,20 +1,39 @@
-"""Estimate token counts from the bytes of text.
+"""Count what was read and delivered, and judge what an upstream reports about it.
 
-Used for output and prompts that the engine did not count, or counted as zero.
+`estimate` counts a prompt and a response for which no engine reported a usage: with the engine's tokenizer if the
+catalog names one, else from the bytes of their text. `judge_usage` compares a reported usage with that count, because
+the operator and the customer both pay for a wrong report.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
-from minitoolai.core.inference import Usage
+from minitoolai.core.catalog import ImageTokens
+from minitoolai.core.inference import ChatRequest, CompletionDetails, TokenDetails, Usage
 
 #: Estimated bytes of text per token. Common tokenizers average four; with five the estimate is rarely above the true
 #: count, so that a caller seldom pays too much.
 BYTES_PER_TOKEN = 5
+#: Tokens that a chat template usually adds per message.
+LIKELY_TOKENS_PER_MESSAGE = 4
+#: A reported count is believed from our own count divided by this. Formal English has twice as many bytes per token as
+#: other text, and an honest report must never be replaced.
+LEAST_SHARE = 4
+#: A delta counts as at most one token per this many bytes when a report is judged: some upstreams send every character
+#: in a delta of its own.
+LEAST_BYTES_PER_DELTA = 3
+#: A report above this is nonsense, whatever the hold pays for.
+LARGEST_PLAUSIBLE = 100_000_000
+#: Text in characters that is given to a tokenizer. Of a longer text, this many SAMPLES of it are counted.
+MOST_COUNTED = 131_072
+SAMPLES = 8
+#: A run of one character, of which tokenizers make few tokens.
+_RUN = re.compile(r"(.)\1{3,}", re.DOTALL)
 #: Fields that are not generated text. Some of them are repeated in every delta.
 _METADATA_FIELDS = frozenset(("role", "type", "id", "call_id", "tool_call_id", "format", "signature"))
 
@@ -48,6 +67,43 @@ _find_arguments = re.compile(rb'"delta":\{' + _ARGUMENTS).findall
 _match = re.compile(rb"\{(?:" + _TEXT + rb"|" + _ARGUMENTS + rb")").fullmatch
 
 
+# ── our own count ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Tokenizer(Protocol):
+    """Tokenizer of a model. May be called from any thread."""
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens of this text."""
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """What was delivered of a response: deltas that carried text, the bytes of that text, and the text itself.
+
+    `texts` is empty if the text was not kept. `size` may then be all that is known of it.
+    """
+
+    pieces: int
+    size: int
+    texts: Sequence[str] = ()
+
+
+def estimate(
+    request: ChatRequest,
+    delivered: Delivered,
+    tokenizer: Tokenizer | None = None,
+    image_tokens: ImageTokens | None = None,
+) -> Usage:
+    """Count a prompt and what was delivered of its response: with the tokenizer, or else from their bytes.
+
+    Counts at most MOST_COUNTED characters of each and extrapolates, so that megabytes of text take no seconds.
+    """
+    prompt = estimate_prompt(request, image_tokens, tokenizer)
+    if tokenizer is None or not delivered.texts:
+        return Usage(prompt, estimate_output_tokens(delivered.pieces, delivered.size))
+    return Usage(prompt, _count_extrapolated(tokenizer, delivered.texts, delivered.size))
+
+
 def estimate_tokens(size: int) -> int:
     """Return the estimated number of tokens in this many bytes of text, rounded to the nearest."""
     return (size + BYTES_PER_TOKEN // 2) // BYTES_PER_TOKEN
@@ -58,10 +114,138 @@ def estimate_output_tokens(pieces: int, size: int) -> int:
     return max(pieces, estimate_tokens(size))
 
 
+def estimate_prompt(
+    request: ChatRequest, image_tokens: ImageTokens | None = None, tokenizer: Tokenizer | None = None
+) -> int:
+    """Return the likely token count of a prompt that no engine has counted.
+
+    An image counts as the fewest tokens an image of this model can have: the maximum would overcharge a small image
+    many times over.
+    """
+    images = 0
+    if image_tokens is not None:
+        low = min(image_tokens.low, image_tokens.high)
+        images = sum(image_tokens.low if detail == "low" else low for detail in request.images)
+    return max(1, _prompt_text_tokens(request, tokenizer) + images)
+
+
+def _prompt_text_tokens(request: ChatRequest, tokenizer: Tokenizer | None = None) -> int:
+    """Return the likely token count of the prompt without its images."""
+    given = request.prompt if request.embed is None else request.embed
+    tokens = _tokens_given(given) if isinstance(given, list) else 0
+    if tokenizer is None:
+        text = estimate_tokens(request.text_bytes - tokens)
+    else:
+        texts = list(_prompt_texts(request))
+        text = _count_extrapolated(tokenizer, texts, sum(len(part.encode("utf-8", "replace")) for part in texts))
+    return tokens + text + LIKELY_TOKENS_PER_MESSAGE * len(request.messages)
+
+
+def _tokens_given(given: list[Any]) -> int:
+    """Count the tokens in a list of texts and tokens, or in a list of token lists."""
+    return sum(_tokens_given(item) if isinstance(item, list) else isinstance(item, int) for item in given)
+
+
+def _prompt_texts(request: ChatRequest) -> Iterator[str]:
+    """Yield every text of a prompt: the parts that `ChatRequest.text_bytes` counts. Images are left out."""
+    given = request.prompt if request.embed is None else request.embed
+    yield from (text for text in (given if isinstance(given, list) else [given]) if isinstance(text, str))
+    for message in request.messages:
+        yield from _content_texts(message.get("content"))
+        others = {key: value for key, value in message.items() if key not in ("role", "content")}
+        yield from (_encode(value).decode() for value in others.values() if value is not None)
+    for key in ("tools", "functions", "response_format"):
+        if key in request.fields:
+            yield _encode(request.fields[key]).decode()
+
+
+def _content_texts(content: Any) -> Iterator[str]:
+    parts: list[dict[str, Any]] = content if isinstance(content, list) else [{"text": content}]
+    for part in parts:
+        yield from (text for key in ("text", "refusal") if isinstance(text := part.get(key), str))
+
+
+def _count_extrapolated(tokenizer: Tokenizer, texts: Sequence[str], size: int) -> int:
+    """Count the tokens of texts of `size` bytes together, of which `texts` may be a part."""
+    length = sum(map(len, texts))
+    if length > MOST_COUNTED:
+        whole, step = "".join(texts), length // SAMPLES
+        texts = [whole[at : at + MOST_COUNTED // SAMPLES] for at in range(0, step * SAMPLES, step)]
+    tokens = sum(map(tokenizer.count, texts))
+    counted = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    # Lone surrogates and a part cut by a limit make small differences, which are not worth extrapolating.
+    return tokens * size // counted if size > counted + 64 else tokens
+
+
+# ── what an upstream reports ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class PromptCount(msgspec.Struct, frozen=True):
+    """Our count of a prompt, and the range in which a report of it is believed."""
+
+    tokens: int
+    least: int = 0
+    most: int = LARGEST_PLAUSIBLE
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """The usage to charge, whether any part of it is our own count, and why a report was not believed."""
+
+    usage: Usage
+    is_estimated: bool
+    #: A direction and a reason each, such as "output_zero"; empty if the report was believed or there was none.
+    doubts: tuple[str, ...] = ()
+
+
+def expect_prompt(request: ChatRequest, image_tokens: ImageTokens | None, most: int) -> PromptCount:
+    """Return our count of a prompt, believing reports from a quarter of its text up to `most`."""
+    least = _prompt_text_tokens(request) // LEAST_SHARE
+    return PromptCount(min(estimate_prompt(request, image_tokens), most), least, most)
+
+
+def least_prompt(request: ChatRequest) -> int:
+    """Return the fewest prompt tokens that are believed after a closer look, for a report that seems too low.
+
+    Counts only what surely is a part of the prompt: some engines leave out the reasoning of earlier turns, tools that
+    must not be called, or schemas, which they turn into a grammar. Rules, indentation and padded tables have up to 80
+    bytes per token, so of a long run of one character only two count.
+    """
+    text = "".join(_certain_texts(request))
+    step = max(8192, len(text) // SAMPLES)
+    samples = [text[at : at + 8192] for at in range(0, len(text), step)]
+    kept = sum(len(_RUN.sub(r"\1\1", sample)) for sample in samples)
+    size = len(text.encode("utf-8", "replace")) * kept // max(1, sum(map(len, samples)))
+    return estimate_tokens(size) // LEAST_SHARE
+
+
+def _certain_texts(request: ChatRequest) -> Iterator[str]:
+    given = request.prompt if request.embed is None else request.embed
+    yield from (text for text in (given if isinstance(given, list) else [given]) if isinstance(text, str))
+    for message in request.messages:
+        yield from _content_texts(message.get("content"))
+        if message.get("tool_calls"):
+            yield _encode(message["tool_calls"]).decode()
+    if "tools" in request.fields and request.fields.get("tool_choice") != "none":
+        yield _encode(request.fields["tools"]).decode()
+
+
+def least_output(pieces: int, size: int, counted: int | None = None) -> int:
+    """Return the fewest output tokens that are believed for deltas with text, or `counted` by a tokenizer."""
+    likely = max(estimate_tokens(size), min(pieces, size // LEAST_BYTES_PER_DELTA))
+    return (likely if counted is None else min(likely, counted)) // LEAST_SHARE
+
+
+def is_plausible(usage: Usage) -> bool:
+    """Return True if the reported counts are within range, whatever was asked. Other reports are ignored."""
+    return 0 <= usage.prompt_tokens <= LARGEST_PLAUSIBLE and 0 <= usage.completion_tokens <= LARGEST_PLAUSIBLE
+
+
 def merge_usage(before: Usage | None, now: Usage) -> Usage:
     """Return the later of two reported usages, with its zeros replaced by the values of the earlier one."""
     if before is None:
         return now
+    if not now.prompt_tokens and not now.completion_tokens and not now.total_tokens:
+        return before
     prompt = now if now.prompt_tokens else before
     output = now if now.completion_tokens else before
     if prompt.prompt_tokens == now.prompt_tokens and output.completion_tokens == now.completion_tokens:
@@ -70,22 +254,110 @@ def merge_usage(before: Usage | None, now: Usage) -> Usage:
     return Usage(prompt.prompt_tokens, output.completion_tokens, 0, *details)
 
 
-def estimate_usage(
-    reported: Usage | None, *, prompt: int, tokens: int, has_begun: bool, later: int = 0
-) -> tuple[Usage, bool]:
-    """Return the usage to charge, and whether any part of it is our own estimate.
+def judge_usage(
+    reported: Usage | None,
+    *,
+    prompt: PromptCount,
+    tokens: int,
+    has_begun: bool,
+    least: int = 0,
+    most: int = LARGEST_PLAUSIBLE,
+    later: int = 0,
+    is_early: bool = False,
+    was_absurd: bool = False,
+) -> Judgement:
+    """Return the usage to charge: the reported one where it is believed, else our own count.
 
-    Use the reported usage, except that a reported zero is replaced by our estimate if `tokens` were delivered or the
-    prompt was read. `later` is the number of tokens delivered after the last report of a stream that was cut off.
-    Return a usage of zero if the engine reported nothing and no output `has_begun`.
+    `tokens` is our count of the output, `least` and `most` the range in which a report of it is believed. `later` is
+    our count of what followed the last report of a stream that was cut off. `is_early`: the only report came with the
+    first chunk, so it is about the prompt. `was_absurd`: another report was ignored. Without a report and without
+    output, nothing is charged.
     """
+    if (
+        reported is not None
+        and max(1, prompt.least) <= reported.prompt_tokens <= prompt.most
+        and max(1, least) <= reported.completion_tokens <= most
+        and not (later or is_early or was_absurd)
+        and reported.total_tokens <= reported.prompt_tokens + reported.completion_tokens
+        and _details_fit(reported)
+    ):
+        # Nearly every report.
+        return Judgement(reported, False)
+    doubts = ["absurd"] if was_absurd else []
     if reported is None:
-        return (Usage(prompt, tokens), True) if has_begun else (Usage(0, 0), False)
-    was_read = has_begun or reported.completion_tokens > 0
-    usage = merge_usage(Usage(prompt if was_read else 0, tokens), reported)
-    if later and reported.completion_tokens:
-        usage = msgspec.structs.replace(usage, completion_tokens=reported.completion_tokens + later, total_tokens=0)
-    return usage, usage is not reported
+        ours = Usage(prompt.tokens, tokens) if has_begun else Usage(0, 0)
+        return Judgement(ours, has_begun, tuple(doubts))
+    told = _with_total(reported, most)
+    output, why = (None, "") if is_early else _judge_count(told.completion_tokens, least, most, is_due=has_begun)
+    if output is None:
+        output = tokens
+        if why:
+            doubts.append(f"output_{why}")
+    else:
+        output = min(output + later, max(output, most))
+    was_read = has_begun or output > 0
+    read, why = _judge_count(told.prompt_tokens, prompt.least, prompt.most, is_due=was_read)
+    if read is None:
+        read = prompt.tokens if was_read else 0
+        doubts.append(f"prompt_{why}")
+    is_estimated = read != told.prompt_tokens or output != told.completion_tokens
+    return Judgement(_within(told, read, output), is_estimated, tuple(doubts))
+
+
+def _judge_count(told: int, least: int, most: int, *, is_due: bool) -> tuple[int | None, str]:
+    """Return the reported count, or None and the reason if it is not believed. `is_due`: zero cannot be true."""
+    if told == 0:
+        return (None, "zero") if is_due and most else (0, "")
+    if told < max(0, least):
+        return None, "low"
+    return (None, "high") if told > most else (told, "")
+
+
+def _with_total(usage: Usage, most: int) -> Usage:
+    """Add what the total has more than its parts: to the output as xAI means it, or to a prompt that is missing."""
+    more = usage.total_tokens - usage.prompt_tokens - usage.completion_tokens
+    if more <= 0:
+        return usage
+    if usage.prompt_tokens == 0 and (usage.completion_tokens or not most):
+        return msgspec.structs.replace(usage, prompt_tokens=more)
+    if usage.prompt_tokens and usage.completion_tokens + more <= most:
+        return msgspec.structs.replace(usage, completion_tokens=usage.completion_tokens + more)
+    return usage
+
+
+def _details_fit(usage: Usage) -> bool:
+    """Return True if no detail is below zero or above the count that it is a part of."""
+    read, written, whole = usage.prompt_tokens_details, usage.completion_tokens_details, usage.prompt_tokens
+    if read is not None and not (0 <= (read.cached_tokens or 0) <= whole and 0 <= (read.audio_tokens or 0) <= whole):
+        return False
+    whole = usage.completion_tokens
+    return written is None or (
+        0 <= (written.reasoning_tokens or 0) <= whole
+        and 0 <= (written.audio_tokens or 0) <= whole
+        and 0 <= (written.accepted_prediction_tokens or 0) <= whole
+        and 0 <= (written.rejected_prediction_tokens or 0) <= whole
+    )
+
+
+def _within(told: Usage, prompt: int, output: int) -> Usage:
+    """Return the usage with these counts, and with details that are not above them."""
+    if (prompt, output) == (told.prompt_tokens, told.completion_tokens) and _details_fit(told):
+        return told
+    read, written = told.prompt_tokens_details, told.completion_tokens_details
+    if read is not None:
+        read = TokenDetails(_clamp(read.cached_tokens, prompt), _clamp(read.audio_tokens, prompt))
+    if written is not None:
+        written = CompletionDetails(
+            _clamp(written.reasoning_tokens, output),
+            _clamp(written.audio_tokens, output),
+            _clamp(written.accepted_prediction_tokens, output),
+            _clamp(written.rejected_prediction_tokens, output),
+        )
+    return Usage(prompt, output, 0, read, written)
+
+
+def _clamp(part: int | None, whole: int) -> int | None:
+    return None if part is None else max(0, min(part, whole))
 
 
 # ── sizes in bytes ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -145,12 +417,18 @@ def message_size(message: dict[str, Any]) -> int:
         ((field, value),) = message.items()
         if isinstance(value, str) and field not in _METADATA_FIELDS:
             return len(value.encode())
-    size, seen = 0, set[str]()
+    return sum(len(text.encode()) for text in message_texts(message))
+
+
+def message_texts(message: dict[str, Any]) -> list[str]:
+    """Return all strings in a delta or a message, in any field. See `message_size` for what counts."""
+    kept: list[str] = []
+    seen = set[str]()
     for field, value in message.items():
         texts = _texts(field, value)
-        size += sum(len(text.encode()) for text in texts if text not in seen)
+        kept += [text for text in texts if text not in seen]
         seen.update(texts)
-    return size
+    return kept
 
 
 def _texts(field: str, value: Any) -> list[str]:

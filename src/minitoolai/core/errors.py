@@ -7,6 +7,7 @@ ServiceError
 │   ├── UrlForbidden, FetchFailed   URLs in a request
 │   ├── BodyTooLarge        TooComplex: too many lists and objects
 │   ├── WrongContentType    not JSON
+│   │   └── UnsupportedContentEncoding   packed in a way that is not unpacked here
 │   └── NotFound, Gone
 ├── AccessDenied            no API key, or an unknown one
 ├── KeyForbids              valid key, but not allowed to do this
@@ -22,6 +23,7 @@ ServiceError
 ├── ClientLeft              the client disconnected
 └── EngineError             the engine failed
     ├── EngineRefused       it rejected this request (4xx)
+    ├── EngineUnavailable   it cannot be reached, or rejects the operator's key: no request can cause that
     ├── EngineRateLimited
     ├── EngineBroken        it broke off, and may bill for the work
     └── EngineTimeout
@@ -60,6 +62,11 @@ class ServiceError(Exception):
         self.retry_after_s = retry_after_s
         if code is not None:
             self.code = code
+
+
+def internal_error(bug: Exception) -> ServiceError:
+    """Return the error for a caller whose request met a bug of ours."""
+    return ServiceError(f"Internal error ({type(bug).__name__}). Try again, or contact the operator.")
 
 
 class InvalidRequest(ServiceError):
@@ -126,6 +133,12 @@ class WrongContentType(InvalidRequest):
     """The Content-Type of the request is not JSON."""
 
     code = "unsupported_media_type"
+
+
+class UnsupportedContentEncoding(WrongContentType):
+    """The Content-Encoding of the request is not supported."""
+
+    code = "unsupported_content_encoding"
 
 
 class AccessDenied(ServiceError):
@@ -226,10 +239,25 @@ class EngineRefused(EngineError):
     retryable = False
 
 
+class EngineUnavailable(EngineError):
+    """The engine cannot be reached, or rejects the operator's key. No request of a caller can cause that."""
+
+
 class EngineRateLimited(EngineError):
-    """The engine's own rate limit was reached."""
+    """The engine's own rate limit was reached.
+
+    By itself it concerns one request. `rests_model`: the engine said when it serves this model again, whoever asks.
+    `is_size`: the request is too large for the limit, so that repeating it is of no use.
+    """
 
     code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, retry_after_s: int | None = None, rests_model: bool = False, is_size: bool = False
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.rests_model = rests_model
+        self.is_size = is_size
 
 
 class EngineBroken(EngineError):

@@ -11,8 +11,8 @@ import itertools
 import logging
 from typing import Protocol
 
-from minitoolai.core.clock import Clock
-from minitoolai.core.errors import EngineError, Overloaded, ServiceError
+from minitoolai.core.clock import Clock, generation_name
+from minitoolai.core.errors import EngineError, Overloaded, ServiceError, internal_error
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ TICK_S = 0.5
 TICK_GROUPS = 10
 #: Maximum age of the last checkpoint. Output produced since is the operator's loss if the process dies.
 CHECKPOINT_EVERY_S = 1.0
+#: Send a heartbeat when the caller has received nothing for this long, whatever the engine has sent.
+HEARTBEAT_AFTER_S = 15.0
 #: Fill a group up to this size before using the next one, so that checkpoints share a commit.
 MIN_GROUP_SIZE = 32
 
@@ -93,6 +95,27 @@ class Cancellation:
     def take_attempt(self) -> ServiceError | None:
         """Do the same as `take`, but only for a cancellation of the attempt; else return None."""
         return None if self._ends_run else self.take()
+
+
+class StreamOutput(Protocol):
+    """The stream of events that a caller receives."""
+
+    #: Nothing was sent since this was last set to True.
+    is_silent: bool
+
+    def break_silence(self) -> None:
+        """Send a heartbeat."""
+
+
+def break_silence(output: StreamOutput, silent_since_s: float, now_s: float) -> float:
+    """Send a heartbeat if the caller has received nothing for HEARTBEAT_AFTER_S, and return since when it is silent."""
+    if not output.is_silent:
+        output.is_silent = True
+        return now_s
+    if now_s - silent_since_s < HEARTBEAT_AFTER_S:
+        return silent_since_s
+    output.break_silence()
+    return now_s
 
 
 class ChargedRun(Protocol):
@@ -188,7 +211,19 @@ class InFlight:
             await asyncio.sleep(due_s - now_s)
             now_s = self._clock.steady_s()
             for run in list(group):
-                run.tick(now_s)
+                try:
+                    run.tick(now_s)
+                except Exception as bug:
+                    log.exception("%s: its tick failed; ending this response", generation_name(run.hold_id))
+                    self._end_failed(run, bug)
+
+    def _end_failed(self, run: InFlightRun, bug: Exception) -> None:
+        """End one run with a bug in its tick. All others must still be ticked."""
+        try:
+            run.stop(internal_error(bug))
+        except Exception:
+            log.exception("%s: it cannot be stopped; its hold will be recovered", generation_name(run.hold_id))
+            self.discard(run)
 
     async def drain(self, timeout_s: float) -> int:
         """Refuse new runs, wait for running ones, then cancel the remaining ones and return how many."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import msgspec
@@ -41,7 +42,7 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class ChatRequest(msgspec.Struct):
-    """Validated chat request. `fields` is the request body without the fields that have their own attribute."""
+    """Validated chat request. `fields` are the documented fields of the body that have no attribute of their own."""
 
     model: str
     messages: list[dict[str, Any]]
@@ -51,7 +52,14 @@ class ChatRequest(msgspec.Struct):
     limit: int | None
     choices: int = 1
     text_bytes: int = 0
+    #: Bytes of other values that are sent to the engine. Part of the bound, but hardly of the prompt.
+    other_bytes: int = 0
     images: list[str] = []
+    #: Undocumented fields, which an engine gets only if its catalog entry forwards them.
+    extras: dict[str, Any] = {}
+    #: Names of the fields, and of the tools, that no engine gets.
+    dropped: list[str] = []
+    dropped_tools: list[str] = []
     #: A default limit may be lowered to fit the context; a requested one may not.
     limit_is_default: bool = False
     #: The balance allows fewer output tokens than requested.
@@ -64,6 +72,12 @@ class ChatRequest(msgspec.Struct):
     embed: list[Any] | None = None
     #: State of the HTTP dialect, which only the dialect reads, to build the response.
     form: Any = None
+
+    def forwarded(self, names: Collection[str]) -> dict[str, Any]:
+        """Copy the fields for an engine that gets these undocumented fields, too."""
+        if not self.extras:
+            return self.fields.copy()
+        return self.fields | {name: self.extras[name] for name in names if name in self.extras}
 
 
 AudioFormat = Literal["mp3", "wav", "flac", "opus", "pcm"]

@@ -172,6 +172,8 @@ class Outcome(msgspec.Struct, frozen=True):
     #: Image jobs: key of the image in the object store, or the error message.
     result: str | None = None
     error: str | None = None
+    #: Bytes of text, audio or image that were sent or made available. None if unknown.
+    delivered_bytes: int | None = None
 
 
 class Generation(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
 from minitoolai.core.errors import EngineError, FetchFailed, SettingsError, UrlForbidden
+from minitoolai.core.operator_input import why_bad_address, why_bad_key
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.engines.chat.openai import UpstreamEngine
@@ -46,17 +47,29 @@ def make_engines(
     limits: ConcurrencyLimits,
     extra_headers: ExtraHeaders | None = None,
 ) -> dict[str, ChatEngine]:
-    """Create all chat engines. Raises SettingsError for an API key or base URL of an unknown engine."""
-    for variable, named in (("API_KEY", settings.engine_keys), ("BASE_URL", settings.engine_urls)):
-        for name in named:
-            if name not in catalog.engines:
-                raise SettingsError(
-                    f"MINITOOLAI_{name.upper()}_{variable} names no engine of the catalog; "
-                    f"its engines are {', '.join(catalog.engines)}"
-                )
+    """Create all chat engines. Raises SettingsError like `check_engine_settings`."""
+    check_engine_settings(catalog, settings)
     used = {name for model in [*catalog.chat.values(), *catalog.embeddings.values()] for name in model.engines}
     entries = {name: entry for name, entry in catalog.engines.items() if name in used}
     return {name: make_engine(name, entry, settings, http, limits, extra_headers) for name, entry in entries.items()}
+
+
+def check_engine_settings(catalog: Catalog, settings: Settings) -> None:
+    """Raise SettingsError for an API key or base URL of an unknown engine, or one with which every request fails."""
+    for variable, named in (("API_KEY", settings.engine_keys), ("BASE_URL", settings.engine_urls)):
+        for name, value in named.items():
+            full_name = f"MINITOOLAI_{name.upper()}_{variable}"
+            if name not in catalog.engines:
+                raise SettingsError(
+                    f"{full_name} names no engine of the catalog; its engines are {', '.join(catalog.engines)}"
+                )
+            # A web UI's key is a user and a password, which may have any character: it is sent as base64.
+            is_password = variable == "API_KEY" and catalog.engines[name].kind == "webui"
+            why_bad = why_bad_address(value) if variable == "BASE_URL" and value else None
+            if variable == "API_KEY" and not is_password:
+                why_bad = why_bad_key(value)
+            if why_bad is not None:
+                raise SettingsError(f"{full_name} is wrong: {why_bad}")
 
 
 def make_engine(
@@ -84,7 +97,14 @@ def make_engine(
         return FakeEngine(name, entry)
     url, key = _address(name, settings)
     return UpstreamEngine(
-        name, entry, http, base_url=url, key=key, concurrency=limits.get(name), extra_headers=extra_headers
+        name,
+        entry,
+        http,
+        base_url=url,
+        key=key,
+        concurrency=limits.get(name),
+        extra_headers=extra_headers,
+        total_timeout_s=settings.total_timeout_s,
     )
 
 
@@ -111,7 +131,15 @@ def make_speech_engine(
     entry = catalog.engines[name]
     if entry.kind == "upstream":
         url, key = _address(name, settings)
-        return UpstreamSpeechEngine(name, entry, http, base_url=url, key=key, concurrency=limits.get(name))
+        return UpstreamSpeechEngine(
+            name,
+            entry,
+            http,
+            base_url=url,
+            key=key,
+            concurrency=limits.get(name),
+            total_timeout_s=settings.total_timeout_s,
+        )
     voices = {voice.id: voice for model in catalog.speech.values() for voice in model.voices if voice.engine == name}
     return VOICE_POOLS[entry.kind](
         name,

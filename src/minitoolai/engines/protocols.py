@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from minitoolai.core.catalog import VoiceEntry
+from minitoolai.core.counting import Tokenizer
 from minitoolai.core.inference import AudioChunk, ChatRequest, SpeechRequest, SpeechSegment
 
 # ── chat ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -49,8 +50,12 @@ class ChatEngine(Protocol):
     complete_chunks: bool
     #: Each event of a stream is one token, so our own count of a response that was cut is exact.
     token_events: bool
+    #: Counts output for which the engine reported no usage. None if the catalog names no tokenizer.
+    tokenizer: Tokenizer | None
     #: The engine continues and bills after a disconnect: read on to get the usage that it reports.
     bills_after_cancel: bool
+    #: Undocumented request fields that the engine gets.
+    forwards: frozenset[str]
     #: The engine fetches images by URL itself; otherwise it receives their bytes.
     fetches_images: bool
     #: The engine supports few image formats: convert every image to PNG first.
@@ -226,6 +231,8 @@ class SpeechEngine(Protocol):
     """An engine for speech. Text goes in sentence by sentence; audio in the requested format comes out."""
 
     name: str
+    #: Request fields that the engine gets as they are.
+    forwards: frozenset[str]
 
     def why_not_ready(self) -> str | None:
         """Return None if the engine is ready, else the reason and the remedy, for `minitoolai models`."""

@@ -19,6 +19,7 @@ import msgspec
 
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, WrongContentType
 from minitoolai.http.asgi import Receive, Scope, headers_by_name
+from minitoolai.http.content_encoding import coding_of, unpack
 from minitoolai.http.data_urls import TextCounter
 from minitoolai.http.validation import SMALL_BODY
 
@@ -60,6 +61,8 @@ async def read_parsed(parse: Callable[[bytes], T], scope: Scope, receive: Receiv
     length = headers.get(b"content-length")
     if length is not None:
         limits.check_announced(length)
+    if b"content-encoding" in headers and (coding := coding_of(headers[b"content-encoding"])) is not None:
+        return await _read_packed(parse, coding, receive, limits)
     message = await receive()
     body: bytes = message.get("body", b"")
     if body and len(body) <= SMALL_BODY and not message.get("more_body"):
@@ -68,6 +71,16 @@ async def read_parsed(parse: Callable[[bytes], T], scope: Scope, receive: Receiv
             raise limits.exceeded()
         return parse(body)
     body = await _read_rest(message, receive, limits)
+    return parse(body) if len(body) <= SMALL_BODY else await run_in_body_thread(parse, body)
+
+
+async def _read_packed(parse: Callable[[bytes], T], coding: str, receive: Receive, limits: BodyLimits) -> T:
+    """Read a packed body, and return `parse` of the unpacked one. The limits apply to both."""
+    packed = await _read_rest(await receive(), receive, limits)
+    body = await run_in_body_thread(unpack, packed, coding, limits.total)
+    if body is None:
+        raise limits.exceeded()
+    TextCounter(limits.text).check([body], len(body))
     return parse(body) if len(body) <= SMALL_BODY else await run_in_body_thread(parse, body)
 
 

@@ -55,12 +55,14 @@ def error_body(error: errors.ServiceError, path: str = "") -> bytes:
 
 
 def error_headers(error: errors.ServiceError) -> list[tuple[bytes, bytes]]:
-    """Return `Retry-After` if a retry makes sense, and `WWW-Authenticate` for a 401."""
+    """Return `Retry-After` if a retry makes sense, `WWW-Authenticate` for a 401, and the encodings that are read."""
     headers = []
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     if isinstance(error, errors.AccessDenied):
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, errors.UnsupportedContentEncoding):
+        headers.append((b"accept-encoding", b"gzip, deflate"))
     return headers
 
 

@@ -20,6 +20,7 @@ import uvicorn
 
 from minitoolai.core.errors import SettingsError
 from minitoolai.http.types import App
+from minitoolai.http.uvicorn_protocol import UpgradeIgnoringProtocol
 from minitoolai.settings import Settings
 
 BACKLOG = 2048
@@ -81,7 +82,7 @@ def run_server(
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=UpgradeIgnoringProtocol,
         ws="none",
         lifespan="on",
         access_log=settings.access_log,

@@ -8,7 +8,15 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Protocol, TypeVar
 
 from minitoolai.billing.charging import interrupted
-from minitoolai.core.errors import AlreadySettled, ClientLeft, InvalidRequest, Overloaded, ServiceError, StoreError
+from minitoolai.core.errors import (
+    AlreadySettled,
+    ClientLeft,
+    InvalidRequest,
+    Overloaded,
+    ServiceError,
+    StoreError,
+    internal_error,
+)
 from minitoolai.core.in_flight import Cancellation
 from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
 from minitoolai.http.errors import error_body
@@ -95,12 +103,14 @@ class StreamWriter:
         self._send = send
         self._headers = headers
         self.has_begun = False
+        #: Nothing was written since this was last set to True.
+        self.is_silent = True
         self._is_sending = False
         self._direct: DirectWriter | None = None
 
     async def write(self, data: bytes, *, is_last: bool = False) -> None:
         """Send a block. Waits while the client reads too slowly."""
-        self._is_sending = True
+        self._is_sending, self.is_silent = True, False
         if not self.has_begun:
             self.has_begun = True
             await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
@@ -110,6 +120,7 @@ class StreamWriter:
 
     def queue_write(self, data: bytes) -> Awaitable[None] | None:
         """Send a block now, without a task. Return something to await if the client reads too slowly."""
+        self.is_silent = False
         if not self._is_sending and self._direct is not None and self._direct.write(data):
             return None
         if self.has_begun and not self._is_sending:
@@ -158,7 +169,7 @@ async def run_and_charge(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T 
         error = failure
     except Exception as bug:
         log.exception("%s failed", run.name)
-        error = ServiceError(f"Internal error ({type(bug).__name__}). Try again, or contact the operator.")
+        error = internal_error(bug)
     except BaseException:
         error = ClientLeft("The client disconnected.")
         raise

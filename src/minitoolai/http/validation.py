@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ from minitoolai.http.large_json import DEEPEST, check_depth, decode, decode_larg
 
 #: Decode bodies up to this size on the event loop: a few milliseconds, whatever they contain.
 SMALL_BODY = 64 * 1024
+_FIRST_BYTE_OF_A_MARK = codecs.BOM_UTF8[0]
 _POSITION = re.compile(r" \(byte \d+\)")
 
 
@@ -19,12 +21,16 @@ def json_object(body: bytes) -> dict[str, Any]:
     """Parse the body as a JSON object. Call this in the body thread if it has more than SMALL_BODY bytes."""
     if not body:
         raise InvalidRequest("The body is empty. Send the request as a JSON object.", code="invalid_json")
+    if body[0] >= _FIRST_BYTE_OF_A_MARK:
+        body = _without_byte_order_mark(body)
     is_large = len(body) > SMALL_BODY
     try:
         fields = decode_large(body) if is_large else decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # In a large body the position would be relative to a piece of it.
         reason = _POSITION.sub("", str(error)) if is_large else str(error)
+        if b"\x00" in body[:4]:
+            reason = "it is not UTF-8"
         raise InvalidRequest(f"The body is not valid JSON: {reason}", code="invalid_json") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
@@ -33,6 +39,13 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not is_large and body.count(b"[") + body.count(b"{") > DEEPEST:
         check_depth(fields)
     return fields
+
+
+def _without_byte_order_mark(body: bytes) -> bytes:
+    """Remove the mark that PowerShell and .NET put before UTF-8. RFC 8259 allows to ignore it."""
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InvalidRequest("The body is UTF-16. Send JSON as UTF-8.", code="invalid_json")
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 def non_empty_text(fields: dict[str, Any], name: str) -> str:

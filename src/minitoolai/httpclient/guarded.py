@@ -97,6 +97,21 @@ class GuardedClient:
             raise FetchFailed(f"{field}: no complete response within {timeout_s:g} s", param=field) from None
         raise FetchFailed(f"{field}: more than {MAX_REDIRECTS} redirects", param=field)
 
+    async def check(self, url: str, *, field: str = "url", timeout_s: float = TIMEOUT_S) -> None:
+        """Check a URL that another server will fetch, like one that is fetched here, but send nothing.
+
+        Raises UrlForbidden or FetchFailed. What the other server finds, such as a redirect, cannot be checked.
+        """
+        parts = check_url(url, field=field, insecure=self._insecure)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            async with asyncio.timeout(timeout_s):
+                self._check_addresses(await self._resolve(host, port), host, field)
+        except TimeoutError:
+            raise FetchFailed(f"{field}: {host} was not resolved within {timeout_s:g} s", param=field) from None
+        except (OSError, UnicodeError) as error:
+            raise FetchFailed(f"{field}: {host} cannot be resolved: {error}", param=field) from error
+
     async def post(
         self, url: str, body: bytes, *, headers: Mapping[str, str], field: str = "url", timeout_s: float = TIMEOUT_S
     ) -> int:
@@ -237,6 +252,23 @@ def is_public(text: str) -> bool:
 
 def _is_public_v4(address: ipaddress.IPv4Address) -> bool:
     return not any(address in network for network in _NON_PUBLIC_V4)
+
+
+def is_public_address(url: str) -> bool:
+    """Return True if the text of an operator's URL names a public host, in a scheme and at a port of any kind."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        _check_host(host, "base_url")
+    except UrlForbidden:
+        return False
+    return not host.endswith(_PRIVATE_SUFFIXES)
+
+
+#: Names that are not resolved on the internet, or only to addresses inside of a network.
+_PRIVATE_SUFFIXES = (
+    ".local", ".localhost", ".internal", ".intranet", ".lan", ".home", ".corp", ".private", ".home.arpa", ".test",
+    ".svc", ".cluster.local",
+)  # fmt: skip
 
 
 def check_url(url: str, *, field: str, insecure: bool = False) -> SplitResult:

@@ -155,7 +155,13 @@ class JobAttempt:
     # ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def _deliver(self, image: GeneratedImage, key: str) -> None:
-        outcome = Outcome(state="succeeded", output_units=1, served_model=image.model, result=key)
+        outcome = Outcome(
+            state="succeeded",
+            output_units=1,
+            served_model=image.model,
+            result=key,
+            delivered_bytes=len(image.png),
+        )
         result = await self.settle(self.job.price, outcome)
         if isinstance(result, Superseded):
             log.warning("job %d: dropped the image of attempt %d, superseded", self.job.id, self.job.attempt)
@@ -167,14 +173,16 @@ class JobAttempt:
         """End the job and charge `cost` in the same commit."""
         job, services, span = self.job, self._services, self._span
         now_ms = services.clock.now_ms()
-        services.meters.ended("image", job.model, job.id, outcome, cost, now_ms)
         settle = Settle(job.id, job.account_id, cost, now_ms, outcome, job.attempt)
         spans = services.spans
         attributes = {} if spans is None or span is None else spans.start_job_settle(span, job.id, cost, outcome)
         with child_span(span, "settle", attributes):
             future = services.writer.submit(settle)
             assert future is not None
-            return await self._written(future)
+            result = await self._written(future)
+        if isinstance(result, Settled) and not result.repeated:
+            services.meters.ended("image", job.model, job.id, outcome, cost, now_ms)
+        return result
 
     async def fail(self, code: str, message: str) -> None:
         """Record a failed attempt. The job is requeued, or fails for good after `MAX_FAILURES`."""

@@ -149,7 +149,9 @@ class JobClaimer:
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, clock=services.clock.steady_s)
         self._has_failed = False
         self._is_started = False
-        self._start_jitter_ms = 0 if state.single_process else round(1000 * jitter_s(0.0, START_JITTER_S))
+        self._start_jitter_s = 0.0 if state.single_process else jitter_s(0.0, START_JITTER_S)
+        #: For how long this process has seen a job wait for an engine that is not started.
+        self._start_timer = HeadOfLineTimer()
 
     async def run(self) -> None:
         """Claim until cancelled. Errors are logged and the claim is retried."""
@@ -183,7 +185,7 @@ class JobClaimer:
     async def _fill(self) -> None:
         """Claim and start as many jobs as the engine has room for."""
         state, engine, now_s = self._state, self._engine, self._services.clock.steady_s()
-        if not self._is_started and self._ready_models(now_s) and await self._should_start():
+        if not self._is_started and self._ready_models(now_s) and await self._should_start(now_s):
             await self._start()
         running = [attempt for attempt in state.attempts.values() if attempt.engine is engine]
         if state.draining or not engine.is_up or len(running) >= engine.max_concurrency or not self._backoff.is_due():
@@ -206,7 +208,7 @@ class JobClaimer:
             return []
         return await self._services.database.read_async(jobs.waiting, self._engine.name, models, limit)
 
-    async def _should_start(self) -> bool:
+    async def _should_start(self, now_s: float) -> bool:
         """Return True if the engine should start now. One that starts on demand needs a job that has waited for it."""
         state, engine = self._state, self._engine
         if engine.name not in state.start_on_demand:
@@ -214,8 +216,8 @@ class JobClaimer:
         if state.draining or not engine.max_concurrency:
             return False
         waiting = await self._waiting(self._models, 1)
-        now_ms = self._services.clock.now_ms()
-        return bool(waiting) and now_ms - waiting[0].created_ms >= self._start_jitter_ms
+        # Not by the time of the job's row: the process that wrote it may have another wall clock.
+        return self._start_timer.update(waiting, now_s) >= self._start_jitter_s and bool(waiting)
 
     async def _start(self) -> None:
         """Start the engine. Called once a model is ready, because weights may be installed while the process runs."""
@@ -227,7 +229,7 @@ class JobClaimer:
 
     async def _claim(self, ids: list[int]) -> None:
         """Claim these jobs under a lease and start an attempt at each one that no other process claimed first."""
-        state, now_ms = self._state, self._services.clock.now_ms()
+        state, now_ms = self._state, self._services.clock.lease_ms()
 
         def change(connection: Connection) -> list[ClaimedJob]:
             return jobs.claim(connection, ids, worker=state.name, now_ms=now_ms, lease_ms=LEASE_MS)

@@ -85,7 +85,8 @@ class ImageWorker:
         """Publish which models this process can run, and read which ones the others can."""
         while True:
             offers = {engine.name: self.models_of(engine) for engine in self._engines.values()}
-            now_ms = self._services.clock.now_ms()
+            # The time that all processes share: their wall clocks may differ.
+            now_ms = self._services.clock.lease_ms()
             try:
                 if not self.state.draining:
                     change = partial(jobs.register_worker, name=self.state.name, offers=offers, now_ms=now_ms)
@@ -158,7 +159,7 @@ class ImageWorker:
 
     async def _renew(self, attempts: list[JobAttempt]) -> None:
         renewals = [jobs.LeaseRenewal(attempt.job.id, attempt.job.attempt, attempt.step) for attempt in attempts]
-        lease_until_ms = self._services.clock.now_ms() + LEASE_MS
+        lease_until_ms = self._services.clock.lease_ms() + LEASE_MS
         try:
             lost: set[int] = await self._services.writer.run(
                 lambda connection: jobs.renew_leases(connection, renewals, lease_until_ms)
@@ -179,8 +180,11 @@ class ImageWorker:
 
         `include_unexpired` is for the start of the only process on a database: no other process can hold a lease.
         """
-        before_ms = FOREVER_MS if include_unexpired else self._services.clock.now_ms()
-        expired = await self._services.database.read_async(jobs.expired_leases, before_ms)
+        database, clock = self._services.database, self._services.clock
+        if database.is_shared and not include_unexpired:
+            await database.read_async(database.sync_time)
+        before_ms = FOREVER_MS if include_unexpired else clock.lease_ms()
+        expired = await database.read_async(jobs.expired_leases, before_ms)
         futures = [
             self._services.writer.submit(self._requeue(job, account, attempt, forced=include_unexpired))
             for job, account, attempt in expired
@@ -196,8 +200,10 @@ class ImageWorker:
 
     def _requeue(self, job: int, account: int, attempt: int, *, forced: bool) -> Requeue:
         message = f"the job was interrupted {MAX_FAILURES} times"
-        now_ms = self._services.clock.now_ms()
-        return Requeue(job, account, attempt, now_ms, "lapsed", MAX_FAILURES, "interrupted", message, forced)
+        now_ms, lease_now_ms = self._services.clock.now_ms(), self._services.clock.lease_ms()
+        return Requeue(
+            job, account, attempt, now_ms, "lapsed", MAX_FAILURES, "interrupted", message, forced, lease_now_ms
+        )
 
     async def _fail_expired(self) -> None:
         """Fail jobs that waited too long for an engine, and release their holds."""

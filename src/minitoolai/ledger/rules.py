@@ -173,7 +173,8 @@ def _requeue(state: LedgerState, operation: Requeue) -> Result:
     job = _running_attempt(state, operation.hold_id, operation.attempt)
     if job is None:
         return Superseded()
-    if operation.reason == "lapsed" and (job.lease_until_ms or 0) > operation.now_ms and not operation.forced:
+    is_leased = (job.lease_until_ms or 0) > operation.lease_now_ms
+    if operation.reason == "lapsed" and is_leased and not operation.forced:
         return StillLeased()
     failures = job.failures if operation.reason == "handed_back" else job.failures + 1
     if failures >= operation.most_failures:
@@ -211,7 +212,7 @@ def _recover(state: LedgerState, operation: Recover) -> Result:
         return UnknownAccountOrHold()
     if hold.state != "pending":
         return Settled(hold.settled, hold.shortfall, repeated=True)
-    if hold.lease_until_ms is None or (hold.lease_until_ms > operation.now_ms and not operation.forced):
+    if hold.lease_until_ms is None or (hold.lease_until_ms > operation.lease_now_ms and not operation.forced):
         return StillLeased()
     outcome = Outcome(state="failed", error_code="interrupted", estimated=True)
     return _close_hold(state, operation.hold_id, hold, account, hold.progress, operation.now_ms, outcome)

@@ -71,19 +71,23 @@ class Checkpoint(msgspec.Struct, frozen=True):
 
 
 class Recover(msgspec.Struct, frozen=True):
-    """Settle an abandoned hold at its last checkpoint. Refused while the lease runs, unless `forced`."""
+    """Settle an abandoned hold at its last checkpoint. Refused while the lease runs, unless `forced`.
+
+    `lease_now_ms` is the time on the clock of leases, which is not that of records (`now_ms`).
+    """
 
     hold_id: int
     account_id: int
     now_ms: int
     forced: bool = False
+    lease_now_ms: int = 0
 
 
 class Requeue(msgspec.Struct, frozen=True):
     """Return a job to the queue after an attempt without a result, or fail it after `most_failures`.
 
     `lapsed`: the lease expired; refused while it runs, unless `forced`. `failed`: the engine failed. `handed_back`: the
-    worker is stopping, which does not count as a failure.
+    worker is stopping, which does not count as a failure. `lease_now_ms` is as in `Recover`.
     """
 
     hold_id: int
@@ -95,6 +99,7 @@ class Requeue(msgspec.Struct, frozen=True):
     error_code: str = "interrupted"
     error: str | None = None
     forced: bool = False
+    lease_now_ms: int = 0
 
 
 class Credit(msgspec.Struct, frozen=True):

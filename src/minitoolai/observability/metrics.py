@@ -81,6 +81,12 @@ METRICS: Final[Mapping[str, Metric]] = {
         _COUNTER, "Writes that failed because the database refused them or was unreachable."
     ),
     "minitoolai_shortfall_dollars_total": Metric(_COUNTER, "Cost beyond the hold, paid by the operator."),
+    "minitoolai_engine_shortfall_dollars_total": Metric(
+        _COUNTER, "Cost beyond the hold, by the engine that counted it.", ("engine",)
+    ),
+    "minitoolai_usage_disbelieved_total": Metric(
+        _COUNTER, "Usages reported by an engine that were replaced by our own count.", ("engine", "why")
+    ),
     "minitoolai_engine_failures_total": Metric(_COUNTER, "Failed attempts at an engine.", ("engine", "code")),
     "minitoolai_engine_ready": Metric(_GAUGE, "1 if the engine is configured and its files exist.", ("engine",)),
     "minitoolai_engine_resting": Metric(
@@ -193,6 +199,10 @@ class MetricsPage:
         sources = self._sources
         for (engine, code), count in sources.shared.charging.meters.failures.items():
             families.add("minitoolai_engine_failures_total", count, engine, code)
+        for (engine, why), count in sources.shared.charging.meters.doubts.items():
+            families.add("minitoolai_usage_disbelieved_total", count, engine, why)
+        for engine, nano in sources.shared.charging.meters.shortfalls.items():
+            families.add("minitoolai_engine_shortfall_dollars_total", nano * NANO, engine)
         ready = {name: engine.why_not_ready() is None for name, engine in sources.engines.items()}
         for name, voice in sources.speech_engines.items():
             ready[name] = voice.why_not_ready() is None or ready.get(name, False)
@@ -202,7 +212,7 @@ class MetricsPage:
         for name, is_ready in ready.items():
             families.add("minitoolai_engine_ready", int(is_ready), name)
         for name in sources.engines:
-            families.add("minitoolai_engine_resting", int(not sources.router.breaker(name).is_closed), name)
+            families.add("minitoolai_engine_resting", int(not sources.router.breakers[name].is_closed), name)
 
     def _add_ledger(self, families: _Families) -> None:
         auditor, now_s = self._sources.auditor, self._sources.shared.clock.steady_s()

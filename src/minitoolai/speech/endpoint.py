@@ -8,6 +8,7 @@ from typing import Any, cast, get_args
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.core.errors import ClientLeft, InvalidRequest, ServiceError
 from minitoolai.core.inference import AudioFormat, SpeechRequest
+from minitoolai.core.request_fields import header_of_names
 from minitoolai.http.asgi import Headers, Receive, Scope, Send, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
@@ -92,6 +93,8 @@ class SpeechEndpoint:
         run.cancellation.arm()
         set_generation(scope, run.name)
         out = StreamWriter(send, _headers(run))
+        if request.as_events:
+            run.output = out
         failure = await stream_response(run, out, receive)
         if failure is not None and not isinstance(failure, ClientLeft):
             await _send_error(out, run, failure, send)
@@ -106,7 +109,10 @@ def _headers(run: SpeechRun) -> Headers:
 
 
 def _run_headers(run: SpeechRun) -> Headers:
-    return [(b"x-generation-id", run.name.encode()), (b"x-voice", run.voice.id.encode())]
+    headers = [(b"x-generation-id", run.name.encode()), (b"x-voice", run.voice.id.encode())]
+    if dropped := [name for name in run.request.fields if name not in run.engine.forwards]:
+        headers.append((b"x-dropped-fields", header_of_names(dropped)))
+    return headers
 
 
 async def _send_error(out: StreamWriter, run: SpeechRun, error: ServiceError, send: Send) -> None:

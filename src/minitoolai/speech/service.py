@@ -17,7 +17,14 @@ from minitoolai.billing.charging import Charging, Reservation, state_after, wait
 from minitoolai.core.catalog import Catalog, SpeechModel, VoiceEntry, find_voice
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import EngineError, EngineTimeout, InvalidRequest, Overloaded, ServiceError
-from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, InFlight, has_died
+from minitoolai.core.in_flight import (
+    Cancellation,
+    CheckpointSchedule,
+    InFlight,
+    StreamOutput,
+    break_silence,
+    has_died,
+)
 from minitoolai.core.inference import SpeechRequest
 from minitoolai.core.models import Caller, NewGeneration, Outcome
 from minitoolai.engines.protocols import SpeechEngine, SpeechResponse
@@ -53,9 +60,13 @@ class SpeechRun:
         self.is_finished = False
         #: Characters of the text for which audio was sent to the caller.
         self.characters = 0
+        #: Bytes of audio that were sent.
+        self.audio_bytes = 0
         self._response: SpeechResponse | None = None
         self._charge: asyncio.Future[Result] | None = None
-        self._started_s = self._progress_at_s = service.clock.steady_s()
+        #: What the caller of an event stream receives; None for plain audio.
+        self.output: StreamOutput | None = None
+        self._started_s = self._progress_at_s = self._silent_since_s = service.clock.steady_s()
         self._checkpoints = CheckpointSchedule(self._started_s)
         self._first_sound_s: float | None = None
 
@@ -80,12 +91,15 @@ class SpeechRun:
             self._progress_at_s = self._service.clock.steady_s()
             held_back += sound.audio
             is_counted = sound.samples is not None
+            if not sound.audio and self._first_sound_s is not None:
+                self.characters = sound.characters
             # Send the file header together with the first audio.
             if not held_back or sound.samples == 0:
                 continue
             if self._first_sound_s is None:
                 self._first_sound_s = self._progress_at_s
             self.characters = sound.characters
+            self.audio_bytes += len(held_back)
             return self._event(held_back) if self.request.as_events else held_back
         if self._first_sound_s is None:
             raise self._no_audio_error(is_counted=is_counted)
@@ -138,6 +152,7 @@ class SpeechRun:
             input_units=self.characters,
             served_model=self.engine.served_model(self.request.model),
             error_code=error.code if error else None,
+            delivered_bytes=self.audio_bytes,
             first_token_ms=None if first_s is None else round((first_s - self._started_s) * 1000),
             upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, self.characters),
         )
@@ -161,7 +176,7 @@ class SpeechRun:
             self.stop(reason)
 
     def tick(self, now_s: float) -> None:
-        """Renew the lease and enforce the timeouts, of the engine and of a caller that reads nothing.
+        """Renew the lease, send heartbeats, and enforce the timeouts, of the engine and of a caller that reads nothing.
 
         Called twice a second.
         """
@@ -169,8 +184,12 @@ class SpeechRun:
             return
         if self._checkpoints.is_due(now_s):
             self._service.charging.keep_alive(self.reservation, self.cost_so_far(), self.lose)
+        if self.output is not None:
+            self._silent_since_s = break_silence(self.output, self._silent_since_s, now_s)
         silent_s = now_s - self._progress_at_s
-        if self._first_sound_s is None and silent_s > self._service.first_sound_timeout_s:
+        # Plain audio is one whole response, which an engine may send at once; only a stream has a first sound.
+        is_late = self._first_sound_s is None and silent_s > self._service.first_sound_timeout_s
+        if is_late and self.request.as_events:
             self.stop(EngineTimeout(f"{self.engine.name} sent no audio for {silent_s:.0f} s; nothing was charged"))
         elif silent_s > self._service.stall_timeout_s:
             self.stop(EngineError(f"no audio was sent or read for {silent_s:.0f} s; the audio so far is charged"))

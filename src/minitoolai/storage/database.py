@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -19,6 +20,8 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 #: Publish/subscribe callback: (channel, payload), or (None, None) when notifications may have been lost.
 OnNotify = Callable[[str | None, str | None], None]
+#: Called with the server's time in milliseconds since 1970, and the monotonic time just before it was read.
+OnServerTime = Callable[[int, float], None]
 
 
 class Membership(Protocol):
@@ -81,12 +84,18 @@ class Connection(Protocol):
     def limit_time(self, limit_s: float) -> None:
         """Interrupt statements with QueryTimeout once this time has passed; on PostgreSQL each on its own."""
 
+    def follow_time(self, follow: OnServerTime) -> None:
+        """Report the server's time now and with each transaction. Does nothing for a file, which has no clock."""
+
+    def server_ms(self) -> int:
+        """Return the server's time in milliseconds since 1970. Only for a shared database."""
+
     def close(self) -> None:
         """Close the session."""
 
 
 class ImmediateWrites:
-    """Mixin: `queue_write` and `select_many` without batching, for databases without a network round trip."""
+    """Mixin: `queue_write` and `select_many` without batching, for databases without network and server."""
 
     def queue_write(self: Connection, sql: str, rows: Sequence[Sequence[object]], *, conflict_error: str = "") -> None:
         if self.execute_many(sql, rows) < len(rows) and conflict_error:
@@ -94,6 +103,12 @@ class ImmediateWrites:
 
     def select_many(self: Connection, *selects: SelectByIds) -> list[list[Row]]:
         return [self.select_by_ids(one.sql, one.ids) if one.ids else [] for one in selects]
+
+    def follow_time(self, follow: OnServerTime) -> None:
+        """Do nothing: a file has no clock."""
+
+    def server_ms(self) -> int:
+        raise StoreError("a file has no clock")
 
 
 #: A report that reads longer is interrupted. SQLite cannot shorten its write-ahead log past an open read.
@@ -239,6 +254,8 @@ class Database:
         #: True if other processes write to this database as well.
         self.is_shared = is_shared
         self._connect = connect
+        #: Told the server's time, if the database is shared.
+        self._follow: OnServerTime | None = None
         self._register = register
         self._readers = ReaderPool(connect, readers, "reader")
         self._reports = ReaderPool(connect, REPORT_THREADS, "report", limit_s=REPORT_LIMIT_S)
@@ -247,7 +264,21 @@ class Database:
 
     def connect(self) -> Connection:
         """Open a connection that may write. The caller closes it."""
-        return self._connect(False)
+        connection = self._connect(False)
+        if self._follow is not None:
+            connection.follow_time(self._follow)
+        return connection
+
+    def follow_time(self, follow: OnServerTime) -> None:
+        """Report the server's time with each transaction of the connections opened from now on."""
+        if self.is_shared:
+            self._follow = follow
+
+    def sync_time(self, connection: Connection) -> None:
+        """Report the server's time now, for a process without transactions."""
+        if self._follow is not None:
+            sent_s = time.monotonic()
+            self._follow(connection.server_ms(), sent_s)
 
     def membership(self, channels: Sequence[str], on_notify: OnNotify) -> Membership | None:
         """Return the registration of this process, not yet started, or None if the database is not shared.

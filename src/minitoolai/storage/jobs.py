@@ -123,7 +123,10 @@ def waiting(connection: Connection, engine: str, models: Sequence[str], limit: i
 
 
 def claim(connection: Connection, ids: Sequence[int], *, worker: str, now_ms: int, lease_ms: int) -> list[ClaimedJob]:
-    """Claim those of these jobs that are still queued, under a lease. Skip jobs that another worker is claiming."""
+    """Claim those of these jobs that are still queued, under a lease. Skip jobs that another worker is claiming.
+
+    `now_ms` is the time on the clock of leases.
+    """
     rows = connection.select_by_ids(
         "SELECT id FROM generations WHERE state = 'queued' AND id IN (…)" + connection.skip_locked, ids
     )

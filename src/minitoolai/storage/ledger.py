@@ -225,10 +225,18 @@ def _write_generations(connection: Connection, state: LedgerState) -> None:
         connection.queue_write(
             "UPDATE generations SET state = ?, input_units = ?, output_units = ?, cached_units = ?,"
             " estimated = ?, served_model = ?, error_code = ?, first_token_ms = ?, purchase = ?, cost = ?,"
-            " finished_ms = ? WHERE id = ?",
+            " delivered_bytes = ?, finished_ms = ? WHERE id = ?",
             [
                 (o.state, o.input_units, o.output_units, o.cached_units, int(o.estimated), o.served_model)
-                + (o.error_code, o.first_token_ms, o.upstream_cost, captured + shortfall, now_ms, hold_id)
+                + (
+                    o.error_code,
+                    o.first_token_ms,
+                    o.upstream_cost,
+                    captured + shortfall,
+                    o.delivered_bytes,
+                    now_ms,
+                    hold_id,
+                )
                 for hold_id, captured, shortfall, now_ms, o in state.outcomes
             ],
         )
@@ -300,7 +308,26 @@ INVARIANTS: dict[str, str] = {
             (SELECT coalesce(sum(amount), 0) AS total FROM transfers WHERE kind = 'usage') AS t,
             (SELECT coalesce(sum(shortfall), 0) AS total FROM holds) AS s
         WHERE u.total <> t.total + s.total""",
+    "what was delivered at a price was charged": """
+        SELECT id, engine, delivered_bytes FROM generations
+        WHERE cost = 0 AND delivered_bytes > 0 AND (price_output > 0 OR price_input > 0)""",
 }
+
+
+#: As shown to the operator if it is violated.
+SHORTFALL_LIMIT = "no engine costs more in a day than its holds, beyond MINITOOLAI_MAX_SHORTFALL"
+
+
+def excess_shortfalls(connection: Connection, since_ms: int, most: int) -> list[Row]:
+    """Return the engines whose generations since this time cost more than `most` nano-dollars beyond their holds."""
+    return list(
+        connection.execute(
+            "SELECT g.engine, sum(h.shortfall) FROM holds h JOIN generations g ON g.id = h.id"
+            " WHERE h.shortfall > 0 AND g.created_ms >= ? GROUP BY g.engine HAVING sum(h.shortfall) > ?"
+            " ORDER BY g.engine",
+            (since_ms, most),
+        )
+    )
 
 
 def broken_invariants(connection: Connection, rows_each: int = 10) -> dict[str, list[Row]]:

@@ -193,6 +193,8 @@ generations = Table(
     Column("step", Integer, nullable=False, server_default="0"),
     Column("error", Text),
     Column("webhook_url", Text),
+    # Bytes of text, audio or image that the caller got; NULL if that was not recorded.
+    Column("delivered_bytes", Int64),
     _one_of("state", "queued", "running", "succeeded", "failed", "cancelled"),
     CheckConstraint("cost >= 0", name="cost_not_negative"),
     CheckConstraint("price_input >= 0 AND price_output >= 0", name="prices_not_negative"),

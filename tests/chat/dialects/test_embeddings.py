@@ -80,8 +80,8 @@ def test_no_limit_field_is_sent_to_an_embeddings_upstream(account: Account, upst
     upstream.behave = vectors([1.0], usage={"prompt_tokens": 9})
     made(account, model="far", max_length=9, dimensions=2, Input="a longer text", options={"n_predict": 9, "x": 1})
     sent = upstream.last.body
-    assert set(sent) == {"model", "input", "dimensions", "options"}
-    assert (sent["input"], sent["options"]) == (["Saturn has many moons"], {"x": 1})
+    assert set(sent) == {"model", "input", "dimensions"}
+    assert sent["input"] == ["Saturn has many moons"]
 
 
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": 0, "total_tokens": 0}])
@@ -108,6 +108,26 @@ def test_an_upstream_that_sends_no_vectors_is_charged_nothing(
     upstream.behave = behave
     check_refusal(ask(account, model="far"), 502, "upstream_error")
     assert account.settled() == CREDIT
+
+
+def test_vectors_are_sorted_and_any_other_number_of_them_is_charged_nothing(
+    account: Account, upstream: Upstream
+) -> None:
+    def rows(*indexes: int) -> list[Any]:
+        return [{"object": "embedding", "index": index, "embedding": [float(index), 1.0]} for index in indexes]
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.answer(200, {"data": found, "model": None, "usage": {"prompt_tokens": 9}})
+
+    upstream.behave = behave
+    for indexes in ([0], [0, 1, 2], [0, 0], [1, 2]):
+        found = rows(*indexes)
+        check_refusal(ask(account, model="far", input=["a", "b"]), 502, "upstream_error")
+    assert account.settled() == CREDIT
+    found = rows(1, 0)
+    sorted_ = made(account, model="far", input=["a", "b"]).data
+    assert [(item.index, item.embedding) for item in sorted_] == [(0, [0.0, 1.0]), (1, [1.0, 1.0])]
+    assert account.settled() == CREDIT - 9 * PRICE
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_logprobs_are_included_where_asked(account: Account) -> None:
 
 
 def test_items_become_messages(account: Account, upstream: Upstream) -> None:
-    picture = {"type": "input_image", "image_url": "https://example.com/a.png", "detail": "low"}
+    picture = {"type": "input_image", "image_url": "https://93.184.216.34/a.png", "detail": "low"}
     conversation: list[Any] = [
         {"role": "developer", "content": "Be kind."},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Ä"}, picture]},
@@ -139,7 +139,7 @@ def test_items_become_messages(account: Account, upstream: Upstream) -> None:
         {"id": name, "type": "function", "function": {"name": what, "arguments": "{}"}}
         for name, what in (("c1", "f"), ("c2", "g"))
     ]
-    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
+    image = {"type": "image_url", "image_url": {"url": "https://93.184.216.34/a.png", "detail": "low"}}
     assert sent["messages"] == [
         {"role": "developer", "content": "First."},
         {"role": "developer", "content": "Be kind."},
@@ -178,8 +178,134 @@ def test_a_stream_that_fails_midway_ends_in_an_error_and_is_charged(account: Acc
     upstream.behave = manners.break_off("error")
     events = streamed(account, model="standin")
     assert events[-1].type == "response.failed"
-    assert "the GPU fell off" in events[-1].response.error.message
+    assert "reported an error" in events[-1].response.error.message
+    assert "GPU" not in events[-1].response.error.message
     assert account.settled() < CREDIT
+
+
+PATCH = {
+    "type": "custom",
+    "name": "apply_patch",
+    "description": "Edit files",
+    "format": {"type": "grammar", "syntax": "lark", "definition": 'start: "x"'},
+}
+AGENTS = {"type": "namespace", "name": "agents", "description": "Agents", "tools": [{**WEATHER, "name": "close_agent"}]}
+
+
+def calling(name: str, *arguments: str) -> Any:
+    function = {"name": name, "arguments": ""}
+    return manners.deltas(
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": function}],
+        },
+        *({"tool_calls": [{"index": 0, "function": {"arguments": piece}}]} for piece in arguments),
+    )
+
+
+def test_a_codex_request_is_taken_and_what_is_dropped_is_named(account: Account, upstream: Upstream) -> None:
+    fields = {
+        "tools": [WEATHER, AGENTS, PATCH, {"type": "web_search", "external_web_access": False}],
+        "client_metadata": {"a": "b"},
+        "prompt_cache_key": "p",
+        "safety_identifier": "s",
+        "include": ["reasoning.encrypted_content", "web_search_call.action.sources"],
+        "store": True,
+        "truncation": "auto",
+        "reasoning": {"summary": "auto", "context": "auto"},
+        "internal": {"x": 1},
+        "max_tool_calls": 3,
+    }
+    for stream in (False, True):
+        answer = ask(account, model="standin", stream=stream, **fields)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-dropped-tools"] == "web_search"
+        assert answer.headers["x-dropped-fields"] == "reasoning.context, internal, max_tool_calls"
+        sent = upstream.last.body
+        assert [tool["function"]["name"] for tool in sent["tools"]] == ["get_weather", "close_agent", "apply_patch"]
+        patch = sent["tools"][2]["function"]
+        assert patch["parameters"]["properties"] == {"input": {"type": "string"}}
+        assert 'start: "x"' in patch["description"]
+        assert not sent.keys() & {"client_metadata", "internal", "truncation", "include", "max_tool_calls"}
+
+
+def test_a_call_of_a_custom_tool_comes_back_as_its_input(account: Account, upstream: Upstream) -> None:
+    upstream.behave = calling("apply_patch", '{"inp', 'ut": "*** a\\nb"}')
+    events = streamed(account, model="standin", tools=[PATCH, AGENTS])
+    assert pieces(events, "response.custom_tool_call_input.delta") == "*** a\nb"
+    (call,) = events[-1].response.output
+    assert (call.type, call.name, call.call_id, call.input) == ("custom_tool_call", "apply_patch", "c1", "*** a\nb")
+    upstream.behave = calling("close_agent", "{}")
+    (call,) = streamed(account, model="standin", tools=[PATCH, AGENTS])[-1].response.output
+    assert (call.type, call.name, call.namespace, call.arguments) == ("function_call", "close_agent", "agents", "{}")
+
+
+def test_calls_of_such_tools_are_sent_back_to_the_model(account: Account, upstream: Upstream) -> None:
+    conversation = [
+        {"role": "user", "content": "x"},
+        {"type": "custom_tool_call", "call_id": "c1", "name": "apply_patch", "input": "a\nb"},
+        {"type": "function_call", "call_id": "c2", "name": "close_agent", "namespace": "agents", "arguments": "{}"},
+        {"type": "custom_tool_call_output", "call_id": "c1", "output": "done"},
+        {"type": "function_call_output", "call_id": "c2", "output": "gone"},
+    ]
+    whole(account, model="standin", input=conversation, tools=[PATCH, AGENTS])
+    calls = upstream.last.body["messages"][1]["tool_calls"]
+    assert [(call["function"]["name"], call["function"]["arguments"]) for call in calls] == [
+        ("apply_patch", '{"input":"a\\nb"}'),
+        ("close_agent", "{}"),
+    ]
+    assert [message["content"] for message in upstream.last.body["messages"][2:]] == ["done", "gone"]
+
+
+def test_images_in_the_output_of_tools_follow_in_a_message_of_the_user(account: Account, upstream: Upstream) -> None:
+    def picture(number: int) -> dict[str, Any]:
+        return {"type": "input_image", "image_url": f"https://93.184.216.34/{number}.png"}
+
+    calls = [{"type": "function_call", "call_id": f"c{n}", "name": "view_image", "arguments": "{}"} for n in (1, 2)]
+    outputs = [
+        {"type": "function_call_output", "call_id": "c1", "output": [picture(1)]},
+        {
+            "type": "function_call_output",
+            "call_id": "c2",
+            "output": [{"type": "input_text", "text": "Two:"}, picture(2)],
+        },
+    ]
+    question = {"role": "user", "content": "What are they?"}
+    for more in ([], [question]):
+        whole(account, model="standin", input=[question, *calls, *outputs, *more], tools=[WEATHER])
+        messages = upstream.last.body["messages"][2:]
+        assert [message["role"] for message in messages] == ["tool", "tool", "user", *["user"] * len(more)]
+        assert [message["content"] for message in messages[:2]] == ["The image follows.", "Two:"]
+        urls = [part["image_url"]["url"] for part in messages[2]["content"]]
+        assert urls == ["https://93.184.216.34/1.png", "https://93.184.216.34/2.png"]
+
+
+def test_functions_of_one_name_in_two_namespaces_are_told_apart(account: Account, upstream: Upstream) -> None:
+    other = {**AGENTS, "name": "robots"}
+    upstream.behave = calling("robots__close_agent", "{}")
+    (call,) = streamed(account, model="standin", tools=[AGENTS, other])[-1].response.output
+    assert (call.name, call.namespace) == ("close_agent", "robots")
+
+
+@pytest.mark.parametrize(("mode", "names"), [("auto", ["f"]), ("required", ["f", "g"]), ("auto", [])])
+def test_only_allowed_tools_are_sent(account: Account, upstream: Upstream, mode: str, names: list[str]) -> None:
+    tools = [{**WEATHER, "name": name} for name in "fgh"]
+    allowed = [{"type": "function", "name": name} for name in names] + [{"type": "web_search"}]
+    whole(account, model="standin", tools=tools, tool_choice={"type": "allowed_tools", "mode": mode, "tools": allowed})
+    sent = upstream.last.body
+    assert [tool["function"]["name"] for tool in sent.get("tools", [])] == names
+    assert sent.get("tool_choice") == (mode if names else None)
+
+
+def test_without_any_tool_left_no_choice_is_sent(account: Account, upstream: Upstream) -> None:
+    whole(account, model="standin", tools=[{"type": "web_search"}], tool_choice="auto", parallel_tool_calls=True)
+    assert not upstream.last.body.keys() & {"tools", "tool_choice", "parallel_tool_calls"}
+
+
+def test_a_reference_to_an_item_is_refused_with_the_remedy(account: Account) -> None:
+    reference = [{"role": "user", "content": "x"}, {"type": "item_reference", "id": "msg_1"}]
+    assert "set store to false" in check_refusal(ask(account, input=reference), 400, "invalid_request", "input[1].type")
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -208,18 +334,31 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_output_tokens": 10**9}, "max_output_tokens"),
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"conversation": "conv_1"}, "conversation"),
-    ({"store": True}, "store"),
     ({"background": True}, "background"),
-    ({"truncation": "auto"}, "truncation"),
+    ({"truncation": "middle"}, "truncation"),
+    ({"store": "yes"}, "store"),
+    ({"prediction": {}}, "prediction"),
+    ({"service_tier": "priority"}, "service_tier"),
+    ({"tools": [{"name": "f"}]}, "tools[0].type"),
+    ({"tools": [{"type": "custom"}]}, "tools[0].name"),
+    ({"tools": [{"type": "namespace", "name": "n"}]}, "tools[0].tools"),
+    ({"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "function"}]}]}, "tools[0].tools[0].name"),
+    ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "all", "tools": []}}, "tool_choice.mode"),
+    (
+        {"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "tools": [{"type": "function", "name": "x"}]}},
+        "tool_choice.tools",
+    ),
+    (
+        {"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": []}},
+        "tool_choice.tools",
+    ),
+    ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice"),
     ({"messages": []}, "input"),
-    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
     ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name"),
     ({"tool_choice": {"type": "file_search"}}, "tool_choice.type"),
     ({"text": []}, "text"),
     ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
-    ({"include": ["file_search_call.results"]}, "include[0]"),
-    ({"reasoning": {"context": "auto"}}, "reasoning.context"),
     ({"reasoning": {"effort": 5}}, "reasoning.effort"),
     ({"temperature": 3}, "temperature"),
     ({"stream": "yes"}, "stream"),

@@ -47,7 +47,10 @@ def test_a_picture_behind_a_url_is_fetched_here_and_counted_exactly(tmp_path: Pa
         with Upstream(serve_picture) as web:
             internet = Internet({"pictures.example.com": [[PUBLIC]]}, web.port)
             asked = about("https://pictures.example.com/red.webp")
-            seeing = ImageInputs(lambda url, field: internet.client.get(url, field=field))
+            seeing = ImageInputs(
+                lambda url, field: internet.client.get(url, field=field),
+                lambda url, field: internet.client.check(url, field=field),
+            )
             await seeing.load(asked, must_fetch=not engine.fetches_images, as_png=engine.plain_images)
             assert internet.dialled == [PUBLIC]
         try:

@@ -7,24 +7,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.errors import (
-    ContextExceeded,
-    EngineBroken,
-    EngineError,
-    EngineRateLimited,
-    EngineRefused,
-    EngineTimeout,
-    Overloaded,
-)
-from minitoolai.engines.chat.openai import (
-    CompletionResponse,
-    UpstreamResponse,
-    completion_as_chat,
-    embeddings_as_chat,
-    engine_error,
-    upstream_failure,
-)
-from minitoolai.httpclient.client import ConnectError, ConnectionBroken, HttpError, ReadTimeout
+from minitoolai.engines.chat.openai import UpstreamResponse
 from tests.support import manners
 from tests.support.ask import check_refusal, post, start
 from tests.support.server import Account
@@ -63,7 +46,7 @@ def test_a_200_without_a_completion_is_a_502(account: Account, upstream: Upstrea
         b"data: {broken\n\n",
         b"data: [1]\n\n",
         b'data: {"choices": "none"}\n\n',
-        b'data: {"choices": [{"delta": 7}]}\n\n',
+        b"data: [DONE]\n\n",
         b"data: \xff\xfe\n\n",
         b"event: ping\n\n",
         b"<html>\n\n</html>",
@@ -153,76 +136,3 @@ def test_closing_a_response_returns_its_slot_once() -> None:
 
     asyncio.run(test())
     assert (slots, received.closed) == ([1], 2)
-
-
-EVENT = b'data: {"choices":[{"index":0,"text":"hi"}]}\r\n\r\n'
-CHAT_EVENT = (
-    b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"message":{"role":"assistant","content":"hi"}}]}\n\n'
-)
-
-
-@pytest.mark.parametrize("cut", [1, 10, len(EVENT) - 2, len(EVENT) - 1, len(EVENT)])
-@pytest.mark.parametrize("waiting", [True, False])
-def test_text_completions_are_translated_wherever_their_events_are_cut(cut: int, waiting: bool) -> None:
-    async def test() -> bytes:
-        stream = EVENT + EVENT + b"data: [DONE]\n\n"
-        response = CompletionResponse(Received(stream[:cut], stream[cut:]), "up")  # type: ignore[arg-type]
-        translated = b""
-        for _ in range(4):
-            translated += (await response.next_bytes() if waiting else response.read_nowait()) or b""
-        return translated
-
-    assert asyncio.run(test()) == CHAT_EVENT * 2 + b"data: [DONE]\n\n"
-
-
-def test_an_incomplete_event_at_the_end_is_returned_as_it_is() -> None:
-    response = CompletionResponse(Received(b"data: {"), "up")  # type: ignore[arg-type]
-    assert (response.read_nowait(), response.read_nowait(), response.read_nowait()) == (None, b"data: {", b"")
-
-
-@pytest.mark.parametrize("body", [b"rubbish", b"[]", b'{"choices":5}', b"\xff"])
-def test_other_bodies_are_left_unchanged(body: bytes) -> None:
-    assert completion_as_chat(body) == body
-
-
-@pytest.mark.parametrize("body", [b"rubbish", b'{"data":[]}', b'{"data":5}', b"\xff"])
-def test_a_response_without_embeddings_is_an_error(body: bytes) -> None:
-    with pytest.raises(EngineError, match="embedding"):
-        embeddings_as_chat(body)
-
-
-@pytest.mark.parametrize(
-    ("status", "retry_after", "body", "kind", "retry_after_s"),
-    [
-        (400, None, b'{"error":{"message":"m","code":"context_length_exceeded"}}', ContextExceeded, None),
-        (429, "9", b'{"error":{"message":"m"}}', EngineRateLimited, 9),
-        (429, "soon", b"", EngineRateLimited, 5),
-        (422, None, b'{"error":{"message":"m","param":"top_p"}}', EngineRefused, None),
-        (503, None, b"", Overloaded, 2),
-        (504, None, b"", EngineTimeout, None),
-        (401, None, b'{"error":{"message":"bad key"}}', EngineError, None),
-        (500, None, b"<html>", EngineError, None),
-    ],
-)
-def test_error_responses_are_translated(
-    status: int, retry_after: str | None, body: bytes, kind: type[Exception], retry_after_s: int | None
-) -> None:
-    failure = upstream_failure(status, retry_after, body, "up")
-    assert type(failure) is kind
-    assert failure.retry_after_s == retry_after_s
-    assert "bad key" not in failure.message
-    assert kind is not EngineRefused or failure.param == "top_p"
-
-
-@pytest.mark.parametrize(
-    ("error", "kind"),
-    [
-        (ConnectError("x"), EngineError),
-        (ReadTimeout("x"), EngineTimeout),
-        (ConnectionBroken("x"), EngineBroken),
-    ],
-)
-def test_failed_exchanges_are_translated(error: HttpError, kind: type[EngineError]) -> None:
-    translated = engine_error(error, "up")
-    assert type(translated) is kind
-    assert translated.message.startswith("up ")

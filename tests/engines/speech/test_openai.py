@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+import requests
 
 from minitoolai.core.errors import EngineError
 from minitoolai.core.inference import SpeechSegment
@@ -59,8 +61,8 @@ def test_neither_another_spelling_of_the_text_nor_a_limit_is_forwarded(account: 
     fields = {"Input": "A longer text.", "extra_body": {"input": "x"}}
     answer = speak(account, model="away", input="Hi.", voice="alloy", **fields)
     assert upstream.last.body["input"] == "Hi."
-    assert upstream.last.body["extra_body"] == {}
-    assert "Input" not in upstream.last.body
+    assert set(upstream.last.body) == {"model", "input", "voice", "response_format", "speed"}
+    assert answer.headers["x-dropped-fields"] == "Input, extra_body"
     assert account.server.generation(answer.headers["x-generation-id"])["cost"] == 3 * PRICE
 
 
@@ -77,15 +79,72 @@ def test_a_long_text_is_requested_in_parts_and_becomes_one_file(
     assert account.settled() == CREDIT - len(text) * PRICE
 
 
-def test_a_disconnect_is_charged_for_the_requested_parts(account: Account, upstream: Upstream) -> None:
+def test_a_disconnect_is_charged_for_the_audio_so_far(account: Account, upstream: Upstream) -> None:
     upstream.behave = sending(bytes(100_000), pause_s=0.01)
     text = "This is a sentence of forty characters. " * 5
     answer = start_speaking(account, model="away", input=text, response_format="pcm")
     next(answer.iter_content(100))
     answer.close()
     eventually(upstream.last.gone.is_set, within_s=2)
-    assert account.settled() == CREDIT - 80 * PRICE
+    characters = (CREDIT - account.settled()) / PRICE
+    # A second of pcm has 48,000 bytes, in which about 15 characters are spoken.
+    assert 1 <= characters <= 30
     assert len(upstream.seen) == 1
+
+
+def cut(size: int, *, length: int | None = None, chunked: bool = False) -> Callable[[Exchange], Awaitable[None]]:
+    """Return the behaviour of an upstream that closes its connection after so many bytes of audio."""
+
+    async def behave(exchange: Exchange) -> None:
+        if chunked:
+            exchange.begin()
+            exchange.write(bytes(size))
+        else:
+            head = f"content-length: {length}\r\n" if length else ""
+            exchange.send(f"HTTP/1.1 200 OK\r\n{head}connection: close\r\n\r\n".encode() + bytes(size))
+        await asyncio.sleep(0.1)
+        exchange.close()
+
+    return behave
+
+
+@pytest.mark.parametrize(
+    ("behave", "least", "most"),
+    [
+        (cut(1000, chunked=True), 1, 1),
+        (cut(1000), 1, 1),
+        (cut(1000, length=9500), 10, 10),
+        (cut(9000, length=9500), 90, 90),
+        (cut(20_000, chunked=True), 18, 20),
+    ],
+)
+def test_an_upstream_that_breaks_off_is_charged_for_what_was_sent(
+    account: Account, upstream: Upstream, behave: Callable[[Exchange], Awaitable[None]], least: int, most: int
+) -> None:
+    upstream.behave = behave
+    answer = start_speaking(account, model="away", input="Nineteen letters in. "[:19] * 5)
+    with contextlib.suppress(requests.exceptions.RequestException):
+        answer.content  # noqa: B018
+    left = account.settled()
+    row = account.server.generation(answer.headers["x-generation-id"])
+    assert (row["state"], row["cost"]) == ("failed", CREDIT - left)
+    assert least * PRICE <= row["cost"] <= most * PRICE
+    assert row["delivered_bytes"] in (1000, 9000, 20_000)
+
+
+def test_parts_that_ended_are_charged_even_if_the_next_one_is_refused(account: Account, upstream: Upstream) -> None:
+    good, bad = sending(bytes(RATE_HZ * 2)), manners.refuse(500)
+
+    async def behave(exchange: Exchange) -> None:
+        await (good if len(upstream.seen) == 1 else bad)(exchange)
+
+    upstream.behave = behave
+    answer = start_speaking(
+        account, model="away", input="This is a sentence of forty characters. " * 5, response_format="pcm"
+    )
+    with contextlib.suppress(requests.exceptions.RequestException):
+        answer.content  # noqa: B018
+    assert account.settled() == CREDIT - 80 * PRICE
 
 
 @pytest.mark.parametrize(("status", "expected"), [(400, 400), (401, 502), (429, 429), (500, 502)])

@@ -207,3 +207,21 @@ def test_whoever_looks_at_everything_does_not_go_row_by_row(postgres_books: Temp
     with connection.snapshot():
         assert connection.execute("SHOW enable_nestloop") == [("off",)]
     assert connection.execute("SHOW enable_nestloop") == [("on",)]
+
+
+def test_the_servers_time_is_reported_at_the_start_and_with_each_transaction(postgres_url: str) -> None:
+    database, told = open_database(postgres_url, serving=True), list[tuple[int, float]]()
+    database.follow_time(lambda server_ms, steady_s: told.append((server_ms, steady_s)))
+    with closing(database.connect()) as connection:
+        assert len(told) == 1
+        for number in range(2, 5):
+            with connection.transaction():
+                connection.execute("SELECT 1")
+            assert len(told) == number
+        database.read(database.sync_time)
+    database.close()
+    for server_ms, steady_s in told:
+        assert abs(server_ms - time.time() * 1000) < 10_000
+        assert 0 <= time.monotonic() - steady_s < 10
+    assert [ms for ms, _ in told] == sorted(ms for ms, _ in told)
+    assert len(told) == 5

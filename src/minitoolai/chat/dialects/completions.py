@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
+from minitoolai.chat.chunks import DONE
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun
-from minitoolai.chat.normalizer import DONE
 from minitoolai.chat.request import LARGEST_INTEGER, check_options, wants_usage
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.errors import InvalidRequest, ServiceError
 from minitoolai.core.inference import ChatRequest
+from minitoolai.core.request_fields import COMPLETION_FIELDS, other_bytes, prompt_bytes, split_fields
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.validation import flag, integer, json_object, non_empty_text, shortened
 
@@ -22,6 +23,8 @@ from minitoolai.http.validation import flag, integer, json_object, non_empty_tex
 DEFAULT_LIMIT = 16
 MAX_PROMPTS = 128
 _OURS = frozenset(("model", "prompt", "stream", "max_tokens"))
+#: Fields of a chat that have no meaning here: they are dropped, whatever they contain.
+_CHATS_ONLY = ("messages", "tools", "tool_choice", "response_format", "parallel_tool_calls", "modalities")
 
 
 def parse_text(body: bytes) -> ChatRequest:
@@ -37,9 +40,11 @@ def parse_text(body: bytes) -> ChatRequest:
     integer(fields, "logprobs", 0, 20)
     stream = flag(fields, "stream", default=False)
     include_usage = wants_usage(fields)
-    rest = {key: value for key, value in fields.items() if key not in _OURS and value is not None}
+    if fields.get("suffix") is not None and not isinstance(fields["suffix"], str):
+        raise InvalidRequest("suffix must be a string", param="suffix")
+    rest, extras = split_fields({key: fields[key] for key in fields if key not in _OURS}, COMPLETION_FIELDS)
     # Here logprobs is a number, in a chat it is a boolean.
-    check_options({key: value for key, value in rest.items() if key != "logprobs"})
+    check_options({key: value for key, value in (rest | extras).items() if key not in ("logprobs", *_CHATS_ONLY)})
     return ChatRequest(
         model=model,
         messages=[],
@@ -49,7 +54,9 @@ def parse_text(body: bytes) -> ChatRequest:
         limit=requested or DEFAULT_LIMIT,
         limit_is_default=requested is None,
         choices=choices * prompts,
-        text_bytes=text_bytes,
+        text_bytes=text_bytes + prompt_bytes(rest) * prompts,
+        other_bytes=other_bytes(rest),
+        extras=extras,
         prompt=fields["prompt"],
     )
 
@@ -105,6 +112,14 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 #: Field names of a chat → field names of this format.
 _NAMES = {"messages": "prompt", "max_completion_tokens": "max_tokens"}
+#: Finish reasons of a chat → those of this format.
+_FINISH_REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    "tool_calls": "stop",
+    "function_call": "stop",
+}
 
 
 class CompletionsDialect:
@@ -181,7 +196,7 @@ class CompletionsTranslator:
             "text": text,
             "index": index,
             "logprobs": _convert_logprobs(choice.get("logprobs"), offset),
-            "finish_reason": choice.get("finish_reason"),
+            "finish_reason": _FINISH_REASONS.get(choice.get("finish_reason") or ""),
         }
 
 

@@ -10,9 +10,11 @@ import msgspec
 
 from minitoolai.chat.dialects.completions import convert_whole_floats, is_tokens, rename_fields
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun
+from minitoolai.chat.request import check_unpriced
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.errors import InvalidRequest, ServiceError
 from minitoolai.core.inference import ChatRequest
+from minitoolai.core.request_fields import EMBEDDING_FIELDS, other_bytes, split_fields
 from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.validation import flag, integer, json_object, non_empty_text, shortened
 
@@ -43,10 +45,14 @@ class EmbeddingsDialect:
             raise InvalidRequest("stream must be false or left out: embeddings cannot be streamed", param="stream")
         if fields.get("user") is not None:
             non_empty_text(fields, "user")
+        rest, extras = split_fields({key: fields[key] for key in fields if key not in _OURS}, EMBEDDING_FIELDS)
+        check_unpriced(extras)
         return ChatRequest(
             model=model,
             messages=[],
-            fields={key: value for key, value in fields.items() if key not in _OURS and value is not None},
+            fields=rest,
+            extras=extras,
+            other_bytes=other_bytes(rest),
             stream=False,
             include_usage=False,
             limit=None,
@@ -85,15 +91,14 @@ class EmbeddingsTranslator:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return _encode({"object": "list", "data": data, "model": completion["model"], "usage": usage})
 
-    def _embedding(self, index: int, vector: Json) -> Json:
+    def _embedding(self, index: int, vector: list[float] | str) -> Json:
         """Return the embedding in the requested encoding, whichever one the engine used."""
-        values = vector.get("embedding")
-        if self._form == "base64" and isinstance(values, list):
-            values = base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
-        elif self._form == "float" and isinstance(values, str):
-            raw = base64.b64decode(values)
-            values = list(struct.unpack(f"<{len(raw) // 4}f", raw))
-        return {"object": "embedding", "index": vector.get("index", index), "embedding": values}
+        if self._form == "base64" and isinstance(vector, list):
+            vector = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+        elif self._form == "float" and isinstance(vector, str):
+            raw = base64.b64decode(vector)
+            vector = list(struct.unpack(f"<{len(raw) // 4}f", raw))
+        return {"object": "embedding", "index": index, "embedding": vector}
 
 
 def _texts(value: Any) -> list[Any]:

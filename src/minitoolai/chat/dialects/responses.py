@@ -7,12 +7,14 @@ from typing import Any
 
 import msgspec
 
+from minitoolai.chat.chunks import DONE
+from minitoolai.chat.decoding import reasoning_of
 from minitoolai.chat.dialects import responses_stream as objects
 from minitoolai.chat.dialects.completions import rename_fields
 from minitoolai.chat.dialects.responses_request import NAMES, ResponseEcho, parse_response
 from minitoolai.chat.dialects.responses_stream import Json, ResponseStream, response_object, status_after
+from minitoolai.chat.dialects.responses_tools import called_item
 from minitoolai.chat.endpoint import DialectAdapter, DialectRun
-from minitoolai.chat.normalizer import DONE
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import EngineRateLimited, ServiceError
@@ -83,8 +85,8 @@ class ResponsesTranslator:
         status = status_after(choice.get("finish_reason"))
         message, suffix = choice["message"], self._name[5:]
         items: list[Json] = []
-        if reasoning := message.get("reasoning_content"):
-            items.append(objects.reasoning_item(f"rs_{suffix}_0", str(reasoning), "completed"))
+        if reasoning := reasoning_of(message):
+            items.append(objects.reasoning_item(f"rs_{suffix}_0", reasoning, "completed"))
         parts: list[Json] = []
         if text := message.get("content"):
             logprobs = objects.logprobs_list(choice.get("logprobs")) if self._echo.logprobs else []
@@ -93,9 +95,13 @@ class ResponsesTranslator:
             parts.append(objects.refusal_part(refusal))
         if parts:
             items.append(objects.message_item(f"msg_{suffix}_{len(items)}", parts, status))
-        for call in message.get("tool_calls") or ():
+        calls = list(message.get("tool_calls") or ())
+        if function_call := message.get("function_call"):
+            calls.append({"id": objects.made_call_id(self._name), "function": function_call})
+        for call in calls:
             name, function = f"fc_{suffix}_{len(items)}", call["function"]
-            items.append(objects.call_item(name, call["id"], function["name"], function["arguments"], status))
+            item = objects.call_item(name, call["id"], function["name"], function["arguments"], status)
+            items.append(called_item(item, self._echo.origins))
         return items
 
 

@@ -1,6 +1,6 @@
-"""Parse and validate requests for `/v1/responses` into chats: items into messages, flat tools into nested ones.
+"""Parse and validate requests for `/v1/responses` into chats: items into messages, tools into functions.
 
-Fields that refer to earlier responses are refused, because responses are not stored.
+Fields that refer to earlier responses are refused, because responses are not stored. Other unknown fields are dropped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from minitoolai.chat.request import LARGEST_INTEGER, check_chat
+from minitoolai.chat.dialects.responses_tools import ChatTools, ToolOrigin, custom_arguments
+from minitoolai.chat.request import LARGEST_INTEGER, check_chat, check_unpriced
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.inference import ChatRequest
 from minitoolai.http.validation import flag, integer, json_object, shortened
@@ -21,7 +22,7 @@ Json = dict[str, Any]
 _TEXTS = ("input_text", "output_text", "text")
 
 
-def messages_of(fields: Json) -> list[Json]:
+def messages_of(fields: Json, tools: ChatTools) -> list[Json]:
     """Return `instructions` and `input` as chat messages."""
     messages: list[Json] = []
     instructions = fields.get("instructions")
@@ -34,30 +35,39 @@ def messages_of(fields: Json) -> list[Json]:
         return [*messages, {"role": "user", "content": input_}]
     if not isinstance(input_, list) or not input_:
         raise InvalidRequest("input must be a non-empty string or a list of items", param="input")
+    images: list[Json] = []
     for index, item in enumerate(input_):
-        _add_item(item, f"input[{index}]", messages)
-    return messages
+        is_output = isinstance(item, dict) and str(item.get("type")).endswith("_call_output")
+        if images and not is_output:
+            messages.append({"role": "user", "content": images})
+            images = []
+        _add_item(item, f"input[{index}]", messages, tools, images)
+    return [*messages, {"role": "user", "content": images}] if images else messages
 
 
-def _add_item(item: Any, at: str, messages: list[Json]) -> None:
+def _add_item(item: Any, at: str, messages: list[Json], tools: ChatTools, images: list[Json]) -> None:
+    """Append an item as a message. Images in the output of a tool are added to `images`, for a message of the user."""
     if not isinstance(item, dict):
         raise InvalidRequest(f'{at} must be an object like {{"role": "user", "content": "Hello"}}', param=at)
     kind = item.get("type") or "message"
     if kind == "message":
         messages.append(_message(item, at))
-    elif kind == "function_call":
-        _add_call(item, at, messages)
-    elif kind == "function_call_output":
-        content = _output(item.get("output"), f"{at}.output")
+    elif kind in ("function_call", "custom_tool_call"):
+        _add_call(item, at, messages, tools)
+    elif kind in ("function_call_output", "custom_tool_call_output"):
+        content = _output(item.get("output"), f"{at}.output", images)
         messages.append({"role": "tool", "tool_call_id": _required_text(item, "call_id", at), "content": content})
     elif kind == "item_reference":
         raise InvalidRequest(
-            f"{at} refers to a stored item, and items are not stored here: send the item itself", param=f"{at}.type"
+            f"{at} refers to a stored item, and items are not stored here: set store to false in your client, so that "
+            "it sends the items themselves",
+            param=f"{at}.type",
         )
     elif kind != "reasoning":
         # Drop earlier reasoning: models do not read it again. Refuse other types, so that nothing is lost silently.
         raise InvalidRequest(
-            f"{at}.type is {shortened(kind)}; it must be message, function_call, function_call_output or reasoning",
+            f"{at}.type is {shortened(kind)}; it must be message, function_call, function_call_output, "
+            "custom_tool_call, custom_tool_call_output or reasoning",
             param=f"{at}.type",
         )
 
@@ -99,12 +109,14 @@ def _part(part: Any, at: str) -> Json:
     )
 
 
-def _add_call(item: Json, at: str, messages: list[Json]) -> None:
+def _add_call(item: Json, at: str, messages: list[Json], tools: ChatTools) -> None:
     """Append a tool call. Consecutive calls belong to one assistant message."""
-    function = {
-        "name": _required_text(item, "name", at),
-        "arguments": _required_text(item, "arguments", at, may_be_empty=True),
-    }
+    if item["type"] == "custom_tool_call":
+        arguments = custom_arguments(_required_text(item, "input", at, may_be_empty=True))
+    else:
+        arguments = _required_text(item, "arguments", at, may_be_empty=True)
+    name = tools.function_name(_required_text(item, "name", at), item.get("namespace"))
+    function = {"name": name, "arguments": arguments}
     call = {"id": _required_text(item, "call_id", at), "type": "function", "function": function}
     if messages and messages[-1]["role"] == "assistant":
         messages[-1].setdefault("tool_calls", []).append(call)
@@ -112,12 +124,17 @@ def _add_call(item: Json, at: str, messages: list[Json]) -> None:
         messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
 
 
-def _output(output: Any, at: str) -> str:
+def _output(output: Any, at: str, images: list[Json]) -> str:
+    """Return the text of a tool's output. In a chat only users send images, so they follow in a message of the user."""
     if isinstance(output, str):
         return output
-    if isinstance(output, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in output):
-        return "".join(part["text"] for part in output)
-    raise InvalidRequest(f"{at} must be a string or a list of input_text parts", param=at)
+    if not isinstance(output, list):
+        raise InvalidRequest(f"{at} must be a string or a list of input_text and input_image parts", param=at)
+    parts = [_part(part, f"{at}[{index}]") for index, part in enumerate(output)]
+    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    found = [part for part in parts if part["type"] == "image_url"]
+    images += found
+    return text or ("The image follows." if found else "")
 
 
 def _required_text(item: Json, name: str, at: str, *, may_be_empty: bool = False) -> str:
@@ -141,12 +158,12 @@ NAMES = {
 #: Fields passed on to the chat under the same name, and validated there.
 _SHARED = (
     "model", "temperature", "top_p", "parallel_tool_calls", "metadata", "user", "safety_identifier",
-    "prompt_cache_key", "service_tier", "stream",
+    "prompt_cache_key", "prompt_cache_retention", "service_tier", "stream",
 )  # fmt: skip
 #: Fields that are used here, or that can safely be ignored.
 _KNOWN = frozenset(
     (*_SHARED, "input", "instructions", "max_output_tokens", "tools", "tool_choice", "text", "reasoning", "include",
-     "top_logprobs", "store", "truncation", "stream_options", "background", "prompt_cache_retention")
+     "top_logprobs", "store", "truncation", "stream_options", "background", "client_metadata")
 )  # fmt: skip
 _NOT_STORED = "; responses are not stored here: send the whole conversation as input"
 #: Unsupported field → error message, with what to do instead.
@@ -155,87 +172,112 @@ _REFUSED = {
     "previous_response_id": f"previous_response_id is not supported{_NOT_STORED}",
     "conversation": f"conversation is not supported{_NOT_STORED}",
     "prompt": "prompt is not supported: templates are not stored here; send instructions and input",
-    "max_tool_calls": "max_tool_calls is not supported: there are no built-in tools here; leave it out",
 }
-_INCLUDABLE = ("message.output_text.logprobs", "reasoning.encrypted_content")
 
 
 class ResponseEcho(msgspec.Struct, frozen=True):
-    """Fields of the request that the response repeats."""
+    """Fields of the request that the response repeats, and the tools that the chat's functions stand for."""
 
     fields: Json
     logprobs: bool
+    origins: dict[str, ToolOrigin] = {}
 
 
 def parse_response(body: bytes) -> ChatRequest:
     """Return the validated chat for `/v1/responses`. InvalidRequest names the field as in this format."""
     fields = {name: value for name, value in json_object(body).items() if value is not None}
     _check_supported(fields)
+    dropped: list[str] = []
+    tools = _tools(fields)
     chat: Json = {name: fields[name] for name in _SHARED if name in fields}
-    chat["messages"] = messages_of(fields)
+    chat["messages"] = messages_of(fields, tools)
     limit = integer(fields, "max_output_tokens", 1, LARGEST_INTEGER)
     if limit is not None:
         chat["max_completion_tokens"] = limit
-    if "tools" in fields:
-        chat["tools"] = _tools(fields["tools"])
     if "tool_choice" in fields:
-        chat["tool_choice"] = _tool_choice(fields["tool_choice"])
-    _text(fields, chat)
-    _reasoning(fields, chat)
+        chat["tool_choice"] = _tool_choice(fields["tool_choice"], tools)
+    if tools.functions:
+        chat["tools"] = tools.functions
+    elif "tools" in fields and chat.get("tool_choice", "auto") in ("auto", "none"):
+        # Engines refuse these without tools.
+        chat.pop("tool_choice", None)
+        chat.pop("parallel_tool_calls", None)
+    _text(fields, chat, dropped)
+    _reasoning(fields, chat, dropped)
     logprobs = _logprobs(fields, chat)
     request = check_chat(chat, "openai")
     # A response always ends with its usage.
     request.include_usage = True
-    request.form = ResponseEcho(fields, logprobs)
+    request.extras = {name: fields[name] for name in fields if name not in _KNOWN}
+    request.dropped, request.dropped_tools = dropped, tools.dropped
+    if "tools" in fields:
+        fields["tools"] = tools.kept
+    request.form = ResponseEcho(fields, logprobs, tools.origins)
     return request
 
 
 def _check_supported(fields: Json) -> None:
+    """Raise InvalidRequest for a field that cannot be ignored without changing the response."""
+    check_unpriced(fields)
     for name in fields:
         if name in _REFUSED:
             raise InvalidRequest(_REFUSED[name], param=name)
-        if name not in _KNOWN:
-            raise InvalidRequest(
-                f"{shortened(name)} is not a supported field of /v1/responses; leave it out", param=name[:64]
-            )
-    if flag(fields, "store", default=False):
-        raise InvalidRequest("store must be false or left out: responses are not stored here", param="store")
+    # Nothing is stored, whatever it says.
+    flag(fields, "store", default=False)
     if flag(fields, "background", default=False):
         raise InvalidRequest(
             "background must be false or left out: background responses are not supported", param="background"
         )
-    if fields.get("truncation", "disabled") != "disabled":
+    if fields.get("truncation", "disabled") not in ("disabled", "auto"):
         raise InvalidRequest(
-            "truncation must be disabled or left out: the input is never truncated here", param="truncation"
+            "truncation must be disabled or auto; the input is never truncated here", param="truncation"
         )
 
 
-def _tools(tools: Any) -> list[Json]:
+def _tools(fields: Json) -> ChatTools:
+    found, tools = ChatTools(), fields.get("tools", [])
     if not isinstance(tools, list):
         raise InvalidRequest("tools must be a list", param="tools")
-    return [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+    for index, tool in enumerate(tools):
+        found.add(tool, f"tools[{index}]")
+    return found
 
 
-def _tool(tool: Any, at: str) -> Json:
-    kind = tool.get("type") if isinstance(tool, dict) else None
-    if kind != "function":
-        raise InvalidRequest(
-            f"{at}.type is {shortened(kind)}; it must be function, there are no built-in tools here",
-            param=f"{at}.type",
-        )
-    return {"type": "function", "function": {key: tool[key] for key in tool if key != "type" and tool[key] is not None}}
-
-
-def _tool_choice(choice: Any) -> Any:
+def _tool_choice(choice: Any, tools: ChatTools) -> Any:
     if not isinstance(choice, dict):
         return choice
-    if choice.get("type") != "function":
+    kind = choice.get("type")
+    if kind == "allowed_tools":
+        return _allowed_tools(choice, tools)
+    if kind not in ("function", "custom"):
         raise InvalidRequest(
-            f"tool_choice.type is {shortened(choice.get('type'))}; it must be function, like "
+            f"tool_choice.type is {shortened(kind)}; it must be function, custom or allowed_tools, like "
             '{"type": "function", "name": "…"}',
             param="tool_choice.type",
         )
-    return {"type": "function", "function": {"name": choice.get("name")}}
+    return {"type": "function", "function": {"name": tools.function_name(choice.get("name"), choice.get("namespace"))}}
+
+
+def _allowed_tools(choice: Json, tools: ChatTools) -> Any:
+    """Return the mode, and remove all tools that are not allowed: chats have no such choice."""
+    mode, allowed = choice.get("mode", "auto"), choice.get("tools")
+    if mode not in ("auto", "required"):
+        raise InvalidRequest("tool_choice.mode must be auto or required", param="tool_choice.mode")
+    if not isinstance(allowed, list) or not all(isinstance(tool, dict) for tool in allowed):
+        raise InvalidRequest('tool_choice.tools must be a list like [{"type": "function", "name": "…"}]',
+                             param="tool_choice.tools")  # fmt: skip
+    names = [tools.function_name(tool.get("name"), tool.get("namespace")) for tool in allowed]
+    unknown = [name for name in names if name is not None and name not in tools.origins]
+    if unknown:
+        raise InvalidRequest(
+            f"tool_choice.tools names {shortened(unknown[0])}, which is not in tools", param="tool_choice.tools"
+        )
+    tools.keep_only(names)
+    if not tools.functions:
+        if mode == "required":
+            raise InvalidRequest("tool_choice.tools must name at least one of tools", param="tool_choice.tools")
+        return "none"
+    return mode
 
 
 def _object(fields: Json, name: str) -> Json:
@@ -245,7 +287,10 @@ def _object(fields: Json, name: str) -> Json:
     return value
 
 
-def _text(fields: Json, chat: Json) -> None:
+_TEXT_FIELDS = ("format", "verbosity")
+
+
+def _text(fields: Json, chat: Json, dropped: list[str]) -> None:
     """Convert `text.format` to a chat's nested response_format, and pass on the verbosity."""
     text = _object(fields, "text")
     form = text.get("format")
@@ -259,15 +304,13 @@ def _text(fields: Json, chat: Json) -> None:
             chat["response_format"] = form
     if text.get("verbosity") is not None:
         chat["verbosity"] = text["verbosity"]
+    dropped += [f"text.{name}" for name, value in text.items() if name not in _TEXT_FIELDS and value is not None]
 
 
-def _reasoning(fields: Json, chat: Json) -> None:
+def _reasoning(fields: Json, chat: Json, dropped: list[str]) -> None:
     reasoning = _object(fields, "reasoning")
-    for name in reasoning:
-        if name not in ("effort", "summary", "generate_summary"):
-            raise InvalidRequest(
-                f"reasoning.{name[:64]} is not supported; leave it out", param=f"reasoning.{name[:64]}"
-            )
+    known = ("effort", "summary", "generate_summary")
+    dropped += [f"reasoning.{name}" for name, value in reasoning.items() if name not in known and value is not None]
     if reasoning.get("effort") is not None:
         chat["reasoning_effort"] = reasoning["effort"]
 
@@ -276,12 +319,7 @@ def _logprobs(fields: Json, chat: Json) -> bool:
     include = fields.get("include", [])
     if not isinstance(include, list):
         raise InvalidRequest("include must be a list", param="include")
-    for index, name in enumerate(include):
-        if name not in _INCLUDABLE:
-            raise InvalidRequest(
-                f"include[{index}] is {shortened(name)}; here it may be {' or '.join(_INCLUDABLE)}",
-                param=f"include[{index}]",
-            )
+    # The other values ask for results of tools that do not exist here.
     wanted = "message.output_text.logprobs" in include
     top_logprobs = integer(fields, "top_logprobs", 0, 20)
     if wanted or top_logprobs:

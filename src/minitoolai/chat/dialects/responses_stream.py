@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from minitoolai.chat.decoding import reasoning_of
 from minitoolai.chat.dialects.responses_request import ResponseEcho
+from minitoolai.chat.dialects.responses_tools import ToolOrigin, called_item, custom_input
 
 # ── objects: the response, its items, its usage ───────────────────────────────────────────────────────────
 
@@ -119,6 +121,15 @@ def call_item(name: str, call_id: str, function: str, arguments: str, status: St
     }
 
 
+#: Index of a legacy `function_call`, of which there is only one and which has none.
+LEGACY_CALL = -1
+
+
+def made_call_id(name: str) -> str:
+    """Return the ID of a legacy `function_call`, which has none."""
+    return f"call_{name[5:]}"
+
+
 def logprobs_list(logprobs: Json | None) -> list[Json]:
     """Convert a chat's logprobs to a flat list."""
     return [
@@ -148,6 +159,8 @@ def without_bytes(logprobs: list[Json]) -> list[Json]:
 
 
 def _tool(tool: Json) -> Json:
+    if tool.get("type") != "function":
+        return tool
     return {"type": "function", **{key: tool.get(key) for key in ("name", "description", "parameters", "strict")}}
 
 
@@ -189,9 +202,16 @@ class _Call:
         self.call_id = call_id
         self.function = function
         self.arguments = ""
+        #: The tools that the chat's functions stand for.
+        self.origins: dict[str, ToolOrigin] = {}
+
+    @property
+    def is_custom(self) -> bool:
+        return self.function in self.origins and self.origins[self.function].is_custom
 
     def item(self, status: Status) -> Json:
-        return call_item(self.name, self.call_id, self.function, self.arguments, status)
+        item = call_item(self.name, self.call_id, self.function, self.arguments, status)
+        return called_item(item, self.origins)
 
 
 class ResponseStream:
@@ -235,11 +255,18 @@ class ResponseStream:
         status = status_after(self._finish_reason)
         events = self.beginning() + self._close(status)
         for call in self._calls.values():
-            arguments = {"item_id": call.name, "output_index": call.place, "arguments": call.arguments}
-            events += self._event("response.function_call_arguments.done", **arguments)
+            events += self._arguments_done(call)
             events += self._item_done(call, "completed" if status == "completed" else "incomplete")
         whole = self._response(status, self._output(status), usage=usage)
         return events + self._event(f"response.{status}", response=whole)
+
+    def _arguments_done(self, call: _Call) -> bytes:
+        at = {"item_id": call.name, "output_index": call.place}
+        if not call.is_custom:
+            return self._event("response.function_call_arguments.done", **at, arguments=call.arguments)
+        text = custom_input(call.arguments)
+        delta = self._event("response.custom_tool_call_input.delta", **at, delta=text) if text else b""
+        return delta + self._event("response.custom_tool_call_input.done", **at, input=text)
 
     def failure(self, message: str, code: str) -> bytes:
         """Return the last event of a stream that failed after it began."""
@@ -251,14 +278,16 @@ class ResponseStream:
 
     def _delta(self, delta: Json, logprobs: Any) -> bytes:
         events = b""
-        if reasoning := delta.get("reasoning_content"):
-            events += self._add_reasoning(str(reasoning))
+        if reasoning := reasoning_of(delta):
+            events += self._add_reasoning(reasoning)
         if text := delta.get("content"):
             events += self._add_text(str(text), logprobs_list(logprobs) if self._echo.logprobs else [])
         if refusal := delta.get("refusal"):
             events += self._add_refusal(str(refusal))
         for call in delta.get("tool_calls") or ():
             events += self._add_call(call)
+        if function_call := delta.get("function_call"):
+            events += self._add_call({"index": LEGACY_CALL, "function": function_call})
         return events
 
     def _add_text(self, text: str, logprobs: list[Json]) -> bytes:
@@ -290,15 +319,20 @@ class ResponseStream:
         events, index, function = b"", call.get("index", 0), call.get("function") or {}
         if index not in self._calls:
             events = self._close("completed")
-            call_id = call.get("id") or f"call_{self._name[5:]}_{index}"
+            call_id = call.get("id") or made_call_id(self._name)
             new_call = _Call(self._new_name("fc"), len(self._items), call_id, function.get("name") or "")
             self._calls[index] = new_call
             self._items.append(new_call)
+            new_call.origins = self._echo.origins
             events += self._item_added(new_call)
         open_call, piece = self._calls[index], function.get("arguments") or ""
+        open_call.function = open_call.function or function.get("name") or ""
         if not piece:
             return events
         open_call.arguments += piece
+        if open_call.is_custom:
+            # The input is a string inside of the arguments: send it as a whole at the end.
+            return events
         at = {"item_id": open_call.name, "output_index": open_call.place}
         return events + self._event("response.function_call_arguments.delta", **at, delta=piece)
 

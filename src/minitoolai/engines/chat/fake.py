@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from minitoolai.core.catalog import EngineEntry
+from minitoolai.core.counting import Tokenizer
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.chat.openai import embeddings_as_chat
+from minitoolai.engines.chat.embeddings import embeddings_as_chat
 
 Json = dict[str, Any]
 
@@ -33,8 +34,10 @@ class FakeEngine:
 
     complete_chunks = True
     token_events = True
+    tokenizer: Tokenizer | None = None
     bills_after_cancel = False
     vision = True
+    forwards: frozenset[str] = frozenset()
     fetches_images = True
     plain_images = False
 
@@ -105,7 +108,7 @@ class FakeEngine:
         """Return the response as one JSON object."""
         if request.embed is not None:
             head = self._head("list", [], {"prompt_tokens": prompt_tokens})
-            return embeddings_as_chat(_encode({**head, "data": vectors(request.embed)}))
+            return embeddings_as_chat(_encode({**head, "data": vectors(request.embed)}), len(request.embed))
         content = make_script(request, self._entry.tokens, limit)
         text = "".join(content.pieces)
         message: Json = {"role": "assistant", "content": text, "refusal": None}

@@ -17,9 +17,11 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.clock import random_text
+from minitoolai.core.counting import Tokenizer
 from minitoolai.core.errors import ContextExceeded, EngineError
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt, upstream_failure
+from minitoolai.engines.chat.failures import upstream_failure
+from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt
 from minitoolai.engines.child_process import LONGEST_RESTART_S, ChildProcess, child_environment
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.httpclient.client import HttpClient, HttpError
@@ -32,7 +34,10 @@ class LlamaEngine(ChildProcess):
 
     complete_chunks = False
     token_events = True
+    tokenizer: Tokenizer | None = None
     bills_after_cancel = False
+    #: llama.cpp's own fields for sampling.
+    forwards = frozenset(("top_k", "min_p", "typical_p", "repeat_penalty"))
     fetches_images = False
     plain_images = True
     # A model file that does not load will not load later either: report it instead.
@@ -193,7 +198,7 @@ class LlamaEngine(ChildProcess):
         self._key = random_text(32)
         settings = {**self._settings, "path": self._path, "model": self._served_model, "key": self._key}
         self._process, self._address = await self._spawn_with_vision(settings) or await self._spawn_text_only(settings)
-        entry = EngineEntry("upstream", base_url=self._address + "/v1")
+        entry = EngineEntry("upstream", base_url=self._address + "/v1", forwards=tuple(self.forwards))
         # The child bills nothing, so a request on a connection that was just closed may be repeated.
         self._upstream = UpstreamEngine(self.name, entry, self._client, key=self._key, may_repeat=True)
         self._supports_tools = await self._template_supports_tools()
@@ -301,8 +306,8 @@ def _error_lines(output: IO[bytes]) -> str:
 
 #: Fields of a chat that it honours, or that need no support of the engine.
 CHAT_FIELDS = frozenset(
-    """messages model stream stream_options temperature top_p top_k min_p typical_p seed stop n logprobs top_logprobs
-    presence_penalty frequency_penalty repeat_penalty logit_bias response_format tools tool_choice
+    """messages model stream stream_options temperature top_p seed stop n logprobs top_logprobs
+    presence_penalty frequency_penalty logit_bias response_format tools tool_choice
     parallel_tool_calls user metadata safety_identifier prompt_cache_key prompt_cache_retention store
     service_tier""".split()  # noqa: SIM905
 )

@@ -19,7 +19,7 @@ import msgspec
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
 from minitoolai.core.threads import PICTURES
-from minitoolai.engines.chat.openai import read_error_body, upstream_failure
+from minitoolai.engines.chat.failures import read_error_body, upstream_failure
 from minitoolai.engines.images.codec import cover, decode_image, encode_png, parameters_text
 from minitoolai.engines.images.remote import RemoteServer, as_image_error
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError, EngineRefused, ServiceError
-from minitoolai.engines.chat.openai import engine_error
+from minitoolai.engines.chat.failures import engine_error
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
 
 

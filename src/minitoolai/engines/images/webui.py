@@ -19,7 +19,7 @@ import msgspec
 from minitoolai.core.catalog import EngineEntry, ImageModel
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
 from minitoolai.core.threads import PICTURES
-from minitoolai.engines.chat.openai import read_error_body
+from minitoolai.engines.chat.failures import read_error_body
 from minitoolai.engines.images.codec import cover, decode_image, encode_png, parameters_text
 from minitoolai.engines.images.remote import RemoteServer
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest, OnProgress

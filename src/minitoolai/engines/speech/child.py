@@ -84,7 +84,7 @@ class _Text:
         """Encode up to this many samples of the sentence."""
         assert self.remaining is not None
         part, self.remaining = self.remaining[:max_samples], self.remaining[max_samples:]
-        return Reply(self.encoder.encode(part), len(part), has_more=len(self.remaining) > 0)
+        return Reply(self.encoder.encode(part), len(part), len(self.remaining))
 
 
 def _failed(error: Exception) -> Reply:

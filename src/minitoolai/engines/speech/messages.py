@@ -56,12 +56,16 @@ class Discard(msgspec.Struct, frozen=True, tag="discard"):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """Audio, its number of samples, and whether the sentence has more slices; or why there is none."""
+    """Audio, its number of samples, and how many samples of the sentence are left; or why there is none."""
 
     audio: bytes = b""
     samples: int = 0
-    has_more: bool = False
+    samples_left: int = 0
     error: str | None = None
+
+    @property
+    def has_more(self) -> bool:
+        return self.samples_left > 0
 
 
 Command = LoadVoices | Begin | Speak | NextSlice | Discard

@@ -5,27 +5,31 @@ The audio of a text that fits one request is forwarded unchanged. A longer text 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from minitoolai.core.catalog import EngineEntry, VoiceEntry
-from minitoolai.core.errors import EngineError
+from minitoolai.core.errors import EngineBroken, EngineError
 from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
 from minitoolai.core.threads import AUDIO
-from minitoolai.engines.chat.openai import engine_error, read_error_body, upstream_failure
+from minitoolai.engines.chat.failures import engine_error, read_error_body, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
-from minitoolai.engines.forwarding import forwarded
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
 
 if TYPE_CHECKING:
     from minitoolai.engines.speech.encoding import AudioEncoder
 
 _encode = msgspec.json.Encoder().encode
-_READ_TIMEOUT_S = 120.0
 #: The encoder takes complete pcm samples only.
 _BYTES_PER_SAMPLE = 2
+#: Usual bytes per second of speech, and characters spoken in a second. Used for a part whose length is not known.
+_BYTES_PER_SECOND = {"pcm": 48_000, "wav": 48_000, "flac": 24_000, "mp3": 16_000, "opus": 6_000}
+_CHARACTERS_PER_SECOND = 15
+#: A response that ends with its connection was cut off if it has less than this share of the usual audio.
+_LEAST_SHARE = 0.1
 
 
 class UpstreamSpeechEngine:
@@ -40,13 +44,17 @@ class UpstreamSpeechEngine:
         base_url: str = "",
         key: str = "",
         concurrency: ConcurrencyLimit | None = None,
+        total_timeout_s: float = 600.0,
     ) -> None:
+        """Create an engine. `total_timeout_s` is the timeout of one response if its entry names none."""
         self.name = name
+        self._read_timeout_s = entry.total_timeout_s or total_timeout_s
         self.concurrency = concurrency
         self._entry = entry
         self._client = client
         self._has_key = bool(key)
         self._url = (base_url or entry.base_url).rstrip("/") + "/audio/speech"
+        self.forwards = frozenset(("instructions", *entry.forwards))
         self._headers = {"content-type": "application/json", **entry.headers}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
@@ -60,7 +68,7 @@ class UpstreamSpeechEngine:
         return self.why_not_ready()
 
     def served_model(self, model: str) -> str:
-        return self._entry.names.get(model, model)
+        return self._entry.served_name(model)
 
     def unsupported_field(self, request: SpeechRequest) -> str | None:
         return None
@@ -91,7 +99,7 @@ class UpstreamSpeechEngine:
     async def send(self, request: SpeechRequest, voice: VoiceEntry, text: str, audio_format: str) -> HttpResponse:
         """Send one request to the server. Raises EngineError if it fails."""
         body: dict[str, Any] = {
-            **forwarded(request.fields),
+            **{name: value for name, value in request.fields.items() if name in self.forwards},
             "model": self.served_model(request.model),
             "input": text,
             "voice": voice.id,
@@ -100,7 +108,7 @@ class UpstreamSpeechEngine:
         }
         try:
             response = await self._client.request(
-                "POST", self._url, headers=self._headers, body=_encode(body), read_timeout_s=_READ_TIMEOUT_S
+                "POST", self._url, headers=self._headers, body=_encode(body), read_timeout_s=self._read_timeout_s
             )
         except HttpError as error:
             raise engine_error(error, self.name) from error
@@ -108,6 +116,25 @@ class UpstreamSpeechEngine:
             return response
         error_body = await read_error_body(response)
         raise upstream_failure(response.status, response.headers.get("retry-after"), error_body, self.name)
+
+
+class _Part:
+    """One request to the server: characters `begin` to `end` of the text, and the audio received for them."""
+
+    def __init__(self, begin: int, end: int, length: int | None, is_delimited: bool) -> None:
+        self.begin = begin
+        self.end = end
+        #: Bytes of audio in total, if the server said so; and whether its end can be told from a broken connection.
+        self._length = length
+        self.is_delimited = is_delimited
+        self.received = 0
+        self.has_ended = False
+
+    def characters(self, bytes_per_character: float) -> int:
+        """Return the characters up to the audio received so far, in proportion to the audio of the part."""
+        size = self.end - self.begin
+        spoken = size * self.received / self._length if self._length else self.received / bytes_per_character
+        return self.begin + min(size, math.ceil(spoken))
 
 
 class UpstreamSpeechResponse:
@@ -129,7 +156,10 @@ class UpstreamSpeechResponse:
         self._is_split = len(request.text) > max_characters
         self._encoder: AudioEncoder | None = None
         self._partial_sample = b""
-        self._characters = 0
+        self._part: _Part | None = None
+        self._bytes_per_character = _BYTES_PER_SECOND["pcm" if self._is_split else request.format] / (
+            _CHARACTERS_PER_SECOND * request.speed
+        )
         self._response: HttpResponse | None = None
         self._is_complete = False
         self._concurrency: ConcurrencyLimit | None = None
@@ -146,22 +176,41 @@ class UpstreamSpeechResponse:
         if part is None:
             return False
         audio_format = "pcm" if self._is_split else self._request.format
-        self._response = await self._engine.send(self._request, self._voice, part.text, audio_format)
-        self._characters, self._partial_sample = part.characters, b""
+        response = await self._engine.send(self._request, self._voice, part.text, audio_format)
+        begin = 0 if self._part is None else self._part.end
+        length = response.headers.get("content-length", "")
+        is_delimited = bool(length or response.headers.get("transfer-encoding"))
+        self._part = _Part(begin, part.characters, int(length) if length.isdecimal() else None, is_delimited)
+        self._response, self._partial_sample = response, b""
         return True
 
     async def next_sound(self) -> AudioChunk | None:
         while not self._is_complete:
-            data = await self._read()
+            part = self._part
+            assert part is not None
+            data = b"" if part.has_ended else await self._read()
             if data:
+                part.received += len(data)
                 audio = data if not self._is_split else await self._encode_part(data)
                 if audio:
-                    return AudioChunk(audio, self._characters)
+                    return AudioChunk(audio, part.characters(self._bytes_per_character))
+            elif not part.has_ended:
+                self._end_part(part)
+                # Charge all of it, even if the next part fails.
+                return AudioChunk(b"", part.end)
             elif not await self.request_next_part():
                 self._is_complete = True
                 if self._encoder is not None:
-                    return AudioChunk(await AUDIO.run(self._encoder.finish), self._characters)
+                    return AudioChunk(await AUDIO.run(self._encoder.finish), part.end)
         return None
+
+    def _end_part(self, part: _Part) -> None:
+        expected = (part.end - part.begin) * self._bytes_per_character
+        if not part.is_delimited and part.received < expected * _LEAST_SHARE:
+            raise EngineBroken(f"{self._engine.name} broke off its response")
+        part.has_ended = True
+        if part.received:
+            self._bytes_per_character = part.received / max(1, part.end - part.begin)
 
     async def _read(self) -> bytes:
         assert self._response is not None

@@ -40,6 +40,8 @@ class VoicePool:
     #: The kind of synthesizer that the children load.
     kind: str
 
+    forwards: frozenset[str] = frozenset()
+
     def __init__(
         self,
         name: str,
@@ -150,7 +152,9 @@ class PooledSpeechResponse:
         self._id = text_id
         self._pieces = pieces
         self._samples = 0
-        self._characters = 0
+        #: Characters up to the end of the current sentence and before it, and its samples so far.
+        self._characters = self._characters_before = 0
+        self._spoken = 0
         self._has_more = False
         self._is_complete = False
 
@@ -167,7 +171,13 @@ class PooledSpeechResponse:
             raise EngineError(f"{self._name} could not synthesize a sentence; the audio so far is charged")
         self._has_more = reply.has_more
         self._samples += reply.samples
-        return AudioChunk(reply.audio, self._characters, self._samples)
+        self._spoken += reply.samples
+        return AudioChunk(reply.audio, self._characters_after(reply.samples_left), self._samples)
+
+    def _characters_after(self, samples_left: int) -> int:
+        """Return the characters spoken: those of whole sentences, and of the current one in proportion to its audio."""
+        sentence = self._characters - self._characters_before
+        return self._characters - sentence * samples_left // max(1, self._spoken + samples_left)
 
     def _next_command(self) -> NextSlice | Speak:
         if self._has_more:
@@ -176,7 +186,8 @@ class PooledSpeechResponse:
         if piece is None:
             self._is_complete = True
             return Speak(self._id, None)
-        self._characters = piece.characters
+        self._characters_before, self._characters = self._characters, piece.characters
+        self._spoken = 0
         return Speak(self._id, piece.text)
 
     async def close(self) -> None:

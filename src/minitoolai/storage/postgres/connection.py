@@ -16,7 +16,7 @@ import psycopg
 from psycopg.pq.abc import PGresult
 
 from minitoolai.core.errors import CommitInDoubt, ConnectionLost, StoreError
-from minitoolai.storage.database import Database, Row, SelectByIds
+from minitoolai.storage.database import Database, OnServerTime, Row, SelectByIds
 from minitoolai.storage.postgres.bulk import BulkStatement, array_oid, bulk_statement, can_pack, pack_array
 from minitoolai.storage.postgres.pipeline import Pipeline, Statement, StatementFailed, require_row_count
 from minitoolai.storage.postgres.session import ProcessRegistration, connect, display_address, translate_error
@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 COMMIT_LOOKUP_S = 5.0
 FIRST_RETRY_S = 0.05
 _BEGIN = Statement("BEGIN ISOLATION LEVEL READ COMMITTED", repeats=False)
-#: Transaction ID in 64 and in 32 bits, and the process ID of the server session.
-_IDS = Statement("SELECT pg_current_xact_id()::text, pg_current_xact_id()::xid::text, pg_backend_pid()")
+_CLOCK = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+#: Transaction ID in 64 and in 32 bits, the process ID of the server session, and the server's time.
+_IDS = Statement(f"SELECT pg_current_xact_id()::text, pg_current_xact_id()::xid::text, pg_backend_pid(), {_CLOCK}")
 #: Identifies the period since the last crash: statistics are reset by a crash, not by an orderly shutdown.
 _SERVER_EPOCH = "SELECT stats_reset::text FROM pg_stat_wal"
 _COMMIT = Statement("COMMIT", repeats=False)
@@ -56,6 +57,7 @@ class PostgresConnection:
         self._is_inside = False
         #: The time limit of this session's statements.
         self._limit_s: float | None = None
+        self._follow: OnServerTime | None = None
         #: Of the open transaction: writes to send before any other statement, and its ID once it has begun.
         self._queued: list[Statement] = []
         self.transaction_id: TransactionId | None = None
@@ -130,6 +132,14 @@ class PostgresConnection:
             self._run(f"SET statement_timeout = {round(limit_s * 1000)}", ())
             self._limit_s = limit_s
 
+    def follow_time(self, follow: OnServerTime) -> None:
+        self._follow = follow
+        sent_s = time.monotonic()
+        follow(self.server_ms(), sent_s)
+
+    def server_ms(self) -> int:
+        return int(self._run(f"SELECT {_CLOCK}", ())[0][0])
+
     def close(self) -> None:
         self._db.close()
 
@@ -169,6 +179,7 @@ class PostgresConnection:
         opening = [_BEGIN, _IDS] if self._is_inside and self.transaction_id is None else []
         before = [*opening, *self._queued]
         self._queued = []
+        sent_s = time.monotonic()
         try:
             results = self._pipeline.run([*before, *statements])
         except StatementFailed as failure:
@@ -178,8 +189,10 @@ class PostgresConnection:
         except psycopg.Error as error:
             raise translate_error(error, self._db, [*before, *statements][-1].sql) from error
         if opening:
-            xid, short_xid, pid = self._pipeline.rows(results[1])[0]
+            xid, short_xid, pid, server_ms = self._pipeline.rows(results[1])[0]
             self.transaction_id = xid, short_xid, pid, self.server_epoch
+            if self._follow is not None:
+                self._follow(server_ms, sent_s)
         return results[len(before) :]
 
     def _in_bulk(self, sql: str, rows: Sequence[Sequence[object]]) -> Statement | None:

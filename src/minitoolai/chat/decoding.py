@@ -1,0 +1,334 @@
+"""Read what an engine sent, however far it is from the documented format: JSON, events, chunks, usage, finish reasons.
+
+Every reader here accepts any value and returns what can be understood. Only `decode_json` raises, for text that is not
+JSON at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
+
+Json = dict[str, Any]
+
+# ── JSON ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+BOM = b"\xef\xbb\xbf"
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+def decode_json(data: bytes) -> Any:
+    """Return the decoded value. Raises ValueError or RecursionError if the text is not JSON.
+
+    Accepts what some servers send beyond RFC 8259: a byte order mark, NaN and Infinity (read as null), raw control
+    characters in strings, half a surrogate pair, and bytes that are not UTF-8 (read as U+FFFD).
+    """
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = data.removeprefix(BOM).decode("utf-8", "replace").strip()
+        return json.loads(text, strict=False, parse_constant=lambda _: None, parse_float=_finite)
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def clean_text(text: str) -> str:
+    """Join surrogates that form a pair, and replace those that stand alone by U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\u[dD][c-fC-F][0-9a-fA-F]{2})?|\\u[dD][c-fC-F]")
+
+
+def has_half(text: bytes) -> bool:
+    """Return True if JSON text may have half a surrogate pair as an escape, whose other half is in another string."""
+    if text.find(b"\\ud") < 0 and text.find(b"\\uD") < 0:
+        return False
+    return any(len(match[0]) < 12 for match in _ESCAPED_SURROGATE.finditer(text))
+
+
+def clean_json(value: Any) -> bytes:
+    """Encode a decoded value as valid JSON. A lone half of a surrogate pair becomes U+FFFD."""
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        return clean_text(json.dumps(value, ensure_ascii=False)).encode()
+
+
+def json_with_halves(value: Any) -> bytes:
+    """Encode a decoded value as ASCII. Half a surrogate pair stays an escape: its other half may be in another text."""
+    return json.dumps(value).encode()
+
+
+# ── server-sent events ────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_event(event: bytes) -> tuple[str, list[bytes]]:
+    """Return the name of an event and its data lines. Comments and other fields are skipped.
+
+    llama.cpp has sent errors in a field `error` instead of `data`: the name is then "error".
+    """
+    name, lines = "", []
+    for line in event.removeprefix(BOM).split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            lines.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.strip().decode("utf-8", "replace")
+        elif field == b"error":
+            name = "error"
+            lines.append(value)
+    return name, lines
+
+
+# ── chunks and completions as they are received ───────────────────────────────────────────────────────────
+
+_EMPTY = msgspec.Raw(b"")
+_NULL = msgspec.Raw(b"null")
+
+
+class ReceivedChoice(msgspec.Struct):
+    """Choice of a chunk, in which every field may have any type. Only the first four are sent."""
+
+    index: Any = None
+    delta: msgspec.Raw = _EMPTY
+    logprobs: msgspec.Raw = _NULL
+    finish_reason: Any = UNSET
+    #: A whole message in place of a delta.
+    message: Any = UNSET
+    #: Of a text completion.
+    text: Any = UNSET
+    #: Moonshot reports it here.
+    usage: Any = UNSET
+
+
+class Received(msgspec.Struct):
+    """Chunk, in which every field may have any type."""
+
+    id: Any = None
+    object: Any = None
+    created: Any = None
+    model: Any = None
+    service_tier: Any = None
+    system_fingerprint: Any = None
+    choices: list[ReceivedChoice] | None = None
+    usage: Any = None
+
+
+_decode_received = msgspec.json.Decoder(Received, strict=False).decode
+
+
+def read_received(data: bytes) -> tuple[Received, bool] | None:
+    """Return the chunk or completion, and True if its JSON had to be repaired. None if it is not a JSON object.
+
+    Raises ValueError or RecursionError if the text begins like a JSON object but cannot be read.
+    """
+    try:
+        return _decode_received(data), False
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    if not data.removeprefix(BOM).lstrip().startswith(b"{"):
+        return None
+    fields = decode_json(data)
+    choices = [_choice(choice) for choice in objects_of(fields.get("choices"))]
+    names = [name for name in Received.__struct_fields__ if name != "choices"]
+    return Received(**{name: fields.get(name) for name in names}, choices=choices), True
+
+
+def _choice(fields: Json) -> ReceivedChoice:
+    return ReceivedChoice(
+        fields.get("index"),
+        msgspec.Raw(json_with_halves(fields["delta"])) if "delta" in fields else _EMPTY,
+        msgspec.Raw(clean_json(fields.get("logprobs"))),
+        fields.get("finish_reason"),
+        fields.get("message", UNSET),
+        fields.get("text", UNSET),
+        fields.get("usage", UNSET),
+    )
+
+
+def objects_of(values: Any) -> list[Json]:
+    """Return the objects of a list, or the only one in place of a list."""
+    found = values if isinstance(values, list) else [values]
+    return [value for value in found if isinstance(value, dict) and value]
+
+
+def text_or(value: Any, default: str) -> str:
+    """Return a text or a number as text, and `default` for anything else or an empty text."""
+    if isinstance(value, str):
+        return clean_text(value) if value else default
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else default
+
+
+def timestamp_or(value: Any, default: int) -> int:
+    """Return a time in seconds since 1970, and `default` if it is not a plausible one."""
+    number = _count(value) if isinstance(value, int | float | str) else None
+    return number if number is not None and 0 < number < 2**40 else default
+
+
+def index_or(value: Any, default: int) -> int:
+    """Return the index of a choice or a tool call, and `default` if it is not a small integer."""
+    number = _count(value)
+    return number if number is not None and 0 <= number < 2**31 else default
+
+
+# ── text ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+_THOUGHTS = frozenset(
+    ("thinking", "reasoning", "reasoning_text", "reasoning.text", "reasoning.summary", "summary_text")
+)
+_PART_TEXTS = ("text", "thinking", "content", "parts", "summary", "reasoning", "value")
+
+
+def text_of(content: Any) -> str | None:
+    """Return the text of a content that may be a list of parts; None if there is none. Thoughts are left out."""
+    return content if isinstance(content, str) else _text_and_thoughts(content)[0]
+
+
+def thoughts_of(content: Any) -> str | None:
+    """Return the reasoning that is among the parts of a content, such as Mistral's; None if there is none."""
+    return _text_and_thoughts(content)[1]
+
+
+def _text_and_thoughts(content: Any) -> tuple[str | None, str | None]:
+    """Iterative, because the engine controls how deeply the parts are nested."""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    pending = [(content, False)]
+    while pending:
+        part, is_thought = pending.pop()
+        if isinstance(part, str):
+            (thoughts if is_thought else texts).append(part)
+        elif isinstance(part, list):
+            pending += [(inner, is_thought) for inner in reversed(part)]
+        elif isinstance(part, dict):
+            is_thought = is_thought or str(part.get("type")) in _THOUGHTS or part.get("thought") is True
+            pending += [(part[key], is_thought) for key in _PART_TEXTS if part.get(key)][:1]
+        elif isinstance(part, int | float) and not isinstance(part, bool):
+            texts.append(str(part))
+    return "".join(texts) if texts else None, "".join(thoughts) or None
+
+
+def reasoning_of(message: Json) -> str | None:
+    """Return the reasoning of a message or delta, whichever of the known names it has."""
+    for field in ("reasoning_content", "reasoning", "thinking"):
+        if text := message.get(field):
+            return text if isinstance(text, str) else _details_text(text)
+    return _details_text(message.get("reasoning_details"))
+
+
+def _details_text(details: Any) -> str | None:
+    parts = details if isinstance(details, list) else [details]
+    texts = [part.get("text") or part.get("summary") for part in parts if isinstance(part, dict)]
+    return "".join(text for text in texts if isinstance(text, str)) or None
+
+
+# ── finish reasons ────────────────────────────────────────────────────────────────────────────────────────
+
+#: The engine stopped because of a fault of its own: no answer, but an error.
+FAILED = "error"
+_FINISH_REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "function_call": "function_call",
+    **dict.fromkeys(("max_tokens", "max_length", "max_output_tokens", "model_length", "max_new_tokens"), "length"),
+    **dict.fromkeys(("context_length", "model_context_window_exceeded", "token_limit", "incomplete"), "length"),
+    **dict.fromkeys(("tool_use", "tool_call", "function_calls", "tool-calls", "tools"), "tool_calls"),
+    **dict.fromkeys(("safety", "recitation", "prohibited_content", "blocklist", "spii", "sensitive"), "content_filter"),
+    **dict.fromkeys(("refusal", "content_filtered", "guardrail_intervened", "content-filter"), "content_filter"),
+    **dict.fromkeys(("error", "errored", "network_error", "engine_error", "internal_error", "server_error"), FAILED),
+    **dict.fromkeys(("abort", "aborted", "cancelled", "canceled", "timeout", "failed", "error_toxic"), FAILED),
+    **dict.fromkeys(("insufficient_system_resource", "malformed_function_call", "upstream_error"), FAILED),
+}
+
+
+def read_finish_reason(value: Any) -> str | None:
+    """Return OpenAI's finish reason for the engine's, FAILED if it stopped because of a fault, None if it goes on."""
+    if value is None or isinstance(value, bool):
+        return "stop" if value else None
+    if isinstance(value, dict):
+        value = value.get("type") or value.get("reason")
+    if not isinstance(value, str):
+        return "stop" if value else None
+    known = _FINISH_REASONS.get(value) or _FINISH_REASONS.get(value.strip().lower())
+    if known is not None:
+        return known
+    return "stop" if value.strip().lower() not in ("", "null", "none", "finish_reason_unspecified") else None
+
+
+# ── usage ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+_PROMPT_NAMES = ("prompt_tokens", "input_tokens", "promptTokenCount", "inputTokens")
+_OUTPUT_NAMES = ("completion_tokens", "output_tokens", "candidatesTokenCount", "outputTokens")
+_TOTAL_NAMES = ("total_tokens", "totalTokenCount", "totalTokens")
+_CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+
+
+def read_usage(value: Any) -> Usage | None:
+    """Return the usage that a decoded value stands for, or None if the counts of prompt and output cannot be told.
+
+    Whether its numbers are believed is decided elsewhere.
+    """
+    if not isinstance(value, dict) or not value:
+        return None
+    if "prompt_tokens_details" in value or value.keys().isdisjoint(_CACHED_NAMES):
+        try:
+            return msgspec.convert(value, Usage, strict=False)
+        except (msgspec.ValidationError, ValueError, OverflowError):
+            pass
+    prompt, output, total = (_first_count(value, names) for names in (_PROMPT_NAMES, _OUTPUT_NAMES, _TOTAL_NAMES))
+    if prompt is None and output is None:
+        return None
+    if prompt is None:
+        prompt = max(0, (total or 0) - (output or 0))
+    if output is None:
+        output = max(0, (total or 0) - prompt)
+    return Usage(prompt, output, total or 0, _prompt_details(value), _output_details(value))
+
+
+def _prompt_details(usage: Json) -> TokenDetails | None:
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    cached = _first_count(details, _CACHED_NAMES) if isinstance(details, dict) else _first_count(usage, _CACHED_NAMES)
+    if not isinstance(details, dict):
+        return None if cached is None else TokenDetails(cached)
+    return TokenDetails(cached or 0, _count(details.get("audio_tokens")) or 0)
+
+
+def _output_details(usage: Json) -> CompletionDetails | None:
+    details = usage.get("completion_tokens_details") or usage.get("output_tokens_details")
+    if not isinstance(details, dict):
+        return None
+    return CompletionDetails(*(_count(details.get(field)) or 0 for field in CompletionDetails.__struct_fields__))
+
+
+def _first_count(fields: Json, names: tuple[str, ...]) -> int | None:
+    return next((count for name in names if (count := _count(fields.get(name))) is not None), None)
+
+
+_NUMBER = re.compile(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,15})?\s*", re.ASCII)
+
+
+def _count(value: Any) -> int | None:
+    """Return a whole number, also one written as a float or a text."""
+    if isinstance(value, str):
+        value = float(value) if _NUMBER.fullmatch(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float):
+        return int(value) if math.isfinite(value) and value.is_integer() else None
+    return value
