@@ -188,6 +188,7 @@ def test_a_neighbour_that_hangs_delays_no_request_that_does_not_need_it(
         moderation.hangs.clear()
         for thread in threads:
             thread.join(30)
+        account.settled(within_s=60)
 
 
 def test_an_object_store_that_hangs_delays_no_chat(tmp_path: Path, silent: Silent) -> None:
