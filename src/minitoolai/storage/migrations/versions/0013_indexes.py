@@ -1,13 +1,10 @@
 """Indexes for deletion by time, unfinished payments and an account's vouchers, so that no query scans a whole table."""
 
-from pathlib import Path
-
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0013"
-#: The revision before this one: whichever exists here, because 0012 comes from another line of development.
-down_revision = max(path.name[:4] for path in Path(__file__).parent.glob("0*.py") if path.name[:4] < revision)
+down_revision = "0012"
 
 #: Index → table, column and the condition of a partial index.
 INDEXES = {
