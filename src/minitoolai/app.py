@@ -16,6 +16,7 @@ from minitoolai.accounts.revocation import RevocationWatch
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
 from minitoolai.core.errors import EngineError
+from minitoolai.core.threads import CONTROL, close_pools
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
@@ -194,12 +195,13 @@ class Server:
             await self._metrics.close()
             await services.site.close()
             await services.http.close()
-            await asyncio.to_thread(services.writer.stop)
+            await CONTROL.run(services.writer.stop)
             if services.tracing is not None:
-                await asyncio.to_thread(services.tracing.close)
+                await CONTROL.run(services.tracing.close)
             if self._registration is not None:
-                await asyncio.to_thread(self._registration.stop)
+                await CONTROL.run(self._registration.stop)
             services.database.close()
+            close_pools()
 
     def _register_process(self) -> None:
         """Register at a shared database, for a process number and for notifications (publish/subscribe).

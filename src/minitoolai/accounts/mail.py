@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import smtplib
 import ssl
@@ -14,6 +13,7 @@ import msgspec
 
 from minitoolai.accounts.addresses import ascii_email
 from minitoolai.core.errors import InvalidRequest, SettingsError
+from minitoolai.core.threads import MAIL
 from minitoolai.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class SmtpMailer:
 
     async def send(self, letter: Letter) -> None:
         try:
-            await asyncio.to_thread(self._send, letter)
+            await MAIL.run(self._send, letter)
         except (OSError, smtplib.SMTPException) as error:
             log.error("sending an e-mail through %s:%s failed: %s", self._host, self._port, error)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -21,10 +21,12 @@ from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.users import SESSION_MS, Visitor
 from minitoolai.core.clock import random_text
 from minitoolai.core.models import User
+from minitoolai.http.exports import Parts, export_response
 from minitoolai.portal.forms import YEAR_S, FormData, is_loopback, read_cookies
 from minitoolai.portal.i18n import LANGUAGES, formatter, translations
 from minitoolai.portal.site import NavigationEntry, Site
 
+T = TypeVar("T")
 HTML = "text/html"
 FLASH_S = 60
 MIN_GZIP_BYTES = 1000
@@ -73,6 +75,15 @@ class PageRequest:
             self._renew_browser_id()
         if self._cookies.get("lang") != self.lang:
             self.set_preference("lang", self.lang)
+
+    def query_number(self, name: str, *, longest: int = 15) -> int | None:
+        """Return a number of the query with at most `longest` digits, or None for anything else."""
+        text = self.query.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= longest else None
+
+    async def report(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a report for this user, `function(connection, *arguments)`, apart from the reads of requests."""
+        return await self.site.database.report(self.member.account_id, function, *arguments)
 
     # ── user and session ──────────────────────────────────────────────────────────────────────────────────
 
@@ -222,11 +233,12 @@ class PageRequest:
         headers = security_headers(secure=self.is_secure) | {"location": url, "cache-control": "no-store"}
         return self._finish(Response(b"", 303, headers, HTML))
 
-    def download(self, body: bytes, media_type: str, name: str) -> Response:
-        """Return a file to save under a plain ASCII name."""
+    async def export(self, parts: Parts, media_type: str, name: str) -> Response:
+        """Return a file to save under a plain ASCII name, sent while it is made."""
         headers = security_headers(secure=self.is_secure)
         headers |= {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
-        return self._finish(Response(body, 200, headers, media_type))
+        is_head = self.request.method == "HEAD"
+        return self._finish(await export_response(parts, headers, media_type, is_head=is_head))
 
     def error_page(self, status: int, title: str, message: str, *, can_reload: bool = False) -> Response:
         """Return a page that says what went wrong. `can_reload`: offer to load the requested page again."""

@@ -153,9 +153,9 @@ class Site:
     def failures(self) -> Failures:
         return Failures(self.clock)
 
-    @cached_property
+    @property
     def usage(self) -> UsageCache:
-        return UsageCache(self.database, self.clock)
+        return self.reports.usage_cache
 
     @cached_property
     def revenue(self) -> RevenueCache:

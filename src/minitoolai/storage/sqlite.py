@@ -12,11 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
-from minitoolai.core.errors import ConnectionLost, SettingsError, StoreError
+from minitoolai.core.errors import ConnectionLost, QueryTimeout, SettingsError, StoreError
 from minitoolai.core.private_files import create_private_file
 from minitoolai.storage.database import Database, ImmediateWrites, Row
 
 BUSY_TIMEOUT_S = 10.0
+#: Instructions of SQLite's virtual machine between two looks at the time limit, about a millisecond.
+CHECK_EVERY = 50_000
 #: Set on every connection: a committed transaction survives a power cut, and foreign keys are enforced.
 SESSION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
@@ -86,7 +88,8 @@ class SqliteConnection(ImmediateWrites):
         try:
             return self._db.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"{error} in {sql.split(maxsplit=1)[0]}") from error
+            kind = QueryTimeout if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT else StoreError
+            raise kind(f"{error} in {sql.split(maxsplit=1)[0]}") from error
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
         try:
@@ -121,6 +124,10 @@ class SqliteConnection(ImmediateWrites):
             yield
         finally:
             self._db.execute("ROLLBACK")
+
+    def limit_time(self, limit_s: float) -> None:
+        deadline_s = time.monotonic() + limit_s
+        self._db.set_progress_handler(lambda: time.monotonic() > deadline_s, CHECK_EVERY)
 
     def close(self) -> None:
         self._db.close()

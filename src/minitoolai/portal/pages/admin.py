@@ -42,7 +42,7 @@ async def overview(page: PageRequest) -> Response:
 async def jobs(page: PageRequest) -> Response:
     """Show image jobs that are queued or running, or failed in the last day."""
     since_ms = page.site.clock.now_ms() - MS_PER_DAY
-    rows = await page.site.database.read_async(reports.list_jobs, since_ms, MAX_ROWS)
+    rows = await page.report(reports.list_jobs, since_ms, MAX_ROWS)
     return page.render("admin/jobs.html", rows=rows, states=STATES, generation_name=generation_name)
 
 
@@ -50,7 +50,7 @@ async def jobs(page: PageRequest) -> Response:
 async def search(page: PageRequest) -> Response:
     """Search accounts by e-mail address or number."""
     words = page.query.get("q", "")[:200].replace("\0", "").strip()
-    found = await page.site.database.read_async(reports.search_users, words, MAX_ROWS)
+    found = await page.report(reports.search_users, words, MAX_ROWS)
     return page.render("admin/accounts.html", words=words, found=found, most=MAX_ROWS)
 
 
@@ -67,7 +67,7 @@ async def _render_account(page: PageRequest, account_id: int, status: int = 200)
         keys = [key for key in accounts.keys_of(connection, account_id) if key.revoked_ms is None]
         return user, keys, reports.admin_actions(connection, MAX_ROWS, account_id)
 
-    user, keys, actions = await page.site.database.read_async(read)
+    user, keys, actions = await page.report(read)
     if user is None:
         return not_found(page)
     return page.render(
@@ -124,9 +124,13 @@ async def revoke(page: PageRequest) -> Response:
 
 @page("/admin/actions", access="admin")
 async def actions(page: PageRequest) -> Response:
-    """Show the log of admin actions: action, account and reason."""
-    rows = await page.site.database.read_async(reports.admin_actions, 2 * MAX_ROWS)
-    return page.render("admin/actions.html", done=rows, actions=ACTIONS)
+    """Show the log of admin actions: action, account and reason (keyset pagination: below an ID)."""
+    below = page.query_number("below", longest=18)
+    rows = await page.report(reports.admin_actions, 2 * MAX_ROWS + 1, None, below)
+    older = rows[2 * MAX_ROWS - 1] if len(rows) > 2 * MAX_ROWS else None
+    return page.render(
+        "admin/actions.html", done=rows[: 2 * MAX_ROWS], actions=ACTIONS, older=older, newer=below is not None
+    )
 
 
 def _account_id(page: PageRequest) -> int:
