@@ -198,8 +198,10 @@ def catalog(base_url: str) -> str:
     extra = {"named": 'tokenizer = "o200k"', "guessed": "", "billing": 'tokenizer = "o200k"\nbills_after_cancel = true'}
     text = ""
     for name, more in extra.items():
+        text += (
             f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\nretries = 0\ncooldown_after = 0\n'
             f"fetches_images = true\n{more}\n"
+        )
         text += (
             f'\n[chat."{name}"]\ninput = "0.15"\noutput = "0.60"\ncontext = 128_000\nmax_output = 4096\n'
             f'image_tokens = {{ low = {LOW}, high = {HIGH} }}\nengines = ["{name}"]\n'
