@@ -58,7 +58,7 @@ class Plan:
         """Return the request."""
         content: Any = f"case {self.number} {self.prompt}"
         if self.images:
-            url = "https://example.com/x.png"
+            url = "https://93.184.216.34/x.png"
             images = [{"type": "image_url", "image_url": {"url": url, "detail": detail}} for detail in self.images]
             content = [{"type": "text", "text": content}, *images]
         more: dict[str, Any] = {"stream_options": {"include_usage": True}} if self.stream else {}
@@ -199,7 +199,8 @@ def catalog(base_url: str) -> str:
     text = ""
     for name, more in extra.items():
         text += (
-            f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\nretries = 0\ncooldown_after = 0\n{more}\n'
+            f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\nretries = 0\ncooldown_after = 0\n'
+            f"fetches_images = true\n{more}\n"
         )
         text += (
             f'\n[chat."{name}"]\ninput = "0.15"\noutput = "0.60"\ncontext = 128_000\nmax_output = 4096\n'
