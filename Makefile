@@ -8,7 +8,7 @@ PORT     ?= 8000
 TORCH    ?= torch==2.13.0
 DATA_DIR ?= data
 
-.PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos check house bench bench-peers pin clean
+.PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos check house bench bench-peers pin sbom clean
 
 help:           ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -73,6 +73,9 @@ bench-peers: dev ## install the peers of the bench under bench/.cache
 
 pin: dev        ## pin the newest versions of all packages by hash
 	tools/pin.sh
+
+sbom: dev       ## write a software bill of materials (CycloneDX) to sbom.cdx.json
+	@$(BIN)/python -m tools.sbom > sbom.cdx.json
 
 clean:          ## remove the environment and all caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -80,6 +80,33 @@ def test_nothing_is_awaited_in_a_transaction() -> None:
     assert places(SOURCES, waits_in_transaction, r"\btransaction\b") == []
 
 
+# ── Threads ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def uses_the_shared_pool(node: ast.AST) -> bool:
+    """Return True for a call that runs in asyncio's default pool, where a mail server that hangs would stop everything.
+
+    `getaddrinfo` and `create_connection` of a loop resolve names there as well.
+    """
+    if not isinstance(node, ast.Call):
+        return False
+    name = ast.unparse(node.func)
+    if name.endswith("run_in_executor"):
+        return not node.args or ast.unparse(node.args[0]) == "None"
+    if name.endswith(".create_connection"):
+        return not any(keyword.arg == "sock" for keyword in node.keywords)
+    last = name.rpartition(".")[2]
+    return (
+        last in ("to_thread", "set_default_executor")
+        or name == "asyncio.open_connection"
+        or (last in ("getaddrinfo", "getnameinfo") and not name.startswith("socket."))
+    )
+
+
+def test_no_work_shares_the_default_pool_of_threads() -> None:
+    assert places(SOURCES, uses_the_shared_pool) == []
+
+
 # ── Money ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 #: Modules in which amounts are computed or stored. A float is allowed there for a time in seconds only.
@@ -234,6 +261,11 @@ def test_no_test_is_skipped_or_patched() -> None:
         (makes_a_float, "cost = tokens / 2", "cost = tokens // 2"),
         (makes_a_float, "cost /= 2", "wait_s = lease_ms / 1000"),
         (makes_a_float, "def price(amount: float) -> None: ...", "def wait(within_s: float) -> None: ..."),
+        (uses_the_shared_pool, "await asyncio.to_thread(work, 1)", "await MAIL.run(work, 1)"),
+        (uses_the_shared_pool, "await to_thread(work)", "await run_in_body_thread(work)"),
+        (uses_the_shared_pool, "loop.run_in_executor(None, work)", "loop.run_in_executor(self._pool, work)"),
+        (uses_the_shared_pool, "await loop.getaddrinfo(host, 1)", "socket.getaddrinfo(host, 1)"),
+        (uses_the_shared_pool, "loop.create_connection(make, host, 1)", "loop.create_connection(make, sock=sock)"),
         (is_relative_import, "from . import errors", "from minitoolai.core import errors"),
     ],
 )

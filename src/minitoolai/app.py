@@ -9,11 +9,14 @@ import logging
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minitoolai.accounts.revocation import RevocationWatch
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
 from minitoolai.core.errors import EngineError
+from minitoolai.core.threads import CONTROL, close_pools
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
@@ -27,6 +30,7 @@ from minitoolai.observability.metrics import MetricsPage, MetricsPort
 from minitoolai.portal.routes import is_portal_path, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.jobs import JOBS_CHANNEL
+from minitoolai.storage.sqlite import exclusive_database
 
 if TYPE_CHECKING:
     from minitoolai.storage.database import Membership
@@ -37,6 +41,7 @@ _SLASHES = re.compile("//+")
 #: Thresholds of the garbage collector. A request makes hundreds of objects but no reference cycles, so Python's default
 #: of 700 would find nothing, and one full collection with 2,000 open streams blocks the event loop for 0.1 s.
 COLLECT_AFTER = (20_000, 20, 20)
+WATCH_DATABASE_EVERY_S = 5.0
 
 
 class Server:
@@ -69,7 +74,19 @@ class Server:
         """Return why requests cannot be served now, or None if they can."""
         if self._services.in_flight.draining:
             return "stopping"
-        return self._why_not_ready
+        return self._why_not_ready or self._services.database.why_gone()
+
+    async def _watch_database(self) -> None:
+        """Log an error when the file of the database is replaced or deleted, and when it is back."""
+        before: str | None = None
+        while True:
+            gone = self._services.database.why_gone()
+            if gone is not None and gone != before:
+                log.error("not ready, and refusing requests: %s", gone)
+            elif gone is None and before is not None:
+                log.warning("the file of the database is back; ready again")
+            before = gone
+            await asyncio.sleep(WATCH_DATABASE_EVERY_S)
 
     def route_template(self, scope: Scope) -> str | None:
         """Return the route of a request that was served, such as `/v1/models/{name}`; None if no route matched."""
@@ -154,6 +171,8 @@ class Server:
             asyncio.create_task(services.images.sweeper.run()),
             asyncio.create_task(services.images.webhooks.run()),
             asyncio.create_task(services.site.run()),
+            asyncio.create_task(self._watch_database()),
+            asyncio.create_task(RevocationWatch(services.database, services.in_flight).run()),
         ]
         if self._engines_first:
             await self._start_engines()
@@ -176,12 +195,13 @@ class Server:
             await self._metrics.close()
             await services.site.close()
             await services.http.close()
-            await asyncio.to_thread(services.writer.stop)
+            await CONTROL.run(services.writer.stop)
             if services.tracing is not None:
-                await asyncio.to_thread(services.tracing.close)
+                await CONTROL.run(services.tracing.close)
             if self._registration is not None:
-                await asyncio.to_thread(self._registration.stop)
+                await CONTROL.run(self._registration.stop)
             services.database.close()
+            close_pools()
 
     def _register_process(self) -> None:
         """Register at a shared database, for a process number and for notifications (publish/subscribe).
@@ -249,7 +269,10 @@ def serve(services: Services, *, ready: Callable[[int], None], listening: socket
         services.images.address.listening_on(port)
         ready(port)
 
-    with contextlib.nullcontext() if services.database.is_shared else exclusive_data_dir(settings.data_dir):
+    with contextlib.ExitStack() as locks:
+        if not services.database.is_shared:
+            locks.enter_context(exclusive_data_dir(settings.data_dir))
+            locks.enter_context(exclusive_database(Path(services.database.where)))
         server = Server(services, engines_first=listening is not None)
         app = server if services.tracing is None else services.tracing.middleware(server, server.route_template)
         run_server(app, settings, drain=drain, on_listening=on_listening, listening=listening)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from minitoolai.billing.usage import UsageCache
 from minitoolai.chat.service import ChatService, accepts_images
 from minitoolai.core.catalog import Catalog, ImageModel, Model, SpeechModel, VoiceEntry
 from minitoolai.core.clock import parse_generation_name
@@ -33,6 +34,8 @@ class Reports:
     """Reports for the JSON API, the portal and the command line."""
 
     def __init__(self, database: Database, chats: ChatService, speech: SpeechService, images: ImageService) -> None:
+        #: Shared by the API and the portal.
+        self.usage_cache = UsageCache(database, chats.clock)
         self._database = database
         self._chats = chats
         self._speech = speech
@@ -79,7 +82,7 @@ class Reports:
 
     async def usage(self, caller: Caller, from_ms: int, until_ms: int, group_by: GroupBy) -> list[UsageRow]:
         """Return the usage report of the caller's account."""
-        return await self._database.read_async(reports.usage_report, caller.account_id, from_ms, until_ms, group_by)
+        return await self.usage_cache.report(caller.account_id, from_ms, until_ms, group_by)
 
     async def generation(self, caller: Caller, name: str) -> Generation:
         """Return one generation of the caller's account. Raises NotFound, also for generations of other accounts."""

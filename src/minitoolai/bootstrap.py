@@ -151,7 +151,7 @@ def build(settings: Settings) -> Services:
         sweeper=RetentionSweeper(database, writer, clock, retention_policy(settings)),
         reports=reports,
         auditor=auditor,
-        site=build_site(settings, database, writer, clock, keys, reports, auditor, secret_key),
+        site=build_site(settings, database, writer, clock, keys, reports, auditor, secret_key, images.address),
         tracing=tracing,
         shared=shared,
     )

@@ -7,8 +7,8 @@ import json
 import requests
 
 from minitoolai.accounts import users as persons
+from minitoolai.storage.personal_data import read_personal_data
 from minitoolai.storage.retention import erase_prompts
-from minitoolai.storage.users import export_personal_data
 from tests.support.ask import post
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 from tests.support.server import Account, ServerProcess
@@ -56,7 +56,8 @@ def test_erasure_is_the_same_on_both_databases_and_waits_for_work(books: Tempora
     assert books.everything() == before
     books.apply(settle(77, account, 19))
     left = books.money(account)
-    assert {name: len(rows) for name, rows in books.database.read(export_personal_data, account).items() if rows} == {
+    counts = {name: len(list(rows)) for name, rows in read_personal_data(books.database.read, account)}
+    assert {name: count for name, count in counts.items() if count} == {
         "accounts": 1,
         "users": 1,
         "generations": 1,

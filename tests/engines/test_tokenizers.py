@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from minitoolai.core.counting import MOST_COUNTED, Delivered, estimate
 from minitoolai.core.inference import ChatRequest
-from minitoolai.engines.tokenizers import tokenizer_named
+from minitoolai.engines.tokenizers import tokenizer_named, why_no_tokenizers
 from tests.support import tiktokens
 from tests.support.texts import corpus, prose
 
@@ -68,3 +68,11 @@ def test_the_prompt_counts_text_tools_messages_and_the_fewest_tokens_of_an_image
     text_tokens = sum(map(tiktokens.count, texts))
     schema = tiktokens.count('[{"type":"function","function":{"name":"look_up","parameters":{"type":"object"}}}]')
     assert counted.prompt_tokens == text_tokens + schema + 2 * 4 + 85
+
+
+def test_a_missing_package_is_named_with_the_consequence() -> None:
+    assert why_no_tokenizers() is None
+    reason = why_no_tokenizers("bpe_openai_of_another_name")
+    assert reason is not None
+    assert "counted by its bytes" in reason
+    assert "pip install bpe-openai" in reason

@@ -24,6 +24,7 @@ PROMISED = {
     errors.BodyTooLarge: (413, "invalid_request_error", "body_too_large", False),
     errors.TooComplex: (413, "invalid_request_error", "too_complex", False),
     errors.WrongContentType: (415, "invalid_request_error", "unsupported_media_type", False),
+    errors.UnsupportedContentEncoding: (415, "invalid_request_error", "unsupported_content_encoding", False),
     errors.AccessDenied: (401, "authentication_error", "invalid_api_key", False),
     errors.KeyForbids: (403, "permission_error", "key_forbids", False),
     errors.BudgetExceeded: (402, "insufficient_quota", "budget_exceeded", False),
@@ -37,6 +38,7 @@ PROMISED = {
     errors.EngineError: (502, "server_error", "upstream_error", True),
     errors.EngineRefused: (400, "invalid_request_error", "invalid_request", False),
     errors.EngineRateLimited: (429, "rate_limit_error", "rate_limit_exceeded", True),
+    errors.EngineUnavailable: (502, "server_error", "upstream_error", True),
     errors.EngineBroken: (502, "server_error", "upstream_error", True),
     errors.EngineTimeout: (504, "server_error", "upstream_timeout", True),
 }
@@ -47,6 +49,8 @@ def make(kind: type[ServiceError]) -> ServiceError:
         return errors.InsufficientBalance("too poor", needed=5, available=3)
     if kind is errors.BudgetExceeded:
         return errors.BudgetExceeded("spent", needed=5, left=3)
+    if kind is errors.EngineRateLimited:
+        return errors.EngineRateLimited("slow down", retry_after_s=7)
     return kind("it is so", param="model", retry_after_s=7)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from minitoolai.httpclient import dial
-from minitoolai.httpclient.dial import Address, connect_first, connect_to
+from minitoolai.httpclient.dial import Address, Lookups, connect_first, connect_to
 
 IPV4 = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
 
@@ -109,3 +110,40 @@ def test_a_cancelled_connect_leaves_no_socket_open() -> None:
                 each.close()
 
     asyncio.run(test())
+
+
+def test_connections_to_one_host_share_a_look_up_which_delays_no_other_host() -> None:
+    release, asked = threading.Event(), []
+
+    def slow(host: str, port: int) -> list[Address]:
+        asked.append((host, port))
+        if host == "hangs.example":
+            release.wait(30)
+        return [(*IPV4, (host, port))]
+
+    async def test() -> None:
+        lookups = Lookups(slow)
+        waiting = [asyncio.ensure_future(lookups.resolve("hangs.example", 443)) for _ in range(40)]
+        await asyncio.sleep(0.05)
+        began_s = time.monotonic()
+        assert await asyncio.wait_for(lookups.resolve("127.0.0.1", 80), 5) == [(*IPV4, ("127.0.0.1", 80))]
+        assert time.monotonic() - began_s < 1
+        # One caller leaves; the others still get their answer.
+        waiting[0].cancel()
+        release.set()
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(found[0], asyncio.CancelledError)
+        assert found[1:] == [[(*IPV4, ("hangs.example", 443))]] * 39
+        assert asked == [("hangs.example", 443), ("127.0.0.1", 80)]
+        # Nothing is remembered: an address may change.
+        await lookups.resolve("127.0.0.1", 80)
+        assert len(asked) == 3
+
+    asyncio.run(test())
+
+
+def test_a_name_without_an_address_is_an_os_error() -> None:
+    with pytest.raises(OSError, match=r".*"):
+        asyncio.run(dial.resolve("nothing.invalid", 80))
+    ((_, _, _, _, address),) = asyncio.run(dial.resolve("127.0.0.1", 80))
+    assert address == ("127.0.0.1", 80)

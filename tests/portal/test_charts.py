@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitoolai.portal.charts import HEIGHT, Column, column_chart, escape_formula, row_chart, scale_values, to_csv
+from minitoolai.portal.charts import HEIGHT, Column, column_chart, escape_formula, row_chart, scale_values
 
 
 @given(st.integers(0, 2**62))
@@ -48,8 +45,3 @@ def test_a_text_that_looks_like_a_formula_is_quoted(text: str) -> None:
 @pytest.mark.parametrize(("text", "written"), [("", ""), (None, ""), ("a=b", "a=b")])
 def test_other_texts_stay_as_they_are(text: str | None, written: str) -> None:
     assert escape_formula(text) == written
-
-
-def test_csv_has_a_header_and_quotes_what_needs_it() -> None:
-    text = to_csv(("name", "count"), [('a "quoted", name', 1)]).decode()
-    assert list(csv.reader(io.StringIO(text))) == [["name", "count"], ['a "quoted", name', "1"]]

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import requests
 
+from minitoolai.core.errors import ReportTooLarge
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.portal.request import is_local
 from minitoolai.portal.routes import MODULES
-from minitoolai.portal.routing import PageHandler
+from minitoolai.portal.routing import PageHandler, error_response
 from tests.support import house
 from tests.support.browse import PASSWORD, Visitor
 from tests.support.cli import CATALOG
@@ -108,6 +109,23 @@ def test_an_internal_error_is_a_500_with_a_page_and_a_log_line(tmp_path: Path) -
         assert "key_uses" in server.log.read_text()
         server.write(lambda c: c.execute("ALTER TABLE elsewhere RENAME TO key_uses", ()))
         server.log.write_text("")
+
+
+def test_a_report_that_takes_too_long_is_a_503_that_names_the_remedy() -> None:
+    class Page:
+        gettext = staticmethod(str)
+
+        @staticmethod
+        def error_page(status: int, title: str, message: str, *, can_reload: bool) -> tuple[int, str, str, bool]:
+            return status, title, message, can_reload
+
+    shown = error_response(Page(), ReportTooLarge("x"))  # type: ignore[arg-type]
+    assert shown == (
+        503,
+        "That was too much",
+        "This report takes too long. Choose a shorter period, or download it as a file.",
+        True,
+    )
 
 
 def test_the_sign_in_leads_back_with_the_query_and_in_the_chosen_language(server: ServerProcess) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from minitoolai.core.errors import StoreError
+from minitoolai.core.errors import Overloaded, ReportTooLarge, StoreError
+from minitoolai.http.errors import error_body, status_and_type
 from minitoolai.storage import accounts
-from minitoolai.storage.database import Connection
+from minitoolai.storage.database import MAX_WAITING_REPORTS, REPORT_THREADS, Connection, Database
+from minitoolai.storage.opening import open_database
 from minitoolai.storage.sqlite import SqliteConnection, open_sqlite
-from tests.support.books import TemporaryBooks, hold
+from tests.support.books import TemporaryBooks, credit, hold
 
 VERSION = "SELECT version FROM accounts WHERE id IN (…)"
 
@@ -118,3 +121,119 @@ def test_a_question_that_fails_does_not_cost_the_next_one_its_connection(books: 
         with pytest.raises(ZeroDivisionError):
             books.database.read(lambda connection: 1 // 0)
     assert books.money(1).posted == 0
+
+
+# ── pools of their own ────────────────────────────────────────────────────────────────────────────────────
+
+#: A question that both databases work on for minutes unless something stops them.
+ENDLESS = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 2000000000) SELECT count(*) FROM c"
+
+
+def endless(connection: Connection) -> object:
+    with connection.snapshot():
+        return connection.execute(ENDLESS)
+
+
+def impatient(books: TemporaryBooks, limit_s: float) -> Database:
+    """The same books, with a shorter time limit for reports."""
+    database = open_database(books.url, serving=True)
+    database.limit_reports(limit_s)
+    return database
+
+
+def test_a_look_up_never_waits_behind_reports_or_the_audit(books: TemporaryBooks) -> None:
+    account, database = books.account(700), impatient(books, 3)
+
+    async def look_up() -> float:
+        reports = [
+            asyncio.ensure_future(database.report(other, endless)) for other in range(10, 10 + 3 * REPORT_THREADS)
+        ]
+        upkeep = asyncio.ensure_future(database.upkeep(lambda _: time.sleep(2)))
+        await asyncio.sleep(0.3)
+        began_s = time.monotonic()
+        for _ in range(20):
+            assert (await database.read_async(accounts.balance_of, account)).posted == 700
+        took_s = time.monotonic() - began_s
+        assert not any(work.done() for work in (*reports, upkeep))
+        for work in reports:
+            work.cancel()
+        await asyncio.gather(*reports, upkeep, return_exceptions=True)
+        return took_s
+
+    try:
+        assert asyncio.run(look_up()) < 1.5
+    finally:
+        database.close()
+
+
+def test_a_report_that_takes_too_long_ends_with_the_remedy_and_leaves_no_snapshot(books: TemporaryBooks) -> None:
+    database = impatient(books, 0.3)
+
+    async def ask() -> None:
+        for _ in range(2):
+            began_s = time.monotonic()
+            with pytest.raises(ReportTooLarge, match="Ask for a shorter period"):
+                await database.report(7, endless)
+            assert time.monotonic() - began_s < 5
+        # The limit is of one report, not of the connection.
+        for _ in range(4):
+            assert await database.report(7, lambda c: (time.sleep(0.1), c.execute("SELECT 1"))[1]) == [(1,)]
+
+    try:
+        asyncio.run(ask())
+        if not database.is_shared:
+            books.apply(credit(books.account(), 5))
+            assert books.rows("PRAGMA wal_checkpoint(TRUNCATE)") == [(0, 0, 0)]
+    finally:
+        database.close()
+
+
+def test_a_report_that_took_too_long_is_a_503_that_no_client_repeats_by_itself() -> None:
+    error = ReportTooLarge("This report takes too long. Ask for a shorter period, such as one day.")
+    assert status_and_type(error)[0] == 503
+    assert b'"code":"report_too_large"' in error_body(error)
+    assert not error.retryable
+
+
+def test_one_report_of_an_account_runs_at_a_time_beside_those_of_others(books: TemporaryBooks) -> None:
+    running: dict[int, int] = {}
+    most: dict[str, int] = {"one": 0, "all": 0}
+    lock = threading.Lock()
+
+    def work(_: Connection, account: int) -> None:
+        with lock:
+            running[account] = running.get(account, 0) + 1
+            most["one"] = max(most["one"], running[account])
+            most["all"] = max(most["all"], sum(running.values()))
+        time.sleep(0.05)
+        with lock:
+            running[account] -= 1
+
+    async def ask() -> list[BaseException | None]:
+        jobs = [books.database.report(1, work, 1) for _ in range(MAX_WAITING_REPORTS + 3)]
+        return await asyncio.gather(*jobs, books.database.report(2, work, 2), return_exceptions=True)
+
+    results = asyncio.run(ask())
+    assert most == {"one": 1, "all": 2}
+    refused = [result for result in results if result is not None]
+    assert len(refused) == 2
+    assert all(isinstance(one, Overloaded) and "Other reports of this account" in one.message for one in refused)
+
+
+def test_a_caller_that_leaves_keeps_the_turn_until_its_report_has_ended(books: TemporaryBooks) -> None:
+    ended: list[str] = []
+
+    def work(_: Connection, name: str, wait_s: float) -> None:
+        time.sleep(wait_s)
+        ended.append(name)
+
+    async def ask() -> None:
+        left = asyncio.ensure_future(books.database.report(1, work, "left", 0.4))
+        await asyncio.sleep(0.1)
+        left.cancel()
+        await books.database.report(1, work, "next", 0)
+        with pytest.raises(asyncio.CancelledError):
+            await left
+
+    asyncio.run(ask())
+    assert ended == ["left", "next"]

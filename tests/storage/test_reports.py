@@ -7,7 +7,14 @@ import time
 
 import pytest
 
-from minitoolai.storage.reports import full_statement, statement_page
+from minitoolai.core.models import AdminAction
+from minitoolai.storage.reports import (
+    admin_actions,
+    full_statement,
+    insert_admin_action,
+    recent_requests,
+    statement_page,
+)
 from tests.support.books import NOON_MS, TemporaryBooks, credit, hold, reverse, settle
 
 
@@ -40,6 +47,7 @@ def test_every_transfer_is_on_one_page_though_work_ends_in_any_order(books: Temp
     ((transfers,),) = books.rows("SELECT count(*) FROM transfers WHERE ? IN (debit, credit)", account)
     assert [row.version for row in whole] == list(range(transfers, 0, -1))
     assert sum(row.amount for row in whole) == whole[0].balance_after == books.money(account).posted
+    assert whole == statement_page(books.connection, account, below=None, before_ms=2**62, rows=2**40)
     for rows in (1, 7, 50):
         assert pages(books, account, rows) == [row.version for row in whole]
 
@@ -47,6 +55,29 @@ def test_every_transfer_is_on_one_page_though_work_ends_in_any_order(books: Temp
 def test_an_account_without_transfers_has_an_empty_statement(books: TemporaryBooks) -> None:
     assert full_statement(books.connection, books.account()) == []
     assert statement_page(books.connection, 777, below=5, before_ms=NOON_MS, rows=50) == []
+
+
+def test_pages_of_requests_and_of_admin_actions_show_each_once(books: TemporaryBooks) -> None:
+    account = books.account(10**6)
+    with books.connection.transaction():
+        for number in range(1, 26):
+            action = AdminAction(number, account, account, "grant", 5, None, NOON_MS)
+            insert_admin_action(books.connection, action)
+    # Several in one millisecond.
+    for number in range(1, 26):
+        books.apply(hold(number, account, 5, now_ms=NOON_MS + number // 4))
+        books.apply(settle(number, account, 1))
+    requests: list[int] = []
+    before = None
+    while rows := recent_requests(books.connection, account, 7, before):
+        requests += [row.id for row in rows]
+        before = rows[-1].created_ms, rows[-1].id
+    assert requests == list(range(25, 0, -1))
+    for owner in (None, account):
+        actions: list[int] = []
+        while found := admin_actions(books.connection, 7, owner, actions[-1] if actions else None):
+            actions += [action.id for action in found]
+        assert actions == list(range(25, 0, -1))
 
 
 @pytest.mark.acceptance

@@ -7,6 +7,7 @@ import pytest
 from minitoolai.core.errors import NotFound
 from minitoolai.core.models import KeyRow, MailLink
 from minitoolai.storage import accounts, idempotency, users
+from minitoolai.storage.personal_data import OWNED, Record, read_personal_data
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
 
 DAY_MS = 86_400_000
@@ -79,16 +80,20 @@ def used(books: TemporaryBooks, account: int) -> None:
         idempotency.store_response(connection, f"{account}/word", 7, idempotency.StoredResponse(200, "[]", b""))
 
 
+def exported_of(books: TemporaryBooks, account: int) -> dict[str, list[Record]]:
+    return {table: list(rows) for table, rows in read_personal_data(books.database.read, account)}
+
+
 def test_an_export_holds_everything_of_the_account_but_secrets(books: TemporaryBooks) -> None:
     account, other = books.account(1_000), books.account(1_000)
     used(books, account)
-    exported = users.export_personal_data(books.connection, account)
-    assert exported.keys() == users.OWNED.keys()
+    exported = exported_of(books, account)
+    assert tuple(exported) == OWNED
     assert [row["id"] for row in exported["generations"]] == [7]
     assert [row["kind"] for row in exported["transfers"]] == ["grant", "usage"]
     names = {column for rows in exported.values() for row in rows for column in row}
     assert names.isdisjoint(("password_hash", "secret_hmac", "code_hmac", "secret_hash"))
-    assert [row["id"] for row in users.export_personal_data(books.connection, other)["accounts"]] == [other]
+    assert [row["id"] for row in exported_of(books, other)["accounts"]] == [other]
 
 
 def test_an_erasure_removes_the_person_and_keeps_the_amounts(books: TemporaryBooks) -> None:

@@ -9,7 +9,8 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from minitoolai.accounts.users import SESSION_MS, digest, hash_password
+from minitoolai.accounts.passwords import hash_password
+from minitoolai.accounts.users import SESSION_MS, digest
 from minitoolai.core.clock import SystemClock, random_text
 from minitoolai.storage import accounts, users
 from minitoolai.storage.database import Connection

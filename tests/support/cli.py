@@ -62,7 +62,7 @@ class Cli:
 
     def with_books(self) -> Cli:
         """Prepare an empty database, which a first command would need half a second to create."""
-        self.data_dir.mkdir(exist_ok=True)
+        self.data_dir.mkdir(mode=0o700, exist_ok=True)
         new_file(self.data_dir)
         return self
 

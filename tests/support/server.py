@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -106,7 +107,7 @@ class ServerProcess:
     def start(self, *arguments: str) -> ServerProcess:
         """Start, and wait until the server is ready."""
         if not (self._is_new or self.settings.database_url):
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             new_file(self.data_dir)
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
@@ -208,6 +209,12 @@ class ServerProcess:
     def write(self, change: Callable[[Connection], Any]) -> Any:
         """Change the database beside the server."""
         return commands.write(self.settings, change)
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Open a connection beside the server that may write, for changes of many rows."""
+        with commands.opened(self.settings) as database, closing(database.connect()) as connection:
+            yield connection
 
     def account(self, credit: str | None = "5.00") -> Account:
         """Create a customer with a key, with the functions behind the commands (processes would be slow)."""

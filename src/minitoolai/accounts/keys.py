@@ -16,11 +16,11 @@ from ipaddress import ip_address, ip_network
 import msgspec
 from msgspec.structs import replace
 
+from minitoolai.accounts.addresses import check_email, email_forms
 from minitoolai.accounts.rate_limits import Headers, Limits
 from minitoolai.core.clock import Clock, base62, random_text
 from minitoolai.core.errors import (
     AccessDenied,
-    InvalidRequest,
     KeyForbids,
     NotFound,
     Overloaded,
@@ -131,14 +131,6 @@ def _checksum(key_id: str, secret: str) -> str:
     return base62(zlib.crc32(f"{key_id}-{secret}".encode()), 6)
 
 
-def check_email(text: str) -> str:
-    """Return the address normalized as it is stored. Raises InvalidRequest."""
-    email = text.strip().lower()
-    if len(email) > 254 or not re.fullmatch(r"[^@\s]+@[^@\s]+", email):
-        raise InvalidRequest(f"{text!r} is not an e-mail address. Use the form ann@example.com.", param="email")
-    return email
-
-
 def revoke_own(connection: Connection, account_id: int, key_id: str, now_ms: int) -> bool:
     """Revoke a key of this account. Return False if it belongs to another account; repeating changes nothing."""
     key = accounts.find_key(connection, key_id)
@@ -186,9 +178,13 @@ def revoke_page_keys(connection: Connection, account_id: int, now_ms: int) -> No
 
 
 def require_account(connection: Connection, email: str) -> int:
-    """Return the account with this e-mail address. Raises NotFound, which says how to create it."""
-    account_id = accounts.find_account(connection, check_email(email))
+    """Return the account with this e-mail address. Raises NotFound, which says how to create it.
+
+    Raises InvalidRequest for what is no address at all.
+    """
+    account_id = accounts.find_account(connection, *email_forms(email))
     if account_id is None:
+        check_email(email)
         raise NotFound(f"There is no account {email}. Create it with: minitoolai account create {email}", param="email")
     return account_id
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import smtplib
 import ssl
@@ -12,7 +11,9 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from minitoolai.core.errors import SettingsError
+from minitoolai.accounts.addresses import ascii_email
+from minitoolai.core.errors import InvalidRequest, SettingsError
+from minitoolai.core.threads import MAIL
 from minitoolai.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -64,13 +65,13 @@ class SmtpMailer:
 
     async def send(self, letter: Letter) -> None:
         try:
-            await asyncio.to_thread(self._send, letter)
+            await MAIL.run(self._send, letter)
         except (OSError, smtplib.SMTPException) as error:
             log.error("sending an e-mail through %s:%s failed: %s", self._host, self._port, error)
 
     def _send(self, letter: Letter) -> None:
         message = EmailMessage()
-        message["From"], message["To"], message["Subject"] = self._sender, letter.to, letter.subject
+        message["From"], message["To"], message["Subject"] = self._sender, _recipient(letter.to), letter.subject
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(letter.text)
         tls = ssl.create_default_context()
@@ -86,11 +87,19 @@ class SmtpMailer:
             server.send_message(message)
 
 
+def _recipient(email: str) -> str:
+    """Return the address for the envelope. One that an older version accepted is used as it is."""
+    try:
+        return ascii_email(email)
+    except InvalidRequest:
+        return email
+
+
 def build_mailer(settings: Settings) -> Mailer:
     """Return the mailer that the settings describe.
 
-    Raises SettingsError if SMTP is set without a public URL: the links in e-mails would then begin with the Host
-    header of the request, which any client can forge.
+    Raises SettingsError if SMTP is set without a public URL: the links in e-mails would then begin with the address
+    listened on, which their readers usually cannot reach.
     """
     if not settings.smtp_url:
         return LogMailer()

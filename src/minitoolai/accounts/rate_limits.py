@@ -8,6 +8,7 @@ processes serve one database, each gets its share of every limit.
 from __future__ import annotations
 
 import math
+from ipaddress import IPv6Address, ip_address, ip_network
 
 import msgspec
 
@@ -251,15 +252,87 @@ class Throttle:
         return 0
 
     def _evict_full(self, now_s: float) -> None:
+        """Make room. The emptiest buckets stay, so that nobody lifts a limit by filling the memory with others."""
         if len(self._buckets) < MAX_TRACKED:
             return
         self._buckets = {key: bucket for key, bucket in self._buckets.items() if bucket.empty_s > now_s}
         if len(self._buckets) >= MAX_TRACKED:
-            self._buckets.clear()
+            emptiest = sorted(self._buckets.items(), key=lambda item: item[1].empty_s - now_s, reverse=True)
+            self._buckets = dict(emptiest[: MAX_TRACKED // 2])
 
     def reset(self, key: str) -> None:
         """Forget the attempts of this key, after one that succeeded."""
         self._buckets.pop(key, None)
+
+
+def network_of(address: str) -> str:
+    """Return the network that one client controls: an IPv4 address, or the /64 of an IPv6 address."""
+    return networks_of(address)[0]
+
+
+def networks_of(address: str) -> tuple[str, ...]:
+    """Return the networks around a client, the smallest first: IPv4 itself, /24 and /16; IPv6 /64, /48 and /32."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return (address[:45],)
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is None:
+            return tuple(str(ip_network((int(found), size), strict=False)) for size in (64, 48, 32))
+        found = found.ipv4_mapped
+    return str(found), *(str(ip_network(f"{found}/{size}", strict=False)) for size in (24, 16))
+
+
+#: Seconds by which one recent failure delays the next attempt, and the most: by the client's own network, the networks
+#: around it, and the account. More than a waiting time, so that a first attempt goes before those that wait.
+FAILURE_DELAYS_S = ((10.0, 120.0), (4.0, 120.0), (1.0, 60.0))
+ACCOUNT_DELAY_S = (2.0, 60.0)
+FAILURE_HALF_LIFE_S = 300.0
+
+
+class Failures:
+    """Count recent failed sign-ins by network and account. Who failed often goes later where many wait for a turn.
+
+    An attempt counts as failed from its beginning until it succeeds, so a burst delays itself, too. Nobody is refused
+    by this, and nothing is slowed down while nobody waits.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._counts: dict[str, tuple[float, float]] = {}
+
+    def begin(self, address: str, account: str) -> float:
+        """Count an attempt, and return by how many seconds it goes after others that arrive at the same time.
+
+        The account counts whether it exists or not.
+        """
+        delay_s = self.delay_s(address, account)
+        if len(self._counts) >= MAX_TRACKED:
+            now_s = self._clock.steady_s()
+            largest = sorted(self._counts, key=lambda key: self._count(key, now_s), reverse=True)
+            self._counts = {key: self._counts[key] for key in largest[: MAX_TRACKED // 2]}
+        self._add(address, account, 1.0)
+        return delay_s
+
+    def succeed(self, address: str, account: str) -> None:
+        """Take back an attempt that succeeded."""
+        self._add(address, account, -1.0)
+
+    def delay_s(self, address: str, account: str) -> float:
+        """Return the delay of an attempt without counting it."""
+        now_s = self._clock.steady_s()
+        networks = zip(networks_of(address), FAILURE_DELAYS_S, strict=False)
+        delays = [min(self._count(key, now_s) * each_s, most_s) for key, (each_s, most_s) in networks]
+        return sum(delays) + min(self._count(f"account {account}", now_s) * ACCOUNT_DELAY_S[0], ACCOUNT_DELAY_S[1])
+
+    def _add(self, address: str, account: str, change: float) -> None:
+        now_s = self._clock.steady_s()
+        for key in (*networks_of(address), f"account {account}"):
+            self._counts[key] = max(0.0, self._count(key, now_s) + change), now_s
+
+    def _count(self, key: str, now_s: float) -> float:
+        count, at_s = self._counts.get(key, (0.0, now_s))
+        return count * math.pow(0.5, (now_s - at_s) / FAILURE_HALF_LIFE_S)
 
 
 def build_limits(settings: Settings, clock: Clock) -> Limits:

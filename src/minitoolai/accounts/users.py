@@ -10,22 +10,19 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
+from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.mail import Letter, Mailer
+from minitoolai.accounts.passwords import TRUSTED_S, Passwords
 from minitoolai.core.clock import Clock, random_text
-from minitoolai.core.errors import InvalidRequest, Overloaded
 from minitoolai.core.inference import decode_image_job_request
 from minitoolai.core.models import MailLink, User
 from minitoolai.storage import accounts, users
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
-
-if TYPE_CHECKING:
-    from argon2 import PasswordHasher
 
 log = logging.getLogger(__name__)
 MS = 1000
@@ -39,12 +36,6 @@ RESET_LINK_MS = 3600 * MS
 #: Purpose of an e-mail. The portal composes the text from it and from the secret for its link.
 Purpose = Literal["signup", "known", "reset", "changed"]
 Compose = Callable[[Purpose, str], Letter]
-
-
-T = TypeVar("T")
-MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 200
-#: One hash takes 64 MiB and most of a core for about 50 ms.
-HASHING_THREADS, MAX_WAITING = 2, 32
 
 
 # ── erasure (GDPR): personal data is deleted, the ledger stays. Used by the portal and the command line. ───────────
@@ -67,70 +58,6 @@ def _without_prompt(request: str) -> str:
     return msgspec.json.encode(job_request).decode()
 
 
-# ── passwords: argon2id, in a few threads; as slow for unknown users as for known ones ─────────────────────────────
-
-
-def check_password(password: str) -> None:
-    """Raise InvalidRequest if the password is too short or too long."""
-    if len(password) < MIN_PASSWORD_LENGTH:
-        raise InvalidRequest(f"A password needs at least {MIN_PASSWORD_LENGTH} characters.", param="password")
-    if len(password) > MAX_PASSWORD_LENGTH:
-        raise InvalidRequest(f"A password may have at most {MAX_PASSWORD_LENGTH} characters.", param="password")
-
-
-def hash_password(password: str) -> str:
-    """Hash with argon2id and the library's parameters. Raises InvalidRequest for a bad password."""
-    check_password(password)
-    return _hasher().hash(password)
-
-
-def _hasher() -> PasswordHasher:
-    from argon2 import PasswordHasher  # 30 ms that only a sign-in pays
-
-    return PasswordHasher()
-
-
-class Passwords:
-    """Hash and verify passwords in threads. Raises Overloaded if too many are waiting."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(HASHING_THREADS, thread_name_prefix="argon2")
-        self._waiting = 0
-        self._dummy_hash: str | None = None
-
-    async def hash(self, password: str) -> str:
-        """Return the hash to store. Raises InvalidRequest for a bad password."""
-        check_password(password)
-        return await self._run(hash_password, password)
-
-    async def verify(self, kept: str | None, password: str) -> bool:
-        """Return True if the password matches. Without a stored hash it takes the same time and returns False."""
-        return await self._run(self._verify, kept, password[:MAX_PASSWORD_LENGTH])
-
-    def _verify(self, kept: str | None, password: str) -> bool:
-        from argon2.exceptions import InvalidHashError, VerificationError
-
-        if self._dummy_hash is None:
-            self._dummy_hash = _hasher().hash("no user has this password")
-        try:
-            return _hasher().verify(kept or self._dummy_hash, password) and kept is not None
-        except (VerificationError, InvalidHashError):
-            return False
-
-    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
-        if self._waiting >= MAX_WAITING:
-            raise Overloaded("Too many sign-ins at the moment. Try again in a few seconds.", retry_after_s=2)
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
-        finally:
-            self._waiting -= 1
-
-    def close(self) -> None:
-        """Shut down the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-
 class Visitor(msgspec.Struct, frozen=True):
     """A signed-in user, with the session secret for the browser's cookie."""
 
@@ -141,6 +68,12 @@ class Visitor(msgspec.Struct, frozen=True):
 def digest(secret: str) -> bytes:
     """Return the hash stored for a session or link secret. A plain hash is enough: secrets have 190 random bits."""
     return hashlib.sha256(secret.encode()).digest()
+
+
+def _find_user(connection: Connection, email: str) -> tuple[User, str | None] | None:
+    """Return the user of a mailbox and the hash of their password, however the address is spelled."""
+    stored = accounts.find_email(connection, email_forms(email))
+    return None if stored is None else users.find_user(connection, stored)
 
 
 class Users:
@@ -156,13 +89,18 @@ class Users:
 
     # ── signing up ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def sign_up(self, email: str, password: str, browser: str, compose: Compose) -> None:
-        """Send a sign-up link. An address that already has an account gets an e-mail saying so."""
-        hashed = await self._passwords.hash(password)
+    async def sign_up(
+        self, email: str, password: str, browser: str, compose: Compose, delay_s: float = TRUSTED_S
+    ) -> None:
+        """Send a sign-up link. An address that already has an account gets an e-mail saying so.
+
+        `delay_s`: how much later than others it takes its turn, if many wait.
+        """
+        hashed = await self._passwords.hash(password, delay_s)
         self._run_in_background(self._send_signup_link(email, hashed, browser, compose))
 
     async def _send_signup_link(self, email: str, hashed: str, browser: str, compose: Compose) -> None:
-        if await self._database.read_async(accounts.find_account, email) is not None:
+        if await self._database.read_async(accounts.find_email, email_forms(email)) is not None:
             await self._mailer.send(compose("known", ""))
             return
         secret, now_ms = random_text(32), self._clock.now_ms()
@@ -194,7 +132,7 @@ class Users:
             if users.find_link(connection, digest(secret), now_ms) is None:
                 return False
             users.consume_links(connection, link.email)
-            if accounts.find_account(connection, link.email) is not None:
+            if accounts.find_account(connection, *email_forms(link.email)) is not None:
                 return False
             account_id = accounts.create_account(connection, link.email, link.password_hash, now_ms)
             users.set_language(connection, account_id, language)
@@ -204,15 +142,16 @@ class Users:
 
     # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def sign_in(self, email: str, password: str) -> Visitor | None:
-        """Create a session, or return None.
+    async def sign_in(self, email: str, password: str, delay_s: float = TRUSTED_S) -> Visitor | None:
+        """Create a session, or return None. `email` may be any spelling of the address.
 
-        An unknown address and a wrong password give the same result in the same time.
+        An unknown address and a wrong password give the same result in the same time. `delay_s`: how much later than
+        others it takes its turn, if many wait.
         """
-        found = await self._database.read_async(users.find_user, email)
-        if not await self._passwords.verify(found[1] if found else None, password):
+        found = await self._database.read_async(_find_user, email)
+        if not await self._passwords.verify(found[1] if found else None, password, delay_s) or found is None:
             return None
-        return await self._create_session(email)
+        return await self._create_session(found[0].email)
 
     async def _create_session(self, email: str) -> Visitor | None:
         secret, now_ms = random_text(32), self._clock.now_ms()
@@ -251,10 +190,11 @@ class Users:
         self._run_in_background(self._send_reset(email, compose))
 
     async def _send_reset(self, email: str, compose: Compose) -> None:
-        if await self._database.read_async(users.find_user, email) is None:
+        found = await self._database.read_async(_find_user, email)
+        if found is None:
             return
         secret, now_ms = random_text(32), self._clock.now_ms()
-        link = MailLink("reset", email, None, None, now_ms + RESET_LINK_MS)
+        link = MailLink("reset", found[0].email, None, None, now_ms + RESET_LINK_MS)
         await self._writer.run(lambda connection: users.insert_link(connection, digest(secret), link, now_ms))
         await self._mailer.send(compose("reset", secret))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast, get_args
@@ -19,6 +17,7 @@ from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.models import Caller, Generation, UsageRow
 from minitoolai.core.money import format_dollars
 from minitoolai.http.auth import authenticate
+from minitoolai.http.exports import csv_parts, export_response
 from minitoolai.http.routing import json_response, reads
 from minitoolai.images.request import LARGEST_SIDE, SMALLEST_SIDE
 from minitoolai.storage.reports import GroupBy
@@ -67,7 +66,10 @@ async def usage(request: Request) -> Response:
     rows = await _reports(request).usage(caller, _ms(start), _ms(until), cast(GroupBy, group_by))
     lines = [_usage_line(row, group_by) for row in rows]
     if file_format == "csv":
-        return _csv_response(lines, group_by)
+        columns = [group_by, "kind", "requests", "input_units", "output_units", "cost"]
+        headers = {"content-disposition": f'attachment; filename="usage-by-{group_by}.csv"'}
+        parts = csv_parts(columns, ([line[column] for column in columns] for line in lines))
+        return await export_response(parts, headers, "text/csv", is_head=request.method == "HEAD")
     total = format_dollars(sum(row.cost for row in rows))
     return json_response(
         {
@@ -226,16 +228,6 @@ def _usage_line(row: UsageRow, group_by: str) -> dict[str, Any]:
         "output_units": row.output_units,
         "cost": format_dollars(row.cost),
     }
-
-
-def _csv_response(lines: list[dict[str, Any]], group_by: str) -> Response:
-    text = io.StringIO()
-    columns = [group_by, "kind", "requests", "input_units", "output_units", "cost"]
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(lines)
-    headers = {"content-disposition": f'attachment; filename="usage-by-{group_by}.csv"'}
-    return Response(text.getvalue(), media_type="text/csv", headers=headers)
 
 
 def _choice(query: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:

@@ -95,10 +95,10 @@ class Auditor:
 
     async def check(self) -> dict[str, list[Row]]:
         """Check every invariant on one snapshot, and log violations as critical."""
-        broken = await self._database.read_async(ledger.broken_invariants)
+        broken = await self._database.upkeep(ledger.broken_invariants)
         if self._max_shortfall is not None:
             since_ms = self._clock.now_ms() - MS_PER_DAY
-            rows = await self._database.read_async(ledger.excess_shortfalls, since_ms, self._max_shortfall)
+            rows = await self._database.upkeep(ledger.excess_shortfalls, since_ms, self._max_shortfall)
             broken |= {ledger.SHORTFALL_LIMIT: rows} if rows else {}
         self.broken = broken
         self.checked_ms = self._clock.now_ms()

@@ -7,7 +7,6 @@ charged but has no stored response (after a crash or a disconnect) is never run 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import zlib
 
@@ -17,6 +16,7 @@ from minitoolai.billing.charging import already_in_flight
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import IdempotencyMismatch, IdempotencySpent, InvalidRequest, Overloaded, StoreError
 from minitoolai.core.models import Caller, IdempotencyClaim
+from minitoolai.core.threads import RESPONSES
 from minitoolai.storage import idempotency
 from minitoolai.storage.database import Database
 from minitoolai.storage.writer import Writer
@@ -82,7 +82,7 @@ class IdempotencyStore:
         if row.response is not None:
             headers = msgspec.json.decode(row.response.headers, type=list[tuple[str, str]])
             return RecordedResponse(
-                row.response.status, headers, await asyncio.to_thread(zlib.decompress, row.response.body)
+                row.response.status, headers, await RESPONSES.run(zlib.decompress, row.response.body)
             )
         if row.state.hold_state == "pending":
             raise already_in_flight()
@@ -101,7 +101,7 @@ class IdempotencyStore:
             await self.flush()
             return
         headers = msgspec.json.encode(response.headers).decode()
-        body = await asyncio.to_thread(zlib.compress, response.body, 1)
+        body = await RESPONSES.run(zlib.compress, response.body, 1)
         stored = idempotency.StoredResponse(response.status, headers, body)
         await self._writer.run(lambda connection: idempotency.store_response(connection, claim.id, hold_id, stored))
 
@@ -125,7 +125,7 @@ def _check_name(name: str) -> None:
 async def _fingerprint(request: bytes) -> bytes:
     if len(request) < 65_536:
         return hashlib.sha256(request).digest()
-    return await asyncio.to_thread(lambda: hashlib.sha256(request).digest())
+    return await RESPONSES.run(lambda: hashlib.sha256(request).digest())
 
 
 def _mismatch() -> IdempotencyMismatch:

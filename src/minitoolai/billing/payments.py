@@ -12,8 +12,9 @@ from typing import Literal
 import msgspec
 
 from minitoolai.core.clock import MS_PER_DAY, Clock, random_text
-from minitoolai.core.errors import NotFound
+from minitoolai.core.errors import InvalidRequest, NotFound
 from minitoolai.core.models import AdminAction, Payment, Voucher
+from minitoolai.core.money import LARGEST_TOTAL_NANO, NANO_PER_DOLLAR, format_dollars
 from minitoolai.core.signing import all_keys
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Credit, Credited, Reverse, Reversed
@@ -23,6 +24,8 @@ from minitoolai.storage.database import Connection
 #: Leaves out letters and digits that look alike on paper.
 CODE_ALPHABET = "23456789ABCDEFGHJKMNPQRSTVWXYZ"
 CODE_LENGTH = 16
+#: Credits from here on are checked against LARGEST_TOTAL_NANO. Of smaller ones, it would take 400,000 to reach it.
+LARGE_CREDIT_NANO = 10_000 * NANO_PER_DOLLAR
 
 
 def grant(
@@ -31,7 +34,7 @@ def grant(
     """Credit `amount` nano-dollars, inside the caller's transaction.
 
     With a `reference`, a repeated call changes nothing and returns `repeated`. Raises NotFound if there is no such
-    account.
+    account, InvalidRequest if the amount does not fit into the ledger.
     """
     return _credit(connection, clock, account_id, amount, "grant", f"grant:{reference or random_text(20)}", reason)
 
@@ -39,6 +42,7 @@ def grant(
 def _credit(
     connection: Connection, clock: Clock, account_id: int, amount: int, kind: str, reference: str, reason: str | None
 ) -> Credited:
+    _check_fits(connection, amount, reference)
     credit = Credit(account_id, amount, kind, reference, clock.now_ms(), reason)
     result = ledger.apply(connection, [credit], decide)[0]
     if not isinstance(result, Credited):
@@ -49,6 +53,27 @@ def _credit(
         for old in payments.payments_owing(connection, account_id)
     )
     return Credited(result.posted - deducted, result.repeated)
+
+
+def _fits(connection: Connection, amount: int, reference: str) -> bool:
+    """Return True if all credits together stay within LARGEST_TOTAL_NANO, or if this one was made before.
+
+    The database, the audit and the backup add amounts in 64 bits.
+    """
+    if amount < LARGE_CREDIT_NANO or payments.is_credited(connection, reference):
+        return True
+    return payments.total_credited(connection) + amount <= LARGEST_TOTAL_NANO
+
+
+def _check_fits(connection: Connection, amount: int, reference: str) -> None:
+    """Raise InvalidRequest, before anything is written, if the credit does not fit into the ledger."""
+    if not _fits(connection, amount, reference):
+        total = format_dollars(payments.total_credited(connection))
+        raise InvalidRequest(
+            f"A credit of ${format_dollars(amount)} does not fit into the ledger: all credits together may be at most "
+            f"${LARGEST_TOTAL_NANO // NANO_PER_DOLLAR:,}, and ${total} have been credited. Credit less.",
+            param="amount",
+        )
 
 
 # ── vouchers ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -84,7 +109,7 @@ def code_hmac(code: str, secret_key: bytes) -> bytes:
 
 #: Why a code cannot be redeemed. A value, not an exception: an exception would roll back other writes of the same
 #: commit.
-NoVoucher = Literal["unknown", "used", "expired"]
+NoVoucher = Literal["unknown", "used", "expired", "too_large"]
 
 
 def redeem(connection: Connection, clock: Clock, secret_key: bytes, account_id: int, code: str) -> int | NoVoucher:
@@ -96,10 +121,13 @@ def redeem(connection: Connection, clock: Clock, secret_key: bytes, account_id: 
     )
     if voucher is None:
         return "unknown"
+    reference = f"voucher:{key.hex()}"
+    if voucher.redeemed_ms is None and not _fits(connection, voucher.amount, reference):
+        return "too_large"
     if not payments.mark_redeemed(connection, key, account_id, now_ms):
         used = voucher.redeemed_ms is not None or payments.is_redeemed(connection, key)
         return "used" if used else "expired"
-    _credit(connection, clock, account_id, voucher.amount, "voucher", f"voucher:{key.hex()}", f"…{voucher.hint}")
+    _credit(connection, clock, account_id, voucher.amount, "voucher", reference, f"…{voucher.hint}")
     return voucher.amount
 
 
@@ -119,6 +147,7 @@ def transfer_difference(connection: Connection, clock: Clock, payment: Payment) 
     now_ms, version = clock.now_ms(), payment.version + 1
     reference = f"payment:{payment.id}:{version}"
     if difference > 0:
+        _check_fits(connection, difference, reference)
         operation: Credit | Reverse = Credit(payment.account_id, difference, "payment", reference, now_ms)
     else:
         operation = Reverse(payment.account_id, -difference, "refund", reference, now_ms)

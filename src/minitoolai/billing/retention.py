@@ -87,7 +87,7 @@ class RetentionSweeper:
             return
         until_ms = self._clock.now_ms() - int(self._policy.response_hours * MS_PER_HOUR)
         after_ms = self._swept_until_ms
-        while keys := await self._database.read_async(idempotency.rows_with_response, after_ms, until_ms):
+        while keys := await self._database.upkeep(idempotency.rows_with_response, after_ms, until_ms):
             await self._writer.run(partial(idempotency.drop_responses, keys=keys))
             await asyncio.sleep(PAUSE_S)
             if len(keys) < idempotency.DELETE_BATCH:

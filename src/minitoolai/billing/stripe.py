@@ -115,7 +115,7 @@ class Checkout:
         """
         import stripe
 
-        if not self._webhook_secret:
+        if not self._webhook_secret.strip():
             raise InvalidRequest("Webhooks are not configured: set MINITOOLAI_STRIPE_WEBHOOK_SECRET.")
         try:
             event = stripe.Webhook.construct_event(body, signature, self._webhook_secret, SIGNATURE_TOLERANCE_S)

@@ -1,65 +1,202 @@
-"""Cache usage per account and revenue of all accounts, for fast pages.
+"""Usage of each account and revenue of all accounts, from final sums kept in memory.
 
-A generation never changes once its hold is settled. So the cells of each account up to its oldest unfinished generation
-are final and cached in memory, and each request reads only what began later. A page's time depends on recent activity,
-not on the whole history.
+A generation never changes once its hold is settled. So whole days, hours and ten minutes before the oldest unfinished
+generation are final: each is added up once and kept. A report reads only the rows that are not final yet, and those at
+the ends of its period, so its time depends on recent activity and not on the length of the history.
 """
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from minitoolai.core.clock import MS_PER_DAY, Clock
-from minitoolai.core.models import RevenueRow, UsageCell
-from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.reports import oldest_pending_ms, oldest_unfinished_ms, revenue_by_day, usage_cells
+from minitoolai.core.errors import ReportTooLarge
+from minitoolai.core.models import RevenueRow, UsageCell, UsageRow
+from minitoolai.ledger.types import REVENUE
+from minitoolai.storage.database import REPORT_LIMIT_S, Connection, Database
+from minitoolai.storage.reports import (
+    GroupBy,
+    first_generation_ms,
+    oldest_pending_ms,
+    oldest_unfinished_ms,
+    revenue_by_day,
+    usage_cells,
+)
 
-MAX_DAYS = 90
 #: Treat nothing younger as final: generations are inserted shortly after they begin, by processes with different
 #: clocks.
 SETTLING_MS = 10 * 60_000
-MAX_CACHED_ACCOUNTS = 1000
-MAX_CACHED_CELLS = 20_000
+#: Lengths of the periods that have kept sums. Each divides the one before it, and a period begins at a multiple.
+LENGTHS_MS = (MS_PER_DAY, 3_600_000, 600_000)
+#: Cells kept in memory for all accounts together, about 250 bytes each. A period without usage counts as one.
+MAX_CACHED_CELLS = 100_000
+#: Read missing sums for this long at a time, then give the thread to others.
+READ_S = 0.2
 
 CellKey = tuple[int, str, str, str]
-
-
-class _CachedCells(msgspec.Struct):
-    """Sum of everything that began before `until_ms`. It is final."""
-
-    until_ms: int
-    cells: dict[CellKey, UsageCell]
+#: Begin and length of a period of which the sums are final.
+Period = tuple[int, int]
+Sums = tuple[UsageCell, ...]
 
 
 class UsageCache:
     """Usage of each account by day, kind, model and key."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        max_cells: int = MAX_CACHED_CELLS,
+        limit_s: float = REPORT_LIMIT_S,
+        read_s: float = READ_S,
+    ) -> None:
         self._database = database
         self._clock = clock
-        self._cache: OrderedDict[int, _CachedCells] = OrderedDict()
+        self._max_cells = max_cells
+        self._limit_s = limit_s
+        self._read_s = read_s
+        #: Sums by account, the least recently used account first.
+        self._kept: OrderedDict[int, dict[Period, Sums]] = OrderedDict()
+        #: Cells kept now.
+        self.size = 0
 
     async def cells(self, account_id: int, days: int) -> list[UsageCell]:
-        """Return the usage of the last `days` days (at most 90), oldest first."""
-        now_ms = self._clock.now_ms()
-        today = now_ms // MS_PER_DAY
-        cached = self._cache.get(account_id) or _CachedCells((today - MAX_DAYS + 1) * MS_PER_DAY, {})
-        final_ms, final, fresh = await self._database.read_async(_read, account_id, cached.until_ms, now_ms)
-        cells = {key: cell for key, cell in cached.cells.items() if key[0] > today - MAX_DAYS}
-        _add(cells, final)
-        self._store(account_id, _CachedCells(final_ms, cells))
-        merged = dict(cells)
-        _add(merged, fresh)
-        return [merged[key] for key in sorted(merged) if key[0] > today - days]
+        """Return the usage of the last `days` days, oldest first. Raise ReportTooLarge if it takes too long."""
+        today = self._clock.now_ms() // MS_PER_DAY
+        return await self._read(account_id, (today - days + 1) * MS_PER_DAY, 2**62)
 
-    def _store(self, account_id: int, cached: _CachedCells) -> None:
-        self._cache.pop(account_id, None)
-        if len(cached.cells) <= MAX_CACHED_CELLS:
-            self._cache[account_id] = cached
-        if len(self._cache) > MAX_CACHED_ACCOUNTS:
-            self._cache.popitem(last=False)
+    async def report(self, account_id: int, from_ms: int, until_ms: int, group_by: GroupBy) -> list[UsageRow]:
+        """Return usage by group, from `from_ms` up to but not including `until_ms`. Raise ReportTooLarge."""
+        groups: dict[tuple[int | str, str], list[UsageCell]] = {}
+        for cell in await self._read(account_id, from_ms, until_ms):
+            group = cell.day if group_by == "day" else cell.model if group_by == "model" else cell.key_id
+            groups.setdefault((group, cell.kind), []).append(cell)
+        sums = ((key[0], sum_cells(groups[key])) for key in sorted(groups))
+        return [
+            UsageRow(str(group), cell.kind, cell.requests, cell.input_units, cell.output_units, cell.cost)
+            for group, cell in sums
+        ]
+
+    async def _read(self, account_id: int, from_ms: int, until_ms: int) -> list[UsageCell]:
+        """Return the cells of this time, sorted. All sums are kept, so a report that failed goes on next time."""
+        give_up_s = time.monotonic() + self._limit_s
+        # A copy, because a thread reads it, and because others may push sums out of the cache meanwhile.
+        known, now_ms = dict(self._kept.get(account_id, {})), self._clock.now_ms()
+        while True:
+            found, cells = await self._database.report(
+                account_id, _read_usage, account_id, from_ms, until_ms, now_ms, known, self._read_s
+            )
+            known |= found
+            self._keep(account_id, found)
+            if cells is not None:
+                return cells
+            if time.monotonic() > give_up_s:
+                raise ReportTooLarge("This report takes too long. Ask for a shorter period, such as one day.")
+
+    def _keep(self, account_id: int, found: Mapping[Period, Sums]) -> None:
+        kept = self._kept.setdefault(account_id, {})
+        self._kept.move_to_end(account_id)
+        for period, sums in found.items():
+            self._drop(kept, period)
+            kept[period] = sums
+            self.size += _weight(sums)
+            for part in list(_parts(period)):
+                self._drop(kept, part)
+        while self.size > self._max_cells:
+            oldest = next(iter(self._kept))
+            if oldest == account_id:
+                self._drop(kept, next(iter(kept)))
+            else:
+                self.size -= sum(map(_weight, self._kept.pop(oldest).values()))
+
+    def _drop(self, kept: dict[Period, Sums], period: Period) -> None:
+        sums = kept.pop(period, None)
+        if sums is not None:
+            self.size -= _weight(sums)
+
+
+def _weight(sums: Sums) -> int:
+    return max(len(sums), 1)
+
+
+def _parts(period: Period) -> Iterator[Period]:
+    """Yield all shorter periods inside this one."""
+    begin_ms, length_ms = period
+    for shorter_ms in LENGTHS_MS:
+        if shorter_ms < length_ms:
+            yield from ((start_ms, shorter_ms) for start_ms in range(begin_ms, begin_ms + length_ms, shorter_ms))
+
+
+def split(from_ms: int, until_ms: int) -> tuple[list[Period], list[tuple[int, int]]]:
+    """Return the longest whole periods inside a time, and the pieces left at its ends as (from, until)."""
+    periods: list[Period] = []
+    rest: list[tuple[int, int]] = []
+    shortest_ms = LENGTHS_MS[-1]
+    at_ms = from_ms
+    while at_ms < until_ms:
+        for length_ms in LENGTHS_MS:
+            if at_ms % length_ms == 0 and at_ms + length_ms <= until_ms:
+                periods.append((at_ms, length_ms))
+                at_ms += length_ms
+                break
+        else:
+            end_ms = min(until_ms, (at_ms // shortest_ms + 1) * shortest_ms)
+            rest.append((at_ms, end_ms))
+            at_ms = end_ms
+    return periods, rest
+
+
+def _read_usage(
+    connection: Connection,
+    account_id: int,
+    from_ms: int,
+    until_ms: int,
+    now_ms: int,
+    known: Mapping[Period, Sums],
+    read_s: float,
+) -> tuple[dict[Period, Sums], list[UsageCell] | None]:
+    """Return the sums that were missing in `known`, and all cells of this time, or None after `read_s` of reading."""
+    pause_s = time.monotonic() + read_s
+    first_ms = first_generation_ms(connection, account_id)
+    if first_ms is None:
+        return {}, []
+    # Read before the sums: a generation that ends in between is then read from its row, as an unfinished one.
+    final_ms = final_until_ms(0, now_ms, oldest_unfinished_ms(connection, account_id))
+    closed_ms = max(from_ms, min(until_ms, final_ms))
+    # Before the first generation there is nothing to add up.
+    begin_ms = max(from_ms, first_ms - first_ms % MS_PER_DAY)
+    periods, rest = split(begin_ms, closed_ms)
+    found: dict[Period, Sums] = {}
+    cells: dict[CellKey, UsageCell] = {}
+    for period in periods:
+        sums = known.get(period)
+        if sums is None:
+            if found and time.monotonic() > pause_s:
+                return found, None
+            sums = found[period] = _add_up(connection, account_id, period, known)
+        _add(cells, sums)
+    for start_ms, end_ms in (*rest, (max(begin_ms, closed_ms), until_ms)):
+        _add(cells, usage_cells(connection, account_id, start_ms, end_ms))
+    return found, [cells[key] for key in sorted(cells)]
+
+
+def _add_up(connection: Connection, account_id: int, period: Period, known: Mapping[Period, Sums]) -> Sums:
+    """Return the sums of a period: from those of shorter periods if all are known, otherwise from the rows."""
+    begin_ms, length_ms = period
+    shorter_ms = max((length for length in LENGTHS_MS if length < length_ms), default=0)
+    if shorter_ms:
+        parts = [known.get((start, shorter_ms)) for start in range(begin_ms, begin_ms + length_ms, shorter_ms)]
+        if all(part is not None for part in parts):
+            cells: dict[CellKey, UsageCell] = {}
+            for part in parts:
+                _add(cells, part or ())
+            return tuple(cells.values())
+    return tuple(usage_cells(connection, account_id, begin_ms, begin_ms + length_ms))
 
 
 def final_until_ms(from_ms: int, now_ms: int, unfinished_ms: int | None) -> int:
@@ -68,16 +205,7 @@ def final_until_ms(from_ms: int, now_ms: int, unfinished_ms: int | None) -> int:
     return max(from_ms, settled_ms if unfinished_ms is None else min(settled_ms, unfinished_ms))
 
 
-def _read(
-    connection: Connection, account_id: int, from_ms: int, now_ms: int
-) -> tuple[int, list[UsageCell], list[UsageCell]]:
-    with connection.snapshot():
-        final_ms = final_until_ms(from_ms, now_ms, oldest_unfinished_ms(connection, account_id, from_ms))
-        final = usage_cells(connection, account_id, from_ms, final_ms)
-        return final_ms, final, usage_cells(connection, account_id, final_ms, 2**62)
-
-
-def _add(cells: dict[CellKey, UsageCell], more: list[UsageCell]) -> None:
+def _add(cells: dict[CellKey, UsageCell], more: Iterable[UsageCell]) -> None:
     for cell in more:
         key = (cell.day, cell.kind, cell.model, cell.key_id)
         old = cells.get(key)
@@ -122,19 +250,28 @@ class RevenueCache:
         now_ms = self._clock.now_ms()
         first = now_ms // MS_PER_DAY - REVENUE_DAYS + 1
         cached = self._cache or _CachedRevenue(first * MS_PER_DAY, {})
-        final_ms, final, fresh = await self._database.read_async(_read_revenue, cached.until_ms, now_ms)
-        rows = {key: row for key, row in cached.rows.items() if key[0] >= first}
-        _add_revenue(rows, final)
-        self._cache = _CachedRevenue(final_ms, rows)
+        while True:
+            from_ms = max(cached.until_ms, first * MS_PER_DAY)
+            until_ms, final, fresh = await self._database.report(REVENUE, _read_revenue, from_ms, now_ms)
+            rows = {key: row for key, row in cached.rows.items() if key[0] >= first}
+            _add_revenue(rows, final)
+            cached = self._cache = _CachedRevenue(until_ms, rows)
+            if fresh is not None:
+                break
         merged = dict(rows)
         _add_revenue(merged, fresh)
         return [merged[key] for key in sorted(merged, key=lambda key: (-key[0], key[1])) if key[0] >= first]
 
 
-def _read_revenue(connection: Connection, from_ms: int, now_ms: int) -> tuple[int, list[RevenueRow], list[RevenueRow]]:
+def _read_revenue(
+    connection: Connection, from_ms: int, now_ms: int
+) -> tuple[int, list[RevenueRow], list[RevenueRow] | None]:
+    """Return until when the rows are final, the final rows, and those after them. One day at a time, then None."""
     with connection.snapshot():
         final_ms = final_until_ms(from_ms, now_ms, oldest_pending_ms(connection))
-        return final_ms, revenue_by_day(connection, from_ms, final_ms), revenue_by_day(connection, final_ms, 2**62)
+        until_ms = min(final_ms, from_ms - from_ms % MS_PER_DAY + MS_PER_DAY)
+        final = revenue_by_day(connection, from_ms, until_ms)
+        return until_ms, final, None if until_ms < final_ms else revenue_by_day(connection, final_ms, 2**62)
 
 
 def _add_revenue(rows: dict[RevenueKey, RevenueRow], more: list[RevenueRow]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from minitoolai.core.errors import FetchFailed, InvalidRequest
 from minitoolai.core.inference import ChatRequest
+from minitoolai.core.threads import PICTURES
 from minitoolai.engines.images.codec import inspect_image, to_plain_png
 from minitoolai.http.bodies import run_in_body_thread
 from minitoolai.httpclient.guarded import MAX_BODY_BYTES, GuardedResponse
@@ -68,7 +69,7 @@ class ImageInputs:
             image["url"] = await run_in_body_thread(_data_url, response.body, field)
         if as_png:
             async with self._decode_slots:
-                image["url"] = await asyncio.to_thread(_png_data_url, image["url"], field)
+                image["url"] = await PICTURES.run(_png_data_url, image["url"], field)
 
 
 def _image_parts(request: ChatRequest) -> Iterator[tuple[dict[str, Any], str]]:

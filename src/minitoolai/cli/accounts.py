@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 
 import msgspec
 
-from minitoolai.accounts.keys import check_email, require_account
-from minitoolai.accounts.users import erase_personal_data, hash_password
+from minitoolai.accounts.addresses import check_email, email_forms
+from minitoolai.accounts.keys import require_account
+from minitoolai.accounts.passwords import hash_password
+from minitoolai.accounts.users import erase_personal_data
 from minitoolai.billing.payments import grant, make_voucher
 from minitoolai.cli.common import (
     CLOCK,
@@ -17,6 +20,7 @@ from minitoolai.cli.common import (
     add_command,
     add_group,
     dollars,
+    opened,
     prepare,
     prepare_existing,
     read,
@@ -29,7 +33,7 @@ from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts, payments, users
 from minitoolai.storage.database import Connection
-from minitoolai.storage.users import export_personal_data
+from minitoolai.storage.personal_data import Record, read_personal_data
 
 MAX_VOUCHERS = 10_000
 MAX_DAYS = 36_500
@@ -103,7 +107,9 @@ def create_account(settings: Settings, options: argparse.Namespace) -> None:
     prepare(settings)
 
     def change(connection: Connection) -> int:
-        account_id = accounts.create_account(connection, email, password_hash, CLOCK.now_ms())
+        account_id = accounts.create_account(
+            connection, email, password_hash, CLOCK.now_ms(), other_forms=email_forms(options.email)
+        )
         if credit:
             grant(connection, CLOCK, account_id, credit, reason="credit at creation")
         if options.admin:
@@ -117,8 +123,24 @@ def create_account(settings: Settings, options: argparse.Namespace) -> None:
 def export_account(settings: Settings, options: argparse.Namespace) -> None:
     """Print everything stored about a customer as one JSON object."""
     account_id = read(settings, lambda c: require_account(c, options.email))
-    found = read(settings, lambda c: export_personal_data(c, account_id))
-    say(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
+    with opened(settings) as database:
+        separator = "{\n"
+        for table, rows in read_personal_data(database.read, account_id):
+            sys.stdout.write(f'{separator} "{table}": ')
+            _write_list(rows)
+            separator = ",\n"
+    say("\n}")
+
+
+def _write_list(rows: Iterator[Record]) -> None:
+    """Write rows as JSON while they are read, indented as `msgspec.json.format` would in the whole object."""
+    separator = "[\n"
+    for row in rows:
+        text = msgspec.json.format(msgspec.json.encode(row), indent=1).decode()
+        # A line feed in a value is escaped, so each line of the text is one of the layout.
+        sys.stdout.write(separator + "  " + text.replace("\n", "\n  "))
+        separator = ",\n"
+    sys.stdout.write("[]" if separator == "[\n" else "\n ]")
 
 
 def delete_account(settings: Settings, options: argparse.Namespace) -> None:

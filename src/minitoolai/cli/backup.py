@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -19,14 +19,16 @@ from minitoolai.cli.common import CLOCK, Commands, add_command, say
 from minitoolai.cli.secrets import write_secret
 from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
 from minitoolai.core.money import format_dollars
+from minitoolai.core.private_files import private_opener
 from minitoolai.core.signing import all_keys, secret_id
-from minitoolai.paths import database_url, load_secret_keys
+from minitoolai.paths import database_url, existing_secret_keys, load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import backup as backup_file
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.ledger import INVARIANTS, broken_invariants
 from minitoolai.storage.object_store import ObjectStore, build_object_store, job_of
-from minitoolai.storage.opening import current_revision, has_tables, migrate, newest_revision, open_database
+from minitoolai.storage.opening import SQLITE, current_revision, has_tables, migrate, newest_revision, open_database
+from minitoolai.storage.sqlite import exclusive_database
 
 _FOREVER_MS = 2**62
 
@@ -52,9 +54,9 @@ def backup(settings: Settings, options: argparse.Namespace) -> None:
     with closing(open_database(url, serving=False)) as database:
         if not has_tables(database):
             raise SettingsError(f"there is no table in {database.where}, so nothing to back up; choose --data-dir")
+        secret = load_secret_keys(settings)
         with _target(options.file) as file:
             writer = backup_file.BackupWriter(file)
-            secret = load_secret_keys(settings)
             revision = current_revision(url) or newest_revision()
             writer.write_header(
                 backup_file.BackupHeader(
@@ -88,7 +90,7 @@ def _target(name: str) -> Iterator[IO[bytes]]:
         raise SettingsError(f"{path} exists already, and a backup overwrites nothing; choose another name")
     part = path.with_name(path.name + ".part")
     try:
-        with open(part, "wb", opener=lambda text, flags: os.open(text, flags, 0o600)) as file:
+        with open(part, "wb", opener=private_opener) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -132,8 +134,11 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
             file = sys.stdin.buffer if options.file == "-" else stack.enter_context(open(options.file, "rb"))
         except OSError as error:
             raise SettingsError(f"cannot read {options.file}: {error.strerror or error}") from error
+        if not settings.database_url:
+            # Released after the connections are closed.
+            stack.enter_context(exclusive_data_dir(settings.data_dir))
+            stack.enter_context(exclusive_database(Path(url.removeprefix(SQLITE))))
         database = stack.enter_context(closing(open_database(url, serving=False)))
-        stack.enter_context(nullcontext() if database.is_shared else exclusive_data_dir(settings.data_dir))
         found = backup_file.read_parts(file)
         head = next(found)
         assert isinstance(head, backup_file.BackupHeader), "the first piece is checked to be one"
@@ -148,7 +153,8 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
         say(f"BROKEN: {name}: {wrong}")
     if not broken:
         say(f"{len(INVARIANTS)} invariants hold")
-    if secret is None and secret_id(load_secret_keys(settings)) != head.secret_id:
+    present = existing_secret_keys(settings)
+    if secret is None and (present is None or secret_id(present) != head.secret_id):
         say(
             f"the backup was taken under another secret ({head.secret_id}), so its keys and links are not valid here; "
             "set its MINITOOLAI_SECRET_KEY before you serve"

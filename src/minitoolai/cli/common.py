@@ -12,7 +12,7 @@ from typing import TypeVar
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import InvalidRequest, SettingsError
 from minitoolai.core.money import parse_dollars
-from minitoolai.paths import database_url
+from minitoolai.paths import database_url, tighten_data_dir
 from minitoolai.settings import Settings, load_settings
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
@@ -93,8 +93,9 @@ def dollars(text: str) -> int:
 def prepare(settings: Settings) -> str:
     """Create the database or bring it to the newest schema, with its system accounts; return where it is."""
     migrate(database_url(settings))
+    tighten_data_dir(settings)
     write(settings, lambda connection: accounts.ensure_system_accounts(connection, CLOCK.now_ms()))
-    with _opened(settings) as database:
+    with opened(settings) as database:
         return database.where
 
 
@@ -103,7 +104,7 @@ def prepare_existing(settings: Settings) -> None:
 
     Raises SettingsError if there is none, because a mistyped folder should not get a new one.
     """
-    with _opened(settings) as database:
+    with opened(settings) as database:
         _check_tables(settings, database)
     prepare(settings)
 
@@ -116,13 +117,14 @@ def write(settings: Settings, change: Callable[[Connection], T]) -> T:
 
 def read(settings: Settings, query: Callable[[Connection], T]) -> T:
     """Run a query on the database. Raises SettingsError if there is none."""
-    with _opened(settings) as database:
+    with opened(settings) as database:
         _check_tables(settings, database)
         return database.read(query)
 
 
 @contextmanager
-def _opened(settings: Settings) -> Iterator[Database]:
+def opened(settings: Settings) -> Iterator[Database]:
+    """Open the database beside a running server, for a command that reads it more than once."""
     database = open_database(database_url(settings), serving=False)
     try:
         yield database
@@ -132,7 +134,7 @@ def _opened(settings: Settings) -> Iterator[Database]:
 
 @contextmanager
 def _connected(settings: Settings) -> Iterator[Connection]:
-    with _opened(settings) as database, closing(database.connect()) as connection:
+    with opened(settings) as database, closing(database.connect()) as connection:
         yield connection
 
 

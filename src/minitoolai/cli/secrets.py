@@ -12,13 +12,14 @@ from pathlib import Path
 from minitoolai.cli.common import Commands, add_command, add_group, say
 from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import NotFound, SettingsError
+from minitoolai.core.private_files import private_opener
 from minitoolai.core.signing import secret_id
-from minitoolai.paths import database_url, load_secret_keys
+from minitoolai.paths import accept_secret, existing_secret_keys, load_secret_keys
 from minitoolai.settings import Settings
 
 
 def add_secret(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add `secret rotate`, `list` and `forget`."""
+    """Add `secret rotate`, `list`, `forget` and `accept`."""
     about = "change the secret under which keys are hashed and links are signed"
     group = add_group(commands, "secret", about, "rotate")
     about = "create a new secret; what was made under the old one stays valid"
@@ -27,6 +28,9 @@ def add_secret(commands: Commands[argparse.ArgumentParser]) -> None:
     about = "forget a previous secret; keys, vouchers and links made under it become invalid"
     parser = add_command(group, "forget", about, forget_secret, "secret forget 0a1b2c3d")
     parser.add_argument("id", help="ID of the secret, as printed by secret list")
+    about = "serve without a secret that is lost; keys, vouchers and links made under it stay invalid"
+    parser = add_command(group, "accept", about, accept_lost_secret, "secret accept 0a1b2c3d")
+    parser.add_argument("id", help="ID of the lost secret, as the refusal of serve names it")
 
 
 def rotate(settings: Settings, _: argparse.Namespace) -> None:
@@ -36,7 +40,6 @@ def rotate(settings: Settings, _: argparse.Namespace) -> None:
             "the secret is MINITOOLAI_SECRET_KEY: set it to a new value, and prepend the old value and a comma to "
             "MINITOOLAI_SECRET_KEY_PREVIOUS"
         )
-    database_url(settings)
     old, path = load_secret_keys(settings), settings.data_dir / "secret.key"
     # Stored first: a crash in between leaves one secret under two names, never none.
     write_secret(settings.data_dir / f"secret-{secret_id(old)}.key", old)
@@ -44,12 +47,16 @@ def rotate(settings: Settings, _: argparse.Namespace) -> None:
     draft.unlink(missing_ok=True)
     write_secret(draft, new)
     draft.replace(path)
+    # The database remembers the new one before the old one can be forgotten.
+    load_secret_keys(settings)
     say(f"{secret_id(new)} signs from now on; {secret_id(old)} stays valid. Restart every server and worker.")
 
 
 def list_secrets(settings: Settings, _: argparse.Namespace) -> None:
-    """Print the IDs of the current and the previous secrets."""
-    secrets = load_secret_keys(settings)
+    """Print the IDs of the current and the previous secrets. Works without the secret that the database misses."""
+    secrets = existing_secret_keys(settings)
+    if secrets is None:
+        raise NotFound(f"there is no secret in {settings.data_dir}; minitoolai serve creates one")
     say(f"{secret_id(secrets)}  current")
     for secret in secrets.previous:
         say(f"{secret_id(secret)}  previous")
@@ -60,14 +67,25 @@ def forget_secret(settings: Settings, options: argparse.Namespace) -> None:
     path = settings.data_dir / f"secret-{options.id}.key"
     if path.name not in {found.name for found in settings.data_dir.glob("secret-*.key")}:
         raise NotFound(f"there is no previous secret {options.id}; see minitoolai secret list")
+    # The database must not remember the one that goes.
+    load_secret_keys(settings)
     path.unlink()
     say(f"{options.id} is forgotten. Restart every server and worker.")
+
+
+def accept_lost_secret(settings: Settings, options: argparse.Namespace) -> None:
+    """Serve under the present secret from now on, although the one that the database remembers is lost."""
+    secrets = accept_secret(settings, options.id)
+    say(
+        f"{secret_id(secrets)} signs from now on. Every API key, unused voucher, link to an image and webhook "
+        f"secret made under {options.id} is invalid: create new ones. Restart every server and worker."
+    )
 
 
 def write_secret(path: Path, secret: bytes) -> None:
     """Write a secret durably, readable by its owner only. An existing file is left as it is."""
     try:
-        with open(path, "xb", opener=lambda text, flags: os.open(text, flags, 0o600)) as file:
+        with open(path, "xb", opener=private_opener) as file:
             file.write(secret)
             file.flush()
             os.fsync(file.fileno())

@@ -18,6 +18,7 @@ from minitoolai.billing.payments import grant
 from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, say, write
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.money import parse_dollars
+from minitoolai.core.threads import CONTROL, close_pools
 from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts
@@ -106,7 +107,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
     working = asyncio.create_task(worker.run())
     try:
         if registration is not None:
-            await asyncio.to_thread(registration.start)
+            await CONTROL.run(registration.start)
         ready(services.database.where)
         await stopping.wait()
         await _first(worker.drain(services.settings.drain_timeout_s), forced.wait())
@@ -116,12 +117,13 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         await asyncio.gather(*(engine.stop() for engine in services.images.engines.values()))
         await metrics.close()
         await services.http.close()
-        await asyncio.to_thread(services.writer.stop)
+        await CONTROL.run(services.writer.stop)
         if services.tracing is not None:
-            await asyncio.to_thread(services.tracing.close)
+            await CONTROL.run(services.tracing.close)
         if registration is not None:
-            await asyncio.to_thread(registration.stop)
+            await CONTROL.run(registration.stop)
         services.database.close()
+        close_pools()
 
 
 async def _first(*coroutines: Coroutine[Any, Any, object]) -> None:

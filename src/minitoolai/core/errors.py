@@ -17,7 +17,8 @@ ServiceError
 ├── IdempotencyInFlight     the first request is still running
 ├── IdempotencySpent        the first request was charged, and its response is not stored
 ├── Overloaded              this server cannot take the request now
-│   └── EngineFull          the queue of one engine is full
+│   ├── EngineFull          the queue of one engine is full
+│   └── ReportTooLarge      a report takes longer than its time limit
 ├── RateLimited             the caller exceeded its rate limit
 ├── ClientLeft              the client disconnected
 └── EngineError             the engine failed
@@ -31,6 +32,7 @@ CatalogError, SettingsError: the operator's configuration is wrong.
 StoreError                  the database or the object store failed
 ├── AlreadySettled          the charge was settled before, differently
 ├── ObjectMissing
+├── QueryTimeout            a statement ran into its time limit
 └── ConnectionLost          CommitInDoubt
 """
 
@@ -203,6 +205,13 @@ class EngineFull(Overloaded):
     """The engine's queue is full."""
 
 
+class ReportTooLarge(Overloaded):
+    """The report takes longer than its time limit. Ask for a shorter period."""
+
+    code = "report_too_large"
+    retryable = False
+
+
 class RateLimited(ServiceError):
     """The caller exceeded a rate limit. `retry_after_s` says when to retry."""
 
@@ -279,6 +288,10 @@ class AlreadySettled(StoreError):
 
 class ObjectMissing(StoreError):
     """The object store works, but has no object with this key."""
+
+
+class QueryTimeout(StoreError):
+    """A statement ran into the time limit of its connection."""
 
 
 class ConnectionLost(StoreError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Iterable
 from typing import Protocol
 
 from minitoolai.core.clock import Clock, generation_name
@@ -177,6 +178,14 @@ class InFlight:
     def holds(self) -> set[int]:
         """The ids of the holds that these answers carry. Their checkpoints renew them, so no sweep may recover them."""
         return {run.hold_id for run in self._runs}
+
+    def stop_holds(self, hold_ids: Iterable[int], reason: ServiceError) -> int:
+        """End the runs with these holds with an error, and return how many are still in flight."""
+        wanted = set(hold_ids)
+        found = [run for run in self._runs if run.hold_id in wanted] if wanted else []
+        for run in found:
+            run.stop(reason)
+        return len(found)
 
     def check_open(self) -> None:
         """Raise Overloaded if the server is shutting down."""

@@ -8,6 +8,8 @@ from decimal import Decimal
 NANO_PER_DOLLAR = 1_000_000_000
 #: Largest single amount: $1,000,000,000. The sum of nine of them still fits in 64 bits.
 LARGEST_NANO = 10**9 * NANO_PER_DOLLAR
+#: Largest sum of all credits: $4,000,000,000. The audit adds all credits and all charges: twice this fits in 64 bits.
+LARGEST_TOTAL_NANO = 4 * LARGEST_NANO
 #: Highest price: one dollar per unit. The cost of any request then fits in 64 bits.
 LARGEST_PRICE_NANO = NANO_PER_DOLLAR
 _PLAIN = re.compile(r"[0-9]{1,15}(\.[0-9]+)?")

@@ -36,6 +36,11 @@ def secret_id(secret: bytes) -> str:
     return hashlib.sha256(b"minitoolai secret id\0" + secret).hexdigest()[:8]
 
 
+def secret_mark(secret: bytes) -> str:
+    """Return what the database remembers of a secret: its ID and a hash keyed by it. Neither reveals the secret."""
+    return f"{secret_id(secret)}-{hmac.digest(secret, b'minitoolai secret mark', hashlib.sha256).hex()[:32]}"
+
+
 #: Signatures are truncated to this length.
 SIGNATURE_BYTES = 16
 

@@ -13,8 +13,6 @@ from typing import Any
 
 from minitoolai.core.counting import Tokenizer
 
-_PACKAGE = "bpe_openai"
-
 
 class OpenAITokenizer:
     """One of OpenAI's tokenizers. May be used from any thread. Loaded when first used, which takes about a second."""
@@ -38,9 +36,9 @@ class OpenAITokenizer:
                 self._encode = get_encoding(f"{self.name}_base").encode_ordinary
 
 
-def why_no_tokenizers() -> str | None:
+def why_no_tokenizers(package: str = "bpe_openai") -> str | None:
     """Return the reason and the remedy if the tokenizers are not installed, else None."""
-    if util.find_spec(_PACKAGE) is not None:
+    if util.find_spec(package) is not None:
         return None
     return (
         "its package is not installed, so text without a reported usage is counted by its bytes; pip install bpe-openai"

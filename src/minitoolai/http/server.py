@@ -19,6 +19,7 @@ from typing import IO, Any
 import uvicorn
 
 from minitoolai.core.errors import SettingsError
+from minitoolai.core.private_files import private_opener
 from minitoolai.http.types import App
 from minitoolai.http.uvicorn_protocol import UpgradeIgnoringProtocol
 from minitoolai.settings import Settings
@@ -160,7 +161,7 @@ def exclusive_data_dir(data_dir: Path) -> Iterator[None]:
 
     Raise SettingsError if another process holds it.
     """
-    file: IO[str] = (data_dir / "serve.lock").open("w")
+    file: IO[str] = open(data_dir / "serve.lock", "w", opener=private_opener)  # noqa: SIM115 - closed below
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

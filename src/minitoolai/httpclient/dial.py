@@ -9,8 +9,10 @@ import asyncio
 import itertools
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from minitoolai.core.threads import NAMES
 
 #: The connection attempt delay of RFC 8305, section 5: start the next attempt after this long without a result.
 ATTEMPT_DELAY_S = 0.25
@@ -24,9 +26,40 @@ async def open_connection(protocol: asyncio.Protocol, host: str, port: int, cont
     await connect_to(await resolve(host, port), protocol, host, context)
 
 
-async def resolve(host: str, port: int) -> Sequence[Address]:
-    """Return all addresses of a host in the resolver's order of preference. Raises OSError."""
-    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+def _look_up(host: str, port: int) -> Sequence[Address]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+
+class Lookups:
+    """Look names up in threads, one for each host however many connections wait for it.
+
+    So a name server that hangs for one host occupies one thread, and look-ups of other hosts do not wait for it.
+    """
+
+    def __init__(self, look_up: Callable[[str, int], Sequence[Address]] = _look_up) -> None:
+        self._look_up = look_up
+        self._running: dict[tuple[str, int], asyncio.Task[Sequence[Address]]] = {}
+
+    async def resolve(self, host: str, port: int) -> Sequence[Address]:
+        """Return all addresses of a host in the resolver's order of preference. Raises OSError."""
+        key = host, port
+        lookup = self._running.get(key)
+        if lookup is None or lookup.get_loop() is not asyncio.get_running_loop():
+            lookup = self._running[key] = asyncio.ensure_future(NAMES.run(self._look_up, host, port))
+            lookup.add_done_callback(lambda done: self._forget(key, done))
+        # Several callers may wait for it, and each may be cancelled.
+        return await asyncio.shield(lookup)
+
+    def _forget(self, key: tuple[str, int], lookup: asyncio.Task[Sequence[Address]]) -> None:
+        if self._running.get(key) is lookup:
+            del self._running[key]
+        if not lookup.cancelled():
+            # Mark the error as retrieved: every caller may have left.
+            lookup.exception()
+
+
+_lookups = Lookups()
+resolve = _lookups.resolve
 
 
 async def connect_to(

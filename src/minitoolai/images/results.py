@@ -225,7 +225,7 @@ class ImageSweeper:
         return count + await self._delete_orphans(batch)
 
     async def _delete_orphans(self, keys: list[str]) -> int:
-        orphans = await self._database.read_async(retention.orphaned_objects, keys)
+        orphans = await self._database.upkeep(retention.orphaned_objects, keys)
         for key in orphans:
             await self._store.delete(key)
         return len(orphans)

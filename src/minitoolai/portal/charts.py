@@ -1,10 +1,8 @@
-"""Lay out bar charts for SVG, which frame/charts.html draws; and write CSV files."""
+"""Lay out bar charts for SVG, which frame/charts.html draws; and make texts safe for CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -117,12 +115,3 @@ def row_chart(data: Sequence[Column], write: Callable[[int], str]) -> Chart:
 def escape_formula(text: str | None) -> str:
     """Return a text that a spreadsheet does not run as a formula (CSV injection)."""
     return f"'{text}" if text and text[0] in "=+-@\t\r" else text or ""
-
-
-def to_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """Return a header line and the rows as CSV in UTF-8."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue().encode()

@@ -7,8 +7,9 @@ session had ended.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable
-from typing import Any
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -16,17 +17,23 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
+from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.users import SESSION_MS, Visitor
 from minitoolai.core.clock import random_text
 from minitoolai.core.models import User
+from minitoolai.http.exports import Parts, export_response
 from minitoolai.portal.forms import YEAR_S, FormData, is_loopback, read_cookies
 from minitoolai.portal.i18n import LANGUAGES, formatter, translations
 from minitoolai.portal.site import NavigationEntry, Site
 
+T = TypeVar("T")
 HTML = "text/html"
 FLASH_S = 60
 MIN_GZIP_BYTES = 1000
 MAX_COOKIE_LENGTH = 2000
+DEVICE_COOKIE = "device"
+#: Accounts for which one browser is remembered.
+MAX_DEVICES = 5
 
 
 class PageRequest:
@@ -69,6 +76,15 @@ class PageRequest:
         if self._cookies.get("lang") != self.lang:
             self.set_preference("lang", self.lang)
 
+    def query_number(self, name: str, *, longest: int = 15) -> int | None:
+        """Return a number of the query with at most `longest` digits, or None for anything else."""
+        text = self.query.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= longest else None
+
+    async def report(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a report for this user, `function(connection, *arguments)`, apart from the reads of requests."""
+        return await self.site.database.report(self.member.account_id, function, *arguments)
+
     # ── user and session ──────────────────────────────────────────────────────────────────────────────────
 
     @property
@@ -95,6 +111,26 @@ class PageRequest:
         discard_draft_of_others(self, visitor.user.account_id)
         self.set_cookie("session", visitor.secret, max_age_s=SESSION_MS // 1000)
         self._renew_browser_id()
+        self._remember_device(visitor.user.email)
+
+    def device_id(self, email: str) -> str:
+        """Return the ID of this browser if it has signed in to this account before, or "".
+
+        It is in a signed cookie (OWASP's device cookie): guesses of other browsers never lock this one out.
+        """
+        return dict(self._devices()).get(_mailbox_digest(email), "")
+
+    def _devices(self) -> list[tuple[str, str]]:
+        packed = self.cookie(DEVICE_COOKIE)
+        value = self.site.signer.unpack(DEVICE_COOKIE, packed) if packed else None
+        return [] if value is None else msgspec.convert(value, list[tuple[str, str]])
+
+    def _remember_device(self, email: str) -> None:
+        """Remember that this browser has signed in to this account. The last accounts are kept."""
+        mailbox = _mailbox_digest(email)
+        others = [entry for entry in self._devices() if entry[0] != mailbox]
+        devices = [*others, (mailbox, self.device_id(email) or random_text(16))][-MAX_DEVICES:]
+        self.set_cookie(DEVICE_COOKIE, self.site.signer.pack(DEVICE_COOKIE, devices), max_age_s=YEAR_S)
 
     def sign_out(self) -> None:
         """Remove the session from the browser."""
@@ -197,11 +233,12 @@ class PageRequest:
         headers = security_headers(secure=self.is_secure) | {"location": url, "cache-control": "no-store"}
         return self._finish(Response(b"", 303, headers, HTML))
 
-    def download(self, body: bytes, media_type: str, name: str) -> Response:
-        """Return a file to save under a plain ASCII name."""
+    async def export(self, parts: Parts, media_type: str, name: str) -> Response:
+        """Return a file to save under a plain ASCII name, sent while it is made."""
         headers = security_headers(secure=self.is_secure)
         headers |= {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}
-        return self._finish(Response(body, 200, headers, media_type))
+        is_head = self.request.method == "HEAD"
+        return self._finish(await export_response(parts, headers, media_type, is_head=is_head))
 
     def error_page(self, status: int, title: str, message: str, *, can_reload: bool = False) -> Response:
         """Return a page that says what went wrong. `can_reload`: offer to load the requested page again."""
@@ -244,6 +281,10 @@ class PageRequest:
             return None
         self.set_cookie("flash", "", max_age_s=0)
         return self.site.signer.unpack("flash", packed)
+
+
+def _mailbox_digest(email: str) -> str:
+    return hashlib.sha256(email_forms(email)[0].encode()).hexdigest()[:32]
 
 
 def is_local(path: str) -> bool:

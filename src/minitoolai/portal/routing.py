@@ -24,6 +24,7 @@ from minitoolai.core.errors import (
     InvalidRequest,
     NotFound,
     Overloaded,
+    ReportTooLarge,
     ServiceError,
     StoreError,
 )
@@ -68,7 +69,7 @@ class PageHandler(msgspec.Struct, frozen=True):
             await page.load_session()
             return await self._run(page)
         except (ServiceError, StoreError) as error:
-            return _error_response(page, error)
+            return error_response(page, error)
         except Exception:
             log.exception("error in %s %s", request.method, request.scope["path"][:200])
             return server_error(page)
@@ -220,7 +221,8 @@ def too_many_requests(page: PageRequest, wait_s: int) -> Response:
     return response
 
 
-def _error_response(page: PageRequest, error: ServiceError | StoreError) -> Response:
+def error_response(page: PageRequest, error: ServiceError | StoreError) -> Response:
+    """Return the page for an error that a page function raised."""
     _ = page.gettext
     if isinstance(error, NotFound):
         return not_found(page)
@@ -230,6 +232,9 @@ def _error_response(page: PageRequest, error: ServiceError | StoreError) -> Resp
     if isinstance(error, InvalidRequest | ClientLeft):
         message = _("What was sent could not be read. Load the page anew and try again.")
         return page.error_page(400, _("That did not work"), message, can_reload=True)
+    if isinstance(error, ReportTooLarge):
+        message = _("This report takes too long. Choose a shorter period, or download it as a file.")
+        return page.error_page(503, _("That was too much"), message, can_reload=True)
     if isinstance(error, Overloaded):
         return page.error_page(503, _("Much is going on"), _("Please try again in a moment. Nothing was changed."))
     log.error("page %s failed: %s", page.path, error, exc_info=error)

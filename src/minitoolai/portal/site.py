@@ -15,14 +15,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.accounts.mail import build_mailer
-from minitoolai.accounts.rate_limits import Throttle
-from minitoolai.accounts.users import Passwords, Users
+from minitoolai.accounts.passwords import Passwords
+from minitoolai.accounts.rate_limits import Failures, Throttle
+from minitoolai.accounts.users import Users
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
 from minitoolai.billing.stripe import Checkout, build_checkout
 from minitoolai.billing.usage import RevenueCache, UsageCache
 from minitoolai.core.clock import Clock
 from minitoolai.core.signing import SecretKeys
+from minitoolai.images.results import PublicAddress
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
 from minitoolai.settings import Settings
@@ -117,6 +119,8 @@ class Site:
     secret_keys: SecretKeys
     #: The address of the site without a trailing slash; empty to take it from each request.
     public_url: str
+    #: The address for links in e-mails: the same, or else the one listened on, never one that a request names.
+    address: PublicAddress
     is_signup_open: bool
     #: Limits of an account: requests per minute (0: no limit) and queued images.
     requests_per_minute: int
@@ -146,8 +150,12 @@ class Site:
         return Throttle(self.clock, self.tries_factor)
 
     @cached_property
+    def failures(self) -> Failures:
+        return Failures(self.clock)
+
+    @property
     def usage(self) -> UsageCache:
-        return UsageCache(self.database, self.clock)
+        return self.reports.usage_cache
 
     @cached_property
     def revenue(self) -> RevenueCache:
@@ -201,6 +209,7 @@ def build_site(
     reports: Reports,
     auditor: Auditor,
     secret_keys: SecretKeys,
+    address: PublicAddress,
 ) -> Site:
     """Return the services behind the pages. Raises SettingsError if the mail settings are incomplete."""
     return Site(
@@ -214,6 +223,7 @@ def build_site(
         checkout=build_checkout(settings, database, writer, clock),
         secret_keys=secret_keys,
         public_url=settings.public_url.rstrip("/"),
+        address=address,
         is_signup_open=settings.signup,
         requests_per_minute=settings.requests_per_minute,
         max_queued_images=settings.image_queue,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from minitoolai.core.errors import InvalidRequest
@@ -22,11 +24,16 @@ def ensure_system_accounts(connection: Connection, now_ms: int) -> None:
     )
 
 
-def create_account(connection: Connection, email: str, password_hash: str | None, now_ms: int) -> int:
-    """Create an account with its user and return its ID. Raise InvalidRequest if the e-mail address is taken."""
+def create_account(
+    connection: Connection, email: str, password_hash: str | None, now_ms: int, *, other_forms: Sequence[str] = ()
+) -> int:
+    """Create an account with its user and return its ID. Raise InvalidRequest if the e-mail address is taken.
+
+    `other_forms` are other spellings of the same mailbox, which older versions stored.
+    """
     # The lock serialises creation across processes, because the new ID is the highest ID plus one.
     connection.select_by_ids("SELECT id FROM accounts WHERE id IN (…)", [FUNDING], lock=True)
-    if find_account(connection, email) is not None:
+    if find_account(connection, email, *other_forms) is not None:
         raise InvalidRequest(f"{email} already has an account", param="email", code="email_taken")
     highest = connection.execute("SELECT max(id) FROM accounts")[0][0] or 0
     account_id: int = max(highest + 1, FIRST_CUSTOMER)
@@ -38,10 +45,19 @@ def create_account(connection: Connection, email: str, password_hash: str | None
     return account_id
 
 
-def find_account(connection: Connection, email: str) -> int | None:
-    """Return the account of an e-mail address."""
-    rows = connection.execute("SELECT account_id FROM users WHERE email = ?", (email,))
-    return rows[0][0] if rows else None
+def find_account(connection: Connection, *forms: str) -> int | None:
+    """Return the account of an e-mail address, stored under the first of these spellings that exists."""
+    stored = find_email(connection, forms)
+    if stored is None:
+        return None
+    account_id: int = connection.execute("SELECT account_id FROM users WHERE email = ?", (stored,))[0][0]
+    return account_id
+
+
+def find_email(connection: Connection, forms: Sequence[str]) -> str | None:
+    """Return the first of these spellings of a mailbox that has an account."""
+    found = {row[0] for row in connection.select_by_ids("SELECT email FROM users WHERE email IN (…)", forms)}
+    return next((form for form in forms if form in found), None)
 
 
 def insert_key(connection: Connection, key: KeyRow) -> None:
@@ -90,6 +106,15 @@ def revoke_key(connection: Connection, key_id: str, now_ms: int) -> bool:
     )
     connection.notify(KEYS_CHANNEL, key_id)
     return changed == 1
+
+
+def holds_of_revoked_keys(connection: Connection, hold_ids: Sequence[int]) -> list[int]:
+    """Return those of these holds whose key is revoked."""
+    rows = connection.select_by_ids(
+        "SELECT h.id FROM holds h JOIN api_keys k ON k.id = h.key_id WHERE k.revoked_ms IS NOT NULL AND h.id IN (…)",
+        hold_ids,
+    )
+    return [row[0] for row in rows]
 
 
 def record_last_used(connection: Connection, uses: dict[str, int]) -> None:

@@ -71,7 +71,8 @@ def insert_rows(connection: Connection, chunk: RowChunk) -> None:
 
 
 def clear_seed_rows(connection: Connection) -> None:
-    """Delete the system accounts of a new database. Raise StoreError if it has any other rows."""
+    """Delete the rows that a start creates in a new database. Raise StoreError if it has any other rows."""
+    connection.execute("DELETE FROM installation")
     for table in _schema().sorted_tables:
         where = " WHERE is_system = 0" if table.name == "accounts" else ""
         if connection.execute(f"SELECT 1 FROM {table.name}{where} LIMIT 1"):

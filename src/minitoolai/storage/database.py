@@ -1,4 +1,4 @@
-"""Connection protocol that both databases implement, and the pool of connections that read.
+"""Connection protocol that both databases implement, and the pools of connections that read.
 
 The other modules of this package hold plain functions of a `Connection`, written once with `?` placeholders.
 Everything in which SQLite and PostgreSQL differ (placeholders, lists, locks) stays in sqlite.py and postgres/.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from minitoolai.core.errors import ConnectionLost, Overloaded, StoreError
+from minitoolai.core.errors import ConnectionLost, Overloaded, QueryTimeout, ReportTooLarge, StoreError
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -82,6 +81,9 @@ class Connection(Protocol):
     def snapshot(self) -> AbstractContextManager[None]:
         """Open a read transaction in which every SELECT sees the same moment."""
 
+    def limit_time(self, limit_s: float) -> None:
+        """Interrupt statements with QueryTimeout once this time has passed; on PostgreSQL each on its own."""
+
     def follow_time(self, follow: OnServerTime) -> None:
         """Report the server's time now and with each transaction. Does nothing for a file, which has no clock."""
 
@@ -109,8 +111,132 @@ class ImmediateWrites:
         raise StoreError("a file has no clock")
 
 
+#: A report that reads longer is interrupted. SQLite cannot shorten its write-ahead log past an open read.
+REPORT_LIMIT_S = 10.0
+#: Threads for the reports of all accounts together: reports may wait for each other, requests never for a report.
+REPORT_THREADS = 2
+#: Reports of one account that may wait for their turn, and for how long.
+MAX_WAITING_REPORTS = 16
+MAX_REPORT_WAIT_S = 20.0
+#: After a report, its account pauses for this many times as long as the report took.
+PAUSE = 1.0
+#: Accounts with a remembered pause, before pauses that are over are forgotten.
+MAX_PAUSING = 1000
+
+
+class ReaderPool:
+    """Threads that read, on connections of their own that cannot write."""
+
+    def __init__(
+        self, connect: Callable[[bool], Connection], size: int, name: str, *, limit_s: float | None = None
+    ) -> None:
+        self._connect = connect
+        self.limit_s = limit_s
+        self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix=name)
+
+    def read(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run `function(connection, *arguments)` in this thread, on a pooled connection."""
+        while True:
+            try:
+                connection, is_new = self._idle.get_nowait(), False
+            except queue.Empty:
+                connection, is_new = self._connect(True), True
+            try:
+                if self.limit_s is not None:
+                    connection.limit_time(self.limit_s)
+                result = function(connection, *arguments)
+            except ConnectionLost:
+                connection.close()
+                # A pooled connection does not survive a restart of the server; only a new one tells that it is away.
+                if is_new:
+                    raise
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                self._idle.put(connection)
+                return result
+
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run `read` in a thread of the pool. Raise Overloaded if the database is unavailable."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, lambda: self.read(function, *arguments))
+        except ConnectionLost as error:
+            raise Overloaded("the database is temporarily unavailable; try again", retry_after_s=2) from error
+
+    def close(self) -> None:
+        """Wait for running reads, then close the idle connections."""
+        self._threads.shutdown(wait=True)
+        while not self._idle.empty():
+            self._idle.get().close()
+
+
+class Turns:
+    """Let each account run one report at a time; others of the same account wait, in order.
+
+    After each turn the account pauses. So one account occupies half a thread at most, and the event loop, which shares
+    Python's interpreter lock with all threads, has it to itself half of the time.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._users: dict[int, int] = {}
+        #: When the next turn of an account may begin, in the loop's time.
+        self._free_at_s: dict[int, float] = {}
+
+    @asynccontextmanager
+    async def of(self, account_id: int) -> AsyncIterator[None]:
+        """Wait for the turn of this account. Raise Overloaded if too many reports wait, or this one too long."""
+        users = self._users.get(account_id, 0)
+        if users > MAX_WAITING_REPORTS:
+            raise _busy()
+        lock = self._locks.setdefault(account_id, asyncio.Lock())
+        self._users[account_id] = users + 1
+        try:
+            try:
+                async with asyncio.timeout(MAX_REPORT_WAIT_S):
+                    await lock.acquire()
+            except TimeoutError:
+                raise _busy() from None
+            try:
+                await self._pause(account_id)
+                began_s = asyncio.get_running_loop().time()
+                try:
+                    yield
+                finally:
+                    now_s = asyncio.get_running_loop().time()
+                    self._free_at_s[account_id] = now_s + PAUSE * (now_s - began_s)
+            finally:
+                lock.release()
+        finally:
+            self._users[account_id] -= 1
+            if not self._users[account_id]:
+                del self._users[account_id], self._locks[account_id]
+
+    async def _pause(self, account_id: int) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if len(self._free_at_s) > MAX_PAUSING:
+            self._free_at_s = {account: at_s for account, at_s in self._free_at_s.items() if at_s > now_s}
+        wait_s = self._free_at_s.pop(account_id, 0.0) - now_s
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+
+
+def _busy() -> Overloaded:
+    return Overloaded(
+        "Other reports of this account are still running. Wait until they are finished, then try again.",
+        retry_after_s=5,
+    )
+
+
 class Database:
-    """Open connections, and run reads on a pool of connections and threads so that they never wait for the writer."""
+    """Open connections, and run reads in three pools of threads, so that none waits for the writer or another pool.
+
+    `read_async`: short look-ups that requests wait for. `report`: what adds up or lists the history of an account.
+    `upkeep`: the audit and the deletion of old data; no request waits for them.
+    """
 
     def __init__(
         self,
@@ -120,6 +246,7 @@ class Database:
         where: str = "",
         is_shared: bool = False,
         register: Callable[[Sequence[str], OnNotify], Membership] | None = None,
+        why_gone: Callable[[], str | None] = lambda: None,
         readers: int = 2,
     ) -> None:
         self.name = name
@@ -127,13 +254,16 @@ class Database:
         self.where = where
         #: True if other processes write to this database as well.
         self.is_shared = is_shared
+        #: Returns what happened to the file that this process opened, or None if it is still there.
+        self.why_gone = why_gone
         self._connect = connect
         #: Receives the server's time, if the database is shared.
         self._follow: OnServerTime | None = None
         self._register = register
-        self._idle: queue.SimpleQueue[Connection] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
+        self._readers = ReaderPool(connect, readers, "reader")
+        self._reports = ReaderPool(connect, REPORT_THREADS, "report", limit_s=REPORT_LIMIT_S)
+        self._upkeep = ReaderPool(connect, 1, "upkeep")
+        self._turns = Turns()
 
     def connect(self) -> Connection:
         """Open a connection that may write. The caller closes it."""
@@ -162,35 +292,39 @@ class Database:
 
     def read(self, function: Callable[..., T], *arguments: object) -> T:
         """Run `function(connection, *arguments)` in this thread, on a pooled connection that cannot write."""
-        while True:
-            try:
-                connection, is_new = self._idle.get_nowait(), False
-            except queue.Empty:
-                connection, is_new = self._connect(True), True
-            try:
-                result = function(connection, *arguments)
-            except ConnectionLost:
-                connection.close()
-                # A pooled connection does not survive a restart of the server; only a new one tells that it is away.
-                if is_new:
-                    raise
-            except BaseException:
-                connection.close()
-                raise
-            else:
-                self._idle.put(connection)
-                return result
+        return self._readers.read(function, *arguments)
 
     async def read_async(self, function: Callable[..., T], *arguments: object) -> T:
-        """Run `read` in a reader thread, for the event loop. Raise Overloaded if the database is unavailable."""
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._pool, lambda: self.read(function, *arguments))
-        except ConnectionLost as error:
-            raise Overloaded("the database is temporarily unavailable; try again", retry_after_s=2) from error
+        """Run a short look-up in a reader thread. Raise Overloaded if the database is unavailable."""
+        return await self._readers.run(function, *arguments)
+
+    async def report(self, account_id: int, function: Callable[..., T], *arguments: object) -> T:
+        """Run a report for this account in a thread for reports, one at a time for each account.
+
+        Raise ReportTooLarge if it takes too long, and Overloaded if too many reports of the account wait.
+        """
+        async with self._turns.of(account_id):
+            work = asyncio.ensure_future(self._reports.run(function, *arguments))
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # The thread cannot be stopped. Keep the turn until it ends, or the account would run two together.
+                await asyncio.wait([work])
+                raise
+            except QueryTimeout as error:
+                raise ReportTooLarge(
+                    "This report takes too long. Ask for a shorter period, such as one day.",
+                ) from error
+
+    def limit_reports(self, limit_s: float) -> None:
+        """Change the time limit of reports."""
+        self._reports.limit_s = limit_s
+
+    async def upkeep(self, function: Callable[..., T], *arguments: object) -> T:
+        """Run a read that may take long and that no caller waits for, one at a time in this process."""
+        return await self._upkeep.run(function, *arguments)
 
     def close(self) -> None:
         """Wait for running reads, then close the idle connections."""
-        self._pool.shutdown(wait=True)
-        while not self._idle.empty():
-            self._idle.get().close()
+        for pool in (self._readers, self._reports, self._upkeep):
+            pool.close()

@@ -6,7 +6,6 @@ object, so deleting one cannot remove another job's image.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import re
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
+from minitoolai.core.private_files import make_private_folder, private_opener
+from minitoolai.core.threads import FILES
 from minitoolai.settings import Settings
 
 KEY = re.compile(r"([0-9a-f]{64})-([0-9]{1,19})")
@@ -74,12 +75,12 @@ class LocalObjectStore:
 
     async def put(self, job_id: int, png: bytes) -> str:
         key = object_key(job_id, png)
-        await asyncio.to_thread(self._write, self._folder / path_of(key), png)
+        await FILES.run(self._write, self._folder / path_of(key), png)
         return key
 
     async def get(self, key: str) -> bytes:
         try:
-            return await asyncio.to_thread((self._folder / path_of(key)).read_bytes)
+            return await FILES.run((self._folder / path_of(key)).read_bytes)
         except FileNotFoundError as error:
             raise ObjectMissing(f"there is no object {key}") from error
         except OSError as error:
@@ -87,13 +88,13 @@ class LocalObjectStore:
 
     async def delete(self, key: str) -> None:
         try:
-            await asyncio.to_thread((self._folder / path_of(key)).unlink, missing_ok=True)
+            await FILES.run((self._folder / path_of(key)).unlink, missing_ok=True)
         except OSError as error:
             raise StoreError(f"cannot delete {error.filename}: {error.strerror}") from error
 
     async def list_older(self, before_ms: int) -> AsyncIterator[str]:
-        for folder in await asyncio.to_thread(self._folders):
-            for key in await asyncio.to_thread(self._older_in, folder, before_ms):
+        for folder in await FILES.run(self._folders):
+            for key in await FILES.run(self._older_in, folder, before_ms):
                 yield key
 
     def _write(self, path: Path, png: bytes) -> None:
@@ -101,9 +102,10 @@ class LocalObjectStore:
         # Unique per thread: two attempts at one job may end at the same time.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._folder)
+            make_private_folder(path.parent)
             try:
-                with temporary.open("wb") as file:
+                with open(temporary, "wb", opener=private_opener) as file:
                     file.write(png)
                     file.flush()
                     os.fsync(file.fileno())

@@ -7,8 +7,10 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from minitoolai.core.errors import StoreError
+from minitoolai.core.private_files import create_private_file
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.sqlite import open_sqlite
 
@@ -35,6 +37,18 @@ def has_tables(database: Database) -> bool:
     if database.name == "sqlite":
         return Path(database.where).exists() and bool(database.read(_tables_of_sqlite)[0][0])
     return bool(database.read(_version_table)[0][0])
+
+
+def has_table(database: Database, name: str) -> bool:
+    """Return True if the database has this table. Does not create a missing SQLite file."""
+    if database.name == "sqlite":
+        if not Path(database.where).exists():
+            return False
+        query = f"SELECT name FROM sqlite_master WHERE type = 'table' AND name = '{name}'"
+    else:
+        query = f"SELECT to_regclass('{name}')::text"
+    rows = database.read(lambda connection: connection.execute(query))
+    return bool(rows) and rows[0][0] is not None
 
 
 def _version_table(connection: Connection) -> list[tuple[bool]]:
@@ -66,6 +80,8 @@ def migrate(url: str, to: str | None = None) -> tuple[str | None, str | None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     engine, where = _engine(url)
+    if url.startswith(SQLITE):
+        create_private_file(Path(where))
     try:
         with engine.connect() as connection:
             if engine.dialect.name == "postgresql":
@@ -126,7 +142,7 @@ def current_revision(url: str) -> str | None:
     if not path.exists():
         return None
     try:
-        with closing(sqlite3.connect(path)) as database:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True)) as database:
             rows = database.execute("SELECT version_num FROM alembic_version").fetchall()
     except sqlite3.Error:
         return None

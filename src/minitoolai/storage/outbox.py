@@ -124,7 +124,7 @@ def delivery_log(connection: Connection, account_id: int, limit: int) -> list[Lo
 def delete_finished(connection: Connection, before_ms: int, limit: int) -> int:
     """Delete messages that finished before this time, with their attempts, and return how many."""
     rows = connection.execute(
-        "SELECT id FROM outbox WHERE state <> 'pending' AND finished_ms < ? ORDER BY id LIMIT ?"
+        "SELECT id FROM outbox WHERE state <> 'pending' AND finished_ms < ? ORDER BY finished_ms LIMIT ?"
         + connection.skip_locked,
         (before_ms, limit),
     )

@@ -6,6 +6,8 @@ Plain functions of a connection; the caller owns the transaction.
 from __future__ import annotations
 
 from minitoolai.core.models import Payment, Voucher
+from minitoolai.core.money import NANO_PER_DOLLAR
+from minitoolai.ledger.types import FUNDING
 from minitoolai.storage.database import Connection
 
 _PAYMENT = (
@@ -119,12 +121,14 @@ def payments_owing(connection: Connection, account_id: int) -> list[Payment]:
 
 def unfinished_payments(connection: Connection, since_ms: int) -> list[Payment]:
     """Return payments that are still open, and those with an amount still owed."""
-    rows = connection.execute(
-        f"SELECT {_PAYMENT} FROM payments WHERE (state = 'open' AND created_ms > ?) OR moved > paid - reversed"
-        " ORDER BY id LIMIT 1000",
+    # Two queries, each with an index of its own: neither database uses both for conditions joined by OR.
+    still_open = connection.execute(
+        f"SELECT {_PAYMENT} FROM payments WHERE state = 'open' AND created_ms > ? ORDER BY created_ms LIMIT 1000",
         (since_ms,),
     )
-    return [Payment(*row) for row in rows]
+    owing = connection.execute(f"SELECT {_PAYMENT} FROM payments WHERE moved > paid - reversed ORDER BY id LIMIT 1000")
+    found = {row[0]: Payment(*row) for row in (*still_open, *owing)}
+    return [found[number] for number in sorted(found)]
 
 
 def event_was_handled(connection: Connection, event_id: str) -> bool:
@@ -138,3 +142,20 @@ def mark_event_handled(connection: Connection, event_id: str, now_ms: int) -> No
         "INSERT INTO webhook_events (event_id, provider, seen_ms) VALUES (?, 'stripe', ?) ON CONFLICT DO NOTHING",
         (event_id, now_ms),
     )
+
+
+# ── credits ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def is_credited(connection: Connection, external_ref: str) -> bool:
+    """Return True if a transfer with this reference exists."""
+    return bool(connection.execute("SELECT 1 FROM transfers WHERE external_ref = ?", (external_ref,)))
+
+
+def total_credited(connection: Connection) -> int:
+    """Return the sum of all credits in nano-dollars. Dollars and remainders are added apart, so nothing overflows."""
+    dollars, rest = connection.execute(
+        f"SELECT coalesce(sum(amount / {NANO_PER_DOLLAR}), 0), coalesce(sum(amount % {NANO_PER_DOLLAR}), 0)"
+        f" FROM transfers WHERE external_ref IS NOT NULL AND debit = {FUNDING}"
+    )[0]
+    return int(dollars) * NANO_PER_DOLLAR + int(rest)

@@ -21,13 +21,23 @@ from minitoolai.core.models import (
 )
 from minitoolai.storage.database import Connection, Row
 
+#: A time after everything: nothing bounds the search for generations.
+ALWAYS_MS = 2**62
 
-def oldest_unfinished_ms(connection: Connection, account_id: int, from_ms: int) -> int | None:
-    """Return when the oldest unfinished generation of an account began, of those begun since `from_ms`."""
+
+def first_generation_ms(connection: Connection, account_id: int) -> int | None:
+    """Return when the first generation of an account began."""
+    rows = connection.execute("SELECT min(created_ms) FROM generations WHERE account_id = ?", (account_id,))
+    first: int | None = rows[0][0]
+    return first
+
+
+def oldest_unfinished_ms(connection: Connection, account_id: int) -> int | None:
+    """Return when the oldest unfinished generation of an account began. Its hold is pending until it ends."""
     rows = connection.execute(
-        "SELECT min(created_ms) FROM generations WHERE account_id = ? AND created_ms >= ?"
-        " AND state IN ('queued', 'running')",
-        (account_id, from_ms),
+        "SELECT min(g.created_ms) FROM holds h JOIN generations g ON g.id = h.id"
+        " WHERE h.state = 'pending' AND h.account_id = ?",
+        (account_id,),
     )
     oldest: int | None = rows[0][0]
     return oldest
@@ -45,14 +55,18 @@ def usage_cells(connection: Connection, account_id: int, from_ms: int, until_ms:
     return [UsageCell(*(*row[:4], *map(int, row[4:]))) for row in rows]
 
 
-def recent_requests(connection: Connection, account_id: int, limit: int) -> list[RecentRequest]:
-    """Return the last requests of an account, newest first."""
+def recent_requests(
+    connection: Connection, account_id: int, limit: int, before: tuple[int, int] | None = None
+) -> list[RecentRequest]:
+    """Return the last requests of an account, newest first, before one of them: its time and ID (keyset pagination)."""
+    before_ms, before_id = before or (ALWAYS_MS, 0)
     rows = connection.execute(
         "SELECT g.id, g.created_ms, g.finished_ms, g.kind, g.model, g.key_id, g.state, g.error_code, g.input_units,"
         " g.output_units, h.settled, h.state FROM"
-        " (SELECT * FROM generations WHERE account_id = ? ORDER BY created_ms DESC LIMIT ?) g"
+        " (SELECT * FROM generations WHERE account_id = ? AND created_ms <= ? AND (created_ms < ? OR id < ?)"
+        " ORDER BY created_ms DESC, id DESC LIMIT ?) g"
         " JOIN holds h ON h.id = g.id ORDER BY g.created_ms DESC, g.id DESC",
-        (account_id, limit),
+        (account_id, before_ms, before_ms, before_id, limit),
     )
     return [RecentRequest(*(*row[:-1], row[-1] == "pending")) for row in rows]
 
@@ -60,8 +74,6 @@ def recent_requests(connection: Connection, account_id: int, limit: int) -> list
 # ── generations and usage ─────────────────────────────────────────────────────────────────────────────────────────
 
 GroupBy = Literal["day", "model", "key"]
-
-_GROUPS: dict[GroupBy, str] = {"day": f"g.created_ms / {MS_PER_DAY}", "model": "g.model", "key": "g.key_id"}
 
 
 def find_generation(connection: Connection, generation_id: int, account_id: int) -> Generation | None:
@@ -81,21 +93,6 @@ def find_generation(connection: Connection, generation_id: int, account_id: int)
     return Generation(*row)
 
 
-def usage_report(
-    connection: Connection, account_id: int, from_ms: int, until_ms: int, group_by: GroupBy
-) -> list[UsageRow]:
-    """Return requests, units and charged cost by group, from `from_ms` up to but not including `until_ms` (UTC)."""
-    group = _GROUPS[group_by]
-    rows = connection.execute(
-        f"SELECT {group}, g.kind, count(*), sum(g.input_units), sum(g.output_units), sum(h.settled)"
-        " FROM generations g JOIN holds h ON h.id = g.id"
-        " WHERE g.account_id = ? AND g.created_ms >= ? AND g.created_ms < ?"
-        f" GROUP BY {group}, g.kind ORDER BY {group}, g.kind",
-        (account_id, from_ms, until_ms),
-    )
-    return [UsageRow(str(row[0]), row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
-
-
 def last_usage(connection: Connection, account_id: int, limit: int) -> list[UsageRow]:
     """Return the newest `limit` requests of an account by kind and model, as fast for an account with millions."""
     rows = connection.execute(
@@ -108,14 +105,18 @@ def last_usage(connection: Connection, account_id: int, limit: int) -> list[Usag
     return [UsageRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
 
 
+#: A generation may get its ID this long before its row is written.
+ID_SLACK_MS = 3_600_000
+
+
 def margins_by_engine(connection: Connection, from_ms: int) -> list[MarginRow]:
     """Return what all accounts paid since then by model and engine, with the upstream cost where it is known."""
     rows = connection.execute(
         "SELECT g.model, g.engine, count(*), sum(h.settled), coalesce(sum(g.purchase), 0),"
         " coalesce(sum(CASE WHEN g.purchase IS NULL THEN 0 ELSE h.settled END), 0)"
-        " FROM generations g JOIN holds h ON h.id = g.id WHERE g.created_ms >= ?"
+        " FROM generations g JOIN holds h ON h.id = g.id WHERE g.id >= ? AND g.created_ms >= ?"
         " GROUP BY g.model, g.engine ORDER BY g.model, g.engine",
-        (from_ms,),
+        (first_id_at(from_ms - ID_SLACK_MS), from_ms),
     )
     return [MarginRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
 
@@ -192,18 +193,52 @@ def _usage_transfers(connection: Connection, account_id: int, before_ms: int, li
     ]
 
 
+#: Transfers in one part of a whole statement.
+STATEMENT_PART = 200
+
+
+class StatementPlace(msgspec.Struct, frozen=True):
+    """Where the next part of a statement begins: below this version, at generations begun before this time."""
+
+    below: int | None = None
+    before_ms: int = ALWAYS_MS
+
+
+def statement_part(
+    connection: Connection, account_id: int, place: StatementPlace
+) -> tuple[list[StatementRow], StatementPlace | None]:
+    """Return the next transfers of a statement, newest first, and the place of the part after them, if there is one.
+
+    Parts can be read minutes apart, because transfers never change and are numbered without gaps.
+    """
+    below = place.below
+    if below is None:
+        newest = connection.execute("SELECT version FROM accounts WHERE id = ?", (account_id,))
+        below = (newest[0][0] if newest else 0) + 1
+    expected = min(STATEMENT_PART, below - 1)
+    rows = statement_page(connection, account_id, below=below, before_ms=place.before_ms, rows=STATEMENT_PART)
+    if len(rows) < expected:
+        # Processes with different clocks number transfers against the order of time. Search without a bound.
+        rows = statement_page(connection, account_id, below=below, before_ms=ALWAYS_MS, rows=STATEMENT_PART)
+    lowest = below - expected
+    if lowest <= 1:
+        return rows, None
+    return rows, StatementPlace(lowest, rows[-1].at_ms if rows else place.before_ms)
+
+
 def full_statement(connection: Connection, account_id: int) -> list[StatementRow]:
-    """Return every transfer of an account, newest first, for a file to download."""
-    return statement_page(connection, account_id, below=None, before_ms=2**62, rows=2**40)
+    """Return every transfer of an account, newest first."""
+    rows: list[StatementRow] = []
+    place: StatementPlace | None = StatementPlace()
+    while place is not None:
+        part, place = statement_part(connection, account_id, place)
+        rows += part
+    return rows
 
 
 # ── admin pages ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 ACTION_COLUMNS = "id, admin_id, account_id, action, amount, note, created_ms"
-
-
-#: A generation may get its ID this long before its row is written.
-ID_SLACK_MS = 3_600_000
 
 _SELECT_USERS = (
     "SELECT u.account_id, u.email, u.is_admin, u.language, u.created_ms, a.posted, a.held"
@@ -240,15 +275,19 @@ def insert_admin_action(connection: Connection, action: AdminAction) -> None:
     )
 
 
-def admin_actions(connection: Connection, limit: int, account_id: int | None = None) -> list[AdminAction]:
-    """Return the last admin actions on one account or on all, newest first."""
+def admin_actions(
+    connection: Connection, limit: int, account_id: int | None = None, below: int | None = None
+) -> list[AdminAction]:
+    """Return the last admin actions on one account or on all, newest first, with IDs under `below`."""
     columns = ", ".join(f"t.{name}" for name in ACTION_COLUMNS.split(", "))
-    where, values = ("", ()) if account_id is None else (" WHERE t.account_id = ?", (account_id,))
+    conditions = {"t.account_id = ?": account_id, "t.id < ?": below}
+    given = {condition: value for condition, value in conditions.items() if value is not None}
+    where = f" WHERE {' AND '.join(given)}" if given else ""
     rows = connection.execute(
         f"SELECT {columns}, a.email, u.email FROM admin_actions t"
         " JOIN users a ON a.account_id = t.admin_id JOIN users u ON u.account_id = t.account_id"
         f"{where} ORDER BY t.id DESC LIMIT ?",
-        (*values, limit),
+        (*given.values(), limit),
     )
     return [AdminAction(*row) for row in rows]
 
@@ -262,14 +301,19 @@ def oldest_pending_ms(connection: Connection) -> int | None:
     return oldest
 
 
+def _id_after(ms: int) -> int:
+    """Return an ID above those of all generations that began before this time."""
+    return min(first_id_at(ms + ID_SLACK_MS), 2**63 - 1)
+
+
 def revenue_by_day(connection: Connection, from_ms: int, until_ms: int) -> list[RevenueRow]:
     """Return the revenue of all accounts by day and kind, from `from_ms` up to but not including `until_ms`."""
     rows = connection.execute(
         f"SELECT g.created_ms / {MS_PER_DAY}, g.kind, count(*), sum(h.settled), coalesce(sum(g.purchase), 0)"
         " FROM generations g JOIN holds h ON h.id = g.id"
-        " WHERE g.id >= ? AND g.created_ms >= ? AND g.created_ms < ?"
+        " WHERE g.id >= ? AND g.id < ? AND g.created_ms >= ? AND g.created_ms < ?"
         f" GROUP BY g.created_ms / {MS_PER_DAY}, g.kind",
-        (first_id_at(from_ms - ID_SLACK_MS), from_ms, until_ms),
+        (first_id_at(from_ms - ID_SLACK_MS), _id_after(until_ms), from_ms, until_ms),
     )
     return [RevenueRow(row[0], row[1], *map(int, row[2:])) for row in rows]
 

@@ -84,7 +84,7 @@ sessions = Table(
     Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
     Column("created_ms", Int64, nullable=False),
     Column("seen_ms", Int64, nullable=False),
-    Column("expires_ms", Int64, nullable=False),
+    Column("expires_ms", Int64, nullable=False, index=True),
     sqlite_strict=True,
 )
 
@@ -98,7 +98,7 @@ mail_links = Table(
     Column("password_hash", Text),
     Column("browser_hash", LargeBinary),
     Column("created_ms", Int64, nullable=False),
-    Column("expires_ms", Int64, nullable=False),
+    Column("expires_ms", Int64, nullable=False, index=True),
     CheckConstraint("purpose IN ('signup', 'reset')", name="purpose_known"),
     sqlite_strict=True,
 )
@@ -221,6 +221,8 @@ key_spending = Table(
     Column("used", Int64, nullable=False),
     Column("created_ms", Int64, nullable=False),
     CheckConstraint("used >= 0", name="used_not_negative"),
+    # Totals are kept for ever, so they are not in the index that deletion reads.
+    _index("ix_key_spending_created_ms", "created_ms", where="id NOT LIKE '%/total'"),
     sqlite_strict=True,
 )
 
@@ -283,6 +285,7 @@ outbox = Table(
     CheckConstraint("state IN ('pending', 'delivered', 'failed')", name="state_known"),
     CheckConstraint("(state = 'pending') = (finished_ms IS NULL)", name="finished_means_over"),
     _index("ix_outbox_due", "next_ms", where="state = 'pending'"),
+    _index("ix_outbox_finished", "finished_ms", where="state <> 'pending'"),
     Index("ix_outbox_account", "account_id", "id"),
     sqlite_strict=True,
 )
@@ -314,6 +317,7 @@ vouchers = Table(
     Column("account_id", Int64, ForeignKey("accounts.id")),
     CheckConstraint("amount > 0", name="amount_positive"),
     CheckConstraint("(redeemed_ms IS NULL) = (account_id IS NULL)", name="redeemed_by_somebody"),
+    _index("ix_vouchers_account", "account_id", where="account_id IS NOT NULL"),
     sqlite_strict=True,
 )
 
@@ -344,6 +348,8 @@ payments = Table(
     CheckConstraint("state IN ('open', 'paid', 'closed')", name="state_known"),
     CheckConstraint("(state = 'paid') = (paid > 0)", name="paid_means_money"),
     Index("ix_payments_intent", "intent"),
+    _index("ix_payments_open", "created_ms", where="state = 'open'"),
+    _index("ix_payments_owing", "id", where="moved > paid - reversed"),
     sqlite_strict=True,
 )
 
@@ -352,7 +358,7 @@ webhook_events = Table(
     metadata,
     Column("event_id", Text, primary_key=True),
     Column("provider", Text, nullable=False),
-    Column("seen_ms", Int64, nullable=False),
+    Column("seen_ms", Int64, nullable=False, index=True),
     sqlite_strict=True,
 )
 
@@ -379,5 +385,14 @@ admin_actions = Table(
     Column("created_ms", Int64, nullable=False),
     CheckConstraint("action IN ('grant', 'revoke_keys')", name="action_known"),
     Index("ix_admin_actions_account", "account_id", "id"),
+    sqlite_strict=True,
+)
+
+#: Facts about the installation by name, such as the mark of the secret that its keys are hashed under.
+installation = Table(
+    "installation",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
     sqlite_strict=True,
 )

@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote
 
-from minitoolai.core.errors import StoreError
+from minitoolai.core.errors import ConnectionLost, QueryTimeout, SettingsError, StoreError
+from minitoolai.core.private_files import create_private_file
 from minitoolai.storage.database import Database, ImmediateWrites, Row
 
 BUSY_TIMEOUT_S = 10.0
+#: Instructions of SQLite's virtual machine between two looks at the time limit, about a millisecond.
+CHECK_EVERY = 50_000
 #: Set on every connection: a committed transaction survives a power cut, and foreign keys are enforced.
 SESSION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+
+#: Compare the file with the path at most this often before a transaction. It costs a system call.
+CHECK_FILE_EVERY_S = 1.0
+#: Device and inode of a file.
+Identity = tuple[int, int]
+
+
+def identity_of(path: Path) -> Identity | None:
+    """Return device and inode of a file, or None if there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def why_gone(path: Path, identity: Identity) -> str | None:
+    """Return what happened to the file that was opened, or None if it is still at its path."""
+    present = identity_of(path)
+    if present == identity:
+        return None
+    event = "was deleted or moved away" if present is None else "was replaced by another file"
+    return f"{path} {event} while this process uses it; move the right file back, or restart to use the present one"
 
 
 class SqliteConnection(ImmediateWrites):
@@ -24,8 +54,10 @@ class SqliteConnection(ImmediateWrites):
 
     def __init__(self, path: Path, *, read_only: bool = False, checkpoints: bool = True) -> None:
         try:
+            # Without `mode=rw`, SQLite would create a missing file: an empty database that looks like a working one.
             self._db = sqlite3.connect(
-                path,
+                f"file:{quote(str(path))}?mode=rw",
+                uri=True,
                 timeout=BUSY_TIMEOUT_S,
                 isolation_level=None,
                 check_same_thread=False,
@@ -37,13 +69,27 @@ class SqliteConnection(ImmediateWrites):
             if read_only:
                 self._db.execute("PRAGMA query_only=ON")
         except sqlite3.Error as error:
-            raise StoreError(f"cannot open {path}: {error}") from error
+            kind = StoreError if path.exists() else ConnectionLost
+            raise kind(f"cannot open {path}: {error}") from error
+        self._path = path
+        self._identity = None if read_only else identity_of(path)
+        self._next_check_s = 0.0
+
+    def check_file(self) -> None:
+        """Raise ConnectionLost if the file was replaced or deleted: a transaction would be lost with it."""
+        now_s = time.monotonic()
+        if now_s < self._next_check_s or self._identity is None:
+            return
+        if (gone := why_gone(self._path, self._identity)) is not None:
+            raise ConnectionLost(gone)
+        self._next_check_s = now_s + CHECK_FILE_EVERY_S
 
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         try:
             return self._db.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"{error} in {sql.split(maxsplit=1)[0]}") from error
+            kind = QueryTimeout if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT else StoreError
+            raise kind(f"{error} in {sql.split(maxsplit=1)[0]}") from error
 
     def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
         try:
@@ -79,6 +125,10 @@ class SqliteConnection(ImmediateWrites):
         finally:
             self._db.execute("ROLLBACK")
 
+    def limit_time(self, limit_s: float) -> None:
+        deadline_s = time.monotonic() + limit_s
+        self._db.set_progress_handler(lambda: time.monotonic() > deadline_s, CHECK_EVERY)
+
     def close(self) -> None:
         self._db.close()
 
@@ -95,6 +145,7 @@ class _Transaction:
         self._connection = connection
 
     def __enter__(self) -> None:
+        self._connection.check_file()
         self._connection.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -116,8 +167,34 @@ def open_sqlite(path: Path, *, serving: bool) -> Database:
     Only the serving process may checkpoint the write-ahead log: a second writer that checkpoints can corrupt it
     (fixed in SQLite 3.51.3).
     """
+    identity = identity_of(path)
     return Database(
         lambda read_only: SqliteConnection(path, read_only=read_only, checkpoints=serving and not read_only),
         name="sqlite",
         where=str(path),
+        why_gone=lambda: None if identity is None else why_gone(path, identity),
     )
+
+
+@contextmanager
+def exclusive_database(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file itself, whatever path leads to it. The kernel releases it with the process.
+
+    Close every connection before the end of the block: closing the file releases SQLite's own locks on it, too.
+    Raise SettingsError if another process holds the lock.
+    """
+    create_private_file(path)
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(
+                f"another minitoolai serve is already using the database {path}, perhaps through another path, and two "
+                "would corrupt its ledger; stop it, or choose another --data-dir"
+            ) from None
+        try:
+            yield
+        finally:
+            if os.fstat(file.fileno()).st_size == 0:
+                # Created for the lock, and then nothing was written, such as by a restore that failed.
+                path.unlink(missing_ok=True)

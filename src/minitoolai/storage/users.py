@@ -5,8 +5,6 @@ Secrets are stored only as hashes.
 
 from __future__ import annotations
 
-from typing import Any
-
 from minitoolai.core.errors import NotFound
 from minitoolai.core.models import MailLink, User
 from minitoolai.storage import accounts
@@ -130,38 +128,7 @@ def consume_links(connection: Connection, email: str) -> None:
     connection.execute("DELETE FROM mail_links WHERE email = ?", (email,))
 
 
-# ── personal data (GDPR) ──────────────────────────────────────────────────────────────────────────────────
-
-#: Table → condition that selects the rows of one customer; the placeholder is the account ID.
-OWNED = {
-    "accounts": "id = ?",
-    "users": "account_id = ?",
-    "api_keys": "account_id = ?",
-    "generations": "account_id = ?",
-    "holds": "account_id = ?",
-    "transfers": "? IN (debit, credit)",
-    "payments": "account_id = ?",
-    "vouchers": "account_id = ?",
-    "outbox": "account_id = ?",
-}
-#: Hashes of secrets are not exported.
-_SECRET = ("password_hash", "secret_hmac", "code_hmac", "secret_hash")
-
-
-def export_personal_data(connection: Connection, account_id: int) -> dict[str, list[dict[str, Any]]]:
-    """Return everything stored about one account, as table → list of rows, from one snapshot."""
-    # Imported late: SQLAlchemy takes 0.2 s and `serve` does not need it.
-    from minitoolai.storage.schema import metadata
-
-    found: dict[str, list[dict[str, Any]]] = {}
-    with connection.snapshot():
-        for name, condition in OWNED.items():
-            columns = [str(c.name) for c in metadata.tables[name].columns if c.name not in _SECRET]
-            rows = connection.execute(
-                f"SELECT {', '.join(columns)} FROM {name} WHERE {condition} ORDER BY 1", (account_id,)
-            )
-            found[name] = [dict(zip(columns, row, strict=True)) for row in rows]
-    return found
+# ── erasure of personal data (GDPR) ──────────────────────────────────────────────────────────────────────
 
 
 def image_requests_of(connection: Connection, account_id: int) -> list[tuple[int, str]]:
@@ -190,5 +157,5 @@ def erase_personal_data(
     )
     connection.execute("UPDATE outbox SET url = '' WHERE account_id = ? AND state <> 'pending'", (account_id,))
     connection.execute(
-        "DELETE FROM idempotency_keys WHERE hold_id IN (SELECT id FROM holds WHERE account_id = ?)", (account_id,)
+        "DELETE FROM idempotency_keys WHERE hold_id IN (SELECT id FROM generations WHERE account_id = ?)", (account_id,)
     )

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from minitoolai.core.catalog import EngineEntry
-from minitoolai.core.errors import EngineError, EngineRateLimited, EngineRefused, EngineTimeout
+from minitoolai.core.errors import EngineError, EngineRateLimited, EngineRefused, EngineTimeout, EngineUnavailable
 from minitoolai.engines.images.openai import UpstreamImageEngine, nearest_size
 from minitoolai.engines.images.remote import remote_server
 from minitoolai.engines.protocols import GeneratedImage, ImageRequest
@@ -169,8 +169,8 @@ FAILURES = [
     (400, {"error": {"message": "bad size", "param": "size"}}, EngineRefused, "invalid_request", "bad size"),
     (400, {"error": {"message": "no", "code": "content_policy_violation"}}, EngineRefused, "content_policy", "no"),
     (400, {"error": {"message": "no", "code": "moderation_blocked"}}, EngineRefused, "content_policy", "no"),
-    (401, {"error": {"message": "bad key sk-up"}}, EngineError, "upstream_error", "status 401"),
-    (429, {"error": {"message": "slow"}}, EngineRateLimited, "rate_limit_exceeded", "slow"),
+    (401, {"error": {"message": "bad key sk-up"}}, EngineUnavailable, "upstream_error", "status 401"),
+    (429, {"error": {"message": "slow"}}, EngineRateLimited, "rate_limit_exceeded", "rate limit"),
     (503, b"", EngineError, "upstream_error", "overloaded"),
     (500, b"<html>", EngineError, "upstream_error", "status 500"),
     (200, {"data": []}, EngineError, "upstream_error", "invalid image"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+import requests
+
 from minitoolai.storage import users
-from tests.support.browse import PASSWORD, Visitor, last_link, letters
+from tests.support.browse import PASSWORD, Forms, Visitor, last_link, letters
 from tests.support.server import ServerProcess
+from tests.support.waiting import eventually
 
 
 def test_from_signing_up_to_signing_out(visitor: Visitor, email: str) -> None:
@@ -134,3 +138,26 @@ def test_a_user_created_on_the_command_line_can_set_a_password(
     visitor.open(last_link(server, email))
     visitor.submit("/reset/new", password=PASSWORD)
     assert visitor.page.url.endswith("/keys")
+
+
+@pytest.mark.parametrize("form", ["signup", "reset"])
+def test_a_forged_host_changes_no_link_in_a_letter(
+    member: Visitor, server: ServerProcess, email: str, form: str
+) -> None:
+    """Whoever asks for a letter to somebody else would otherwise get that person's link, with the first click."""
+    address = email if form == "reset" else f"new-{email}"
+    forged = {"host": "evil.example", "x-forwarded-host": "evil.example", "forwarded": "host=evil.example"}
+    page = requests.get(f"{server.url}/en/{form}", headers=forged, timeout=20)
+    fields = next(values for action, values in Forms(page.text).found if action.endswith(f"/{form}"))
+    cookies = "; ".join(header.split(";")[0] for header in page.raw.headers.getlist("set-cookie"))
+    sent = requests.post(
+        f"{server.url}/en/{form}",
+        data=fields | {"email": address, "password": PASSWORD},
+        headers=forged | {"cookie": cookies, "origin": "https://evil.example"},
+        timeout=20,
+    )
+    assert sent.status_code == 200, sent.text
+    eventually(lambda: letters(server, address))
+    letter = letters(server, address)[-1]
+    assert "evil" not in letter
+    assert f"{server.url}/en/" in letter

@@ -18,6 +18,7 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
+from minitoolai.core.threads import PICTURES
 from minitoolai.engines.chat.failures import read_error_body, upstream_failure
 from minitoolai.engines.images.codec import cover, decode_image, encode_png, parameters_text
 from minitoolai.engines.images.remote import RemoteServer, as_image_error
@@ -76,7 +77,7 @@ class UpstreamImageEngine:
         on_progress(request.steps, request.steps)
         served = self._entry.names.get(model, model)
         omitted = frozenset({"Sampler"}) if self._entry.extended_fields else _UNSUPPORTED
-        png = await asyncio.to_thread(_to_png, data, request, served, self.name, omitted)
+        png = await PICTURES.run(_to_png, data, request, served, self.name, omitted)
         return GeneratedImage(png=png, model=served)
 
     async def _request_image(self, model: str, request: ImageRequest) -> bytes:

@@ -18,6 +18,7 @@ import msgspec
 
 from minitoolai.core.catalog import EngineEntry, ImageModel
 from minitoolai.core.errors import EngineError, EngineRefused, EngineTimeout
+from minitoolai.core.threads import PICTURES
 from minitoolai.engines.chat.failures import read_error_body
 from minitoolai.engines.images.codec import cover, decode_image, encode_png, parameters_text
 from minitoolai.engines.images.remote import RemoteServer
@@ -107,7 +108,7 @@ class WebuiEngine:
                 task.cancel()
             await asyncio.gather(polling, sending, return_exceptions=True)
         on_progress(request.steps, request.steps)
-        return await asyncio.to_thread(self._to_image, response, model, request, options)
+        return await PICTURES.run(self._to_image, response, model, request, options)
 
     def _weights(self, model: str) -> str:
         known = self._models.get(model)

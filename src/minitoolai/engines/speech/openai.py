@@ -5,7 +5,6 @@ The audio of a text that fits one request is forwarded unchanged. A longer text 
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import msgspec
 from minitoolai.core.catalog import EngineEntry, VoiceEntry
 from minitoolai.core.errors import EngineBroken, EngineError
 from minitoolai.core.inference import AudioChunk, SpeechRequest, SpeechSegment
+from minitoolai.core.threads import AUDIO
 from minitoolai.engines.chat.failures import engine_error, read_error_body, upstream_failure
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.httpclient.client import HttpClient, HttpError, HttpResponse
@@ -201,7 +201,7 @@ class UpstreamSpeechResponse:
             elif not await self.request_next_part():
                 self._is_complete = True
                 if self._encoder is not None:
-                    return AudioChunk(await asyncio.to_thread(self._encoder.finish), part.end)
+                    return AudioChunk(await AUDIO.run(self._encoder.finish), part.end)
         return None
 
     def _end_part(self, part: _Part) -> None:
@@ -223,7 +223,7 @@ class UpstreamSpeechResponse:
         data = self._partial_sample + data
         end = len(data) - len(data) % _BYTES_PER_SAMPLE
         self._partial_sample = data[end:]
-        return await asyncio.to_thread(self._encode, data[:end])
+        return await AUDIO.run(self._encode, data[:end])
 
     def _encode(self, data: bytes) -> bytes:
         import numpy as np

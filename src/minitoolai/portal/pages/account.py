@@ -9,14 +9,15 @@ from starlette.responses import Response
 from minitoolai.core.clock import generation_name
 from minitoolai.core.models import StatementRow
 from minitoolai.core.money import format_dollars
-from minitoolai.portal.charts import escape_formula, to_csv
+from minitoolai.http.exports import Parts, csv_lines
+from minitoolai.portal.charts import escape_formula
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.auth import GUESSES, email_composer, read_new_password
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, page, too_many_requests
 from minitoolai.storage.database import Connection
 from minitoolai.storage.payments import payments_owing
-from minitoolai.storage.reports import full_statement, statement_page
+from minitoolai.storage.reports import StatementPlace, statement_page, statement_part
 
 
 @page("/account", access="user")
@@ -60,7 +61,8 @@ async def leave(page: PageRequest) -> Response:
 
 
 def _wait_s(page: PageRequest) -> int:
-    return page.site.throttle.wait_s(f"guess {page.client_ip} {page.member.email}", GUESSES)
+    # By the account alone: a session is needed, so nobody else can use this up.
+    return page.site.throttle.wait_s(f"password {page.member.account_id}", GUESSES)
 
 
 # ── balance and statement ─────────────────────────────────────────────────────────────────────────────────
@@ -84,7 +86,7 @@ COLUMNS = (
 @page("/balance", access="user")
 async def balance(page: PageRequest) -> Response:
     """Show the balance and a page of the statement (keyset pagination: rows below a number, before a time)."""
-    below, before_ms = _query_number(page, "below"), _query_number(page, "until")
+    below, before_ms = page.query_number("below"), page.query_number("until")
     account_id = page.member.account_id
 
     def read(connection: Connection) -> tuple[list[StatementRow], int]:
@@ -97,7 +99,7 @@ async def balance(page: PageRequest) -> Response:
         )
         return rows, sum(payment.owed for payment in payments_owing(connection, account_id))
 
-    rows, owed = await page.site.database.read_async(read)
+    rows, owed = await page.report(read)
     older = rows[PAGE_SIZE - 1] if len(rows) > PAGE_SIZE else None
     return page.render(
         "balance/balance.html", rows=rows[:PAGE_SIZE], older=older, newer=below is not None, owed=owed,
@@ -108,16 +110,27 @@ async def balance(page: PageRequest) -> Response:
 @page("/balance/statement.csv", access="user")
 async def statement(page: PageRequest) -> Response:
     """Download the whole statement as CSV."""
-    rows = await page.site.database.read_async(full_statement, page.member.account_id)
-    return page.download(statement_csv(rows), "text/csv", "statement.csv")
+    return await page.export(_statement_csv(page), "text/csv", "statement.csv")
 
 
-def statement_csv(rows: list[StatementRow]) -> bytes:
-    """Return one CSV line per transfer, in UTC and exact dollars."""
-    return to_csv(COLUMNS, map(_statement_line, rows))
+async def _statement_csv(page: PageRequest) -> Parts:
+    """Yield one CSV line per transfer, in UTC and exact dollars. Each part is a short report of its own."""
+
+    def read(connection: Connection, place: StatementPlace) -> tuple[bytes, StatementPlace | None]:
+        rows, following = statement_part(connection, page.member.account_id, place)
+        return csv_lines(map(statement_line, rows)), following
+
+    header = csv_lines([COLUMNS])
+    place: StatementPlace | None = StatementPlace()
+    while place is not None:
+        lines, following = await page.report(read, place)
+        yield header + lines
+        header = b""
+        place = following
 
 
-def _statement_line(row: StatementRow) -> tuple[object, ...]:
+def statement_line(row: StatementRow) -> tuple[object, ...]:
+    """Return the cells of one transfer, as COLUMNS names them."""
     moment = datetime.fromtimestamp(row.at_ms / 1000, UTC).isoformat(timespec="milliseconds")
     head = (row.version, moment, row.kind, format_dollars(row.amount), format_dollars(row.balance_after), "USD")
     name = "" if row.generation_id is None else generation_name(row.generation_id)
@@ -130,11 +143,6 @@ def _statement_line(row: StatementRow) -> tuple[object, ...]:
         row.input_units,
     )
     return *head, *tail, row.output_units, int(row.estimated)
-
-
-def _query_number(page: PageRequest, name: str) -> int | None:
-    text = page.query.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
 HANDLERS: list[Handler] = [account_page, change_password, leave, balance, statement]

@@ -7,6 +7,7 @@ from starlette.responses import Response
 from minitoolai.billing.payments import grant_as_admin, revoke_keys
 from minitoolai.billing.usage import REVENUE_DAYS
 from minitoolai.core.clock import MS_PER_DAY, generation_name, random_text
+from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.models import AdminAction, KeyRow, User
 from minitoolai.core.money import parse_dollars
 from minitoolai.portal.i18n import N_
@@ -41,7 +42,7 @@ async def overview(page: PageRequest) -> Response:
 async def jobs(page: PageRequest) -> Response:
     """Show image jobs that are queued or running, or failed in the last day."""
     since_ms = page.site.clock.now_ms() - MS_PER_DAY
-    rows = await page.site.database.read_async(reports.list_jobs, since_ms, MAX_ROWS)
+    rows = await page.report(reports.list_jobs, since_ms, MAX_ROWS)
     return page.render("admin/jobs.html", rows=rows, states=STATES, generation_name=generation_name)
 
 
@@ -49,7 +50,7 @@ async def jobs(page: PageRequest) -> Response:
 async def search(page: PageRequest) -> Response:
     """Search accounts by e-mail address or number."""
     words = page.query.get("q", "")[:200].replace("\0", "").strip()
-    found = await page.site.database.read_async(reports.search_users, words, MAX_ROWS)
+    found = await page.report(reports.search_users, words, MAX_ROWS)
     return page.render("admin/accounts.html", words=words, found=found, most=MAX_ROWS)
 
 
@@ -66,7 +67,7 @@ async def _render_account(page: PageRequest, account_id: int, status: int = 200)
         keys = [key for key in accounts.keys_of(connection, account_id) if key.revoked_ms is None]
         return user, keys, reports.admin_actions(connection, MAX_ROWS, account_id)
 
-    user, keys, actions = await page.site.database.read_async(read)
+    user, keys, actions = await page.report(read)
     if user is None:
         return not_found(page)
     return page.render(
@@ -88,10 +89,18 @@ async def grant(page: PageRequest) -> Response:
     if not page.form.is_valid:
         return await _render_account(page, account_id, 422)
 
-    def change(connection: Connection) -> bool:
-        return grant_as_admin(connection, clock, admin_id, account_id, amount, note=note, once=once)
+    def change(connection: Connection) -> bool | str:
+        try:
+            return grant_as_admin(connection, clock, admin_id, account_id, amount, note=note, once=once)
+        except InvalidRequest as error:
+            # Nothing was written. The writer would log an exception as a fault.
+            return error.message
 
-    if not await page.site.writer.run(change):
+    done = await page.site.writer.run(change)
+    if isinstance(done, str):
+        page.form.add_error("amount", done)
+        return await _render_account(page, account_id, 422)
+    if not done:
         return not_found(page)
     message = page.gettext("%(amount)s were given.") % {"amount": page.formatter.money(amount)}
     return page.redirect(f"/admin/accounts/{account_id}", flash=message)
@@ -115,9 +124,13 @@ async def revoke(page: PageRequest) -> Response:
 
 @page("/admin/actions", access="admin")
 async def actions(page: PageRequest) -> Response:
-    """Show the log of admin actions: action, account and reason."""
-    rows = await page.site.database.read_async(reports.admin_actions, 2 * MAX_ROWS)
-    return page.render("admin/actions.html", done=rows, actions=ACTIONS)
+    """Show the log of admin actions: action, account and reason (keyset pagination: below an ID)."""
+    below = page.query_number("below", longest=18)
+    rows = await page.report(reports.admin_actions, 2 * MAX_ROWS + 1, None, below)
+    older = rows[2 * MAX_ROWS - 1] if len(rows) > 2 * MAX_ROWS else None
+    return page.render(
+        "admin/actions.html", done=rows[: 2 * MAX_ROWS], actions=ACTIONS, older=older, newer=below is not None
+    )
 
 
 def _account_id(page: PageRequest) -> int:

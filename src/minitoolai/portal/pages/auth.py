@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from minitoolai.accounts.keys import check_email, revoke_page_keys
+from minitoolai.accounts.addresses import check_email, email_forms
+from minitoolai.accounts.keys import revoke_page_keys
 from minitoolai.accounts.mail import Letter
-from minitoolai.accounts.rate_limits import Limit
-from minitoolai.accounts.users import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, Compose, Purpose
+from minitoolai.accounts.passwords import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, TRUSTED_S
+from minitoolai.accounts.rate_limits import Limit, network_of
+from minitoolai.accounts.users import Compose, Purpose
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
 
-#: Per network address, which many people may share.
+#: Per network (an IPv4 address or a /64), which many people may share.
 SIGNINS = Limit(30, 900.0)
-#: Per network address and account: too slow to guess a password.
+#: Per network and account: too slow to guess a password. Also per browser that has signed in to the account before,
+#: to which no other limit applies: it is never locked out by the guesses of others.
 GUESSES = Limit(10, 900.0)
 #: Per account from all addresses: too slow for a botnet, too.
 GUESSES_ANYWHERE = Limit(100, 3600.0)
@@ -45,7 +48,8 @@ async def signup(page: PageRequest) -> Response:
         return page.render("access/signup.html", 422)
     if wait_s := _wait_for_email_s(page, email):
         return too_many_requests(page, wait_s)
-    await page.site.users.sign_up(email, password, page.browser_id, email_composer(page, email))
+    delay_s = page.site.failures.delay_s(page.client_ip, "")
+    await page.site.users.sign_up(email, password, page.browser_id, email_composer(page, email), delay_s)
     return page.render("access/sent.html", purpose="signup", email=email)
 
 
@@ -89,14 +93,18 @@ async def signin_page(page: PageRequest) -> Response:
 async def signin(page: PageRequest) -> Response:
     """Start a new session, and end the one there was."""
     password = page.form.pop_password("password")
-    email = page.form["email"].lower()
+    email = email_forms(page.form["email"])[0]
     if wait_s := _wait_to_guess_s(page, email):
         return too_many_requests(page, wait_s)
-    visitor = await page.site.users.sign_in(email, password)
+    is_known = bool(page.device_id(email))
+    delay_s = TRUSTED_S if is_known else page.site.failures.begin(page.client_ip, email)
+    visitor = await page.site.users.sign_in(page.form["email"], password, delay_s)
     if visitor is None:
         page.form.add_error("", page.gettext("This address and this password do not belong together."))
         return page.render("access/signin.html", 422, next=page.next_url("/keys"))
-    page.site.throttle.reset(f"guess {page.client_ip} {email}")
+    page.site.throttle.reset(_guess_key(page, email))
+    if not is_known:
+        page.site.failures.succeed(page.client_ip, email)
     if page.session_secret:
         await page.site.users.sign_out(page.session_secret)
     page.sign_in(visitor)
@@ -184,16 +192,25 @@ def read_new_password(page: PageRequest, password: str) -> None:
 
 def _wait_to_guess_s(page: PageRequest, email: str) -> int:
     attempts = page.site.throttle
+    if page.device_id(email):
+        return attempts.wait_s(_guess_key(page, email), GUESSES)
     return (
-        attempts.wait_s(f"signin {page.client_ip}", SIGNINS)
-        or attempts.wait_s(f"guess {page.client_ip} {email}", GUESSES)
+        attempts.wait_s(f"signin {network_of(page.client_ip)}", SIGNINS)
+        or attempts.wait_s(_guess_key(page, email), GUESSES)
         or attempts.wait_s(f"guess {email}", GUESSES_ANYWHERE)
     )
 
 
+def _guess_key(page: PageRequest, email: str) -> str:
+    device = page.device_id(email)
+    return f"device {device}" if device else f"guess {network_of(page.client_ip)} {email}"
+
+
 def _wait_for_email_s(page: PageRequest, email: str) -> int:
     attempts = page.site.throttle
-    return attempts.wait_s(f"letter {page.client_ip}", EMAILS) or attempts.wait_s(f"letter {email}", EMAILS_PER_ADDRESS)
+    return attempts.wait_s(f"letter {network_of(page.client_ip)}", EMAILS) or attempts.wait_s(
+        f"letter {email}", EMAILS_PER_ADDRESS
+    )
 
 
 # ── e-mails ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,7 +219,8 @@ def _wait_for_email_s(page: PageRequest, email: str) -> int:
 def email_composer(page: PageRequest, email: str) -> Compose:
     """Return what writes e-mails to this address in the language of the page, also after the request has ended."""
     _ = page.gettext
-    site = page.origin
+    # Never from the Host header: whoever asks for the letter would choose where its link leads.
+    site = page.site.address()
 
     def url(path: str) -> str:
         return site + page.url(path)

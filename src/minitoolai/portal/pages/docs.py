@@ -163,7 +163,7 @@ async def _own_keys_and_usage(page: PageRequest) -> tuple[list[KeyRow], list[Usa
         newest = sorted(keys, key=lambda key: -key.created_ms)[:MAX_KEYS]
         return newest, last_usage(connection, account_id, LAST_REQUESTS)
 
-    return await page.site.database.read_async(read)
+    return await page.report(read)
 
 
 HANDLERS: list[Handler] = [guide, guide_alias, guide_without_language, prices]

@@ -226,9 +226,7 @@ async def render_keys(
     """Return the list of keys. `made`: a new key, to show its text this once; `old`: the key that it replaces."""
     text = page.query.get("page", "")
     wanted = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
-    rows, number, last = await page.site.database.read_async(
-        key_list, page.member.account_id, page.site.clock.now_ms(), wanted
-    )
+    rows, number, last = await page.report(key_list, page.member.account_id, page.site.clock.now_ms(), wanted)
     return page.render(
         "keys/keys.html", status, keys=rows, made=made, old=old, periods=PERIODS, page_number=number, last=last,
         models=list(page.site.reports.models()), limits_of={key.row.id: _limit_texts(page, key) for key in rows},

@@ -72,6 +72,9 @@ def _voucher_error(page: PageRequest, reason: NoVoucher) -> str:
         return _("This voucher was redeemed already.")
     if reason == "expired":
         return _("This voucher is too old.")
+    if reason == "too_large":
+        # Not translated: it takes four billion dollars to read it.
+        return "This voucher does not fit into the ledger. It stays valid; ask the operator for a smaller one."
     return _("There is no such voucher. Check the code for slips.")
 
 

@@ -11,7 +11,8 @@ from minitoolai.billing.usage import sum_cells
 from minitoolai.core.clock import MS_PER_DAY, generation_name
 from minitoolai.core.models import UsageCell
 from minitoolai.core.money import format_dollars
-from minitoolai.portal.charts import Column, column_chart, escape_formula, row_chart, to_csv
+from minitoolai.http.exports import csv_parts
+from minitoolai.portal.charts import Column, column_chart, escape_formula, row_chart
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, page
@@ -38,8 +39,7 @@ async def usage(page: PageRequest) -> Response:
     """Show charts and tables of a number of days."""
     days = _period_days(page)
     cells = await page.site.usage.cells(page.member.account_id, days)
-    names = await _key_names(page)
-    playground_keys = await _playground_keys(page)
+    names, playground_keys = await _key_names(page)
     by_model = _group(cells, lambda cell: (cell.model, cell.kind))
     # All keys of the playground are one line, because each lives for minutes.
     studio = page.gettext("Studio")
@@ -71,7 +71,7 @@ async def usage(page: PageRequest) -> Response:
 async def usage_csv(page: PageRequest) -> Response:
     """Download one CSV line per day, model and key."""
     cells = await page.site.usage.cells(page.member.account_id, _period_days(page))
-    names = await _key_names(page)
+    names, _ = await _key_names(page)
     lines = (
         (
             _date(cell.day), cell.kind, escape_formula(cell.model), cell.key_id, escape_formula(names.get(cell.key_id)),
@@ -79,29 +79,41 @@ async def usage_csv(page: PageRequest) -> Response:
         )
         for cell in cells
     )  # fmt: skip
-    return page.download(to_csv(COLUMNS, lines), "text/csv", "usage.csv")
+    return await page.export(csv_parts(COLUMNS, lines), "text/csv", "usage.csv")
 
 
 @page("/usage/requests", access="user")
 async def requests(page: PageRequest) -> Response:
-    """Show the last hundred requests: cost, duration and state of each."""
-    rows = await page.site.database.read_async(recent_requests, page.member.account_id, MAX_REQUESTS)
+    """Show a hundred requests: cost, duration and state of each (keyset pagination: before a time and an ID)."""
+    until_ms, below = page.query_number("until"), page.query_number("below", longest=19)
+    before = None if until_ms is None or below is None else (until_ms, below)
+    rows = await page.report(recent_requests, page.member.account_id, MAX_REQUESTS + 1, before)
+    older = rows[MAX_REQUESTS - 1] if len(rows) > MAX_REQUESTS else None
+    names, _ = await _key_names(page)
     return page.render(
-        "usage/requests.html", rows=rows, most=MAX_REQUESTS, names=await _key_names(page), kinds=KINDS, states=STATES,
+        "usage/requests.html",
+        rows=rows[:MAX_REQUESTS],
+        older=older,
+        newer=before is not None,
+        most=MAX_REQUESTS,
+        names=names,
+        kinds=KINDS,
+        states=STATES,
         generation_name=generation_name,
-    )  # fmt: skip
+    )
 
 
-async def _key_names(page: PageRequest) -> dict[str, str]:
-    keys = await page.site.database.read_async(accounts.keys_of, page.member.account_id)
-    return {key.id: key.name for key in keys} | dict.fromkeys(await _playground_keys(page), page.gettext("Studio"))
+async def _key_names(page: PageRequest) -> tuple[dict[str, str], set[str]]:
+    """Return the name of each key, and the keys of the playground, which share one name."""
 
+    def read(connection: Connection) -> tuple[dict[str, str], set[str]]:
+        own = accounts.keys_of(connection, page.member.account_id)
+        return {key.id: key.name for key in own}, {
+            key.id for key in accounts.keys_of(connection, page.member.account_id, for_pages=True)
+        }
 
-async def _playground_keys(page: PageRequest) -> set[str]:
-    def read(connection: Connection) -> set[str]:
-        return {key.id for key in accounts.keys_of(connection, page.member.account_id, for_pages=True)}
-
-    return await page.site.database.read_async(read)
+    names, playground_keys = await page.report(read)
+    return names | dict.fromkeys(playground_keys, page.gettext("Studio")), playground_keys
 
 
 def _period_days(page: PageRequest) -> int:

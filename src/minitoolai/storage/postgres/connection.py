@@ -55,6 +55,8 @@ class PostgresConnection:
         self._read_only = read_only
         self._types: dict[str, dict[str, str]] = {}
         self._is_inside = False
+        #: The time limit of this session's statements.
+        self._limit_s: float | None = None
         self._follow: OnServerTime | None = None
         #: Of the open transaction: writes to send before any other statement, and its ID once it has begun.
         self._queued: list[Statement] = []
@@ -124,6 +126,12 @@ class PostgresConnection:
             self._is_snapshot = False
             self._roll_back()
 
+    def limit_time(self, limit_s: float) -> None:
+        self._reconnect()
+        if self._limit_s != limit_s:
+            self._run(f"SET statement_timeout = {round(limit_s * 1000)}", ())
+            self._limit_s = limit_s
+
     def follow_time(self, follow: OnServerTime) -> None:
         self._follow = follow
         sent_s = time.monotonic()
@@ -140,6 +148,7 @@ class PostgresConnection:
     def _connect(self) -> None:
         self._types.clear()
         self._is_snapshot = False
+        self._limit_s = None
         self._db = connect(self._url, read_only=self._read_only)
         self._pipeline = Pipeline(self._db)
         self.server_epoch = "" if self._read_only else str(self._run(_SERVER_EPOCH, ())[0][0])

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import conninfo
 from psycopg.types.numeric import Int8Dumper
 
-from minitoolai.core.errors import ConnectionLost, SettingsError, StoreError
+from minitoolai.core.errors import ConnectionLost, QueryTimeout, SettingsError, StoreError
 from minitoolai.storage.database import OnNotify, Row
 
 #: The server ends a transaction that is idle for this long, so that a frozen process does not keep its locks.
@@ -75,11 +75,12 @@ def _server_message(error: psycopg.Error) -> str:
 
 
 def translate_error(error: psycopg.Error, db: psycopg.Connection[Any], sql: str) -> StoreError:
-    """Turn a psycopg error into ConnectionLost or StoreError. The message never contains parameters."""
+    """Turn a psycopg error into ConnectionLost, QueryTimeout or StoreError. The message never contains parameters."""
     if db.closed or (error.sqlstate or "").startswith(_ENDS_THE_SESSION):
         db.close()
         return ConnectionLost(f"the connection to PostgreSQL broke: {_server_message(error)}")
-    return StoreError(f"{_server_message(error)} in {sql.split(maxsplit=1)[0]}")
+    kind = QueryTimeout if isinstance(error, psycopg.errors.QueryCanceled) else StoreError
+    return kind(f"{_server_message(error)} in {sql.split(maxsplit=1)[0]}")
 
 
 def display_address(url: str) -> str:

@@ -1,0 +1,73 @@
+"""Pools of threads by purpose, so that work of one kind never waits behind another kind.
+
+asyncio's default pool is one for everything: a mail server that hangs would fill it, and every other use would wait.
+A test forbids `asyncio.to_thread` and the default executor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class ThreadPool:
+    """A named pool with a fixed number of threads, started at the first use and again after `close`."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+
+    async def run(self, function: Callable[..., T], *arguments: object, **named: object) -> T:
+        """Run `function(*arguments, **named)` in a thread of this pool and return its result."""
+        work = partial(function, *arguments, **named)
+        return await asyncio.get_running_loop().run_in_executor(self._running(), work)
+
+    def close(self) -> None:
+        """Drop what has not begun, and let the threads end. Does not wait for them."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _running(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self.size, thread_name_prefix=self.name)
+            return self._executor
+
+
+# One pool for each kind of work. A kind that waits for another machine has a pool of its own, because that machine may
+# hang. CPU work has small pools: more threads than processors would only take turns.
+
+#: Encode the lines of files to download.
+EXPORTS = ThreadPool("exports", 1)
+#: Hash large requests, compress and decompress stored responses (`Idempotency-Key`).
+RESPONSES = ThreadPool("responses", 2)
+#: Convert images for engines, and their images to PNG.
+PICTURES = ThreadPool("pictures", 2)
+#: Encode the speech of upstreams.
+AUDIO = ThreadPool("audio", 2)
+#: Read and write images in the local folder.
+FILES = ThreadPool("files", 4)
+#: Send e-mails. Each may wait for the mail server until its timeout.
+MAIL = ThreadPool("mail", 4)
+#: Resolve the names of upstreams and of the moderation server.
+NAMES = ThreadPool("upstream-names", 16)
+#: Start and stop what this process registered: the writer, tracing, the registration at the database.
+CONTROL = ThreadPool("control", 2)
+
+POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, MAIL, NAMES, CONTROL)
+
+
+def close_pools() -> None:
+    """Close every pool, when the process stops. Running work ends by itself; Python waits for it at its exit."""
+    for pool in POOLS:
+        pool.close()

@@ -1,0 +1,307 @@
+"""No query of storage/ scans a table that grows.
+
+Every function of storage/ that takes a connection is called once on a connection that records its statements; then each
+database explains how it would run them. A function that is missing here fails the first test, so the list stays
+complete; a statement that a function only runs in some cases must get a call that makes it run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.models import AdminAction, KeyRow, KeyRules, MailLink, NewGeneration, Outcome, Payment, Voucher
+from minitoolai.ledger.rules import decide
+from minitoolai.storage import (
+    accounts,
+    idempotency,
+    jobs,
+    ledger,
+    outbox,
+    payments,
+    personal_data,
+    reports,
+    retention,
+    users,
+)
+from minitoolai.storage.database import Connection, Row, SelectByIds
+from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, settle
+from tests.support.history import seed_history
+
+MODULES = (accounts, idempotency, jobs, ledger, outbox, payments, personal_data, reports, retention, users)
+#: Tables whose rows do not grow with time: one row for each worker that is alive.
+SMALL = {"workers"}
+#: Partial indexes over what is in progress, which may be read from one end to the other.
+IN_PROGRESS = {
+    "ix_holds_pending", "ix_generations_queue", "ix_generations_queued", "ix_generations_drawn", "ix_outbox_due",
+    "ix_payments_open", "ix_payments_owing",
+}  # fmt: skip
+#: Function → why it may scan.
+MAY_SCAN = {
+    "ledger.excess_shortfalls": "part of the audit",
+    "ledger.broken_invariants": "the audit reads everything, in a thread of its own",
+    "reports.search_users": "a text inside an address has no index; admins only, interrupted after ten seconds",
+    "payments.list_vouchers": "the command `voucher list`, at most 10,000 rows",
+    "users.erase_personal_data": "stored responses live for a day; read once in the life of an account",
+}
+#: Functions that only run statements given to them, or that only write rows by key.
+NO_QUERIES = {
+    "personal_data._execute", "ledger._update_accounts", "ledger._write_generations", "ledger._write_holds",
+    "ledger.save", "ledger.save_budgets", "ledger.load", "ledger.load_budgets", "jobs.save", "jobs.save_requeued",
+    "jobs.load_queues", "idempotency.save",
+}  # fmt: skip
+
+
+class RecordingConnection:
+    """A connection that records the statements it runs, with the values of one row."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.statements: dict[str, Sequence[object]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        self.statements.setdefault(sql, parameters)
+        return self._connection.execute(sql, parameters)
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
+        if rows:
+            self.statements.setdefault(sql, rows[0])
+        return self._connection.execute_many(sql, rows)
+
+    def queue_write(self, sql: str, rows: Sequence[Sequence[object]], *, conflict_error: str = "") -> None:
+        if rows:
+            self.statements.setdefault(sql, rows[0])
+        self._connection.queue_write(sql, rows, conflict_error=conflict_error)
+
+    def select_by_ids(self, sql: str, ids: Iterable[int | str], *, lock: bool = False) -> list[Row]:
+        return self.select_many(SelectByIds(sql, list(ids), lock))[0]
+
+    def select_many(self, *selects: SelectByIds) -> list[list[Row]]:
+        for one in selects:
+            if one.ids:
+                self.statements.setdefault(one.sql.replace("IN (…)", f"IN ({','.join('?' * len(one.ids))})"), one.ids)
+        return self._connection.select_many(*selects)
+
+
+def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
+    """Return module.function → calls of it."""
+    c = Calls()
+    now, day = NOON_MS, NOON_MS - MS_PER_DAY
+    key = KeyRow("k2", account, "n", b"\2" * 32, now, None)
+    c.add(accounts.balance_of, account).add(accounts.create_account, "new@example.com", None, now)
+    c.add(accounts.ensure_system_accounts, now).add(accounts.find_account, "x@example.com")
+    c.add(accounts.find_key, "k1").add(accounts.insert_key, key).add(accounts.keys_of, account)
+    c.add(accounts.last_used_by_key, account).add(accounts.record_last_used, {"k1": now})
+    c.add(accounts.revoke_key, "k1", now).add(accounts.update_key, "k1", "n", KeyRules())
+    response = idempotency.StoredResponse(200, "[]", b"")
+    c.add(idempotency.delete_expired, now + 9 * MS_PER_DAY).add(idempotency.drop_responses, [("x", 1)])
+    c.add(idempotency.find, f"{account}/word").add(idempotency.rows_with_response, 0, now)
+    c.add(idempotency.store_response, f"{account}/word", 5, response)
+    c.add(jobs.available_models, now).add(jobs.claim, [6], worker="w", now_ms=now, lease_ms=1)
+    c.add(jobs.expired_leases, now).add(jobs.find, 6).add(jobs.jobs_waiting_since, now)
+    c.add(jobs.register_worker, "w", {}, now).add(jobs.renew_leases, [jobs.LeaseRenewal(6, 1, 1)], now)
+    c.add(jobs.unregister_worker, "w").add(jobs.waiting, "fake", ["m"], 5)
+    job = NewGeneration("image", "m", "fake", 1, 1, request="{}", seed=1, size="256x256")
+    operations = [hold(8, account, 5, claim="again"), hold(9, account, 5, generation=job, queue_limit=5)]
+    c.add(ledger.apply, [*operations, credit(account, 5)], decide).add(ledger.apply, [settle(5, account, 1)], decide)
+    c.add(ledger.excess_shortfalls, day, 5).add(ledger.broken_invariants).add(ledger.budget_spent, "k1", now).add(
+        ledger.carries, settle(5, account, 1)
+    )
+    c.add(ledger.delete_old_periods, now + 200 * MS_PER_DAY).add(ledger.expired_chat_holds, now)
+    attempt = outbox.DeliveryAttempt(1, now, 5, 200, None)
+    message = outbox.WebhookMessage(1, 7, account, "https://example.com", 0, now)
+    c.add(outbox.claim, now_ms=now, lease_ms=1, limit=5, except_accounts=[5]).add(outbox.delete_finished, now, 5)
+    c.add(outbox.delivery_log, account, 5).add(outbox.enqueue_webhooks, [7], now).add(outbox.next_due_ms)
+    c.add(outbox.log_attempt, message, attempt, state="delivered", next_ms=now, now_ms=now)
+    payment = payment_row(account)
+    c.add(payments.event_was_handled, "e").add(payments.find_payment, 1).add(payments.find_voucher, b"v")
+    c.add(payments.insert_payment, 2, account, 5, now).add(payments.is_redeemed, b"v").add(payments.list_vouchers)
+    c.add(payments.insert_voucher, b"w", Voucher("AB", 5, None, now, None, None, None))
+    c.add(payments.mark_event_handled, "e", now).add(payments.mark_redeemed, b"v", account, now)
+    c.add(payments.payment_by_intent, "i").add(payments.payment_by_ref, "r").add(payments.payments_of, account)
+    c.add(payments.payments_owing, account).add(payments.set_provider_ref, 1, "r", now)
+    c.add(payments.unfinished_payments, day).add(payments.update_payment, payment)
+    c.add(reports.admin_actions, 5).add(reports.admin_actions, 5, account, 9).add(
+        reports.admin_actions, 5, None, 9
+    ).add(reports.find_customer, account)
+    c.add(reports.find_generation, 5, account).add(reports.first_generation_ms, account)
+    c.add(reports.full_statement, account).add(reports.last_usage, account, 5).add(reports.list_jobs, day, 5)
+    action = AdminAction(1, account, account, "grant", 5, None, now)
+    c.add(reports.insert_admin_action, action).add(reports.margins_by_engine, day).add(reports.oldest_pending_ms)
+    c.add(reports.oldest_unfinished_ms, account).add(reports.read_gauges, now)
+    c.add(reports.recent_requests, account, 5, (now, 9)).add(reports.recent_requests, account, 5).add(
+        reports.revenue_by_day, day, now
+    ).add(reports.search_users, "x", 5)
+    c.add(reports.statement_page, account, below=None, before_ms=now, rows=5)
+    c.add(reports.statement_part, account, reports.StatementPlace()).add(reports.usage_cells, account, day, now)
+    c.add(reports._other_transfers, account, 1, 9).add(reports._usage_transfers, account, now, 5)
+    for table in ("sessions", "mail_links", "webhook_events"):
+        c.add(retention.delete_expired, table, now, 5)
+    c.add(retention.erase_prompts, now, 5).add(retention.expire_images, now, 5).add(retention.find_image, 7)
+    c.add(retention.orphaned_objects, [f"{'a' * 64}-7"])
+    link = MailLink("reset", "x@example.com", None, b"b", now)
+    c.add(users.anonymize_user, account, now).add(users.consume_links, "x").add(users.end_session, b"s")
+    c.add(users.end_sessions, account).add(users.erase_personal_data, account, [], now).add(users.find_link, b"s", now)
+    c.add(users.find_session, b"s", now, 5).add(users.find_user, "x").add(users.image_requests_of, account)
+    c.add(users.insert_link, b"l", link, now).add(users.insert_session, b"t", account, now, now)
+    c.add(users.password_hash_of, account).add(users.set_admin, account, True).add(users.set_language, account, "de")
+    c.add(users.set_password, account, "h").add(users.touch_session, b"s", now)
+    return c.found
+
+
+class Calls:
+    """Collect calls by the name of their function."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[Callable[[Connection], object]]] = {}
+
+    def add(self, function: Callable[..., object], *arguments: Any, **named: Any) -> Calls:
+        self.found.setdefault(name_of(function), []).append(
+            lambda connection: function(connection, *arguments, **named)
+        )
+        return self
+
+
+def name_of(function: Callable[..., object]) -> str:
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+
+
+def payment_row(account: int) -> Payment:
+    return Payment(1, account, "stripe", "r", "i", 5, 5, 0, 5, 1, 1, "paid", NOON_MS, NOON_MS)
+
+
+def test_every_function_of_storage_that_takes_a_connection_is_called_here() -> None:
+    members = ((module, member) for module in MODULES for _, member in inspect.getmembers(module, inspect.isfunction))
+    functions = {
+        name_of(function)
+        for module, function in members
+        if function.__module__ == module.__name__ and "connection" in list(inspect.signature(function).parameters)[:1]
+    }
+    assert functions == set(calls(1)) | NO_QUERIES
+    modules = {importlib.import_module(f"minitoolai.storage.{path.stem}") for path in storage_files()}
+    with_queries = {module for module in modules if "connection.execute(" in inspect.getsource(module)}
+    # Backups and openings read whole tables on purpose; sqlite.py is the connection itself.
+    assert {module.__name__.rpartition(".")[2] for module in with_queries - set(MODULES)} <= {
+        "backup",
+        "opening",
+        "sqlite",
+    }
+
+
+def storage_files() -> list[Any]:
+    from pathlib import Path
+
+    return [path for path in Path(reports.__file__).parent.glob("*.py") if path.stem != "__init__"]
+
+
+def filled(books: TemporaryBooks) -> int:
+    """Return an account that has something in every table."""
+    account = books.account(10**6)
+    seed_history(books.connection, account, 300, first_ms=NOON_MS - 9 * MS_PER_DAY, until_ms=NOON_MS - MS_PER_DAY)
+    books.apply(hold(5, account, 100, claim="word"))
+    job = NewGeneration("image", "m", "fake", 1, 1, request="{}", seed=1, size="256x256")
+    books.apply(hold(6, account, 1, lease_ms=None, generation=job, queue_limit=9))
+    books.apply(hold(7, account, 1, lease_ms=None, generation=job, queue_limit=9))
+    with books.connection.transaction():
+        c = books.connection
+        jobs.claim(c, [7], worker="w", now_ms=NOON_MS, lease_ms=10_000)
+        accounts.insert_key(c, KeyRow("k1", account, "n", b"\1" * 32, NOON_MS, None))
+        users.insert_session(c, b"s", account, NOON_MS, NOON_MS)
+        payments.insert_voucher(c, b"v", Voucher("AB", 5, None, NOON_MS, None, None, None))
+    books.apply(settle(7, account, 1, Outcome("succeeded", 0, 1, result=f"{'a' * 64}-7"), attempt=1))
+    return account
+
+
+@pytest.fixture
+def statements(books: TemporaryBooks) -> dict[str, dict[str, Sequence[object]]]:
+    """Function → its statements with one row of values."""
+    account = filled(books)
+    found: dict[str, dict[str, Sequence[object]]] = {}
+    for name, those in calls(account).items():
+        recorder = RecordingConnection(books.connection)
+        for call in those:
+            with contextlib.suppress(_Undo):
+                if "connection.snapshot()" in inspect.getsource(function_of(name)):
+                    call(recorder)  # type: ignore[arg-type]
+                    continue
+                with books.connection.transaction():
+                    call(recorder)  # type: ignore[arg-type]
+                    raise _Undo
+        found[name] = recorder.statements
+    reader = RecordingConnection(books.connection)
+    for _, rows in personal_data.read_personal_data(lambda function: function(reader), account):  # type: ignore[arg-type]
+        assert len(list(rows)) >= 0
+    found["personal_data"] = reader.statements
+    books.apply(settle(5, account, 1, DONE), settle(6, account, 0, Outcome("cancelled")))
+    return found
+
+
+class _Undo(Exception):
+    pass
+
+
+def function_of(name: str) -> Callable[..., object]:
+    module, _, function = name.partition(".")
+    found: Callable[..., object] = getattr(importlib.import_module(f"minitoolai.storage.{module}"), function)
+    return found
+
+
+def test_no_statement_scans_a_table_that_grows(
+    books: TemporaryBooks, statements: dict[str, dict[str, Sequence[object]]]
+) -> None:
+    scans = sqlite_scans if books.database.name == "sqlite" else postgres_scans
+    assert sum(map(len, statements.values())) > 100
+    guilty = {}
+    for name, those in statements.items():
+        for sql, values in those.items():
+            if sql.lstrip().startswith("INSERT"):
+                continue
+            if found := scans(books.connection, sql, values):
+                guilty.setdefault(name, []).append(f"{found}: {sql[:200]}")
+    assert {name: found for name, found in guilty.items() if name not in MAY_SCAN} == {}
+
+
+def sqlite_scans(connection: Connection, sql: str, values: Sequence[object]) -> list[str]:
+    tables = re.findall(r"(?:FROM|JOIN|UPDATE)\s+(\w+)(?:\s+(?:AS\s+)?(\w\b))?", sql)
+    names = {alias or table: table for table, alias in tables}
+    lines = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+    ends_early = "LIMIT" in sql and " WHERE " not in sql and not any("ORDER BY" in line for line in lines)
+    found = []
+    for line in lines:
+        scan = re.match(r"SCAN (\w+)(?: USING (?:COVERING )?INDEX (\w+))?", line)
+        if scan and names.get(scan[1]) not in (None, *SMALL) and scan[2] not in IN_PROGRESS and not ends_early:
+            found.append(line)
+    return found
+
+
+def postgres_scans(connection: Connection, sql: str, values: Sequence[object]) -> list[str]:
+    """Return full scans if sequential scans are avoided wherever an index could be used."""
+    with contextlib.suppress(_Undo), connection.transaction():
+        connection.execute("SET LOCAL enable_seqscan = off")
+        plan = connection.execute(f"EXPLAIN (FORMAT JSON) {sql}", values)[0][0]
+        raise _Undo
+    tree = plan if isinstance(plan, list) else json.loads(plan)
+    return list(_full_scans(tree[0]["Plan"], is_limited=False))
+
+
+def _full_scans(node: dict[str, Any], *, is_limited: bool) -> Iterable[str]:
+    kind, index = node["Node Type"], node.get("Index Name", "")
+    is_limited = (is_limited or kind == "Limit") and kind not in ("Sort", "Aggregate", "Hash")
+    if kind == "Seq Scan" and node["Relation Name"] not in SMALL:
+        yield f"{kind} on {node['Relation Name']}"
+    is_whole = "Index Cond" not in node and index not in IN_PROGRESS and ("Filter" in node or not is_limited)
+    if kind in ("Index Scan", "Index Only Scan", "Bitmap Index Scan") and is_whole:
+        yield f"{kind} on {index}"
+    for child in node.get("Plans", []):
+        yield from _full_scans(child, is_limited=is_limited)

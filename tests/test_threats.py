@@ -1,0 +1,182 @@
+"""The threat model names tests that exist; some of them are here."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import hashlib
+import hmac
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from tools.sbom import FILES, bill_of_materials, packages
+
+from minitoolai.accounts.keys import KeyVerifier, make_key
+from minitoolai.billing.stripe import build_checkout
+from minitoolai.core.errors import AccessDenied, InvalidRequest
+from minitoolai.core.models import KeyRules
+from minitoolai.paths import load_secret_keys
+from minitoolai.settings import Secret, Settings
+from minitoolai.storage import accounts
+from tests.support import catalogs
+from tests.support.books import FixedClock, TemporaryBooks
+from tests.support.server import ServerProcess
+
+ROOT = Path(__file__).parent.parent
+NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "threat-model.md").read_text("utf-8"))
+
+
+def test_each_line_of_the_threat_model_names_a_test() -> None:
+    page = (ROOT / "docs" / "threat-model.md").read_text("utf-8")
+    lines = [
+        line for line in page.splitlines() if line.startswith("| ") and not line.startswith(("| incident", "| attack"))
+    ]
+    assert len(lines) >= 14
+    assert [line for line in lines if "`tests/" not in line] == []
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED)
+def test_every_named_test_exists(file: str, name: str) -> None:
+    assert name.startswith("test_")
+    defined = [
+        node.name for node in ast.parse((ROOT / file).read_text("utf-8")).body if isinstance(node, ast.FunctionDef)
+    ]
+    assert name in defined
+
+
+# ── an empty webhook secret ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("secret", ["", " ", "\n"])
+def test_an_empty_webhook_secret_accepts_no_event(books: TemporaryBooks, secret: str) -> None:
+    settings = Settings(stripe_secret_key=Secret("sk_test_1"), stripe_webhook_secret=Secret(secret))
+    body, now_s = b'{"id": "evt_1", "object": "event", "type": "checkout.session.completed"}', int(time.time())
+    signature = hmac.new(secret.encode(), f"{now_s}.".encode() + body, hashlib.sha256).hexdigest()
+    with books.writer() as writer:
+        checkout = build_checkout(settings, books.database, writer, books.clock)
+        assert checkout is not None
+        with pytest.raises(InvalidRequest, match="Webhooks are not configured"):
+            asyncio.run(checkout.handle_webhook(body, f"t={now_s},v1={signature}"))
+        checkout.close()
+    assert books.rows("SELECT * FROM webhook_events") == []
+
+
+# ── SQL in the key check ──────────────────────────────────────────────────────────────────────────────────
+
+INJECTIONS = [
+    "sk-mt-' OR '1'='1-" + "x" * 32 + "-aaaaaa",
+    "sk-mt-abcdefghijkl-" + "x" * 32 + "-aaaaaa' OR 1=1 --",
+    "' UNION SELECT id, account_id, name, secret_hmac, 1, NULL, NULL, NULL FROM api_keys --",
+    "sk-mt-%-%-%",
+    "sk-mt-abcdefghijk\\-" + "x" * 32 + "-aaaaaa",
+]
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_sql_in_a_key_is_refused_without_a_query(books: TemporaryBooks, text: str) -> None:
+    key = make_key(books.account(), "right", b"secret", books.clock)
+    with books.connection.transaction():
+        accounts.insert_key(books.connection, key.row)
+    verifier = KeyVerifier(books.database, b"secret", books.clock)
+    asked: list[object] = []
+    read, books.database.read = books.database.read, lambda *arguments: asked.append(arguments) or read(*arguments)  # type: ignore[method-assign, func-returns-value]
+    with pytest.raises(AccessDenied):
+        asyncio.run(verifier.verify(text))
+    assert asked == []
+    assert asyncio.run(verifier.verify(key.text)).key_id == key.row.id
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("value", ["x' OR '1'='1", "x'; DELETE FROM api_keys; --", "%", "_" * 12])
+def test_sql_in_a_value_is_only_a_value(books: TemporaryBooks, value: str) -> None:
+    key = make_key(books.account(), value, b"secret", books.clock)
+    with books.connection.transaction():
+        accounts.insert_key(books.connection, key.row)
+    assert accounts.find_key(books.connection, value) is None
+    assert accounts.find_account(books.connection, value) is None
+    assert accounts.find_key(books.connection, key.row.id) is not None
+
+
+# ── forms that skip access rules ──────────────────────────────────────────────────────────────────────────
+
+
+def routes() -> list[tuple[str, str]]:
+    """Return method and path of every operation that needs an API key."""
+    document: dict[str, Any] = json.loads((ROOT / "src/minitoolai/api/openapi.json").read_text("utf-8"))
+    common = document.get("security", [])
+    return [
+        (method, path)
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if method in ("get", "post", "put", "patch", "delete") and operation.get("security", common)
+    ]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path_factory.mktemp("threats"), catalog=catalogs.FAKE) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def keys(server: ServerProcess) -> dict[str, str]:
+    """Return a key of the same account for each rule that it breaks."""
+    account, found = server.account(), {}
+    rules = {
+        "address_not_allowed": KeyRules(allow_ip=("192.0.2.1",)),
+        "key_expired": KeyRules(expires_ms=1),
+    }
+    for code, rule in rules.items():
+        key = make_key(account.id, code, load_secret_keys(server.settings), FixedClock(), rule)
+        server.write(lambda connection, row=key.row: accounts.insert_key(connection, row))
+        found[code] = key.text
+    return found
+
+
+@pytest.mark.parametrize(("method", "path"), routes())
+def test_every_route_applies_the_rules_of_the_key(
+    server: ServerProcess, keys: dict[str, str], method: str, path: str
+) -> None:
+    url = server.url + re.sub(r"\{\w+\}", "1", path)
+    body = {"json": {}} if method != "get" else {}
+    for code, key in keys.items():
+        refused = requests.request(method, url, headers={"authorization": f"Bearer {key}"}, timeout=20, **body)  # type: ignore[arg-type]
+        assert refused.status_code in (401, 403), refused.text
+        assert code in refused.text
+
+
+# ── poisoned packages ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_bill_of_materials_lists_every_pinned_package() -> None:
+    document = bill_of_materials(ROOT / name for name in FILES)
+    pinned = {line.split("==")[0].split("[")[0] for name in FILES for line in (ROOT / name).read_text().splitlines()
+              if re.match(r"[A-Za-z0-9][^=]*==", line)}  # fmt: skip
+    listed = {component["name"] for component in document["components"]}
+    assert listed == {re.sub(r"[-_.]+", "-", name).lower() for name in pinned}
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.6")
+    assert re.fullmatch(r"urn:uuid:[0-9a-f-]{36}", document["serialNumber"])
+    references = [component["bom-ref"] for component in document["components"]]
+    assert len(set(references)) == len(references)
+    assert document["dependencies"][0]["dependsOn"] == references
+    for component in document["components"]:
+        assert component["purl"] == f"pkg:pypi/{component['name']}@{component['version']}"
+        assert component["properties"], "each package has the hashes that pip accepts"
+    assert document == bill_of_materials(ROOT / name for name in FILES)
+
+
+def test_a_pinned_package_has_its_version_and_hashes() -> None:
+    lines = [
+        "# a comment",
+        "Foo_Bar[x]==1.2.3 \\",
+        f"    --hash=sha256:{'a' * 64} \\",
+        f"    --hash=sha256:{'b' * 64}",
+        "baz==1",
+    ]
+    assert list(packages(lines)) == [("foo-bar", "1.2.3", ["a" * 64, "b" * 64]), ("baz", "1", [])]
