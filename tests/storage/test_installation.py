@@ -131,7 +131,7 @@ def test_every_command_that_signs_refuses_and_others_work(tmp_path: Path) -> Non
     assert not (cli.data_dir / "secret.key").exists()
     for command in (("balance", "ann@example.com"), ("audit",), ("key", "list", "ann@example.com")):
         assert cli.within(*command).status == 0
-    assert "FAULT  secret" in cli.within("doctor", "--offline").out
+    assert "FAULT  database: the API keys in" in cli.within("doctor", "--offline").out
     said = cli.within("secret", "accept", secret_id(before))
     assert said.status == 0
     assert f"made under {secret_id(before)} is invalid" in said.out

@@ -51,8 +51,10 @@ class SqliteConnection(ImmediateWrites):
     skip_locked = ""
 
     def __init__(self, path: Path, *, read_only: bool = False, checkpoints: bool = True) -> None:
+        if not read_only and path.parent.is_dir() and path.name != ":memory:":
+            create_private_file(path)
         try:
-            # Without `mode=rw`, SQLite would create a missing file: an empty database that looks like a working one.
+            # Without `mode=rw`, a reader would create a missing file: an empty database that looks like a working one.
             self._db = sqlite3.connect(
                 f"file:{quote(str(path))}?mode=rw",
                 uri=True,
