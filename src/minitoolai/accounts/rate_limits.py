@@ -253,7 +253,7 @@ class Throttle:
         return 0
 
     def _evict_full(self, now_s: float) -> None:
-        """Make room. The emptiest buckets stay, so that nobody lifts a limit by filling the memory with others."""
+        """Make room. The emptiest buckets stay, so that a limit is not lifted by filling the memory with others."""
         if len(self._buckets) < self._most_tracked:
             return
         self._buckets = {key: bucket for key, bucket in self._buckets.items() if bucket.empty_s > now_s}
@@ -294,8 +294,8 @@ FAILURE_HALF_LIFE_S = 300.0
 class Failures:
     """Count recent failed sign-ins by network and account. Who failed often goes later where many wait for a turn.
 
-    An attempt counts as failed from its beginning until it succeeds, so a burst delays itself, too. Nobody is refused
-    by this, and nothing is slowed down while nobody waits.
+    An attempt counts as failed from its beginning until it succeeds, so a burst delays itself, too. No attempt is
+    refused by this, and none is slowed down while no other waits.
     """
 
     def __init__(self, clock: Clock, *, most_tracked: int = MAX_TRACKED) -> None:
