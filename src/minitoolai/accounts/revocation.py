@@ -1,4 +1,4 @@
-"""End the running responses of revoked keys. A revoked key starts nothing new (`KeyVerifier`); this stops its running ones."""
+"""End the running responses of revoked keys, which start nothing new (`accounts/keys.py`)."""
 
 from __future__ import annotations
 

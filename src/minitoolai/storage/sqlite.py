@@ -173,7 +173,7 @@ def open_sqlite(path: Path, *, serving: bool) -> Database:
 
 @contextmanager
 def exclusive_database(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file itself, for every path that leads to it. The kernel releases it with the process.
+    """Hold an exclusive lock on the file itself, for every path to it. The kernel releases it with the process.
 
     Close every connection before the end of the block: closing the file releases SQLite's own locks on it, too.
     Raise SettingsError if another process holds the lock.
