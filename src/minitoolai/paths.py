@@ -13,11 +13,11 @@ from minitoolai.core.errors import SettingsError
 from minitoolai.core.private_files import make_private_folder, private_opener, tighten
 from minitoolai.core.signing import SecretKeys, all_keys, secret_id, secret_mark
 from minitoolai.settings import Settings
+from minitoolai.storage.accounts import find_secret_mark, record_secret_mark
 from minitoolai.storage.database import Database
-from minitoolai.storage.installation import find_secret_mark, record_secret_mark
 from minitoolai.storage.opening import POSTGRES, SQLITE, has_table, open_database
 
-#: Files of the data folder that only their owner may read, and folders whose content only their owner may read.
+#: Files of the data folder that only their owner may read, and folders with such content.
 PRIVATE_FILES = ("minitoolai.db*", "secret*.key*", "serve.lock")
 PRIVATE_TREES = ("objects",)
 
@@ -117,7 +117,7 @@ def _id_in(mark: str) -> str:
 
 
 def _lost_secret(settings: Settings, mark: str, ring: SecretKeys | None, where: str) -> str:
-    """Return the message for a database whose secret is missing: what is wrong, and both remedies."""
+    """Return the message for a database with a missing secret: the fault and both remedies."""
     lost, file = _id_in(mark), settings.data_dir / "secret.key"
     found = f"the present secret is {secret_id(ring)}" if ring is not None else f"{file} is missing"
     return (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from minitoolai.accounts import rate_limits as module
 from minitoolai.accounts.rate_limits import FAILURE_HALF_LIFE_S, Failures, Limit, Throttle, network_of, networks_of
 from tests.support.books import FixedClock
 
@@ -65,9 +64,8 @@ def test_failures_are_forgotten_in_time() -> None:
     assert failures.delay_s("192.0.2.7", "bob@example.com") == pytest.approx(first / 2)
 
 
-def test_memory_is_bounded_and_the_worst_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_TRACKED", 100)
-    failures = Failures(FixedClock())
+def test_memory_is_bounded_and_the_worst_are_kept() -> None:
+    failures = Failures(FixedClock(), most_tracked=100)
     for _ in range(5):
         failures.begin("192.0.2.7", "ann@example.com")
     for n in range(500):
@@ -76,9 +74,8 @@ def test_memory_is_bounded_and_the_worst_are_kept(monkeypatch: pytest.MonkeyPatc
     assert failures.delay_s("192.0.2.7", "bob@example.com") > 2
 
 
-def test_a_lock_is_not_lifted_by_filling_the_memory_with_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_TRACKED", 50)
-    throttle, limit = Throttle(FixedClock()), Limit(3, 900.0)
+def test_a_lock_is_not_lifted_by_filling_the_memory_with_others() -> None:
+    throttle, limit = Throttle(FixedClock(), most_tracked=50), Limit(3, 900.0)
     for _ in range(3):
         assert throttle.wait_s("guess", limit) == 0
     assert throttle.wait_s("guess", limit) > 0

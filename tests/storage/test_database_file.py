@@ -26,11 +26,15 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "minitoolai.db"
 
 
-@pytest.mark.parametrize("read_only", [False, True])
-def test_opening_a_missing_file_creates_none(tmp_path: Path, read_only: bool) -> None:
+def test_a_reader_never_creates_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConnectionLost, match="cannot open"):
-        SqliteConnection(tmp_path / "absent?mode=rwc.db", read_only=read_only)
+        SqliteConnection(tmp_path / "absent?mode=rwc.db", read_only=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_creates_a_private_file(tmp_path: Path) -> None:
+    SqliteConnection(tmp_path / "new.db").close()
+    assert (tmp_path / "new.db").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("name", ["a b.db", "100%.db", "what?.db", "so#so.db", "naïve.db"])

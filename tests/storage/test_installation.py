@@ -13,9 +13,11 @@ from minitoolai.core.errors import SettingsError
 from minitoolai.core.signing import SecretKeys, all_keys, secret_id, secret_mark
 from minitoolai.paths import accept_secret, load_secret_keys
 from minitoolai.settings import Secret, Settings
-from minitoolai.storage.installation import find_secret_mark, record_secret_mark
-from tests.support.books import TemporaryBooks
+from minitoolai.storage.accounts import find_secret_mark, record_secret_mark
+from tests.support import catalogs
+from tests.support.books import TemporaryBooks, new_file
 from tests.support.cli import Cli
+from tests.support.server import ServerProcess
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ def test_every_command_that_signs_refuses_and_others_work(tmp_path: Path) -> Non
     assert not (cli.data_dir / "secret.key").exists()
     for command in (("balance", "ann@example.com"), ("audit",), ("key", "list", "ann@example.com")):
         assert cli.within(*command).status == 0
-    assert "FAULT  secret" in cli.within("doctor", "--offline").out
+    assert "FAULT  database: the API keys in" in cli.within("doctor", "--offline").out
     said = cli.within("secret", "accept", secret_id(before))
     assert said.status == 0
     assert f"made under {secret_id(before)} is invalid" in said.out
@@ -154,3 +156,20 @@ def test_everything_in_a_new_data_folder_is_private(tmp_path: Path, umask: int) 
     assert {"minitoolai.db", "secret.key", "objects"} <= modes.keys()
     assert modes == {name: 0o700 if name in folders else 0o600 for name in modes}
     assert (tmp_path / "copy.tar.gz").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.acceptance
+def test_a_wide_data_folder_is_tightened_when_the_server_starts(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path, catalog=catalogs.FAKE)
+    server.data_dir.mkdir(0o755)
+    image = server.data_dir / "objects" / "ab" / "image.png"
+    image.parent.mkdir(parents=True)
+    new_file(server.data_dir)
+    (server.data_dir / "secret.key").write_bytes(b"from before")
+    image.write_bytes(b"image")
+    paths = [server.data_dir, *server.data_dir.rglob("*")]
+    for path in paths:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    with server:
+        assert "tightened the modes of 6 files and folders" in server.log.read_text()
+        assert [path for path in [server.data_dir, *server.data_dir.rglob("*")] if path.stat().st_mode & 0o077] == []

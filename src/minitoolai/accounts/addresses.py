@@ -10,7 +10,7 @@ from minitoolai.core.errors import InvalidRequest
 MAX_EMAIL_LENGTH = 254
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
 _ASCII_DOMAIN = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
-#: Categories of characters that nobody sees or that have no meaning: controls, formats, separators, unassigned ones.
+#: Categories of characters that are not seen or have no meaning: controls, formats, separators, unassigned ones.
 _INVISIBLE_CATEGORIES = frozenset(("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"))
 #: Characters of other categories that have no glyph of their own either (Unicode's Default_Ignorable_Code_Point).
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")

@@ -180,7 +180,7 @@ def revoke_page_keys(connection: Connection, account_id: int, now_ms: int) -> No
 def require_account(connection: Connection, email: str) -> int:
     """Return the account with this e-mail address. Raises NotFound, which says how to create it.
 
-    Raises InvalidRequest for what is no address at all.
+    Raises InvalidRequest if it is not an address.
     """
     account_id = accounts.find_account(connection, *email_forms(email))
     if account_id is None:

@@ -1,6 +1,6 @@
 """Hash and verify passwords with argon2id, a few at a time; those who wait take turns so that an attack delays itself.
 
-A hash takes most of a core for 50 ms, so hundreds of wrong guesses would keep everybody from signing in. Waiting
+A hash takes most of a core for 50 ms, so hundreds of wrong guesses would keep all users from signing in. Waiting
 sign-ins are served in the order of their arrival plus a delay that grows with recent failures (`rate_limits.Failures`).
 """
 
@@ -121,7 +121,7 @@ class Passwords:
         heapq.heapify(self._waiting)
 
     def _release(self) -> None:
-        """Free a thread, and wake the caller whose turn is next."""
+        """Free a thread, and wake the caller that is next."""
         self._running -= 1
         while self._waiting:
             woken = heapq.heappop(self._waiting)[2]

@@ -234,9 +234,10 @@ class Limit(msgspec.Struct, frozen=True):
 class Throttle:
     """Limit attempts by key, such as an e-mail address or a client address: one token bucket per key."""
 
-    def __init__(self, clock: Clock, factor: int = 1) -> None:
+    def __init__(self, clock: Clock, factor: int = 1, *, most_tracked: int = MAX_TRACKED) -> None:
         self._clock = clock
         self._factor = max(factor, 1)
+        self._most_tracked = most_tracked
         self._buckets: dict[str, TokenBucket] = {}
 
     def wait_s(self, key: str, limit: Limit) -> int:
@@ -252,13 +253,13 @@ class Throttle:
         return 0
 
     def _evict_full(self, now_s: float) -> None:
-        """Make room. The emptiest buckets stay, so that nobody lifts a limit by filling the memory with others."""
-        if len(self._buckets) < MAX_TRACKED:
+        """Make room. The emptiest buckets stay, so that a limit is not lifted by filling the memory with others."""
+        if len(self._buckets) < self._most_tracked:
             return
         self._buckets = {key: bucket for key, bucket in self._buckets.items() if bucket.empty_s > now_s}
-        if len(self._buckets) >= MAX_TRACKED:
+        if len(self._buckets) >= self._most_tracked:
             emptiest = sorted(self._buckets.items(), key=lambda item: item[1].empty_s - now_s, reverse=True)
-            self._buckets = dict(emptiest[: MAX_TRACKED // 2])
+            self._buckets = dict(emptiest[: self._most_tracked // 2])
 
     def reset(self, key: str) -> None:
         """Forget the attempts of this key, after one that succeeded."""
@@ -293,12 +294,13 @@ FAILURE_HALF_LIFE_S = 300.0
 class Failures:
     """Count recent failed sign-ins by network and account. Who failed often goes later where many wait for a turn.
 
-    An attempt counts as failed from its beginning until it succeeds, so a burst delays itself, too. Nobody is refused
-    by this, and nothing is slowed down while nobody waits.
+    An attempt counts as failed from its beginning until it succeeds, so a burst delays itself, too. No attempt is
+    refused by this, and none is slowed down while no other waits.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, most_tracked: int = MAX_TRACKED) -> None:
         self._clock = clock
+        self._most_tracked = most_tracked
         self._counts: dict[str, tuple[float, float]] = {}
 
     def begin(self, address: str, account: str) -> float:
@@ -307,10 +309,10 @@ class Failures:
         The account counts whether it exists or not.
         """
         delay_s = self.delay_s(address, account)
-        if len(self._counts) >= MAX_TRACKED:
+        if len(self._counts) >= self._most_tracked:
             now_s = self._clock.steady_s()
             largest = sorted(self._counts, key=lambda key: self._count(key, now_s), reverse=True)
-            self._counts = {key: self._counts[key] for key in largest[: MAX_TRACKED // 2]}
+            self._counts = {key: self._counts[key] for key in largest[: self._most_tracked // 2]}
         self._add(address, account, 1.0)
         return delay_s
 

@@ -1,4 +1,4 @@
-"""End the running responses of revoked keys. A revoked key starts nothing new (`KeyVerifier`); this stops the rest."""
+"""End the running responses of revoked keys, which start nothing new (`accounts/keys.py`)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RevocationWatch:
                 is_failing = True
 
     async def check(self) -> int:
-        """End every response whose key is revoked with an error, charge what was delivered, and return their number."""
+        """End every response of a revoked key with an error, charge the delivered part, and return their number."""
         holds = sorted(self._in_flight.holds())
         if not holds:
             return 0

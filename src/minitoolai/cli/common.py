@@ -12,7 +12,7 @@ from typing import TypeVar
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import InvalidRequest, SettingsError
 from minitoolai.core.money import parse_dollars
-from minitoolai.paths import database_url, tighten_data_dir
+from minitoolai.paths import database_url
 from minitoolai.settings import Settings, load_settings
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection, Database
@@ -93,7 +93,6 @@ def dollars(text: str) -> int:
 def prepare(settings: Settings) -> str:
     """Create the database or bring it to the newest schema, with its system accounts; return where it is."""
     migrate(database_url(settings))
-    tighten_data_dir(settings)
     write(settings, lambda connection: accounts.ensure_system_accounts(connection, CLOCK.now_ms()))
     with opened(settings) as database:
         return database.where

@@ -19,7 +19,7 @@ from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, say, wr
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.money import parse_dollars
 from minitoolai.core.threads import CONTROL, close_pools
-from minitoolai.paths import load_secret_keys
+from minitoolai.paths import load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
@@ -63,6 +63,7 @@ def worker(settings: Settings, options: argparse.Namespace) -> None:
 
     check_worker(settings, options.kinds)
     prepare(settings)
+    tighten_data_dir(settings)
     asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}")))
 
 
@@ -152,6 +153,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
         app.serve(build(settings), ready=lambda _: say("ready"), listening=server.inherit_socket(options.listening))
         return 0
     prepare(settings)
+    tighten_data_dir(settings)
 
     def ready(port: int) -> None:
         host = "127.0.0.1" if settings.host in WILDCARD_ADDRESSES else settings.host

@@ -1,4 +1,4 @@
-"""Create files and folders that only their owner can read, whatever the umask, and tighten existing ones."""
+"""Create files and folders that only their owner can read, under any umask, and tighten existing ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make_private_folder(path: Path) -> None:
 def tighten(folder: Path, files: Iterable[str], trees: Iterable[str]) -> int:
     """Take a folder and what lies in it away from other users; log and return how many modes were changed.
 
-    `files` are patterns of files in the folder, `trees` names of folders in it whose content is private as well. The
+    `files` are patterns of files in the folder, `trees` names of folders in it with private content. The
     content of a tree is looked at only where its folder is open to others, so a start costs no walk over all images.
     """
     changed = int(_tighten_one(folder, FOLDER_MODE))

@@ -109,7 +109,7 @@ def revoke_key(connection: Connection, key_id: str, now_ms: int) -> bool:
 
 
 def holds_of_revoked_keys(connection: Connection, hold_ids: Sequence[int]) -> list[int]:
-    """Return those of these holds whose key is revoked."""
+    """Return those of these holds that belong to revoked keys."""
     rows = connection.select_by_ids(
         "SELECT h.id FROM holds h JOIN api_keys k ON k.id = h.key_id WHERE k.revoked_ms IS NOT NULL AND h.id IN (…)",
         hold_ids,
@@ -141,3 +141,26 @@ def balance_of(connection: Connection, account_id: int) -> Balance:
     """Return the posted and held amounts of an account."""
     rows = connection.execute("SELECT posted, held FROM accounts WHERE id = ?", (account_id,))
     return Balance(*rows[0]) if rows else Balance(0, 0)
+
+
+# ── the secret under which keys are hashed ────────────────────────────────────────────────────────────────
+
+_SECRET_ROW = "secret"  # noqa: S105 - the name of the row
+
+
+def find_secret_mark(connection: Connection) -> str | None:
+    """Return the mark of the secret that this database was used with, or None if it was never recorded."""
+    rows = connection.execute("SELECT value FROM installation WHERE name = ?", (_SECRET_ROW,))
+    return rows[0][0] if rows else None
+
+
+def record_secret_mark(connection: Connection, mark: str, *, instead_of: str | None) -> None:
+    """Record the mark of the present secret, unless another process has recorded one since it was read."""
+    if instead_of is None:
+        connection.execute(
+            "INSERT INTO installation (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING", (_SECRET_ROW, mark)
+        )
+    else:
+        connection.execute(
+            "UPDATE installation SET value = ? WHERE name = ? AND value = ?", (mark, _SECRET_ROW, instead_of)
+        )

@@ -53,8 +53,10 @@ class SqliteConnection(ImmediateWrites):
     skip_locked = ""
 
     def __init__(self, path: Path, *, read_only: bool = False, checkpoints: bool = True) -> None:
+        if not read_only and path.parent.is_dir() and path.name != ":memory:":
+            create_private_file(path)
         try:
-            # Without `mode=rw`, SQLite would create a missing file: an empty database that looks like a working one.
+            # Without `mode=rw`, a reader would create a missing file: an empty database that looks like a working one.
             self._db = sqlite3.connect(
                 f"file:{quote(str(path))}?mode=rw",
                 uri=True,
@@ -178,7 +180,7 @@ def open_sqlite(path: Path, *, serving: bool) -> Database:
 
 @contextmanager
 def exclusive_database(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file itself, whatever path leads to it. The kernel releases it with the process.
+    """Hold an exclusive lock on the file itself, for every path to it. The kernel releases it with the process.
 
     Close every connection before the end of the block: closing the file releases SQLite's own locks on it, too.
     Raise SettingsError if another process holds the lock.

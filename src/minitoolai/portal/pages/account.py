@@ -61,7 +61,7 @@ async def leave(page: PageRequest) -> Response:
 
 
 def _wait_s(page: PageRequest) -> int:
-    # By the account alone: a session is needed, so nobody else can use this up.
+    # By the account alone: a session is needed, so no other client can use this up.
     return page.site.throttle.wait_s(f"password {page.member.account_id}", GUESSES)
 
 

@@ -219,7 +219,7 @@ def _wait_for_email_s(page: PageRequest, email: str) -> int:
 def email_composer(page: PageRequest, email: str) -> Compose:
     """Return what writes e-mails to this address in the language of the page, also after the request has ended."""
     _ = page.gettext
-    # Never from the Host header: whoever asks for the letter would choose where its link leads.
+    # Never from the Host header: the client that asks for the letter would choose where its link leads.
     site = page.site.address()
 
     def url(path: str) -> str:
