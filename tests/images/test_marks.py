@@ -26,7 +26,7 @@ from tests.support.studio_http import SKETCH, job, wait
 
 def test_an_image_over_http_says_when_and_by_what_it_was_made(sketch_server: ServerProcess) -> None:
     account = sketch_server.account()
-    one = job(account, model="reality", prompt="a red apple", width=256, height=256)
+    one = job(account, model="realvision", prompt="a red apple", width=256, height=256)
     state = wait(account, one)
     content = requests.get(state["image_url"], timeout=30).content
     report = read_manifest(content)
@@ -61,7 +61,7 @@ def test_marking_off_is_told_in_the_log_and_leaves_images_alone(
 def test_with_marking_off_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, catalog=SKETCH, env={"MINITOOLAI_MARKS": "off"}) as server:
         account = server.account()
-        jobs = [job(account, model="reality", prompt="a cat", width=256, height=256, seed=5) for _ in range(2)]
+        jobs = [job(account, model="realvision", prompt="a cat", width=256, height=256, seed=5) for _ in range(2)]
         one, two = (requests.get(wait(account, each)["image_url"], timeout=30).content for each in jobs)
     assert one == two
     assert read_manifest(one) is None

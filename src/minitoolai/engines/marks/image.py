@@ -27,7 +27,7 @@ _SHORTEST_PX, _LONGEST_PX = 5.3, 16.0
 _MAX_K = int(TILE / _SHORTEST_PX)
 _SYNC_SHARE = 0.4
 #: Standard deviation of the pattern in grey levels, on flat and on busy parts of an image.
-_LEAST_GAIN, _MOST_GAIN, _GAIN_PER_LEVEL = 2.4, 2.9, 0.05
+_LEAST_GAIN, _MOST_GAIN, _GAIN_PER_LEVEL = 2.4, 3.1, 0.06
 _BLOCK = 16
 
 
@@ -64,30 +64,39 @@ def _carriers(key: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
     return bits, random.uniform(0, 2 * np.pi, len(waves.ky))
 
 
-def _tile(mark: Watermark) -> Floats:
-    """Return the tile with standard deviation 1, shifted by an amount that differs from image to image.
+def _wanted(mark: Watermark) -> NDArray[Any]:
+    """Return the phases of all waves in this mark, with the tile at a position that differs from image to image.
 
-    Without the shift, the marks of an image that is edited twice would lie on top of each other.
+    Without that, the marks of an image that is edited twice would lie on top of each other.
     """
     waves = _waves()
     bits, phase = _carriers(mark.key)
     sign = np.array([1 if mark.code >> bit & 1 else -1 for bit in range(CODE_BITS)])
-    coefficients = np.where(waves.is_sync, np.exp(1j * waves.sync_phase), sign[bits] * np.exp(1j * phase))
+    wanted = np.where(waves.is_sync, np.exp(1j * waves.sync_phase), sign[bits] * np.exp(1j * phase))
+    shift = hashlib.sha256(mark.key + mark.code.to_bytes(8, "big")).digest()
+    row, column = shift[0] % TILE, shift[1] % TILE
+    turned: NDArray[Any] = wanted * np.exp(-2j * np.pi * (waves.ky * row + waves.kx * column) / TILE)
+    return turned
+
+
+def _tile(coefficients: NDArray[Any]) -> Floats:
+    """Return the tile with these waves and standard deviation 1."""
+    waves = _waves()
     spectrum = np.zeros((TILE, TILE), np.complex64)
     spectrum[waves.ky, waves.kx] = coefficients
     spectrum[-waves.ky, -waves.kx] = coefficients.conj()
     tile = np.fft.ifft2(spectrum).real
-    tile = np.clip(tile / tile.std(), -2.6, 2.6)
-    shift = hashlib.sha256(mark.key + mark.code.to_bytes(8, "big")).digest()
-    return np.roll(tile, (shift[0] % TILE, shift[1] % TILE), (0, 1)).astype(np.float32)
+    return np.clip(tile / tile.std(), -2.6, 2.6).astype(np.float32)
 
 
 def embed(pixels: NDArray[np.uint8], mark: Watermark) -> NDArray[np.uint8]:
     """Return a copy of RGB pixels with the mark, which is stronger where the image is busy."""
+    return _add(pixels, _tile(_wanted(mark)), _gains(pixels))
+
+
+def _add(pixels: NDArray[np.uint8], tile: Floats, gain: Floats) -> NDArray[np.uint8]:
     height, width = pixels.shape[:2]
-    tile = _tile(mark)
     wide = np.tile(tile, (1, -(-width // TILE)))[:, :width]
-    gain = _gains(pixels)
     marked = np.empty_like(pixels)
     for top in range(0, height, TILE):
         strip = pixels[top : top + TILE]
@@ -127,6 +136,8 @@ _MIN_AGREEMENT = 0.36
 _MAX_SIDE = 1536
 #: How many marks to look for.
 _MAX_MARKS = 3
+#: Waves are weighted by their length in so many bands.
+_BANDS = 6
 
 
 class Detected(msgspec.Struct, frozen=True):
@@ -206,17 +217,32 @@ def _decode(spectrum: NDArray[Any], row: int, column: int, found: Detected, keys
     waves = _waves()
     turned = spectrum * np.exp(2j * np.pi * (waves.ky * row + waves.kx * column) / TILE)
     best = found
+    weight = _weights(turned)
     for key in keys:
         bits, phase = _carriers(key)
         is_bit = bits >= 0
-        values = (turned * np.exp(-1j * phase)).real[is_bit]
+        values = (turned * np.exp(-1j * phase)).real[is_bit] * weight[is_bit]
         sums = np.bincount(bits[is_bit], values, CODE_BITS)
-        counts = np.bincount(bits[is_bit], minlength=CODE_BITS)
+        counts = np.bincount(bits[is_bit], weight[is_bit], CODE_BITS)
         agreement = float(np.mean(np.abs(sums) / counts))
         if agreement >= _MIN_AGREEMENT and agreement > best.agreement:
             code = sum(1 << bit for bit in range(CODE_BITS) if sums[bit] > 0)
             best = Detected(found.scale, found.sync, key, code, agreement)
     return best
+
+
+def _weights(turned: NDArray[Any]) -> NDArray[Any]:
+    """Return how clear waves of each length are, judged by those of the synchronization pattern.
+
+    The image itself is strongest in long waves, and compression removes short ones.
+    """
+    waves = _waves()
+    length = np.hypot(waves.ky, waves.kx)
+    band = ((length - length.min()) / (length.max() - length.min() + 1e-9) * _BANDS).astype(int)
+    agreement = (turned * np.exp(-1j * waves.sync_phase)).real[waves.is_sync]
+    counts = np.bincount(band[waves.is_sync], minlength=_BANDS)
+    means = np.bincount(band[waves.is_sync], agreement, _BANDS) / np.maximum(counts, 1)
+    return np.maximum(means, 0.05)[band]
 
 
 def _middle(plane: Floats) -> Floats:
