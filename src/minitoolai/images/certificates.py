@@ -38,9 +38,16 @@ def load_signer(settings: Settings) -> ManifestSigner:
     return _read(certificate, key)
 
 
-def is_self_made(settings: Settings) -> bool:
-    """Return True if no certificate of the operator's is configured."""
-    return not settings.marks_certificate
+def certificate_digest(settings: Settings) -> str:
+    """Return the SHA-256 of the certificate that signs images here, or "" if there is none. Creates none."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+
+    path = Path(settings.marks_certificate) if settings.marks_certificate else settings.data_dir / CERTIFICATE_FILE
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).fingerprint(hashes.SHA256()).hex()
+    except (OSError, ValueError):
+        return ""
 
 
 def _read(certificate: Path, key: Path) -> ManifestSigner:
