@@ -31,6 +31,20 @@ class Watermark(msgspec.Struct, frozen=True):
     code: int
 
 
+class SpeechWatermark(msgspec.Struct, frozen=True):
+    """What a voice embeds: the operator's key and the day since 2026-01-01."""
+
+    key: bytes
+    day: int
+
+
+class SpeechMark(msgspec.Struct, frozen=True):
+    """How one text is marked: the watermark, and the comment in the metadata of the container."""
+
+    watermark: SpeechWatermark
+    comment: str
+
+
 class MarkedGeneration(msgspec.Struct, frozen=True):
     """What a code says: the second of the generation, since 1970, and four bits of a hash of its ID."""
 
@@ -56,6 +70,10 @@ class MarkCodec:
         second = min(max(created_ms // 1000 - EPOCH_S, 0), (1 << _SECOND_BITS) - 1)
         plain = second << _TAG_BITS | _tag(key, generation_id)
         return Watermark(_signal_key(key), _encrypt(key, plain) << _CHECK_BITS | _check(key, plain))
+
+    def speech_watermark(self, created_ms: int) -> SpeechWatermark:
+        """Return the watermark of speech of this day."""
+        return SpeechWatermark(_signal_key(self.keys[0]), max(created_ms // 1000 - EPOCH_S, 0) // 86_400)
 
     def signal_keys(self) -> list[bytes]:
         """Return the keys that determine where the bits are, newest first."""
