@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import SettingsError
 from minitoolai.images.manifest import ManifestSigner
 from minitoolai.settings import Settings
@@ -36,6 +37,10 @@ def load_signer(settings: Settings) -> ManifestSigner:
     certificate, key = settings.data_dir / CERTIFICATE_FILE, settings.data_dir / KEY_FILE
     _create_once(certificate, key)
     return _read(certificate, key)
+
+
+def _now() -> datetime:
+    return datetime.fromtimestamp(SystemClock().now_ms() / 1000, UTC)
 
 
 def certificate_digest(settings: Settings) -> str:
@@ -69,7 +74,7 @@ def _read(certificate: Path, key: Path) -> ManifestSigner:
         raise SettingsError(f"MINITOOLAI_MARKS_KEY: {key} must be an elliptic-curve key on P-256 (ES256)")
     if private.public_key() != chain[0].public_key():
         raise SettingsError(f"MINITOOLAI_MARKS_KEY: {key} is not the key of the first certificate in {certificate}")
-    if chain[0].not_valid_after_utc < datetime.now(UTC):
+    if chain[0].not_valid_after_utc < _now():
         raise SettingsError(f"MINITOOLAI_MARKS_CERTIFICATE: {certificate} has expired; renew it")
     return ManifestSigner([each.public_bytes(serialization.Encoding.DER) for each in chain], private)
 
@@ -119,7 +124,7 @@ def _certificate(name: str, key: EcKey, issuer: x509.Certificate | None, issuer_
             x509.NameAttribute(NameOID.COMMON_NAME, f"MiniToolAI, self-made: {name}"),
         ]
     )
-    now, is_root = datetime.now(UTC), issuer is None
+    now, is_root = _now(), issuer is None
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)

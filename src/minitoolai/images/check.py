@@ -58,7 +58,7 @@ class _Found(msgspec.Struct, frozen=True):
     code: int
 
 
-class _Result(msgspec.Struct, frozen=True):
+class _Detection(msgspec.Struct, frozen=True):
     kind: str
     marks: list[_Found]
     why: str = ""
@@ -93,7 +93,7 @@ class MarkChecker:
             return False
         return manifest.certificate == self._certificate() and parse_generation_name(manifest.generation) is not None
 
-    async def _detect(self, path: Path) -> _Result:
+    async def _detect(self, path: Path) -> _Detection:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "minitoolai.engines.marks.check", str(path),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
@@ -103,15 +103,15 @@ class MarkChecker:
             async with asyncio.timeout(TIMEOUT_S):
                 output, _ = await process.communicate(msgspec.json.encode(keys))
         except TimeoutError:
-            return _Result("", [], "too_slow")
+            return _Detection("", [], "too_slow")
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
         if process.returncode != 0:
             # Killed at its limit of memory or time.
-            return _Result("", [], "too_slow")
-        return msgspec.json.decode(output, type=_Result)
+            return _Detection("", [], "too_slow")
+        return msgspec.json.decode(output, type=_Detection)
 
     async def _report(self, found: _Found) -> MarkReport:
         read = None

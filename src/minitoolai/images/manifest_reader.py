@@ -7,12 +7,12 @@ import itertools
 import struct
 import zlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
 
 from minitoolai.core.cbor import Tagged, decode
+from minitoolai.core.clock import SystemClock
 from minitoolai.images.manifest import CERTIFICATE_CHAIN, CHUNK, PNG_SIGNATURE, signed_bytes
 
 #: "truncated" includes any damage that leaves no readable structure.
@@ -94,7 +94,7 @@ def _report(fields: Any, assertions: dict[str, bytes], chain: list[bytes], state
 
     certificate = x509.load_der_x509_certificate(chain[0])
     names = certificate.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
-    if state == "valid" and certificate.not_valid_after_utc < datetime.now(UTC):
+    if state == "valid" and certificate.not_valid_after_utc.timestamp() * 1000 < SystemClock().now_ms():
         state = "expired"
     created: dict[str, Any] = {}
     for name in ("c2pa.actions.v2", "c2pa.actions"):

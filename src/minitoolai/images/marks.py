@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 
 from minitoolai.core.clock import generation_name, random_bytes
 from minitoolai.core.marks import MarkCodec
@@ -25,7 +24,13 @@ class ImageMarks:
     def sign(self, png: bytes, job_id: int, created_ms: int, model: str) -> bytes:
         """Return the PNG with a signed manifest."""
         provenance = Provenance(model, generation_name(job_id), created_ms)
-        return add_manifest(png, provenance, self._signer, str(uuid.UUID(bytes=random_bytes(16), version=4)))
+        return add_manifest(png, provenance, self._signer, _uuid4())
+
+
+def _uuid4() -> str:
+    """Return a random UUID (RFC 9562, version 4)."""
+    digits = random_bytes(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 def build_marks(settings: Settings, secret_key: SecretKeys) -> ImageMarks | None:
