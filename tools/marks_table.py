@@ -2,6 +2,7 @@
 
     python -m tools.marks_table measure FIRST LAST >> results.jsonl   images FIRST to LAST-1 against all attacks
     python -m tools.marks_table crops FIRST LAST >> results.jsonl     unmarked crops, which must have no mark
+    python -m tools.marks_table speech FIRST LAST >> results.jsonl    clips of the embedded voice
     python -m tools.marks_table table results.jsonl                   the table
 
 Half of the images are drawn by the embedded model, a quarter each are synthetic photographs and drawings. Their sides
@@ -70,6 +71,33 @@ def crops(first: int, last: int) -> None:
         print(json.dumps({"crop": side, "seen": len(marks), "read": len(read)}), flush=True)
 
 
+def speech(first: int, last: int) -> None:
+    """Print a line of JSON for each clip of the embedded voice against all attacks, and for the clip unmarked."""
+    from tests.engines.marks.test_speech import ATTACKS as SOUNDS
+
+    from minitoolai.engines.marks.speech import SpeechWatermarker, detect_speech
+    from minitoolai.engines.speech.messages import VoiceFile
+    from minitoolai.engines.speech.voices import make_synthesizer
+
+    voice = make_synthesizer("hibari", [VoiceFile("heart", "")], 0)
+    mark, keys = CODEC.speech_watermark(CREATED_MS), CODEC.signal_keys()
+    for number in range(first, last):
+        text = f"Clip {number}. " + " ".join(THINGS[(number + n) % 10] for n in range(6)) + f", and {number * 37} more."
+        began_s = time.process_time()
+        samples = voice.speak("heart", text, 1.0)
+        middle_s = time.process_time()
+        watermarker = SpeechWatermarker(mark)
+        marked = np.concatenate([watermarker.process(samples), watermarker.finish()])
+        share = (time.process_time() - middle_s) / (middle_s - began_s)
+        found = {}
+        for name, attack in SOUNDS.items():
+            seen = detect_speech(attack(marked).astype(np.float32), keys)
+            found[name] = seen is not None and seen.day == mark.day
+        clean = detect_speech((samples / 32768).astype(np.float32), keys) is None
+        facts = {"seconds": len(samples) / 24_000, "share": share, "speech": found, "clean": clean}
+        print(json.dumps(facts), flush=True)
+
+
 def table(path: Path) -> None:
     """Print the table and the figures."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -91,6 +119,14 @@ def table(path: Path) -> None:
     read, seen = sum(row["read"] for row in unmarked), sum(row["seen"] for row in unmarked)
     print(f"{len(unmarked)} unmarked crops: {read} read, {seen} seen")
 
+    clips = [row for row in rows if "speech" in row]
+    if clips:
+        hits = {name: np.mean([row["speech"][name] for row in clips]) for name in clips[0]["speech"]}
+        print(f"{len(clips)} clips of speech: " + ", ".join(f"{name} {share:.0%}" for name, share in hits.items()))
+        length, cost = (np.median([row[name] for row in clips]) for name in ("seconds", "share"))
+        clean = sum(row["clean"] for row in clips)
+        print(f"median {length:.1f} s, {cost:.1%} of the time of synthesis; {clean} unmarked clips without a mark")
+
 
 if __name__ == "__main__":
     match sys.argv[1:]:
@@ -98,6 +134,8 @@ if __name__ == "__main__":
             measure(int(first), int(last))
         case ["crops", first, last]:
             crops(int(first), int(last))
+        case ["speech", first, last]:
+            speech(int(first), int(last))
         case ["table", name]:
             table(Path(name))
         case _:

@@ -91,7 +91,7 @@ def _store(
         "digitalSourceType": SOURCE_TYPE,
         "parameters": {"org.minitoolai.model": provenance.model, "org.minitoolai.generation": provenance.generation},
     }
-    assertions = {
+    assertions: dict[str, Mapping[str, Any]] = {
         "c2pa.actions.v2": {"actions": [action], "allActionsIncluded": True},
         "c2pa.hash.data": {
             "exclusions": [{"start": Wide(start), "length": Wide(length)}],

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MAX_MEMORY_BYTES = 2 * 1024**3
 MAX_CPU_S = 60
 MAX_PIXELS = 50_000_000
+#: So much of a recording is looked at.
+MAX_SOUND_S = 60
 #: Marks are searched in an image scaled down to this.
 MAX_SIDE = 1536
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
@@ -36,7 +38,10 @@ class FoundMark(msgspec.Struct, frozen=True):
 
 
 class CheckResult(msgspec.Struct, frozen=True):
-    """The marks that were found; `kind` is "image", or "" for a file that is no image."""
+    """The marks that were found; `kind` is "image", "sound", or "" for a file that is neither.
+
+    The code of a sound is its day.
+    """
 
     kind: str
     marks: list[FoundMark]
@@ -49,10 +54,32 @@ def check(path: Path, keys: list[bytes]) -> CheckResult:
 
     grey, why = _luminance(path)
     if grey is None:
-        return CheckResult("", [], why)
+        return _check_sound(path, keys) or CheckResult("", [], why)
     found = detect(grey, keys)
     marks = [FoundMark(keys.index(m.key) if m.key else -1, m.code or 0, m.sync, m.scale) for m in found]
     return CheckResult("image", marks)
+
+
+def _check_sound(path: Path, keys: list[bytes]) -> CheckResult | None:
+    """Return the mark of a sound file, or None if it is none that can be read."""
+    import numpy as np
+    import soundfile
+
+    from minitoolai.engines.marks.speech import detect_speech
+    from minitoolai.engines.speech.voices import resample
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate_hz = file.samplerate
+            samples = file.read(MAX_SOUND_S * rate_hz, dtype="int16", always_2d=True)[:, 0]
+    except (soundfile.LibsndfileError, ValueError, MemoryError):
+        return None
+    found = detect_speech((resample(samples, rate_hz) / 32768).astype(np.float32), keys)
+    if found is None:
+        return CheckResult("sound", [])
+    return CheckResult(
+        "sound", [FoundMark(keys.index(found.key) if found.key else -1, found.day or 0, found.sync, 1.0)]
+    )
 
 
 def _luminance(path: Path) -> tuple[NDArray[np.float32] | None, str]:

@@ -34,6 +34,9 @@ async def _check_file(page: PageRequest) -> Response:
             report = await page.site.checker.check(path)
     except BodyTooLarge:
         return _show(page, CheckReport(fault="too_many_bytes"), 413)
+    if report.kind == "sound":
+        # This page is about images; `minitoolai mark check` reads recordings as well.
+        report = CheckReport(fault="not_an_image")
     return _show(page, report)
 
 
