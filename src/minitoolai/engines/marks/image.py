@@ -86,7 +86,8 @@ def _tile(coefficients: NDArray[Any]) -> Floats:
     spectrum[waves.ky, waves.kx] = coefficients
     spectrum[-waves.ky, -waves.kx] = coefficients.conj()
     tile = np.fft.ifft2(spectrum).real
-    return np.clip(tile / tile.std(), -2.6, 2.6).astype(np.float32)
+    clipped: Floats = np.clip(tile / tile.std(), -2.6, 2.6).astype(np.float32)
+    return clipped
 
 
 def embed(pixels: NDArray[np.uint8], mark: Watermark) -> NDArray[np.uint8]:
@@ -118,7 +119,8 @@ def _gains(pixels: NDArray[np.uint8]) -> Floats:
     sample = pixels[::4, ::4, 1].astype(np.float32)
     sample = np.pad(sample, ((0, rows * step - sample.shape[0]), (0, columns * step - sample.shape[1])), mode="edge")
     deviation = sample.reshape(rows, step, columns, step).std(axis=(1, 3))
-    return np.clip(_LEAST_GAIN + _GAIN_PER_LEVEL * deviation, _LEAST_GAIN, _MOST_GAIN)
+    gains: Floats = np.clip(_LEAST_GAIN + _GAIN_PER_LEVEL * deviation, _LEAST_GAIN, _MOST_GAIN)
+    return gains
 
 
 # ── detection ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -210,7 +212,8 @@ def _without(spectrum: NDArray[Any], row: int, column: int, mark: Detected) -> N
         phase = np.where(waves.is_sync, phase, bit_phase + sign[bits])
     wave = np.exp(1j * phase - 2j * np.pi * (waves.ky * row + waves.kx * column) / TILE) * known
     rest = spectrum - wave * (spectrum * wave.conj()).real[known].mean()
-    return rest / (np.abs(rest) + 1e-9)
+    phases: NDArray[Any] = rest / (np.abs(rest) + 1e-9)
+    return phases
 
 
 def _decode(spectrum: NDArray[Any], row: int, column: int, found: Detected, keys: Sequence[bytes]) -> Detected:
@@ -242,7 +245,8 @@ def _weights(turned: NDArray[Any]) -> NDArray[Any]:
     agreement = (turned * np.exp(-1j * waves.sync_phase)).real[waves.is_sync]
     counts = np.bincount(band[waves.is_sync], minlength=_BANDS)
     means = np.bincount(band[waves.is_sync], agreement, _BANDS) / np.maximum(counts, 1)
-    return np.maximum(means, 0.05)[band]
+    weights: NDArray[Any] = np.maximum(means, 0.05)[band]
+    return weights
 
 
 def _middle(plane: Floats) -> Floats:
@@ -253,7 +257,7 @@ def _middle(plane: Floats) -> Floats:
 def _whiten(grey: Floats) -> Floats:
     """Return the fine structure, divided by its local strength, so that edges do not drown the mark."""
     fine = grey - _box(grey, 4)
-    return fine / (np.sqrt(_box(fine * fine, 6)) + 1.0)
+    return (fine / (np.sqrt(_box(fine * fine, 6)) + 1.0)).astype(np.float32)
 
 
 def _box(plane: Floats, radius: int) -> Floats:
@@ -284,7 +288,8 @@ def _spectrum(plane: Floats, scale: float) -> NDArray[Any]:
     negative = (cc + ss) - 1j * (cs - sc)
     ky = np.abs(waves.ky)
     values = np.where(waves.ky >= 0, positive[ky, waves.kx], negative[ky, waves.kx])
-    return values / (np.abs(values) + 1e-9)
+    phases: NDArray[Any] = values / (np.abs(values) + 1e-9)
+    return phases
 
 
 def _correlate(spectrum: NDArray[Any]) -> NDArray[Any]:
@@ -294,7 +299,8 @@ def _correlate(spectrum: NDArray[Any]) -> NDArray[Any]:
     placed = np.zeros((TILE, TILE), np.complex64)
     placed[waves.ky[sync], waves.kx[sync]] = (spectrum * np.exp(-1j * waves.sync_phase))[sync]
     surface: NDArray[Any] = np.fft.ifft2(placed).real
-    return surface * (TILE * TILE / np.sqrt(sync.sum() / 2))
+    scaled: NDArray[Any] = surface * (TILE * TILE / np.sqrt(sync.sum() / 2))
+    return scaled
 
 
 def _sync(plane: Floats, scale: float) -> NDArray[Any]:
