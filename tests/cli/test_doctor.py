@@ -76,6 +76,13 @@ def test_doctor_warns_about_a_public_address_without_public_url(tmp_path: Path) 
     assert subjects(named) == set()
 
 
+def test_marking_that_is_off_is_a_warning_with_its_reason(tmp_path: Path) -> None:
+    assert not any(warning.startswith("marks:") for warning in warnings(Settings(data_dir=tmp_path)))
+    (warning,) = [each for each in warnings(Settings(data_dir=tmp_path, marks=False)) if each.startswith("marks:")]
+    assert "Article 50" in warning
+    assert "MINITOOLAI_MARKS=on" in warning
+
+
 def test_doctor_warns_about_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
     small = Path("/dev/shm")
     is_small = subprocess.run(["df", "-B1", "--output=avail", str(small)], capture_output=True, text=True, check=True)
