@@ -111,6 +111,8 @@ def test_an_operators_certificate_is_named_and_an_expired_one_is_told(tmp_path: 
 
 
 def test_an_unfit_certificate_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="Make the data folder writable"):
+        load_signer(Settings(data_dir=tmp_path / "missing"))
     with pytest.raises(SettingsError, match="belong together"):
         load_signer(Settings(marks_certificate="x.pem"))
     with pytest.raises(SettingsError, match="cannot read"):

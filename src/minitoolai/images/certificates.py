@@ -35,7 +35,13 @@ def load_signer(settings: Settings) -> ManifestSigner:
     if settings.marks_certificate:
         return _read(Path(settings.marks_certificate), Path(settings.marks_key))
     certificate, key = settings.data_dir / CERTIFICATE_FILE, settings.data_dir / KEY_FILE
-    _create_once(certificate, key)
+    try:
+        _create_once(certificate, key)
+    except OSError as error:
+        raise SettingsError(
+            f"Cannot create {certificate}: {error.strerror}. Make the data folder writable, or set "
+            "MINITOOLAI_MARKS_CERTIFICATE and MINITOOLAI_MARKS_KEY."
+        ) from error
     return _read(certificate, key)
 
 
