@@ -161,8 +161,13 @@ OWNERS = {
     # A child process gets its environment from one place.
     r"os\.environ": {"settings.py", "engines/child_process.py"},
     r"\btime\.time\b|datetime\.now|time\.time_ns": {"core/clock.py"},
-    # An image's noise is computed from its seed and is reproducible.
-    r"(?m)^\s*(?:import|from) (?:random|secrets|uuid)\b|\bnp\.random\b": {"core/clock.py", "engines/sampling/noise.py"},
+    # An image's noise is computed from its seed, and the pattern of a watermark from its key: both are reproducible.
+    r"(?m)^\s*(?:import|from) (?:random|secrets|uuid)\b|\bnp\.random\b": {
+        "core/clock.py",
+        "engines/sampling/noise.py",
+        "engines/marks/image.py",
+        "engines/marks/speech.py",
+    },
     r"\bprint\(": set(),
 }
 

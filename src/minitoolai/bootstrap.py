@@ -17,6 +17,7 @@ from minitoolai.chat.service import ChatService
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.in_flight import InFlight
+from minitoolai.core.marks import MarkCodec
 from minitoolai.core.tracing import attempt_headers
 from minitoolai.engines.factory import make_concurrency_limits, make_engines, make_speech_engines
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
@@ -129,6 +130,7 @@ def build(settings: Settings) -> Services:
         shared.in_flight,
         first_sound_timeout_s=settings.first_token_timeout_s,
         stall_timeout_s=settings.total_timeout_s,
+        marks=MarkCodec(secret_key) if settings.marks else None,
     )
     images = build_images(settings, shared)
     keys = KeyVerifier(database, secret_key, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))

@@ -122,6 +122,13 @@ class Settings:
     s3_region: str = _setting("", "Region of the bucket. Empty: us-east-1.")
     s3_access_key_id: str = _setting("", "Access key ID of the bucket. Empty: the role of the machine.")
     s3_secret_access_key: Secret = _setting(Secret(""), "Secret access key of the bucket.")
+    marks: bool = _setting(
+        True, "Mark images and speech as generated, as Article 50 of the EU AI Act requires: on or off."
+    )
+    marks_certificate: str = _setting(
+        "", "PEM file of the certificate chain that signs images (C2PA). Empty: self-made in the data folder."
+    )
+    marks_key: str = _setting("", "PEM file of the private key (P-256) of that certificate.")
     prompt_policy: str = _setting("default", "Prompt policy: default, moderation, or your own policies.")
     moderation_url: str = _setting("", "URL of the moderation server, up to and including /v1.")
     moderation_key: Secret = _setting(Secret(""), "API key of the moderation server.")
@@ -215,7 +222,8 @@ def variables() -> list[str]:
 def _parse(name: str, key: str, text: str) -> object:
     default: Any = _FIELDS[key].default
     if isinstance(default, bool):
-        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+        words = {"1": True, "true": True, "yes": True, "on": True}
+        words |= {"0": False, "false": False, "no": False, "off": False, "": False}
         if text.lower() not in words:
             raise SettingsError(f"{name}={text!r} is invalid: expected 1 or 0")
         return words[text.lower()]

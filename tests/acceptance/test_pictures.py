@@ -42,8 +42,8 @@ MODELS = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Serve the shipped catalog; stopping the server audits its accounts."""
-    env = {"MINITOOLAI_IMAGE_QUEUE": "300", "MINITOOLAI_LLAMA_THREADS": "1"}
+    """Serve the shipped catalog, without marks, which differ by image. Stopping the server audits its accounts."""
+    env = {"MINITOOLAI_IMAGE_QUEUE": "300", "MINITOOLAI_LLAMA_THREADS": "1", "MINITOOLAI_MARKS": "off"}
     with ServerProcess(tmp_path_factory.mktemp("pictures"), env=env) as server:
         yield server
 

@@ -16,7 +16,7 @@ from tests.support.browse import Visitor
 from tests.support.server import ServerProcess
 
 EMAIL = "ada@example.com"
-OPEN = ("/", "/docs", "/prices", "/signup", "/signin", "/reset")
+OPEN = ("/", "/docs", "/prices", "/check", "/signup", "/signin", "/reset")
 #: Of people who are signed in; the account's number stands where # is, a key's where + is.
 CLOSED = (
     "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/usage", "/usage/requests", "/balance", "/topup",

@@ -145,6 +145,11 @@ def warnings(settings: Settings) -> Iterator[str]:
             f"address: {settings.host} is reachable from other machines, but links in responses and e-mails would "
             "contain this machine's local address; set MINITOOLAI_PUBLIC_URL=https://your.name"
         )
+    if not settings.marks:
+        yield (
+            "marks: MINITOOLAI_MARKS=off, so images and speech carry no machine-readable mark; Article 50 of the EU AI "
+            "Act requires one of providers in the EU; set MINITOOLAI_MARKS=on"
+        )
     if settings.database_url and not settings.secret_key:
         yield (
             f"secret: it is stored in {settings.data_dir.resolve()}; another machine on this database would create "

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from minitoolai import __version__
-from minitoolai.cli import accounts, backup, database, doctor, draw, keys, models, secrets, serve
+from minitoolai.cli import accounts, backup, database, doctor, draw, keys, mark, models, secrets, serve
 from minitoolai.core.errors import CatalogError, ServiceError, SettingsError, StoreError
 
 EXAMPLES = """examples:
@@ -34,6 +34,7 @@ COMMANDS = (
     accounts.add_credit,
     accounts.add_voucher,
     draw.add_draw,
+    mark.add_mark,
     accounts.add_balance,
     models.add_models,
     database.add_audit,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from minitoolai.core.marks import SpeechMark
 from minitoolai.core.models import GenerationState
 
 
@@ -96,6 +97,8 @@ class SpeechRequest(msgspec.Struct):
     as_events: bool = False
     #: Language of the text according to the caller; None to detect it.
     language: str | None = None
+    #: None leaves the speech unmarked.
+    mark: SpeechMark | None = None
 
 
 class SpeechSegment(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ import msgspec
 from minitoolai.core.catalog import VoiceEntry
 from minitoolai.core.counting import Tokenizer
 from minitoolai.core.inference import AudioChunk, ChatRequest, SpeechRequest, SpeechSegment
+from minitoolai.core.marks import Watermark
 
 # ── chat ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -118,6 +119,8 @@ class ImageRequest(msgspec.Struct, frozen=True, kw_only=True):
     width: int = 1024
     height: int = 1024
     seed: int = 0
+    #: Embedded as the last step; None leaves the image unmarked.
+    watermark: Watermark | None = None
 
 
 class GeneratedImage(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from minitoolai.core.meters import Meters
 from minitoolai.core.models import Outcome
 from minitoolai.core.tracing import Attributes, Span, Spans, child_span
 from minitoolai.engines.protocols import GeneratedImage, ImageEngine, ImageRequest
+from minitoolai.images.marks import ImageMarks
 from minitoolai.images.progress import JobEvents
 from minitoolai.ledger.types import Requeue, Requeued, Result, Settle, Settled, Superseded
 from minitoolai.storage.database import Database
@@ -46,6 +47,8 @@ class JobServices:
     events: JobEvents
     meters: Meters = field(default_factory=Meters)
     spans: Spans | None = None
+    #: None if marking is off.
+    marks: ImageMarks | None = None
 
 
 class JobAttempt:
@@ -98,7 +101,7 @@ class JobAttempt:
         try:
             image = await self.generate()
             self.generated = True
-            key = await self.store(image.png)
+            key = await self.store(await self._sign(image))
         except EngineRefused as error:
             await self.settle(0, Outcome(state="failed", error_code=error.code, error=error.message))
         except ServiceError as error:
@@ -116,8 +119,15 @@ class JobAttempt:
         with child_span(self._span, "draw", self._attributes()):
             return await self.engine.generate(self.job.model, self._engine_request(), self._on_progress)
 
+    async def _sign(self, image: GeneratedImage) -> bytes:
+        """Return the PNG with its manifest, if marking is on."""
+        marks, job = self._services.marks, self.job
+        if marks is None:
+            return image.png
+        return await asyncio.to_thread(marks.sign, image.png, job.id, job.created_ms, image.model)
+
     def _engine_request(self) -> ImageRequest:
-        request = self.request
+        request, marks = self.request, self._services.marks
         return ImageRequest(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
@@ -127,6 +137,7 @@ class JobAttempt:
             width=request.width,
             height=request.height,
             seed=self.job.seed,
+            watermark=marks.codec.watermark(self.job.id, self.job.created_ms) if marks else None,
         )
 
     def _on_progress(self, step: int, _: int) -> None:

@@ -14,6 +14,7 @@ from minitoolai.engines.factory import make_image_engines
 from minitoolai.engines.protocols import ImageEngine
 from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.images.attempt import JobServices
+from minitoolai.images.marks import build_marks
 from minitoolai.images.moderation import build_policy
 from minitoolai.images.progress import JobEvents
 from minitoolai.images.results import ImageDelivery, ImageSweeper, Links, PublicAddress
@@ -45,7 +46,16 @@ def build(settings: Settings, shared: SharedServices) -> Images:
     database, writer, clock = shared.database, shared.writer, shared.clock
     objects = build_object_store(settings)
     signer = UrlSigner(shared.secret_key.derive(b"signatures"))
-    services = JobServices(database, writer, clock, objects, JobEvents(), shared.charging.meters, shared.spans)
+    services = JobServices(
+        database,
+        writer,
+        clock,
+        objects,
+        JobEvents(),
+        shared.charging.meters,
+        shared.spans,
+        build_marks(settings, shared.secret_key),
+    )
     service = ImageService(
         shared.catalog,
         engines,

@@ -23,12 +23,16 @@ from minitoolai.billing.audit import Auditor
 from minitoolai.billing.stripe import Checkout, build_checkout
 from minitoolai.billing.usage import RevenueCache, UsageCache
 from minitoolai.core.clock import Clock
+from minitoolai.core.marks import MarkCodec
 from minitoolai.core.signing import SecretKeys
+from minitoolai.images.certificates import certificate_digest
+from minitoolai.images.check import MarkChecker
 from minitoolai.images.results import PublicAddress
 from minitoolai.portal.forms import CookieSigner
 from minitoolai.portal.i18n import LANGUAGES, N_, formatter, translations
 from minitoolai.settings import Settings
 from minitoolai.storage.database import Database
+from minitoolai.storage.marks import generations_at
 from minitoolai.storage.writer import Writer
 
 #: The access that a page requires.
@@ -127,6 +131,8 @@ class Site:
     max_queued_images: int
     #: Multiplies how often a sign-in and other forms may be tried.
     tries_factor: int
+    #: Reads the marks of uploaded images.
+    checker: MarkChecker
 
     async def run(self) -> None:
         """Run the background tasks of the pages until cancelled."""
@@ -228,4 +234,9 @@ def build_site(
         requests_per_minute=settings.requests_per_minute,
         max_queued_images=settings.image_queue,
         tries_factor=settings.tries_factor,
+        checker=MarkChecker(
+            MarkCodec(secret_keys),
+            lambda second: database.read_async(generations_at, second),
+            lambda: certificate_digest(settings),
+        ),
     )

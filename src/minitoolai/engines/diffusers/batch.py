@@ -174,7 +174,7 @@ def _to_image(slot_id: int, pixels: NDArray[Any], request: ImageRequest, model: 
     from PIL import Image
 
     image = cover(Image.fromarray(pixels), request.width, request.height)
-    png = encode_png(image, parameters_text(request, model, schedule=schedule))
+    png = encode_png(image, parameters_text(request, model, schedule=schedule), request.watermark)
     return GeneratedImage(slot_id=slot_id, png=png, model=model)
 
 

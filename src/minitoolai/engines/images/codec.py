@@ -11,6 +11,7 @@ import msgspec
 
 from minitoolai import __version__
 from minitoolai.core.errors import EngineError, InvalidRequest
+from minitoolai.core.marks import Watermark
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,12 +53,19 @@ def encode_square(pixels: NDArray[np.uint8], request: ImageRequest, model: str) 
     from PIL import Image
 
     image = contain(Image.fromarray(pixels), request.width, request.height)
-    return encode_png(image, parameters_text(request, model))
+    return encode_png(image, parameters_text(request, model), request.watermark)
 
 
-def encode_png(image: Image.Image, parameters: str) -> bytes:
-    """Encode a PNG with its `parameters` chunk: tEXt for Latin-1 text, else iTXt (UTF-8)."""
-    from PIL import PngImagePlugin
+def encode_png(image: Image.Image, parameters: str, watermark: Watermark | None = None) -> bytes:
+    """Encode a PNG with its watermark and its `parameters` chunk: tEXt for Latin-1 text, else iTXt (UTF-8)."""
+    from PIL import Image, PngImagePlugin
+
+    if watermark is not None:
+        import numpy as np
+
+        from minitoolai.engines.marks.image import embed
+
+        image = Image.fromarray(embed(np.asarray(image.convert("RGB")), watermark))
 
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("parameters", parameters)

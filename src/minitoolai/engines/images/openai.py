@@ -178,4 +178,4 @@ def nearest_size(width: int, height: int, offered: list[str]) -> tuple[int, int]
 
 def _to_png(data: bytes, request: ImageRequest, model: str, engine: str, omitted: frozenset[str]) -> bytes:
     image = cover(decode_image(data, engine), request.width, request.height)
-    return encode_png(image, parameters_text(request, model, omitted=omitted))
+    return encode_png(image, parameters_text(request, model, omitted=omitted), request.watermark)

@@ -166,7 +166,7 @@ class WebuiEngine:
         sampler = options.sampler(request.scheduler, trailing=self._is_trailing(model), engine=self.name)
         schedule = TRAILING if sampler.get("scheduler") == TRAILING else ""
         text = parameters_text(request, served, schedule=schedule)
-        return GeneratedImage(png=encode_png(image, text), model=served)
+        return GeneratedImage(png=encode_png(image, text, request.watermark), model=served)
 
     # ── its options and its progress ─────────────────────────────────────────────────────────────────────
 

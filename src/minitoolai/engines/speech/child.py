@@ -77,7 +77,7 @@ class _Text:
 
     def __init__(self, command: Begin) -> None:
         self.command = command
-        self.encoder = AudioEncoder(command.format)
+        self.encoder = AudioEncoder(command.format, command.mark)
         self.remaining: Samples | None = None
 
     def next_slice(self, max_samples: int) -> Reply:

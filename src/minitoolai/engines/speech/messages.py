@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from minitoolai.core.inference import AudioFormat
+from minitoolai.core.marks import SpeechMark
 
 if TYPE_CHECKING:
     from minitoolai.engines.speech.encoding import Samples
@@ -34,6 +35,7 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
     voice: str
     format: AudioFormat
     speed: float
+    mark: SpeechMark | None = None
 
 
 class Speak(msgspec.Struct, frozen=True, tag="speak"):

@@ -231,7 +231,7 @@ class UpstreamSpeechResponse:
         from minitoolai.engines.speech.encoding import AudioEncoder
 
         if self._encoder is None:
-            self._encoder = AudioEncoder(self._request.format)
+            self._encoder = AudioEncoder(self._request.format, self._request.mark)
         return self._encoder.encode(np.frombuffer(data, "<i2"))
 
     async def close(self) -> None:

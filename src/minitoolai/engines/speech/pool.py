@@ -111,7 +111,7 @@ class VoicePool:
         child = min(available, key=lambda each: each.texts)
         child.texts += 1
         text_id = next(self._ids)
-        child.send(Begin(text_id, voice.id, request.format, request.speed))
+        child.send(Begin(text_id, voice.id, request.format, request.speed, request.mark))
         return PooledSpeechResponse(self, child, text_id, pieces)
 
     def release(self, child: VoiceChild) -> None:

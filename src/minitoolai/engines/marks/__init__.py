@@ -1,0 +1,1 @@
+"""Watermarks in images and speech: embed and detect. The only place that knows their signals."""

@@ -1,0 +1,44 @@
+"""Mark images as generated: the code of the watermark, which engines embed, and the signed manifest."""
+
+from __future__ import annotations
+
+import logging
+
+from minitoolai.core.clock import generation_name, random_bytes
+from minitoolai.core.marks import MarkCodec
+from minitoolai.core.signing import SecretKeys
+from minitoolai.images.certificates import load_signer
+from minitoolai.images.manifest import ManifestSigner, Provenance, add_manifest
+from minitoolai.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class ImageMarks:
+    """Marks the images of one process."""
+
+    def __init__(self, codec: MarkCodec, signer: ManifestSigner) -> None:
+        self.codec = codec
+        self._signer = signer
+
+    def sign(self, png: bytes, job_id: int, created_ms: int, model: str) -> bytes:
+        """Return the PNG with a signed manifest."""
+        provenance = Provenance(model, generation_name(job_id), created_ms)
+        return add_manifest(png, provenance, self._signer, _uuid4())
+
+
+def _uuid4() -> str:
+    """Return a random UUID (RFC 9562, version 4)."""
+    digits = random_bytes(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
+def build_marks(settings: Settings, secret_key: SecretKeys) -> ImageMarks | None:
+    """Return the marks of images, or None if marking is off. Raise SettingsError if the certificate is unfit."""
+    if not settings.marks:
+        log.warning(
+            "marking is off (MINITOOLAI_MARKS=off): images and speech carry no machine-readable mark, which Article 50 "
+            "of the EU AI Act requires of providers in the EU"
+        )
+        return None
+    return ImageMarks(MarkCodec(secret_key), load_signer(settings))

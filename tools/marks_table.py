@@ -1,0 +1,142 @@
+"""Measure the watermark of images and print the table of docs/howto/marks.md.
+
+    python -m tools.marks_table measure FIRST LAST >> results.jsonl   images FIRST to LAST-1 against all attacks
+    python -m tools.marks_table crops FIRST LAST >> results.jsonl     unmarked crops, which must have no mark
+    python -m tools.marks_table speech FIRST LAST >> results.jsonl    clips of the embedded voice
+    python -m tools.marks_table table results.jsonl                   the table
+
+Half of the images are drawn by the embedded model, a quarter each are synthetic photographs and drawings. Their sides
+are 256, 512 and 1024 pixels in turn.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tests.support.marks import ATTACKS, CODEC, CREATED_MS, drawing, luminance, photograph, psnr
+
+from minitoolai.engines.images.sketch import SketchEngine, generate
+from minitoolai.engines.marks.image import detect, embed
+from minitoolai.engines.protocols import ImageRequest
+
+SIDES = (1024, 512, 256)
+THINGS = ("a red apple", "a cat", "a house", "the moon", "a tree", "a car", "a fish", "a crown", "a rocket", "a cake")
+
+
+def image(number: int, engine: list[SketchEngine]) -> tuple[str, Any]:
+    """Return the kind and the pixels of one image."""
+    side = SIDES[number // 4 % 3]
+    if number % 2 == 0:
+        engine[:] = engine or [SketchEngine()]
+        request = ImageRequest(prompt=THINGS[number // 2 % 10], steps=2, width=side, height=side, seed=number)
+        return "embedded model", np.asarray(Image.open(io.BytesIO(generate(engine[0], request).png)).convert("RGB"))
+    make = photograph if number % 4 == 1 else drawing
+    return make.__name__, make(number, side)
+
+
+def measure(first: int, last: int) -> None:
+    """Print a line of JSON per image."""
+    engine: list[SketchEngine] = []
+    for number in range(first, last):
+        kind, pixels = image(number, engine)
+        mark = CODEC.watermark(number, CREATED_MS + number * 977)
+        began_s = time.perf_counter()
+        marked = embed(pixels, mark)
+        embed_ms = (time.perf_counter() - began_s) * 1000
+        found = {}
+        for name, attack in ATTACKS.items():
+            marks = detect(luminance(attack(Image.fromarray(marked))), CODEC.signal_keys())
+            found[name] = any(each.code == mark.code for each in marks)
+        facts = {"kind": kind, "side": pixels.shape[0], "psnr": psnr(marked, pixels), "ms": embed_ms, "found": found}
+        print(json.dumps(facts), flush=True)
+
+
+def crops(first: int, last: int) -> None:
+    """Print a line of JSON for each crop of an unmarked image: whether a code was read or anything was seen."""
+    for number in range(first, last):
+        rng = np.random.default_rng(number)
+        whole = (photograph, drawing)[number % 2](100_000 + number // 4, 512)
+        side = int(rng.integers(128, 257))
+        top, left = (int(value) for value in rng.integers(0, 512 - side, 2))
+        marks = detect(luminance(Image.fromarray(whole[top : top + side, left : left + side])), CODEC.signal_keys())
+        read = [m for m in marks if m.code is not None and m.key and CODEC.read(m.code, m.key)]
+        print(json.dumps({"crop": side, "seen": len(marks), "read": len(read)}), flush=True)
+
+
+def speech(first: int, last: int) -> None:
+    """Print a line of JSON for each clip of the embedded voice against all attacks, and for the clip unmarked."""
+    from tests.engines.marks.test_speech import ATTACKS as SOUNDS
+
+    from minitoolai.engines.marks.speech import SpeechWatermarker, detect_speech
+    from minitoolai.engines.speech.messages import VoiceFile
+    from minitoolai.engines.speech.voices import make_synthesizer
+
+    voice = make_synthesizer("hibari", [VoiceFile("heart", "")], 0)
+    mark, keys = CODEC.speech_watermark(CREATED_MS), CODEC.signal_keys()
+    for number in range(first, last):
+        text = f"Clip {number}. " + " ".join(THINGS[(number + n) % 10] for n in range(6)) + f", and {number * 37} more."
+        began_s = time.process_time()
+        samples = voice.speak("heart", text, 1.0)
+        middle_s = time.process_time()
+        watermarker = SpeechWatermarker(mark)
+        marked = np.concatenate([watermarker.process(samples), watermarker.finish()])
+        share = (time.process_time() - middle_s) / (middle_s - began_s)
+        found = {}
+        for name, attack in SOUNDS.items():
+            seen = detect_speech(attack(marked).astype(np.float32), keys)
+            found[name] = seen is not None and seen.day == mark.day
+        clean = detect_speech((samples / 32768).astype(np.float32), keys) is None
+        facts = {"seconds": len(samples) / 24_000, "share": share, "speech": found, "clean": clean}
+        print(json.dumps(facts), flush=True)
+
+
+def table(path: Path) -> None:
+    """Print the table and the figures."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    images = [row for row in rows if "found" in row]
+    sides = sorted({row["side"] for row in images})
+    print("| attack | all | " + " | ".join(f"{side}²" for side in sides) + " |")
+    print("|---|" + "---|" * (len(sides) + 1))
+    for name in ATTACKS:
+        hits: dict[Any, list[bool]] = defaultdict(list)
+        for row in images:
+            hits["all"].append(row["found"][name])
+            hits[row["side"]].append(row["found"][name])
+        print(f"| {name} | " + " | ".join(f"{np.mean(hits[key]):.1%}" for key in ("all", *sides)) + " |")
+    levels = [row["psnr"] for row in images]
+    print(f"{len(images)} images; PSNR {min(levels):.1f} to {max(levels):.1f} dB")
+    for side in sides:
+        print(f"{side}: median {np.median([row['ms'] for row in images if row['side'] == side]):.1f} ms to embed")
+    unmarked = [row for row in rows if "crop" in row]
+    read, seen = sum(row["read"] for row in unmarked), sum(row["seen"] for row in unmarked)
+    print(f"{len(unmarked)} unmarked crops: {read} read, {seen} seen")
+
+    clips = [row for row in rows if "speech" in row]
+    if clips:
+        hits = {name: np.mean([row["speech"][name] for row in clips]) for name in clips[0]["speech"]}
+        print(f"{len(clips)} clips of speech: " + ", ".join(f"{name} {share:.0%}" for name, share in hits.items()))
+        length, cost = (np.median([row[name] for row in clips]) for name in ("seconds", "share"))
+        clean = sum(row["clean"] for row in clips)
+        print(f"median {length:.1f} s, {cost:.1%} of the time of synthesis; {clean} unmarked clips without a mark")
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["measure", first, last]:
+            measure(int(first), int(last))
+        case ["crops", first, last]:
+            crops(int(first), int(last))
+        case ["speech", first, last]:
+            speech(int(first), int(last))
+        case ["table", name]:
+            table(Path(name))
+        case _:
+            sys.exit(__doc__)
