@@ -76,7 +76,6 @@ def test_doctor_warns_about_a_public_address_without_public_url(tmp_path: Path) 
     assert subjects(named) == set()
 
 
-<<<<<<< HEAD
 def test_doctor_warns_if_the_tokenizer_of_an_engine_with_a_key_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,13 +88,13 @@ def test_doctor_warns_if_the_tokenizer_of_an_engine_with_a_key_is_not_installed(
         "pip install bpe-openai"
     ]
     assert subjects(Settings(data_dir=tmp_path)) == set()
-=======
+
+
 def test_marking_that_is_off_is_a_warning_with_its_reason(tmp_path: Path) -> None:
     assert not any(warning.startswith("marks:") for warning in warnings(Settings(data_dir=tmp_path)))
     (warning,) = [each for each in warnings(Settings(data_dir=tmp_path, marks=False)) if each.startswith("marks:")]
     assert "Article 50" in warning
     assert "MINITOOLAI_MARKS=on" in warning
->>>>>>> marks
 
 
 def test_doctor_warns_about_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
