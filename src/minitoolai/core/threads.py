@@ -57,6 +57,8 @@ PICTURES = ThreadPool("pictures", 2)
 AUDIO = ThreadPool("audio", 2)
 #: Read and write images in the local folder.
 FILES = ThreadPool("files", 4)
+#: Read uploaded files and check their marks.
+UPLOADS = ThreadPool("uploads", 2)
 #: Send e-mails. Each may wait for the mail server until its timeout.
 MAIL = ThreadPool("mail", 4)
 #: Resolve the names of upstreams and of the moderation server.
@@ -64,7 +66,7 @@ NAMES = ThreadPool("upstream-names", 16)
 #: Start and stop what this process registered: the writer, tracing, the registration at the database.
 CONTROL = ThreadPool("control", 2)
 
-POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, MAIL, NAMES, CONTROL)
+POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, UPLOADS, MAIL, NAMES, CONTROL)
 
 
 def close_pools() -> None:

@@ -17,6 +17,7 @@ from minitoolai.core.errors import EngineRefused, ServiceError, StoreError
 from minitoolai.core.inference import ImageJobRequest, decode_image_job_request
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Outcome
+from minitoolai.core.threads import PICTURES
 from minitoolai.core.tracing import Attributes, Span, Spans, child_span
 from minitoolai.engines.protocols import GeneratedImage, ImageEngine, ImageRequest
 from minitoolai.images.marks import ImageMarks
@@ -124,7 +125,7 @@ class JobAttempt:
         marks, job = self._services.marks, self.job
         if marks is None:
             return image.png
-        return await asyncio.to_thread(marks.sign, image.png, job.id, job.created_ms, image.model)
+        return await PICTURES.run(marks.sign, image.png, job.id, job.created_ms, image.model)
 
     def _engine_request(self) -> ImageRequest:
         request, marks = self.request, self._services.marks

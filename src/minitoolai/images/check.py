@@ -18,6 +18,7 @@ import msgspec
 from minitoolai.core.clock import generation_name, parse_generation_name
 from minitoolai.core.errors import Overloaded
 from minitoolai.core.marks import EPOCH_S, MarkCodec
+from minitoolai.core.threads import UPLOADS
 from minitoolai.images.manifest_reader import ManifestReport, read_manifest
 
 MAX_FILE_BYTES = 50 * 1024 * 1024
@@ -89,7 +90,7 @@ class MarkChecker:
         self._waiting += 1
         try:
             async with self._slots:
-                manifest = await asyncio.to_thread(lambda: read_manifest(path.read_bytes()))
+                manifest = await UPLOADS.run(lambda: read_manifest(path.read_bytes()))
                 result = await self._detect(path)
         finally:
             self._waiting -= 1
@@ -100,7 +101,7 @@ class MarkChecker:
 
     async def _report_sound(self, path: Path, result: _Detection) -> CheckReport:
         with path.open("rb") as file:
-            comment = _COMMENT.search(await asyncio.to_thread(file.read, _COMMENT_WITHIN))
+            comment = _COMMENT.search(await UPLOADS.run(file.read, _COMMENT_WITHIN))
         marks = [
             MarkReport("ours", (EPOCH_S + found.code * 86_400) * 1000) if found.key >= 0 else MarkReport("foreign")
             for found in result.marks

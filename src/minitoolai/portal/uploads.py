@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import tempfile
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ from typing import IO
 from starlette.requests import ClientDisconnect, Request
 
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, InvalidRequest
+from minitoolai.core.threads import UPLOADS
 
 #: What a form with one file has in addition to the file: the boundary and a few headers.
 _MAX_ENVELOPE_BYTES = 16 * 1024
@@ -37,7 +37,7 @@ async def received_file(request: Request, max_bytes: int) -> AsyncIterator[Path]
         path = Path(folder) / "body"
         with path.open("wb") as file:
             await _receive(request, file, limit, max_bytes)
-        yield await asyncio.to_thread(_extract, path, boundary, max_bytes)
+        yield await UPLOADS.run(_extract, path, boundary, max_bytes)
 
 
 async def _receive(request: Request, file: IO[bytes], limit: int, max_bytes: int) -> None:
