@@ -85,7 +85,13 @@ def test_sql_in_a_key_is_refused_without_a_query(books: TemporaryBooks, text: st
         accounts.insert_key(books.connection, key.row)
     verifier = KeyVerifier(books.database, b"secret", books.clock)
     asked: list[object] = []
-    read, books.database.read = books.database.read, lambda *arguments: asked.append(arguments) or read(*arguments)  # type: ignore[method-assign, func-returns-value]
+    read_async = books.database.read_async
+
+    async def recorded(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return await read_async(*arguments)
+
+    books.database.read_async = recorded  # type: ignore[method-assign]
     with pytest.raises(AccessDenied):
         asyncio.run(verifier.verify(text))
     assert asked == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def test_a_chat_is_charged_to_the_nano_dollar(on_postgres: ServerProcess) -> Non
 
 def test_a_second_server_does_not_end_the_streams_of_the_first(on_postgres: ServerProcess, tmp_path: Path) -> None:
     account = on_postgres.account()
-    (tmp_path / "second").mkdir()
+    (tmp_path / "second" / "data").mkdir(parents=True)
+    shutil.copy(on_postgres.data_dir / "secret.key", tmp_path / "second" / "data")
     # Long enough for a busy machine, since the client disconnects in the middle.
     with start(account, model="endless", max_completion_tokens=3000) as answer:
         name = answer.headers["x-generation-id"]

@@ -99,6 +99,9 @@ class Here(Database):
     async def read_async(self, function: Callable[..., Any], *arguments: object) -> Any:
         return function(self._only, *arguments)
 
+    async def upkeep(self, function: Callable[..., Any], *arguments: object) -> Any:
+        return function(self._only, *arguments)
+
 
 @dataclass
 class SimulationTally:

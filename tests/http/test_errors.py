@@ -34,6 +34,7 @@ PROMISED = {
     errors.IdempotencySpent: (409, "invalid_request_error", "idempotency_spent", False),
     errors.Overloaded: (503, "server_error", "overloaded", True),
     errors.EngineFull: (503, "server_error", "overloaded", True),
+    errors.ReportTooLarge: (503, "server_error", "report_too_large", False),
     errors.RateLimited: (429, "rate_limit_error", "rate_limit_exceeded", True),
     errors.EngineError: (502, "server_error", "upstream_error", True),
     errors.EngineRefused: (400, "invalid_request_error", "invalid_request", False),
