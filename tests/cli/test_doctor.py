@@ -12,7 +12,7 @@ import pytest
 
 from minitoolai.cli.doctor import MIN_FREE_BYTES, warnings
 from minitoolai.core.errors import SettingsError
-from minitoolai.paths import load_secret_keys
+from minitoolai.paths import catalog_path, load_secret_keys
 from minitoolai.settings import Secret, Settings
 from tests.support import catalogs, manners
 from tests.support.ask import post
@@ -27,7 +27,7 @@ RACE = """
 import os, sys
 from pathlib import Path
 from minitoolai.settings import Settings
-from minitoolai.paths import load_secret_keys
+from minitoolai.paths import catalog_path, load_secret_keys
 start, go = os.pipe()
 results, result = os.pipe()
 for _ in range(12):
@@ -79,7 +79,9 @@ def test_doctor_warns_about_a_public_address_without_public_url(tmp_path: Path) 
 def test_doctor_warns_if_the_tokenizer_of_an_engine_with_a_key_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(data_dir=tmp_path, engine_keys={"openai": Secret("sk-x")})
+    named = tmp_path / "catalog.toml"
+    named.write_text(catalog_path(Settings()).read_text().replace("# tokenizer =", "tokenizer ="))
+    settings = Settings(data_dir=tmp_path, catalog=str(named), engine_keys={"openai": Secret("sk-x")})
     assert subjects(settings) == set()
     # Python treats a module that is None as one that is not installed.
     monkeypatch.setitem(sys.modules, "bpe_openai", None)
@@ -87,7 +89,7 @@ def test_doctor_warns_if_the_tokenizer_of_an_engine_with_a_key_is_not_installed(
         "tokenizer of openai: its package is not installed, so text without a reported usage is counted by its bytes; "
         "pip install bpe-openai"
     ]
-    assert subjects(Settings(data_dir=tmp_path)) == set()
+    assert subjects(Settings(data_dir=tmp_path, engine_keys={"openai": Secret("sk-x")})) == set()
 
 
 def test_marking_that_is_off_is_a_warning_with_its_reason(tmp_path: Path) -> None:

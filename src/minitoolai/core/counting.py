@@ -122,11 +122,15 @@ def estimate_prompt(
     An image counts as the fewest tokens an image of this model can have: the maximum would overcharge a small image
     many times over.
     """
-    images = 0
-    if image_tokens is not None:
-        low = min(image_tokens.low, image_tokens.high)
-        images = sum(image_tokens.low if detail == "low" else low for detail in request.images)
-    return max(1, _prompt_text_tokens(request, tokenizer) + images)
+    return max(1, _prompt_text_tokens(request, tokenizer) + _image_tokens(request, image_tokens))
+
+
+def _image_tokens(request: ChatRequest, image_tokens: ImageTokens | None) -> int:
+    """Return the fewest tokens that the images of a prompt can have together."""
+    if image_tokens is None:
+        return 0
+    low = min(image_tokens.low, image_tokens.high)
+    return sum(image_tokens.low if detail == "low" else low for detail in request.images)
 
 
 def _prompt_text_tokens(request: ChatRequest, tokenizer: Tokenizer | None = None) -> int:
@@ -199,8 +203,9 @@ class Judgement(msgspec.Struct, frozen=True):
 
 def expect_prompt(request: ChatRequest, image_tokens: ImageTokens | None, most: int) -> PromptCount:
     """Return our count of a prompt, believing reports from a quarter of its text up to `most`."""
-    least = _prompt_text_tokens(request) // LEAST_SHARE
-    return PromptCount(min(estimate_prompt(request, image_tokens), most), least, most)
+    text = _prompt_text_tokens(request)
+    images = _image_tokens(request, image_tokens) if request.images else 0
+    return PromptCount(min(max(1, text + images), most), text // LEAST_SHARE, most)
 
 
 def least_prompt(request: ChatRequest) -> int:
