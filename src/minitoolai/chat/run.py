@@ -313,7 +313,7 @@ class ChatRun:
             body = await response.read()
         # Store it before counting: it must be charged even if the client disconnects meanwhile.
         completion = self._completion = self._normalize(body)
-        if self._must_count(completion.judgement):
+        if completion.judgement.is_estimated and self._must_count(completion.judgement):
             texts = await _in_counter(completion_texts, completion.body)
             await self._count(Delivered(len(texts), completion.size, texts))
             completion = self._normalize(body)
@@ -331,11 +331,13 @@ class ChatRun:
             max_output=self._max_output(),
             output=None if self._counted is None else self._counted.completion_tokens,
             is_exact=self.engine.token_events,
-            echoed=self._echoed_bytes(),
+            echoed=0 if self.request.prompt is None else self._echoed_bytes(),
             model=self.request.model,
             engine=self.engine.name,
         )
-        return self._normalize(body) if self._must_check_prompt(completion.judgement) else completion
+        if completion.judgement.doubts and self._must_check_prompt(completion.judgement):
+            return self._normalize(body)
+        return completion
 
     def final_events(self) -> bytes:
         """Return the events to send once the charge is durable."""
@@ -358,9 +360,9 @@ class ChatRun:
             self._max_output(),
             is_exact=self.engine.token_events,
             output=None if self._counted is None else self._counted.completion_tokens,
-            echoed=self._echoed_bytes(),
+            echoed=0 if self.request.prompt is None else self._echoed_bytes(),
         )
-        return self._judge() if self._must_check_prompt(judgement) else judgement
+        return self._judge() if judgement.doubts and self._must_check_prompt(judgement) else judgement
 
     def _must_check_prompt(self, judgement: Judgement) -> bool:
         """Return True if a reported prompt seems too low. Then lower the limit, once, for a second check."""
@@ -486,7 +488,8 @@ class ChatRun:
             self._service.in_background(self, self._count_and_finish(error), is_drain=False)
         else:
             self.finish(error)
-        await self._discard_pending()
+        if self._pending is not None:
+            await self._discard_pending()
         if response is not None:
             await response.close()
 
