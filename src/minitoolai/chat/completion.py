@@ -28,6 +28,7 @@ from minitoolai.core.counting import (
     Judgement,
     PromptCount,
     estimate_output_tokens,
+    is_believed,
     is_plausible,
     judge_usage,
     least_output,
@@ -192,21 +193,25 @@ def normalize_completion(
         is_documented, messages = False, [choice["message"] for choice in choices]
         # Moonshot reports the usage in a choice.
         reported_usage = completion.usage or next((one.usage for one in completion.choices or [] if one.usage), None)
-    served = text_or(completion.model, model)
+    served = completion.model if isinstance(completion, _DocumentedCompletion) else text_or(completion.model, model)
     reported = read_usage(reported_usage)
     sizes = [_size(message) for message in messages if message]
     pieces, size = len(sizes) - sizes.count(0), sum(sizes)
     generated = max(0, size - echoed)
-    was_absurd = reported is not None and not is_plausible(reported)
-    judgement = judge_usage(
-        None if was_absurd else reported,
-        prompt=prompt,
-        tokens=min(max_output, estimate_output_tokens(pieces, generated) if output is None else output),
-        has_begun=pieces > 0,
-        least=0 if is_exact else least_output(pieces, generated, output),
-        most=max_output,
-        was_absurd=was_absurd,
-    )
+    least = 0 if is_exact else least_output(pieces, generated, output)
+    if reported is not None and is_believed(reported, prompt, least, max_output):
+        judgement = Judgement(reported, False)
+    else:
+        was_absurd = reported is not None and not is_plausible(reported)
+        judgement = judge_usage(
+            None if was_absurd else reported,
+            prompt=prompt,
+            tokens=min(max_output, estimate_output_tokens(pieces, generated) if output is None else output),
+            has_begun=pieces > 0,
+            least=least,
+            most=max_output,
+            was_absurd=was_absurd,
+        )
     if forwards and is_documented and judgement.usage is reported:
         return NormalizedCompletion(body, judgement, served, size)
     tier = completion.service_tier
@@ -248,7 +253,7 @@ def _documented(body: bytes) -> _DocumentedCompletion | None:
         for choice in found.choices:
             msgspec.convert(choice.message, _DocumentedMessage)
             logprobs = bytes(choice.logprobs)
-            if repair_logprobs(logprobs) is not logprobs:
+            if logprobs != b"null" and repair_logprobs(logprobs) is not logprobs:
                 return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -47,6 +47,7 @@ from minitoolai.core.counting import (
     PromptCount,
     count_deltas,
     estimate_output_tokens,
+    is_believed,
     is_plausible,
     judge_usage,
     least_output,
@@ -290,6 +291,10 @@ class ChunkNormalizer:
             return pieces if is_exact else estimate_output_tokens(pieces, size)
 
         later, least = 0, 0 if is_exact else least_output(pieces, size, output)
+        is_early = self.reported_pieces <= 1 and pieces > self.reported_pieces
+        is_whole = self.done and not (is_early or self.was_absurd)
+        if is_whole and self.usage is not None and is_believed(self.usage, prompt, least, max_output):
+            return Judgement(self.usage, False)
         if self.usage is not None and not self.done and output is not None:
             later = max(0, min(output, max_output) - self.usage.completion_tokens)
         elif self.usage is not None and not self.done:
@@ -306,7 +311,7 @@ class ChunkNormalizer:
             least=least,
             most=max_output,
             later=later,
-            is_early=self.reported_pieces <= 1 and pieces > self.reported_pieces,
+            is_early=is_early,
             was_absurd=self.was_absurd,
         )
 

@@ -259,6 +259,19 @@ def merge_usage(before: Usage | None, now: Usage) -> Usage:
     return Usage(prompt.prompt_tokens, output.completion_tokens, 0, *details)
 
 
+def is_believed(reported: Usage, prompt: PromptCount, least: int, most: int) -> bool:
+    """Return True if a report is within every range and consistent, as nearly every one is.
+
+    Such a report about a whole response is charged as it is; all others need `judge_usage`.
+    """
+    return (
+        max(1, prompt.least) <= reported.prompt_tokens <= prompt.most
+        and max(1, least) <= reported.completion_tokens <= most
+        and reported.total_tokens <= reported.prompt_tokens + reported.completion_tokens
+        and _details_fit(reported)
+    )
+
+
 def judge_usage(
     reported: Usage | None,
     *,
@@ -278,16 +291,6 @@ def judge_usage(
     the first chunk, so it covers only the prompt. `was_absurd`: another report was ignored. Without a report and
     without output, nothing is charged.
     """
-    if (
-        reported is not None
-        and max(1, prompt.least) <= reported.prompt_tokens <= prompt.most
-        and max(1, least) <= reported.completion_tokens <= most
-        and not (later or is_early or was_absurd)
-        and reported.total_tokens <= reported.prompt_tokens + reported.completion_tokens
-        and _details_fit(reported)
-    ):
-        # Nearly every report.
-        return Judgement(reported, False)
     doubts = ["absurd"] if was_absurd else []
     if reported is None:
         ours = Usage(prompt.tokens, tokens) if has_begun else Usage(0, 0)
