@@ -53,7 +53,9 @@ def guide_server(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -
         "MINITOOLAI_OPENAI_BASE_URL": upstream.base_url,
         "MINITOOLAI_LLAMA_THREADS": "1",
     }
-    catalog = SHIPPED.read_text() + '\n[embedding.vectors]\ninput = "0.02"\ncontext = 8191\nengines = ["openai"]\n'
+    # The stand-in has a private address, so nothing is fetched for it unless it is said to fetch itself.
+    shipped = SHIPPED.read_text().replace("needs_key = true", "fetches_images = true\nneeds_key = true", 1)
+    catalog = shipped + '\n[embedding.vectors]\ninput = "0.02"\ncontext = 8191\nengines = ["openai"]\n'
     with ServerProcess(tmp_path_factory.mktemp("guide"), catalog=catalog, env=env) as server:
         yield server
 
