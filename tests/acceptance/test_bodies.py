@@ -154,8 +154,8 @@ def expected(job: dict[str, Any]) -> tuple[int, ...]:
     if path in ("/en/1", "/webhooks/stripe"):
         return (404,)
     if path == "/en/check/file":
-        # Takes files of up to 50 MB, and forms only: anything else is refused unread.
-        return (400,)
+        # Takes files of up to 50 MB, forms only and a few a minute: anything else is refused unread.
+        return (400, 429)
     is_open = path.startswith("/en") or path == "/api/texttoimage/jobs/" or "authorization" in job["headers"]
     return (413,) if is_open else (401,)
 
