@@ -88,6 +88,8 @@ class ChatRun:
         self._has_waited = False
         self._prompt = prompt
         self._prompt_is_checked = False
+        #: Bytes of the prompt that a text completion repeats before its output.
+        self._echoed_bytes = 0 if request.prompt is None else _echoed_bytes(request)
         #: Our count by the engine's tokenizer.
         self._counted: Usage | None = None
         #: The usage that was charged.
@@ -313,7 +315,7 @@ class ChatRun:
             body = await response.read()
         # Store it before counting: it must be charged even if the client disconnects meanwhile.
         completion = self._completion = self._normalize(body)
-        if completion.judgement.is_estimated and self._must_count(completion.judgement):
+        if self.engine.tokenizer is not None and self._must_count(completion.judgement):
             texts = await _in_counter(completion_texts, completion.body)
             await self._count(Delivered(len(texts), completion.size, texts))
             completion = self._normalize(body)
@@ -331,7 +333,7 @@ class ChatRun:
             max_output=self._max_output(),
             output=None if self._counted is None else self._counted.completion_tokens,
             is_exact=self.engine.token_events,
-            echoed=0 if self.request.prompt is None else self._echoed_bytes(),
+            echoed=self._echoed_bytes,
             model=self.request.model,
             engine=self.engine.name,
         )
@@ -360,7 +362,7 @@ class ChatRun:
             self._max_output(),
             is_exact=self.engine.token_events,
             output=None if self._counted is None else self._counted.completion_tokens,
-            echoed=0 if self.request.prompt is None else self._echoed_bytes(),
+            echoed=self._echoed_bytes,
         )
         return self._judge() if judgement.doubts and self._must_check_prompt(judgement) else judgement
 
@@ -374,8 +376,8 @@ class ChatRun:
         return True
 
     def _must_count(self, judgement: Judgement) -> bool:
-        """Return True if this is our own count and the engine's tokenizer can give a better one."""
-        return judgement.is_estimated and self.engine.tokenizer is not None and self._counted is None
+        """Return True if this is our own count, and the engine's tokenizer, if it has one, can give a better one."""
+        return judgement.is_estimated and self._counted is None
 
     async def _count(self, delivered: Delivered) -> None:
         """Count the prompt and the delivered text with the engine's tokenizer, in a thread."""
@@ -389,14 +391,7 @@ class ChatRun:
     async def _count_stream(self) -> None:
         events = self.events
         if self._completion is None and isinstance(events, RecordingNormalizer) and self._must_count(self._judge()):
-            await self._count(Delivered(events.pieces, max(0, events.size - self._echoed_bytes()), events.texts()))
-
-    def _echoed_bytes(self) -> int:
-        """Return the bytes of the prompt that a text completion repeats before its output."""
-        fields = self.request.fields
-        if self.request.prompt is None or not fields.get("echo"):
-            return 0
-        return self.request.text_bytes * int(fields.get("n", 1))
+            await self._count(Delivered(events.pieces, max(0, events.size - self._echoed_bytes), events.texts()))
 
     def _max_output(self) -> int:
         """Return the number of output tokens that the hold pays for."""
@@ -602,3 +597,7 @@ async def _in_counter(function: Callable[..., T], *arguments: object) -> T:
 
 async def _read(response: ChatResponse) -> bytes:
     return await response.read()
+
+
+def _echoed_bytes(request: ChatRequest) -> int:
+    return request.text_bytes * int(request.fields.get("n") or 1) if request.fields.get("echo") else 0

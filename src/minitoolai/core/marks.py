@@ -108,7 +108,7 @@ def _check(key: bytes, plain: int) -> int:
 
 
 def _encrypt(key: bytes, plain: int) -> int:
-    """Encrypt with a Feistel network, so that nobody but the operator reads the time."""
+    """Encrypt with a Feistel network, so that only the operator can read the time."""
     left, right = plain >> _HALF_BITS, plain & _HALF_MASK
     for turn in range(_ROUNDS):
         left, right = right, left ^ _number(key, b"round%d" % turn, right, _HALF_BITS)
