@@ -23,14 +23,19 @@ from minitoolai.core.catalog import (
     ImageEntry,
     ImageModel,
     ImageTokens,
+    InvalidPrice,
+    PricesEntry,
     SpeechEntry,
     SpeechModel,
+    TierEntry,
+    UpstreamCost,
     find_invalid_cost,
+    read_prices,
     suggest_names,
     upstream_costs,
 )
 from minitoolai.core.errors import CatalogError
-from minitoolai.core.money import price_per_image, price_per_token
+from minitoolai.core.money import price_per_character, price_per_image
 from minitoolai.core.operator_input import why_bad_address, why_bad_headers
 from minitoolai.core.request_fields import why_never_forwarded
 
@@ -50,6 +55,8 @@ _SECTIONS: dict[str, Any] = {
     "image": ImageEntry,
     "embedding": EmbeddingEntry,
 }
+#: Types of the tables inside entries, by key.
+_NESTED: dict[str, Any] = {"image_tokens": ImageTokens, "tiers": TierEntry, "costs": UpstreamCost}
 #: Engine kinds by capability.
 _CHAT_KINDS = ("upstream", "llama", "fake")
 _SPEECH_KINDS = ("upstream", "hibari", "piper", "fake")
@@ -124,20 +131,18 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
 
 def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, EngineEntry]) -> ChatModel:
     table = f'chat."{name}"'
-    for field in ("input", "output"):
-        try:
-            price_per_token(getattr(entry, field))
-        except (ValueError, ArithmeticError):
-            raise _at(
-                text, table, field, f'{field} = "0.15" means dollars per million tokens, at most three decimals'
-            ) from None
+    try:
+        prices = read_prices(entry, entry.tiers)
+    except InvalidPrice as error:
+        raise _at(text, table, error.key, error.remedy) from None
     _check_order(text, table, entry.engines, engines, _CHAT_KINDS, "chat")
     if entry.max_output < 16 or entry.context < entry.max_output:
         raise _at(text, table, "max_output", "max_output must be at least 16 and at most context")
+    if entry.tiers and entry.tiers[-1].above >= entry.context:
+        raise _at(text, table, "tiers", f"above = {entry.tiers[-1].above} must be below context = {entry.context}")
     return ChatModel(
         name,
-        price_per_token(entry.input),
-        price_per_token(entry.output),
+        prices,
         entry.context,
         entry.max_output,
         tuple(entry.engines),
@@ -148,15 +153,14 @@ def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, Engin
 def _check_embedding(text: str, name: str, entry: EmbeddingEntry, engines: dict[str, EngineEntry]) -> EmbeddingModel:
     table = f'embedding."{name}"'
     try:
-        price = price_per_token(entry.input)
-    except (ValueError, ArithmeticError):
-        remedy = 'input = "0.02" means dollars per million tokens, at most three decimals'
-        raise _at(text, table, "input", remedy) from None
+        prices = read_prices(PricesEntry(input=entry.input, output="0"))
+    except InvalidPrice as error:
+        raise _at(text, table, error.key, error.remedy) from None
     _check_order(text, table, entry.engines, engines, _CHAT_KINDS, "make embeddings")
     for engine in entry.engines:
         if engines[engine].kind == "llama" and not engines[engine].embeds:
             raise _at(text, table, "engines", f"the engine {engine} needs embeds = true to make embeddings")
-    return EmbeddingModel(name, price, 0, entry.context, 0, tuple(entry.engines), None)
+    return EmbeddingModel(name, prices, entry.context, 0, tuple(entry.engines), None)
 
 
 def _check_order(
@@ -186,7 +190,7 @@ def _check_image(text: str, name: str, entry: ImageEntry, engines: dict[str, Eng
 def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, EngineEntry]) -> SpeechModel:
     table = f'speech."{name}"'
     try:
-        price = price_per_token(entry.price)
+        price = price_per_character(entry.price)
     except (ValueError, ArithmeticError):
         remedy = 'price = "15.00" means dollars per million characters, at most three decimals'
         raise _at(text, table, "price", remedy) from None
@@ -221,8 +225,9 @@ def _at(text: str, table: str, key: str | None, remedy: str) -> CatalogError:
         if stripped.startswith("["):
             head = _bare(stripped.split("]")[0].strip("["))
             in_table = head == wanted
-            # For a table that exists only as subtables, the first of them.
-            found = line if in_table or (not found and head.startswith(f"{wanted}.")) else found
+            # For a table that exists only as subtables, the first of them; for a key that is a subtable, that one.
+            is_key = key is not None and head == f"{wanted}.{key}"
+            found = line if in_table or is_key or (not found and head.startswith(f"{wanted}.")) else found
         elif in_table and key and re.match(rf"{re.escape(key)}\s*=", stripped):
             found = line
             break
@@ -252,7 +257,7 @@ def _located(text: str, raw: dict[str, Any], message: str) -> CatalogError:
             msgspec.convert(entry, kind)
         except msgspec.ValidationError:
             quoted = name if re.fullmatch(r"\w+", name) else f'"{name}"'
-            known = _keys(ImageTokens if field and field.group(1) == "image_tokens" else kind)
+            known = _keys(_NESTED.get(field.group(1), kind) if field else kind)
             return _at(text, f"{section.group(1)}.{quoted}", key, _remedy(what, known))
     return _at(text, section.group(1), None, _remedy(what, {}))
 
