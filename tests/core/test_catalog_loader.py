@@ -62,7 +62,7 @@ MISTAKES = [
     ('input = "2.50"', 'input = "0.0000001"', "line 12", "at most six decimals"),
     ('input = "2.50"', 'input = "2.50"\ncached_input = "-1"', "line 13", "dollars per million tokens"),
     ('input = "2.50"', 'input = "2.50"\ncached_input = 1.25', "line 13", "write it in quotes"),
-    ('input = "2.50"', 'input = "2.50"\ncached = "1.25"', "line 13", "the nearest is cached_input"),
+    ('input = "2.50"', 'input = "2.50"\ncached = "1.25"', "line 13", "the nearest are cached_input, cache_write"),
     ('input = "2.50"', 'input = "2.50"\nrequest = "1.5"', "line 13", "at most $1"),
     ("[image.real]", TIER + 'above = 1000\ninput = "5"\n[image.real]', "line 19", "needs a line output ="),
     ("[image.real]", TIER + 'above = 0\ninput = "5"\noutput = "6"\n[image.real]', "line 19", ">= 1"),
@@ -77,14 +77,14 @@ MISTAKES = [
     (
         "[image.real]",
         2 * (TIER + 'above = 9\ninput = "5"\noutput = "6"\n') + "[image.real]",
-        "line 19",
+        "line 23",
         "above = 9 must be",
     ),
     (
         "[engines.up]",
         '[engines.up.costs."gpt-4o"]\ninput = "1"\ncahced_input = "2"\n[engines.up]',
         "line 6",
-        "nearest is cached",
+        "nearest are cached_input",
     ),
     ('input = "2.50"', 'input = "-1"', "line 12", "dollars per million tokens"),
     ('input = "2.50"', 'input = "1e30"', "line 12", "dollars per million tokens"),
@@ -159,7 +159,7 @@ def test_a_table_written_in_parts_is_found_too() -> None:
         GOOD.replace("image_tokens = { low = 85, high = 1_445 }\n", "")
         + '[chat."gpt-4o".image_tokens]\nlow = "85"\nhigh = 9\n'
     )
-    with pytest.raises(CatalogError, match=r"line 11: .*image_tokens: Expected `int`"):
+    with pytest.raises(CatalogError, match=r"line 22: .*image_tokens: Expected `int`"):
         parse_catalog(text)
 
 

@@ -218,21 +218,22 @@ def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, E
 
 def _at(text: str, table: str, key: str | None, remedy: str) -> CatalogError:
     """Return an error with the line of `key` in `[table]`, or of the table header if the key is missing."""
-    in_table, found = False, 0
+    in_table, found, found_key = False, 0, 0
     wanted = _bare(table)
     for line, content in enumerate(text.splitlines(), 1):
         stripped = content.strip()
         if stripped.startswith("["):
             head = _bare(stripped.split("]")[0].strip("["))
             in_table = head == wanted
-            # For a table that exists only as subtables, the first of them; for a key that is a subtable, that one.
-            is_key = key is not None and head == f"{wanted}.{key}"
-            found = line if in_table or is_key or (not found and head.startswith(f"{wanted}.")) else found
+            # For a table that exists only as subtables, the first of them; for a key that is a subtable, the last.
+            found = line if in_table or (not found and head.startswith(f"{wanted}.")) else found
+            found_key = line if key and f"{head}.".startswith(f"{wanted}.{key}.") else found_key
         elif in_table and key and re.match(rf"{re.escape(key)}\s*=", stripped):
-            found = line
+            found_key = line
             break
         elif not found and _bare(stripped.split("=")[0]) in (wanted, wanted.rpartition(".")[2]):
             found = line
+    found = found_key or found
     where = f"line {found}" if found else "at the top"
     return CatalogError(f"{where}: [{table}]{' ' + key if key else ''}: {remedy}")
 
@@ -273,7 +274,7 @@ def _remedy(what: str, known: dict[str, Any]) -> str:
         return f"there is no key {name[1]}; {suggest_names(name[1], known)}"
     if "missing required field" in what and name:
         return f"needs a line {name[1]} = …"
-    if "Expected `str`" in what:
+    if "Expected `str" in what:
         return f"{what}; write it in quotes"
     if "Invalid enum value" in what:
         return (
