@@ -100,7 +100,7 @@ class Prices(msgspec.Struct, frozen=True):
 
     def split(self, usage: Usage) -> list[Part]:
         """Return the tokens of a request by bucket, each token in one. A bucket without tokens is left out."""
-        tier = self._tier(usage.prompt_tokens)
+        tier = self.at(usage.prompt_tokens)
         parts = [Part(name, units, getattr(tier, name)) for name, units in _units(usage) if units]
         if parts and tier.request:
             parts.append(Part("request", 1, tier.request))
@@ -132,7 +132,8 @@ class Prices(msgspec.Struct, frozen=True):
     def _prices(self, buckets: tuple[str, ...]) -> list[int]:
         return [getattr(self, name) for name in buckets]
 
-    def _tier(self, prompt_tokens: int) -> Prices:
+    def at(self, prompt_tokens: int) -> Prices:
+        """Return the prices of a request with a prompt of this many tokens."""
         return next((tier.prices for tier in reversed(self.tiers) if prompt_tokens > tier.above), self)
 
     def _reachable(self, prompt_tokens: int) -> Iterator[Prices]:
