@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from minitoolai.cli.common import CLOCK
 from minitoolai.core.errors import InvalidRequest
 
 #: Provider of the package → engine of the catalog and its address. All speak OpenAI's API.
@@ -78,7 +79,7 @@ def chat_models(provider: str, only: str = "*", now: datetime | None = None) -> 
     if provider not in ENGINES or provider not in known:
         raise InvalidRequest(f"there is no provider {provider!r}; choose from {', '.join(sorted(ENGINES))}")
     models = (
-        _read(model, now or datetime.now(UTC))
+        _read(model, now or datetime.fromtimestamp(CLOCK.now_ms() / 1000, UTC))
         for model in known[provider].models
         if fnmatchcase(model.id, only) and not model.deprecated and not _NOT_CHAT.search(model.id)
     )
