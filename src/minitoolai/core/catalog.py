@@ -367,7 +367,7 @@ Model = ChatModel | EmbeddingModel | ImageModel | SpeechModel
 
 
 class Catalog(msgspec.Struct, frozen=True):
-    """All models and engines, validated."""
+    """All models and engines, validated. Replaced in place when the file is read again."""
 
     engines: dict[str, EngineEntry]
     chat: dict[str, ChatModel]
@@ -375,6 +375,13 @@ class Catalog(msgspec.Struct, frozen=True):
     images: dict[str, ImageModel] = {}
     embeddings: dict[str, EmbeddingModel] = {}
     upstream_costs: UpstreamCosts = {}
+
+    def replace(self, other: Catalog) -> None:
+        """Take over the contents of another catalog. Everything that holds this one sees them at once."""
+        for field in self.__struct_fields__:
+            contents = getattr(self, field)
+            contents.clear()
+            contents.update(getattr(other, field))
 
     def models(self) -> dict[str, Model]:
         """Return all models of every kind by name."""
