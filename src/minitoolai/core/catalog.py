@@ -276,6 +276,8 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: all but upstream: model name in responses, and context length in tokens.
     model: str = ""
     context: Count = 0
+    #: llama: name of a model of `minitoolai fetch`. It serves from the moment that it is here.
+    fetched: str = ""
     #: llama: a GGUF file instead of MINITOOLAI_LLAMA_MODEL; whether to start its server for embeddings, and the pooling
     #: of token vectors if the file does not specify it.
     file: str = ""

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
-from minitoolai.core.errors import EngineError, FetchFailed, SettingsError, UrlForbidden
+from minitoolai.core.errors import CatalogError, EngineError, FetchFailed, SettingsError, UrlForbidden
 from minitoolai.core.operator_input import why_bad_address, why_bad_key
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.engines.chat.openai import UpstreamEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
+from minitoolai.engines.fetching import fetchable_models, models_dir
 from minitoolai.engines.images.openai import UpstreamImageEngine
 from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.images.remote import RemoteServer, remote_server
@@ -82,10 +83,13 @@ def make_engine(
 ) -> ChatEngine:
     """Create a chat engine according to the kind of its entry."""
     if entry.kind == "llama":
+        if entry.fetched and entry.fetched not in fetchable_models():
+            raise CatalogError(f"[engines.{name}] fetched: {entry.fetched!r} is not a model of minitoolai fetch")
         return LlamaEngine(
             name,
             entry,
             http,
+            models=models_dir(settings),
             path=settings.llama_model,
             slots=settings.llama_slots,
             queue=settings.llama_queue,
