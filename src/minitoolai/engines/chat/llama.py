@@ -24,7 +24,7 @@ from minitoolai.engines.chat.failures import upstream_failure
 from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt
 from minitoolai.engines.child_process import LONGEST_RESTART_S, ChildProcess, child_environment
 from minitoolai.engines.concurrency import ConcurrencyLimit
-from minitoolai.engines.fetching import fetchable_models
+from minitoolai.engines.fetching import FetchableModel
 from minitoolai.httpclient.client import HttpClient, HttpError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class LlamaEngine(ChildProcess):
         entry: EngineEntry,
         client: HttpClient,
         *,
-        models: Path | None = None,
+        fetched: tuple[FetchableModel, Path] | None = None,
         path: str = "",
         slots: int = 4,
         queue: int = 128,
@@ -70,10 +70,10 @@ class LlamaEngine(ChildProcess):
         self._has_library = util.find_spec("xllamacpp") is not None
         self._path = entry.file or path or find_embedded_model()
         #: A model that may be fetched while the server runs. Until its process is up, another engine serves.
-        self._fetched = fetchable_models()[entry.fetched] if entry.fetched else None
+        self._fetched = fetched[0] if fetched else None
         self._must_be_up = False
-        if self._fetched is not None and models is not None:
-            self._path = str(models / self._fetched.file)
+        if fetched is not None:
+            self._path = str(fetched[1] / fetched[0].file)
             path = ""
         self._context = context or entry.context
         self._served_model = Path(path).stem if path and not entry.file else entry.model
