@@ -61,3 +61,61 @@ def test_a_cancelled_wait_returns_its_place_in_the_queue() -> None:
         assert not limit.is_busy
 
     asyncio.run(test())
+
+
+def test_slots_are_shared_among_accounts_whatever_their_number_of_requests() -> None:
+    async def test() -> None:
+        limit, order = ConcurrencyLimit(2, 200, "gpu"), []
+
+        async def work(account: int) -> None:
+            await limit.acquire(account)
+            order.append(account)
+            await asyncio.sleep(0)
+            limit.release(account)
+
+        many = [asyncio.create_task(work(1)) for _ in range(100)]
+        await asyncio.sleep(0)
+        at_work = len(order)
+        single, few = asyncio.create_task(work(2)), [asyncio.create_task(work(3)) for _ in range(3)]
+        await asyncio.gather(*many, single, *few)
+        assert order.index(2) <= at_work + 2
+        assert [place for place, account in enumerate(order) if account == 3][-1] <= at_work + 8
+        assert limit.in_use == 0
+
+    asyncio.run(test())
+
+
+def test_equals_take_turns_and_one_account_keeps_its_order() -> None:
+    async def test() -> None:
+        limit, order = ConcurrencyLimit(1, 99, "gpu"), []
+
+        async def work(account: int, number: int) -> None:
+            await limit.acquire(account)
+            order.append((account, number))
+            limit.release(account)
+
+        await limit.acquire(9)
+        tasks = [asyncio.create_task(work(account, number)) for account in (1, 2, 3) for number in range(2)]
+        await asyncio.sleep(0)
+        limit.release(9)
+        await asyncio.gather(*tasks)
+        assert order == [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (3, 1)]
+
+    asyncio.run(test())
+
+
+def test_a_request_cancelled_when_it_gets_its_slot_passes_it_on() -> None:
+    async def test() -> None:
+        limit = ConcurrencyLimit(1, 9, "gpu")
+        await limit.acquire(1)
+        first, second = asyncio.create_task(limit.acquire(2)), asyncio.create_task(limit.acquire(3))
+        await asyncio.sleep(0)
+        limit.release(1)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await asyncio.wait_for(second, 1)
+        limit.release(3)
+        assert limit.in_use == 0
+        await asyncio.wait_for(limit.acquire(1), 1)
+
+    asyncio.run(test())

@@ -83,6 +83,7 @@ class ChatService:
         if self._draining:
             self._check_draining(caller)
         model = self._model(request)
+        request.account_id = caller.account_id
         route = self.routes.choose(
             model, lambda engine: check_capabilities(request, model, engine, self), caller.account_id
         )

@@ -107,6 +107,8 @@ class ChatRequest(msgspec.Struct):
     embed: list[Any] | None = None
     #: State of the HTTP dialect, which only the dialect reads, to build the response.
     form: Any = None
+    #: The account that pays. Engines with few slots share them among accounts.
+    account_id: int = 0
 
     def forwarded(self, names: Collection[str]) -> dict[str, Any]:
         """Copy the fields for an engine that gets these undocumented fields, too."""
@@ -133,6 +135,8 @@ class SpeechRequest(msgspec.Struct):
     language: str | None = None
     #: None leaves the speech unmarked.
     mark: SpeechMark | None = None
+    #: The account that pays. Engines with few slots share them among accounts.
+    account_id: int = 0
 
 
 class SpeechSegment(msgspec.Struct, frozen=True):

@@ -260,6 +260,7 @@ class SpeechService:
         check_capabilities(request, model, engine)
         check_text(request, voice, voices)
         engine.check_capacity()
+        request.account_id = caller.account_id
         text = SpeechText(request.text, voice)
         generation = NewGeneration("speech", model.name, engine.name, model.price, 0)
         bound = pricing.speech_bound(model.price, text.characters)

@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
+from functools import partial
 from importlib import util
 from pathlib import Path
 from typing import IO, Any
@@ -126,7 +127,8 @@ class LlamaEngine(ChildProcess):
         return self._concurrency.is_busy
 
     async def open(self, request: ChatRequest, limit: int) -> UpstreamResponse:
-        await self._concurrency.acquire()
+        account_id = request.account_id
+        await self._concurrency.acquire(account_id)
         try:
             await self._wait_until_ready()
             assert self._upstream is not None
@@ -135,9 +137,9 @@ class LlamaEngine(ChildProcess):
                 request = msgspec.structs.replace(request, model=self._served_model)
             response = await self._upstream.open(request, limit)
         except BaseException:
-            self._concurrency.release()
+            self._concurrency.release(account_id)
             raise
-        response.on_close = self._concurrency.release
+        response.on_close = partial(self._concurrency.release, account_id)
         return response
 
     # ── counting tokens ───────────────────────────────────────────────────────────────────────────────────

@@ -116,14 +116,14 @@ class UpstreamEngine:
 
     async def _open_in_turn(self, concurrency: ConcurrencyLimit, request: ChatRequest, limit: int) -> UpstreamResponse:
         request.waits = True
-        await concurrency.acquire()
+        await concurrency.acquire(request.account_id)
         request.waits = False
         try:
             response = await self._open_now(request, limit)
         except BaseException:
-            concurrency.release()
+            concurrency.release(request.account_id)
             raise
-        response.on_close = concurrency.release
+        response.on_close = partial(concurrency.release, request.account_id)
         return response
 
     def _open_now(self, request: ChatRequest, limit: int) -> Coroutine[Any, Any, UpstreamResponse]:

@@ -167,7 +167,7 @@ class UpstreamSpeechResponse:
     async def acquire_slot(self) -> None:
         """Wait for a slot of the server."""
         if self._engine.concurrency is not None:
-            await self._engine.concurrency.acquire()
+            await self._engine.concurrency.acquire(self._request.account_id)
             self._concurrency = self._engine.concurrency
 
     async def request_next_part(self) -> bool:
@@ -237,7 +237,7 @@ class UpstreamSpeechResponse:
     async def close(self) -> None:
         concurrency, self._concurrency = self._concurrency, None
         if concurrency is not None:
-            concurrency.release()
+            concurrency.release(self._request.account_id)
         response, self._response = self._response, None
         if response is not None:
             response.close()

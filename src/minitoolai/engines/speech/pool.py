@@ -103,21 +103,21 @@ class VoicePool:
         self, request: SpeechRequest, voice: VoiceEntry, pieces: Iterator[SpeechSegment]
     ) -> PooledSpeechResponse:
         """Wait for a slot, then assign the text to the child with the fewest texts."""
-        await self._concurrency.acquire()
+        await self._concurrency.acquire(request.account_id)
         available = [child for child in self.children if child.is_up]
         if not available:
-            self._concurrency.release()
+            self._concurrency.release(request.account_id)
             raise Overloaded(f"{self.name} is starting; retry in a moment", retry_after_s=2)
         child = min(available, key=lambda each: each.texts)
         child.texts += 1
         text_id = next(self._ids)
         child.send(Begin(text_id, voice.id, request.format, request.speed, request.mark))
-        return PooledSpeechResponse(self, child, text_id, pieces)
+        return PooledSpeechResponse(self, child, text_id, pieces, request.account_id)
 
-    def release(self, child: VoiceChild) -> None:
+    def release(self, child: VoiceChild, account_id: int) -> None:
         """Return the slot of a text that has ended or was dropped."""
         child.texts -= 1
-        self._concurrency.release()
+        self._concurrency.release(account_id)
 
     @property
     def texts(self) -> int:
@@ -143,7 +143,10 @@ class VoicePool:
 class PooledSpeechResponse:
     """A text that one child synthesizes. Occupies a slot until it is closed."""
 
-    def __init__(self, pool: VoicePool, child: VoiceChild, text_id: int, pieces: Iterator[SpeechSegment]) -> None:
+    def __init__(
+        self, pool: VoicePool, child: VoiceChild, text_id: int, pieces: Iterator[SpeechSegment], account_id: int = 0
+    ) -> None:
+        self._account_id = account_id
         self._pool: VoicePool | None = pool
         self._name = pool.name
         self._child = child
@@ -195,7 +198,7 @@ class PooledSpeechResponse:
         if pool is not None:
             if not self._is_complete:
                 self._child.send(Discard(self._id))
-            pool.release(self._child)
+            pool.release(self._child, self._account_id)
 
 
 class VoiceChild(MessageChildProcess):
