@@ -440,6 +440,7 @@ def test_a_retry_waits_for_a_rate_limit_that_another_request_caused(set_up: SetU
 def test_the_wait_before_a_retry_is_random_and_its_most_doubles_each_time(set_up: SetUp, error: ServiceError) -> None:
     a = ScriptedEngine("a", fails(error), retries=3, total_s=100.0)
     gaps: list[list[float]] = [[], [], []]
+    stage = set_up(a)
 
     async def scenario() -> None:
         for _ in range(60):
@@ -449,7 +450,7 @@ def test_the_wait_before_a_retry_is_random_and_its_most_doubles_each_time(set_up
             for gap, (first, second) in zip(gaps, itertools.pairwise(asked), strict=True):
                 gap.append(second - first)
 
-    set_up(a).play(scenario)
+    stage.play(scenario)
     for number, found in enumerate(gaps, start=1):
         most = 0.3 * 2**number
         assert min(found) >= 0.05 - 1e-6

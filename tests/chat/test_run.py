@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from minitoolai.chat.run import ChatRun
+from minitoolai.core.clock import created_ms
 from minitoolai.core.errors import ClientLeft, EngineError, EngineRateLimited, EngineUnavailable
 from minitoolai.core.in_flight import HEARTBEAT_AFTER_S
 from minitoolai.engines.concurrency import ConcurrencyLimit
@@ -31,6 +32,7 @@ from tests.support.scripted_chats import (
     SetUp,
     Stage,
     completion,
+    event,
     leaves,
     stops,
     stream,
@@ -168,7 +170,7 @@ def test_a_stream_that_ended_without_text_is_not_sent_to_another_engine_after_a_
 
 
 def test_events_without_text_postpone_the_first_token_timeout(set_up: SetUp) -> None:
-    a = ScriptedEngine("a", Attempt(*[ROLE, 4.0] * 4, *stream(*WORDS)))
+    a = ScriptedEngine("a", Attempt(*(ROLE, 4.0) * 4, *stream(*WORDS)))
     stage = set_up(a)
     answer = stage.answer()
     assert answer.text == TEXT
@@ -208,7 +210,7 @@ def test_a_response_that_is_sent_whole_has_no_first_token_timeout(set_up: SetUp)
 
 def test_the_total_timeout_cuts_a_stream_off_and_charges_for_its_output(set_up: SetUp) -> None:
     b = good()
-    a = ScriptedEngine("a", Attempt(ROLE, *[1.0, word("word ")] * 100), total_s=8.0)
+    a = ScriptedEngine("a", Attempt(ROLE, *(1.0, word("word ")) * 100), total_s=8.0)
     stage = set_up(a, b)
     answer = stage.answer()
     assert answer.error is not None
@@ -292,6 +294,21 @@ def test_a_request_that_gets_no_slot_in_time_goes_to_the_next_engine(set_up: Set
     stage.play(scenario)
     assert answers[1].attempts == [("a", "overloaded"), ("b", None)]
     assert answers[1].text == TEXT
+
+
+# ── fields that an engine leaves out ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_the_name_time_and_model_that_an_engine_leaves_out_are_filled_in(set_up: SetUp, streams: bool) -> None:
+    chunk = {"choices": [{"delta": {"content": "Saturn."}, "finish_reason": "stop"}]}
+    steps = (event(chunk), DONE) if streams else (json.dumps(manners.completion(["Saturn."], lean=True)).encode(),)
+    stage = set_up(ScriptedEngine("a", Attempt(*steps), complete_chunks=False))
+    answer = stage.answer(stage.request(streams=streams))
+    found = answer.events[0] if streams else json.loads(answer.body)
+    assert found["id"] == f"chatcmpl-{answer.run.name.removeprefix('gen-')}"
+    assert found["created"] == created_ms(answer.run.hold_id) // 1000
+    assert found["model"] == ("model" if streams else manners.MODEL)
 
 
 # ── clients and callbacks ─────────────────────────────────────────────────────────────────────────────────
@@ -554,7 +571,7 @@ def test_the_first_reason_to_stop_is_the_error(set_up: SetUp) -> None:
 
 
 def test_a_run_whose_hold_was_settled_elsewhere_stops(set_up: SetUp) -> None:
-    stage = set_up(ScriptedEngine("a", Attempt(ROLE, *[1.0, word("word ")] * 30)))
+    stage = set_up(ScriptedEngine("a", Attempt(ROLE, *(1.0, word("word ")) * 30)))
     answers: list[Answer] = []
 
     def prepare(run: ChatRun) -> None:

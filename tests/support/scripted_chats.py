@@ -183,10 +183,14 @@ class ScriptedEngine(FakeEngine):
         **entry: Any,
     ) -> None:
         self.entry = EngineEntry(
-            kind="upstream", first_token_timeout_s=first_s, total_timeout_s=total_s, **{"cooldown_after": 0, **entry}
+            kind="upstream",
+            first_token_timeout_s=first_s,
+            total_timeout_s=total_s,
+            **{"cooldown_after": 0, "complete_chunks": True, **entry},
         )
         super().__init__(name, self.entry)
         self.bills_after_cancel = self.entry.bills_after_cancel
+        self.complete_chunks = self.entry.complete_chunks
         self._attempts = list(attempts) or [Attempt(*stream("Saturn."))]
         self._slots = slots
         self._prompt_tokens = prompt_tokens
@@ -265,7 +269,12 @@ class _Loop(VirtualLoop):
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         future = self.create_future()
-        self.call_soon(lambda: future.done() or future.set_result(func(*args)))
+
+        def work() -> None:
+            if not future.done():
+                future.set_result(func(*args))
+
+        self.call_soon(work)
         return future
 
 
