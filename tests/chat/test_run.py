@@ -104,6 +104,27 @@ def test_a_stream_that_fails_after_its_role_fails_over_and_keeps_its_head(set_up
     assert stage.spent() == COST
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        usage_event(1000, 1000),
+        word("Saturn rules.")[:-20],
+        event({"error": {"message": "it broke", "type": "server_error"}}),
+        event({"choices": "nonsense"}),
+    ],
+    ids=["a usage", "half an event", "an error event", "nonsense"],
+)
+def test_nothing_that_the_first_engine_sent_counts_for_the_next(set_up: SetUp, rest: bytes) -> None:
+    stage = set_up(
+        ScriptedEngine("a", Attempt(ROLE, rest, failed())), ScriptedEngine("b", Attempt(*without_usage(*WORDS)))
+    )
+    answer = stage.answer()
+    assert (answer.code, answer.text) == (None, TEXT)
+    row = answer.row
+    assert (row["input_units"], row["output_units"], row["estimated"]) == (PROMPT, len(WORDS), 1)
+    assert row["delivered_bytes"] == len(TEXT)
+
+
 @pytest.mark.parametrize("calls_back", [True, False])
 def test_a_stream_that_fails_after_its_first_word_does_not_fail_over(set_up: SetUp, calls_back: bool) -> None:
     a = ScriptedEngine("a", Attempt(ROLE, word("Saturn "), 0.2, failed()), calls_back=calls_back)
