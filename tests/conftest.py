@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ pytest_plugins = ["tests.support.fixtures"]
 pytest.register_assert_rewrite("tests.support")
 # If this is set, each of some hundred processes that the tests start would compile the whole program again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Else pytest would rewrite the assertions of every file again in each process.
+sys.dont_write_bytecode = False
+# Threads of OpenBLAS spin while they wait for each other, and tests run beside each other already.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(trylast=True)
