@@ -251,8 +251,8 @@ def _cpu_clock(pid: int) -> int | None:
 #: several milliseconds, and on a busy machine take the CPU from the thread they wait for. Sleeping without any spinning
 #: would cost a fifth of the speed on an idle machine; these rounds take about 25 µs and cost hardly any.
 _OPENMP = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
-#: NumPy's matrices are small here. The threads of its OpenBLAS always spin while they wait: on a busy machine two of them
-#: used 13 times the CPU time of one to search an image for marks, and took longer.
+#: NumPy's matrices are small here. The threads of its OpenBLAS always spin while they wait: on a busy machine, two of
+#: them used 13 times the CPU time of one to search an image for marks, and took longer.
 _OPENBLAS = {"OPENBLAS_NUM_THREADS": "1"}
 
 
