@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from minitoolai.chat.run import ChatRun
+from minitoolai.chat.service import MAX_DRAINING
 from minitoolai.core.clock import created_ms
-from minitoolai.core.errors import ClientLeft, EngineError, EngineRateLimited, EngineUnavailable
+from minitoolai.core.errors import ClientLeft, EngineError, EngineRateLimited, EngineUnavailable, RateLimited
 from minitoolai.core.in_flight import HEARTBEAT_AFTER_S
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from tests.support import manners
@@ -490,6 +491,20 @@ def test_an_engine_that_bills_after_a_disconnect_is_read_to_its_end(set_up: SetU
     assert (row["state"], row["error_code"], row["estimated"]) == ("cancelled", "client_left", 0)
     assert stage.spent() == row["cost"] == COST
     assert a.responses[0].is_closed
+
+
+def test_an_account_with_too_many_abandoned_responses_is_refused_until_they_end(set_up: SetUp) -> None:
+    stage = set_up(ScriptedEngine("a", Attempt(*stream(*WORDS, every_s=2.0)), bills_after_cancel=True))
+
+    async def scenario() -> None:
+        await asyncio.gather(*(stage.ask(prepare=leaves(0.5)) for _ in range(MAX_DRAINING)))
+        with pytest.raises(RateLimited):
+            await stage.begin(stage.request())
+        await stage.all_ended()
+        assert (await stage.ask()).text == TEXT
+
+    stage.play(scenario)
+    assert stage.spent() == (MAX_DRAINING + 1) * COST
 
 
 @pytest.mark.parametrize("streams", [True, False])

@@ -413,6 +413,7 @@ class Stage:
         prepare(run)
 
         def receive(block: bytes) -> Awaitable[None] | None:
+            assert block, "an empty block would count as output, and delay the next heartbeat"
             answer.blocks.append((self.now_s(), block))
             return write(block) if write is not None else None
 
