@@ -367,6 +367,23 @@ def test_a_client_that_reads_slowly_gets_every_block_in_order(set_up: SetUp, cal
     assert all(after - before >= 0.199 for before, after in itertools.pairwise(at_s))
 
 
+@pytest.mark.parametrize("calls_back", [True, False])
+def test_comments_of_the_engine_are_not_output_also_if_they_wait_for_a_slow_client(
+    set_up: SetUp, calls_back: bool
+) -> None:
+    steps = (COMMENT, *stream("one "), COMMENT)
+    a = ScriptedEngine("a", Attempt(COMMENT, ROLE, word("zero "), 0.05, *steps), calls_back=calls_back)
+    stage = set_up(a)
+    answers: list[Answer] = []
+
+    async def scenario() -> None:
+        answers.append(await stage.ask(write=lambda block: asyncio.sleep(0.2)))
+
+    stage.play(scenario)
+    # `Stage.ask` accepts no empty block.
+    assert (answers[0].code, answers[0].text) == (None, "zero one ")
+
+
 def test_a_chunk_that_arrives_while_the_task_is_cancelled_is_charged_but_not_written(set_up: SetUp) -> None:
     a = ScriptedEngine("a", Attempt(ROLE, word("one "), word("two "), SILENCE))
     stage = set_up(a)
