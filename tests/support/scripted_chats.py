@@ -31,6 +31,12 @@ from tests.support.virtual import VirtualClock, VirtualLoop
 PRICE_IN, PRICE_OUT = 150, 600
 MODEL = "model"
 CREDIT = 5_000_000_000
+WORDS = ("Saturn ", "has ", "most ", "moons.")
+TEXT = "".join(WORDS)
+#: The cost of a response of these words with the usage that `stream` and `completion` report.
+COST = manners.PROMPT_TOKENS * PRICE_IN + len(WORDS) * PRICE_OUT
+#: Our own count of the prompt of `Stage.request`.
+PROMPT = 6
 #: Time that passes before a scenario begins: no code may rely on a clock that starts at 0.
 START_S = 1000.0
 #: The writer commits this often. Its thread is replaced by a task, so that virtual time is deterministic.
@@ -241,6 +247,11 @@ class ScriptedEngine(FakeEngine):
     def _release_slot(self) -> None:
         if self._slots is not None:
             self._slots.release()
+
+
+def narrow(*attempts: Attempt, **options: Any) -> ScriptedEngine:
+    """Return an engine `a` that responds to one request at a time."""
+    return ScriptedEngine("a", *attempts, slots=ConcurrencyLimit(1, 5, "a"), **options)
 
 
 async def wait(seconds: float) -> None:
