@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from minitoolai.accounts.revocation import RevocationWatch
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
-from minitoolai.core.errors import EngineError
+from minitoolai.core.errors import CatalogError, EngineError, SettingsError
 from minitoolai.core.threads import CONTROL, close_pools
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
@@ -269,10 +269,26 @@ def serve(services: Services, *, ready: Callable[[int], None], listening: socket
         services.images.address.listening_on(port)
         ready(port)
 
+    catalog = services.catalog_reload()
+
+    def on_hangup() -> None:
+        try:
+            log.info("catalog read again: %s", catalog.reload())
+        except (CatalogError, SettingsError) as error:
+            log.error("the catalog was not read again, the previous one stays in use: %s", error)
+
     with contextlib.ExitStack() as locks:
         if not services.database.is_shared:
             locks.enter_context(exclusive_data_dir(settings.data_dir))
             locks.enter_context(exclusive_database(Path(services.database.where)))
         server = Server(services, engines_first=listening is not None)
         app = server if services.tracing is None else services.tracing.middleware(server, server.route_template)
-        run_server(app, settings, drain=drain, on_listening=on_listening, listening=listening)
+        run_server(
+            app,
+            settings,
+            drain=drain,
+            on_listening=on_listening,
+            # Several processes have a supervisor, which replaces them.
+            on_hangup=on_hangup if settings.workers == 1 else None,
+            listening=listening,
+        )

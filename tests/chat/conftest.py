@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from minitoolai.core.prices import Prices
 from tests.support.books import TemporaryBooks
 from tests.support.scripted_chats import ScriptedEngine, Stage
 
@@ -14,7 +15,7 @@ from tests.support.scripted_chats import ScriptedEngine, Stage
 def set_up(sqlite_books: TemporaryBooks) -> Callable[..., Stage]:
     """Return a function that makes a stage from engines, in order. After the test, the books must add up."""
 
-    def make(*engines: ScriptedEngine, costs: dict[tuple[str, str], tuple[int, int]] | None = None) -> Stage:
+    def make(*engines: ScriptedEngine, costs: dict[tuple[str, str], Prices] | None = None) -> Stage:
         return Stage(sqlite_books, *engines, costs=costs or {})
 
     return make

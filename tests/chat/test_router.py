@@ -26,6 +26,7 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import EngineAttempt
+from minitoolai.core.prices import Prices
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from tests.support.books import FixedClock
@@ -85,7 +86,7 @@ class Paths:
         self.clock = FixedClock()
         self.meters = Meters()
         names = tuple(one.name for one in engines)
-        self.model = ChatModel("model", 150, 600, 128_000, 4096, names, None)
+        self.model = ChatModel("model", Prices.of_nano(150, 600), 128_000, 4096, names, None)
         catalog = Catalog({one.name: one.entry for one in engines}, {"model": self.model})
         self.router = Router(catalog, {one.name: one for one in engines}, self.clock, self.meters)
 

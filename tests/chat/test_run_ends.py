@@ -12,6 +12,7 @@ import pytest
 from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import MAX_DRAINING
 from minitoolai.core.errors import ClientLeft, EngineError, RateLimited
+from minitoolai.core.prices import Prices
 from tests.support import manners
 from tests.support.books import recover
 from tests.support.scripted_chats import (
@@ -423,7 +424,7 @@ def test_a_cost_above_the_hold_is_the_operators_loss(set_up: SetUp, caplog: pyte
 def test_the_upstream_cost_and_cached_tokens_are_recorded(set_up: SetUp) -> None:
     usage = usage_event(7, 4, prompt_tokens_details={"cached_tokens": 5})
     a = ScriptedEngine("a", Attempt(ROLE, *map(word, WORDS), FINISH, usage, DONE))
-    stage = set_up(a, costs={("a", "model"): (100, 400)})
+    stage = set_up(a, costs={("a", "model"): Prices.of_nano(100, 400)})
     row = stage.answer().row
     assert (row["purchase"], row["cached_units"], row["cost"]) == (7 * 100 + 4 * 400, 5, COST)
 

@@ -18,6 +18,7 @@ from minitoolai.core.errors import ClientLeft, ServiceError
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller
+from minitoolai.core.prices import Prices
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from minitoolai.http.streaming import run_and_charge
@@ -342,9 +343,7 @@ class Answer:
 class Stage:
     """One model served by these engines in order, with 5 s to the first token and 60 s in total by default."""
 
-    def __init__(
-        self, books: TemporaryBooks, *engines: ScriptedEngine, costs: dict[tuple[str, str], tuple[int, int]]
-    ) -> None:
+    def __init__(self, books: TemporaryBooks, *engines: ScriptedEngine, costs: dict[tuple[str, str], Prices]) -> None:
         self.books = books
         self.engines = engines
         self.account = books.account(CREDIT)
@@ -355,7 +354,9 @@ class Stage:
         self.charging = Charging(self._writer, self.clock)
         self.meters = self.charging.meters
         self.in_flight = InFlight(self.clock)
-        model = ChatModel(MODEL, PRICE_IN, PRICE_OUT, 128_000, 4096, tuple(one.name for one in engines), None)
+        model = ChatModel(
+            MODEL, Prices.of_nano(PRICE_IN, PRICE_OUT), 128_000, 4096, tuple(one.name for one in engines), None
+        )
         unused: Any = None
         self.service = ChatService(
             Catalog({one.name: one.entry for one in engines}, {MODEL: model}, upstream_costs=costs),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -244,6 +244,15 @@ class Router:
         self._configured: dict[tuple[str, ...], list[ChatEngine]] = {}
         #: By engine name.
         self.breakers = {name: _breaker_for(catalog.engines.get(name)) for name in engines}
+
+    def on_catalog_change(self, changed: Iterable[str]) -> None:
+        """Choose anew after the catalog was replaced. Engines that changed get a closed circuit breaker.
+
+        Those of removed engines stay, for responses in flight.
+        """
+        self._configured.clear()
+        for name in changed:
+            self.breakers[name] = _breaker_for(self._catalog.engines.get(name))
 
     def retries(self, name: str) -> int:
         """Return how often one request may be retried with this engine."""

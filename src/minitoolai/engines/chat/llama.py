@@ -36,6 +36,7 @@ class LlamaEngine(ChildProcess):
     token_events = True
     tokenizer: Tokenizer | None = None
     bills_after_cancel = False
+    sells_cache = False
     #: llama.cpp's own fields for sampling.
     forwards = frozenset(("top_k", "min_p", "typical_p", "repeat_penalty"))
     fetches_images = False
