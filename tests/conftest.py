@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,17 @@ pytest_plugins = ["tests.support.fixtures"]
 pytest.register_assert_rewrite("tests.support")
 # If this is set, each of some hundred processes that the tests start would compile the whole program again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Else pytest would rewrite the assertions of every file again in each process.
+sys.dont_write_bytecode = False
+# Threads of OpenBLAS spin while they wait for each other, and tests run beside each other already.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Nothing that is made while tests are collected becomes garbage: searching for some would take 40 % of the time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

@@ -6,15 +6,14 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
 from tests.support import manners
 from tests.support.ask import events, said, start
 from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Exchange, Upstream
 
-# Measures when a comment comes.
-pytestmark = pytest.mark.timing
+#: How long the upstream is silent. The exact time of a comment is tested in tests/chat/test_run.py; here, it only comes
+#: before the next event, also on a busy machine.
+SILENT_S = 19.0
 
 
 def timed_lines(account: Account) -> list[tuple[float, str]]:
@@ -31,7 +30,7 @@ def test_a_comment_is_sent_after_fifteen_seconds_of_silence(proxy_server: Server
         if is_early:
             exchange.begin()
             exchange.event(manners.chunk({"content": "before "}))
-        await asyncio.sleep(16.5)
+        await asyncio.sleep(SILENT_S)
         if not is_early:
             exchange.begin()
         exchange.event(manners.chunk({"content": "after"}, finish="stop"))
@@ -49,7 +48,7 @@ def test_a_comment_is_sent_after_fifteen_seconds_of_silence(proxy_server: Server
     for lines, words in zip(found, ["before after", "after"], strict=True):
         comments = [at_s for at_s, line in lines if line.startswith(":")]
         assert len(comments) == 1
-        assert 15 <= comments[0] < 16.5
+        assert 15 <= comments[0] < SILENT_S
         text = "\n".join(line for _, line in lines) + "\n"
         assert said(events(text)) == words
         assert events(text)[-1] == "[DONE]"

@@ -1,406 +1,488 @@
-"""Routing, fallback, retries and circuit breaker with two upstreams: response, charge and records are right."""
+"""Unit tests of chat/router.py: the order of engines, retries, backoff, and engines with an open circuit."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from decimal import Decimal
-from typing import Any
+import itertools
+import json
 
 import pytest
 
-from minitoolai.chat.circuit_breaker import MIN_ACCOUNTS, MIN_CALLS
-from minitoolai.storage.ledger import broken_invariants
-from tests.support import manners
-from tests.support.ask import events, get, post, said
-from tests.support.cli import Cli
-from tests.support.server import Account, ServerProcess
-from tests.support.upstream import Behaviour, Exchange, Upstream
-from tests.support.waiting import eventually
+from minitoolai.chat.circuit_breaker import MAX_ACCOUNTS
+from minitoolai.chat.router import MAX_RETRY_WAIT_S, Check, Route, Router, encode_attempts
+from minitoolai.core.catalog import Catalog, ChatModel, EngineEntry
+from minitoolai.core.errors import (
+    ClientLeft,
+    EngineBroken,
+    EngineError,
+    EngineFull,
+    EngineRateLimited,
+    EngineRefused,
+    EngineTimeout,
+    EngineUnavailable,
+    InvalidRequest,
+    Overloaded,
+    ServiceError,
+)
+from minitoolai.core.meters import Meters
+from minitoolai.core.models import EngineAttempt
+from minitoolai.core.prices import Prices
+from minitoolai.engines.chat.fake import FakeEngine
+from minitoolai.engines.concurrency import ConcurrencyLimit
+from tests.support.books import FixedClock
+from tests.support.scripted_chats import SILENCE, Answer, Attempt, ScriptedEngine, SetUp, leaves, stream
 
-CREDIT = 5_000_000_000
-FULL_COST = manners.PROMPT_TOKENS * 150 + len(manners.WORDS) * 600
-ANSWER = "".join(manners.WORDS)
-
-
-class Two:
-    """Two stand-in upstreams, `a` and `b`, and the server in front of them."""
-
-    def __init__(self, a: Upstream, b: Upstream) -> None:
-        self.a, self.b = a, b
-        self.server: ServerProcess
-
-    def catalog(self) -> str:
-        engines = {
-            "gone": 'base_url = "http://127.0.0.1:9/v1"\ncooldown_after = 0',
-            "first": f'base_url = "{self.a.base_url}"\nfirst_token_timeout_s = 1.0\ntotal_timeout_s = 1.5\n'
-            "cooldown_after = 0",
-            "second": f'base_url = "{self.b.base_url}"\nfirst_token_timeout_s = 3.0\ncooldown_after = 0\n'
-            "fetches_images = true",
-            "tired": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_after = 2\ncooldown_s = 3.0',
-            "slowed": f'base_url = "{self.a.base_url}"\nretries = 0',
-            "narrow": f'base_url = "{self.a.base_url}"\nconcurrency = 2\nwaiting = 3\ncooldown_after = 0\n'
-            'cost_input = "0.05"\ncosts = { narrow = { input = "0.10", output = "0.40" } }',
-            "shut": 'base_url = "http://127.0.0.1:9/v1"\nretries = 0\ncooldown_s = 3.0',
-            "strict": f'base_url = "{self.a.base_url}"\ncooldown_s = 3.0',
-            "shared": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_s = 3.0',
-            "stranger": f'base_url = "{self.a.base_url}"\nretries = 0\ncooldown_s = 3.0',
-            "blind": f'base_url = "{self.a.base_url}"\nvision = false',
-        }
-        models = {
-            "solo": ["first"], "pair": ["first", "second"], "gone": ["gone"], "gone-pair": ["gone", "second"],
-            "stand-in": ["first", "quick"], "tired": ["tired"], "tired-pair": ["tired", "second"], "slowed": ["slowed"],
-            "slowed-pair": ["slowed", "second"], "narrow": ["narrow"], "narrow-pair": ["narrow", "second"],
-            "seeing": ["blind", "second"], "shut": ["shut"], "strict": ["strict"], "strict-pair": ["strict", "second"],
-            "stranger": ["stranger"], "shared": ["shared"],
-        }  # fmt: skip
-        text = '[engines.quick]\nkind = "fake"\nmodel = "fake-quick-1"\n'
-        text += "".join(f'\n[engines.{name}]\nkind = "upstream"\n{lines}\n' for name, lines in engines.items())
-        for name, order in models.items():
-            listed = ", ".join(f'"{engine}"' for engine in order)
-            text += f'\n[chat."{name}"]\ninput = "0.15"\noutput = "0.60"\ncontext = 128_000\nmax_output = 4096\n'
-            text += f"image_tokens = {{ low = 85, high = 1_445 }}\nengines = [{listed}]\n"
-        return text
+WORKS = Attempt(*stream("Saturn."))
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
-    with ExitStack() as stack:
-        two = Two(*(stack.enter_context(Upstream(manners.answer())) for _ in range(2)))
-        folder = tmp_path_factory.mktemp("two")
-        two.server = stack.enter_context(ServerProcess(folder, catalog=two.catalog()))
-        yield two
+def fails(error: ServiceError, after_s: float = 0.0) -> Attempt:
+    """Return an attempt that fails before its response begins."""
+    return Attempt(opening=(after_s, error))
 
 
-@pytest.fixture
-def two(both: Two) -> Iterator[Two]:
-    """Reset both upstreams. After each test, check that nothing is held and all invariants hold."""
-    for upstream in (both.a, both.b):
-        upstream.behave = manners.answer()
-        upstream.seen.clear()
-    yield both
-    pending = "SELECT count(*) FROM holds WHERE state = 'pending'"
-    assert eventually(lambda: both.server.read(lambda c: c.execute(pending)) == [(0,)])
-    assert both.server.read(broken_invariants) == {}
+def broke() -> EngineError:
+    return EngineError("it broke")
 
 
-@pytest.fixture
-def account(two: Two) -> Account:
-    return two.server.account()
+def hasty(retry_after_s: int | None = None) -> EngineRateLimited:
+    """Return the error for a 429; with Retry-After it concerns every request for the model."""
+    return EngineRateLimited("slow down", retry_after_s=retry_after_s, rests_model=retry_after_s is not None)
 
 
-def record(account: Account, answer: Any) -> dict[str, Any]:
-    """Return the generation of a response, as shown to its owner."""
-    account.settled()
-    found: dict[str, Any] = get(account, f"/v1/generations/{answer.headers['x-generation-id']}").json()
-    return found
+class Embedded(ScriptedEngine):
+    """An engine that is no upstream and is ready if a test says so."""
+
+    reason: str | None = None
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.entry = EngineEntry(kind="fake")
+        self.asked_whether_ready = 0
+
+    def why_not_ready(self) -> str | None:
+        self.asked_whether_ready += 1
+        return self.reason
 
 
-def asked(generation: dict[str, Any]) -> list[tuple[str, str | None]]:
-    return [(attempt["engine"], attempt["error_code"]) for attempt in generation["attempts"]]
+def accept(engine: object) -> None:
+    """Every engine supports the request."""
 
 
-#: Failures of the first upstream before the first byte: (behaviour, recorded error code).
-FAILURES: dict[str, tuple[Behaviour | None, str]] = {
-    "refused": (None, "upstream_error"),
-    "500": (manners.refuse(500), "upstream_error"),
-    "503": (manners.refuse(503), "overloaded"),
-    "401": (manners.refuse(401), "upstream_error"),
-    "429": (manners.refuse(429, retry_after="30"), "rate_limit_exceeded"),
-    "hang": (manners.hang_before_head, "upstream_timeout"),
-    "hang after the head": (manners.hang_before_token, "upstream_timeout"),
-    "cut": (manners.raw(b""), "upstream_error"),
-    "rubbish": (manners.body(b"data: nonsense\n\n"), "upstream_error"),
-    "error event": (manners.break_off("error", words=()), "upstream_error"),
-    "error after the role": (manners.break_off("error", words=("",)), "upstream_error"),
-    "end of file after the role": (manners.break_off("end", words=("",)), "upstream_error"),
-    "error object": (manners.json_body({"error": {"message": "no", "code": 500}}), "upstream_error"),
-    "HTML": (manners.body(b"<!DOCTYPE html>\n\n<html>Sign in</html>"), "upstream_error"),
-}
+def only(*names: str) -> Check:
+    """Return a check that refuses all engines but these."""
+
+    def check(engine: object) -> None:
+        assert isinstance(engine, FakeEngine)
+        if engine.name not in names:
+            raise InvalidRequest(f"{engine.name} cannot do this")
+
+    return check
 
 
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("failure", FAILURES)
-def test_the_second_answers_where_the_first_fails_before_its_first_byte(
-    two: Two, account: Account, failure: str, stream: bool
-) -> None:
-    behave, code = FAILURES[failure]
-    first = "gone" if behave is None else "first"
-    if behave is not None:
-        two.a.behave = behave
-    answer = post(account, model="gone-pair" if behave is None else "pair", stream=stream)
-    assert answer.status_code == 200, answer.text
-    if stream:
-        found = events(answer.text)
-        assert (said(found), found[-1]) == (ANSWER, "[DONE]")
-    else:
-        assert answer.json()["choices"][0]["message"]["content"] == ANSWER
-    generation = record(account, answer)
-    assert (generation["state"], generation["engine"], generation["error_code"]) == ("succeeded", "second", None)
-    assert asked(generation) == [(first, code), ("second", None)]
-    assert generation["attempts"][1]["after_ms"] >= generation["attempts"][0]["took_ms"] - 1
-    assert CREDIT - account.settled() == FULL_COST
-    assert two.server.transfers_of(answer.headers["x-generation-id"]) == [FULL_COST]
-    assert len(two.a.seen) == (0 if behave is None else 1)
-    assert len(two.b.seen) == 1
-    if failure.startswith("hang"):
-        assert eventually(two.a.last.gone.is_set)
+class Paths:
+    """A router for one model with these engines, and a clock that a test moves."""
+
+    def __init__(self, *engines: ScriptedEngine) -> None:
+        self.clock = FixedClock()
+        self.meters = Meters()
+        names = tuple(one.name for one in engines)
+        self.model = ChatModel("model", Prices.of_nano(150, 600), 128_000, 4096, names, None)
+        catalog = Catalog({one.name: one.entry for one in engines}, {"model": self.model})
+        self.router = Router(catalog, {one.name: one for one in engines}, self.clock, self.meters)
+
+    def choose(self, check: Check = accept, account: int = 1) -> Route:
+        return self.router.choose(self.model, check, account)
+
+    def fail(self, error: ServiceError, *, account: int = 1, times: int = 1) -> None:
+        """Let requests of this account fail at the first engine that allows them."""
+        for _ in range(times):
+            route = self.choose(account=account)
+            route.start_attempt()
+            route.end_attempt(error)
+
+    def names(self, check: Check = accept) -> list[str]:
+        """Return the engines that a request would be sent to, one after the other."""
+        route = self.choose(check)
+        found = []
+        while True:
+            route.start_attempt()
+            found.append(route.engine.name)
+            following = route.next_engine()
+            if following is None:
+                return found
+            route.engine = following
 
 
-@pytest.mark.parametrize(
-    ("failure", "status", "times"),
-    [("refused", 502, 0), ("500", 502, 2), ("401", 502, 2), ("429", 429, 1), ("hang", 504, 1), ("cut", 502, 1),
-     ("rubbish", 502, 1)],
-)  # fmt: skip
-@pytest.mark.parametrize("stream", [True, False])
-def test_a_single_upstream_is_retried_only_if_the_failure_was_not_billed(
-    two: Two, account: Account, failure: str, status: int, times: int, stream: bool
-) -> None:
-    behave, code = FAILURES[failure]
-    if behave is not None:
-        two.a.behave = behave
-    answer = post(account, model="gone" if behave is None else "solo", stream=stream)
-    assert answer.status_code == status, answer.text
-    assert answer.json()["error"]["code"] == code
-    assert len(two.a.seen) == times
-    generation = record(account, answer)
-    assert (generation["state"], generation["cost"]) == ("failed", "0.000000000")
-    assert asked(generation) == [("gone" if behave is None else "first", code)] * max(times, 2 if behave is None else 1)
-    assert account.settled() == CREDIT
-    if status == 429:
-        assert answer.headers["retry-after"] == "30"
+# ── order ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_stream_that_fails_midway_is_charged_and_does_not_fail_over(two: Two, account: Account) -> None:
-    two.a.behave = manners.break_off("reset")
-    answer = post(account, model="pair")
-    found = events(answer.text)
-    assert (answer.status_code, said(found)) == (200, ANSWER)
-    assert found[-1]["error"]["code"] == "upstream_error"
-    assert "[DONE]" not in found
-    generation = record(account, answer)
-    assert (generation["state"], generation["engine"], generation["estimated"]) == ("failed", "first", True)
-    assert asked(generation) == [("first", "upstream_error")]
-    assert generation["output_units"] == len(manners.WORDS)
-    [charge] = two.server.transfers_of(answer.headers["x-generation-id"])
-    assert CREDIT - account.settled() == charge > 0
-    assert two.b.seen == []
+def test_upstreams_are_tried_in_the_order_of_the_catalog() -> None:
+    assert Paths(*map(ScriptedEngine, "cab")).names() == ["c", "a", "b"]
 
 
-def test_a_response_without_streaming_that_fails_midway_fails_over(two: Two, account: Account) -> None:
-    two.a.behave = manners.raw(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{")
-    answer = post(account, model="pair", stream=False)
-    assert answer.json()["choices"][0]["message"]["content"] == ANSWER
-    assert asked(record(account, answer)) == [("first", "upstream_error"), ("second", None)]
-    assert CREDIT - account.settled() == FULL_COST
+def test_an_upstream_without_a_key_is_skipped_and_embedded_engines_follow_no_upstream() -> None:
+    keyless, embedded = Embedded("keyless"), Embedded("embedded")
+    keyless.entry, keyless.reason = EngineEntry(kind="upstream"), "no key"
+    assert Paths(keyless, ScriptedEngine("a"), embedded, ScriptedEngine("b")).names() == ["a", "b"]
+    # Checking whether an embedded engine is ready reads files.
+    assert embedded.asked_whether_ready == 0
 
 
-def test_an_invalid_request_does_not_fail_over(two: Two, account: Account) -> None:
-    two.a.behave = manners.refuse(400, "that is no way to ask")
-    answer = post(account, model="pair")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
-    assert (len(two.a.seen), two.b.seen) == (1, [])
-    assert account.settled() == CREDIT
+def test_without_a_usable_upstream_the_first_embedded_engine_that_is_ready_serves_alone() -> None:
+    keyless, absent, ready, other = (Embedded(name) for name in ("keyless", "absent", "ready", "other"))
+    keyless.entry, keyless.reason, absent.reason = EngineEntry(kind="upstream"), "no key", "no file"
+    paths = Paths(keyless, absent, ready, other, ScriptedEngine("late"))
+    assert paths.names() == ["ready"]
+    # Its readiness may change at any time.
+    ready.reason = "its file was deleted"
+    assert paths.names() == ["other"]
 
 
-def test_an_embedded_engine_is_never_the_fallback_of_an_upstream(two: Two, account: Account) -> None:
-    two.a.behave = manners.refuse(500)
-    answer = post(account, model="stand-in")
-    assert answer.status_code == 502, answer.text
-    assert asked(record(account, answer)) == [("first", "upstream_error")] * 2
+def test_an_embedded_engine_never_rests() -> None:
+    paths = Paths(Embedded("local"))
+    paths.fail(EngineUnavailable("it crashed"), times=20)
+    assert paths.names() == ["local"]
 
 
-def test_when_both_fail_the_last_word_is_the_callers(two: Two, account: Account) -> None:
-    two.a.behave, two.b.behave = manners.refuse(500), manners.hang_before_head
-    answer = post(account, model="pair")
-    assert answer.status_code in (502, 504)
-    assert asked(record(account, answer))[:2] == [("first", "upstream_error"), ("second", "upstream_timeout")]
-    assert account.settled() == CREDIT
+def test_a_model_without_a_ready_engine_is_overloaded_and_the_reasons_are_named() -> None:
+    first, second = Embedded("first"), Embedded("second")
+    first.reason, second.reason = "no key: set KEY", "no file"
+    with pytest.raises(
+        Overloaded, match=r"no engine for model is ready \(first: no key: set KEY; second: no file\)"
+    ) as caught:
+        Paths(first, second).choose()
+    assert caught.value.retry_after_s == 30
 
 
-def test_a_short_retry_after_is_waited_for(two: Two, account: Account) -> None:
-    times: list[float] = []
-
-    async def behave(exchange: Exchange) -> None:
-        times.append(time.monotonic())
-        await (manners.refuse(429, retry_after="1") if len(times) == 1 else manners.answer())(exchange)
-
-    two.a.behave = behave
-    answer = post(account, model="solo")
-    assert (answer.status_code, said(events(answer.text))) == (200, ANSWER)
-    assert times[1] - times[0] >= 1.0
-    assert asked(record(account, answer)) == [("first", "rate_limit_exceeded"), ("first", None)]
-    assert CREDIT - account.settled() == FULL_COST
+def test_engines_that_lack_a_capability_are_left_out() -> None:
+    paths = Paths(*map(ScriptedEngine, "abc"))
+    assert paths.names(only("b", "c")) == ["b", "c"]
+    with pytest.raises(InvalidRequest, match="a cannot do this"):
+        paths.choose(only())
 
 
-def test_a_long_retry_after_is_kept_by_later_requests(two: Two, account: Account) -> None:
-    two.a.behave = manners.refuse(429, retry_after="30")
-    assert post(account, model="slowed").status_code == 429
-    two.a.behave = manners.answer()
-    again = post(account, model="slowed")
-    assert again.status_code == 429
-    assert 20 < int(again.headers["retry-after"]) <= 30
-    assert len(two.a.seen) == 1
-    # Another model of the same upstream is not rate limited.
-    assert asked(record(account, post(account, model="slowed-pair"))) == [("slowed", None)]
+def test_a_single_engine_that_lacks_a_capability_refuses_the_request() -> None:
+    with pytest.raises(InvalidRequest, match="a cannot do this"):
+        Paths(ScriptedEngine("a")).choose(only())
 
 
-def test_an_upstream_that_failed_repeatedly_rests_and_is_probed_by_one_request(two: Two, account: Account) -> None:
-    two.a.behave = manners.refuse(500)
-    assert [post(account, model="tired").status_code for _ in range(MIN_CALLS)] == [502] * MIN_CALLS
-    refusal = post(account, model="tired")
-    assert (refusal.status_code, refusal.json()["error"]["code"]) == (503, "overloaded")
-    assert int(refusal.headers["retry-after"]) >= 1
-    assert len(two.a.seen) == MIN_CALLS
-    # While the circuit is open, a model with another upstream goes there immediately.
-    assert asked(record(account, post(account, model="tired-pair"))) == [("second", None)]
-    time.sleep(3.1)
-    two.a.behave = manners.answer(delay_s=0.4)
-    with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: post(account, model="tired-pair"), range(4)))
-    engines = sorted(record(account, answer)["engine"] for answer in answers)
-    assert engines == ["second", "second", "second", "tired"]
-    assert record(account, post(account, model="tired-pair"))["engine"] == "tired"
+def test_idle_engines_come_before_busy_ones_and_full_ones_are_left_out() -> None:
+    limits = {"full": ConcurrencyLimit(1, 0, "full"), "busy": ConcurrencyLimit(1, 1, "busy")}
+    engines = [ScriptedEngine(name, slots=limits.get(name)) for name in ("full", "busy", "idle")]
+    paths = Paths(*engines)
+
+    async def occupy() -> None:
+        for limit in limits.values():
+            await limit.acquire()
+
+    asyncio.run(occupy())
+    assert paths.names() == ["idle", "busy"]
 
 
-@pytest.mark.parametrize("cause", ["refused", "401"])
-def test_what_no_request_can_cause_rests_the_upstream_for_all_at_once(two: Two, account: Account, cause: str) -> None:
-    two.a.behave = manners.refuse(401)
-    model, other = "shut" if cause == "refused" else "stranger", two.server.account()
-    assert post(account, model=model).status_code == 502
-    assert [post(who, model=model).status_code for who in (account, other)] == [503, 503]
-    assert len(two.a.seen) == (cause == "401")
-
-
-def test_failures_of_three_accounts_rest_the_upstream_for_all_and_another_account_probes_it(two: Two) -> None:
-    two.a.behave = manners.refuse(500)
-    *causes, other = [two.server.account() for _ in range(4)]
-    for _ in range(2):
-        assert {post(account, model="shared").status_code for account in causes} <= {502, 503}
-    asked_before = len(two.a.seen)
-    assert asked_before == MIN_ACCOUNTS + 2
-    assert [post(account, model="shared").status_code for account in (*causes, other)] == [503] * 4
-    two.a.behave = manners.answer()
-    time.sleep(3.1)
-    assert [post(account, model="shared").status_code for account in causes] == [503] * 3
-    assert len(two.a.seen) == asked_before
-    assert post(other, model="shared").status_code == 200
-    assert [post(account, model="shared").status_code for account in causes] == [200] * 3
-
-
-def test_a_429_without_retry_after_concerns_one_request(two: Two, account: Account) -> None:
-    async def behave(exchange: Exchange) -> None:
-        is_refused = exchange.body.get("user") == "hasty"
-        await (manners.refuse(429, "slow down") if is_refused else manners.answer())(exchange)
-
-    two.a.behave, other = behave, two.server.account()
-    for _ in range(MIN_CALLS // 2):
-        refused = post(account, model="strict", user="hasty")
-        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
-        assert asked(record(account, refused)) == [("strict", "rate_limit_exceeded")] * 2
-        assert post(other, model="strict").status_code == 200
-    # It is tried again with the same upstream, then with the next.
-    answer = post(account, model="strict-pair", user="hasty")
-    assert asked(record(account, answer)) == [("strict", "rate_limit_exceeded")] * 2 + [("second", None)]
+@pytest.mark.parametrize("count", [1, 2])
+def test_if_every_queue_is_full_the_request_is_refused_with_the_first_reason(count: int) -> None:
+    engines = [ScriptedEngine(name, slots=ConcurrencyLimit(0, 0, name)) for name in "ab"[:count]]
+    with pytest.raises(EngineFull, match="a is at capacity") as caught:
+        Paths(*engines).choose()
+    assert caught.value.retry_after_s == 2
 
 
 @pytest.mark.parametrize(
-    "message",
+    ("fetches", "plain", "expected"),
+    [((True, True), (False, False), (True, False)), ((True, False), (False, True), (False, True))],
+)
+def test_images_are_prepared_for_every_engine_that_may_get_the_request(
+    fetches: tuple[bool, bool], plain: tuple[bool, bool], expected: tuple[bool, bool]
+) -> None:
+    engines = [ScriptedEngine(name) for name in "ab"]
+    for engine, one, other in zip(engines, fetches, plain, strict=True):
+        engine.fetches_images, engine.plain_images = one, other
+    route = Paths(*engines).choose()
+    assert (route.fetches_images, route.plain_images) == expected
+
+
+# ── open circuits and rate limits ─────────────────────────────────────────────────────────────────────────
+
+
+def resting(name: str, **entry: object) -> ScriptedEngine:
+    """Return an upstream whose circuit opens at the first failure that no request can cause."""
+    return ScriptedEngine(name, cooldown_after=1, cooldown_s=10.0, **entry)  # type: ignore[arg-type]
+
+
+def test_an_engine_that_cannot_be_reached_is_skipped_until_its_cooldown_is_over() -> None:
+    paths = Paths(resting("a"), resting("b"))
+    paths.fail(EngineUnavailable("no connection"))
+    assert paths.names() == ["b"]
+    paths.clock.forward(10.1)
+    assert paths.names()[0] == "a"
+
+
+def test_a_threshold_of_zero_keeps_the_circuit_closed() -> None:
+    paths = Paths(ScriptedEngine("a", cooldown_after=0))
+    paths.fail(EngineUnavailable("no connection"), times=5)
+    assert paths.names() == ["a"]
+
+
+def test_a_request_is_refused_with_the_shortest_wait_if_every_circuit_is_open() -> None:
+    paths = Paths(ScriptedEngine("a", cooldown_after=1, cooldown_s=30.0), resting("b"))
+    paths.fail(EngineUnavailable("no connection"), times=2)
+    paths.clock.forward(2.5)
+    message = "b is temporarily unavailable after repeated failures; retry in 8 s"
+    with pytest.raises(Overloaded, match=message) as caught:
+        paths.choose()
+    assert caught.value.retry_after_s == 8
+
+
+def test_a_retry_after_concerns_the_model_and_is_told_to_other_callers_in_whole_seconds() -> None:
+    paths = Paths(resting("a"))
+    paths.fail(hasty(20))
+    paths.clock.forward(0.6)
+    with pytest.raises(EngineRateLimited, match="a is rate limiting this model; retry in 20 s") as caught:
+        paths.choose(account=2)
+    assert caught.value.retry_after_s == 20
+    paths.clock.forward(19.3)
+    with pytest.raises(EngineRateLimited) as caught:
+        paths.choose()
+    assert caught.value.retry_after_s == 1
+    paths.clock.forward(0.2)
+    assert paths.names() == ["a"]
+
+
+def test_a_request_that_was_chosen_before_a_circuit_opened_goes_to_the_next_engine() -> None:
+    paths = Paths(resting("a"), resting("b"))
+    route = paths.choose()
+    paths.fail(EngineUnavailable("no connection"), account=2)
+    paths.clock.forward(0.5)
+    route.start_attempt()
+    assert (route.engine.name, route.fallback_engine) == ("b", "b")
+    # Its record says so, although the first engine never got this request.
+    route.end_attempt(broke())
+    assert route.attempts == [EngineAttempt("b", "upstream_error", 500, 0)]
+    assert route.next_engine() is None
+
+
+def test_a_request_that_was_chosen_before_all_circuits_opened_is_refused() -> None:
+    paths = Paths(resting("a"))
+    route = paths.choose()
+    paths.fail(EngineUnavailable("no connection"), account=2)
+    with pytest.raises(Overloaded, match="a is temporarily unavailable"):
+        route.start_attempt()
+    # It was not sent, so it is no attempt.
+    route.end_attempt(ClientLeft("gone"))
+    assert route.attempts == []
+
+
+def test_one_request_probes_after_the_cooldown_and_its_outcome_decides_for_all() -> None:
+    paths = Paths(resting("a"))
+    paths.fail(EngineUnavailable("no connection"))
+    paths.clock.forward(10.1)
+    probe = paths.choose(account=2)
+    probe.start_attempt()
+    with pytest.raises(Overloaded):
+        paths.choose(account=3)
+    probe.end_attempt(None)
+    assert paths.choose(account=3).engine.name == "a"
+
+
+def test_a_probe_that_its_client_abandons_leaves_the_next_request_to_probe() -> None:
+    paths = Paths(resting("a"))
+    paths.fail(EngineUnavailable("no connection"))
+    paths.clock.forward(10.1)
+    probe = paths.choose(account=2)
+    probe.start_attempt()
+    probe.end_attempt(ClientLeft("gone"))
+    second = paths.choose(account=3)
+    second.start_attempt()
+    second.end_attempt(EngineUnavailable("no connection"))
+    with pytest.raises(Overloaded):
+        paths.choose(account=4)
+
+
+def test_clients_that_leave_do_not_open_the_circuit() -> None:
+    paths = Paths(ScriptedEngine("a", cooldown_after=1))
+    for account in range(20):
+        paths.fail(ClientLeft("gone"), account=account)
+    assert paths.meters.failures == {}
+    assert paths.names() == ["a"]
+
+
+def test_a_success_ends_a_row_of_failures() -> None:
+    paths = Paths(ScriptedEngine("a", cooldown_after=1))
+    for _ in range(30):
+        paths.fail(broke(), times=2)
+        route = paths.choose()
+        route.start_attempt()
+        route.end_attempt(None)
+    assert paths.names() == ["a"]
+    assert paths.meters.failures == {("a", "upstream_error"): 60}
+
+
+def test_only_the_first_end_of_an_attempt_counts() -> None:
+    paths = Paths(ScriptedEngine("a"))
+    route = paths.choose()
+    # Before it starts, there is nothing to end.
+    route.end_attempt(broke())
+    route.start_attempt()
+    route.end_attempt(broke())
+    route.end_attempt(EngineTimeout("late"))
+    assert [attempt.error_code for attempt in route.attempts] == ["upstream_error"]
+    assert paths.meters.failures == {("a", "upstream_error"): 1}
+
+
+def test_accounts_are_forgotten_after_a_while_so_that_memory_is_bounded() -> None:
+    paths = Paths(ScriptedEngine("a", cooldown_after=5))
+    for account in range(MAX_ACCOUNTS + 100):
+        paths.clock.forward(1)
+        paths.choose(account=account).start_attempt()
+    assert len(paths.router.breakers["a"].seen) <= MAX_ACCOUNTS
+
+
+# ── retries ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+@pytest.mark.parametrize("error", [broke(), hasty(), hasty(0), Overloaded("busy", retry_after_s=1)])
+def test_a_failure_that_was_not_billed_is_retried_as_often_as_the_catalog_says(
+    set_up: SetUp, retries: int, error: ServiceError
+) -> None:
+    a = ScriptedEngine("a", fails(error), retries=retries, total_s=100.0)
+    answer = set_up(a).answer()
+    assert len(a.asked_s) == 1 + retries
+    assert answer.attempts == [("a", error.code)] * (1 + retries)
+    assert answer.code == error.code
+
+
+@pytest.mark.parametrize(
+    "error",
     [
-        "Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Requested 61000.",
-        "Rate limit reached on tokens per min. Limit: 30,000 / min. Requested: 61,000 / min.",
-        "This request would exceed your organization's rate limit of 40,000 input tokens per minute.",
+        EngineTimeout("late"),
+        EngineBroken("broke off"),
+        EngineRefused("no"),
+        EngineRateLimited("too large", retry_after_s=1, rests_model=True, is_size=True),
     ],
 )
-def test_a_429_about_the_size_of_a_request_rests_nothing_and_is_not_tried_again(
-    two: Two, account: Account, message: str
+def test_a_failure_that_may_be_billed_or_would_repeat_is_not_retried(set_up: SetUp, error: ServiceError) -> None:
+    a = ScriptedEngine("a", fails(error), retries=3)
+    assert set_up(a).answer().code == error.code
+    assert len(a.asked_s) == 1
+
+
+def test_a_refusal_of_the_request_does_not_fail_over(set_up: SetUp) -> None:
+    a, b = ScriptedEngine("a", fails(EngineRefused("no such field"))), ScriptedEngine("b", WORKS)
+    answer = set_up(a, b).answer()
+    assert (answer.code, answer.attempts, b.asked_s) == ("invalid_request", [("a", "invalid_request")], [])
+
+
+def test_every_engine_is_tried_before_one_is_retried(set_up: SetUp) -> None:
+    a = ScriptedEngine("a", fails(broke()), WORKS)
+    b, c = ScriptedEngine("b", fails(EngineTimeout("late"))), ScriptedEngine("c", fails(broke()))
+    answer = set_up(a, b, c).answer()
+    assert answer.attempts == [
+        ("a", "upstream_error"), ("b", "upstream_timeout"), ("c", "upstream_error"), ("a", None),
+    ]  # fmt: skip
+    assert answer.row["engine"] == "a"
+
+
+def test_an_engine_that_used_up_its_retries_leaves_them_to_the_next(set_up: SetUp) -> None:
+    a, b = ScriptedEngine("a", fails(broke()), retries=0), ScriptedEngine("b", fails(broke()), WORKS, retries=1)
+    answer = set_up(a, b).answer()
+    assert [name for name, _ in answer.attempts] == ["a", "b", "b"]
+    assert answer.code is None
+
+
+def test_a_rate_limit_of_one_request_is_retried_there_before_the_next_engine(set_up: SetUp) -> None:
+    a = ScriptedEngine("a", fails(hasty()), retries=2)
+    answer = set_up(a, ScriptedEngine("b", WORKS)).answer()
+    assert answer.attempts == [("a", "rate_limit_exceeded")] * 3 + [("b", None)]
+
+
+def test_a_rate_limit_with_retry_after_goes_to_the_next_engine_at_once(set_up: SetUp) -> None:
+    a, b = ScriptedEngine("a", fails(hasty(2)), retries=2), ScriptedEngine("b", WORKS)
+    answer = set_up(a, b).answer()
+    assert answer.attempts == [("a", "rate_limit_exceeded"), ("b", None)]
+    assert b.asked_s[0] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("retry_after_s", "waits"), [(int(MAX_RETRY_WAIT_S), True), (int(MAX_RETRY_WAIT_S) + 1, False)]
+)
+@pytest.mark.parametrize("kind", ["rate limit", "overloaded"])
+def test_a_short_retry_after_is_waited_for_and_a_long_one_is_returned(
+    set_up: SetUp, retry_after_s: int, waits: bool, kind: str
 ) -> None:
-    two.a.behave, other = manners.refuse(429, message, retry_after="30"), two.server.account()
-    refused = post(account, model="strict")
-    assert (refused.status_code, len(two.a.seen)) == (429, 1)
-    two.a.behave = manners.answer()
-    assert [post(who, model="strict").status_code for who in (account, other)] == [200, 200]
+    error: ServiceError = Overloaded("busy", retry_after_s=retry_after_s)
+    if kind == "rate limit":
+        error = hasty(retry_after_s)
+    a = ScriptedEngine("a", fails(error), WORKS)
+    answer = set_up(a).answer()
+    if waits:
+        assert answer.code is None
+        assert retry_after_s + 0.05 <= a.asked_s[1] - a.asked_s[0] <= retry_after_s + 0.61
+        return
+    assert answer.error is error
+    assert len(a.asked_s) == 1
+    assert answer.ended_s < 0.1
 
 
-def test_requests_above_the_concurrency_limit_wait_or_are_refused(two: Two, account: Account) -> None:
-    at_once = most = 0
+def test_a_retry_waits_for_a_rate_limit_that_another_request_caused(set_up: SetUp) -> None:
+    a = ScriptedEngine("a", fails(broke(), 0.2), fails(hasty(2)), WORKS, cooldown_after=5)
+    answers: list[Answer] = []
+    stage = set_up(a)
 
-    async def behave(exchange: Exchange) -> None:
-        nonlocal at_once, most
-        at_once += 1
-        most = max(most, at_once)
-        await asyncio.sleep(0.5)
-        at_once -= 1
-        await manners.answer()(exchange)
+    async def scenario() -> None:
+        answers.extend(await asyncio.gather(stage.ask(), stage.ask()))
 
-    two.a.behave = behave
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: post(account, model="narrow"), range(8)))
-    statuses = sorted(answer.status_code for answer in answers)
-    assert most == 2
-    assert statuses.count(200) >= 5
-    assert set(statuses) <= {200, 503}
-    assert CREDIT - account.settled() == statuses.count(200) * FULL_COST
-    with ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: post(account, model="narrow-pair"), range(6)))
-    engines = [record(account, answer)["engine"] for answer in answers]
-    assert engines.count("narrow") >= 2
-    assert engines.count("second") >= 1
-    assert most == 2
+    stage.play(scenario)
+    assert [answer.code for answer in answers] == [None, None]
+    assert min(a.asked_s[2:]) >= 2.0
 
 
-def test_a_slot_is_released_after_a_disconnect_and_after_a_failure(two: Two, account: Account) -> None:
-    two.a.behave = manners.refuse(500)
-    for _ in range(4):
-        assert post(account, model="narrow").status_code in (502, 503)
-    two.a.behave = manners.answer()
-    time.sleep(0.1)
-    with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(lambda _: post(account, model="narrow-pair").status_code, range(2)))
-    assert done == [200, 200]
+@pytest.mark.parametrize("error", [broke(), hasty()])
+def test_the_wait_before_a_retry_is_random_and_its_most_doubles_each_time(set_up: SetUp, error: ServiceError) -> None:
+    a = ScriptedEngine("a", fails(error), retries=3, total_s=100.0)
+    gaps: list[list[float]] = [[], [], []]
+    stage = set_up(a)
+
+    async def scenario() -> None:
+        for _ in range(60):
+            before = len(a.asked_s)
+            await stage.ask()
+            asked = a.asked_s[before:]
+            for gap, (first, second) in zip(gaps, itertools.pairwise(asked), strict=True):
+                gap.append(second - first)
+
+    stage.play(scenario)
+    for number, found in enumerate(gaps, start=1):
+        most = 0.3 * 2**number
+        assert min(found) >= 0.05 - 1e-6
+        assert max(found) <= most + 1e-6
+        # Of 60 random waits, none is above 80 % of the most once in a million times.
+        assert max(found) > 0.8 * most
 
 
-def test_an_image_is_routed_to_the_upstream_with_vision(two: Two, account: Account) -> None:
-    picture = {"type": "image_url", "image_url": {"url": "https://93.184.216.34/a.png", "detail": "low"}}
-    answer = post(account, model="seeing", messages=[{"role": "user", "content": [picture]}])
-    assert answer.status_code == 200, answer.text
-    assert asked(record(account, answer)) == [("second", None)]
+def test_the_record_has_the_start_and_the_duration_of_every_attempt(set_up: SetUp) -> None:
+    a, b = ScriptedEngine("a", fails(EngineTimeout("late"), 0.4)), ScriptedEngine("b", Attempt(0.3, *stream("Saturn.")))
+    stage = set_up(a, b)
+    first, second = json.loads(stage.answer().row["attempts"])
+    assert first == {"engine": "a", "error_code": "upstream_timeout", "after_ms": 0, "took_ms": 400}
+    assert (second["engine"], second["error_code"], second["after_ms"]) == ("b", None, 400)
+    assert 300 <= second["took_ms"] <= 320
+    assert stage.meters.failures == {("a", "upstream_timeout"): 1}
 
 
-def test_the_upstream_cost_is_recorded_and_not_shown_to_customers(two: Two, account: Account) -> None:
-    time.sleep(0.1)
-    generation = record(account, post(account, model="narrow"))
-    bought = manners.PROMPT_TOKENS * 100 + len(manners.WORDS) * 400
-    query = "SELECT purchase FROM generations WHERE purchase IS NOT NULL ORDER BY id DESC LIMIT 1"
-    assert two.server.read(lambda c: c.execute(query)) == [(bought,)]
-    assert "purchase" not in generation
-    report = two.server.command("margin", "--days", "1").stdout
-    [line] = [line.split() for line in report.splitlines() if line.split()[:2] == ["narrow", "narrow"]]
-    assert Decimal(line[3]) / FULL_COST == Decimal(line[4]) / bought > 0
-    assert line[6:] == ["33", "%"]
-    assert "narrow charges" in two.server.command("models").stdout
+def test_a_first_attempt_that_succeeds_is_not_recorded(set_up: SetUp) -> None:
+    answer = set_up(ScriptedEngine("a", WORKS)).answer()
+    assert (answer.row["attempts"], answer.row["engine"]) == (None, "a")
+    assert encode_attempts([]) is None
 
 
-def test_doctor_requests_one_token_from_every_upstream(two: Two) -> None:
-    two.a.behave = manners.refuse(401)
-    said_ = two.server.command("doctor")
-    assert said_.returncode == 1
-    assert "ok     upstream second (pair): one token from standin-2026-01-31" in said_.stdout
-    assert "FAULT  upstream first (solo): first failed with status 401" in said_.stdout
-    assert "FAULT  upstream gone (gone): gone cannot be reached" in said_.stdout
-    assert two.b.last.body["max_completion_tokens"] == 1
-    assert "upstream" not in two.server.command("doctor", "--offline").stdout
+def test_a_client_that_leaves_is_recorded_as_an_attempt_without_fault_of_the_engine(set_up: SetUp) -> None:
+    stage = set_up(ScriptedEngine("a", Attempt(SILENCE)))
+    answers: list[Answer] = []
 
+    async def scenario() -> None:
+        answers.append(await stage.ask(prepare=leaves(0.5)))
 
-def test_a_price_of_purchase_that_is_none_is_refused_with_its_line(tmp_path: Any) -> None:
-    cli = Cli(tmp_path)
-    text = cli.catalog.read_text()
-    for line in ('cost_input = "cheap"', 'costs = { fake-chat = { input = "0.1", output = "x" } }'):
-        cli.catalog.write_text(text.replace("needs_key = true", f"needs_key = true\n{line}"))
-        refused = cli("models")
-        assert refused.status == 1
-        assert "line 9" in refused.err
-        assert "dollars per million tokens" in refused.err
+    stage.play(scenario)
+    assert answers[0].attempts == [("a", "client_left")]
+    assert stage.meters.failures == {}

@@ -349,6 +349,14 @@ def test_a_setting_of_the_operator_replaces_the_defaults(unset: pytest.MonkeyPat
     assert {key: environment[key] for key in VARIABLES if key in environment} == {name: "of the operator"}
 
 
+def test_numpy_of_a_child_uses_one_thread_unless_the_operator_wants_more(unset: pytest.MonkeyPatch) -> None:
+    unset.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    assert child_environment()["OPENBLAS_NUM_THREADS"] == "1"
+    unset.setenv("OPENBLAS_NUM_THREADS", "4")
+    environment = child_environment()
+    assert (environment["OPENBLAS_NUM_THREADS"], environment["OMP_WAIT_POLICY"]) == ("4", "passive")
+
+
 def test_speech_and_image_children_are_started_with_it(unset: pytest.MonkeyPatch) -> None:
     def environment_of(pid: int | None) -> dict[str, str]:
         entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,18 @@ def test_a_file_without_marks_says_that_this_proves_nothing(folder: Path) -> Non
 @pytest.mark.parametrize("data", [b"", b"hello", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n" + bytes(100), b"GIF89a"])
 def test_a_file_that_is_no_image_is_told(folder: Path, data: bytes) -> None:
     assert check(folder, data).fault == "not_an_image"
+
+
+def test_a_search_for_marks_uses_one_thread(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The tests themselves run with one thread, too.
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    file = io.BytesIO()
+    Image.fromarray(photograph(2, 1024)).save(file, "PNG")
+    before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    assert check(folder, file.getvalue()).marks == []
+    took_s, after = time.monotonic() - began_s, resource.getrusage(resource.RUSAGE_CHILDREN)
+    used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert used_s <= took_s
 
 
 def test_an_image_of_too_many_pixels_is_not_decoded(folder: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -32,32 +32,25 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, 60))
 
 
-@contextmanager
-def busy(writer: Writer) -> Iterator[None]:
-    """The writer stands inside a transaction while the block runs, so that everything queued meanwhile waits."""
+@asynccontextmanager
+async def busy(writer: Writer) -> AsyncIterator[None]:
+    """Keep the writer inside a transaction while the block runs, so that everything queued meanwhile waits."""
     inside, go_on = threading.Event(), threading.Event()
 
-    def change(_: Connection) -> None:
+    def change(connection: Connection) -> None:
         inside.set()
-        assert go_on.wait(30)
+        # A database server would end a session that is idle in a transaction for long.
+        while not go_on.wait(0.5):
+            connection.execute("SELECT 1")
 
-    asyncio.get_running_loop()
-    task = asyncio.ensure_future(writer.run(change))
-    task.add_done_callback(lambda done: done.exception())
+    changing = asyncio.ensure_future(writer.run(change))
     try:
+        while not inside.is_set():
+            await asyncio.sleep(0.005)
         yield
-        # The change above was only queued when its task first ran.
-        assert inside.wait(30)
     finally:
         go_on.set()
-
-
-async def begin(writer: Writer) -> None:
-    """Let the queued `busy` change reach the writer's thread."""
-    for _ in range(200):
-        await asyncio.sleep(0.005)
-        if not writer._queue:
-            return
+        await changing
 
 
 def test_a_verdict_arrives_when_it_is_durable(books: TemporaryBooks) -> None:
@@ -77,8 +70,7 @@ def test_everything_that_waits_is_one_commit(books: TemporaryBooks) -> None:
     account = books.account(1000)
 
     async def work(writer: Writer) -> list[Any]:
-        with busy(writer):
-            await begin(writer)
+        async with busy(writer):
             asked = [writer.submit(hold(n, account, 5)) for n in range(1, 301)]
         return await asyncio.gather(*asked)
 
@@ -92,8 +84,7 @@ def test_no_batch_is_larger_than_it_may_be(books: TemporaryBooks) -> None:
     account = books.account(10_000)
 
     async def work(writer: Writer) -> None:
-        with busy(writer):
-            await begin(writer)
+        async with busy(writer):
             asked = [writer.submit(hold(n, account, 5)) for n in range(1, 2 * MAX_BATCH + 2)]
         await asyncio.gather(*asked)
 
@@ -106,8 +97,7 @@ def test_a_refusal_inside_a_batch_costs_the_others_nothing(books: TemporaryBooks
     rich, poor = books.account(1000), books.account(3)
 
     async def work(writer: Writer) -> list[Any]:
-        with busy(writer):
-            await begin(writer)
+        async with busy(writer):
             asked = [writer.submit(hold(1, rich, 600)), writer.submit(hold(2, poor, 4)), writer.submit(hold(3, rich))]
         return await asyncio.gather(*asked)
 
@@ -121,8 +111,7 @@ def test_an_unexpected_error_is_replayed_so_that_it_hits_only_its_own_caller(boo
     books.apply(hold(1, account, 200), hold(2, account, 200))
 
     async def work(writer: Writer) -> list[Any]:
-        with busy(writer):
-            await begin(writer)
+        async with busy(writer):
             asked: list[Any] = [
                 writer.submit(settle(1, account, 50)),
                 writer.submit(settle(2, account, -1)),
@@ -225,8 +214,7 @@ def test_holds_beyond_the_queue_are_refused_but_settles_never(books: TemporaryBo
     books.apply(hold(1, account, 600))
 
     async def work(writer: Writer) -> None:
-        with busy(writer):
-            await begin(writer)
+        async with busy(writer):
             asked = [writer.submit(hold(n, account, 1)) for n in range(100, 100 + MAX_QUEUED_HOLDS)]
             with pytest.raises(Overloaded) as refusal:
                 writer.submit(hold(99, account, 1))
@@ -244,8 +232,7 @@ def test_a_caller_who_left_does_not_undo_what_was_asked(books: TemporaryBooks) -
     account = books.account(1000)
 
     async def work(writer: Writer) -> None:
-        with busy(writer):
-            await begin(writer)
+        async with busy(writer):
             left, stayed = writer.submit(hold(1, account, 5)), writer.submit(hold(2, account, 6))
             assert left is not None
             assert stayed is not None
@@ -275,8 +262,7 @@ def test_stopping_writes_what_is_queued_and_then_takes_nothing(books: TemporaryB
     account = books.account(10_000)
 
     async def work(writer: Writer) -> None:
-        with busy(writer):
-            await begin(writer)
+        async with busy(writer):
             asked = [writer.submit(hold(n, account, 1)) for n in range(1, 1001)]
         await asyncio.to_thread(writer.stop)
         assert set(await asyncio.gather(*asked)) == {Held(1, 1)}

@@ -251,15 +251,22 @@ def _cpu_clock(pid: int) -> int | None:
 #: several milliseconds, and on a busy machine take the CPU from the thread they wait for. Sleeping without any spinning
 #: would cost a fifth of the speed on an idle machine; these rounds take about 25 µs and cost hardly any.
 _OPENMP = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+#: NumPy's matrices are small here. The threads of its OpenBLAS always spin while they wait: on a busy machine, two of
+#: them used 13 times the CPU time of one to search an image for marks, and took longer.
+_OPENBLAS = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 def child_environment() -> dict[str, str]:
     """Return the environment for a child: this process's, with _OPENMP unless the operator has set one of its keys.
 
-    OpenMP reads these variables when its library is loaded, so they must be set when the child starts.
+    The same for _OPENBLAS. The libraries read these variables when they are loaded, so they must be set when the child
+    starts.
     """
-    is_set = _OPENMP.keys() & os.environ.keys()
-    return {**os.environ} if is_set else {**os.environ, **_OPENMP}
+    environment = dict(os.environ)
+    for defaults in (_OPENMP, _OPENBLAS):
+        if not defaults.keys() & os.environ.keys():
+            environment |= defaults
+    return environment
 
 
 # ── messages: a length, then msgpack ──────────────────────────────────────────────────────────────────────────

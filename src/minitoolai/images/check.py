@@ -19,6 +19,7 @@ from minitoolai.core.clock import generation_name, parse_generation_name
 from minitoolai.core.errors import Overloaded
 from minitoolai.core.marks import EPOCH_S, MarkCodec
 from minitoolai.core.threads import UPLOADS
+from minitoolai.engines.child_process import child_environment
 from minitoolai.images.manifest_reader import ManifestReport, read_manifest
 
 MAX_FILE_BYTES = 50 * 1024 * 1024
@@ -118,6 +119,7 @@ class MarkChecker:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "minitoolai.engines.marks.check", str(path),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+            env=child_environment(),
         )  # fmt: skip
         keys = [base64.b64encode(key).decode() for key in self._codec.signal_keys()]
         try:
