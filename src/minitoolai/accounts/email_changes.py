@@ -1,7 +1,7 @@
 """Change the e-mail address of a user, once both mailboxes have confirmed it.
 
 Either mailbox can stop the change. Both must confirm, because an attacker with session and password could otherwise
-take the account away from its owner. A user who has lost the old mailbox asks the operator (`minitoolai account email`).
+take the account away from its owner. A user without the old mailbox asks the operator (`minitoolai account email`).
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from minitoolai.core.inference import decode_image_job_request
 from minitoolai.core.models import Device, MailLink, SessionRow, User
 from minitoolai.storage import accounts, second_factors, users
 from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.users import UNKNOWN_DEVICE
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,9 @@ class Users:
         """Return True if this browser requested the sign-up. Another browser must enter the password."""
         return hmac.compare_digest(link.browser_hash or b"", digest(browser))
 
-    async def confirm(self, secret: str, browser: str, password: str, language: str, device: Device) -> Visitor | None:
+    async def confirm(
+        self, secret: str, browser: str, password: str, language: str, device: Device = UNKNOWN_DEVICE
+    ) -> Visitor | None:
         """Create the account of a sign-up link and sign in. Returns None if the link or the password is not valid."""
         link = await self.link(secret)
         if link is None or link.purpose != "signup":
@@ -188,7 +191,9 @@ class Users:
 
     # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def sign_in(self, email: str, password: str, device: Device, delay_s: float = TRUSTED_S) -> SignIn | None:
+    async def sign_in(
+        self, email: str, password: str, delay_s: float = TRUSTED_S, device: Device = UNKNOWN_DEVICE
+    ) -> SignIn | None:
         """Create a session, or a challenge if the user has a second factor, or return None.
 
         `email` may be any spelling of the address. An unknown address and a wrong password give the same result in the
@@ -241,7 +246,7 @@ class Users:
         user = await self._writer.run(change)
         return Visitor(user, secret) if user else None
 
-    async def session_user(self, secret: str, device: Device) -> User | None:
+    async def session_user(self, secret: str, device: Device = UNKNOWN_DEVICE) -> User | None:
         """Return the user of this session, None if it is unknown or expired."""
         now_ms = self._clock.now_ms()
         found = await self._database.read_async(users.find_session, digest(secret), now_ms, IDLE_MS)
@@ -348,7 +353,7 @@ class Users:
         await self._writer.run(lambda connection: users.insert_link(connection, digest(secret), link, now_ms))
         await self._mailer.send(compose("reset", secret))
 
-    async def reset(self, secret: str, password: str, device: Device) -> SignIn | None:
+    async def reset(self, secret: str, password: str, device: Device = UNKNOWN_DEVICE) -> SignIn | None:
         """Set a new password with a reset link, end all sessions and sign in. Returns None if the link is not valid.
 
         A user with a second factor must still prove it: the mailbox replaces the password only.
@@ -373,7 +378,9 @@ class Users:
         kept = await self._database.read_async(users.password_hash_of, user.account_id)
         return await self._passwords.verify(kept, password)
 
-    async def change_password(self, user: User, password: str, device: Device, compose: Compose) -> Visitor | None:
+    async def change_password(
+        self, user: User, password: str, compose: Compose, device: Device = UNKNOWN_DEVICE
+    ) -> Visitor | None:
         """Change the password, end all sessions, notify by e-mail and return a new session."""
         hashed = await self._passwords.hash(password)
 

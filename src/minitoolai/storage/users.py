@@ -128,7 +128,7 @@ def find_session(connection: Connection, secret_hash: bytes, now_ms: int, idle_m
     return (user_of_row(rows[0][:-1]), rows[0][-1]) if rows else None
 
 
-def touch_session(connection: Connection, secret_hash: bytes, now_ms: int, device: Device) -> None:
+def touch_session(connection: Connection, secret_hash: bytes, now_ms: int, device: Device = UNKNOWN_DEVICE) -> None:
     """Record that the session was used now, and by which browser."""
     connection.execute(
         "UPDATE sessions SET seen_ms = ?, address = ?, browser = ?, system = ? WHERE secret_hash = ?",

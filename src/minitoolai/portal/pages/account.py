@@ -58,7 +58,7 @@ async def change_password(page: PageRequest) -> Response:
     if not page.form.is_valid:
         return await render_account(page, 422)
     compose = email_composer(page, page.member.email)
-    visitor = await page.site.users.change_password(page.member, new, page.device, compose)
+    visitor = await page.site.users.change_password(page.member, new, compose, page.device)
     if visitor:
         page.sign_in(visitor)
     return page.redirect("/account", flash=page.gettext("Your new password is set; other browsers are signed out."))

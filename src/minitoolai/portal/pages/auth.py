@@ -102,7 +102,7 @@ async def signin(page: PageRequest) -> Response:
         return too_many_requests(page, wait_s)
     is_known = bool(page.device_id(email))
     delay_s = TRUSTED_S if is_known else page.site.failures.begin(page.client_ip, email)
-    outcome = await page.site.users.sign_in(page.form["email"], password, page.device, delay_s)
+    outcome = await page.site.users.sign_in(page.form["email"], password, delay_s, page.device)
     if outcome is None:
         page.form.add_error("", page.gettext("This address and this password do not belong together."))
         return page.render("access/signin.html", 422, next=page.next_url("/keys"))
