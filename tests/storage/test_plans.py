@@ -175,7 +175,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(reports.statement_page, account, below=None, before_ms=now, rows=5)
     c.add(reports.statement_part, account, reports.StatementPlace()).add(reports.usage_cells, account, day, now)
     c.add(reports._other_transfers, account, 1, 9).add(reports._usage_transfers, account, now, 5)
-    for table in ("sessions", "mail_links", "webhook_events"):
+    for table in ("sessions", "mail_links", "email_changes", "webhook_events"):
         c.add(retention.delete_expired, table, now, 5)
     c.add(retention.erase_prompts, now, 5).add(retention.expire_images, now, 5).add(retention.find_image, 7)
     c.add(retention.orphaned_objects, [f"{'a' * 64}-7"])

@@ -23,7 +23,8 @@ AWAY = {
 }
 WRONG = {
     "name": " ", "budget_daily": "five", "requests_per_minute": "0", "addresses": "here", "email": "ann",
-    "password": "x", "code": "ABCD", "amount": "-1", "password_leave": "x", "password_old": "x",
+    "password": "x", "code": "ABCD", "amount": "-1", "password_leave": "x", "password_old": "x", "code_on": "1",
+    "password_on": PASSWORD,
 }  # fmt: skip
 
 
@@ -154,6 +155,8 @@ CLOSED_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "card with faults": wrong("/topup", "/topup/card", "amount"),
     "card on its way": plain("/topup/done?session=cs_none"),
     "password with faults": wrong("/account", "/account/password", "password_old", "password"),
+    "address with faults": wrong("/account", "/account/email", "email"),
+    "second factor with faults": wrong("/account/second-factor", "/account/second-factor/on", "code_on", "password_on"),
     "leaving with faults": wrong("/account", "/account/leave", "password_leave"),
     "nobody found": plain("/admin/accounts?q=nobody"),
     "credit with faults": wrong("/admin/accounts/#", "/admin/accounts/#/grant", "amount"),
