@@ -25,30 +25,7 @@ from minitoolai.storage.ledger import broken_invariants
 from tests.support.server import Account, ServerProcess
 from tests.support.waiting import eventually
 
-#: Each kind of model by a fake engine, and a second one of each text kind whose first engine cannot be reached.
-CATALOG = """
-[engines.quick]
-kind = "fake"
-model = "fake-1"
-tokens = 16
-
-[engines.nowhere]
-kind = "upstream"
-base_url = "http://127.0.0.1:9/v1"
-retries = 0
-cooldown_after = 0
-
-[speech.teller]
-price = "15.00"
-max_characters = 2000
-voice = "tone"
-voices = [{ id = "tone", engine = "quick", language = "*", licence = "CC0-1.0" }]
-
-[image.painter]
-price = "0.0015"
-engines = ["quick"]
-""" + "".join(
-    f"""
+TEXT = """
 [chat.{name}]
 input = "0.15"
 output = "0.60"
@@ -61,8 +38,38 @@ input = "0.02"
 context = 512
 engines = {engines}
 """
-    for name, engines in {"direct": '["quick"]', "fallback": '["nowhere", "quick"]'}.items()
-)
+FAKE = """
+[engines.quick]
+kind = "fake"
+model = "fake-1"
+tokens = 16
+"""
+#: The server that the fallback leads to: another one of ours.
+FAR = FAKE + TEXT.format(name="fallback", engines='["quick"]')
+
+
+def catalog(far_url: str) -> str:
+    """Return each kind of model by a fake engine, and text models whose first upstream cannot be reached."""
+    upstreams = "".join(
+        f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{url}"\ncooldown_after = 0\n'
+        for name, url in {"nowhere": "http://127.0.0.1:9/v1", "far": far_url}.items()
+    )
+    kinds = """
+[speech.teller]
+price = "15.00"
+max_characters = 2000
+voice = "tone"
+voices = [{ id = "tone", engine = "quick", language = "*", licence = "CC0-1.0" }]
+
+[image.painter]
+price = "0.0015"
+engines = ["quick"]
+"""
+    direct, fallback = '["quick"]', '["nowhere", "far"]'
+    models = TEXT.format(name="direct", engines=direct) + TEXT.format(name="fallback", engines=fallback)
+    return FAKE + upstreams + kinds + models
+
+
 #: Path → its smallest request. The model names stand for both ways in which an engine is found.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "/api/chat-completions/": {"model": "*", "messages": [{"role": "user", "content": "hi"}]},
@@ -193,9 +200,12 @@ def test_every_rule_of_a_key_is_in_the_matrix() -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("matrix"), catalog=CATALOG) as started:
-        yield started
-        assert started.read(broken_invariants) == {}
+    with ServerProcess(tmp_path_factory.mktemp("far"), catalog=FAR) as far:
+        environment = {"MINITOOLAI_FAR_API_KEY": far.account().key, "MINITOOLAI_NOWHERE_API_KEY": "none"}
+        text = catalog(f"{far.url}/v1")
+        with ServerProcess(tmp_path_factory.mktemp("matrix"), catalog=text, env=environment) as started:
+            yield started
+            assert started.read(broken_invariants) == {}
 
 
 _numbers = itertools.count(1)
@@ -260,7 +270,7 @@ def test_a_form_without_rules_is_served_and_charged_once(
     name = first.headers.get("x-generation-id")
     if name and "fallback" in form.body["model"]:
         shown = requests.get(f"{payer.server.url}/v1/generations/{name}", headers=payer.headers, timeout=20).json()
-        assert shown["engine"] == "quick", shown
+        assert shown["engine"] == "far", shown
 
 
 @pytest.mark.parametrize("name", RULES)

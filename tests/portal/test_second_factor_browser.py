@@ -77,7 +77,8 @@ def test_from_the_qr_code_to_a_sign_in(
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Turn it on").click()
     page.get_by_text("This code is not right").wait_for()
-    page.get_by_label("Code of the app").fill(code_now(secret))
+    used = code_now(secret)
+    page.get_by_label("Code of the app").fill(used)
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Turn it on").click()
     codes = page.locator("#recovery-codes").inner_text().split()
@@ -86,9 +87,9 @@ def test_from_the_qr_code_to_a_sign_in(
     page.locator("#sessions").get_by_text("this browser").wait_for()
     sign_out(page, server)
     # The code that set it up is used; the next one is accepted, as clocks may differ by one step.
-    for code, is_right in ((code_now(secret), False), (code_now(secret, 1), True)):
+    for offset, is_right in ((None, False), (1, True)):
         sign_in(page, server, email)
-        page.get_by_label("Code", exact=True).fill(code)
+        page.get_by_label("Code", exact=True).fill(used if offset is None else code_now(secret, offset))
         page.locator("main button").click()
         page.get_by_text("Keys" if is_right else "This code is not right").first.wait_for()
     page.get_by_role("heading", name="Keys", exact=True).wait_for()
