@@ -11,8 +11,9 @@ import venv
 from pathlib import Path
 
 CACHE = Path(__file__).parent / ".cache"
-PYTHON_PEERS = {"sglang-router": "sglang-router==0.3.2", "litellm": "litellm[proxy]==1.106.2"}
-PORTKEY = "@portkey-ai/gateway@1.15.2"
+#: Requirements and lock files with the hash of every package. `make pin` writes them.
+PINS = Path(__file__).parent / "pins"
+PYTHON_PEERS = ("sglang-router", "litellm")
 
 
 def program(peer: str) -> Path | None:
@@ -26,16 +27,16 @@ def program(peer: str) -> Path | None:
     return path if path.exists() else None
 
 
-def install_python(peer: str, requirement: str) -> None:
+def install_python(peer: str) -> None:
     venv.create(CACHE / peer, with_pip=True)
-    subprocess.run([CACHE / peer / "bin/pip", "install", "-qq", requirement], check=True)
+    install = [CACHE / peer / "bin/pip", "install", "-qq", "--require-hashes", "-r", PINS / f"{peer}.txt"]
+    subprocess.run(install, check=True)
 
 
 def install_portkey() -> None:
     folder = CACHE / "portkey"
-    folder.mkdir(parents=True, exist_ok=True)
-    flags = ["--no-audit", "--no-fund", "--no-package-lock", "--silent"]
-    subprocess.run(["npm", "install", "--prefix", folder, *flags, PORTKEY], check=True)
+    shutil.copytree(PINS / "portkey", folder, dirs_exist_ok=True)
+    subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--silent"], cwd=folder, check=True)
 
 
 def install(peer: str) -> str:
@@ -44,7 +45,7 @@ def install(peer: str) -> str:
         return "already installed"
     try:
         if peer in PYTHON_PEERS:
-            install_python(peer, PYTHON_PEERS[peer])
+            install_python(peer)
         elif peer == "portkey":
             install_portkey()
         else:

@@ -24,9 +24,10 @@ from minitoolai.core.models import KeyRules
 from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Secret, Settings
 from minitoolai.storage import accounts
-from tests.support import catalogs
+from tests.support import all_kinds
 from tests.support.books import FixedClock, TemporaryBooks
 from tests.support.server import ServerProcess
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parent.parent
 NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "threat-model.md").read_text("utf-8"))
@@ -65,6 +66,40 @@ def test_an_empty_webhook_secret_accepts_no_event(books: TemporaryBooks, secret:
             asyncio.run(checkout.handle_webhook(body, f"t={now_s},v1={signature}"))
         checkout.close()
     assert books.rows("SELECT * FROM webhook_events") == []
+
+
+# ── media by task ID ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_id_of_a_job_opens_nothing_even_with_another_key(server: ServerProcess) -> None:
+    owner, thief = server.account(), server.account()
+    body = {"model": "painter", "prompt": "a secret garden", "width": 256, "height": 256, "steps": 1}
+    made = requests.post(f"{server.url}/api/texttoimage/", json=body, headers=owner.headers, timeout=30)
+    job_id, signature = made.json()["jobid"], made.json()["signature"]
+    generation = made.headers["x-generation-id"]
+
+    def poll(given: str) -> requests.Response:
+        asked = {"jobid": job_id, "signature": given}
+        return requests.post(f"{server.url}/api/texttoimage/jobs/", json=asked, headers=thief.headers, timeout=30)
+
+    eventually(lambda: poll(signature).json()["status"] == "success", within_s=30)
+    other = requests.post(f"{server.url}/api/texttoimage/", json=body, headers=thief.headers, timeout=30).json()
+    jobs = f"{server.url}/api/texttoimage/jobs/{job_id}"
+    for given in ("", "x", other["signature"], signature[:-1] + ("A" if signature[-1] != "A" else "B")):
+        unknown = requests.post(
+            f"{server.url}/api/texttoimage/jobs/", json={"jobid": 1, "signature": given}, timeout=30
+        )
+        assert (poll(given).status_code, poll(given).json()) == (unknown.status_code, unknown.json())
+        for method, url in (("get", f"{jobs}/events"), ("delete", jobs)):
+            refused = requests.request(method, url, params={"signature": given}, headers=thief.headers, timeout=30)
+            assert refused.status_code in (400, 404), (method, given, refused.text)
+    picture = poll(signature).json()["image_url"]
+    bare = picture.partition("?")[0]
+    assert requests.get(picture, timeout=30).status_code == 200
+    assert requests.get(bare, headers=thief.headers, timeout=30).status_code in (400, 403, 404)
+    shown = requests.get(f"{server.url}/v1/generations/{generation}", headers=thief.headers, timeout=30)
+    assert shown.status_code == 404
+    assert "garden" not in shown.text
 
 
 # ── SQL in the key check ──────────────────────────────────────────────────────────────────────────────────
@@ -126,7 +161,7 @@ def routes() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("threats"), catalog=catalogs.FAKE) as started:
+    with ServerProcess(tmp_path_factory.mktemp("threats"), catalog=all_kinds.CATALOG) as started:
         yield started
 
 
@@ -186,3 +221,53 @@ def test_a_pinned_package_has_its_version_and_hashes() -> None:
         "baz==1",
     ]
     assert list(packages(lines)) == [("foo-bar", "1.2.3", ["a" * 64, "b" * 64]), ("baz", "1", [])]
+
+
+#: What installs packages → what the same line must say, too. The Makefile installs by $(PIP), which shows progress.
+INSTALLS = {r"pip[\"', ]+install|@\$\(PIP\)": "--require-hashes", r"npm[\"'), ]+(?:install|ci)\b": "ci"}
+#: Installs without hashes: this program itself, without dependencies; writing lock files; torch, from its own index.
+WITHOUT_HASH = re.compile(r"--no-deps (?:--no-build-isolation )?(?:-e )?\.|--package-lock-only|torch")
+
+
+def installing_files() -> list[Path]:
+    """Return the programs and scripts of the repository that install packages."""
+    folders = ("tests/clients", "tests/support", "bench", "ops", ".ci")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    kinds, hidden = (".py", ".sh", "", ".yaml"), {".cache", "__pycache__"}
+    scripts = [path for path in found if path.suffix in kinds and not hidden & set(path.parts)]
+    return [ROOT / "Makefile", ROOT / "tools" / "pin.sh", *scripts]
+
+
+def test_every_package_that_is_installed_is_checked_by_its_hash() -> None:
+    guilty, count = [], 0
+    for path in installing_files():
+        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+            for pattern, needed in INSTALLS.items():
+                is_checked = re.search(rf"(?<![\w-]){needed}\b", line) or WITHOUT_HASH.search(line)
+                count += bool(re.search(pattern, line))
+                if re.search(pattern, line) and not is_checked:
+                    guilty.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert guilty == []
+    assert count > 8
+
+
+REQUIREMENTS = sorted(
+    [*ROOT.glob("requirements*.txt"), *(ROOT / "bench" / "pins").glob("*.txt"), ROOT / "tests/clients/litellm.txt"]
+)
+
+
+@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
+def test_every_pinned_package_has_a_hash(path: Path) -> None:
+    found = list(packages(path.read_text("utf-8").splitlines()))
+    assert found
+    assert [name for name, _, hashes in found if not hashes] == []
+
+
+@pytest.mark.parametrize("folder", ["tests/node", "bench/pins/portkey"])
+def test_every_package_of_node_has_a_hash(folder: str) -> None:
+    lock = json.loads((ROOT / folder / "package-lock.json").read_text("utf-8"))["packages"]
+    wanted = json.loads((ROOT / folder / "package.json").read_text("utf-8"))["dependencies"]
+    assert lock[""]["dependencies"] == wanted
+    assert {f"node_modules/{name}" for name in wanted} <= set(lock)
+    installed = {name: entry for name, entry in lock.items() if name and "inBundle" not in entry}
+    assert [name for name, entry in installed.items() if not entry.get("integrity", "").startswith("sha512-")] == []

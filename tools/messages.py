@@ -35,7 +35,15 @@ PLURALS = {
 }
 TRANSLATED = [lang for lang in LANGUAGES if lang != DEFAULT]
 #: Module of the portal → the folder of templates whose catalog has its texts, where the names differ.
-TEMPLATES_OF = {"auth": "access", "docs": "guide", "home": "pages", "playground": "studio"}
+TEMPLATES_OF = {
+    "auth": "access",
+    "letters": "access",
+    "security": "account",
+    "email": "account",
+    "docs": "guide",
+    "home": "pages",
+    "playground": "studio",
+}
 #: A text: its singular, and its plural if it has one.
 Text = tuple[str, ...]
 Translations = dict[str, tuple[str, ...]]

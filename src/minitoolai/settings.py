@@ -60,6 +60,9 @@ class Settings:
         Secret(""), "Previous secret keys, separated by commas. API keys and links made with them stay valid."
     )
     signup: bool = _setting(True, "Whether visitors of the portal may sign up.")
+    admin_second_factor: bool = _setting(
+        False, "Whether admins of the portal must sign in with a second factor (a code of an authenticator app)."
+    )
     stripe_secret_key: Secret = _setting(
         Secret(""), "Secret key of a Stripe account, for card payments. Empty: no card payments."
     )

@@ -10,7 +10,9 @@ import pytest
 from minitoolai.accounts import users as module
 from minitoolai.accounts.mail import Letter
 from minitoolai.accounts.passwords import TRUSTED_S, Passwords, hash_password
+from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.users import IDLE_MS, RESET_LINK_MS, SIGNUP_LINK_MS, Users
+from minitoolai.core.signing import SecretKeys
 from minitoolai.storage import accounts
 from minitoolai.storage import users as storage
 from tests.support.books import NOON_MS, TemporaryBooks, hold
@@ -52,7 +54,8 @@ def within(
             await users.close()
 
     with books.writer() as writer:
-        asyncio.run(whole(Users(books.database, writer, passwords or Passwords(), mailbox, books.clock)))
+        factors = SecondFactors(books.database, books.clock, SecretKeys(b"secret"))
+        asyncio.run(whole(Users(books.database, writer, passwords or Passwords(), mailbox, books.clock, factors)))
 
 
 async def letter_of(users: Users, mailbox: Mailbox) -> tuple[str, str]:

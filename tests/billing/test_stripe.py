@@ -43,6 +43,28 @@ def money(server: ServerProcess, email: str) -> int:
     return server.read(lambda c: accounts.balance_of(c, users.find_user(c, email)[0].account_id)).posted
 
 
+def test_a_forged_host_changes_no_return_url(member: Visitor, server: ServerProcess, stripe: Stripe) -> None:
+    """Stripe leads the browser to these URLs after the payment, with the number of the session in them."""
+    member.open("/topup")
+    token = member.fields("/topup/card")["csrf"]
+    forged = {"host": "evil.example", "x-forwarded-host": "evil.example", "origin": "https://evil.example"}
+    forged["cookie"] = "; ".join(f"{name}={value}" for name, value in member.cookies.items())
+    # For a host that is not this machine, cookies have another name.
+    names = {f"__Host-{name}": value for name, value in member.cookies.items()}
+    forged["cookie"] += "; " + "; ".join(f"{name}={value}" for name, value in names.items())
+    sent = requests.post(
+        member.url("/topup/card"),
+        data={"csrf": token, "amount": "20"},
+        headers=forged,
+        allow_redirects=False,
+        timeout=20,
+    )
+    assert sent.status_code == 303, sent.text
+    session = stripe.sessions[sent.headers["location"].rsplit("/", 1)[1]]
+    for url in (session["success_url"], session["cancel_url"]):
+        assert url.startswith(f"{server.url}/en/topup"), url
+
+
 def test_a_payment_is_credited_by_the_webhook_and_the_landing_page_together_once(
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:

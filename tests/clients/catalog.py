@@ -15,7 +15,7 @@ from tests.support.programs import NODE, install_node, one_at_a_time, program
 HERE = Path(__file__).parent
 PROGRAMS = HERE / "programs"
 #: Not in requirements-dev.txt, because it needs an older openai package than the other clients.
-LITELLM = ("litellm==1.106.2", "mcp==2.3.0")
+LITELLM = HERE / "litellm.txt"
 LITELLM_HOME = HERE.parents[1] / ".scratch" / "litellm"
 
 #: Other clients that need other versions of some packages than the tests.
@@ -79,30 +79,31 @@ def _python_version(package: str) -> Callable[[], str]:
 
 def _litellm() -> str:
     """Return the Python that has LiteLLM; it is installed on first use."""
-    return _environment(LITELLM_HOME, str(LITELLM), *LITELLM)
+    return _environment(LITELLM_HOME, LITELLM)
 
 
 def _others() -> str:
     """Return the Python that has the packages of requirements-clients.txt; they are installed on first use."""
-    return _environment(OTHERS_HOME, OTHERS.read_text(), "--require-hashes", "-r", str(OTHERS))
+    return _environment(OTHERS_HOME, OTHERS)
 
 
-def _environment(home: Path, wanted: str, *packages: str) -> str:
-    """Return the Python of an environment with these packages. `wanted` changes when they do."""
-    python = home / "bin" / "python"
-    stamp = home / ".installed"
+def _environment(home: Path, requirements: Path) -> str:
+    """Return the Python of an environment with the packages of this file, each checked by its hash."""
+    python, stamp, wanted = home / "bin" / "python", home / ".installed", requirements.read_text()
     with one_at_a_time(home):
         if not stamp.exists() or stamp.read_text() != wanted:
             uv = str(Path(sys.executable).with_name("uv"))
             subprocess.run([uv, "venv", "-q", "--clear", "--python", sys.executable, home], check=True, timeout=60)
-            subprocess.run([uv, "pip", "install", "-q", "--python", python, *packages], check=True, timeout=300)
+            install = [uv, "pip", "install", "-q", "--python", python, "--require-hashes", "-r", requirements]
+            subprocess.run(install, check=True, timeout=300)
             stamp.write_text(wanted)
     return str(python)
 
 
 def _pinned(package: str) -> Callable[[], str]:
     def version() -> str:
-        (line,) = [line for line in OTHERS.read_text().splitlines() if line.startswith(f"{package}==")]
+        lines = [line for file in (OTHERS, LITELLM) for line in file.read_text().splitlines()]
+        line = next(line for line in lines if line.startswith(f"{package}=="))
         return line.split()[0].replace("==", " ")
 
     return version
@@ -167,7 +168,7 @@ CLIENTS = {
     "litellm": Client(
         "LiteLLM",
         lambda: [_litellm(), "litellm_client.py"],
-        lambda: LITELLM[0].replace("==", " "),
+        _pinned("litellm"),
         (*_EVERY_SDK, "embeddings"),
         {**_OPENAI_ERRORS, "402": "APIError"},
     ),

@@ -196,7 +196,9 @@ def test_an_address_of_a_page_is_local(address: str) -> None:
 def test_every_page_is_covered_by_the_accessibility_and_timing_tests() -> None:
     """A page that is new is named in tests/support/house.py, or the reason why not stands here."""
     files = {"/usage/usage.csv", "/balance/statement.csv"}
-    shown_as_states = {"/confirm", "/reset/new", "/topup/done", "/{rest:path}"}
+    shown_as_states = {
+        "/confirm", "/reset/new", "/signin/code", "/account/email/confirm", "/topup/done", "/{rest:path}",
+    }  # fmt: skip
     the_guide_again = {"/api-documentation"}
     known = {*OPEN, *house.CLOSED} | files | shown_as_states | the_guide_again
     handlers = [handler for module in MODULES for handler in module.HANDLERS]

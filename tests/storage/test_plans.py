@@ -18,7 +18,18 @@ from typing import Any
 import pytest
 
 from minitoolai.core.clock import MS_PER_DAY
-from minitoolai.core.models import AdminAction, KeyRow, KeyRules, MailLink, NewGeneration, Outcome, Payment, Voucher
+from minitoolai.core.models import (
+    AdminAction,
+    EmailChange,
+    KeyRow,
+    KeyRules,
+    MailLink,
+    NewGeneration,
+    Outcome,
+    Payment,
+    SecondFactor,
+    Voucher,
+)
 from minitoolai.ledger.rules import decide
 from minitoolai.storage import (
     accounts,
@@ -31,13 +42,27 @@ from minitoolai.storage import (
     personal_data,
     reports,
     retention,
+    second_factors,
     users,
 )
 from minitoolai.storage.database import Connection, Row, SelectByIds
 from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, settle
 from tests.support.history import seed_history
 
-MODULES = (accounts, idempotency, jobs, ledger, marks, outbox, payments, personal_data, reports, retention, users)
+MODULES = (
+    accounts,
+    idempotency,
+    jobs,
+    ledger,
+    marks,
+    outbox,
+    payments,
+    personal_data,
+    reports,
+    retention,
+    second_factors,
+    users,
+)
 #: Tables whose rows do not grow with time: one row for each worker that is alive.
 SMALL = {"workers"}
 #: Partial indexes over what is in progress, which may be read from one end to the other.
@@ -53,6 +78,7 @@ MAY_SCAN = {
     "payments.list_vouchers": "the command `voucher list`, at most 10,000 rows",
     "payments.total_credited": "before a credit of $10,000 or more, and only the rows of credits",
     "marks.generations_at": "the check of a file for marks, limited by address; one look into an index per account",
+    "second_factors.all_secrets": "the command `secret forget`",
     "users.erase_personal_data": "stored responses live for a day; read once in the life of an account",
 }
 #: Functions that only run statements given to them, or that only write rows by key.
@@ -149,7 +175,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(reports.statement_page, account, below=None, before_ms=now, rows=5)
     c.add(reports.statement_part, account, reports.StatementPlace()).add(reports.usage_cells, account, day, now)
     c.add(reports._other_transfers, account, 1, 9).add(reports._usage_transfers, account, now, 5)
-    for table in ("sessions", "mail_links", "webhook_events"):
+    for table in ("sessions", "mail_links", "email_changes", "webhook_events"):
         c.add(retention.delete_expired, table, now, 5)
     c.add(retention.erase_prompts, now, 5).add(retention.expire_images, now, 5).add(retention.find_image, 7)
     c.add(retention.orphaned_objects, [f"{'a' * 64}-7"])
@@ -157,6 +183,18 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(users.anonymize_user, account, now).add(users.consume_links, "x").add(users.end_session, b"s")
     c.add(users.end_sessions, account).add(users.erase_personal_data, account, [], now).add(users.find_link, b"s", now)
     c.add(users.find_session, b"s", now, 5).add(users.find_user, "x").add(users.image_requests_of, account)
+    change = EmailChange(account, "n", b"n", b"o", True, True, now)
+    c.add(users.replace_email_change, change).add(users.find_email_change, b"n", now).add(
+        users.email_change_of, account, now
+    )
+    c.add(users.record_confirmations, change).add(users.delete_email_change, account)
+    c.add(users.find_user_of, account).add(users.set_email, account, "x@example.com", "y@example.com")
+    c.add(users.sessions_of, account, now, 5).add(users.end_session_of, account, b"s")
+    factor = SecondFactor(account, b"s", 1, now)
+    c.add(second_factors.find, account).add(second_factors.insert, factor).add(second_factors.delete, account)
+    c.add(second_factors.accept_step, factor, 2, b"t").add(second_factors.replace_recovery_codes, account, [b"c"])
+    c.add(second_factors.use_recovery_code, account, b"c").add(second_factors.count_recovery_codes, account)
+    c.add(second_factors.all_secrets).add(second_factors.replace_secret, account, b"s", b"t")
     c.add(users.insert_link, b"l", link, now).add(users.insert_session, b"t", account, now, now)
     c.add(users.password_hash_of, account).add(users.set_admin, account, True).add(users.set_language, account, "de")
     c.add(accounts.find_email, ["x"]).add(accounts.holds_of_revoked_keys, [5]).add(accounts.find_secret_mark)

@@ -34,6 +34,8 @@ BREAKERS = {
     "ck_transfers_never_below_zero": "UPDATE transfers SET balance_after = -1 WHERE hold_id = 2",
     "ck_transfers_one_reason_to_exist": "UPDATE transfers SET external_ref = 'both' WHERE hold_id = 2",
     "ck_users_is_admin_is_a_flag": "UPDATE users SET is_admin = 2",
+    "ck_email_changes_is_new_confirmed_is_a_flag": "UPDATE email_changes SET is_new_confirmed = 2",
+    "ck_email_changes_is_old_confirmed_is_a_flag": "UPDATE email_changes SET is_old_confirmed = 2",
     "ck_mail_links_purpose_known": "UPDATE mail_links SET purpose = 'spam'",
     "ck_key_spending_used_not_negative": "UPDATE key_spending SET used = -1",
     "ck_outbox_state_known": "UPDATE outbox SET state = 'lost', finished_ms = 5",
@@ -52,6 +54,7 @@ BREAKERS = {
 #: One right row of each other table that has a CHECK.
 ROWS: dict[str, tuple[object, ...]] = {
     "mail_links (secret_hash, purpose, email, created_ms, expires_ms)": (b"s", "signup", "ann@example.com", 1, 2),
+    "email_changes (account_id, email, new_hash, old_hash, expires_ms)": ("A", "new@example.com", b"n", b"o", 2),
     "key_spending (id, used, created_ms)": ("key000000001 2027-01-15", 5, 1),
     "outbox (id, generation_id, account_id, url, next_ms, created_ms)": (7, 2, "A", "https://example.com", 1, 1),
     "webhook_deliveries (outbox_id, attempt, at_ms, duration_ms, status)": (7, 1, 1, 1, 500),

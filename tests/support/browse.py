@@ -9,10 +9,14 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
+from minitoolai.accounts import totp
 from minitoolai.accounts.passwords import hash_password
+from minitoolai.accounts.second_factors import SecretCipher
 from minitoolai.accounts.users import SESSION_MS, digest
 from minitoolai.core.clock import SystemClock, random_text
-from minitoolai.storage import accounts, users
+from minitoolai.core.models import SecondFactor
+from minitoolai.paths import load_secret_keys
+from minitoolai.storage import accounts, second_factors, users
 from minitoolai.storage.database import Connection
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
@@ -118,6 +122,28 @@ def new_user(server: ServerProcess, email: str, *, is_admin: bool = False) -> Vi
 @cache
 def _password_hash() -> str:
     return hash_password(PASSWORD)
+
+
+def add_second_factor(server: ServerProcess, email: str) -> bytes:
+    """Give this user a second factor whose codes of the last minute count as used, and return its secret."""
+    secret, now_ms = totp.new_secret(), SystemClock().now_ms()
+    cipher = SecretCipher(load_secret_keys(server.settings))
+
+    def change(connection: Connection) -> None:
+        found = users.find_user(connection, email)
+        assert found is not None
+        account_id = found[0].account_id
+        step = totp.step_at(now_ms) - 2
+        factor = SecondFactor(account_id, cipher.encrypt(account_id, secret), step, now_ms)
+        assert second_factors.insert(connection, factor)
+
+    server.write(change)
+    return secret
+
+
+def code_now(secret: bytes, offset: int = 0) -> str:
+    """Return the code that an authenticator app shows now, or so many steps later."""
+    return totp.code_of_step(secret, totp.step_at(SystemClock().now_ms()) + offset)
 
 
 def letters(server: ServerProcess, email: str) -> list[str]:

@@ -20,7 +20,8 @@ OPEN = ("/", "/docs", "/prices", "/check", "/signup", "/signin", "/reset")
 #: Of people who are signed in; the account's number stands where # is, a key's where + is.
 CLOSED = (
     "/keys", "/keys/+", "/studio", "/studio/image", "/studio/speech", "/usage", "/usage/requests", "/balance", "/topup",
-    "/account", "/admin", "/admin/accounts", "/admin/accounts/#", "/admin/jobs", "/admin/actions",
+    "/account", "/account/second-factor", "/admin", "/admin/accounts", "/admin/accounts/#", "/admin/jobs",
+    "/admin/actions",
 )  # fmt: skip
 MODELS = (("chat", "quick", 700, 240), ("image", "painter", 0, 1), ("speech", "teller", 420, 0))
 UNIT = {"chat": 600, "image": 1_500_000, "speech": 15_000}

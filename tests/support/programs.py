@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 import subprocess
 import tempfile
@@ -38,12 +37,12 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def install_node() -> None:
-    """Install the packages of tests/node/package.json into that folder, unless they are there."""
-    wanted = json.loads((NODE / "package.json").read_text())["dependencies"]
+    """Install the packages of tests/node/package-lock.json, which has their hashes, unless they are there."""
+    wanted, stamp = (NODE / "package-lock.json").read_text(), NODE / "node_modules" / ".installed"
     with one_at_a_time(NODE):
-        if not all((NODE / "node_modules" / name).is_dir() for name in wanted):
-            command = [program("npm"), "install", "--silent", "--no-package-lock"]
-            subprocess.run(command, cwd=NODE, check=True, timeout=300)
+        if not stamp.exists() or stamp.read_text() != wanted:
+            subprocess.run([program("npm"), "ci", "--silent"], cwd=NODE, check=True, timeout=300)
+            stamp.write_text(wanted)
 
 
 def packages_of_the_gpu_engine() -> None:

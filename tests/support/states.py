@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 
 from playwright.sync_api import Page
 
-from tests.support.browse import PASSWORD, Visitor, last_link
+from tests.support.browse import PASSWORD, Visitor, add_second_factor, code_now, last_link, letters, new_user
 from tests.support.house import EMAIL, address
 from tests.support.server import ServerProcess
 
@@ -23,7 +24,8 @@ AWAY = {
 }
 WRONG = {
     "name": " ", "budget_daily": "five", "requests_per_minute": "0", "addresses": "here", "email": "ann",
-    "password": "x", "code": "ABCD", "amount": "-1", "password_leave": "x", "password_old": "x",
+    "password": "x", "code": "ABCD", "amount": "-1", "password_leave": "x", "password_old": "x", "code_on": "1",
+    "password_on": PASSWORD,
 }  # fmt: skip
 
 
@@ -119,14 +121,53 @@ def _link(page: Page, at: str, server: ServerProcess) -> None:
 
 
 def _reset_link(page: Page, at: str, server: ServerProcess) -> None:
-    send(page, at, "/reset", "/reset", email="ada@example.com")
-    page.goto(server.url + last_link(server, "ada@example.com", after=1))
+    before = len(letters(server, EMAIL))
+    send(page, at, "/reset", "/reset", email=EMAIL)
+    page.goto(server.url + last_link(server, EMAIL, after=before))
+
+
+_numbers = itertools.count(1)
+
+
+def _asked_for_code(page: Page, at: str, server: ServerProcess) -> bytes:
+    """Sign a new user with a second factor in, up to the question for the code, and return its secret."""
+    email = f"guarded{next(_numbers)}@example.com"
+    new_user(server, email)
+    secret = add_second_factor(server, email)
+    send(page, at, "/signin", "/signin", email=email, password=PASSWORD)
+    page.locator("#code").wait_for()
+    return secret
+
+
+def _with_second_factor(page: Page, at: str, server: ServerProcess) -> None:
+    secret = _asked_for_code(page, at, server)
+    page.locator("#code").fill(code_now(secret))
+    send_as_it_stands(page)
+    page.goto(at + "/account/second-factor")
+
+
+def _recovery_codes(page: Page, at: str, server: ServerProcess) -> None:
+    secret = _asked_for_code(page, at, server)
+    page.locator("#code").fill(code_now(secret))
+    send_as_it_stands(page)
+    values = {"password_factor": PASSWORD, "code": code_now(secret, 1)}
+    send(page, at, "/account/second-factor", "/account/second-factor/codes", **values)
+    page.locator("#recovery-codes").wait_for()
+
+
+def _email_link(page: Page, at: str, server: ServerProcess) -> None:
+    before = len(letters(server, EMAIL))
+    send(page, at, "/account", "/account/email", email="ada@example.org", password_email=PASSWORD)
+    page.goto(server.url + last_link(server, EMAIL, after=before))
 
 
 #: Pages for visitors without an account.
 OPEN_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "not found": plain("/nothing"),
     "sign-in with faults": wrong("/signin", "/signin", "email", "password"),
+    "code asked for": lambda page, at, server: void(_asked_for_code(page, at, server)),
+    "second factor on": _with_second_factor,
+    "recovery codes": _recovery_codes,
     "sign-up with faults": wrong("/signup", "/signup", "email", "password"),
     "sign-up sent": _letter("/signup", "/signup"),
     "confirm elsewhere": _link,
@@ -154,6 +195,9 @@ CLOSED_STATES: dict[str, Callable[[Page, str, ServerProcess], None]] = {
     "card with faults": wrong("/topup", "/topup/card", "amount"),
     "card on its way": plain("/topup/done?session=cs_none"),
     "password with faults": wrong("/account", "/account/password", "password_old", "password"),
+    "address with faults": wrong("/account", "/account/email", "email"),
+    "address to confirm": _email_link,
+    "second factor with faults": wrong("/account/second-factor", "/account/second-factor/on", "code_on", "password_on"),
     "leaving with faults": wrong("/account", "/account/leave", "password_leave"),
     "nobody found": plain("/admin/accounts?q=nobody"),
     "credit with faults": wrong("/admin/accounts/#", "/admin/accounts/#/grant", "amount"),

@@ -133,7 +133,8 @@ class Stripe:
             "payment_status": "unpaid", "payment_intent": None, "currency": form["line_items[0][price_data][currency]"],
             "amount_total": int(form["line_items[0][price_data][unit_amount]"]) * int(form["line_items[0][quantity]"]),
             "client_reference_id": form.get("client_reference_id"), "metadata": _bracketed(form, "metadata"),
-            "success_url": form["success_url"], "_intent_metadata": _bracketed(form, "payment_intent_data[metadata]"),
+            "success_url": form["success_url"], "cancel_url": form["cancel_url"],
+            "_intent_metadata": _bracketed(form, "payment_intent_data[metadata]"),
         }  # fmt: skip
         self.sessions[name] = session
         return session

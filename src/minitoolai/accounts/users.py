@@ -1,4 +1,4 @@
-"""Sign users up and in, reset passwords and delete accounts.
+"""Sign users up and in, list and end sessions, change passwords and second factors, delete accounts.
 
 No response and no response time reveals whether an e-mail address has an account.
 """
@@ -17,11 +17,14 @@ import msgspec
 from minitoolai.accounts.addresses import email_forms
 from minitoolai.accounts.mail import Letter, Mailer
 from minitoolai.accounts.passwords import TRUSTED_S, Passwords
+from minitoolai.accounts.second_factors import Proof, SecondFactors
+from minitoolai.accounts.totp import new_recovery_codes, recovery_hash
 from minitoolai.core.clock import Clock, random_text
 from minitoolai.core.inference import decode_image_job_request
-from minitoolai.core.models import MailLink, User
-from minitoolai.storage import accounts, users
+from minitoolai.core.models import Device, MailLink, SessionRow, User
+from minitoolai.storage import accounts, second_factors, users
 from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.users import UNKNOWN_DEVICE
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -32,9 +35,15 @@ IDLE_MS = 14 * 86_400 * MS
 TOUCH_MS = 600 * MS
 SIGNUP_LINK_MS = 48 * 3600 * MS
 RESET_LINK_MS = 3600 * MS
+#: How long after the password the code of the second factor is accepted.
+CHALLENGE_MS = 600 * MS
 
 #: Purpose of an e-mail. The portal composes the text from it and from the secret for its link.
-Purpose = Literal["signup", "known", "reset", "changed"]
+Purpose = Literal[
+    "signup", "known", "reset", "changed",
+    "factor_on", "factor_off", "recovery_codes", "recovery_used",
+    "email_new", "email_old", "email_known", "email_changed",
+]  # fmt: skip
 Compose = Callable[[Purpose, str], Letter]
 
 
@@ -65,9 +74,30 @@ class Visitor(msgspec.Struct, frozen=True):
     secret: str
 
 
+class Challenge(msgspec.Struct, frozen=True):
+    """A user who has proved the password and must still prove the second factor.
+
+    `password_mark` ends the challenge if the password changes meanwhile.
+    """
+
+    account_id: int
+    email: str
+    password_mark: str
+    until_ms: int
+
+
+#: What a right password leads to.
+SignIn = Visitor | Challenge
+
+
 def digest(secret: str) -> bytes:
     """Return the hash stored for a session or link secret. A plain hash is enough: secrets have 190 random bits."""
     return hashlib.sha256(secret.encode()).digest()
+
+
+def password_mark(password_hash: str | None) -> str:
+    """Return what identifies a password hash without revealing it."""
+    return digest(password_hash or "").hex()[:32]
 
 
 def _find_user(connection: Connection, email: str) -> tuple[User, str | None] | None:
@@ -76,15 +106,32 @@ def _find_user(connection: Connection, email: str) -> tuple[User, str | None] | 
     return None if stored is None else users.find_user(connection, stored)
 
 
-class Users:
-    """Manage users, their sessions and their passwords."""
+def _insert_session(connection: Connection, secret: str, account_id: int, now_ms: int, device: Device) -> None:
+    users.insert_session(connection, digest(secret), account_id, now_ms, now_ms + SESSION_MS, device)
 
-    def __init__(self, database: Database, writer: Writer, passwords: Passwords, mailer: Mailer, clock: Clock) -> None:
+
+def _store_recovery_codes(connection: Connection, account_id: int, codes: list[str]) -> None:
+    second_factors.replace_recovery_codes(connection, account_id, [recovery_hash(account_id, code) for code in codes])
+
+
+class Users:
+    """Manage users, their sessions, passwords and second factors."""
+
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        passwords: Passwords,
+        mailer: Mailer,
+        clock: Clock,
+        factors: SecondFactors,
+    ) -> None:
         self._database = database
         self._writer = writer
         self._passwords = passwords
         self._mailer = mailer
         self._clock = clock
+        self._factors = factors
         self._background_tasks: set[asyncio.Task[None]] = set()
 
     # ── signing up ────────────────────────────────────────────────────────────────────────────────────────
@@ -119,7 +166,9 @@ class Users:
         """Return True if this browser requested the sign-up. Another browser must enter the password."""
         return hmac.compare_digest(link.browser_hash or b"", digest(browser))
 
-    async def confirm(self, secret: str, browser: str, password: str, language: str) -> Visitor | None:
+    async def confirm(
+        self, secret: str, browser: str, password: str, language: str, device: Device = UNKNOWN_DEVICE
+    ) -> Visitor | None:
         """Create the account of a sign-up link and sign in. Returns None if the link or the password is not valid."""
         link = await self.link(secret)
         if link is None or link.purpose != "signup":
@@ -138,36 +187,66 @@ class Users:
             users.set_language(connection, account_id, language)
             return True
 
-        return await self._create_session(link.email) if await self._writer.run(change) else None
+        return await self._create_session(link.email, device) if await self._writer.run(change) else None
 
     # ── sessions ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def sign_in(self, email: str, password: str, delay_s: float = TRUSTED_S) -> Visitor | None:
-        """Create a session, or return None. `email` may be any spelling of the address.
+    async def sign_in(
+        self, email: str, password: str, delay_s: float = TRUSTED_S, device: Device = UNKNOWN_DEVICE
+    ) -> SignIn | None:
+        """Create a session, or a challenge if the user has a second factor, or return None.
 
-        An unknown address and a wrong password give the same result in the same time. `delay_s`: how much later than
-        others it takes its turn, if many wait.
+        `email` may be any spelling of the address. An unknown address and a wrong password give the same result in the
+        same time. `delay_s`: how much later than others it takes its turn, if many wait.
         """
         found = await self._database.read_async(_find_user, email)
         if not await self._passwords.verify(found[1] if found else None, password, delay_s) or found is None:
             return None
-        return await self._create_session(found[0].email)
+        return await self._admit(found[0], found[1], device)
 
-    async def _create_session(self, email: str) -> Visitor | None:
+    async def _admit(self, user: User, password_hash: str | None, device: Device) -> SignIn | None:
+        """Create a session, unless the user has a second factor to prove."""
+        if user.has_second_factor:
+            until_ms = self._clock.now_ms() + CHALLENGE_MS
+            return Challenge(user.account_id, user.email, password_mark(password_hash), until_ms)
+        return await self._create_session(user.email, device)
+
+    async def answer(self, challenge: Challenge, code: str, device: Device, compose: Compose) -> Visitor | None:
+        """Create a session if this is a right code of the second factor, or a recovery code, which is used up.
+
+        The use of a recovery code is reported by e-mail.
+        """
+        proof = await self._factors.verify(challenge.account_id, code)
+        if proof is None or challenge.until_ms <= self._clock.now_ms():
+            return None
+        secret, now_ms = random_text(32), self._clock.now_ms()
+
+        def change(connection: Connection) -> User | None:
+            found = users.find_user_of(connection, challenge.account_id)
+            if found is None or password_mark(found[1]) != challenge.password_mark or not proof.consume(connection):
+                return None
+            _insert_session(connection, secret, challenge.account_id, now_ms, device)
+            return found[0]
+
+        user = await self._writer.run(change)
+        if user is not None and proof.recovery_hash is not None:
+            self.send(compose("recovery_used", ""))
+        return Visitor(user, secret) if user else None
+
+    async def _create_session(self, email: str, device: Device) -> Visitor | None:
         secret, now_ms = random_text(32), self._clock.now_ms()
 
         def change(connection: Connection) -> User | None:
             found = users.find_user(connection, email)
             if found is None:
                 return None
-            expires_ms = now_ms + SESSION_MS
-            users.insert_session(connection, digest(secret), found[0].account_id, now_ms, expires_ms)
+            _insert_session(connection, secret, found[0].account_id, now_ms, device)
             return found[0]
 
         user = await self._writer.run(change)
         return Visitor(user, secret) if user else None
 
-    async def session_user(self, secret: str) -> User | None:
+    async def session_user(self, secret: str, device: Device = UNKNOWN_DEVICE) -> User | None:
         """Return the user of this session, None if it is unknown or expired."""
         now_ms = self._clock.now_ms()
         found = await self._database.read_async(users.find_session, digest(secret), now_ms, IDLE_MS)
@@ -175,13 +254,89 @@ class Users:
             return None
         if found[1] < now_ms - TOUCH_MS:
             self._run_in_background(
-                self._writer.run(lambda connection: users.touch_session(connection, digest(secret), now_ms))
+                self._writer.run(lambda connection: users.touch_session(connection, digest(secret), now_ms, device))
             )
         return found[0]
 
     async def sign_out(self, secret: str) -> None:
         """End this session."""
         await self._writer.run(lambda connection: users.end_session(connection, digest(secret)))
+
+    async def sessions(self, user: User) -> list[SessionRow]:
+        """Return the live sessions of a user, the last used first."""
+        return await self._database.read_async(users.sessions_of, user.account_id, self._clock.now_ms(), IDLE_MS)
+
+    async def end_session(self, user: User, secret_hash: bytes) -> bool:
+        """End one session of this user. False if there is none."""
+        return bool(
+            await self._writer.run(lambda connection: users.end_session_of(connection, user.account_id, secret_hash))
+        )
+
+    async def end_other_sessions(self, user: User, secret: str) -> None:
+        """End all sessions of this user but the one with this secret."""
+        await self._writer.run(lambda connection: users.end_sessions(connection, user.account_id, but=digest(secret)))
+
+    # ── second factor ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def add_second_factor(
+        self, user: User, totp_secret: bytes, code: str, session: str, compose: Compose
+    ) -> list[str] | None:
+        """Add a second factor, end all other sessions, notify by e-mail and return the recovery codes.
+
+        Returns None if the code is not one of this secret, or the user has a second factor already.
+        """
+        factor = await self._factors.prepare(user.account_id, totp_secret, code)
+        if factor is None:
+            return None
+        codes = new_recovery_codes()
+
+        def change(connection: Connection) -> bool:
+            if not second_factors.insert(connection, factor):
+                return False
+            _store_recovery_codes(connection, user.account_id, codes)
+            users.end_sessions(connection, user.account_id, but=digest(session))
+            return True
+
+        if not await self._writer.run(change):
+            return None
+        self.send(compose("factor_on", ""))
+        return codes
+
+    async def remove_second_factor(self, user: User, code: str, compose: Compose) -> bool:
+        """Remove the second factor, if this is a right code of it, and notify by e-mail."""
+        proof = await self._factors.verify(user.account_id, code)
+
+        def change(connection: Connection) -> bool:
+            return (
+                proof is not None and proof.consume(connection) and second_factors.delete(connection, user.account_id)
+            )
+
+        if proof is None or not await self._writer.run(change):
+            return False
+        self.send(compose("factor_off", ""))
+        return True
+
+    async def renew_recovery_codes(self, user: User, code: str, compose: Compose) -> list[str] | None:
+        """Replace the recovery codes, if this is a right code, and notify by e-mail. None if the code is wrong."""
+        proof, codes = await self._factors.verify(user.account_id, code), new_recovery_codes()
+
+        def change(connection: Connection) -> bool:
+            if proof is None or not proof.consume(connection):
+                return False
+            _store_recovery_codes(connection, user.account_id, codes)
+            return True
+
+        if proof is None or not await self._writer.run(change):
+            return None
+        self.send(compose("recovery_codes", ""))
+        return codes
+
+    async def consume_code(self, user: User, code: str) -> bool:
+        """Return True, and use up the code, if this is a right one or the user has no second factor."""
+        if not user.has_second_factor:
+            return True
+        proof: Proof | None = await self._factors.verify(user.account_id, code)
+        return proof is not None and bool(await self._writer.run(proof.consume))
 
     # ── passwords ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -198,11 +353,14 @@ class Users:
         await self._writer.run(lambda connection: users.insert_link(connection, digest(secret), link, now_ms))
         await self._mailer.send(compose("reset", secret))
 
-    async def reset(self, secret: str, password: str) -> Visitor | None:
-        """Set a new password with a reset link, end all sessions and sign in. Returns None if the link is not valid."""
+    async def reset(self, secret: str, password: str, device: Device = UNKNOWN_DEVICE) -> SignIn | None:
+        """Set a new password with a reset link, end all sessions and sign in. Returns None if the link is not valid.
+
+        A user with a second factor must still prove it: the mailbox replaces the password only.
+        """
         hashed, now_ms = await self._passwords.hash(password), self._clock.now_ms()
 
-        def change(connection: Connection) -> str | None:
+        def change(connection: Connection) -> User | None:
             link = users.find_link(connection, digest(secret), now_ms)
             found = users.find_user(connection, link.email) if link and link.purpose == "reset" else None
             if link is None or found is None:
@@ -210,17 +368,19 @@ class Users:
             users.consume_links(connection, link.email)
             users.set_password(connection, found[0].account_id, hashed)
             users.end_sessions(connection, found[0].account_id)
-            return link.email
+            return found[0]
 
-        email = await self._writer.run(change)
-        return await self._create_session(email) if email else None
+        user = await self._writer.run(change)
+        return await self._admit(user, hashed, device) if user else None
 
     async def verify_password(self, user: User, password: str) -> bool:
         """Return True if this is the user's password."""
         kept = await self._database.read_async(users.password_hash_of, user.account_id)
         return await self._passwords.verify(kept, password)
 
-    async def change_password(self, user: User, password: str, compose: Compose) -> Visitor | None:
+    async def change_password(
+        self, user: User, password: str, compose: Compose, device: Device = UNKNOWN_DEVICE
+    ) -> Visitor | None:
         """Change the password, end all sessions, notify by e-mail and return a new session."""
         hashed = await self._passwords.hash(password)
 
@@ -230,8 +390,8 @@ class Users:
             users.end_sessions(connection, user.account_id)
 
         await self._writer.run(change)
-        self._run_in_background(self._mailer.send(compose("changed", "")))
-        return await self._create_session(user.email)
+        self.send(compose("changed", ""))
+        return await self._create_session(user.email, device)
 
     async def delete_account(self, user: User) -> bool:
         """Erase the user's personal data and revoke all keys; the ledger stays. False while work is in progress."""
@@ -243,6 +403,10 @@ class Users:
         return bool(await self._writer.run(change))
 
     # ── background tasks ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def send(self, letter: Letter) -> None:
+        """Send an e-mail in the background."""
+        self._run_in_background(self._mailer.send(letter))
 
     def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run this in the background.

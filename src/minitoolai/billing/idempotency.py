@@ -12,6 +12,7 @@ import zlib
 
 import msgspec
 
+from minitoolai.accounts.keys import check_model
 from minitoolai.billing.charging import already_in_flight
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import IdempotencyMismatch, IdempotencySpent, InvalidRequest, Overloaded, StoreError
@@ -53,7 +54,8 @@ class IdempotencyStore:
         """Claim the key for this request, or return the response stored for it. `release` gives the claim back.
 
         `request` holds everything that distinguishes the request. Raises IdempotencyMismatch, IdempotencyInFlight,
-        IdempotencySpent, and InvalidRequest if the key is malformed.
+        IdempotencySpent, KeyForbids if the API key may not use the model of the stored response, and InvalidRequest if
+        the Idempotency-Key is malformed.
         """
         _check_name(name)
         fingerprint = await _fingerprint(request)
@@ -67,7 +69,7 @@ class IdempotencyStore:
             ) from error
         self._check_in_flight(claim)
         if row is not None and not row.state.is_free(self._clock.now_ms()):
-            return await self._existing_result(row, fingerprint)
+            return await self._existing_result(caller, row, fingerprint)
         self._in_flight[claim.id] = fingerprint
         return claim
 
@@ -76,9 +78,14 @@ class IdempotencyStore:
         if first is not None:
             raise already_in_flight() if first == claim.fingerprint else _mismatch()
 
-    async def _existing_result(self, row: idempotency.IdempotencyRow, fingerprint: bytes) -> RecordedResponse:
+    async def _existing_result(
+        self, caller: Caller, row: idempotency.IdempotencyRow, fingerprint: bytes
+    ) -> RecordedResponse:
         if row.fingerprint != fingerprint:
             raise _mismatch()
+        # Another key of the account may have made the request. Budgets are not asked: a replay costs nothing.
+        if row.model is not None:
+            check_model(caller, row.model)
         if row.response is not None:
             headers = msgspec.json.decode(row.response.headers, type=list[tuple[str, str]])
             return RecordedResponse(

@@ -72,6 +72,7 @@ class RetentionSweeper:
         count = idempotency.delete_expired(connection, now_ms) + ledger.delete_old_periods(connection, now_ms)
         count += retention.delete_expired(connection, "sessions", now_ms, BATCH)
         count += retention.delete_expired(connection, "mail_links", now_ms, BATCH)
+        count += retention.delete_expired(connection, "email_changes", now_ms, BATCH)
         count += retention.delete_expired(connection, "webhook_events", now_ms - EVENT_RETENTION_MS, BATCH)
         if self._policy.prompt_days:
             before_ms = now_ms - int(self._policy.prompt_days * MS_PER_DAY)

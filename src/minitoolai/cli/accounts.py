@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Iterator
 
 import msgspec
 
 from minitoolai.accounts.addresses import check_email, email_forms
+from minitoolai.accounts.email_changes import move_user
 from minitoolai.accounts.keys import require_account
+from minitoolai.accounts.mail import Mailer, build_mailer
 from minitoolai.accounts.passwords import hash_password
-from minitoolai.accounts.users import erase_personal_data
+from minitoolai.accounts.users import Purpose, erase_personal_data
 from minitoolai.billing.payments import grant, make_voucher
 from minitoolai.cli.common import (
     CLOCK,
@@ -27,11 +30,12 @@ from minitoolai.cli.common import (
     say,
     write,
 )
-from minitoolai.core.errors import InvalidRequest
+from minitoolai.core.errors import InvalidRequest, NotFound
+from minitoolai.core.models import User
 from minitoolai.core.money import format_dollars
 from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Settings
-from minitoolai.storage import accounts, payments, users
+from minitoolai.storage import accounts, payments, second_factors, users
 from minitoolai.storage.database import Connection
 from minitoolai.storage.personal_data import Record, read_personal_data
 
@@ -42,7 +46,7 @@ MAX_DAYS = 36_500
 
 
 def add_account(commands: Commands[argparse.ArgumentParser]) -> None:
-    """Add `account create`, `export`, `delete` and `admin`."""
+    """Add `account create`, `export`, `delete`, `admin`, `email` and `reset-second-factor`."""
     group = add_group(commands, "account", "create, export and delete accounts", "create ann@example.com")
     example = "account create ann@example.com --credit 5.00"
     parser = _add_for_email(group, "create", "create an account", create_account, example)
@@ -57,6 +61,13 @@ def add_account(commands: Commands[argparse.ArgumentParser]) -> None:
     about = "give an account access to the portal's admin pages, or remove it"
     parser = _add_for_email(group, "admin", about, set_admin, "account admin ann@example.com")
     parser.add_argument("--off", action="store_true", help="remove the access")
+    about = "change the e-mail address of an account, for a user who has lost the old mailbox"
+    parser = _add_for_email(group, "email", about, change_email, "account email ann@example.com ann@example.org")
+    parser.add_argument("new_email", metavar="NEW", help="the new address")
+    about = "remove the second factor of a user who has lost device and recovery codes; all sessions end"
+    _add_for_email(
+        group, "reset-second-factor", about, reset_second_factor, "account reset-second-factor ann@example.com"
+    )
 
 
 def add_credit(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -162,6 +173,57 @@ def set_admin(settings: Settings, options: argparse.Namespace) -> None:
 
     write(settings, change)
     say(f"{options.email} is {'no longer an admin' if options.off else 'an admin'}")
+
+
+def change_email(settings: Settings, options: argparse.Namespace) -> None:
+    """Change the address of an account without confirmation, and notify both mailboxes."""
+    email, mailer = check_email(options.new_email), build_mailer(settings)
+    prepare_existing(settings)
+
+    def change(connection: Connection) -> tuple[User, bool]:
+        user = _require_user(connection, options.email)
+        return user, move_user(connection, user, email)
+
+    user, is_moved = write(settings, change)
+    if not is_moved:
+        raise InvalidRequest(f"{email} already has an account", param="NEW", code="email_taken")
+    for to in (user.email, email):
+        _notify(settings, mailer, user, to, "email_changed", about=email)
+    say(f"account {user.account_id} has the address {email}")
+
+
+def reset_second_factor(settings: Settings, options: argparse.Namespace) -> None:
+    """Remove a second factor, end all sessions and notify by e-mail. Raises NotFound if there is none."""
+    mailer = build_mailer(settings)
+    prepare_existing(settings)
+
+    def change(connection: Connection) -> tuple[User, bool]:
+        user = _require_user(connection, options.email)
+        users.end_sessions(connection, user.account_id)
+        return user, second_factors.delete(connection, user.account_id)
+
+    user, is_removed = write(settings, change)
+    if not is_removed:
+        raise NotFound(f"{user.email} has no second factor", param="email")
+    _notify(settings, mailer, user, user.email, "factor_off")
+    say(f"{user.email} signs in with the password only, until a new second factor is set up")
+
+
+def _require_user(connection: Connection, email: str) -> User:
+    found = users.find_user_of(connection, require_account(connection, email))
+    assert found is not None, "an account with an address has a user"
+    return found[0]
+
+
+def _notify(settings: Settings, mailer: Mailer, user: User, to: str, purpose: Purpose, about: str = "") -> None:
+    """Send an e-mail in the user's language, and wait for it."""
+    # Babel, which reads the translations, takes a while to import, and few commands write e-mails.
+    from minitoolai.portal.i18n import DEFAULT
+    from minitoolai.portal.letters import letter_composer
+
+    site = settings.public_url.rstrip("/") or f"http://{settings.host}:{settings.port}"
+    letter = letter_composer(site, user.language or DEFAULT, to, about)(purpose, "")
+    asyncio.run(mailer.send(letter))
 
 
 def grant_credit(settings: Settings, options: argparse.Namespace) -> None:

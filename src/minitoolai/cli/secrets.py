@@ -9,7 +9,8 @@ import argparse
 import os
 from pathlib import Path
 
-from minitoolai.cli.common import Commands, add_command, add_group, say
+from minitoolai.accounts.second_factors import encrypt_anew
+from minitoolai.cli.common import Commands, add_command, add_group, say, write
 from minitoolai.core.clock import random_bytes
 from minitoolai.core.errors import NotFound, SettingsError
 from minitoolai.core.private_files import private_opener
@@ -67,8 +68,9 @@ def forget_secret(settings: Settings, options: argparse.Namespace) -> None:
     path = settings.data_dir / f"secret-{options.id}.key"
     if path.name not in {found.name for found in settings.data_dir.glob("secret-*.key")}:
         raise NotFound(f"there is no previous secret {options.id}; see minitoolai secret list")
-    # The database must not remember the one that goes.
-    load_secret_keys(settings)
+    # The database must not remember the one that goes, nor may a second factor need it.
+    secrets = load_secret_keys(settings)
+    write(settings, lambda connection: encrypt_anew(connection, secrets))
     path.unlink()
     say(f"{options.id} is forgotten. Restart every server and worker.")
 

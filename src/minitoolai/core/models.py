@@ -336,10 +336,49 @@ class User(msgspec.Struct, frozen=True):
     created_ms: int
     posted: int
     held: int
+    has_second_factor: bool = False
 
     @property
     def available(self) -> int:
         return self.posted - self.held
+
+
+class Device(msgspec.Struct, frozen=True):
+    """What a session stores of its browser. A name is empty if it is unknown."""
+
+    address: str = ""
+    browser: str = ""
+    system: str = ""
+
+
+class SessionRow(msgspec.Struct, frozen=True):
+    """Session of a user: the hash of its secret, and the browser that uses it."""
+
+    secret_hash: bytes
+    created_ms: int
+    seen_ms: int
+    device: Device
+
+
+class SecondFactor(msgspec.Struct, frozen=True):
+    """TOTP second factor of a user. The secret is encrypted; no code of `last_step` or before is accepted again."""
+
+    account_id: int
+    secret: bytes
+    last_step: int
+    created_ms: int
+
+
+class EmailChange(msgspec.Struct, frozen=True):
+    """Change of an e-mail address that both mailboxes must confirm, each by a link with a secret of its own."""
+
+    account_id: int
+    email: str
+    new_hash: bytes
+    old_hash: bytes
+    is_new_confirmed: bool
+    is_old_confirmed: bool
+    expires_ms: int
 
 
 class MailLink(msgspec.Struct, frozen=True):

@@ -61,12 +61,14 @@ FILES = ThreadPool("files", 4)
 UPLOADS = ThreadPool("uploads", 2)
 #: Send e-mails. Each may wait for the mail server until its timeout.
 MAIL = ThreadPool("mail", 4)
+#: Encrypt and decrypt the secrets of second factors.
+CIPHERS = ThreadPool("ciphers", 1)
 #: Resolve the names of upstreams and of the moderation server.
 NAMES = ThreadPool("upstream-names", 16)
 #: Start and stop what this process registered: the writer, tracing, the registration at the database.
 CONTROL = ThreadPool("control", 2)
 
-POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, UPLOADS, MAIL, NAMES, CONTROL)
+POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, UPLOADS, MAIL, CIPHERS, NAMES, CONTROL)
 
 
 def close_pools() -> None:

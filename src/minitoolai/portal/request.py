@@ -18,9 +18,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from minitoolai.accounts.addresses import email_forms
-from minitoolai.accounts.users import SESSION_MS, Visitor
+from minitoolai.accounts.devices import describe_device
+from minitoolai.accounts.users import CHALLENGE_MS, SESSION_MS, Challenge, Visitor
 from minitoolai.core.clock import random_text
-from minitoolai.core.models import User
+from minitoolai.core.models import Device, User
 from minitoolai.http.exports import Parts, export_response
 from minitoolai.portal.forms import YEAR_S, FormData, is_loopback, read_cookies
 from minitoolai.portal.i18n import LANGUAGES, formatter, translations
@@ -32,6 +33,7 @@ FLASH_S = 60
 MIN_GZIP_BYTES = 1000
 MAX_COOKIE_LENGTH = 2000
 DEVICE_COOKIE = "device"
+CHALLENGE_COOKIE = "second"
 #: Accounts for which one browser is remembered.
 MAX_DEVICES = 5
 
@@ -67,7 +69,7 @@ class PageRequest:
         """Load the user of the session cookie. Set the cookies that a new browser lacks."""
         self.session_secret = self.cookie("session")
         if self.session_secret:
-            self.user = await self.site.users.session_user(self.session_secret)
+            self.user = await self.site.users.session_user(self.session_secret, self.device)
             if self.user is None:
                 self.session_secret = ""
                 self.set_cookie("session", "", max_age_s=0)
@@ -112,6 +114,42 @@ class PageRequest:
         self.set_cookie("session", visitor.secret, max_age_s=SESSION_MS // 1000)
         self._renew_browser_id()
         self._remember_device(visitor.user.email)
+
+    @property
+    def device(self) -> Device:
+        """The browser, as the list of sessions shows it."""
+        return describe_device(self.client_ip, self.request.headers.get("user-agent", ""))
+
+    # ── second factor ─────────────────────────────────────────────────────────────────────────────────────
+
+    def keep_challenge(self, challenge: Challenge) -> None:
+        """Remember in a signed cookie that this browser has proved the password."""
+        value = [msgspec.to_builtins(challenge), self.browser_id]
+        self.set_cookie(
+            CHALLENGE_COOKIE, self.site.signer.pack(CHALLENGE_COOKIE, value), max_age_s=CHALLENGE_MS // 1000
+        )
+
+    def challenge(self) -> Challenge | None:
+        """Return the challenge that this browser has to answer, or None."""
+        packed = self.cookie(CHALLENGE_COOKIE)
+        value = self.site.signer.unpack(CHALLENGE_COOKIE, packed) if packed else None
+        if value is None:
+            return None
+        challenge, browser_id = msgspec.convert(value, tuple[Challenge, str])
+        is_valid = browser_id == self.browser_id and challenge.until_ms > self.site.clock.now_ms()
+        return challenge if is_valid else None
+
+    def discard_challenge(self) -> None:
+        """Remove the challenge from the browser."""
+        self.set_cookie(CHALLENGE_COOKIE, "", max_age_s=0)
+
+    @property
+    def lacks_second_factor(self) -> bool:
+        """Whether this is an admin who must set up a second factor before anything else."""
+        is_required = self.site.is_second_factor_required and self.user is not None and self.user.is_admin
+        return is_required and not self.member.has_second_factor
+
+    # ── known browsers ────────────────────────────────────────────────────────────────────────────────────
 
     def device_id(self, email: str) -> str:
         """Return the ID of this browser if it has signed in to this account before, or "".
@@ -224,12 +262,12 @@ class PageRequest:
 
     def redirect(self, to: str, *, flash: str = "", kind: str = "good") -> Response:
         """Redirect to a page (a path after the language), which shows the message `flash` once."""
+        return self.redirect_to_url(self.url(to), flash=flash, kind=kind)
+
+    def redirect_to_url(self, url: str, *, flash: str = "", kind: str = "good") -> Response:
+        """Redirect to a whole URL: one that `next_url` has checked, or another host's on purpose."""
         if flash:
             self.set_cookie("flash", self.site.signer.pack("flash", [kind, flash]), max_age_s=FLASH_S)
-        return self.redirect_to_url(self.url(to))
-
-    def redirect_to_url(self, url: str) -> Response:
-        """Redirect to a whole URL: one that `next_url` has checked, or another host's on purpose."""
         headers = security_headers(secure=self.is_secure) | {"location": url, "cache-control": "no-store"}
         return self._finish(Response(b"", 303, headers, HTML))
 

@@ -9,13 +9,26 @@ from starlette.responses import PlainTextResponse, Response
 
 from minitoolai.http.routing import MethodRoute
 from minitoolai.portal.i18n import LANGUAGES
-from minitoolai.portal.pages import account, admin, auth, check, docs, home, keys, playground, topup, usage
+from minitoolai.portal.pages import (
+    account,
+    admin,
+    auth,
+    check,
+    docs,
+    email,
+    home,
+    keys,
+    playground,
+    security,
+    topup,
+    usage,
+)
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import PageHandler, not_found, page_routes
 from minitoolai.portal.site import Site
 
 #: The modules with pages; each has a list HANDLERS.
-MODULES = (home, auth, account, keys, usage, playground, topup, docs, check, admin)
+MODULES = (home, auth, account, security, email, keys, usage, playground, topup, docs, check, admin)
 #: First segments of the paths that belong to the portal. The API has all others.
 FIRST_SEGMENTS = frozenset(("", *LANGUAGES, "static", "webhooks", "favicon.ico", "robots.txt", "api-documentation"))
 

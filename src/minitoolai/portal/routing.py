@@ -39,6 +39,8 @@ Function = Callable[[PageRequest], Awaitable[Response]]
 READING: Final = ("GET", "HEAD")
 #: The other methods; browsers send only the first.
 CHANGING: Final = ("POST", "PUT", "PATCH", "DELETE")
+#: The page that sets up a second factor: all that an admin without a required one can reach.
+SECOND_FACTOR_PATH: Final = "/account/second-factor"
 _is_valid_host: Final = re.compile(r"[0-9A-Za-z!$&'()*+,;=\-._~:\[\]@%]*").fullmatch
 
 
@@ -83,6 +85,9 @@ class PageHandler(msgspec.Struct, frozen=True):
         if self.access != "public" and page.user is None:
             save_draft(page, self.draft_fields)
             return _redirect_to_sign_in(page, explain=self.is_form)
+        if self.access != "public" and page.lacks_second_factor and not self.path.startswith(SECOND_FACTOR_PATH):
+            message = page.gettext("Admins need a second factor here. Set it up, and all pages are open to you again.")
+            return page.redirect(SECOND_FACTOR_PATH, flash=message, kind="warn")
         if self.access == "admin" and not page.member.is_admin:
             return not_found(page)
         return await self.function(page)

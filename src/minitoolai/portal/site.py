@@ -13,10 +13,12 @@ from typing import Any, Literal
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from minitoolai.accounts.email_changes import EmailChanges
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.accounts.mail import build_mailer
 from minitoolai.accounts.passwords import Passwords
 from minitoolai.accounts.rate_limits import Failures, Throttle
+from minitoolai.accounts.second_factors import SecondFactors
 from minitoolai.accounts.users import Users
 from minitoolai.availability import Reports
 from minitoolai.billing.audit import Auditor
@@ -115,6 +117,7 @@ class Site:
     writer: Writer
     clock: Clock
     users: Users
+    factors: SecondFactors
     keys: KeyVerifier
     reports: Reports
     auditor: Auditor
@@ -126,6 +129,8 @@ class Site:
     #: The address for links in e-mails: the same, or else the one listened on, never one that a request names.
     address: PublicAddress
     is_signup_open: bool
+    #: Whether an admin without a second factor reaches nothing but its set-up.
+    is_second_factor_required: bool
     #: Limits of an account: requests per minute (0: no limit) and queued images.
     requests_per_minute: int
     max_queued_images: int
@@ -146,6 +151,10 @@ class Site:
         await self.users.close()
         if self.checkout is not None:
             self.checkout.close()
+
+    @cached_property
+    def email_changes(self) -> EmailChanges:
+        return EmailChanges(self.database, self.writer, self.clock, self.users)
 
     @cached_property
     def signer(self) -> CookieSigner:
@@ -218,11 +227,13 @@ def build_site(
     address: PublicAddress,
 ) -> Site:
     """Return the services behind the pages. Raises SettingsError if the mail settings are incomplete."""
+    factors = SecondFactors(database, clock, secret_keys)
     return Site(
         database=database,
         writer=writer,
         clock=clock,
-        users=Users(database, writer, Passwords(), build_mailer(settings), clock),
+        users=Users(database, writer, Passwords(), build_mailer(settings), clock, factors),
+        factors=factors,
         keys=keys,
         reports=reports,
         auditor=auditor,
@@ -231,6 +242,7 @@ def build_site(
         public_url=settings.public_url.rstrip("/"),
         address=address,
         is_signup_open=settings.signup,
+        is_second_factor_required=settings.admin_second_factor,
         requests_per_minute=settings.requests_per_minute,
         max_queued_images=settings.image_queue,
         tries_factor=settings.tries_factor,

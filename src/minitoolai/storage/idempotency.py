@@ -32,6 +32,8 @@ class IdempotencyRow(msgspec.Struct, frozen=True):
     hold_id: int
     state: IdempotencyClaimState
     response: StoredResponse | None
+    #: The model that was asked for, None if the generation is gone.
+    model: str | None = None
 
 
 def select_claims(operations: Sequence[Operation]) -> SelectByIds:
@@ -64,19 +66,21 @@ def save(connection: Connection, state: LedgerState) -> None:
 def find(connection: Connection, claim_id: str) -> IdempotencyRow | None:
     """Return the row of a key, or None."""
     rows = connection.execute(
-        "SELECT i.fingerprint, i.hold_id, i.created_ms, h.state, h.settled, i.status, i.headers, i.body"
-        " FROM idempotency_keys i JOIN holds h ON h.id = i.hold_id WHERE i.id = ?",
+        "SELECT i.fingerprint, i.hold_id, i.created_ms, h.state, h.settled, i.status, i.headers, i.body, g.model"
+        " FROM idempotency_keys i JOIN holds h ON h.id = i.hold_id LEFT JOIN generations g ON g.id = i.hold_id"
+        " WHERE i.id = ?",
         (claim_id,),
     )
     if not rows:
         return None
-    fingerprint, hold_id, created_ms, hold_state, settled, status, headers, body = rows[0]
+    fingerprint, hold_id, created_ms, hold_state, settled, status, headers, body, model = rows[0]
     response = None if status is None else StoredResponse(status, headers, bytes(body))
     return IdempotencyRow(
         bytes(fingerprint),
         hold_id,
         IdempotencyClaimState(created_ms, response is not None, hold_id, hold_state, settled),
         response,
+        model,
     )
 
 

@@ -25,11 +25,17 @@ _SHORT = {
     "api_keys": "account_id = ?",
     "payments": "account_id = ?",
     "vouchers": "account_id = ?",
+    "sessions": "account_id = ?",
+    "second_factors": "account_id = ?",
+    "email_changes": "account_id = ?",
 }
 #: All tables with rows of customers, in the order of the export.
-OWNED = ("accounts", "users", "api_keys", "generations", "holds", "transfers", "payments", "vouchers", "outbox")
-#: Hashes of secrets are not exported.
-_SECRET = ("password_hash", "secret_hmac", "code_hmac", "secret_hash")
+OWNED = (
+    "accounts", "users", "sessions", "second_factors", "email_changes", "api_keys", "generations", "holds",
+    "transfers", "payments", "vouchers", "outbox",
+)  # fmt: skip
+#: Secrets and their hashes are not exported.
+_SECRET = ("password_hash", "secret_hmac", "code_hmac", "secret_hash", "secret", "new_hash", "old_hash")
 
 
 def read_personal_data(read: Read, account_id: int) -> Iterator[tuple[str, Iterator[Record]]]:

@@ -19,7 +19,8 @@ from minitoolai.core.models import (
     UsageRow,
     User,
 )
-from minitoolai.storage.database import Connection, Row
+from minitoolai.storage.database import Connection
+from minitoolai.storage.users import USER_COLUMNS, user_of_row
 
 #: A time after everything: nothing bounds the search for generations.
 ALWAYS_MS = 2**62
@@ -242,13 +243,8 @@ def full_statement(connection: Connection, account_id: int) -> list[StatementRow
 ACTION_COLUMNS = "id, admin_id, account_id, action, amount, note, created_ms"
 
 _SELECT_USERS = (
-    "SELECT u.account_id, u.email, u.is_admin, u.language, u.created_ms, a.posted, a.held"
-    " FROM users u JOIN accounts a ON a.id = u.account_id WHERE u.deleted_ms IS NULL AND"
+    f"SELECT {USER_COLUMNS} FROM users u JOIN accounts a ON a.id = u.account_id WHERE u.deleted_ms IS NULL AND"
 )
-
-
-def _user(row: Row) -> User:
-    return User(row[0], row[1], bool(row[2]), *row[3:])
 
 
 def search_users(connection: Connection, text: str, limit: int) -> list[User]:
@@ -259,13 +255,13 @@ def search_users(connection: Connection, text: str, limit: int) -> list[User]:
         f"{_SELECT_USERS} (u.email LIKE ? ESCAPE '\\' OR u.account_id = ?) ORDER BY u.account_id DESC LIMIT ?",
         (pattern, number, limit),
     )
-    return [_user(row) for row in rows]
+    return [user_of_row(row) for row in rows]
 
 
 def find_customer(connection: Connection, account_id: int) -> User | None:
     """Return the user of an account."""
     rows = connection.execute(f"{_SELECT_USERS} u.account_id = ?", (account_id,))
-    return _user(rows[0]) if rows else None
+    return user_of_row(rows[0]) if rows else None
 
 
 def insert_admin_action(connection: Connection, action: AdminAction) -> None:

@@ -46,6 +46,7 @@ def erase_prompts(connection: Connection, before_ms: int, limit: int) -> int:
 _EXPIRING = {
     "sessions": ("secret_hash", "expires_ms"),
     "mail_links": ("secret_hash", "expires_ms"),
+    "email_changes": ("account_id", "expires_ms"),
     "webhook_events": ("event_id", "seen_ms"),
 }
 

@@ -85,6 +85,47 @@ sessions = Table(
     Column("created_ms", Int64, nullable=False),
     Column("seen_ms", Int64, nullable=False),
     Column("expires_ms", Int64, nullable=False, index=True),
+    # The browser at its last request, for the list of sessions.
+    Column("address", Text),
+    Column("browser", Text),
+    Column("system", Text),
+    sqlite_strict=True,
+)
+
+#: TOTP second factors. The secret is encrypted under a key derived from the server's secret.
+second_factors = Table(
+    "second_factors",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("secret", LargeBinary, nullable=False),
+    # Time step of the last accepted code (RFC 6238): a code is accepted once.
+    Column("last_step", Int64, nullable=False),
+    Column("created_ms", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+#: Unused recovery codes of second factors. A row is deleted when its code is used.
+recovery_codes = Table(
+    "recovery_codes",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("code_hash", LargeBinary, primary_key=True),
+    sqlite_strict=True,
+)
+
+#: Changes of e-mail addresses that are not yet confirmed by both mailboxes; at most one per account.
+email_changes = Table(
+    "email_changes",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("email", Text, nullable=False),
+    Column("new_hash", LargeBinary, nullable=False, unique=True),
+    Column("old_hash", LargeBinary, nullable=False, unique=True),
+    Column("is_new_confirmed", Integer, nullable=False, server_default="0"),
+    Column("is_old_confirmed", Integer, nullable=False, server_default="0"),
+    Column("expires_ms", Int64, nullable=False, index=True),
+    CheckConstraint("is_new_confirmed IN (0, 1)", name="is_new_confirmed_is_a_flag"),
+    CheckConstraint("is_old_confirmed IN (0, 1)", name="is_old_confirmed_is_a_flag"),
     sqlite_strict=True,
 )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from minitoolai.storage import users
 from minitoolai.storage.database import Connection
-from tests.support.browse import PASSWORD, Visitor, letters
+from tests.support.browse import PASSWORD, Visitor, letters, new_user
 from tests.support.server import ServerProcess
 from tests.support.waiting import eventually
 
@@ -46,3 +48,59 @@ def test_deleting_an_account_removes_personal_data_and_keeps_the_ledger(
         lambda: member.get(server.url + "/api/balance", headers={"authorization": f"Bearer {key}"}).status_code == 401
     )
     Visitor(server).sign_up(email)
+
+
+FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+
+def test_sessions_are_listed_and_ended_one_by_one(member: Visitor, email: str, server: ServerProcess) -> None:
+    phone, laptop = Visitor(server), Visitor(server)
+    phone.headers["user-agent"] = "Mozilla/5.0 (iPhone; CPU iPhone OS 19_0 like Mac OS X) Version/19 Safari/604"
+    laptop.headers["user-agent"] = FIREFOX
+    phone.sign_in(email)
+    laptop.sign_in(email)
+    laptop.open("/account")
+    table = laptop.page.text.partition('id="sessions"')[2]
+    assert "Safari on iPhone" in table
+    assert "Firefox on Linux" in table
+    assert "127.0.0.1" in table
+    assert table.count("this browser") == 1
+    hashes = re.findall(r'name="session" value="([0-9a-f]{64})"', table)
+    # The phone and the session of `member`; the present one has no button.
+    assert len(hashes) == 2
+    rows = server.read(lambda c: c.execute("SELECT secret_hash FROM sessions WHERE system = 'iPhone'"))
+    laptop.submit("/account/sessions/end", session=bytes(rows[-1][0]).hex())
+    assert "That browser is signed out." in laptop.page.text
+    assert "/signin" in phone.open("/account").url
+    assert member.open("/account").url.endswith("/account")
+    laptop.open("/account")
+    laptop.submit("/account/sessions/end-others")
+    assert "/signin" in member.open("/account").url
+    assert laptop.open("/account").url.endswith("/account")
+
+
+def test_a_session_of_another_account_cannot_be_ended(member: Visitor, email: str, server: ServerProcess) -> None:
+    stranger = new_user(server, f"stranger-{email}")
+    own = Visitor(server).sign_in(email)
+    own.open("/account")
+    account_id = server.read(lambda c: users.find_user(c, f"stranger-{email}"))[0].account_id
+    theirs = server.read(lambda c: c.execute("SELECT secret_hash FROM sessions WHERE account_id = ?", (account_id,)))
+    for session, status in ((bytes(theirs[0][0]).hex(), 200), ("zz", 404), ("", 200)):
+        own.open("/account")
+        assert own.submit("/account/sessions/end", session=session).status_code == status
+    assert stranger.open("/account").url.endswith("/account")
+
+
+def test_a_session_records_where_it_is_used(member: Visitor, email: str, server: ServerProcess) -> None:
+    account_id = server.read(lambda c: users.find_user(c, email))[0].account_id
+    server.write(
+        lambda c: c.execute("UPDATE sessions SET seen_ms = seen_ms - 700000 WHERE account_id = ?", (account_id,))
+    )
+    member.headers["user-agent"] = FIREFOX
+    member.open("/account")
+
+    def recorded() -> object:
+        select = "SELECT address, browser, system FROM sessions WHERE account_id = ?"
+        return server.read(lambda c: c.execute(select, (account_id,)))
+
+    eventually(lambda: recorded() == [("127.0.0.1", "Firefox", "Linux")])

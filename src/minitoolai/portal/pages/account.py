@@ -1,20 +1,22 @@
-"""The user's account: change the password, delete the account, the balance and the statement."""
+"""The user's account: password, sessions, deletion, the balance and the statement."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 
 from starlette.responses import Response
 
+from minitoolai.accounts.users import digest
 from minitoolai.core.clock import generation_name
-from minitoolai.core.models import StatementRow
+from minitoolai.core.models import Device, StatementRow
 from minitoolai.core.money import format_dollars
 from minitoolai.http.exports import Parts, csv_lines
 from minitoolai.portal.charts import escape_formula
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.auth import GUESSES, email_composer, read_new_password
 from minitoolai.portal.request import PageRequest
-from minitoolai.portal.routing import Handler, form, page, too_many_requests
+from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
 from minitoolai.storage.database import Connection
 from minitoolai.storage.payments import payments_owing
 from minitoolai.storage.reports import StatementPlace, statement_page, statement_part
@@ -23,22 +25,40 @@ from minitoolai.storage.reports import StatementPlace, statement_page, statement
 @page("/account", access="user")
 async def account_page(page: PageRequest) -> Response:
     """Show the account with its forms."""
-    return page.render("account/account.html")
+    return await render_account(page)
+
+
+async def render_account(page: PageRequest, status: int = 200) -> Response:
+    """Return the account page, with its sessions and what is wrong with a form."""
+    site, secret_hash = page.site, digest(page.session_secret)
+    sessions = await site.users.sessions(page.member)
+    return page.render(
+        "account/account.html", status, sessions=sessions, current=secret_hash, device_name=partial(device_name, page),
+        email_change=await site.email_changes.pending(page.member),
+    )  # fmt: skip
+
+
+def device_name(page: PageRequest, device: Device) -> str:
+    """Return the browser of a session in words."""
+    if device.browser and device.system:
+        names = {"browser": device.browser, "system": device.system}
+        return page.gettext("%(browser)s on %(system)s") % names
+    return device.browser or device.system or page.gettext("Unknown browser")
 
 
 @form("/account/password", access="user")
 async def change_password(page: PageRequest) -> Response:
     """Set a new password, if the old one is right."""
     old, new = page.form.pop_password("password_old"), page.form.pop_password("password")
-    if wait_s := _wait_s(page):
+    if wait_s := wait_to_prove_s(page):
         return too_many_requests(page, wait_s)
     read_new_password(page, new)
     if page.form.is_valid and not await page.site.users.verify_password(page.member, old):
         page.form.add_error("password_old", page.gettext("This is not your password."))
     if not page.form.is_valid:
-        return page.render("account/account.html", 422)
+        return await render_account(page, 422)
     compose = email_composer(page, page.member.email)
-    visitor = await page.site.users.change_password(page.member, new, compose)
+    visitor = await page.site.users.change_password(page.member, new, compose, page.device)
     if visitor:
         page.sign_in(visitor)
     return page.redirect("/account", flash=page.gettext("Your new password is set; other browsers are signed out."))
@@ -48,11 +68,11 @@ async def change_password(page: PageRequest) -> Response:
 async def leave(page: PageRequest) -> Response:
     """Delete the user, if the password is right."""
     password = page.form.pop_password("password_leave")
-    if wait_s := _wait_s(page):
+    if wait_s := wait_to_prove_s(page):
         return too_many_requests(page, wait_s)
     if not await page.site.users.verify_password(page.member, password):
         page.form.add_error("password_leave", page.gettext("This is not your password."))
-        return page.render("account/account.html", 422)
+        return await render_account(page, 422)
     if not await page.site.users.delete_account(page.member):
         message = page.gettext("Requests of this account are still running. Try again in a minute.")
         return page.redirect("/account", flash=message, kind="bad")
@@ -60,9 +80,36 @@ async def leave(page: PageRequest) -> Response:
     return page.redirect("/", flash=page.gettext("Your account is deleted. Goodbye!"))
 
 
-def _wait_s(page: PageRequest) -> int:
+def wait_to_prove_s(page: PageRequest) -> int:
+    """Return the seconds to wait before another try of the password or of a code, and count the try."""
     # By the account alone: a session is needed, so no other client can use this up.
     return page.site.throttle.wait_s(f"password {page.member.account_id}", GUESSES)
+
+
+# ── sessions ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@form("/account/sessions/end", access="user")
+async def end_session(page: PageRequest) -> Response:
+    """End one session of this account."""
+    try:
+        secret_hash = bytes.fromhex(page.form["session"])
+    except ValueError:
+        return not_found(page)
+    if secret_hash == digest(page.session_secret):
+        await page.site.users.sign_out(page.session_secret)
+        page.sign_out()
+        return page.redirect("/", flash=page.gettext("You are signed out."))
+    # One that has ended meanwhile is what was asked for.
+    await page.site.users.end_session(page.member, secret_hash)
+    return page.redirect("/account", flash=page.gettext("That browser is signed out."))
+
+
+@form("/account/sessions/end-others", access="user")
+async def end_other_sessions(page: PageRequest) -> Response:
+    """End all sessions of this account but the present one."""
+    await page.site.users.end_other_sessions(page.member, page.session_secret)
+    return page.redirect("/account", flash=page.gettext("All other browsers are signed out."))
 
 
 # ── balance and statement ─────────────────────────────────────────────────────────────────────────────────
@@ -145,4 +192,6 @@ def statement_line(row: StatementRow) -> tuple[object, ...]:
     return *head, *tail, row.output_units, int(row.estimated), row.cached_units
 
 
-HANDLERS: list[Handler] = [account_page, change_password, leave, balance, statement]
+HANDLERS: list[Handler] = [
+    account_page, change_password, leave, end_session, end_other_sessions, balance, statement,
+]  # fmt: skip

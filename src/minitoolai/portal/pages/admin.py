@@ -9,7 +9,7 @@ from minitoolai.billing.usage import REVENUE_DAYS
 from minitoolai.core.clock import MS_PER_DAY, generation_name, random_text
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.models import AdminAction, KeyRow, User
-from minitoolai.core.money import parse_dollars
+from minitoolai.core.money import LARGEST_TOTAL_NANO, parse_dollars
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.usage import KINDS, STATES
 from minitoolai.portal.request import PageRequest, restore_draft
@@ -89,16 +89,18 @@ async def grant(page: PageRequest) -> Response:
     if not page.form.is_valid:
         return await _render_account(page, account_id, 422)
 
-    def change(connection: Connection) -> bool | str:
+    def change(connection: Connection) -> bool | InvalidRequest:
         try:
             return grant_as_admin(connection, clock, admin_id, account_id, amount, note=note, once=once)
         except InvalidRequest as error:
             # Nothing was written. The writer would log an exception as a fault.
-            return error.message
+            return error
 
     done = await page.site.writer.run(change)
-    if isinstance(done, str):
-        page.form.add_error("amount", done)
+    if isinstance(done, InvalidRequest):
+        most = page.formatter.money(LARGEST_TOTAL_NANO)
+        message = page.gettext("This does not fit into the ledger: all credits together may be at most %(most)s.")
+        page.form.add_error("amount", message % {"most": most})
         return await _render_account(page, account_id, 422)
     if not done:
         return not_found(page)

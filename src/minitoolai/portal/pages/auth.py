@@ -1,19 +1,21 @@
-"""Sign up, confirm, sign in, sign out, reset the password; and the e-mails with their links.
+"""Sign up, confirm, sign in with password and second factor, sign out, reset the password.
 
 No response reveals whether an e-mail address has an account.
 """
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from starlette.responses import Response
 
 from minitoolai.accounts.addresses import check_email, email_forms
 from minitoolai.accounts.keys import revoke_page_keys
-from minitoolai.accounts.mail import Letter
 from minitoolai.accounts.passwords import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH, TRUSTED_S
 from minitoolai.accounts.rate_limits import Limit, network_of
-from minitoolai.accounts.users import Compose, Purpose
+from minitoolai.accounts.users import Challenge, Compose, SignIn
 from minitoolai.core.errors import InvalidRequest
+from minitoolai.portal.letters import letter_composer
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
 
@@ -24,6 +26,8 @@ SIGNINS = Limit(30, 900.0)
 GUESSES = Limit(10, 900.0)
 #: Per account from all addresses: too slow for a botnet, too.
 GUESSES_ANYWHERE = Limit(100, 3600.0)
+#: Codes of a second factor per account, after the right password, from all browsers that have not signed in before.
+CODES_ANYWHERE = Limit(10, 3600.0)
 EMAILS = Limit(10, 3600.0)
 EMAILS_PER_ADDRESS = Limit(3, 3600.0)
 
@@ -46,7 +50,7 @@ async def signup(page: PageRequest) -> Response:
     read_new_password(page, password)
     if not page.form.is_valid:
         return page.render("access/signup.html", 422)
-    if wait_s := _wait_for_email_s(page, email):
+    if wait_s := wait_for_email_s(page, email):
         return too_many_requests(page, wait_s)
     delay_s = page.site.failures.delay_s(page.client_ip, "")
     await page.site.users.sign_up(email, password, page.browser_id, email_composer(page, email), delay_s)
@@ -73,7 +77,7 @@ async def confirm(page: PageRequest) -> Response:
         return page.render("access/spent.html", 410, back="/signup")
     if wait_s := _wait_to_guess_s(page, link.email):
         return too_many_requests(page, wait_s)
-    visitor = await page.site.users.confirm(secret, page.browser_id, password, page.lang)
+    visitor = await page.site.users.confirm(secret, page.browser_id, password, page.lang, page.device)
     if visitor is None:
         page.form.add_error("password", page.gettext("This is not the password that you chose when you signed up."))
         return page.render("access/confirm.html", 422, link=secret, email=link.email, is_same_browser=False)
@@ -98,8 +102,8 @@ async def signin(page: PageRequest) -> Response:
         return too_many_requests(page, wait_s)
     is_known = bool(page.device_id(email))
     delay_s = TRUSTED_S if is_known else page.site.failures.begin(page.client_ip, email)
-    visitor = await page.site.users.sign_in(page.form["email"], password, delay_s)
-    if visitor is None:
+    outcome = await page.site.users.sign_in(page.form["email"], password, delay_s, page.device)
+    if outcome is None:
         page.form.add_error("", page.gettext("This address and this password do not belong together."))
         return page.render("access/signin.html", 422, next=page.next_url("/keys"))
     page.site.throttle.reset(_guess_key(page, email))
@@ -107,8 +111,49 @@ async def signin(page: PageRequest) -> Response:
         page.site.failures.succeed(page.client_ip, email)
     if page.session_secret:
         await page.site.users.sign_out(page.session_secret)
+    return _admit(page, outcome, page.next_url("/keys"))
+
+
+def _admit(page: PageRequest, outcome: SignIn, next_url: str, *, flash: str = "") -> Response:
+    """Start the session, or ask for the second factor first."""
+    if isinstance(outcome, Challenge):
+        page.keep_challenge(outcome)
+        return page.redirect(f"/signin/code?next={quote(next_url)}")
+    page.sign_in(outcome)
+    return page.redirect_to_url(next_url, flash=flash)
+
+
+@page("/signin/code")
+async def code_page(page: PageRequest) -> Response:
+    """Show the form for the code of the second factor."""
+    if page.challenge() is None:
+        return page.redirect("/signin")
+    return page.render("access/code.html", next=page.next_url("/keys"))
+
+
+@form("/signin/code")
+async def code(page: PageRequest) -> Response:
+    """Start the session, if the code is right."""
+    challenge = page.challenge()
+    if challenge is None:
+        message = page.gettext("That took too long. Please enter the password again.")
+        return page.redirect(f"/signin?next={quote(page.next_url('/keys'))}", flash=message, kind="warn")
+    if wait_s := _wait_for_code_s(page, challenge):
+        return too_many_requests(page, wait_s)
+    compose = email_composer(page, challenge.email)
+    visitor = await page.site.users.answer(challenge, page.form.pop_password("code"), page.device, compose)
+    if visitor is None:
+        page.form.add_error("code", wrong_code(page))
+        return page.render("access/code.html", 422, next=page.next_url("/keys"))
+    page.site.throttle.reset(_code_key(page, challenge))
+    page.discard_challenge()
     page.sign_in(visitor)
     return page.redirect_to_url(page.next_url("/keys"))
+
+
+def wrong_code(page: PageRequest) -> str:
+    """Return the message for a code that is not accepted."""
+    return page.gettext("This code is not right, or it was used already. Wait for the next one.")
 
 
 @form("/signout")
@@ -135,7 +180,7 @@ async def reset(page: PageRequest) -> Response:
     email = read_email(page)
     if not page.form.is_valid:
         return page.render("access/reset.html", 422)
-    if wait_s := _wait_for_email_s(page, email):
+    if wait_s := wait_for_email_s(page, email):
         return too_many_requests(page, wait_s)
     page.site.users.request_reset(email, email_composer(page, email))
     return page.render("access/sent.html", purpose="reset", email=email)
@@ -161,11 +206,10 @@ async def reset_new(page: PageRequest) -> Response:
     read_new_password(page, password)
     if not page.form.is_valid:
         return page.render("access/reset_new.html", 422, link=secret, email=link.email)
-    visitor = await page.site.users.reset(secret, password)
-    if visitor is None:
+    outcome = await page.site.users.reset(secret, password, page.device)
+    if outcome is None:
         return page.render("access/spent.html", 410, back="/reset")
-    page.sign_in(visitor)
-    return page.redirect("/keys", flash=page.gettext("Your new password is set."))
+    return _admit(page, outcome, page.url("/keys"), flash=page.gettext("Your new password is set."))
 
 
 def read_email(page: PageRequest) -> str:
@@ -206,7 +250,23 @@ def _guess_key(page: PageRequest, email: str) -> str:
     return f"device {device}" if device else f"guess {network_of(page.client_ip)} {email}"
 
 
-def _wait_for_email_s(page: PageRequest, email: str) -> int:
+def _wait_for_code_s(page: PageRequest, challenge: Challenge) -> int:
+    """Return the seconds to wait before another code. Fewer tries than for a password: a code has six digits."""
+    attempts = page.site.throttle
+    if page.device_id(challenge.email):
+        return attempts.wait_s(_code_key(page, challenge), GUESSES)
+    return attempts.wait_s(f"code {network_of(page.client_ip)}", SIGNINS) or attempts.wait_s(
+        _code_key(page, challenge), CODES_ANYWHERE
+    )
+
+
+def _code_key(page: PageRequest, challenge: Challenge) -> str:
+    device = page.device_id(challenge.email)
+    return f"code device {device}" if device else f"code {challenge.account_id}"
+
+
+def wait_for_email_s(page: PageRequest, email: str) -> int:
+    """Return the seconds to wait before another e-mail to this address, and count it."""
     attempts = page.site.throttle
     return attempts.wait_s(f"letter {network_of(page.client_ip)}", EMAILS) or attempts.wait_s(
         f"letter {email}", EMAILS_PER_ADDRESS
@@ -216,44 +276,13 @@ def _wait_for_email_s(page: PageRequest, email: str) -> int:
 # ── e-mails ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def email_composer(page: PageRequest, email: str) -> Compose:
+def email_composer(page: PageRequest, email: str, about: str = "") -> Compose:
     """Return what writes e-mails to this address in the language of the page, also after the request has ended."""
-    _ = page.gettext
     # Never from the Host header: the client that asks for the letter would choose where its link leads.
-    site = page.site.address()
-
-    def url(path: str) -> str:
-        return site + page.url(path)
-
-    def compose(purpose: Purpose, secret: str) -> Letter:
-        if purpose == "signup":
-            subject = _("Confirm your e-mail address")
-            words = _("Welcome! Follow this link to open your account. It is good for two days:")
-            link = url(f"/confirm?link={secret}")
-            end = _("If it was not you who signed up, do nothing: without this link there is no account.")
-        elif purpose == "known":
-            subject = _("You have an account already")
-            words = _("Somebody signed up with this address, which has an account already. Sign in here:")
-            link = url("/signin")
-            end = _("If you forgot the password, the same page leads to a new one. If it was not you, do nothing.")
-        elif purpose == "reset":
-            subject = _("A new password")
-            words = _("Follow this link to set a new password. It is good for one hour:")
-            link = url(f"/reset/new?link={secret}")
-            end = _("If it was not you who asked, do nothing: your password stays as it is.")
-        else:
-            subject = _("Your password was changed")
-            words = _(
-                "Your password was changed, and every other browser was signed out. If it was not you, go here now:"
-            )
-            link = url("/reset")
-            end = ""
-        return Letter(email, subject, f"{words}\n\n{link}\n\n{end}\n".rstrip() + "\n")
-
-    return compose
+    return letter_composer(page.site.address(), page.lang, email, about)
 
 
 HANDLERS: list[Handler] = [
-    signup_page, signup, confirm_page, confirm, signin_page, signin, signout,
+    signup_page, signup, confirm_page, confirm, signin_page, signin, code_page, code, signout,
     reset_page, reset, reset_new_page, reset_new,
 ]  # fmt: skip

@@ -73,8 +73,7 @@ def _voucher_error(page: PageRequest, reason: NoVoucher) -> str:
     if reason == "expired":
         return _("This voucher is too old.")
     if reason == "too_large":
-        # Not translated: it takes four billion dollars to read it.
-        return "This voucher does not fit into the ledger. It stays valid; ask the operator for a smaller one."
+        return _("This voucher does not fit into the ledger. It stays valid; ask the operator for a smaller one.")
     return _("There is no such voucher. Check the code for slips.")
 
 
@@ -97,8 +96,9 @@ async def card(page: PageRequest) -> Response:
             page.member.account_id,
             page.member.email,
             cents,
-            done_url=page.origin + page.url("/topup/done?session={CHECKOUT_SESSION_ID}"),
-            back_url=page.origin + page.url("/topup"),
+            # Never from the Host header, as in e-mails: Stripe would lead the browser wherever a request named.
+            done_url=page.site.address() + page.url("/topup/done?session={CHECKOUT_SESSION_ID}"),
+            back_url=page.site.address() + page.url("/topup"),
             lang=page.lang,
         )
     except Overloaded:

@@ -1,0 +1,87 @@
+"""Change the e-mail address of the user: asked for on the account page, confirmed by links to both mailboxes."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from minitoolai.accounts.addresses import email_forms
+from minitoolai.accounts.email_changes import LinkedChange
+from minitoolai.portal.pages.account import render_account, wait_to_prove_s
+from minitoolai.portal.pages.auth import email_composer, read_email, wait_for_email_s, wrong_code
+from minitoolai.portal.request import PageRequest
+from minitoolai.portal.routing import Handler, form, page, too_many_requests
+
+CONFIRM_PATH = "/account/email/confirm"
+
+
+@form("/account/email", access="user")
+async def change_email(page: PageRequest) -> Response:
+    """Send a link to both mailboxes, if the password and the code of the second factor are right."""
+    password, code = page.form.pop_password("password_email"), page.form.pop_password("code_email")
+    if wait_s := wait_to_prove_s(page):
+        return too_many_requests(page, wait_s)
+    email = read_email(page)
+    if email and page.member.email in email_forms(email):
+        page.form.add_error("email", page.gettext("This is your address already."))
+    if page.form.is_valid and not await page.site.users.verify_password(page.member, password):
+        page.form.add_error("password_email", page.gettext("This is not your password."))
+    if page.form.is_valid and (wait_s := wait_for_email_s(page, email)):
+        return too_many_requests(page, wait_s)
+    if page.form.is_valid and not await page.site.users.consume_code(page.member, code):
+        page.form.add_error("code_email", wrong_code(page))
+    if not page.form.is_valid:
+        return await render_account(page, 422)
+    old, new = email_composer(page, page.member.email, about=email), email_composer(page, email)
+    await page.site.email_changes.start(page.member, email, old, new)
+    message = page.gettext("Both mailboxes have got a link. The address changes once you have followed both.")
+    return page.redirect("/account", flash=message)
+
+
+@page(CONFIRM_PATH)
+async def confirm_page(page: PageRequest) -> Response:
+    """Show the buttons: opening a link must change nothing, mail scanners open links."""
+    secret = page.query.get("link", "")
+    return _render(page, secret, await page.site.email_changes.find(secret))
+
+
+def _render(page: PageRequest, secret: str, found: LinkedChange | None) -> Response:
+    if found is None:
+        return page.render("access/spent.html", 410, back="/account")
+    return page.render("access/email.html", link=secret, old=found.user.email, new=found.change.email)
+
+
+@form(CONFIRM_PATH)
+async def confirm(page: PageRequest) -> Response:
+    """Confirm the change for one mailbox. The second one changes the address."""
+    secret = page.form["link"]
+    found = await page.site.email_changes.find(secret)
+    outcome = await page.site.email_changes.confirm(secret)
+    if found is None or outcome is None:
+        return _render(page, secret, None)
+    to = "/account" if page.user else "/signin"
+    if outcome == "taken":
+        message = page.gettext("Another account has this address by now. Your address stays as it is.")
+        return page.redirect(to, flash=message, kind="bad")
+    if outcome == "waiting":
+        message = page.gettext("Confirmed. Now follow the link in your other mailbox.")
+        return page.redirect(to, flash=message)
+    for email in (found.user.email, found.change.email):
+        page.site.users.send(email_composer(page, email, about=found.change.email)("email_changed", ""))
+    message = page.gettext("Your address is %(email)s from now on.") % {"email": found.change.email}
+    return page.redirect(to, flash=message)
+
+
+@form(f"{CONFIRM_PATH}/stop")
+async def stop(page: PageRequest) -> Response:
+    """Stop the change. From the old mailbox, also sign out everywhere and lead to a new password."""
+    secret = page.form["link"]
+    found = await page.site.email_changes.find(secret)
+    if found is None or not await page.site.email_changes.stop(secret):
+        return _render(page, secret, None)
+    if found.is_new:
+        return page.redirect("/", flash=page.gettext("The change is stopped."))
+    message = page.gettext("The change is stopped, and every browser is signed out. Set a new password now.")
+    return page.redirect("/reset", flash=message, kind="warn")
+
+
+HANDLERS: list[Handler] = [change_email, confirm_page, confirm, stop]
