@@ -1,13 +1,14 @@
 """A convolutional code: many weak signs say few bits, and are decoded together with how reliable each of them is.
 
 Rate 1/4 with a memory of 8 bits, tail-biting: the encoder starts in the state in which it ends, so no bits are spent on
-its end. Decoding is exact (maximum likelihood): Viterbi's algorithm from each of the 256 states at once.
+its end. The decoder is Viterbi's algorithm, which goes around the code three times and keeps the second lap: by then,
+it no longer depends on the states in which it began and ends.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,7 @@ SIGNS_PER_BIT = 4
 _GENERATORS = (0o463, 0o535, 0o733, 0o745)
 _MEMORY = 8
 _STATES = 1 << _MEMORY
+_LAPS = 3
 
 
 @lru_cache(maxsize=1)
@@ -47,28 +49,17 @@ def decode(evidence: Floats) -> tuple[int, float]:
     """Return the code whose signs agree best with the evidence (bits, 4), and the sum of the agreement."""
     bits = len(evidence)
     # For each step, the agreement of both predecessors of each state: those whose oldest bit is 0 and 1.
-    branches = (evidence @ _outputs().T).reshape(bits, 2, _STATES)
-    #: Row: the state at the start. Column: the state now.
-    totals = np.full((_STATES, _STATES), -np.inf, np.float32)
-    np.fill_diagonal(totals, 0)
-    choices = np.empty((bits, _STATES, _STATES), bool)
-    for step in range(bits):
-        zero = np.repeat(totals[:, : _STATES // 2], 2, axis=1) + branches[step, 0]
-        one = np.repeat(totals[:, _STATES // 2 :], 2, axis=1) + branches[step, 1]
-        np.greater(one, zero, out=choices[step])
-        totals = np.maximum(zero, one)
-    ends = totals.diagonal()
-    start = state = int(ends.argmax())
+    branches = (evidence @ _outputs().T).reshape(bits, 2, _STATES // 2, 2)
+    totals = np.zeros(_STATES, np.float32)
+    choices = np.empty((_LAPS * bits, _STATES), bool)
+    for step in range(_LAPS * bits):
+        both = totals.reshape(2, _STATES // 2, 1) + branches[step % bits]
+        np.greater(both[1], both[0], out=choices[step].reshape(_STATES // 2, 2))
+        totals = np.maximum(both[0], both[1]).reshape(-1)
+    state = int(totals.argmax())
     code = 0
-    for step in reversed(range(bits)):
-        code |= (state & 1) << (bits - 1 - step)
-        state = state >> 1 | int(choices[step, start, state]) << (_MEMORY - 1)
-    return code, float(ends[start])
-
-
-def agreement(evidence: Floats, code: int) -> float:
-    """Return the sum of the agreement of a code with the evidence."""
-    return float((encode(code, len(evidence)) * evidence).sum())
-
-
-__all__: list[Any] = ["SIGNS_PER_BIT", "agreement", "decode", "encode"]
+    for step in reversed(range(bits, _LAPS * bits)):
+        if step < 2 * bits:
+            code |= (state & 1) << (2 * bits - 1 - step)
+        state = state >> 1 | int(choices[step, state]) << (_MEMORY - 1)
+    return code, float((encode(code, bits) * evidence).sum())

@@ -1,4 +1,4 @@
-"""The watermark of speech: the loudness of small areas of time and frequency is raised or lowered by 1.25 decibels.
+"""The watermark of speech: the loudness of small areas of time and frequency is raised or lowered by 1.05 decibels.
 
 Sound is cut into frames of 21 ms. In each, bands of 47 Hz between 300 and 4,000 Hz are made louder or
 quieter by a pattern that repeats after 96 frames. Four in ten areas form a pattern that is the same in every
@@ -28,15 +28,16 @@ _PIECE = 32
 _PERIOD = 96
 _FIRST_BIN, _BANDS = 7, 78
 _SYNC_SHARE = 0.4
-_GAIN_DB = 1.25
+_GAIN_DB = 1.05
 #: The change fades in and out within each frame, so that no frame ends with a step.
-_FADE_SAMPLES = 48
+_FADE_SAMPLES = 96
 _FADE = np.sin(np.pi / 2 * (np.arange(_FADE_SAMPLES) + 0.5) / _FADE_SAMPLES) ** 2
 _ENVELOPE = np.concatenate([_FADE, np.ones(_FRAME - 2 * _FADE_SAMPLES), _FADE[::-1]]).astype(np.float32)
 #: Days that can be told apart; 20 years from 2026 on.
 DAYS = _PERIOD * _BANDS
-#: In standard deviations. Noise stays below 4.5 over all positions, and below 5 over all days.
-_MIN_SYNC, _MIN_KEY = 5.2, 5.5
+#: In standard deviations. Noise stays below 4.5 over all positions, and below 5 over all days. A fainter pattern is
+#: enough if the operator's own is clear too.
+_MIN_SYNC, _MIN_SYNC_OF_OURS, _MIN_KEY = 5.2, 4.4, 5.5
 #: An area counts if it is this loud, relative to the loudest (power).
 _MIN_POWER = 3e-6
 #: The detector compares an area with so many on both sides in frequency; the beginning of a sound changes all of them.
@@ -133,15 +134,13 @@ def _bands(spectra: NDArray[np.complex64]) -> NDArray[np.float32]:
 
 def detect_speech(samples: NDArray[np.float32], keys: Sequence[bytes]) -> DetectedSpeech | None:
     """Return the mark in samples at 24 kHz, or None. A mark without a key belongs to another operator."""
-    best, folded = -1.0, np.zeros((_PERIOD, _BANDS))
-    for offset in range(0, _FRAME, _FRAME // 4):
-        levels = _fold(_changes(samples[offset:]))
-        surface = _correlate(levels, _sync()[1])
-        # Shifts in frequency never occur, so they tell the noise.
-        clearness = surface[:, 0] / (surface[:, 8:-8].std() + 1e-9)
-        if clearness.max() > best:
-            best, folded = float(clearness.max()), np.roll(levels, -int(clearness.argmax()), 0)
-    if best < _MIN_SYNC:
+    tried = {offset: _aligned(samples, offset) for offset in range(0, _FRAME, _FRAME // 8)}
+    for step in (_FRAME // 16, _FRAME // 32, _FRAME // 64):
+        middle = max(tried, key=lambda offset: tried[offset][0])
+        for offset in ((middle - step) % _FRAME, (middle + step) % _FRAME):
+            tried[offset] = _aligned(samples, offset)
+    best, folded = max(tried.values(), key=lambda each: each[0])
+    if best < _MIN_SYNC_OF_OURS:
         return None
     found = DetectedSpeech(best)
     rest = np.where(_sync()[0], 0.0, folded)
@@ -151,7 +150,16 @@ def detect_speech(samples: NDArray[np.float32], keys: Sequence[bytes]) -> Detect
         if clearness >= _MIN_KEY and clearness > found.clearness:
             row, column = np.unravel_index(int(surface.argmax()), surface.shape)
             found = DetectedSpeech(best, key, int(row) * _BANDS + int(column), clearness)
-    return found
+    return found if found.key is not None or best >= _MIN_SYNC else None
+
+
+def _aligned(samples: NDArray[np.float32], offset: int) -> tuple[float, NDArray[Any]]:
+    """Return how clear the synchronization pattern is if frames begin at this offset, and the areas of one period."""
+    levels = _fold(_changes(samples[offset:]))
+    surface = _correlate(levels, _sync()[1])
+    # Shifts in frequency never occur, so they tell the noise.
+    clearness = surface[:, 0] / (surface[:, 8:-8].std() + 1e-9)
+    return float(clearness.max()), np.roll(levels, -int(clearness.argmax()), 0)
 
 
 def _changes(samples: NDArray[np.float32]) -> NDArray[Any]:
