@@ -195,9 +195,7 @@ def _read_rows(
                 else:
                     previous.append(piece)
             elif isinstance(piece, backup_file.BackupFile):
-                if piece.name not in CERTIFICATE_FILES:
-                    raise StoreError(f"this file is not a MiniToolAI backup: it contains {piece.name[:80]!r}")
-                certificate.append(piece)
+                certificate.append(_checked(piece))
             elif isinstance(piece, backup_file.RowChunk):
                 backup_file.insert_rows(connection, piece)
             elif isinstance(piece, backup_file.BackupTotals):
@@ -208,10 +206,23 @@ def _read_rows(
                     write_secret(settings.data_dir / "secret.key", secret)
                     for one in previous:
                         write_secret(settings.data_dir / f"secret-{secret_id(one)}.key", one)
-                for each in certificate:
-                    write_secret(settings.data_dir / each.name, each.data)
+                _write_certificate(settings, certificate)
                 return secret, piece
     raise StoreError("the backup is incomplete: its totals are missing")
+
+
+def _checked(file: backup_file.BackupFile) -> backup_file.BackupFile:
+    """Refuse any other file: its name would decide where it is written."""
+    if file.name not in CERTIFICATE_FILES:
+        raise StoreError(f"this file is not a MiniToolAI backup: it contains {file.name[:80]!r}")
+    return file
+
+
+def _write_certificate(settings: Settings, files: list[backup_file.BackupFile]) -> None:
+    """Write the certificate and its key, unless there is one: a key must stay with its certificate."""
+    if not any((settings.data_dir / name).exists() for name in CERTIFICATE_FILES):
+        for file in files:
+            write_secret(settings.data_dir / file.name, file.data)
 
 
 def _check_books(connection: Connection, books: backup_file.BackupTotals) -> None:

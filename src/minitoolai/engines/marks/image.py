@@ -1,8 +1,9 @@
 """The watermark of images: a faint periodic pattern of luminance that survives scaling, cropping and recompression.
 
-A tile of 128 x 128 pixels is repeated over the image. It is a sum of waves of 5 to 16 pixels. Four in ten belong to the
-synchronization pattern, which is the same in every installation: correlating with it gives scale and position. The
-others carry 48 bits; which wave belongs to which bit, and its phase, depend on the operator's key.
+A tile of 128 x 128 pixels is repeated over the image. It is a sum of waves of 5 to 16 pixels. A quarter of them
+belong to the synchronization pattern, which is the same in every installation: correlating with it gives scale and
+position. The others carry 48 bits, as the signs of an error-correcting code; which wave carries which sign, and its
+phase, depend on the operator's key.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _waves() -> _Waves:
 
 @lru_cache(maxsize=32)
 def _carriers(key: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return for each wave the number of its bit (-1: synchronization) and the phase that means a one."""
+    """Return for each wave the number of its sign (-1: synchronization), and the phase of a positive one."""
     waves = _waves()
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(b"image" + key).digest(), "big"))
     places = random.permutation(np.flatnonzero(~waves.is_sync))
