@@ -336,7 +336,8 @@ def _weights(turned: NDArray[Any]) -> NDArray[Any]:
 
 def _step(plane: Floats, scale: float) -> float:
     """Return how much larger the next scale to try may be: the shortest wave may drift by half a period."""
-    return 0.5 * TILE * scale / (_MAX_K * max(plane.shape))
+    side: int = max(plane.shape)
+    return 0.5 * TILE * scale / (_MAX_K * side)
 
 
 def _middle(plane: Floats) -> Floats:
@@ -396,9 +397,9 @@ def _surface(agreement: NDArray[Any]) -> Floats:
     placed[waves.ky, waves.kx] = agreement
     # Of the column 0, as of all others, only one of two conjugates is there.
     placed[:, 0] *= 2
-    surface = np.fft.irfft(np.fft.ifft(placed, axis=0), TILE, axis=1)
+    surface: NDArray[Any] = np.fft.irfft(np.fft.ifft(placed, axis=0), TILE, axis=1)
     deviation = np.sqrt(2 * (np.abs(agreement) ** 2).sum()) + 1e-9
-    scaled: Floats = surface * np.float32(TILE * TILE / deviation)
+    scaled: Floats = (surface * (TILE * TILE / deviation)).astype(np.float32, copy=False)
     return scaled
 
 

@@ -91,9 +91,9 @@ class SpeechWatermarker:
         self._pending = np.zeros(0, np.int16)
         # Bins outside the bands stay 0.
         self._change = np.zeros((_PIECE, _FRAME // 2 + 1), np.complex64)
-        self._spectra = np.empty_like(self._change)
+        self._spectra: NDArray[Any] = np.empty_like(self._change)
         self._sound = np.empty((_PIECE, _FRAME), np.float32)
-        self._delta = np.empty_like(self._sound)
+        self._delta: NDArray[Any] = np.empty_like(self._sound)
 
     def process(self, samples: NDArray[np.int16]) -> NDArray[np.int16]:
         """Return the marked samples that are complete."""
