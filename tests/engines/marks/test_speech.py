@@ -101,8 +101,8 @@ def test_speech_without_a_mark_has_none_and_another_operators_is_seen_but_not_re
 def test_the_change_is_small_and_silence_stays_silent() -> None:
     samples = voice(3, 3.0).astype(float)
     change = marked(voice(3, 3.0)) - samples
-    # 1.05 dB up or down are a change 18 dB below the sound, and areas above 4 kHz are not changed.
-    assert 10 * np.log10((samples**2).sum() / (change**2).sum()) > 18
+    # 1.2 dB up or down are a change 17 dB below the sound, and areas above 4 kHz are not changed.
+    assert 10 * np.log10((samples**2).sum() / (change**2).sum()) > 17
     assert not marked(np.zeros(5000, np.int16)).any()
 
 

@@ -1,4 +1,4 @@
-"""The watermark of speech: the loudness of small areas of time and frequency is raised or lowered by 1.05 decibels.
+"""The watermark of speech: the loudness of small areas of time and frequency is raised or lowered by 1.2 decibels.
 
 Sound is cut into frames of 21 ms. In each, bands of 47 Hz between 300 and 4,000 Hz are made louder or
 quieter by a pattern that repeats after 96 frames. Four in ten areas form a pattern that is the same in every
@@ -28,7 +28,7 @@ _PIECE = 32
 _PERIOD = 96
 _FIRST_BIN, _BANDS = 7, 78
 _SYNC_SHARE = 0.4
-_GAIN_DB = 1.05
+_GAIN_DB = 1.2
 #: The change fades in and out within each frame, so that no frame ends with a step.
 _FADE_SAMPLES = 96
 _FADE = np.sin(np.pi / 2 * (np.arange(_FADE_SAMPLES) + 0.5) / _FADE_SAMPLES) ** 2
@@ -37,7 +37,7 @@ _ENVELOPE = np.concatenate([_FADE, np.ones(_FRAME - 2 * _FADE_SAMPLES), _FADE[::
 DAYS = _PERIOD * _BANDS
 #: In standard deviations. Noise stays below 4.5 over all positions, and below 5 over all days. A fainter pattern is
 #: enough if the operator's own is clear too.
-_MIN_SYNC, _MIN_SYNC_OF_OURS, _MIN_KEY = 5.2, 4.4, 5.5
+_MIN_SYNC, _MIN_SYNC_OF_OURS, _MIN_KEY = 5.2, 3.8, 5.5
 #: An area counts if it is this loud, relative to the loudest (power).
 _MIN_POWER = 3e-6
 #: The detector compares an area with so many on both sides in frequency; the beginning of a sound changes all of them.
