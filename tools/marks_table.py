@@ -1,16 +1,20 @@
-"""Measure the watermark of images and print the table of docs/howto/marks.md.
+"""Measure the watermarks of images and speech, and print the tables of docs/howto/marks.md.
 
+    pip install --no-deps --require-hashes --target .marks -r requirements-marks.txt
+    export PYTHONPATH=.marks
     python -m tools.marks_table measure FIRST LAST >> results.jsonl   images FIRST to LAST-1 against all attacks
     python -m tools.marks_table crops FIRST LAST >> results.jsonl     unmarked crops, which must have no mark
     python -m tools.marks_table speech FIRST LAST >> results.jsonl    clips of the embedded voice
-    python -m tools.marks_table table results.jsonl                   the table
+    python -m tools.marks_table table results.jsonl                   the tables
 
-Half of the images are drawn by the embedded model, a quarter each are synthetic photographs and drawings. Their sides
-are 256, 512 and 1024 pixels in turn.
+Of the images, half are drawn by the embedded model, a quarter are photographs from the packages scikit-image and
+scikit-learn, and an eighth each are synthetic photographs and drawings. Their sides are 256, 512 and 1024 pixels in
+turn. The audibility of the mark in speech is measured by PESQ (ITU-T P.862.2, wide band).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import sys
@@ -31,6 +35,42 @@ SIDES = (1024, 512, 256)
 THINGS = ("a red apple", "a cat", "a house", "the moon", "a tree", "a car", "a fish", "a crown", "a rocket", "a cake")
 
 
+#: Photographs of people, animals, things, streets, textures, tissue and sky.
+PHOTOGRAPHS = {
+    "skimage": [
+        f"data/{name}"
+        for name in (
+            "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
+            "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "retina.jpg",
+            "rocket.jpg",
+        )
+    ],
+    "sklearn": ["datasets/images/china.jpg", "datasets/images/flower.jpg"],
+}  # fmt: skip
+
+
+def photographs() -> list[Path]:
+    """Return the files of the photographs. The packages are not imported, so they need none of their dependencies."""
+    files = []
+    for package, names in PHOTOGRAPHS.items():
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            sys.exit(f"{package} is missing: install requirements-marks.txt as the head of this file says")
+        files += [Path(spec.submodule_search_locations[0]) / name for name in names]
+    return files
+
+
+def part_of_photograph(number: int, side: int) -> Any:
+    """Return a square of one of the photographs, enlarged if it is smaller."""
+    files = photographs()
+    whole = Image.open(files[number % len(files)]).convert("RGB")
+    scale = max(1.0, side / min(whole.size))
+    whole = whole.resize((round(whole.width * scale), round(whole.height * scale)), Image.Resampling.LANCZOS)
+    rng = np.random.default_rng(number)
+    left, top = int(rng.integers(0, whole.width - side + 1)), int(rng.integers(0, whole.height - side + 1))
+    return np.asarray(whole.crop((left, top, left + side, top + side)))
+
+
 def image(number: int, engine: list[SketchEngine]) -> tuple[str, Any]:
     """Return the kind and the pixels of one image."""
     side = SIDES[number // 4 % 3]
@@ -38,8 +78,11 @@ def image(number: int, engine: list[SketchEngine]) -> tuple[str, Any]:
         engine[:] = engine or [SketchEngine()]
         request = ImageRequest(prompt=THINGS[number // 2 % 10], steps=2, width=side, height=side, seed=number)
         return "embedded model", np.asarray(Image.open(io.BytesIO(generate(engine[0], request).png)).convert("RGB"))
-    make = photograph if number % 4 == 1 else drawing
-    return make.__name__, make(number, side)
+    if number % 4 == 1:
+        return "photograph", part_of_photograph(number // 4, side)
+    if number % 8 == 3:
+        return "synthetic photograph", photograph(number, side)
+    return "drawing", drawing(number, side)
 
 
 def measure(first: int, last: int) -> None:
@@ -48,9 +91,9 @@ def measure(first: int, last: int) -> None:
     for number in range(first, last):
         kind, pixels = image(number, engine)
         mark = CODEC.watermark(number, CREATED_MS + number * 977)
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         marked = embed(pixels, mark)
-        embed_ms = (time.perf_counter() - began_s) * 1000
+        embed_ms = (time.process_time() - began_s) * 1000
         found = {}
         for name, attack in ATTACKS.items():
             marks = detect(luminance(attack(Image.fromarray(marked))), CODEC.signal_keys())
@@ -63,7 +106,8 @@ def crops(first: int, last: int) -> None:
     """Print a line of JSON for each crop of an unmarked image: whether a code was read or anything was seen."""
     for number in range(first, last):
         rng = np.random.default_rng(number)
-        whole = (photograph, drawing)[number % 2](100_000 + number // 4, 512)
+        make = (part_of_photograph, photograph, drawing)[number % 3]
+        whole = make(100_000 + number // 4, 512)
         side = int(rng.integers(128, 257))
         top, left = (int(value) for value in rng.integers(0, 512 - side, 2))
         marks = detect(luminance(Image.fromarray(whole[top : top + side, left : left + side])), CODEC.signal_keys())
@@ -73,6 +117,7 @@ def crops(first: int, last: int) -> None:
 
 def speech(first: int, last: int) -> None:
     """Print a line of JSON for each clip of the embedded voice against all attacks, and for the clip unmarked."""
+    from pesq import pesq
     from tests.engines.marks.test_speech import ATTACKS as SOUNDS
 
     from minitoolai.engines.marks.speech import SpeechWatermarker, detect_speech
@@ -94,8 +139,19 @@ def speech(first: int, last: int) -> None:
             seen = detect_speech(attack(marked).astype(np.float32), keys)
             found[name] = seen is not None and seen.day == mark.day
         clean = detect_speech((samples / 32768).astype(np.float32), keys) is None
-        facts = {"seconds": len(samples) / 24_000, "share": share, "speech": found, "clean": clean}
+        quality = pesq(16_000, _at_16_khz(samples), _at_16_khz(marked), "wb")
+        facts = {
+            "seconds": len(samples) / 24_000, "share": share, "pesq": quality, "speech": found, "clean": clean,
+        }  # fmt: skip
         print(json.dumps(facts), flush=True)
+
+
+def _at_16_khz(samples: Any) -> Any:
+    """Return samples at 24 kHz resampled to 16 kHz, without anything above 8 kHz."""
+    samples = samples[: len(samples) // 3 * 3]
+    length = len(samples) * 2 // 3
+    resampled = np.fft.irfft(np.fft.rfft(samples)[: length // 2 + 1], length) * (2 / 3)
+    return np.clip(np.rint(resampled), -32768, 32767).astype(np.int16)
 
 
 def table(path: Path) -> None:
@@ -111,6 +167,11 @@ def table(path: Path) -> None:
             hits["all"].append(row["found"][name])
             hits[row["side"]].append(row["found"][name])
         print(f"| {name} | " + " | ".join(f"{np.mean(hits[key]):.1%}" for key in ("all", *sides)) + " |")
+    kinds = sorted({row["kind"] for row in images})
+    for kind in kinds:
+        of_kind = [row for row in images if row["kind"] == kind]
+        missed = {name: sum(not row["found"][name] for row in of_kind) for name in ATTACKS}
+        print(f"{len(of_kind)} of kind {kind}; not read: {missed}")
     levels = [row["psnr"] for row in images]
     print(f"{len(images)} images; PSNR {min(levels):.1f} to {max(levels):.1f} dB")
     for side in sides:
@@ -126,6 +187,8 @@ def table(path: Path) -> None:
         length, cost = (np.median([row[name] for row in clips]) for name in ("seconds", "share"))
         clean = sum(row["clean"] for row in clips)
         print(f"median {length:.1f} s, {cost:.1%} of the time of synthesis; {clean} unmarked clips without a mark")
+        quality = [row["pesq"] for row in clips]
+        print(f"PESQ {min(quality):.2f} to {max(quality):.2f}, median {np.median(quality):.2f}")
 
 
 if __name__ == "__main__":

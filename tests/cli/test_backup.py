@@ -17,6 +17,10 @@ from minitoolai.cli import backup as backups
 from minitoolai.cli import common as commands
 from minitoolai.cli.main import build_parser
 from minitoolai.core.errors import SettingsError, StoreError
+from minitoolai.core.marks import MarkCodec
+from minitoolai.images.certificates import CERTIFICATE_FILES, certificate_digest
+from minitoolai.images.marks import build_marks
+from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Secret, Settings
 from minitoolai.storage import backup, ledger
 from minitoolai.storage.backup import table_names
@@ -84,6 +88,23 @@ def test_every_row_is_restored_from_and_into_either_database(
     assert commands.read(new, ledger.broken_invariants) == {}
     with pytest.raises(StoreError, match="already has rows"):
         command(new, "restore", file)
+
+
+def test_after_a_restore_old_marks_and_manifests_are_still_ours(make: Make, tmp_path: Path) -> None:
+    old, new, file = used(make("sqlite", "old")), make("sqlite", "new"), str(tmp_path / "b.tar.gz")
+    before = build_marks(old, load_secret_keys(old))
+    assert before is not None
+    assert command(old, "backup", file) == 0
+    assert command(new, "restore", file) == 0
+    mark = before.codec.watermark(4711, 1_790_000_000_000)
+    read = MarkCodec(load_secret_keys(new)).read(mark.code, mark.key)
+    assert read is not None
+    assert read.is_of(4711)
+    assert certificate_digest(new) == certificate_digest(old) != ""
+    build_marks(new, load_secret_keys(new))
+    for name in CERTIFICATE_FILES:
+        assert (new.data_dir / name).read_bytes() == (old.data_dir / name).read_bytes()
+        assert (new.data_dir / name).stat().st_mode & 0o077 == 0
 
 
 def test_a_damaged_or_truncated_file_restores_nothing(make: Make, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from minitoolai.core.errors import ObjectMissing, SettingsError, StoreError
 from minitoolai.core.money import format_dollars
 from minitoolai.core.private_files import private_opener
 from minitoolai.core.signing import all_keys, secret_id
+from minitoolai.images.certificates import CERTIFICATE_FILES
 from minitoolai.paths import database_url, existing_secret_keys, load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import backup as backup_file
@@ -66,6 +67,10 @@ def backup(settings: Settings, options: argparse.Namespace) -> None:
             if not settings.secret_key:
                 for one in all_keys(secret):
                     writer.write_secret(one)
+            for name in CERTIFICATE_FILES:
+                path = settings.data_dir / name
+                if path.exists():
+                    writer.write_file(backup_file.BackupFile(name, path.read_bytes()))
             books = database.read(_write_rows, writer)
             # After the rows: an image is stored before its row refers to it, so none that a row refers to is missing.
             if not options.no_pictures:
@@ -178,6 +183,7 @@ def _read_rows(
     """Load all rows in one transaction, or none."""
     secret: bytes | None = None
     previous: list[bytes] = []
+    certificate: list[backup_file.BackupFile] = []
     with closing(database.connect()) as connection, connection.transaction():
         if head.revision == newest_revision():
             backup_file.clear_seed_rows(connection)
@@ -188,6 +194,8 @@ def _read_rows(
                     secret = piece
                 else:
                     previous.append(piece)
+            elif isinstance(piece, backup_file.BackupFile):
+                certificate.append(_checked(piece))
             elif isinstance(piece, backup_file.RowChunk):
                 backup_file.insert_rows(connection, piece)
             elif isinstance(piece, backup_file.BackupTotals):
@@ -198,8 +206,23 @@ def _read_rows(
                     write_secret(settings.data_dir / "secret.key", secret)
                     for one in previous:
                         write_secret(settings.data_dir / f"secret-{secret_id(one)}.key", one)
+                _write_certificate(settings, certificate)
                 return secret, piece
     raise StoreError("the backup is incomplete: its totals are missing")
+
+
+def _checked(file: backup_file.BackupFile) -> backup_file.BackupFile:
+    """Refuse any other file: its name would decide where it is written."""
+    if file.name not in CERTIFICATE_FILES:
+        raise StoreError(f"this file is not a MiniToolAI backup: it contains {file.name[:80]!r}")
+    return file
+
+
+def _write_certificate(settings: Settings, files: list[backup_file.BackupFile]) -> None:
+    """Write the certificate and its key, unless there is one: a key must stay with its certificate."""
+    if not any((settings.data_dir / name).exists() for name in CERTIFICATE_FILES):
+        for file in files:
+            write_secret(settings.data_dir / file.name, file.data)
 
 
 def _check_books(connection: Connection, books: backup_file.BackupTotals) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey as EcKey
 
-CERTIFICATE_FILE, KEY_FILE = "marks-certificate.pem", "marks-key.pem"
+CERTIFICATE_FILE, KEY_FILE = CERTIFICATE_FILES = ("marks-certificate.pem", "marks-key.pem")
 SELF_MADE = "Self-made by a MiniToolAI installation, verified by nobody"
 _SELF_MADE_YEARS = 20
 
@@ -43,6 +43,22 @@ def load_signer(settings: Settings) -> ManifestSigner:
             "MINITOOLAI_MARKS_CERTIFICATE and MINITOOLAI_MARKS_KEY."
         ) from error
     return _read(certificate, key)
+
+
+def temporary_signer() -> ManifestSigner:
+    """Return a self-made certificate and key that are stored nowhere."""
+    key, chain = _make()
+    return _signer(chain, key)
+
+
+def _signer(chain: bytes, key: bytes) -> ManifestSigner:
+    """Return the signer of a chain and a key in PEM. Raise ValueError or TypeError if they are neither."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    certificates = x509.load_pem_x509_certificates(chain)
+    private = serialization.load_pem_private_key(key, None)
+    return ManifestSigner([each.public_bytes(serialization.Encoding.DER) for each in certificates], private)
 
 
 def _now() -> datetime:

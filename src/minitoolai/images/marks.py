@@ -7,8 +7,9 @@ import logging
 from minitoolai.core.clock import generation_name, random_bytes
 from minitoolai.core.marks import MarkCodec
 from minitoolai.core.signing import SecretKeys
-from minitoolai.images.certificates import load_signer
+from minitoolai.images.certificates import load_signer, temporary_signer
 from minitoolai.images.manifest import ManifestSigner, Provenance, add_manifest
+from minitoolai.paths import existing_secret_keys
 from minitoolai.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,18 @@ def _uuid4() -> str:
     """Return a random UUID (RFC 9562, version 4)."""
     digits = random_bytes(16).hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
+def marks_of_a_command(settings: Settings) -> ImageMarks | None:
+    """Return the marks of images that a command draws, or None if marking is off.
+
+    They are those of the installation. Where there is none, the mark and its certificate are made for this command, so
+    the image says that a machine made it, but not whose.
+    """
+    secret_key = existing_secret_keys(settings)
+    if not settings.marks or secret_key is not None:
+        return build_marks(settings, secret_key or SecretKeys(random_bytes(32)))
+    return ImageMarks(MarkCodec(SecretKeys(random_bytes(32))), temporary_signer())
 
 
 def build_marks(settings: Settings, secret_key: SecretKeys) -> ImageMarks | None:

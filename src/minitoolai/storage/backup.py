@@ -118,7 +118,7 @@ def _has_sequence(table: Table) -> bool:
 
 FORMAT = 1
 _HEADER, _TOTALS, _FOOTER = "head.json", "books.json", "end.json"
-_SECRETS, _ROWS, _IMAGES = "secrets/", "rows/", "pictures/"
+_SECRETS, _CERTIFICATES, _ROWS, _IMAGES = "secrets/", "certificates/", "rows/", "pictures/"
 
 
 class BackupHeader(msgspec.Struct, frozen=True):
@@ -148,11 +148,18 @@ class BackupFooter(msgspec.Struct, frozen=True):
     pictures: int
 
 
-BackupPart = BackupHeader | bytes | RowChunk | BackupTotals | tuple[str, bytes] | BackupFooter
+class BackupFile(msgspec.Struct, frozen=True):
+    """A file of the data folder: the certificate that signs images, or its key."""
+
+    name: str
+    data: bytes
+
+
+BackupPart = BackupHeader | bytes | BackupFile | RowChunk | BackupTotals | tuple[str, bytes] | BackupFooter
 
 
 class BackupWriter:
-    """Write the parts of a backup in order: header, secrets, row chunks, totals, images, footer."""
+    """Write the parts of a backup in order: header, secrets, certificate, row chunks, totals, images, footer."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._gzip = gzip.GzipFile(fileobj=file, mode="wb", compresslevel=3, mtime=0)
@@ -169,6 +176,10 @@ class BackupWriter:
         """Write one secret key of the data folder: the current one first, then the previous ones."""
         self._secrets += 1
         self._add(f"{_SECRETS}{self._secrets:03}.key", secret)
+
+    def write_file(self, file: BackupFile) -> None:
+        """Write a file of the data folder, before the rows."""
+        self._add(_CERTIFICATES + file.name, file.data)
 
     def write_rows(self, chunk: RowChunk) -> None:
         """Write some rows."""
@@ -223,6 +234,8 @@ def _decode_part(name: str, data: bytes) -> BackupPart:
         return header
     if name.startswith(_SECRETS):
         return data
+    if name.startswith(_CERTIFICATES):
+        return BackupFile(name.removeprefix(_CERTIFICATES), data)
     if name.startswith(_ROWS):
         return msgspec.msgpack.decode(data, type=RowChunk)
     if name == _TOTALS:

@@ -64,9 +64,11 @@ ATTACKS: dict[str, Callable[[Any], Any]] = {
     "mp3 64": lambda samples: coded(
         samples, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=0.6
     ),
-    "opus": lambda samples: coded(samples, format="OGG", subtype="OPUS"),
+    # libsndfile maps its compression level linearly to 256 to 6 kbit/s.
+    "opus 32": lambda samples: coded(samples, format="OGG", subtype="OPUS", compression_level=0.896),
     "16 kHz": lambda samples: _below_8_khz(samples) / 32768,
-    "cut": lambda samples: samples[31_234:-10_001] / 32768,
+    # Between two of the positions that the detector tries first.
+    "cut": lambda samples: samples[31_072:-10_001] / 32768,
     "noise": lambda samples: samples / 32768 + np.random.default_rng(1).normal(0, 0.002, len(samples)),
 }
 
@@ -99,7 +101,8 @@ def test_speech_without_a_mark_has_none_and_another_operators_is_seen_but_not_re
 def test_the_change_is_small_and_silence_stays_silent() -> None:
     samples = voice(3, 3.0).astype(float)
     change = marked(voice(3, 3.0)) - samples
-    assert 10 * np.log10((samples**2).sum() / (change**2).sum()) > 18
+    # 1.2 dB up or down are a change 17 dB below the sound, and areas above 4 kHz are not changed.
+    assert 10 * np.log10((samples**2).sum() / (change**2).sum()) > 17
     assert not marked(np.zeros(5000, np.int16)).any()
 
 
