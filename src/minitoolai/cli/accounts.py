@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Iterator
 
@@ -33,6 +34,7 @@ from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts, payments, users
 from minitoolai.storage.database import Connection
+from minitoolai.storage.object_store import build_object_store
 from minitoolai.storage.personal_data import Record, read_personal_data
 
 MAX_VOUCHERS = 10_000
@@ -123,9 +125,14 @@ def create_account(settings: Settings, options: argparse.Namespace) -> None:
 def export_account(settings: Settings, options: argparse.Namespace) -> None:
     """Print everything stored about a customer as one JSON object."""
     account_id = read(settings, lambda c: require_account(c, options.email))
-    with opened(settings) as database:
+    objects = build_object_store(settings)
+    with opened(settings) as database, asyncio.Runner() as runner:
+
+        def read_file(path: str) -> bytes:
+            return runner.run(objects.get_file(path))
+
         separator = "{\n"
-        for table, rows in read_personal_data(database.read, account_id):
+        for table, rows in read_personal_data(database.read, read_file, account_id):
             sys.stdout.write(f'{separator} "{table}": ')
             _write_list(rows)
             separator = ",\n"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from minitoolai import __version__
-from minitoolai.cli import accounts, backup, database, doctor, draw, keys, mark, models, secrets, serve
+from minitoolai.cli import accounts, archive, backup, database, doctor, draw, keys, mark, models, secrets, serve
 from minitoolai.core.errors import CatalogError, ServiceError, SettingsError, StoreError
 
 EXAMPLES = """examples:
@@ -41,6 +41,7 @@ COMMANDS = (
     database.add_migrate,
     backup.add_backup,
     backup.add_restore,
+    archive.add_archive,
     secrets.add_secret,
     doctor.add_doctor,
     models.add_margin,

@@ -59,6 +59,8 @@ AUDIO = ThreadPool("audio", 2)
 FILES = ThreadPool("files", 4)
 #: Read uploaded files and check their marks.
 UPLOADS = ThreadPool("uploads", 2)
+#: Compress, decompress and compare archived days.
+ARCHIVE = ThreadPool("archive", 1)
 #: Send e-mails. Each may wait for the mail server until its timeout.
 MAIL = ThreadPool("mail", 4)
 #: Resolve the names of upstreams and of the moderation server.
@@ -66,7 +68,7 @@ NAMES = ThreadPool("upstream-names", 16)
 #: Start and stop what this process registered: the writer, tracing, the registration at the database.
 CONTROL = ThreadPool("control", 2)
 
-POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, UPLOADS, MAIL, NAMES, CONTROL)
+POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, UPLOADS, ARCHIVE, MAIL, NAMES, CONTROL)
 
 
 def close_pools() -> None:

@@ -204,38 +204,6 @@ class StatementPlace(msgspec.Struct, frozen=True):
     before_ms: int = ALWAYS_MS
 
 
-def statement_part(
-    connection: Connection, account_id: int, place: StatementPlace
-) -> tuple[list[StatementRow], StatementPlace | None]:
-    """Return the next transfers of a statement, newest first, and the place of the part after them, if there is one.
-
-    Parts can be read minutes apart, because transfers never change and are numbered without gaps.
-    """
-    below = place.below
-    if below is None:
-        newest = connection.execute("SELECT version FROM accounts WHERE id = ?", (account_id,))
-        below = (newest[0][0] if newest else 0) + 1
-    expected = min(STATEMENT_PART, below - 1)
-    rows = statement_page(connection, account_id, below=below, before_ms=place.before_ms, rows=STATEMENT_PART)
-    if len(rows) < expected:
-        # Processes with different clocks number transfers against the order of time. Search without a bound.
-        rows = statement_page(connection, account_id, below=below, before_ms=ALWAYS_MS, rows=STATEMENT_PART)
-    lowest = below - expected
-    if lowest <= 1:
-        return rows, None
-    return rows, StatementPlace(lowest, rows[-1].at_ms if rows else place.before_ms)
-
-
-def full_statement(connection: Connection, account_id: int) -> list[StatementRow]:
-    """Return every transfer of an account, newest first."""
-    rows: list[StatementRow] = []
-    place: StatementPlace | None = StatementPlace()
-    while place is not None:
-        part, place = statement_part(connection, account_id, place)
-        rows += part
-    return rows
-
-
 # ── admin pages ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 ACTION_COLUMNS = "id, admin_id, account_id, action, amount, note, created_ms"
