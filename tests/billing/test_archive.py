@@ -309,7 +309,7 @@ def test_a_changed_file_is_found(books: TemporaryBooks, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE opening_balances SET amount = amount + 1 WHERE account_id = (SELECT max(account_id) FROM opening_balances)",
+        "UPDATE opening_balances SET amount = amount + 1",
         "UPDATE archived_budgets SET used = used + 1",
         "UPDATE archived_days SET cost = cost + 1 WHERE day = (SELECT min(day) FROM archived_days)",
         "UPDATE archived_parts SET requests = requests + 1 WHERE part = 1",

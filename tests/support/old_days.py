@@ -115,11 +115,11 @@ def archive(books: TemporaryBooks, folder: Path, before_ms: int = UNTIL_MS, **op
 
 def everything_of(books: TemporaryBooks, folder: Path, account: int) -> dict[str, Any]:
     """Return the balance, statement, requests, usage and export of an account, as bytes where it gets bytes."""
-    return asyncio.run(_everything_of(books, LocalObjectStore(folder), account))
+    return asyncio.run(_everything_of(books, folder, account))
 
 
-async def _everything_of(books: TemporaryBooks, store: ObjectStore, account: int) -> dict[str, Any]:
-    reader = ArchiveReader(books.database, store)
+async def _everything_of(books: TemporaryBooks, folder: Path, account: int) -> dict[str, Any]:
+    reader, store = books.archive_reader(folder), LocalObjectStore(folder)
     usage = UsageCache(books.database, books.clock, reader)
     begin, end = FIRST * MS_PER_DAY, NOON_MS
     noon = MS_PER_DAY // 2
@@ -188,3 +188,8 @@ def balances(books: TemporaryBooks) -> list[Any]:
 def live(books: TemporaryBooks) -> list[int]:
     """Return the days of the generations in the database."""
     return sorted({row[0] // MS_PER_DAY for row in books.rows("SELECT created_ms FROM generations")})
+
+
+def no_file(path: str) -> bytes:
+    """Stand for a store in a test that archives nothing."""
+    raise AssertionError(f"nothing was archived, but {path} is read")
