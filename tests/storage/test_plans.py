@@ -67,7 +67,6 @@ MAY_SCAN = {
     "archive.rows.openings": "archive --verify compares all of them",
     "ledger.broken_invariants": "the audit reads everything, in a thread of its own",
     "reports.search_users": "a text inside an address has no index; admins only, interrupted after ten seconds",
-    "payments.list_vouchers": "the command `voucher list`, at most 10,000 rows",
     "payments.total_credited": "before a credit of $10,000 or more, and only the rows of credits",
     "marks.generations_at": "the check of a file for marks, limited by address; one look into an index per account",
     "users.erase_personal_data": "stored responses live for a day; read once in the life of an account",
@@ -143,14 +142,16 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     attempt = outbox.DeliveryAttempt(1, now, 5, 200, None)
     message = outbox.WebhookMessage(1, 7, account, "https://example.com", 0, now)
     c.add(outbox.claim, now_ms=now, lease_ms=1, limit=5, except_accounts=[5]).add(outbox.delete_finished, now, 5)
-    c.add(outbox.delivery_log, account, 5).add(outbox.enqueue_webhooks, [7], now).add(outbox.next_due_ms)
+    c.add(outbox.delivery_log, account, 5).add(outbox.delivery_log, account, 5, 7).add(
+        outbox.enqueue_webhooks, [7], now
+    ).add(outbox.next_due_ms)
     c.add(outbox.log_attempt, message, attempt, state="delivered", next_ms=now, now_ms=now)
     payment = payment_row(account)
     c.add(payments.event_was_handled, "e").add(payments.find_payment, 1).add(payments.find_voucher, b"v")
-    c.add(payments.insert_payment, 2, account, 5, now).add(payments.is_redeemed, b"v").add(payments.list_vouchers)
+    c.add(payments.insert_payment, 2, account, 5, now).add(payments.is_redeemed, b"v").add(payments.list_vouchers, 5)
     c.add(payments.insert_voucher, b"w", Voucher("AB", 5, None, now, None, None, None))
     c.add(payments.mark_event_handled, "e", now).add(payments.mark_redeemed, b"v", account, now)
-    c.add(payments.payment_by_intent, "i").add(payments.payment_by_ref, "r").add(payments.payments_of, account)
+    c.add(payments.payment_by_intent, "i").add(payments.payment_by_ref, "r").add(payments.payments_of, account, 5)
     c.add(payments.payments_owing, account).add(payments.set_provider_ref, 1, "r", now)
     c.add(payments.unfinished_payments, day).add(payments.update_payment, payment)
     c.add(reports.admin_actions, 5).add(reports.admin_actions, 5, account, 9).add(

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 
@@ -29,6 +30,7 @@ from minitoolai.cli.common import (
     write,
 )
 from minitoolai.core.errors import InvalidRequest
+from minitoolai.core.models import Voucher
 from minitoolai.core.money import format_dollars
 from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Settings
@@ -218,10 +220,20 @@ def create_vouchers(settings: Settings, options: argparse.Namespace) -> None:
 
 def list_vouchers(settings: Settings, _: argparse.Namespace) -> None:
     """Print the end of each code, its value and its state."""
-    for voucher in read(settings, payments.list_vouchers):
-        state = "open"
-        if voucher.redeemed_ms is not None:
-            state = f"redeemed by account {voucher.account_id}"
-        elif voucher.expires_ms is not None and voucher.expires_ms <= CLOCK.now_ms():
-            state = "expired"
-        say(f"…-{voucher.hint}  ${format_dollars(voucher.amount)}  {state}  {voucher.note or ''}".rstrip())
+    place: payments.VoucherPlace | None = None
+    while True:
+        page = partial(payments.list_vouchers, limit=MAX_VOUCHERS, before=place)
+        vouchers, place = read(settings, page)
+        for voucher in vouchers:
+            say(_voucher_line(voucher))
+        if place is None:
+            return
+
+
+def _voucher_line(voucher: Voucher) -> str:
+    state = "open"
+    if voucher.redeemed_ms is not None:
+        state = f"redeemed by account {voucher.account_id}"
+    elif voucher.expires_ms is not None and voucher.expires_ms <= CLOCK.now_ms():
+        state = "expired"
+    return f"…-{voucher.hint}  ${format_dollars(voucher.amount)}  {state}  {voucher.note or ''}".rstrip()

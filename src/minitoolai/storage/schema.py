@@ -320,6 +320,7 @@ vouchers = Table(
     CheckConstraint("amount > 0", name="amount_positive"),
     CheckConstraint("(redeemed_ms IS NULL) = (account_id IS NULL)", name="redeemed_by_somebody"),
     _index("ix_vouchers_account", "account_id", where="account_id IS NOT NULL"),
+    Index("ix_vouchers_created", "created_ms", "code_hmac"),
     sqlite_strict=True,
 )
 
@@ -327,7 +328,7 @@ payments = Table(
     "payments",
     metadata,
     Column("id", Int64, primary_key=True, autoincrement=False),
-    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
     Column("provider", Text, nullable=False),
     # The provider's IDs of the checkout session and of its payment.
     Column("provider_ref", Text, unique=True),
@@ -349,6 +350,7 @@ payments = Table(
     CheckConstraint("moved BETWEEN 0 AND paid", name="moved_within_paid"),
     CheckConstraint("state IN ('open', 'paid', 'closed')", name="state_known"),
     CheckConstraint("(state = 'paid') = (paid > 0)", name="paid_means_money"),
+    Index("ix_payments_account", "account_id", "id"),
     Index("ix_payments_intent", "intent"),
     _index("ix_payments_open", "created_ms", where="state = 'open'"),
     _index("ix_payments_owing", "id", where="moved > paid - reversed"),

@@ -1,4 +1,4 @@
-"""Archived days: their files and sums, the opening balances that stand for their transfers, and what budgets spent."""
+"""Archived days: their files and sums, opening balances, and what budgets spent. Indexes for pages of lists."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -68,3 +68,6 @@ def upgrade() -> None:
     )
     # Each deleted hold is looked for here, as its foreign key demands.
     op.create_index("ix_idempotency_keys_hold_id", "idempotency_keys", ["hold_id"])
+    op.create_index("ix_payments_account", "payments", ["account_id", "id"])
+    op.drop_index("ix_payments_account_id", "payments")
+    op.create_index("ix_vouchers_created", "vouchers", ["created_ms", "code_hmac"])
