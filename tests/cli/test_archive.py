@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from minitoolai.storage.archive.files import day_name
 from minitoolai.storage.archive.rows import archived_days
 from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.sqlite import SqliteConnection
-from tests.support.browse import new_user
+from tests.support.browse import Visitor, new_user
 from tests.support.cli import CATALOG
 from tests.support.cluster import Cluster
 from tests.support.history import seed_history
@@ -83,22 +84,27 @@ def left(server: ServerProcess) -> int:
     return count
 
 
+def shown(member: Visitor, page: str) -> bytes:
+    """Return a file, or the table of a page: around it are tokens that differ each time."""
+    content = member.open(page).content
+    table = re.search(rb"<table.*?</table>", content, re.DOTALL)
+    return table[0] if table else content
+
+
 def test_a_statement_over_http_is_the_same_after_many_kills(server: ServerProcess) -> None:
     member = new_user(server, EMAIL)
-    fill(server, 400, days=3)
+    fill(server, 90, days=2)
     pages = ("/balance/statement.csv", "/usage/usage.csv?days=90", "/balance", "/usage/requests")
-    # The first page that is opened also says welcome.
-    member.open("/balance")
-    before = {page: member.open(page).content for page in pages}
+    before = {page: shown(member, page) for page in pages}
     exported = server.command("account", "export", EMAIL).stdout
-    assert before[pages[0]].count(b"\n") > 350
+    assert before[pages[0]].count(b"\n") > 80
     dry = server.command("archive", "--before", before_date(), "--dry-run")
     assert dry.returncode == 0, dry.stderr
-    assert "400 generations of 4 days would be archived" in dry.stdout
-    assert left(server) == 400
+    assert "90 generations of 3 days would be archived" in dry.stdout
+    assert left(server) == 90
     kills = 0
-    for at in range(1, 300):
-        command = [sys.executable, "-c", KILLED, str(at % 19 + 1), "archive", "--before", before_date()]
+    for at in range(1, 100):
+        command = [sys.executable, "-c", KILLED, str(at * 5 % 17 + 1), "archive", "--before", before_date()]
         done = subprocess.run(
             [*command, "--data-dir", str(server.data_dir)],
             env=server.env, capture_output=True, text=True, timeout=60, check=False,
@@ -111,9 +117,9 @@ def test_a_statement_over_http_is_the_same_after_many_kills(server: ServerProces
     assert kills > 5
     assert left(server) == 0
     found = server.command("archive", "--verify")
-    assert (found.returncode, found.stdout) == (0, "4 archived days are as they were written\n"), found.stdout
+    assert (found.returncode, found.stdout) == (0, "3 archived days are as they were written\n"), found.stdout
     for page in pages:
-        assert member.open(page).content == before[page], page
+        assert shown(member, page) == before[page], page
     assert server.command("account", "export", EMAIL).stdout == exported
     assert server.command("audit").returncode == 0
 
@@ -147,20 +153,20 @@ def test_wrong_arguments_are_refused(tmp_path: Path, arguments: tuple[str, ...],
 def test_a_new_sqlite_file_shrinks_by_itself(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, catalog=CATALOG, is_new=True) as server:
         new_user(server, EMAIL)
-        fill(server, 30_000)
+        fill(server, 6_000)
     file = server.data_dir / "minitoolai.db"
     before = file.stat().st_size
     done = server.command("archive", "--before", before_date())
     assert done.returncode == 0, done.stderr
     assert "--vacuum" not in done.stdout
-    assert file.stat().st_size < before * 0.3, (before, file.stat().st_size)
+    assert file.stat().st_size < before * 0.5, (before, file.stat().st_size)
     assert server.command("audit").returncode == 0
 
 
 def test_an_old_sqlite_file_shrinks_by_vacuum_only_and_the_command_says_so(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, catalog=CATALOG) as server:
         new_user(server, EMAIL)
-        fill(server, 10_000)
+        fill(server, 4_000)
         assert "stop minitoolai serve first" in server.command("archive", "--vacuum").stderr
     file = server.data_dir / "minitoolai.db"
     as_before_this_version(file)
@@ -170,7 +176,7 @@ def test_an_old_sqlite_file_shrinks_by_vacuum_only_and_the_command_says_so(tmp_p
     assert file.stat().st_size >= before
     done = server.command("archive", "--vacuum")
     assert done.returncode == 0, done.stderr
-    assert file.stat().st_size < before * 0.3
+    assert file.stat().st_size < before * 0.5
     connection = SqliteConnection(file)
     assert connection.execute("PRAGMA auto_vacuum") == [(2,)]
     connection.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from minitoolai.billing.archiver import Access, Progress
+from minitoolai.billing.archiver import Access, ArchiveProgress
 from minitoolai.core.errors import StoreError
 from minitoolai.core.threads import ARCHIVE
 from minitoolai.storage.archive import files, rows
@@ -17,7 +17,7 @@ class ArchiveCheck:
     """Read everything that is archived, one file at a time, and collect what is wrong in `faults`."""
 
     def __init__(
-        self, access: Access, store: ObjectStore, on_progress: Callable[[Progress], None] = lambda progress: None
+        self, access: Access, store: ObjectStore, on_progress: Callable[[ArchiveProgress], None] = lambda progress: None
     ) -> None:
         self._access = access
         self._store = store
@@ -33,7 +33,7 @@ class ArchiveCheck:
         for done, day in enumerate(days, 1):
             await self._check_day(day, previous)
             previous = day.manifest
-            self._on_progress(Progress("verify", day.day, done, len(days)))
+            self._on_progress(ArchiveProgress("verify", day.day, done, len(days)))
         if all(day.removed_ms is not None for day in days):
             await self._check_openings()
         return len(days)

@@ -39,13 +39,13 @@ MESSAGES_MS = 30 * MS_PER_DAY
 PART_ROWS = 1_000
 #: Rows and accounts read at once.
 PAGE_ROWS, PAGE_ACCOUNTS = 200, 500
-#: A transaction that deletes aims at this time, and then pauses for `PAUSE` times as long as it took.
-DELETE_S = 0.005
-PAUSE = 2.0
+#: A transaction that deletes aims at this time, about twice what its COMMIT alone takes on a slow disk, and then pauses
+#: as long, so that the requests of a server come first.
+DELETE_S = 0.02
 LEAST_PAUSE_S = 0.01
-MOST_ROWS = 200
+LEAST_ROWS, MOST_ROWS = 20, 200
 #: Pages of SQLite's file that are given back to the disk in one transaction.
-FREED_PAGES = 32
+FREED_PAGES = 128
 
 
 class Access(Protocol):
@@ -58,7 +58,7 @@ class Access(Protocol):
         """Run `function(connection)` in a transaction of its own."""
 
 
-class Progress(msgspec.Struct, frozen=True):
+class ArchiveProgress(msgspec.Struct, frozen=True):
     """How far the archiver is: what it does with which day, and how many of its generations are done."""
 
     step: str
@@ -75,7 +75,7 @@ class DayPlan(msgspec.Struct, frozen=True):
     why_not: str | None = None
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[ArchiveProgress], None]
 
 
 class Archiver:
@@ -179,7 +179,7 @@ class Archiver:
             entry, part_sums = await self._write_part(day, len(entries) + 1, lines)
             entries.append(entry)
             sums, done = sums + part_sums, done + entry.requests
-            self._on_progress(Progress("write", day, done, plan.requests))
+            self._on_progress(ArchiveProgress("write", day, done, plan.requests))
         if sums.requests != plan.requests or sums.cost != sums.amount + sums.shortfall:
             raise StoreError(
                 f"{files.day_name(day)} was not archived: its costs differ from its transfers, or rows appeared while "
@@ -235,16 +235,16 @@ class Archiver:
             part = await ARCHIVE.run(Part, path, await self._store.get_file(path), entry.sha256)
             archived += await ARCHIVE.run(_ids_of, part)
         archived.sort()
-        count, begin, size = 0, 0, MOST_ROWS // 4
+        count, begin, size = 0, 0, LEAST_ROWS
         while begin < len(archived):
             piece = dict(archived[begin : begin + size])
             began_s = time.monotonic()
             count += await self._access.write(partial(rows.remove, archived=piece))
             took_s = time.monotonic() - began_s
             begin += len(piece)
-            self._on_progress(Progress("delete", day, begin, len(archived)))
-            size = max(1, min(MOST_ROWS, size * 2, int(size * DELETE_S / max(took_s, 1e-6)) or 1))
-            await self._pause(max(LEAST_PAUSE_S, PAUSE * took_s))
+            self._on_progress(ArchiveProgress("delete", day, begin, len(archived)))
+            size = max(LEAST_ROWS, min(MOST_ROWS, size * 2, int(size * DELETE_S / max(took_s, 1e-6))))
+            await self._pause(max(LEAST_PAUSE_S, took_s))
         now_ms = self._clock.now_ms()
         await self._access.write(lambda connection: rows.mark_removed(connection, day, now_ms))
         await self.free_pages()
