@@ -11,7 +11,7 @@ import pytest
 
 from minitoolai.billing import payments as money
 from minitoolai.billing.archive_check import ArchiveCheck
-from minitoolai.billing.archiver import LEAST_DAYS, Archiver
+from minitoolai.billing.archiver import LEAST_DAYS, ArchiveKeeper, Archiver, ServerAccess
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.core.errors import StoreError
 from minitoolai.core.models import Payment
@@ -19,6 +19,7 @@ from minitoolai.ledger.types import Credit, Credited
 from minitoolai.storage import payments
 from minitoolai.storage.archive import rows
 from minitoolai.storage.archive.files import TABLES
+from minitoolai.storage.archive.lock import archive_lock
 from minitoolai.storage.object_store import LocalObjectStore
 from minitoolai.storage.schema import metadata
 from tests.support.books import NOON_MS, TemporaryBooks, hold
@@ -334,3 +335,29 @@ class _Inside(TestAccess):
 
     async def read(self, function: object, *arguments: object) -> object:
         return function(self._books.connection, *arguments)  # type: ignore[operator]
+
+
+# ── in a server ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_server_archives_by_itself_what_is_older_than_the_setting(books: TemporaryBooks, tmp_path: Path) -> None:
+    accounts = fill(books, each_day=6, days=4)
+    before = [everything_of(books, tmp_path, account) for account in accounts]
+
+    async def keep(months: int) -> int:
+        with books.writer() as writer:
+            run = archiver(books, LocalObjectStore(tmp_path), access=ServerAccess(books.database, writer))
+            keeper = ArchiveKeeper(books.database, run, books.clock, after_months=months)
+            async with archive_lock(books.database) as is_ours:
+                assert is_ours
+                # Another process is at it.
+                assert await keeper.archive() == 0
+            return await keeper.archive()
+
+    assert asyncio.run(keep(2)) == 0
+    books.clock.forward(3 * 86_400)
+    assert asyncio.run(keep(2)) > 0
+    assert live(books)[0] == FIRST + 2
+    assert books.broken() == {}
+    books.clock.forward(-3 * 86_400)
+    assert [everything_of(books, tmp_path, account) for account in accounts] == before

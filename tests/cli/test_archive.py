@@ -22,7 +22,7 @@ from tests.support.browse import Visitor, new_user
 from tests.support.cli import CATALOG
 from tests.support.cluster import Cluster
 from tests.support.history import seed_history
-from tests.support.server import ServerProcess
+from tests.support.server import PROGRAM, ServerProcess
 
 EMAIL = "old@example.com"
 REQUESTS = 3_000
@@ -122,6 +122,24 @@ def test_a_statement_over_http_is_the_same_after_many_kills(server: ServerProces
         assert shown(member, page) == before[page], page
     assert server.command("account", "export", EMAIL).stdout == exported
     assert server.command("audit").returncode == 0
+
+
+def test_a_backup_holds_the_archived_days(server: ServerProcess, tmp_path: Path) -> None:
+    new_user(server, EMAIL)
+    fill(server, 50, days=1)
+    exported = server.command("account", "export", EMAIL).stdout
+    assert server.command("archive", "--before", before_date()).returncode == 0
+    file = str(tmp_path / "b.tar.gz")
+    assert server.command("backup", "--no-pictures", file).returncode == 0
+    env = {name: value for name, value in server.env.items() if name != "MINITOOLAI_DATABASE_URL"}
+    for command in (("restore", file), ("archive", "--verify"), ("audit",)):
+        done = subprocess.run(
+            [*PROGRAM, *command, "--data-dir", str(tmp_path / "new")],
+            env=env, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+    command = [*PROGRAM, "account", "export", EMAIL, "--data-dir", str(tmp_path / "new")]
+    assert subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout == exported
 
 
 def test_a_changed_file_makes_verify_fail(server: ServerProcess) -> None:
