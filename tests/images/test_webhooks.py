@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from minitoolai.core.clock import generation_name
-from minitoolai.core.errors import FetchFailed, NotFound, Overloaded
+from minitoolai.core.errors import FetchFailed, InvalidRequest, NotFound, Overloaded
 from minitoolai.core.models import Caller
 from minitoolai.httpclient.guarded import GuardedClient
+from minitoolai.images import webhooks
 from minitoolai.images.webhooks import (
     DELAYS_S,
     LEASE_MS,
@@ -481,3 +482,25 @@ def test_a_log_that_cannot_be_read_is_overloaded(sqlite_books: TemporaryBooks) -
     with pytest.raises(Overloaded) as refusal:
         asyncio.run(WebhookLog(sqlite_books.database, SECRETS).read(Caller(1, "k")))
     assert refusal.value.retry_after_s == 5
+
+
+def test_older_messages_of_the_log_come_page_by_page(
+    sqlite_books: TemporaryBooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "LISTED", 2)
+    account = sqlite_books.account(100 * PRICE)
+    jobs = [queued_job(sqlite_books, account) for _ in range(5)]
+    sqlite_books.connection.execute("UPDATE generations SET webhook_url = 'https://example.com'")
+    for job_id in jobs:
+        with sqlite_books.connection.transaction():
+            outbox.enqueue_webhooks(sqlite_books.connection, [job_id], NOON_MS)
+    reader, before, seen = WebhookLog(sqlite_books.database, SECRETS), None, []
+    while True:
+        page = asyncio.run(reader.read(Caller(account, "k"), before))
+        seen += [entry["id"] for entry in page["data"]]
+        if not page["has_more"]:
+            break
+        before = seen[-1]
+    assert seen == [f"evt-{generation_name(job_id)}" for job_id in reversed(jobs)]
+    with pytest.raises(InvalidRequest, match="like evt-gen"):
+        asyncio.run(reader.read(Caller(account, "k"), "yesterday"))

@@ -256,7 +256,7 @@ class WebhookLog:
         self._database = database
         self._secrets = secrets
 
-    async def read(self, caller: Caller, before: str | None) -> dict[str, Any]:
+    async def read(self, caller: Caller, before: str | None = None) -> dict[str, Any]:
         """Return the secret and a page of messages as JSON: the newest, or those before the event with this ID.
 
         Raises InvalidRequest for what is no ID of an event, Overloaded if the database does not respond.
