@@ -252,9 +252,10 @@ class WebhookDeliverer:
 class WebhookLog:
     """Read an account's signing secret and the log of its deliveries."""
 
-    def __init__(self, database: Database, secrets: WebhookSecrets) -> None:
+    def __init__(self, database: Database, secrets: WebhookSecrets, *, page_size: int = LISTED) -> None:
         self._database = database
         self._secrets = secrets
+        self._page_size = page_size
 
     async def read(self, caller: Caller, before: str | None = None) -> dict[str, Any]:
         """Return the secret and a page of messages as JSON: the newest, or those before the event with this ID.
@@ -265,12 +266,14 @@ class WebhookLog:
         if before is not None and number is None:
             raise InvalidRequest("before must be the id of an event in this list, like evt-gen-…", param="before")
         try:
-            messages = await self._database.read_async(outbox.delivery_log, caller.account_id, LISTED + 1, number)
+            messages = await self._database.read_async(
+                outbox.delivery_log, caller.account_id, self._page_size + 1, number
+            )
         except StoreError as error:
             raise Overloaded("the database does not respond; try again", retry_after_s=5) from error
         secret = self._secrets.secret_for(caller.account_id)
-        data = [_message_json(message) for message in messages[:LISTED]]
-        return {"object": "list", "secret": secret, "data": data, "has_more": len(messages) > LISTED}
+        data = [_message_json(message) for message in messages[: self._page_size]]
+        return {"object": "list", "secret": secret, "data": data, "has_more": len(messages) > self._page_size}
 
 
 @reads("/api/webhooks")
