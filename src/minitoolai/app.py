@@ -168,6 +168,7 @@ class Server:
             asyncio.create_task(services.in_flight.run_ticker()),
             asyncio.create_task(services.auditor.run()),
             asyncio.create_task(services.sweeper.run()),
+            asyncio.create_task(services.archive_keeper.run()),
             asyncio.create_task(services.images.worker.run()),
             asyncio.create_task(services.images.sweeper.run()),
             asyncio.create_task(services.images.webhooks.run()),

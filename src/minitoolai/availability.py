@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from minitoolai.billing.archive_reader import ArchiveReader
 from minitoolai.billing.usage import UsageCache
 from minitoolai.chat.service import ChatService, accepts_images
 from minitoolai.core.catalog import Catalog, ImageModel, Model, SpeechModel, VoiceEntry
@@ -33,9 +34,17 @@ class Offer(msgspec.Struct, frozen=True):
 class Reports:
     """Reports for the JSON API, the portal and the command line."""
 
-    def __init__(self, database: Database, chats: ChatService, speech: SpeechService, images: ImageService) -> None:
+    def __init__(
+        self,
+        database: Database,
+        chats: ChatService,
+        speech: SpeechService,
+        images: ImageService,
+        archive: ArchiveReader,
+    ) -> None:
         #: Shared by the API and the portal.
-        self.usage_cache = UsageCache(database, chats.clock)
+        self.archive = archive
+        self.usage_cache = UsageCache(database, chats.clock, archive)
         self._database = database
         self._chats = chats
         self._speech = speech
@@ -90,6 +99,8 @@ class Reports:
         generation = None
         if generation_id is not None:
             generation = await self._database.read_async(reports.find_generation, generation_id, caller.account_id)
+            if generation is None:
+                generation = await self.archive.find_generation(generation_id, caller.account_id)
         if generation is None:
             raise NotFound(f"your account has no generation {name[:40]!r}", param="id")
         return generation

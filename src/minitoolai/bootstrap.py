@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from minitoolai.accounts.keys import KeyPolicy, KeyVerifier, trusted_proxies
 from minitoolai.accounts.rate_limits import build_limits
 from minitoolai.availability import Reports
+from minitoolai.billing.archive_reader import ArchiveReader
+from minitoolai.billing.archiver import ArchiveKeeper, Archiver, ServerAccess
 from minitoolai.billing.audit import Auditor, shortfall_limit
 from minitoolai.billing.charging import Charging
 from minitoolai.billing.idempotency import IdempotencyStore
@@ -41,6 +43,7 @@ from minitoolai.portal.site import Site, build_site
 from minitoolai.settings import Settings
 from minitoolai.speech.service import SpeechService
 from minitoolai.storage.database import Database
+from minitoolai.storage.object_store import build_object_store
 from minitoolai.storage.opening import open_database
 from minitoolai.storage.writer import Writer
 
@@ -63,6 +66,7 @@ class Services:
     keys: KeyVerifier
     idempotency: IdempotencyStore
     sweeper: RetentionSweeper
+    archive_keeper: ArchiveKeeper
     reports: Reports
     auditor: Auditor
     site: Site
@@ -158,7 +162,8 @@ def build(settings: Settings) -> Services:
     )
     images = build_images(settings, shared)
     keys = KeyVerifier(database, secret_key, clock, KeyPolicy(clock, limits, trusted_proxies=trusted_proxies(settings)))
-    reports = Reports(database, chats, speech, images.service)
+    objects = build_object_store(settings)
+    reports = Reports(database, chats, speech, images.service, ArchiveReader(database, objects))
     auditor = _make_auditor(settings, shared)
     return Services(
         settings=settings,
@@ -175,6 +180,12 @@ def build(settings: Settings) -> Services:
         keys=keys,
         idempotency=IdempotencyStore(database, writer, clock, store_responses=settings.answer_retention_hours > 0),
         sweeper=RetentionSweeper(database, writer, clock, retention_policy(settings)),
+        archive_keeper=ArchiveKeeper(
+            database,
+            Archiver(ServerAccess(database, writer), objects, clock),
+            clock,
+            after_months=settings.archive_after_months,
+        ),
         reports=reports,
         auditor=auditor,
         site=build_site(settings, database, writer, clock, keys, reports, auditor, secret_key, images.address),

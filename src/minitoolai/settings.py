@@ -125,7 +125,12 @@ class Settings:
     answer_retention_hours: float = _setting(
         24.0, "Hours for which a response is stored for its Idempotency-Key, at most 24. 0: not stored."
     )
-    object_store: str = _setting("", "s3://bucket/prefix for images. Empty: `objects` in the data folder.")
+    archive_after_months: int = _setting(
+        0, "Months after which usage moves from the database to compressed files in the object store. 0: never."
+    )
+    object_store: str = _setting(
+        "", "s3://bucket/prefix for images and archived days. Empty: `objects` in the data folder."
+    )
     s3_endpoint: str = _setting("", "URL of an S3-compatible server, like https://s3.example.com. Empty: Amazon S3.")
     s3_region: str = _setting("", "Region of the bucket. Empty: us-east-1.")
     s3_access_key_id: str = _setting("", "Access key ID of the bucket. Empty: the role of the machine.")

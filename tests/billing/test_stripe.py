@@ -69,7 +69,7 @@ def test_a_payment_is_credited_by_the_webhook_and_the_landing_page_together_once
     member: Visitor, email: str, server: ServerProcess, stripe: Stripe
 ) -> None:
     session = checkout(member, "12.34")
-    (row,) = server.read(lambda c: payments_of(c, users.find_user(c, email)[0].account_id))
+    (row,) = server.read(lambda c: payments_of(c, users.find_user(c, email)[0].account_id, 9))
     assert (row.provider_ref, row.asked, row.state) == (session, 12.34 * DOLLAR, "open")
     assert stripe.sessions[session]["client_reference_id"] == str(row.id)
     stripe.pay(session)

@@ -72,7 +72,7 @@ def expected(books: TemporaryBooks, account: int, from_ms: int, until_ms: int, g
 @pytest.mark.parametrize("max_cells", [100_000, 40, 3])
 def test_reports_from_kept_sums_always_equal_the_ledger(books: TemporaryBooks, max_cells: int) -> None:
     account, other, dice = books.account(), books.account(), random.Random(max_cells)
-    usage = UsageCache(books.database, books.clock, max_cells=max_cells)
+    usage = UsageCache(books.database, books.clock, books.archive_reader(), max_cells=max_cells)
     for number in range(1, 240):
         books.clock.forward(dice.choice((1, 300, 5_000, 60_000)))
         now_ms = books.clock.now_ms()
@@ -121,7 +121,7 @@ def test_a_report_that_ran_out_of_time_goes_on_where_it_ended(sqlite_books: Temp
     books, now_ms = sqlite_books, sqlite_books.clock.now_ms()
     account = books.account(10**9)
     seed_history(books.connection, account, 40_000, first_ms=now_ms - 60 * MS_PER_DAY, until_ms=now_ms - MS_PER_DAY)
-    usage = UsageCache(books.database, books.clock, limit_s=0, read_s=0)
+    usage = UsageCache(books.database, books.clock, books.archive_reader(), limit_s=0, read_s=0)
     tries, rows = 0, None
     while rows is None and tries < 300:
         tries += 1
@@ -140,7 +140,7 @@ def test_a_report_of_half_a_million_requests_takes_twenty_milliseconds_of_a_read
     books, now_ms = sqlite_books, sqlite_books.clock.now_ms()
     account = books.account(10**10)
     seed_history(books.connection, account, 500_000, first_ms=now_ms - 30 * MS_PER_DAY, until_ms=now_ms)
-    usage = UsageCache(books.database, books.clock)
+    usage = UsageCache(books.database, books.clock, books.archive_reader())
 
     def report() -> None:
         books.clock.forward(20)

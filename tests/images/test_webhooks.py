@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from minitoolai.core.clock import generation_name
-from minitoolai.core.errors import FetchFailed, NotFound, Overloaded
+from minitoolai.core.errors import FetchFailed, InvalidRequest, NotFound, Overloaded
 from minitoolai.core.models import Caller
 from minitoolai.httpclient.guarded import GuardedClient
 from minitoolai.images.webhooks import (
@@ -481,3 +481,22 @@ def test_a_log_that_cannot_be_read_is_overloaded(sqlite_books: TemporaryBooks) -
     with pytest.raises(Overloaded) as refusal:
         asyncio.run(WebhookLog(sqlite_books.database, SECRETS).read(Caller(1, "k")))
     assert refusal.value.retry_after_s == 5
+
+
+def test_older_messages_of_the_log_come_page_by_page(sqlite_books: TemporaryBooks) -> None:
+    account = sqlite_books.account(100 * PRICE)
+    jobs = [queued_job(sqlite_books, account) for _ in range(5)]
+    sqlite_books.connection.execute("UPDATE generations SET webhook_url = 'https://example.com'")
+    for job_id in jobs:
+        with sqlite_books.connection.transaction():
+            outbox.enqueue_webhooks(sqlite_books.connection, [job_id], NOON_MS)
+    reader, before, seen = WebhookLog(sqlite_books.database, SECRETS, page_size=2), None, []
+    while True:
+        page = asyncio.run(reader.read(Caller(account, "k"), before))
+        seen += [entry["id"] for entry in page["data"]]
+        if not page["has_more"]:
+            break
+        before = seen[-1]
+    assert seen == [f"evt-{generation_name(job_id)}" for job_id in reversed(jobs)]
+    with pytest.raises(InvalidRequest, match="like evt-gen"):
+        asyncio.run(reader.read(Caller(account, "k"), "yesterday"))

@@ -68,6 +68,22 @@ def test_what_was_put_is_there_to_the_last_byte_under_its_digest_and_job(store: 
     assert ask(store.get(key)) == PNG
 
 
+def test_files_of_archived_days_are_kept_apart_from_images(store: ObjectStore) -> None:
+    path = f"archive/2026-01-31/000001-{'a' * 64}.jsonl.gz"
+    with pytest.raises(ObjectMissing):
+        ask(store.get_file(path))
+    for data in (b"", PNG, PNG):
+        ask(store.put_file(path, data))
+        assert ask(store.get_file(path)) == data
+    key = ask(store.put(41, PNG))
+    assert ask(listed(store.list_older(LATER_MS))) == [key]
+    for wrong in ("archive/../x/y.gz", "/archive/2026-01-31/a.gz", "archive/2026-01-31/../../a.gz", "a.png", ""):
+        with pytest.raises(ValueError, match="not the path of a file"):
+            ask(store.put_file(wrong, PNG))
+        with pytest.raises(ValueError, match="not the path of a file"):
+            ask(store.get_file(wrong))
+
+
 def test_a_repeated_put_is_harmless(store: ObjectStore) -> None:
     assert ask(store.put(41, PNG)) == ask(store.put(41, PNG))
     assert ask(listed(store.list_older(LATER_MS))) == [ask(store.put(41, PNG))]

@@ -26,7 +26,7 @@ def test_a_voucher_is_redeemed_by_one_account_only(books: TemporaryBooks) -> Non
         assert not payments.mark_redeemed(books.connection, CODE, bob, NOON_MS + 2)
         assert payments.is_redeemed(books.connection, CODE)
     found = msgspec.structs.replace(voucher(), redeemed_ms=NOON_MS + 1, account_id=ann)
-    assert payments.list_vouchers(books.connection) == [found]
+    assert payments.list_vouchers(books.connection, 9) == ([found], None)
 
 
 def test_an_expired_voucher_is_not_redeemed(books: TemporaryBooks) -> None:
@@ -67,7 +67,7 @@ def test_lists_of_payments_hold_what_concerns_them(books: TemporaryBooks) -> Non
         begun = pay(books, 2, account, "cs_2")
         paid = pay(books, 3, account, "cs_3", paid=500, moved=500, state="paid")
         owed = pay(books, 4, account, "cs_4", paid=500, reversed=500, moved=500, state="paid")
-    assert payments.payments_of(books.connection, account) == [owed, paid, begun]
+    assert payments.payments_of(books.connection, account, 9) == [owed, paid, begun]
     assert payments.payments_owing(books.connection, account) == [owed]
     assert [one.id for one in payments.unfinished_payments(books.connection, NOON_MS)] == [1, 2, 4]
     assert [one.id for one in payments.unfinished_payments(books.connection, NOON_MS + 2)] == [4]

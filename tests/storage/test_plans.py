@@ -45,11 +45,15 @@ from minitoolai.storage import (
     second_factors,
     users,
 )
+from minitoolai.storage.archive import rows as archive
+from minitoolai.storage.archive.files import PartEntry, Sums, encode_line, line_digest
 from minitoolai.storage.database import Connection, Row, SelectByIds
 from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, settle
 from tests.support.history import seed_history
+from tests.support.old_days import no_file
 
 MODULES = (
+    archive,
     accounts,
     idempotency,
     jobs,
@@ -63,19 +67,19 @@ MODULES = (
     second_factors,
     users,
 )
-#: Tables whose rows do not grow with time: one row for each worker that is alive.
-SMALL = {"workers"}
-#: Partial indexes over what is in progress, which may be read from one end to the other.
+#: Tables with few rows: one for each worker that is alive, and one for each day.
+SMALL = {"workers", "archived_days"}
+#: Indexes of small tables and partial ones over what is in progress, which may be read from one end to the other.
 IN_PROGRESS = {
     "ix_holds_pending", "ix_generations_queue", "ix_generations_queued", "ix_generations_drawn", "ix_outbox_due",
-    "ix_payments_open", "ix_payments_owing",
+    "ix_payments_open", "ix_payments_owing", "pk_archived_days",
 }  # fmt: skip
 #: Function → why it may scan.
 MAY_SCAN = {
     "ledger.excess_shortfalls": "part of the audit",
+    "archive.rows.openings": "archive --verify compares all of them",
     "ledger.broken_invariants": "the audit reads everything, in a thread of its own",
     "reports.search_users": "a text inside an address has no index; admins only, interrupted after ten seconds",
-    "payments.list_vouchers": "the command `voucher list`, at most 10,000 rows",
     "payments.total_credited": "before a credit of $10,000 or more, and only the rows of credits",
     "marks.generations_at": "the check of a file for marks, limited by address; one look into an index per account",
     "second_factors.all_secrets": "the command `secret forget`",
@@ -83,7 +87,8 @@ MAY_SCAN = {
 }
 #: Functions that only run statements given to them, or that only write rows by key.
 NO_QUERIES = {
-    "personal_data._execute", "ledger._update_accounts", "ledger._write_generations", "ledger._write_holds",
+    "personal_data._execute", "personal_data._page",
+    "ledger._update_accounts", "ledger._write_generations", "ledger._write_holds",
     "ledger.save", "ledger.save_budgets", "ledger.load", "ledger.load_budgets", "jobs.save", "jobs.save_requeued",
     "jobs.load_queues", "idempotency.save",
 }  # fmt: skip
@@ -151,21 +156,23 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     attempt = outbox.DeliveryAttempt(1, now, 5, 200, None)
     message = outbox.WebhookMessage(1, 7, account, "https://example.com", 0, now)
     c.add(outbox.claim, now_ms=now, lease_ms=1, limit=5, except_accounts=[5]).add(outbox.delete_finished, now, 5)
-    c.add(outbox.delivery_log, account, 5).add(outbox.enqueue_webhooks, [7], now).add(outbox.next_due_ms)
+    c.add(outbox.delivery_log, account, 5).add(outbox.delivery_log, account, 5, 7).add(
+        outbox.enqueue_webhooks, [7], now
+    ).add(outbox.next_due_ms)
     c.add(outbox.log_attempt, message, attempt, state="delivered", next_ms=now, now_ms=now)
     payment = payment_row(account)
     c.add(payments.event_was_handled, "e").add(payments.find_payment, 1).add(payments.find_voucher, b"v")
-    c.add(payments.insert_payment, 2, account, 5, now).add(payments.is_redeemed, b"v").add(payments.list_vouchers)
+    c.add(payments.insert_payment, 2, account, 5, now).add(payments.is_redeemed, b"v").add(payments.list_vouchers, 5)
     c.add(payments.insert_voucher, b"w", Voucher("AB", 5, None, now, None, None, None))
     c.add(payments.mark_event_handled, "e", now).add(payments.mark_redeemed, b"v", account, now)
-    c.add(payments.payment_by_intent, "i").add(payments.payment_by_ref, "r").add(payments.payments_of, account)
+    c.add(payments.payment_by_intent, "i").add(payments.payment_by_ref, "r").add(payments.payments_of, account, 5)
     c.add(payments.payments_owing, account).add(payments.set_provider_ref, 1, "r", now)
     c.add(payments.unfinished_payments, day).add(payments.update_payment, payment)
     c.add(reports.admin_actions, 5).add(reports.admin_actions, 5, account, 9).add(
         reports.admin_actions, 5, None, 9
     ).add(reports.find_customer, account)
     c.add(reports.find_generation, 5, account).add(reports.first_generation_ms, account)
-    c.add(reports.full_statement, account).add(reports.last_usage, account, 5).add(reports.list_jobs, day, 5)
+    c.add(reports.last_usage, account, 5).add(reports.list_jobs, day, 5)
     action = AdminAction(1, account, account, "grant", 5, None, now)
     c.add(reports.insert_admin_action, action).add(reports.margins_by_engine, day).add(reports.oldest_pending_ms)
     c.add(reports.oldest_unfinished_ms, account).add(reports.read_gauges, now)
@@ -173,7 +180,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
         reports.revenue_by_day, day, now
     ).add(reports.search_users, "x", 5)
     c.add(reports.statement_page, account, below=None, before_ms=now, rows=5)
-    c.add(reports.statement_part, account, reports.StatementPlace()).add(reports.usage_cells, account, day, now)
+    c.add(reports.usage_cells, account, day, now)
     c.add(reports._other_transfers, account, 1, 9).add(reports._usage_transfers, account, now, 5)
     for table in ("sessions", "mail_links", "email_changes", "webhook_events"):
         c.add(retention.delete_expired, table, now, 5)
@@ -200,8 +207,29 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(accounts.find_email, ["x"]).add(accounts.holds_of_revoked_keys, [5]).add(accounts.find_secret_mark)
     c.add(accounts.record_secret_mark, "m", instead_of=None).add(accounts.record_secret_mark, "m", instead_of="n")
     c.add(payments.is_credited, "r").add(payments.total_credited).add(marks.generations_at, NOON_MS // 1000)
+    c.add(personal_data._parts, account, (1, 1))
+    entry, begin = PartEntry(9, "a" * 64, 5, 1), NOON_MS - 9 * MS_PER_DAY
+    c.add(archive.first_times, 0, day, 5).add(archive.activity, 0, day, now, 5).add(
+        archive.day_state, account, day, now
+    )
+    c.add(archive.has_older_claims, now).add(archive.read_lines, account, (begin, -1), now, 5)
+    c.add(archive.insert_part, 1, entry, [(account, 1, 2, 3, 4)]).add(archive.delete_part, 1, 1)
+    c.add(archive.parts_of, 1).add(archive.insert_day, 1, Sums(), "m", now).add(archive.mark_removed, 1, now)
+    c.add(archive.archived_days).found["archive.rows.remove"] = [lambda connection: remove_some(connection, account)]
+    c.add(archive.archived_until_ms).add(archive.parts_with_versions, account, 1, 9, 5)
+    c.add(archive.paths_of, archive.ArchivedDay(1, Sums(), "m", None))
+    c.add(archive.parts_before, account, (1, 1), 5).add(archive.parts_after, account, (1, 1), 5).add(archive.openings)
     c.add(users.set_password, account, "h").add(users.touch_session, b"s", now)
     return c.found
+
+
+def remove_some(connection: Connection, account: int) -> int:
+    """Delete some generations of the first old day, as they are archived."""
+    begin_ms = NOON_MS - 9 * MS_PER_DAY
+    lines = archive.read_lines(connection, account, (begin_ms, -1), begin_ms + MS_PER_DAY, 5)
+    digests = {archive.place_of(line)[1]: line_digest(encode_line(line)) for line in lines}
+    assert archive.remove(connection, digests) == 5
+    return 5
 
 
 class Calls:
@@ -218,7 +246,7 @@ class Calls:
 
 
 def name_of(function: Callable[..., object]) -> str:
-    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+    return f"{function.__module__.removeprefix('minitoolai.storage.')}.{function.__name__}"
 
 
 def payment_row(account: int) -> Payment:
@@ -233,20 +261,24 @@ def test_every_function_of_storage_that_takes_a_connection_is_called_here() -> N
         if function.__module__ == module.__name__ and "connection" in list(inspect.signature(function).parameters)[:1]
     }
     assert functions == set(calls(1)) | NO_QUERIES
-    modules = {importlib.import_module(f"minitoolai.storage.{path.stem}") for path in storage_files()}
+    modules = {importlib.import_module(f"minitoolai.storage.{name}") for name in storage_modules()}
     with_queries = {module for module in modules if "connection.execute(" in inspect.getsource(module)}
-    # Backups and openings read whole tables on purpose; sqlite.py is the connection itself.
+    # The lock of the archive reads no table. Backups and openings read whole tables on purpose; sqlite.py is the
+    # connection itself.
     assert {module.__name__.rpartition(".")[2] for module in with_queries - set(MODULES)} <= {
         "backup",
+        "lock",
         "opening",
         "sqlite",
     }
 
 
-def storage_files() -> list[Any]:
+def storage_modules() -> list[str]:
     from pathlib import Path
 
-    return [path for path in Path(reports.__file__).parent.glob("*.py") if path.stem != "__init__"]
+    folder = Path(reports.__file__).parent
+    paths = (*folder.glob("*.py"), *folder.glob("archive/*.py"))
+    return [".".join(path.relative_to(folder).with_suffix("").parts) for path in paths if path.stem != "__init__"]
 
 
 def filled(books: TemporaryBooks) -> int:
@@ -284,7 +316,7 @@ def statements(books: TemporaryBooks) -> dict[str, dict[str, Sequence[object]]]:
                     raise _Undo
         found[name] = recorder.statements
     reader = RecordingConnection(books.connection)
-    for _, rows in personal_data.read_personal_data(lambda function: function(reader), account):  # type: ignore[arg-type]
+    for _, rows in personal_data.read_personal_data(lambda function: function(reader), no_file, account):  # type: ignore[arg-type]
         assert len(list(rows)) >= 0
     found["personal_data"] = reader.statements
     books.apply(settle(5, account, 1, DONE), settle(6, account, 0, Outcome("cancelled")))
@@ -296,7 +328,7 @@ class _Undo(Exception):
 
 
 def function_of(name: str) -> Callable[..., object]:
-    module, _, function = name.partition(".")
+    module, _, function = name.rpartition(".")
     found: Callable[..., object] = getattr(importlib.import_module(f"minitoolai.storage.{module}"), function)
     return found
 

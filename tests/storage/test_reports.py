@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 
 import pytest
 
-from minitoolai.core.models import AdminAction
+from minitoolai.core.models import AdminAction, StatementRow
 from minitoolai.storage.reports import (
     admin_actions,
-    full_statement,
     insert_admin_action,
     recent_requests,
     statement_page,
 )
 from tests.support.books import NOON_MS, TemporaryBooks, credit, hold, reverse, settle
+from tests.support.old_days import whole_statement
 
 
 def pages(books: TemporaryBooks, account: int, rows: int) -> list[int]:
@@ -26,6 +27,11 @@ def pages(books: TemporaryBooks, account: int, rows: int) -> list[int]:
         seen += [row.version for row in page]
         below, until = page[-1].version, page[-1].at_ms
     return seen
+
+
+def full_statement(books: TemporaryBooks, account: int) -> list[StatementRow]:
+    """Every transfer of an account, part by part, as the portal sends it."""
+    return asyncio.run(whole_statement(books.archive_reader(), account))
 
 
 def test_every_transfer_is_on_one_page_though_work_ends_in_any_order(books: TemporaryBooks) -> None:
@@ -43,7 +49,7 @@ def test_every_transfer_is_on_one_page_though_work_ends_in_any_order(books: Temp
             books.apply(credit(account, 5) if what < 0.97 else reverse(account, 3))
     for number in open_holds:
         books.apply(settle(number, account, 7))
-    whole = full_statement(books.connection, account)
+    whole = full_statement(books, account)
     ((transfers,),) = books.rows("SELECT count(*) FROM transfers WHERE ? IN (debit, credit)", account)
     assert [row.version for row in whole] == list(range(transfers, 0, -1))
     assert sum(row.amount for row in whole) == whole[0].balance_after == books.money(account).posted
@@ -53,7 +59,7 @@ def test_every_transfer_is_on_one_page_though_work_ends_in_any_order(books: Temp
 
 
 def test_an_account_without_transfers_has_an_empty_statement(books: TemporaryBooks) -> None:
-    assert full_statement(books.connection, books.account()) == []
+    assert full_statement(books, books.account()) == []
     assert statement_page(books.connection, 777, below=5, before_ms=NOON_MS, rows=50) == []
 
 

@@ -9,6 +9,7 @@ from minitoolai.core.models import KeyRow, MailLink
 from minitoolai.storage import accounts, idempotency, users
 from minitoolai.storage.personal_data import OWNED, Record, read_personal_data
 from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
+from tests.support.old_days import no_file
 
 DAY_MS = 86_400_000
 
@@ -81,7 +82,7 @@ def used(books: TemporaryBooks, account: int) -> None:
 
 
 def exported_of(books: TemporaryBooks, account: int) -> dict[str, list[Record]]:
-    return {table: list(rows) for table, rows in read_personal_data(books.database.read, account)}
+    return {table: list(rows) for table, rows in read_personal_data(books.database.read, no_file, account)}
 
 
 def test_an_export_holds_everything_of_the_account_but_secrets(books: TemporaryBooks) -> None:

@@ -15,11 +15,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from minitoolai.billing.archive_reader import ArchiveReader
 from minitoolai.core.models import Balance, Budget, IdempotencyClaim, NewGeneration, Outcome
 from minitoolai.ledger.rules import decide
 from minitoolai.ledger.types import Checkpoint, Credit, Operation, PlaceHold, Recover, Requeue, Result, Reverse, Settle
 from minitoolai.storage import accounts, ledger
 from minitoolai.storage.database import Row
+from minitoolai.storage.object_store import LocalObjectStore
 from minitoolai.storage.opening import migrate, open_database
 from minitoolai.storage.schema import metadata
 from minitoolai.storage.writer import Writer
@@ -120,6 +122,10 @@ class TemporaryBooks:
 
     def rows(self, sql: str, *parameters: object) -> list[Row]:
         return self.connection.execute(sql, parameters)
+
+    def archive_reader(self, folder: Path = Path("no-archive")) -> ArchiveReader:
+        """Reader of the days that were archived into this folder; there are none unless the test archives some."""
+        return ArchiveReader(self.database, LocalObjectStore(folder))
 
     def everything(self) -> dict[str, list[Row]]:
         """Every row of the ledger, to see that nothing changed."""

@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from minitoolai.billing.archive_reader import ArchiveReader
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import ReportTooLarge
 from minitoolai.core.models import RevenueRow, UsageCell, UsageRow
 from minitoolai.ledger.types import REVENUE
+from minitoolai.storage.archive.rows import archived_until_ms
 from minitoolai.storage.database import REPORT_LIMIT_S, Connection, Database
 from minitoolai.storage.reports import (
     GroupBy,
@@ -50,6 +52,7 @@ class UsageCache:
         self,
         database: Database,
         clock: Clock,
+        archive: ArchiveReader,
         *,
         max_cells: int = MAX_CACHED_CELLS,
         limit_s: float = REPORT_LIMIT_S,
@@ -57,6 +60,7 @@ class UsageCache:
     ) -> None:
         self._database = database
         self._clock = clock
+        self._archive = archive
         self._max_cells = max_cells
         self._limit_s = limit_s
         self._read_s = read_s
@@ -83,7 +87,15 @@ class UsageCache:
         ]
 
     async def _read(self, account_id: int, from_ms: int, until_ms: int) -> list[UsageCell]:
-        """Return the cells of this time, sorted. All sums are kept, so a report that failed goes on next time."""
+        """Return the cells of this time, sorted: of archived days from their files, and of later ones from the rows."""
+        archived_ms = await self._database.read_async(archived_until_ms)
+        if from_ms >= archived_ms:
+            return await self._read_rows(account_id, from_ms, until_ms)
+        cells = await self._archive.usage_cells(account_id, from_ms, min(until_ms, archived_ms))
+        return cells if until_ms <= archived_ms else cells + await self._read_rows(account_id, archived_ms, until_ms)
+
+    async def _read_rows(self, account_id: int, from_ms: int, until_ms: int) -> list[UsageCell]:
+        """Return the cells of the rows, sorted. All sums are kept, so a report that failed goes on next time."""
         give_up_s = time.monotonic() + self._limit_s
         # A copy, because a thread reads it, and because others may push sums out of the cache meanwhile.
         known, now_ms = dict(self._kept.get(account_id, {})), self._clock.now_ms()

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 
@@ -31,12 +32,13 @@ from minitoolai.cli.common import (
     write,
 )
 from minitoolai.core.errors import InvalidRequest, NotFound
-from minitoolai.core.models import User
+from minitoolai.core.models import User, Voucher
 from minitoolai.core.money import format_dollars
 from minitoolai.paths import load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts, payments, second_factors, users
 from minitoolai.storage.database import Connection
+from minitoolai.storage.object_store import build_object_store
 from minitoolai.storage.personal_data import Record, read_personal_data
 
 MAX_VOUCHERS = 10_000
@@ -134,9 +136,14 @@ def create_account(settings: Settings, options: argparse.Namespace) -> None:
 def export_account(settings: Settings, options: argparse.Namespace) -> None:
     """Print everything stored about a customer as one JSON object."""
     account_id = read(settings, lambda c: require_account(c, options.email))
-    with opened(settings) as database:
+    objects = build_object_store(settings)
+    with opened(settings) as database, asyncio.Runner() as runner:
+
+        def read_file(path: str) -> bytes:
+            return runner.run(objects.get_file(path))
+
         separator = "{\n"
-        for table, rows in read_personal_data(database.read, account_id):
+        for table, rows in read_personal_data(database.read, read_file, account_id):
             sys.stdout.write(f'{separator} "{table}": ')
             _write_list(rows)
             separator = ",\n"
@@ -273,10 +280,20 @@ def create_vouchers(settings: Settings, options: argparse.Namespace) -> None:
 
 def list_vouchers(settings: Settings, _: argparse.Namespace) -> None:
     """Print the end of each code, its value and its state."""
-    for voucher in read(settings, payments.list_vouchers):
-        state = "open"
-        if voucher.redeemed_ms is not None:
-            state = f"redeemed by account {voucher.account_id}"
-        elif voucher.expires_ms is not None and voucher.expires_ms <= CLOCK.now_ms():
-            state = "expired"
-        say(f"…-{voucher.hint}  ${format_dollars(voucher.amount)}  {state}  {voucher.note or ''}".rstrip())
+    place: payments.VoucherPlace | None = None
+    while True:
+        page = partial(payments.list_vouchers, limit=MAX_VOUCHERS, before=place)
+        vouchers, place = read(settings, page)
+        for voucher in vouchers:
+            say(_voucher_line(voucher))
+        if place is None:
+            return
+
+
+def _voucher_line(voucher: Voucher) -> str:
+    state = "open"
+    if voucher.redeemed_ms is not None:
+        state = f"redeemed by account {voucher.account_id}"
+    elif voucher.expires_ms is not None and voucher.expires_ms <= CLOCK.now_ms():
+        state = "expired"
+    return f"…-{voucher.hint}  ${format_dollars(voucher.amount)}  {state}  {voucher.note or ''}".rstrip()

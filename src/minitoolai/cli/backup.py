@@ -25,6 +25,7 @@ from minitoolai.images.certificates import CERTIFICATE_FILES
 from minitoolai.paths import database_url, existing_secret_keys, load_secret_keys
 from minitoolai.settings import Settings
 from minitoolai.storage import backup as backup_file
+from minitoolai.storage.archive.rows import archived_days, paths_of
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.ledger import INVARIANTS, broken_invariants
 from minitoolai.storage.object_store import ObjectStore, build_object_store, job_of
@@ -71,10 +72,9 @@ def backup(settings: Settings, options: argparse.Namespace) -> None:
                 path = settings.data_dir / name
                 if path.exists():
                     writer.write_file(backup_file.BackupFile(name, path.read_bytes()))
-            books = database.read(_write_rows, writer)
-            # After the rows: an image is stored before its row refers to it, so none that a row refers to is missing.
-            if not options.no_pictures:
-                asyncio.run(_write_images(build_object_store(settings), writer))
+            books, archived = database.read(_write_rows, writer)
+            # After the rows: a file is stored before its row refers to it, so none that a row refers to is missing.
+            asyncio.run(_write_files(build_object_store(settings), writer, archived, images=not options.no_pictures))
             pictures = writer.finish()
     _report(f"{sum(books.rows.values())} rows, {pictures} images, customers have ${format_dollars(books.posted)}")
 
@@ -106,18 +106,26 @@ def _target(name: str) -> Iterator[IO[bytes]]:
         part.unlink(missing_ok=True)
 
 
-def _write_rows(connection: Connection, writer: backup_file.BackupWriter) -> backup_file.BackupTotals:
+def _write_rows(connection: Connection, writer: backup_file.BackupWriter) -> tuple[backup_file.BackupTotals, list[str]]:
+    """Write all rows of one moment. Return their totals, and the files of archived days that they refer to."""
     counts = dict.fromkeys(backup_file.table_names(), 0)
     with connection.snapshot():
         for chunk in backup_file.dump_rows(connection):
             counts[chunk.table] += len(chunk.rows)
             writer.write_rows(chunk)
         books = backup_file.BackupTotals(counts, *backup_file.customer_totals(connection))
+        archived = [path for day in archived_days(connection) for path in paths_of(connection, day)]
     writer.write_totals(books)
-    return books
+    return books, archived
 
 
-async def _write_images(objects: ObjectStore, writer: backup_file.BackupWriter) -> None:
+async def _write_files(
+    objects: ObjectStore, writer: backup_file.BackupWriter, archived: list[str], *, images: bool
+) -> None:
+    for path in archived:
+        writer.write_archive_file(path, await objects.get_file(path))
+    if not images:
+        return
     async for key in objects.list_older(_FOREVER_MS):
         try:
             writer.write_image(key, await objects.get(key))
@@ -151,7 +159,7 @@ def restore(settings: Settings, options: argparse.Namespace) -> int:
         migrate(url, head.revision)
         secret, books = _read_rows(settings, database, found, head)
         migrate(url)
-        pictures = asyncio.run(_read_images(build_object_store(settings), found))
+        pictures = asyncio.run(_read_files(build_object_store(settings), found))
         broken = database.read(broken_invariants)
     say(f"{sum(books.rows.values())} rows, {pictures} images, customers have ${format_dollars(books.posted)}")
     for name, wrong in broken.items():
@@ -244,10 +252,13 @@ def _check_secret(settings: Settings, secret: bytes) -> None:
         raise SettingsError(f"{path} differs from the secret in the backup; move it away, or choose --data-dir")
 
 
-async def _read_images(objects: ObjectStore, found: Iterator[backup_file.BackupPart]) -> int:
-    pictures = 0
+async def _read_files(objects: ObjectStore, found: Iterator[backup_file.BackupPart]) -> int:
+    pictures = archived = 0
     for piece in found:
-        if isinstance(piece, tuple):
+        if isinstance(piece, backup_file.ArchiveFile):
+            await objects.put_file(piece.path, piece.data)
+            archived += 1
+        elif isinstance(piece, tuple):
             key, png = piece
             try:
                 is_whole = await objects.put(job_of(key), png) == key
@@ -256,6 +267,9 @@ async def _read_images(objects: ObjectStore, found: Iterator[backup_file.BackupP
             if not is_whole:
                 raise StoreError(f"image {key} differs from the one that was backed up")
             pictures += 1
-        elif isinstance(piece, backup_file.BackupFooter) and piece.pictures != pictures:
-            raise StoreError(f"{piece.pictures} images were backed up, but {pictures} were found")
+        elif isinstance(piece, backup_file.BackupFooter) and (piece.pictures, piece.archived) != (pictures, archived):
+            raise StoreError(
+                f"{piece.pictures} images and {piece.archived} archived files were backed up, but {pictures} and "
+                f"{archived} were found"
+            )
     return pictures

@@ -11,7 +11,21 @@ import sys
 from collections.abc import Sequence
 
 from minitoolai import __version__
-from minitoolai.cli import accounts, backup, catalog, database, doctor, draw, fetch, keys, mark, models, secrets, serve
+from minitoolai.cli import (
+    accounts,
+    archive,
+    backup,
+    catalog,
+    database,
+    doctor,
+    draw,
+    fetch,
+    keys,
+    mark,
+    models,
+    secrets,
+    serve,
+)
 from minitoolai.core.errors import CatalogError, ServiceError, SettingsError, StoreError
 
 EXAMPLES = """examples:
@@ -43,6 +57,7 @@ COMMANDS = (
     database.add_migrate,
     backup.add_backup,
     backup.add_restore,
+    archive.add_archive,
     secrets.add_secret,
     doctor.add_doctor,
     models.add_margin,

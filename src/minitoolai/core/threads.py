@@ -59,6 +59,8 @@ AUDIO = ThreadPool("audio", 2)
 FILES = ThreadPool("files", 4)
 #: Read uploaded files and check their marks.
 UPLOADS = ThreadPool("uploads", 2)
+#: Compress, decompress and compare archived days.
+ARCHIVE = ThreadPool("archive", 1)
 #: Send e-mails. Each may wait for the mail server until its timeout.
 MAIL = ThreadPool("mail", 4)
 #: Encrypt and decrypt the secrets of second factors.
@@ -68,7 +70,7 @@ NAMES = ThreadPool("upstream-names", 16)
 #: Start and stop what this process registered: the writer, tracing, the registration at the database.
 CONTROL = ThreadPool("control", 2)
 
-POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, UPLOADS, MAIL, CIPHERS, NAMES, CONTROL)
+POOLS = (EXPORTS, RESPONSES, PICTURES, AUDIO, FILES, UPLOADS, ARCHIVE, MAIL, CIPHERS, NAMES, CONTROL)
 
 
 def close_pools() -> None:

@@ -22,8 +22,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from minitoolai.core.clock import Clock, generation_name
-from minitoolai.core.errors import NotFound, Overloaded, ServiceError, StoreError
+from minitoolai.core.clock import Clock, generation_name, parse_generation_name
+from minitoolai.core.errors import InvalidRequest, NotFound, Overloaded, ServiceError, StoreError
 from minitoolai.core.inference import ImageJob
 from minitoolai.core.models import Caller
 from minitoolai.core.signing import all_keys
@@ -252,26 +252,37 @@ class WebhookDeliverer:
 class WebhookLog:
     """Read an account's signing secret and the log of its deliveries."""
 
-    def __init__(self, database: Database, secrets: WebhookSecrets) -> None:
+    def __init__(self, database: Database, secrets: WebhookSecrets, *, page_size: int = LISTED) -> None:
         self._database = database
         self._secrets = secrets
+        self._page_size = page_size
 
-    async def read(self, caller: Caller) -> dict[str, Any]:
-        """Return the secret and the newest messages as JSON. Raises Overloaded if the database does not respond."""
+    async def read(self, caller: Caller, before: str | None = None) -> dict[str, Any]:
+        """Return the secret and a page of messages as JSON: the newest, or those before the event with this ID.
+
+        Raises InvalidRequest for what is no ID of an event, Overloaded if the database does not respond.
+        """
+        number = None if before is None else parse_generation_name(before.removeprefix("evt-"))
+        if before is not None and number is None:
+            raise InvalidRequest("before must be the id of an event in this list, like evt-gen-…", param="before")
         try:
-            messages = await self._database.read_async(outbox.delivery_log, caller.account_id, LISTED)
+            messages = await self._database.read_async(
+                outbox.delivery_log, caller.account_id, self._page_size + 1, number
+            )
         except StoreError as error:
             raise Overloaded("the database does not respond; try again", retry_after_s=5) from error
         secret = self._secrets.secret_for(caller.account_id)
-        return {"object": "list", "secret": secret, "data": [_message_json(message) for message in messages]}
+        data = [_message_json(message) for message in messages[: self._page_size]]
+        return {"object": "list", "secret": secret, "data": data, "has_more": len(messages) > self._page_size}
 
 
 @reads("/api/webhooks")
 async def webhooks(request: Request) -> Response:
-    """Return the account's signing secret and its last deliveries, newest first."""
+    """Return the account's signing secret and its deliveries, newest first, a hundred at a time."""
     caller = await authenticate(request.scope, request.app.state.key_verifier)
     webhook_log = cast(WebhookLog, request.app.state.webhook_log)
-    return json_response(await webhook_log.read(caller), headers={"cache-control": "no-store"})
+    page = await webhook_log.read(caller, request.query_params.get("before"))
+    return json_response(page, headers={"cache-control": "no-store"})
 
 
 def _message_json(message: LoggedMessage) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _has_sequence(table: Table) -> bool:
 
 FORMAT = 1
 _HEADER, _TOTALS, _FOOTER = "head.json", "books.json", "end.json"
-_SECRETS, _CERTIFICATES, _ROWS, _IMAGES = "secrets/", "certificates/", "rows/", "pictures/"
+_SECRETS, _CERTIFICATES, _ROWS, _IMAGES, _ARCHIVE = "secrets/", "certificates/", "rows/", "pictures/", "archive/"
 
 
 class BackupHeader(msgspec.Struct, frozen=True):
@@ -142,10 +142,18 @@ class BackupTotals(msgspec.Struct, frozen=True):
     held: int
 
 
+class ArchiveFile(msgspec.Struct, frozen=True):
+    """A file of an archived day, with its path in the object store."""
+
+    path: str
+    data: bytes
+
+
 class BackupFooter(msgspec.Struct, frozen=True):
-    """Last entry of a complete file: number of images."""
+    """Last entry of a complete file: number of images, and of files of archived days."""
 
     pictures: int
+    archived: int = 0
 
 
 class BackupFile(msgspec.Struct, frozen=True):
@@ -155,11 +163,13 @@ class BackupFile(msgspec.Struct, frozen=True):
     data: bytes
 
 
-BackupPart = BackupHeader | bytes | BackupFile | RowChunk | BackupTotals | tuple[str, bytes] | BackupFooter
+BackupPart = (
+    BackupHeader | bytes | BackupFile | RowChunk | BackupTotals | tuple[str, bytes] | ArchiveFile | BackupFooter
+)
 
 
 class BackupWriter:
-    """Write the parts of a backup in order: header, secrets, certificate, row chunks, totals, images, footer."""
+    """Write a backup in order: header, secrets, certificate, row chunks, totals, archived days, images, footer."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._gzip = gzip.GzipFile(fileobj=file, mode="wb", compresslevel=3, mtime=0)
@@ -167,6 +177,7 @@ class BackupWriter:
         self._chunks = 0
         self._secrets = 0
         self._images = 0
+        self._archived = 0
 
     def write_header(self, header: BackupHeader) -> None:
         """Write the header."""
@@ -190,6 +201,11 @@ class BackupWriter:
         """Write the totals, after the last rows."""
         self._add(_TOTALS, msgspec.json.encode(totals))
 
+    def write_archive_file(self, path: str, data: bytes) -> None:
+        """Write one file of an archived day. Its path begins with the folder that marks it here as well."""
+        self._archived += 1
+        self._add(path, data)
+
     def write_image(self, key: str, png: bytes) -> None:
         """Write one object of the store."""
         self._images += 1
@@ -197,7 +213,7 @@ class BackupWriter:
 
     def finish(self) -> int:
         """Write the footer, close the archive but not the file, and return the number of images."""
-        self._add(_FOOTER, msgspec.json.encode(BackupFooter(self._images)))
+        self._add(_FOOTER, msgspec.json.encode(BackupFooter(self._images, self._archived)))
         self._tar.close()
         self._gzip.close()
         return self._images
@@ -240,6 +256,8 @@ def _decode_part(name: str, data: bytes) -> BackupPart:
         return msgspec.msgpack.decode(data, type=RowChunk)
     if name == _TOTALS:
         return msgspec.json.decode(data, type=BackupTotals)
+    if name.startswith(_ARCHIVE):
+        return ArchiveFile(name, data)
     if name.startswith(_IMAGES):
         return name.removeprefix(_IMAGES), data
     if name == _FOOTER:

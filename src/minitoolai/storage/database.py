@@ -90,6 +90,12 @@ class Connection(Protocol):
     def server_ms(self) -> int:
         """Return the server's time in milliseconds since 1970. Only for a shared database."""
 
+    def free_pages(self, limit: int) -> bool:
+        """Give up to this many free pages back to the disk, in a transaction. Return whether there may be more.
+
+        Only for a SQLite file that was created with `auto_vacuum = INCREMENTAL`; else do nothing.
+        """
+
     def close(self) -> None:
         """Close the session."""
 

@@ -273,7 +273,8 @@ INVARIANTS: dict[str, str] = {
         SELECT a.id, a.posted, coalesce(t.total, 0) FROM accounts a LEFT JOIN (
             SELECT account_id, sum(amount) AS total FROM (
                 SELECT credit AS account_id, amount FROM transfers
-                UNION ALL SELECT debit, -amount FROM transfers) AS both_sides GROUP BY account_id
+                UNION ALL SELECT debit, -amount FROM transfers
+                UNION ALL SELECT account_id, amount FROM opening_balances) AS both_sides GROUP BY account_id
         ) AS t ON t.account_id = a.id
         WHERE a.is_system = 0 AND a.posted <> coalesce(t.total, 0)""",
     "held equals the sum of pending holds": """
@@ -287,8 +288,10 @@ INVARIANTS: dict[str, str] = {
             (SELECT coalesce(sum(posted), 0) AS total FROM accounts WHERE is_system = 0) AS customers,
             (SELECT coalesce(sum(CASE WHEN credit IN ({REVENUE}, {FUNDING}) THEN amount ELSE 0 END
                 - CASE WHEN debit IN ({REVENUE}, {FUNDING}) THEN amount ELSE 0 END), 0) AS total
-             FROM transfers) AS houses
-        WHERE customers.total + houses.total <> 0""",
+             FROM transfers) AS houses,
+            (SELECT coalesce(sum(amount), 0) AS total FROM opening_balances
+             WHERE account_id IN ({REVENUE}, {FUNDING})) AS openings
+        WHERE customers.total + houses.total + openings.total <> 0""",
     "every posted hold has its transfer, and the reverse": """
         SELECT h.id, h.state, h.settled, t.amount FROM holds h LEFT JOIN transfers t ON t.hold_id = h.id
         WHERE (h.state = 'posted') <> (t.hold_id IS NOT NULL)
@@ -300,8 +303,11 @@ INVARIANTS: dict[str, str] = {
         SELECT h.id, h.kind, h.state FROM holds h LEFT JOIN generations g ON g.id = h.id WHERE g.id IS NULL""",
     "a budget has counted what its holds promise and took": """
         SELECT s.id, s.used, b.total FROM key_spending s LEFT JOIN
-            (SELECT budget_id || '/total' AS id, sum(CASE WHEN state = 'pending' THEN amount ELSE settled END) AS total
-             FROM holds WHERE budget_id IS NOT NULL GROUP BY budget_id) AS b ON b.id = s.id
+            (SELECT budget_id || '/total' AS id, sum(used) AS total FROM
+                (SELECT budget_id, CASE WHEN state = 'pending' THEN amount ELSE settled END AS used
+                 FROM holds WHERE budget_id IS NOT NULL
+                 UNION ALL SELECT budget_id, used FROM archived_budgets) AS counted
+             GROUP BY budget_id) AS b ON b.id = s.id
         WHERE s.id LIKE '%/total' AND s.used <> coalesce(b.total, 0)""",
     "cost of usage equals usage transfers and shortfall": """
         SELECT u.total, t.total, s.total FROM

@@ -1,7 +1,7 @@
-"""Object store for images: a local folder, or a bucket of S3 or a compatible service.
+"""Object store for images and archived days: a local folder, or a bucket of S3 or a compatible service.
 
-A key is `<SHA-256 of the bytes>-<job>`: an object never changes, a repeated put is harmless, and no two jobs share an
-object, so deleting one cannot remove another job's image.
+The key of an image is `<SHA-256 of the bytes>-<job>`: an object never changes, a repeated put is harmless, and no two
+jobs share an object, so deleting one cannot remove another job's image. Files of archived days have paths of their own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from minitoolai.core.threads import FILES
 from minitoolai.settings import Settings
 
 KEY = re.compile(r"([0-9a-f]{64})-([0-9]{1,19})")
+#: Paths of other files than images: two folders and a name.
+FILE = re.compile(r"[a-z]+/[0-9-]+/[0-9a-z-]+(\.[a-z]+)+")
 
 
 class ObjectStore(Protocol):
-    """Images by key. Every method raises StoreError if the store is full, unavailable or broken."""
+    """Images by key, other files by path. Every method raises StoreError if the store is full, away or broken."""
 
     async def put(self, job_id: int, png: bytes) -> str:
         """Store an image and return its key, once it is durable."""
@@ -38,6 +40,12 @@ class ObjectStore(Protocol):
     def list_older(self, before_ms: int) -> AsyncIterator[str]:
         """Yield the keys of all objects last put before this time."""
 
+    async def put_file(self, path: str, data: bytes) -> None:
+        """Store a file that is no image. Return once it is durable."""
+
+    async def get_file(self, path: str) -> bytes:
+        """Return such a file. Raise ObjectMissing if there is none."""
+
 
 def object_key(job_id: int, png: bytes) -> str:
     """Return the key of a job's image."""
@@ -49,6 +57,12 @@ def path_of(key: str) -> str:
     if KEY.fullmatch(key) is None:
         raise ValueError(f"{key[:100]!r} is not the key of an object")
     return f"{key[:2]}/{key}.png"
+
+
+def _checked(path: str) -> str:
+    if FILE.fullmatch(path) is None:
+        raise ValueError(f"{path[:100]!r} is not the path of a file")
+    return path
 
 
 def key_at(path: str) -> str | None:
@@ -79,10 +93,19 @@ class LocalObjectStore:
         return key
 
     async def get(self, key: str) -> bytes:
+        return await self._read(path_of(key), key)
+
+    async def put_file(self, path: str, data: bytes) -> None:
+        await FILES.run(self._write, self._folder / _checked(path), data)
+
+    async def get_file(self, path: str) -> bytes:
+        return await self._read(_checked(path), path)
+
+    async def _read(self, path: str, name: str) -> bytes:
         try:
-            return await FILES.run((self._folder / path_of(key)).read_bytes)
+            return await FILES.run((self._folder / path).read_bytes)
         except FileNotFoundError as error:
-            raise ObjectMissing(f"there is no object {key}") from error
+            raise ObjectMissing(f"there is no object {name}") from error
         except OSError as error:
             raise StoreError(f"cannot read {error.filename}: {error.strerror}") from error
 
@@ -97,23 +120,27 @@ class LocalObjectStore:
             for key in await FILES.run(self._older_in, folder, before_ms):
                 yield key
 
-    def _write(self, path: Path, png: bytes) -> None:
+    def _write(self, path: Path, data: bytes) -> None:
         """Write to a temporary file, sync it, then rename it, so that a reader sees the whole file or nothing."""
         # Unique per thread: two attempts at one job may end at the same time.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.new")
         try:
-            make_private_folder(self._folder)
-            make_private_folder(path.parent)
+            folders = [path.parent, *path.parent.parents]
+            folders = folders[: folders.index(self._folder) + 1]
+            new = [folder.parent for folder in folders if not folder.is_dir()]
+            for folder in reversed(folders):
+                make_private_folder(folder)
             try:
                 with open(temporary, "wb", opener=private_opener) as file:
-                    file.write(png)
+                    file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-            _fsync_folder(path.parent)
+            for folder in (path.parent, *new):
+                _fsync_folder(folder)
         except OSError as error:
             raise StoreError(f"cannot write to {self._folder}: {error.strerror}") from error
 
@@ -212,10 +239,22 @@ class S3ObjectStore:
         return key
 
     async def get(self, key: str) -> bytes:
+        return await self._read(path_of(key))
+
+    async def put_file(self, path: str, data: bytes) -> None:
+        import obstore
+
+        with _TranslateErrors(f"cannot write to {self._url}"):
+            await obstore.put_async(self._store, _checked(path), data)
+
+    async def get_file(self, path: str) -> bytes:
+        return await self._read(_checked(path))
+
+    async def _read(self, path: str) -> bytes:
         import obstore
 
         with _TranslateErrors(f"cannot read from {self._url}"):
-            response = await obstore.get_async(self._store, path_of(key))
+            response = await obstore.get_async(self._store, path)
             return bytes(await response.bytes_async())
 
     async def delete(self, key: str) -> None:

@@ -84,6 +84,9 @@ def migrate(url: str, to: str | None = None) -> tuple[str | None, str | None]:
         create_private_file(Path(where))
     try:
         with engine.connect() as connection:
+            if engine.dialect.name == "sqlite":
+                # Matters only to an empty file, see storage/sqlite.py.
+                connection.exec_driver_sql("PRAGMA auto_vacuum = INCREMENTAL")
             if engine.dialect.name == "postgresql":
                 # Released with the connection. A process that waited for it then finds every migration done.
                 connection.exec_driver_sql(f"SELECT pg_advisory_lock({ADVISORY_LOCK})")

@@ -103,12 +103,21 @@ def log_attempt(
         )
 
 
-def delivery_log(connection: Connection, account_id: int, limit: int) -> list[LoggedMessage]:
-    """Return the account's last messages, newest first, each with its attempts."""
+def delivery_log(connection: Connection, account_id: int, limit: int, before: int | None = None) -> list[LoggedMessage]:
+    """Return the account's last messages, newest first, each with its attempts (keyset pagination).
+
+    `before`: only those before the message about this generation; none if that is gone.
+    """
+    below = 2**63 - 1
+    if before is not None:
+        own = connection.execute(
+            "SELECT id FROM outbox WHERE generation_id = ? AND account_id = ?", (before, account_id)
+        )
+        below = own[0][0] if own else 0
     rows = connection.execute(
         "SELECT id, generation_id, url, state, next_ms, created_ms, finished_ms FROM outbox WHERE account_id = ?"
-        " ORDER BY id DESC LIMIT ?",
-        (account_id, limit),
+        " AND id < ? ORDER BY id DESC LIMIT ?",
+        (account_id, below, limit),
     )
     attempt_rows = connection.select_by_ids(
         "SELECT outbox_id, attempt, at_ms, duration_ms, status, error FROM webhook_deliveries"

@@ -47,10 +47,21 @@ def is_redeemed(connection: Connection, code_hmac: bytes) -> bool:
     return bool(rows)
 
 
-def list_vouchers(connection: Connection) -> list[Voucher]:
-    """Return all vouchers, newest first, at most 10,000."""
-    rows = connection.execute(f"SELECT {_VOUCHER} FROM vouchers ORDER BY created_ms DESC, hint LIMIT 10000")
-    return [Voucher(*row) for row in rows]
+#: Where a page of vouchers ends: time of creation and HMAC of the code.
+VoucherPlace = tuple[int, bytes]
+
+
+def list_vouchers(
+    connection: Connection, limit: int, before: VoucherPlace | None = None
+) -> tuple[list[Voucher], VoucherPlace | None]:
+    """Return a page of vouchers, newest first, and where it ends, or None after the last one (keyset pagination)."""
+    rows = connection.execute(
+        f"SELECT {_VOUCHER}, code_hmac FROM vouchers WHERE (created_ms, code_hmac) < (?, ?)"
+        " ORDER BY created_ms DESC, code_hmac DESC LIMIT ?",
+        (*(before or (2**62, b"")), limit),
+    )
+    place = (rows[-1][3], bytes(rows[-1][-1])) if len(rows) == limit else None
+    return [Voucher(*row[:-1]) for row in rows], place
 
 
 # ── payments ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -101,12 +112,15 @@ def update_payment(connection: Connection, payment: Payment) -> None:
     )
 
 
-def payments_of(connection: Connection, account_id: int) -> list[Payment]:
-    """Return the last payments of an account, newest first, without those that never reached the provider."""
+def payments_of(connection: Connection, account_id: int, limit: int, below: int | None = None) -> list[Payment]:
+    """Return the last payments of an account with IDs under `below`, newest first (keyset pagination).
+
+    Those that never reached the provider are left out.
+    """
     rows = connection.execute(
-        f"SELECT {_PAYMENT} FROM payments WHERE account_id = ? AND (state = 'paid' OR provider_ref IS NOT NULL)"
-        " ORDER BY id DESC LIMIT 50",
-        (account_id,),
+        f"SELECT {_PAYMENT} FROM payments WHERE account_id = ? AND id < ?"
+        " AND (state = 'paid' OR provider_ref IS NOT NULL) ORDER BY id DESC LIMIT ?",
+        (account_id, 2**63 - 1 if below is None else below, limit),
     )
     return [Payment(*row) for row in rows]
 

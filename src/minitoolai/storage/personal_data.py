@@ -1,7 +1,7 @@
 """Read everything stored about one customer (GDPR), page by page, so that no snapshot stays open for long.
 
 Long tables are read by keyset pagination over the index by account and time. Rows that change meanwhile are exported
-as they are when their page is read.
+as they are when their page is read. Archived days are read from their files; what is archived meanwhile, too.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.storage.archive import rows as archive
+from minitoolai.storage.archive.files import ArchivedRow, Part
 from minitoolai.storage.database import Connection, Row
 
 #: Rows of one page.
 PAGE_ROWS = 500
 #: Runs `function(connection)` on a connection that is free again afterwards.
-Read = Callable[[Callable[[Connection], list[Row]]], list[Row]]
+Read = Callable[[Callable[[Connection], Any]], Any]
+#: Returns a file of the object store.
+ReadFile = Callable[[str], bytes]
 Record = dict[str, Any]
 
 #: Tables with few rows for each customer → condition that selects them; the placeholder is the account ID.
@@ -38,11 +43,12 @@ OWNED = (
 _SECRET = ("password_hash", "secret_hmac", "code_hmac", "secret_hash", "secret", "new_hash", "old_hash")
 
 
-def read_personal_data(read: Read, account_id: int) -> Iterator[tuple[str, Iterator[Record]]]:
+def read_personal_data(read: Read, read_file: ReadFile, account_id: int) -> Iterator[tuple[str, Iterator[Record]]]:
     """Yield each table with its rows. Generations and holds come oldest first, transfers that are not usage first."""
     for table in OWNED:
         columns = _columns(table)
-        yield table, (dict(zip(columns, row, strict=True)) for row in _rows(read, table, columns, account_id))
+        rows = _rows(read, read_file, table, columns, account_id)
+        yield table, (dict(zip(columns, row, strict=True)) for row in rows)
 
 
 def _columns(table: str) -> list[str]:
@@ -52,15 +58,11 @@ def _columns(table: str) -> list[str]:
     return [str(c.name) for c in metadata.tables[table].columns if c.name not in _SECRET]
 
 
-def _rows(read: Read, table: str, columns: list[str], account_id: int) -> Iterator[Row]:
-    if table == "generations":
-        yield from _by_time(read, [f"x.{name}" for name in columns], "JOIN generations x ON x.id = p.id", account_id)
-    elif table == "holds":
-        yield from _by_time(read, [f"x.{name}" for name in columns], "JOIN holds x ON x.id = p.id", account_id)
-    elif table == "transfers":
-        yield from _other_transfers(read, columns, account_id)
-        usage = "LEFT JOIN transfers x ON x.hold_id = p.id"
-        yield from _by_time(read, [f"x.{name}" for name in columns], usage, account_id)
+def _rows(read: Read, read_file: ReadFile, table: str, columns: list[str], account_id: int) -> Iterator[Row]:
+    if table in _BY_TIME:
+        if table == "transfers":
+            yield from _other_transfers(read, columns, account_id)
+        yield from _by_time(read, read_file, table, columns, account_id)
     elif table == "outbox":
         yield from _by_id(read, columns, account_id)
     else:
@@ -68,18 +70,64 @@ def _rows(read: Read, table: str, columns: list[str], account_id: int) -> Iterat
         yield from read(partial(_execute, sql=sql, values=(account_id,)))
 
 
-def _by_time(read: Read, columns: list[str], join: str, account_id: int) -> Iterator[Row]:
+#: Tables with a row for each generation → how it is found.
+_BY_TIME = {
+    "generations": "JOIN generations x ON x.id = p.id",
+    "holds": "JOIN holds x ON x.id = p.id",
+    "transfers": "LEFT JOIN transfers x ON x.hold_id = p.id",
+}
+
+
+def _by_time(read: Read, read_file: ReadFile, table: str, columns: list[str], account_id: int) -> Iterator[Row]:
     """Yield columns of the generations of an account, or of their holds or transfers, oldest generation first."""
-    sql = f"SELECT p.at, p.id, {', '.join(columns)} FROM ({_PAGE}) p {join} ORDER BY p.at, p.id"
-    after_ms, after_id = -1, -1
-    while rows := read(partial(_execute, sql=sql, values=(account_id, after_ms, after_ms, after_id, PAGE_ROWS))):
+    listed = ", ".join(f"x.{name}" for name in columns)
+    sql = f"SELECT p.at, p.id, {listed} FROM ({_PLACES}) p {_BY_TIME[table]} ORDER BY p.at, p.id"
+    place = (-1, -1)
+    while True:
+        values = (account_id, place[0], place[0], place[1], PAGE_ROWS)
+        rows, until_ms = read(partial(_page, sql=sql, values=values))
+        if place[0] < until_ms - 1:
+            for archived in _archived(read, read_file, account_id, place, until_ms):
+                record = _record(archived, table)
+                if record is not None:
+                    yield tuple(record.get(name) for name in columns)
+            place = (until_ms - 1, 2**63 - 1)
+            continue
+        if not rows:
+            return
         # Without a row of its own, a generation only marks the place: many have no transfer.
         yield from (row[2:] for row in rows if row[2] is not None)
-        after_ms, after_id = rows[-1][:2]
+        place = rows[-1][:2]
+
+
+def _page(connection: Connection, sql: str, values: Sequence[object]) -> tuple[list[Row], int]:
+    """Return a page, and the time before which all is archived. Read afterwards: nothing is lost in between."""
+    return _execute(connection, sql, values), archive.archived_until_ms(connection)
+
+
+def _archived(
+    read: Read, read_file: ReadFile, account_id: int, place: tuple[int, int], until_ms: int
+) -> Iterator[ArchivedRow]:
+    """Yield the archived rows of an account after a time and ID, up to a time."""
+    key = (max(place[0], 0) // MS_PER_DAY, 0)
+    while parts := read(partial(_parts, account_id=account_id, after=key)):
+        for part in parts:
+            if place[0] <= part.last_ms and part.first_ms < until_ms:
+                rows = Part(part.path, read_file(part.path), part.sha256).rows(account_id)
+                yield from (row for row in rows if place < row.place and row.place[0] < until_ms)
+        key = parts[-1].day, parts[-1].part
+
+
+def _parts(connection: Connection, account_id: int, after: tuple[int, int]) -> list[archive.AccountPart]:
+    return archive.parts_after(connection, account_id, after, PAGE_ROWS)
+
+
+def _record(row: ArchivedRow, table: str) -> Record | None:
+    return {"generations": row.generation, "holds": row.hold, "transfers": row.transfer}[table]
 
 
 #: Time and ID of the generations after one of them.
-_PAGE = (
+_PLACES = (
     "SELECT created_ms AS at, id FROM generations WHERE account_id = ? AND created_ms >= ?"
     " AND (created_ms > ? OR id > ?) ORDER BY created_ms, id LIMIT ?"
 )

@@ -19,7 +19,7 @@ from minitoolai.core.models import (
     UsageRow,
     User,
 )
-from minitoolai.storage.database import Connection
+from minitoolai.storage.database import Connection, Row
 from minitoolai.storage.users import USER_COLUMNS, user_of_row
 
 #: A time after everything: nothing bounds the search for generations.
@@ -206,38 +206,6 @@ class StatementPlace(msgspec.Struct, frozen=True):
     before_ms: int = ALWAYS_MS
 
 
-def statement_part(
-    connection: Connection, account_id: int, place: StatementPlace
-) -> tuple[list[StatementRow], StatementPlace | None]:
-    """Return the next transfers of a statement, newest first, and the place of the part after them, if there is one.
-
-    Parts can be read minutes apart, because transfers never change and are numbered without gaps.
-    """
-    below = place.below
-    if below is None:
-        newest = connection.execute("SELECT version FROM accounts WHERE id = ?", (account_id,))
-        below = (newest[0][0] if newest else 0) + 1
-    expected = min(STATEMENT_PART, below - 1)
-    rows = statement_page(connection, account_id, below=below, before_ms=place.before_ms, rows=STATEMENT_PART)
-    if len(rows) < expected:
-        # Processes with different clocks number transfers against the order of time. Search without a bound.
-        rows = statement_page(connection, account_id, below=below, before_ms=ALWAYS_MS, rows=STATEMENT_PART)
-    lowest = below - expected
-    if lowest <= 1:
-        return rows, None
-    return rows, StatementPlace(lowest, rows[-1].at_ms if rows else place.before_ms)
-
-
-def full_statement(connection: Connection, account_id: int) -> list[StatementRow]:
-    """Return every transfer of an account, newest first."""
-    rows: list[StatementRow] = []
-    place: StatementPlace | None = StatementPlace()
-    while place is not None:
-        part, place = statement_part(connection, account_id, place)
-        rows += part
-    return rows
-
-
 # ── admin pages ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 ACTION_COLUMNS = "id, admin_id, account_id, action, amount, note, created_ms"
@@ -247,13 +215,14 @@ _SELECT_USERS = (
 )
 
 
-def search_users(connection: Connection, text: str, limit: int) -> list[User]:
-    """Return users with this text in their e-mail address or with this account ID, newest first."""
+def search_users(connection: Connection, text: str, limit: int, below: int | None = None) -> list[User]:
+    """Return users with this text in their e-mail address or with this account ID, newest first, under `below`."""
     pattern = "%" + text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else -1
     rows = connection.execute(
-        f"{_SELECT_USERS} (u.email LIKE ? ESCAPE '\\' OR u.account_id = ?) ORDER BY u.account_id DESC LIMIT ?",
-        (pattern, number, limit),
+        f"{_SELECT_USERS} u.account_id < ? AND (u.email LIKE ? ESCAPE '\\' OR u.account_id = ?)"
+        " ORDER BY u.account_id DESC LIMIT ?",
+        (2**63 - 1 if below is None else below, pattern, number, limit),
     )
     return [user_of_row(row) for row in rows]
 
@@ -315,22 +284,54 @@ def revenue_by_day(connection: Connection, from_ms: int, until_ms: int) -> list[
     return [RevenueRow(row[0], row[1], *map(int, row[2:])) for row in rows]
 
 
-def list_jobs(connection: Connection, failed_since_ms: int, limit: int) -> list[JobRow]:
-    """Return running and queued jobs, oldest first, then jobs that failed since this time, newest first."""
-    columns = "id, account_id, model, state, step, failures, worker, error, created_ms"
-    waiting = connection.execute(
-        f"SELECT {columns} FROM generations WHERE state = 'queued' ORDER BY turn, created_ms, id LIMIT ?", (limit,)
-    )
-    running = connection.execute(
-        f"SELECT {columns} FROM generations WHERE kind = 'image' AND state = 'running' ORDER BY lease_until_ms LIMIT ?",
-        (limit,),
-    )
-    failed = connection.execute(
-        f"SELECT {columns} FROM generations WHERE id >= ? AND kind = 'image' AND state = 'failed'"
+class JobPlace(msgspec.Struct, frozen=True):
+    """Where a page of jobs ends: the state of its last job, and what orders the jobs of that state."""
+
+    state: Literal["running", "queued", "failed"]
+    key: tuple[int, ...]
+
+
+_JOB = "id, account_id, model, state, step, failures, worker, error, created_ms"
+#: The lists of jobs, one after the other. Each takes the key of the last job, and returns the next ones in its order.
+_JOB_LISTS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "running": (
+        f"SELECT {_JOB}, lease_until_ms, id FROM generations WHERE kind = 'image' AND state = 'running'"
+        " AND (lease_until_ms, id) > (?, ?) ORDER BY lease_until_ms, id LIMIT ?",
+        (-1, -1),
+    ),
+    "queued": (
+        f"SELECT {_JOB}, turn, created_ms, id FROM generations WHERE state = 'queued'"
+        " AND (turn, created_ms, id) > (?, ?, ?) ORDER BY turn, created_ms, id LIMIT ?",
+        (-1, -1, -1),
+    ),
+    "failed": (
+        f"SELECT {_JOB}, id FROM generations WHERE id < ? AND id >= ? AND kind = 'image' AND state = 'failed'"
         " ORDER BY id DESC LIMIT ?",
-        (first_id_at(failed_since_ms), limit),
-    )
-    return [JobRow(*row) for row in (*running, *waiting, *failed)]
+        (2**63 - 1,),
+    ),
+}
+
+
+def list_jobs(
+    connection: Connection, failed_since_ms: int, limit: int, after: JobPlace | None = None
+) -> tuple[list[JobRow], JobPlace | None]:
+    """Return a page of jobs and where it ends, or None after the last one (keyset pagination).
+
+    Running jobs come first, then queued ones in their order, then those that failed since this time, newest first.
+    """
+    found: list[Row] = []
+    states = list(_JOB_LISTS)
+    for state in states[states.index(after.state) if after else 0 :]:
+        sql, key = _JOB_LISTS[state]
+        if after is not None and after.state == state:
+            key = after.key
+        since = (first_id_at(failed_since_ms),) if state == "failed" else ()
+        found += connection.execute(sql, (*key, *since, limit - len(found)))
+        if len(found) == limit:
+            break
+    columns = len(JobRow.__struct_fields__)
+    place = JobPlace(found[-1][3], tuple(found[-1][columns:])) if len(found) == limit else None
+    return [JobRow(*row[:columns]) for row in found], place
 
 
 # ── gauges for metrics ────────────────────────────────────────────────────────────────────────────────────────────

@@ -283,6 +283,8 @@ idempotency_keys = Table(
     Column("headers", Text),
     Column("body", LargeBinary),
     Index("ix_idempotency_keys_created_ms", "created_ms"),
+    # Each archived hold is looked for here before it is deleted, as the foreign key demands.
+    Index("ix_idempotency_keys_hold_id", "hold_id"),
     sqlite_strict=True,
 )
 
@@ -361,6 +363,7 @@ vouchers = Table(
     CheckConstraint("amount > 0", name="amount_positive"),
     CheckConstraint("(redeemed_ms IS NULL) = (account_id IS NULL)", name="redeemed_by_somebody"),
     _index("ix_vouchers_account", "account_id", where="account_id IS NOT NULL"),
+    Index("ix_vouchers_created", "created_ms", "code_hmac"),
     sqlite_strict=True,
 )
 
@@ -368,7 +371,7 @@ payments = Table(
     "payments",
     metadata,
     Column("id", Int64, primary_key=True, autoincrement=False),
-    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("account_id", Int64, ForeignKey("accounts.id"), nullable=False),
     Column("provider", Text, nullable=False),
     # The provider's IDs of the checkout session and of its payment.
     Column("provider_ref", Text, unique=True),
@@ -390,6 +393,7 @@ payments = Table(
     CheckConstraint("moved BETWEEN 0 AND paid", name="moved_within_paid"),
     CheckConstraint("state IN ('open', 'paid', 'closed')", name="state_known"),
     CheckConstraint("(state = 'paid') = (paid > 0)", name="paid_means_money"),
+    Index("ix_payments_account", "account_id", "id"),
     Index("ix_payments_intent", "intent"),
     _index("ix_payments_open", "created_ms", where="state = 'open'"),
     _index("ix_payments_owing", "id", where="moved > paid - reversed"),
@@ -437,5 +441,71 @@ installation = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
+    sqlite_strict=True,
+)
+
+# ── archived days: their generations, holds and usage transfers are in files of the object store ────────────────────
+
+#: Sums of one archived day. All generations that began before the end of the newest one are archived.
+archived_days = Table(
+    "archived_days",
+    metadata,
+    # Counted since 1970.
+    Column("day", Int64, primary_key=True, autoincrement=False),
+    Column("requests", Int64, nullable=False),
+    Column("paid", Int64, nullable=False),
+    Column("cost", Int64, nullable=False),
+    Column("amount", Int64, nullable=False),
+    Column("shortfall", Int64, nullable=False),
+    # SHA-256 of the manifest, which names that of the day archived before: a chain.
+    Column("manifest", Text, nullable=False),
+    Column("archived_ms", Int64, nullable=False),
+    # When the last of its rows was deleted here.
+    Column("removed_ms", Int64),
+    sqlite_strict=True,
+)
+
+archived_parts = Table(
+    "archived_parts",
+    metadata,
+    Column("day", Int64, primary_key=True, autoincrement=False),
+    Column("part", Int64, primary_key=True, autoincrement=False),
+    Column("sha256", Text, nullable=False),
+    Column("bytes", Int64, nullable=False),
+    Column("requests", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+#: Which files hold an account's rows: by time, and by the numbers of its transfers.
+archived_accounts = Table(
+    "archived_accounts",
+    metadata,
+    Column("day", Int64, primary_key=True, autoincrement=False),
+    Column("part", Int64, primary_key=True, autoincrement=False),
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("first_ms", Int64, nullable=False),
+    Column("last_ms", Int64, nullable=False),
+    Column("first_version", Int64),
+    Column("last_version", Int64),
+    Index("ix_archived_accounts_time", "account_id", "day", "part"),
+    Index("ix_archived_accounts_version", "account_id", "last_version"),
+    sqlite_strict=True,
+)
+
+#: The sum of an account's archived and deleted transfers, signed. The audit adds it to those that are left.
+opening_balances = Table(
+    "opening_balances",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("amount", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+#: What archived and deleted holds took of a budget.
+archived_budgets = Table(
+    "archived_budgets",
+    metadata,
+    Column("budget_id", Text, primary_key=True),
+    Column("used", Int64, nullable=False),
     sqlite_strict=True,
 )

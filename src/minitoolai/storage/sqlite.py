@@ -14,13 +14,15 @@ from urllib.parse import quote
 
 from minitoolai.core.errors import ConnectionLost, QueryTimeout, SettingsError, StoreError
 from minitoolai.core.private_files import create_private_file
-from minitoolai.storage.database import Database, ImmediateWrites, Row
+from minitoolai.storage.database import Connection, Database, ImmediateWrites, Row
 
 BUSY_TIMEOUT_S = 10.0
 #: Instructions of SQLite's virtual machine between two looks at the time limit, about a millisecond.
 CHECK_EVERY = 50_000
-#: Set on every connection: a committed transaction survives a power cut, and foreign keys are enforced.
-SESSION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+#: Set on every connection: a committed transaction survives a power cut, and foreign keys are enforced. The first one
+#: matters only to an empty file, which keeps it: pages that are freed can then be given back to the disk.
+SESSION = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+_INCREMENTAL = 2
 
 #: Compare the file with the path at most this often before a transaction. It costs a system call.
 CHECK_FILE_EVERY_S = 1.0
@@ -131,6 +133,13 @@ class SqliteConnection(ImmediateWrites):
         deadline_s = time.monotonic() + limit_s
         self._db.set_progress_handler(lambda: time.monotonic() > deadline_s, CHECK_EVERY)
 
+    def free_pages(self, limit: int) -> bool:
+        free = self.execute("PRAGMA freelist_count")[0][0]
+        if not free or self.execute("PRAGMA auto_vacuum")[0][0] != _INCREMENTAL:
+            return False
+        self.execute(f"PRAGMA incremental_vacuum({limit})")
+        return bool(free > limit)
+
     def close(self) -> None:
         self._db.close()
 
@@ -176,6 +185,25 @@ def open_sqlite(path: Path, *, serving: bool) -> Database:
         where=str(path),
         why_gone=lambda: None if identity is None else why_gone(path, identity),
     )
+
+
+def vacuum(path: Path) -> tuple[int, int]:
+    """Rewrite the file without its free pages and return its size before and after. No other process may use it.
+
+    From then on the file gives free pages back by itself.
+    """
+    before = path.stat().st_size
+    connection = SqliteConnection(path)
+    try:
+        connection.execute("VACUUM")
+    finally:
+        connection.close()
+    return before, path.stat().st_size
+
+
+def keeps_free_pages(connection: Connection) -> bool:
+    """Return True if only `vacuum` makes this file smaller, because it was created by an older version."""
+    return bool(connection.execute("PRAGMA auto_vacuum")[0][0] != _INCREMENTAL)
 
 
 @contextmanager

@@ -11,15 +11,15 @@ from minitoolai.accounts.users import digest
 from minitoolai.core.clock import generation_name
 from minitoolai.core.models import Device, StatementRow
 from minitoolai.core.money import format_dollars
+from minitoolai.core.threads import EXPORTS
 from minitoolai.http.exports import Parts, csv_lines
 from minitoolai.portal.charts import escape_formula
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.auth import GUESSES, email_composer, read_new_password
 from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, form, not_found, page, too_many_requests
-from minitoolai.storage.database import Connection
 from minitoolai.storage.payments import payments_owing
-from minitoolai.storage.reports import StatementPlace, statement_page, statement_part
+from minitoolai.storage.reports import StatementPlace
 
 
 @page("/account", access="user")
@@ -136,17 +136,13 @@ async def balance(page: PageRequest) -> Response:
     below, before_ms = page.query_number("below"), page.query_number("until")
     account_id = page.member.account_id
 
-    def read(connection: Connection) -> tuple[list[StatementRow], int]:
-        rows = statement_page(
-            connection,
-            account_id,
-            below=below,
-            before_ms=before_ms or page.site.clock.now_ms() + 60_000,
-            rows=PAGE_SIZE + 1,
-        )
-        return rows, sum(payment.owed for payment in payments_owing(connection, account_id))
-
-    rows, owed = await page.report(read)
+    rows = await page.site.reports.archive.statement_page(
+        account_id,
+        below=below,
+        before_ms=before_ms or page.site.clock.now_ms() + 60_000,
+        rows_wanted=PAGE_SIZE + 1,
+    )
+    owed = sum(payment.owed for payment in await page.site.database.read_async(payments_owing, account_id))
     older = rows[PAGE_SIZE - 1] if len(rows) > PAGE_SIZE else None
     return page.render(
         "balance/balance.html", rows=rows[:PAGE_SIZE], older=older, newer=below is not None, owed=owed,
@@ -162,18 +158,17 @@ async def statement(page: PageRequest) -> Response:
 
 async def _statement_csv(page: PageRequest) -> Parts:
     """Yield one CSV line per transfer, in UTC and exact dollars. Each part is a short report of its own."""
-
-    def read(connection: Connection, place: StatementPlace) -> tuple[bytes, StatementPlace | None]:
-        rows, following = statement_part(connection, page.member.account_id, place)
-        return csv_lines(map(statement_line, rows)), following
-
     header = csv_lines([COLUMNS])
     place: StatementPlace | None = StatementPlace()
     while place is not None:
-        lines, following = await page.report(read, place)
-        yield header + lines
+        rows, following = await page.site.reports.archive.statement_part(page.member.account_id, place)
+        yield header + await EXPORTS.run(_encode, rows)
         header = b""
         place = following
+
+
+def _encode(rows: list[StatementRow]) -> bytes:
+    return csv_lines(map(statement_line, rows))
 
 
 def statement_line(row: StatementRow) -> tuple[object, ...]:

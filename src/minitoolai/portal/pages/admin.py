@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from starlette.responses import Response
 
 from minitoolai.billing.payments import grant_as_admin, revoke_keys
@@ -42,16 +44,32 @@ async def overview(page: PageRequest) -> Response:
 async def jobs(page: PageRequest) -> Response:
     """Show image jobs that are queued or running, or failed in the last day."""
     since_ms = page.site.clock.now_ms() - MS_PER_DAY
-    rows = await page.report(reports.list_jobs, since_ms, MAX_ROWS)
-    return page.render("admin/jobs.html", rows=rows, states=STATES, generation_name=generation_name)
+    after = _job_place(page.query.get("after", ""))
+    rows, place = await page.report(reports.list_jobs, since_ms, MAX_ROWS, after)
+    older = None if place is None else "-".join((place.state, *map(str, place.key)))
+    return page.render(
+        "admin/jobs.html", rows=rows, states=STATES, generation_name=generation_name, older=older,
+        newer=after is not None,
+    )  # fmt: skip
+
+
+def _job_place(text: str) -> reports.JobPlace | None:
+    """Return where the page before ended, or None for anything that no page names."""
+    state, *key = text.split("-")
+    lengths = {"running": 2, "queued": 3, "failed": 1}
+    if lengths.get(state) != len(key) or not all(part.isascii() and part.isdigit() and len(part) < 19 for part in key):
+        return None
+    return reports.JobPlace(cast(Any, state), tuple(map(int, key)))
 
 
 @page("/admin/accounts", access="admin")
 async def search(page: PageRequest) -> Response:
     """Search accounts by e-mail address or number."""
     words = page.query.get("q", "")[:200].replace("\0", "").strip()
-    found = await page.report(reports.search_users, words, MAX_ROWS)
-    return page.render("admin/accounts.html", words=words, found=found, most=MAX_ROWS)
+    below = page.query_number("below")
+    found = await page.report(reports.search_users, words, MAX_ROWS + 1, below)
+    older = found[MAX_ROWS - 1] if len(found) > MAX_ROWS else None
+    return page.render("admin/accounts.html", words=words, found=found[:MAX_ROWS], older=older, newer=below is not None)
 
 
 @page("/admin/accounts/{number}", access="admin")
@@ -62,17 +80,21 @@ async def account(page: PageRequest) -> Response:
 
 
 async def _render_account(page: PageRequest, account_id: int, status: int = 200) -> Response:
+    below = page.query_number("below", longest=18)
+
     def read(connection: Connection) -> tuple[User | None, list[KeyRow], list[AdminAction]]:
         user = reports.find_customer(connection, account_id)
         keys = [key for key in accounts.keys_of(connection, account_id) if key.revoked_ms is None]
-        return user, keys, reports.admin_actions(connection, MAX_ROWS, account_id)
+        return user, keys, reports.admin_actions(connection, MAX_ROWS + 1, account_id, below)
 
     user, keys, actions = await page.report(read)
     if user is None:
         return not_found(page)
     return page.render(
-        "admin/account.html", status, person=user, keys=keys, done=actions, actions=ACTIONS, once=random_text(20)
-    )
+        "admin/account.html", status, person=user, keys=keys, done=actions[:MAX_ROWS], actions=ACTIONS,
+        once=random_text(20), older=actions[MAX_ROWS - 1] if len(actions) > MAX_ROWS else None,
+        newer=below is not None,
+    )  # fmt: skip
 
 
 @form("/admin/accounts/{number}/grant", access="admin", draft_fields=("amount", "note"))

@@ -23,6 +23,8 @@ VOUCHER_LIMIT = Limit(10, 900.0)
 CHECKOUT_LIMIT = Limit(20, 3600.0)
 AMOUNTS = (5, 10, 20, 50, 100)
 MAX_EVENT_BYTES = 1024 * 1024
+#: Payments on a page.
+MAX_PAYMENTS = 50
 #: Host of Stripe's payment form. The content security policy must allow our form to lead there.
 STRIPE_HOST = "https://checkout.stripe.com"
 
@@ -35,9 +37,11 @@ async def topup(page: PageRequest) -> Response:
 
 
 async def _render_topup(page: PageRequest, status: int = 200) -> Response:
-    payments = await page.site.database.read_async(payments_of, page.member.account_id)
+    below = page.query_number("below", longest=18)
+    rows = await page.site.database.read_async(payments_of, page.member.account_id, MAX_PAYMENTS + 1, below)
     return page.render(
-        "topup/topup.html", status, form_action=_form_action(page), payments=payments, amounts=AMOUNTS,
+        "topup/topup.html", status, form_action=_form_action(page), payments=rows[:MAX_PAYMENTS], amounts=AMOUNTS,
+        older=rows[MAX_PAYMENTS - 1] if len(rows) > MAX_PAYMENTS else None, newer=below is not None,
         least=MIN_CENTS * NANO_PER_CENT, most=MAX_CENTS * NANO_PER_CENT,
     )  # fmt: skip
 

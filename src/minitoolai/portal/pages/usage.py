@@ -18,7 +18,6 @@ from minitoolai.portal.request import PageRequest
 from minitoolai.portal.routing import Handler, page
 from minitoolai.storage import accounts
 from minitoolai.storage.database import Connection
-from minitoolai.storage.reports import recent_requests
 
 PERIODS = (7, 30, 90)
 MAX_REQUESTS = 100
@@ -87,7 +86,8 @@ async def requests(page: PageRequest) -> Response:
     """Show a hundred requests: cost, duration and state of each (keyset pagination: before a time and an ID)."""
     until_ms, below = page.query_number("until"), page.query_number("below", longest=19)
     before = None if until_ms is None or below is None else (until_ms, below)
-    rows = await page.report(recent_requests, page.member.account_id, MAX_REQUESTS + 1, before)
+    archive = page.site.reports.archive
+    rows = await archive.recent_requests(page.member.account_id, MAX_REQUESTS + 1, before)
     older = rows[MAX_REQUESTS - 1] if len(rows) > MAX_REQUESTS else None
     names, _ = await _key_names(page)
     return page.render(

@@ -1,0 +1,212 @@
+"""Read what is archived: an account's statement, requests and usage, merged with the rows of the database.
+
+The object store is never read in a thread that reads the database: it may be slow or away. What a report needs from
+files is first looked up in the database, then fetched, and then merged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from minitoolai.core.clock import MS_PER_DAY, created_ms
+from minitoolai.core.errors import ObjectMissing, Overloaded, ServiceError, StoreError
+from minitoolai.core.models import Generation, RecentRequest, StatementRow, UsageCell
+from minitoolai.core.threads import ARCHIVE
+from minitoolai.storage import reports
+from minitoolai.storage.archive import rows
+from minitoolai.storage.archive.files import ArchivedRow, Part
+from minitoolai.storage.archive.rows import AccountPart
+from minitoolai.storage.database import Connection, Database
+from minitoolai.storage.object_store import ObjectStore
+from minitoolai.storage.reports import ALWAYS_MS, ID_SLACK_MS, STATEMENT_PART, StatementPlace
+
+#: Files fetched at once for one report.
+PARTS_AT_ONCE = 8
+#: Files whose lines are kept in memory, about half a megabyte each: the next page of a statement reads the same.
+KEPT_PARTS = 8
+
+
+class ArchiveReader:
+    """Rows of archived days, for reports of one account."""
+
+    def __init__(self, database: Database, store: ObjectStore) -> None:
+        self._database = database
+        self._store = store
+        self._kept: OrderedDict[str, Part] = OrderedDict()
+
+    # ── statement ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def statement_page(
+        self, account_id: int, *, below: int | None, before_ms: int, rows_wanted: int
+    ) -> list[StatementRow]:
+        """Return one page of transfers with versions under `below` (None: the newest), newest first."""
+        _, _, found = await self._statement(account_id, below, before_ms, rows_wanted)
+        return [found[version] for version in sorted(found, reverse=True)]
+
+    async def statement_part(
+        self, account_id: int, place: StatementPlace
+    ) -> tuple[list[StatementRow], StatementPlace | None]:
+        """Return the next transfers of a whole statement, newest first, and the place of the part after them."""
+        lowest, below, found = await self._statement(account_id, place.below, place.before_ms, STATEMENT_PART)
+        if len(found) < below - lowest:
+            # Processes with different clocks number transfers against the order of time. Search without a bound.
+            lowest, below, found = await self._statement(account_id, below, ALWAYS_MS, STATEMENT_PART)
+        part = [found[version] for version in sorted(found, reverse=True)]
+        if lowest <= 1:
+            return part, None
+        return part, StatementPlace(lowest, part[-1].at_ms if part else place.before_ms)
+
+    async def _statement(
+        self, account_id: int, below: int | None, before_ms: int, wanted: int
+    ) -> tuple[int, int, dict[int, StatementRow]]:
+        """Return the lowest version wanted, the version above the highest, and the transfers found, by version."""
+        lowest, above, found = await self._database.report(
+            account_id, _statement_rows, account_id, below, before_ms, wanted
+        )
+        first = lowest
+        while len(found) < above - lowest:
+            parts = await self._database.report(
+                account_id, rows.parts_with_versions, account_id, first, above, PARTS_AT_ONCE
+            )
+            for row in await self._rows(account_id, parts):
+                if row.transfer is not None and lowest <= row.transfer["account_version"] < above:
+                    found[row.transfer["account_version"]] = _statement_row(row)
+            if len(parts) < PARTS_AT_ONCE:
+                break
+            first = (parts[-1].last_version or 0) + 1
+        return lowest, above, found
+
+    # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def recent_requests(
+        self, account_id: int, limit: int, before: tuple[int, int] | None = None
+    ) -> list[RecentRequest]:
+        """Return the last requests of an account, newest first, before one of them: its time and ID."""
+        until_ms, found = await self._database.report(account_id, _live_requests, account_id, limit, before)
+        place = (until_ms, 0) if before is None else min(before, (until_ms, 0))
+        key = (place[0] // MS_PER_DAY + 1, 0)
+        while len(found) < limit:
+            parts = await self._database.report(account_id, rows.parts_before, account_id, key, 1)
+            if not parts:
+                break
+            key = parts[0].day, parts[0].part
+            if parts[0].first_ms <= place[0]:
+                own = [row for row in await self._rows(account_id, parts) if row.place < place]
+                found += [_recent_request(row) for row in reversed(own)][: limit - len(found)]
+        return found
+
+    async def find_generation(self, generation_id: int, account_id: int) -> Generation | None:
+        """Return an archived generation, or None if this account does not own it."""
+        from_ms = created_ms(generation_id)
+        async for part in self._parts(account_id, from_ms, from_ms + ID_SLACK_MS):
+            for row in await self._rows(account_id, [part]):
+                if row.generation["id"] == generation_id:
+                    return _generation(row)
+        return None
+
+    async def usage_cells(self, account_id: int, from_ms: int, until_ms: int) -> list[UsageCell]:
+        """Return archived usage by day, kind, model and key, from `from_ms` up to but not including `until_ms`."""
+        cells: dict[tuple[int, str, str, str], list[int]] = {}
+        async for part in self._parts(account_id, from_ms, until_ms - 1):
+            for row in await self._rows(account_id, [part]):
+                g, begun_ms = row.generation, row.generation["created_ms"]
+                if from_ms <= begun_ms < until_ms:
+                    cell = cells.setdefault((begun_ms // MS_PER_DAY, g["kind"], g["model"], g["key_id"]), [0, 0, 0, 0])
+                    values = (1, g["input_units"], g["output_units"], row.hold["settled"])
+                    cell[:] = (one + value for one, value in zip(cell, values, strict=True))
+        names = UsageCell.__struct_fields__
+        return [msgspec.convert(dict(zip(names, (*key, *cells[key]), strict=True)), UsageCell) for key in sorted(cells)]
+
+    async def _parts(self, account_id: int, from_ms: int, to_ms: int) -> AsyncIterator[AccountPart]:
+        """Yield the files with generations of an account that began in this time, oldest first."""
+        key = (from_ms // MS_PER_DAY, 0)
+        while parts := await self._database.report(account_id, rows.parts_after, account_id, key, PARTS_AT_ONCE):
+            for part in parts:
+                if part.day > to_ms // MS_PER_DAY:
+                    return
+                if part.last_ms >= from_ms and part.first_ms <= to_ms:
+                    yield part
+            key = parts[-1].day, parts[-1].part
+
+    # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _rows(self, account_id: int, parts: Sequence[AccountPart]) -> list[ArchivedRow]:
+        """Return the rows of an account in some files, in the order of the files."""
+        found: list[ArchivedRow] = []
+        for begin in range(0, len(parts), PARTS_AT_ONCE):
+            read = await asyncio.gather(*map(self._part, parts[begin : begin + PARTS_AT_ONCE]))
+            for part in read:
+                found += await ARCHIVE.run(part.rows, account_id)
+        return found
+
+    async def _part(self, wanted: AccountPart) -> Part:
+        """Return a file. Raise Overloaded if the store is away, ServiceError if the file is missing or damaged."""
+        path = wanted.path
+        part = self._kept.get(path)
+        if part is None:
+            try:
+                data = await self._store.get_file(path)
+            except ObjectMissing as error:
+                raise ServiceError(f"the archived file {path} is missing; the operator has to restore it") from error
+            except StoreError as error:
+                raise Overloaded("the storage of old usage does not respond; try again", retry_after_s=5) from error
+            part = await ARCHIVE.run(Part, path, data, wanted.sha256)
+        self._kept[path] = part
+        self._kept.move_to_end(path)
+        while len(self._kept) > KEPT_PARTS:
+            self._kept.popitem(last=False)
+        return part
+
+
+def _statement_rows(
+    connection: Connection, account_id: int, below: int | None, before_ms: int, wanted: int
+) -> tuple[int, int, dict[int, StatementRow]]:
+    """Return the bounds of the versions that are wanted, and those transfers that are in the database."""
+    newest = connection.execute("SELECT version FROM accounts WHERE id = ?", (account_id,))
+    above = (newest[0][0] if newest else 0) + 1
+    below = above if below is None else min(below, above)
+    found = reports.statement_page(connection, account_id, below=below, before_ms=before_ms, rows=wanted)
+    return max(below - wanted, 1), below, {row.version: row for row in found}
+
+
+def _live_requests(
+    connection: Connection, account_id: int, limit: int, before: tuple[int, int] | None
+) -> tuple[int, list[RecentRequest]]:
+    """Return the time before which all is archived, and the requests since then."""
+    found = reports.recent_requests(connection, account_id, limit, before)
+    # Read afterwards: what was deleted in between is taken from its files.
+    until_ms = rows.archived_until_ms(connection)
+    return until_ms, [row for row in found if row.created_ms >= until_ms]
+
+
+def _statement_row(row: ArchivedRow) -> StatementRow:
+    g, t = row.generation, row.transfer
+    assert t is not None, "the caller has looked"
+    return StatementRow(
+        version=t["account_version"],
+        at_ms=t["created_ms"],
+        kind="usage",
+        amount=-t["amount"],
+        balance_after=t["balance_after"],
+        generation_id=g["id"],
+        work=g["kind"],
+        model=g["model"],
+        key_id=g["key_id"],
+        input_units=g["input_units"],
+        output_units=g["output_units"],
+        estimated=bool(g["estimated"]),
+    )
+
+
+def _recent_request(row: ArchivedRow) -> RecentRequest:
+    return msgspec.convert(row.generation | {"cost": row.hold["settled"], "is_pending": False}, RecentRequest)
+
+
+def _generation(row: ArchivedRow) -> Generation:
+    g, h = row.generation, row.hold
+    money = {"cost": h["settled"], "shortfall": h["shortfall"], "held": h["amount"]}
+    return msgspec.convert(g | money | {"estimated": bool(g["estimated"])}, Generation)

@@ -1,0 +1,107 @@
+"""Archiving beside 200 requests a second: none is delayed by more than 50 ms, and the books stay the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from minitoolai.billing import payments
+from minitoolai.core.clock import MS_PER_DAY, SystemClock
+from minitoolai.storage import users
+from minitoolai.storage.archive.files import day_name
+from minitoolai.storage.ledger import broken_invariants
+from tests.support.browse import new_user
+from tests.support.cli import CATALOG
+from tests.support.cluster import Cluster
+from tests.support.history import seed_history
+from tests.support.server import PROGRAM, ServerProcess
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timing]
+OLD_REQUESTS = 20_000
+PER_SECOND, SECONDS = 200, 12
+MOST_DELAY_S = 0.050
+TRIES = 3
+EMAIL = "old@example.com"
+
+#: Sends requests at a fixed rate from a few threads, and prints the time of each. Lateness of a thread counts as delay.
+CLIENT = """
+import http.client, json, sys, threading, time
+port, key, rate, seconds, threads = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), 16
+body = json.dumps({"model": "fake-chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4})
+headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+times = []
+def work(number):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    begin = time.monotonic() + number / rate
+    for turn in range(int(rate * seconds / threads)):
+        due = begin + turn * threads / rate
+        time.sleep(max(0.0, due - time.monotonic()))
+        began = time.monotonic()
+        connection.request("POST", "/v1/chat/completions", body, headers)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200, response.status
+        times.append(time.monotonic() - began)
+workers = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
+[worker.start() for worker in workers]
+[worker.join() for worker in workers]
+print(json.dumps(sorted(times)))
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server of its own on each database."""
+    env = {}
+    if request.param == "postgres":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        env["MINITOOLAI_DATABASE_URL"] = cluster.url(cluster.create())
+    with ServerProcess(tmp_path, catalog=CATALOG, env=env, is_new=request.param == "sqlite") as running:
+        yield running
+
+
+def load_times_s(server: ServerProcess, key: str) -> list[float]:
+    """Send requests for SECONDS and return how long each took, sorted."""
+    command = [sys.executable, "-S", "-c", CLIENT, str(server.port), key, str(PER_SECOND), str(SECONDS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    times: list[float] = json.loads(done.stdout)
+    assert len(times) > 0.9 * PER_SECOND * SECONDS
+    return times
+
+
+def test_no_request_waits_for_the_archive(server: ServerProcess) -> None:
+    new_user(server, EMAIL)
+    account_id = server.read(lambda c: users.find_user(c, EMAIL))[0].account_id
+    server.write(lambda c: payments.grant(c, SystemClock(), account_id, 10**9, reason="test"))
+    today = SystemClock().now_ms() // MS_PER_DAY
+    found = []
+    customer = server.account()
+    load_times_s(server, customer.key)
+    for turn in range(TRIES):
+        # Each try has days of its own.
+        first = today - 140 + turn * 30
+        with server.connect() as connection:
+            begin_ms, end_ms = first * MS_PER_DAY, (first + 30) * MS_PER_DAY
+            seed_history(connection, account_id, OLD_REQUESTS, first_ms=begin_ms, until_ms=end_ms)
+        alone = load_times_s(server, customer.key)
+        command = [*PROGRAM, "archive", "--before", day_name(first + 30), "--data-dir", str(server.data_dir)]
+        began_s = time.monotonic()
+        archive = subprocess.Popen(command, env=server.env, stdout=subprocess.PIPE, text=True)
+        beside = load_times_s(server, customer.key)
+        said, _ = archive.communicate(timeout=300)
+        took_s = time.monotonic() - began_s
+        assert archive.returncode == 0
+        assert said.startswith(f"{OLD_REQUESTS:,} generations were archived")
+        found.append((alone[-1], beside[-1], alone[len(alone) // 2], beside[len(beside) // 2], took_s))
+        print("worst alone and beside, median alone and beside, seconds of the archive:", found[-1])
+        if beside[-1] - alone[-1] <= MOST_DELAY_S:
+            break
+    assert any(beside - alone <= MOST_DELAY_S for alone, beside, *_ in found), found
+    assert server.read(broken_invariants) == {}
+    assert server.command("archive", "--verify").returncode == 0
