@@ -20,10 +20,10 @@ from minitoolai.core.threads import CONTROL, close_pools
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
-from minitoolai.http.lingering import linger_at_close
 from minitoolai.http.request_context import REQUEST_CONTEXT, RequestContext, allow_origin, is_preflight, preflight
-from minitoolai.http.server import exclusive_data_dir, run_server
-from minitoolai.http.uvicorn_fast_path import http10_body
+from minitoolai.http.serving.fast_path import http10_body
+from minitoolai.http.serving.lingering import linger_at_close
+from minitoolai.http.serving.server import exclusive_data_dir, run_server
 from minitoolai.images.webhooks import WebhookLog
 from minitoolai.observability.logging import current_request
 from minitoolai.observability.metrics import MetricsPage, MetricsPort

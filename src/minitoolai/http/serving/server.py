@@ -20,8 +20,8 @@ import uvicorn
 
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.private_files import private_opener
+from minitoolai.http.serving.protocol import UpgradeIgnoringProtocol
 from minitoolai.http.types import App
-from minitoolai.http.uvicorn_protocol import UpgradeIgnoringProtocol
 from minitoolai.settings import Settings
 
 BACKLOG = 2048
