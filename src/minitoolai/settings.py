@@ -147,6 +147,11 @@ class Settings:
     trusted_proxies: str = _setting(
         "", "Proxies whose X-Forwarded-For is trusted: addresses or networks, separated by commas."
     )
+    connections_per_address: int = _setting(
+        1000,
+        "Open connections per client address (IPv6: per /64) and process. More are closed with a 429. Trusted proxies "
+        "and private addresses are not limited. 0: no limit.",
+    )
     unknown_fields: str = _setting(
         "drop",
         "Request fields that the API does not document: drop (named in x-dropped-fields) or refuse.",
