@@ -143,7 +143,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     """Serve until stopped: as one process, as the supervisor of several, or as one of those."""
     from minitoolai import app
     from minitoolai.bootstrap import build
-    from minitoolai.http import server, supervisor
+    from minitoolai.http.serving import server, supervisor
 
     _check_shared(settings)
     server.allow_many_connections()
