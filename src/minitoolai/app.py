@@ -27,6 +27,7 @@ from minitoolai.http.serving.server import exclusive_data_dir, run_server
 from minitoolai.images.webhooks import WebhookLog
 from minitoolai.observability.logging import current_request
 from minitoolai.observability.metrics import MetricsPage, MetricsPort
+from minitoolai.observability.watchdog import Watchdog
 from minitoolai.portal.routes import is_portal_path, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.jobs import JOBS_CHANNEL
@@ -54,10 +55,13 @@ class Server:
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
         images, keys = services.images, services.keys
-        self._hot = hot_paths(services.chats, services.speech, keys) | image_paths(images, keys, services.settings)
+        self._hot = hot_paths(services.chats, services.speech, keys) | image_paths(
+            images, keys, services.settings, services.site.request_failures
+        )
         self._other: Any = other_paths(
             key_verifier=services.keys,
             reports=services.reports,
+            failures=services.site.request_failures,
             why_not_ready=self.why_not_ready,
             image_service=images.service,
             image_delivery=images.delivery,
@@ -65,9 +69,9 @@ class Server:
         )
         self._portal: Any = portal(services.site)
         self._idempotent = Idempotent(services.idempotency, services.keys)
-        self._metrics = MetricsPort(
-            services.settings, MetricsPage(services.metric_sources(), self.why_not_ready).render
-        )
+        self._watchdog = Watchdog(self.route_template)
+        page = MetricsPage(services.metric_sources(), self.why_not_ready, self._watchdog.longest_s)
+        self._metrics = MetricsPort(services.settings, page.render)
         self._count = services.chats.charging.meters.request
 
     def why_not_ready(self) -> str | None:
@@ -172,6 +176,7 @@ class Server:
             asyncio.create_task(services.images.webhooks.run()),
             asyncio.create_task(services.site.run()),
             asyncio.create_task(self._watch_database()),
+            asyncio.create_task(self._watchdog.run()),
             asyncio.create_task(RevocationWatch(services.database, services.in_flight).run()),
         ]
         if self._engines_first:

@@ -43,7 +43,7 @@ def hot(tmp_path: Path) -> set[str]:
     async def ask() -> set[str]:
         services = build(load_settings({}, data_dir=tmp_path))
         hot = hot_paths(services.chats, services.speech, services.keys)
-        return set(hot | image_paths(services.images, services.keys, services.settings))
+        return set(hot | image_paths(services.images, services.keys, services.settings, services.site.request_failures))
 
     return asyncio.run(ask())
 

@@ -92,7 +92,7 @@ def test_every_route_that_reads_a_body_has_its_limit(tmp_path: Path) -> None:
     async def ask() -> dict[str, Any]:
         services = build(load_settings({}, data_dir=tmp_path))
         hot = hot_paths(services.chats, services.speech, services.keys)
-        return hot | image_paths(services.images, services.keys, services.settings)
+        return hot | image_paths(services.images, services.keys, services.settings, services.site.request_failures)
 
     found = {path: endpoint.limits for path, endpoint in asyncio.run(ask()).items()}
     expected = {path.rstrip("/"): BodyLimits(*limits) for path, limits in LIMITS.items()}

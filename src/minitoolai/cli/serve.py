@@ -83,6 +83,7 @@ def check_worker(settings: Settings, kinds: str) -> None:
 async def _work(services: Services, ready: Callable[[str], None]) -> None:
     """Claim jobs until SIGTERM, then finish or requeue the current ones; a second signal does not wait."""
     from minitoolai.observability.metrics import MetricsPage, MetricsPort
+    from minitoolai.observability.watchdog import Watchdog
 
     worker, loop = services.images.worker, asyncio.get_running_loop()
     # A worker exists for images alone, so its engines start before the first job.
@@ -98,14 +99,15 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
     def on_notify(channel: str | None, _: str | None) -> None:
         loop.call_soon_threadsafe(worker.events.notify_queued)
 
-    metrics = MetricsPort(
-        services.settings,
-        MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None).render,
+    watchdog = Watchdog(lambda _: None)
+    page = MetricsPage(
+        services.metric_sources(), lambda: "stopping" if stopping.is_set() else None, watchdog.longest_s
     )
+    metrics = MetricsPort(services.settings, page.render)
     registration = services.database.membership((JOBS_CHANNEL,), on_notify)
     await metrics.open()
     services.writer.start()
-    working = asyncio.create_task(worker.run())
+    working = [asyncio.create_task(worker.run()), asyncio.create_task(watchdog.run())]
     try:
         if registration is not None:
             await CONTROL.run(registration.start)
@@ -113,8 +115,9 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         await stopping.wait()
         await _first(worker.drain(services.settings.drain_timeout_s), forced.wait())
     finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
         await asyncio.gather(*(engine.stop() for engine in services.images.engines.values()))
         await metrics.close()
         await services.http.close()
