@@ -1,4 +1,4 @@
-"""Large bodies of every shape, to every route, four at once: other requests are answered, and no stream is lost."""
+"""Large bodies of every shape, to every route, eight at once: other requests are answered, and no stream is lost."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Exchange, Upstream
 
 ROOT = Path(__file__).parent.parent.parent
-#: Longest that anybody waits for /healthz, in milliseconds.
-LONGEST_MS = 100.0
+#: Longest that anybody waits for /healthz, in milliseconds, beyond what a server without bodies takes at that time.
+LONGEST_MS = 50.0
 #: On a busy machine, a process may wait for its turn as long as for the server: the best of so many rounds counts.
 ROUNDS = 3
 JSON = {"content-type": "application/json"}
@@ -162,7 +162,7 @@ def expected(job: dict[str, Any]) -> tuple[int, ...]:
 
 @pytest.mark.acceptance
 @pytest.mark.timing
-def test_four_large_bodies_at_once_keep_nobody_waiting(serve: Serve, upstream: Upstream, tmp_path: Path) -> None:
+def test_eight_large_bodies_at_once_keep_nobody_waiting(serve: Serve, upstream: Upstream, tmp_path: Path) -> None:
     too_large, at_the_limit = heavy_bodies.too_large(), heavy_bodies.at_the_limit()
     assert len(too_large) == 12
     for name, body in (too_large | {f"limit {name}": body for name, body in at_the_limit.items()}).items():
@@ -176,26 +176,33 @@ def test_four_large_bodies_at_once_keep_nobody_waiting(serve: Serve, upstream: U
         rounds = {name: barrage(account, member, name, number) for number, name in enumerate(too_large)}
         chat = {"method": "POST", "path": OPENAI, "headers": JSON | account.headers, "chunked": False, "stubborn": True}
         rounds |= {f"limit {name}": [chat | {"body": f"limit {name}"}] * 4 for name in at_the_limit}
-        with a_stream(server, upstream), told("heartbeat", server.port) as heart:
-            worst = {name: worst_ms(attacker, heart, jobs) for name, jobs in rounds.items()}
+        with (
+            a_stream(server, upstream),
+            told("twin", 0) as twin,
+            told("heartbeat", server.port) as heart,
+            told("heartbeat", twin.hear()) as twin_heart,
+        ):
+            worst = {name: worst_ms(attacker, heart, twin_heart, jobs) for name, jobs in rounds.items()}
         for name, ms in sorted(worst.items(), key=lambda item: -item[1]):
             print(f"{name}: /healthz within {ms:.0f} ms")
         assert max(worst.values()) < LONGEST_MS, worst
         server.check_books()
 
 
-def worst_ms(attacker: Told, heart: Told, jobs: list[dict[str, Any]]) -> float:
-    """Longest that /healthz took while these jobs were done."""
+def worst_ms(attacker: Told, heart: Told, twin_heart: Told, jobs: list[dict[str, Any]]) -> float:
+    """Longest that /healthz took while these jobs were done, less what it took at an idle server at that time."""
     best = float("inf")
     for _ in range(ROUNDS):
         heart.ask(None)
+        twin_heart.ask(None)
         outcomes = attacker.ask(jobs)
         count, _, worst = heart.ask(None)
+        _, _, usual = twin_heart.ask(None)
         assert count > 3
         for job, (status, _, wrong) in zip(jobs, outcomes, strict=True):
             allowed = (200, 400, 404) if job["body"].startswith("limit") else expected(job)
             assert status in allowed, (job["method"], job["path"], job["body"], status, wrong)
-        best = min(best, worst)
+        best = min(best, max(0.0, worst - usual))
         if best < LONGEST_MS:
             break
     return best

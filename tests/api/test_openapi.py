@@ -105,8 +105,8 @@ def test_every_path_that_bypasses_the_framework_answers_with_and_without_its_las
 
 
 def test_every_status_an_error_can_have_is_described_for_paid_work() -> None:
-    # What is gone was paid for before.
-    statuses = {str(status) for _, status, _ in TABLE} - {"410"}
+    # What is gone was paid for before. A request that did not arrive whole has no path.
+    statuses = {str(status) for _, status, _ in TABLE} - {"408", "410", "431"}
     paid = [what for path, method, what in operations() if method == "post" and path not in SIGNED]
     assert len(paid) >= 2
     for what in paid:

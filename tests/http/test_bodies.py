@@ -203,6 +203,8 @@ def test_a_length_that_lies_harms_nobody(account: Account) -> None:
     with closing(connect(account.server.port)) as connection:
         connection.sendall(head("POST", OPENAI, JSON | account.headers, 2) + b"{}" + b"[[[[" * 1000)
         assert read_reply(connection).status == 400
+        # The rest is no request.
+        assert read_reply(connection).status == 400
         with contextlib.suppress(ConnectionError):
             assert connection.recv(1) == b""
     assert is_closed(account)

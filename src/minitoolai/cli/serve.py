@@ -100,9 +100,7 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         loop.call_soon_threadsafe(worker.events.notify_queued)
 
     watchdog = Watchdog(lambda _: None)
-    page = MetricsPage(
-        services.metric_sources(), lambda: "stopping" if stopping.is_set() else None, watchdog.longest_s
-    )
+    page = MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None, watchdog.longest_s)
     metrics = MetricsPort(services.settings, page.render)
     registration = services.database.membership((JOBS_CHANNEL,), on_notify)
     await metrics.open()

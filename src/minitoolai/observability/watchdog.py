@@ -39,29 +39,36 @@ _PACKAGE: Final = __name__.partition(".")[0]
 class Watchdog:
     """Watches the event loop of this process."""
 
-    def __init__(self, route_of: Callable[[Scope], str | None], limit_s: float = LIMIT_S) -> None:
+    def __init__(
+        self,
+        route_of: Callable[[Scope], str | None],
+        *,
+        log_every_s: float = LOG_EVERY_S,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`route_of` returns the route of a request, such as `/v1/models/{name}`, or None if it is not known yet."""
         self._route_of = route_of
-        self._limit_s = limit_s
-        self._beat_s = time.monotonic()
+        self._log_every_s = log_every_s
+        self._now_s = now_s
+        self._beat_s = now_s()
         self._cpu_s = time.process_time()
         #: The longest pause of each window, the current one last.
         self._longest: deque[float] = deque([0.0], WINDOWS)
         self._window_s = self._beat_s
         self._culprit: str | None = None
-        self._logged_s = -LOG_EVERY_S
+        self._logged_s = -log_every_s
         self._unlogged = 0
         self._stop = threading.Event()
 
     def longest_s(self) -> float:
         """Return the longest pause of the last minute."""
-        self._rotate(time.monotonic())
+        self._rotate(self._now_s())
         return max(self._longest)
 
     async def run(self) -> None:
         """Watch until cancelled."""
         self._stop.clear()
-        self._beat_s, self._cpu_s = time.monotonic(), time.process_time()
+        self._beat_s, self._cpu_s = self._now_s(), time.process_time()
         thread = threading.Thread(
             target=self._look, args=(threading.get_ident(),), name="event-loop-watchdog", daemon=True
         )
@@ -69,19 +76,20 @@ class Watchdog:
         try:
             while True:
                 await asyncio.sleep(BEAT_S)
-                self._beat()
+                self.beat()
         finally:
             self._stop.set()
 
-    def _beat(self) -> None:
-        now_s, cpu_s = time.monotonic(), time.process_time()
+    def beat(self) -> None:
+        """Note that the loop runs."""
+        now_s, cpu_s = self._now_s(), time.process_time()
         pause_s = now_s - self._beat_s - BEAT_S
         busy_s = cpu_s - self._cpu_s
         self._beat_s, self._cpu_s = now_s, cpu_s
         self._rotate(now_s)
         self._longest[-1] = max(self._longest[-1], pause_s)
         culprit, self._culprit = self._culprit, None
-        if pause_s > self._limit_s:
+        if pause_s > LIMIT_S:
             self._report(pause_s, busy_s, culprit, now_s)
 
     def _rotate(self, now_s: float) -> None:
@@ -91,7 +99,7 @@ class Watchdog:
             self._longest.extend([0.0] * min(passed, WINDOWS))
 
     def _report(self, pause_s: float, busy_s: float, culprit: str | None, now_s: float) -> None:
-        if now_s - self._logged_s < LOG_EVERY_S:
+        if now_s - self._logged_s < self._log_every_s:
             self._unlogged += 1
             return
         more = f"; {self._unlogged} more pauses since the last such line" if self._unlogged else ""
@@ -108,8 +116,8 @@ class Watchdog:
 
     def _look(self, loop_thread: int) -> None:
         """Find out who holds the loop, as soon as it is held for too long."""
-        while not self._stop.wait(self._limit_s / 4):
-            if self._culprit is None and time.monotonic() - self._beat_s > self._limit_s:
+        while not self._stop.wait(LIMIT_S / 4):
+            if self._culprit is None and self._now_s() - self._beat_s > LIMIT_S:
                 frame = sys._current_frames().get(loop_thread)
                 if frame is not None:
                     self._culprit = self._describe(frame)

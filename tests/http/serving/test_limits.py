@@ -32,11 +32,19 @@ GET = b"GET /a HTTP/1.1\r\nhost: a\r\n\r\n"
 KB = 1024
 
 
+class RemoteProtocol(LimitedProtocol):
+    """A connection from the internet. Those from this machine are not limited by address."""
+
+    def _address(self) -> str:
+        return "8.8.8.8"
+
+
 class Edge:
     """A port with our protocol, and an app that records its requests."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, protocol: type[LimitedProtocol]) -> None:
         self.connections = connections
+        self._protocol = protocol
         self.bodies: list[bytes] = []
         self.paths: list[str] = []
         self.left = 0
@@ -83,7 +91,7 @@ class Edge:
             self.app, interface="asgi3", ws="none", lifespan="off", log_config=None, proxy_headers=False
         )
         config.load()
-        made = LimitedProtocol(self.connections, config=config, server_state=ServerState(), app_state={})
+        made = self._protocol(self.connections, config=config, server_state=ServerState(), app_state={})
         self.protocols.append(made)
         return made
 
@@ -131,9 +139,9 @@ Connect = Callable[[], Awaitable[Client]]
 
 @asynccontextmanager
 async def serving(
-    connections: Connections | None = None,
-) -> AsyncIterator[tuple[Edge, Callable[[], Awaitable[Client]]]]:
-    edge = Edge(Connections() if connections is None else connections)
+    connections: Connections | None = None, protocol: type[LimitedProtocol] = LimitedProtocol
+) -> AsyncIterator[tuple[Edge, Connect]]:
+    edge = Edge(Connections() if connections is None else connections, protocol)
     server = await asyncio.get_running_loop().create_server(edge.protocol, "127.0.0.1", 0)
     edge.port = server.sockets[0].getsockname()[1]
     clients: list[Client] = []
@@ -476,12 +484,9 @@ def test_a_client_that_reads_nothing_is_cut_off() -> None:
 # ── connections ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_connection_too_many_is_told_so_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Loopback is not limited, so these connections claim to come from elsewhere.
-    monkeypatch.setattr(LimitedProtocol, "_address", lambda _: "8.8.8.8")
-
+def test_a_connection_too_many_is_told_so_and_closed() -> None:
     async def work() -> None:
-        async with serving(Connections(2)) as (edge, connect):
+        async with serving(Connections(2), RemoteProtocol) as (edge, connect):
             first, second, third = await connect(), await connect(), await connect()
             status, body = await third.reply()
             assert (status, body["error"]["code"]) == (429, "too_many_connections")

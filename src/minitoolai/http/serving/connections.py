@@ -20,7 +20,7 @@ BATCH = 1_000
 MAX_CACHED_ADDRESSES = 4_096
 
 
-class Connection(Protocol):
+class TimedConnection(Protocol):
     """What this module needs of a connection."""
 
     def check(self, now: int) -> None:
@@ -36,14 +36,14 @@ class Connections:
         self.now = 0
         self._most = most_per_address
         self._trusted = [ip_network(network) for network in trusted_proxies]
-        self._open: set[Connection] = set()
+        self._open: set[TimedConnection] = set()
         self._counts: Counter[str] = Counter()
         self._owner = lru_cache(MAX_CACHED_ADDRESSES)(self._find_owner)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, connection: Connection, address: str) -> bool:
+    def add(self, connection: TimedConnection, address: str) -> bool:
         """Add a connection. Return False, and do not add it, if this address has as many as it may."""
         if self._most and (owner := self._owner(address)) is not None:
             if self._counts[owner] >= self._most:
@@ -52,7 +52,7 @@ class Connections:
         self._open.add(connection)
         return True
 
-    def discard(self, connection: Connection, address: str) -> None:
+    def discard(self, connection: TimedConnection, address: str) -> None:
         """Remove a connection that was added and is closed now."""
         if connection not in self._open:
             return
