@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from statistics import median
 
 import pytest
+import requests
 
 from tests.acceptance.conftest import Serve
 from tests.acceptance.test_bodies import Told, a_stream, told
@@ -67,6 +68,10 @@ def test_floods_harm_nobody_and_leave_no_memory_behind(serve: Serve, upstream: U
     account = server.account("1000")
     for _ in range(50):
         assert post(account, model="quick").status_code == 200
+        # Pages take memory when they are first shown.
+        assert requests.get(f"{server.url}/en/signin", timeout=30).status_code == 200
+        assert requests.post(f"{server.url}/en/signin", data={"email": "x" * 70_000}, timeout=30).status_code == 413
+        assert requests.post(f"{server.url}/en/signin", data={"email": "x"}, timeout=30).status_code == 403
     with a_stream(server, upstream), customer(account) as served, told("floods", server.port) as attacker:
         eventually(lambda: len(served.statuses) > 60, within_s=30)
         alone = len(served.took_s)

@@ -7,6 +7,7 @@ is blocked, no client is to blame. One task checks all connections, so none need
 from __future__ import annotations
 
 import asyncio
+import ctypes
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,7 +15,12 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Protocol
 
 from minitoolai.accounts.rate_limits import network_of
+from minitoolai.core.threads import CONTROL
 
+#: Return freed memory to the system after so many connections were closed, at most once in so many ticks. Otherwise the
+#: memory of a flood of connections stays with the process.
+TRIM_AFTER = 500
+TRIM_EVERY = 10
 #: Check this many connections before other work gets its turn: less than a millisecond.
 BATCH = 1_000
 MAX_CACHED_ADDRESSES = 4_096
@@ -25,6 +31,13 @@ class TimedConnection(Protocol):
 
     def check(self, now: int) -> None:
         """End the connection if the client has kept it waiting for too long. `now`: ticks since the start."""
+
+
+def _trim_heap() -> None:
+    """Return freed memory to the system, where the C library can do that."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class Connections:
@@ -38,6 +51,8 @@ class Connections:
         self._trusted = [ip_network(network) for network in trusted_proxies]
         self._open: set[TimedConnection] = set()
         self._counts: Counter[str] = Counter()
+        self._closed = 0
+        self._trimmed = 0
         self._owner = lru_cache(MAX_CACHED_ADDRESSES)(self._find_owner)
 
     def __len__(self) -> int:
@@ -57,6 +72,7 @@ class Connections:
         if connection not in self._open:
             return
         self._open.discard(connection)
+        self._closed += 1
         if self._most and (owner := self._owner(address)) is not None:
             self._counts[owner] -= 1
             if self._counts[owner] <= 0:
@@ -76,6 +92,9 @@ class Connections:
             for connection in connections[start : start + BATCH]:
                 connection.check(self.now)
             await asyncio.sleep(0)
+        if self._closed >= TRIM_AFTER and self.now - self._trimmed >= TRIM_EVERY:
+            self._closed, self._trimmed = 0, self.now
+            await CONTROL.run(_trim_heap)
 
     def _find_owner(self, address: str) -> str | None:
         """Return the network that the limit counts by: the IPv4 address or the IPv6 /64. None if it is not limited.

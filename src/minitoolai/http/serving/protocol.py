@@ -300,6 +300,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._held, self._held_at = b"", 0
         if self._waits_for == _BODY:
             self._drop_request()
+        elif self._waits_for == _HEAD and self.headers is not None:
+            # No handler has them.
+            self.headers.clear()
         self._head_bytes = self._overhead = 0
         self.parser, self.headers = _DEAF, _DISCARD
         if self._is_refused or self.transport.is_closing():
