@@ -19,6 +19,13 @@ class Silent:
         self.checked.append(now)
 
 
+class Broken:
+    """A connection whose check fails."""
+
+    def check(self, now: int) -> None:
+        raise RuntimeError(f"at {now}")
+
+
 def admitted(connections: Connections, *addresses: str) -> int:
     return sum(connections.add(Silent(), address) for address in addresses)
 
@@ -67,6 +74,7 @@ def test_every_connection_is_checked_at_every_tick() -> None:
             connections.add(connection, "127.0.0.1")
         await connections.tick()
         connections.discard(all_of_them[0], "127.0.0.1")
+        connections.add(Broken(), "127.0.0.1")
         await connections.tick()
         return all_of_them
 

@@ -481,6 +481,20 @@ def test_a_client_that_reads_nothing_is_cut_off() -> None:
     run(work())
 
 
+def test_a_server_that_stops_does_not_wait_for_clients_that_it_refused() -> None:
+    async def work() -> None:
+        async with serving() as (edge, connect):
+            client = await connect()
+            await client.send_all(b"nonsense\r\n\r\n")
+            assert await client.status() == 400
+            assert len(edge.connections) == 1
+            edge.protocols[0].shutdown()
+            await asyncio.sleep(0.02)
+            assert len(edge.connections) == 0
+
+    run(work())
+
+
 # ── connections ───────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,6 +17,8 @@ from typing import Protocol
 
 from minitoolai.accounts.rate_limits import network_of
 from minitoolai.core.threads import CONTROL
+
+log = logging.getLogger(__name__)
 
 #: Return freed memory to the system after so many connections were closed, at most once in so many ticks. Otherwise the
 #: memory of a flood of connections stays with the process.
@@ -90,11 +93,20 @@ class Connections:
         connections = list(self._open)
         for start in range(0, len(connections), BATCH):
             for connection in connections[start : start + BATCH]:
-                connection.check(self.now)
+                self._check(connection)
             await asyncio.sleep(0)
         if self._closed >= TRIM_AFTER and self.now - self._trimmed >= TRIM_EVERY:
             self._closed, self._trimmed = 0, self.now
             await CONTROL.run(_trim_heap)
+
+    def _check(self, connection: TimedConnection) -> None:
+        """Check one connection, unless it was closed since. A bug there must not end the checks of all others."""
+        if connection not in self._open:
+            return
+        try:
+            connection.check(self.now)
+        except Exception:
+            log.exception("a connection could not be checked")
 
     def _find_owner(self, address: str) -> str | None:
         """Return the network that the limit counts by: the IPv4 address or the IPv6 /64. None if it is not limited.

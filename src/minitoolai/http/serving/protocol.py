@@ -98,6 +98,13 @@ class LimitedProtocol(HttpToolsProtocol):
                 cycle.message_event.set()
         self._held = b""
 
+    def shutdown(self) -> None:
+        """Let the request being served end. Do not wait for a client that was refused."""
+        if self._waits_for == _CLOSING:
+            self.transport.close()
+        else:
+            super().shutdown()
+
     def _address(self) -> str:
         return self.client[0] if self.client else ""
 
