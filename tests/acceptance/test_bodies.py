@@ -90,7 +90,8 @@ def a_stream(server: ServerProcess, upstream: Upstream) -> Iterator[None]:
         while not over.is_set():
             words.append("word ")
             exchange.event(manners.chunk({"content": words[-1]}))
-            await asyncio.sleep(0.02)
+            # Not faster: the model may write 4,096 words, and some tests take minutes.
+            await asyncio.sleep(0.1)
         exchange.event(manners.chunk({}, finish="stop"))
         usage = manners.usage(len(words))
         exchange.event({**manners.head("chat.completion.chunk"), "choices": [], "usage": usage})

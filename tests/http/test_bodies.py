@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -304,6 +305,27 @@ def test_what_parsing_refuses_in_the_thread_comes_out_of_it() -> None:
     scope = {"headers": [(b"content-type", b"application/json")]}
     with pytest.raises(ServiceError, match="1048576 bytes"):
         asyncio.run(read_parsed(parse, scope, receive, BodyLimits(20 * MB, 4 * MB)))
+
+
+@pytest.mark.parametrize(
+    ("body", "is_on_loop"),
+    [
+        (b"[%b0]" % (b"0," * 9_000), True),
+        (b"[%b0]" % (b"[]," * 9_999), True),
+        (b"[%b0]" % (b"[]," * 10_001), False),
+        (b'{"a":"%b"}' % (b"x" * 60_000), True),
+        (b'{"a":"%b"}' % (b"x" * 70_000), False),
+    ],
+)
+def test_up_to_20_000_nodes_are_decoded_on_the_loop(body: bytes, is_on_loop: bool) -> None:
+    threads: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {"headers": [(b"content-type", b"application/json")]}
+    asyncio.run(read_parsed(lambda _: threads.append(threading.get_ident()), scope, receive, BodyLimits(MB, MB)))
+    assert (threads == [threading.get_ident()]) == is_on_loop
 
 
 def test_messages_of_a_chat_are_refused_by_their_index_in_a_large_body(account: Account) -> None:
