@@ -112,7 +112,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """End the connection if the client has kept it waiting for too long. `now`: ticks."""
         if self.flow.write_paused or self.transport.is_closing():
             self._check_unsent(now)
-        elif self._waits_for == _IDLE:
+            return
+        self._unsent = 0, now
+        if self._waits_for == _IDLE:
             if not self._is_serving and now - self._since > KEEP_ALIVE_S:
                 self.transport.close()
         elif self._waits_for == _HEAD:
