@@ -27,9 +27,9 @@ from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Exchange, Upstream
 
 ROOT = Path(__file__).parent.parent.parent
-#: Longest that anybody waits for /healthz, in milliseconds, beyond what a server without bodies takes at that time.
+#: Longest that anybody waits for /healthz, in milliseconds, beside the time that threads wait for a processor.
 LONGEST_MS = 50.0
-#: On a busy machine, a process may wait for its turn as long as for the server: the best of so many rounds counts.
+#: The best of so many rounds counts: a busy machine slows down more than what is subtracted.
 ROUNDS = 3
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -40,10 +40,10 @@ PROMPT_TOKENS, PRICE_IN, PRICE_OUT = manners.PROMPT_TOKENS, 150, 600
 class Told:
     """A helper process that answers each line with a line of JSON."""
 
-    def __init__(self, module: str, argument: object) -> None:
+    def __init__(self, module: str, *arguments: object) -> None:
         command = ["nice", "-n", "5"] if module == "barrage" else []
         self._process = subprocess.Popen(
-            [*command, sys.executable, "-m", f"tests.support.{module}", str(argument)],
+            [*command, sys.executable, "-m", f"tests.support.{module}", *map(str, arguments)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -72,8 +72,8 @@ class Told:
 
 
 @contextmanager
-def told(module: str, argument: object) -> Iterator[Told]:
-    process = Told(module, argument)
+def told(module: str, *arguments: object) -> Iterator[Told]:
+    process = Told(module, *arguments)
     try:
         yield process
     finally:
@@ -179,31 +179,27 @@ def test_eight_large_bodies_at_once_keep_nobody_waiting(serve: Serve, upstream: 
         rounds |= {f"limit {name}": [chat | {"body": f"limit {name}"}] * 4 for name in at_the_limit}
         with (
             a_stream(server, upstream),
-            told("twin", 0) as twin,
-            told("heartbeat", server.port) as heart,
-            told("heartbeat", twin.hear()) as twin_heart,
+            told("heartbeat", server.port, server.pid) as heart,
         ):
-            worst = {name: worst_ms(attacker, heart, twin_heart, jobs) for name, jobs in rounds.items()}
+            worst = {name: worst_ms(attacker, heart, jobs) for name, jobs in rounds.items()}
         for name, ms in sorted(worst.items(), key=lambda item: -item[1]):
             print(f"{name}: /healthz within {ms:.0f} ms")
         assert max(worst.values()) < LONGEST_MS, worst
         server.check_books()
 
 
-def worst_ms(attacker: Told, heart: Told, twin_heart: Told, jobs: list[dict[str, Any]]) -> float:
-    """Longest that /healthz took while these jobs were done, less what it took at an idle server at that time."""
+def worst_ms(attacker: Told, heart: Told, jobs: list[dict[str, Any]]) -> float:
+    """Longest that /healthz took while these jobs were done, without the time that threads waited for a processor."""
     best = float("inf")
     for _ in range(ROUNDS):
         heart.ask(None)
-        twin_heart.ask(None)
         outcomes = attacker.ask(jobs)
         count, _, worst = heart.ask(None)
-        _, _, usual = twin_heart.ask(None)
         assert count > 3
         for job, (status, _, wrong) in zip(jobs, outcomes, strict=True):
             allowed = (200, 400, 404) if job["body"].startswith("limit") else expected(job)
             assert status in allowed, (job["method"], job["path"], job["body"], status, wrong)
-        best = min(best, max(0.0, worst - usual))
+        best = min(best, worst)
         if best < LONGEST_MS:
             break
     return best

@@ -94,7 +94,7 @@ def test_work_in_a_task_is_named_by_its_function(caplog: pytest.LogCaptureFixtur
     exec("async def sweep():\n    spin(0.3)\n", ours)
     assert watch(ours["sweep"]) > 0.25
     (line,) = pauses(caplog)
-    assert "the task sweep in sweep (minitoolai.made_up:2)" in line
+    assert "by sweep in sweep (minitoolai.made_up:2)" in line
 
 
 def test_short_work_is_not_logged_but_measured(caplog: pytest.LogCaptureFixture) -> None:

@@ -34,6 +34,8 @@ LOG_EVERY_S: Final = 10.0
 
 _RUN_ASGI: Final = RequestResponseCycle.run_asgi.__code__
 _PACKAGE: Final = __name__.partition(".")[0]
+#: Modules of the loop itself: what a callback or task does is on the stack below their frames.
+_LOOP: Final = ("asyncio.base_events", "asyncio.events", "asyncio.runners", "uvloop")
 
 
 class Watchdog:
@@ -108,7 +110,7 @@ class Watchdog:
             "the event loop was held for %.0f ms, %.0f ms of CPU time in this process, by %s%s",
             pause_s * 1000,
             busy_s * 1000,
-            culprit or "unknown work (or the machine was busy elsewhere)",
+            culprit or "nothing known (perhaps the machine was busy elsewhere)",
             more,
         )
 
@@ -122,13 +124,20 @@ class Watchdog:
                 if frame is not None:
                     self._culprit = self._describe(frame)
 
-    def _describe(self, frame: FrameType) -> str:
-        """Return the route of the request that is running, or the task, and the innermost function of ours."""
+    def _describe(self, frame: FrameType) -> str | None:
+        """Return the route of the request that is running, or the task, and the innermost function of ours.
+
+        None if no callback is running: then the thread waits for a processor.
+        """
         ours: str | None = None
         outermost = frame
         current: FrameType | None = frame
         while current is not None:
             module = current.f_globals.get("__name__", "")
+            if module in _LOOP:
+                if current is frame:
+                    return None
+                break
             if module.partition(".")[0] == _PACKAGE:
                 ours = ours or f"{current.f_code.co_qualname} ({module}:{current.f_lineno})"
                 outermost = current
@@ -137,7 +146,7 @@ class Watchdog:
             current = current.f_back
         if ours is None:
             return f"{frame.f_code.co_qualname} ({frame.f_globals.get('__name__', '?')}:{frame.f_lineno})"
-        return f"the task {outermost.f_code.co_qualname} in {ours}"
+        return f"{outermost.f_code.co_qualname} in {ours}"
 
     def _route(self, scope: Any) -> str:
         return f"{scope['method']} {self._route_of(scope) or 'a path without a route'}"
