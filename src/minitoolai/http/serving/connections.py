@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 #: Return freed memory to the system after so many connections were closed, at most once in so many ticks. Otherwise the
 #: memory of a flood of connections stays with the process.
-TRIM_AFTER = 500
+TRIM_AFTER = 50
 TRIM_EVERY = 10
 #: Check this many connections before other work gets its turn: less than a millisecond.
 BATCH = 1_000
