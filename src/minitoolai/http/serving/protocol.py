@@ -48,6 +48,22 @@ _DISCARD: Final[Any] = deque(maxlen=0)
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. Parses a request with `Upgrade` a second time as if `Connection` did not mention it."""
 
+    # With more than 30 attributes in its dict, each of thousands of connections would take a kilobyte more.
+    __slots__ = (
+        "_connections",
+        "_head_bytes",
+        "_head_tail",
+        "_held",
+        "_held_at",
+        "_is_refused",
+        "_overhead",
+        "_refusal",
+        "_served",
+        "_since",
+        "_unsent",
+        "_waits_for",
+    )
+
     def __init__(self, connections: Connections, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self._connections = connections
@@ -352,12 +368,26 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status_and_type(error)[0]], lines, body))
 
 
+_SET: Final = asyncio.Event()
+_SET.set()
+
+
 class _Flow(FlowControl):
     """Flow control that does not read on while requests wait."""
 
+    __slots__ = ("_is_writable_event", "_pipeline", "_transport", "read_paused", "write_paused")
+
     def __init__(self, transport: asyncio.Transport, protocol: LimitedProtocol) -> None:
-        super().__init__(transport)
+        # Not uvicorn's own, which makes an event for each connection: most of them never need one.
+        self._transport = transport
         self._pipeline = protocol.pipeline
+        self.read_paused = self.write_paused = False
+        self._is_writable_event = _SET
+
+    def pause_writing(self) -> None:
+        if not self.write_paused:
+            self.write_paused = True
+            self._is_writable_event = asyncio.Event()
 
     def resume_reading(self) -> None:
         if self.read_paused and not self._pipeline:
