@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_every_route_that_reads_a_body_has_its_limit(tmp_path: Path) -> None:
     async def ask() -> dict[str, Any]:
         services = build(load_settings({}, data_dir=tmp_path))
         hot = hot_paths(services.chats, services.speech, services.keys)
-        return hot | image_paths(services.images, services.keys, services.settings)
+        return hot | image_paths(services.images, services.keys, services.settings, services.site.request_failures)
 
     found = {path: endpoint.limits for path, endpoint in asyncio.run(ask()).items()}
     expected = {path.rstrip("/"): BodyLimits(*limits) for path, limits in LIMITS.items()}
@@ -203,6 +204,8 @@ def test_a_length_that_lies_harms_nobody(account: Account) -> None:
     with closing(connect(account.server.port)) as connection:
         connection.sendall(head("POST", OPENAI, JSON | account.headers, 2) + b"{}" + b"[[[[" * 1000)
         assert read_reply(connection).status == 400
+        # The rest is no request.
+        assert read_reply(connection).status == 400
         with contextlib.suppress(ConnectionError):
             assert connection.recv(1) == b""
     assert is_closed(account)
@@ -302,6 +305,27 @@ def test_what_parsing_refuses_in_the_thread_comes_out_of_it() -> None:
     scope = {"headers": [(b"content-type", b"application/json")]}
     with pytest.raises(ServiceError, match="1048576 bytes"):
         asyncio.run(read_parsed(parse, scope, receive, BodyLimits(20 * MB, 4 * MB)))
+
+
+@pytest.mark.parametrize(
+    ("body", "is_on_loop"),
+    [
+        (b"[%b0]" % (b"0," * 9_000), True),
+        (b"[%b0]" % (b"[]," * 9_999), True),
+        (b"[%b0]" % (b"[]," * 10_001), False),
+        (b'{"a":"%b"}' % (b"x" * 60_000), True),
+        (b'{"a":"%b"}' % (b"x" * 70_000), False),
+    ],
+)
+def test_up_to_20_000_nodes_are_decoded_on_the_loop(body: bytes, is_on_loop: bool) -> None:
+    threads: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {"headers": [(b"content-type", b"application/json")]}
+    asyncio.run(read_parsed(lambda _: threads.append(threading.get_ident()), scope, receive, BodyLimits(MB, MB)))
+    assert (threads == [threading.get_ident()]) == is_on_loop
 
 
 def test_messages_of_a_chat_are_refused_by_their_index_in_a_large_body(account: Account) -> None:

@@ -25,6 +25,7 @@ from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
 from minitoolai.http.asgi import App
 from minitoolai.http.bodies import KB, LARGEST_BODY, BodyLimits
 from minitoolai.http.errors import error_body, error_headers, status_and_type
+from minitoolai.http.failure_limits import FailureLimits
 from minitoolai.http.large_json import MOST_TEXT
 from minitoolai.http.routing import json_response, reads
 from minitoolai.images import endpoints as images
@@ -99,12 +100,16 @@ def hot_paths(chats: ChatService, speech: SpeechService, keys: KeyVerifier) -> d
     }
 
 
-def image_paths(jobs: Images, keys: KeyVerifier, settings: Settings) -> dict[str, App]:
+#: Paths whose requests carry a signature instead of a key; what fails there is limited by address.
+SIGNED = frozenset(route.path_format for route in (images.events, images.cancel, images.download))
+
+
+def image_paths(jobs: Images, keys: KeyVerifier, settings: Settings, failures: FailureLimits) -> dict[str, App]:
     """Return the handlers of image jobs that take a body, by path."""
     service, delivery = jobs.service, jobs.delivery
     endpoints: dict[str, App] = {
         "/api/texttoimage": images.SubmitEndpoint(keys, service, TEXT, insecure_webhooks=settings.webhook_insecure),
-        "/api/texttoimage/jobs": images.PollEndpoint(service, delivery.links, POLL),
+        "/api/texttoimage/jobs": images.PollEndpoint(service, delivery.links, POLL, failures),
         "/v1/images/generations": images.GenerateEndpoint(
             keys, service, delivery, TEXT, timeout_s=settings.total_timeout_s
         ),
@@ -126,6 +131,9 @@ def other_paths(**state: Any) -> Starlette:
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
+    if request.scope.get("path_template") in SIGNED:
+        failures: FailureLimits = request.app.state.failures
+        return _error_response(request, failures.error_for(request.scope, error))
     return _error_response(request, error)
 
 

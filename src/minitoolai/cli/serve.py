@@ -89,6 +89,7 @@ def check_worker(settings: Settings, kinds: str) -> None:
 async def _work(services: Services, ready: Callable[[str], None]) -> None:
     """Claim jobs until SIGTERM, then finish or requeue the current ones; a second signal does not wait."""
     from minitoolai.observability.metrics import MetricsPage, MetricsPort
+    from minitoolai.observability.watchdog import Watchdog
 
     worker, loop = services.images.worker, asyncio.get_running_loop()
     # A worker exists for images alone, so its engines start before the first job.
@@ -104,14 +105,13 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
     def on_notify(channel: str | None, _: str | None) -> None:
         loop.call_soon_threadsafe(worker.events.notify_queued)
 
-    metrics = MetricsPort(
-        services.settings,
-        MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None).render,
-    )
+    watchdog = Watchdog(lambda _: None)
+    page = MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None, watchdog.longest_s)
+    metrics = MetricsPort(services.settings, page.render)
     registration = services.database.membership((JOBS_CHANNEL,), on_notify)
     await metrics.open()
     services.writer.start()
-    working = asyncio.create_task(worker.run())
+    working = [asyncio.create_task(worker.run()), asyncio.create_task(watchdog.run())]
     try:
         if registration is not None:
             await CONTROL.run(registration.start)
@@ -119,8 +119,9 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         await stopping.wait()
         await _first(worker.drain(services.settings.drain_timeout_s), forced.wait())
     finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
         await asyncio.gather(*(engine.stop() for engine in services.images.engines.values()))
         await metrics.close()
         await services.http.close()
@@ -149,7 +150,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     """Serve until stopped: as one process, as the supervisor of several, or as one of those."""
     from minitoolai import app
     from minitoolai.bootstrap import build
-    from minitoolai.http import server, supervisor
+    from minitoolai.http.serving import server, supervisor
 
     _check_shared(settings)
     server.allow_many_connections()

@@ -6,6 +6,7 @@ ServiceError
 │   ├── ContentRefused      the operator's prompt policy
 │   ├── UrlForbidden, FetchFailed   URLs in a request
 │   ├── BodyTooLarge        TooComplex: too many lists and objects
+│   ├── HeadTooLarge, RequestTimeout   the connection is closed
 │   ├── WrongContentType    not JSON
 │   │   └── UnsupportedContentEncoding   packed in a way that is not unpacked here
 │   └── NotFound, Gone
@@ -20,6 +21,7 @@ ServiceError
 │   ├── EngineFull          the queue of one engine is full
 │   └── ReportTooLarge      a report takes longer than its time limit
 ├── RateLimited             the caller exceeded its rate limit
+│   └── TooManyConnections  its address has too many open connections
 ├── ClientLeft              the client disconnected
 └── EngineError             the engine failed
     ├── EngineRefused       it rejected this request (4xx)
@@ -129,6 +131,19 @@ class TooComplex(BodyTooLarge):
     code = "too_complex"
 
 
+class HeadTooLarge(InvalidRequest):
+    """The request line and the headers are too large, or there are too many headers."""
+
+    code = "head_too_large"
+
+
+class RequestTimeout(InvalidRequest):
+    """The client began a request and did not send the rest of it in time."""
+
+    code = "request_timeout"
+    retryable = True
+
+
 class WrongContentType(InvalidRequest):
     """The Content-Type of the request is not JSON."""
 
@@ -217,6 +232,12 @@ class RateLimited(ServiceError):
 
     code = "rate_limit_exceeded"
     retryable = True
+
+
+class TooManyConnections(RateLimited):
+    """The client's address has as many open connections as it may have. The new one is closed."""
+
+    code = "too_many_connections"
 
 
 class ClientLeft(ServiceError):

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from minitoolai.core.errors import ServiceError
 from minitoolai.http.errors import error_body, error_headers, status_and_type
+from minitoolai.http.serving.fast_path import try_fast_response
 from minitoolai.http.types import App, Headers, Receive, Scope, Send
-from minitoolai.http.uvicorn_fast_path import try_fast_response
 
 __all__ = [
     "JSON",

@@ -9,6 +9,8 @@ from minitoolai.core import errors
 #: (exception class, status, OpenAI's `type`). The first class that matches is used.
 TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
     (errors.BodyTooLarge, 413, "invalid_request_error"),
+    (errors.HeadTooLarge, 431, "invalid_request_error"),
+    (errors.RequestTimeout, 408, "invalid_request_error"),
     (errors.WrongContentType, 415, "invalid_request_error"),
     (errors.ModelNotFound, 404, "invalid_request_error"),
     (errors.NotFound, 404, "invalid_request_error"),

@@ -15,7 +15,7 @@ from minitoolai.http.asgi import App, Headers, Receive, Scope, Send, respond_err
 from minitoolai.http.auth import CLAIM, authenticate
 from minitoolai.http.bodies import BodyLimits, read_body, run_in_body_thread
 from minitoolai.http.errors import error_event, status_and_type
-from minitoolai.http.validation import SMALL_BODY
+from minitoolai.http.validation import is_small
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Idempotent:
             return
         try:
             body = await read_body(scope, receive, limits)
-            if len(body) <= SMALL_BODY:
+            if is_small(body):
                 identity = _request_identity(scope, body)
             else:
                 identity = await run_in_body_thread(_request_identity, scope, body)

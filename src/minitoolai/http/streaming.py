@@ -20,7 +20,7 @@ from minitoolai.core.errors import (
 from minitoolai.core.in_flight import Cancellation
 from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
 from minitoolai.http.errors import error_body
-from minitoolai.http.uvicorn_fast_path import DirectWriter, direct_writer
+from minitoolai.http.serving.fast_path import DirectWriter, direct_writer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -54,6 +54,9 @@ METRICS: Final[Mapping[str, Metric]] = {
         _GAUGE, "Always 1; the labels are the version and the kind of database.", ("version", "database")
     ),
     "minitoolai_ready": Metric(_GAUGE, "1 while this process is ready to serve requests."),
+    "minitoolai_event_loop_pause_seconds": Metric(
+        _GAUGE, "Longest time in the last minute for which one piece of work held the event loop of this process."
+    ),
     "minitoolai_requests_total": Metric(_COUNTER, "Requests received.", ("path",)),
     "minitoolai_errors_total": Metric(_COUNTER, "Error responses.", ("status", "code")),
     "minitoolai_answers_total": Metric(
@@ -119,9 +122,12 @@ class MetricSources:
 class MetricsPage:
     """Render the metrics page."""
 
-    def __init__(self, sources: MetricSources, why_not_ready: Callable[[], str | None]) -> None:
+    def __init__(
+        self, sources: MetricSources, why_not_ready: Callable[[], str | None], longest_pause_s: Callable[[], float]
+    ) -> None:
         self._sources = sources
         self._why_not_ready = why_not_ready
+        self._longest_pause_s = longest_pause_s
 
     async def render(self, accept: str) -> tuple[bytes, str]:
         """Return the page and its content type: OpenMetrics if the Accept header asks for it, else Prometheus' text.
@@ -144,6 +150,7 @@ class MetricsPage:
         families = _Families()
         families.add("minitoolai_info", 1, __version__, self._sources.shared.database.name)
         families.add("minitoolai_ready", 1 if self._why_not_ready() is None else 0)
+        families.add("minitoolai_event_loop_pause_seconds", self._longest_pause_s())
         families.add("minitoolai_database_up", 0 if gauges is None else 1)
         self._add_generations(families)
         self._add_writer(families)
