@@ -21,12 +21,19 @@ from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
 from minitoolai.http.lingering import linger_at_close
-from minitoolai.http.request_context import REQUEST_CONTEXT, RequestContext, allow_origin, is_preflight, preflight
+from minitoolai.http.request_context import (
+    REQUEST_CONTEXT,
+    RequestContext,
+    allow_origin,
+    current_request,
+    is_preflight,
+    preflight,
+)
 from minitoolai.http.server import exclusive_data_dir, run_server
 from minitoolai.http.uvicorn_fast_path import http10_body
 from minitoolai.images.webhooks import WebhookLog
-from minitoolai.observability.logging import current_request
-from minitoolai.observability.metrics import MetricsPage, MetricsPort
+from minitoolai.observability.metrics import MetricsPage
+from minitoolai.observability.metrics_port import MetricsPort
 from minitoolai.portal.routes import is_portal_path, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.jobs import JOBS_CHANNEL
@@ -200,6 +207,9 @@ class Server:
                 await CONTROL.run(services.tracing.close)
             if self._registration is not None:
                 await CONTROL.run(self._registration.stop)
+            services.chats.routes.fallbacks.flush()
+            services.chats.routes.rate_limits.flush()
+            services.chats.charging.refusals.flush()
             services.database.close()
             close_pools()
 

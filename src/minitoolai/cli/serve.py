@@ -82,7 +82,8 @@ def check_worker(settings: Settings, kinds: str) -> None:
 
 async def _work(services: Services, ready: Callable[[str], None]) -> None:
     """Claim jobs until SIGTERM, then finish or requeue the current ones; a second signal does not wait."""
-    from minitoolai.observability.metrics import MetricsPage, MetricsPort
+    from minitoolai.observability.metrics import MetricsPage
+    from minitoolai.observability.metrics_port import MetricsPort
 
     worker, loop = services.images.worker, asyncio.get_running_loop()
     # A worker exists for images alone, so its engines start before the first job.

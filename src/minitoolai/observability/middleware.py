@@ -9,7 +9,7 @@ import msgspec
 
 from minitoolai.core.tracing import REQUEST
 from minitoolai.http.asgi import App, Receive, Scope, Send, header
-from minitoolai.observability.logging import current_request
+from minitoolai.http.request_context import current_request
 
 if TYPE_CHECKING:
     from minitoolai.observability.otel import OtelSpan, Traces
