@@ -142,7 +142,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(reports.full_statement, account).add(reports.last_usage, account, 5).add(reports.list_jobs, day, 5)
     action = AdminAction(1, account, account, "grant", 5, None, now)
     c.add(reports.insert_admin_action, action).add(reports.margins_by_engine, day).add(reports.oldest_pending_ms)
-    c.add(reports.oldest_unfinished_ms, account).add(reports.read_gauges, now)
+    c.add(reports.oldest_unfinished_ms, account).add(reports.read_gauges, now, now)
     c.add(reports.recent_requests, account, 5, (now, 9)).add(reports.recent_requests, account, 5).add(
         reports.revenue_by_day, day, now
     ).add(reports.search_users, "x", 5)

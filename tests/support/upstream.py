@@ -175,8 +175,15 @@ class Upstream:
         self._thread.join(10)
         assert not self.faults, self.faults
 
-    def _stop(self) -> None:
+    def hang_up(self) -> None:
+        """Close the port and every connection, as a server that died; further connections are refused."""
+        self._loop.call_soon_threadsafe(self._close)
+
+    def _close(self) -> None:
         self._server.close()
         for connection in self.connections:
             connection.transport.abort()
+
+    def _stop(self) -> None:
+        self._close()
         self._loop.stop()
