@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -25,11 +26,16 @@ class Exchange:
         self.path = path
         self.headers = headers
         self.raw = raw
-        self.body: dict[str, Any] = json.loads(raw or b"{}")
         #: Set when the other side is gone, whoever cut the connection.
         self.gone = connection.gone
         #: Events written before the other side left.
         self.events_sent = 0
+
+    @cached_property
+    def body(self) -> dict[str, Any]:
+        """The decoded body of a JSON request."""
+        decoded: dict[str, Any] = json.loads(self.raw or b"{}")
+        return decoded
 
     def send(self, data: bytes) -> None:
         """Write raw bytes; nothing if the other side has disconnected."""
