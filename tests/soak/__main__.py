@@ -62,6 +62,7 @@ def _run(folder: Path, path: Path, options: argparse.Namespace) -> None:
     if options.trace:
         env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent / "tracing"), os.environ.get("PYTHONPATH", "")])
         env["TEST_TRACE"] = str(trace)
+        trace.touch()
     with Upstream(failing(0.02), records=False) as upstream:
         text = catalog(upstream, embedded=True)
         with (

@@ -15,7 +15,7 @@ from collections import Counter
 from typing import ClassVar
 
 _path = os.environ.get("TEST_TRACE")
-_FRAMES = 12
+_FRAMES = 3
 _TOP = 40
 
 
