@@ -40,7 +40,9 @@ class Finding:
     def row(self) -> str:
         """Return a row of a Markdown table."""
         fired = ", ".join(f"{name} {at_s:.0f} s" for name, at_s in sorted(self.fired.items(), key=lambda one: one[1]))
-        return f"| {self.scenario.name} | {fired or 'none'} | {self.watched_s:.0f} s | {'; '.join(self.faults) or 'ok'} |"
+        return (
+            f"| {self.scenario.name} | {fired or 'none'} | {self.watched_s:.0f} s | {'; '.join(self.faults) or 'ok'} |"
+        )
 
 
 def main() -> int:
@@ -84,7 +86,7 @@ def _run(scenario: Scenario, options: argparse.Namespace) -> Finding:
         # What else fires a little later must be a consequence, not another cause.
         if scenario.wanted:
             time.sleep(5)
-            finding.fired |= {alert: finding.watched_s for alert in prometheus.firing() - finding.fired.keys()}
+            finding.fired |= dict.fromkeys(prometheus.firing() - finding.fired.keys(), finding.watched_s)
         missing = scenario.wanted - finding.fired.keys()
         strange = finding.fired.keys() - scenario.wanted - scenario.allowed
         finding.faults += [f"{alert} did not fire" for alert in sorted(missing)]

@@ -24,7 +24,9 @@ INTERVAL = "15s"
 class Prometheus:
     """One Prometheus that scrapes these targets. `rules`: another file than the shipped one."""
 
-    def __init__(self, folder: Path, targets: list[str], *, interval: str = INTERVAL, rules: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, targets: list[str], *, interval: str = INTERVAL, rules: Path | None = None
+    ) -> None:
         self._folder = folder / "prometheus"
         self._targets = targets
         self._interval = interval

@@ -190,9 +190,11 @@ SCENARIOS = (
     Scenario("healthy", _healthy, frozenset()),
     Scenario("dead upstream", _dead_upstream, frozenset({"RequestsFail", "EngineRests"}), _OF_FAILURES),
     Scenario("half-dead upstream", _half_dead_upstream, frozenset({"RequestsFail", "EngineFails"}), _OF_FAILURES),
-    Scenario("full disk", _full_disk, frozenset({"DiskFull", "WritesFail"}), _OF_FAILURES | {"ChargesPutOff", "StoreFails"}),
+    Scenario(
+        "full disk", _full_disk, frozenset({"DiskFull", "WritesFail"}), _OF_FAILURES | {"ChargesPutOff", "StoreFails"}
+    ),
     Scenario("blocked event loop", _blocked_loop, frozenset({"NobodyReady"})),
-    Scenario("pausing event loop", _pausing_loop, frozenset({"EventLoopPauses"})),
+    Scenario("pausing event loop", _pausing_loop, frozenset({"EventLoopHeld"})),
     Scenario("hanging S3", _hanging_store, frozenset({"StoreFails"})),
     Scenario("lost worker", _lost_worker, frozenset({"WorkerLost"})),
     Scenario(

@@ -7,20 +7,16 @@ import logging
 
 import pytest
 
-from minitoolai.core import summed_log
 from minitoolai.core.summed_log import SummedLog
 
 log = logging.getLogger("tests.sums")
 
 
-def test_events_of_a_period_are_one_line_for_each_value(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(summed_log, "PERIOD_S", 0.05)
+def test_events_of_a_period_are_one_line_for_each_value(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
     async def work() -> None:
-        sums = SummedLog(log, logging.INFO, "%s failed: %d times")
+        sums = SummedLog(log, logging.INFO, "%s failed: %d times", period_s=0.05)
         for _ in range(532):
             sums.add("far")
         sums.add("near")

@@ -38,7 +38,9 @@ def logged(standin: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A server whose engine `far` never rests, `touchy` rests soon, and `pair` falls back from `dead` to `far`."""
     text = catalogs.FAKE + IMAGES + SPEECH
     text += catalogs.upstream("far", standin.base_url, f"{LIMITS}\n{catalogs.PATIENT}")
-    text += catalogs.upstream("touchy", standin.base_url, f"{LIMITS}\nretries = 0\ncooldown_after = 3\ncooldown_s = 1.0")
+    text += catalogs.upstream(
+        "touchy", standin.base_url, f"{LIMITS}\nretries = 0\ncooldown_after = 3\ncooldown_s = 1.0"
+    )
     text += catalogs.upstream("dead", "http://127.0.0.1:9/v1", catalogs.PATIENT)
     text += '\n[chat.pair]\ninput = "0.15"\noutput = "0.60"\ncontext = 128_000\nmax_output = 4096\n'
     text += 'engines = ["dead", "far"]\n'
@@ -192,9 +194,7 @@ def test_sums_are_written_when_the_server_stops(standin: Upstream, tmp_path_fact
     text += catalogs.upstream("dead", "http://127.0.0.1:9/v1", "retries = 0\ncooldown_s = 60.0")
     text += '\n[chat.pair]\ninput = "0.15"\noutput = "0.60"\ncontext = 128_000\nmax_output = 4096\n'
     text += 'engines = ["dead", "far"]\n'
-    with ServerProcess(
-        tmp_path_factory.mktemp("sums"), catalog=text, env={"MINITOOLAI_LOG_FORMAT": "json"}
-    ) as server:
+    with ServerProcess(tmp_path_factory.mktemp("sums"), catalog=text, env={"MINITOOLAI_LOG_FORMAT": "json"}) as server:
         account = server.account()
         assert send(account, model="pair")[1].status_code == 200
         assert [send(account, model="dead")[1].status_code for _ in range(4)] == [503] * 4

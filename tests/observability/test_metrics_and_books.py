@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -180,9 +179,7 @@ def test_an_open_hold_has_an_age(tmp_path: Path, upstream: Upstream) -> None:
     with servers(tmp_path, upstream) as server:
         account = server.account()
         body = {"model": "endless", "messages": HELLO, "stream": True}
-        with requests.post(
-            server.url + API, json=body, headers=account.headers, timeout=30, stream=True
-        ) as answer:
+        with requests.post(server.url + API, json=body, headers=account.headers, timeout=30, stream=True) as answer:
             pieces = answer.iter_content(64)
             next(pieces)
             time.sleep(1.1)

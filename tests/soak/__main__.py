@@ -18,15 +18,12 @@ import time
 from pathlib import Path
 
 from tests.soak import samples
-from tests.soak.samples import Sample
 from tests.support.mixed_traffic import MixedTraffic, catalog, failing
 from tests.support.server import ServerProcess
 from tests.support.upstream import Upstream
 from tests.support.waiting import eventually
 
 SAMPLE_EVERY_S = 10.0
-#: What a short form takes, beside the growth that a warm-up of an hour would have hidden.
-SHORT_MIN = 120.0
 
 
 def main() -> int:
@@ -83,7 +80,7 @@ def _watch(server: ServerProcess, traffic: MixedTraffic, path: Path, options: ar
     started_s, marked = time.monotonic(), False
     path.write_text("")
     while (now_s := time.monotonic() - started_s) < options.minutes * 60:
-        sample: Sample = samples.take(server.pid, now_s, traffic.take_latency_ms(), traffic.sent)
+        sample = samples.take(server.pid, now_s, traffic.take_latency_ms(), traffic.sent)
         with path.open("a") as file:
             file.write(sample.line() + "\n")
         if options.trace and not marked and now_s > options.minutes * 30:

@@ -80,9 +80,68 @@ def _memory_mb(pid: int, kind: str) -> float:
     return int(found[kind].split()[0]) / 1024 if kind in found else 0.0
 
 
+@dataclass(frozen=True)
+class Limit:
+    """The largest slope of one value per hour, after the warm-up."""
+
+    name: str
+    unit: str
+    per_hour: float
+
+
+#: What grows faster than this is a leak. A short form has a short warm-up and few samples, so it gets more.
+LIMITS = (
+    Limit("memory_mb", "MB", 1.0),
+    Limit("children_mb", "MB", 2.0),
+    Limit("descriptors", "", 3.0),
+    Limit("threads", "", 1.0),
+    Limit("median_ms", "ms", 5.0),
+)
+SHORT_FORM = 15.0
+#: A run shorter than this is a short form.
+FULL_S = 2 * HOUR_S
+
+
+def warm_up_s(total_s: float) -> float:
+    """Return how long caches, pools and the allocator may fill: an hour, or half of a short form."""
+    return min(HOUR_S, total_s / 2)
+
+
+def limit_of(limit: Limit, total_s: float) -> float:
+    """Return the largest slope for a run of this length."""
+    return limit.per_hour * (1.0 if total_s >= FULL_S else SHORT_FORM)
+
+
+def _later(found: Sequence[Sample], total_s: float) -> list[Sample]:
+    return [sample for sample in found if sample.at_s >= warm_up_s(total_s)]
+
+
+def _reader(name: str) -> Callable[[Sample], float]:
+    return lambda sample: float(getattr(sample, name))
+
+
 def table(found: Sequence[Sample], total_s: float) -> str:
-    return ""
+    """Return a Markdown table of every value: at the start, after the warm-up, at the end, and its slope."""
+    later = _later(found, total_s)
+    limits = {limit.name: f"{limit_of(limit, total_s):g}" for limit in LIMITS}
+    rows = ["| value | start | after the warm-up | end | slope per hour | limit |", "|---|---:|---:|---:|---:|---:|"]
+    for name in values():
+        read_value = _reader(name)
+        first, warm, last = (read_value(sample) for sample in (found[0], later[0], later[-1]))
+        rows.append(
+            f"| {name} | {first:.1f} | {warm:.1f} | {last:.1f} | {slope(later, read_value):+.2f} |"
+            f" {limits.get(name, '')} |"
+        )
+    answers, hours = later[-1].answers - later[0].answers, (later[-1].at_s - later[0].at_s) / HOUR_S
+    return "\n".join([*rows, f"\n{answers} answers in {hours:.2f} hours after {warm_up_s(total_s) / 60:.0f} minutes."])
 
 
 def excesses(found: Sequence[Sample], total_s: float) -> list[str]:
-    return []
+    """Return what grew too fast after the warm-up."""
+    later = _later(found, total_s)
+    slopes = [(limit, slope(later, _reader(limit.name))) for limit in LIMITS]
+    return [
+        f"{limit.name} grew by {grown:.2f} {limit.unit} an hour; the limit is {limit_of(limit, total_s):g}"
+        for limit, grown in slopes
+        if grown > limit_of(limit, total_s)
+    ]

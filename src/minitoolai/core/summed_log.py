@@ -14,10 +14,11 @@ class SummedLog:
     `message` has a placeholder for each value that tells events apart, and ends with one for their number.
     """
 
-    def __init__(self, logger: logging.Logger, level: int, message: str) -> None:
+    def __init__(self, logger: logging.Logger, level: int, message: str, *, period_s: float = PERIOD_S) -> None:
         self._logger = logger
         self._level = level
         self._message = message
+        self._period_s = period_s
         self._counts: dict[tuple[object, ...], int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -25,7 +26,7 @@ class SummedLog:
         """Count one event. Called on the event loop."""
         self._counts[values] = self._counts.get(values, 0) + 1
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(PERIOD_S, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(self._period_s, self.flush)
 
     def flush(self) -> None:
         """Write the sums now, also when the process stops."""
