@@ -16,19 +16,13 @@ from minitoolai.accounts.revocation import RevocationWatch
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
 from minitoolai.core.errors import EngineError
+from minitoolai.core.logs import current_request
 from minitoolai.core.threads import CONTROL, close_pools
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
 from minitoolai.http.lingering import linger_at_close
-from minitoolai.http.request_context import (
-    REQUEST_CONTEXT,
-    RequestContext,
-    allow_origin,
-    current_request,
-    is_preflight,
-    preflight,
-)
+from minitoolai.http.request_context import REQUEST_CONTEXT, RequestContext, allow_origin, is_preflight, preflight
 from minitoolai.http.server import exclusive_data_dir, run_server
 from minitoolai.http.uvicorn_fast_path import http10_body
 from minitoolai.images.webhooks import WebhookLog

@@ -29,10 +29,10 @@ from minitoolai.core.errors import (
     StoreError,
 )
 from minitoolai.core.inference import ChatRequest, Usage
+from minitoolai.core.logs import SummedLog
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Caller, GenerationState, IdempotencyClaim, NewGeneration, Outcome
 from minitoolai.core.money import format_dollars
-from minitoolai.core.summed_log import SummedLog
 from minitoolai.core.tracing import Spans
 from minitoolai.ledger.types import (
     Checkpoint,

@@ -24,9 +24,9 @@ from minitoolai.core.errors import (
     Overloaded,
     ServiceError,
 )
+from minitoolai.core.logs import SummedLog
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import EngineAttempt
-from minitoolai.core.summed_log import SummedLog
 from minitoolai.core.tracing import Span, Spans
 from minitoolai.engines.protocols import ChatEngine
 

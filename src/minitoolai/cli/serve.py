@@ -18,7 +18,7 @@ from minitoolai.billing.payments import grant
 from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, say, write
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.money import parse_dollars
-from minitoolai.core.threads import CONTROL, close_pools
+from minitoolai.core.threads import CONTROL, close_pools, limit_arenas
 from minitoolai.paths import load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts
@@ -62,6 +62,7 @@ def worker(settings: Settings, options: argparse.Namespace) -> None:
     from minitoolai.bootstrap import build
 
     check_worker(settings, options.kinds)
+    limit_arenas()
     prepare(settings)
     tighten_data_dir(settings)
     asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}")))
@@ -147,6 +148,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     from minitoolai.http import server, supervisor
 
     _check_shared(settings)
+    limit_arenas()
     server.allow_many_connections()
     if options.listening is not None:
         # One of several processes, started by the supervisor, which has prepared everything.

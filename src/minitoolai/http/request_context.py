@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from contextvars import ContextVar
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -59,10 +58,6 @@ class RequestContext:
         if isinstance(cycle, RequestResponseCycle):
             # A copy, because all responses share the server's own list.
             self._extra_headers = cycle.default_headers = [*cycle.default_headers, *headers]
-
-
-#: The request that the running code belongs to. Tasks that a request starts inherit it.
-current_request: Final[ContextVar[RequestContext | None]] = ContextVar("minitoolai.request", default=None)
 
 
 def set_generation(scope: Scope, generation: str) -> None:

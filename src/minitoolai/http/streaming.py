@@ -18,9 +18,9 @@ from minitoolai.core.errors import (
     internal_error,
 )
 from minitoolai.core.in_flight import Cancellation, RunFailure
+from minitoolai.core.logs import current_request
 from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
 from minitoolai.http.errors import error_body
-from minitoolai.http.request_context import current_request
 from minitoolai.http.uvicorn_fast_path import DirectWriter, direct_writer
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from minitoolai.core.summed_log import SummedLog
+from minitoolai.core.logs import SummedLog
 
 log = logging.getLogger("tests.sums")
 

@@ -1,15 +1,32 @@
-"""Log events that may happen thousands of times a minute as one line a minute, with their number."""
+"""What log lines share: the request that the running code belongs to, and lines that sum up a minute."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextvars import ContextVar
+from typing import Final, Protocol
+
+
+class LoggedRequest(Protocol):
+    """The part of a request's context that log lines show."""
+
+    generation: str | None
+
+    def request_id(self) -> str:
+        """Return the request ID."""
+
+
+#: Set by the ASGI app. Tasks that a request starts inherit it.
+current_request: Final[ContextVar[LoggedRequest | None]] = ContextVar("minitoolai.request", default=None)
 
 PERIOD_S = 60.0
 
 
 class SummedLog:
-    """Sums of one kind of event. A line is written a minute after the first event, and so on while there are more.
+    """Sums of one kind of event that may happen thousands of times a minute.
+
+    A line is written a minute after the first event, and so on while there are more.
 
     `message` has a placeholder for each value that tells events apart, and ends with one for their number.
     """
