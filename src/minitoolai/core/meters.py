@@ -60,7 +60,7 @@ class _Ended(NamedTuple):
     model: str
     engine: str
     hold_id: int
-    began_ms: int
+    began_ms: int | None
     outcome: Outcome
     now_ms: int
     charge: asyncio.Future[Any] | None
@@ -138,11 +138,9 @@ class Meters:
     ) -> None:
         """Count a generation that this process settled, once its charge is known, at the cost in the ledger.
 
-        A charge that changed nothing is not counted: whoever settled the hold before has counted the generation.
+        A charge that changed nothing is not counted: the process that settled the hold before has counted it.
         `began_ms` is needed for jobs; the hold ID of other kinds contains the start time. `is_fault`: see ServiceError.
         """
-        if began_ms is None:
-            began_ms = created_ms(hold_id)
         self._pending.append(_Ended(kind, model, engine, hold_id, began_ms, outcome, now_ms, charge, cost, is_fault))
         if len(self._pending) >= self._fold_at:
             self._fold()
@@ -214,7 +212,8 @@ class Meters:
         totals.cost += cost
         if outcome.first_token_ms is not None:
             self._first_token[kind].add(outcome.first_token_ms)
-        self._duration[kind].add(max(0, ended.now_ms - ended.began_ms))
+        began_ms = created_ms(ended.hold_id) if ended.began_ms is None else ended.began_ms
+        self._duration[kind].add(max(0, ended.now_ms - began_ms))
         self._count_result(outcome.engine or ended.engine, model, ended.engine_result())
 
     def _count_result(self, engine: str, model: str, result: EngineResult) -> None:
