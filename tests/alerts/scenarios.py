@@ -161,7 +161,7 @@ def _lost_worker(stack: ExitStack, folder: Path, rate: float) -> tuple[Stage, Ca
     stack.callback(worker.kill)
     # It has registered once it reports for the first time.
     time.sleep(6)
-    return stage, worker.kill
+    return stage, lambda: os.kill(worker.pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -91,13 +91,12 @@ libc.malloc_stats()
 
 
 def test_threads_share_two_heaps() -> None:
-    def arenas(how: str, **env: str) -> int:
+    def arenas(how: str) -> int:
         command = [sys.executable, "-c", ARENAS, how]
         clean = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
-        done = subprocess.run(command, env=clean | env, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60, check=True)
         return done.stderr.count("Arena ")
 
     assert arenas("limited") == 2
-    assert arenas("limited", MALLOC_ARENA_MAX="3") == 3
     # Otherwise each thread would have its own.
     assert arenas("free") > 4

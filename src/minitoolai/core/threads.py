@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -80,10 +79,8 @@ def limit_arenas() -> None:
 
     By default glibc gives nearly each thread a heap of its own (8 for each processor). Each keeps the most that its
     thread ever used, so the memory of a process with many threads would grow for an hour, by about 30 MB. Python
-    allocates small objects itself, so threads rarely wait for a heap. The environment's MALLOC_ARENA_MAX has priority.
+    allocates small objects itself, so threads rarely wait for a heap.
     """
-    if "MALLOC_ARENA_MAX" in os.environ:
-        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_ARENA_MAX, _ARENAS)
