@@ -112,7 +112,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(idempotency.find, f"{account}/word").add(idempotency.rows_with_response, 0, now)
     c.add(idempotency.store_response, f"{account}/word", 5, response)
     c.add(jobs.available_models, now).add(jobs.claim, [6], worker="w", now_ms=now, lease_ms=1)
-    c.add(jobs.expired_leases, now).add(jobs.find, 6).add(jobs.jobs_waiting_since, now)
+    c.add(jobs.count_workers, now).add(jobs.expired_leases, now).add(jobs.find, 6).add(jobs.jobs_waiting_since, now)
     c.add(jobs.register_worker, "w", {}, now).add(jobs.renew_leases, [jobs.LeaseRenewal(6, 1, 1)], now)
     c.add(jobs.unregister_worker, "w").add(jobs.waiting, "fake", ["m"], 5)
     job = NewGeneration("image", "m", "fake", 1, 1, request="{}", seed=1, size="256x256")
