@@ -7,6 +7,7 @@ PIP    := $(BIN)/python tools/install.py
 PORT     ?= 8000
 TORCH    ?= torch==2.13.0
 DATA_DIR ?= data
+MODEL    ?= large
 
 .PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos soak alerts check house bench bench-peers pin sbom clean
 
@@ -36,8 +37,8 @@ $(VENV)/.dev-gpu: $(VENV)/.dev requirements-gpu.txt
 	@$(PIP) "packages of the GPU engine" --no-deps --require-hashes -r requirements-gpu.txt
 	@touch $@
 
-serve: install  ## start a server with a demo account (PORT=8000, DATA_DIR=data)
-	@exec $(BIN)/minitoolai serve --demo --port $(PORT) --data-dir $(DATA_DIR)
+serve: install  ## start a server with a demo account (PORT=8000, DATA_DIR=data, MODEL=small to fetch no chat model)
+	@MINITOOLAI_DEMO_MODEL=$(MODEL) exec $(BIN)/minitoolai serve --demo --port $(PORT) --data-dir $(DATA_DIR)
 
 test: dev       ## run the quick tests, in parallel
 	$(BIN)/pytest -n 4 --dist worksteal -m "not acceptance and not chaos"

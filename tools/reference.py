@@ -245,10 +245,11 @@ def _comment_above(source: list[str], line: int) -> str:
 def _catalog() -> str:
     offered = read_catalog(Path(minitoolai.__file__).parent / "catalog.toml")
     rows: list[tuple[object, ...]] = [
-        ("model", "input, $ per 1M tokens", "output", "context", "most output", "engines")
+        ("model", "input, $ per 1M tokens", "cached input", "output", "context", "most output", "engines")
     ]
     for model in offered.chat.values():
-        prices = (format_dollars(nano * 1_000_000)[:-6] for nano in (model.price_input, model.price_output))
+        shown = (model.prices.input, model.prices.cached_input, model.prices.output)
+        prices = (format_dollars(price * 1000)[:-6] for price in shown)
         rows.append((f"`{model.name}`", *prices, model.context, model.max_output, ", ".join(model.engines)))
     drawn: list[tuple[object, ...]] = [("image model", "$ an image", "weights", "engines")]
     for image in offered.images.values():
@@ -259,6 +260,8 @@ def _catalog() -> str:
         "validated strictly: a mistake stops the server at startup, with the line and a remedy.\n\n"
         f"## `[engines.NAME]`\n\n{_keys(catalog.EngineEntry)}\n"
         f'## `[chat."MODEL"]`\n\n{_keys(catalog.ChatEntry)}\n'
+        f'## `[[chat."MODEL".tiers]]`\n\n{_keys(catalog.TierEntry)}\n'
+        f'## `[engines.NAME.costs."MODEL"]`\n\n{_keys(catalog.UpstreamCost)}\n'
         f'## `[speech."MODEL"]`\n\n{_keys(catalog.SpeechEntry)}\n'
         f"## `voices`\n\n{_keys(catalog.VoiceEntry)}\n"
         f"## `image_tokens`\n\n{_keys(catalog.ImageTokens)}\n"

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from minitoolai.accounts.revocation import RevocationWatch
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
-from minitoolai.core.errors import EngineError
+from minitoolai.core.errors import CatalogError, EngineError, SettingsError
 from minitoolai.core.logs import current_request
 from minitoolai.core.threads import CONTROL, close_pools
+from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
@@ -177,8 +178,9 @@ class Server:
         ]
         if self._engines_first:
             await self._start_engines()
+            self._tasks.append(asyncio.create_task(self._follow_fetches()))
         else:
-            self._tasks.append(asyncio.create_task(self._start_engines()))
+            self._tasks.append(asyncio.create_task(self._start_and_follow()))
         # What exists now lives as long as the process, so exclude it from all later collections.
         gc.collect()
         gc.freeze()
@@ -233,8 +235,25 @@ class Server:
     async def _start_engines(self) -> None:
         """Start the engines that a model of the catalog uses now; others would only take memory.
 
-        Image engines that start on demand are left out.
+        If one fails, its models use others, which are then started, too.
         """
+        started: set[str] = set()
+        while used := {name: engine for name, engine in self._used_engines().items() if name not in started}:
+            started |= used.keys()
+            await asyncio.gather(*(_start(engine) for engine in used.values()))
+        self._why_not_ready = None
+
+    async def _start_and_follow(self) -> None:
+        await self._start_engines()
+        await self._follow_fetches()
+
+    async def _follow_fetches(self) -> None:
+        """Let models that are fetched while the server runs take over."""
+        engines = [engine for engine in self._services.engines.values() if isinstance(engine, LlamaEngine)]
+        await asyncio.gather(*(engine.start_when_fetched() for engine in engines))
+
+    def _used_engines(self) -> dict[str, Engine]:
+        """Return the engines in use. Image engines that start on demand are left out."""
         chats, speech = self._services.chats, self._services.speech
         used: dict[str, Engine] = {}
         for model in [*chats.catalog.chat.values(), *chats.catalog.embeddings.values()]:
@@ -247,8 +266,7 @@ class Server:
             drawer = images.engine_for(picture)
             if drawer is not None and drawer.name not in self._services.images.worker.state.start_on_demand:
                 used[f"images {drawer.name}"] = drawer
-        await asyncio.gather(*(_start(engine) for engine in used.values()))
-        self._why_not_ready = None
+        return used
 
 
 async def _start(engine: Engine) -> None:
@@ -273,10 +291,26 @@ def serve(services: Services, *, ready: Callable[[int], None], listening: socket
         services.images.address.listening_on(port)
         ready(port)
 
+    catalog = services.catalog_reload()
+
+    def on_hangup() -> None:
+        try:
+            log.info("catalog read again: %s", catalog.reload())
+        except (CatalogError, SettingsError) as error:
+            log.error("the catalog was not read again, the previous one stays in use: %s", error)
+
     with contextlib.ExitStack() as locks:
         if not services.database.is_shared:
             locks.enter_context(exclusive_data_dir(settings.data_dir))
             locks.enter_context(exclusive_database(Path(services.database.where)))
         server = Server(services, engines_first=listening is not None)
         app = server if services.tracing is None else services.tracing.middleware(server, server.route_template)
-        run_server(app, settings, drain=drain, on_listening=on_listening, listening=listening)
+        run_server(
+            app,
+            settings,
+            drain=drain,
+            on_listening=on_listening,
+            # Several processes have a supervisor, which replaces them.
+            on_hangup=on_hangup if settings.workers == 1 else None,
+            listening=listening,
+        )

@@ -12,14 +12,22 @@ from minitoolai.billing.charging import Charging
 from minitoolai.billing.idempotency import IdempotencyStore
 from minitoolai.billing.retention import RetentionSweeper, retention_policy
 from minitoolai.billing.shared import SharedServices
+from minitoolai.chat.catalog_reload import CatalogReload
 from minitoolai.chat.image_inputs import ImageInputs
 from minitoolai.chat.service import ChatService
+from minitoolai.core.catalog import Catalog
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.marks import MarkCodec
 from minitoolai.core.tracing import attempt_headers
-from minitoolai.engines.factory import make_concurrency_limits, make_engines, make_speech_engines
+from minitoolai.engines.factory import (
+    check_engine_settings,
+    make_concurrency_limits,
+    make_engine,
+    make_engines,
+    make_speech_engines,
+)
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
 from minitoolai.httpclient.client import HttpClient
 from minitoolai.httpclient.guarded import GuardedClient
@@ -61,6 +69,22 @@ class Services:
     #: None if tracing is off.
     tracing: Tracing | None
     shared: SharedServices
+
+    def catalog_reload(self) -> CatalogReload:
+        """Return what replaces the catalog of this process."""
+        settings = self.settings
+
+        def read() -> Catalog:
+            catalog = read_catalog(catalog_path(settings))
+            check_engine_settings(catalog, settings)
+            return catalog
+
+        def make(catalog: Catalog, name: str) -> ChatEngine:
+            headers = attempt_headers if self.tracing else None
+            limits = make_concurrency_limits(catalog)
+            return make_engine(name, catalog.engines[name], settings, self.http, limits, headers)
+
+        return CatalogReload(read, self.chats, self.engines, make)
 
     def metric_sources(self) -> MetricSources:
         """Return the services that /metrics reads."""

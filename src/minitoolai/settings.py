@@ -91,6 +91,11 @@ class Settings:
         "1.00",
         "Dollars that an engine may cost beyond its holds in a day before the audit raises an alert. Empty: no limit.",
     )
+    models_dir: str = _setting("", "Folder of chat models from `minitoolai fetch`. Empty: `models` in the data folder.")
+    demo_model: str = _setting(
+        "large",
+        "Chat model of `serve --demo`. large: fetch one of 1.1 GB in the background; small: only what is installed.",
+    )
     llama_model: str = _setting("", "GGUF file to use instead of the embedded model.")
     llama_mmproj: str = _setting("", "The mmproj GGUF file of a model that accepts images (vision).")
     llama_slots: int = _setting(4, "Concurrent responses of the embedded model.", least=1)

@@ -31,6 +31,7 @@ from minitoolai.core.errors import (
 )
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Balance, Caller, KeyRules, NewGeneration, Outcome, RateLimits
+from minitoolai.core.prices import Prices
 from minitoolai.core.tracing import Spans
 from minitoolai.ledger.types import Recover, UnknownAccountOrHold
 from minitoolai.storage.writer import Writer
@@ -332,7 +333,7 @@ def test_the_bounds_of_speech_and_images_are_their_prices_and_never_zero() -> No
 
 
 def test_a_chat_must_be_able_to_pay_for_sixteen_tokens_or_for_its_limit() -> None:
-    model = ChatModel("m", 150, 600, 128_000, 16_384, ("fake",), None)
+    model = ChatModel("m", Prices.of_nano(150, 600), 128_000, 16_384, ("fake",), None)
     assert chat_bound(model, prompt_tokens=1, limit=100, choices=1).least_units == 16
     assert chat_bound(model, prompt_tokens=1, limit=5, choices=1).least_units == 5
 

@@ -15,7 +15,6 @@ from minitoolai.billing.charging import (
     TOKENS_PER_MESSAGE,
     TOKENS_PER_PROMPT,
     chat_bound,
-    chat_cost,
     prompt_bound,
 )
 from minitoolai.core.catalog import ChatModel, ImageTokens
@@ -23,8 +22,9 @@ from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.counting import estimate_prompt
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.money import format_dollars
+from minitoolai.core.prices import Prices
 
-MODEL = ChatModel("m", 150, 600, 128_000, 16_384, ("fake",), ImageTokens(85, 1445))
+MODEL = ChatModel("m", Prices.of_nano(150, 600), 128_000, 16_384, ("fake",), ImageTokens(85, 1445))
 COUNTS = st.integers(0, 10**6)
 
 
@@ -38,22 +38,22 @@ def test_no_response_within_its_limits_costs_more_than_its_hold(
 ) -> None:
     bound = chat_bound(MODEL, prompt_tokens=prompt, limit=limit, choices=choices)
     read, written = data.draw(st.integers(0, prompt)), data.draw(st.integers(0, limit * choices))
-    assert chat_cost(150, 600, Usage(read, written)) <= bound.base + bound.units * bound.unit
+    assert MODEL.prices.cost(Usage(read, written)) <= bound.base + bound.units * bound.unit
 
 
 @given(prompt=COUNTS, limit=st.integers(1, 10**6), choices=st.integers(1, 128))
 def test_the_bound_is_the_cost_of_the_longest_response(prompt: int, limit: int, choices: int) -> None:
     bound = chat_bound(MODEL, prompt_tokens=prompt, limit=limit, choices=choices)
-    longest = chat_cost(150, 600, Usage(prompt, limit * choices))
+    longest = MODEL.prices.cost(Usage(prompt, limit * choices))
     assert bound.base + bound.units * bound.unit == max(longest, bound.unit * limit + 1)
     assert bound.least_units == min(limit, MIN_OUTPUT_TOKENS)
 
 
 def test_a_free_model_holds_one_nano_dollar() -> None:
-    free = ChatModel("free", 0, 0, 4096, 1024, ("fake",), None)
+    free = ChatModel("free", Prices.of(0), 4096, 1024, ("fake",), None)
     bound = chat_bound(free, prompt_tokens=100, limit=1000, choices=1)
     assert (bound.base, bound.unit) == (1, 0)
-    assert chat_cost(0, 0, Usage(100, 1000)) == 0
+    assert free.prices.cost(Usage(100, 1000)) == 0
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))
@@ -61,7 +61,7 @@ def test_the_cost_equals_a_decimal_calculation(prompt: int, completion: int) -> 
     catalog = read_catalog(Path(minitoolai.__file__).parent / "catalog.toml")
     model = catalog.chat_model("gpt-4o-mini")
     dollars = (prompt * Decimal("0.15") + completion * Decimal("0.60")) / 10**6
-    cost = chat_cost(model.price_input, model.price_output, Usage(prompt, completion))
+    cost = model.prices.cost(Usage(prompt, completion))
     assert Decimal(format_dollars(cost)) == dollars
 
 
@@ -73,7 +73,7 @@ def test_a_prompt_is_bounded_by_its_bytes_messages_and_images() -> None:
 
 @pytest.mark.parametrize("detail", ["low", "high", "auto"])
 def test_a_model_without_vision_counts_no_images(detail: str) -> None:
-    blind = ChatModel("m", 150, 600, 4096, 1024, ("fake",), None)
+    blind = ChatModel("m", Prices.of_nano(150, 600), 4096, 1024, ("fake",), None)
     assert prompt_bound(request(images=[detail]), blind) == TOKENS_PER_MESSAGE + TOKENS_PER_PROMPT
 
 
@@ -87,7 +87,7 @@ def test_a_model_without_vision_counts_no_images(detail: str) -> None:
 def test_the_estimate_of_a_prompt_is_never_above_its_bound(
     text_bytes: int, messages: int, images: list[str], tokens: list[object] | None, low: int
 ) -> None:
-    model = ChatModel("m", 150, 600, 128_000, 16_384, ("fake",), ImageTokens(low, 1445))
+    model = ChatModel("m", Prices.of_nano(150, 600), 128_000, 16_384, ("fake",), ImageTokens(low, 1445))
     asked = request(text_bytes, messages, images)
     if tokens is not None:
         asked.prompt = tokens

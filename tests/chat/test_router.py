@@ -403,4 +403,4 @@ def test_a_price_of_purchase_that_is_none_is_refused_with_its_line(tmp_path: Any
         refused = cli("models")
         assert refused.status == 1
         assert "line 9" in refused.err
-        assert "dollars per million units" in refused.err
+        assert "dollars per million tokens" in refused.err

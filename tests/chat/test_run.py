@@ -17,6 +17,7 @@ from minitoolai.core.counting import PromptCount
 from minitoolai.core.in_flight import HEARTBEAT_AFTER_S
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller
+from minitoolai.core.prices import Prices
 from minitoolai.engines.chat.fake import FakeEngine
 from tests.support import manners
 from tests.support.ask import check_refusal, events, post, said
@@ -301,7 +302,14 @@ def test_a_heartbeat_is_sent_every_fifteen_seconds_of_silence(sqlite_books: Temp
         held = await charging.reserve(Caller(account, "key000000001"), bound, CHAT)
         request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
         engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
-        run = ChatRun(service, request, Route(service, "quick", [engine], started_s), held, PromptCount(3))
+        run = ChatRun(
+            service,
+            request,
+            Route(service, "quick", [engine], started_s),
+            held,
+            PromptCount(3),
+            Prices.of_nano(150, 600),
+        )
         output = run.output = Output()
         for _ in range(70):
             books.clock.forward(0.5)

@@ -21,6 +21,7 @@ from minitoolai.core.errors import ContextExceeded, InvalidRequest, RateLimited
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Caller
+from minitoolai.core.prices import Prices
 from minitoolai.engines.chat.fake import FakeEngine
 from tests.support.books import FixedClock
 
@@ -37,7 +38,7 @@ class Blind(FakeEngine):
 
 
 def model(name: str, engine: str, image_tokens: ImageTokens | None = None) -> ChatModel:
-    return ChatModel(name, 150, 600, 1000, 400, (engine,), image_tokens)
+    return ChatModel(name, Prices.of_nano(150, 600), 1000, 400, (engine,), image_tokens)
 
 
 def request(*, images: bool = False, limit: int | None = None, is_default: bool = False, **fields: Any) -> ChatRequest:
@@ -53,7 +54,7 @@ class Meters:
     meters = None
 
 
-def service(*models: ChatModel, costs: dict[tuple[str, str], tuple[int, int]] | None = None) -> ChatService:
+def service(*models: ChatModel, costs: dict[tuple[str, str], Prices] | None = None) -> ChatService:
     entry = EngineEntry(kind="fake", model="fake-1")
     engines = {"full": FakeEngine("full", entry), "blind": Blind("blind", entry)}
     catalog = Catalog(dict.fromkeys(engines, entry), {one.name: one for one in models}, upstream_costs=costs or {})
@@ -146,7 +147,7 @@ def test_a_prompt_that_leaves_too_little_room_is_refused(limit: int | None, prom
 
 
 def test_the_upstream_cost_is_known_only_for_priced_pairs_of_engine_and_model() -> None:
-    chats = service(model("text", "full"), costs={("full", "text"): (2, 3)})
+    chats = service(model("text", "full"), costs={("full", "text"): Prices.of_nano(2, 3)})
     assert chats.upstream_cost("text", "full", Usage(10, 100)) == 320
     assert chats.upstream_cost("text", "blind", Usage(10, 100)) is None
 

@@ -207,7 +207,10 @@ engines = ["web", "gpu"]
 def test_models_reports_that_an_embedded_model_stands_in_for_a_large_one(cli: Cli) -> None:
     cli.catalog.write_text(files("minitoolai").joinpath("catalog.toml").read_text("utf-8"))
     small = next(line for line in cli.with_books().within("models").out.splitlines() if line.startswith("gpt-4o "))
-    assert small.endswith("STAND-IN smollm2  (openai: no key: set MINITOOLAI_OPENAI_API_KEY)")
+    assert small.endswith(
+        "STAND-IN smollm2  (openai: no key: set MINITOOLAI_OPENAI_API_KEY; "
+        "qwen: not here: minitoolai fetch qwen2.5-coder-1.5b)"
+    )
     assert "WARN   small embedded models stand in for 20 models at full price" in cli.within("doctor", "--offline").out
     out = cli.within("models", MINITOOLAI_OPENAI_API_KEY="sk-upstream").out
     assert next(line for line in out.splitlines() if line.startswith("gpt-4o ")).endswith("ready    openai")

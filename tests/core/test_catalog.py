@@ -20,6 +20,7 @@ from minitoolai.core.catalog import (
 )
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.errors import ModelNotFound
+from minitoolai.core.prices import Prices
 
 BUNDLED = Path(minitoolai.__file__).parent / "catalog.toml"
 
@@ -45,16 +46,16 @@ def test_a_model_name_as_long_as_a_book_is_not_repeated_to_its_writer() -> None:
 @pytest.mark.parametrize(
     ("name", "prices"),
     [
-        ("gpt-4o-mini", (150, 600)),
-        ("gpt-4o", (2500, 10_000)),
-        ("gpt-4.1", (2000, 8000)),
-        ("gpt-4.1-mini", (400, 1600)),
-        ("gpt-4.1-nano", (100, 400)),
+        ("gpt-4o-mini", (150, 75, 600)),
+        ("gpt-4o", (2500, 1250, 10_000)),
+        ("gpt-4.1", (2000, 500, 8000)),
+        ("gpt-4.1-mini", (400, 100, 1600)),
+        ("gpt-4.1-nano", (100, 25, 400)),
     ],
 )
-def test_the_shipped_prices_are_the_promised_ones(name: str, prices: tuple[int, int]) -> None:
+def test_the_shipped_prices_are_the_promised_ones(name: str, prices: tuple[int, int, int]) -> None:
     model = read_catalog(BUNDLED).chat_model(name)
-    assert (model.price_input, model.price_output) == prices
+    assert model.prices == Prices.of(prices[0] * 1000, prices[2] * 1000, cached_input=prices[1] * 1000)
 
 
 PICTURE_MODELS = (
@@ -102,20 +103,24 @@ def test_every_name_of_a_voice_is_known() -> None:
 def test_an_upstream_cost_of_a_model_comes_before_that_of_its_engine() -> None:
     model = read_catalog(BUNDLED).chat_model("gpt-4o")
     general = EngineEntry("upstream", cost_input="0.10", cost_output="")
-    own = EngineEntry("upstream", cost_input="0.10", costs={"gpt-4o": UpstreamCost("1.25", "5")})
+    own = EngineEntry(
+        "upstream", cost_input="0.10", costs={"gpt-4o": UpstreamCost(input="1.25", output="5", cached_input="0.125")}
+    )
     engines = dict.fromkeys(model.engines, EngineEntry("upstream"))
     first = model.engines[0]
     assert upstream_costs(engines, [model]) == {}
-    assert upstream_costs(engines | {first: general}, [model]) == {(first, "gpt-4o"): (100, 0)}
-    assert upstream_costs(engines | {first: own}, [model]) == {(first, "gpt-4o"): (1250, 5000)}
+    assert upstream_costs(engines | {first: general}, [model]) == {(first, "gpt-4o"): Prices.of_nano(100)}
+    assert upstream_costs(engines | {first: own}, [model]) == {
+        (first, "gpt-4o"): Prices.of(1_250_000, 5_000_000, cached_input=125_000)
+    }
 
 
 @pytest.mark.parametrize(
     ("engine", "key"),
     [
         (EngineEntry("upstream", cost_input="a lot"), "cost_input"),
-        (EngineEntry("upstream", cost_output="0.0001"), "cost_output"),
-        (EngineEntry("upstream", costs={"m": UpstreamCost("1", "-1")}), "costs"),
+        (EngineEntry("upstream", cost_output="0.0000001"), "cost_output"),
+        (EngineEntry("upstream", costs={"m": UpstreamCost(input="1", output="-1")}), "costs"),
     ],
 )
 def test_an_invalid_upstream_cost_is_named_with_its_key(engine: EngineEntry, key: str) -> None:

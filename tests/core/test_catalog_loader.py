@@ -8,6 +8,7 @@ import pytest
 
 from minitoolai.core.catalog_loader import parse_catalog, read_catalog
 from minitoolai.core.errors import CatalogError
+from minitoolai.core.prices import Prices, Tier
 
 GOOD = """\
 [engines.fake]
@@ -34,6 +35,7 @@ weights = "real.safetensors"
 engines = ["fake"]
 """
 
+TIER = '[[chat."gpt-4o".tiers]]\n'
 #: (what is replaced, by what, the line that must be named, a part of the remedy)
 MISTAKES = [
     ('kind = "fake"', 'kind = "fkae"', "line 2", "the kinds are upstream, llama"),
@@ -57,7 +59,33 @@ MISTAKES = [
     ('kind = "upstream"\nbase_url = "https://host/v1"', 'kind = "llama"\nmodel = "m"\ncontext = 511', "line 9", "4096"),
     ('input = "2.50"', "input = 2.50", "line 12", "write it in quotes"),
     ('input = "2.50"', 'input = "2,50"', "line 12", 'input = "0.15" means dollars per million tokens'),
-    ('input = "2.50"', 'input = "0.0001"', "line 12", "at most three decimals"),
+    ('input = "2.50"', 'input = "0.0000001"', "line 12", "at most six decimals"),
+    ('input = "2.50"', 'input = "2.50"\ncached_input = "-1"', "line 13", "dollars per million tokens"),
+    ('input = "2.50"', 'input = "2.50"\ncached_input = 1.25', "line 13", "write it in quotes"),
+    ('input = "2.50"', 'input = "2.50"\ncached = "1.25"', "line 13", "the nearest are cached_input, cache_write"),
+    ('input = "2.50"', 'input = "2.50"\nrequest = "1.5"', "line 13", "at most $1"),
+    ("[image.real]", TIER + 'above = 1000\ninput = "5"\n[image.real]', "line 19", "needs a line output ="),
+    ("[image.real]", TIER + 'above = 0\ninput = "5"\noutput = "6"\n[image.real]', "line 19", ">= 1"),
+    ("[image.real]", TIER + 'above = 128_000\ninput = "5"\noutput = "6"\n[image.real]', "line 19", "below context"),
+    ("[image.real]", TIER + 'above = 1\ninput = "-5"\noutput = "6"\n[image.real]', "line 19", "input above 1: input ="),
+    (
+        "[image.real]",
+        TIER + 'above = 1\ninput = "5"\noutput = "6"\ncached_input = "1"\n[image.real]',
+        "line 19",
+        "the tier above 1 has a price for cached_input, the model has none",
+    ),
+    (
+        "[image.real]",
+        2 * (TIER + 'above = 9\ninput = "5"\noutput = "6"\n') + "[image.real]",
+        "line 23",
+        "above = 9 must be",
+    ),
+    (
+        "[engines.up]",
+        '[engines.up.costs."gpt-4o"]\ninput = "1"\ncahced_input = "2"\n[engines.up]',
+        "line 6",
+        "nearest are cached_input",
+    ),
     ('input = "2.50"', 'input = "-1"', "line 12", "dollars per million tokens"),
     ('input = "2.50"', 'input = "1e30"', "line 12", "dollars per million tokens"),
     ('output = "10.00"', 'output = "NaN"', "line 13", "dollars per million tokens"),
@@ -90,10 +118,22 @@ MISTAKES = [
 ]
 
 
+def test_tiers_and_upstream_costs_have_the_same_buckets_as_models() -> None:
+    tier = TIER + 'above = 1000\ninput = "5"\noutput = "20"\ncached_input = "0.5"\n[image.real]'
+    costs = 'concurrency = 8\n[engines.up.costs."gpt-4o"]\ninput = "2"\ncached_input = "0.0375"\noutput = "8"'
+    text = GOOD.replace('input = "2.50"', 'input = "2.50"\ncached_input = "0.25"').replace("[image.real]", tier)
+    catalog = parse_catalog(text.replace("concurrency = 8", costs))
+    above = Prices.of(5_000_000, 20_000_000, cached_input=500_000)
+    assert catalog.chat_model("gpt-4o").prices == Prices.of(
+        2_500_000, 10_000_000, cached_input=250_000, tiers=(Tier(1000, above),)
+    )
+    assert catalog.upstream_costs["up", "gpt-4o"] == Prices.of(2_000_000, 8_000_000, cached_input=37_500)
+
+
 def test_the_good_catalog_is_read_whole() -> None:
     catalog = parse_catalog(GOOD)
     model = catalog.chat_model("gpt-4o")
-    assert (model.price_input, model.price_output, model.engines) == (2500, 10_000, ("up", "fake"))
+    assert (model.prices, model.engines) == (Prices.of_nano(2500, 10_000), ("up", "fake"))
     assert model.image_tokens is not None
     assert model.image_tokens.high == 1445
     assert catalog.engines["up"].concurrency == 8
@@ -119,7 +159,7 @@ def test_a_table_written_in_parts_is_found_too() -> None:
         GOOD.replace("image_tokens = { low = 85, high = 1_445 }\n", "")
         + '[chat."gpt-4o".image_tokens]\nlow = "85"\nhigh = 9\n'
     )
-    with pytest.raises(CatalogError, match=r"line 11: .*image_tokens: Expected `int`"):
+    with pytest.raises(CatalogError, match=r"line 22: .*image_tokens: Expected `int`"):
         parse_catalog(text)
 
 

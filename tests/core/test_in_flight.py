@@ -18,6 +18,7 @@ from minitoolai.core.errors import ServiceError
 from minitoolai.core.in_flight import CHECKPOINT_EVERY_S, TICK_S, CheckpointSchedule, InFlight
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Balance, Caller
+from minitoolai.core.prices import Prices
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.protocols import ChatEngine
 from minitoolai.storage.writer import Writer
@@ -174,10 +175,13 @@ class Home:
         return self.in_flight.discard(run)
 
 
+PRICES = Prices.of_nano(150, 600)
+
+
 def new_run(home: Any, held: Reservation) -> ChatRun:
     request = ChatRequest("quick", [], {}, stream=True, include_usage=False, limit=None)
     engine = FakeEngine("quick", EngineEntry(kind="fake", model="fake-1"))
-    run = ChatRun(home, request, Route(home, "quick", [engine], home.clock.steady_s()), held, PromptCount(3))
+    run = ChatRun(home, request, Route(home, "quick", [engine], home.clock.steady_s()), held, PromptCount(3), PRICES)
     home.in_flight.add(run)
     return run
 

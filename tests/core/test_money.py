@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minitoolai.core.money import LARGEST_NANO, format_dollars, parse_dollars, price_per_token
+from minitoolai.core.money import (
+    LARGEST_NANO,
+    format_dollars,
+    format_pico,
+    parse_dollars,
+    price_per_character,
+    price_per_request,
+    price_per_unit,
+)
 
 
 @given(st.integers(1, LARGEST_NANO))
@@ -78,16 +86,36 @@ def test_what_is_written_is_the_amount_to_the_last_digit(nano: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dollars", "nano"),
-    [("0.15", 150), ("0.60", 600), ("2.50", 2500), ("10.00", 10_000), ("0.001", 1), ("0", 0), ("1000000", 10**9)],
-)
-def test_a_listed_price_is_a_whole_number_of_nano_dollars_a_token(dollars: str, nano: int) -> None:
-    assert price_per_token(dollars) == nano
+    ("dollars", "pico"),
+    [
+        ("0.15", 150_000), ("0.60", 600_000), ("10.00", 10_000_000), ("0.001", 1000), ("0.0375", 37_500),
+        ("0.0825", 82_500), ("0.000001", 1), ("0", 0), ("1000000", 10**12),
+    ],
+)  # fmt: skip
+def test_a_listed_price_is_a_whole_number_of_pico_dollars_per_token(dollars: str, pico: int) -> None:
+    assert price_per_unit(dollars) == pico
+
+
+def test_speech_is_priced_in_whole_nano_dollars_per_character() -> None:
+    assert price_per_character("15.00") == 15_000
+    with pytest.raises(ValueError, match="nano-dollars"):
+        price_per_character("15.0005")
+
+
+def test_a_fee_is_in_dollars_per_request() -> None:
+    assert price_per_request("0.001") == 10**9
+    with pytest.raises(ValueError, match="nano-dollar"):
+        price_per_request("0.0000000001")
+
+
+def test_pico_dollars_are_written_with_twelve_places() -> None:
+    assert format_pico(37_500) == "0.000000037500"
+    assert format_pico(2 * 10**12 + 1) == "2.000000000001"
 
 
 @pytest.mark.parametrize(
-    "dollars", ["0.0001", "0.15000000000000000000000000000000001", "-1", "NaN", "1e3", "", "1000000.001"]
+    "dollars", ["0.0000001", "0.15000000000000000000000000000000001", "-1", "NaN", "1e3", "", "1000000.001"]
 )
 def test_a_price_that_is_not_whole_or_not_sane_is_refused(dollars: str) -> None:
-    with pytest.raises(ValueError, match=r"nano-dollars|write it like"):
-        price_per_token(dollars)
+    with pytest.raises(ValueError, match=r"pico-dollars|write it like"):
+        price_per_unit(dollars)

@@ -83,3 +83,18 @@ def test_the_supervisor_exits_if_the_first_processes_cannot_start(tmp_path: Path
     assert "absent.toml" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert refused.stdout == ""
+
+
+def test_processes_are_replaced_for_a_new_catalog_but_not_for_a_wrong_one(three: ServerProcess) -> None:
+    path = three.folder / "catalog.toml"
+    good, children = path.read_text(), children_of(three.pid)
+    try:
+        path.write_text(good.replace('input = "', 'input = "-', 1))
+        os.kill(three.pid, signal.SIGHUP)
+        eventually(lambda: "the previous catalog stays in use" in three.log.read_text(), within_s=10)
+        assert children_of(three.pid) == children
+        assert requests.get(three.url + "/healthz", timeout=10).status_code == 200
+    finally:
+        path.write_text(good)
+    os.kill(three.pid, signal.SIGHUP)
+    eventually(lambda: not children & children_of(three.pid), within_s=60)

@@ -12,6 +12,7 @@ from minitoolai.core.catalog import Catalog, EngineEntry, SpeechModel, VoiceEntr
 from minitoolai.core.errors import InvalidRequest, Overloaded, ServiceError
 from minitoolai.core.inference import SpeechRequest
 from minitoolai.core.models import Caller
+from minitoolai.core.prices import Prices
 from minitoolai.speech.service import SpeechRun, SpeechService
 from minitoolai.speech.text import SpeechText
 from tests.support.books import CHAT, FixedClock, TemporaryBooks
@@ -54,7 +55,7 @@ class InFlight:
 def service(first: str | None = None, second: str | None = None) -> SpeechService:
     engines: Any = {"first": Engine("first", first), "second": Engine("second", second)}
     entries = {name: EngineEntry(kind="fake", model="tone-1") for name in engines}
-    catalog = Catalog(entries, {}, {MODEL.name: MODEL}, upstream_costs={("first", "speaker"): (4, 0)})
+    catalog = Catalog(entries, {}, {MODEL.name: MODEL}, upstream_costs={("first", "speaker"): Prices.of_nano(4)})
     unused: Any = None
     in_flight: Any = InFlight()
     return SpeechService(

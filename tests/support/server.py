@@ -80,7 +80,9 @@ class ServerProcess:
         self.data_dir = folder / "data"
         # Keep the rate limits on, but too high for tests to reach by accident.
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MINITOOLAI_")}
-        self.env = clean | {"MINITOOLAI_REQUESTS_PER_MINUTE": "1000000000"} | dict(env or {})
+        self.env = (
+            clean | {"MINITOOLAI_REQUESTS_PER_MINUTE": "1000000000", "MINITOOLAI_DEMO_MODEL": "small"} | dict(env or {})
+        )
         self.settings = Settings(
             data_dir=self.data_dir, database_url=Secret(self.env.get("MINITOOLAI_DATABASE_URL", ""))
         )

@@ -15,7 +15,8 @@ from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, Speec
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.models import Caller, Generation, UsageRow
-from minitoolai.core.money import format_dollars
+from minitoolai.core.money import format_dollars, format_pico
+from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, PICO_PER_NANO, Part, Prices, decode_parts
 from minitoolai.http.auth import authenticate
 from minitoolai.http.exports import csv_parts, export_response
 from minitoolai.http.routing import json_response, reads
@@ -162,15 +163,36 @@ def _chat_details(model: ChatModel, sees: bool) -> dict[str, Any]:
         "max_output_tokens": model.max_output,
         "vision": sees,
         "price": {
-            "input_per_million": format_dollars(model.price_input * 1_000_000),
-            "output_per_million": format_dollars(model.price_output * 1_000_000),
+            **_token_prices(model.prices),
             "currency": "USD",
         },
     }
 
 
+def _token_prices(prices: Prices) -> dict[str, Any]:
+    """Return input and output prices, those of the buckets that cost something else, and the tiers."""
+    shown: dict[str, Any] = {
+        "input_per_million": _per_million(prices.input),
+        "output_per_million": _per_million(prices.output),
+    }
+    for names, usual in ((INPUT_BUCKETS, prices.input), (OUTPUT_BUCKETS, prices.output)):
+        for name in names:
+            if (price := getattr(prices, name)) != usual:
+                shown[f"{name}_per_million"] = _per_million(price)
+    if prices.request:
+        shown["request"] = format_pico(prices.request)
+    if prices.tiers:
+        shown["tiers"] = [{"above_prompt_tokens": tier.above, **_token_prices(tier.prices)} for tier in prices.tiers]
+    return shown
+
+
+def _per_million(price: int) -> str:
+    """Return a price in pico-dollars per token as dollars per million tokens."""
+    return format_dollars(price * 1_000_000 // PICO_PER_NANO)
+
+
 def _embedding_details(model: EmbeddingModel) -> dict[str, Any]:
-    price = {"input_per_million": format_dollars(model.price_input * 1_000_000), "currency": "USD"}
+    price = {"input_per_million": _per_million(model.prices.input), "currency": "USD"}
     return {"kind": "embedding", "context_length": model.context, "price": price}
 
 
@@ -198,6 +220,7 @@ def _generation(g: Generation) -> dict[str, Any]:
         "estimated": g.estimated,
         "price_input_per_unit": format_dollars(g.price_input),
         "price_output_per_unit": format_dollars(g.price_output),
+        "cost_details": _cost_details(g),
         "cost": format_dollars(g.cost),
         "held": format_dollars(g.held),
         "shortfall": format_dollars(g.shortfall),
@@ -205,6 +228,27 @@ def _generation(g: Generation) -> dict[str, Any]:
         "error_code": g.error_code,
         "attempts": _attempts(g),
     }
+
+
+def _cost_details(g: Generation) -> list[dict[str, Any]]:
+    """Return the units of each bucket with their exact price. Their sum, rounded up to nano-dollars, is the cost.
+
+    (Unless the cost exceeded the hold: then `shortfall` was not charged.)
+    """
+    if g.price_split is not None:
+        parts = decode_parts(g.price_split)
+    else:
+        units = (("input", g.input_units, g.price_input), ("output", g.output_units, g.price_output))
+        parts = [Part(name, count, price * PICO_PER_NANO) for name, count, price in units if count]
+    return [
+        {
+            "bucket": part.bucket,
+            "units": part.units,
+            "price_per_unit": format_pico(part.price),
+            "cost": format_pico(part.units * part.price),
+        }
+        for part in parts
+    ]
 
 
 def _attempts(g: Generation) -> list[dict[str, Any]]:

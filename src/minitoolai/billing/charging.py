@@ -28,11 +28,12 @@ from minitoolai.core.errors import (
     ServiceError,
     StoreError,
 )
-from minitoolai.core.inference import ChatRequest, Usage
+from minitoolai.core.inference import ChatRequest
 from minitoolai.core.logs import SummedLog
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Caller, GenerationState, IdempotencyClaim, NewGeneration, Outcome
 from minitoolai.core.money import format_dollars
+from minitoolai.core.prices import to_nano
 from minitoolai.core.tracing import Spans
 from minitoolai.ledger.types import (
     Checkpoint,
@@ -90,10 +91,16 @@ def image_token_bound(model: ChatModel, detail: str) -> int:
 
 
 def chat_bound(model: ChatModel, *, prompt_tokens: int, limit: int, choices: int) -> Bound:
-    """Return the bound for one chat request. Never zero, even if the model is free."""
-    base = max(1, prompt_tokens * model.price_input)
+    """Return the bound for one chat request, every token in its dearest bucket.
+
+    Never zero, even if the model is free.
+    """
+    prices = model.prices
+    fee = prices.most_per_request(prompt_tokens)
+    base = max(1, to_nano(prompt_tokens * prices.most_per_input(prompt_tokens) + fee))
+    unit = choices * to_nano(prices.most_per_output(prompt_tokens))
     tokens = prompt_tokens + limit * choices
-    return Bound(base, choices * model.price_output, limit, min(limit, MIN_OUTPUT_TOKENS), tokens)
+    return Bound(base, unit, limit, min(limit, MIN_OUTPUT_TOKENS), tokens)
 
 
 def speech_bound(price: int, characters: int) -> Bound:
@@ -106,11 +113,6 @@ def image_job_bound(price: int) -> Bound:
     return Bound(max(1, price), 0, 0, 0)
 
 
-def chat_cost(price_input: int, price_output: int, usage: Usage) -> int:
-    """Return the exact cost of the tokens read and written."""
-    return usage.prompt_tokens * price_input + usage.completion_tokens * price_output
-
-
 # ── holds: reserve, renew, settle ──────────────────────────────────────────────────────────────────────────────────
 
 #: Recover a hold if its lease has not been renewed for this long.
@@ -120,7 +122,11 @@ _CHEAPER = {"chat": ", or lower max_completion_tokens", "speech": ", or send a s
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """Money held for one generation. `units` are the granted output tokens, `price_*` the prices at reservation."""
+    """Money held for one generation. `units` are the granted output tokens.
+
+    `price_*` are the prices per unit at reservation in nano-dollars, rounded up. A chat is charged by its run's
+    `Prices`.
+    """
 
     hold_id: int
     account_id: int

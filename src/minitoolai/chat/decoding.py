@@ -273,10 +273,28 @@ def read_finish_reason(value: Any) -> str | None:
 
 # ── usage ─────────────────────────────────────────────────────────────────────────────────────────────────
 
+# Fields of every provider by bucket (core/prices.py). *: in an object of details. Responses says input_tokens, in
+# OpenAI's sense.
+#
+#               OpenAI, OpenRouter    Anthropic                    DeepSeek                  Gemini
+# prompt        prompt_tokens         (sum of the next three)      prompt_tokens             promptTokenCount
+# input         (the rest)            input_tokens                 prompt_cache_miss_tokens  (the rest)
+# cached_input  cached_tokens *       cache_read_input_tokens      prompt_cache_hit_tokens   cachedContentTokenCount
+# cache_write   cache_write_tokens *  cache_creation_input_tokens
+#   of it 1h                          ephemeral_1h_input_tokens
+# output        completion_tokens     output_tokens                completion_tokens         candidates + thoughts
+# reasoning     reasoning_tokens *    (not reported)               reasoning_tokens *        thoughtsTokenCount
+
 _PROMPT_NAMES = ("prompt_tokens", "input_tokens", "promptTokenCount", "inputTokens")
 _OUTPUT_NAMES = ("completion_tokens", "output_tokens", "candidatesTokenCount", "outputTokens")
 _TOTAL_NAMES = ("total_tokens", "totalTokenCount", "totalTokens")
-_CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+_CACHED_NAMES = (
+    "cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens", "cachedContentTokenCount",
+    "cacheReadInputTokens",
+)  # fmt: skip
+_WRITTEN_NAMES = ("cache_write_tokens", "cache_creation_input_tokens", "cacheWriteInputTokens")
+#: Fields of providers that msgspec's conversion to `Usage` would ignore.
+_OTHER_NAMES = frozenset((*_CACHED_NAMES, *_WRITTEN_NAMES, "cache_creation", "thoughtsTokenCount"))
 
 
 def read_usage(value: Any) -> Usage | None:
@@ -286,7 +304,7 @@ def read_usage(value: Any) -> Usage | None:
     """
     if not isinstance(value, dict) or not value:
         return None
-    if "prompt_tokens_details" in value or value.keys().isdisjoint(_CACHED_NAMES):
+    if value.keys().isdisjoint(_OTHER_NAMES):
         try:
             return msgspec.convert(value, Usage, strict=False)
         except (msgspec.ValidationError, ValueError, OverflowError):
@@ -294,19 +312,56 @@ def read_usage(value: Any) -> Usage | None:
     prompt, output, total = (_first_count(value, names) for names in (_PROMPT_NAMES, _OUTPUT_NAMES, _TOTAL_NAMES))
     if prompt is None and output is None:
         return None
+    details = _prompt_details(value)
+    if prompt is not None:
+        prompt += (_count(value.get("toolUsePromptTokenCount")) or 0) + _tokens_beside(value, prompt, details)
+    thoughts = _count(value.get("thoughtsTokenCount")) or 0
+    if output is not None:
+        output += thoughts
     if prompt is None:
         prompt = max(0, (total or 0) - (output or 0))
     if output is None:
         output = max(0, (total or 0) - prompt)
-    return Usage(prompt, output, total or 0, _prompt_details(value), _output_details(value))
+    return Usage(prompt, output, total or 0, details, _output_details(value) or _thoughts_details(thoughts))
+
+
+def _tokens_beside(usage: Json, prompt: int, details: TokenDetails | None) -> int:
+    """Return the cache reads and writes that are not part of the reported count of the prompt.
+
+    Anthropic's `input_tokens` leaves both out. A sum that cannot be a part of the prompt is not one, whatever its name:
+    some proxies translate the names only.
+    """
+    if details is None:
+        return 0
+    written = details.cache_write_tokens or 0
+    beside = (details.cached_tokens or 0) + written
+    is_anthropic = "prompt_tokens" not in usage and not usage.keys().isdisjoint(
+        ("cache_read_input_tokens", "cache_creation_input_tokens", "cacheReadInputTokens", "cacheWriteInputTokens")
+    )
+    return beside if is_anthropic or beside > prompt else 0
 
 
 def _prompt_details(usage: Json) -> TokenDetails | None:
-    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
-    cached = _first_count(details, _CACHED_NAMES) if isinstance(details, dict) else _first_count(usage, _CACHED_NAMES)
-    if not isinstance(details, dict):
-        return None if cached is None else TokenDetails(cached)
-    return TokenDetails(cached or 0, _count(details.get("audio_tokens")) or 0)
+    nested = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    details: Json = nested if isinstance(nested, dict) else {}
+    # The upstream's own field says more than a zero that a proxy put into OpenAI's.
+    cached = _first_count(details, _CACHED_NAMES) or _first_count(usage, _CACHED_NAMES)
+    written = _first_count(details, _WRITTEN_NAMES) or _first_count(usage, _WRITTEN_NAMES)
+    creation = usage.get("cache_creation")
+    hourly = _count(creation.get("ephemeral_1h_input_tokens")) if isinstance(creation, dict) else None
+    if not details and cached is None and written is None:
+        return None
+    return TokenDetails(
+        cached or 0,
+        _count(details.get("audio_tokens")) or 0,
+        written or UNSET,
+        hourly or UNSET,
+        _count(details.get("image_tokens")) or UNSET,
+    )
+
+
+def _thoughts_details(thoughts: int) -> CompletionDetails | None:
+    return CompletionDetails(thoughts) if thoughts else None
 
 
 def _output_details(usage: Json) -> CompletionDetails | None:

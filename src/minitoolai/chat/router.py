@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -250,6 +250,15 @@ class Router:
         self.breakers = {name: _breaker_for(name, catalog.engines.get(name)) for name in engines}
         self.fallbacks = SummedLog(log, logging.INFO, FALLBACKS)
         self.rate_limits = SummedLog(log, logging.WARNING, RATE_LIMITS)
+
+    def on_catalog_change(self, changed: Iterable[str]) -> None:
+        """Choose anew after the catalog was replaced. Engines that changed get a closed circuit breaker.
+
+        Those of removed engines stay, for responses in flight.
+        """
+        self._configured.clear()
+        for name in changed:
+            self.breakers[name] = _breaker_for(name, self._catalog.engines.get(name))
 
     def retries(self, name: str) -> int:
         """Return how often one request may be retried with this engine."""

@@ -16,7 +16,6 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging, Reservation, state_after, wait_until_durable
 from minitoolai.chat.chunks import Chunk
 from minitoolai.chat.completion import NormalizedCompletion, completion_texts, normalize_completion
@@ -37,6 +36,7 @@ from minitoolai.core.in_flight import (
 )
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
+from minitoolai.core.prices import Prices
 from minitoolai.engines.protocols import ChatEngine, ChatResponse
 from minitoolai.ledger.types import Result
 
@@ -78,8 +78,12 @@ class ChatRun:
         route: Route,
         reservation: Reservation,
         prompt: PromptCount,
+        prices: Prices,
     ) -> None:
-        """Prepare the run. `prompt` is the engine's exact count if it has one, else our estimate."""
+        """Prepare the run. `prompt` is the engine's exact count if it has one, else our estimate.
+
+        The run keeps its prices, even if the catalog is replaced.
+        """
         self._service = service
         self.request = request
         self.route = route
@@ -94,6 +98,7 @@ class ChatRun:
         self._first_token_s: float | None = None
         self._has_waited = False
         self._prompt = prompt
+        self._prices = prices
         self._prompt_is_checked = False
         #: Bytes of the prompt that a text completion repeats before its output.
         self._echoed_bytes = 0 if request.prompt is None else _echoed_bytes(request)
@@ -409,7 +414,11 @@ class ChatRun:
         return self._cost_of(self.usage_so_far())
 
     def _cost_of(self, usage: Usage) -> int:
-        return pricing.chat_cost(self.reservation.price_input, self.reservation.price_output, usage)
+        return self._prices.cost(self._sold(usage))
+
+    def _sold(self, usage: Usage) -> Usage:
+        """Return the usage to charge for. What the cache of an embedded engine saves is the operator's."""
+        return usage if self.engine.sells_cache else usage.without_cache()
 
     async def charge(self, *, within_s: float) -> None:
         """Settle the hold and wait until that is durable. Raises TimeoutError if the database does not respond."""
@@ -472,6 +481,7 @@ class ChatRun:
             engine=self.route.fallback_engine,
             attempts=encode_attempts(self.route.attempts),
             upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, usage),
+            price_split=self._prices.encoded_split(self._sold(usage)),
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────

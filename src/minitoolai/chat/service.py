@@ -96,14 +96,14 @@ class ChatService:
         limit = output_limit(request, model, engine.context_tokens(), prompt_tokens) if request.embed is None else 0
         max_prompt = prompt_tokens if prompt_tokens is not None else pricing.prompt_bound(request, model)
         bound = pricing.chat_bound(model, prompt_tokens=max_prompt, limit=limit, choices=request.choices)
-        generation = NewGeneration("chat", model.name, engine.name, model.price_input, model.price_output)
+        generation = NewGeneration("chat", model.name, engine.name, model.prices.input_nano, model.prices.output_nano)
         reservation = await self.charging.reserve(caller, bound, generation)
         request.clamped = reservation.units < limit
         if prompt_tokens is None:
             prompt = expect_prompt(request, model.image_tokens, max_prompt)
         else:
             prompt = PromptCount(prompt_tokens)
-        run = ChatRun(self, request, route, reservation, prompt)
+        run = ChatRun(self, request, route, reservation, prompt, model.prices)
         self.in_flight.add(run)
         return run
 
@@ -135,7 +135,7 @@ class ChatService:
     def upstream_cost(self, model: str, engine: str, usage: Usage) -> int | None:
         """Return what the engine charges the operator, in nano-dollars. None if the catalog has no cost for it."""
         price = self.catalog.upstream_costs.get((engine, model))
-        return None if price is None else pricing.chat_cost(*price, usage)
+        return None if price is None else price.cost(usage)
 
     def forget(self, run: ChatRun) -> bool:
         """Remove a run that has ended. Return True if it was the last one in flight."""

@@ -185,10 +185,11 @@ async def _try_files(settings: Settings) -> int:
 def _with_files(services: Services) -> list[ChatEngine]:
     settings, entries = services.settings, services.chats.catalog.engines
     own = bool(settings.llama_model or settings.llama_mmproj)
+    with_files = {
+        name for name, entry in entries.items() if entry.kind == "llama" and (own or entry.file or entry.fetched)
+    }
     return [
-        engine
-        for name, engine in services.engines.items()
-        if entries[name].kind == "llama" and (own or entries[name].file) and engine.why_not_ready() is None
+        engine for name, engine in services.engines.items() if name in with_files and engine.why_not_ready() is None
     ]
 
 

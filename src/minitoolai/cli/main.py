@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from minitoolai import __version__
-from minitoolai.cli import accounts, backup, database, doctor, draw, keys, mark, models, secrets, serve
+from minitoolai.cli import accounts, backup, catalog, database, doctor, draw, fetch, keys, mark, models, secrets, serve
 from minitoolai.core.errors import CatalogError, ServiceError, SettingsError, StoreError
 
 EXAMPLES = """examples:
@@ -37,6 +37,8 @@ COMMANDS = (
     mark.add_mark,
     accounts.add_balance,
     models.add_models,
+    catalog.add_catalog,
+    fetch.add_fetch,
     database.add_audit,
     database.add_migrate,
     backup.add_backup,

@@ -14,6 +14,7 @@ from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.models import MarginRow
 from minitoolai.core.money import format_dollars
+from minitoolai.core.prices import PICO_PER_NANO, Prices
 from minitoolai.settings import Settings
 from minitoolai.storage.reports import margins_by_engine
 
@@ -88,15 +89,23 @@ def stands_in(catalog: Catalog, model: Model, engine: str | None) -> bool:
 
 def upstream_cost_lines(catalog: Catalog, model: ChatModel | SpeechModel) -> Iterator[str]:
     """Yield a line per engine that has a purchase price in the catalog, with the margin."""
-    prices = (model.price, 0) if isinstance(model, SpeechModel) else (model.price_input, model.price_output)
+    prices = Prices.of_nano(model.price) if isinstance(model, SpeechModel) else model.prices
+    sold = _shown_prices(prices)
     for engine in model.engines:
         upstream_cost = catalog.upstream_costs.get((engine, model.name))
         if upstream_cost is not None:
-            costs = "  ".join(format_dollars(nano * 1_000_000)[:-6].rjust(9) for nano in upstream_cost)
-            margins = ", ".join(
-                percent(sold - cost, sold) for sold, cost in zip(prices, upstream_cost, strict=True) if sold
-            )
+            bought = {bucket: getattr(upstream_cost, bucket) for bucket in sold}
+            costs = "  ".join(_dollars_per_million(price) for price in bought.values())
+            margins = ", ".join(percent(price - bought[bucket], price) for bucket, price in sold.items() if price)
             yield f"  {engine} charges{costs.rjust(30)}   margin {margins}"
+
+
+def _shown_prices(prices: Prices) -> dict[str, int]:
+    """Return the prices of input and output, and that of cached input if it is another."""
+    shown = {"input": prices.input, "output": prices.output}
+    if prices.cached_input != prices.input:
+        shown["cached_input"] = prices.cached_input
+    return shown
 
 
 def percent(part: int, whole: int) -> str:
@@ -141,14 +150,18 @@ def models(settings: Settings, _: argparse.Namespace) -> None:
 
 def _kind_and_price(model: ChatModel | SpeechModel) -> str:
     if isinstance(model, SpeechModel):
-        return f"speech  $/1M characters: {_dollars_per_million(model.price)}"
+        return f"speech  $/1M characters: {_dollars_per_million(model.price * PICO_PER_NANO)}"
     if isinstance(model, EmbeddingModel):
-        return f"embedding  $/1M in: {_dollars_per_million(model.price_input)}"
-    return f"chat  $/1M in, out: {_dollars_per_million(model.price_input)}  {_dollars_per_million(model.price_output)}"
+        return f"embedding  $/1M in: {_dollars_per_million(model.prices.input)}"
+    shown = _shown_prices(model.prices)
+    names = "in, out, cached" if "cached_input" in shown else "in, out"
+    return f"chat  $/1M {names}: {'  '.join(map(_dollars_per_million, shown.values()))}"
 
 
 def _dollars_per_million(price: int) -> str:
-    return format_dollars(price * 1_000_000)[:-6].rjust(9)
+    """Return a price in pico-dollars per unit as dollars per million units, with at least three decimals."""
+    whole, _, decimals = format_dollars(price * 1_000_000 // PICO_PER_NANO).partition(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(3, '0')}".rjust(9)
 
 
 def build_services(settings: Settings) -> Services:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from minitoolai.core.errors import ModelNotFound
-from minitoolai.core.money import price_per_token
+from minitoolai.core.money import price_per_request, price_per_unit
+from minitoolai.core.prices import OPTIONAL_BUCKETS, Prices, Tier
 
 # ── speech ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -78,38 +79,116 @@ def language_of(tag: str) -> str:
     return tag.replace("_", "-").partition("-")[0].lower()
 
 
+# ── prices by bucket ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class PricesEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Prices in the file: dollars per million tokens, as strings with at most six decimals."""
+
+    #: dollars per million input and output tokens, in quotes, at most six decimals.
+    input: str
+    output: str
+    #: tokens read from the upstream's prompt cache; absent: as input.
+    cached_input: str | None = None
+    #: tokens written to the upstream's prompt cache, for minutes and for an hour; absent: as input.
+    cache_write: str | None = None
+    cache_write_1h: str | None = None
+    #: input tokens of audio and of images; absent: as input.
+    audio_input: str | None = None
+    image_input: str | None = None
+    #: output tokens of reasoning and of audio; absent: as output.
+    reasoning: str | None = None
+    audio_output: str | None = None
+    #: dollars for each request that used tokens, in quotes, at most nine decimals.
+    request: str | None = None
+
+
+class TierEntry(PricesEntry, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Prices of requests whose prompt has more tokens than `above`. They apply to all tokens of such a request."""
+
+    #: tokens of the prompt, above those of the tier before.
+    above: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class InvalidPrice(ValueError):
+    """An invalid price in the catalog: its key, and what to write instead."""
+
+    def __init__(self, key: str, remedy: str) -> None:
+        super().__init__(f"{key}: {remedy}")
+        self.key, self.remedy = key, remedy
+
+
+def read_prices(entry: PricesEntry, tiers: Iterable[TierEntry] = ()) -> Prices:
+    """Return the prices of an entry and its tiers. Raise InvalidPrice.
+
+    A tier must name the same buckets as the entry. A bucket missing there could mean the price below the tier, or the
+    tier's `input`, and one of the two is wrong by ten times.
+    """
+    read: list[Tier] = []
+    for tier in tiers:
+        if read and tier.above <= read[-1].above:
+            raise InvalidPrice("tiers", f"above = {tier.above} must be more than the {read[-1].above} before it")
+        for key in (*OPTIONAL_BUCKETS, "request"):
+            if (getattr(tier, key) is None) != (getattr(entry, key) is None):
+                where = f"the tier above {tier.above}"
+                have, lack = (where, "the model") if getattr(entry, key) is None else ("the model", where)
+                raise InvalidPrice("tiers", f"{have} has a price for {key}, {lack} has none: write both or neither")
+        try:
+            read.append(Tier(tier.above, _read_entry(tier)))
+        except InvalidPrice as error:
+            raise InvalidPrice("tiers", f"{error.key} above {tier.above}: {error.remedy}") from None
+    return _read_entry(entry, tuple(read))
+
+
+def _read_entry(entry: PricesEntry, tiers: tuple[Tier, ...] = ()) -> Prices:
+    given = {key: text for key in OPTIONAL_BUCKETS if (text := getattr(entry, key)) is not None}
+    prices = {
+        key: _read_price(key, text) for key, text in {"input": entry.input, "output": entry.output, **given}.items()
+    }
+    request = 0
+    if entry.request is not None:
+        try:
+            request = price_per_request(entry.request)
+        except (ValueError, ArithmeticError):
+            remedy = 'request = "0.001" means dollars per request, at most nine decimals, at most $1'
+            raise InvalidPrice("request", remedy) from None
+    return Prices.of(request=request, tiers=tiers, **prices)
+
+
+def _read_price(key: str, text: str) -> int:
+    try:
+        return price_per_unit(text)
+    except (ValueError, ArithmeticError):
+        raise InvalidPrice(key, f'{key} = "0.15" means dollars per million tokens, at most six decimals') from None
+
+
 # ── upstream costs ────────────────────────────────────────────────────────────────────────────────────────────────
 #
 # What upstreams charge the operator, so that the margin of every generation is known.
 
-#: (engine, model of the catalog) → nano-dollars per input and output unit.
-UpstreamCosts = dict[tuple[str, str], tuple[int, int]]
+#: (engine, model of the catalog) → prices; for speech, `input` is the price of a character.
+UpstreamCosts = dict[tuple[str, str], Prices]
 
 
-class UpstreamCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Upstream price of one model: dollars per million units, as strings."""
+class UpstreamCost(PricesEntry, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Upstream prices of one model, with the same keys as the prices of a chat model. `output` may be absent."""
 
-    #: dollars per million input and output tokens, in quotes; for speech, `input` per million characters.
-    input: str
+    #: dollars per million output tokens, in quotes. For speech, `input` is the price of a million characters.
     output: str = "0"
+    #: other prices for long prompts, by ascending length.
+    tiers: tuple[TierEntry, ...] = ()
 
 
 def find_invalid_cost(engine: EngineEntry) -> tuple[str, str] | None:
     """Return (key, remedy) of the first invalid upstream price, or None."""
-    prices = [("cost_input", engine.cost_input or "0"), ("cost_output", engine.cost_output or "0")]
-    prices += [("costs", text) for price in engine.costs.values() for text in (price.input, price.output)]
-    for key, text in prices:
-        if _is_invalid(text):
-            return key, f'{key} has an invalid price: "0.15" means dollars per million units, at most three decimals'
+    general = UpstreamCost(input=engine.cost_input or "0", output=engine.cost_output or "0")
+    for entry, prefix in ((general, "cost_"), *((own, "") for own in engine.costs.values())):
+        try:
+            read_prices(entry, entry.tiers)
+        except InvalidPrice as error:
+            key = f"{prefix}{error.key}" if prefix else "costs"
+            return key, f"{key} has an invalid price: {error.remedy}"
     return None
-
-
-def _is_invalid(text: str) -> bool:
-    try:
-        price_per_token(text)
-    except (ValueError, ArithmeticError):
-        return True
-    return False
 
 
 def upstream_costs(engines: Mapping[str, EngineEntry], models: Iterable[ChatModel | SpeechModel]) -> UpstreamCosts:
@@ -123,12 +202,12 @@ def upstream_costs(engines: Mapping[str, EngineEntry], models: Iterable[ChatMode
     return costs
 
 
-def _price_of(engine: EngineEntry, model: str) -> tuple[int, int] | None:
+def _price_of(engine: EngineEntry, model: str) -> Prices | None:
     own = engine.costs.get(model)
     if own is not None:
-        return price_per_token(own.input), price_per_token(own.output)
+        return read_prices(own, own.tiers)
     if engine.cost_input or engine.cost_output:
-        return price_per_token(engine.cost_input or "0"), price_per_token(engine.cost_output or "0")
+        return read_prices(UpstreamCost(input=engine.cost_input or "0", output=engine.cost_output or "0"))
     return None
 
 
@@ -197,6 +276,8 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: all but upstream: model name in responses, and context length in tokens.
     model: str = ""
     context: Count = 0
+    #: llama: name of a model of `minitoolai fetch`. It serves from the moment that it is here.
+    fetched: str = ""
     #: llama: a GGUF file instead of MINITOOLAI_LLAMA_MODEL; whether to start its server for embeddings, and the pooling
     #: of token vectors if the file does not specify it.
     file: str = ""
@@ -219,12 +300,9 @@ class ImageTokens(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     high: Count
 
 
-class ChatEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Chat model in the file. Prices are dollars per million tokens, as strings."""
+class ChatEntry(PricesEntry, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Chat model in the file."""
 
-    #: dollars per million input and output tokens, in quotes, at most three decimals.
-    input: str
-    output: str
     #: context length (prompt and output) and maximum output, in tokens.
     context: int
     max_output: int
@@ -232,14 +310,15 @@ class ChatEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engines: list[str]
     #: for a model that accepts images: maximum tokens per image, by the requested `detail`.
     image_tokens: ImageTokens | None = None
+    #: other prices for long prompts, as tables `[[chat."model".tiers]]`, by ascending length.
+    tiers: tuple[TierEntry, ...] = ()
 
 
 class ChatModel(msgspec.Struct, frozen=True):
-    """Chat model, validated. Prices are nano-dollars per token."""
+    """Chat model, validated."""
 
     name: str
-    price_input: int
-    price_output: int
+    prices: Prices
     context: int
     max_output: int
     engines: tuple[str, ...]
@@ -249,7 +328,7 @@ class ChatModel(msgspec.Struct, frozen=True):
 class EmbeddingEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Embedding model in the file. The price is dollars per million tokens, as a string."""
 
-    #: dollars per million input tokens, in quotes, at most three decimals.
+    #: dollars per million input tokens, in quotes, at most six decimals.
     input: str
     #: maximum tokens per text.
     context: Annotated[int, msgspec.Meta(ge=1)]
@@ -290,7 +369,7 @@ Model = ChatModel | EmbeddingModel | ImageModel | SpeechModel
 
 
 class Catalog(msgspec.Struct, frozen=True):
-    """All models and engines, validated."""
+    """All models and engines, validated. Replaced in place when the file is read again."""
 
     engines: dict[str, EngineEntry]
     chat: dict[str, ChatModel]
@@ -298,6 +377,13 @@ class Catalog(msgspec.Struct, frozen=True):
     images: dict[str, ImageModel] = {}
     embeddings: dict[str, EmbeddingModel] = {}
     upstream_costs: UpstreamCosts = {}
+
+    def replace(self, other: Catalog) -> None:
+        """Take over the contents of another catalog. Everything that holds this one sees them at once."""
+        for field in self.__struct_fields__:
+            contents = getattr(self, field)
+            contents.clear()
+            contents.update(getattr(other, field))
 
     def models(self) -> dict[str, Model]:
         """Return all models of every kind by name."""

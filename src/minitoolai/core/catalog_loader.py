@@ -23,14 +23,19 @@ from minitoolai.core.catalog import (
     ImageEntry,
     ImageModel,
     ImageTokens,
+    InvalidPrice,
+    PricesEntry,
     SpeechEntry,
     SpeechModel,
+    TierEntry,
+    UpstreamCost,
     find_invalid_cost,
+    read_prices,
     suggest_names,
     upstream_costs,
 )
 from minitoolai.core.errors import CatalogError
-from minitoolai.core.money import price_per_image, price_per_token
+from minitoolai.core.money import price_per_character, price_per_image
 from minitoolai.core.operator_input import why_bad_address, why_bad_headers
 from minitoolai.core.request_fields import why_never_forwarded
 
@@ -50,6 +55,8 @@ _SECTIONS: dict[str, Any] = {
     "image": ImageEntry,
     "embedding": EmbeddingEntry,
 }
+#: Types of the tables inside entries, by key.
+_NESTED: dict[str, Any] = {"image_tokens": ImageTokens, "tiers": TierEntry, "costs": UpstreamCost}
 #: Engine kinds by capability.
 _CHAT_KINDS = ("upstream", "llama", "fake")
 _SPEECH_KINDS = ("upstream", "hibari", "piper", "fake")
@@ -124,20 +131,18 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
 
 def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, EngineEntry]) -> ChatModel:
     table = f'chat."{name}"'
-    for field in ("input", "output"):
-        try:
-            price_per_token(getattr(entry, field))
-        except (ValueError, ArithmeticError):
-            raise _at(
-                text, table, field, f'{field} = "0.15" means dollars per million tokens, at most three decimals'
-            ) from None
+    try:
+        prices = read_prices(entry, entry.tiers)
+    except InvalidPrice as error:
+        raise _at(text, table, error.key, error.remedy) from None
     _check_order(text, table, entry.engines, engines, _CHAT_KINDS, "chat")
     if entry.max_output < 16 or entry.context < entry.max_output:
         raise _at(text, table, "max_output", "max_output must be at least 16 and at most context")
+    if entry.tiers and entry.tiers[-1].above >= entry.context:
+        raise _at(text, table, "tiers", f"above = {entry.tiers[-1].above} must be below context = {entry.context}")
     return ChatModel(
         name,
-        price_per_token(entry.input),
-        price_per_token(entry.output),
+        prices,
         entry.context,
         entry.max_output,
         tuple(entry.engines),
@@ -148,15 +153,14 @@ def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, Engin
 def _check_embedding(text: str, name: str, entry: EmbeddingEntry, engines: dict[str, EngineEntry]) -> EmbeddingModel:
     table = f'embedding."{name}"'
     try:
-        price = price_per_token(entry.input)
-    except (ValueError, ArithmeticError):
-        remedy = 'input = "0.02" means dollars per million tokens, at most three decimals'
-        raise _at(text, table, "input", remedy) from None
+        prices = read_prices(PricesEntry(input=entry.input, output="0"))
+    except InvalidPrice as error:
+        raise _at(text, table, error.key, error.remedy) from None
     _check_order(text, table, entry.engines, engines, _CHAT_KINDS, "make embeddings")
     for engine in entry.engines:
         if engines[engine].kind == "llama" and not engines[engine].embeds:
             raise _at(text, table, "engines", f"the engine {engine} needs embeds = true to make embeddings")
-    return EmbeddingModel(name, price, 0, entry.context, 0, tuple(entry.engines), None)
+    return EmbeddingModel(name, prices, entry.context, 0, tuple(entry.engines), None)
 
 
 def _check_order(
@@ -186,7 +190,7 @@ def _check_image(text: str, name: str, entry: ImageEntry, engines: dict[str, Eng
 def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, EngineEntry]) -> SpeechModel:
     table = f'speech."{name}"'
     try:
-        price = price_per_token(entry.price)
+        price = price_per_character(entry.price)
     except (ValueError, ArithmeticError):
         remedy = 'price = "15.00" means dollars per million characters, at most three decimals'
         raise _at(text, table, "price", remedy) from None
@@ -214,20 +218,22 @@ def _check_speech(text: str, name: str, entry: SpeechEntry, engines: dict[str, E
 
 def _at(text: str, table: str, key: str | None, remedy: str) -> CatalogError:
     """Return an error with the line of `key` in `[table]`, or of the table header if the key is missing."""
-    in_table, found = False, 0
+    in_table, found, found_key = False, 0, 0
     wanted = _bare(table)
     for line, content in enumerate(text.splitlines(), 1):
         stripped = content.strip()
         if stripped.startswith("["):
             head = _bare(stripped.split("]")[0].strip("["))
             in_table = head == wanted
-            # For a table that exists only as subtables, the first of them.
+            # For a table that exists only as subtables, the first of them; for a key that is a subtable, the last.
             found = line if in_table or (not found and head.startswith(f"{wanted}.")) else found
+            found_key = line if key and f"{head}.".startswith(f"{wanted}.{key}.") else found_key
         elif in_table and key and re.match(rf"{re.escape(key)}\s*=", stripped):
-            found = line
+            found_key = line
             break
         elif not found and _bare(stripped.split("=")[0]) in (wanted, wanted.rpartition(".")[2]):
             found = line
+    found = found_key or found
     where = f"line {found}" if found else "at the top"
     return CatalogError(f"{where}: [{table}]{' ' + key if key else ''}: {remedy}")
 
@@ -252,7 +258,7 @@ def _located(text: str, raw: dict[str, Any], message: str) -> CatalogError:
             msgspec.convert(entry, kind)
         except msgspec.ValidationError:
             quoted = name if re.fullmatch(r"\w+", name) else f'"{name}"'
-            known = _keys(ImageTokens if field and field.group(1) == "image_tokens" else kind)
+            known = _keys(_NESTED.get(field.group(1), kind) if field else kind)
             return _at(text, f"{section.group(1)}.{quoted}", key, _remedy(what, known))
     return _at(text, section.group(1), None, _remedy(what, {}))
 
@@ -268,7 +274,7 @@ def _remedy(what: str, known: dict[str, Any]) -> str:
         return f"there is no key {name[1]}; {suggest_names(name[1], known)}"
     if "missing required field" in what and name:
         return f"needs a line {name[1]} = …"
-    if "Expected `str`" in what:
+    if "Expected `str" in what:
         return f"{what}; write it in quotes"
     if "Invalid enum value" in what:
         return (

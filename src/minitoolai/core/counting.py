@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
+from msgspec import UnsetType
 
 from minitoolai.core.catalog import ImageTokens
 from minitoolai.core.inference import ChatRequest, CompletionDetails, TokenDetails, Usage
 
+_T = TypeVar("_T", int | None, int | UnsetType | None)
 #: Estimated bytes of text per token. Common tokenizers average four; with five the estimate is rarely above the true
 #: count, so that a caller seldom pays too much.
 BYTES_PER_TOKEN = 5
@@ -338,6 +340,12 @@ def _details_fit(usage: Usage) -> bool:
     read, written, whole = usage.prompt_tokens_details, usage.completion_tokens_details, usage.prompt_tokens
     if read is not None and not (0 <= (read.cached_tokens or 0) <= whole and 0 <= (read.audio_tokens or 0) <= whole):
         return False
+    if read is not None and not (
+        0 <= (read.cache_write_tokens or 0) <= whole - (read.cached_tokens or 0)
+        and 0 <= (read.cache_write_1h_tokens or 0) <= (read.cache_write_tokens or 0)
+        and 0 <= (read.image_tokens or 0) <= whole
+    ):
+        return False
     whole = usage.completion_tokens
     return written is None or (
         0 <= (written.reasoning_tokens or 0) <= whole
@@ -353,7 +361,15 @@ def _within(usage: Usage, prompt: int, output: int) -> Usage:
         return usage
     read, written = usage.prompt_tokens_details, usage.completion_tokens_details
     if read is not None:
-        read = TokenDetails(_clamp(read.cached_tokens, prompt), _clamp(read.audio_tokens, prompt))
+        cached = _clamp(read.cached_tokens, prompt)
+        cache_write = _clamp(read.cache_write_tokens, prompt - (cached or 0))
+        read = TokenDetails(
+            cached,
+            _clamp(read.audio_tokens, prompt),
+            cache_write,
+            _clamp(read.cache_write_1h_tokens, cache_write or 0),
+            _clamp(read.image_tokens, prompt),
+        )
     if written is not None:
         written = CompletionDetails(
             _clamp(written.reasoning_tokens, output),
@@ -364,8 +380,8 @@ def _within(usage: Usage, prompt: int, output: int) -> Usage:
     return Usage(prompt, output, 0, read, written)
 
 
-def _clamp(part: int | None, whole: int) -> int | None:
-    return None if part is None else max(0, min(part, whole))
+def _clamp(part: _T, whole: int) -> _T | int:
+    return max(0, min(part, whole)) if isinstance(part, int) else part
 
 
 # ── sizes in bytes ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from minitoolai.core.marks import SpeechMark
 from minitoolai.core.models import GenerationState
 
 
 class TokenDetails(msgspec.Struct, frozen=True):
-    """OpenAI's details of prompt tokens. Zero if the engine does not report them."""
+    """OpenAI's details of prompt tokens. Zero if the engine does not report them.
+
+    Left out of responses unless the engine reports them: the tokens that it wrote to its prompt cache (OpenRouter's
+    name), those of them that it keeps for an hour instead of minutes, and the tokens of images.
+    """
 
     cached_tokens: int | None = 0
     audio_tokens: int | None = 0
+    cache_write_tokens: int | UnsetType | None = UNSET
+    cache_write_1h_tokens: int | UnsetType | None = UNSET
+    image_tokens: int | UnsetType | None = UNSET
 
 
 class CompletionDetails(msgspec.Struct, frozen=True):
@@ -40,6 +48,32 @@ class Usage(msgspec.Struct, frozen=True):
     def cached_tokens(self) -> int:
         details = self.prompt_tokens_details
         return (details.cached_tokens or 0) if details else 0
+
+    def prompt_buckets(self) -> Iterator[tuple[str, int]]:
+        """Yield the prompt tokens that have a price of their own (`core/prices.py`), as reported."""
+        details = self.prompt_tokens_details
+        if details is None:
+            return
+        yield "cached_input", details.cached_tokens or 0
+        hourly = details.cache_write_1h_tokens or 0
+        yield "cache_write_1h", hourly
+        yield "cache_write", max(0, (details.cache_write_tokens or 0) - hourly)
+        yield "audio_input", details.audio_tokens or 0
+        yield "image_input", details.image_tokens or 0
+
+    def output_buckets(self) -> Iterator[tuple[str, int]]:
+        """Yield the output tokens that have a price of their own, as reported."""
+        details = self.completion_tokens_details
+        if details is not None:
+            yield "reasoning", details.reasoning_tokens or 0
+            yield "audio_output", details.audio_tokens or 0
+
+    def without_cache(self) -> Usage:
+        """Return the usage as if the prompt cache had neither been read nor written."""
+        if self.prompt_tokens_details is None:
+            return self
+        details = TokenDetails(0, self.prompt_tokens_details.audio_tokens)
+        return msgspec.structs.replace(self, prompt_tokens_details=details)
 
 
 class ChatRequest(msgspec.Struct):

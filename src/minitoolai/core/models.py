@@ -138,7 +138,7 @@ class EngineAttempt(msgspec.Struct, frozen=True):
 
 
 class NewGeneration(msgspec.Struct, frozen=True):
-    """Properties of a generation when its hold is placed. Prices are nano-dollars per unit, fixed from then on."""
+    """Properties of a generation when its hold is placed. Prices are nano-dollars per unit, rounded up."""
 
     kind: Kind
     model: str
@@ -174,6 +174,8 @@ class Outcome(msgspec.Struct, frozen=True):
     error: str | None = None
     #: Bytes of text, audio or image that were sent or made available. None if unknown.
     delivered_bytes: int | None = None
+    #: Units and prices by bucket (`core/prices.py`), as JSON, if more than units and prices of the row is needed.
+    price_split: str | None = None
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -201,6 +203,7 @@ class Generation(msgspec.Struct, frozen=True):
     finished_ms: int | None
     first_token_ms: int | None
     attempts: str | None = None
+    price_split: str | None = None
 
 
 class Balance(msgspec.Struct, frozen=True):
@@ -251,6 +254,7 @@ class RecentRequest(msgspec.Struct, frozen=True):
     error_code: str | None
     input_units: int
     output_units: int
+    cached_units: int
     cost: int
     #: Its hold is pending, so the cost is not known yet.
     is_pending: bool
@@ -403,3 +407,4 @@ class StatementRow(msgspec.Struct, frozen=True):
     input_units: int = 0
     output_units: int = 0
     estimated: bool = False
+    cached_units: int = 0

@@ -40,18 +40,43 @@ def format_dollars(nano: int) -> str:
     return f"{sign}{whole}.{fraction:09d}"
 
 
-def price_per_token(dollars_per_million: str) -> int:
-    """Convert a price in dollars per million units to nano-dollars per unit.
+def format_pico(pico: int) -> str:
+    """Convert 37_500 pico-dollars to `"0.000000037500"`. Always twelve places."""
+    whole, fraction = divmod(pico, NANO_PER_DOLLAR * 1000)
+    return f"{whole}.{fraction:012d}"
 
-    Raise ValueError unless the result is whole: the ledger has no fractions.
+
+def price_per_unit(dollars_per_million: str) -> int:
+    """Convert a price in dollars per million units to pico-dollars per unit.
+
+    Raise ValueError unless the result is whole.
     """
     if _PLAIN.fullmatch(dollars_per_million) is None:
         raise ValueError(f"{dollars_per_million!r} is not a price; write it like 0.15")
-    nano = Decimal(dollars_per_million) * 1000
-    if len(_decimals(dollars_per_million)) > 3 or nano > LARGEST_PRICE_NANO:
+    pico = Decimal(dollars_per_million) * 10**6
+    if len(_decimals(dollars_per_million)) > 6 or pico > LARGEST_PRICE_NANO * 1000:
         text = f"{dollars_per_million!r} per million"
-        raise ValueError(f"{text} is not a whole number of nano-dollars per unit, at most $1")
-    return int(nano)
+        raise ValueError(f"{text} is not a whole number of pico-dollars per unit, at most $1")
+    return int(pico)
+
+
+def price_per_character(dollars_per_million: str) -> int:
+    """Convert a price in dollars per million characters to nano-dollars per character.
+
+    Raise ValueError unless the result is whole.
+    """
+    pico = price_per_unit(dollars_per_million)
+    if pico % 1000:
+        raise ValueError(f"{dollars_per_million!r} per million is not a whole number of nano-dollars per unit")
+    return pico // 1000
+
+
+def price_per_request(dollars: str) -> int:
+    """Convert a fee in dollars per request to pico-dollars.
+
+    Raise ValueError for more than nine decimals or more than a dollar.
+    """
+    return price_per_image(dollars) * 1000
 
 
 def price_per_image(dollars: str) -> int:

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel
-from minitoolai.core.errors import EngineError, FetchFailed, SettingsError, UrlForbidden
+from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel, suggest_names
+from minitoolai.core.errors import CatalogError, EngineError, FetchFailed, SettingsError, UrlForbidden
 from minitoolai.core.operator_input import why_bad_address, why_bad_key
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.engines.chat.openai import UpstreamEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
+from minitoolai.engines.fetching import FetchableModel, fetchable_models, models_dir
 from minitoolai.engines.images.openai import UpstreamImageEngine
 from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.images.remote import RemoteServer, remote_server
@@ -86,6 +87,7 @@ def make_engine(
             name,
             entry,
             http,
+            fetched=_fetched(name, entry, settings),
             path=settings.llama_model,
             slots=settings.llama_slots,
             queue=settings.llama_queue,
@@ -106,6 +108,17 @@ def make_engine(
         extra_headers=extra_headers,
         total_timeout_s=settings.total_timeout_s,
     )
+
+
+def _fetched(name: str, entry: EngineEntry, settings: Settings) -> tuple[FetchableModel, Path] | None:
+    """Return the model of `minitoolai fetch` that an entry names, and its folder."""
+    if not entry.fetched:
+        return None
+    models = fetchable_models()
+    if entry.fetched not in models:
+        known = suggest_names(entry.fetched, models)
+        raise CatalogError(f"[engines.{name}] fetched: {entry.fetched!r} is no model of minitoolai fetch; {known}")
+    return models[entry.fetched], models_dir(settings)
 
 
 def _address(name: str, settings: Settings) -> tuple[str, str]:

@@ -55,6 +55,8 @@ class ChatEngine(Protocol):
     tokenizer: Tokenizer | None
     #: The engine continues and bills after a disconnect: read on to get the usage that it reports.
     bills_after_cancel: bool
+    #: Tokens that it reads from its prompt cache are sold at their own price.
+    sells_cache: bool
     #: Undocumented request fields that are sent to the engine.
     forwards: frozenset[str]
     #: The engine fetches images by URL itself; otherwise it receives their bytes.

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import math
+import os
 import resource
 import signal
 import socket
@@ -72,11 +73,13 @@ def run_server(
     *,
     drain: Callable[[float], Coroutine[Any, Any, None]],
     on_listening: Callable[[int], None],
+    on_hangup: Callable[[], None] | None,
     listening: socket.socket | None,
 ) -> None:
     """Run uvicorn until a signal, then shut down gracefully.
 
-    `drain(seconds)` ends the responses in flight. `on_listening(port)` is called once requests are accepted.
+    `drain(seconds)` ends the responses in flight. `on_listening(port)` is called once requests are accepted,
+    `on_hangup()` for each SIGHUP; None ignores that signal.
     """
     config = uvicorn.Config(
         app,
@@ -95,7 +98,7 @@ def run_server(
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + 5,
         backlog=BACKLOG,
     )
-    server = GracefulServer(config, lambda: drain(settings.drain_timeout_s), on_listening)
+    server = GracefulServer(config, lambda: drain(settings.drain_timeout_s), on_listening, on_hangup)
     server.run([listening] if listening is not None else None)
 
 
@@ -107,22 +110,35 @@ class GracefulServer(uvicorn.Server):
         config: uvicorn.Config,
         drain: Callable[[], Coroutine[Any, Any, None]],
         on_listening: Callable[[int], None],
+        on_hangup: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
         self._drain = drain
         self._on_listening = on_listening
+        self._on_hangup = on_hangup
+        self._has_terminal = os.isatty(0)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Shut down gracefully on SIGTERM and SIGINT; a second signal does not wait for streams."""
+        """Shut down gracefully on SIGTERM, SIGINT and a closed terminal; a second signal does not wait for streams."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
+        handlers = {signal.SIGTERM: self._stop, signal.SIGINT: self._stop}
+        if self._on_hangup is not None:
+            handlers[signal.SIGHUP] = self._hang_up
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in handlers:
                 loop.remove_signal_handler(number)
+
+    def _hang_up(self) -> None:
+        """Stop if the terminal was closed. Otherwise SIGHUP was sent on purpose, to read configuration again."""
+        if self._has_terminal and not os.isatty(0):
+            self._stop()
+        elif self._on_hangup is not None:
+            self._on_hangup()
 
     def _stop(self) -> None:
         if self.should_exit:

@@ -19,6 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from minitoolai.core.catalog_loader import read_catalog
+from minitoolai.core.errors import CatalogError
+from minitoolai.paths import catalog_path
 from minitoolai.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -116,9 +119,18 @@ class Supervisor:
                 self._stopping_since_s = time.monotonic()
             # Forward the second signal too: it makes the children stop without waiting.
             self._signal_all(signal.SIGTERM)
-        elif number == signal.SIGHUP and self._stopping_since_s is None:
+        elif number == signal.SIGHUP and self._stopping_since_s is None and self._can_start():
             log.info("replacing %d processes one by one", len(self._children))
             self._to_replace = [child for child in self._children if child.replaces is None and not child.is_stopping]
+
+    def _can_start(self) -> bool:
+        """Return False, and log why, if the catalog has a mistake, so that no new child could start."""
+        try:
+            read_catalog(catalog_path(self._settings))
+        except CatalogError as error:
+            log.error("the processes are not replaced, the previous catalog stays in use: %s", error)
+            return False
+        return True
 
     def _signal_all(self, number: signal.Signals) -> None:
         for child in self._children:

@@ -34,7 +34,7 @@ from minitoolai.core.in_flight import (
     break_silence,
     has_died,
 )
-from minitoolai.core.inference import SpeechRequest
+from minitoolai.core.inference import SpeechRequest, Usage
 from minitoolai.core.marks import MarkCodec, SpeechMark
 from minitoolai.core.models import Caller, NewGeneration, Outcome
 from minitoolai.engines.protocols import SpeechEngine, SpeechResponse
@@ -291,7 +291,7 @@ class SpeechService:
     def upstream_cost(self, model: str, engine: str, characters: int) -> int | None:
         """Return what the engine charges the operator, in nano-dollars. None if the catalog has no cost for it."""
         price = self.catalog.upstream_costs.get((engine, model))
-        return None if price is None else price[0] * characters
+        return None if price is None else price.cost(Usage(characters, 0))
 
     def mark(self, run: SpeechRun) -> SpeechMark | None:
         """Return how to mark the speech of this run, or None if marking is off."""

@@ -226,7 +226,7 @@ def _write_generations(connection: Connection, state: LedgerState) -> None:
         connection.queue_write(
             "UPDATE generations SET state = ?, input_units = ?, output_units = ?, cached_units = ?,"
             " estimated = ?, served_model = ?, error_code = ?, first_token_ms = ?, purchase = ?, cost = ?,"
-            " delivered_bytes = ?, finished_ms = ? WHERE id = ?",
+            " delivered_bytes = ?, price_split = ?, finished_ms = ? WHERE id = ?",
             [
                 (o.state, o.input_units, o.output_units, o.cached_units, int(o.estimated), o.served_model)
                 + (
@@ -235,6 +235,7 @@ def _write_generations(connection: Connection, state: LedgerState) -> None:
                     o.upstream_cost,
                     captured + shortfall,
                     o.delivered_bytes,
+                    o.price_split,
                     now_ms,
                     hold_id,
                 )

@@ -63,7 +63,7 @@ def recent_requests(
     before_ms, before_id = before or (ALWAYS_MS, 0)
     rows = connection.execute(
         "SELECT g.id, g.created_ms, g.finished_ms, g.kind, g.model, g.key_id, g.state, g.error_code, g.input_units,"
-        " g.output_units, h.settled, h.state FROM"
+        " g.output_units, g.cached_units, h.settled, h.state FROM"
         " (SELECT * FROM generations WHERE account_id = ? AND created_ms <= ? AND (created_ms < ? OR id < ?)"
         " ORDER BY created_ms DESC, id DESC LIMIT ?) g"
         " JOIN holds h ON h.id = g.id ORDER BY g.created_ms DESC, g.id DESC",
@@ -83,7 +83,7 @@ def find_generation(connection: Connection, generation_id: int, account_id: int)
         "SELECT g.id, g.account_id, g.key_id, g.kind, g.model, g.engine, g.served_model, g.state, g.price_input,"
         " g.price_output, g.input_units, g.output_units, g.cached_units, g.estimated, h.settled, h.shortfall,"
         " h.amount, g.error_code, g.created_ms, g.finished_ms, g.first_token_ms,"
-        " g.attempts"
+        " g.attempts, g.price_split"
         " FROM generations g JOIN holds h ON h.id = g.id WHERE g.id = ? AND g.account_id = ?",
         (generation_id, account_id),
     )
@@ -170,7 +170,7 @@ def _usage_transfers(connection: Connection, account_id: int, before_ms: int, li
     """Return the transfers of the last `limit` generations that began before this time."""
     rows = connection.execute(
         "SELECT t.account_version, t.created_ms, t.amount, t.balance_after, g.id, g.kind, g.model, g.key_id,"
-        " g.input_units, g.output_units, g.estimated FROM"
+        " g.input_units, g.output_units, g.estimated, g.cached_units FROM"
         " (SELECT * FROM generations WHERE account_id = ? AND created_ms <= ? ORDER BY created_ms DESC LIMIT ?) g"
         " LEFT JOIN transfers t ON t.hold_id = g.id",
         (account_id, before_ms, limit),
@@ -189,6 +189,7 @@ def _usage_transfers(connection: Connection, account_id: int, before_ms: int, li
             input_units=row[8],
             output_units=row[9],
             estimated=bool(row[10]),
+            cached_units=row[11],
         )
         for row in rows
     ]

@@ -195,6 +195,8 @@ generations = Table(
     Column("webhook_url", Text),
     # Bytes of text, audio or image that were delivered; NULL if that was not recorded.
     Column("delivered_bytes", Int64),
+    # Units and prices by bucket as JSON (core/prices.py), where the columns above do not say all.
+    Column("price_split", Text),
     _one_of("state", "queued", "running", "succeeded", "failed", "cancelled"),
     CheckConstraint("cost >= 0", name="cost_not_negative"),
     CheckConstraint("price_input >= 0 AND price_output >= 0", name="prices_not_negative"),

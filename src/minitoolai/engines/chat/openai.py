@@ -54,6 +54,7 @@ class UpstreamEngine:
         self.name = name
         self.complete_chunks = entry.complete_chunks
         self.bills_after_cancel = entry.bills_after_cancel
+        self.sells_cache = True
         self.tokenizer: Tokenizer | None = tokenizer_named(entry.tokenizer) if entry.tokenizer else None
         self.vision = entry.vision
         self.forwards = frozenset(entry.forwards)

@@ -79,7 +79,7 @@ TRANSFER_NAMES = {
 WORK_NAMES = {"chat": N_("Chat"), "image": N_("Image"), "speech": N_("Speech")}
 COLUMNS = (
     "number", "time", "kind", "amount", "balance", "currency", "note", "generation", "work", "model", "key",
-    "input_units", "output_units", "estimated",
+    "input_units", "output_units", "estimated", "cached_input_units",
 )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def statement_line(row: StatementRow) -> tuple[object, ...]:
         row.key_id or "",
         row.input_units,
     )
-    return *head, *tail, row.output_units, int(row.estimated)
+    return *head, *tail, row.output_units, int(row.estimated), row.cached_units
 
 
 HANDLERS: list[Handler] = [account_page, change_password, leave, balance, statement]

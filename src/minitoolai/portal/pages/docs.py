@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import get_args
 
 import msgspec
@@ -9,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from minitoolai.core.catalog import Catalog, ChatModel, EmbeddingModel, SpeechModel
-from minitoolai.core.inference import AudioFormat
+from minitoolai.core.inference import AudioFormat, Usage
 from minitoolai.core.models import KeyRow, UsageRow
+from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, Prices
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.http.routing import reads
 from minitoolai.portal.highlight import example, tabs_of
@@ -26,10 +28,54 @@ from minitoolai.storage.reports import last_usage
 READ, WRITTEN, CHATS = 300, 200, 1000
 
 
+class PriceRow(msgspec.Struct, frozen=True):
+    """Line of the table of chat prices: nano-dollars per million tokens, or None for an empty cell.
+
+    `label` is what the prices are for, if not for all tokens of the model; `above` the length of the prompts that they
+    are for.
+    """
+
+    model: str
+    label: str | None
+    above: int | None
+    read: int | None
+    written: int | None
+
+
+#: What the tokens of a bucket are, as the table of prices says it. `request` is a fee for a whole request.
+BUCKET_NAMES = {
+    "cached_input": N_("read from the cache"),
+    "cache_write": N_("written to the cache"),
+    "cache_write_1h": N_("written to the cache for an hour"),
+    "audio_input": N_("audio"),
+    "image_input": N_("images"),
+    "reasoning": N_("reasoning"),
+    "audio_output": N_("audio"),
+}
+
+
+def price_rows(model: ChatModel) -> Iterator[PriceRow]:
+    """Yield a line for input and output, one per bucket with a price of its own, and the same for each tier."""
+    yield from _tier_rows(model.name, None, model.prices)
+    for tier in model.prices.tiers:
+        yield from _tier_rows(model.name, tier.above, tier.prices)
+
+
+def _tier_rows(model: str, above: int | None, prices: Prices) -> Iterator[PriceRow]:
+    yield PriceRow(model, None, above, prices.input * 1000, prices.output * 1000)
+    for bucket in INPUT_BUCKETS[1:]:
+        if (price := getattr(prices, bucket)) != prices.input:
+            yield PriceRow(model, BUCKET_NAMES[bucket], above, price * 1000, None)
+    for bucket in OUTPUT_BUCKETS[1:]:
+        if (price := getattr(prices, bucket)) != prices.output:
+            yield PriceRow(model, BUCKET_NAMES[bucket], above, None, price * 1000)
+
+
 class PriceList(msgspec.Struct, frozen=True):
-    """The catalog by kind, as the pages show it. Prices are nano-dollars per token, image or character."""
+    """The catalog by kind, as the pages show it. Prices are nano-dollars per image or character."""
 
     chat: list[ChatModel]
+    chat_rows: list[PriceRow]
     embeddings: list[EmbeddingModel]
     #: Price of an image → the models with this price, the cheapest first.
     images: dict[int, list[str]]
@@ -41,8 +87,13 @@ def price_list(catalog: Catalog) -> PriceList:
     by_price: dict[int, list[str]] = {}
     for model in sorted(catalog.images.values(), key=lambda model: model.price):
         by_price.setdefault(model.price, []).append(model.name)
+    chat = list(catalog.chat.values())
     return PriceList(
-        list(catalog.chat.values()), list(catalog.embeddings.values()), by_price, list(catalog.speech.values())
+        chat,
+        [row for model in chat for row in price_rows(model)],
+        list(catalog.embeddings.values()),
+        by_price,
+        list(catalog.speech.values()),
     )
 
 
@@ -51,7 +102,7 @@ async def prices(page: PageRequest) -> Response:
     """Show every price, with an example."""
     shown = price_list(page.site.reports.catalog)
     chat = shown.chat[0] if shown.chat else None
-    cost = CHATS * (READ * chat.price_input + WRITTEN * chat.price_output) if chat else 0
+    cost = CHATS * chat.prices.cost(Usage(READ, WRITTEN)) if chat else 0
     return page.render(
         "prices/prices.html", offered=shown, example_chat=chat, example_chat_cost=cost, read=READ, written=WRITTEN,
         chats=CHATS,

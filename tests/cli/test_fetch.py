@@ -1,0 +1,72 @@
+"""`minitoolai fetch` lists, refuses with a remedy, and removes. Fetching itself: engines/test_fetching.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from minitoolai.cli import fetch as command
+from minitoolai.cli.main import main
+from minitoolai.engines.fetching import fetchable_models
+
+QWEN = fetchable_models()["qwen2.5-coder-1.5b"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as left:
+        main(["fetch", *arguments])
+    said = capsys.readouterr()
+    return int(str(left.value.code)), said.out + said.err
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINITOOLAI_DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+def put(folder: Path) -> Path:
+    """Put a file of the right size where the model would be, without its content."""
+    folder.mkdir(exist_ok=True)
+    path = folder / QWEN.file
+    with path.open("wb") as file:
+        file.truncate(QWEN.size)
+    return path
+
+
+def test_the_list_names_size_memory_licence_and_state(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    status, said = run(capsys)
+    assert status == 0
+    assert "qwen2.5-coder-1.5b    1.1 GB  2.2 GB memory  Apache-2.0  not here" in said
+    assert "smollm2-135m           98 MB  0.5 GB memory" in said
+    put(data / "models")
+    assert "2.2 GB memory  Apache-2.0  here" in run(capsys)[1]
+
+
+def test_a_model_that_is_here_is_not_fetched_again_and_can_be_removed(
+    capsys: pytest.CaptureFixture[str], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINITOOLAI_MODELS_DIR", str(data / "shared"))
+    path = put(data / "shared")
+    status, said = run(capsys, "qwen2.5-coder-1.5b")
+    assert (status, "is here already" in said) == (0, True)
+    assert run(capsys, "qwen2.5-coder-1.5b", "--remove") == (0, "qwen2.5-coder-1.5b was removed\n")
+    assert not path.exists()
+    assert run(capsys, "qwen2.5-coder-1.5b", "--remove") == (0, "qwen2.5-coder-1.5b was not here\n")
+
+
+def test_a_small_machine_and_a_wrong_name_are_refused_with_a_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.why_too_little_memory(QWEN, 3200) is None
+    why = command.why_too_little_memory(QWEN, 2000)
+    assert why == f"{QWEN.title} needs a machine with 3.2 GB of memory, this one has 2.0 GB"
+    status, said = run(capsys, "qwen")
+    assert status == 1
+    assert "choose from qwen2.5-coder-1.5b, smollm2-135m" in said
+
+
+def test_in_the_background_each_quarter_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    report = command._quarters("m")
+    for done in range(0, 101, 5):
+        report(done, 100)
+    assert capsys.readouterr().out == "m: 25 % fetched\nm: 50 % fetched\nm: 75 % fetched\n"
