@@ -16,6 +16,7 @@ from minitoolai.accounts.revocation import RevocationWatch
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
 from minitoolai.core.errors import CatalogError, EngineError, SettingsError
+from minitoolai.core.logs import current_request
 from minitoolai.core.threads import CONTROL, close_pools
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
@@ -26,8 +27,8 @@ from minitoolai.http.serving.fast_path import http10_body
 from minitoolai.http.serving.lingering import linger_at_close
 from minitoolai.http.serving.server import exclusive_data_dir, run_server
 from minitoolai.images.webhooks import WebhookLog
-from minitoolai.observability.logging import current_request
-from minitoolai.observability.metrics import MetricsPage, MetricsPort
+from minitoolai.observability.metrics import MetricsPage
+from minitoolai.observability.metrics_port import MetricsPort
 from minitoolai.observability.watchdog import Watchdog
 from minitoolai.portal.routes import is_portal_path, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
@@ -208,6 +209,9 @@ class Server:
                 await CONTROL.run(services.tracing.close)
             if self._registration is not None:
                 await CONTROL.run(self._registration.stop)
+            services.chats.routes.fallbacks.flush()
+            services.chats.routes.rate_limits.flush()
+            services.chats.charging.refusals.flush()
             services.database.close()
             close_pools()
 

@@ -90,3 +90,10 @@ def test_retry_after_is_sent_if_a_retry_makes_sense() -> None:
 
 def test_a_401_says_how_to_authenticate() -> None:
     assert (b"www-authenticate", b"Bearer") in error_headers(errors.AccessDenied("who?"))
+
+
+def test_the_operator_is_at_fault_for_a_5xx_and_for_the_rate_limit_of_an_upstream() -> None:
+    for kind, status, _ in TABLE:
+        assert kind.is_fault == (status >= 500 or kind is errors.EngineRateLimited), kind
+    # The caller asked for too much.
+    assert not errors.ReportTooLarge("too long").is_fault

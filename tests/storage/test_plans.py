@@ -143,7 +143,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(idempotency.find, f"{account}/word").add(idempotency.rows_with_response, 0, now)
     c.add(idempotency.store_response, f"{account}/word", 5, response)
     c.add(jobs.available_models, now).add(jobs.claim, [6], worker="w", now_ms=now, lease_ms=1)
-    c.add(jobs.expired_leases, now).add(jobs.find, 6).add(jobs.jobs_waiting_since, now)
+    c.add(jobs.count_workers, now).add(jobs.expired_leases, now).add(jobs.find, 6).add(jobs.jobs_waiting_since, now)
     c.add(jobs.register_worker, "w", {}, now).add(jobs.renew_leases, [jobs.LeaseRenewal(6, 1, 1)], now)
     c.add(jobs.unregister_worker, "w").add(jobs.waiting, "fake", ["m"], 5)
     job = NewGeneration("image", "m", "fake", 1, 1, request="{}", seed=1, size="256x256")
@@ -175,7 +175,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(reports.last_usage, account, 5).add(reports.list_jobs, day, 5)
     action = AdminAction(1, account, account, "grant", 5, None, now)
     c.add(reports.insert_admin_action, action).add(reports.margins_by_engine, day).add(reports.oldest_pending_ms)
-    c.add(reports.oldest_unfinished_ms, account).add(reports.read_gauges, now)
+    c.add(reports.oldest_unfinished_ms, account).add(reports.read_gauges, now, now)
     c.add(reports.recent_requests, account, 5, (now, 9)).add(reports.recent_requests, account, 5).add(
         reports.revenue_by_day, day, now
     ).add(reports.search_users, "x", 5)

@@ -14,6 +14,7 @@ from minitoolai.chat.request import DialectName, parse_chat
 from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import ClientLeft, InvalidRequest, ServiceError
+from minitoolai.core.in_flight import RunFailure
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.request_fields import header_of_names
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, header, respond, respond_error
@@ -123,6 +124,9 @@ class DialectAdapter:
     async def close(self, error: ServiceError | None = None) -> None:
         await self._run.close(error)
 
+    def describe_failure(self, error: ServiceError) -> RunFailure:
+        return self._run.describe_failure(error)
+
     def stop(self, reason: ServiceError) -> None:
         self._run.stop(reason)
 
@@ -140,6 +144,7 @@ class ChatEndpoint:
         self.limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request: ChatRequest | None = None
         try:
             if scope["method"] != "POST":
                 await _refuse_method(scope, send)
@@ -150,6 +155,8 @@ class ChatEndpoint:
         except ClientLeft:
             return
         except ServiceError as error:
+            if request is not None and error.is_fault:
+                self._chats.count_refusal(request, error)
             await respond_error(send, self._dialect.map_error(error), [])
             return
         run.cancellation.arm()

@@ -26,7 +26,14 @@ from minitoolai.core.catalog import ImageTokens
 from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.counting import LEAST_SHARE, Delivered, Judgement, PromptCount, estimate, least_prompt
 from minitoolai.core.errors import ClientLeft, EngineFull, EngineTimeout, ServiceError
-from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, StreamOutput, break_silence, has_died
+from minitoolai.core.in_flight import (
+    Cancellation,
+    CheckpointSchedule,
+    RunFailure,
+    StreamOutput,
+    break_silence,
+    has_died,
+)
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
 from minitoolai.core.prices import Prices
@@ -441,7 +448,7 @@ class ChatRun:
             )
             self._service.charging.meters.fell_short(self.engine.name, cost - self.reservation.amount)
         self._charge = self._service.charging.settle(
-            self.reservation, cost, self._outcome(judgement, error), is_last=is_last
+            self.reservation, cost, self._outcome(judgement, error), error=error, is_last=is_last
         )
 
     def _report_doubts(self, judgement: Judgement) -> None:
@@ -539,6 +546,14 @@ class ChatRun:
             await self._discard_pending()
             if response is not None:
                 await response.close()
+
+    def describe_failure(self, error: ServiceError) -> RunFailure:
+        """Return the model, the engine and the reason of a failure, for the log. Codes only: messages quote prompts."""
+        attempts = self.route.attempts
+        reason = error.code
+        if len(attempts) > 1:
+            reason += f", after {', '.join(f'{one.engine}: {one.error_code}' for one in attempts)}"
+        return RunFailure(self.request.model, self.engine.name, reason)
 
     def stop(self, reason: ServiceError) -> None:
         """Cancel the run with this error: a timeout, a client that disconnected, a server that stops."""

@@ -15,7 +15,7 @@ from minitoolai.chat.run import ChatRun
 from minitoolai.core.catalog import Catalog, ChatModel, ImageTokens
 from minitoolai.core.clock import Clock
 from minitoolai.core.counting import PromptCount, expect_prompt
-from minitoolai.core.errors import ContextExceeded, InvalidRequest, RateLimited
+from minitoolai.core.errors import ContextExceeded, InvalidRequest, ModelNotFound, RateLimited, ServiceError
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Caller, NewGeneration
@@ -107,6 +107,15 @@ class ChatService:
         run = ChatRun(self, request, route, reservation, prompt, model.prices)
         self.in_flight.add(run)
         return run
+
+    def count_refusal(self, request: ChatRequest, error: ServiceError) -> None:
+        """Count a request that was refused although it is valid, for the first of the engines that serve its model."""
+        try:
+            model = self._model(request)
+        except ModelNotFound:
+            return
+        engine = next(iter(self.routes.candidates(model)), None)
+        self.charging.count_refusal(model.engines[0] if engine is None else engine.name, model.name, error)
 
     def _drop_fields(self, request: ChatRequest, model: ChatModel, engine: ChatEngine) -> None:
         """Record the fields that this engine does not receive, and count the bytes of those that an engine receives."""

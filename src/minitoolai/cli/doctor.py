@@ -132,7 +132,7 @@ def _check_traces(settings: Settings) -> str:
 def warnings(settings: Settings) -> Iterator[str]:
     """Yield `subject: risk; remedy` for settings that work but should be changed."""
     from minitoolai.engines.tokenizers import why_no_tokenizers
-    from minitoolai.observability.metrics import is_loopback
+    from minitoolai.observability.metrics_port import is_loopback
 
     free = shutil.disk_usage(settings.data_dir).free
     if free < MIN_FREE_BYTES:

@@ -21,7 +21,7 @@ from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, say, wr
 from minitoolai.cli.fetch import size_text, why_too_little_memory
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.money import parse_dollars
-from minitoolai.core.threads import CONTROL, close_pools
+from minitoolai.core.threads import CONTROL, close_pools, limit_arenas
 from minitoolai.engines.fetching import fetchable_models, is_fetched, models_dir
 from minitoolai.paths import load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
@@ -68,6 +68,7 @@ def worker(settings: Settings, options: argparse.Namespace) -> None:
     from minitoolai.bootstrap import build
 
     check_worker(settings, options.kinds)
+    limit_arenas()
     prepare(settings)
     tighten_data_dir(settings)
     asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}")))
@@ -88,7 +89,8 @@ def check_worker(settings: Settings, kinds: str) -> None:
 
 async def _work(services: Services, ready: Callable[[str], None]) -> None:
     """Claim jobs until SIGTERM, then finish or requeue the current ones; a second signal does not wait."""
-    from minitoolai.observability.metrics import MetricsPage, MetricsPort
+    from minitoolai.observability.metrics import MetricsPage
+    from minitoolai.observability.metrics_port import MetricsPort
     from minitoolai.observability.watchdog import Watchdog
 
     worker, loop = services.images.worker, asyncio.get_running_loop()
@@ -153,6 +155,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     from minitoolai.http.serving import server, supervisor
 
     _check_shared(settings)
+    limit_arenas()
     server.allow_many_connections()
     if options.listening is not None:
         # One of several processes, started by the supervisor, which has prepared everything.

@@ -44,11 +44,13 @@ from __future__ import annotations
 class ServiceError(Exception):
     """Root of all errors reported to callers; by itself, an internal error.
 
-    `code` is stable and public, `param` names the field at fault, `retryable` is advice to the caller.
+    `code` is stable and public, `param` names the field at fault, `retryable` is advice to the caller. `is_fault`: this
+    server or its engine is at fault, so the operator should know; otherwise the request or its caller is the cause.
     """
 
     code = "internal_error"
     retryable = False
+    is_fault = True
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class InvalidRequest(ServiceError):
     """The request is invalid. The message says what to change."""
 
     code = "invalid_request"
+    is_fault = False
 
 
 class ContextExceeded(InvalidRequest):
@@ -160,18 +163,21 @@ class AccessDenied(ServiceError):
     """The API key is missing or unknown."""
 
     code = "invalid_api_key"
+    is_fault = False
 
 
 class KeyForbids(ServiceError):
     """The API key is valid, but not for this model or from this IP address."""
 
     code = "key_forbids"
+    is_fault = False
 
 
 class BudgetExceeded(ServiceError):
     """The key has used up its budget for today, this month or in total. `needed` and `left` in nano-dollars."""
 
     code = "budget_exceeded"
+    is_fault = False
 
     def __init__(self, message: str, *, needed: int, left: int) -> None:
         super().__init__(message)
@@ -183,6 +189,7 @@ class InsufficientBalance(ServiceError):
     """The account cannot pay for the request. `needed` and `available` in nano-dollars."""
 
     code = "insufficient_balance"
+    is_fault = False
 
     def __init__(self, message: str, *, needed: int, available: int) -> None:
         super().__init__(message)
@@ -194,12 +201,14 @@ class IdempotencyMismatch(ServiceError):
     """This Idempotency-Key was sent with a different request within 24 hours. A new request needs a new key."""
 
     code = "idempotency_mismatch"
+    is_fault = False
 
 
 class IdempotencyInFlight(ServiceError):
     """The first request with this Idempotency-Key is still running. Retry to get its response."""
 
     code = "idempotency_in_flight"
+    is_fault = False
     retryable = True
 
 
@@ -207,6 +216,7 @@ class IdempotencySpent(ServiceError):
     """The first request with this Idempotency-Key was charged, but its response is not stored. Send a new key."""
 
     code = "idempotency_spent"
+    is_fault = False
 
 
 class Overloaded(ServiceError):
@@ -225,12 +235,14 @@ class ReportTooLarge(Overloaded):
 
     code = "report_too_large"
     retryable = False
+    is_fault = False
 
 
 class RateLimited(ServiceError):
     """The caller exceeded a rate limit. `retry_after_s` says when to retry."""
 
     code = "rate_limit_exceeded"
+    is_fault = False
     retryable = True
 
 
@@ -244,6 +256,7 @@ class ClientLeft(ServiceError):
     """The client disconnected. The output produced until then is charged."""
 
     code = "client_left"
+    is_fault = False
 
 
 class EngineError(ServiceError):
@@ -257,6 +270,7 @@ class EngineRefused(EngineError):
     """The engine rejected the request, for a reason that the caller can fix."""
 
     code = "invalid_request"
+    is_fault = False
     retryable = False
 
 

@@ -200,6 +200,8 @@ class ImageJob(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     #: Model name in the catalog, and the model that generated the image.
     model: str
+    #: The engine that runs it.
+    engine: str = ""
     served_model: str | None = None
     #: Key of the image in the object store; None before the end, after a failure, and once retention removed it.
     object: str | None = None
