@@ -306,7 +306,13 @@ def _prompt_details(usage: Json) -> TokenDetails | None:
     cached = _first_count(details, _CACHED_NAMES) if isinstance(details, dict) else _first_count(usage, _CACHED_NAMES)
     if not isinstance(details, dict):
         return None if cached is None else TokenDetails(cached)
-    return TokenDetails(cached or 0, _count(details.get("audio_tokens")) or 0)
+    written, for_an_hour = (_count(details.get(name)) for name in ("cache_write_tokens", "cache_write_1h_tokens"))
+    found = TokenDetails(cached or 0, _count(details.get("audio_tokens")) or 0)
+    if written is not None:
+        found = msgspec.structs.replace(found, cache_write_tokens=written)
+    if for_an_hour is not None:
+        found = msgspec.structs.replace(found, cache_write_1h_tokens=for_an_hour)
+    return found
 
 
 def _output_details(usage: Json) -> CompletionDetails | None:

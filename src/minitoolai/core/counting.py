@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
+from msgspec import UNSET
 
 from minitoolai.core.catalog import ImageTokens
 from minitoolai.core.inference import ChatRequest, CompletionDetails, TokenDetails, Usage
@@ -205,7 +206,8 @@ def expect_prompt(request: ChatRequest, image_tokens: ImageTokens | None, most: 
     """Return our count of a prompt, believing reports from a quarter of its text up to `most`."""
     text = _prompt_text_tokens(request)
     images = _image_tokens(request, image_tokens) if request.images else 0
-    return PromptCount(min(max(1, text + images), most), text // LEAST_SHARE, most)
+    may_shrink = request.messages_form is not None and request.messages_form.may_shrink
+    return PromptCount(min(max(1, text + images), most), 0 if may_shrink else text // LEAST_SHARE, most)
 
 
 def least_prompt(request: ChatRequest) -> int:
@@ -338,6 +340,8 @@ def _details_fit(usage: Usage) -> bool:
     read, written, whole = usage.prompt_tokens_details, usage.completion_tokens_details, usage.prompt_tokens
     if read is not None and not (0 <= (read.cached_tokens or 0) <= whole and 0 <= (read.audio_tokens or 0) <= whole):
         return False
+    if read is not None and read.cache_write_tokens is not UNSET and not _writes_fit(read, whole):
+        return False
     whole = usage.completion_tokens
     return written is None or (
         0 <= (written.reasoning_tokens or 0) <= whole
@@ -347,13 +351,19 @@ def _details_fit(usage: Usage) -> bool:
     )
 
 
+def _writes_fit(read: TokenDetails, whole: int) -> bool:
+    """Return True if the tokens written to a cache are not more than the prompt without those that were read from it."""
+    written, for_an_hour = read.cache_write_tokens or 0, read.cache_write_1h_tokens or 0
+    return 0 <= for_an_hour <= written and written + (read.cached_tokens or 0) <= whole
+
+
 def _within(usage: Usage, prompt: int, output: int) -> Usage:
     """Return the usage with these counts, and with details that are not above them."""
     if (prompt, output) == (usage.prompt_tokens, usage.completion_tokens) and _details_fit(usage):
         return usage
     read, written = usage.prompt_tokens_details, usage.completion_tokens_details
     if read is not None:
-        read = TokenDetails(_clamp(read.cached_tokens, prompt), _clamp(read.audio_tokens, prompt))
+        read = _details_within(read, prompt)
     if written is not None:
         written = CompletionDetails(
             _clamp(written.reasoning_tokens, output),
@@ -362,6 +372,15 @@ def _within(usage: Usage, prompt: int, output: int) -> Usage:
             _clamp(written.rejected_prediction_tokens, output),
         )
     return Usage(prompt, output, 0, read, written)
+
+
+def _details_within(read: TokenDetails, prompt: int) -> TokenDetails:
+    details = TokenDetails(_clamp(read.cached_tokens, prompt), _clamp(read.audio_tokens, prompt))
+    if read.cache_write_tokens is UNSET:
+        return details
+    written = _clamp(read.cache_write_tokens, prompt - (details.cached_tokens or 0)) or 0
+    for_an_hour = UNSET if read.cache_write_1h_tokens is UNSET else _clamp(read.cache_write_1h_tokens, written)
+    return msgspec.structs.replace(details, cache_write_tokens=written, cache_write_1h_tokens=for_an_hour)
 
 
 def _clamp(part: int | None, whole: int) -> int | None:

@@ -1,10 +1,12 @@
-"""Map exceptions to HTTP statuses and to OpenAI's error format."""
+"""Map exceptions to HTTP statuses and to the error format of a path: OpenAI's, Anthropic's or the image API's own."""
 
 from __future__ import annotations
 
 import msgspec
 
 from minitoolai.core import errors
+from minitoolai.http import anthropic_errors
+from minitoolai.http.anthropic_errors import MESSAGES_PATHS
 
 #: (exception class, status, OpenAI's `type`). The first class that matches is used.
 TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
@@ -44,13 +46,20 @@ def status_and_type(error: errors.ServiceError) -> tuple[int, str]:
     return next((status, kind) for cls, status, kind in TABLE if isinstance(error, cls))
 
 
+def status_of(error: errors.ServiceError, path: str = "") -> int:
+    """Return the HTTP status for an error at this path."""
+    return (anthropic_errors.status_and_type if path.startswith(MESSAGES_PATHS) else status_and_type)(error)[0]
+
+
 def error_body(error: errors.ServiceError, path: str = "") -> bytes:
-    """Return the body `{"error": {message, type, param, code}}`, or the image API's own under /api/texttoimage."""
-    status, kind = status_and_type(error)
+    """Return the body `{"error": {message, type, param, code}}`, or that of the API to which the path belongs."""
+    status, kind = status_of(error, path), status_and_type(error)[1]
     error_counts[status, error.code] = error_counts.get((status, error.code), 0) + 1
     if path.startswith(IMAGE_PATHS):
         fields = {"status": "error", "jobid": None, "signature": None, "message": error.message, "code": error.code}
         return _encode(fields)
+    if path.startswith(MESSAGES_PATHS):
+        return anthropic_errors.error_body(error)
     return _encode({"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}})
 
 
@@ -64,6 +73,13 @@ def error_headers(error: errors.ServiceError) -> list[tuple[bytes, bytes]]:
     if isinstance(error, errors.UnsupportedContentEncoding):
         headers.append((b"accept-encoding", b"gzip, deflate"))
     return headers
+
+
+def last_event(error: errors.ServiceError, path: str) -> bytes:
+    """Return the event that ends a stream at this path with an error."""
+    if path.startswith(MESSAGES_PATHS):
+        return anthropic_errors.error_event(error)
+    return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
 
 
 def error_event(message: str, *, kind: str, code: str, param: str | None = None) -> bytes:
