@@ -94,7 +94,7 @@ async def generation(request: Request) -> Response:
 
 @reads("/v1/models")
 async def models(request: Request) -> Response:
-    """List every model with its price and the engine that would serve it now; for Anthropic's clients in their format."""
+    """List every model with its price and the engine that would serve it now, or in the format of Anthropic."""
     await _caller(request)
     if is_for_anthropic(request):
         return json_response(model_page(request, [offer.model for offer in _reports(request).offers()]))

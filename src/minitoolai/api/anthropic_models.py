@@ -22,7 +22,6 @@ def is_for_anthropic(request: Request) -> bool:
 
 def model_info(model: Model) -> dict[str, Any]:
     """Return one model."""
-    is_chat = isinstance(model, ChatModel) and not isinstance(model, EmbeddingModel)
     return {
         "id": model.name,
         "type": "model",
@@ -31,7 +30,7 @@ def model_info(model: Model) -> dict[str, Any]:
         "lifecycle": "active",
         "line": None,
         "max_input_tokens": model.context if isinstance(model, ChatModel) else None,
-        "max_tokens": model.max_output if is_chat else None,
+        "max_tokens": model.max_output or None if isinstance(model, ChatModel) else None,
     }
 
 

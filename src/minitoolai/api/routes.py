@@ -26,8 +26,7 @@ from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
 from minitoolai.http.asgi import App
 from minitoolai.http.bodies import KB, LARGEST_BODY, BodyLimits
-from minitoolai.http.anthropic_errors import MESSAGES_PATHS
-from minitoolai.http.errors import error_body, error_headers, status_of
+from minitoolai.http.errors import MESSAGES_PATHS, error_body, error_headers, status_of
 from minitoolai.http.large_json import MOST_TEXT
 from minitoolai.http.routing import json_response, reads
 from minitoolai.images import endpoints as images

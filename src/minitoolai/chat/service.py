@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 MAX_DRAINING = 64
 #: Remedy for a prompt that exceeds the context of an embedded model, which most often comes from an agent.
 _FOR_AGENTS = (
-    ". A coding agent's first prompt has about 20,000 tokens, which needs an upstream: have the operator set the key of "
-    "one, such as MINITOOLAI_OPENAI_API_KEY"
+    ". A coding agent's first prompt has about 20,000 tokens, which needs an upstream: have the operator set the key "
+    "of one, such as MINITOOLAI_OPENAI_API_KEY"
 )
 #: Maximum number of models that an error message suggests.
 MAX_SUGGESTIONS = 5

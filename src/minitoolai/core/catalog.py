@@ -203,8 +203,8 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str = ""
     embeds: bool = False
     pooling: Literal["", "mean", "cls", "last"] = ""
-    #: anthropic: how its models reason if a chat has a `reasoning_effort`: `adaptive` sends the effort, `budget` a number
-    #: of tokens, for models before Claude 4.6. `none`: a chat with `reasoning_effort` is rejected.
+    #: anthropic: how its models reason if a chat has a `reasoning_effort`: `adaptive` sends the effort, `budget` a
+    #: number of tokens, for models before Claude 4.6. `none`: a chat with `reasoning_effort` is rejected.
     thinking: Literal["adaptive", "budget", "none"] = "adaptive"
     #: anthropic: its models accept a JSON schema for the response. Otherwise they get it as a tool that must be called.
     structured_outputs: bool = True
@@ -214,7 +214,7 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_upstream(self) -> bool:
-        """Return True for a server that is called over HTTP with an API key: it has a fallback and a circuit breaker."""
+        """Return True for a server that is called over HTTP: it has a circuit breaker, and others can take over."""
         return self.kind in ("upstream", "anthropic")
 
     def served_name(self, model: str) -> str:

@@ -352,7 +352,7 @@ def _details_fit(usage: Usage) -> bool:
 
 
 def _writes_fit(read: TokenDetails, whole: int) -> bool:
-    """Return True if the tokens written to a cache are not more than the prompt without those that were read from it."""
+    """Return True if not more tokens were written to a cache than the prompt has beside those read from one."""
     written, for_an_hour = read.cache_write_tokens or 0, read.cache_write_1h_tokens or 0
     return 0 <= for_an_hour <= written and written + (read.cached_tokens or 0) <= whole
 

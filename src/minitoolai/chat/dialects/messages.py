@@ -22,10 +22,10 @@ from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import ClientLeft, ContextExceeded, ServiceError
 from minitoolai.core.inference import ChatRequest, MessagesForm, Usage
-from minitoolai.http.anthropic_errors import MESSAGES_PATHS, error_event
 from minitoolai.http.asgi import JSON, Receive, Scope, Send, headers_by_name, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
+from minitoolai.http.errors import MESSAGES_PATHS, last_event
 from minitoolai.http.request_context import REQUEST_CONTEXT
 
 _encode = msgspec.json.Encoder().encode
@@ -76,7 +76,7 @@ class MessagesDialect:
         return error
 
     def error_frame(self, adapted: DialectRun, error: ServiceError) -> bytes:
-        return error_event(self.map_error(error))
+        return last_event(self.map_error(error), self.path)
 
 
 def _form_of(request: ChatRequest) -> MessagesForm:

@@ -92,7 +92,7 @@ def _input_of(arguments: str) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-class _Call:
+class _ToolUse:
     """A tool call of the stream. Its pieces wait while another block is open."""
 
     def __init__(self, call_id: str, function: str) -> None:
@@ -115,10 +115,10 @@ class MessageStream:
         #: Index of the block that is open, or the next one; and the type of the open block.
         self._index = 0
         self._open = ""
-        self._calls: dict[int, _Call] = {}
-        self._open_call: _Call | None = None
+        self._calls: dict[int, _ToolUse] = {}
+        self._open_call: _ToolUse | None = None
         #: Calls that have begun while the open one was incomplete, in order.
-        self._queue: list[_Call] = []
+        self._queue: list[_ToolUse] = []
         self._finish_reason: str | None = None
 
     def chunk(self, chunk: Json) -> bytes:
@@ -199,7 +199,7 @@ class MessageStream:
         """Add a piece of a call. While the open call is incomplete, pieces of others wait."""
         call = self._calls.get(index)
         if call is None:
-            call = self._calls[index] = _Call(tool_id(call_id, self._name), function.get("name") or "")
+            call = self._calls[index] = _ToolUse(tool_id(call_id, self._name), function.get("name") or "")
             self._queue.append(call)
         piece = function.get("arguments") or ""
         call.arguments += piece
@@ -215,7 +215,7 @@ class MessageStream:
                 self._stop_block(events)
             self._start_call(self._queue.pop(0), events)
 
-    def _start_call(self, call: _Call, events: list[bytes]) -> None:
+    def _start_call(self, call: _ToolUse, events: list[bytes]) -> None:
         name = self._tool_names.get(call.function, call.function)
         self._start("tool_use", {"id": call.call_id, "name": name, "input": {}}, events)
         self._open_call = call
@@ -235,8 +235,3 @@ def _is_complete(arguments: str) -> bool:
 
 def _event(kind: str, **fields: Any) -> bytes:
     return b"event: " + kind.encode() + b"\ndata: " + _encode({"type": kind, **fields}) + b"\n\n"
-
-
-def error_event(kind: str, message: str) -> bytes:
-    """Return the event that ends a stream which failed after it began."""
-    return _event("error", error={"type": kind, "message": message})
