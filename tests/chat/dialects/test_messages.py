@@ -1,4 +1,4 @@
-"""Tests of `/v1/messages` on a real server, over engines of every kind. Anthropic's own package validates what leaves."""
+"""Tests of `/v1/messages` on a real server, over engines of every kind. Anthropic's package validates what leaves."""
 
 from __future__ import annotations
 
@@ -137,9 +137,12 @@ def test_cached_tokens_are_told_apart_and_stored(account: Account, native: Upstr
         READ,
         WRITTEN,
     )
-    answer = ask(account, messages=LONG, stream=True)
-    row = account.server.generation(answer.headers["x-generation-id"])
-    assert (row["input_units"], row["cached_units"], row["output_units"]) == (10_000, READ, 40)
+    usage = streamed(account, messages=LONG)[0].message.usage
+    assert (usage.cache_read_input_tokens, usage.cache_creation_input_tokens) == (READ, WRITTEN)
+    question = "SELECT input_units, cached_units, output_units FROM generations WHERE account_id = ?"
+    account.settled()
+    rows = account.server.read(lambda c: c.execute(question, (account.id,)))
+    assert rows == [(10_000, READ, 40)] * 2
 
 
 def test_the_native_engine_gets_the_request_as_it_is(account: Account, native: Upstream) -> None:
