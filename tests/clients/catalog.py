@@ -158,7 +158,7 @@ CLIENTS = {
         _python("anthropic_sync"),
         _python_version("anthropic"),
         _EVERY_MESSAGES_SDK,
-        _OPENAI_ERRORS,
+        _ANTHROPIC_ERRORS,
     ),
     "anthropic-node": Client(
         "Anthropic, Node",
