@@ -49,7 +49,7 @@ def test_one_model(account: Account) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [{"limit": "0"}, {"limit": "x"}, {"limit": "1001"}, {"after_id": "nowhere"}, {"after_id": "a", "before_id": "b"}],
+    [{"limit": "0"}, {"limit": "x"}, {"limit": "1001"}, {"after_id": "no-such-model"}, {"after_id": "a", "before_id": "b"}],
 )
 def test_a_wrong_page_is_refused(account: Account, query: dict[str, str]) -> None:
     answer = get(account, **query)
@@ -57,7 +57,7 @@ def test_a_wrong_page_is_refused(account: Account, query: dict[str, str]) -> Non
 
 
 def test_errors_have_anthropics_format(account: Account) -> None:
-    answer = get(account, "/nowhere")
+    answer = get(account, "/no-such-model")
     assert (answer.status_code, check_error(answer.json())[0]) == (404, "not_found_error")
     answer = get(account, headers=VERSION)
     assert (answer.status_code, check_error(answer.json())[0]) == (401, "authentication_error")
