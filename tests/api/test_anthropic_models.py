@@ -49,7 +49,13 @@ def test_one_model(account: Account) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    [{"limit": "0"}, {"limit": "x"}, {"limit": "1001"}, {"after_id": "no-such-model"}, {"after_id": "a", "before_id": "b"}],
+    [
+        {"limit": "0"},
+        {"limit": "x"},
+        {"limit": "1001"},
+        {"after_id": "no-such-model"},
+        {"after_id": "a", "before_id": "b"},
+    ],
 )
 def test_a_wrong_page_is_refused(account: Account, query: dict[str, str]) -> None:
     answer = get(account, **query)

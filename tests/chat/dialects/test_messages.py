@@ -518,3 +518,13 @@ def test_an_overloaded_engine_is_tried_again(serving: ServerProcess, tmp_path: A
         native.seen.clear()
         assert outcome(streamed(server.account(), model="again"))[0]["text"] == TEXT["text"]
         assert len(native.seen) == 3
+
+
+def test_an_agents_first_prompt_is_told_what_it_needs_without_an_upstream(llama_server: ServerProcess) -> None:
+    tools = [{**TOOL, "name": f"tool_{number}", "description": "word " * 200} for number in range(24)]
+    fields: Json = {"model": "gpt-4o-mini", "max_tokens": 32_000, "system": "word " * 10_000}
+    for more in ({"tools": tools}, {}):
+        message = refused(ask(llama_server.account(), **fields, **more), 400, "invalid_request_error")
+        assert message.startswith("prompt is too long: ")
+        assert "20,000 tokens" in message
+        assert "MINITOOLAI_OPENAI_API_KEY" in message
