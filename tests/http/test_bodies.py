@@ -22,9 +22,10 @@ from minitoolai.api.routes import hot_paths, image_paths
 from minitoolai.bootstrap import build
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, ServiceError
 from minitoolai.http.bodies import KB, LARGEST_BODY, MB, BodyLimits, read_parsed
-from minitoolai.http.errors import IMAGE_PATHS
+from minitoolai.http.errors import IMAGE_PATHS, MESSAGES_PATHS
 from minitoolai.settings import load_settings
 from tests.support.ask import API, HELLO, OPENAI, check_refusal
+from tests.support.claude import check_error
 from tests.support.server import Account
 from tests.support.uploads import Reply, connect, head, read_reply, upload
 
@@ -34,6 +35,8 @@ LIMITS = {
     API: (20 * MB, 4 * MB),
     OPENAI: (20 * MB, 4 * MB),
     "/v1/responses": (20 * MB, 4 * MB),
+    "/v1/messages": (20 * MB, 4 * MB),
+    "/v1/messages/count_tokens": (20 * MB, 4 * MB),
     "/v1/completions": (4 * MB, 4 * MB),
     "/v1/embeddings": (4 * MB, 4 * MB),
     "/api/texttospeech/": (4 * MB, 4 * MB),
@@ -60,6 +63,11 @@ def check(reply: Reply, path: str, status: int, code: str) -> str:
     if path.startswith(IMAGE_PATHS):
         assert set(answer) == {"status", "jobid", "signature", "message", "code"}
         assert answer["status"] == "error"
+    elif path.startswith(MESSAGES_PATHS):
+        kind, message = check_error(answer)
+        kinds = {400: "invalid_request_error", 401: "authentication_error", 413: "request_too_large"}
+        assert kind == kinds.get(status, "invalid_request_error")
+        return message
     else:
         answer = answer["error"]
         assert set(answer) == {"message", "type", "param", "code"}
@@ -128,7 +136,7 @@ def test_a_chat_may_carry_large_images(account: Account) -> None:
 
 def test_an_image_does_not_excuse_text(account: Account) -> None:
     body = chat(picture(5 * MB), padding="x" * (4 * MB))
-    assert "besides image data URLs" in check(send(account, OPENAI, body), OPENAI, 413, "body_too_large")
+    assert "besides images in base64" in check(send(account, OPENAI, body), OPENAI, 413, "body_too_large")
     # As it looks until it is complete, this is an image; then it turns out to be none.
     body = chat(picture(5 * MB).replace("A", "_"))
     check(send(account, OPENAI, body), OPENAI, 413, "body_too_large")

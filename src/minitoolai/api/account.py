@@ -10,6 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from minitoolai.api.anthropic_models import is_for_anthropic, model_info, model_page
 from minitoolai.availability import Offer, Reports
 from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, SpeechModel, suggest_names
 from minitoolai.core.clock import generation_name
@@ -94,8 +95,10 @@ async def generation(request: Request) -> Response:
 
 @reads("/v1/models")
 async def models(request: Request) -> Response:
-    """List every model with its price and the engine that would serve it now."""
+    """List every model with its price and the engine that would serve it now, or in the format of Anthropic."""
     await _caller(request)
+    if is_for_anthropic(request):
+        return json_response(model_page(request, [offer.model for offer in _reports(request).offers()]))
     return json_response({"object": "list", "data": [_model(offer) for offer in _reports(request).offers()]})
 
 
@@ -108,7 +111,7 @@ async def model(request: Request) -> Response:
     found = offered.get(name)
     if found is None:
         raise ModelNotFound(f"there is no model {name[:80]!r}; {suggest_names(name, offered)}", param="model")
-    return json_response(_model(reports.offer(found)))
+    return json_response(model_info(found) if is_for_anthropic(request) else _model(reports.offer(found)))
 
 
 @reads("/v1/audio/voices")

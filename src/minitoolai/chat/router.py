@@ -273,7 +273,7 @@ class Router:
         usable: list[ChatEngine] = []
         for name in model.engines:
             engine = self._engines[name]
-            is_upstream = self._catalog.engines[name].kind == "upstream"
+            is_upstream = self._catalog.engines[name].is_upstream
             # Skip embedded engines once an upstream is usable: checking their readiness reads files.
             if (usable and not is_upstream) or engine.why_not_ready() is not None:
                 continue
@@ -353,7 +353,7 @@ def _capable(engines: list[ChatEngine], check: Check) -> list[ChatEngine]:
 
 
 def _breaker_for(name: str, entry: EngineEntry | None) -> CircuitBreaker:
-    if entry is None or entry.kind != "upstream":
+    if entry is None or not entry.is_upstream:
         return CircuitBreaker(name, failure_threshold=0, cooldown_s=1.0)
     return CircuitBreaker(name, failure_threshold=entry.cooldown_after, cooldown_s=entry.cooldown_s)
 

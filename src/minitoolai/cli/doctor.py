@@ -230,7 +230,7 @@ def _first_models(services: Services) -> dict[str, str]:
     found: dict[str, str] = {}
     for model in services.chats.catalog.chat.values():
         for name in model.engines:
-            is_upstream = services.chats.catalog.engines[name].kind == "upstream"
+            is_upstream = services.chats.catalog.engines[name].is_upstream
             if is_upstream and services.engines[name].why_not_ready() is None:
                 found.setdefault(name, model.name)
     return found
