@@ -159,14 +159,16 @@ def _redirect_to_sign_in(page: PageRequest, *, explain: bool) -> Response:
 
 
 def new_page_request(request: Request, default_lang: str = DEFAULT) -> PageRequest:
-    """Make the page request in the language of its path, without loading its session.
-
-    Refuse an invalid Host header with HTTPException 400: links are built from it.
-    """
-    if not _is_valid_host(request.headers.get("host", "")):
-        raise HTTPException(400, "Invalid host header")
+    """Make the page request in the language of its path, without loading its session."""
+    check_host(request)
     lang = request.scope["path"].strip("/").partition("/")[0]
     return PageRequest(request.app.state.site, request, lang if lang in LANGUAGES else default_lang)
+
+
+def check_host(request: Request) -> None:
+    """Refuse an invalid Host header with HTTPException 400: links are built from it."""
+    if not _is_valid_host(request.headers.get("host", "")):
+        raise HTTPException(400, "Invalid host header")
 
 
 async def _read_form(request: Request) -> bytes:
