@@ -16,30 +16,11 @@ from urllib.parse import urljoin
 CACHED_PAGES = 32
 #: Elements without content.
 _VOID = frozenset(["br", "hr", "img", "input", "link", "meta"])
-_LEFT_OUT = frozenset(["button", "form", "input", "label", "legend", "nav", "script", "style", "svg"])
-_BLOCKS = frozenset(
-    [
-        "article",
-        "div",
-        "dl",
-        "fieldset",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "hr",
-        "main",
-        "ol",
-        "p",
-        "pre",
-        "section",
-        "table",
-        "ul",
-    ]
-)
+_LEFT_OUT = frozenset(("button", "form", "input", "label", "legend", "nav", "script", "style", "svg"))
 _HEADINGS = {f"h{level}": "#" * level for level in range(1, 7)}
+_BLOCKS = frozenset(
+    ("article", "div", "dl", "fieldset", "hr", "main", "ol", "p", "pre", "section", "table", "ul", *_HEADINGS)
+)
 
 
 class Element:
