@@ -15,7 +15,8 @@ from urllib.parse import urljoin
 #: As many as there are pages in all languages, and a few more.
 CACHED_PAGES = 32
 #: Elements without content.
-_VOID = frozenset(["br", "hr", "img", "input", "link", "meta"])
+_VOID = frozenset(("br", "hr", "img", "input", "link", "meta"))
+#: What only a browser can use.
 _LEFT_OUT = frozenset(("button", "form", "input", "label", "legend", "nav", "script", "style", "svg"))
 _HEADINGS = {f"h{level}": "#" * level for level in range(1, 7)}
 _BLOCKS = frozenset(
@@ -50,7 +51,7 @@ class Element:
 
 
 class _TreeBuilder(HTMLParser):
-    """Builds the elements of a page whose elements are all closed, as those of the templates are."""
+    """Builds the elements of a page. All its elements must be closed, as those of the templates are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class _Converter:
 
     def _paragraph(self, children: Sequence[Element | str]) -> list[str]:
         text = self._inline(children).strip()
-        # Not a heading, quotation or list, whatever it begins with.
+        # A text that begins like a heading, quotation or list is none.
         text = re.sub(r"^(#{1,6}|[-+>]|\d+[.)])(?=\s)", lambda match: match[1][:-1] + "\\" + match[1][-1], text)
         return [text] if text else []
 

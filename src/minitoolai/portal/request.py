@@ -333,7 +333,7 @@ class PageRequest:
 
 
 class MarkdownRequest(PageRequest):
-    """A request whose page is answered in Markdown: the text that everybody sees. It reads and sets no cookie."""
+    """A request for the Markdown of a page, as visitors see it. It reads and sets no cookie."""
 
     def __init__(self, site: Site, request: Request, lang: str, path: str = "/") -> None:
         super().__init__(site, request, lang)

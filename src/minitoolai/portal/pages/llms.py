@@ -12,12 +12,12 @@ from minitoolai.portal.pages.check import check
 from minitoolai.portal.pages.docs import guide, prices
 from minitoolai.portal.pages.home import home
 from minitoolai.portal.request import MARKDOWN, MARKDOWN_PATHS, MarkdownRequest
-from minitoolai.portal.routing import Handler, PageHandler, check_host
+from minitoolai.portal.routing import Handler, PageHandler, check_host, path_language
 
 #: First segments of the paths below that have no language.
 PATHS = ("llms.txt", "llms-full.txt", "SKILL.md")
 PLAIN = "text/plain"
-#: Page → its title, and what it is for.
+#: Page → its title and its purpose.
 PAGES = {
     "/docs": ("Guide", "every address and field of the API, with examples, errors, limits and recipes for agents"),
     "/prices": ("Prices", "what each model costs"),
@@ -29,8 +29,7 @@ PAGES = {
 def markdown_request(request: Request, path: str) -> MarkdownRequest:
     """Make the request for the Markdown of a page, in the language of its path."""
     check_host(request)
-    lang = request.scope["path"].strip("/").partition("/")[0]
-    return MarkdownRequest(request.app.state.site, request, lang if lang in LANGUAGES else DEFAULT, path)
+    return MarkdownRequest(request.app.state.site, request, path_language(request), path)
 
 
 def markdown_version(page: PageHandler) -> Endpoint:
