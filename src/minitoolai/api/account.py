@@ -17,7 +17,7 @@ from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.models import Caller, Generation, UsageRow
 from minitoolai.core.money import format_dollars, format_pico
-from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, PICO_PER_NANO, Part, Prices, decode_parts
+from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, PICO_PER_NANO, PricedUnits, Prices, decode_parts
 from minitoolai.http.auth import authenticate
 from minitoolai.http.exports import csv_parts, export_response
 from minitoolai.http.routing import json_response, reads
@@ -242,7 +242,7 @@ def _cost_details(g: Generation) -> list[dict[str, Any]]:
         parts = decode_parts(g.price_split)
     else:
         units = (("input", g.input_units, g.price_input), ("output", g.output_units, g.price_output))
-        parts = [Part(name, count, price * PICO_PER_NANO) for name, count, price in units if count]
+        parts = [PricedUnits(name, count, price * PICO_PER_NANO) for name, count, price in units if count]
     return [
         {
             "bucket": part.bucket,

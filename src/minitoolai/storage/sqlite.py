@@ -19,9 +19,11 @@ from minitoolai.storage.database import Connection, Database, ImmediateWrites, R
 BUSY_TIMEOUT_S = 10.0
 #: Instructions of SQLite's virtual machine between two looks at the time limit, about a millisecond.
 CHECK_EVERY = 50_000
-#: Set on every connection: a committed transaction survives a power cut, and foreign keys are enforced. The first one
-#: matters only to an empty file, which keeps it: pages that are freed can then be given back to the disk.
-SESSION = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+#: Set on every connection: a committed transaction survives a power cut, and foreign keys are enforced.
+SESSION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+#: Set once, on an empty file, so that freed pages can be returned to the disk. On any other file it would change
+#: nothing, but take the write lock.
+NEW_FILE = "auto_vacuum=INCREMENTAL"
 _INCREMENTAL = 2
 
 #: Compare the file with the path at most this often before a transaction. It costs a system call.
@@ -67,7 +69,9 @@ class SqliteConnection(ImmediateWrites):
                 check_same_thread=False,
                 cached_statements=256,
             )
-            for pragma in SESSION:
+            is_empty = path.exists() and path.stat().st_size == 0
+            pragmas = (NEW_FILE, *SESSION) if is_empty else SESSION
+            for pragma in pragmas:
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.execute(f"PRAGMA wal_autocheckpoint={2000 if checkpoints else 0}")
             if read_only:
