@@ -9,7 +9,7 @@ statement takes arrays with all rows of the batch:
 
 - UPDATE accounts (balances), INSERT INTO holds, UPDATE holds (compare and set; and the budget columns),
   INSERT INTO generations, UPDATE generations (outcome; and rerouted engine), INSERT INTO transfers,
-  INSERT … ON CONFLICT INTO key_spending;
+  INSERT … ON CONFLICT INTO key_spending and usage_days;
 - in jobs.py: UPDATE generations (requeued; queue columns; result), in idempotency.py: INSERT … ON CONFLICT INTO
   idempotency_keys; in outbox.py: INSERT INTO outbox.
 
@@ -37,7 +37,7 @@ from minitoolai.ledger.types import (
     Result,
     Settle,
 )
-from minitoolai.storage import idempotency, jobs
+from minitoolai.storage import idempotency, jobs, usage_days
 from minitoolai.storage.database import Connection, Row, SelectByIds
 
 #: Spending per day and month is deleted after this time, long after every hold of the period is settled.
@@ -127,9 +127,13 @@ def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState
     account_ids = sorted({operation.account_id for operation in operations})
     hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, ExternalOperation)]
     # In lock order.
-    selects = [SelectByIds(_ACCOUNTS, account_ids, lock=True), SelectByIds(_HOLDS, hold_ids, lock=True)]
+    selects = [
+        SelectByIds(_ACCOUNTS, account_ids, lock=True),
+        SelectByIds(_HOLDS, hold_ids, lock=True),
+        usage_days.select_work(operations),
+    ]
     if all(map(_is_simple, operations)):
-        accounts, holds = connection.select_many(*selects)
+        accounts, holds, work = connection.select_many(*selects)
         state = _ledger_state(accounts, holds)
         state.is_simple = not any(hold.kind == "image" or hold.budget_id for hold in state.holds.values())
     else:
@@ -139,7 +143,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState
             jobs.select_attempts(operations),
             idempotency.select_claims(operations),
         ]
-        accounts, holds, references_known, attempts, claims = connection.select_many(*selects)
+        accounts, holds, work, references_known, attempts, claims = connection.select_many(*selects)
         state = _ledger_state(accounts, holds)
         state.known_references = {row[0] for row in references_known}
         state.jobs = {row[0]: JobState(*row[1:]) for row in attempts}
@@ -147,6 +151,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState
         jobs.load_queues(connection, operations, state)
     if not state.is_simple:
         load_budgets(connection, operations, state)
+    state.work = usage_days.known_work(operations, work)
     return state
 
 
@@ -181,6 +186,8 @@ def save(connection: Connection, state: LedgerState) -> None:
                 for t in state.transfers
             ],
         )
+    if state.outcomes:
+        usage_days.save(connection, state)
     if not state.is_simple:
         jobs.save(connection, state)
         idempotency.save(connection, state)
