@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minitoolai.core.clock import first_id_at
+from minitoolai.storage import usage_days
 from minitoolai.storage.database import Connection
 
 MODELS = ("gpt-4o-mini", "claude-3-haiku", "=llama")
@@ -44,6 +45,14 @@ def seed_history(
             connection.execute(
                 "UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (posted, version, account_id)
             )
+    count_usage(connection, account_id)
+
+
+def count_usage(connection: Connection, account_id: int) -> None:
+    """Make the usage by day of an account agree with its generations, however these were written."""
+    with connection.transaction():
+        for day in usage_days.wrong_days(connection, account_id, 0, 2**30):
+            usage_days.rebuild(connection, account_id, day)
 
 
 def _insert_work(
