@@ -13,16 +13,14 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from minitoolai.billing.usage import LENGTHS_MS, REVENUE_DAYS, SETTLING_MS, RevenueCache, UsageCache, split
+from minitoolai.billing.usage import LENGTHS_MS, REVENUE_DAYS, RevenueCache, UsageCache, split
 from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import ReportTooLarge
-from minitoolai.core.models import NewGeneration, Outcome
-from minitoolai.ledger.types import Operation
 from minitoolai.storage import usage_days
 from minitoolai.storage.opening import MIGRATIONS
 from minitoolai.storage.reports import GroupBy, usage_cells
-from tests.support.books import NOON_MS, TemporaryBooks, hold, recover, settle
-from tests.support.history import seed_history
+from tests.support.books import NOON_MS, TemporaryBooks, hold, settle
+from tests.support.history import RandomWork, seed_history
 
 
 def revenue_of_rows(books: TemporaryBooks, first_day: int) -> list[tuple[object, ...]]:
@@ -35,49 +33,9 @@ def revenue_of_rows(books: TemporaryBooks, first_day: int) -> list[tuple[object,
     return sorted(((*row[:2], *map(int, row[2:])) for row in rows), key=lambda row: (-row[0], row[1]))
 
 
-class History:
-    """Work of two accounts at random: holds that are settled at once, late, by a recovery, or as a failed job."""
-
-    def __init__(self, books: TemporaryBooks, dice: random.Random) -> None:
-        self.books, self._dice = books, dice
-        self.accounts = [books.account(10**9), books.account(10**9)]
-        self._open: list[tuple[int, int, bool]] = []
-        self._last = 0
-
-    def step(self) -> None:
-        """Place a hold that began up to five minutes ago, then perhaps end one or several."""
-        dice, now_ms = self._dice, self.books.clock.now_ms()
-        self._last += 1
-        account, is_job = self.accounts[dice.random() < 0.1], dice.random() < 0.3
-        generation = NewGeneration("image" if is_job else "chat", f"m{self._last % 3}", "e", 1, 1)
-        key, began_ms = f"k{self._last % 2}", now_ms - dice.randrange(SETTLING_MS // 2)
-        lease_ms = None if is_job else now_ms
-        placed = hold(self._last, account, 100, lease_ms=lease_ms, generation=generation, key=key, now_ms=began_ms)
-        self.books.apply(msgspec.structs.replace(placed, queue_limit=1000 if is_job else None))
-        self._open.append((self._last, account, is_job))
-        dice.shuffle(self._open)
-        # At times everything is left open for days, then ends in one batch.
-        if dice.random() < 0.8:
-            ended, self._open = self._open[:2], self._open[2:]
-            self.books.apply(*(self._end(*one) for one in ended))
-
-    def _end(self, number: int, account: int, is_job: bool) -> Operation:
-        dice = self._dice
-        how = dice.random()
-        if how < 0.2 and not is_job:
-            return recover(number, account, self.books.clock.now_ms(), forced=True)
-        cost = dice.choice((0, number % 90, 120))
-        purchase = dice.choice((None, cost // 2))
-        outcome = Outcome("succeeded", number % 5, 2, upstream_cost=purchase)
-        return settle(number, account, cost, outcome if how < 0.9 else Outcome("failed", error_code="x"))
-
-    def close(self) -> None:
-        self.books.apply(*(self._end(*one) for one in self._open))
-
-
 def test_revenue_always_equals_the_rows(books: TemporaryBooks) -> None:
     dice = random.Random(3)
-    history, revenues = History(books, dice), RevenueCache(books.database, books.clock)
+    history, revenues = RandomWork(books, dice), RevenueCache(books.database, books.clock)
     for number in range(1, 300):
         books.clock.forward(dice.choice((1, 600, 40_000)))
         history.step()
@@ -104,7 +62,7 @@ def expected(books: TemporaryBooks, account: int, from_ms: int, until_ms: int, g
 @pytest.mark.parametrize("max_cells", [100_000, 40, 3])
 def test_reports_always_equal_the_rows(books: TemporaryBooks, max_cells: int) -> None:
     dice = random.Random(max_cells)
-    history, usage = History(books, dice), UsageCache(books.database, books.clock, max_cells=max_cells)
+    history, usage = RandomWork(books, dice), UsageCache(books.database, books.clock, max_cells=max_cells)
     for number in range(1, 240):
         books.clock.forward(dice.choice((1, 300, 5_000, 60_000)))
         now_ms = books.clock.now_ms()
@@ -129,7 +87,7 @@ def test_reports_always_equal_the_rows(books: TemporaryBooks, max_cells: int) ->
 
 
 def test_the_migration_fills_the_table_in_pieces_and_goes_on_where_it_was_interrupted(books: TemporaryBooks) -> None:
-    history = History(books, random.Random(8))
+    history = RandomWork(books, random.Random(8))
     for _ in range(200):
         books.clock.forward(10_000)
         history.step()

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.core.models import AdminAction, KeyRow, KeyRules, MailLink, NewGeneration, Outcome, Payment, Voucher
 from minitoolai.ledger.rules import decide
 from minitoolai.storage import (
     accounts,
+    audit,
     idempotency,
     jobs,
     ledger,
@@ -31,13 +32,17 @@ from minitoolai.storage import (
     personal_data,
     reports,
     retention,
+    usage_days,
     users,
 )
 from minitoolai.storage.database import Connection, Row, SelectByIds
 from tests.support.books import DONE, NOON_MS, TemporaryBooks, credit, hold, settle
 from tests.support.history import seed_history
 
-MODULES = (accounts, idempotency, jobs, ledger, marks, outbox, payments, personal_data, reports, retention, users)
+MODULES = (
+    accounts, audit, idempotency, jobs, ledger, marks, outbox, payments, personal_data, reports, retention, usage_days,
+    users,
+)  # fmt: skip
 #: Tables whose rows do not grow with time: one row for each worker that is alive.
 SMALL = {"workers"}
 #: Partial indexes over what is in progress, which may be read from one end to the other.
@@ -47,8 +52,17 @@ IN_PROGRESS = {
 }  # fmt: skip
 #: Function → why it may scan.
 MAY_SCAN = {
-    "ledger.excess_shortfalls": "part of the audit",
-    "ledger.broken_invariants": "the audit reads everything, in a thread of its own",
+    "ledger.broken_invariants": "the check of a restored backup, and of tests, reads everything",
+    "audit.balances": "every account, a row for each customer",
+    "audit.budget_totals": "one row for each budget",
+    "audit.closed_budgets": "one row for each budget",
+    "audit.changed_sums": "sums of days, once an hour",
+    "audit.usage_until": "sums of days, once an hour and when a day is closed",
+    "audit.external_flows": "credits and reversals; those of open days each minute, the others once an hour",
+    "audit.first_day": "until the first day is closed",
+    "audit.closed_days": "one row for each day",
+    "audit.counts": "part of `audit --full`",
+    "audit.reopen": "one row for each budget, by a command",
     "reports.search_users": "a text inside an address has no index; admins only, interrupted after ten seconds",
     "payments.list_vouchers": "the command `voucher list`, at most 10,000 rows",
     "payments.total_credited": "before a credit of $10,000 or more, and only the rows of credits",
@@ -58,7 +72,7 @@ MAY_SCAN = {
 #: Functions that only run statements given to them, or that only write rows by key.
 NO_QUERIES = {
     "personal_data._execute", "ledger._update_accounts", "ledger._write_generations", "ledger._write_holds",
-    "ledger.save", "ledger.save_budgets", "ledger.load", "ledger.load_budgets", "jobs.save", "jobs.save_requeued",
+    "ledger.save", "ledger.save_budgets", "usage_days.save", "ledger.load", "ledger.load_budgets", "jobs.save", "jobs.save_requeued",
     "jobs.load_queues", "idempotency.save",
 }  # fmt: skip
 
@@ -138,14 +152,13 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(reports.admin_actions, 5).add(reports.admin_actions, 5, account, 9).add(
         reports.admin_actions, 5, None, 9
     ).add(reports.find_customer, account)
-    c.add(reports.find_generation, 5, account).add(reports.first_generation_ms, account)
+    c.add(reports.find_generation, 5, account)
     c.add(reports.full_statement, account).add(reports.last_usage, account, 5).add(reports.list_jobs, day, 5)
     action = AdminAction(1, account, account, "grant", 5, None, now)
     c.add(reports.insert_admin_action, action).add(reports.margins_by_engine, day).add(reports.oldest_pending_ms)
     c.add(reports.oldest_unfinished_ms, account).add(reports.read_gauges, now)
-    c.add(reports.recent_requests, account, 5, (now, 9)).add(reports.recent_requests, account, 5).add(
-        reports.revenue_by_day, day, now
-    ).add(reports.search_users, "x", 5)
+    c.add(reports.recent_requests, account, 5, (now, 9)).add(reports.recent_requests, account, 5)
+    c.add(reports.search_users, "x", 5)
     c.add(reports.statement_page, account, below=None, before_ms=now, rows=5)
     c.add(reports.statement_part, account, reports.StatementPlace()).add(reports.usage_cells, account, day, now)
     c.add(reports._other_transfers, account, 1, 9).add(reports._usage_transfers, account, now, 5)
@@ -163,7 +176,28 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(accounts.record_secret_mark, "m", instead_of=None).add(accounts.record_secret_mark, "m", instead_of="n")
     c.add(payments.is_credited, "r").add(payments.total_credited).add(marks.generations_at, NOON_MS // 1000)
     c.add(users.set_password, account, "h").add(users.touch_session, b"s", now)
+    _add_history(c, account)
     return c.found
+
+
+def _add_history(c: Calls, account: int) -> None:
+    """Add the calls of what reads and closes days."""
+    now, today = NOON_MS, NOON_MS // MS_PER_DAY
+    low = first_id_at(now - MS_PER_DAY)
+    high = low + 10**6
+    c.add(usage_days.day_cells, account, today - 5, today).add(usage_days.revenue_by_day, today - 5)
+    c.add(usage_days.first_and_last_day, account).add(usage_days.wrong_days, account, today - 5, today)
+    c.add(usage_days.rebuild, account, today - 5)
+    c.add(audit.violations, low, high).add(audit.end_of_piece, low, high, 5).add(audit.pending_ids)
+    c.add(audit.usage_cells, low, high, today).add(audit.usage_flows, low, high, today)
+    c.add(audit.budget_sums, low, high, today).add(audit.balances).add(audit.pending_amounts)
+    c.add(audit.external_flows, now, now + MS_PER_DAY).add(audit.usage_until, today)
+    c.add(audit.usage_table, today, today + 1).add(audit.budget_totals).add(audit.closed_budgets)
+    c.add(audit.last_closed).add(audit.closed_before, today).add(audit.closed_days).add(audit.changed_sums)
+    c.add(audit.first_day).add(audit.rows_of_day, today, low, high).add(audit.external_of_day, today)
+    closed = audit.ClosedDay(today, audit.DaySums(), b"h")
+    c.add(audit.insert_closed, closed, {"b": 1}, now).add(audit.reopen, today, {"b": 1}).add(audit.counts)
+    c.add(audit.full_audit_place).add(audit.set_full_audit_place, today)
 
 
 class Calls:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from minitoolai import __version__
-from minitoolai.cli import accounts, backup, database, doctor, draw, keys, mark, models, secrets, serve
+from minitoolai.cli import accounts, audit, backup, database, doctor, draw, keys, mark, models, secrets, serve
 from minitoolai.core.errors import CatalogError, ServiceError, SettingsError, StoreError
 
 EXAMPLES = """examples:
@@ -37,7 +37,8 @@ COMMANDS = (
     mark.add_mark,
     accounts.add_balance,
     models.add_models,
-    database.add_audit,
+    audit.add_audit,
+    audit.add_usage,
     database.add_migrate,
     backup.add_backup,
     backup.add_restore,

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from minitoolai.core.clock import MS_PER_DAY, first_id_at
+from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY, first_id_at
 from minitoolai.core.models import (
     AdminAction,
     Generation,
@@ -95,10 +95,6 @@ def last_usage(connection: Connection, account_id: int, limit: int) -> list[Usag
         (account_id, limit),
     )
     return [UsageRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
-
-
-#: A generation may get its ID this long before its row is written.
-ID_SLACK_MS = 3_600_000
 
 
 def margins_by_engine(connection: Connection, from_ms: int) -> list[MarginRow]:

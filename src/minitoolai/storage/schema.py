@@ -264,6 +264,15 @@ audited_days = Table(
     sqlite_strict=True,
 )
 
+#: What budgets counted in closed days, so that the audit need not read them again.
+audited_budgets = Table(
+    "audited_budgets",
+    metadata,
+    Column("budget_id", Text, primary_key=True),
+    Column("settled", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

@@ -56,11 +56,19 @@ def _create_tables() -> None:
     )
     op.create_table(
         "audited_days",
-        sa.Column("day", integer, primary_key=True, autoincrement=False),
+        sa.Column("day", integer, nullable=False, autoincrement=False),
         *(sa.Column(name, integer, nullable=False) for name in (*sums, "external")),
         sa.Column("hash", sa.LargeBinary, nullable=False),
         sa.Column("audited_ms", integer, nullable=False),
         sa.PrimaryKeyConstraint("day", name="pk_audited_days"),
+        if_not_exists=True,
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "audited_budgets",
+        sa.Column("budget_id", sa.Text, nullable=False),
+        sa.Column("settled", integer, nullable=False),
+        sa.PrimaryKeyConstraint("budget_id", name="pk_audited_budgets"),
         if_not_exists=True,
         sqlite_strict=True,
     )
