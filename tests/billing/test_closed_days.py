@@ -127,7 +127,10 @@ def test_a_changed_row_of_a_closed_day_breaks_the_chain(
 
 
 def _restore(books: TemporaryBooks, tables: dict[str, list[audit.Row]]) -> None:
-    columns = {"transfers": "id, reason, balance_after", "generations": "id, model, input_units, price_output, purchase"}
+    columns = {
+        "transfers": "id, reason, balance_after",
+        "generations": "id, model, input_units, price_output, purchase",
+    }
     columns["holds"] = "id, amount"
     for table, rows in tables.items():
         names = [row[0] for row in books.rows(*_names(books, table))]
@@ -145,9 +148,7 @@ def _names(books: TemporaryBooks, table: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("how", ["deleted", "added"])
-def test_a_row_that_is_deleted_from_or_added_to_a_closed_day_breaks_the_chain(
-    books: TemporaryBooks, how: str
-) -> None:
+def test_a_row_that_is_deleted_from_or_added_to_a_closed_day_breaks_the_chain(books: TemporaryBooks, how: str) -> None:
     work_for_days(books, 3)
     day = FIRST_DAY + 1
     (free,) = books.rows(

@@ -72,8 +72,8 @@ MAY_SCAN = {
 #: Functions that only run statements given to them, or that only write rows by key.
 NO_QUERIES = {
     "personal_data._execute", "ledger._update_accounts", "ledger._write_generations", "ledger._write_holds",
-    "ledger.save", "ledger.save_budgets", "usage_days.save", "ledger.load", "ledger.load_budgets", "jobs.save", "jobs.save_requeued",
-    "jobs.load_queues", "idempotency.save",
+    "ledger.save", "ledger.save_budgets", "ledger.load", "ledger.load_budgets", "jobs.save", "jobs.save_requeued",
+    "jobs.load_queues", "idempotency.save", "usage_days.save",
 }  # fmt: skip
 
 

@@ -52,14 +52,14 @@ def seed_history(
             connection.execute(
                 "UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (posted, version, account_id)
             )
-    count_usage(connection, account_id)
+    with connection.transaction():
+        count_usage(connection, account_id)
 
 
 def count_usage(connection: Connection, account_id: int) -> None:
-    """Make the usage by day of an account agree with its generations, however these were written."""
-    with connection.transaction():
-        for day in usage_days.wrong_days(connection, account_id, 0, 2**30):
-            usage_days.rebuild(connection, account_id, day)
+    """Make the usage by day of an account agree with its generations, which were written as rows."""
+    for day in usage_days.wrong_days(connection, account_id, 0, 2**30):
+        usage_days.rebuild(connection, account_id, day)
 
 
 def _insert_work(

@@ -129,9 +129,7 @@ class Auditor:
                 log.critical("day %s is not closed: %s", date_of(day), (reader.wrong + reader.different)[:10])
                 break
             closed, now_ms = reader.closed(before), self._clock.now_ms()
-            await self._writer.run(
-                partial(insert_closed, closed=closed, budgets=reader.budgets, now_ms=now_ms)
-            )
+            await self._writer.run(partial(insert_closed, closed=closed, budgets=reader.budgets, now_ms=now_ms))
             count += 1
         return count
 

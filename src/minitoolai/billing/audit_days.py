@@ -20,7 +20,7 @@ from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY
 from minitoolai.ledger.types import FIRST_CUSTOMER
 from minitoolai.storage import audit
 from minitoolai.storage.audit import COLUMNS, FAR_DAY, CellKey, CellSums, ClosedDay, DaySums, Findings
-from minitoolai.storage.database import Connection
+from minitoolai.storage.database import Connection, Row
 from minitoolai.storage.ledger import USAGE_DAYS
 from minitoolai.storage.reports import oldest_pending_ms
 
@@ -61,7 +61,7 @@ class DayReader:
             self._digest.update(_encode(row))
             self._external += row[4] if row[2] < FIRST_CUSTOMER else -row[4]
 
-    def _take(self, rows: list[audit.Row]) -> None:
+    def _take(self, rows: list[Row]) -> None:
         self.rows += len(rows)
         update, cells = self._digest.update, self.cells
         for row in rows:
@@ -84,8 +84,8 @@ class DayReader:
 
     def closed(self, before: bytes) -> ClosedDay:
         """Return the day as it is to be kept, after the hash of the day before (empty for the first)."""
-        totals = [sum(column) for column in zip(*self.cells.values(), strict=True)] or [0] * 5
-        sums = DaySums(*totals, self._external)
+        requests, input_units, output_units, cost, purchase = map(sum, zip((0,) * 5, *self.cells.values(), strict=True))
+        sums = DaySums(requests, input_units, output_units, cost, purchase, self._external)
         head = _encode((self.day, *msgspec.structs.astuple(sums)))
         return ClosedDay(self.day, sums, hashlib.sha256(before + head + self._digest.digest()).digest())
 
@@ -97,7 +97,7 @@ _HOLD_ACCOUNT, _HOLD_STATE, _BUDGET = COLUMNS["h.account_id"], COLUMNS["h.state"
 _DEBIT, _AMOUNT = COLUMNS["t.debit"], COLUMNS["t.amount"]
 
 
-def _is_settled(row: audit.Row) -> bool:
+def _is_settled(row: Row) -> bool:
     """Return True if generation, hold and transfer are final and agree with each other."""
     account, settled = row[1], row[_SETTLED]
     if row[_HOLD_STATE] not in ("posted", "voided") or row[_STATE] in ("queued", "running"):
@@ -105,8 +105,8 @@ def _is_settled(row: audit.Row) -> bool:
     if row[_HOLD_ACCOUNT] != account or row[_COST] != settled + row[_SHORTFALL]:
         return False
     if row[_HOLD_STATE] == "voided":
-        return row[_AMOUNT] is None and settled == 0
-    return row[_AMOUNT] == settled and row[_DEBIT] == account
+        return row[_AMOUNT] is None and bool(settled == 0)
+    return bool(row[_AMOUNT] == settled and row[_DEBIT] == account)
 
 
 def next_closable(connection: Connection, now_ms: int) -> tuple[int, bytes] | None:

@@ -9,16 +9,24 @@ everything again agrees.
 
 from __future__ import annotations
 
-
-
 from typing import TypeVar
 
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.ledger.types import FUNDING, REVENUE
 from minitoolai.storage import audit
 from minitoolai.storage.audit import FAR_DAY, CellKey, CellSums, Findings, Flows
-from minitoolai.storage.database import Connection
-from minitoolai.storage.ledger import BUDGETS, HELD, INVARIANTS, NOT_NEGATIVE, POSTED, SUM_ZERO, USAGE_DAYS
+from minitoolai.storage.database import Connection, Row
+from minitoolai.storage.ledger import (
+    BUDGETS,
+    HELD,
+    HIGHEST_ID,
+    INVARIANTS,
+    LOWEST_ID,
+    NOT_NEGATIVE,
+    POSTED,
+    SUM_ZERO,
+    USAGE_DAYS,
+)
 
 K = TypeVar("K", int, str)
 CLOSED_DAY = "a closed day has the sums that were audited"
@@ -61,7 +69,7 @@ class AuditPosition:
         #: Generations of days before this one are closed.
         self.open_day = 0
         #: Holds below this ID are in the sums, if they are of open days.
-        self._next_id = audit.LOWEST_ID
+        self._next_id = LOWEST_ID
         self._from_first_id = from_first_id
         self._sums = _Sums()
         self._closed_flows: Flows | None = None
@@ -86,9 +94,9 @@ class AuditPosition:
             self._next_id = end + 1
         with connection.snapshot():
             self._follow_closed_days(connection)
-            _note(found, audit.violations(connection, self._next_id, audit.HIGHEST_ID))
+            _note(found, audit.violations(connection, self._next_id, HIGHEST_ID))
             fresh = _Sums()
-            fresh.add(connection, self._next_id, audit.HIGHEST_ID, self.open_day)
+            fresh.add(connection, self._next_id, HIGHEST_ID, self.open_day)
             _note(found, self._compare(connection, fresh))
         return {name: found[name] for name in (*INVARIANTS, CLOSED_DAY) if name in found}
 
@@ -100,7 +108,7 @@ class AuditPosition:
             return
         if open_day < self.open_day:
             # Days were opened again.
-            self._next_id, self._sums = audit.LOWEST_ID, _Sums()
+            self._next_id, self._sums = LOWEST_ID, _Sums()
         self.open_day = open_day
         self._sums.forget_before(open_day)
         if open_day and not self._from_first_id:
@@ -129,22 +137,19 @@ class AuditPosition:
         houses = flows.get(REVENUE, 0) + flows.get(FUNDING, 0)
         table = audit.usage_table(connection, self.open_day, FAR_DAY)
         wrong = {key for key in cells.keys() | table.keys() if cells.get(key) != table.get(key)}
-        return {
-            name: rows[: audit.ROWS_EACH]
-            for name, rows in {
-                POSTED: [(a, posted, flows.get(a, 0)) for a, posted, _ in balances if posted != flows.get(a, 0)],
-                HELD: [(a, held, pending.get(a, 0)) for a, _, held in balances if held != pending.get(a, 0)],
-                NOT_NEGATIVE: [(a, posted, held) for a, posted, held in balances if posted < held or held < 0],
-                SUM_ZERO: [(customers, houses)] if customers + houses else [],
-                BUDGETS: [
-                    (name, used, budgets.get(name, 0))
-                    for name, used in audit.budget_totals(connection).items()
-                    if used != budgets.get(name, 0)
-                ],
-                USAGE_DAYS: [(*key, table.get(key), cells.get(key)) for key in sorted(wrong)],
-            }.items()
-            if rows
+        found: dict[str, list[Row]] = {
+            POSTED: [(a, posted, flows.get(a, 0)) for a, posted, _ in balances if posted != flows.get(a, 0)],
+            HELD: [(a, held, pending.get(a, 0)) for a, _, held in balances if held != pending.get(a, 0)],
+            NOT_NEGATIVE: [(a, posted, held) for a, posted, held in balances if posted < held or held < 0],
+            SUM_ZERO: [(customers, houses)] if customers + houses else [],
+            BUDGETS: [
+                (name, used, budgets.get(name, 0))
+                for name, used in audit.budget_totals(connection).items()
+                if used != budgets.get(name, 0)
+            ],
+            USAGE_DAYS: [(*key, table.get(key), cells.get(key)) for key in sorted(wrong)],
         }
+        return {name: rows[: audit.ROWS_EACH] for name, rows in found.items() if rows}
 
 
 def check_books(connection: Connection, now_ms: int) -> Findings:

@@ -238,9 +238,7 @@ class RevenueCache:
         """Return the last REVENUE_DAYS days including today, newest first."""
         now_ms = self._clock.now_ms()
         first = now_ms // MS_PER_DAY - REVENUE_DAYS + 1
-        final_day, fresh = await self._database.report(
-            REVENUE, _read_revenue, max(first, self._kept_until), now_ms
-        )
+        final_day, fresh = await self._database.report(REVENUE, _read_revenue, max(first, self._kept_until), now_ms)
         rows = {key: row for key, row in self._kept.items() if key[0] >= first}
         rows |= {(row.day, row.kind): row for row in fresh}
         self._kept = {key: row for key, row in rows.items() if key[0] < final_day}

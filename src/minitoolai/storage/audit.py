@@ -86,7 +86,7 @@ def usage_flows(connection: Connection, low: int, high: int, from_day: int) -> d
     )
     flows: dict[int, Flows] = {}
     for row in rows:
-        _move(flows.setdefault(row[0], {}), *row[1:3], int(row[3]))
+        _move(flows.setdefault(row[0], {}), row[1], row[2], int(row[3]))
     return flows
 
 
@@ -170,7 +170,7 @@ def budget_totals(connection: Connection) -> dict[str, int]:
 
 def closed_budgets(connection: Connection) -> dict[str, int]:
     """Return budget → what it counted in closed days."""
-    return dict(connection.execute("SELECT budget_id, settled FROM audited_budgets"))  # type: ignore[arg-type]
+    return dict(connection.execute("SELECT budget_id, settled FROM audited_budgets"))
 
 
 # ── closed days ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,8 +228,8 @@ def changed_sums(connection: Connection) -> list[Row]:
     ):
         now[row[0]] = [*map(int, row[1:]), 0]
     for day, external in connection.execute(
-        f"SELECT created_ms / {MS_PER_DAY}, sum(amount * CASE WHEN debit < {FIRST_CUSTOMER} THEN 1 ELSE -1 END) FROM transfers"
-        f" WHERE kind <> 'usage' GROUP BY created_ms / {MS_PER_DAY}"
+        f"SELECT created_ms / {MS_PER_DAY}, sum(CASE WHEN debit < {FIRST_CUSTOMER} THEN amount ELSE -amount END)"
+        f" FROM transfers WHERE kind <> 'usage' GROUP BY created_ms / {MS_PER_DAY}"
     ):
         now.setdefault(day, [0] * 6)[5] = int(external)
     kept = {closed.day: list(msgspec.structs.astuple(closed.sums)) for closed in closed_days(connection)}
@@ -340,6 +340,4 @@ def set_full_audit_place(connection: Connection, day: int | None) -> None:
     """Remember the last day that a full audit has read; None when it is complete."""
     connection.execute("DELETE FROM installation WHERE name = ?", (_FULL_AUDIT_PLACE,))
     if day is not None:
-        connection.execute(
-            "INSERT INTO installation (name, value) VALUES (?, ?)", (_FULL_AUDIT_PLACE, str(day))
-        )
+        connection.execute("INSERT INTO installation (name, value) VALUES (?, ?)", (_FULL_AUDIT_PLACE, str(day)))

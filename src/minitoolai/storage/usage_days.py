@@ -19,9 +19,7 @@ _WORK = "SELECT id, key_id, model, created_ms FROM generations WHERE id IN (…)
 Sums = tuple[int, int, int, int, int]
 _COLUMNS = "requests, input_units, output_units, cost, purchase"
 #: The same from settled generations `g` with their holds `h`.
-SUMS_OF_ROWS = (
-    "count(*), sum(g.input_units), sum(g.output_units), sum(h.settled), sum(coalesce(g.purchase, 0))"
-)
+SUMS_OF_ROWS = "count(*), sum(g.input_units), sum(g.output_units), sum(h.settled), sum(coalesce(g.purchase, 0))"
 #: Day, kind, model and key.
 CellKey = tuple[int, str, str, str]
 

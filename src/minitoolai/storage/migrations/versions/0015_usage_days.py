@@ -4,6 +4,8 @@ The rows are added up in pieces, each in a transaction of its own that also reco
 is interrupted goes on there.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -90,7 +92,7 @@ def _create_tables() -> None:
 def _fill_piece(connection: sa.Connection) -> bool:
     """Add the next generations to the sums, and record the place. Return False if there are none left."""
     place = _run(connection, "SELECT value FROM installation WHERE name = :name", name=PLACE).scalar()
-    after = BEFORE_EVERYTHING if place is None else int(place)
+    after = BEFORE_EVERYTHING if place is None else int(str(place))
     until = _run(
         connection,
         f"SELECT max(id) FROM (SELECT id FROM generations WHERE id > :after ORDER BY id LIMIT {PIECE}) AS piece",
@@ -109,5 +111,5 @@ def _fill_piece(connection: sa.Connection) -> bool:
     return True
 
 
-def _run(connection: sa.Connection, sql: str, **values: object) -> sa.CursorResult[tuple[object, ...]]:
+def _run(connection: sa.Connection, sql: str, **values: object) -> sa.CursorResult[Any]:
     return connection.execute(sa.text(sql), values)
