@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from minitoolai.billing import audit_position
 from minitoolai.billing.audit import Auditor
 from minitoolai.billing.audit_days import CHAIN, CLOSE_AFTER_MS, OUTSIDE, date_of, rows_outside, verify_day
 from minitoolai.billing.audit_position import CLOSED_DAY, AuditPosition, check_books, check_from
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.core.models import Budget
 from minitoolai.storage import audit
-from minitoolai.storage.ledger import LOWEST_ID, USAGE_DAYS
+from minitoolai.storage.ledger import USAGE_DAYS
 from tests.support.books import NOON_MS, TemporaryBooks, credit, hold, new_file, settle
 from tests.support.cli import Cli
 from tests.support.history import RandomWork
@@ -223,30 +222,30 @@ def test_a_changed_row_of_an_open_day_is_found_by_the_next_full_check_of_the_ser
     books.rows(f"UPDATE generations SET input_units = input_units - 1 WHERE id = {number}")
 
 
-def test_a_check_reads_what_is_new_and_no_history(books: TemporaryBooks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_position, "PIECE", 7)
+def test_a_check_reads_what_is_new_and_no_history(books: TemporaryBooks) -> None:
     work = work_for_days(books, 3)
-    position = AuditPosition()
+    position = AuditPosition(piece=7)
     assert position.check(books.connection, books.clock.now_ms()) == {}
-    # The last two days are open; everything older than ten minutes is in the sums.
     assert position.open_day == FIRST_DAY + 3
-    assert position.low > first_id_at(books.clock.now_ms() - MS_PER_DAY)
-    reads: list[int] = []
-    real = audit.violations
-
-    def watched(connection: object, low: int, high: int) -> audit.Findings:
-        reads.append(low)
-        return real(connection, low, high)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(audit, "violations", watched)
+    # Everything is settled and older than ten minutes.
     low = position.low
+    assert low > first_id_at(books.clock.now_ms() - MS_PER_DAY)
+    # A row of the open day that was read is not read again, only its sums are known.
+    changed = f"WHERE id < {low} AND created_ms >= {(FIRST_DAY + 3) * MS_PER_DAY}"
+    books.rows(f"UPDATE generations SET input_units = input_units + 1 {changed}")
     for _ in range(20):
         books.clock.forward(600)
         work.step()
     work.close()
     assert position.check(books.connection, books.clock.now_ms()) == {}
-    assert min(reads) >= low > LOWEST_ID
-    assert len(reads) > 2
+    assert position.low > low
+    assert found(books) == {USAGE_DAYS}
+    books.rows(f"UPDATE generations SET input_units = input_units - 1 {changed}")
+    # What is new is read.
+    books.apply(hold(position.low + 2**40, work.accounts[0], 60, now_ms=books.clock.now_ms()))
+    books.rows(f"UPDATE generations SET state = 'succeeded' WHERE id >= {position.low}")
+    assert set(position.check(books.connection, books.clock.now_ms())) == {"the state of a generation fits its hold"}
+    books.rows(f"UPDATE generations SET state = 'running' WHERE id = {position.low + 2**40}")
 
 
 def test_budgets_are_compared_across_closed_days(books: TemporaryBooks) -> None:

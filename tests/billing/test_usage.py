@@ -96,16 +96,15 @@ def test_the_migration_fills_the_table_in_pieces_and_goes_on_where_it_was_interr
     with books.connection.transaction():
         books.connection.execute("DELETE FROM usage_days")
     engine = create_engine(books.url.replace("postgresql://", "postgresql+psycopg://"))
-    with engine.connect() as connection, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(migration, "PIECE", 30)
+    with engine.connect() as connection:
         for _ in range(3):
-            assert migration._fill_piece(connection)
+            assert migration._fill_piece(connection, 30)
             connection.commit()
         # Interrupted in the middle of a piece.
-        assert migration._fill_piece(connection)
+        assert migration._fill_piece(connection, 30)
         connection.rollback()
         pieces = 0
-        while migration._fill_piece(connection):
+        while migration._fill_piece(connection, 30):
             connection.commit()
             pieces += 1
         assert pieces == 4

@@ -65,12 +65,13 @@ class _Sums:
 class AuditPosition:
     """How far the books were checked, and the sums of everything before."""
 
-    def __init__(self, *, from_first_id: bool = False) -> None:
+    def __init__(self, *, from_first_id: bool = False, piece: int = PIECE) -> None:
         #: Generations of days before this one are closed.
         self.open_day = 0
         #: Holds below this ID are in the sums, if they are of open days.
         self._next_id = LOWEST_ID
         self._from_first_id = from_first_id
+        self._piece = piece
         self._sums = _Sums()
         self._closed_flows: Flows | None = None
 
@@ -87,7 +88,7 @@ class AuditPosition:
             _note(found, {CLOSED_DAY: rows[: audit.ROWS_EACH]} if rows else {})
         self._follow_closed_days(connection)
         target = min([first_id_at(now_ms - SETTLING_MS), *audit.pending_ids(connection)])
-        while (end := audit.end_of_piece(connection, self._next_id, target - 1, PIECE)) is not None:
+        while (end := audit.end_of_piece(connection, self._next_id, target - 1, self._piece)) is not None:
             with connection.snapshot():
                 _note(found, audit.violations(connection, self._next_id, end))
                 self._sums.add(connection, self._next_id, end, self.open_day)

@@ -89,13 +89,13 @@ def _create_tables() -> None:
     op.create_index("ix_usage_days_day", "usage_days", ["day"], if_not_exists=True)
 
 
-def _fill_piece(connection: sa.Connection) -> bool:
+def _fill_piece(connection: sa.Connection, piece: int = PIECE) -> bool:
     """Add the next generations to the sums, and record the place. Return False if there are none left."""
     place = _run(connection, "SELECT value FROM installation WHERE name = :name", name=PLACE).scalar()
     after = BEFORE_EVERYTHING if place is None else int(str(place))
     until = _run(
         connection,
-        f"SELECT max(id) FROM (SELECT id FROM generations WHERE id > :after ORDER BY id LIMIT {PIECE}) AS piece",
+        f"SELECT max(id) FROM (SELECT id FROM generations WHERE id > :after ORDER BY id LIMIT {piece}) AS piece",
         after=after,
     ).scalar()
     if until is None:
