@@ -21,7 +21,7 @@ from minitoolai.storage.sqlite import SqliteConnection
 from tests.support.browse import Visitor, new_user
 from tests.support.cli import CATALOG
 from tests.support.cluster import Cluster
-from tests.support.history import seed_history
+from tests.support.history import close_days, seed_history
 from tests.support.server import PROGRAM, ServerProcess
 
 EMAIL = "old@example.com"
@@ -66,12 +66,13 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerPro
 
 
 def fill(server: ServerProcess, requests: int = REQUESTS, days: int = 20) -> int:
-    """Give the account a history that ended 40 days ago."""
+    """Give the account a history that ended 40 days ago, and close its days."""
     account_id: int = server.read(lambda c: users.find_user(c, EMAIL))[0].account_id
     server.write(lambda c: payments.grant(c, SystemClock(), account_id, 10**9, reason="test"))
     end_ms = SystemClock().now_ms() - 40 * MS_PER_DAY
     with server.connect() as connection:
         seed_history(connection, account_id, requests, first_ms=end_ms - days * MS_PER_DAY, until_ms=end_ms)
+        close_days(connection, SystemClock().now_ms())
     return account_id
 
 

@@ -23,6 +23,7 @@ from minitoolai.storage.object_store import LocalObjectStore, ObjectStore
 from minitoolai.storage.personal_data import read_personal_data
 from minitoolai.storage.reports import StatementPlace, find_generation
 from tests.support.books import NOON_MS, TemporaryBooks
+from tests.support.history import close_days
 
 TODAY = NOON_MS // MS_PER_DAY
 #: The first old day, and the first day that is left.
@@ -104,7 +105,8 @@ def archiver(books: TemporaryBooks, store: ObjectStore, **options: Any) -> Archi
 
 
 def archive(books: TemporaryBooks, folder: Path, before_ms: int = UNTIL_MS, **options: Any) -> int:
-    """Archive these days in small files, and return how many generations."""
+    """Close the days, archive these in small files, and return how many generations."""
+    close_days(books.connection, books.clock.now_ms())
     count, stopped = asyncio.run(archiver(books, LocalObjectStore(folder), **options).archive(before_ms))
     assert stopped is None, stopped
     return count
