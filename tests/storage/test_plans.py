@@ -81,6 +81,7 @@ IN_PROGRESS = {
 #: Function → why it may scan.
 MAY_SCAN = {
     "archive.rows.openings": "archive --verify compares all of them",
+    "archive.rows.rows_left": "part of `audit --full`",
     "ledger.broken_invariants": "the check of a restored backup, and of tests, reads everything",
     "ledger.excess_shortfalls": "part of the audit",
     "audit.balances": "every account, a row for each customer",
@@ -229,7 +230,9 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(archive.insert_part, 1, entry, [(account, 1, 2, 3, 4)]).add(archive.delete_part, 1, 1)
     c.add(archive.parts_of, 1).add(archive.insert_day, 1, Sums(), "m", now).add(archive.mark_removed, 1, now)
     c.add(archive.archived_days).found["archive.rows.remove"] = [lambda connection: remove_some(connection, account)]
-    c.add(archive.archived_until_ms).add(archive.parts_with_versions, account, 1, 9, 5)
+    c.add(archive.archived_until_ms).add(archive.archived_day, 1).add(archive.rows_left).add(
+        archive.parts_with_versions, account, 1, 9, 5
+    )
     c.add(archive.paths_of, archive.ArchivedDay(1, Sums(), "m", None))
     c.add(archive.parts_before, account, (1, 1), 5).add(archive.parts_after, account, (1, 1), 5).add(archive.openings)
     c.add(users.set_password, account, "h").add(users.touch_session, b"s", now)
@@ -250,7 +253,9 @@ def _add_history(c: Calls, account: int) -> None:
     c.add(audit.budget_sums, low, high, today).add(audit.balances).add(audit.pending_amounts)
     c.add(audit.external_flows, now, now + MS_PER_DAY).add(audit.usage_until, today)
     c.add(audit.usage_table, today, today + 1).add(audit.budget_totals).add(audit.closed_budgets)
-    c.add(audit.last_closed).add(audit.closed_before, today).add(audit.closed_days).add(audit.changed_sums)
+    c.add(audit.last_closed).add(audit.closed_day, today).add(audit.closed_before, today).add(audit.closed_days).add(
+        audit.changed_sums
+    )
     c.add(audit.first_day).add(audit.rows_of_day, today, low, high).add(audit.external_of_day, today)
     closed = audit.ClosedDay(today, audit.DaySums(), b"h")
     c.add(audit.insert_closed, closed, {"b": 1}, now).add(audit.reopen, today, {"b": 1}).add(audit.counts)

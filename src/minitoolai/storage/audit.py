@@ -270,8 +270,8 @@ _DAY_COLUMNS = (
     "g.id, g.account_id, g.key_id, g.kind, g.model, g.engine, g.served_model, g.state, g.price_input, g.price_output,"
     " g.input_units, g.output_units, g.cached_units, g.estimated, g.cost, g.purchase, g.error_code, g.created_ms,"
     " g.first_token_ms, g.finished_ms, g.delivered_bytes, g.price_split, h.account_id, h.amount, h.progress, h.state,"
-    " h.settled, h.shortfall, h.budget_id, h.budget_ms, t.debit, t.credit, t.amount, t.account_version, t.balance_after,"
-    " t.created_ms"
+    " h.settled, h.shortfall, h.budget_id, h.budget_ms, t.debit, t.credit, t.amount, t.account_version,"
+    " t.balance_after, t.created_ms"
 )
 COLUMNS = {name: place for place, name in enumerate(_DAY_COLUMNS.split(", "))}
 

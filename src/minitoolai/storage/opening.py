@@ -84,7 +84,7 @@ def migrate(url: str, to: str | None = None) -> tuple[str | None, str | None]:
         create_private_file(Path(where))
     try:
         with engine.connect() as connection:
-            if engine.dialect.name == "sqlite":
+            if engine.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA page_count").scalar() == 0:
                 # Matters only to an empty file, see storage/sqlite.py.
                 connection.exec_driver_sql("PRAGMA auto_vacuum = INCREMENTAL")
             if engine.dialect.name == "postgresql":

@@ -19,9 +19,8 @@ from minitoolai.storage.database import Connection, Database, ImmediateWrites, R
 BUSY_TIMEOUT_S = 10.0
 #: Instructions of SQLite's virtual machine between two looks at the time limit, about a millisecond.
 CHECK_EVERY = 50_000
-#: Set on every connection: a committed transaction survives a power cut, and foreign keys are enforced. The first one
-#: matters only to an empty file, which keeps it: pages that are freed can then be given back to the disk.
-SESSION = ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+#: Set on every connection: a committed transaction survives a power cut, and foreign keys are enforced.
+SESSION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 _INCREMENTAL = 2
 
 #: Compare the file with the path at most this often before a transaction. It costs a system call.
@@ -67,6 +66,10 @@ class SqliteConnection(ImmediateWrites):
                 check_same_thread=False,
                 cached_statements=256,
             )
+            if not read_only and self._db.execute("PRAGMA page_count").fetchone() == (0,):
+                # An empty file keeps it: freed pages can then be given back to the disk. In a file that has tables it
+                # would change nothing, but wait for the writer.
+                self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
             for pragma in SESSION:
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.execute(f"PRAGMA wal_autocheckpoint={2000 if checkpoints else 0}")
@@ -195,6 +198,7 @@ def vacuum(path: Path) -> tuple[int, int]:
     before = path.stat().st_size
     connection = SqliteConnection(path)
     try:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("VACUUM")
     finally:
         connection.close()
