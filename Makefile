@@ -9,7 +9,7 @@ TORCH    ?= torch==2.13.0
 DATA_DIR ?= data
 MODEL    ?= large
 
-.PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos check house bench bench-peers pin sbom clean
+.PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos soak alerts check house bench bench-peers pin sbom clean
 
 help:           ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -55,6 +55,12 @@ compatibility: dev ## run every supported client and write docs/reference/compat
 
 chaos: dev      ## run the proofs of docs/reliability.md at full length (at most 25 minutes)
 	$(BIN)/python -m tests.chaos
+
+soak: dev       ## run three hours of mixed traffic and show what grows (SOAK_MIN=20: a short form)
+	$(BIN)/python -m tests.soak
+
+alerts: dev     ## try the alerts with a real Prometheus: servers in trouble, and 20 healthy minutes
+	$(BIN)/python -m tests.alerts
 
 check: dev      ## check formatting, lint, types, import contract and house rules
 	$(BIN)/ruff format --check .

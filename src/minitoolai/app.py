@@ -16,18 +16,20 @@ from minitoolai.accounts.revocation import RevocationWatch
 from minitoolai.api.routes import hot_paths, image_paths, other_paths
 from minitoolai.bootstrap import Services
 from minitoolai.core.errors import CatalogError, EngineError, SettingsError
+from minitoolai.core.logs import current_request
 from minitoolai.core.threads import CONTROL, close_pools
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.engines.protocols import ChatEngine, ImageEngine, SpeechEngine
 from minitoolai.http.asgi import App, Receive, Scope, Send, sort_headers
 from minitoolai.http.idempotency import IDEMPOTENCY_KEY, Idempotent
-from minitoolai.http.lingering import linger_at_close
 from minitoolai.http.request_context import REQUEST_CONTEXT, RequestContext, allow_origin, is_preflight, preflight
-from minitoolai.http.server import exclusive_data_dir, run_server
-from minitoolai.http.uvicorn_fast_path import http10_body
+from minitoolai.http.serving.fast_path import http10_body
+from minitoolai.http.serving.lingering import linger_at_close
+from minitoolai.http.serving.server import exclusive_data_dir, run_server
 from minitoolai.images.webhooks import WebhookLog
-from minitoolai.observability.logging import current_request
-from minitoolai.observability.metrics import MetricsPage, MetricsPort
+from minitoolai.observability.metrics import MetricsPage
+from minitoolai.observability.metrics_port import MetricsPort
+from minitoolai.observability.watchdog import Watchdog
 from minitoolai.portal.routes import is_portal_path, portal
 from minitoolai.storage.accounts import KEYS_CHANNEL
 from minitoolai.storage.jobs import JOBS_CHANNEL
@@ -55,10 +57,13 @@ class Server:
         self._tasks: list[asyncio.Task[None]] = []
         self._why_not_ready: str | None = "starting"
         images, keys = services.images, services.keys
-        self._hot = hot_paths(services.chats, services.speech, keys) | image_paths(images, keys, services.settings)
+        self._hot = hot_paths(services.chats, services.speech, keys) | image_paths(
+            images, keys, services.settings, services.site.request_failures
+        )
         self._other: Any = other_paths(
             key_verifier=services.keys,
             reports=services.reports,
+            failures=services.site.request_failures,
             why_not_ready=self.why_not_ready,
             image_service=images.service,
             image_delivery=images.delivery,
@@ -66,9 +71,9 @@ class Server:
         )
         self._portal: Any = portal(services.site)
         self._idempotent = Idempotent(services.idempotency, services.keys)
-        self._metrics = MetricsPort(
-            services.settings, MetricsPage(services.metric_sources(), self.why_not_ready).render
-        )
+        self._watchdog = Watchdog(self.route_template)
+        page = MetricsPage(services.metric_sources(), self.why_not_ready, self._watchdog.longest_s)
+        self._metrics = MetricsPort(services.settings, page.render)
         self._count = services.chats.charging.meters.request
 
     def why_not_ready(self) -> str | None:
@@ -174,6 +179,7 @@ class Server:
             asyncio.create_task(services.images.webhooks.run()),
             asyncio.create_task(services.site.run()),
             asyncio.create_task(self._watch_database()),
+            asyncio.create_task(self._watchdog.run()),
             asyncio.create_task(RevocationWatch(services.database, services.in_flight).run()),
         ]
         if self._engines_first:
@@ -203,6 +209,9 @@ class Server:
                 await CONTROL.run(services.tracing.close)
             if self._registration is not None:
                 await CONTROL.run(self._registration.stop)
+            services.chats.routes.fallbacks.flush()
+            services.chats.routes.rate_limits.flush()
+            services.chats.charging.refusals.flush()
             services.database.close()
             close_pools()
 

@@ -93,7 +93,13 @@ class Services:
     def metric_sources(self) -> MetricSources:
         """Return the services that /metrics reads."""
         return MetricSources(
-            self.shared, self.engines, self.speech_engines, self.chats.routes, self.images, self.auditor
+            self.shared,
+            self.engines,
+            self.speech_engines,
+            self.chats.routes,
+            self.images,
+            self.auditor,
+            self.settings.data_dir,
         )
 
 
@@ -130,6 +136,7 @@ def _make_auditor(settings: Settings, shared: SharedServices) -> Auditor:
         audit_every_s=settings.audit_every_s,
         in_flight=shared.in_flight.holds,
         max_shortfall=shortfall_limit(settings),
+        meters=shared.charging.meters,
     )
 
 

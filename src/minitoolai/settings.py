@@ -153,12 +153,21 @@ class Settings:
     precision: str = _setting("", "float16, bfloat16 or float32 for image models. Empty: chosen automatically.")
     resident_gb: float = _setting(0.0, "Gigabytes of image models to keep loaded. 0: most of the GPU memory.")
     gpu_pictures: int = _setting(8, "Images that one GPU generates in one batch.")
-    requests_per_minute: int = _setting(1000, "Requests per minute and account. 0: no limit.")
+    requests_per_minute: int = _setting(
+        1000,
+        "Requests per minute and account. Without an API key, a tenth of it may fail per minute and client address. "
+        "0: no limit.",
+    )
     tokens_per_minute: int = _setting(0, "Tokens per minute and account, including the maximum output. 0: no limit.")
     dollars_per_minute: str = _setting("", "Dollars per minute and account, like 0.50. Empty: no limit.")
     streams: int = _setting(0, "Concurrent responses per account. 0: no limit.")
     trusted_proxies: str = _setting(
         "", "Proxies whose X-Forwarded-For is trusted: addresses or networks, separated by commas."
+    )
+    connections_per_address: int = _setting(
+        1000,
+        "Open connections per client address (IPv6: per /64) and process. More are closed with a 429. Trusted proxies "
+        "and private addresses are not limited. 0: no limit.",
     )
     unknown_fields: str = _setting(
         "drop",

@@ -1,4 +1,4 @@
-"""Large bodies of every shape, to every route, four at once: other requests are answered, and no stream is lost."""
+"""Large bodies of every shape, to every route, eight at once: other requests are answered, and no stream is lost."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from tests.support.server import Account, ServerProcess
 from tests.support.upstream import Exchange, Upstream
 
 ROOT = Path(__file__).parent.parent.parent
-#: Longest that anybody waits for /healthz, in milliseconds.
-LONGEST_MS = 100.0
-#: On a busy machine, a process may wait for its turn as long as for the server: the best of so many rounds counts.
+#: Longest that anybody waits for /healthz, in milliseconds, beside the time that threads wait for a processor.
+LONGEST_MS = 50.0
+#: The best of so many rounds counts: a busy machine slows down more than what is subtracted.
 ROUNDS = 3
 JSON = {"content-type": "application/json"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -40,10 +40,10 @@ PROMPT_TOKENS, PRICE_IN, PRICE_OUT = manners.PROMPT_TOKENS, 150, 600
 class Told:
     """A helper process that answers each line with a line of JSON."""
 
-    def __init__(self, module: str, argument: object) -> None:
+    def __init__(self, module: str, *arguments: object) -> None:
         command = ["nice", "-n", "5"] if module == "barrage" else []
         self._process = subprocess.Popen(
-            [*command, sys.executable, "-m", f"tests.support.{module}", str(argument)],
+            [*command, sys.executable, "-m", f"tests.support.{module}", *map(str, arguments)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -72,8 +72,8 @@ class Told:
 
 
 @contextmanager
-def told(module: str, argument: object) -> Iterator[Told]:
-    process = Told(module, argument)
+def told(module: str, *arguments: object) -> Iterator[Told]:
+    process = Told(module, *arguments)
     try:
         yield process
     finally:
@@ -90,7 +90,8 @@ def a_stream(server: ServerProcess, upstream: Upstream) -> Iterator[None]:
         while not over.is_set():
             words.append("word ")
             exchange.event(manners.chunk({"content": words[-1]}))
-            await asyncio.sleep(0.02)
+            # Not faster: the model may write 4,096 words, and some tests take minutes.
+            await asyncio.sleep(0.1)
         exchange.event(manners.chunk({}, finish="stop"))
         usage = manners.usage(len(words))
         exchange.event({**manners.head("chat.completion.chunk"), "choices": [], "usage": usage})
@@ -162,7 +163,7 @@ def expected(job: dict[str, Any]) -> tuple[int, ...]:
 
 @pytest.mark.acceptance
 @pytest.mark.timing
-def test_four_large_bodies_at_once_keep_nobody_waiting(serve: Serve, upstream: Upstream, tmp_path: Path) -> None:
+def test_eight_large_bodies_at_once_keep_nobody_waiting(serve: Serve, upstream: Upstream, tmp_path: Path) -> None:
     too_large, at_the_limit = heavy_bodies.too_large(), heavy_bodies.at_the_limit()
     assert len(too_large) == 12
     for name, body in (too_large | {f"limit {name}": body for name, body in at_the_limit.items()}).items():
@@ -176,7 +177,10 @@ def test_four_large_bodies_at_once_keep_nobody_waiting(serve: Serve, upstream: U
         rounds = {name: barrage(account, member, name, number) for number, name in enumerate(too_large)}
         chat = {"method": "POST", "path": OPENAI, "headers": JSON | account.headers, "chunked": False, "stubborn": True}
         rounds |= {f"limit {name}": [chat | {"body": f"limit {name}"}] * 4 for name in at_the_limit}
-        with a_stream(server, upstream), told("heartbeat", server.port) as heart:
+        with (
+            a_stream(server, upstream),
+            told("heartbeat", server.port, server.pid) as heart,
+        ):
             worst = {name: worst_ms(attacker, heart, jobs) for name, jobs in rounds.items()}
         for name, ms in sorted(worst.items(), key=lambda item: -item[1]):
             print(f"{name}: /healthz within {ms:.0f} ms")
@@ -185,7 +189,7 @@ def test_four_large_bodies_at_once_keep_nobody_waiting(serve: Serve, upstream: U
 
 
 def worst_ms(attacker: Told, heart: Told, jobs: list[dict[str, Any]]) -> float:
-    """Longest that /healthz took while these jobs were done."""
+    """Longest that /healthz took while these jobs were done, without the time that threads waited for a processor."""
     best = float("inf")
     for _ in range(ROUNDS):
         heart.ask(None)

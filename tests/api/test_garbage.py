@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from minitoolai.app import Server
 from minitoolai.bootstrap import build
 from minitoolai.settings import Settings
-from tests.http.test_uvicorn_fast_path import Cycle
+from tests.http.serving.test_fast_path import Cycle
 from tests.support import catalogs
 from tests.support.server import Account, ServerProcess
 

@@ -181,7 +181,7 @@ class Simulation:
         """The sweep of another process on the same database."""
         now_ms, lease_now_ms = self._clock.now_ms(), self._clock.lease_ms()
         lost = ledger.expired_chat_holds(self._disk, lease_now_ms)
-        recover = [Recover(hold, account, now_ms, lease_now_ms=lease_now_ms) for hold, account in lost]
+        recover = [Recover(hold.id, hold.account_id, now_ms, lease_now_ms=lease_now_ms) for hold in lost]
         with self._disk.transaction():
             ledger.apply(self._disk, recover, self._decide)
 

@@ -98,6 +98,51 @@ def test_three_failing_accounts_open_the_circuit_for_all() -> None:
     assert {rig.wait_s(account) for account in (ANN, BOB, CAT, DAN)} == {10.0}
 
 
+def test_an_engine_rests_only_while_all_accounts_are_refused() -> None:
+    rig = Rig(failure_threshold=5)
+    assert not rig.breaker.is_resting(rig.now_s)
+    rig.fail(ANN, times=10)
+    # Ann is the only account, so all requests are refused.
+    assert rig.is_open_for(ANN)
+    assert rig.breaker.is_resting(rig.now_s)
+    # Bob is served meanwhile, so the circuit is open for one of two accounts.
+    assert not rig.begin(BOB)
+    assert not rig.breaker.is_resting(rig.now_s)
+    assert rig.is_open_for(ANN)
+
+
+def test_an_engine_rests_until_its_cooldown_ends_and_while_it_is_probed() -> None:
+    rig = Rig(failure_threshold=5, cooldown_s=10.0)
+    rig.fail(ANN, EngineUnavailable("no connection"))
+    assert rig.breaker.is_resting(rig.now_s)
+    rig.now_s += 9.9
+    assert rig.breaker.is_resting(rig.now_s)
+    # Without requests nobody is refused any more.
+    rig.now_s += 0.2
+    assert not rig.breaker.is_resting(rig.now_s)
+    assert rig.begin(BOB)
+    assert rig.breaker.is_resting(rig.now_s)
+    rig.breaker.on_success(BOB, rig.now_s, is_probe=True)
+    assert not rig.breaker.is_resting(rig.now_s)
+
+
+def test_a_rate_limit_is_no_rest() -> None:
+    rig = Rig()
+    rig.fail(ANN, EngineRateLimited("slow down", retry_after_s=30, rests_model=True))
+    assert rig.is_open_for(BOB)
+    assert not rig.breaker.is_resting(rig.now_s)
+
+
+def test_a_rest_and_its_recovery_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(cooldown_s=10.0)
+    for _ in range(4):
+        rig.fail(ANN, EngineUnavailable("no connection"))
+        rig.now_s += 200.0
+    rig.succeed(ANN)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert ["open" in caplog.messages[0], "closed" in caplog.messages[1]] == [True, True]
+
+
 def test_three_failing_accounts_among_many_that_are_served_open_nothing() -> None:
     rig = Rig(failure_threshold=3)
     for account in range(1, 5):

@@ -47,7 +47,7 @@ print(json.dumps(sorted(sys.modules)))
 """
 IMPORT = """
 import json, sys
-import minitoolai.cli.serve, minitoolai.app, minitoolai.cli.serve, minitoolai.http.supervisor
+import minitoolai.cli.serve, minitoolai.app, minitoolai.cli.serve, minitoolai.http.serving.supervisor
 print(json.dumps(sorted(sys.modules)))
 """
 

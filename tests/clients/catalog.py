@@ -45,6 +45,8 @@ _OPENAI_ERRORS = {
     "400": "BadRequestError",
     "429": "RateLimitError",
 }
+_ANTHROPIC_ERRORS = {**_OPENAI_ERRORS, "402": "PaymentRequiredError"}
+_EVERY_MESSAGES_SDK = (*_EVERY_SDK, "models")
 _STATUS_AND_CODE = {
     "401": "401 invalid_api_key",
     "402": "402 insufficient_balance",
@@ -150,6 +152,21 @@ CLIENTS = {
         _node_version("openai"),
         tuple(ABILITIES),
         {**_OPENAI_ERRORS, "402": "APIError"},
+        NODE,
+    ),
+    "anthropic-python": Client(
+        "Anthropic, Python",
+        _python("anthropic_sync"),
+        _python_version("anthropic"),
+        _EVERY_MESSAGES_SDK,
+        _ANTHROPIC_ERRORS,
+    ),
+    "anthropic-node": Client(
+        "Anthropic, Node",
+        _node("anthropic"),
+        _node_version("@anthropic-ai/sdk"),
+        _EVERY_MESSAGES_SDK,
+        _ANTHROPIC_ERRORS,
         NODE,
     ),
     "langchain": Client(

@@ -38,7 +38,7 @@ engines = ["fake"]
 TIER = '[[chat."gpt-4o".tiers]]\n'
 #: (what is replaced, by what, the line that must be named, a part of the remedy)
 MISTAKES = [
-    ('kind = "fake"', 'kind = "fkae"', "line 2", "the kinds are upstream, llama"),
+    ('kind = "fake"', 'kind = "fkae"', "line 2", "the kinds are upstream, anthropic, llama"),
     ('kind = "fake"\n', "", "line 1", "needs a line kind ="),
     ('model = "fake-1"\n', "", "line 1", 'needs model = "the name that responses carry"'),
     ('model = "fake-1"', "model = 1", "line 3", "write it in quotes"),

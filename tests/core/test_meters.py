@@ -10,7 +10,7 @@ from minitoolai.core.clock import first_id_at
 from minitoolai.core.errors import StoreError
 from minitoolai.core.meters import FOLD_BATCH, Histogram, Meters
 from minitoolai.core.models import Outcome
-from minitoolai.ledger.types import Result, Settled, UnknownAccountOrHold
+from minitoolai.ledger.types import Requeued, Result, Settled, UnknownAccountOrHold
 
 BEGAN_MS = 1_800_000_000_000
 
@@ -58,31 +58,90 @@ def test_requests_and_failed_attempts_are_counted_by_name() -> None:
     assert meters.failures == {("up", "upstream_error"): 2}
 
 
+def ended(charge: asyncio.Future[Result], cost: int = 7) -> Meters:
+    """Return meters with one generation whose charge is still open."""
+    meters, outcome = Meters(), Outcome("succeeded", output_units=5)
+    meters.ended("chat", "m", first_id_at(BEGAN_MS), outcome, cost, BEGAN_MS, charge, engine="up")
+    assert meters.outcomes == {}
+    return meters
+
+
 @pytest.mark.parametrize(
-    ("result", "state", "cost"),
+    "result",
     [
-        (Settled(7), "succeeded", 7),
-        (Settled(7, repeated=True), "succeeded", 7),
-        (Settled(3, repeated=True, differs=True), "failed", 3),
-        (UnknownAccountOrHold(), "failed", 0),
-        (StoreError("the disk is gone"), "failed", 0),
-        (TimeoutError("it is written later"), "succeeded", 7),
+        # Another process recovered the hold, and counts the generation at what it was charged.
+        Settled(3, repeated=True, differs=True),
+        Settled(7, repeated=True),
+        UnknownAccountOrHold(),
+        Requeued(1),
+        StoreError("the disk is gone"),
     ],
 )
-def test_a_charge_counts_as_the_ledger_has_it(result: Result | Exception, state: str, cost: int) -> None:
+def test_a_charge_that_changed_nothing_is_not_counted(result: Result | Exception) -> None:
     async def work() -> None:
-        meters, charge = Meters(), asyncio.get_running_loop().create_future()
-        meters.ended("chat", "m", first_id_at(BEGAN_MS), Outcome("succeeded", output_units=5), 7, BEGAN_MS, charge)
-        assert meters.outcomes == {}
+        charge = asyncio.get_running_loop().create_future()
+        meters = ended(charge)
         if isinstance(result, Exception):
             charge.set_exception(result)
         else:
             charge.set_result(result)
-        ((key, totals),) = meters.outcomes.items()
-        assert (key[2], totals.cost, totals.count) == (state, cost, 1)
-        assert totals.output == (5 if state == "succeeded" else 0)
+        assert meters.outcomes == {}
+        assert meters.engine_results == {}
 
     asyncio.run(work())
+
+
+def test_a_charge_counts_at_the_cost_in_the_ledger() -> None:
+    async def work() -> None:
+        charge = asyncio.get_running_loop().create_future()
+        # The hold covers 4 of the 7; the rest is a shortfall, which the customer does not pay.
+        meters = ended(charge)
+        charge.set_result(Settled(4, shortfall=3))
+        ((key, totals),) = meters.outcomes.items()
+        assert (key, totals.cost, totals.count, totals.output) == (("chat", "m", "succeeded", ""), 4, 1, 5)
+        assert meters.engine_results == {("up", "m", "succeeded"): 1}
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(("result", "cost"), [(Settled(7), 7), (Settled(3, repeated=True, differs=True), None)])
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_charge_that_nobody_waits_for_any_more_counts_once_it_is_written(
+    result: Settled, cost: int | None, *, is_cancelled: bool
+) -> None:
+    async def work() -> None:
+        charge = asyncio.get_running_loop().create_future()
+        meters = ended(charge)
+        if is_cancelled:
+            charge.cancel()
+        else:
+            charge.set_exception(TimeoutError("it is written later"))
+        assert meters.outcomes == {}
+        for _ in range(2):
+            meters.settled_late(first_id_at(BEGAN_MS), result)
+        assert [totals.cost for totals in meters.outcomes.values()] == ([] if cost is None else [cost])
+
+    asyncio.run(work())
+
+
+def test_requests_are_counted_by_engine_and_result() -> None:
+    meters, number = Meters(), first_id_at(BEGAN_MS)
+    failed = Outcome("failed", error_code="upstream_error")
+    meters.ended("chat", "m", number, failed, 0, BEGAN_MS, engine="up")
+    meters.ended("chat", "m", number, failed, 0, BEGAN_MS, engine="up", is_fault=False)
+    meters.ended("chat", "m", number, Outcome("cancelled"), 0, BEGAN_MS, engine="up")
+    # A fallback served it.
+    meters.ended("chat", "m", number, Outcome("succeeded", engine="second"), 0, BEGAN_MS, engine="up")
+    meters.refused("up", "m")
+    results = {("up", "m", result): 1 for result in ("failed", "invalid", "cancelled", "refused")}
+    assert meters.engine_results == results | {("second", "m", "succeeded"): 1}
+
+
+def test_the_duration_of_a_job_starts_with_its_row() -> None:
+    meters = Meters()
+    # The ID of a job is a random number.
+    meters.ended("image", "m", 12, Outcome("succeeded"), 7, BEGAN_MS + 400, began_ms=BEGAN_MS)
+    assert meters.duration["image"].total == 400
 
 
 def test_charges_that_wait_for_the_database_are_not_looked_through_each_time() -> None:

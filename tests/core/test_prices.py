@@ -12,7 +12,7 @@ from minitoolai.billing.charging import chat_bound
 from minitoolai.chat.decoding import read_usage
 from minitoolai.core.catalog import ChatModel
 from minitoolai.core.inference import CompletionDetails, TokenDetails, Usage
-from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, Part, Prices, Tier, decode_parts
+from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, PricedUnits, Prices, Tier, decode_parts
 
 #: Claude Sonnet's prices: $3, $0.30, $3.75, $6 and $15 per million tokens.
 SONNET = Prices.of(3_000_000, 15_000_000, cached_input=300_000, cache_write=3_750_000, cache_write_1h=6_000_000)
@@ -62,7 +62,10 @@ def test_no_usage_within_its_limits_costs_more_than_its_hold(
 def test_the_stored_split_is_enough_to_repeat_the_calculation(prices: Prices, usage: Usage) -> None:
     stored = prices.encoded_split(usage)
     if stored is None:
-        parts = [Part("", usage.prompt_tokens, prices.input), Part("", usage.completion_tokens, prices.output)]
+        parts = [
+            PricedUnits("", usage.prompt_tokens, prices.input),
+            PricedUnits("", usage.completion_tokens, prices.output),
+        ]
         assert prices.input_nano * 1000 == prices.input
         assert prices.output_nano * 1000 == prices.output
     else:
@@ -81,7 +84,7 @@ def test_a_price_below_a_nano_dollar_is_rounded_once_per_request() -> None:
     assert prices.cost(Usage(1, 0)) == 38
     assert prices.cost(Usage(1000, 0)) == 37_500
     assert prices.cost(Usage(1, 1)) == 120
-    assert decode_parts(prices.encoded_split(Usage(2, 0)) or "") == [Part("input", 2, 37_500)]
+    assert decode_parts(prices.encoded_split(Usage(2, 0)) or "") == [PricedUnits("input", 2, 37_500)]
 
 
 def test_a_tier_prices_the_whole_request_by_the_length_of_its_prompt() -> None:
@@ -113,10 +116,10 @@ def test_cache_reads_and_writes_cost_their_own_prices(reported: dict[str, object
     usage = read_usage(reported)
     assert usage is not None
     assert SONNET.split(usage) == [
-        Part("cached_input", 8984, 300_000),
-        Part("cache_write", 1000, 3_750_000),
-        Part("input", 16, 3_000_000),
-        Part("output", 50, 15_000_000),
+        PricedUnits("cached_input", 8984, 300_000),
+        PricedUnits("cache_write", 1000, 3_750_000),
+        PricedUnits("input", 16, 3_000_000),
+        PricedUnits("output", 50, 15_000_000),
     ]
     assert SONNET.cost(usage) == 16 * 3000 + 8984 * 300 + 1000 * 3750 + 50 * 15_000
 

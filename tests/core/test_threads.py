@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -66,3 +69,34 @@ def test_an_error_in_a_thread_is_raised_where_it_is_awaited() -> None:
 def test_pools_have_names_of_their_own() -> None:
     assert len({pool.name for pool in POOLS}) == len(POOLS)
     assert all(1 <= pool.size <= 16 for pool in POOLS)
+
+
+#: Eight threads allocate and free 4 MB each, in pieces that Python leaves to malloc. Prints the heaps of glibc.
+ARENAS = """
+import ctypes, sys, threading
+from minitoolai.core.threads import limit_arenas
+if sys.argv[1] == "limited":
+    limit_arenas()
+libc = ctypes.CDLL(None)
+barrier = threading.Barrier(8)
+def work():
+    barrier.wait()
+    kept = [bytes(1000 + n % 7) for n in range(4000)]
+    barrier.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+libc.malloc_stats()
+"""
+
+
+def test_threads_share_two_heaps() -> None:
+    def arenas(how: str) -> int:
+        command = [sys.executable, "-c", ARENAS, how]
+        clean = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+        done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=60, check=True)
+        return done.stderr.count("Arena ")
+
+    assert arenas("limited") == 2
+    # Otherwise each thread would have its own.
+    assert arenas("free") > 4

@@ -60,6 +60,16 @@ def test_a_missing_or_malformed_key_is_refused_with_what_to_send(
     assert refusal.value.code == "invalid_api_key"
 
 
+def test_a_key_may_come_in_x_api_key_if_there_is_no_authorization(sqlite_books: TemporaryBooks) -> None:
+    account = sqlite_books.account()
+    keys = verifier(sqlite_books)
+    key = new_key(sqlite_books, account).encode()
+    assert asyncio.run(authenticate({"headers": [(b"x-api-key", key)]}, keys)).account_id == account
+    for headers in ([(b"x-api-key", b"")], [(b"x-api-key", key), (b"authorization", b"Bearer sk-mt-wrong")]):
+        with pytest.raises(AccessDenied):
+            asyncio.run(authenticate({"headers": headers}, keys))
+
+
 def test_the_claim_of_an_idempotency_key_travels_with_the_caller(sqlite_books: TemporaryBooks) -> None:
     keys, claim = verifier(sqlite_books), IdempotencyClaim("1/a", b"fingerprint")
     key = new_key(sqlite_books, sqlite_books.account())

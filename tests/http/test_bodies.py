@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,9 +22,10 @@ from minitoolai.api.routes import hot_paths, image_paths
 from minitoolai.bootstrap import build
 from minitoolai.core.errors import BodyTooLarge, ClientLeft, ServiceError
 from minitoolai.http.bodies import KB, LARGEST_BODY, MB, BodyLimits, read_parsed
-from minitoolai.http.errors import IMAGE_PATHS
+from minitoolai.http.errors import IMAGE_PATHS, MESSAGES_PATHS
 from minitoolai.settings import load_settings
 from tests.support.ask import API, HELLO, OPENAI, check_refusal
+from tests.support.claude import check_error
 from tests.support.server import Account
 from tests.support.uploads import Reply, connect, head, read_reply, upload
 
@@ -33,6 +35,8 @@ LIMITS = {
     API: (20 * MB, 4 * MB),
     OPENAI: (20 * MB, 4 * MB),
     "/v1/responses": (20 * MB, 4 * MB),
+    "/v1/messages": (20 * MB, 4 * MB),
+    "/v1/messages/count_tokens": (20 * MB, 4 * MB),
     "/v1/completions": (4 * MB, 4 * MB),
     "/v1/embeddings": (4 * MB, 4 * MB),
     "/api/texttospeech/": (4 * MB, 4 * MB),
@@ -59,6 +63,11 @@ def check(reply: Reply, path: str, status: int, code: str) -> str:
     if path.startswith(IMAGE_PATHS):
         assert set(answer) == {"status", "jobid", "signature", "message", "code"}
         assert answer["status"] == "error"
+    elif path.startswith(MESSAGES_PATHS):
+        kind, message = check_error(answer)
+        kinds = {400: "invalid_request_error", 401: "authentication_error", 413: "request_too_large"}
+        assert kind == kinds.get(status, "invalid_request_error")
+        return message
     else:
         answer = answer["error"]
         assert set(answer) == {"message", "type", "param", "code"}
@@ -92,7 +101,7 @@ def test_every_route_that_reads_a_body_has_its_limit(tmp_path: Path) -> None:
     async def ask() -> dict[str, Any]:
         services = build(load_settings({}, data_dir=tmp_path))
         hot = hot_paths(services.chats, services.speech, services.keys)
-        return hot | image_paths(services.images, services.keys, services.settings)
+        return hot | image_paths(services.images, services.keys, services.settings, services.site.request_failures)
 
     found = {path: endpoint.limits for path, endpoint in asyncio.run(ask()).items()}
     expected = {path.rstrip("/"): BodyLimits(*limits) for path, limits in LIMITS.items()}
@@ -127,7 +136,7 @@ def test_a_chat_may_carry_large_images(account: Account) -> None:
 
 def test_an_image_does_not_excuse_text(account: Account) -> None:
     body = chat(picture(5 * MB), padding="x" * (4 * MB))
-    assert "besides image data URLs" in check(send(account, OPENAI, body), OPENAI, 413, "body_too_large")
+    assert "besides images in base64" in check(send(account, OPENAI, body), OPENAI, 413, "body_too_large")
     # As it looks until it is complete, this is an image; then it turns out to be none.
     body = chat(picture(5 * MB).replace("A", "_"))
     check(send(account, OPENAI, body), OPENAI, 413, "body_too_large")
@@ -202,6 +211,8 @@ def test_a_length_that_lies_harms_nobody(account: Account) -> None:
         connection.sendall(head("POST", OPENAI, JSON | account.headers, 100) + b'{"model":')
     with closing(connect(account.server.port)) as connection:
         connection.sendall(head("POST", OPENAI, JSON | account.headers, 2) + b"{}" + b"[[[[" * 1000)
+        assert read_reply(connection).status == 400
+        # The rest is no request.
         assert read_reply(connection).status == 400
         with contextlib.suppress(ConnectionError):
             assert connection.recv(1) == b""
@@ -302,6 +313,27 @@ def test_what_parsing_refuses_in_the_thread_comes_out_of_it() -> None:
     scope = {"headers": [(b"content-type", b"application/json")]}
     with pytest.raises(ServiceError, match="1048576 bytes"):
         asyncio.run(read_parsed(parse, scope, receive, BodyLimits(20 * MB, 4 * MB)))
+
+
+@pytest.mark.parametrize(
+    ("body", "is_on_loop"),
+    [
+        (b"[%b0]" % (b"0," * 9_000), True),
+        (b"[%b0]" % (b"[]," * 9_999), True),
+        (b"[%b0]" % (b"[]," * 10_001), False),
+        (b'{"a":"%b"}' % (b"x" * 60_000), True),
+        (b'{"a":"%b"}' % (b"x" * 70_000), False),
+    ],
+)
+def test_up_to_20_000_nodes_are_decoded_on_the_loop(body: bytes, is_on_loop: bool) -> None:
+    threads: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {"headers": [(b"content-type", b"application/json")]}
+    asyncio.run(read_parsed(lambda _: threads.append(threading.get_ident()), scope, receive, BodyLimits(MB, MB)))
+    assert (threads == [threading.get_ident()]) == is_on_loop
 
 
 def test_messages_of_a_chat_are_refused_by_their_index_in_a_large_body(account: Account) -> None:

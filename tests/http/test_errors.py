@@ -23,6 +23,9 @@ PROMISED = {
     errors.FetchFailed: (400, "invalid_request_error", "fetch_failed", False),
     errors.BodyTooLarge: (413, "invalid_request_error", "body_too_large", False),
     errors.TooComplex: (413, "invalid_request_error", "too_complex", False),
+    errors.HeadTooLarge: (431, "invalid_request_error", "head_too_large", False),
+    errors.RequestTimeout: (408, "invalid_request_error", "request_timeout", True),
+    errors.TooManyConnections: (429, "rate_limit_error", "too_many_connections", True),
     errors.WrongContentType: (415, "invalid_request_error", "unsupported_media_type", False),
     errors.UnsupportedContentEncoding: (415, "invalid_request_error", "unsupported_content_encoding", False),
     errors.AccessDenied: (401, "authentication_error", "invalid_api_key", False),
@@ -87,3 +90,10 @@ def test_retry_after_is_sent_if_a_retry_makes_sense() -> None:
 
 def test_a_401_says_how_to_authenticate() -> None:
     assert (b"www-authenticate", b"Bearer") in error_headers(errors.AccessDenied("who?"))
+
+
+def test_the_operator_is_at_fault_for_a_5xx_and_for_the_rate_limit_of_an_upstream() -> None:
+    for kind, status, _ in TABLE:
+        assert kind.is_fault == (status >= 500 or kind is errors.EngineRateLimited), kind
+    # The caller asked for too much.
+    assert not errors.ReportTooLarge("too long").is_fault

@@ -216,7 +216,7 @@ def test_text_that_is_no_unicode_is_refused(size: int) -> None:
 def test_too_much_text_is_refused() -> None:
     around = len(b'{"a":""}')
     assert json_object(b'{"a":"%b"}' % (b"a" * (MOST_TEXT - around)))
-    with pytest.raises(BodyTooLarge, match="4 MB besides image data URLs"):
+    with pytest.raises(BodyTooLarge, match="4 MB besides images in base64"):
         json_object(b'{"a":"%b"}' % (b"a" * (MOST_TEXT - around + 1)))
 
 

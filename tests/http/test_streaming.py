@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from minitoolai.core.errors import AlreadySettled, ClientLeft, EngineError, Overloaded, ServiceError, StoreError
-from minitoolai.core.in_flight import Cancellation
+from minitoolai.core.in_flight import Cancellation, RunFailure
 from minitoolai.http.streaming import (
     EVENT_STREAM,
     StreamWriter,
@@ -61,6 +61,9 @@ class Run:
     def finish(self, error: ServiceError | None = None) -> None:
         self.steps.append(("finish", error and error.code))
 
+    def describe_failure(self, error: ServiceError) -> RunFailure:
+        return RunFailure("m", "far", error.code)
+
     def stop(self, reason: ServiceError) -> None:
         self.cancellation.cancel(reason)
 
@@ -111,7 +114,9 @@ def test_a_client_that_disconnects_stops_the_run() -> None:
 @pytest.mark.parametrize(
     ("failure", "code"), [(EngineError("broken"), "upstream_error"), (ZeroDivisionError("bug"), "internal_error")]
 )
-def test_a_failed_run_is_closed_with_its_error_and_not_ended(failure: Exception, code: str) -> None:
+def test_a_failed_run_is_closed_with_its_error_and_not_ended(
+    failure: Exception, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def work() -> None:
         run = Run()
         run.engine_error = failure
@@ -120,6 +125,8 @@ def test_a_failed_run_is_closed_with_its_error_and_not_ended(failure: Exception,
         assert error.code == code
         assert run.steps == ["open", ("close", code)]
         assert sent[-1]["more_body"]
+        # A bug is logged with its traceback, and that is its only line.
+        assert [record.levelname for record in caplog.records] == ["ERROR" if code == "internal_error" else "WARNING"]
 
     asyncio.run(work())
 

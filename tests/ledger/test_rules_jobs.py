@@ -203,5 +203,6 @@ def test_only_jobs_whose_lease_ended_have_lapsed(books: TemporaryBooks) -> None:
     submit(books, account, 1, 2, 3)
     claim(books, 1)
     claim(books, 2, now_ms=NOON_MS + 5)
-    assert jobs.expired_leases(books.connection, NOON_MS + LEASE_MS + 1) == [(1, account, 1)]
+    (lapsed,) = jobs.expired_leases(books.connection, NOON_MS + LEASE_MS + 1)
+    assert (lapsed.id, lapsed.account_id, lapsed.attempt) == (1, account, 1)
     assert len(jobs.expired_leases(books.connection, NOON_MS + LEASE_MS + 6)) == 2

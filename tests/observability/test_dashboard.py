@@ -63,7 +63,7 @@ def test_expressions_group_and_select_by_labels_of_their_metrics() -> None:
     for expression in expressions:
         labels = {label for name in _names(expression) if name in METRICS for label in METRICS[name].labels}
         for inside in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression):
-            assert {label.strip() for label in inside.split(",")} <= labels | {"le"}, expression
+            assert {label.strip() for label in inside.split(",")} <= labels | {"le", "instance"}, expression
         for selected in re.findall(r"\{(\w+)=", expression):
             assert selected in labels | {"job"}, expression
 

@@ -12,7 +12,8 @@ from minitoolai.core.clock import SystemClock
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.meters import Histogram, Meters
 from minitoolai.core.models import Outcome
-from minitoolai.observability.metrics import METRICS, metrics_address
+from minitoolai.observability.metrics import METRICS
+from minitoolai.observability.metrics_port import metrics_address
 from minitoolai.settings import Secret, Settings
 from tests.observability.conftest import TOKEN
 from tests.support import catalogs, manners

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.acceptance
 RUNS = {
     "python": (sys.executable, "py"),
     "openai": (sys.executable, "py"),
+    "anthropic": (sys.executable, "py"),
     "php": ("php", "php"),
     "javascript": ("node", "mjs"),
     "curl": ("bash", "sh"),
@@ -149,6 +150,22 @@ def test_the_speech_sample_writes_audio(tab: str, run: Run, account: Account, tm
     assert sound.startswith((b"ID3", b"\xff\xfb", b"\xff\xf3"))
     assert len(sound) > 5000
     assert account.settled() == 5_000_000_000 - 15_000 * len("Good morning. The coffee is ready.")
+
+
+def test_the_sample_for_anthropics_sdk_prints_the_response(run: Run, upstream: Upstream, account: Account) -> None:
+    upstream.behave = manners.answer(["Ätna, ", "雪 ", "🌋"])
+    assert "Ätna, 雪 🌋" in run("agents-anthropic")
+    assert upstream.last.body["max_completion_tokens"] == 200
+    assert "Invalid API key" in run("agents-anthropic", key="sk-mt-wrong", fails=True)
+    assert account.settled() < 5_000_000_000
+
+
+def test_the_lines_for_claude_code_are_those_that_are_tested(page: str) -> None:
+    # tests/clients/test_claude_code.py runs it with these variables.
+    lines = shown(page, "agents-claude").splitlines()
+    names = {line.removeprefix("export ").partition("=")[0] for line in lines[:-1]}
+    assert names <= set(re.findall(r'"(ANTHROPIC_\w+)"', Path("tests/support/claude_code.py").read_text()))
+    assert lines[-1] == "claude"
 
 
 def test_the_vision_sample_sends_an_image(run: Run, upstream: Upstream) -> None:

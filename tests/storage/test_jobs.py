@@ -89,7 +89,7 @@ def test_an_expired_lease_is_found_and_the_job_goes_back_with_its_turn(books: Te
     claim(books, 1)
     until_ms = NOON_MS + 10_000
     assert jobs.expired_leases(books.connection, until_ms) == []
-    assert jobs.expired_leases(books.connection, until_ms + 1) == [(1, account, 1)]
+    assert jobs.expired_leases(books.connection, until_ms + 1) == [jobs.StaleJob(1, account, 1, "m", "sketch", NOON_MS)]
     with books.connection.transaction():
         jobs.renew_leases(books.connection, [LeaseRenewal(1, 1, 5)], until_ms)
     assert books.apply(requeue(1, account, reason="lapsed", now_ms=until_ms)) == [Requeued(1)]
@@ -107,8 +107,8 @@ def test_jobs_that_wait_too_long_are_found_oldest_first(books: TemporaryBooks, a
     submit(books, account, 2, now_ms=NOON_MS + 10)
     claim(books, 3)
     assert jobs.jobs_waiting_since(books.connection, NOON_MS) == []
-    assert jobs.jobs_waiting_since(books.connection, NOON_MS + 1) == [(1, account)]
-    assert jobs.jobs_waiting_since(books.connection, NOON_MS + 11) == [(1, account), (2, account)]
+    assert [job.id for job in jobs.jobs_waiting_since(books.connection, NOON_MS + 1)] == [1]
+    assert [job.id for job in jobs.jobs_waiting_since(books.connection, NOON_MS + 11)] == [1, 2]
 
 
 def test_a_job_is_shown_with_the_number_of_jobs_ahead(books: TemporaryBooks, account: int) -> None:
@@ -117,7 +117,7 @@ def test_a_job_is_shown_with_the_number_of_jobs_ahead(books: TemporaryBooks, acc
     shown = [jobs.find(books.connection, job_id) for job_id in (1, 2, 3)]
     assert [job.ahead for job in shown if job is not None] == [0, 1, 2]
     assert shown[0] == jobs.JobDetails(
-        account, "queued", 0, 7, "m", None, None, None, None, "{}", "64x64", NOON_MS, None, 0
+        account, "queued", 0, 7, "m", None, None, None, None, "{}", "64x64", "sketch", NOON_MS, None, 0
     )
     assert jobs.find(books.connection, 9) is None
     assert jobs.find(books.connection, 10) is None
@@ -175,6 +175,21 @@ def test_a_worker_that_stops_or_is_silent_has_no_models(books: TemporaryBooks) -
         assert list(jobs.available_models(books.connection, NOON_MS + jobs.WORKER_TIMEOUT_MS)) == ["gpu"]
         jobs.unregister_worker(books.connection, "two")
     assert jobs.available_models(books.connection, NOON_MS + jobs.WORKER_TIMEOUT_MS) == {}
+
+
+def test_a_silent_worker_is_lost_for_half_an_hour_and_one_that_stops_is_not(books: TemporaryBooks) -> None:
+    def counts(after_ms: int) -> tuple[int, int]:
+        return jobs.count_workers(books.connection, NOON_MS + after_ms)
+
+    with books.connection.transaction():
+        for name in ("one", "two", "three"):
+            jobs.register_worker(books.connection, name, {"sketch": ["a"]}, NOON_MS)
+        jobs.unregister_worker(books.connection, "three")
+        jobs.register_worker(books.connection, "two", {"sketch": ["a"]}, NOON_MS + jobs.WORKER_LOST_MS)
+    assert counts(0) == (2, 0)
+    assert counts(jobs.WORKER_TIMEOUT_MS - 1) == (2, 0)
+    assert counts(jobs.WORKER_TIMEOUT_MS) == (1, 1)
+    assert counts(jobs.WORKER_LOST_MS) == (1, 0)
 
 
 def test_the_row_of_a_worker_is_deleted_after_a_day(books: TemporaryBooks) -> None:

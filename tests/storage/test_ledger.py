@@ -74,8 +74,10 @@ def test_holds_with_an_expired_lease_are_found(books: TemporaryBooks) -> None:
     books.apply(hold(1, account, 10), hold(2, account, 10, lease_ms=LEASE_MS + 5), hold(3, account, 10))
     books.apply(settle(3, account, 5, DONE))
     assert ledger.expired_chat_holds(books.connection, LEASE_MS) == []
-    assert ledger.expired_chat_holds(books.connection, LEASE_MS + 1) == [(1, account)]
-    assert ledger.expired_chat_holds(books.connection, LEASE_MS + 6) == [(1, account), (2, account)]
+    assert ledger.expired_chat_holds(books.connection, LEASE_MS + 1) == [
+        ledger.ExpiredHold(1, account, "chat", "gpt-4o-mini", "fake")
+    ]
+    assert [one.id for one in ledger.expired_chat_holds(books.connection, LEASE_MS + 6)] == [1, 2]
 
 
 #: Invariant → a change that violates it and no constraint of the schema.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,13 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "no.db").write_bytes(b"this is not a database, only a long enough text" * 50)
     with pytest.raises(StoreError, match=r"cannot open .*no\.db: file is not a database"):
         SqliteConnection(tmp_path / "no.db")
+
+
+def test_opening_a_connection_takes_no_write_lock(sqlite_books: TemporaryBooks) -> None:
+    with sqlite_books.connection.transaction():
+        sqlite_books.connection.execute("UPDATE accounts SET posted = posted")
+        began_s = time.monotonic()
+        SqliteConnection(sqlite_books.path, read_only=True).close()
+        SqliteConnection(sqlite_books.path).close()
+        assert time.monotonic() - began_s < 1
+    assert sqlite_books.rows("PRAGMA auto_vacuum") == [(2,)]

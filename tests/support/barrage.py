@@ -20,7 +20,7 @@ from typing import Any
 from tests.support.manners import completion
 from tests.support.uploads import connect, upload
 
-AT_ONCE = 4
+AT_ONCE = 8
 
 
 class Sink(socketserver.StreamRequestHandler):

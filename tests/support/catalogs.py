@@ -103,3 +103,9 @@ def _model(name: str, engine: str = "") -> str:
 def upstream(name: str, base_url: str, extra: str = "") -> str:
     """Return a model and the upstream behind it, both with this name."""
     return f'\n[engines.{name}]\nkind = "upstream"\nbase_url = "{base_url}"\n{extra}\n' + _model(name)
+
+
+def claude(name: str, base_url: str, extra: str = "", model: str = "") -> str:
+    """Return a model, and the server with Anthropic's API behind it."""
+    text = f'\n[engines.{name}]\nkind = "anthropic"\nbase_url = "{base_url}"\nfetches_images = true\n{PATIENT}{extra}\n'
+    return text + _model(model or name, name)

@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -25,11 +26,16 @@ class Exchange:
         self.path = path
         self.headers = headers
         self.raw = raw
-        self.body: dict[str, Any] = json.loads(raw or b"{}")
         #: Set when the other side is gone, whoever cut the connection.
         self.gone = connection.gone
         #: Events written before the other side left.
         self.events_sent = 0
+
+    @cached_property
+    def body(self) -> dict[str, Any]:
+        """The decoded body of a JSON request."""
+        decoded: dict[str, Any] = json.loads(self.raw or b"{}")
+        return decoded
 
     def send(self, data: bytes) -> None:
         """Write raw bytes; nothing if the other side has disconnected."""
@@ -115,7 +121,8 @@ class _Connection(asyncio.Protocol):
             return
         self._buffer = rest[length:]
         exchange = Exchange(self, lines[0].split(" ")[1], headers, rest[:length])
-        self._upstream.seen.append(exchange)
+        if self._upstream.records:
+            self._upstream.seen.append(exchange)
         task = asyncio.ensure_future(self._upstream.behave(exchange))
         self._upstream.tasks.add(task)
         task.add_done_callback(self._upstream.over)
@@ -124,8 +131,10 @@ class _Connection(asyncio.Protocol):
 class Upstream:
     """The server, on an event loop in a separate thread."""
 
-    def __init__(self, behave: Behaviour) -> None:
+    def __init__(self, behave: Behaviour, *, records: bool = True) -> None:
+        """`records`: keep every exchange in `seen`. Off for tests that run for hours."""
         self.behave = behave
+        self.records = records
         self.seen: list[Exchange] = []
         self.connections: set[_Connection] = set()
         self.tasks: set[asyncio.Future[None]] = set()
@@ -172,8 +181,15 @@ class Upstream:
         self._thread.join(10)
         assert not self.faults, self.faults
 
-    def _stop(self) -> None:
+    def hang_up(self) -> None:
+        """Close the port and every connection, as a server that died; further connections are refused."""
+        self._loop.call_soon_threadsafe(self._close)
+
+    def _close(self) -> None:
         self._server.close()
         for connection in self.connections:
             connection.transport.abort()
+
+    def _stop(self) -> None:
+        self._close()
         self._loop.stop()

@@ -17,6 +17,17 @@ def address(server: ServerProcess) -> str:
     return re.findall(r"metrics at (http://[^\s\"]+)", server.log.read_text())[-1]
 
 
+def by_labels(url: str, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+    """Return the sum of the samples of one metric by the values of these labels, without zeros."""
+    found: dict[tuple[str, ...], float] = {}
+    for family in text_string_to_metric_families(requests.get(url, timeout=10).text):
+        for sample in family.samples:
+            if sample.name == name and sample.value:
+                key = tuple(sample.labels[label] for label in labels)
+                found[key] = found.get(key, 0.0) + sample.value
+    return found
+
+
 def sums(url: str, token: str = "", **labels: str) -> dict[str, float]:
     """Return the sum of the samples with the given labels, by name."""
     headers = {"authorization": f"Bearer {token}"} if token else {}

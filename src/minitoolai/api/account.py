@@ -10,13 +10,14 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from minitoolai.api.anthropic_models import is_for_anthropic, model_info, model_page
 from minitoolai.availability import Offer, Reports
 from minitoolai.core.catalog import ChatModel, EmbeddingModel, ImageModel, SpeechModel, suggest_names
 from minitoolai.core.clock import generation_name
 from minitoolai.core.errors import InvalidRequest, ModelNotFound
 from minitoolai.core.models import Caller, Generation, UsageRow
 from minitoolai.core.money import format_dollars, format_pico
-from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, PICO_PER_NANO, Part, Prices, decode_parts
+from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, PICO_PER_NANO, PricedUnits, Prices, decode_parts
 from minitoolai.http.auth import authenticate
 from minitoolai.http.exports import csv_parts, export_response
 from minitoolai.http.routing import json_response, reads
@@ -94,8 +95,10 @@ async def generation(request: Request) -> Response:
 
 @reads("/v1/models")
 async def models(request: Request) -> Response:
-    """List every model with its price and the engine that would serve it now."""
+    """List every model with its price and the engine that would serve it now, or in the format of Anthropic."""
     await _caller(request)
+    if is_for_anthropic(request):
+        return json_response(model_page(request, [offer.model for offer in _reports(request).offers()]))
     return json_response({"object": "list", "data": [_model(offer) for offer in _reports(request).offers()]})
 
 
@@ -108,7 +111,7 @@ async def model(request: Request) -> Response:
     found = offered.get(name)
     if found is None:
         raise ModelNotFound(f"there is no model {name[:80]!r}; {suggest_names(name, offered)}", param="model")
-    return json_response(_model(reports.offer(found)))
+    return json_response(model_info(found) if is_for_anthropic(request) else _model(reports.offer(found)))
 
 
 @reads("/v1/audio/voices")
@@ -239,7 +242,7 @@ def _cost_details(g: Generation) -> list[dict[str, Any]]:
         parts = decode_parts(g.price_split)
     else:
         units = (("input", g.input_units, g.price_input), ("output", g.output_units, g.price_output))
-        parts = [Part(name, count, price * PICO_PER_NANO) for name, count, price in units if count]
+        parts = [PricedUnits(name, count, price * PICO_PER_NANO) for name, count, price in units if count]
     return [
         {
             "bucket": part.bucket,

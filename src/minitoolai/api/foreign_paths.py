@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 
 _CHAT, _TEXT, _VECTORS, _MODELS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models"
+_MESSAGES = "/v1/messages"
 _SPEECH, _IMAGES = "/v1/audio/speech", "/v1/images/generations"
 #: Paths of other services → ours. Azure's deployments, Gemini's models and Ollama's API are the most frequent.
 _FOREIGN: tuple[tuple[str, str], ...] = (
@@ -17,11 +18,13 @@ _FOREIGN: tuple[tuple[str, str], ...] = (
     (r"/api/embed(dings?)?", _VECTORS),
     (r"/api/(tags|ps|show|models)", _MODELS),
     (r"(/v1|/openai)?/(engines|deployments)", _MODELS),
-    (r"/v\d/(messages(/.*)?|complete|chat|generate)", _CHAT),
+    (r"/(v\d/)?messages(/.*)?", _MESSAGES),
+    (r"/v\d/complete", _MESSAGES),
+    (r"/v\d/(chat|generate)", _CHAT),
     (r"/v1/fim/completions", _TEXT),
     (r"/v\d/embed", _VECTORS),
     (r"/model/[^/]+/(invoke|converse).*", _CHAT),
-    (r"/(chat|generate|generate_stream|messages)", _CHAT),
+    (r"/(chat|generate|generate_stream)", _CHAT),
     (r"/(completion|completions|infill)", _TEXT),
     (r"/(embed|embedding|embeddings)", _VECTORS),
 )
@@ -35,6 +38,8 @@ _ENDS = (
     ("/completions", _TEXT),
     ("/embeddings", _VECTORS),
     ("/responses", "/v1/responses"),
+    ("/messages/count_tokens", "/v1/messages/count_tokens"),
+    ("/messages", _MESSAGES),
     ("/models", _MODELS),
 )
 

@@ -15,16 +15,19 @@ from starlette.responses import Response
 
 from minitoolai.accounts.keys import KeyVerifier
 from minitoolai.api import account, openapi
+from minitoolai.api.anthropic_models import is_for_anthropic
 from minitoolai.api.foreign_paths import path_meant
 from minitoolai.chat.dialects.completions import CompletionsDialect
 from minitoolai.chat.dialects.embeddings import EmbeddingsDialect
+from minitoolai.chat.dialects.messages import CountTokensEndpoint, MessagesEndpoint
 from minitoolai.chat.dialects.responses import ResponsesDialect
 from minitoolai.chat.endpoint import ChatDialect, ChatEndpoint
 from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import InvalidRequest, NotFound, ServiceError
 from minitoolai.http.asgi import App
 from minitoolai.http.bodies import KB, LARGEST_BODY, BodyLimits
-from minitoolai.http.errors import error_body, error_headers, status_and_type
+from minitoolai.http.errors import MESSAGES_PATHS, error_body, error_headers, status_of
+from minitoolai.http.failure_limits import FailureLimits
 from minitoolai.http.large_json import MOST_TEXT
 from minitoolai.http.routing import json_response, reads
 from minitoolai.images import endpoints as images
@@ -78,6 +81,8 @@ def hot_paths(chats: ChatService, speech: SpeechService, keys: KeyVerifier) -> d
     api = ChatEndpoint(chats, keys, ChatDialect("api"), CHAT)
     openai = ChatEndpoint(chats, keys, ChatDialect("openai"), CHAT)
     responses = ChatEndpoint(chats, keys, ResponsesDialect(chats.clock), CHAT)
+    messages = MessagesEndpoint(chats, keys, CHAT)
+    count_tokens = CountTokensEndpoint(chats, keys, CHAT)
     text = ChatEndpoint(chats, keys, CompletionsDialect(), TEXT)
     embeddings = ChatEndpoint(chats, keys, EmbeddingsDialect(), TEXT)
     speak = SpeechEndpoint(speech, keys, TEXT)
@@ -90,6 +95,10 @@ def hot_paths(chats: ChatService, speech: SpeechService, keys: KeyVerifier) -> d
         "/v1/completions/": text,
         "/v1/responses": responses,
         "/v1/responses/": responses,
+        "/v1/messages": messages,
+        "/v1/messages/": messages,
+        "/v1/messages/count_tokens": count_tokens,
+        "/v1/messages/count_tokens/": count_tokens,
         "/v1/embeddings": embeddings,
         "/v1/embeddings/": embeddings,
         "/api/texttospeech": speak,
@@ -99,12 +108,16 @@ def hot_paths(chats: ChatService, speech: SpeechService, keys: KeyVerifier) -> d
     }
 
 
-def image_paths(jobs: Images, keys: KeyVerifier, settings: Settings) -> dict[str, App]:
+#: Paths whose requests carry a signature instead of a key; what fails there is limited by address.
+SIGNED = frozenset(route.path_format for route in (images.events, images.cancel, images.download))
+
+
+def image_paths(jobs: Images, keys: KeyVerifier, settings: Settings, failures: FailureLimits) -> dict[str, App]:
     """Return the handlers of image jobs that take a body, by path."""
     service, delivery = jobs.service, jobs.delivery
     endpoints: dict[str, App] = {
         "/api/texttoimage": images.SubmitEndpoint(keys, service, TEXT, insecure_webhooks=settings.webhook_insecure),
-        "/api/texttoimage/jobs": images.PollEndpoint(service, delivery.links, POLL),
+        "/api/texttoimage/jobs": images.PollEndpoint(service, delivery.links, POLL, failures),
         "/v1/images/generations": images.GenerateEndpoint(
             keys, service, delivery, TEXT, timeout_s=settings.total_timeout_s
         ),
@@ -126,6 +139,9 @@ def other_paths(**state: Any) -> Starlette:
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
+    if request.scope.get("path_template") in SIGNED:
+        failures: FailureLimits = request.app.state.failures
+        return _error_response(request, failures.error_for(request.scope, error))
     return _error_response(request, error)
 
 
@@ -151,8 +167,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 def _error_response(request: Request, error: ServiceError) -> Response:
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    body = error_body(error, request.scope["path"])
-    return Response(body, status_and_type(error)[0], headers, "application/json")
+    path = MESSAGES_PATHS if is_for_anthropic(request) else request.scope["path"]
+    return Response(error_body(error, path), status_of(error, path), headers, "application/json")
 
 
 def _nearest_path(path: str) -> str:

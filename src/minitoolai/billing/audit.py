@@ -12,12 +12,14 @@ from minitoolai.billing.audit_position import AuditPosition, check_from
 from minitoolai.billing.charging import LEASE_MS
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import Overloaded, SettingsError, StoreError
+from minitoolai.core.meters import INTERRUPTED, Meters
 from minitoolai.core.money import parse_dollars
 from minitoolai.ledger.types import Recover, Settled
 from minitoolai.settings import Settings
 from minitoolai.storage import ledger
 from minitoolai.storage.audit import insert_closed
 from minitoolai.storage.database import Database, Row
+from minitoolai.storage.ledger import ExpiredHold
 from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ class Auditor:
         healthy_for_s: float = LEASE_MS / 1000,
         in_flight: Callable[[], Set[int]] = frozenset,
         max_shortfall: int | None = None,
+        meters: Meters | None = None,
     ) -> None:
         """Store the collaborators.
 
@@ -49,6 +52,7 @@ class Auditor:
         cost beyond its holds, in nano-dollars, that an engine may cause in a day without an alert.
         """
         self._max_shortfall = max_shortfall
+        self._meters = meters or Meters()
         self._database = database
         self._writer = writer
         self._clock = clock
@@ -80,8 +84,10 @@ class Auditor:
             if expired and not force:
                 expired = await self._not_in_flight(expired)
             futures = [
-                self._writer.submit(Recover(hold, account, now_ms, force, lease_now_ms)) for hold, account in expired
+                self._writer.submit(Recover(hold.id, hold.account_id, now_ms, force, lease_now_ms)) for hold in expired
             ]
+            for hold, future in zip(expired, futures, strict=True):
+                self._meters.ended(hold.kind, hold.model, hold.id, INTERRUPTED, 0, now_ms, future, engine=hold.engine)
             results = await asyncio.gather(*(future for future in futures if future is not None))
             done = sum(isinstance(result, Settled) and not result.repeated for result in results)
             recovered += done
@@ -91,7 +97,7 @@ class Auditor:
             log.warning("recovered %d holds with expired leases; each was charged its last checkpoint", recovered)
         return recovered
 
-    async def _not_in_flight(self, expired: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    async def _not_in_flight(self, expired: list[ExpiredHold]) -> list[ExpiredHold]:
         """Return those of these holds that no run of this process owns. After a pause, all leases have expired."""
         try:
             # A hold may be committed before its caller resumes. Once the writer is flushed, its run is registered.
@@ -99,7 +105,7 @@ class Auditor:
         except StoreError as error:
             raise Overloaded(f"The database cannot be written: {error}") from error
         in_flight = self._in_flight()
-        return [(hold, account) for hold, account in expired if hold not in in_flight]
+        return [hold for hold in expired if hold.id not in in_flight]
 
     async def check(self) -> dict[str, list[Row]]:
         """Check what is new and all balances, and log violations as critical. Check all open days every hour."""

@@ -29,6 +29,7 @@ from minitoolai.core.errors import (
     StoreError,
 )
 from minitoolai.core.inference import ChatRequest
+from minitoolai.core.logs import SummedLog
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import Caller, GenerationState, IdempotencyClaim, NewGeneration, Outcome
 from minitoolai.core.money import format_dollars
@@ -136,9 +137,15 @@ class Reservation(msgspec.Struct, frozen=True):
     price_output: int
     kind: str
     model: str
+    #: The engine that was chosen first.
+    engine: str = ""
     #: Reserved from the rate limits of its account and key.
     limit_usage: UsageReservation | None = None
     work: Work | None = None
+
+
+#: Log line for requests that were refused before they had a generation.
+REFUSALS = "refused requests for model %s at %s (%s): %d in the last minute"
 
 
 class Charging:
@@ -157,6 +164,8 @@ class Charging:
         self._writer = writer
         self._clock = clock
         self._limits = limits
+        writer.on_late = self._settled_late
+        self.refusals = SummedLog(log, logging.WARNING, REFUSALS)
 
     async def reserve(
         self,
@@ -223,13 +232,13 @@ class Charging:
             result = await future
         except StoreError as error:
             if isinstance(error, CommitInDoubt):
-                self._writer.submit(self._release(hold.hold_id, caller.account_id), wait=False)
+                self._release(hold)
             raise Overloaded(
                 "The ledger cannot be written at the moment. Nothing was charged; try again.", retry_after_s=5
             ) from error
         except asyncio.CancelledError:
             # The caller is gone, but the hold may still be committed. Queue its release behind it.
-            self._writer.submit(self._release(hold.hold_id, caller.account_id), wait=False)
+            self._release(hold)
             raise
         if not isinstance(result, Held):
             if claim is not None:
@@ -244,16 +253,23 @@ class Charging:
             generation.price_output,
             generation.kind,
             generation.model,
+            generation.engine,
             work=Work(caller.key_id, generation.model, now_ms),
         )
 
     def settle(
-        self, reservation: Reservation, cost: int, outcome: Outcome, *, is_last: bool = False
+        self,
+        reservation: Reservation,
+        cost: int,
+        outcome: Outcome,
+        *,
+        error: ServiceError | None = None,
+        is_last: bool = False,
     ) -> asyncio.Future[Result] | None:
         """Queue the charge. Await the returned future to know that it is durable.
 
-        Synchronous, so that it can run in a `finally`. `is_last`: no other response is in flight, so the writer need
-        not wait to group this charge with others (group commit).
+        Synchronous, so that it can run in a `finally`. `error` ended the generation. `is_last`: no other response is in
+        flight, so the writer need not wait to group this charge with others (group commit).
         """
         if reservation.limit_usage is not None and self._limits is not None:
             tokens = outcome.input_units + outcome.output_units if reservation.limit_usage.tokens else 0
@@ -264,8 +280,21 @@ class Charging:
             charge = self._traced_settle(self._spans, settle, is_last=is_last)
         else:
             charge = self._writer.submit(settle, is_last=is_last)
-        self.meters.ended(reservation.kind, reservation.model, reservation.hold_id, outcome, cost, now_ms, charge)
+        self.meters.ended(
+            reservation.kind,
+            reservation.model,
+            reservation.hold_id,
+            outcome,
+            cost,
+            now_ms,
+            charge,
+            engine=reservation.engine,
+            is_fault=error is None or error.is_fault,
+        )
         return charge
+
+    def _settled_late(self, operation: Settle, result: Result) -> None:
+        self.meters.settled_late(operation.hold_id, result)
 
     def _traced_settle(self, spans: Spans, settle: Settle, *, is_last: bool) -> asyncio.Future[Result] | None:
         span = spans.start_settle(settle.hold_id, settle.cost, settle.outcome)
@@ -273,6 +302,11 @@ class Charging:
         if span is not None:
             spans.end_settle(span, charge)
         return charge
+
+    def count_refusal(self, engine: str, model: str, error: ServiceError) -> None:
+        """Count and log a request that was refused before it began, although neither it nor its caller is at fault."""
+        self.meters.refused(engine, model)
+        self.refusals.add(model, engine, error.code)
 
     def keep_alive(
         self, reservation: Reservation, progress: int, on_lost: Callable[[ServiceError], None] | None = None
@@ -290,9 +324,21 @@ class Charging:
         else:
             self._writer.renew(checkpoint, lambda result: _report_lost_hold(reservation, result, on_lost))
 
-    def _release(self, hold_id: int, account_id: int) -> Settle:
-        outcome = Outcome(state="cancelled", error_code="client_left")
-        return Settle(hold_id, account_id, 0, self._clock.now_ms(), outcome)
+    def _release(self, hold: PlaceHold) -> None:
+        """Queue the release of a hold whose caller is gone."""
+        outcome, now_ms, generation = Outcome("cancelled", error_code="client_left"), hold.now_ms, hold.generation
+        release = self._writer.submit(Settle(hold.hold_id, hold.account_id, 0, self._clock.now_ms(), outcome))
+        self.meters.ended(
+            hold.kind,
+            generation.model,
+            hold.hold_id,
+            outcome,
+            0,
+            now_ms,
+            release,
+            engine=generation.engine,
+            began_ms=now_ms,
+        )
 
 
 async def wait_until_durable(charge: asyncio.Future[Result], *, within_s: float) -> None:
@@ -319,11 +365,8 @@ def _time_out(charge: asyncio.Future[Result]) -> None:
 
 
 def _report_lost_hold(reservation: Reservation, result: Result, on_lost: Callable[[ServiceError], None]) -> None:
-    log.error(
-        "%s: checkpoint failed, the hold was already settled or is missing (%s); was this process paused?",
-        generation_name(reservation.hold_id),
-        result,
-    )
+    # The failure of the response is logged when it ends.
+    log.info("%s: the hold was settled elsewhere or is missing (%s)", generation_name(reservation.hold_id), result)
     on_lost(interrupted())
 
 

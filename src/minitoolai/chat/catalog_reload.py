@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from minitoolai.chat.service import ChatService
-from minitoolai.core.catalog import Catalog, EngineEntry
+from minitoolai.core.catalog import Catalog
 from minitoolai.core.errors import CatalogError
 from minitoolai.engines.protocols import ChatEngine
 
@@ -34,7 +34,7 @@ class CatalogReload:
         """Return a summary of what changed. Raise CatalogError or SettingsError, and change nothing, for a mistake."""
         old, new = self._chats.catalog, self._read()
         used = {name for model in [*new.chat.values(), *new.embeddings.values()] for name in model.engines}
-        not_running = sorted(name for name in used - self._engines.keys() if not _is_remote(new.engines[name]))
+        not_running = sorted(name for name in used - self._engines.keys() if not new.engines[name].is_upstream)
         reasons = [*why_restart(old, new), *(f"[engines.{name}] is not running" for name in not_running)]
         if reasons:
             raise CatalogError(f"{'; '.join(reasons)}: restart the server for this change")
@@ -58,7 +58,7 @@ def why_restart(old: Catalog, new: Catalog) -> Iterator[str]:
     fixed |= {name for model in new.images.values() for name in model.engines}
     for name, entry in new.engines.items():
         before = old.engines.get(name)
-        if entry != before and (name in fixed or not _is_remote(entry) or (before and not _is_remote(before))):
+        if entry != before and (name in fixed or not entry.is_upstream or (before and not before.is_upstream)):
             yield f"[engines.{name}] {'is new' if before is None else 'has changed'}"
     for section, mine, theirs in (("speech", old.speech, new.speech), ("image", old.images, new.images)):
         for name in mine.keys() ^ theirs.keys():
@@ -66,10 +66,6 @@ def why_restart(old: Catalog, new: Catalog) -> Iterator[str]:
         for name in mine.keys() & theirs.keys():
             if msgspec.structs.replace(mine[name], price=0) != msgspec.structs.replace(theirs[name], price=0):
                 yield f"[{section}.{name}] has changed in more than its price"
-
-
-def _is_remote(entry: EngineEntry) -> bool:
-    return entry.kind == "upstream"
 
 
 def _summary(old: Catalog, new: Catalog) -> str:

@@ -40,11 +40,15 @@ class ChunkWithoutUsage(msgspec.Struct):
 
 def full_usage(usage: Usage) -> Usage:
     """Return the usage with a total and both detail objects, filling in those that the engine left out."""
+    read = usage.prompt_tokens_details or TokenDetails()
+    if read.cache_write_1h_tokens is not msgspec.UNSET:
+        # Only for the price: OpenAI's format does not have it.
+        read = msgspec.structs.replace(read, cache_write_1h_tokens=msgspec.UNSET)
     return Usage(
         usage.prompt_tokens,
         usage.completion_tokens,
         usage.prompt_tokens + usage.completion_tokens,
-        usage.prompt_tokens_details or TokenDetails(),
+        read,
         usage.completion_tokens_details or CompletionDetails(),
     )
 

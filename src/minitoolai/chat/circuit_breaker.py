@@ -13,6 +13,7 @@ Every process keeps its own state, from its own requests. All times are from the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Set
 
 from minitoolai.core.errors import (
@@ -24,6 +25,8 @@ from minitoolai.core.errors import (
     EngineUnavailable,
     Overloaded,
 )
+
+log = logging.getLogger(__name__)
 
 #: Each failed probe doubles the cooldown, up to this multiple of the first one.
 MAX_COOLDOWN_FACTOR = 16
@@ -69,11 +72,16 @@ class CircuitBreaker:
         "_rate_limited_until_s",
         "failing",
         "is_closed",
+        "name",
         "seen",
     )
 
-    def __init__(self, *, failure_threshold: int, cooldown_s: float) -> None:
-        """Create a closed circuit. `failure_threshold` is the least number of failures that open it; 0: never."""
+    def __init__(self, name: str = "", *, failure_threshold: int, cooldown_s: float) -> None:
+        """Create a closed circuit for the engine of this name, for the log.
+
+        `failure_threshold` is the least number of failures that open it; 0: never.
+        """
+        self.name = name
         self._failure_threshold = failure_threshold
         self._cooldown_s = cooldown_s
         self._failed_probes = 0
@@ -123,6 +131,18 @@ class CircuitBreaker:
         """Return True if the upstream is rate limiting this model, as opposed to failing."""
         return self._rate_limited_until_s.get(model, 0.0) > now_s
 
+    def is_resting(self, now_s: float) -> bool:
+        """Return True if requests are refused now because of failures: of all accounts, not only of some.
+
+        A circuit that is open only for the accounts that failed counts if no other account sends requests.
+        """
+        if self._open_until_s is None or (now_s >= self._open_until_s and not self._is_probing):
+            return False
+        if self._is_for_all:
+            return True
+        since_s = now_s - WINDOW_S
+        return all(account in self._causes for account, at_s in self.seen.items() if at_s > since_s)
+
     def on_request(self, account_id: int, now_s: float) -> bool:
         """Record that a request is sent, while the circuit is not closed. Return True if it is the probe."""
         self.seen[account_id] = now_s
@@ -137,6 +157,7 @@ class CircuitBreaker:
         """Record a complete response: close the circuit, unless the request was sent before it opened."""
         self.failing.pop(account_id, None)
         if self._open_until_s is not None and (is_probe or started_s >= self._opened_s):
+            log.warning("%s has recovered; its circuit is closed", self.name)
             self._open_until_s, self._is_probing, self._failed_probes = None, False, 0
             self._is_for_all = False
             self.failing.clear()
@@ -216,6 +237,10 @@ class CircuitBreaker:
         self.is_closed = self._open_until_s is None and not self._rate_limited_until_s
 
     def _open(self, now_s: float, causes: Set[int], *, is_for_all: bool) -> None:
+        """Open the circuit. Only the first opening is logged, not the failed probes after it, up to the recovery."""
+        if self._open_until_s is None or is_for_all != self._is_for_all:
+            whom = "every account" if is_for_all else f"{len(causes)} accounts"
+            log.warning("%s fails; its circuit is open for %s, for %g s at first", self.name, whom, self._cooldown_s)
         self._open_until_s = now_s + self._cooldown_s * min(2**self._failed_probes, MAX_COOLDOWN_FACTOR)
         self._opened_s = now_s
         self._causes, self._is_for_all = causes, is_for_all

@@ -348,14 +348,16 @@ def _prompt_details(usage: Json) -> TokenDetails | None:
     cached = _first_count(details, _CACHED_NAMES) or _first_count(usage, _CACHED_NAMES)
     written = _first_count(details, _WRITTEN_NAMES) or _first_count(usage, _WRITTEN_NAMES)
     creation = usage.get("cache_creation")
-    hourly = _count(creation.get("ephemeral_1h_input_tokens")) if isinstance(creation, dict) else None
+    hourly = _count(details.get("cache_write_1h_tokens"))
+    if hourly is None and isinstance(creation, dict):
+        hourly = _count(creation.get("ephemeral_1h_input_tokens"))
     if not details and cached is None and written is None:
         return None
     return TokenDetails(
         cached or 0,
         _count(details.get("audio_tokens")) or 0,
-        written or UNSET,
-        hourly or UNSET,
+        UNSET if written is None else written,
+        UNSET if hourly is None else hourly,
         _count(details.get("image_tokens")) or UNSET,
     )
 

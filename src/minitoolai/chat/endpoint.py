@@ -14,12 +14,13 @@ from minitoolai.chat.request import DialectName, parse_chat
 from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import ChatService
 from minitoolai.core.errors import ClientLeft, InvalidRequest, ServiceError
+from minitoolai.core.in_flight import RunFailure
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.request_fields import header_of_names
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, header, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
-from minitoolai.http.errors import error_body, error_event, status_and_type
+from minitoolai.http.errors import error_body, last_event
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import (
     EVENT_STREAM,
@@ -44,6 +45,9 @@ class DialectRun(StreamRun, Protocol):
 class Dialect(Protocol):
     """Request and response format of one API, such as OpenAI's responses."""
 
+    #: Errors have the format of this path: "" for OpenAI's.
+    path: str
+
     def parse(self, body: bytes) -> ChatRequest:
         """Return the validated request. InvalidRequest names the field."""
 
@@ -57,7 +61,19 @@ class Dialect(Protocol):
         """Return the event that ends a stream which failed after it began."""
 
 
-class ChatDialect:
+class OpenAIErrors:
+    """The errors of a dialect in OpenAI's format."""
+
+    path = ""
+
+    def map_error(self, error: ServiceError) -> ServiceError:
+        return error
+
+    def error_frame(self, adapted: DialectRun, error: ServiceError) -> bytes:
+        return last_event(error, self.path)
+
+
+class ChatDialect(OpenAIErrors):
     """Format of chat completions, ours or OpenAI's. Needs no translation."""
 
     def __init__(self, dialect: DialectName) -> None:
@@ -68,12 +84,6 @@ class ChatDialect:
 
     def adapt(self, run: ChatRun) -> DialectRun:
         return run
-
-    def map_error(self, error: ServiceError) -> ServiceError:
-        return error
-
-    def error_frame(self, adapted: DialectRun, error: ServiceError) -> bytes:
-        return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
 
 
 class DialectTranslator(Protocol):
@@ -123,6 +133,9 @@ class DialectAdapter:
     async def close(self, error: ServiceError | None = None) -> None:
         await self._run.close(error)
 
+    def describe_failure(self, error: ServiceError) -> RunFailure:
+        return self._run.describe_failure(error)
+
     def stop(self, reason: ServiceError) -> None:
         self._run.stop(reason)
 
@@ -140,9 +153,10 @@ class ChatEndpoint:
         self.limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request: ChatRequest | None = None
         try:
             if scope["method"] != "POST":
-                await _refuse_method(scope, send)
+                await refuse_method(scope, send, self._dialect.path)
                 return
             caller = await authenticate(scope, self._keys)
             request = await read_parsed(self._dialect.parse, scope, receive, self.limits)
@@ -150,7 +164,9 @@ class ChatEndpoint:
         except ClientLeft:
             return
         except ServiceError as error:
-            await respond_error(send, self._dialect.map_error(error), [])
+            if request is not None and error.is_fault:
+                self._chats.count_refusal(request, error)
+            await respond_error(send, self._dialect.map_error(error), [], self._dialect.path)
             return
         run.cancellation.arm()
         set_generation(scope, run.name)
@@ -160,10 +176,10 @@ class ChatEndpoint:
             await _respond(run, self._dialect, receive, send)
 
 
-async def _refuse_method(scope: Scope, send: Send) -> None:
+async def refuse_method(scope: Scope, send: Send, path: str) -> None:
     """Send a 405, or a 426 to a client that requests a WebSocket: Codex then immediately sends the request by POST."""
     if header(scope, b"upgrade").lower() != b"websocket":
-        await method_not_allowed(send)
+        await method_not_allowed(send, path)
         return
     error = InvalidRequest("WebSockets are not supported here. Send the request by POST.", code="method_not_allowed")
     await respond(send, 426, error_body(error), [JSON, (b"upgrade", b"HTTP/1.1"), (b"connection", b"upgrade")])
@@ -180,7 +196,7 @@ async def _stream(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) 
     if out.has_begun:
         await out.write(dialect.error_frame(adapted, error), is_last=True)
     else:
-        await respond_error(send, dialect.map_error(error), _headers(run))
+        await respond_error(send, dialect.map_error(error), _headers(run), dialect.path)
 
 
 async def _respond(run: ChatRun, dialect: Dialect, receive: Receive, send: Send) -> None:
@@ -198,7 +214,7 @@ async def _respond(run: ChatRun, dialect: Dialect, receive: Receive, send: Send)
     if isinstance(result, bytes):
         await respond(send, 200, result, [JSON, *_headers(run)])
     elif result is not None and not isinstance(result, ClientLeft):
-        await respond_error(send, dialect.map_error(result), _headers(run))
+        await respond_error(send, dialect.map_error(result), _headers(run), dialect.path)
 
 
 def _headers(run: ChatRun) -> Headers:

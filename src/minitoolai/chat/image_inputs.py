@@ -52,13 +52,17 @@ class ImageInputs:
             raise InvalidRequest(f"messages contain {len(images)} images; send at most {MAX_IMAGES}", param="messages")
         await asyncio.gather(*(self._load(image, field, must_fetch, as_png) for image, field in images))
 
+    async def check_url(self, url: str, field: str) -> None:
+        """Check a URL that an engine will fetch itself. Raises UrlForbidden or FetchFailed."""
+        async with self._fetch_slots:
+            await self._check(url, field)
+
     async def _load(self, image: dict[str, Any], field: str, must_fetch: bool, as_png: bool) -> None:
         url: str = image["url"]
         if url.startswith("data:"):
             image["url"] = await run_in_body_thread(_check_data_url, url, field)
         elif not must_fetch:
-            async with self._fetch_slots:
-                await self._check(url, field)
+            await self.check_url(url, field)
         else:
             async with self._fetch_slots:
                 response = await self._fetch(url, field)

@@ -24,6 +24,7 @@ from minitoolai.core.errors import (
     Overloaded,
     ServiceError,
 )
+from minitoolai.core.logs import SummedLog
 from minitoolai.core.meters import Meters
 from minitoolai.core.models import EngineAttempt
 from minitoolai.core.tracing import Span, Spans
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 #: Longest wait before a retry. If it would take longer, the error is returned and the caller decides.
 MAX_RETRY_WAIT_S = 3.0
 _FIRST_BACKOFF_S = 0.3
+#: Log lines that sum up a minute.
+FALLBACKS = "chats of model %s that failed at %s (%s) succeeded at %s: %d in the last minute"
+RATE_LIMITS = "%s is rate limiting model %s and rests for it: %d times in the last minute"
 Check = Callable[[ChatEngine], None]
 
 
@@ -136,14 +140,6 @@ class Route:
         engine = await self._retry_rate_limited(error) or next(self._untried(), None)
         if engine is None:
             engine = await self._wait_for_retry(error)
-        # Log the code only: the upstream's error message may quote the prompt.
-        log.warning(
-            "upstream %s failed for model %s (%s); falling back to %s",
-            self.engine.name,
-            self._model,
-            error.code,
-            engine.name,
-        )
         self.engine = engine
         self._attempt_started_s = self._router.clock.steady_s()
 
@@ -198,11 +194,14 @@ class Route:
         self._retry_wait_s.pop(name, None)
         now_s, account_id, started_s = self._router.clock.steady_s(), self._account_id, self._attempt_started_s
         if error is None:
+            self._log_fallbacks()
             breaker.on_success(account_id, started_s, is_probe=self._is_probe)
         elif isinstance(error, ClientLeft):
             breaker.on_cancel(is_probe=self._is_probe)
         else:
             breaker.on_failure(error, self._model, account_id, started_s, now_s, is_probe=self._is_probe)
+            if isinstance(error, EngineRateLimited) and breaker.is_limited(self._model, now_s):
+                self._router.rate_limits.add(name, self._model)
             self._router.meters.engine_failed(name, error.code)
             if error.retryable and not had_begun and not isinstance(error, EngineTimeout | EngineBroken):
                 self._set_retry_wait(name, error)
@@ -216,6 +215,11 @@ class Route:
                     round((now_s - self._attempt_started_s) * 1000),
                 )
             )
+
+    def _log_fallbacks(self) -> None:
+        """Log the failed attempts of a request that succeeded after all. Codes only: messages may quote the prompt."""
+        for attempt in self.attempts:
+            self._router.fallbacks.add(self._model, attempt.engine, attempt.error_code, self.engine.name)
 
     def _set_retry_wait(self, name: str, error: ServiceError) -> None:
         """Set how long to wait before a retry. A request that is too large for a rate limit is not retried."""
@@ -243,7 +247,9 @@ class Router:
         self.clock = clock
         self._configured: dict[tuple[str, ...], list[ChatEngine]] = {}
         #: By engine name.
-        self.breakers = {name: _breaker_for(catalog.engines.get(name)) for name in engines}
+        self.breakers = {name: _breaker_for(name, catalog.engines.get(name)) for name in engines}
+        self.fallbacks = SummedLog(log, logging.INFO, FALLBACKS)
+        self.rate_limits = SummedLog(log, logging.WARNING, RATE_LIMITS)
 
     def on_catalog_change(self, changed: Iterable[str]) -> None:
         """Choose anew after the catalog was replaced. Engines that changed get a closed circuit breaker.
@@ -252,7 +258,7 @@ class Router:
         """
         self._configured.clear()
         for name in changed:
-            self.breakers[name] = _breaker_for(self._catalog.engines.get(name))
+            self.breakers[name] = _breaker_for(name, self._catalog.engines.get(name))
 
     def retries(self, name: str) -> int:
         """Return how often one request may be retried with this engine."""
@@ -267,7 +273,7 @@ class Router:
         usable: list[ChatEngine] = []
         for name in model.engines:
             engine = self._engines[name]
-            is_upstream = self._catalog.engines[name].kind == "upstream"
+            is_upstream = self._catalog.engines[name].is_upstream
             # Skip embedded engines once an upstream is usable: checking their readiness reads files.
             if (usable and not is_upstream) or engine.why_not_ready() is not None:
                 continue
@@ -346,10 +352,10 @@ def _capable(engines: list[ChatEngine], check: Check) -> list[ChatEngine]:
     return capable
 
 
-def _breaker_for(entry: EngineEntry | None) -> CircuitBreaker:
-    if entry is None or entry.kind != "upstream":
-        return CircuitBreaker(failure_threshold=0, cooldown_s=1.0)
-    return CircuitBreaker(failure_threshold=entry.cooldown_after, cooldown_s=entry.cooldown_s)
+def _breaker_for(name: str, entry: EngineEntry | None) -> CircuitBreaker:
+    if entry is None or not entry.is_upstream:
+        return CircuitBreaker(name, failure_threshold=0, cooldown_s=1.0)
+    return CircuitBreaker(name, failure_threshold=entry.cooldown_after, cooldown_s=entry.cooldown_s)
 
 
 def encode_attempts(attempts: list[EngineAttempt]) -> str | None:

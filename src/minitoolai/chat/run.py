@@ -20,13 +20,21 @@ from minitoolai.billing.charging import Charging, Reservation, state_after, wait
 from minitoolai.chat.chunks import Chunk
 from minitoolai.chat.completion import NormalizedCompletion, completion_texts, normalize_completion
 from minitoolai.chat.normalizer import ChunkNormalizer
+from minitoolai.chat.passthrough import MessagesPassthrough, check_message
 from minitoolai.chat.recording import RecordingNormalizer
 from minitoolai.chat.router import Route, encode_attempts
 from minitoolai.core.catalog import ImageTokens
 from minitoolai.core.clock import Clock, created_ms, generation_name
 from minitoolai.core.counting import LEAST_SHARE, Delivered, Judgement, PromptCount, estimate, least_prompt
 from minitoolai.core.errors import ClientLeft, EngineFull, EngineTimeout, ServiceError
-from minitoolai.core.in_flight import Cancellation, CheckpointSchedule, StreamOutput, break_silence, has_died
+from minitoolai.core.in_flight import (
+    Cancellation,
+    CheckpointSchedule,
+    RunFailure,
+    StreamOutput,
+    break_silence,
+    has_died,
+)
 from minitoolai.core.inference import ChatRequest, Usage
 from minitoolai.core.models import Outcome
 from minitoolai.core.prices import Prices
@@ -115,7 +123,9 @@ class ChatRun:
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _new_events(self, head: Chunk | None = None) -> ChunkNormalizer:
-        kind = ChunkNormalizer if self.engine.tokenizer is None else RecordingNormalizer
+        kind: type[ChunkNormalizer] = ChunkNormalizer if self.engine.tokenizer is None else RecordingNormalizer
+        if self.request.messages_form is not None and self.engine.speaks_messages:
+            kind = MessagesPassthrough
         return kind(
             forwards=self.engine.complete_chunks,
             include_usage=self.request.include_usage,
@@ -321,15 +331,40 @@ class ChatRun:
         # Store it before counting: it must be charged even if the client disconnects meanwhile.
         completion = self._completion = self._normalize(body)
         if self.engine.tokenizer is not None and self._must_count(completion.judgement):
-            texts = await _in_counter(completion_texts, completion.body)
+            texts = await in_counter(completion_texts, completion.body)
             await self._count(Delivered(len(texts), completion.size, texts))
             completion = self._normalize(body)
         self._completion, self.events.served_model = completion, completion.model
         self._first_token_s = self._service.clock.steady_s()
         return completion.body
 
+    @property
+    def passes_through(self) -> bool:
+        """True if the engine's response is in the format of the request already."""
+        return isinstance(self.events, MessagesPassthrough)
+
+    @property
+    def expected_prompt(self) -> int:
+        """The tokens of the prompt by our own count or, if the engine can, by the engine's."""
+        return self._prompt.tokens
+
     def _normalize(self, body: bytes) -> NormalizedCompletion:
-        completion = normalize_completion(
+        if self.request.messages_form is not None and self.passes_through:
+            completion = check_message(
+                body,
+                prompt=self._prompt,
+                max_output=self._max_output(),
+                model=self.request.model,
+                engine=self.engine.name,
+            )
+        else:
+            completion = self._normalize_chat(body)
+        if completion.judgement.doubts and self._must_check_prompt(completion.judgement):
+            return self._normalize(body)
+        return completion
+
+    def _normalize_chat(self, body: bytes) -> NormalizedCompletion:
+        return normalize_completion(
             body,
             forwards=self.engine.complete_chunks,
             name=self.name,
@@ -342,9 +377,6 @@ class ChatRun:
             model=self.request.model,
             engine=self.engine.name,
         )
-        if completion.judgement.doubts and self._must_check_prompt(completion.judgement):
-            return self._normalize(body)
-        return completion
 
     def final_events(self) -> bytes:
         """Return the events to send once the charge is durable."""
@@ -387,7 +419,7 @@ class ChatRun:
     async def _count(self, delivered: Delivered) -> None:
         """Count the prompt and the delivered text with the engine's tokenizer, in a thread."""
         image_tokens = self._service.image_tokens(self.request.model)
-        counted = await _in_counter(estimate, self.request, delivered, self.engine.tokenizer, image_tokens)
+        counted = await in_counter(estimate, self.request, delivered, self.engine.tokenizer, image_tokens)
         self._counted = counted
         prompt = min(counted.prompt_tokens, self._prompt.most)
         least = min(self._prompt.least, prompt // LEAST_SHARE)
@@ -441,7 +473,7 @@ class ChatRun:
             )
             self._service.charging.meters.fell_short(self.engine.name, cost - self.reservation.amount)
         self._charge = self._service.charging.settle(
-            self.reservation, cost, self._outcome(judgement, error), is_last=is_last
+            self.reservation, cost, self._outcome(judgement, error), error=error, is_last=is_last
         )
 
     def _report_doubts(self, judgement: Judgement) -> None:
@@ -540,6 +572,14 @@ class ChatRun:
             if response is not None:
                 await response.close()
 
+    def describe_failure(self, error: ServiceError) -> RunFailure:
+        """Return the model, the engine and the reason of a failure, for the log. Codes only: messages quote prompts."""
+        attempts = self.route.attempts
+        reason = error.code
+        if len(attempts) > 1:
+            reason += f", after {', '.join(f'{one.engine}: {one.error_code}' for one in attempts)}"
+        return RunFailure(self.request.model, self.engine.name, reason)
+
     def stop(self, reason: ServiceError) -> None:
         """Cancel the run with this error: a timeout, a client that disconnected, a server that stops."""
         self.cancellation.cancel(reason)
@@ -601,7 +641,8 @@ class ChatRun:
             self.stop(error)
 
 
-async def _in_counter(function: Callable[..., T], *arguments: object) -> T:
+async def in_counter(function: Callable[..., T], *arguments: object) -> T:
+    """Run a function that counts with a tokenizer in a thread, one at a time."""
     return await asyncio.get_running_loop().run_in_executor(_COUNTER, lambda: function(*arguments))
 
 

@@ -7,17 +7,18 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from minitoolai.accounts.keys import check_model
 from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging
 from minitoolai.chat.image_inputs import ImageInputs
 from minitoolai.chat.router import Router
-from minitoolai.chat.run import ChatRun
+from minitoolai.chat.run import ChatRun, in_counter
 from minitoolai.core.catalog import Catalog, ChatModel, ImageTokens
 from minitoolai.core.clock import Clock
-from minitoolai.core.counting import PromptCount, expect_prompt
-from minitoolai.core.errors import ContextExceeded, InvalidRequest, RateLimited
+from minitoolai.core.counting import PromptCount, estimate_prompt, estimate_tokens, expect_prompt
+from minitoolai.core.errors import ContextExceeded, InvalidRequest, ModelNotFound, RateLimited, ServiceError
 from minitoolai.core.in_flight import InFlight
-from minitoolai.core.inference import ChatRequest, Usage
+from minitoolai.core.inference import ChatRequest, MessagesForm, Usage
 from minitoolai.core.models import Caller, NewGeneration
 from minitoolai.core.request_fields import named_bytes
 from minitoolai.core.tracing import Spans
@@ -28,6 +29,11 @@ log = logging.getLogger(__name__)
 #: Abandoned responses of one account that are read to their end at the same time. All of them are read; an account
 #: with more gets a 429 for new requests until they end.
 MAX_DRAINING = 64
+#: Remedy for a prompt that exceeds the context of an embedded model, which most often comes from an agent.
+_FOR_AGENTS = (
+    ". A coding agent's first prompt has about 20,000 tokens, which needs an upstream: have the operator set the key "
+    "of one, such as MINITOOLAI_OPENAI_API_KEY"
+)
 #: Maximum number of models that an error message suggests.
 MAX_SUGGESTIONS = 5
 
@@ -88,6 +94,8 @@ class ChatService:
             model, lambda engine: check_capabilities(request, model, engine, self), caller.account_id
         )
         engine = route.engine
+        if request.messages_form is not None:
+            await self._fit_messages_form(request, request.messages_form, model, engine)
         if request.extras or request.dropped or request.dropped_tools:
             self._drop_fields(request, model, engine)
         if request.images:
@@ -99,7 +107,9 @@ class ChatService:
         bound = pricing.chat_bound(model, prompt_tokens=max_prompt, limit=limit, choices=request.choices)
         generation = NewGeneration("chat", model.name, engine.name, model.prices.input_nano, model.prices.output_nano)
         reservation = await self.charging.reserve(caller, bound, generation)
-        request.clamped = reservation.units < limit
+        # The limit of a Messages request is lowered to what the model can generate, and the response tells it.
+        asked = limit if request.messages_form is None else request.limit or limit
+        request.clamped = reservation.units < asked
         if prompt_tokens is None:
             prompt = expect_prompt(request, model.image_tokens, max_prompt)
         else:
@@ -107,6 +117,15 @@ class ChatService:
         run = ChatRun(self, request, route, reservation, prompt, model.prices)
         self.in_flight.add(run)
         return run
+
+    def count_refusal(self, request: ChatRequest, error: ServiceError) -> None:
+        """Count a request that was refused although it is valid, for the first of the engines that serve its model."""
+        try:
+            model = self._model(request)
+        except ModelNotFound:
+            return
+        engine = next(iter(self.routes.candidates(model)), None)
+        self.charging.count_refusal(model.engines[0] if engine is None else engine.name, model.name, error)
 
     def _drop_fields(self, request: ChatRequest, model: ChatModel, engine: ChatEngine) -> None:
         """Record the fields that this engine does not receive, and count the bytes of those that an engine receives."""
@@ -118,6 +137,41 @@ class ChatService:
         request.dropped = dropped
         forwards = frozenset[str]().union(*(self.engines[name].forwards for name in model.engines))
         request.other_bytes += named_bytes(request.extras, forwards)
+
+    async def count_tokens(self, caller: Caller, request: ChatRequest) -> int:
+        """Return the prompt tokens of a Messages request: by the engine if it can, else our estimate."""
+        self.in_flight.check_open()
+        model = self._model(request)
+        check_model(caller, model.name)
+        route = self.routes.choose(
+            model, lambda engine: check_capabilities(request, model, engine, self), caller.account_id
+        )
+        engine = route.engine
+        if request.images:
+            await self._image_inputs.load(request, must_fetch=not route.fetches_images)
+        counted = await engine.count_messages(request)
+        if counted is not None:
+            return counted
+        return await in_counter(estimate_prompt, request, model.image_tokens, engine.tokenizer)
+
+    async def _fit_messages_form(
+        self, request: ChatRequest, form: MessagesForm, model: ChatModel, engine: ChatEngine
+    ) -> None:
+        """Complete the chat of a Messages request, now that its engine is known."""
+        request.other_bytes += min(form.document_bytes, model.context)
+        for url, field in form.urls:
+            await self._image_inputs.check_url(url, field)
+        fields = request.fields
+        if form.effort is not None and model.reasoning_effort:
+            fields["reasoning_effort"] = form.effort
+            if not engine.speaks_messages and engine.unsupported_field(request) == "reasoning_effort":
+                del fields["reasoning_effort"]
+        if engine.speaks_messages:
+            request.extras.pop("top_k", None)
+        elif not self._refuses_unknown_fields:
+            request.dropped += form.dropped
+            if "reasoning_effort" not in fields:
+                request.dropped += form.effort_fields
 
     def _model(self, request: ChatRequest) -> ChatModel:
         if request.embed is not None:
@@ -173,10 +227,13 @@ class ChatService:
 
 def check_capabilities(request: ChatRequest, model: ChatModel, engine: ChatEngine, chats: ChatService) -> None:
     """Raise InvalidRequest for a field that this model cannot honour on this engine, suggesting models that can."""
+    if request.messages_form is not None and (refusal := _refusal(request.messages_form, engine)) is not None:
+        raise refusal
     if request.images and not accepts_images(model, engine):
         raise InvalidRequest(vision_unavailable_reason(model, engine, chats), param="messages")
     field = engine.unsupported_field(request)
     if field is not None:
+        _check_size(request, model, engine)
         others = models_supporting(chats, lambda _, other: other.unsupported_field(request) is None)
         raise InvalidRequest(
             f"{field} is not supported by {engine.name}, which serves {model.name} here; leave it out"
@@ -187,6 +244,29 @@ def check_capabilities(request: ChatRequest, model: ChatModel, engine: ChatEngin
         raise InvalidRequest(
             f"max_completion_tokens is {request.limit} and {model.name} generates at most {model.max_output}; lower it",
             param="max_completion_tokens",
+        )
+
+
+def _refusal(form: MessagesForm, engine: ChatEngine) -> InvalidRequest | None:
+    """Return why this engine cannot serve a Messages request, or None if it can."""
+    if not engine.speaks_messages:
+        return form.refusal
+    if form.urls and not engine.fetches_images:
+        _, field = form.urls[0]
+        return InvalidRequest(
+            f"{field}: {engine.name} does not fetch documents here; send the document as base64", param=field
+        )
+    return None
+
+
+def _check_size(request: ChatRequest, model: ChatModel, engine: ChatEngine) -> None:
+    """Raise ContextExceeded for a prompt that the engine could not read even without the field that it lacks."""
+    context, tokens = engine.context_tokens(), estimate_tokens(request.text_bytes)
+    if context is not None and context < model.context and tokens > context:
+        raise ContextExceeded(
+            f"the prompt has about {tokens} tokens, but the context of {model.name} here is {context} tokens"
+            + _FOR_AGENTS,
+            param="messages",
         )
 
 
@@ -233,7 +313,8 @@ def output_limit(request: ChatRequest, model: ChatModel, context: int | None, pr
     if room < 1 or (request.limit is not None and not request.limit_is_default and limit > room):
         raise ContextExceeded(
             f"the prompt has {prompt_tokens} tokens and the request allows {limit} output tokens, but the context of "
-            f"{model.name} here is {window} tokens for both: shorten the messages or lower max_completion_tokens",
+            f"{model.name} here is {window} tokens for both: shorten the messages or lower max_completion_tokens"
+            + (_FOR_AGENTS if window < model.context and prompt_tokens > window else ""),
             param="messages",
         )
     return min(limit, room)

@@ -104,7 +104,7 @@ def _access(settings: Settings) -> Iterator[_Access]:
 
 def _lock(settings: Settings, stack: ExitStack) -> Path:
     """Keep servers away from a SQLite file. Raise SettingsError if one is running."""
-    from minitoolai.http.server import exclusive_data_dir
+    from minitoolai.http.serving.server import exclusive_data_dir
 
     path = Path(database_url(settings).removeprefix(SQLITE))
     stack.enter_context(exclusive_data_dir(settings.data_dir))

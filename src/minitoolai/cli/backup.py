@@ -139,7 +139,7 @@ async def _write_files(
 
 def restore(settings: Settings, options: argparse.Namespace) -> int:
     """Restore into an empty database; return 1 if the ledger does not add up afterwards."""
-    from minitoolai.http.server import exclusive_data_dir
+    from minitoolai.http.serving.server import exclusive_data_dir
 
     url = database_url(settings)
     with ExitStack() as stack:

@@ -135,7 +135,8 @@ def with_models(text: str, provider: str, models: list[ProviderModel], markup: D
     engines: Any = document.setdefault("engines", tomlkit.table(is_super_table=True))
     if engine not in engines:
         entry = tomlkit.table()
-        entry.update({"kind": "upstream", "base_url": address, "needs_key": True})
+        kind = "anthropic" if provider == "anthropic" else "upstream"
+        entry.update({"kind": kind, "base_url": address, "needs_key": True})
         engines[engine] = entry
     costs: Any = engines[engine].setdefault("costs", tomlkit.table(is_super_table=True))
     sold: Any = document.setdefault("chat", tomlkit.table(is_super_table=True))

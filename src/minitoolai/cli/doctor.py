@@ -133,7 +133,7 @@ def _check_traces(settings: Settings) -> str:
 def warnings(settings: Settings) -> Iterator[str]:
     """Yield `subject: risk; remedy` for settings that work but should be changed."""
     from minitoolai.engines.tokenizers import why_no_tokenizers
-    from minitoolai.observability.metrics import is_loopback
+    from minitoolai.observability.metrics_port import is_loopback
 
     free = shutil.disk_usage(settings.data_dir).free
     if free < MIN_FREE_BYTES:
@@ -231,7 +231,7 @@ def _first_models(services: Services) -> dict[str, str]:
     found: dict[str, str] = {}
     for model in services.chats.catalog.chat.values():
         for name in model.engines:
-            is_upstream = services.chats.catalog.engines[name].kind == "upstream"
+            is_upstream = services.chats.catalog.engines[name].is_upstream
             if is_upstream and services.engines[name].why_not_ready() is None:
                 found.setdefault(name, model.name)
     return found

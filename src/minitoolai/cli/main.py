@@ -28,6 +28,7 @@ from minitoolai.cli import (
     serve,
 )
 from minitoolai.core.errors import CatalogError, ServiceError, SettingsError, StoreError
+from minitoolai.engines.fetching import FetchError
 
 EXAMPLES = """examples:
   minitoolai serve --demo                          server, account with $5, key, and a curl command to paste
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     try:
         sys.exit(options.run(options) or 0)
-    except (CatalogError, ServiceError, SettingsError, StoreError) as error:
+    except (CatalogError, FetchError, ServiceError, SettingsError, StoreError) as error:
         sys.stderr.write(f"minitoolai: {error}\n")
         sys.exit(1)
     except BrokenPipeError:

@@ -17,7 +17,7 @@ import msgspec
 from minitoolai.cli.common import CLOCK
 from minitoolai.core.errors import InvalidRequest
 
-#: Provider of the package → engine of the catalog and its address. All speak OpenAI's API.
+#: Provider of the package → engine of the catalog and its address. All but Anthropic speak OpenAI's API.
 ENGINES = {
     "anthropic": ("anthropic", "https://api.anthropic.com/v1"),
     "cerebras": ("cerebras", "https://api.cerebras.ai/v1"),

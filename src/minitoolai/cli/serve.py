@@ -21,7 +21,7 @@ from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, say, wr
 from minitoolai.cli.fetch import size_text, why_too_little_memory
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.money import parse_dollars
-from minitoolai.core.threads import CONTROL, close_pools
+from minitoolai.core.threads import CONTROL, close_pools, limit_arenas
 from minitoolai.engines.fetching import fetchable_models, is_fetched, models_dir
 from minitoolai.paths import load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
@@ -68,6 +68,7 @@ def worker(settings: Settings, options: argparse.Namespace) -> None:
     from minitoolai.bootstrap import build
 
     check_worker(settings, options.kinds)
+    limit_arenas()
     prepare(settings)
     tighten_data_dir(settings)
     asyncio.run(_work(build(settings), lambda where: say(f"MiniToolAI draws for {where}")))
@@ -88,7 +89,9 @@ def check_worker(settings: Settings, kinds: str) -> None:
 
 async def _work(services: Services, ready: Callable[[str], None]) -> None:
     """Claim jobs until SIGTERM, then finish or requeue the current ones; a second signal does not wait."""
-    from minitoolai.observability.metrics import MetricsPage, MetricsPort
+    from minitoolai.observability.metrics import MetricsPage
+    from minitoolai.observability.metrics_port import MetricsPort
+    from minitoolai.observability.watchdog import Watchdog
 
     worker, loop = services.images.worker, asyncio.get_running_loop()
     # A worker exists for images alone, so its engines start before the first job.
@@ -104,14 +107,13 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
     def on_notify(channel: str | None, _: str | None) -> None:
         loop.call_soon_threadsafe(worker.events.notify_queued)
 
-    metrics = MetricsPort(
-        services.settings,
-        MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None).render,
-    )
+    watchdog = Watchdog(lambda _: None)
+    page = MetricsPage(services.metric_sources(), lambda: "stopping" if stopping.is_set() else None, watchdog.longest_s)
+    metrics = MetricsPort(services.settings, page.render)
     registration = services.database.membership((JOBS_CHANNEL,), on_notify)
     await metrics.open()
     services.writer.start()
-    working = asyncio.create_task(worker.run())
+    working = [asyncio.create_task(worker.run()), asyncio.create_task(watchdog.run())]
     try:
         if registration is not None:
             await CONTROL.run(registration.start)
@@ -119,8 +121,9 @@ async def _work(services: Services, ready: Callable[[str], None]) -> None:
         await stopping.wait()
         await _first(worker.drain(services.settings.drain_timeout_s), forced.wait())
     finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
         await asyncio.gather(*(engine.stop() for engine in services.images.engines.values()))
         await metrics.close()
         await services.http.close()
@@ -149,9 +152,10 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     """Serve until stopped: as one process, as the supervisor of several, or as one of those."""
     from minitoolai import app
     from minitoolai.bootstrap import build
-    from minitoolai.http import server, supervisor
+    from minitoolai.http.serving import server, supervisor
 
     _check_shared(settings)
+    limit_arenas()
     server.allow_many_connections()
     if options.listening is not None:
         # One of several processes, started by the supervisor, which has prepared everything.

@@ -220,9 +220,10 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Engine in the file. Which fields apply depends on `kind`."""
 
-    #: upstream: any OpenAI-compatible server. llama, hibari, piper, sketch: embedded engines. webui: images by a Stable
-    #: Diffusion web UI. diffusers: images on a local GPU. fake: deterministic, for tests.
-    kind: Literal["upstream", "llama", "hibari", "piper", "sketch", "webui", "diffusers", "fake"]
+    #: upstream: any OpenAI-compatible server. anthropic: chats by a server with Anthropic's API; what is said of an
+    #: upstream applies to it, too. llama, hibari, piper, sketch: embedded engines. webui: images by a Stable Diffusion
+    #: web UI. diffusers: images on a local GPU. fake: deterministic, for tests.
+    kind: Literal["upstream", "anthropic", "llama", "hibari", "piper", "sketch", "webui", "diffusers", "fake"]
     #: upstream: URL of the server, up to and including /v1. webui: its URL, such as http://host:7860.
     base_url: str = ""
     #: upstream: it is available only if its API key is set; additional headers of every request.
@@ -283,9 +284,19 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str = ""
     embeds: bool = False
     pooling: Literal["", "mean", "cls", "last"] = ""
+    #: anthropic: how its models reason if a chat has a `reasoning_effort`: `adaptive` sends the effort, `budget` a
+    #: number of tokens, for models before Claude 4.6. `none`: a chat with `reasoning_effort` is rejected.
+    thinking: Literal["adaptive", "budget", "none"] = "adaptive"
+    #: anthropic: its models accept a JSON schema for the response. Otherwise they get it as a tool that must be called.
+    structured_outputs: bool = True
     #: fake: tokens per response, and the delay in milliseconds before each token or spoken sentence.
     tokens: Count = 16
     delay_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+    @property
+    def is_upstream(self) -> bool:
+        """Return True for a server that is called over HTTP: it has a circuit breaker, and others can take over."""
+        return self.kind in ("upstream", "anthropic")
 
     def served_name(self, model: str) -> str:
         """Return the upstream's name of a model of the catalog."""
@@ -312,6 +323,8 @@ class ChatEntry(PricesEntry, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     image_tokens: ImageTokens | None = None
     #: other prices for long prompts, as tables `[[chat."model".tiers]]`, by ascending length.
     tiers: tuple[TierEntry, ...] = ()
+    #: the model accepts `reasoning_effort`, so that `thinking` of /v1/messages is translated to it; else it is dropped.
+    reasoning_effort: bool = False
 
 
 class ChatModel(msgspec.Struct, frozen=True):
@@ -323,6 +336,7 @@ class ChatModel(msgspec.Struct, frozen=True):
     max_output: int
     engines: tuple[str, ...]
     image_tokens: ImageTokens | None
+    reasoning_effort: bool = False
 
 
 class EmbeddingEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -58,11 +58,12 @@ _SECTIONS: dict[str, Any] = {
 #: Types of the tables inside entries, by key.
 _NESTED: dict[str, Any] = {"image_tokens": ImageTokens, "tiers": TierEntry, "costs": UpstreamCost}
 #: Engine kinds by capability.
-_CHAT_KINDS = ("upstream", "llama", "fake")
+_CHAT_KINDS = ("upstream", "anthropic", "llama", "fake")
+_EMBEDDING_KINDS = ("upstream", "llama", "fake")
 _SPEECH_KINDS = ("upstream", "hibari", "piper", "fake")
 _IMAGE_KINDS = ("upstream", "webui", "diffusers", "sketch", "fake")
 #: Kinds that need no `model`: their responses carry a name of their own or that of the weights.
-_NAMED_ELSEWHERE = ("upstream", "webui", "diffusers", "sketch")
+_NAMED_ELSEWHERE = ("upstream", "anthropic", "webui", "diffusers", "sketch")
 
 
 def read_catalog(path: Path) -> Catalog:
@@ -110,7 +111,7 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
             None,
             "an engine's name is lower-case letters, digits and _, as in variable names",
         )
-    if engine.kind == "upstream" and not engine.base_url.startswith(("http://", "https://")):
+    if engine.is_upstream and not engine.base_url.startswith(("http://", "https://")):
         raise _at(text, table, "base_url", 'an upstream needs base_url = "https://host/v1"')
     if engine.kind == "webui" and engine.base_url and not engine.base_url.startswith(("http://", "https://")):
         raise _at(text, table, "base_url", 'a webui has base_url = "http://host:7860", or none until you set it')
@@ -120,6 +121,8 @@ def _check_engine(text: str, name: str, engine: EngineEntry) -> None:
         raise _at(text, table, "headers", why_bad)
     if engine.kind not in _NAMED_ELSEWHERE and not engine.model:
         raise _at(text, table, "model", f'a {engine.kind} engine needs model = "the name that responses carry"')
+    if engine.kind == "anthropic" and engine.tokenizer:
+        raise _at(text, table, "tokenizer", "Anthropic's tokenizer is not public; remove the line")
     if (invalid := find_invalid_cost(engine)) is not None:
         raise _at(text, table, *invalid)
     for field in engine.forwards:
@@ -147,6 +150,7 @@ def _check_chat(text: str, name: str, entry: ChatEntry, engines: dict[str, Engin
         entry.max_output,
         tuple(entry.engines),
         entry.image_tokens,
+        entry.reasoning_effort,
     )
 
 
@@ -156,7 +160,7 @@ def _check_embedding(text: str, name: str, entry: EmbeddingEntry, engines: dict[
         prices = read_prices(PricesEntry(input=entry.input, output="0"))
     except InvalidPrice as error:
         raise _at(text, table, error.key, error.remedy) from None
-    _check_order(text, table, entry.engines, engines, _CHAT_KINDS, "make embeddings")
+    _check_order(text, table, entry.engines, engines, _EMBEDDING_KINDS, "make embeddings")
     for engine in entry.engines:
         if engines[engine].kind == "llama" and not engines[engine].embeds:
             raise _at(text, table, "engines", f"the engine {engine} needs embeds = true to make embeddings")
@@ -278,8 +282,8 @@ def _remedy(what: str, known: dict[str, Any]) -> str:
         return f"{what}; write it in quotes"
     if "Invalid enum value" in what:
         return (
-            f"{what}; the kinds are upstream, llama, hibari, piper, sketch, webui, diffusers and fake, the "
+            f"{what}; the kinds are upstream, anthropic, llama, hibari, piper, sketch, webui, diffusers and fake, the "
             "limit fields max_completion_tokens and max_tokens, the schedules discrete and trailing, the "
-            "tokenizers o200k and cl100k"
+            "tokenizers o200k and cl100k, the ways of thinking adaptive, budget and none"
         )
     return what

@@ -207,7 +207,8 @@ def expect_prompt(request: ChatRequest, image_tokens: ImageTokens | None, most: 
     """Return our count of a prompt, believing reports from a quarter of its text up to `most`."""
     text = _prompt_text_tokens(request)
     images = _image_tokens(request, image_tokens) if request.images else 0
-    return PromptCount(min(max(1, text + images), most), text // LEAST_SHARE, most)
+    may_shrink = request.messages_form is not None and request.messages_form.may_shrink
+    return PromptCount(min(max(1, text + images), most), 0 if may_shrink else text // LEAST_SHARE, most)
 
 
 def least_prompt(request: ChatRequest) -> int:
@@ -353,6 +354,12 @@ def _details_fit(usage: Usage) -> bool:
         and 0 <= (written.accepted_prediction_tokens or 0) <= whole
         and 0 <= (written.rejected_prediction_tokens or 0) <= whole
     )
+
+
+def _writes_fit(read: TokenDetails, whole: int) -> bool:
+    """Return True if not more tokens were written to a cache than the prompt has beside those read from one."""
+    written, for_an_hour = read.cache_write_tokens or 0, read.cache_write_1h_tokens or 0
+    return 0 <= for_an_hour <= written and written + (read.cached_tokens or 0) <= whole
 
 
 def _within(usage: Usage, prompt: int, output: int) -> Usage:

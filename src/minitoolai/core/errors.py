@@ -6,6 +6,7 @@ ServiceError
 │   ├── ContentRefused      the operator's prompt policy
 │   ├── UrlForbidden, FetchFailed   URLs in a request
 │   ├── BodyTooLarge        TooComplex: too many lists and objects
+│   ├── HeadTooLarge, RequestTimeout   the connection is closed
 │   ├── WrongContentType    not JSON
 │   │   └── UnsupportedContentEncoding   packed in a way that is not unpacked here
 │   └── NotFound, Gone
@@ -20,6 +21,7 @@ ServiceError
 │   ├── EngineFull          the queue of one engine is full
 │   └── ReportTooLarge      a report takes longer than its time limit
 ├── RateLimited             the caller exceeded its rate limit
+│   └── TooManyConnections  its address has too many open connections
 ├── ClientLeft              the client disconnected
 └── EngineError             the engine failed
     ├── EngineRefused       it rejected this request (4xx)
@@ -42,11 +44,13 @@ from __future__ import annotations
 class ServiceError(Exception):
     """Root of all errors reported to callers; by itself, an internal error.
 
-    `code` is stable and public, `param` names the field at fault, `retryable` is advice to the caller.
+    `code` is stable and public, `param` names the field at fault, `retryable` is advice to the caller. `is_fault`: this
+    server or its engine is at fault, so the operator should know; otherwise the request or its caller is the cause.
     """
 
     code = "internal_error"
     retryable = False
+    is_fault = True
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class InvalidRequest(ServiceError):
     """The request is invalid. The message says what to change."""
 
     code = "invalid_request"
+    is_fault = False
 
 
 class ContextExceeded(InvalidRequest):
@@ -129,6 +134,19 @@ class TooComplex(BodyTooLarge):
     code = "too_complex"
 
 
+class HeadTooLarge(InvalidRequest):
+    """The request line and the headers are too large, or there are too many headers."""
+
+    code = "head_too_large"
+
+
+class RequestTimeout(InvalidRequest):
+    """The client began a request and did not send the rest of it in time."""
+
+    code = "request_timeout"
+    retryable = True
+
+
 class WrongContentType(InvalidRequest):
     """The Content-Type of the request is not JSON."""
 
@@ -145,18 +163,21 @@ class AccessDenied(ServiceError):
     """The API key is missing or unknown."""
 
     code = "invalid_api_key"
+    is_fault = False
 
 
 class KeyForbids(ServiceError):
     """The API key is valid, but not for this model or from this IP address."""
 
     code = "key_forbids"
+    is_fault = False
 
 
 class BudgetExceeded(ServiceError):
     """The key has used up its budget for today, this month or in total. `needed` and `left` in nano-dollars."""
 
     code = "budget_exceeded"
+    is_fault = False
 
     def __init__(self, message: str, *, needed: int, left: int) -> None:
         super().__init__(message)
@@ -168,6 +189,7 @@ class InsufficientBalance(ServiceError):
     """The account cannot pay for the request. `needed` and `available` in nano-dollars."""
 
     code = "insufficient_balance"
+    is_fault = False
 
     def __init__(self, message: str, *, needed: int, available: int) -> None:
         super().__init__(message)
@@ -179,12 +201,14 @@ class IdempotencyMismatch(ServiceError):
     """This Idempotency-Key was sent with a different request within 24 hours. A new request needs a new key."""
 
     code = "idempotency_mismatch"
+    is_fault = False
 
 
 class IdempotencyInFlight(ServiceError):
     """The first request with this Idempotency-Key is still running. Retry to get its response."""
 
     code = "idempotency_in_flight"
+    is_fault = False
     retryable = True
 
 
@@ -192,6 +216,7 @@ class IdempotencySpent(ServiceError):
     """The first request with this Idempotency-Key was charged, but its response is not stored. Send a new key."""
 
     code = "idempotency_spent"
+    is_fault = False
 
 
 class Overloaded(ServiceError):
@@ -210,19 +235,28 @@ class ReportTooLarge(Overloaded):
 
     code = "report_too_large"
     retryable = False
+    is_fault = False
 
 
 class RateLimited(ServiceError):
     """The caller exceeded a rate limit. `retry_after_s` says when to retry."""
 
     code = "rate_limit_exceeded"
+    is_fault = False
     retryable = True
+
+
+class TooManyConnections(RateLimited):
+    """The client's address has as many open connections as it may have. The new one is closed."""
+
+    code = "too_many_connections"
 
 
 class ClientLeft(ServiceError):
     """The client disconnected. The output produced until then is charged."""
 
     code = "client_left"
+    is_fault = False
 
 
 class EngineError(ServiceError):
@@ -236,6 +270,7 @@ class EngineRefused(EngineError):
     """The engine rejected the request, for a reason that the caller can fix."""
 
     code = "invalid_request"
+    is_fault = False
     retryable = False
 
 

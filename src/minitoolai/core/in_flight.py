@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import EngineError, Overloaded, ServiceError, internal_error
@@ -27,6 +27,14 @@ CHECKPOINT_EVERY_S = 1.0
 HEARTBEAT_AFTER_S = 15.0
 #: Fill a group up to this size before using the next one, so that checkpoints share a commit.
 MIN_GROUP_SIZE = 32
+
+
+class RunFailure(NamedTuple):
+    """What the log says about a response that failed."""
+
+    model: str
+    engine: str
+    reason: str
 
 
 class InFlightRun(Protocol):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from minitoolai.core.errors import InvalidRequest
 from minitoolai.core.marks import SpeechMark
 from minitoolai.core.models import GenerationState
 
@@ -75,6 +76,50 @@ class Usage(msgspec.Struct, frozen=True):
         details = TokenDetails(0, self.prompt_tokens_details.audio_tokens)
         return msgspec.structs.replace(self, prompt_tokens_details=details)
 
+    @property
+    def cache_write_tokens(self) -> int:
+        """Return the prompt tokens written to the engine's cache, for any time."""
+        details = self.prompt_tokens_details
+        return (details.cache_write_tokens or 0) if details else 0
+
+    @property
+    def cache_write_1h_tokens(self) -> int:
+        """Return those of `cache_write_tokens` that are kept for an hour."""
+        details = self.prompt_tokens_details
+        return (details.cache_write_1h_tokens or 0) if details else 0
+
+
+class MessagesForm(msgspec.Struct):
+    """Request for `/v1/messages` as it was sent, for engines that speak Anthropic's format, and how a chat differs.
+
+    All other engines get the chat that it was translated to.
+    """
+
+    #: Documented fields of the body. The engine replaces `model`, `max_tokens` and `stream`.
+    fields: dict[str, Any]
+    #: `anthropic-version` and `anthropic-beta`, if the caller sent them.
+    headers: dict[str, str] = {}
+    #: Why no other engine can serve the request; None if every engine can.
+    refusal: InvalidRequest | None = None
+    #: The reasoning effort of a chat that corresponds to `thinking` and `output_config.effort`.
+    effort: str | None = None
+    #: Fields that have no meaning for another engine, for `x-dropped-fields`. `effort_fields` only without an effort.
+    dropped: list[str] = []
+    effort_fields: list[str] = []
+    #: Sources of images, each with the `image_url` of the chat, whose URL may be replaced by the fetched image.
+    images: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    #: URLs of documents and the names of their fields. The engine fetches them.
+    urls: list[tuple[str, str]] = []
+    #: Bytes of documents and of earlier thinking: part of the bound, but not of the chat.
+    document_bytes: int = 0
+    other_bytes: int = 0
+    #: The engine may edit the prompt, so that it has fewer tokens than our count.
+    may_shrink: bool = False
+    #: Tool names in the chat → names of the caller, where they differ.
+    tool_names: dict[str, str] = {}
+    #: Places of messages' parts in the chat → places in the caller's body, for errors.
+    places: dict[str, str] = {}
+
 
 class ChatRequest(msgspec.Struct):
     """Validated chat request. `fields` are the documented fields of the body that have no attribute of their own."""
@@ -109,6 +154,8 @@ class ChatRequest(msgspec.Struct):
     form: Any = None
     #: The account that pays. Engines with few slots share them among accounts.
     account_id: int = 0
+    #: The request in Anthropic's format, if it was sent in it.
+    messages_form: MessagesForm | None = None
 
     def forwarded(self, names: Collection[str]) -> dict[str, Any]:
         """Copy the fields for an engine that gets these undocumented fields, too."""
@@ -200,6 +247,8 @@ class ImageJob(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     #: Model name in the catalog, and the model that generated the image.
     model: str
+    #: The engine that runs it.
+    engine: str = ""
     served_model: str | None = None
     #: Key of the image in the object store; None before the end, after a failure, and once retention removed it.
     object: str | None = None

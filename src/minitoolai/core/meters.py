@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from minitoolai.core.clock import created_ms
 from minitoolai.core.models import Outcome
@@ -46,8 +46,11 @@ FIRST_TOKEN_MS = (5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_
 DURATION_MS = (10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000)
 
 
-#: Error code in the ledger for a generation that another process recovered.
-_RECOVERED = Outcome("failed", error_code="interrupted", estimated=True)
+#: Outcome of an interrupted generation in the ledger, for those that settle holds of others.
+INTERRUPTED: Final = Outcome("failed", error_code="interrupted", estimated=True)
+#: How a request for an engine ended, for its share of failures: `invalid` if the engine rejected the request itself,
+#: `refused` if no generation began because the engine was not available.
+EngineResult = Literal["succeeded", "cancelled", "failed", "invalid", "refused"]
 
 
 class _Ended(NamedTuple):
@@ -55,28 +58,33 @@ class _Ended(NamedTuple):
 
     kind: str
     model: str
+    engine: str
     hold_id: int
+    began_ms: int | None
     outcome: Outcome
-    cost: int
     now_ms: int
     charge: asyncio.Future[Any] | None
+    cost: int
+    is_fault: bool
 
-    def is_known(self) -> bool:
-        """Return True if the result of the charge is known."""
-        return self.charge is None or self.charge.done()
+    def engine_result(self) -> EngineResult:
+        """Return how this counts for the engine."""
+        state = self.outcome.state
+        if state in ("succeeded", "cancelled"):
+            return "succeeded" if state == "succeeded" else "cancelled"
+        return "failed" if self.is_fault else "invalid"
 
-    def booked(self) -> tuple[Outcome, int]:
-        """Return the outcome and cost in the ledger, which differ if another process recovered the hold."""
-        charge = self.charge
-        if charge is None or charge.cancelled() or isinstance(charge.exception(), TimeoutError):
-            return self.outcome, self.cost
-        if charge.exception() is not None:
-            return _RECOVERED, 0
-        settled = charge.result()
-        # A result without `differs` means that the ledger has no such hold.
-        if getattr(settled, "differs", True):
-            return _RECOVERED, getattr(settled, "cost", 0)
-        return self.outcome, self.cost
+
+def _booked_cost(settled: Any, cost: int) -> int | None:
+    """Return what a settle charged: None if it changed nothing, because its hold was settled before or is unknown.
+
+    The hold covers at most its own amount; the shortfall is not charged. `cost` if there is no result to ask for.
+    """
+    if settled is None:
+        return cost
+    if getattr(settled, "repeated", True):
+        return None
+    return int(settled.cost)
 
 
 class OutcomeTotals:
@@ -97,7 +105,10 @@ class Meters:
         self._pending: list[_Ended] = []
         #: Fold when this many are pending.
         self._fold_at = FOLD_BATCH
+        #: By hold: charges that were not written in time, which the writer keeps and writes later.
+        self._late: dict[int, _Ended] = {}
         self._outcomes: dict[tuple[str, str, str, str], OutcomeTotals] = {}
+        self._engine_results: dict[tuple[str, str, EngineResult], int] = {}
         self._first_token: dict[str, Histogram] = {}
         self._duration: dict[str, Histogram] = {}
         #: Failed attempts by engine and error code.
@@ -120,17 +131,42 @@ class Meters:
         cost: int,
         now_ms: int,
         charge: asyncio.Future[Any] | None = None,
+        *,
+        engine: str = "",
+        began_ms: int | None = None,
+        is_fault: bool = True,
     ) -> None:
-        """Count a finished generation, once its charge is known. Its hold ID contains the start time."""
-        self._pending.append(_Ended(kind, model, hold_id, outcome, cost, now_ms, charge))
+        """Count a generation that this process settled, once its charge is known, at the cost in the ledger.
+
+        A charge that changed nothing is not counted: the process that settled the hold before has counted it.
+        `began_ms` is needed for jobs; the hold ID of other kinds contains the start time. `is_fault`: see ServiceError.
+        """
+        self._pending.append(_Ended(kind, model, engine, hold_id, began_ms, outcome, now_ms, charge, cost, is_fault))
         if len(self._pending) >= self._fold_at:
             self._fold()
+
+    def settled_late(self, hold_id: int, settled: Any) -> None:
+        """Count a generation whose charge was written after the response had stopped waiting for it."""
+        self._fold()
+        ended = self._late.pop(hold_id, None)
+        if ended is not None:
+            self._add(ended, settled)
+
+    def refused(self, engine: str, model: str) -> None:
+        """Count a request that was refused before it began, because the engine or this server could not take it."""
+        self._count_result(engine, model, "refused")
 
     @property
     def outcomes(self) -> dict[tuple[str, str, str, str], OutcomeTotals]:
         """Return totals by kind, model, state and error code."""
         self._fold()
         return self._outcomes
+
+    @property
+    def engine_results(self) -> dict[tuple[str, str, EngineResult], int]:
+        """Return the number of requests by engine, model and result."""
+        self._fold()
+        return self._engine_results
 
     @property
     def first_token(self) -> dict[str, Histogram]:
@@ -147,26 +183,41 @@ class Meters:
     def _fold(self) -> None:
         pending, self._pending = self._pending, []
         for ended in pending:
-            if not ended.is_known():
+            charge = ended.charge
+            if charge is None:
+                self._add(ended, None)
+            elif not charge.done():
                 self._pending.append(ended)
-                continue
-            kind, model, hold_id, _, _, now_ms, _ = ended
-            outcome, cost = ended.booked()
-            key = (kind, model, outcome.state, outcome.error_code or "")
-            totals = self._outcomes.get(key)
-            if totals is None:
-                totals = self._outcomes[key] = OutcomeTotals()
-                self._first_token.setdefault(kind, Histogram(*FIRST_TOKEN_MS))
-                self._duration.setdefault(kind, Histogram(*DURATION_MS))
-            totals.count += 1
-            totals.input += outcome.input_units
-            totals.output += outcome.output_units
-            totals.cached += outcome.cached_units
-            totals.cost += cost
-            if outcome.first_token_ms is not None:
-                self._first_token[kind].add(outcome.first_token_ms)
-            self._duration[kind].add(max(0, now_ms - created_ms(hold_id)))
+            elif charge.cancelled() or isinstance(charge.exception(), TimeoutError):
+                self._late[ended.hold_id] = ended
+            elif charge.exception() is None:
+                self._add(ended, charge.result())
         self._fold_at = len(self._pending) + FOLD_BATCH
+
+    def _add(self, ended: _Ended, settled: Any) -> None:
+        kind, model, outcome = ended.kind, ended.model, ended.outcome
+        cost = _booked_cost(settled, ended.cost)
+        if cost is None:
+            return
+        key = (kind, model, outcome.state, outcome.error_code or "")
+        totals = self._outcomes.get(key)
+        if totals is None:
+            totals = self._outcomes[key] = OutcomeTotals()
+            self._first_token.setdefault(kind, Histogram(*FIRST_TOKEN_MS))
+            self._duration.setdefault(kind, Histogram(*DURATION_MS))
+        totals.count += 1
+        totals.input += outcome.input_units
+        totals.output += outcome.output_units
+        totals.cached += outcome.cached_units
+        totals.cost += cost
+        if outcome.first_token_ms is not None:
+            self._first_token[kind].add(outcome.first_token_ms)
+        began_ms = created_ms(ended.hold_id) if ended.began_ms is None else ended.began_ms
+        self._duration[kind].add(max(0, ended.now_ms - began_ms))
+        self._count_result(outcome.engine or ended.engine, model, ended.engine_result())
+
+    def _count_result(self, engine: str, model: str, result: EngineResult) -> None:
+        self._engine_results[engine, model, result] = self._engine_results.get((engine, model, result), 0) + 1
 
     def engine_failed(self, engine: str, code: str) -> None:
         """Count a failed attempt at an engine."""

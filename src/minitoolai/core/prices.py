@@ -23,7 +23,7 @@ OUTPUT_BUCKETS = ("output", "reasoning", "audio_output")
 OPTIONAL_BUCKETS = (*INPUT_BUCKETS[1:], *OUTPUT_BUCKETS[1:])
 
 
-class Part(msgspec.Struct, frozen=True, array_like=True):
+class PricedUnits(msgspec.Struct, frozen=True, array_like=True):
     """Tokens of one bucket and their price in pico-dollars each. The bucket `request` has one unit."""
 
     bucket: str
@@ -32,7 +32,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode_parts = msgspec.json.Encoder().encode
-decode_parts = msgspec.json.Decoder(list[Part]).decode
+decode_parts = msgspec.json.Decoder(list[PricedUnits]).decode
 
 
 class Tier(msgspec.Struct, frozen=True):
@@ -98,12 +98,12 @@ class Prices(msgspec.Struct, frozen=True):
             return (usage.prompt_tokens * self.input + usage.completion_tokens * self.output) // PICO_PER_NANO
         return to_nano(sum(part.units * part.price for part in self.split(usage)))
 
-    def split(self, usage: Usage) -> list[Part]:
+    def split(self, usage: Usage) -> list[PricedUnits]:
         """Return the tokens of a request by bucket, each token in one. A bucket without tokens is left out."""
         tier = self.at(usage.prompt_tokens)
-        parts = [Part(name, units, getattr(tier, name)) for name, units in _units(usage) if units]
+        parts = [PricedUnits(name, units, getattr(tier, name)) for name, units in _units(usage) if units]
         if parts and tier.request:
-            parts.append(Part("request", 1, tier.request))
+            parts.append(PricedUnits("request", 1, tier.request))
         return parts
 
     def encoded_split(self, usage: Usage) -> str | None:

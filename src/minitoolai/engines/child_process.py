@@ -10,12 +10,15 @@ import asyncio
 import ctypes
 import logging
 import os
+import resource
 import signal
 import struct
 import sys
 import time
+import weakref
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import msgspec
 
@@ -29,6 +32,34 @@ LONGEST_RESTART_S = 10.0
 #: Restart a child that ran for longer than this without delay.
 HEALTHY_AFTER_S = 60.0
 POLL_S = 0.5
+#: Every child process of this process, started or not.
+_children: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
+
+
+class RunningChildren(NamedTuple):
+    """The child processes of one name: their resident memory in bytes, and how often one was restarted."""
+
+    memory: int
+    restarts: int
+
+
+def running_children() -> dict[str, RunningChildren]:
+    """Return the child processes of this process by name, for the metrics. Memory is known on Linux only."""
+    found: dict[str, RunningChildren] = {}
+    for child in _children:
+        memory, restarts = found.get(child.name, (0, 0))
+        found[child.name] = RunningChildren(memory + _resident_bytes(child.pid), restarts + child.restarts)
+    return found
+
+
+def _resident_bytes(pid: int | None) -> int:
+    if pid is None:
+        return 0
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * resource.getpagesize()
 
 
 class ChildProcess:
@@ -45,6 +76,7 @@ class ChildProcess:
         self._starting: asyncio.Task[None] | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._backoff = Backoff(FIRST_RESTART_S, LONGEST_RESTART_S)
+        _children.add(self)
 
     @property
     def pid(self) -> int | None:

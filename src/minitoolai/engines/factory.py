@@ -9,6 +9,7 @@ from typing import Any
 from minitoolai.core.catalog import Catalog, EngineEntry, ImageModel, suggest_names
 from minitoolai.core.errors import CatalogError, EngineError, FetchFailed, SettingsError, UrlForbidden
 from minitoolai.core.operator_input import why_bad_address, why_bad_key
+from minitoolai.engines.chat.anthropic import AnthropicEngine
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.engines.chat.openai import UpstreamEngine
@@ -37,7 +38,7 @@ def make_concurrency_limits(catalog: Catalog) -> ConcurrencyLimits:
     return {
         name: ConcurrencyLimit(entry.concurrency, entry.waiting, name)
         for name, entry in catalog.engines.items()
-        if entry.kind == "upstream" and entry.concurrency
+        if entry.is_upstream and entry.concurrency
     }
 
 
@@ -98,7 +99,8 @@ def make_engine(
     if entry.kind == "fake":
         return FakeEngine(name, entry)
     url, key = _address(name, settings)
-    return UpstreamEngine(
+    kind = AnthropicEngine if entry.kind == "anthropic" else UpstreamEngine
+    return kind(
         name,
         entry,
         http,

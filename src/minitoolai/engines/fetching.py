@@ -24,7 +24,6 @@ from pathlib import Path
 
 import msgspec
 
-from minitoolai.core.errors import EngineError
 from minitoolai.settings import Settings
 
 #: Free space that must remain, and the size of the blocks that are copied and hashed.
@@ -35,7 +34,7 @@ BLOCK = 1 << 20
 OnProgress = Callable[[int, int], None]
 
 
-class FetchError(EngineError):
+class FetchError(Exception):
     """A model that cannot be fetched, with the remedy."""
 
 

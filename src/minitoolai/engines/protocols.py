@@ -63,6 +63,8 @@ class ChatEngine(Protocol):
     fetches_images: bool
     #: The engine supports few image formats: convert every image to PNG first.
     plain_images: bool
+    #: The engine speaks Anthropic's format: it responds in it to requests that were sent in it.
+    speaks_messages: bool
     first_token_timeout_s: float | None
     total_timeout_s: float | None
 
@@ -90,6 +92,12 @@ class ChatEngine(Protocol):
 
     async def count_prompt(self, request: ChatRequest) -> int | None:
         """Return the exact number of prompt tokens, or None if only the engine's response reports it."""
+
+    async def count_messages(self, request: ChatRequest) -> int | None:
+        """Return the exact number of prompt tokens, even if only the engine's server knows it; None if nobody does.
+
+        Unlike `count_prompt` it may send a request. Raises EngineError or another failure.
+        """
 
     async def open(self, request: ChatRequest, limit: int) -> ChatResponse:
         """Send the request, limited to `limit` output tokens, and return when the response begins.

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from minitoolai.core.errors import ServiceError
-from minitoolai.http.errors import error_body, error_headers, status_and_type
+from minitoolai.http.errors import error_body, error_headers, status_of
+from minitoolai.http.serving.fast_path import try_fast_response
 from minitoolai.http.types import App, Headers, Receive, Scope, Send
-from minitoolai.http.uvicorn_fast_path import try_fast_response
 
 __all__ = [
     "JSON",
@@ -55,5 +55,5 @@ async def respond(send: Send, status: int, body: bytes, headers: Headers) -> Non
 
 
 async def respond_error(send: Send, error: ServiceError, headers: Headers, path: str = "") -> None:
-    """Send an error in the format of this path's clients: OpenAI's, or the image API's own."""
-    await respond(send, status_and_type(error)[0], error_body(error, path), [JSON, *headers, *error_headers(error)])
+    """Send an error in the format of this path's clients: OpenAI's, Anthropic's, or the image API's own."""
+    await respond(send, status_of(error, path), error_body(error, path), [JSON, *headers, *error_headers(error)])

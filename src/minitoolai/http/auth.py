@@ -18,15 +18,16 @@ CLAIM: Final = "minitoolai.claim"
 
 
 async def authenticate(scope: Mapping[str, Any], keys: KeyVerifier) -> Caller:
-    """Return the caller of `Authorization: Bearer sk-…`. Raises AccessDenied with the reason.
+    """Return the caller of `Authorization: Bearer sk-…` or `x-api-key: sk-…`. Raises AccessDenied with the reason.
 
     Needs the whole ASGI scope, because a key's rules may depend on the client's address.
     """
-    value = headers_by_name(scope).get(b"authorization")
+    headers = headers_by_name(scope)
+    value = headers.get(b"authorization")
     if value is None:
-        raise AccessDenied(
-            "Missing API key. Send the header Authorization: Bearer sk-…", code="invalid_api_key", param="Authorization"
-        )
+        if b"x-api-key" not in headers:
+            raise AccessDenied("Missing API key. Send the header Authorization: Bearer sk-…", param="Authorization")
+        value = b"Bearer " + headers[b"x-api-key"]
     if value[:7].lower() != b"bearer ":
         raise AccessDenied("The Authorization header must have the form: Bearer sk-…", param="Authorization")
     key = value[7:].strip().decode("latin-1")

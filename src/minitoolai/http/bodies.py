@@ -1,7 +1,7 @@
 """Read request bodies within the limits of their route.
 
 A body over its limit is refused as soon as that is known, mostly from Content-Length alone. A large body within its
-limit is decoded and checked in the body thread, so that the event loop keeps serving other requests.
+limit, or one with many nodes, is decoded and checked in the body thread, so that the event loop keeps serving others.
 
 There is only one body thread, so that the CPU time and memory spent on large bodies stay bounded. Python runs one
 thread at a time, so work given to this thread must consist of short steps (about 20 ms at most), or it blocks the event
@@ -21,7 +21,8 @@ from minitoolai.core.errors import BodyTooLarge, ClientLeft, WrongContentType
 from minitoolai.http.asgi import Receive, Scope, headers_by_name
 from minitoolai.http.content_encoding import coding_of, unpack
 from minitoolai.http.data_urls import TextCounter
-from minitoolai.http.validation import SMALL_BODY
+from minitoolai.http.large_json import MOST_NODES_ON_LOOP
+from minitoolai.http.validation import is_small
 
 T = TypeVar("T")
 Message = MutableMapping[str, Any]
@@ -65,13 +66,13 @@ async def read_parsed(parse: Callable[[bytes], T], scope: Scope, receive: Receiv
         return await _read_packed(parse, coding, receive, limits)
     message = await receive()
     body: bytes = message.get("body", b"")
-    if body and len(body) <= SMALL_BODY and not message.get("more_body"):
+    if body and len(body) <= MOST_NODES_ON_LOOP and not message.get("more_body"):
         # The usual case: a small body in one message.
         if len(body) > limits.total:
             raise limits.exceeded()
         return parse(body)
     body = await _read_rest(message, receive, limits)
-    return parse(body) if len(body) <= SMALL_BODY else await run_in_body_thread(parse, body)
+    return parse(body) if is_small(body) else await run_in_body_thread(parse, body)
 
 
 async def _read_packed(parse: Callable[[bytes], T], coding: str, receive: Receive, limits: BodyLimits) -> T:
@@ -81,7 +82,7 @@ async def _read_packed(parse: Callable[[bytes], T], coding: str, receive: Receiv
     if body is None:
         raise limits.exceeded()
     TextCounter(limits.text).check([body], len(body))
-    return parse(body) if len(body) <= SMALL_BODY else await run_in_body_thread(parse, body)
+    return parse(body) if is_small(body) else await run_in_body_thread(parse, body)
 
 
 async def read_body(scope: Scope, receive: Receive, limits: BodyLimits) -> bytes:

@@ -1,7 +1,7 @@
-"""Handle long image data URLs in JSON bodies separately from the other fields.
+"""Handle long image data URLs in JSON bodies separately from the other fields, and long base64 in a field `data`.
 
-Base64 text is cheap to decode, so chats that carry images may be larger than others. Each long data URL is replaced by
-a placeholder before the body is decoded, and restored afterwards.
+Base64 text is cheap to decode, so chats that carry images may be larger than others. Each long value is replaced by a
+placeholder before the body is decoded, and restored afterwards. Anthropic's format has images and documents in `data`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from typing import Any
 from minitoolai.core.clock import random_text
 from minitoolai.core.errors import BodyTooLarge
 
-#: Data URLs per body that are exempt from the text limit. Requests may have at most 32 images.
+#: Values per body that are exempt from the text limit. Requests may have at most 32 images.
 MOST_URLS = 64
-#: Shorter data URLs are decoded with the other fields.
+#: Shorter values are decoded with the other fields.
 LONG_URL = 64 * 1024
 #: Scan and convert this many bytes per step.
 STEP = 256 * 1024
 
-_START = b'"data:image'
+_START = b'"data'
+#: The begin of a data URL, or a field `data` up to the begin of its text. At most _LONGEST_START bytes.
+_VALUE = re.compile(rb'"(?=data:image)|"data"[ \t\r\n]{0,64}:[ \t\r\n]{0,64}"(?!data:)')
+_LONGEST_START = 160
 #: Some JSON encoders escape slashes.
 _PREFIX = re.compile(rb"data:image\\?/[a-z.+-]{1,20};base64,")
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
@@ -63,25 +66,26 @@ class TextCounter:
                     self._tail = b""
                     return
                 self._in_url = False
-            start = data.find(_START, at) if self._urls < MOST_URLS else -1
-            if start < 0:
-                end = max(at, len(data) - len(_START) + 1)
+            start = _VALUE.search(data, at) if self._urls < MOST_URLS else None
+            if start is None:
+                # A start may be incomplete: its first bytes, or a field without its text.
+                field = data.rfind(_START, max(at, len(data) - _LONGEST_START))
+                end = field if field >= 0 else max(at, len(data) - len(_START) + 1)
                 self._text += end - at
                 self._tail = data[end:]
                 return
-            start += len(_START)
-            self._text += start - at
-            self._in_url, at = True, start
+            self._text += start.end() - at
+            self._in_url, at = True, start.end()
             self._urls += 1
 
 
 def too_much_text(limit: int) -> BodyTooLarge:
-    """Return the error for a body with too many bytes outside of image data URLs."""
-    return BodyTooLarge(f"The body has more than {limit // 1024 // 1024} MB besides image data URLs. Send less.")
+    """Return the error for a body with too many bytes outside of images."""
+    return BodyTooLarge(f"The body has more than {limit // 1024 // 1024} MB besides images in base64. Send less.")
 
 
 def extract_urls(body: bytes) -> tuple[bytes, list[str]]:
-    """Return the body with placeholders for its long image data URLs, and these URLs."""
+    """Return the body with placeholders for its long image data URLs and fields `data`, and these texts."""
     rest: list[bytes] = []
     urls: list[str] = []
     copied = at = 0
@@ -102,21 +106,24 @@ def extract_urls(body: bytes) -> tuple[bytes, list[str]]:
 
 
 def _find_start(body: bytes, at: int) -> int:
-    """Return where the next data URL starts, after its quote, or -1."""
+    """Return where the next value starts, after its quote, or -1."""
     while at < len(body):
         found = body.find(_START, at, at + STEP + len(_START))
-        if found >= 0:
-            return found + 1
-        at += STEP
+        if found < 0:
+            at += STEP
+        elif (start := _VALUE.match(body, found)) is not None:
+            return start.end()
+        else:
+            at = found + 1
     return -1
 
 
 def _decoded(body: bytes, at: int, end: int) -> str | None:
-    """Return body[at:end] with JSON escapes resolved, or None if it is not a plain image data URL."""
+    """Return body[at:end] with JSON escapes resolved, or None if it is neither an image data URL nor base64."""
     prefix = _PREFIX.match(body, at, end)
-    if prefix is None:
-        return None
-    parts, at = [prefix[0].replace(b"\\", b"").decode()], prefix.end()
+    parts: list[str] = []
+    if prefix is not None:
+        parts, at = [prefix[0].replace(b"\\", b"").decode()], prefix.end()
     while at < end:
         piece = body[at : min(at + STEP, end)]
         # Do not split an escape sequence.

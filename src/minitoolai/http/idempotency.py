@@ -14,8 +14,8 @@ from minitoolai.core.models import IdempotencyClaim
 from minitoolai.http.asgi import App, Headers, Receive, Scope, Send, respond_error
 from minitoolai.http.auth import CLAIM, authenticate
 from minitoolai.http.bodies import BodyLimits, read_body, run_in_body_thread
-from minitoolai.http.errors import error_event, status_and_type
-from minitoolai.http.validation import SMALL_BODY
+from minitoolai.http.errors import last_event
+from minitoolai.http.validation import is_small
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Idempotent:
             return
         try:
             body = await read_body(scope, receive, limits)
-            if len(body) <= SMALL_BODY:
+            if is_small(body):
                 identity = _request_identity(scope, body)
             else:
                 identity = await run_in_body_thread(_request_identity, scope, body)
@@ -69,7 +69,7 @@ class Idempotent:
             self._store.release(claim)
 
     async def _run(self, claim: IdempotencyClaim, handler: App, scope: Scope, receive: Receive, send: Send) -> None:
-        recorder = _Recorder(self._store, claim, send)
+        recorder = _Recorder(self._store, claim, send, scope["path"])
         try:
             await handler(scope, receive, recorder)
         finally:
@@ -82,8 +82,9 @@ class _Recorder:
     So a client that has seen the whole response can get it again.
     """
 
-    def __init__(self, store: IdempotencyStore, claim: IdempotencyClaim, send: Send) -> None:
+    def __init__(self, store: IdempotencyStore, claim: IdempotencyClaim, send: Send, path: str) -> None:
         self._store = store
+        self._path = path
         self._claim = claim
         self._send = send
         self._status = 0
@@ -110,8 +111,7 @@ class _Recorder:
         error = ClientLeft(
             "The first client with this Idempotency-Key disconnected here. Send a new key to run the request again."
         )
-        kind = status_and_type(error)[1]
-        self._parts.append(error_event(error.message, kind=kind, code=error.code))
+        self._parts.append(last_event(error, self._path))
         await asyncio.shield(self._store_response())
 
     async def _store_response(self) -> None:

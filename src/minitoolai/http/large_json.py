@@ -17,6 +17,8 @@ from minitoolai.http.data_urls import extract_urls, restore_urls, too_much_text
 
 #: Lists, objects and commas per body. Each costs up to a microsecond and a hundred bytes when decoded.
 MOST_NODES = 200_000
+#: Most of them that are decoded on the event loop: at most 10 ms. Bodies with more are decoded in the body thread.
+MOST_NODES_ON_LOOP = 20_000
 #: Bytes per body outside of image data URLs.
 MOST_TEXT = 4 * 1024 * 1024
 #: Levels of nesting. msgspec and the engines recurse.
@@ -98,10 +100,11 @@ def is_quick(body: bytes) -> bool:
     """Return True if one call decodes the body quickly. Marks inside strings count as well: this is an upper bound."""
     if len(body) <= MOST_NODES:
         return True
-    return len(body) <= ONE_CALL_BYTES and _count_nodes(body) + body.count(b":") <= ONE_CALL_MARKS
+    return len(body) <= ONE_CALL_BYTES and count_nodes(body) + body.count(b":") <= ONE_CALL_MARKS
 
 
-def _count_nodes(text: bytes) -> int:
+def count_nodes(text: bytes) -> int:
+    """Return the number of lists, objects and commas, also those inside strings."""
     return text.count(b"[") + text.count(b"{") + text.count(b",")
 
 
@@ -115,7 +118,7 @@ def _blank_strings(body: bytes, size: int) -> bytes:
         at += len(piece)
         # Without escapes, every quote begins or ends a string: the segments alternate between outside and inside.
         segments = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__").split(b'"')
-        nodes += _count_nodes(b"".join(segments[in_string::2]))
+        nodes += count_nodes(b"".join(segments[in_string::2]))
         if nodes <= MOST_NODES:
             segments[not in_string :: 2] = [b"_" * len(segment) for segment in segments[not in_string :: 2]]
             blanked.append(b'"'.join(segments))

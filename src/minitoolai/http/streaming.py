@@ -17,10 +17,11 @@ from minitoolai.core.errors import (
     StoreError,
     internal_error,
 )
-from minitoolai.core.in_flight import Cancellation
+from minitoolai.core.in_flight import Cancellation, RunFailure
+from minitoolai.core.logs import current_request
 from minitoolai.http.asgi import JSON, Headers, Receive, Send, respond
 from minitoolai.http.errors import error_body
-from minitoolai.http.uvicorn_fast_path import DirectWriter, direct_writer
+from minitoolai.http.serving.fast_path import DirectWriter, direct_writer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,6 +59,9 @@ class StreamRun(Protocol):
 
     def finish(self, error: ServiceError | None = None) -> None:
         """Queue the charge for the work done so far."""
+
+    def describe_failure(self, error: ServiceError) -> RunFailure:
+        """Return model, engine and reason, for the log."""
 
     def stop(self, reason: ServiceError) -> None:
         """Stop the run from another task."""
@@ -159,6 +163,7 @@ async def run_and_charge(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T 
     """Open the engine's response, do the work, charge for it and close. Return the result or the error."""
     result: T | None = None
     error: ServiceError | None = None
+    is_logged = False
     try:
         await run.open()
         result = await work()
@@ -169,7 +174,7 @@ async def run_and_charge(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T 
         error = failure
     except Exception as bug:
         log.exception("%s failed", run.name)
-        error = internal_error(bug)
+        error, is_logged = internal_error(bug), True
     except BaseException:
         error = ClientLeft("The client disconnected.")
         raise
@@ -177,7 +182,28 @@ async def run_and_charge(run: StreamRun, work: Callable[[], Awaitable[T]]) -> T 
         run.cancellation.disarm()
         # The charge is queued in every case, and nothing below can undo it.
         await run.close(error)
-    return result if error is None else error
+    if error is None:
+        return result
+    if not is_logged and not isinstance(error, ClientLeft):
+        _log_failure(run, error)
+    return error
+
+
+def _log_failure(run: StreamRun, error: ServiceError) -> None:
+    """Log the one line about a response that failed: a warning, unless the request itself is at fault."""
+    context = current_request.get()
+    request = "-" if context is None else context.request_id()
+    model, engine, reason = run.describe_failure(error)
+    log.log(
+        logging.WARNING if error.is_fault else logging.INFO,
+        "request %s, generation %s: model %s failed at %s (%s)",
+        request,
+        run.name,
+        model,
+        engine,
+        reason,
+        extra={"fields": {"model": model, "engine": engine, "reason": reason}},
+    )
 
 
 async def await_charge(run: StreamRun) -> None:
@@ -185,7 +211,6 @@ async def await_charge(run: StreamRun) -> None:
     try:
         await run.charge(within_s=CHARGE_TIMEOUT_S)
     except AlreadySettled as error:
-        log.error("%s: charge failed (%s); was this process paused?", run.name, error)
         raise interrupted() from error
     except (StoreError, TimeoutError) as error:
         raise Overloaded(

@@ -9,16 +9,22 @@ from typing import Any
 import msgspec
 
 from minitoolai.core.errors import InvalidRequest
-from minitoolai.http.large_json import DEEPEST, check_depth, decode, decode_large
+from minitoolai.http.large_json import DEEPEST, MOST_NODES_ON_LOOP, check_depth, count_nodes, decode, decode_large
 
-#: Decode bodies up to this size on the event loop, which takes at most a few milliseconds.
+#: Decode bodies up to this size on the event loop if they have few nodes, which takes at most a few milliseconds.
 SMALL_BODY = 64 * 1024
 _FIRST_BYTE_OF_A_MARK = codecs.BOM_UTF8[0]
 _POSITION = re.compile(r" \(byte \d+\)")
 
 
+def is_small(body: bytes) -> bool:
+    """Return True if the body may be decoded on the event loop. Every node takes at least one byte."""
+    size = len(body)
+    return size <= MOST_NODES_ON_LOOP or (size <= SMALL_BODY and count_nodes(body) <= MOST_NODES_ON_LOOP)
+
+
 def json_object(body: bytes) -> dict[str, Any]:
-    """Parse the body as a JSON object. Call this in the body thread if it has more than SMALL_BODY bytes."""
+    """Parse the body as a JSON object. Call this in the body thread unless it `is_small`."""
     if not body:
         raise InvalidRequest("The body is empty. Send the request as a JSON object.", code="invalid_json")
     if body[0] >= _FIRST_BYTE_OF_A_MARK:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from minitoolai.core.backoff import Backoff
-from minitoolai.core.clock import Clock
+from minitoolai.core.clock import Clock, generation_name
 from minitoolai.core.errors import EngineRefused, ServiceError, StoreError
 from minitoolai.core.inference import ImageJobRequest, decode_image_job_request
 from minitoolai.core.meters import Meters
@@ -104,14 +104,16 @@ class JobAttempt:
             self.generated = True
             key = await self.store(await self._sign(image))
         except EngineRefused as error:
-            await self.settle(0, Outcome(state="failed", error_code=error.code, error=error.message))
+            self._log_failure(logging.INFO, error.code)
+            outcome = Outcome(state="failed", error_code=error.code, error=error.message)
+            await self.settle(0, outcome, is_fault=False)
         except ServiceError as error:
             await self.fail(error.code, error.message)
         except StoreError as error:
             await self.fail("storage_error", f"the image could not be stored: {error}")
         except Exception as error:
             log.exception("job %d: the engine raised an unexpected exception", self.job.id)
-            await self.fail("internal_error", f"{type(error).__name__} while generating the image")
+            await self.fail("internal_error", f"{type(error).__name__} while generating the image", is_logged=True)
         else:
             await self._deliver(image, key)
 
@@ -161,7 +163,7 @@ class JobAttempt:
                     delay_s = backoff.record_failure()
                     if clock.steady_s() + delay_s > give_up_s:
                         raise
-                    log.warning("job %d: storing the image failed, will retry: %s", self.job.id, error)
+                    log.info("job %d: storing the image failed, will retry: %s", self.job.id, error)
                 await asyncio.sleep(delay_s)
 
     # ── outcomes ──────────────────────────────────────────────────────────────────────────────────────────
@@ -181,8 +183,8 @@ class JobAttempt:
             # The job was cancelled meanwhile, so no caller can fetch the image.
             await self._services.objects.delete(key)
 
-    async def settle(self, cost: int, outcome: Outcome) -> Result:
-        """End the job and charge `cost` in the same commit."""
+    async def settle(self, cost: int, outcome: Outcome, *, is_fault: bool = True) -> Result:
+        """End the job and charge `cost` in the same commit. `is_fault`: see ServiceError."""
         job, services, span = self.job, self._services, self._span
         now_ms = services.clock.now_ms()
         settle = Settle(job.id, job.account_id, cost, now_ms, outcome, job.attempt)
@@ -191,24 +193,61 @@ class JobAttempt:
         with child_span(span, "settle", attributes):
             future = services.writer.submit(settle)
             assert future is not None
-            result = await self._written(future)
-        if isinstance(result, Settled) and not result.repeated:
-            services.meters.ended("image", job.model, job.id, outcome, cost, now_ms)
-        return result
+            self._count(outcome, cost, now_ms, future, is_fault=is_fault)
+            return await self._written(future)
 
-    async def fail(self, code: str, message: str) -> None:
+    def _count(
+        self, outcome: Outcome, cost: int, now_ms: int, charge: asyncio.Future[Result], *, is_fault: bool = True
+    ) -> None:
+        self._services.meters.ended(
+            "image",
+            self.job.model,
+            self.job.id,
+            outcome,
+            cost,
+            now_ms,
+            charge,
+            engine=self.engine.name,
+            began_ms=self.job.created_ms,
+            is_fault=is_fault,
+        )
+
+    async def fail(self, code: str, message: str, *, is_logged: bool = False) -> None:
         """Record a failed attempt. The job is requeued, or fails for good after `MAX_FAILURES`."""
         self._services.meters.engine_failed(self.engine.name, code)
         self.generated = bool(self.generated)
         if self._span is not None:
             self._span.fail(code)
         with child_span(self._span, "queue again", {"error.type": code}):
-            future = self._services.writer.submit(self._requeue("failed", code, message))
+            requeue = self._requeue("failed", code, message)
+            future = self._services.writer.submit(requeue)
             assert future is not None
+            self._count(Outcome("failed", error_code=code), 0, requeue.now_ms, future)
             result = await self._written(future)
-        next_step = f"requeued after failure {result.failures}" if isinstance(result, Requeued) else "job ended"
-        # Log the code only: an engine's message may repeat the prompt. It is stored with the job.
-        log.warning("job %d: attempt failed at %s (%s); %s", self.job.id, self.engine.name, code, next_step)
+        if isinstance(result, Requeued):
+            log.info(
+                "job %d: attempt failed at %s (%s); requeued after failure %d",
+                self.job.id,
+                self.engine.name,
+                code,
+                result.failures,
+            )
+        elif not is_logged:
+            self._log_failure(logging.WARNING, code)
+
+    def _log_failure(self, level: int, code: str) -> None:
+        """Log that the job has failed for good. The code only: an engine's message may repeat the prompt."""
+        job, engine = self.job, self.engine.name
+        log.log(
+            level,
+            "generation %s: job %d of model %s failed at %s (%s)",
+            generation_name(job.id),
+            job.id,
+            job.model,
+            engine,
+            code,
+            extra={"fields": {"model": job.model, "engine": engine, "reason": code}},
+        )
 
     async def _written(self, future: asyncio.Future[Result]) -> Result:
         """Wait for the write. It happens even if the attempt is cancelled, so the job is not handed back as well."""

@@ -23,7 +23,7 @@ from minitoolai.images.service import ImageService
 from minitoolai.images.webhooks import TIMEOUT_S, Post, WebhookDeliverer, WebhookSecrets
 from minitoolai.images.worker import ImageWorker
 from minitoolai.settings import Settings
-from minitoolai.storage.object_store import build_object_store
+from minitoolai.storage.object_store import WatchedObjectStore, build_object_store
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,14 @@ class Images:
     sweeper: ImageSweeper
     webhooks: WebhookDeliverer
     webhook_secrets: WebhookSecrets
+    objects: WatchedObjectStore
 
 
 def build(settings: Settings, shared: SharedServices) -> Images:
     """Return the image slice, not yet started. Raises SettingsError."""
     engines = make_image_engines(shared.catalog, settings, shared.http)
     database, writer, clock = shared.database, shared.writer, shared.clock
-    objects = build_object_store(settings)
+    objects = WatchedObjectStore(build_object_store(settings))
     signer = UrlSigner(shared.secret_key.derive(b"signatures"))
     services = JobServices(
         database,
@@ -91,6 +92,7 @@ def build(settings: Settings, shared: SharedServices) -> Images:
             post=_webhook_post(settings),
         ),
         webhook_secrets=secrets,
+        objects=objects,
     )
 
 

@@ -33,6 +33,7 @@ from minitoolai.core.models import Caller
 from minitoolai.http.asgi import JSON, Headers, Receive, Scope, Send, respond, respond_error
 from minitoolai.http.auth import authenticate
 from minitoolai.http.bodies import BodyLimits, read_parsed
+from minitoolai.http.failure_limits import FailureLimits
 from minitoolai.http.request_context import set_generation
 from minitoolai.http.routing import json_response, reads, route
 from minitoolai.http.streaming import method_not_allowed
@@ -69,7 +70,7 @@ class _Endpoint:
         except ClientLeft:
             return
         except ServiceError as error:
-            await respond_error(send, error, [], path)
+            await respond_error(send, self._error_for(scope, error), [], path)
             return
         except StoreError as error:
             log.error("%s: %s", path, error)
@@ -84,6 +85,10 @@ class _Endpoint:
 
     async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
         raise NotImplementedError
+
+    def _error_for(self, scope: Scope, error: ServiceError) -> ServiceError:
+        """Return the error to answer a request that failed with this one."""
+        return error
 
 
 class SubmitEndpoint(_Endpoint):
@@ -111,14 +116,18 @@ class SubmitEndpoint(_Endpoint):
 class PollEndpoint(_Endpoint):
     """`POST /api/texttoimage/jobs/`: read a job. Needs no API key, because the signature is the capability."""
 
-    def __init__(self, service: ImageService, links: Links, limits: BodyLimits) -> None:
+    def __init__(self, service: ImageService, links: Links, limits: BodyLimits, failures: FailureLimits) -> None:
         self.limits = limits
         self._service = service
         self._links = links
+        self._failures = failures
 
     async def _serve(self, scope: Scope, receive: Receive) -> tuple[Headers, Any]:
         job_id, signature = await read_parsed(parse_job, scope, receive, self.limits)
         return _NO_STORE, job_json(await self._service.get(job_id, signature), self._links)
+
+    def _error_for(self, scope: Scope, error: ServiceError) -> ServiceError:
+        return self._failures.error_for(scope, error)
 
 
 class GenerateEndpoint(_Endpoint):

@@ -14,7 +14,7 @@ import msgspec
 from minitoolai.billing.charging import Charging, image_job_bound
 from minitoolai.core.catalog import Catalog, ImageModel
 from minitoolai.core.clock import generation_name, random_number
-from minitoolai.core.errors import InsufficientBalance, NotFound, Overloaded, StoreError
+from minitoolai.core.errors import InsufficientBalance, NotFound, Overloaded, ServiceError, StoreError
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ImageJob, ImageJobRequest, SubmittedJob, decode_image_job_request
 from minitoolai.core.models import Caller, NewGeneration, Outcome
@@ -92,6 +92,15 @@ class ImageService:
         Raises ModelNotFound, ContentRefused, InsufficientBalance, RateLimited if the account's queue is full, and
         Overloaded if no engine is ready.
         """
+        try:
+            return await self._submit(caller, request)
+        except ServiceError as error:
+            if error.is_fault and (model := self.catalog.images.get(request.model)) is not None:
+                engine = self.engine_for(model)
+                self._charging.count_refusal(model.engines[0] if engine is None else engine.name, model.name, error)
+            raise
+
+    async def _submit(self, caller: Caller, request: ImageJobRequest) -> SubmittedJob:
         self.in_flight.check_open()
         model = self.catalog.image_model(request.model)
         engine = self.engine_for(model)
@@ -166,6 +175,7 @@ class ImageService:
             steps=request.steps,
             seed=row.seed,
             model=row.model,
+            engine=row.engine,
             served_model=row.served_model,
             object=row.result,
             error_code=row.error_code,
@@ -224,9 +234,12 @@ class ImageService:
         if job.is_over:
             return job
         outcome = Outcome(state="cancelled", error_code="cancelled", error="cancelled on request")
-        settle = Settle(job_id, job.account_id, 0, self._clock.now_ms(), outcome)
-        future = self._services.writer.submit(settle)
+        now_ms = self._clock.now_ms()
+        future = self._services.writer.submit(Settle(job_id, job.account_id, 0, now_ms, outcome))
         assert future is not None
+        self._services.meters.ended(
+            "image", job.model, job_id, outcome, 0, now_ms, future, engine=job.engine, began_ms=job.created_ms
+        )
         try:
             await future
         except StoreError as error:

@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from functools import partial
 
 from minitoolai.core.catalog import Catalog
-from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.clock import MS_PER_DAY, generation_name
 from minitoolai.core.errors import Overloaded, StoreError
 from minitoolai.core.models import Outcome
 from minitoolai.engines.protocols import ImageEngine
 from minitoolai.images.attempt import MAX_FAILURES, JobAttempt, JobServices
 from minitoolai.images.scheduler import LEASE_MS, JobClaimer, WorkerState
-from minitoolai.ledger.types import Requeue, Requeued, Settle, Settled
+from minitoolai.ledger.types import Requeue, Requeued, Result, Settle, Settled
 from minitoolai.storage import jobs
-from minitoolai.storage.jobs import ClaimedJob
+from minitoolai.storage.jobs import ClaimedJob, StaleJob
 
 log = logging.getLogger(__name__)
 
@@ -185,12 +185,12 @@ class ImageWorker:
             await database.read_async(database.sync_time)
         before_ms = FOREVER_MS if include_unexpired else clock.lease_ms()
         expired = await database.read_async(jobs.expired_leases, before_ms)
-        futures = [
-            self._services.writer.submit(self._requeue(job, account, attempt, forced=include_unexpired))
-            for job, account, attempt in expired
-            if job not in self.state.attempts
-        ]
+        abandoned = [job for job in expired if job.id not in self.state.attempts]
+        futures = [self._services.writer.submit(self._requeue(job, forced=include_unexpired)) for job in abandoned]
         results = await asyncio.gather(*(future for future in futures if future is not None))
+        for job, result in zip(abandoned, results, strict=True):
+            if isinstance(result, Settled) and not result.repeated:
+                self._count_failed(job, Outcome("failed", error_code="interrupted"))
         requeued = sum(isinstance(result, Requeued) for result in results)
         failed = sum(isinstance(result, Settled) for result in results)
         if requeued or failed:
@@ -198,11 +198,26 @@ class ImageWorker:
             self.events.notify_queued()
         return requeued + failed
 
-    def _requeue(self, job: int, account: int, attempt: int, *, forced: bool) -> Requeue:
+    def _count_failed(self, job: StaleJob, outcome: Outcome, charge: asyncio.Future[Result] | None = None) -> None:
+        now_ms = self._services.clock.now_ms()
+        self._services.meters.ended(
+            "image", job.model, job.id, outcome, 0, now_ms, charge, engine=job.engine, began_ms=job.created_ms
+        )
+
+    def _requeue(self, job: StaleJob, *, forced: bool) -> Requeue:
         message = f"the job was interrupted {MAX_FAILURES} times"
         now_ms, lease_now_ms = self._services.clock.now_ms(), self._services.clock.lease_ms()
         return Requeue(
-            job, account, attempt, now_ms, "lapsed", MAX_FAILURES, "interrupted", message, forced, lease_now_ms
+            job.id,
+            job.account_id,
+            job.attempt,
+            now_ms,
+            "lapsed",
+            MAX_FAILURES,
+            "interrupted",
+            message,
+            forced,
+            lease_now_ms,
         )
 
     async def _fail_expired(self) -> None:
@@ -210,9 +225,17 @@ class ImageWorker:
         now_ms = self._services.clock.now_ms()
         error = "no worker could run this model within 24 hours"
         outcome = Outcome(state="failed", error_code="expired", error=error)
-        for job, account in await self._services.database.read_async(jobs.jobs_waiting_since, now_ms - MAX_WAIT_MS):
-            log.error("job %d: failed after waiting 24 hours for a worker that can run it", job)
-            self._services.writer.submit(Settle(job, account, 0, now_ms, outcome), wait=False)
+        for job in await self._services.database.read_async(jobs.jobs_waiting_since, now_ms - MAX_WAIT_MS):
+            log.warning(
+                "generation %s: job %d of model %s failed at %s (expired): no worker could run it for 24 hours",
+                generation_name(job.id),
+                job.id,
+                job.model,
+                job.engine,
+            )
+            self._count_failed(
+                job, outcome, self._services.writer.submit(Settle(job.id, job.account_id, 0, now_ms, outcome))
+            )
 
     async def _sweep(self) -> None:
         while True:

@@ -8,19 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 from minitoolai.core.errors import SettingsError
+from minitoolai.core.logs import current_request
 from minitoolai.settings import Settings
-
-if TYPE_CHECKING:
-    from minitoolai.http.request_context import RequestContext
-
-#: The request that the running code belongs to. Set by the HTTP layer; tasks that a request starts inherit it.
-current_request: Final[ContextVar[RequestContext | None]] = ContextVar("minitoolai.request", default=None)
-
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 #: Libraries that log whole requests at level DEBUG; limited to warnings.
@@ -73,6 +66,7 @@ class JsonFormatter(logging.Formatter):
             fields["request"] = facts.request_id()
             if facts.generation is not None:
                 fields["generation"] = facts.generation
+        fields |= getattr(record, "fields", {})
         if record.name == _ACCESS and isinstance(record.args, tuple) and len(record.args) == len(_ACCESS_FIELDS):
             fields |= dict(zip(_ACCESS_FIELDS, record.args, strict=True))
         if record.exc_info:

@@ -1,17 +1,17 @@
-"""Serve `/metrics` in Prometheus' formats, on a port of its own.
+"""Render `/metrics` in Prometheus' formats.
 
 Everything is counted elsewhere. This module defines the metrics, collects their values, and renders the page.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hmac
+import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -22,12 +22,14 @@ from minitoolai import __version__
 from minitoolai.billing.audit import Auditor
 from minitoolai.billing.shared import SharedServices
 from minitoolai.chat.router import Router
-from minitoolai.core.errors import ServiceError, SettingsError, StoreError
-from minitoolai.core.meters import Histogram
+from minitoolai.core.catalog import Catalog, ChatModel, EmbeddingModel, ImageModel, SpeechModel
+from minitoolai.core.errors import ServiceError, StoreError
+from minitoolai.core.meters import EngineResult, Histogram
+from minitoolai.core.threads import FILES
+from minitoolai.engines.child_process import running_children
 from minitoolai.engines.protocols import ChatEngine, SpeechEngine
 from minitoolai.http.errors import error_counts
 from minitoolai.images.build import Images
-from minitoolai.settings import Settings
 from minitoolai.storage.reports import LiveGauges, read_gauges
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 NANO: Final = 1e-9
 MS: Final = 1e-3
 US: Final = 1e-6
+Model = ChatModel | EmbeddingModel | SpeechModel | ImageModel
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
@@ -54,10 +57,20 @@ METRICS: Final[Mapping[str, Metric]] = {
         _GAUGE, "Always 1; the labels are the version and the kind of database.", ("version", "database")
     ),
     "minitoolai_ready": Metric(_GAUGE, "1 while this process is ready to serve requests."),
+    "minitoolai_event_loop_pause_seconds": Metric(
+        _GAUGE, "Longest time in the last minute for which one piece of work held the event loop of this process."
+    ),
     "minitoolai_requests_total": Metric(_COUNTER, "Requests received.", ("path",)),
     "minitoolai_errors_total": Metric(_COUNTER, "Error responses.", ("status", "code")),
     "minitoolai_answers_total": Metric(
         _COUNTER, "Finished generations (billed work).", ("kind", "model", "state", "error")
+    ),
+    "minitoolai_engine_requests_total": Metric(
+        _COUNTER,
+        "Requests by the engine that served them last. Result: succeeded, cancelled, failed, invalid (the engine"
+        " rejected the request itself) or refused (before it began: the engine rests, is full, or the server cannot"
+        " take it).",
+        ("engine", "model", "result"),
     ),
     "minitoolai_units_total": Metric(
         _COUNTER, "Tokens, characters or images of finished generations.", ("kind", "model", "direction")
@@ -88,13 +101,37 @@ METRICS: Final[Mapping[str, Metric]] = {
     "minitoolai_engine_failures_total": Metric(_COUNTER, "Failed attempts at an engine.", ("engine", "code")),
     "minitoolai_engine_ready": Metric(_GAUGE, "1 if the engine is configured and its files exist.", ("engine",)),
     "minitoolai_engine_resting": Metric(
-        _GAUGE, "1 while an upstream's circuit breaker is open after failures.", ("engine",)
+        _GAUGE,
+        "1 while an upstream's circuit breaker refuses the requests of all accounts after failures.",
+        ("engine",),
+    ),
+    "minitoolai_child_memory_bytes": Metric(_GAUGE, "Resident memory of the engine's child processes.", ("engine",)),
+    "minitoolai_child_restarts_total": Metric(
+        _COUNTER, "Child processes of the engine that exited and were restarted.", ("engine",)
     ),
     "minitoolai_books_broken": Metric(_GAUGE, "Violated ledger invariants. Anything but 0 is an alarm."),
     "minitoolai_books_checked_seconds": Metric(
         _GAUGE, "Seconds since the last check of the ledger; -1 before the first."
     ),
     "minitoolai_database_up": Metric(_GAUGE, "1 if the database responded to this scrape."),
+    "minitoolai_database_replaced": Metric(
+        _GAUGE, "1 while another file, or none, is in the place of the database that this process opened."
+    ),
+    "minitoolai_disk_free_bytes": Metric(
+        _GAUGE, "Free space where the data folder and the SQLite database are.", ("folder",)
+    ),
+    "minitoolai_disk_size_bytes": Metric(_GAUGE, "Size of those file systems.", ("folder",)),
+    "minitoolai_store_failures_total": Metric(_COUNTER, "Failed operations on the store of images.", ("operation",)),
+    "minitoolai_store_oldest_seconds": Metric(
+        _GAUGE, "Duration of the longest operation that waits for the store of images now."
+    ),
+    "minitoolai_holds_oldest_seconds": Metric(
+        _GAUGE, "Age of the oldest pending hold of a chat or speech (database).", ("kind",)
+    ),
+    "minitoolai_workers": Metric(_GAUGE, "Processes that run image jobs; 0 on SQLite (database)."),
+    "minitoolai_workers_lost": Metric(
+        _GAUGE, "Processes that stopped reporting in the last half hour without unregistering (database)."
+    ),
     "minitoolai_holds_pending": Metric(_GAUGE, "Holds that are not settled yet (database).", ("kind",)),
     "minitoolai_held_dollars": Metric(_GAUGE, "Total amount of pending holds (database)."),
     "minitoolai_jobs_queued": Metric(_GAUGE, "Queued image jobs (database).", ("model",)),
@@ -114,14 +151,22 @@ class MetricSources:
     router: Router
     images: Images
     auditor: Auditor
+    data_dir: Path
 
 
 class MetricsPage:
     """Render the metrics page."""
 
-    def __init__(self, sources: MetricSources, why_not_ready: Callable[[], str | None]) -> None:
+    def __init__(
+        self, sources: MetricSources, why_not_ready: Callable[[], str | None], longest_pause_s: Callable[[], float]
+    ) -> None:
         self._sources = sources
         self._why_not_ready = why_not_ready
+        self._longest_pause_s = longest_pause_s
+        database = sources.shared.database
+        self._folders = {"data": sources.data_dir}
+        if not database.is_shared:
+            self._folders["database"] = Path(database.where).parent
 
     async def render(self, accept: str) -> tuple[bytes, str]:
         """Return the page and its content type: OpenMetrics if the Accept header asks for it, else Prometheus' text.
@@ -131,26 +176,34 @@ class MetricsPage:
         shared = self._sources.shared
         gauges: LiveGauges | None = None
         try:
-            gauges = await shared.database.read_async(read_gauges, shared.clock.now_ms())
+            gauges = await shared.database.read_async(read_gauges, shared.clock.now_ms(), shared.clock.lease_ms())
         except (StoreError, ServiceError) as error:
             log.warning("cannot read the gauges from the database, leaving them out of /metrics: %s", error)
         registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=registry)
-        registry.register(_StaticCollector(self._families(gauges)))
+        disks = await FILES.run(read_disks, self._folders)
+        registry.register(_StaticCollector(self._families(gauges, disks)))
         encode, content_type = choose_encoder(accept)
         return encode(registry), content_type
 
-    def _families(self, gauges: LiveGauges | None) -> list[Family]:
+    def _families(self, gauges: LiveGauges | None, disks: Mapping[str, Disk]) -> list[Family]:
         families = _Families()
         families.add("minitoolai_info", 1, __version__, self._sources.shared.database.name)
         families.add("minitoolai_ready", 1 if self._why_not_ready() is None else 0)
+        families.add("minitoolai_event_loop_pause_seconds", self._longest_pause_s())
+        database = self._sources.shared.database
         families.add("minitoolai_database_up", 0 if gauges is None else 1)
+        families.add("minitoolai_database_replaced", 0 if database.why_gone() is None else 1)
+        for folder, disk in disks.items():
+            families.add("minitoolai_disk_free_bytes", disk.free, folder)
+            families.add("minitoolai_disk_size_bytes", disk.size, folder)
         self._add_generations(families)
         self._add_writer(families)
         self._add_engines(families)
         self._add_ledger(families)
+        self._add_store(families)
         if gauges is not None:
-            _add_gauges(families, gauges)
+            _add_gauges(families, gauges, self._sources.shared.catalog)
         return list(families.by_name.values())
 
     def _add_generations(self, families: _Families) -> None:
@@ -171,6 +224,9 @@ class MetricsPage:
                 key = (kind, model, direction)
                 units[key] = units.get(key, 0) + getattr(tally, direction)
             dollars[kind, model] = dollars.get((kind, model), 0) + tally.cost
+        results = _all_engine_results(sources.shared.catalog) | meters.engine_results
+        for (engine, model, result), count in results.items():
+            families.add("minitoolai_engine_requests_total", count, engine, model, result)
         for labels, count in units.items():
             families.add("minitoolai_units_total", count, *labels)
         for labels2, nano in dollars.items():
@@ -209,8 +265,18 @@ class MetricsPage:
             ready[name] = bool(worker.models_of(painter)) or ready.get(name, False)
         for name, is_ready in ready.items():
             families.add("minitoolai_engine_ready", int(is_ready), name)
+        now_s = sources.shared.clock.steady_s()
         for name in sources.engines:
-            families.add("minitoolai_engine_resting", int(not sources.router.breakers[name].is_closed), name)
+            families.add("minitoolai_engine_resting", int(sources.router.breakers[name].is_resting(now_s)), name)
+        for name, children in running_children().items():
+            families.add("minitoolai_child_memory_bytes", children.memory, name)
+            families.add("minitoolai_child_restarts_total", children.restarts, name)
+
+    def _add_store(self, families: _Families) -> None:
+        store = self._sources.images.objects
+        for operation, count in store.failures.items():
+            families.add("minitoolai_store_failures_total", count, operation)
+        families.add("minitoolai_store_oldest_seconds", store.oldest_s())
 
     def _add_ledger(self, families: _Families) -> None:
         auditor, now_s = self._sources.auditor, self._sources.shared.clock.steady_s()
@@ -219,12 +285,45 @@ class MetricsPage:
         families.add("minitoolai_books_checked_seconds", checked_s)
 
 
-def _add_gauges(families: _Families, gauges: LiveGauges) -> None:
+class Disk(NamedTuple):
+    """Space of a file system, in bytes. `free` is what a program without privileges may use."""
+
+    free: int
+    size: int
+
+
+def read_disks(folders: Mapping[str, Path]) -> dict[str, Disk]:
+    """Return the space where these folders are, by name. A folder that is missing is left out."""
+    found = {}
+    for name, folder in folders.items():
+        try:
+            stats = os.statvfs(folder)
+        except OSError as error:
+            log.debug("cannot read the free space of %s: %s", folder, error)
+            continue
+        found[name] = Disk(stats.f_bavail * stats.f_frsize, stats.f_blocks * stats.f_frsize)
+    return found
+
+
+def _all_engine_results(catalog: Catalog) -> dict[tuple[str, str, EngineResult], int]:
+    """Return zeros for what an alert divides, because Prometheus does not see the first event of a new series."""
+    models: Iterable[Model] = itertools.chain(
+        catalog.chat.values(), catalog.embeddings.values(), catalog.speech.values(), catalog.images.values()
+    )
+    results: tuple[EngineResult, ...] = ("succeeded", "failed", "refused")
+    return {(engine, model.name, result): 0 for model in models for engine in model.engines for result in results}
+
+
+def _add_gauges(families: _Families, gauges: LiveGauges, catalog: Catalog) -> None:
     for kind in ("chat", "image", "speech"):
         families.add("minitoolai_holds_pending", gauges.holds.get(kind, 0), kind)
     families.add("minitoolai_held_dollars", gauges.held * NANO)
-    for model, count in gauges.queued.items():
+    for kind in ("chat", "speech"):
+        families.add("minitoolai_holds_oldest_seconds", gauges.oldest_hold_ms.get(kind, 0) * MS, kind)
+    for model, count in (dict.fromkeys(catalog.images, 0) | gauges.queued).items():
         families.add("minitoolai_jobs_queued", count, model)
+    families.add("minitoolai_workers", gauges.workers)
+    families.add("minitoolai_workers_lost", gauges.workers_lost)
     families.add("minitoolai_jobs_oldest_seconds", gauges.oldest_ms * MS)
     families.add("minitoolai_jobs_drawing", gauges.drawing)
     families.add("minitoolai_webhooks_pending", gauges.webhooks)
@@ -255,114 +354,3 @@ class _StaticCollector(Collector):
 
     def collect(self) -> Iterable[Family]:
         return self._families
-
-
-# ── the port ──────────────────────────────────────────────────────────────────────────────────────────────
-
-#: Renders the page for an Accept header; returns body and content type.
-Render = Callable[[str], Awaitable[tuple[bytes, str]]]
-MAX_HEAD = 16_384
-REQUEST_TIMEOUT_S = 10.0
-
-
-def metrics_address(settings: Settings) -> tuple[str, int] | None:
-    """Return host and port, or None if metrics are off.
-
-    Raise SettingsError if the setting is invalid, or would show the metrics to other machines without a token.
-    """
-    text = settings.metrics_listen
-    if not text:
-        return None
-    host, _, port = text.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f"MINITOOLAI_METRICS_LISTEN={text!r} is invalid: write it like 127.0.0.1:9464")
-    if not settings.metrics_token and not is_loopback(host):
-        raise SettingsError(
-            f"MINITOOLAI_METRICS_LISTEN={text!r} would show your metrics to everyone who can reach this "
-            "machine: set MINITOOLAI_METRICS_TOKEN too, or listen on 127.0.0.1"
-        )
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if only this machine can reach this address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-class MetricsPort:
-    """A small HTTP server for GET /metrics only, so that customers cannot reach the metrics on the port of the API."""
-
-    def __init__(self, settings: Settings, render: Render) -> None:
-        self._address = metrics_address(settings)
-        self._token = settings.metrics_token
-        self._more_ports = 2 * max(1, settings.workers) + 8
-        self._render = render
-        self._server: asyncio.Server | None = None
-        self.port = 0
-
-    async def open(self) -> None:
-        """Listen on the configured port or the next free one. Raise SettingsError if none is free.
-
-        Several processes on one machine have the same setting, so each takes the next free port.
-        """
-        if self._address is None:
-            return
-        host, first = self._address
-        last = first + self._more_ports if first else 0
-        for port in range(first, last + 1):
-            try:
-                self._server = await asyncio.start_server(self._serve, host, port, limit=MAX_HEAD)
-            except OSError as error:
-                if port == last:
-                    raise SettingsError(
-                        f"cannot listen on {host}:{first} for /metrics, nor on the next {self._more_ports} ports: "
-                        f"{error.strerror or error}; choose another MINITOOLAI_METRICS_LISTEN"
-                    ) from None
-            else:
-                self.port = self._server.sockets[0].getsockname()[1]
-                log.info("metrics at http://%s:%d/metrics", f"[{host}]" if ":" in host else host, self.port)
-                return
-
-    async def close(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-                status, content_type, body = await self._respond(head)
-                writer.write(
-                    f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
-                    "Connection: close\r\n\r\n".encode()
-                    + (b"" if head[0].startswith("HEAD ") else body)
-                )
-                await writer.drain()
-        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
-            log.debug("dropped a request to the metrics port: %s", error)
-        finally:
-            writer.close()
-
-    async def _respond(self, head: list[str]) -> tuple[str, str, bytes]:
-        method, _, rest = head[0].partition(" ")
-        path = rest.partition(" ")[0].partition("?")[0]
-        fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-        if path != "/metrics":
-            return "404 Not Found", "text/plain", b"the only path here is /metrics\n"
-        if method not in ("GET", "HEAD"):
-            return "405 Method Not Allowed", "text/plain", b"use GET\n"
-        sent = fields.get("authorization", "").encode("latin-1")
-        if self._token and not hmac.compare_digest(sent, f"Bearer {self._token}".encode()):
-            return "401 Unauthorized", "text/plain", b"send MINITOOLAI_METRICS_TOKEN as a Bearer token\n"
-        try:
-            body, content_type = await self._render(fields.get("accept", ""))
-        except Exception:
-            log.exception("rendering the metrics failed")
-            return "500 Internal Server Error", "text/plain", b"see the log\n"
-        return "200 OK", content_type, body

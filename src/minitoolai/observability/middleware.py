@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from minitoolai.core.logs import current_request
 from minitoolai.core.tracing import REQUEST
 from minitoolai.http.asgi import App, Receive, Scope, Send, header
-from minitoolai.observability.logging import current_request
 
 if TYPE_CHECKING:
     from minitoolai.observability.otel import OtelSpan, Traces

@@ -16,12 +16,16 @@ FOLDER = Path(__file__).parent / "examples"
 EXAMPLE_ORIGIN = "https://ai.example.com"
 #: Tab → its title, in the order shown.
 TABS = {"python": "Python", "php": "PHP", "curl": "curl", "javascript": "JavaScript", "openai": "openai SDK"}
+#: Tabs of the samples for coding agents.
+AGENT_TABS = {"claude": "Claude Code", "anthropic": "anthropic SDK"}
 
 _STRING = r'"(?:\\.|[^"\\\n])*"'
 _PYTHON = "import|from|with|as|for|in|if|not|while|True|break|continue|raise|print"
 _KEYWORDS = {
     "python": _PYTHON,
     "openai": _PYTHON,
+    "anthropic": _PYTHON,
+    "claude": "export",
     "php": r"<\?php|function|use|foreach|as|if|continue|return|exit|echo|do|while|isset|true",
     "javascript": "import|from|const|let|for|of|await|async|function|return|if|throw|new|continue|do|while",
     "curl": "curl",
@@ -57,7 +61,7 @@ def example(name: str, origin: str) -> Markup:
 
 def tabs_of(topic: str) -> dict[str, str]:
     """Return the tabs that have a sample for this topic."""
-    return {tab: title for tab, title in TABS.items() if (FOLDER / f"{topic}.{tab}").is_file()}
+    return {tab: title for tab, title in (TABS | AGENT_TABS).items() if (FOLDER / f"{topic}.{tab}").is_file()}
 
 
 def _escape(text: str) -> str:

@@ -71,6 +71,10 @@ class PageHandler(msgspec.Struct, frozen=True):
             await page.load_session()
             return await self._run(page)
         except (ServiceError, StoreError) as error:
+            if isinstance(error, BodyTooLarge | InvalidRequest) and self.is_form and page.user is None:
+                wait_s = page.site.request_failures.wait_s(request.scope)
+                if wait_s:
+                    return too_many_requests(page, wait_s)
             return error_response(page, error)
         except Exception:
             log.exception("error in %s %s", request.method, request.scope["path"][:200])

@@ -27,6 +27,7 @@ from minitoolai.billing.usage import RevenueCache, UsageCache
 from minitoolai.core.clock import Clock
 from minitoolai.core.marks import MarkCodec
 from minitoolai.core.signing import SecretKeys
+from minitoolai.http.failure_limits import FailureLimits
 from minitoolai.images.certificates import certificate_digest
 from minitoolai.images.check import MarkChecker
 from minitoolai.images.results import PublicAddress
@@ -167,6 +168,10 @@ class Site:
     @cached_property
     def failures(self) -> Failures:
         return Failures(self.clock)
+
+    @cached_property
+    def request_failures(self) -> FailureLimits:
+        return FailureLimits(self.clock, self.keys, self.requests_per_minute)
 
     @property
     def usage(self) -> UsageCache:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, cast, get_args
 
 from minitoolai.accounts.keys import KeyVerifier
@@ -17,8 +16,6 @@ from minitoolai.http.request_context import set_generation
 from minitoolai.http.streaming import EVENT_STREAM, StreamWriter, method_not_allowed, stream_response
 from minitoolai.http.validation import json_object, non_empty_text, number, shortened
 from minitoolai.speech.service import SpeechRun, SpeechService
-
-log = logging.getLogger(__name__)
 
 # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -78,6 +75,7 @@ class SpeechEndpoint:
         self.limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request: SpeechRequest | None = None
         try:
             if scope["method"] != "POST":
                 await method_not_allowed(send)
@@ -88,6 +86,8 @@ class SpeechEndpoint:
         except ClientLeft:
             return
         except ServiceError as error:
+            if request is not None and error.is_fault:
+                self._speeches.count_refusal(request, error)
             await respond_error(send, error, [])
             return
         run.cancellation.arm()
@@ -122,6 +122,4 @@ async def _send_error(out: StreamWriter, run: SpeechRun, error: ServiceError, se
     elif run.request.as_events:
         kind = status_and_type(error)[1]
         await out.write(error_event(error.message, kind=kind, code=error.code, param=error.param), is_last=True)
-    else:
-        # The server closes the connection of an incomplete response, so that the caller notices the missing end.
-        log.error("%s failed after audio was sent, closing the connection: %s", run.name, error.code)
+    # Else the server closes the connection of an incomplete response, so that the caller notices the missing end.

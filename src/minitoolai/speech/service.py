@@ -17,11 +17,19 @@ from minitoolai.billing import charging as pricing
 from minitoolai.billing.charging import Charging, Reservation, state_after, wait_until_durable
 from minitoolai.core.catalog import Catalog, SpeechModel, VoiceEntry, find_voice
 from minitoolai.core.clock import Clock, generation_name
-from minitoolai.core.errors import EngineError, EngineTimeout, InvalidRequest, Overloaded, ServiceError
+from minitoolai.core.errors import (
+    EngineError,
+    EngineTimeout,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    ServiceError,
+)
 from minitoolai.core.in_flight import (
     Cancellation,
     CheckpointSchedule,
     InFlight,
+    RunFailure,
     StreamOutput,
     break_silence,
     has_died,
@@ -146,7 +154,7 @@ class SpeechRun:
         self.is_finished = True
         is_last = self._service.forget(self)
         cost, outcome = self.cost_so_far(), self._outcome(error)
-        self._charge = self._service.charging.settle(self.reservation, cost, outcome, is_last=is_last)
+        self._charge = self._service.charging.settle(self.reservation, cost, outcome, error=error, is_last=is_last)
 
     def _outcome(self, error: ServiceError | None) -> Outcome:
         first_s = self._first_sound_s
@@ -168,6 +176,10 @@ class SpeechRun:
         response, self._response = self._response, None
         if response is not None:
             await response.close()
+
+    def describe_failure(self, error: ServiceError) -> RunFailure:
+        """Return the model, the engine and the reason of a failure, for the log."""
+        return RunFailure(self.request.model, self.engine.name, error.code)
 
     def stop(self, reason: ServiceError) -> None:
         """Cancel the run with this error."""
@@ -267,6 +279,15 @@ class SpeechService:
         run = SpeechRun(self, request, engine, voice, text, await self.charging.reserve(caller, bound, generation))
         self._in_flight.add(run)
         return run
+
+    def count_refusal(self, request: SpeechRequest, error: ServiceError) -> None:
+        """Count a request that was refused although it is valid, for the engine that would have spoken it."""
+        try:
+            model = self.catalog.speech_model(request.model)
+        except ModelNotFound:
+            return
+        engine = self.engine_for(model)
+        self.charging.count_refusal(model.engines[0] if engine is None else engine.name, model.name, error)
 
     def upstream_cost(self, model: str, engine: str, characters: int) -> int | None:
         """Return what the engine charges the operator, in nano-dollars. None if the catalog has no cost for it."""

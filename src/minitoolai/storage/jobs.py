@@ -7,6 +7,7 @@ that move no money. Plain functions of a connection; the caller owns the transac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -169,24 +170,37 @@ def renew_leases(connection: Connection, renewals: Sequence[LeaseRenewal], lease
     return {one.id for one in renewals if (one.id, one.attempt) not in current}
 
 
-def expired_leases(connection: Connection, lease_before_ms: int) -> list[tuple[int, int, int]]:
-    """Return (job, account, attempt) of running jobs with a lease that ended before this time."""
+class StaleJob(NamedTuple):
+    """A job that its worker abandoned, or that none can run."""
+
+    id: int
+    account_id: int
+    attempt: int
+    model: str
+    engine: str
+    created_ms: int
+
+
+_STALE = "SELECT id, account_id, attempt, model, engine, created_ms FROM generations"
+
+
+def expired_leases(connection: Connection, lease_before_ms: int) -> list[StaleJob]:
+    """Return the running jobs with a lease that ended before this time."""
     rows = connection.execute(
-        "SELECT id, account_id, attempt FROM generations WHERE kind = 'image' AND state = 'running'"
-        " AND lease_until_ms < ? ORDER BY lease_until_ms LIMIT 512",
+        f"{_STALE} WHERE kind = 'image' AND state = 'running' AND lease_until_ms < ? ORDER BY lease_until_ms LIMIT 512",
         (lease_before_ms,),
     )
     # Sorted here: in the order of the IDs, SQLite would read every generation instead of the index of running jobs.
-    return sorted((row[0], row[1], row[2]) for row in rows)
+    return sorted(StaleJob(*row) for row in rows)
 
 
-def jobs_waiting_since(connection: Connection, created_before_ms: int) -> list[tuple[int, int]]:
-    """Return (job, account) of jobs that have been queued since before this time."""
+def jobs_waiting_since(connection: Connection, created_before_ms: int) -> list[StaleJob]:
+    """Return the jobs that have been queued since before this time."""
     rows = connection.execute(
-        f"SELECT id, account_id FROM generations WHERE state = 'queued' AND created_ms < ? {_QUEUE_ORDER} LIMIT 512",
+        f"{_STALE} WHERE state = 'queued' AND created_ms < ? {_QUEUE_ORDER} LIMIT 512",
         (created_before_ms,),
     )
-    return [(row[0], row[1]) for row in rows]
+    return [StaleJob(*row) for row in rows]
 
 
 # ── for pollers ───────────────────────────────────────────────────────────────────────────────────────────
@@ -207,6 +221,7 @@ class JobDetails(msgspec.Struct, frozen=True):
     #: None once retention has erased it.
     request: str | None
     size: str
+    engine: str
     created_ms: int
     finished_ms: int | None
     ahead: int = 0
@@ -216,7 +231,7 @@ def find(connection: Connection, job_id: int) -> JobDetails | None:
     """Return the job with this ID, or None."""
     rows = connection.execute(
         "SELECT account_id, state, step, seed, model, served_model, result, error_code, error, request, size,"
-        " created_ms, finished_ms, turn FROM generations WHERE id = ? AND kind = 'image'",
+        " engine, created_ms, finished_ms, turn FROM generations WHERE id = ? AND kind = 'image'",
         (job_id,),
     )
     if not rows:
@@ -240,6 +255,8 @@ def find(connection: Connection, job_id: int) -> JobDetails | None:
 EngineModels = dict[str, list[str]]
 #: A worker that has not reported for this long is considered gone; its row is deleted after a day.
 WORKER_TIMEOUT_MS, WORKER_ROW_TTL_MS = 20_000, MS_PER_DAY
+#: It counts as lost for this long.
+WORKER_LOST_MS = 1_800_000
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(EngineModels).decode
@@ -256,6 +273,21 @@ def register_worker(connection: Connection, name: str, offers: EngineModels, now
 def unregister_worker(connection: Connection, name: str) -> None:
     """Remove a worker that stops."""
     connection.execute_many("DELETE FROM workers WHERE name = ?", [(name,)])
+
+
+class WorkerCounts(NamedTuple):
+    """Number of workers that report, and of those that have stopped lately without unregistering."""
+
+    alive: int
+    lost: int
+
+
+def count_workers(connection: Connection, now_ms: int) -> WorkerCounts:
+    """Count the workers. `now_ms` is the time on the clock for leases."""
+    alive_since_ms = now_ms - WORKER_TIMEOUT_MS
+    seen = connection.execute("SELECT seen_ms FROM workers WHERE seen_ms > ?", (now_ms - WORKER_LOST_MS,))
+    alive = sum(row[0] > alive_since_ms for row in seen)
+    return WorkerCounts(alive, len(seen) - alive)
 
 
 def available_models(connection: Connection, now_ms: int) -> EngineModels:

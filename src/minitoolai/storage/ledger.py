@@ -20,6 +20,7 @@ checks that all of the above can.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY, first_id_at
 from minitoolai.core.models import Spending, period_ids
@@ -260,16 +261,25 @@ def _generation_row(hold: PlaceHold) -> tuple[object, ...]:
     return (*head, g.price_input, g.price_output, g.request, hold.now_ms)
 
 
-def expired_chat_holds(connection: Connection, lease_before_ms: int) -> list[tuple[int, int]]:
-    """Return (hold, account) of pending chat and speech holds with a lease that ended before this time."""
-    return [
-        (row[0], row[1])
-        for row in connection.execute(
-            "SELECT id, account_id FROM holds WHERE state = 'pending' AND kind IN ('chat', 'speech')"
-            " AND lease_until_ms < ? ORDER BY id LIMIT 512",
-            (lease_before_ms,),
-        )
-    ]
+class ExpiredHold(NamedTuple):
+    """A pending hold whose lease has ended, and the generation that it pays for."""
+
+    id: int
+    account_id: int
+    kind: str
+    model: str
+    engine: str
+
+
+def expired_chat_holds(connection: Connection, lease_before_ms: int) -> list[ExpiredHold]:
+    """Return the pending chat and speech holds with a lease that ended before this time."""
+    rows = connection.execute(
+        "SELECT h.id, h.account_id, h.kind, COALESCE(g.model, ''), COALESCE(g.engine, '')"
+        " FROM holds h LEFT JOIN generations g ON g.id = h.id"
+        " WHERE h.state = 'pending' AND h.kind IN ('chat', 'speech') AND h.lease_until_ms < ? ORDER BY h.id LIMIT 512",
+        (lease_before_ms,),
+    )
+    return [ExpiredHold(*row) for row in rows]
 
 
 # ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────

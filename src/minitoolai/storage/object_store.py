@@ -10,7 +10,9 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -176,6 +178,66 @@ def _fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# ── for metrics ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class WatchedObjectStore:
+    """Object store that counts failures and knows how long its operations have been waiting. Wraps another one."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        #: By operation. A missing object is not a failure.
+        self.failures = dict.fromkeys(("put", "get", "delete", "list"), 0)
+        self._started_s: dict[object, float] = {}
+
+    def oldest_s(self) -> float:
+        """Return the duration of the longest operation in progress, 0 if there is none."""
+        return max((time.monotonic() - started_s for started_s in self._started_s.values()), default=0.0)
+
+    async def put(self, job_id: int, png: bytes) -> str:
+        with self._watch("put"):
+            return await self._store.put(job_id, png)
+
+    async def get(self, key: str) -> bytes:
+        with self._watch("get"):
+            return await self._store.get(key)
+
+    async def delete(self, key: str) -> None:
+        with self._watch("delete"):
+            await self._store.delete(key)
+
+    async def put_file(self, path: str, data: bytes) -> None:
+        with self._watch("put"):
+            await self._store.put_file(path, data)
+
+    async def get_file(self, path: str) -> bytes:
+        with self._watch("get"):
+            return await self._store.get_file(path)
+
+    async def list_older(self, before_ms: int) -> AsyncIterator[str]:
+        # Not timed: the caller works between the pages.
+        try:
+            async for key in self._store.list_older(before_ms):
+                yield key
+        except StoreError:
+            self.failures["list"] += 1
+            raise
+
+    @contextmanager
+    def _watch(self, operation: str) -> Iterator[None]:
+        token = object()
+        self._started_s[token] = time.monotonic()
+        try:
+            yield
+        except ObjectMissing:
+            raise
+        except StoreError:
+            self.failures[operation] += 1
+            raise
+        finally:
+            del self._started_s[token]
 
 
 # ── S3 ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from minitoolai.core.errors import StoreError
 from minitoolai.core.private_files import create_private_file
 from minitoolai.storage.database import Connection, Database
-from minitoolai.storage.sqlite import open_sqlite
+from minitoolai.storage.sqlite import NEW_FILE, open_sqlite
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as SqlConnection
@@ -84,9 +84,8 @@ def migrate(url: str, to: str | None = None) -> tuple[str | None, str | None]:
         create_private_file(Path(where))
     try:
         with engine.connect() as connection:
-            if engine.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA page_count").scalar() == 0:
-                # Matters only to an empty file, see storage/sqlite.py.
-                connection.exec_driver_sql("PRAGMA auto_vacuum = INCREMENTAL")
+            if engine.dialect.name == "sqlite" and not Path(where).stat().st_size:
+                connection.exec_driver_sql(f"PRAGMA {NEW_FILE}")
             if engine.dialect.name == "postgresql":
                 # Released with the connection. A process that waited for it then finds every migration done.
                 connection.exec_driver_sql(f"SELECT pg_advisory_lock({ADVISORY_LOCK})")

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY, first_id_at
+from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY, created_ms, first_id_at
 from minitoolai.core.models import (
     AdminAction,
     Generation,
@@ -19,6 +19,7 @@ from minitoolai.core.models import (
     User,
 )
 from minitoolai.storage.database import Connection, Row
+from minitoolai.storage.jobs import count_workers
 from minitoolai.storage.users import USER_COLUMNS, user_of_row
 
 #: A time after everything: nothing bounds the search for generations.
@@ -309,32 +310,45 @@ def list_jobs(
 
 
 class LiveGauges(msgspec.Struct, frozen=True):
-    """Pending holds, jobs and webhooks at one moment, the same from every process. Ages in milliseconds."""
+    """Pending holds, jobs and webhooks at one moment, the same from every process. Ages in milliseconds.
+
+    Only chats and speech have an `oldest_hold_ms`: their IDs contain the time.
+    """
 
     holds: dict[str, int]
+    oldest_hold_ms: dict[str, int]
     held: int
     queued: dict[str, int]
     oldest_ms: int
     drawing: int
     webhooks: int
+    workers: int
+    workers_lost: int
 
 
-def read_gauges(connection: Connection, now_ms: int) -> LiveGauges:
-    """Count pending work in one snapshot. Each query reads a partial index, never a whole table."""
+def read_gauges(connection: Connection, now_ms: int, lease_now_ms: int) -> LiveGauges:
+    """Count pending work in one snapshot. Each query reads a partial index, never a whole table.
+
+    `lease_now_ms` is the time on the clock for leases.
+    """
     with connection.snapshot():
         holds = connection.execute(
-            "SELECT kind, count(*), sum(amount) FROM holds WHERE state = 'pending' GROUP BY kind"
+            "SELECT kind, count(*), sum(amount), min(id) FROM holds WHERE state = 'pending' GROUP BY kind"
         )
         queued = connection.execute(
             "SELECT model, count(*), min(created_ms) FROM generations WHERE state = 'queued' GROUP BY model"
         )
         drawing = connection.execute("SELECT count(*) FROM generations WHERE kind = 'image' AND state = 'running'")
         webhooks = connection.execute("SELECT count(*) FROM outbox WHERE state = 'pending'")
+        workers = count_workers(connection, lease_now_ms)
     return LiveGauges(
         holds={row[0]: row[1] for row in holds},
+        oldest_hold_ms={row[0]: max(0, now_ms - created_ms(row[3])) for row in holds if row[0] != "image"},
         held=sum(row[2] for row in holds),
         queued={row[0]: row[1] for row in queued},
         oldest_ms=max((now_ms - row[2] for row in queued), default=0),
         drawing=drawing[0][0],
         webhooks=webhooks[0][0],
+        workers=workers.alive,
+        workers_lost=workers.lost,
     )

@@ -21,6 +21,9 @@ BUSY_TIMEOUT_S = 10.0
 CHECK_EVERY = 50_000
 #: Set on every connection: a committed transaction survives a power cut, and foreign keys are enforced.
 SESSION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+#: Set once, on an empty file or before a VACUUM, so that freed pages can be returned to the disk. On any other file it would change
+#: nothing, but take the write lock.
+NEW_FILE = "auto_vacuum=INCREMENTAL"
 _INCREMENTAL = 2
 
 #: Compare the file with the path at most this often before a transaction. It costs a system call.
@@ -66,11 +69,9 @@ class SqliteConnection(ImmediateWrites):
                 check_same_thread=False,
                 cached_statements=256,
             )
-            if not read_only and self._db.execute("PRAGMA page_count").fetchone() == (0,):
-                # An empty file keeps it: freed pages can then be given back to the disk. In a file that has tables it
-                # would change nothing, but wait for the writer.
-                self._db.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            for pragma in SESSION:
+            is_empty = path.exists() and path.stat().st_size == 0
+            pragmas = (NEW_FILE, *SESSION) if is_empty else SESSION
+            for pragma in pragmas:
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.execute(f"PRAGMA wal_autocheckpoint={2000 if checkpoints else 0}")
             if read_only:
@@ -198,7 +199,7 @@ def vacuum(path: Path) -> tuple[int, int]:
     before = path.stat().st_size
     connection = SqliteConnection(path)
     try:
-        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute(f"PRAGMA {NEW_FILE}")
         connection.execute("VACUUM")
     finally:
         connection.close()

@@ -42,6 +42,8 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOOK_US = (100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000)
 
 WriteFunction = Callable[[Connection], Any]
+#: Called on the event loop with a settle and its result.
+OnLate = Callable[[Any, Result], None]
 
 
 class Watch(NamedTuple):
@@ -66,6 +68,8 @@ class PendingWrite(msgspec.Struct, eq=False):
     in_doubt: bool = False
     #: Instead of a future, for a checkpoint: nearly all are renewed, and then no event loop is woken.
     watch: Watch | None = None
+    #: Called with the operation and its result if the future was done before: its caller had stopped waiting.
+    on_late: OnLate | None = None
     result: Any = None
     failure: BaseException | None = None
     is_done: bool = False
@@ -132,7 +136,11 @@ def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[Any], None],
 def _resolve(waiting: list[PendingWrite]) -> None:
     for pending in waiting:
         future = pending.future
-        if future is None or future.done():
+        if future is None:
+            continue
+        if future.done():
+            if pending.on_late is not None and pending.failure is None:
+                pending.on_late(pending.operation, pending.result)
             continue
         if pending.failure is not None:
             future.set_exception(pending.failure)
@@ -189,6 +197,8 @@ class Writer:
         self._retry_at_s = 0.0
         self._retry_delay_s = FIRST_RETRY_S
         self._thread: threading.Thread | None = None
+        #: Receives the results of settles that came too late for their callers.
+        self.on_late: OnLate | None = None
         self.counts = WriterCounts()
 
     def start(self) -> None:
@@ -225,7 +235,8 @@ class Writer:
         if is_hold and self._urgent >= MAX_QUEUED_HOLDS:
             raise Overloaded("too many requests are queued; try again", retry_after_s=1)
         future = asyncio.get_running_loop().create_future() if wait else None
-        self._put(PendingWrite(operation, None, future, is_hold, is_last, not is_hold))
+        on_late = self.on_late if type(operation) is Settle else None
+        self._put(PendingWrite(operation, None, future, is_hold, is_last, not is_hold, on_late=on_late))
         return future
 
     def renew(self, checkpoint: Checkpoint, on_lost: Callable[[Result], None]) -> None:

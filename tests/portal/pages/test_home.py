@@ -47,7 +47,7 @@ def test_changing_language_or_theme_keeps_the_page_and_its_query(member: Visitor
     assert 'href="/de/&#34;' not in member.open('/usage?x="><script>').text
 
 
-@pytest.mark.parametrize("path", ["/", "/favicon.ico", "/robots.txt", "/api-documentation", "/en/"])
+@pytest.mark.parametrize("path", ["/favicon.ico", "/robots.txt", "/api-documentation", "/en/"])
 def test_head_has_the_status_and_headers_of_get(server: ServerProcess, path: str) -> None:
     head, get = (
         requests.request(method, server.url + path, allow_redirects=False, timeout=20) for method in ("HEAD", "GET")
@@ -55,6 +55,12 @@ def test_head_has_the_status_and_headers_of_get(server: ServerProcess, path: str
     assert (head.status_code, head.content) == (get.status_code, b"")
     for name in ("location", "content-type", "cache-control", "vary"):
         assert head.headers.get(name) == get.headers.get(name), name
+
+
+def test_head_of_the_root_says_that_the_server_is_there(server: ServerProcess) -> None:
+    # Claude Code sends it first, and does not follow redirects.
+    head = requests.head(server.url + "/", timeout=20)
+    assert (head.status_code, head.content, head.headers.get("location")) == (200, b"", None)
 
 
 def test_search_engines_may_not_read_the_sign_in(server: ServerProcess) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 import msgspec
 
 from minitoolai.chat.chunks import DONE
-from minitoolai.chat.endpoint import DialectAdapter, DialectRun
+from minitoolai.chat.endpoint import DialectAdapter, DialectRun, OpenAIErrors
 from minitoolai.chat.request import LARGEST_INTEGER, check_options, wants_usage
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.errors import InvalidRequest, ServiceError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.request_fields import COMPLETION_FIELDS, other_bytes, prompt_bytes, split_fields
-from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.validation import flag, integer, json_object, non_empty_text, shortened
 
 # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -122,7 +121,7 @@ _FINISH_REASONS = {
 }
 
 
-class CompletionsDialect:
+class CompletionsDialect(OpenAIErrors):
     """OpenAI's legacy text completions."""
 
     def parse(self, body: bytes) -> ChatRequest:
@@ -133,9 +132,6 @@ class CompletionsDialect:
 
     def map_error(self, error: ServiceError) -> ServiceError:
         return rename_fields(error, _NAMES)
-
-    def error_frame(self, adapted: DialectRun, error: ServiceError) -> bytes:
-        return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
 
 
 def rename_fields(error: ServiceError, names: dict[str, str]) -> ServiceError:

@@ -9,13 +9,12 @@ from typing import Any
 import msgspec
 
 from minitoolai.chat.dialects.completions import convert_whole_floats, is_tokens, rename_fields
-from minitoolai.chat.endpoint import DialectAdapter, DialectRun
+from minitoolai.chat.endpoint import DialectAdapter, DialectRun, OpenAIErrors
 from minitoolai.chat.request import check_unpriced
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.errors import InvalidRequest, ServiceError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.request_fields import EMBEDDING_FIELDS, other_bytes, split_fields
-from minitoolai.http.errors import error_event, status_and_type
 from minitoolai.http.validation import flag, integer, json_object, non_empty_text, shortened
 
 Json = dict[str, Any]
@@ -28,7 +27,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-class EmbeddingsDialect:
+class EmbeddingsDialect(OpenAIErrors):
     """OpenAI's embeddings."""
 
     def parse(self, body: bytes) -> ChatRequest:
@@ -67,9 +66,6 @@ class EmbeddingsDialect:
 
     def map_error(self, error: ServiceError) -> ServiceError:
         return rename_fields(error, {"messages": "input"})
-
-    def error_frame(self, adapted: DialectRun, error: ServiceError) -> bytes:
-        return error_event(error.message, kind=status_and_type(error)[1], code=error.code, param=error.param)
 
 
 class EmbeddingsTranslator:

@@ -14,7 +14,7 @@ from minitoolai.chat.dialects.completions import rename_fields
 from minitoolai.chat.dialects.responses_request import NAMES, ResponseEcho, parse_response
 from minitoolai.chat.dialects.responses_stream import Json, ResponseStream, response_object, status_after
 from minitoolai.chat.dialects.responses_tools import called_item
-from minitoolai.chat.endpoint import DialectAdapter, DialectRun
+from minitoolai.chat.endpoint import DialectAdapter, DialectRun, OpenAIErrors
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.clock import Clock
 from minitoolai.core.errors import EngineRateLimited, ServiceError
@@ -24,7 +24,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-class ResponsesDialect:
+class ResponsesDialect(OpenAIErrors):
     """OpenAI's responses, generated synchronously and not stored."""
 
     def __init__(self, clock: Clock) -> None:

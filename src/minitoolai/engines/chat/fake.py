@@ -41,6 +41,7 @@ class FakeEngine:
     forwards: frozenset[str] = frozenset()
     fetches_images = True
     plain_images = False
+    speaks_messages = False
 
     def __init__(self, name: str, entry: EngineEntry) -> None:
         self.name = name
@@ -66,6 +67,9 @@ class FakeEngine:
 
     def is_busy(self) -> bool:
         return False
+
+    async def count_messages(self, request: ChatRequest) -> int:
+        return await self.count_prompt(request)
 
     async def count_prompt(self, request: ChatRequest) -> int:
         if request.prompt is not None or request.embed is not None:

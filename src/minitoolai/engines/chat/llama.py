@@ -45,6 +45,7 @@ class LlamaEngine(ChildProcess):
     forwards = frozenset(("top_k", "min_p", "typical_p", "repeat_penalty"))
     fetches_images = False
     plain_images = True
+    speaks_messages = False
     # A model file that does not load will not load later either: report it instead.
     retries_first_start = False
 
@@ -143,6 +144,9 @@ class LlamaEngine(ChildProcess):
         return response
 
     # ── counting tokens ───────────────────────────────────────────────────────────────────────────────────
+
+    async def count_messages(self, request: ChatRequest) -> int | None:
+        return await self.count_prompt(request)
 
     async def count_prompt(self, request: ChatRequest) -> int | None:
         """Return the exact count, with the model's own template and tokenizer."""

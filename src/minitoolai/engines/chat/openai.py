@@ -32,6 +32,7 @@ class UpstreamEngine:
     """One server with one API key. Ready if it has the key it needs."""
 
     plain_images = False
+    speaks_messages = False
     token_events = False
 
     def __init__(
@@ -103,6 +104,9 @@ class UpstreamEngine:
     async def count_prompt(self, request: ChatRequest) -> int | None:
         return None
 
+    async def count_messages(self, request: ChatRequest) -> int | None:
+        return None
+
     async def start(self) -> None:
         return None
 
@@ -136,14 +140,19 @@ class UpstreamEngine:
         return self._post(self._chat_url, _encode(chat_body(request, limit, self._entry)), UpstreamResponse)
 
     async def _post(
-        self, url: str, body: bytes, response_type: Callable[[HttpResponse, str], UpstreamResponse]
+        self,
+        url: str,
+        body: bytes,
+        response_type: Callable[[HttpResponse, str], UpstreamResponse],
+        headers: dict[str, str] | None = None,
     ) -> UpstreamResponse:
+        headers = headers or self._headers
         try:
             # The ticker of core/in_flight.py enforces the timeouts; this one is only a safety net.
             response = await self._client.request(
                 "POST",
                 url,
-                headers=self._headers if self._extra_headers is None else {**self._headers, **self._extra_headers()},
+                headers=headers if self._extra_headers is None else {**headers, **self._extra_headers()},
                 body=body,
                 read_timeout_s=self._read_timeout_s,
                 may_repeat=self._may_repeat,

@@ -118,6 +118,7 @@ SECTIONS = {
     "chat": N_("Chat"),
     "stream": N_("The streamed answer"),
     "image-input": N_("Image input"),
+    "agents": N_("Coding agents"),
     "text-to-image": N_("Text to image"),
     "jobs": N_("Jobs"),
     "speech": N_("Speech"),

@@ -18,7 +18,9 @@ CACHE_FOR_A_YEAR = "public, max-age=31536000, immutable"
 
 @reads("/")
 async def root(request: Request) -> Response:
-    """Redirect to the front page in the visitor's language."""
+    """Redirect to the front page in the visitor's language. Agents send HEAD to see if the server is there."""
+    if request.method == "HEAD":
+        return Response(b"", 200, security_headers(secure=False))
     lang = language_of(request)
     headers = {"location": f"/{lang}/", "vary": "accept-language, cookie", "cache-control": "private, no-cache"}
     return Response(b"", 302, headers | security_headers(secure=False))

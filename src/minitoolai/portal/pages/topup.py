@@ -145,9 +145,11 @@ async def stripe_webhook(request: Request) -> Response:
     try:
         body = await read_body(request, MAX_EVENT_BYTES)
         await site.checkout.handle_webhook(body, request.headers.get("stripe-signature", ""))
-    except BodyTooLarge:
-        return PlainTextResponse("too large\n", 413)
-    except (InvalidRequest, ClientLeft) as error:
+    except InvalidRequest as error:
+        if wait_s := site.request_failures.wait_s(request.scope):
+            return PlainTextResponse(f"too many requests failed: {error.message}\n", 429, {"retry-after": str(wait_s)})
+        return PlainTextResponse(f"{error.message}\n", 413 if isinstance(error, BodyTooLarge) else 400)
+    except ClientLeft as error:
         return PlainTextResponse(f"{error.message}\n", 400)
     except (Overloaded, StoreError):
         return PlainTextResponse("come again\n", 503, {"retry-after": "30"})

@@ -14,15 +14,18 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import uvicorn
 
+from minitoolai.accounts.keys import trusted_proxies
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.private_files import private_opener
+from minitoolai.http.serving.connections import Connections
+from minitoolai.http.serving.protocol import LimitedProtocol
 from minitoolai.http.types import App
-from minitoolai.http.uvicorn_protocol import UpgradeIgnoringProtocol
 from minitoolai.settings import Settings
 
 BACKLOG = 2048
@@ -81,24 +84,25 @@ def run_server(
     `drain(seconds)` ends the responses in flight. `on_listening(port)` is called once requests are accepted,
     `on_hangup()` for each SIGHUP; None ignores that signal.
     """
+    connections = Connections(settings.connections_per_address, trusted_proxies(settings))
+    make_protocol: Any = partial(LimitedProtocol, connections)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=UpgradeIgnoringProtocol,
+        http=make_protocol,
         ws="none",
         lifespan="on",
         access_log=settings.access_log,
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=75,
         # `drain` ends responses earlier, and sends the reason to each caller; this is a fallback.
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + 5,
         backlog=BACKLOG,
     )
-    server = GracefulServer(config, lambda: drain(settings.drain_timeout_s), on_listening, on_hangup)
+    server = GracefulServer(config, connections, lambda: drain(settings.drain_timeout_s), on_listening, on_hangup)
     server.run([listening] if listening is not None else None)
 
 
@@ -108,11 +112,13 @@ class GracefulServer(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
+        connections: Connections,
         drain: Callable[[], Coroutine[Any, Any, None]],
         on_listening: Callable[[int], None],
         on_hangup: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
+        self._connections = connections
         self._drain = drain
         self._on_listening = on_listening
         self._on_hangup = on_hangup
@@ -153,9 +159,11 @@ class GracefulServer(uvicorn.Server):
         """
         self._draining = asyncio.ensure_future(self._drain())
         await super().shutdown(sockets)
+        self._watching.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then report the port. Raise SettingsError if it cannot be listened on."""
+        self._watching = asyncio.ensure_future(self._connections.run())
         try:
             await super().startup(sockets)
         except SystemExit:

@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import resource
-from minitoolai.http.server import allow_many_connections
+from minitoolai.http.serving.server import allow_many_connections
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
 allow_many_connections()

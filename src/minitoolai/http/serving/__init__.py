@@ -1,0 +1,1 @@
+"""Serve HTTP with uvicorn: its protocol with our limits, direct writes, lingering close, processes."""
