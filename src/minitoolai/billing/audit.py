@@ -108,7 +108,7 @@ class Auditor:
         return [hold for hold in expired if hold.id not in in_flight]
 
     async def check(self) -> dict[str, list[Row]]:
-        """Check what is new and all balances, and log violations as critical. Check all open days every hour."""
+        """Check new rows and all balances, and log violations as critical. Check all open days every hour."""
         if self._clock.steady_s() >= self._fresh_s:
             self._position = AuditPosition()
             self._fresh_s = self._clock.steady_s() + FRESH_EVERY_S

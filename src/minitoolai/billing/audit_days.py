@@ -160,7 +160,7 @@ def read_day(connection: Connection, day: int, *, pause: bool = False) -> DayRea
 
 
 def verify_day(connection: Connection, kept: ClosedDay) -> tuple[int, Findings]:
-    """Read a closed day again. Return the number of its rows, and what differs from what was audited."""
+    """Read a closed day again. Return the number of its rows, and the differences from the audited day."""
     before = audit.closed_before(connection, kept.day)
     reader = DayReader(kept.day)
     for ids in (audit.ids_of_day(kept.day), audit.ALL_IDS):
@@ -190,7 +190,7 @@ def rows_outside(connection: Connection) -> Findings:
 
 
 def budgets_before(connection: Connection, day: int) -> dict[str, int]:
-    """Return what budgets counted in the closed days before this one, read from the rows, and what was archived.
+    """Return the spending of budgets in the closed days before this one: of rows, and of archived days.
 
     The caller holds the lock of the archive, so that no row is archived meanwhile.
     """

@@ -1,4 +1,4 @@
-"""The incremental audit: check what is new, and all balances, against sums of what was checked before.
+"""The incremental audit: check new rows, and all balances, against sums of the rows checked before.
 
 Generations of *closed* days (billing/audit_days.py) are known by their sums in `usage_days`. Of the other days, a
 position keeps the sums of everything below an ID under which all holds are settled. Each check reads what came above
@@ -81,7 +81,7 @@ class AuditPosition:
         return self._next_id
 
     def check(self, connection: Connection, now_ms: int) -> Findings:
-        """Check what is new and all balances. Every piece of the rows, and the balances, have a short snapshot each."""
+        """Check new rows and all balances. Every piece of the rows, and the balances, have a short snapshot each."""
         found: Findings = {}
         if self._closed_flows is None:
             rows = audit.changed_sums(connection)
@@ -161,7 +161,7 @@ def check_books(connection: Connection, now_ms: int) -> Findings:
 
 
 def check_from(position: AuditPosition, connection: Connection, *, now_ms: int) -> tuple[AuditPosition, Findings]:
-    """Check what is new since a position. If something is found, check all open days, and return a new position."""
+    """Check the rows since a position. If something is found, check all open days, and return a new position."""
     found = position.check(connection, now_ms)
     if not found:
         return position, found

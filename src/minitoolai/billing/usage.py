@@ -205,7 +205,7 @@ def _read_usage(
 
 
 def day_parts(from_ms: int, until_ms: int) -> list[tuple[int, int]]:
-    """Return what is left of a time without its whole days, as (from, until)."""
+    """Return the parts of a time outside its whole days, as (from, until)."""
     first_ms, end_ms = -(-from_ms // MS_PER_DAY) * MS_PER_DAY, until_ms // MS_PER_DAY * MS_PER_DAY
     parts = [(from_ms, first_ms), (end_ms, until_ms)] if first_ms < end_ms else [(from_ms, until_ms)]
     return [(begin, end) for begin, end in parts if begin < end]

@@ -21,7 +21,7 @@ from minitoolai.engines.fetching import (
 )
 from minitoolai.settings import Settings
 
-#: Memory that the rest of the server and the system need beside a model.
+#: Memory that the server and the system need beside a model.
 OTHER_MEMORY_MB = 1000
 
 

@@ -163,13 +163,13 @@ def usage_table(connection: Connection, from_day: int, until_day: int) -> dict[C
 
 
 def budget_totals(connection: Connection) -> dict[str, int]:
-    """Return budget → what it has counted in total, since its beginning."""
+    """Return budget → its spending in total, since its beginning."""
     rows = connection.execute("SELECT id, used FROM key_spending WHERE id LIKE '%/total'")
     return {row[0].removesuffix("/total"): row[1] for row in rows}
 
 
 def closed_budgets(connection: Connection) -> dict[str, int]:
-    """Return budget → what it counted in closed days."""
+    """Return budget → its spending in closed days."""
     return dict(connection.execute("SELECT budget_id, settled FROM audited_budgets"))
 
 

@@ -357,7 +357,7 @@ INVARIANTS: dict[str, str] = {
              GROUP BY budget_id) AS b ON b.id = s.id
         WHERE s.id LIKE '%/total' AND s.used <> coalesce(b.total, 0)""",
     COST: COST_OF_ROWS.replace("{range}", EVERYTHING),
-    # Of archived days, whose rows are in files, the sums are compared.
+    # The rows of archived days are in files; only the sums are compared.
     USAGE_DAYS: f"""
         SELECT account_id, day, kind, model, key_id, sum(requests), sum(cost) FROM (
             SELECT account_id, day, kind, model, key_id, requests, input_units, output_units, cost, purchase

@@ -216,7 +216,7 @@ class LlamaEngine(ChildProcess):
             raise
 
     async def start_when_fetched(self) -> None:
-        """Wait until the model's file is here, start it, and only then serve. Return at once for other models."""
+        """Wait until the model's file is fetched, start it, and only then serve. Do nothing for other models."""
         if self._fetched is None or self._supervisor is not None or self._starting is not None:
             return
         self._must_be_up = True
