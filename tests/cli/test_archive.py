@@ -122,6 +122,7 @@ def test_a_statement_over_http_is_the_same_after_many_kills(server: ServerProces
     for page in pages:
         assert shown(member, page) == before[page], page
     assert server.command("account", "export", EMAIL).stdout == exported
+    assert server.command("usage", "rebuild").stdout == "usage by day agrees with the generations\n"
     full = server.command("audit", "--full")
     assert (full.returncode, "closed days, 90 generations read\n" in full.stdout) == (0, True), full.stdout
 

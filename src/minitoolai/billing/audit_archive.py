@@ -33,7 +33,7 @@ def _audit_row(tables: dict[str, dict[str, Any]]) -> Row:
 
 
 def verify_closed_day(database: Database, get_file: GetFile, kept: ClosedDay) -> tuple[int, Findings]:
-    """Read a closed day again, from its rows or files. Return their number, and the differences from the audited day."""
+    """Read a closed day again, from its rows or files. Return their number, and differences from the audited day."""
     archived = database.read(rows.archived_day, kept.day)
     if archived is None:
         count, found = database.read(verify_day, kept)
