@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -80,17 +81,20 @@ def warm_up(account: Account) -> None:
 
 @pytest.mark.acceptance
 @pytest.mark.timing
-def test_floods_harm_nobody_and_leave_no_memory_behind(serve: Serve, upstream: Upstream) -> None:
-    server, spared = (serve(catalogs.FAKE + catalogs.upstream("story", upstream.base_url)) for _ in range(2))
+def test_floods_harm_nobody_and_leave_no_memory_behind(tmp_path: Path, serve: Serve, upstream: Upstream) -> None:
+    catalog = catalogs.FAKE + catalogs.upstream("story", upstream.base_url)
+    server = serve(catalog)
+    (tmp_path / "spared").mkdir()
+    spared = ServerProcess(tmp_path / "spared", catalog=catalog)
     account = server.account("1000")
-    for one in (account, spared.account("1000")):
-        warm_up(one)
-    with (
-        a_stream(server, upstream),
-        customer(account) as served,
-        customer(spared.account("1000")),
-        told("floods", server.port) as attacker,
-    ):
+    with spared, ExitStack() as stack:
+        other = spared.account("1000")
+        warm_up(account)
+        warm_up(other)
+        stack.enter_context(a_stream(server, upstream))
+        served = stack.enter_context(customer(account))
+        stack.enter_context(customer(other))
+        attacker = stack.enter_context(told("floods", server.port))
         eventually(lambda: len(served.statuses) > 60, within_s=30)
         alone = len(served.took_s)
         before_mb, spared_before_mb = server.resident_mb(), spared.resident_mb()
