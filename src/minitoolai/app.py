@@ -241,7 +241,7 @@ class Server:
     async def _start_engines(self) -> None:
         """Start the engines that a model of the catalog uses now; others would only take memory.
 
-        If one fails, its models use others, which are then started, too.
+        If one fails to start, the engines that replace it for its models are started, too.
         """
         started: set[str] = set()
         while used := {name: engine for name, engine in self._used_engines().items() if name not in started}:
@@ -254,7 +254,7 @@ class Server:
         await self._follow_fetches()
 
     async def _follow_fetches(self) -> None:
-        """Let models that are fetched while the server runs take over."""
+        """Start models that are fetched while the server runs."""
         engines = [engine for engine in self._services.engines.values() if isinstance(engine, LlamaEngine)]
         await asyncio.gather(*(engine.start_when_fetched() for engine in engines))
 

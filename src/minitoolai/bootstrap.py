@@ -75,7 +75,7 @@ class Services:
     shared: SharedServices
 
     def catalog_reload(self) -> CatalogReload:
-        """Return what replaces the catalog of this process."""
+        """Return the object that reloads the catalog of this process."""
         settings = self.settings
 
         def read() -> Catalog:

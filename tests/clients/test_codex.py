@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from minitoolai.portal.highlight import AGENT_MODEL, plain_example
 from tests.support import catalogs, manners
 from tests.support.programs import NODE, install_node, program
 from tests.support.server import ServerProcess
@@ -74,6 +76,30 @@ def test_codex_completes_three_turns_with_a_tool(server: tuple[ServerProcess, Up
     assert rows == [("succeeded",)]
     # No attempt at a WebSocket but the first of each run, and no retry.
     assert "Reconnecting" not in done.stdout + done.stderr
+
+
+@pytest.mark.acceptance
+def test_codex_works_with_the_lines_of_the_guide(server: tuple[ServerProcess, Upstream], tmp_path: Path) -> None:
+    install_node()
+    running, upstream = server
+    account = running.account()
+    home, folder = tmp_path / "home", tmp_path / "work"
+    (home / ".codex").mkdir(parents=True)
+    folder.mkdir()
+    lines = plain_example("agents.codex", running.url, {AGENT_MODEL: MODEL})
+    (home / ".codex" / "config.toml").write_text(lines)
+    found = re.search(r'export (\w+)="sk-…"', lines)
+    assert found
+    env = {"PATH": os.environ["PATH"], "HOME": str(home), found[1]: account.key}
+    command = [program("node"), str(NODE / "node_modules" / ".bin" / "codex"), "exec", "--skip-git-repo-check"]
+    done = subprocess.run(
+        [*command, "--dangerously-bypass-approvals-and-sandbox", "--json", "Run a command."],
+        cwd=folder, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (said,) = [item["text"] for item in items(done.stdout) if item["type"] == "agent_message"]
+    assert said.startswith("It printed: ")
+    assert upstream.last.body["model"] == MODEL
 
 
 def items(output: str) -> list[Any]:

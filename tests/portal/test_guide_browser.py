@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from minitoolai.portal.highlight import AGENT_TABS
 from tests.support.chromium import chromium as open_chromium
 from tests.support.server import ServerProcess
 
@@ -37,6 +38,22 @@ def test_a_tab_chosen_by_keyboard_applies_to_every_sample_and_is_remembered(
     page.keyboard.press("ArrowRight")
     assert seen(page) == {"chat-php", "image-php", "speech-php"}
     page.goto(server.url + "/fr/docs")
+    assert seen(page) == {"chat-php", "image-php", "speech-php"}
+    page.close()
+
+
+def test_each_agent_has_a_tab_and_leaves_the_choice_of_a_language_alone(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    page = chromium.new_page(viewport={"width": 360, "height": 740})
+    page.goto(server.url + "/de/docs")
+    page.locator("label[for=chat-tab-php]").click()
+    for tab in AGENT_TABS:
+        page.locator(f"label[for=agents-tab-{tab}]").click()
+        assert [other for other in AGENT_TABS if page.locator(f"#agents-{other}").is_visible()] == [tab]
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.goto(server.url + "/en/docs")
+    assert page.locator(f"#agents-{tab}").is_visible()
     assert seen(page) == {"chat-php", "image-php", "speech-php"}
     page.close()
 

@@ -8,15 +8,17 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import yaml
 
 import minitoolai
-from minitoolai.portal.highlight import TABS, tabs_of
+from minitoolai.portal.highlight import AGENT_MODEL, AGENT_TABS, TABS, tabs_of
 from minitoolai.portal.i18n import LANGUAGES
 from minitoolai.storage.ledger import broken_invariants
 from tests.support import manners
@@ -168,6 +170,52 @@ def test_the_lines_for_claude_code_are_those_that_are_tested(page: str) -> None:
     assert lines[-1] == "claude"
 
 
+def test_the_lines_for_codex_are_those_that_are_tested(page: str, guide_server: ServerProcess) -> None:
+    # tests/clients/test_codex.py runs it with this file.
+    settings = tomllib.loads(shown(page, "agents-codex"))
+    assert settings["model_providers"]["minitoolai"]["base_url"] == guide_server.url + "/v1"
+    assert settings["model"] in guide_models(guide_server, "chat")
+
+
+def test_the_lines_for_opencode_are_json_after_the_name_of_the_file(page: str, guide_server: ServerProcess) -> None:
+    name, _, text = shown(page, "agents-opencode").partition("\n")
+    assert name.startswith("// ")
+    settings = json.loads(text)
+    (provider,) = settings["provider"]
+    (model,) = settings["provider"][provider]["models"]
+    assert settings["model"] == f"{provider}/{model}"
+    assert model in guide_models(guide_server, "chat")
+    assert settings["provider"][provider]["options"] == {"baseURL": guide_server.url + "/v1", "apiKey": "sk-…"}
+
+
+@pytest.mark.parametrize("tab", ["continue", "librechat"])
+def test_the_lines_for_agents_with_yaml_are_yaml(page: str, tab: str, guide_server: ServerProcess) -> None:
+    settings = yaml.safe_load(shown(page, f"agents-{tab}"))
+    entry = settings["models"][0] if tab == "continue" else settings["endpoints"]["custom"][0]
+    model = entry["model"] if tab == "continue" else entry["models"]["default"][0]
+    assert model in guide_models(guide_server, "chat")
+    assert entry["apiBase" if tab == "continue" else "baseURL"] == guide_server.url + "/v1"
+    assert entry["apiKey"] == "sk-…"
+
+
+@pytest.mark.parametrize("tab", ["aider", "openwebui", "claude"])
+def test_the_lines_for_agents_with_commands_are_shell(page: str, tab: str, tmp_path: Path) -> None:
+    script = tmp_path / "agent.sh"
+    script.write_text(shown(page, f"agents-{tab}"))
+    done = subprocess.run([installed("bash"), "-n", str(script)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("tab", [tab for tab in AGENT_TABS if tab not in ("claude", "anthropic")])
+def test_the_lines_for_an_agent_have_the_base_url_the_key_and_a_model(
+    page: str, tab: str, guide_server: ServerProcess
+) -> None:
+    lines = shown(page, f"agents-{tab}")
+    assert guide_server.url + "/v1" in lines
+    assert "sk-…" in lines
+    assert AGENT_MODEL in lines
+
+
 def test_the_vision_sample_sends_an_image(run: Run, upstream: Upstream) -> None:
     upstream.behave = manners.answer(["A cat."])
     # An address, because names are resolved, and tests have no internet.
@@ -285,15 +333,16 @@ def test_prices_are_those_of_the_catalog(guide_server: ServerProcess, page: str)
     prices = requests.get(guide_server.url + "/en/prices", timeout=20).text
     answer = requests.get(guide_server.url + "/v1/models", headers=guide_server.account().headers, timeout=20)
     for model in answer.json()["data"]:
-        for amount in (value for name, value in model["price"].items() if name != "currency"):
+        for name, amount in model["price"].items() - {("currency", "USD")}:
             dollars = re.sub(r"(\.\d\d\d*?)0+$", r"\1", amount)
             for text in (page, prices):
-                row = next(
+                rows = [
                     row
                     for row in re.findall("<tr>(.*?)</tr>", text)
                     if re.search(f"[> ]{model['id']}[<,]", row) and "$" in row
-                )
-                assert f"${dollars}<" in row, model["id"]
+                ]
+                # A price for some of the tokens has a row of its own.
+                assert any(f"${dollars}<" in row for row in rows), (model["id"], name)
 
 
 def test_limits_are_those_of_the_settings(page: str) -> None:

@@ -1,4 +1,4 @@
-"""Test what /metrics says about the store of images."""
+"""Test what /metrics says about the object store."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import re
 
 from minitoolai.core.models import Device
 
-#: Pattern → name. The first that matches counts: most browsers also name those that they descend from.
+#: Pattern → name. The first match wins: most browsers also name the browsers that they derive from.
 _BROWSERS = {
     r"Edg(e|A|iOS)?/": "Edge",
     r"OPR/|Opera": "Opera",
@@ -28,7 +28,7 @@ MAX_ADDRESS_LENGTH = 45
 
 
 def describe_device(address: str, user_agent: str) -> Device:
-    """Return what a session stores of its browser: names instead of the header, which would identify more."""
+    """Return the names of browser and system, which a session stores. The whole header would identify more."""
     return Device(address[:MAX_ADDRESS_LENGTH], _first(_BROWSERS, user_agent), _first(_SYSTEMS, user_agent))
 
 

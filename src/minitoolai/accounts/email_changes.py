@@ -20,7 +20,7 @@ from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.writer import Writer
 
 LINK_MS = 24 * 3600 * 1000
-#: What a confirmation led to: the other mailbox must still confirm, it is done, or the address was taken meanwhile.
+#: Result of a confirmation: the other mailbox must still confirm, the address was changed, or another account has it.
 Confirmation = Literal["waiting", "done", "taken"]
 
 
@@ -44,7 +44,7 @@ class EmailChanges:
     async def start(self, user: User, email: str, compose_old: Compose, compose_new: Compose) -> None:
         """Send a link to both mailboxes. An address that has an account gets an e-mail saying so instead.
 
-        The caller cannot tell the difference, so nobody learns who has an account.
+        The caller gets the same result, so that it does not reveal which addresses have an account.
         """
         new, old, expires_ms = random_text(32), random_text(32), self._clock.now_ms() + LINK_MS
         change = EmailChange(user.account_id, email, digest(new), digest(old), False, False, expires_ms)
@@ -81,7 +81,7 @@ class EmailChanges:
         return confirmed
 
     async def stop(self, secret: str) -> bool:
-        """Discard the change. By the link to the old mailbox, also end all sessions: it was not the owner who asked."""
+        """Discard the change. With the old mailbox's link, also end all sessions: the request was not the owner's."""
         now_ms = self._clock.now_ms()
 
         def change(connection: Connection) -> bool:

@@ -1,6 +1,6 @@
 """Second factors of users: set up, verify and remove them. The secret is encrypted at rest (AES-256-GCM).
 
-A code is consumed in the transaction of what it permits, so that of two requests with the same code only one succeeds.
+A code is consumed in the transaction of the action that it authorizes, so that no two requests can use the same code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SecretCipher:
 
     def encrypt(self, account_id: int, secret: bytes) -> bytes:
         """Return nonce and ciphertext. They are bound to the account, so a row copied to another one is worthless."""
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 40 ms that only a second factor pays
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 40 ms, for second factors only
 
         nonce = random_bytes(NONCE_BYTES)
         return nonce + AESGCM(self._keys[0]).encrypt(nonce, secret, _context(account_id))
@@ -52,7 +52,7 @@ def _context(account_id: int) -> bytes:
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """A right code that is not consumed yet: a time step with the secret encrypted anew, or a recovery code."""
+    """A valid code that is not consumed yet: a time step with the re-encrypted secret, or a recovery code."""
 
     factor: SecondFactor
     step: int = 0
@@ -60,7 +60,7 @@ class Proof(msgspec.Struct, frozen=True):
     recovery_hash: bytes | None = None
 
     def consume(self, connection: Connection) -> bool:
-        """Use up the code inside the caller's transaction. False if another request has used it."""
+        """Consume the code inside the caller's transaction. Return False if another request has consumed it."""
         if self.recovery_hash is not None:
             return second_factors.use_recovery_code(connection, self.factor.account_id, self.recovery_hash)
         return second_factors.accept_step(connection, self.factor, self.step, self.secret)
@@ -88,9 +88,9 @@ class SecondFactors:
         return SecondFactor(account_id, stored, step, now_ms)
 
     async def verify(self, account_id: int, code: str) -> Proof | None:
-        """Return the proof of a right code, which the caller must consume, or None.
+        """Return the proof of a valid code, which the caller must consume, or None.
 
-        `code` is one of the authenticator app or a recovery code.
+        `code` is from the authenticator app, or a recovery code.
         """
         factor = await self.find(account_id)
         if factor is None:
@@ -116,7 +116,7 @@ class SecondFactors:
 
 
 def encrypt_anew(connection: Connection, secret_keys: SecretKeys) -> int:
-    """Encrypt every second factor under the newest key, and return how many could be decrypted."""
+    """Re-encrypt every second factor under the newest key, and return how many could be decrypted."""
     cipher, count = SecretCipher(secret_keys), 0
     for account_id, stored in second_factors.all_secrets(connection):
         secret = cipher.decrypt(account_id, stored)

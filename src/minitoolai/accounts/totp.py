@@ -12,14 +12,14 @@ from minitoolai.core.clock import random_bytes
 
 #: The parameters that every authenticator app knows: SHA-1, six digits, thirty seconds.
 DIGITS, STEP_MS, SECRET_BYTES = 6, 30_000, 20
-#: Codes of so many steps before and after the present one are accepted, for clocks that are wrong.
+#: Codes of this many steps before and after the current one are accepted, because clocks differ.
 DRIFT_STEPS = 1
 RECOVERY_CODES, RECOVERY_BYTES = 10, 10
 ISSUER = "MiniToolAI"
 
 
 def new_secret() -> bytes:
-    """Return an unguessable secret to share with an authenticator app."""
+    """Return a random secret to share with an authenticator app."""
     return random_bytes(SECRET_BYTES)
 
 
@@ -49,7 +49,7 @@ def step_at(now_ms: int) -> int:
 
 
 def matching_step(secret: bytes, code: str, now_ms: int, after_step: int = -1) -> int | None:
-    """Return the step around now whose code this is, or None. Steps up to `after_step` have been used."""
+    """Return the step close to now that has this code, or None. Steps up to `after_step` are not accepted again."""
     found = None
     for step in range(step_at(now_ms) - DRIFT_STEPS, step_at(now_ms) + DRIFT_STEPS + 1):
         if hmac.compare_digest(code_of_step(secret, step).encode(), code.encode()) and step > after_step:
@@ -69,5 +69,5 @@ def new_recovery_codes() -> list[str]:
 
 
 def recovery_hash(account_id: int, code: str) -> bytes:
-    """Return the hash to store of a recovery code. A plain hash is enough: a code has 80 random bits."""
+    """Return the hash that is stored for a recovery code. A plain hash is enough: a code has 80 random bits."""
     return hashlib.sha256(f"recovery code\0{account_id}\0{normalize_code(code)}".encode()).digest()

@@ -75,7 +75,7 @@ class Visitor(msgspec.Struct, frozen=True):
 
 
 class Challenge(msgspec.Struct, frozen=True):
-    """A user who has proved the password and must still prove the second factor.
+    """Sign-in with a correct password that still needs a code of the second factor.
 
     `password_mark` ends the challenge if the password changes meanwhile.
     """
@@ -86,7 +86,7 @@ class Challenge(msgspec.Struct, frozen=True):
     until_ms: int
 
 
-#: What a right password leads to.
+#: Result of a correct password.
 SignIn = Visitor | Challenge
 
 
@@ -96,7 +96,7 @@ def digest(secret: str) -> bytes:
 
 
 def password_mark(password_hash: str | None) -> str:
-    """Return what identifies a password hash without revealing it."""
+    """Return a digest that identifies a password hash without revealing it."""
     return digest(password_hash or "").hex()[:32]
 
 
@@ -197,7 +197,7 @@ class Users:
         """Create a session, or a challenge if the user has a second factor, or return None.
 
         `email` may be any spelling of the address. An unknown address and a wrong password give the same result in the
-        same time. `delay_s`: how much later than others it takes its turn, if many wait.
+        same time. `delay_s`: how far behind others it queues, if many wait.
         """
         found = await self._database.read_async(_find_user, email)
         if not await self._passwords.verify(found[1] if found else None, password, delay_s) or found is None:
@@ -212,7 +212,7 @@ class Users:
         return await self._create_session(user.email, device)
 
     async def answer(self, challenge: Challenge, code: str, device: Device, compose: Compose) -> Visitor | None:
-        """Create a session if this is a right code of the second factor, or a recovery code, which is used up.
+        """Create a session if this is a valid code of the second factor or a recovery code, and consume it.
 
         The use of a recovery code is reported by e-mail.
         """
@@ -283,7 +283,7 @@ class Users:
     ) -> list[str] | None:
         """Add a second factor, end all other sessions, notify by e-mail and return the recovery codes.
 
-        Returns None if the code is not one of this secret, or the user has a second factor already.
+        Returns None if the code does not belong to this secret, or if the user has a second factor already.
         """
         factor = await self._factors.prepare(user.account_id, totp_secret, code)
         if factor is None:
@@ -303,7 +303,7 @@ class Users:
         return codes
 
     async def remove_second_factor(self, user: User, code: str, compose: Compose) -> bool:
-        """Remove the second factor, if this is a right code of it, and notify by e-mail."""
+        """Remove the second factor, if the code is valid, and notify by e-mail."""
         proof = await self._factors.verify(user.account_id, code)
 
         def change(connection: Connection) -> bool:
@@ -317,7 +317,7 @@ class Users:
         return True
 
     async def renew_recovery_codes(self, user: User, code: str, compose: Compose) -> list[str] | None:
-        """Replace the recovery codes, if this is a right code, and notify by e-mail. None if the code is wrong."""
+        """Replace the recovery codes, if the code is valid, and notify by e-mail. Return None if it is not."""
         proof, codes = await self._factors.verify(user.account_id, code), new_recovery_codes()
 
         def change(connection: Connection) -> bool:
@@ -332,7 +332,7 @@ class Users:
         return codes
 
     async def consume_code(self, user: User, code: str) -> bool:
-        """Return True, and use up the code, if this is a right one or the user has no second factor."""
+        """Return True if the code is valid, which consumes it, or if the user has no second factor."""
         if not user.has_second_factor:
             return True
         proof: Proof | None = await self._factors.verify(user.account_id, code)

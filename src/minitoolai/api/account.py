@@ -173,7 +173,7 @@ def _chat_details(model: ChatModel, sees: bool) -> dict[str, Any]:
 
 
 def _token_prices(prices: Prices) -> dict[str, Any]:
-    """Return input and output prices, those of the buckets that cost something else, and the tiers."""
+    """Return the input and output prices, those of buckets with a price of their own, and the tiers."""
     shown: dict[str, Any] = {
         "input_per_million": _per_million(prices.input),
         "output_per_million": _per_million(prices.output),
@@ -236,7 +236,7 @@ def _generation(g: Generation) -> dict[str, Any]:
 def _cost_details(g: Generation) -> list[dict[str, Any]]:
     """Return the units of each bucket with their exact price. Their sum, rounded up to nano-dollars, is the cost.
 
-    (Unless the cost exceeded the hold: then `shortfall` was not charged.)
+    If the cost exceeded the hold, `shortfall` was not charged.
     """
     if g.price_split is not None:
         parts = decode_parts(g.price_split)

@@ -11,12 +11,12 @@ from minitoolai.core.catalog import ChatModel, EmbeddingModel, Model
 from minitoolai.core.errors import InvalidRequest
 
 _MOST, _DEFAULT = 1000, 20
-#: The catalog has no dates; this value says that the date of release is unknown.
+#: The catalog has no dates; this value stands for an unknown release date.
 _CREATED_AT = "1970-01-01T00:00:00Z"
 
 
 def is_for_anthropic(request: Request) -> bool:
-    """Return True if a request for a path that two APIs share comes from a client of Anthropic's."""
+    """Return True if a request for a path that two APIs share comes from a client of Anthropic's API."""
     return "anthropic-version" in request.headers and request.scope["path"].startswith("/v1/models")
 
 

@@ -108,7 +108,7 @@ def hot_paths(chats: ChatService, speech: SpeechService, keys: KeyVerifier) -> d
     }
 
 
-#: Paths whose requests carry a signature instead of a key; what fails there is limited by address.
+#: Paths of requests with a signature instead of a key. Their failures are limited by client address.
 SIGNED = frozenset(route.path_format for route in (images.events, images.cancel, images.download))
 
 

@@ -14,7 +14,7 @@ from minitoolai.storage.object_store import ObjectStore
 
 
 class ArchiveCheck:
-    """Read everything that is archived, one file at a time, and collect what is wrong in `faults`."""
+    """Read all archived files, one at a time, and collect their faults in `faults`."""
 
     def __init__(
         self, access: Access, store: ObjectStore, on_progress: Callable[[ArchiveProgress], None] = lambda progress: None
@@ -90,7 +90,7 @@ class ArchiveCheck:
 
 
 def _fault(row: ArchivedRow) -> tuple[int, str]:
-    """Return the ID of a generation and what is wrong with its rows, as the audit would say, or ""."""
+    """Return the ID of a generation and the fault in its rows, as the audit would report it, or ""."""
     g, h, t = row.generation, row.hold, row.transfer
     if g["id"] != h["id"] or (t is not None and t["hold_id"] != g["id"]):
         return g["id"], "its hold or transfer belongs to another one"

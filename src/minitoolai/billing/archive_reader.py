@@ -1,7 +1,7 @@
-"""Read what is archived: an account's statement, requests and usage, merged with the rows of the database.
+"""Read archived days: an account's statement, requests and usage, merged with the rows of the database.
 
-The object store is never read in a thread that reads the database: it may be slow or away. What a report needs from
-files is first looked up in the database, then fetched, and then merged.
+The object store may be slow or unreachable, so it is never read in a thread that reads the database: a report first
+looks up in the database which files it needs, then fetches them, and then merges.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.object_store import ObjectStore
 from minitoolai.storage.reports import ALWAYS_MS, ID_SLACK_MS, STATEMENT_PART, StatementPlace
 
-#: Files fetched at once for one report.
+#: Files fetched in parallel for one report.
 PARTS_AT_ONCE = 8
-#: Files whose lines are kept in memory, about half a megabyte each: the next page of a statement reads the same.
+#: Files that stay in memory, about half a megabyte each: the next page of a statement reads the same ones.
 KEPT_PARTS = 8
 
 
@@ -144,7 +144,7 @@ class ArchiveReader:
         return found
 
     async def _part(self, wanted: AccountPart) -> Part:
-        """Return a file. Raise Overloaded if the store is away, ServiceError if the file is missing or damaged."""
+        """Return a file. Raise Overloaded if the store is unreachable, ServiceError for a missing or damaged file."""
         path = wanted.path
         part = self._kept.get(path)
         if part is None:
@@ -178,14 +178,14 @@ def _live_requests(
 ) -> tuple[int, list[RecentRequest]]:
     """Return the time before which all is archived, and the requests since then."""
     found = reports.recent_requests(connection, account_id, limit, before)
-    # Read afterwards: what was deleted in between is taken from its files.
+    # Read last: rows that were deleted in between are taken from their files.
     until_ms = rows.archived_until_ms(connection)
     return until_ms, [row for row in found if row.created_ms >= until_ms]
 
 
 def _statement_row(row: ArchivedRow) -> StatementRow:
     g, t = row.generation, row.transfer
-    assert t is not None, "the caller has looked"
+    assert t is not None, "the caller has left out generations without a transfer"
     return StatementRow(
         version=t["account_version"],
         at_ms=t["created_ms"],

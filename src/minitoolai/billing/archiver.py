@@ -1,9 +1,9 @@
 """Move whole closed days of usage from the database to compressed files in the object store.
 
 For each day, oldest first: write its files, read them back, complete the day in one small commit, and delete its rows a
-few at a time. A process that is killed at any point loses nothing and counts nothing twice: a day without its row in
-`archived_days` is written again from the start, and one with it goes on with the rows that are left. Money that came
-from outside (payments, vouchers, grants, refunds) stays in the database for ever.
+few at a time. A process that is killed at any point loses nothing and counts nothing twice: a day without a row in
+`archived_days` is written again from the start; of a day with one, the remaining rows are deleted. Money that came from
+outside (payments, vouchers, grants, refunds) stays in the database permanently.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from minitoolai.storage.writer import Writer
 
 log = logging.getLogger(__name__)
 
-#: No younger day is archived: images, prompts and delivered webhooks live for 30 days, and refer to their rows.
+#: No younger day is archived: images, prompts and delivered webhooks, which refer to its rows, are kept for 30 days.
 LEAST_DAYS = 35
 #: Delivered webhooks are deleted after this time, as images/webhooks.py does.
 MESSAGES_MS = 30 * MS_PER_DAY
 #: Generations in a file, so that a page of a statement reads about a hundred kilobytes.
 PART_ROWS = 1_000
-#: Rows and accounts read at once.
+#: Rows and accounts read by one query.
 PAGE_ROWS, PAGE_ACCOUNTS = 200, 500
-#: A transaction that deletes aims at this time, about twice what its COMMIT alone takes on a slow disk, and then pauses
-#: as long, so that the requests of a server come first.
+#: Target duration of a transaction that deletes, about twice that of its COMMIT on a slow disk. A pause of the same
+#: length follows, so that the requests of a server come first.
 DELETE_S = 0.02
 LEAST_PAUSE_S = 0.01
 LEAST_ROWS, MOST_ROWS = 20, 200
@@ -59,7 +59,7 @@ class Access(Protocol):
 
 
 class ArchiveProgress(msgspec.Struct, frozen=True):
-    """How far the archiver is: what it does with which day, and how many of its generations are done."""
+    """Progress of the archiver: the step and the day it works on, and how many of the day's generations are done."""
 
     step: str
     day: int
@@ -68,7 +68,7 @@ class ArchiveProgress(msgspec.Struct, frozen=True):
 
 
 class DayPlan(msgspec.Struct, frozen=True):
-    """A day that can be archived, or why it cannot: then no later day is archived either."""
+    """A day to archive, or the reason why it cannot be archived. Then no later day is archived either."""
 
     day: int
     requests: int
@@ -103,7 +103,7 @@ class Archiver:
         return (self._clock.now_ms() // MS_PER_DAY - LEAST_DAYS) * MS_PER_DAY
 
     async def plan(self, before_ms: int) -> AsyncIterator[DayPlan]:
-        """Yield the days that `archive` would archive, oldest first; the last one may be one that it cannot."""
+        """Yield the days that `archive` would archive, oldest first. The last may be a day that cannot be archived."""
         day = await self._first_day()
         while day is not None and (day + 1) * MS_PER_DAY <= min(before_ms, self.latest_ms()):
             plan = await self._plan_day(day)
@@ -114,9 +114,9 @@ class Archiver:
             day = await self._first_day(day + 1)
 
     async def archive(self, before_ms: int) -> tuple[int, DayPlan | None]:
-        """Archive every whole day before this time. Return how many generations, and the day that cannot be.
+        """Archive every whole day before this time. Return how many generations, and a day that could not be.
 
-        Finishes first what an earlier run has left.
+        First deletes the rows that an interrupted run has left.
         """
         count = await self._finish_removals()
         await self._delete_expired()
@@ -158,7 +158,7 @@ class Archiver:
         return DayPlan(day, state.requests, _why_not(state, has_claims))
 
     async def _delete_expired(self) -> None:
-        """Delete what refers to old generations and has expired, where no server does so."""
+        """Delete expired rows that refer to old generations. A running server does the same."""
         now_ms = self._clock.now_ms()
         while await self._access.write(lambda connection: idempotency.delete_expired(connection, now_ms)):
             await self._pause(LEAST_PAUSE_S)
@@ -257,7 +257,7 @@ class Archiver:
 
 
 def _why_not(state: rows.DayState, has_claims: bool) -> str | None:
-    """Return what keeps a day from being archived."""
+    """Return the reason why a day cannot be archived, or None."""
     reasons = {
         "unfinished requests": state.pending,
         "prompts that are kept (MINITOOLAI_PROMPT_RETENTION_DAYS)": state.prompts,
@@ -315,10 +315,10 @@ DAYS_PER_MONTH = 30.5
 
 
 class ArchiveKeeper:
-    """Background task of the server: archives what is older than the setting, once an hour."""
+    """Background task of the server: once an hour, archive the days that are older than the setting."""
 
     def __init__(self, database: Database, archiver: Archiver, clock: Clock, *, after_months: int) -> None:
-        """`after_months` 0: never."""
+        """`after_months`: 0 for never."""
         self._database = database
         self._archiver = archiver
         self._clock = clock
@@ -334,7 +334,7 @@ class ArchiveKeeper:
             await asyncio.sleep(EVERY_S)
 
     async def archive(self) -> int:
-        """Archive once, unless another process does. Return how many generations."""
+        """Archive once, unless another process is archiving. Return the number of generations."""
         async with AsyncExitStack() as stack:
             if not await stack.enter_async_context(archive_lock(self._database)):
                 return 0

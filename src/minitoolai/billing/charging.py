@@ -91,7 +91,7 @@ def image_token_bound(model: ChatModel, detail: str) -> int:
 
 
 def chat_bound(model: ChatModel, *, prompt_tokens: int, limit: int, choices: int) -> Bound:
-    """Return the bound for one chat request, every token in its dearest bucket.
+    """Return the bound for one chat request, with every token in its most expensive bucket.
 
     Never zero, even if the model is free.
     """
@@ -322,7 +322,7 @@ class Charging:
             self._writer.renew(checkpoint, lambda result: _report_lost_hold(reservation, result, on_lost))
 
     def _release(self, hold: PlaceHold) -> None:
-        """Queue the release of a hold whose caller is gone."""
+        """Queue the release of a hold after its caller has disconnected."""
         outcome, now_ms, generation = Outcome("cancelled", error_code="client_left"), hold.now_ms, hold.generation
         release = self._writer.submit(Settle(hold.hold_id, hold.account_id, 0, self._clock.now_ms(), outcome))
         self.meters.ended(

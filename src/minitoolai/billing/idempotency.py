@@ -83,7 +83,7 @@ class IdempotencyStore:
     ) -> RecordedResponse:
         if row.fingerprint != fingerprint:
             raise _mismatch()
-        # Another key of the account may have made the request. Budgets are not asked: a replay costs nothing.
+        # Another key of the account may have made the request. Budgets are not checked: a replay costs nothing.
         if row.model is not None:
             check_model(caller, row.model)
         if row.response is not None:

@@ -19,7 +19,7 @@ MakeEngine = Callable[[Catalog, str], ChatEngine]
 
 
 class CatalogReload:
-    """Read the catalog again and put it in the place of the one in use, in one step of the event loop."""
+    """Read the catalog again and replace the one in use, in one step of the event loop."""
 
     def __init__(
         self, read: Callable[[], Catalog], chats: ChatService, engines: dict[str, ChatEngine], make: MakeEngine

@@ -77,7 +77,7 @@ class CircuitBreaker:
     )
 
     def __init__(self, name: str = "", *, failure_threshold: int, cooldown_s: float) -> None:
-        """Create a closed circuit for the engine of this name, for the log.
+        """Create a closed circuit. `name` is the engine's, for the log.
 
         `failure_threshold` is the least number of failures that open it; 0: never.
         """
@@ -132,9 +132,9 @@ class CircuitBreaker:
         return self._rate_limited_until_s.get(model, 0.0) > now_s
 
     def is_resting(self, now_s: float) -> bool:
-        """Return True if requests are refused now because of failures: of all accounts, not only of some.
+        """Return True if the requests of all accounts are refused now because of failures.
 
-        A circuit that is open only for the accounts that failed counts if no other account sends requests.
+        Also True if the circuit is open only for the accounts that failed, and no other account sends requests.
         """
         if self._open_until_s is None or (now_s >= self._open_until_s and not self._is_probing):
             return False

@@ -1,7 +1,7 @@
 """Read responses of engines that deviate from the documented format: JSON, events, chunks, usage, finish reasons.
 
-Every reader accepts a value of any type and returns what it recognizes. Only `decode_json` and `read_received` raise,
-for text that is not JSON.
+Every reader accepts a value of any type and returns the parts that it recognizes. Only `decode_json` and
+`read_received` raise, for text that is not JSON.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ def read_finish_reason(value: Any) -> str | None:
 #
 #               OpenAI, OpenRouter    Anthropic                    DeepSeek                  Gemini
 # prompt        prompt_tokens         (sum of the next three)      prompt_tokens             promptTokenCount
-# input         (the rest)            input_tokens                 prompt_cache_miss_tokens  (the rest)
+# input         (remaining)           input_tokens                 prompt_cache_miss_tokens  (remaining)
 # cached_input  cached_tokens *       cache_read_input_tokens      prompt_cache_hit_tokens   cachedContentTokenCount
 # cache_write   cache_write_tokens *  cache_creation_input_tokens
 #   of it 1h                          ephemeral_1h_input_tokens
@@ -328,8 +328,8 @@ def read_usage(value: Any) -> Usage | None:
 def _tokens_beside(usage: Json, prompt: int, details: TokenDetails | None) -> int:
     """Return the cache reads and writes that are not part of the reported count of the prompt.
 
-    Anthropic's `input_tokens` leaves both out. A sum that cannot be a part of the prompt is not one, whatever its name:
-    some proxies translate the names only.
+    Anthropic's `input_tokens` leaves both out. So does a count that is smaller than their sum, even under OpenAI's
+    name: some proxies translate the names only.
     """
     if details is None:
         return 0
@@ -344,7 +344,7 @@ def _tokens_beside(usage: Json, prompt: int, details: TokenDetails | None) -> in
 def _prompt_details(usage: Json) -> TokenDetails | None:
     nested = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
     details: Json = nested if isinstance(nested, dict) else {}
-    # The upstream's own field says more than a zero that a proxy put into OpenAI's.
+    # Prefer the upstream's own field to a zero that a proxy put into OpenAI's.
     cached = _first_count(details, _CACHED_NAMES) or _first_count(usage, _CACHED_NAMES)
     written = _first_count(details, _WRITTEN_NAMES) or _first_count(usage, _WRITTEN_NAMES)
     creation = usage.get("cache_creation")

@@ -37,7 +37,9 @@ MAX_RETRY_WAIT_S = 3.0
 _FIRST_BACKOFF_S = 0.3
 #: Log lines that sum up a minute.
 FALLBACKS = "chats of model %s that failed at %s (%s) succeeded at %s: %d in the last minute"
-RATE_LIMITS = "%s is rate limiting model %s and rests for it: %d times in the last minute"
+RATE_LIMITS = (
+    "%s is rate limiting model %s and is skipped until its Retry-After has passed: %d times in the last minute"
+)
 Check = Callable[[ChatEngine], None]
 
 

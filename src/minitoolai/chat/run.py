@@ -442,7 +442,7 @@ class ChatRun:
         return self._prices.cost(self._sold(usage))
 
     def _sold(self, usage: Usage) -> Usage:
-        """Return the usage to charge for. What the cache of an embedded engine saves is the operator's."""
+        """Return the usage to charge for. An embedded engine's cache hits cost the full price."""
         return usage if self.engine.sells_cache else usage.without_cache()
 
     async def charge(self, *, within_s: float) -> None:

@@ -107,7 +107,7 @@ class ChatService:
         bound = pricing.chat_bound(model, prompt_tokens=max_prompt, limit=limit, choices=request.choices)
         generation = NewGeneration("chat", model.name, engine.name, model.prices.input_nano, model.prices.output_nano)
         reservation = await self.charging.reserve(caller, bound, generation)
-        # The limit of a Messages request is lowered to what the model can generate, and the response tells it.
+        # The limit of a Messages request is lowered to what the model can generate, and a response header says so.
         asked = limit if request.messages_form is None else request.limit or limit
         request.clamped = reservation.units < asked
         if prompt_tokens is None:

@@ -88,7 +88,7 @@ class _Access:
 
 @contextmanager
 def _access(settings: Settings) -> Iterator[_Access]:
-    """Open the database. On SQLite without a server, this process serves the file: somebody must checkpoint its WAL."""
+    """Open the database. On SQLite without a running server, open it as a server does, to checkpoint its WAL."""
     with ExitStack() as stack:
         is_alone = False
         if not settings.database_url:

@@ -26,7 +26,7 @@ from minitoolai.engines.fetching import (
 )
 from minitoolai.settings import Settings
 
-#: Memory that the rest of the server and the system need beside a model.
+#: Memory that the server and the system need beside a model.
 OTHER_MEMORY_MB = 1000
 #: The chat model that `serve --demo` fetches unless MINITOOLAI_DEMO_MODEL is `small`.
 LARGE_MODEL = "qwen2.5-coder-1.5b"

@@ -1,4 +1,4 @@
-"""What providers charge for their chat models, from the package genai-prices, in the terms of the catalog.
+"""Read the prices of providers' chat models from the package genai-prices, and convert them to the catalog's keys.
 
 The package (MIT) is updated within days of a price change. It is optional: `pip install "minitoolai[prices]"`.
 """
@@ -70,9 +70,9 @@ class ProviderModel(msgspec.Struct, frozen=True):
 
 
 def chat_models(provider: str, only: str = "*", now: datetime | None = None) -> list[ProviderModel]:
-    """Return the chat models of a provider whose names match a pattern, with the prices of now.
+    """Return the chat models of a provider with names that match a pattern, and their current prices.
 
-    Left out are models that the provider has withdrawn, and those without a price. Raise InvalidRequest if the provider
+    Models that the provider has withdrawn and models without a price are left out. Raise InvalidRequest if the provider
     is not known or the package is not installed.
     """
     known = _providers()
@@ -109,7 +109,7 @@ def _read(model: Any, now: datetime) -> ProviderModel | None:
 
 
 def _at(price: Any, start: int) -> Decimal:
-    """Return the price of a tier: that of the last of its own tiers that begins there or before."""
+    """Return the price for prompts from this length on: the one of its last tier that begins there or earlier."""
     if isinstance(price, Decimal):
         return price
     begun: list[Decimal] = [tier.price for tier in price.tiers if tier.start <= start]

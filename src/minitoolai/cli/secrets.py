@@ -68,7 +68,7 @@ def forget_secret(settings: Settings, options: argparse.Namespace) -> None:
     path = settings.data_dir / f"secret-{options.id}.key"
     if path.name not in {found.name for found in settings.data_dir.glob("secret-*.key")}:
         raise NotFound(f"there is no previous secret {options.id}; see minitoolai secret list")
-    # The database must not remember the one that goes, nor may a second factor need it.
+    # No second factor may need the secret that is deleted.
     secrets = load_secret_keys(settings)
     write(settings, lambda connection: encrypt_anew(connection, secrets))
     path.unlink()

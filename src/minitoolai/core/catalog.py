@@ -104,7 +104,7 @@ class PricesEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class TierEntry(PricesEntry, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Prices of requests whose prompt has more tokens than `above`. They apply to all tokens of such a request."""
+    """Prices of requests with a prompt of more than `above` tokens. They apply to all tokens of such a request."""
 
     #: tokens of the prompt, above those of the tier before.
     above: Annotated[int, msgspec.Meta(ge=1)]
@@ -122,7 +122,7 @@ def read_prices(entry: PricesEntry, tiers: Iterable[TierEntry] = ()) -> Prices:
     """Return the prices of an entry and its tiers. Raise InvalidPrice.
 
     A tier must name the same buckets as the entry. A bucket missing there could mean the price below the tier, or the
-    tier's `input`, and one of the two is wrong by ten times.
+    tier's `input`, and one of the two would be wrong by a factor of ten.
     """
     read: list[Tier] = []
     for tier in tiers:
@@ -220,8 +220,8 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Engine in the file. Which fields apply depends on `kind`."""
 
-    #: upstream: any OpenAI-compatible server. anthropic: chats by a server with Anthropic's API; what is said of an
-    #: upstream applies to it, too. llama, hibari, piper, sketch: embedded engines. webui: images by a Stable Diffusion
+    #: upstream: any OpenAI-compatible server. anthropic: chats by a server with Anthropic's API; the notes on
+    #: upstream apply to it, too. llama, hibari, piper, sketch: embedded engines. webui: images by a Stable Diffusion
     #: web UI. diffusers: images on a local GPU. fake: deterministic, for tests.
     kind: Literal["upstream", "anthropic", "llama", "hibari", "piper", "sketch", "webui", "diffusers", "fake"]
     #: upstream: URL of the server, up to and including /v1. webui: its URL, such as http://host:7860.
@@ -277,7 +277,7 @@ class EngineEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: all but upstream: model name in responses, and context length in tokens.
     model: str = ""
     context: Count = 0
-    #: llama: name of a model of `minitoolai fetch`. It serves from the moment that it is here.
+    #: llama: name of a model of `minitoolai fetch`. It serves as soon as it is fetched.
     fetched: str = ""
     #: llama: a GGUF file instead of MINITOOLAI_LLAMA_MODEL; whether to start its server for embeddings, and the pooling
     #: of token vectors if the file does not specify it.
@@ -393,7 +393,7 @@ class Catalog(msgspec.Struct, frozen=True):
     upstream_costs: UpstreamCosts = {}
 
     def replace(self, other: Catalog) -> None:
-        """Take over the contents of another catalog. Everything that holds this one sees them at once."""
+        """Replace the contents by those of another catalog. All holders of this object then see them."""
         for field in self.__struct_fields__:
             contents = getattr(self, field)
             contents.clear()

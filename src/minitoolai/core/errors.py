@@ -141,7 +141,7 @@ class HeadTooLarge(InvalidRequest):
 
 
 class RequestTimeout(InvalidRequest):
-    """The client began a request and did not send the rest of it in time."""
+    """The client began a request and did not complete it in time."""
 
     code = "request_timeout"
     retryable = True

@@ -134,18 +134,18 @@ class ChargedRun(Protocol):
     cancellation: Cancellation
 
     def finish(self, error: ServiceError | None = None) -> None:
-        """Queue the charge for what was done so far."""
+        """Queue the charge for the work done so far."""
 
 
 def has_died(run: ChargedRun) -> bool:
-    """Return True if the task of a run ended without finishing it, after charging for what was done so far.
+    """Return True if the task of a run ended without finishing it, after charging for the work done so far.
 
     Only a bug does that. The ticks of such a run would renew its hold forever, out of reach of every sweep.
     """
     task = run.cancellation.task
     if task is None or not task.done():
         return False
-    log.error("%s: its task ended without finishing it; charging what was done so far", run.name)
+    log.error("%s: its task ended without finishing it; charging the work done so far", run.name)
     run.finish(ServiceError("something went wrong on our side"))
     return True
 

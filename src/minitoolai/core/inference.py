@@ -106,7 +106,7 @@ class MessagesForm(msgspec.Struct):
     #: Fields that have no meaning for another engine, for `x-dropped-fields`. `effort_fields` only without an effort.
     dropped: list[str] = []
     effort_fields: list[str] = []
-    #: Sources of images, each with the `image_url` of the chat, whose URL may be replaced by the fetched image.
+    #: Sources of images, each with the `image_url` of the chat. The fetched image may replace its URL.
     images: list[tuple[dict[str, Any], dict[str, Any]]] = []
     #: URLs of documents and the names of their fields. The engine fetches them.
     urls: list[tuple[str, str]] = []

@@ -146,7 +146,7 @@ class Meters:
             self._fold()
 
     def settled_late(self, hold_id: int, settled: Any) -> None:
-        """Count a generation whose charge was written after the response had stopped waiting for it."""
+        """Count a generation after a late charge: the response had stopped waiting for it."""
         self._fold()
         ended = self._late.pop(hold_id, None)
         if ended is not None:

@@ -36,7 +36,7 @@ decode_parts = msgspec.json.Decoder(list[PricedUnits]).decode
 
 
 class Tier(msgspec.Struct, frozen=True):
-    """Prices of a request whose prompt has more than `above` tokens. They apply to all of its tokens."""
+    """Prices of a request with a prompt of more than `above` tokens. They apply to all of its tokens."""
 
     above: int
     prices: Prices

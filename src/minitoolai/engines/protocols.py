@@ -55,7 +55,7 @@ class ChatEngine(Protocol):
     tokenizer: Tokenizer | None
     #: The engine continues and bills after a disconnect: read on to get the usage that it reports.
     bills_after_cancel: bool
-    #: Tokens that it reads from its prompt cache are sold at their own price.
+    #: Tokens read from the engine's prompt cache are sold at their own price.
     sells_cache: bool
     #: Undocumented request fields that are sent to the engine.
     forwards: frozenset[str]
@@ -94,7 +94,7 @@ class ChatEngine(Protocol):
         """Return the exact number of prompt tokens, or None if only the engine's response reports it."""
 
     async def count_messages(self, request: ChatRequest) -> int | None:
-        """Return the exact number of prompt tokens, even if only the engine's server knows it; None if nobody does.
+        """Return the exact number of prompt tokens, even if only the engine's server can count them, or None.
 
         Unlike `count_prompt` it may send a request. Raises EngineError or another failure.
         """

@@ -21,7 +21,7 @@ LONG_URL = 64 * 1024
 STEP = 256 * 1024
 
 _START = b'"data'
-#: The begin of a data URL, or a field `data` up to the begin of its text. At most _LONGEST_START bytes.
+#: The start of a data URL, or a field `data` up to the start of its text. At most _LONGEST_START bytes.
 _VALUE = re.compile(rb'"(?=data:image)|"data"[ \t\r\n]{0,64}:[ \t\r\n]{0,64}"(?!data:)')
 _LONGEST_START = 160
 #: Some JSON encoders escape slashes.

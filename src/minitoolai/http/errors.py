@@ -54,7 +54,7 @@ ANTHROPIC_TABLE: tuple[tuple[type[errors.ServiceError], int, str], ...] = (
     (errors.ServiceError, 500, "api_error"),
 )
 
-#: Paths of Anthropic's API. Its list of models has the path of OpenAI's, and is told apart by a header.
+#: Paths of Anthropic's API. Its list of models has the same path as OpenAI's; a header distinguishes the two.
 MESSAGES_PATHS = "/v1/messages"
 #: Paths of the original image API. Its clients expect another error format.
 IMAGE_PATHS = "/api/texttoimage"

@@ -23,7 +23,7 @@ from minitoolai.engines.child_process import child_environment
 from minitoolai.images.manifest_reader import ManifestReport, read_manifest
 
 MAX_FILE_BYTES = 50 * 1024 * 1024
-#: Wall time for one file, and how many files are checked at once.
+#: Wall time for one file, and how many files are checked in parallel.
 TIMEOUT_S = 90.0
 MAX_CONCURRENT = 2
 #: How many checks may wait.

@@ -38,7 +38,7 @@ def marks_of_a_command(settings: Settings) -> ImageMarks | None:
     """Return the marks of images that a command draws, or None if marking is off.
 
     They are those of the installation. Where there is none, the mark and its certificate are made for this command, so
-    the image says that a machine made it, but not whose.
+    the image says that a machine made it, but not which installation.
     """
     secret_key = existing_secret_keys(settings)
     if not settings.marks or secret_key is not None:

@@ -260,7 +260,7 @@ class WebhookLog:
     async def read(self, caller: Caller, before: str | None = None) -> dict[str, Any]:
         """Return the secret and a page of messages as JSON: the newest, or those before the event with this ID.
 
-        Raises InvalidRequest for what is no ID of an event, Overloaded if the database does not respond.
+        Raises InvalidRequest for an ID that no event can have, Overloaded if the database does not respond.
         """
         number = None if before is None else parse_generation_name(before.removeprefix("evt-"))
         if before is not None and number is None:

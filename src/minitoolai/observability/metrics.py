@@ -58,7 +58,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
     "minitoolai_ready": Metric(_GAUGE, "1 while this process is ready to serve requests."),
     "minitoolai_event_loop_pause_seconds": Metric(
-        _GAUGE, "Longest time in the last minute for which one piece of work held the event loop of this process."
+        _GAUGE, "Longest time in the last minute for which one piece of work blocked the event loop of this process."
     ),
     "minitoolai_requests_total": Metric(_COUNTER, "Requests received.", ("path",)),
     "minitoolai_errors_total": Metric(_COUNTER, "Error responses.", ("status", "code")),
@@ -68,8 +68,8 @@ METRICS: Final[Mapping[str, Metric]] = {
     "minitoolai_engine_requests_total": Metric(
         _COUNTER,
         "Requests by the engine that served them last. Result: succeeded, cancelled, failed, invalid (the engine"
-        " rejected the request itself) or refused (before it began: the engine rests, is full, or the server cannot"
-        " take it).",
+        " rejected the request itself) or refused (before it began: the engine's circuit is open, the engine"
+        " is full, or the server cannot take it).",
         ("engine", "model", "result"),
     ),
     "minitoolai_units_total": Metric(
@@ -121,9 +121,9 @@ METRICS: Final[Mapping[str, Metric]] = {
         _GAUGE, "Free space where the data folder and the SQLite database are.", ("folder",)
     ),
     "minitoolai_disk_size_bytes": Metric(_GAUGE, "Size of those file systems.", ("folder",)),
-    "minitoolai_store_failures_total": Metric(_COUNTER, "Failed operations on the store of images.", ("operation",)),
+    "minitoolai_store_failures_total": Metric(_COUNTER, "Failed operations on the object store.", ("operation",)),
     "minitoolai_store_oldest_seconds": Metric(
-        _GAUGE, "Duration of the longest operation that waits for the store of images now."
+        _GAUGE, "Duration of the longest operation that waits for the object store now."
     ),
     "minitoolai_holds_oldest_seconds": Metric(
         _GAUGE, "Age of the oldest pending hold of a chat or speech (database).", ("kind",)

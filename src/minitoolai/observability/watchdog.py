@@ -1,7 +1,8 @@
-"""Measure for how long one piece of work holds the event loop, and log what it was if that is too long.
+"""Measure for how long one piece of work blocks the event loop, and log its name if that is too long.
 
-Nobody else is served meanwhile. A timer on the loop notices how late it fires. A thread notices while the loop is held,
-and reads from the stack of the loop's thread which request or task is running; requests pay nothing for this.
+While the loop is blocked, no other request is served. A timer on the loop measures how late it fires. A thread notices
+while the loop is blocked, and reads from the stack of the loop's thread which request or task is running; requests pay
+nothing for this.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LIMIT_S: Final = 0.1
 #: The metric is the longest pause of this many windows.
 WINDOW_S: Final = 10.0
 WINDOWS: Final = 6
-#: At most one log line in this time: a loop that is held all the time must not fill the log.
+#: At most one log line in this time: a loop that is blocked all the time must not fill the log.
 LOG_EVERY_S: Final = 10.0
 
 _RUN_ASGI: Final = RequestResponseCycle.run_asgi.__code__
@@ -107,7 +108,7 @@ class Watchdog:
         more = f"; {self._unlogged} more pauses since the last such line" if self._unlogged else ""
         self._logged_s, self._unlogged = now_s, 0
         log.warning(
-            "the event loop was held for %.0f ms, %.0f ms of CPU time in this process, by %s%s",
+            "the event loop was blocked for %.0f ms, %.0f ms of CPU time in this process, by %s%s",
             pause_s * 1000,
             busy_s * 1000,
             culprit or "nothing known (perhaps the machine was busy elsewhere)",
@@ -117,7 +118,7 @@ class Watchdog:
     # ── the thread ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _look(self, loop_thread: int) -> None:
-        """Find out who holds the loop, as soon as it is held for too long."""
+        """Find out which work blocks the loop, as soon as it is blocked for too long."""
         while not self._stop.wait(LIMIT_S / 4):
             if self._culprit is None and self._now_s() - self._beat_s > LIMIT_S:
                 frame = sys._current_frames().get(loop_thread)
@@ -125,7 +126,7 @@ class Watchdog:
                     self._culprit = self._describe(frame)
 
     def _describe(self, frame: FrameType) -> str | None:
-        """Return the route of the request that is running, or the task, and the innermost function of ours.
+        """Return the route of the running request, or the task, and the innermost function of this package.
 
         None if no callback is running: then the thread waits for a processor.
         """

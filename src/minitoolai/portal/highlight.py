@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from markupsafe import Markup
+
+from minitoolai.core.catalog import Catalog
 
 FOLDER = Path(__file__).parent / "examples"
 #: The address in the files, which the guide replaces by that of this site.
@@ -17,15 +21,39 @@ EXAMPLE_ORIGIN = "https://ai.example.com"
 #: Tab → its title, in the order shown.
 TABS = {"python": "Python", "php": "PHP", "curl": "curl", "javascript": "JavaScript", "openai": "openai SDK"}
 #: Tabs of the samples for coding agents.
-AGENT_TABS = {"claude": "Claude Code", "anthropic": "anthropic SDK"}
+AGENT_TABS = {
+    "claude": "Claude Code",
+    "codex": "Codex",
+    "cursor": "Cursor",
+    "cline": "Cline",
+    "continue": "Continue",
+    "aider": "aider",
+    "opencode": "opencode",
+    "openwebui": "Open WebUI",
+    "librechat": "LibreChat",
+    "anthropic": "anthropic SDK",
+}
+#: The models that the samples for agents name: for the work itself, and for small tasks in the background.
+AGENT_MODEL, SMALL_MODEL = "gpt-4.1", "gpt-4.1-mini"
 
 _STRING = r'"(?:\\.|[^"\\\n])*"'
+#: Names of settings: `model = …`, `model: …`.
+_TOML_KEY = r"\w+(?= = )"
+_YAML_KEY = r"\w+(?=:(?:\s|$))"
 _PYTHON = "import|from|with|as|for|in|if|not|while|True|break|continue|raise|print"
 _KEYWORDS = {
     "python": _PYTHON,
     "openai": _PYTHON,
     "anthropic": _PYTHON,
     "claude": "export",
+    "aider": "export",
+    "codex": _TOML_KEY,
+    "cursor": r"\w[\w ]+(?=: )",
+    "cline": r"\w[\w ]+(?=: )",
+    "continue": _YAML_KEY,
+    "librechat": _YAML_KEY,
+    "opencode": "true|false|null",
+    "openwebui": "docker",
     "php": r"<\?php|function|use|foreach|as|if|continue|return|exit|echo|do|while|isset|true",
     "javascript": "import|from|const|let|for|of|await|async|function|return|if|throw|new|continue|do|while",
     "curl": "curl",
@@ -45,7 +73,7 @@ def source(name: str) -> str:
 def highlight(code: str, kind: str) -> Markup:
     """Mark keywords with `<b>` and strings with `<i>`: the shortest tags, because page sizes are tested."""
     # In a curl command, the text in '…' is JSON and is highlighted as such.
-    pattern = re.compile(rf"({_STRING})|(?<![\w$.-])({_KEYWORDS[kind]})(?![\w-])")
+    pattern = re.compile(rf"({_STRING})|(?<![\w$.-])({_KEYWORDS[kind]})(?![\w-])", re.MULTILINE)
     parts, at = [], 0
     for match in pattern.finditer(code):
         tag = "i" if match[1] else "b"
@@ -54,14 +82,42 @@ def highlight(code: str, kind: str) -> Markup:
     return Markup("".join([*parts, _escape(code[at:])]))  # noqa: S704 - escaped above
 
 
-def example(name: str, origin: str) -> Markup:
-    """Return a highlighted sample with the address of this site."""
-    return Markup(highlight(source(name), name.rpartition(".")[2]).replace(EXAMPLE_ORIGIN, _escape(origin)))  # noqa: S704
+def example(name: str, origin: str, models: Mapping[str, str] = MappingProxyType({})) -> Markup:
+    """Return a highlighted sample with the address of this site, and with its models in place of those in the file."""
+    code = _rename(highlight(source(name), name.rpartition(".")[2]), models)
+    return Markup(code.replace(EXAMPLE_ORIGIN, _escape(origin)))  # noqa: S704 - escaped above
+
+
+def plain_example(name: str, origin: str, models: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return a sample as it is copied."""
+    return _rename(source(name), models).replace(EXAMPLE_ORIGIN, origin)
+
+
+def agent_models(catalog: Catalog) -> dict[str, str]:
+    """Return which models replace those of the samples for agents.
+
+    A model that the catalog has stays. Else the one with the largest context does the work, because the first prompt
+    of an agent has about 20,000 tokens.
+    """
+    chat = catalog.chat.values()
+    if not chat:
+        return {}
+    largest = max(chat, key=lambda model: model.context).name
+    work = AGENT_MODEL if AGENT_MODEL in catalog.chat else largest
+    return {AGENT_MODEL: work, SMALL_MODEL: SMALL_MODEL if SMALL_MODEL in catalog.chat else work}
 
 
 def tabs_of(topic: str) -> dict[str, str]:
     """Return the tabs that have a sample for this topic."""
     return {tab: title for tab, title in (TABS | AGENT_TABS).items() if (FOLDER / f"{topic}.{tab}").is_file()}
+
+
+def _rename(code: str, models: Mapping[str, str]) -> str:
+    """Replace the names of models. One pass, because one name begins with the other."""
+    if not models:
+        return code
+    names = "|".join(re.escape(name) for name in sorted(models, key=len, reverse=True))
+    return re.sub(names, lambda match: _escape(models[match[0]]), code)
 
 
 def _escape(text: str) -> str:

@@ -25,10 +25,14 @@ from minitoolai.core.models import Device, User
 from minitoolai.http.exports import Parts, export_response
 from minitoolai.portal.forms import YEAR_S, FormData, is_loopback, read_cookies
 from minitoolai.portal.i18n import LANGUAGES, formatter, translations
+from minitoolai.portal.markdown import page_to_markdown
 from minitoolai.portal.site import NavigationEntry, Site
 
 T = TypeVar("T")
 HTML = "text/html"
+MARKDOWN = "text/markdown"
+#: Public page → the path of its version in Markdown. The forms to sign in and sign up have none: nothing to read.
+MARKDOWN_PATHS = {"/": "/index.md", "/docs": "/docs.md", "/prices": "/prices.md", "/check": "/check.md"}
 FLASH_S = 60
 MIN_GZIP_BYTES = 1000
 MAX_COOKIE_LENGTH = 2000
@@ -249,16 +253,22 @@ class PageRequest:
 
     def render(self, template: str, status: int = 200, *, form_action: str = "", **context: object) -> Response:
         """Return a page. `form_action`: another host that its form may submit to."""
-        html = self.site.environment(self.lang).get_template(template)
-        body = html.render(self._context() | context).encode()
         headers = security_headers(secure=self.is_secure, form_action=form_action)
         headers["cache-control"] = "no-store" if self.user else "private, no-cache"
         headers["vary"] = "cookie, accept-encoding"
+        return self._finish(self._text(self.fill(template, **context), status, headers, HTML))
+
+    def fill(self, template: str, **context: object) -> str:
+        """Return a template filled with this context and that of every page."""
+        return self.site.environment(self.lang).get_template(template).render(self._context() | context)
+
+    def _text(self, text: str, status: int, headers: dict[str, str], media_type: str) -> Response:
+        body = text.encode()
         headers["content-language"] = self.lang
         if len(body) > MIN_GZIP_BYTES and "gzip" in self.request.headers.get("accept-encoding", ""):
             body = gzip.compress(body, 5, mtime=0)
             headers["content-encoding"] = "gzip"
-        return self._finish(Response(body, status, headers, HTML))
+        return Response(body, status, headers, media_type)
 
     def redirect(self, to: str, *, flash: str = "", kind: str = "good") -> Response:
         """Redirect to a page (a path after the language), which shows the message `flash` once."""
@@ -303,6 +313,7 @@ class PageRequest:
             "flash": self._flash(),
             "is_shown": self._is_shown,
             "siblings": {code: f"/{code}{quote(self.path)}" for code in LANGUAGES},
+            "markdown": self.url(MARKDOWN_PATHS[self.path]) if self.path in MARKDOWN_PATHS else "",
             "others": {code: f"/{code}{self._path_and_query}" for code in LANGUAGES},
         }
 
@@ -319,6 +330,26 @@ class PageRequest:
             return None
         self.set_cookie("flash", "", max_age_s=0)
         return self.site.signer.unpack("flash", packed)
+
+
+class MarkdownRequest(PageRequest):
+    """A request for the Markdown of a page, as visitors see it. It reads and sets no cookie."""
+
+    def __init__(self, site: Site, request: Request, lang: str, path: str = "/") -> None:
+        super().__init__(site, request, lang)
+        self.path = path
+        self._cookies = {}
+
+    def render(self, template: str, status: int = 200, *, form_action: str = "", **context: object) -> Response:
+        """Return the main part of a page as Markdown."""
+        html = self.fill(template, **context)
+        return self.text(page_to_markdown(html, self.origin + self.url(self.path)), MARKDOWN, status)
+
+    def text(self, text: str, media_type: str, status: int = 200) -> Response:
+        """Return a text that is the same for everybody, and that caches keep only to ask whether it has changed."""
+        headers = security_headers(secure=self.is_secure)
+        headers |= {"cache-control": "no-cache", "vary": "accept-encoding"}
+        return self._text(text, status, headers, media_type)
 
 
 def _mailbox_digest(email: str) -> str:

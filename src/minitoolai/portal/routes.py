@@ -18,6 +18,7 @@ from minitoolai.portal.pages import (
     email,
     home,
     keys,
+    llms,
     playground,
     security,
     topup,
@@ -28,9 +29,11 @@ from minitoolai.portal.routing import PageHandler, not_found, page_routes
 from minitoolai.portal.site import Site
 
 #: The modules with pages; each has a list HANDLERS.
-MODULES = (home, auth, account, security, email, keys, usage, playground, topup, docs, check, admin)
+MODULES = (home, auth, account, security, email, keys, usage, playground, topup, docs, llms, check, admin)
 #: First segments of the paths that belong to the portal. The API has all others.
-FIRST_SEGMENTS = frozenset(("", *LANGUAGES, "static", "webhooks", "favicon.ico", "robots.txt", "api-documentation"))
+FIRST_SEGMENTS = frozenset(
+    ("", *LANGUAGES, "static", "webhooks", "favicon.ico", "robots.txt", "api-documentation", *llms.PATHS)
+)
 
 
 def is_portal_path(path: str) -> bool:

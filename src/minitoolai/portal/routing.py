@@ -159,14 +159,21 @@ def _redirect_to_sign_in(page: PageRequest, *, explain: bool) -> Response:
 
 
 def new_page_request(request: Request, default_lang: str = DEFAULT) -> PageRequest:
-    """Make the page request in the language of its path, without loading its session.
+    """Make the page request in the language of its path, without loading its session."""
+    check_host(request)
+    return PageRequest(request.app.state.site, request, path_language(request, default_lang))
 
-    Refuse an invalid Host header with HTTPException 400: links are built from it.
-    """
+
+def path_language(request: Request, default: str = DEFAULT) -> str:
+    """Return the language with which the path of a request begins."""
+    lang = request.scope["path"].strip("/").partition("/")[0]
+    return lang if lang in LANGUAGES else default
+
+
+def check_host(request: Request) -> None:
+    """Refuse an invalid Host header with HTTPException 400: links are built from it."""
     if not _is_valid_host(request.headers.get("host", "")):
         raise HTTPException(400, "Invalid host header")
-    lang = request.scope["path"].strip("/").partition("/")[0]
-    return PageRequest(request.app.state.site, request, lang if lang in LANGUAGES else default_lang)
 
 
 async def _read_form(request: Request) -> bytes:

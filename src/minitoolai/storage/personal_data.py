@@ -1,7 +1,7 @@
 """Read everything stored about one customer (GDPR), page by page, so that no snapshot stays open for long.
 
 Long tables are read by keyset pagination over the index by account and time. Rows that change meanwhile are exported
-as they are when their page is read. Archived days are read from their files; what is archived meanwhile, too.
+as they are when their page is read. Archived days are read from their files, also those archived meanwhile.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _by_time(read: Read, read_file: ReadFile, table: str, columns: list[str], ac
 
 
 def _page(connection: Connection, sql: str, values: Sequence[object]) -> tuple[list[Row], int]:
-    """Return a page, and the time before which all is archived. Read afterwards: nothing is lost in between."""
+    """Return a page, and the time before which all is archived. The time is read last, so that no row is missed."""
     return _execute(connection, sql, values), archive.archived_until_ms(connection)
 
 

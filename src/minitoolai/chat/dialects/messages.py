@@ -44,7 +44,7 @@ _TOO_LONG = "prompt is too long: "
 
 
 class MessagesDialect:
-    """Anthropic's messages. One object for each request, because the caller's headers belong to it."""
+    """Dialect of Anthropic's messages. One object for each request, because it holds the caller's headers."""
 
     path = MESSAGES_PATHS
 

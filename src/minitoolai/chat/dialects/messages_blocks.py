@@ -28,7 +28,7 @@ _ELSEWHERE = "it needs a model that is served by an engine with Anthropic's API.
 
 
 def refuse(at: str, remedy: str) -> InvalidRequest:
-    """Return the error for a field that has the wrong type or value. `remedy` says what it must be."""
+    """Return the error for a field that has the wrong type or value. `remedy`: the expected value."""
     return InvalidRequest(f"{at} must be {remedy}", param=at)
 
 
@@ -75,7 +75,7 @@ def _texts_of(blocks: list[Any], at: str, *, skip: str | None = None) -> list[st
 
 
 class ChatMessages:
-    """Messages of a chat, in the order of those of the request. Collects what else `form` needs to know."""
+    """Messages of a chat, in the order of the request. Records in `form` the facts that a chat cannot express."""
 
     def __init__(self, form: MessagesForm) -> None:
         self._form = form

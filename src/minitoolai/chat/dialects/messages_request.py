@@ -1,7 +1,7 @@
 """Parse and validate requests for `/v1/messages`, Anthropic's format, and translate them into chats.
 
-The body is kept as it was sent, for engines that speak this format. All other engines get the chat. Fields whose cost
-has no price here, and tools that the engine would run itself, are refused for every engine.
+The body is kept as it was sent, for engines that speak this format. All other engines get the chat. Fields with a
+cost that has no price here, and tools that the engine would run itself, are refused for every engine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MESSAGES_FIELDS = frozenset(
     """model messages max_tokens system stream temperature top_p top_k stop_sequences tools tool_choice metadata
     thinking output_config output_format context_management cache_control service_tier""".split()  # noqa: SIM905
 )
-#: Fields that change the price or use what is stored elsewhere → the values that do not, and what to do.
+#: Fields that change the price or refer to data at the provider → the values that do not, and the remedy.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "speed": (("standard",), "it may only be standard here, because other speeds have no price"),
     "inference_geo": (("global",), "it may only be global here, because other places have no price"),
@@ -42,7 +42,7 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "thread": ((), "threads are not stored here: send all messages"),
 }
 _HEADERS = ("anthropic-version", "anthropic-beta")
-#: Longest user ID that is sent to an engine of another format as it is; of a longer one, a hash.
+#: Longest user ID that is sent unchanged to an engine of another format. A longer one is replaced by its hash.
 _LONGEST_USER = 64
 #: What an engine adds to the prompt if there are tools, and for each tool that it defines itself, in tokens.
 _TOKENS_OF_TOOLS, _TOKENS_OF_A_TOOL = 1024, 4096
@@ -171,7 +171,7 @@ def _function(tool: Json, at: str, form: MessagesForm, messages: ChatMessages) -
 
 
 def _short_name(name: str) -> str:
-    """Return a name that fits into a chat: the begin of a longer one, and a hash that makes it unique."""
+    """Return a name that fits into a chat: the start of a longer one, and a hash that makes it unique."""
     if len(name) <= _LONGEST_NAME:
         return name
     return f"{name[: _LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -110,7 +110,7 @@ class MessageStream:
         self._model = model
         self._tool_names = tool_names
         self._prompt_tokens = prompt_tokens
-        #: True once `message_start` was sent, by this stream or by an engine whose events pass through.
+        #: True once `message_start` was sent, by this stream or as an event of an engine that passed through.
         self.has_begun = False
         #: Index of the block that is open, or the next one; and the type of the open block.
         self._index = 0

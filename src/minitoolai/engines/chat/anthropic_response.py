@@ -79,7 +79,7 @@ class MessagesToChat:
         return b"".join([self._event(event) for event in block.split(b"\n\n") if event.strip()])
 
     def end(self) -> bytes:
-        """Return the chunks for what is left when the stream has ended."""
+        """Return the chunks for the remaining bytes when the stream has ended."""
         rest, self._incomplete = self._incomplete, b""
         if rest.lstrip().startswith((b"{", b"[")):
             return self._whole(rest)

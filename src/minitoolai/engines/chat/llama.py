@@ -218,7 +218,7 @@ class LlamaEngine(ChildProcess):
             raise
 
     async def start_when_fetched(self) -> None:
-        """Wait until the model's file is here, start it, and only then serve. Return at once if it was here before."""
+        """Wait until the model's file is fetched, start it, and only then serve. Do nothing if it was here before."""
         if self._fetched is None or not self._was_missing:
             return
         if self._supervisor is not None or self._starting is not None:

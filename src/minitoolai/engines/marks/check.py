@@ -29,7 +29,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
 
 class FoundMark(msgspec.Struct, frozen=True):
-    """A mark: the index of the key that fits (-1: none of ours), its code, and how clear it is."""
+    """A mark: the index of the key that fits (-1: no key of this installation), its code, and how clear it is."""
 
     key: int
     code: int

@@ -1,4 +1,4 @@
-"""A convolutional code: many weak signs say few bits, and are decoded together with how reliable each of them is.
+"""A convolutional code: encode few bits as many weak signs, and decode them by their reliability (soft decision).
 
 Rate 1/4 with a memory of 8 bits, tail-biting: the encoder starts in the state in which it ends, so no bits are spent on
 its end. The decoder is Viterbi's algorithm, which goes around the code three times and keeps the second lap: by then,
@@ -46,9 +46,9 @@ def encode(code: int, bits: int) -> Floats:
 
 
 def decode(evidence: Floats) -> tuple[int, float]:
-    """Return the code whose signs agree best with the evidence (bits, 4), and the sum of the agreement."""
+    """Return the code that agrees best with the evidence for its signs (bits, 4), and the sum of the agreement."""
     bits = len(evidence)
-    # For each step, the agreement of both predecessors of each state: those whose oldest bit is 0 and 1.
+    # For each step, the agreement of both predecessors of each state: the oldest bit is 0 in one and 1 in the other.
     branches = (evidence @ _outputs().T).reshape(bits, 2, _STATES // 2, 2)
     totals = np.zeros(_STATES, np.float32)
     choices = np.empty((_LAPS * bits, _STATES), bool)

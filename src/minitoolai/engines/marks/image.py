@@ -202,7 +202,7 @@ _COMMON_SCALES = (1.0, 0.5, 0.75, 2.0, 1.5, 1.25, 0.8, 2 / 3, 0.625, 1.1, 0.9)
 #: Agreement of the waves with the best code, in standard deviations. Noise, as a wrong key sees it, gives 7.2 on
 #: average. It exceeds 7.8 once in 500 times, and 8.1 once in 15,000 times; of those the check bits refuse nearly all.
 _MIN_AGREEMENT, _MIN_AGREEMENT_IF_FAINT = 7.8, 8.1
-#: How many scales and positions are tried for a mark whose synchronization pattern is too faint.
+#: How many scales and positions are tried if the synchronization pattern is too faint.
 _FAINT_SCALES, _FAINT_PLACES = 4, 3
 #: Longer sides are scaled down first.
 _MAX_SIDE = 1536
@@ -275,7 +275,7 @@ def _read_marks(plane: Floats, scale: float, keys: Sequence[bytes]) -> list[Dete
 
 
 def _read_faint(plane: Floats, scales: Sequence[float], keys: Sequence[bytes]) -> list[Detected]:
-    """Read a mark whose synchronization pattern is drowned: its bits are then found only where its code fits well."""
+    """Read a mark with a synchronization pattern that is too faint. Accept its bits only if the code fits well."""
     for scale in map(functools.partial(_refine, plane), scales):
         spectrum = _spectrum(plane, scale)
         surface = _correlate(spectrum)
@@ -395,7 +395,7 @@ def _surface(agreement: NDArray[Any]) -> Floats:
     waves = _waves()
     placed = np.zeros((TILE, _MAX_K + 1), np.complex64)
     placed[waves.ky, waves.kx] = agreement
-    # Of the column 0, as of all others, only one of two conjugates is there.
+    # Column 0, like all others, has only one of each pair of conjugates.
     placed[:, 0] *= 2
     surface: NDArray[Any] = np.fft.irfft(np.fft.ifft(placed, axis=0), TILE, axis=1)
     deviation = np.sqrt(2 * (np.abs(agreement) ** 2).sum()) + 1e-9

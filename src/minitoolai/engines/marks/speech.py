@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RATE_HZ = 24_000
 _FRAME = 512
-#: How many frames are marked at once.
+#: How many frames are marked in one step.
 _PIECE = 32
 _PERIOD = 96
 _FIRST_BIN, _BANDS = 7, 78
@@ -33,14 +33,14 @@ _GAIN_DB = 1.2
 _FADE_SAMPLES = 96
 _FADE = np.sin(np.pi / 2 * (np.arange(_FADE_SAMPLES) + 0.5) / _FADE_SAMPLES) ** 2
 _ENVELOPE = np.concatenate([_FADE, np.ones(_FRAME - 2 * _FADE_SAMPLES), _FADE[::-1]]).astype(np.float32)
-#: Days that can be told apart; 20 years from 2026 on.
+#: Days that can be distinguished; 20 years from 2026 on.
 DAYS = _PERIOD * _BANDS
 #: In standard deviations. Noise stays below 4.5 over all positions, and below 5 over all days. A fainter pattern is
 #: enough if the operator's own is clear too.
 _MIN_SYNC, _MIN_SYNC_OF_OURS, _MIN_KEY = 5.2, 3.8, 5.5
 #: An area counts if it is this loud, relative to the loudest (power).
 _MIN_POWER = 3e-6
-#: The detector compares an area with so many on both sides in frequency; the beginning of a sound changes all of them.
+#: The detector compares an area with this many on both sides in frequency: the start of a sound changes all of them.
 _NEIGHBOURS = 4
 
 
@@ -157,7 +157,7 @@ def _aligned(samples: NDArray[np.float32], offset: int) -> tuple[float, NDArray[
     """Return how clear the synchronization pattern is if frames begin at this offset, and the areas of one period."""
     levels = _fold(_changes(samples[offset:]))
     surface = _correlate(levels, _sync()[1])
-    # Shifts in frequency never occur, so they tell the noise.
+    # Shifts in frequency never occur, so they show the noise.
     clearness = surface[:, 0] / (surface[:, 8:-8].std() + 1e-9)
     return float(clearness.max()), np.roll(levels, -int(clearness.argmax()), 0)
 

@@ -30,7 +30,7 @@ _UNKNOWN_LENGTH = 0xFFFFFFFF
 def wav_header(comment: str = "") -> bytes:
     """Return a WAV header of unknown length, with a comment. Players then read to the end of the stream.
 
-    The comment comes before the samples, because whatever follows them in a stream of unknown length would be played.
+    The comment comes before the samples, because players would play all data after them in a stream of unknown length.
     """
     form = struct.pack("<HHIIHH", 1, 1, RATE_HZ, RATE_HZ * 2, 2, 16)
     riff = b"RIFF" + struct.pack("<I", _UNKNOWN_LENGTH) + b"WAVEfmt " + struct.pack("<I", len(form)) + form

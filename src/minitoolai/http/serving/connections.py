@@ -20,8 +20,8 @@ from minitoolai.core.threads import CONTROL
 
 log = logging.getLogger(__name__)
 
-#: Return freed memory to the system after so many connections were closed, at most once in so many ticks. Otherwise the
-#: memory of a flood of connections stays with the process.
+#: Return freed memory to the system after this many connections were closed, at most once in this many ticks. Otherwise
+#: the memory of a flood of connections stays with the process.
 TRIM_AFTER = 50
 TRIM_EVERY = 10
 #: Check this many connections before other work gets its turn: less than a millisecond.
@@ -30,7 +30,7 @@ MAX_CACHED_ADDRESSES = 4_096
 
 
 class TimedConnection(Protocol):
-    """What this module needs of a connection."""
+    """The part of a connection that this module uses."""
 
     def check(self, now: int) -> None:
         """End the connection if the client has kept it waiting for too long. `now`: ticks since the start."""
@@ -111,8 +111,8 @@ class Connections:
     def _find_owner(self, address: str) -> str | None:
         """Return the network that the limit counts by: the IPv4 address or the IPv6 /64. None if it is not limited.
 
-        A proxy carries the connections of many clients. One that the operator has not named has a private address in
-        most cases, and nobody on the internet has one, so such addresses are not limited.
+        A proxy carries the connections of many clients. A proxy that is missing in the settings mostly has a private
+        address. No client on the internet has one, so private addresses are not limited.
         """
         try:
             found = ip_address(address)

@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol with limits: what one client sends, or does not send or read, must not harm others.
 
 Limits the size of a head, how many requests wait on one connection, and how long each step may take. Nothing is read
-from a connection on which requests wait, so the memory of a connection is bounded by what its socket delivers at once.
+from a connection on which requests wait, so the memory of a connection is bounded by one read from its socket.
 Also ignores `Upgrade`. Java's HTTP client and `curl --http2` add `Upgrade: h2c` to ordinary requests. A server may
 ignore that (RFC 9110 7.8), but the parser stops after the head of such a request, and would read its body as the next.
 """
@@ -24,7 +24,7 @@ from minitoolai.http.serving.lingering import LONGEST_LINGER_S, MOST_DISCARDED, 
 
 log = logging.getLogger(__name__)
 
-#: Request line and headers together. Also the most that is parsed at once, so that no head is longer unnoticed.
+#: Request line and headers together. Also the largest piece that is parsed, so that no longer head goes unnoticed.
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 200
 #: Pipelined requests that are parsed while another one is served.
@@ -41,7 +41,7 @@ KEEP_ALIVE_S: Final = 75
 _HEAD_END: Final = b"\r\n\r\n"
 # What the connection waits for.
 _IDLE, _HEAD, _BODY, _CLOSING = range(4)
-#: Takes headers that nobody reads: trailers of chunked bodies.
+#: Discards headers: the trailers of chunked bodies.
 _DISCARD: Final[Any] = deque(maxlen=0)
 
 
@@ -75,7 +75,7 @@ class LimitedProtocol(HttpToolsProtocol):
         #: Data that is not parsed yet, and the position of the next byte to parse.
         self._held = b""
         self._held_at = 0
-        #: Size of the head that is arriving, if it did not come at once, and its last bytes.
+        #: Size so far of a head that arrives in several pieces, and its last bytes.
         self._head_bytes = 0
         self._head_tail = b""
         #: Bytes received since the last byte of the body: framing, trailers, or data after a refusal.
@@ -107,7 +107,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self, self._address())
         super().connection_lost(exc)
-        # uvicorn tells only the last request.
+        # uvicorn notifies only the last request.
         for cycle in (self._served, *(cycle for cycle, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
@@ -177,7 +177,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._feed(data)
 
     def _count_body(self, size: int) -> None:
-        """Count what arrives besides the body itself: an endless trailer, or a body that nobody reads any more."""
+        """Count bytes after the last one of the body: an endless trailer, or data that no handler reads."""
         self._overhead += size
         if self.cycle.response_complete:
             if self._overhead > MOST_DISCARDED:
@@ -186,7 +186,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._since = self._connections.now
 
     def _feed_held(self) -> None:
-        """Parse what was received, in pieces, until requests wait."""
+        """Parse the received data, in pieces, until requests wait."""
         while self._held_at < len(self._held):
             if self.pipeline:
                 self.flow.pause_reading()
@@ -342,7 +342,7 @@ class LimitedProtocol(HttpToolsProtocol):
         linger(self.transport)
 
     def _drop_request(self) -> None:
-        """End the request whose body was arriving, for which its handler may wait."""
+        """End the request with an incomplete body: its handler may be waiting for more of it."""
         cycle = self.cycle
         if cycle.response_complete:
             return

@@ -29,7 +29,7 @@ async def account_page(page: PageRequest) -> Response:
 
 
 async def render_account(page: PageRequest, status: int = 200) -> Response:
-    """Return the account page, with its sessions and what is wrong with a form."""
+    """Return the account page, with its sessions and the errors of a form."""
     site, secret_hash = page.site, digest(page.session_secret)
     sessions = await site.users.sessions(page.member)
     return page.render(
@@ -100,7 +100,7 @@ async def end_session(page: PageRequest) -> Response:
         await page.site.users.sign_out(page.session_secret)
         page.sign_out()
         return page.redirect("/", flash=page.gettext("You are signed out."))
-    # One that has ended meanwhile is what was asked for.
+    # If the session has ended meanwhile, there is nothing left to do.
     await page.site.users.end_session(page.member, secret_hash)
     return page.redirect("/account", flash=page.gettext("That browser is signed out."))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import get_args
 
 import msgspec
@@ -15,7 +16,7 @@ from minitoolai.core.models import KeyRow, UsageRow
 from minitoolai.core.prices import INPUT_BUCKETS, OUTPUT_BUCKETS, Prices
 from minitoolai.engines.sampling import SCHEDULERS
 from minitoolai.http.routing import reads
-from minitoolai.portal.highlight import example, tabs_of
+from minitoolai.portal.highlight import agent_models, example, tabs_of
 from minitoolai.portal.i18n import N_
 from minitoolai.portal.pages.home import language_of
 from minitoolai.portal.request import PageRequest
@@ -190,7 +191,7 @@ async def render_guide(page: PageRequest) -> Response:
         last=LAST_REQUESTS,
         keys=keys,
         usage={kind: [row for row in usage if row.kind == kind] for kind, *_ in KINDS},
-        example=example,
+        example=partial(example, models=agent_models(catalog)),
         tabs_of=tabs_of,
         offered=price_list(catalog),
         chat_models=list(catalog.chat),

@@ -1,7 +1,8 @@
 // The guide works without this. With it, a language chosen once holds for every program and for the next visit, and the
 // contents show where one is.
 
-const KEY = "code";
+// The agents have tabs of their own, so they have a choice of their own.
+const KEYS = ["code", "agent"];
 const radios = [...document.querySelectorAll(".programs input")];
 
 function choose(tab) {
@@ -14,10 +15,10 @@ for (const radio of radios) {
     choose(radio.value);
     // Programs above may have grown or shrunk: what was clicked stays where it was.
     window.scrollBy({ top: radio.getBoundingClientRect().top - before, behavior: "instant" });
-    try { localStorage.setItem(KEY, radio.value); } catch { /* a browser that keeps nothing */ }
+    try { localStorage.setItem(KEYS[Number(radio.name === "agents")], radio.value); } catch { /* a browser that keeps nothing */ }
   });
 }
-try { choose(localStorage.getItem(KEY)); } catch { /* the same */ }
+try { for (const key of KEYS) choose(localStorage.getItem(key)); } catch { /* the same */ }
 
 const links = new Map([...document.querySelectorAll(".contents a")].map((link) => [link.hash.slice(1), link]));
 const headings = [...links.keys()].map((id) => document.getElementById(id));

@@ -22,7 +22,7 @@ from minitoolai.core.errors import StoreError
 
 FORMAT = 1
 FOLDER = "archive"
-#: The tables whose rows a line holds, in this order.
+#: The tables with a row in each line, in this order.
 TABLES = ("generations", "holds", "transfers")
 #: A usage transfer; None if the hold was voided.
 Values = Sequence[Any]
@@ -32,7 +32,7 @@ Record = dict[str, Any]
 
 
 class Sums(msgspec.Struct, frozen=True):
-    """Sums of some lines, in nano-dollars: what they cost, what was transferred for it, what exceeded the holds."""
+    """Sums of some lines. `cost`, `amount` (transferred) and `shortfall` are nano-dollars."""
 
     requests: int = 0
     paid: int = 0
@@ -144,7 +144,7 @@ class Part:
     """A part that was read: its lines as JSON, decoded only where they are wanted."""
 
     def __init__(self, path: str, data: bytes, digest: str) -> None:
-        """Raise StoreError if the file is not what was written."""
+        """Raise StoreError if the file was changed since it was written."""
         if sha256(data) != digest:
             raise StoreError(f"the archived file {path} was changed or damaged: its SHA-256 differs; restore it")
         try:
