@@ -56,3 +56,11 @@ def test_the_gpu_bench_runs_without_a_gpu_at_a_tiny_shape() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "| 3 |" in done.stdout
     assert "3 of different schedulers: " in done.stdout
+
+
+@pytest.mark.acceptance
+def test_growth_is_measured_on_books_that_pass_the_audit() -> None:
+    done = bench("--generations", "20000", module="bench.growth")
+    assert done.returncode == 0, done.stderr
+    assert "| audit of each minute, ms |" in done.stdout
+    assert "| plain request, ms of a client |" in done.stdout

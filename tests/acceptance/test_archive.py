@@ -19,11 +19,11 @@ from minitoolai.storage.ledger import broken_invariants
 from tests.support.browse import new_user
 from tests.support.cli import CATALOG
 from tests.support.cluster import Cluster
-from tests.support.history import seed_history
+from tests.support.history import close_days, seed_history
 from tests.support.server import PROGRAM, ServerProcess
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timing]
-OLD_REQUESTS = 20_000
+OLD_REQUESTS, DAYS_EACH = 20_000, 30
 PER_SECOND, SECONDS = 200, 12
 MOST_DELAY_S = 0.050
 TRIES = 3
@@ -79,18 +79,25 @@ def test_no_request_waits_for_the_archive(server: ServerProcess) -> None:
     new_user(server, EMAIL)
     account_id = server.read(lambda c: users.find_user(c, EMAIL))[0].account_id
     server.write(lambda c: payments.grant(c, SystemClock(), account_id, 10**9, reason="test"))
-    today = SystemClock().now_ms() // MS_PER_DAY
+    first = SystemClock().now_ms() // MS_PER_DAY - 140
+    # Each try has days of its own.
+    with server.connect() as connection:
+        begin_ms, end_ms = first * MS_PER_DAY, (first + TRIES * DAYS_EACH) * MS_PER_DAY
+        seed_history(connection, account_id, TRIES * OLD_REQUESTS, first_ms=begin_ms, until_ms=end_ms)
+        close_days(connection, SystemClock().now_ms())
     found = []
     customer = server.account()
     load_times_s(server, customer.key)
     for turn in range(TRIES):
-        # Each try has days of its own.
-        first = today - 140 + turn * 30
-        with server.connect() as connection:
-            begin_ms, end_ms = first * MS_PER_DAY, (first + 30) * MS_PER_DAY
-            seed_history(connection, account_id, OLD_REQUESTS, first_ms=begin_ms, until_ms=end_ms)
         alone = load_times_s(server, customer.key)
-        command = [*PROGRAM, "archive", "--before", day_name(first + 30), "--data-dir", str(server.data_dir)]
+        command = [
+            *PROGRAM,
+            "archive",
+            "--before",
+            day_name(first + (turn + 1) * DAYS_EACH),
+            "--data-dir",
+            str(server.data_dir),
+        ]
         began_s = time.monotonic()
         archive = subprocess.Popen(command, env=server.env, stdout=subprocess.PIPE, text=True)
         beside = load_times_s(server, customer.key)

@@ -23,6 +23,7 @@ from minitoolai.storage.archive.lock import archive_lock
 from minitoolai.storage.object_store import LocalObjectStore
 from minitoolai.storage.schema import metadata
 from tests.support.books import NOON_MS, TemporaryBooks, hold
+from tests.support.history import close_days
 from tests.support.images import PRICE, end_job, queued_job
 from tests.support.old_days import (
     FIRST,
@@ -104,6 +105,7 @@ def test_a_run_that_ends_at_any_step_loses_nothing_and_counts_nothing_twice(
     books: TemporaryBooks, tmp_path: Path, where: str
 ) -> None:
     accounts = fill(books, each_day=8, days=3)
+    close_days(books.connection, NOON_MS)
     before = [everything_of(books, tmp_path, account) for account in accounts]
     left = 0
 
@@ -220,6 +222,7 @@ def test_a_dispute_after_five_months_finds_its_top_up(books: TemporaryBooks, tmp
 
 def test_a_day_with_unfinished_work_waits_and_so_do_those_after_it(books: TemporaryBooks, tmp_path: Path) -> None:
     fill(books)
+    close_days(books.connection, (FIRST + 2) * MS_PER_DAY + 4_000_000)
     at_ms = (FIRST + 2) * MS_PER_DAY + 5
     account = books.account(1000)
     books.apply(hold(first_id_at(at_ms) + 900, account, 100, now_ms=at_ms))
@@ -236,6 +239,7 @@ def test_a_day_with_prompts_or_images_waits_for_their_retention(books: Temporary
     job = queued_job(books, account)
     end_job(books, account, job)
     books.clock.forward((LEAST_DAYS + 5) * 86_400)
+    assert close_days(books.connection, books.clock.now_ms()) == LEAST_DAYS + 5
     run = archiver(books, LocalObjectStore(tmp_path))
     _, stopped = asyncio.run(run.archive(books.clock.now_ms()))
     assert stopped is not None
@@ -248,6 +252,7 @@ def test_a_day_with_prompts_or_images_waits_for_their_retention(books: Temporary
 
 def test_no_recent_day_is_archived(books: TemporaryBooks, tmp_path: Path) -> None:
     fill(books, each_day=3, days=2)
+    close_days(books.connection, NOON_MS)
     run = archiver(books, LocalObjectStore(tmp_path))
     assert run.latest_ms() == (TODAY - LEAST_DAYS) * MS_PER_DAY
     books.clock.ms = (FIRST + LEAST_DAYS + 1) * MS_PER_DAY
@@ -258,6 +263,7 @@ def test_no_recent_day_is_archived(books: TemporaryBooks, tmp_path: Path) -> Non
 
 def test_a_row_that_changes_after_it_was_archived_is_not_deleted(books: TemporaryBooks, tmp_path: Path) -> None:
     fill(books, each_day=6, days=1)
+    close_days(books.connection, NOON_MS)
     run: Archiver = archiver(books, LocalObjectStore(tmp_path))
 
     async def write_only() -> None:
@@ -342,6 +348,7 @@ class _Inside(TestAccess):
 
 def test_a_server_archives_by_itself_what_is_older_than_the_setting(books: TemporaryBooks, tmp_path: Path) -> None:
     accounts = fill(books, each_day=6, days=4)
+    close_days(books.connection, NOON_MS)
     before = [everything_of(books, tmp_path, account) for account in accounts]
 
     async def keep(months: int) -> int:

@@ -15,6 +15,7 @@ import pytest
 
 from minitoolai.billing.audit import Auditor, shortfall_limit
 from minitoolai.billing.charging import Bound, Charging
+from minitoolai.core.clock import first_id_at
 from minitoolai.core.errors import SettingsError, StoreError
 from minitoolai.core.models import Balance, Caller
 from minitoolai.ledger.rules import decide
@@ -63,6 +64,7 @@ DEEDS: dict[str, tuple[str, set[str]]] = {
     "a settled hold made pending again": (
         "UPDATE holds SET state = 'pending', settled = 0 WHERE id = 2",
         {
+            "usage by day equals the sum of its requests",
             "held equals the sum of pending holds",
             "every posted hold has its transfer, and the reverse",
             "the state of a generation fits its hold",
@@ -70,11 +72,11 @@ DEEDS: dict[str, tuple[str, set[str]]] = {
     ),
     "a hold that says it took more than it did": (
         "UPDATE holds SET settled = settled + 1 WHERE id = 2",
-        {"every posted hold has its transfer, and the reverse"},
+        {"every posted hold has its transfer, and the reverse", "usage by day equals the sum of its requests"},
     ),
     "a charge moved to another customer's hold": (
         "UPDATE holds SET account_id = B WHERE id = 2; UPDATE generations SET account_id = B WHERE id = 2",
-        {"every posted hold has its transfer, and the reverse"},
+        {"every posted hold has its transfer, and the reverse", "usage by day equals the sum of its requests"},
     ),
     "a generation ended while its hold is pending": (
         "UPDATE generations SET state = 'succeeded' WHERE id = 1",
@@ -100,6 +102,14 @@ DEEDS: dict[str, tuple[str, set[str]]] = {
     "output delivered for nothing": (
         "UPDATE generations SET delivered_bytes = 5, price_output = 600 WHERE id = 1",
         {"what was delivered at a price was charged"},
+    ),
+    "a day that counted a request twice": (
+        "UPDATE usage_days SET requests = requests + 1 WHERE account_id = A",
+        {"usage by day equals the sum of its requests"},
+    ),
+    "a day of an account forgotten": (
+        "DELETE FROM usage_days WHERE account_id = A",
+        {"usage by day equals the sum of its requests"},
     ),
     "a shortfall forgotten": (
         "UPDATE holds SET shortfall = 0 WHERE id = 3",
@@ -146,7 +156,7 @@ def lawless(cluster: Cluster, postgres_url: str) -> Iterator[TemporaryBooks]:
 
 
 def test_every_invariant_has_a_case_that_violates_it() -> None:
-    assert len(INVARIANTS) == 10
+    assert len(INVARIANTS) == 11
     assert set().union(*(named for _, named in DEEDS.values())) == set(INVARIANTS)
 
 
@@ -214,9 +224,9 @@ def test_a_shortfall_above_its_limit_is_a_finding_for_a_day(books: TemporaryBook
 
     customer = books.account(1000)
     # Settled at 70 of 60 that were held.
-    books.apply(hold(1, customer, 60), settle(1, customer, 70))
-    engine = books.rows("SELECT engine FROM generations WHERE id = 1")[0][0]
-    books.rows(f"UPDATE generations SET created_ms = {books.clock.now_ms()}")
+    number = first_id_at(books.clock.now_ms())
+    books.apply(hold(number, customer, 60), settle(number, customer, 70))
+    engine = books.rows("SELECT engine FROM generations")[0][0]
     assert asyncio.run(found(9)) == {SHORTFALL_LIMIT: [(engine, 10)]}
     assert asyncio.run(found(10)) == asyncio.run(found(None)) == {}
     books.clock.forward(86_401)

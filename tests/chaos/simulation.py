@@ -36,7 +36,7 @@ from tests.support.ledger_run import books_in_memory, open_accounts
 from tests.support.virtual import VirtualClock, VirtualLoop
 
 ACCOUNTS = [1001, 1002]
-TABLES = ("transfers", "generations", "holds", "accounts")
+TABLES = ("transfers", "generations", "holds", "usage_days", "accounts")
 #: Seconds in which things go wrong, and until all leases have ended after that.
 TROUBLE_S, REST_S = 12.0, 40.0
 FAULTS = ("crash before", "crash after", "busy", "full", "away", "lost before", "lost after", "paused", "paused after")

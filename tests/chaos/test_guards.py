@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -298,7 +299,7 @@ def test_without_the_wait_for_the_charge_a_kill_loses_what_was_acknowledged(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOW_DISK if waits else SLOW_DISK + HASTE)
     (tmp_path / "kills").mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     tally = run_kills(tmp_path / "kills", 3, seed=3)
     lost = [wrong for wrong in tally.violations if "acknowledged at" in wrong]
     assert bool(lost) != waits, tally.violations

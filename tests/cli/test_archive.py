@@ -21,7 +21,7 @@ from minitoolai.storage.sqlite import SqliteConnection
 from tests.support.browse import Visitor, new_user
 from tests.support.cli import CATALOG
 from tests.support.cluster import Cluster
-from tests.support.history import seed_history
+from tests.support.history import close_days, seed_history
 from tests.support.server import PROGRAM, ServerProcess
 
 EMAIL = "old@example.com"
@@ -66,12 +66,13 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerPro
 
 
 def fill(server: ServerProcess, requests: int = REQUESTS, days: int = 20) -> int:
-    """Give the account a history that ended 40 days ago."""
+    """Give the account a history that ended 40 days ago, and close its days."""
     account_id: int = server.read(lambda c: users.find_user(c, EMAIL))[0].account_id
     server.write(lambda c: payments.grant(c, SystemClock(), account_id, 10**9, reason="test"))
     end_ms = SystemClock().now_ms() - 40 * MS_PER_DAY
     with server.connect() as connection:
         seed_history(connection, account_id, requests, first_ms=end_ms - days * MS_PER_DAY, until_ms=end_ms)
+        close_days(connection, SystemClock().now_ms())
     return account_id
 
 
@@ -121,7 +122,9 @@ def test_a_statement_over_http_is_the_same_after_many_kills(server: ServerProces
     for page in pages:
         assert shown(member, page) == before[page], page
     assert server.command("account", "export", EMAIL).stdout == exported
-    assert server.command("audit").returncode == 0
+    assert server.command("usage", "rebuild").stdout == "usage by day agrees with the generations\n"
+    full = server.command("audit", "--full")
+    assert (full.returncode, "closed days, 90 generations read\n" in full.stdout) == (0, True), full.stdout
 
 
 def test_a_backup_holds_the_archived_days(server: ServerProcess, tmp_path: Path) -> None:
@@ -132,7 +135,7 @@ def test_a_backup_holds_the_archived_days(server: ServerProcess, tmp_path: Path)
     file = str(tmp_path / "b.tar.gz")
     assert server.command("backup", "--no-pictures", file).returncode == 0
     env = {name: value for name, value in server.env.items() if name != "MINITOOLAI_DATABASE_URL"}
-    for command in (("restore", file), ("archive", "--verify"), ("audit",)):
+    for command in (("restore", file), ("archive", "--verify"), ("audit", "--full")):
         done = subprocess.run(
             [*PROGRAM, *command, "--data-dir", str(tmp_path / "new")],
             env=env, capture_output=True, text=True, timeout=60, check=False,
@@ -171,7 +174,7 @@ def test_wrong_arguments_are_refused(tmp_path: Path, arguments: tuple[str, ...],
 def test_a_new_sqlite_file_shrinks_by_itself(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, catalog=CATALOG, is_new=True) as server:
         new_user(server, EMAIL)
-        fill(server, 6_000)
+        fill(server, 12_000)
     file = server.data_dir / "minitoolai.db"
     before = file.stat().st_size
     done = server.command("archive", "--before", before_date())
@@ -184,7 +187,7 @@ def test_a_new_sqlite_file_shrinks_by_itself(tmp_path: Path) -> None:
 def test_an_old_sqlite_file_shrinks_by_vacuum_only_and_the_command_says_so(tmp_path: Path) -> None:
     with ServerProcess(tmp_path, catalog=CATALOG) as server:
         new_user(server, EMAIL)
-        fill(server, 4_000)
+        fill(server, 8_000)
         assert "stop minitoolai serve first" in server.command("archive", "--vacuum").stderr
     file = server.data_dir / "minitoolai.db"
     as_before_this_version(file)

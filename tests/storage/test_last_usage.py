@@ -10,6 +10,7 @@ import pytest
 from minitoolai.core.models import UsageRow
 from minitoolai.storage.reports import last_usage
 from tests.support.books import NOON_MS, TemporaryBooks
+from tests.support.history import count_usage
 
 CREDIT = 10**12
 #: (model, kind, units in, units out, cost), oldest first.
@@ -38,6 +39,7 @@ def fill(books: TemporaryBooks, account: int, first: int, work: list[tuple[str, 
         books.connection.execute(
             "UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (CREDIT - costs[-1], len(work) + 1, account)
         )
+        count_usage(books.connection, account)
 
 
 def test_only_the_newest_of_the_own_requests_are_added_up(books: TemporaryBooks) -> None:

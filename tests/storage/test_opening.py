@@ -20,10 +20,16 @@ from sqlalchemy import CheckConstraint, create_engine
 from sqlalchemy.event import listen, remove
 from sqlalchemy.pool import Pool
 
+from minitoolai.core.clock import MS_PER_DAY
 from minitoolai.core.errors import StoreError
-from minitoolai.storage.opening import MIGRATIONS, migrate, newest_revision
+from minitoolai.storage import accounts
+from minitoolai.storage.archive.rows import read_lines
+from minitoolai.storage.database import Connection
+from minitoolai.storage.ledger import broken_invariants
+from minitoolai.storage.opening import MIGRATIONS, migrate, newest_revision, open_database
 from minitoolai.storage.schema import metadata
 from tests.support.cluster import Cluster
+from tests.support.history import close_days
 
 Shape = dict[str, tuple[str, frozenset[str]]]
 
@@ -175,6 +181,54 @@ def test_checks_are_written_anew_around_the_rows_that_are_there(tmp_path: Path) 
     migrate(url)
     assert " IN (" not in str(_shape(tmp_path / "old.db")["holds"])
     _check_that_its_states_are_known(tmp_path / "old.db")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_database_of_before_usage_days_and_archive_is_upgraded(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """Its settled generations are in usage by day, its books add up, and its days can be closed."""
+    if kind == "postgres":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        url = cluster.url(cluster.create())
+    else:
+        url = f"sqlite:///{tmp_path / 'old.db'}"
+    migrate(url, to="0014")
+    with closing(open_database(url, serving=True)) as database, closing(database.connect()) as connection:
+        with connection.transaction():
+            accounts.ensure_system_accounts(connection, 1)
+            connection.execute("INSERT INTO accounts (id, posted, held, created_ms) VALUES (1001, 91, 5, 1)")
+            connection.execute(
+                "INSERT INTO transfers (kind, debit, credit, amount, external_ref, account_version, balance_after,"
+                " created_ms) VALUES ('grant', 2, 1001, 100, 'g', 1, 100, 1)"
+            )
+            _insert_old_work(connection, 7, 3, "posted", 9)
+            _insert_old_work(connection, 8, 3 * MS_PER_DAY, "pending", 0)
+            connection.execute(
+                "INSERT INTO transfers (kind, debit, credit, amount, hold_id, account_version, balance_after,"
+                " created_ms) VALUES ('usage', 1001, 1, 9, 7, 2, 91, 4)"
+            )
+        assert migrate(url) == ("0014", newest_revision())
+        assert database.read(broken_invariants) == {}
+        assert database.read(lambda c: c.execute("SELECT * FROM usage_days")) == [
+            (1001, 0, "chat", "m", "k", 1, 3, 6, 9, 0)
+        ]
+        assert close_days(connection, 100 * MS_PER_DAY) == 3
+        (line,) = database.read(read_lines, 1001, (0, -1), MS_PER_DAY, 9)
+        assert line[0][-1] is None
+
+
+def _insert_old_work(connection: Connection, number: int, at_ms: int, state: str, cost: int) -> None:
+    connection.execute(
+        "INSERT INTO holds (id, account_id, key_id, kind, amount, state, settled)"
+        " VALUES (?, 1001, 'k', 'chat', ?, ?, ?)",
+        (number, 5 if state == "pending" else cost, state, cost),
+    )
+    connection.execute(
+        "INSERT INTO generations (id, account_id, key_id, kind, model, engine, state, price_input, price_output,"
+        " input_units, output_units, cost, created_ms) VALUES (?, 1001, 'k', 'chat', 'm', 'e', ?, 1, 1, 3, 6, ?, ?)",
+        (number, "running" if state == "pending" else "succeeded", cost, at_ms),
+    )
 
 
 def test_a_sqlite_that_protects_its_schema_keeps_the_old_words(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.clock import MS_PER_DAY, first_id_at
 from minitoolai.core.models import (
     AdminAction,
     EmailChange,
@@ -33,6 +33,7 @@ from minitoolai.core.models import (
 from minitoolai.ledger.rules import decide
 from minitoolai.storage import (
     accounts,
+    audit,
     idempotency,
     jobs,
     ledger,
@@ -43,6 +44,7 @@ from minitoolai.storage import (
     reports,
     retention,
     second_factors,
+    usage_days,
     users,
 )
 from minitoolai.storage.archive import rows as archive
@@ -55,6 +57,7 @@ from tests.support.old_days import no_file
 MODULES = (
     archive,
     accounts,
+    audit,
     idempotency,
     jobs,
     ledger,
@@ -65,6 +68,7 @@ MODULES = (
     reports,
     retention,
     second_factors,
+    usage_days,
     users,
 )
 #: Tables with few rows: one for each worker that is alive, and one for each day.
@@ -76,9 +80,20 @@ IN_PROGRESS = {
 }  # fmt: skip
 #: Function → why it may scan.
 MAY_SCAN = {
-    "ledger.excess_shortfalls": "part of the audit",
     "archive.rows.openings": "archive --verify compares all of them",
-    "ledger.broken_invariants": "the audit reads everything, in a thread of its own",
+    "archive.rows.rows_left": "part of `audit --full`",
+    "ledger.broken_invariants": "the check of a restored backup, and of tests, reads everything",
+    "ledger.excess_shortfalls": "part of the audit",
+    "audit.balances": "every account, a row for each customer",
+    "audit.budget_totals": "one row for each budget",
+    "audit.closed_budgets": "one row for each budget",
+    "audit.changed_sums": "sums of days, once an hour",
+    "audit.usage_until": "sums of days, once an hour and when a day is closed",
+    "audit.external_flows": "credits and reversals; those of open days each minute, the others once an hour",
+    "audit.first_day": "until the first day is closed",
+    "audit.closed_days": "one row for each day",
+    "audit.counts": "part of `audit --full`",
+    "audit.reopen": "one row for each budget, by a command",
     "reports.search_users": "a text inside an address has no index; admins only, interrupted after ten seconds",
     "payments.total_credited": "before a credit of $10,000 or more, and only the rows of credits",
     "marks.generations_at": "the check of a file for marks, limited by address; one look into an index per account",
@@ -90,7 +105,7 @@ NO_QUERIES = {
     "personal_data._execute", "personal_data._page",
     "ledger._update_accounts", "ledger._write_generations", "ledger._write_holds",
     "ledger.save", "ledger.save_budgets", "ledger.load", "ledger.load_budgets", "jobs.save", "jobs.save_requeued",
-    "jobs.load_queues", "idempotency.save",
+    "jobs.load_queues", "idempotency.save", "usage_days.save",
 }  # fmt: skip
 
 
@@ -171,14 +186,13 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(reports.admin_actions, 5).add(reports.admin_actions, 5, account, 9).add(
         reports.admin_actions, 5, None, 9
     ).add(reports.find_customer, account)
-    c.add(reports.find_generation, 5, account).add(reports.first_generation_ms, account)
+    c.add(reports.find_generation, 5, account)
     c.add(reports.last_usage, account, 5).add(reports.list_jobs, day, 5)
     action = AdminAction(1, account, account, "grant", 5, None, now)
     c.add(reports.insert_admin_action, action).add(reports.margins_by_engine, day).add(reports.oldest_pending_ms)
     c.add(reports.oldest_unfinished_ms, account).add(reports.read_gauges, now, now)
-    c.add(reports.recent_requests, account, 5, (now, 9)).add(reports.recent_requests, account, 5).add(
-        reports.revenue_by_day, day, now
-    ).add(reports.search_users, "x", 5)
+    c.add(reports.recent_requests, account, 5, (now, 9)).add(reports.recent_requests, account, 5)
+    c.add(reports.search_users, "x", 5)
     c.add(reports.statement_page, account, below=None, before_ms=now, rows=5)
     c.add(reports.usage_cells, account, day, now)
     c.add(reports._other_transfers, account, 1, 9).add(reports._usage_transfers, account, now, 5)
@@ -216,11 +230,36 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(archive.insert_part, 1, entry, [(account, 1, 2, 3, 4)]).add(archive.delete_part, 1, 1)
     c.add(archive.parts_of, 1).add(archive.insert_day, 1, Sums(), "m", now).add(archive.mark_removed, 1, now)
     c.add(archive.archived_days).found["archive.rows.remove"] = [lambda connection: remove_some(connection, account)]
-    c.add(archive.archived_until_ms).add(archive.parts_with_versions, account, 1, 9, 5)
+    c.add(archive.archived_until_ms).add(archive.archived_day, 1).add(archive.rows_left).add(
+        archive.parts_with_versions, account, 1, 9, 5
+    )
     c.add(archive.paths_of, archive.ArchivedDay(1, Sums(), "m", None))
     c.add(archive.parts_before, account, (1, 1), 5).add(archive.parts_after, account, (1, 1), 5).add(archive.openings)
     c.add(users.set_password, account, "h").add(users.touch_session, b"s", now)
+    _add_history(c, account)
     return c.found
+
+
+def _add_history(c: Calls, account: int) -> None:
+    """Add the calls of what reads and closes days."""
+    now, today = NOON_MS, NOON_MS // MS_PER_DAY
+    low = first_id_at(now - MS_PER_DAY)
+    high = low + 10**6
+    c.add(usage_days.day_cells, account, today - 5, today).add(usage_days.revenue_by_day, today - 5)
+    c.add(usage_days.first_and_last_day, account).add(usage_days.wrong_days, account, today - 5, today)
+    c.add(usage_days.rebuild, account, today - 5)
+    c.add(audit.violations, low, high).add(audit.end_of_piece, low, high, 5).add(audit.pending_ids)
+    c.add(audit.usage_cells, low, high, today).add(audit.usage_flows, low, high, today)
+    c.add(audit.budget_sums, low, high, today).add(audit.balances).add(audit.pending_amounts)
+    c.add(audit.external_flows, now, now + MS_PER_DAY).add(audit.usage_until, today)
+    c.add(audit.usage_table, today, today + 1).add(audit.budget_totals).add(audit.closed_budgets)
+    c.add(audit.last_closed).add(audit.closed_day, today).add(audit.closed_before, today).add(audit.closed_days).add(
+        audit.changed_sums
+    )
+    c.add(audit.first_day).add(audit.rows_of_day, today, low, high).add(audit.external_of_day, today)
+    closed = audit.ClosedDay(today, audit.DaySums(), b"h")
+    c.add(audit.insert_closed, closed, {"b": 1}, now).add(audit.reopen, today, {"b": 1}).add(audit.counts)
+    c.add(audit.full_audit_place).add(audit.set_full_audit_place, today)
 
 
 def remove_some(connection: Connection, account: int) -> int:

@@ -16,6 +16,7 @@ from minitoolai.storage.reports import (
     statement_page,
 )
 from tests.support.books import NOON_MS, TemporaryBooks, credit, hold, reverse, settle
+from tests.support.history import count_usage
 from tests.support.old_days import whole_statement
 
 
@@ -109,6 +110,7 @@ def test_a_page_of_a_long_statement_is_read_in_a_moment(books: TemporaryBooks) -
         books.connection.execute(
             "UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (10**12 - 9 * number, number + 1, account)
         )
+        count_usage(books.connection, account)
     took: list[float] = []
     times: list[float] = []
     for below in (None, 50_000, 100):

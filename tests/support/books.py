@@ -130,7 +130,8 @@ class TemporaryBooks:
     def everything(self) -> dict[str, list[Row]]:
         """Every row of the ledger, to see that nothing changed."""
         return {
-            t: self.rows(f"SELECT * FROM {t} ORDER BY 1") for t in ("accounts", "holds", "generations", "transfers")
+            t: self.rows(f"SELECT * FROM {t} ORDER BY 1")
+            for t in ("accounts", "holds", "generations", "transfers", "usage_days")
         }
 
     def broken(self) -> dict[str, list[Row]]:
@@ -215,8 +216,9 @@ def hold(
     claim: str | None = None,
     budget: Budget | None = None,
     now_ms: int = NOON_MS,
+    key: str = "key000000001",
 ) -> PlaceHold:
-    head = (hold_id, account, "key000000001", generation.kind, base, unit, units, least, lease_ms, now_ms)
+    head = (hold_id, account, key, generation.kind, base, unit, units, least, lease_ms, now_ms)
     claimed = IdempotencyClaim(f"{account}/{claim}", b"the same") if claim else None
     return PlaceHold(*head, generation, queue_limit, claimed, budget)
 

@@ -12,6 +12,7 @@ from minitoolai.storage import accounts, reports, users
 from minitoolai.storage.database import Connection
 from minitoolai.storage.reports import MS_PER_DAY
 from tests.support.browse import Visitor
+from tests.support.history import count_usage
 from tests.support.server import ServerProcess
 
 EMAIL = "crowded@example.com"
@@ -92,6 +93,7 @@ def _work(connection: Connection, clock: SystemClock, account_id: int, keys: lis
         "UPDATE accounts SET posted = ?, version = ? WHERE id = ?",
         (start - GENERATIONS * COST, GENERATIONS + 1, account_id),
     )
+    count_usage(connection, account_id)
 
 
 def address(member: Visitor, path: str) -> str:

@@ -1,9 +1,19 @@
-"""Fill an account with a long history in seconds: finished requests, their holds and transfers. The books add up."""
+"""Histories for tests: a long one in seconds, written as rows, and work at random, written by the ledger."""
 
 from __future__ import annotations
 
+import random
+
+import msgspec
+
+from minitoolai.billing.audit_days import next_closable, read_day
 from minitoolai.core.clock import first_id_at
+from minitoolai.core.models import NewGeneration, Outcome
+from minitoolai.ledger.types import Operation
+from minitoolai.storage import usage_days
+from minitoolai.storage.audit import insert_closed
 from minitoolai.storage.database import Connection
+from tests.support.books import TemporaryBooks, hold, recover, settle
 
 MODELS = ("gpt-4o-mini", "claude-3-haiku", "=llama")
 PRICE = 9
@@ -44,6 +54,27 @@ def seed_history(
             connection.execute(
                 "UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (posted, version, account_id)
             )
+    with connection.transaction():
+        count_usage(connection, account_id)
+
+
+def count_usage(connection: Connection, account_id: int) -> None:
+    """Make the usage by day of an account agree with its generations, which were written as rows."""
+    for day in usage_days.wrong_days(connection, account_id, 0, 2**30):
+        usage_days.rebuild(connection, account_id, day)
+
+
+def close_days(connection: Connection, now_ms: int) -> int:
+    """Close every day that can be, as the server does in the background, and return how many."""
+    count = 0
+    while (following := next_closable(connection, now_ms)) is not None:
+        day, before = following
+        reader = read_day(connection, day)
+        assert (reader.wrong, reader.different) == ([], [])
+        with connection.transaction():
+            insert_closed(connection, reader.closed(before), reader.budgets, now_ms)
+        count += 1
+    return count
 
 
 def _insert_work(
@@ -67,3 +98,45 @@ def _insert_work(
             for n, i in ids.items()
         ],
     )
+
+
+class RandomWork:
+    """Work of two accounts at random: holds that are settled at once, late, by a recovery, or as a failed job."""
+
+    def __init__(self, books: TemporaryBooks, dice: random.Random, *, first_id: int | None = None) -> None:
+        """Begin without work. With `first_id`, IDs say nothing about time, as after a clock was set."""
+        self.books, self._dice, self._first_id = books, dice, first_id
+        self.accounts = [books.account(10**9), books.account(10**9)]
+        self._open: list[tuple[int, int, bool]] = []
+        self._last = 0
+
+    def step(self) -> None:
+        """Place a hold that began up to five minutes ago, then perhaps end one or several."""
+        dice, now_ms = self._dice, self.books.clock.now_ms()
+        self._last += 1
+        number = self._last + (first_id_at(now_ms) if self._first_id is None else self._first_id)
+        account, is_job = self.accounts[dice.random() < 0.1], dice.random() < 0.3
+        generation = NewGeneration("image" if is_job else "chat", f"m{self._last % 3}", "e", 1, 1)
+        key, began_ms = f"k{self._last % 2}", now_ms - dice.randrange(300_000)
+        lease_ms = None if is_job else now_ms
+        placed = hold(number, account, 100, lease_ms=lease_ms, generation=generation, key=key, now_ms=began_ms)
+        self.books.apply(msgspec.structs.replace(placed, queue_limit=1000 if is_job else None))
+        self._open.append((number, account, is_job))
+        dice.shuffle(self._open)
+        # At times everything is left open for days, then ends in one batch.
+        if dice.random() < 0.8:
+            ended, self._open = self._open[:2], self._open[2:]
+            self.books.apply(*(self._end(*one) for one in ended))
+
+    def _end(self, number: int, account: int, is_job: bool) -> Operation:
+        dice = self._dice
+        how = dice.random()
+        if how < 0.2 and not is_job:
+            return recover(number, account, self.books.clock.now_ms(), forced=True)
+        cost = dice.choice((0, number % 90, 120))
+        purchase = dice.choice((None, cost // 2))
+        outcome = Outcome("succeeded", number % 5, 2, upstream_cost=purchase)
+        return settle(number, account, cost, outcome if how < 0.9 else Outcome("failed", error_code="x"))
+
+    def close(self) -> None:
+        self.books.apply(*(self._end(*one) for one in self._open))

@@ -13,6 +13,7 @@ from minitoolai.storage import accounts, users
 from minitoolai.storage.database import Connection
 from minitoolai.storage.reports import MS_PER_DAY
 from tests.support.browse import Visitor
+from tests.support.history import count_usage
 from tests.support.server import ServerProcess
 
 EMAIL = "ada@example.com"
@@ -74,6 +75,7 @@ def _use(connection: Connection, account_id: int, keys: list[str]) -> None:
             (account_id, cost, name, version, posted, at_ms),
         )
     connection.execute("UPDATE accounts SET posted = ?, version = ? WHERE id = ?", (posted, version, account_id))
+    count_usage(connection, account_id)
 
 
 def _fail(connection: Connection, account_id: int, key: str) -> None:
@@ -92,6 +94,7 @@ def _fail(connection: Connection, account_id: int, key: str) -> None:
             " VALUES (?, ?, ?, 'image', 'painter', 'quick', 'failed', 0, 1500000, ?, ?, 'painter-host-2', ?, ?)",
             (name, account_id, key, now_ms - 90_000, now_ms, "upstream_error", error),
         )
+    count_usage(connection, account_id)
 
 
 def number_of(server: ServerProcess) -> int:

@@ -13,7 +13,9 @@ from minitoolai.billing.archive_reader import ArchiveReader
 from minitoolai.billing.archiver import Archiver
 from minitoolai.billing.usage import UsageCache
 from minitoolai.core.clock import MS_PER_DAY, first_id_at
+from minitoolai.core.inference import Usage
 from minitoolai.core.models import Budget, NewGeneration, Outcome, StatementRow
+from minitoolai.core.prices import Prices
 from minitoolai.http.exports import csv_lines
 from minitoolai.ledger.types import Credit, PlaceHold, Reverse, Settle
 from minitoolai.portal.pages.account import statement_line
@@ -23,12 +25,15 @@ from minitoolai.storage.object_store import LocalObjectStore, ObjectStore
 from minitoolai.storage.personal_data import read_personal_data
 from minitoolai.storage.reports import StatementPlace, find_generation
 from tests.support.books import NOON_MS, TemporaryBooks
+from tests.support.history import close_days
 
 TODAY = NOON_MS // MS_PER_DAY
 #: The first old day, and the first day that is left.
 FIRST, UNTIL = TODAY - 60, TODAY - 50
 UNTIL_MS = UNTIL * MS_PER_DAY
 BUDGET = Budget("key000000001", total=10**12)
+#: Prices with a fee for each request, so a generation's split says more than its columns.
+SPLIT = Prices.of(150_000, 600_000, request=1_000)
 KINDS = (
     NewGeneration("chat", "gpt-4o-mini", "fake", 150, 600),
     NewGeneration("speech", "tts", "voice", 15, 0),
@@ -65,7 +70,12 @@ def _one_request(books: TemporaryBooks, draw: random.Random, account: int, at_ms
     )  # fmt: skip
     # Some cost nothing, some more than was held, some end on the next day.
     cost, state = draw.choice(((0, "failed"), (40, "succeeded"), (100, "succeeded"), (130, "succeeded")))
-    outcome = Outcome(state, draw.randrange(9), draw.randrange(9), error_code="broken" if state == "failed" else None)
+    usage = Usage(draw.randrange(9), draw.randrange(9))
+    outcome = Outcome(
+        state, usage.prompt_tokens, usage.completion_tokens, cached_units=number % 2,
+        error_code="broken" if state == "failed" else None,
+        price_split=SPLIT.encoded_split(usage) if number % 4 == 0 else None,
+    )  # fmt: skip
     if generation.kind == "image":
         books.connection.execute("UPDATE generations SET state = 'running', attempt = 1 WHERE id = ?", (hold_id,))
     books.apply(Settle(hold_id, account, cost, at_ms + draw.choice((500, 90_000_000)), outcome))
@@ -104,7 +114,8 @@ def archiver(books: TemporaryBooks, store: ObjectStore, **options: Any) -> Archi
 
 
 def archive(books: TemporaryBooks, folder: Path, before_ms: int = UNTIL_MS, **options: Any) -> int:
-    """Archive these days in small files, and return how many generations."""
+    """Close the days, archive these in small files, and return how many generations."""
+    close_days(books.connection, books.clock.now_ms())
     count, stopped = asyncio.run(archiver(books, LocalObjectStore(folder), **options).archive(before_ms))
     assert stopped is None, stopped
     return count

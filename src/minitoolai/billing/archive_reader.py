@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from minitoolai.core.clock import MS_PER_DAY, created_ms
+from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY, created_ms
 from minitoolai.core.errors import ObjectMissing, Overloaded, ServiceError, StoreError
 from minitoolai.core.models import Generation, RecentRequest, StatementRow, UsageCell
 from minitoolai.core.threads import ARCHIVE
@@ -22,7 +22,7 @@ from minitoolai.storage.archive.files import ArchivedRow, Part
 from minitoolai.storage.archive.rows import AccountPart
 from minitoolai.storage.database import Connection, Database
 from minitoolai.storage.object_store import ObjectStore
-from minitoolai.storage.reports import ALWAYS_MS, ID_SLACK_MS, STATEMENT_PART, StatementPlace
+from minitoolai.storage.reports import ALWAYS_MS, STATEMENT_PART, StatementPlace
 
 #: Files fetched in parallel for one report.
 PARTS_AT_ONCE = 8
@@ -199,6 +199,7 @@ def _statement_row(row: ArchivedRow) -> StatementRow:
         input_units=g["input_units"],
         output_units=g["output_units"],
         estimated=bool(g["estimated"]),
+        cached_units=g["cached_units"],
     )
 
 

@@ -3,7 +3,10 @@
 For each day, oldest first: write its files, read them back, complete the day in one small commit, and delete its rows a
 few at a time. A process that is killed at any point loses nothing and counts nothing twice: a day without a row in
 `archived_days` is written again from the start; of a day with one, the remaining rows are deleted. Money that came from
-outside (payments, vouchers, grants, refunds) stays in the database permanently.
+outside (payments, vouchers, grants, refunds) stays in the database permanently, and so does usage by day.
+
+Only days that the audit has closed are archived, and only if their files give the hash that it kept. So only audited
+rows leave the database.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ from typing import Any, Protocol
 
 import msgspec
 
+from minitoolai.billing.audit_archive import audit_rows
+from minitoolai.billing.audit_days import DayReader
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import ServiceError, StoreError
 from minitoolai.core.threads import ARCHIVE
-from minitoolai.storage import idempotency, outbox
+from minitoolai.storage import audit, idempotency, outbox
 from minitoolai.storage.archive import files, rows
 from minitoolai.storage.archive.files import Line, Part, PartEntry, Sums
 from minitoolai.storage.archive.lock import archive_lock
@@ -155,7 +160,8 @@ class Archiver:
         for account in await self._accounts(day):
             state += await self._access.read(rows.day_state, account, *bounds)
         has_claims = await self._access.read(rows.has_older_claims, bounds[1])
-        return DayPlan(day, state.requests, _why_not(state, has_claims))
+        is_closed = await self._access.read(audit.closed_day, day) is not None
+        return DayPlan(day, state.requests, _why_not(state, has_claims, is_closed=is_closed))
 
     async def _delete_expired(self) -> None:
         """Delete expired rows that refer to old generations. A running server does the same."""
@@ -174,9 +180,9 @@ class Archiver:
         for entry in await self._access.read(rows.parts_of, day):
             await self._access.write(partial(rows.delete_part, day=day, part=entry.part))
         entries: list[PartEntry] = []
-        sums, done = Sums(), 0
+        sums, done, reader = Sums(), 0, DayReader(day)
         async for lines in self._parts(day):
-            entry, part_sums = await self._write_part(day, len(entries) + 1, lines)
+            entry, part_sums = await self._write_part(reader, len(entries) + 1, lines)
             entries.append(entry)
             sums, done = sums + part_sums, done + entry.requests
             self._on_progress(ArchiveProgress("write", day, done, plan.requests))
@@ -184,6 +190,13 @@ class Archiver:
             raise StoreError(
                 f"{files.day_name(day)} was not archived: its costs differ from its transfers, or rows appeared while "
                 "it was read; run minitoolai audit"
+            )
+        reader.take_external(await self._access.read(audit.external_of_day, day))
+        before = await self._access.read(audit.closed_before, day)
+        if await ARCHIVE.run(reader.closed, before) != await self._access.read(audit.closed_day, day):
+            raise StoreError(
+                f"{files.day_name(day)} was not archived: its rows differ from those that the audit has closed; "
+                "run minitoolai audit --full"
             )
         archived = await self._access.read(rows.archived_days)
         manifest = files.encode_manifest(day, archived[-1].manifest if archived else "", sums, entries)
@@ -206,13 +219,15 @@ class Archiver:
         if pending:
             yield pending
 
-    async def _write_part(self, day: int, number: int, lines: list[Line]) -> tuple[PartEntry, Sums]:
+    async def _write_part(self, reader: DayReader, number: int, lines: list[Line]) -> tuple[PartEntry, Sums]:
+        day = reader.day
         data = await ARCHIVE.run(_encode, day, number, lines)
         digest = files.sha256(data)
         path = files.part_path(day, number, digest)
         await self._store.put_file(path, data)
         part = await ARCHIVE.run(Part, path, await self._store.get_file(path), digest)
         found = await ARCHIVE.run(part.rows)
+        await ARCHIVE.run(lambda: reader.take_unordered(audit_rows(found)))
         entry = PartEntry(number, digest, len(data), len(found))
         accounts = _accounts_in(found)
         await self._access.write(lambda connection: rows.insert_part(connection, day, entry, accounts))
@@ -256,7 +271,7 @@ class Archiver:
             await self._pause(LEAST_PAUSE_S)
 
 
-def _why_not(state: rows.DayState, has_claims: bool) -> str | None:
+def _why_not(state: rows.DayState, has_claims: bool, *, is_closed: bool) -> str | None:
     """Return the reason why a day cannot be archived, or None."""
     reasons = {
         "unfinished requests": state.pending,
@@ -267,6 +282,8 @@ def _why_not(state: rows.DayState, has_claims: bool) -> str | None:
     found = [f"{count} {name}" for name, count in reasons.items() if count]
     if has_claims:
         found.append("stored Idempotency-Keys")
+    if not is_closed and not state.pending:
+        found.append("not closed by the audit yet; a running server closes it, or logs why it cannot")
     return ", ".join(found) or None
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Set
+from functools import partial
 
+from minitoolai.billing.audit_days import date_of, next_closable, read_day
+from minitoolai.billing.audit_position import AuditPosition, check_from
 from minitoolai.billing.charging import LEASE_MS
 from minitoolai.core.clock import MS_PER_DAY, Clock
 from minitoolai.core.errors import Overloaded, SettingsError, StoreError
@@ -14,6 +17,7 @@ from minitoolai.core.money import parse_dollars
 from minitoolai.ledger.types import Recover, Settled
 from minitoolai.settings import Settings
 from minitoolai.storage import ledger
+from minitoolai.storage.audit import insert_closed
 from minitoolai.storage.database import Database, Row
 from minitoolai.storage.ledger import ExpiredHold
 from minitoolai.storage.writer import Writer
@@ -22,6 +26,8 @@ log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 5.0
 FOREVER_MS = 2**62
+#: Check all open days again this often: a row that was changed by hand after its check is found then.
+FRESH_EVERY_S = 3600.0
 
 
 class Auditor:
@@ -56,6 +62,8 @@ class Auditor:
         # No lease could be renewed during a database outage. Give every process one lease time to catch up.
         self._required_healthy_s = healthy_for_s if database.is_shared else 0.0
         self._failed_s = clock.steady_s()
+        self._position = AuditPosition()
+        self._fresh_s = 0.0
         self.broken: dict[str, list[Row]] = {}
         #: When the ledger was last audited: in UTC (0 if never) and by the steady clock.
         self.checked_ms = 0
@@ -100,8 +108,12 @@ class Auditor:
         return [hold for hold in expired if hold.id not in in_flight]
 
     async def check(self) -> dict[str, list[Row]]:
-        """Check every invariant on one snapshot, and log violations as critical."""
-        broken = await self._database.upkeep(ledger.broken_invariants)
+        """Check new rows and all balances, and log violations as critical. Check all open days every hour."""
+        if self._clock.steady_s() >= self._fresh_s:
+            self._position = AuditPosition()
+            self._fresh_s = self._clock.steady_s() + FRESH_EVERY_S
+        now_ms = self._clock.now_ms()
+        self._position, broken = await self._database.upkeep(partial(check_from, self._position, now_ms=now_ms))
         if self._max_shortfall is not None:
             since_ms = self._clock.now_ms() - MS_PER_DAY
             rows = await self._database.upkeep(ledger.excess_shortfalls, since_ms, self._max_shortfall)
@@ -113,8 +125,37 @@ class Auditor:
             log.critical("LEDGER INVARIANT VIOLATED: %s: %s", name, rows)
         return self.broken
 
+    async def close_days(self) -> int:
+        """Close every day that can be, oldest first, and return how many. A day that is not in order stays open."""
+        count = 0
+        while (following := await self._database.upkeep(next_closable, self._clock.now_ms())) is not None:
+            day, before = following
+            reader = await self._database.upkeep(partial(read_day, pause=True), day)
+            if reader.wrong or reader.different:
+                log.critical("day %s is not closed: %s", date_of(day), (reader.wrong + reader.different)[:10])
+                break
+            closed, now_ms = reader.closed(before), self._clock.now_ms()
+            await self._writer.run(partial(insert_closed, closed=closed, budgets=reader.budgets, now_ms=now_ms))
+            count += 1
+        return count
+
+    async def _close_days_forever(self) -> None:
+        while True:
+            try:
+                await self.close_days()
+            except Exception:
+                log.exception("closing a day failed, will retry")
+            await asyncio.sleep(self._audit_every_s)
+
     async def run(self) -> None:
-        """Recover and audit until cancelled. Database errors are logged and retried."""
+        """Recover, audit and close days until cancelled. Database errors are logged and retried."""
+        closing = asyncio.create_task(self._close_days_forever())
+        try:
+            await self._recover_and_check()
+        finally:
+            closing.cancel()
+
+    async def _recover_and_check(self) -> None:
         next_check_s = 0.0
         while True:
             try:

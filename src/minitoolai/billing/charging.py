@@ -47,6 +47,7 @@ from minitoolai.ledger.types import (
     Settle,
     Settled,
     UnknownAccountOrHold,
+    Work,
 )
 from minitoolai.storage.writer import Writer
 
@@ -140,6 +141,7 @@ class Reservation(msgspec.Struct, frozen=True):
     engine: str = ""
     #: Reserved from the rate limits of its account and key.
     limit_usage: UsageReservation | None = None
+    work: Work | None = None
 
 
 #: Log line for requests that were refused before they had a generation.
@@ -252,6 +254,7 @@ class Charging:
             generation.kind,
             generation.model,
             generation.engine,
+            work=Work(caller.key_id, generation.model, now_ms),
         )
 
     def settle(
@@ -272,7 +275,7 @@ class Charging:
             tokens = outcome.input_units + outcome.output_units if reservation.limit_usage.tokens else 0
             self._limits.release(reservation.limit_usage, tokens=tokens, dollars=cost)
         now_ms = self._clock.now_ms()
-        settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome)
+        settle = Settle(reservation.hold_id, reservation.account_id, cost, now_ms, outcome, work=reservation.work)
         if self._spans is not None:
             charge = self._traced_settle(self._spans, settle, is_last=is_last)
         else:

@@ -1,8 +1,9 @@
-"""Usage of each account and revenue of all accounts, from final sums kept in memory.
+"""Usage of each account and revenue of all accounts, from the table of usage by day.
 
-A generation never changes once its hold is settled. So whole days, hours and ten minutes before the oldest unfinished
-generation are final: each is added up once and kept. A report reads only the rows that are not final yet, and those at
-the ends of its period, so its time depends on recent activity and not on the length of the history.
+The table also keeps the days that are archived. Only the parts of days at the ends of a report's period are added up
+from generations, or from the files of an archived day. Whole hours and ten minutes in them that are before the oldest
+unfinished generation are final, because a generation never changes once its hold is settled: each is added up once and
+kept in memory.
 """
 
 from __future__ import annotations
@@ -20,20 +21,14 @@ from minitoolai.core.models import RevenueRow, UsageCell, UsageRow
 from minitoolai.ledger.types import REVENUE
 from minitoolai.storage.archive.rows import archived_until_ms
 from minitoolai.storage.database import REPORT_LIMIT_S, Connection, Database
-from minitoolai.storage.reports import (
-    GroupBy,
-    first_generation_ms,
-    oldest_pending_ms,
-    oldest_unfinished_ms,
-    revenue_by_day,
-    usage_cells,
-)
+from minitoolai.storage.reports import GroupBy, oldest_pending_ms, oldest_unfinished_ms, usage_cells
+from minitoolai.storage.usage_days import day_cells, revenue_by_day
 
 #: Treat nothing younger as final: generations are inserted shortly after they begin, by processes with different
 #: clocks.
 SETTLING_MS = 10 * 60_000
 #: Lengths of the periods that have kept sums. Each divides the one before it, and a period begins at a multiple.
-LENGTHS_MS = (MS_PER_DAY, 3_600_000, 600_000)
+LENGTHS_MS = (3_600_000, 600_000)
 #: Cells kept in memory for all accounts together, about 250 bytes each. A period without usage counts as one.
 MAX_CACHED_CELLS = 100_000
 #: Read missing sums for this long at a time, then give the thread to others.
@@ -46,7 +41,7 @@ Sums = tuple[UsageCell, ...]
 
 
 class UsageCache:
-    """Usage of each account by day, kind, model and key."""
+    """Usage of each account by day, kind, model and key. It keeps the sums of parts of days."""
 
     def __init__(
         self,
@@ -87,26 +82,29 @@ class UsageCache:
         ]
 
     async def _read(self, account_id: int, from_ms: int, until_ms: int) -> list[UsageCell]:
-        """Return the cells of this time, sorted: of archived days from their files, and of later ones from the rows."""
-        archived_ms = await self._database.read_async(archived_until_ms)
-        if from_ms >= archived_ms:
-            return await self._read_rows(account_id, from_ms, until_ms)
-        cells = await self._archive.usage_cells(account_id, from_ms, min(until_ms, archived_ms))
-        return cells if until_ms <= archived_ms else cells + await self._read_rows(account_id, archived_ms, until_ms)
+        """Return the cells of this time, sorted: parts of archived days from their files."""
+        cells, archived_ms = await self._read_database(account_id, from_ms, until_ms)
+        for begin_ms, end_ms in day_parts(from_ms, until_ms):
+            if begin_ms < archived_ms:
+                cells += await self._archive.usage_cells(account_id, begin_ms, min(end_ms, archived_ms))
+        return sorted(cells, key=_key)
 
-    async def _read_rows(self, account_id: int, from_ms: int, until_ms: int) -> list[UsageCell]:
-        """Return the cells of the rows, sorted. All sums are kept, so a report that failed goes on next time."""
+    async def _read_database(self, account_id: int, from_ms: int, until_ms: int) -> tuple[list[UsageCell], int]:
+        """Return the cells of the table and the rows, and the time before which parts of days are archived.
+
+        All sums are kept, so a report that failed goes on next time.
+        """
         give_up_s = time.monotonic() + self._limit_s
         # A copy, because a thread reads it, and because others may push sums out of the cache meanwhile.
         known, now_ms = dict(self._kept.get(account_id, {})), self._clock.now_ms()
         while True:
-            found, cells = await self._database.report(
+            found, cells, archived_ms = await self._database.report(
                 account_id, _read_usage, account_id, from_ms, until_ms, now_ms, known, self._read_s
             )
             known |= found
             self._keep(account_id, found)
             if cells is not None:
-                return cells
+                return cells, archived_ms
             if time.monotonic() > give_up_s:
                 raise ReportTooLarge("This report takes too long. Ask for a shorter period, such as one day.")
 
@@ -171,30 +169,46 @@ def _read_usage(
     now_ms: int,
     known: Mapping[Period, Sums],
     read_s: float,
-) -> tuple[dict[Period, Sums], list[UsageCell] | None]:
-    """Return the sums that were missing in `known`, and all cells of this time, or None after `read_s` of reading."""
+) -> tuple[dict[Period, Sums], list[UsageCell] | None, int]:
+    """Return the sums that were missing in `known`, the cells of this time, and until when all is archived.
+
+    Parts of archived days are left out. The cells are None after `read_s` of reading, or if a day was archived
+    meanwhile.
+    """
     pause_s = time.monotonic() + read_s
-    first_ms = first_generation_ms(connection, account_id)
-    if first_ms is None:
-        return {}, []
+    archived_ms = archived_until_ms(connection)
+    first_day, end_day = -(-from_ms // MS_PER_DAY), until_ms // MS_PER_DAY
+    cells: dict[CellKey, UsageCell] = {}
+    if first_day < end_day:
+        _add(cells, day_cells(connection, account_id, first_day, end_day))
     # Read before the sums: a generation that ends in between is then read from its row, as an unfinished one.
     final_ms = final_until_ms(0, now_ms, oldest_unfinished_ms(connection, account_id))
-    closed_ms = max(from_ms, min(until_ms, final_ms))
-    # Before the first generation there is nothing to add up.
-    begin_ms = max(from_ms, first_ms - first_ms % MS_PER_DAY)
-    periods, rest = split(begin_ms, closed_ms)
     found: dict[Period, Sums] = {}
-    cells: dict[CellKey, UsageCell] = {}
-    for period in periods:
-        sums = known.get(period)
-        if sums is None:
-            if found and time.monotonic() > pause_s:
-                return found, None
-            sums = found[period] = _add_up(connection, account_id, period, known)
-        _add(cells, sums)
-    for start_ms, end_ms in (*rest, (max(begin_ms, closed_ms), until_ms)):
-        _add(cells, usage_cells(connection, account_id, start_ms, end_ms))
-    return found, [cells[key] for key in sorted(cells)]
+    for part_ms, end_ms in day_parts(from_ms, until_ms):
+        begin_ms = max(part_ms, archived_ms)
+        closed_ms = max(begin_ms, min(end_ms, final_ms))
+        periods, rest = split(begin_ms, closed_ms)
+        for period in periods:
+            sums = known.get(period)
+            if sums is None:
+                if found and time.monotonic() > pause_s:
+                    return found, None, archived_ms
+                sums = found[period] = _add_up(connection, account_id, period, known)
+            _add(cells, sums)
+        for start_ms, stop_ms in (*rest, (closed_ms, end_ms)):
+            if start_ms < stop_ms:
+                _add(cells, usage_cells(connection, account_id, start_ms, stop_ms))
+    # Rows that were deleted while they were read are taken from their files: read again.
+    if archived_until_ms(connection) != archived_ms:
+        return {}, None, archived_ms
+    return found, list(cells.values()), archived_ms
+
+
+def day_parts(from_ms: int, until_ms: int) -> list[tuple[int, int]]:
+    """Return the parts of a time outside its whole days, as (from, until)."""
+    first_ms, end_ms = -(-from_ms // MS_PER_DAY) * MS_PER_DAY, until_ms // MS_PER_DAY * MS_PER_DAY
+    parts = [(from_ms, first_ms), (end_ms, until_ms)] if first_ms < end_ms else [(from_ms, until_ms)]
+    return [(begin, end) for begin, end in parts if begin < end]
 
 
 def _add_up(connection: Connection, account_id: int, period: Period, known: Mapping[Period, Sums]) -> Sums:
@@ -219,9 +233,13 @@ def final_until_ms(from_ms: int, now_ms: int, unfinished_ms: int | None) -> int:
 
 def _add(cells: dict[CellKey, UsageCell], more: Iterable[UsageCell]) -> None:
     for cell in more:
-        key = (cell.day, cell.kind, cell.model, cell.key_id)
+        key = _key(cell)
         old = cells.get(key)
         cells[key] = cell if old is None else sum_cells([old, cell])
+
+
+def _key(cell: UsageCell) -> CellKey:
+    return cell.day, cell.kind, cell.model, cell.key_id
 
 
 def sum_cells(cells: list[UsageCell]) -> UsageCell:
@@ -239,60 +257,30 @@ REVENUE_DAYS = 14
 RevenueKey = tuple[int, str]
 
 
-class _CachedRevenue(msgspec.Struct):
-    """Sum of everything that began before `until_ms`. It is final."""
-
-    until_ms: int
-    rows: dict[RevenueKey, RevenueRow]
-
-
 class RevenueCache:
-    """Revenue of all accounts by day and kind, for the last days.
-
-    What began before the oldest pending hold is final, so it is summed once and cached.
-    """
+    """Revenue of all accounts by day and kind, for the last days. It keeps the days that are final."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._cache: _CachedRevenue | None = None
+        self._kept: dict[RevenueKey, RevenueRow] = {}
+        #: Days before this one are kept.
+        self._kept_until = 0
 
     async def rows(self) -> list[RevenueRow]:
         """Return the last REVENUE_DAYS days including today, newest first."""
         now_ms = self._clock.now_ms()
         first = now_ms // MS_PER_DAY - REVENUE_DAYS + 1
-        cached = self._cache or _CachedRevenue(first * MS_PER_DAY, {})
-        while True:
-            from_ms = max(cached.until_ms, first * MS_PER_DAY)
-            until_ms, final, fresh = await self._database.report(REVENUE, _read_revenue, from_ms, now_ms)
-            rows = {key: row for key, row in cached.rows.items() if key[0] >= first}
-            _add_revenue(rows, final)
-            cached = self._cache = _CachedRevenue(until_ms, rows)
-            if fresh is not None:
-                break
-        merged = dict(rows)
-        _add_revenue(merged, fresh)
-        return [merged[key] for key in sorted(merged, key=lambda key: (-key[0], key[1])) if key[0] >= first]
+        final_day, fresh = await self._database.report(REVENUE, _read_revenue, max(first, self._kept_until), now_ms)
+        rows = {key: row for key, row in self._kept.items() if key[0] >= first}
+        rows |= {(row.day, row.kind): row for row in fresh}
+        self._kept = {key: row for key, row in rows.items() if key[0] < final_day}
+        self._kept_until = final_day
+        return [rows[key] for key in sorted(rows, key=lambda key: (-key[0], key[1]))]
 
 
-def _read_revenue(
-    connection: Connection, from_ms: int, now_ms: int
-) -> tuple[int, list[RevenueRow], list[RevenueRow] | None]:
-    """Return until when the rows are final, the final rows, and those after them. One day at a time, then None."""
-    with connection.snapshot():
-        final_ms = final_until_ms(from_ms, now_ms, oldest_pending_ms(connection))
-        until_ms = min(final_ms, from_ms - from_ms % MS_PER_DAY + MS_PER_DAY)
-        final = revenue_by_day(connection, from_ms, until_ms)
-        return until_ms, final, None if until_ms < final_ms else revenue_by_day(connection, final_ms, 2**62)
-
-
-def _add_revenue(rows: dict[RevenueKey, RevenueRow], more: list[RevenueRow]) -> None:
-    for row in more:
-        old = rows.get((row.day, row.kind))
-        rows[row.day, row.kind] = row if old is None else _sum_rows(old, row)
-
-
-def _sum_rows(one: RevenueRow, other: RevenueRow) -> RevenueRow:
-    return RevenueRow(
-        one.day, one.kind, one.requests + other.requests, one.sold + other.sold, one.upstream_cost + other.upstream_cost
-    )
+def _read_revenue(connection: Connection, from_day: int, now_ms: int) -> tuple[int, list[RevenueRow]]:
+    """Return the revenue since a day, and the first day that may still change."""
+    # Read before the sums: what ends in between is in the sums of a day that is not final.
+    final_ms = final_until_ms(0, now_ms, oldest_pending_ms(connection))
+    return max(from_day, final_ms // MS_PER_DAY), revenue_by_day(connection, from_day)

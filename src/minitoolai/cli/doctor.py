@@ -11,16 +11,17 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from minitoolai.cli.common import Commands, add_command, prepare, read, say
+from minitoolai.billing.audit_position import check_books
+from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, read, say
 from minitoolai.cli.models import build_services, stands_in
 from minitoolai.core.catalog_loader import read_catalog
 from minitoolai.core.errors import CatalogError, EngineTimeout, ServiceError, SettingsError, StoreError
 from minitoolai.core.inference import ChatRequest
 from minitoolai.paths import catalog_path, database_url, load_secret_keys
 from minitoolai.settings import Settings
-from minitoolai.storage.ledger import broken_invariants
 from minitoolai.storage.opening import unsafe_settings
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _check_folder(settings: Settings) -> str:
 
 def _check_database(settings: Settings) -> str:
     where = prepare(settings)
-    broken = read(settings, broken_invariants)
+    broken = read(settings, partial(check_books, now_ms=CLOCK.now_ms()))
     if broken:
         raise SettingsError(f"the ledger does not add up: {', '.join(broken)}; run minitoolai audit")
     load_secret_keys(settings)

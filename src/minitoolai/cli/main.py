@@ -14,6 +14,7 @@ from minitoolai import __version__
 from minitoolai.cli import (
     accounts,
     archive,
+    audit,
     backup,
     catalog,
     database,
@@ -54,7 +55,8 @@ COMMANDS = (
     models.add_models,
     catalog.add_catalog,
     fetch.add_fetch,
-    database.add_audit,
+    audit.add_audit,
+    audit.add_usage,
     database.add_migrate,
     backup.add_backup,
     backup.add_restore,

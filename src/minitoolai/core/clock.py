@@ -11,6 +11,8 @@ from typing import Protocol
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
 MS_PER_DAY = 86_400_000
+#: An ID may be made this long before its row is written.
+ID_SLACK_MS = 3_600_000
 _EPOCH_MS = 1_700_000_000_000
 _RANDOM_BITS = 21
 #: On a shared database, this many of the random bits hold the process number instead.

@@ -5,7 +5,7 @@ All amounts are in nano-dollars. The rules are in ledger/rules.py, the SQL is in
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,14 @@ FUNDING = 2
 FIRST_CUSTOMER = 1000
 #: Lifetime of an Idempotency-Key.
 IDEMPOTENCY_TTL_MS = 24 * 3_600_000
+
+
+class Work(NamedTuple):
+    """What a hold was placed for: it decides which row of `usage_days` counts the generation."""
+
+    key_id: str
+    model: str
+    created_ms: int
 
 
 # ── operations ────────────────────────────────────────────────────────────────────────────────────────────
@@ -59,6 +67,8 @@ class Settle(msgspec.Struct, frozen=True):
     now_ms: int
     outcome: Outcome
     attempt: int | None = None
+    #: What the hold was placed for, if the caller knows it; it is read from the generation's row otherwise.
+    work: Work | None = None
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -331,6 +341,7 @@ class LedgerState:
         "spending",
         "transfers",
         "turns",
+        "work",
     )
 
     def __init__(self, accounts: dict[int, AccountState], holds: dict[int, HoldState]) -> None:
@@ -350,3 +361,5 @@ class LedgerState:
         self.first_turn = 0
         #: Turn assigned to each new job.
         self.turns: dict[int, int] = {}
+        #: Of each hold that this batch may settle.
+        self.work: dict[int, Work] = {}

@@ -9,7 +9,7 @@ statement takes arrays with all rows of the batch:
 
 - UPDATE accounts (balances), INSERT INTO holds, UPDATE holds (compare and set; and the budget columns),
   INSERT INTO generations, UPDATE generations (outcome; and rerouted engine), INSERT INTO transfers,
-  INSERT … ON CONFLICT INTO key_spending;
+  INSERT … ON CONFLICT INTO key_spending and usage_days;
 - in jobs.py: UPDATE generations (requeued; queue columns; result), in idempotency.py: INSERT … ON CONFLICT INTO
   idempotency_keys; in outbox.py: INSERT INTO outbox.
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from minitoolai.core.clock import MS_PER_DAY
+from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY, first_id_at
 from minitoolai.core.models import Spending, period_ids
 from minitoolai.ledger.types import (
     FUNDING,
@@ -38,7 +38,7 @@ from minitoolai.ledger.types import (
     Result,
     Settle,
 )
-from minitoolai.storage import idempotency, jobs
+from minitoolai.storage import idempotency, jobs, usage_days
 from minitoolai.storage.database import Connection, Row, SelectByIds
 
 #: Spending per day and month is deleted after this time, long after every hold of the period is settled.
@@ -128,9 +128,13 @@ def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState
     account_ids = sorted({operation.account_id for operation in operations})
     hold_ids = [operation.hold_id for operation in operations if not isinstance(operation, ExternalOperation)]
     # In lock order.
-    selects = [SelectByIds(_ACCOUNTS, account_ids, lock=True), SelectByIds(_HOLDS, hold_ids, lock=True)]
+    selects = [
+        SelectByIds(_ACCOUNTS, account_ids, lock=True),
+        SelectByIds(_HOLDS, hold_ids, lock=True),
+        usage_days.select_work(operations),
+    ]
     if all(map(_is_simple, operations)):
-        accounts, holds = connection.select_many(*selects)
+        accounts, holds, work = connection.select_many(*selects)
         state = _ledger_state(accounts, holds)
         state.is_simple = not any(hold.kind == "image" or hold.budget_id for hold in state.holds.values())
     else:
@@ -140,7 +144,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState
             jobs.select_attempts(operations),
             idempotency.select_claims(operations),
         ]
-        accounts, holds, references_known, attempts, claims = connection.select_many(*selects)
+        accounts, holds, work, references_known, attempts, claims = connection.select_many(*selects)
         state = _ledger_state(accounts, holds)
         state.known_references = {row[0] for row in references_known}
         state.jobs = {row[0]: JobState(*row[1:]) for row in attempts}
@@ -148,6 +152,7 @@ def load(connection: Connection, operations: Sequence[Operation]) -> LedgerState
         jobs.load_queues(connection, operations, state)
     if not state.is_simple:
         load_budgets(connection, operations, state)
+    state.work = usage_days.known_work(operations, work)
     return state
 
 
@@ -182,6 +187,8 @@ def save(connection: Connection, state: LedgerState) -> None:
                 for t in state.transfers
             ],
         )
+    if state.outcomes:
+        usage_days.save(connection, state)
     if not state.is_simple:
         jobs.save(connection, state)
         idempotency.save(connection, state)
@@ -277,9 +284,47 @@ def expired_chat_holds(connection: Connection, lease_before_ms: int) -> list[Exp
 
 # ── audit ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-#: Invariant, as shown to the operator when it is violated → query that returns the violating rows.
+POSTED = "posted equals the sum of transfers"
+HELD = "held equals the sum of pending holds"
+NOT_NEGATIVE = "no account below zero"
+SUM_ZERO = "all accounts sum to zero"
+BUDGETS = "a budget has counted what its holds promise and took"
+COST = "cost of usage equals usage transfers and shortfall"
+USAGE_DAYS = "usage by day equals the sum of its requests"
+
+#: Invariant of single rows → query that returns the violating rows among the holds with IDs in `{range}`. Each joined
+#: table is restricted too, so that no plan reads more than the range.
+ROW_INVARIANTS: dict[str, str] = {
+    "every posted hold has its transfer, and the reverse": """
+        SELECT h.id, h.state, h.settled, t.amount FROM holds h
+        LEFT JOIN transfers t ON t.hold_id = h.id AND t.hold_id {range} WHERE h.id {range} AND (
+            (h.state = 'posted') <> (t.hold_id IS NOT NULL)
+            OR (t.hold_id IS NOT NULL AND (t.amount <> h.settled OR t.debit <> h.account_id)))""",
+    "the state of a generation fits its hold": """
+        SELECT g.id, g.state, h.state FROM generations g JOIN holds h ON h.id = g.id
+        WHERE g.id {range} AND h.id {range} AND (
+            (h.state = 'pending') <> (g.state IN ('queued', 'running')) OR g.account_id <> h.account_id)""",
+    "no hold without a generation": """
+        SELECT h.id, h.kind, h.state FROM holds h LEFT JOIN generations g ON g.id = h.id AND g.id {range}
+        WHERE h.id {range} AND g.id IS NULL""",
+    "what was delivered at a price was charged": """
+        SELECT id, engine, delivered_bytes FROM generations
+        WHERE id {range} AND cost = 0 AND delivered_bytes > 0 AND (price_output > 0 OR price_input > 0)""",
+}
+#: The cost, usage transfers and shortfall of the holds in `{range}`, if they do not agree.
+COST_OF_ROWS = """
+    SELECT u.total, t.total, s.total FROM
+        (SELECT coalesce(sum(cost), 0) AS total FROM generations WHERE id {range}) AS u,
+        (SELECT coalesce(sum(amount), 0) AS total FROM transfers WHERE kind = 'usage' AND hold_id {range}) AS t,
+        (SELECT coalesce(sum(shortfall), 0) AS total FROM holds WHERE id {range}) AS s
+    WHERE u.total <> t.total + s.total"""
+#: The lowest and the highest ID.
+LOWEST_ID, HIGHEST_ID = -(2**63 - 1), 2**63 - 1
+EVERYTHING = f"BETWEEN {LOWEST_ID} AND {HIGHEST_ID}"
+
+#: Invariant, as shown to the operator when it is violated → query that returns the violating rows of all.
 INVARIANTS: dict[str, str] = {
-    "posted equals the sum of transfers": """
+    POSTED: """
         SELECT a.id, a.posted, coalesce(t.total, 0) FROM accounts a LEFT JOIN (
             SELECT account_id, sum(amount) AS total FROM (
                 SELECT credit AS account_id, amount FROM transfers
@@ -287,13 +332,13 @@ INVARIANTS: dict[str, str] = {
                 UNION ALL SELECT account_id, amount FROM opening_balances) AS both_sides GROUP BY account_id
         ) AS t ON t.account_id = a.id
         WHERE a.is_system = 0 AND a.posted <> coalesce(t.total, 0)""",
-    "held equals the sum of pending holds": """
+    HELD: """
         SELECT a.id, a.held, coalesce(h.total, 0) FROM accounts a LEFT JOIN (
             SELECT account_id, sum(amount) AS total FROM holds WHERE state = 'pending' GROUP BY account_id
         ) AS h ON h.account_id = a.id WHERE a.held <> coalesce(h.total, 0)""",
-    "no account below zero": """
+    NOT_NEGATIVE: """
         SELECT id, posted, held FROM accounts WHERE is_system = 0 AND (posted - held < 0 OR held < 0)""",
-    "all accounts sum to zero": f"""
+    SUM_ZERO: f"""
         SELECT customers.total, houses.total FROM
             (SELECT coalesce(sum(posted), 0) AS total FROM accounts WHERE is_system = 0) AS customers,
             (SELECT coalesce(sum(CASE WHEN credit IN ({REVENUE}, {FUNDING}) THEN amount ELSE 0 END
@@ -302,16 +347,8 @@ INVARIANTS: dict[str, str] = {
             (SELECT coalesce(sum(amount), 0) AS total FROM opening_balances
              WHERE account_id IN ({REVENUE}, {FUNDING})) AS openings
         WHERE customers.total + houses.total + openings.total <> 0""",
-    "every posted hold has its transfer, and the reverse": """
-        SELECT h.id, h.state, h.settled, t.amount FROM holds h LEFT JOIN transfers t ON t.hold_id = h.id
-        WHERE (h.state = 'posted') <> (t.hold_id IS NOT NULL)
-           OR (t.hold_id IS NOT NULL AND (t.amount <> h.settled OR t.debit <> h.account_id))""",
-    "the state of a generation fits its hold": """
-        SELECT g.id, g.state, h.state FROM generations g JOIN holds h ON h.id = g.id
-        WHERE (h.state = 'pending') <> (g.state IN ('queued', 'running')) OR g.account_id <> h.account_id""",
-    "no hold without a generation": """
-        SELECT h.id, h.kind, h.state FROM holds h LEFT JOIN generations g ON g.id = h.id WHERE g.id IS NULL""",
-    "a budget has counted what its holds promise and took": """
+    **{name: query.replace("{range}", EVERYTHING) for name, query in ROW_INVARIANTS.items()},
+    BUDGETS: """
         SELECT s.id, s.used, b.total FROM key_spending s LEFT JOIN
             (SELECT budget_id || '/total' AS id, sum(used) AS total FROM
                 (SELECT budget_id, CASE WHEN state = 'pending' THEN amount ELSE settled END AS used
@@ -319,15 +356,22 @@ INVARIANTS: dict[str, str] = {
                  UNION ALL SELECT budget_id, used FROM archived_budgets) AS counted
              GROUP BY budget_id) AS b ON b.id = s.id
         WHERE s.id LIKE '%/total' AND s.used <> coalesce(b.total, 0)""",
-    "cost of usage equals usage transfers and shortfall": """
-        SELECT u.total, t.total, s.total FROM
-            (SELECT coalesce(sum(cost), 0) AS total FROM generations) AS u,
-            (SELECT coalesce(sum(amount), 0) AS total FROM transfers WHERE kind = 'usage') AS t,
-            (SELECT coalesce(sum(shortfall), 0) AS total FROM holds) AS s
-        WHERE u.total <> t.total + s.total""",
-    "what was delivered at a price was charged": """
-        SELECT id, engine, delivered_bytes FROM generations
-        WHERE cost = 0 AND delivered_bytes > 0 AND (price_output > 0 OR price_input > 0)""",
+    COST: COST_OF_ROWS.replace("{range}", EVERYTHING),
+    # The rows of archived days are in files; only the sums are compared.
+    USAGE_DAYS: f"""
+        SELECT account_id, day, kind, model, key_id, sum(requests), sum(cost) FROM (
+            SELECT account_id, day, kind, model, key_id, requests, input_units, output_units, cost, purchase
+            FROM usage_days WHERE day NOT IN (SELECT day FROM archived_days)
+            UNION ALL SELECT g.account_id, g.created_ms / {MS_PER_DAY}, g.kind, g.model, g.key_id, -1, -g.input_units,
+                -g.output_units, -h.settled, -coalesce(g.purchase, 0)
+            FROM generations g JOIN holds h ON h.id = g.id WHERE h.state <> 'pending'
+                AND g.created_ms / {MS_PER_DAY} NOT IN (SELECT day FROM archived_days)) AS both_sides
+        GROUP BY account_id, day, kind, model, key_id
+        HAVING sum(requests) <> 0 OR sum(input_units) <> 0 OR sum(output_units) <> 0 OR sum(cost) <> 0
+            OR sum(purchase) <> 0
+        UNION ALL SELECT NULL, a.day, NULL, NULL, NULL, a.requests, a.amount FROM archived_days a LEFT JOIN (
+            SELECT day, sum(requests) AS requests, sum(cost) AS cost FROM usage_days GROUP BY day
+        ) AS u ON u.day = a.day WHERE a.requests <> coalesce(u.requests, 0) OR a.amount <> coalesce(u.cost, 0)""",
 }
 
 
@@ -337,12 +381,13 @@ SHORTFALL_LIMIT = "no engine costs more in a day than its holds, beyond MINITOOL
 
 def excess_shortfalls(connection: Connection, since_ms: int, most: int) -> list[Row]:
     """Return the engines that exceeded their holds by more than `most` nano-dollars since this time."""
+    first_id = first_id_at(since_ms - ID_SLACK_MS)
     return list(
         connection.execute(
             "SELECT g.engine, sum(h.shortfall) FROM holds h JOIN generations g ON g.id = h.id"
-            " WHERE h.shortfall > 0 AND g.created_ms >= ? GROUP BY g.engine HAVING sum(h.shortfall) > ?"
-            " ORDER BY g.engine",
-            (since_ms, most),
+            " WHERE h.id >= ? AND g.id >= ? AND h.shortfall > 0 AND g.created_ms >= ?"
+            " GROUP BY g.engine HAVING sum(h.shortfall) > ? ORDER BY g.engine",
+            (first_id, first_id, since_ms, most),
         )
     )
 

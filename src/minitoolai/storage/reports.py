@@ -6,14 +6,13 @@ from typing import Literal
 
 import msgspec
 
-from minitoolai.core.clock import MS_PER_DAY, created_ms, first_id_at
+from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY, created_ms, first_id_at
 from minitoolai.core.models import (
     AdminAction,
     Generation,
     JobRow,
     MarginRow,
     RecentRequest,
-    RevenueRow,
     StatementRow,
     UsageCell,
     UsageRow,
@@ -25,13 +24,6 @@ from minitoolai.storage.users import USER_COLUMNS, user_of_row
 
 #: A time after everything: nothing bounds the search for generations.
 ALWAYS_MS = 2**62
-
-
-def first_generation_ms(connection: Connection, account_id: int) -> int | None:
-    """Return when the first generation of an account began."""
-    rows = connection.execute("SELECT min(created_ms) FROM generations WHERE account_id = ?", (account_id,))
-    first: int | None = rows[0][0]
-    return first
 
 
 def oldest_unfinished_ms(connection: Connection, account_id: int) -> int | None:
@@ -105,10 +97,6 @@ def last_usage(connection: Connection, account_id: int, limit: int) -> list[Usag
         (account_id, limit),
     )
     return [UsageRow(row[0], row[1], int(row[2]), int(row[3]), int(row[4]), int(row[5])) for row in rows]
-
-
-#: A generation may get its ID this long before its row is written.
-ID_SLACK_MS = 3_600_000
 
 
 def margins_by_engine(connection: Connection, from_ms: int) -> list[MarginRow]:
@@ -266,23 +254,6 @@ def oldest_pending_ms(connection: Connection) -> int | None:
     )
     oldest: int | None = rows[0][0]
     return oldest
-
-
-def _id_after(ms: int) -> int:
-    """Return an ID above those of all generations that began before this time."""
-    return min(first_id_at(ms + ID_SLACK_MS), 2**63 - 1)
-
-
-def revenue_by_day(connection: Connection, from_ms: int, until_ms: int) -> list[RevenueRow]:
-    """Return the revenue of all accounts by day and kind, from `from_ms` up to but not including `until_ms`."""
-    rows = connection.execute(
-        f"SELECT g.created_ms / {MS_PER_DAY}, g.kind, count(*), sum(h.settled), coalesce(sum(g.purchase), 0)"
-        " FROM generations g JOIN holds h ON h.id = g.id"
-        " WHERE g.id >= ? AND g.id < ? AND g.created_ms >= ? AND g.created_ms < ?"
-        f" GROUP BY g.created_ms / {MS_PER_DAY}, g.kind",
-        (first_id_at(from_ms - ID_SLACK_MS), _id_after(until_ms), from_ms, until_ms),
-    )
-    return [RevenueRow(row[0], row[1], *map(int, row[2:])) for row in rows]
 
 
 class JobPlace(msgspec.Struct, frozen=True):

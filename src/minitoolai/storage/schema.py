@@ -269,6 +269,53 @@ key_spending = Table(
     sqlite_strict=True,
 )
 
+#: Sums of the settled generations, written in the transaction of each settle. `day` counts UTC days since 1970 and is
+#: the day on which the generations began. Without a row ID, a settle changes one page.
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("account_id", Int64, ForeignKey("accounts.id"), primary_key=True, autoincrement=False),
+    Column("day", Int64, primary_key=True, autoincrement=False),
+    Column("kind", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("requests", Int64, nullable=False),
+    Column("input_units", Int64, nullable=False),
+    Column("output_units", Int64, nullable=False),
+    Column("cost", Int64, nullable=False),
+    # The known upstream costs.
+    Column("purchase", Int64, nullable=False),
+    Index("ix_usage_days_day", "day"),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+#: One row for each day that is closed: the sums of its generations, and a hash of its rows and of the hash before it.
+audited_days = Table(
+    "audited_days",
+    metadata,
+    Column("day", Int64, primary_key=True, autoincrement=False),
+    Column("requests", Int64, nullable=False),
+    Column("input_units", Int64, nullable=False),
+    Column("output_units", Int64, nullable=False),
+    Column("cost", Int64, nullable=False),
+    Column("purchase", Int64, nullable=False),
+    # Credits and reversals, as they changed the customers' balances.
+    Column("external", Int64, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("audited_ms", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
+#: What budgets counted in closed days, so that the audit need not read them again.
+audited_budgets = Table(
+    "audited_budgets",
+    metadata,
+    Column("budget_id", Text, primary_key=True),
+    Column("settled", Int64, nullable=False),
+    sqlite_strict=True,
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
@@ -311,6 +358,7 @@ transfers = Table(
     _index("uq_transfers_external_ref", "external_ref", unique=True, where="external_ref IS NOT NULL"),
     _index("ix_transfers_debit", "debit", where="kind <> 'usage'"),
     _index("ix_transfers_credit", "credit", where="kind <> 'usage'"),
+    _index("ix_transfers_external", "created_ms", where="kind <> 'usage'"),
     sqlite_strict=True,
 )
 

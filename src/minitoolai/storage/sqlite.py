@@ -21,8 +21,8 @@ BUSY_TIMEOUT_S = 10.0
 CHECK_EVERY = 50_000
 #: Set on every connection: a committed transaction survives a power cut, and foreign keys are enforced.
 SESSION = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
-#: Set once, on an empty file, so that freed pages can be returned to the disk. On any other file it would change
-#: nothing, but take the write lock.
+#: Set once, on an empty file or before a VACUUM, so that freed pages can be returned to the disk. At any other time it
+#: would change nothing, but take the write lock.
 NEW_FILE = "auto_vacuum=INCREMENTAL"
 _INCREMENTAL = 2
 
@@ -199,6 +199,7 @@ def vacuum(path: Path) -> tuple[int, int]:
     before = path.stat().st_size
     connection = SqliteConnection(path)
     try:
+        connection.execute(f"PRAGMA {NEW_FILE}")
         connection.execute("VACUUM")
     finally:
         connection.close()

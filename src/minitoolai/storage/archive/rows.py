@@ -21,7 +21,7 @@ GENERATION = (
     "id", "account_id", "key_id", "kind", "model", "engine", "served_model", "state", "price_input", "price_output",
     "input_units", "output_units", "cached_units", "estimated", "cost", "request", "result", "seed", "attempts",
     "purchase", "attempt", "lease_until_ms", "error_code", "created_ms", "first_token_ms", "finished_ms", "size",
-    "turn", "failures", "worker", "step", "error", "webhook_url", "delivered_bytes",
+    "turn", "failures", "worker", "step", "error", "webhook_url", "delivered_bytes", "price_split",
 )  # fmt: skip
 HOLD = (
     "id", "account_id", "key_id", "kind", "amount", "progress", "state", "settled", "shortfall", "lease_until_ms",
@@ -249,12 +249,34 @@ def mark_removed(connection: Connection, day: int, now_ms: int) -> None:
 # ── reading archived days ─────────────────────────────────────────────────────────────────────────────────────────
 
 
+_DAYS = "SELECT day, manifest, removed_ms, requests, paid, cost, amount, shortfall FROM archived_days"
+
+
+def _archived_day(row: Row) -> ArchivedDay:
+    return ArchivedDay(row[0], Sums(*row[3:]), row[1], row[2])
+
+
 def archived_days(connection: Connection) -> list[ArchivedDay]:
     """Return all archived days, oldest first."""
-    rows = connection.execute(
-        "SELECT day, manifest, removed_ms, requests, paid, cost, amount, shortfall FROM archived_days ORDER BY day"
+    return [_archived_day(row) for row in connection.execute(f"{_DAYS} ORDER BY day")]
+
+
+def archived_day(connection: Connection, day: int) -> ArchivedDay | None:
+    """Return a day, if it is archived."""
+    rows = connection.execute(f"{_DAYS} WHERE day = ?", (day,))
+    return _archived_day(rows[0]) if rows else None
+
+
+def rows_left(connection: Connection) -> int:
+    """Return the number of generations of archived days that are not deleted yet."""
+    return sum(
+        connection.execute(
+            "SELECT count(*) FROM generations WHERE created_ms >= ? AND created_ms < ?",
+            (one.day * MS_PER_DAY, (one.day + 1) * MS_PER_DAY),
+        )[0][0]
+        for one in archived_days(connection)
+        if one.removed_ms is None
     )
-    return [ArchivedDay(row[0], Sums(*row[3:]), row[1], row[2]) for row in rows]
 
 
 def archived_until_ms(connection: Connection) -> int:

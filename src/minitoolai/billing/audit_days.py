@@ -1,0 +1,207 @@
+"""Closed days: each is checked once, and its sums are kept, chained by a hash.
+
+A day can be closed an hour after its end, once no hold of it or of an earlier day is pending, all its rows satisfy the
+invariants, and `usage_days` equals them. From then on nothing changes it: a generation never changes after its hold is
+settled, and a new one belongs to the day on which it begins. The hash of a day covers every such column of its
+generations, holds and transfers, its credits and reversals, its sums, and the hash of the day before. So a row that is
+changed later differs from its own day's hash, and a hash that is changed differs from that of the next day. A closed
+day can be archived (billing/archiver.py): its hash is then compared with the files (billing/audit_archive.py).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from minitoolai.core.clock import ID_SLACK_MS, MS_PER_DAY
+from minitoolai.ledger.types import FIRST_CUSTOMER
+from minitoolai.storage import audit
+from minitoolai.storage.archive.rows import archived_days, openings, rows_left
+from minitoolai.storage.audit import COLUMNS, FAR_DAY, CellKey, CellSums, ClosedDay, DaySums, Findings
+from minitoolai.storage.database import Connection, Row
+from minitoolai.storage.ledger import USAGE_DAYS
+from minitoolai.storage.reports import oldest_pending_ms
+
+#: A day is not closed before this long after its end. An hour, as for IDs: a clock may be wrong by less.
+CLOSE_AFTER_MS = ID_SLACK_MS
+#: As shown to the operator if it is violated.
+CHAIN = "a closed day has the rows that were audited"
+OUTSIDE = "every generation belongs to a closed or an open day"
+#: Generations in one read.
+PAGE = 1_000
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class DayReader:
+    """Check each row of one day, and add up what the day needs to be closed.
+
+    The rows come from the database in pages, in the order of their IDs, or from files, in any order.
+    """
+
+    def __init__(self, day: int) -> None:
+        self.day = day
+        self.cells: dict[CellKey, CellSums] = {}
+        self.budgets: dict[str, int] = {}
+        #: IDs of rows that violate an invariant or are not settled.
+        self.wrong: list[tuple[object, ...]] = []
+        #: Rows of `usage_days` that differ from the generations.
+        self.different: list[tuple[object, ...]] = []
+        self.rows = 0
+        self._external = 0
+        self._digest, self._external_digest = hashlib.sha256(), hashlib.sha256()
+        #: Each begins with its ID.
+        self._unordered: list[bytes] = []
+
+    def pages(self, connection: Connection, ids: tuple[int, int]) -> Iterator[int]:
+        """Read the rows with these IDs, a page in each step, then the external money. Yield the number of rows."""
+        low, high = ids
+        while (end := audit.end_of_piece(connection, low, high, PAGE)) is not None:
+            rows = audit.rows_of_day(connection, self.day, low, end)
+            self._digest.update(b"".join(self._take(rows)))
+            low = end + 1
+            yield len(rows)
+        self.take_external(audit.external_of_day(connection, self.day))
+
+    def take_unordered(self, rows: Sequence[Row]) -> None:
+        """Add rows with the columns of `rows_of_day` in any order: about 80 bytes of memory for each."""
+        self._unordered += self._take(rows)
+
+    def take_external(self, rows: Sequence[Row]) -> None:
+        """Add the rows of `external_of_day`."""
+        for row in rows:
+            self._external_digest.update(_encode(row))
+            self._external += row[4] if row[2] < FIRST_CUSTOMER else -row[4]
+
+    def _take(self, rows: Sequence[Row]) -> list[bytes]:
+        """Add these rows, and return the ID and the SHA-256 of each, which sort by ID."""
+        self.rows += len(rows)
+        cells, digests = self.cells, []
+        for row in rows:
+            digests.append((row[0] + 2**63).to_bytes(8) + hashlib.sha256(_encode(row)).digest())
+            settled = row[_SETTLED]
+            if not _is_settled(row):
+                self.wrong.append((row[0], row[_STATE], row[_HOLD_STATE], settled, row[_AMOUNT]))
+                continue
+            key = (row[1], self.day, row[_KIND], row[_MODEL], row[2])
+            old = cells.get(key, (0, 0, 0, 0, 0))
+            cells[key] = (
+                old[0] + 1,
+                old[1] + row[_INPUT],
+                old[2] + row[_OUTPUT],
+                old[3] + settled,
+                old[4] + (row[_PURCHASE] or 0),
+            )
+            if row[_BUDGET] is not None:
+                self.budgets[row[_BUDGET]] = self.budgets.get(row[_BUDGET], 0) + settled
+        return digests
+
+    def closed(self, before: bytes) -> ClosedDay:
+        """Return the day as it is to be kept, after the hash of the day before (empty for the first)."""
+        requests, input_units, output_units, cost, purchase = map(sum, zip((0,) * 5, *self.cells.values(), strict=True))
+        sums = DaySums(requests, input_units, output_units, cost, purchase, self._external)
+        head = _encode((self.day, *msgspec.structs.astuple(sums)))
+        rows = self._digest.copy()
+        rows.update(b"".join(sorted(self._unordered)))
+        whole = before + head + rows.digest() + self._external_digest.digest()
+        return ClosedDay(self.day, sums, hashlib.sha256(whole).digest())
+
+
+_KIND, _MODEL, _STATE = COLUMNS["g.kind"], COLUMNS["g.model"], COLUMNS["g.state"]
+_INPUT, _OUTPUT, _PURCHASE = COLUMNS["g.input_units"], COLUMNS["g.output_units"], COLUMNS["g.purchase"]
+_COST, _SETTLED, _SHORTFALL = COLUMNS["g.cost"], COLUMNS["h.settled"], COLUMNS["h.shortfall"]
+_HOLD_ACCOUNT, _HOLD_STATE, _BUDGET = COLUMNS["h.account_id"], COLUMNS["h.state"], COLUMNS["h.budget_id"]
+_DEBIT, _AMOUNT = COLUMNS["t.debit"], COLUMNS["t.amount"]
+
+
+def _is_settled(row: Row) -> bool:
+    """Return True if generation, hold and transfer are final and agree with each other."""
+    account, settled = row[1], row[_SETTLED]
+    if row[_HOLD_STATE] not in ("posted", "voided") or row[_STATE] in ("queued", "running"):
+        return False
+    if row[_HOLD_ACCOUNT] != account or row[_COST] != settled + row[_SHORTFALL]:
+        return False
+    if row[_HOLD_STATE] == "voided":
+        return row[_AMOUNT] is None and bool(settled == 0)
+    return bool(row[_AMOUNT] == settled and row[_DEBIT] == account)
+
+
+def next_closable(connection: Connection, now_ms: int) -> tuple[int, bytes] | None:
+    """Return the first day that is not closed, and the hash before it, or None if it cannot be closed yet."""
+    last = audit.last_closed(connection)
+    day = last.day + 1 if last is not None else audit.first_day(connection)
+    if day is None:
+        return None
+    end_ms = (day + 1) * MS_PER_DAY
+    pending_ms = oldest_pending_ms(connection)
+    if now_ms < end_ms + CLOSE_AFTER_MS or (pending_ms is not None and pending_ms < end_ms):
+        return None
+    return day, last.hash if last is not None else b""
+
+
+def read_day(connection: Connection, day: int, *, pause: bool = False) -> DayReader:
+    """Read one day and check it. With `pause`, wait after each page as long as it took, to leave the processor free."""
+    table = audit.usage_table(connection, day, day + 1)
+    # A clock that was set puts IDs far from their day: look at all of them, before anything is called wrong.
+    for ids in (audit.ids_of_day(day), audit.ALL_IDS):
+        reader, began_s = DayReader(day), time.monotonic()
+        for _ in reader.pages(connection, ids):
+            if pause:
+                time.sleep(time.monotonic() - began_s)
+                began_s = time.monotonic()
+        if not reader.wrong and reader.cells == table:
+            break
+    different = (key for key in reader.cells.keys() | table.keys() if reader.cells.get(key) != table.get(key))
+    reader.different = [(*key, table.get(key), reader.cells.get(key)) for key in sorted(different)]
+    return reader
+
+
+def verify_day(connection: Connection, kept: ClosedDay) -> tuple[int, Findings]:
+    """Read a closed day again. Return the number of its rows, and the differences from the audited day."""
+    before = audit.closed_before(connection, kept.day)
+    reader = DayReader(kept.day)
+    for ids in (audit.ids_of_day(kept.day), audit.ALL_IDS):
+        reader = DayReader(kept.day)
+        for _ in reader.pages(connection, ids):
+            pass
+        if (now := reader.closed(before)) == kept:
+            break
+    found: Findings = {} if now == kept else {CHAIN: [(date_of(kept.day), kept.sums, now.sums)]}
+    if audit.usage_table(connection, kept.day, kept.day + 1) != reader.cells:
+        found[USAGE_DAYS] = [(date_of(kept.day),)]
+    return reader.rows, found
+
+
+def rows_outside(connection: Connection) -> Findings:
+    """Count all generations and holds, and compare with those of the days. Call it when all days are checked."""
+    with connection.snapshot():
+        last = audit.last_closed(connection)
+        archived = {one.day for one in archived_days(connection)}
+        closed = sum(one.sums.requests for one in audit.closed_days(connection) if one.day not in archived)
+        # Of the day that is being archived, some are left.
+        closed += rows_left(connection)
+        table = audit.usage_table(connection, last.day + 1 if last is not None else 0, FAR_DAY)
+        expected = closed + sum(sums[0] for sums in table.values()) + len(audit.pending_ids(connection))
+        generations, holds = audit.counts(connection)
+    return {} if generations == holds == expected else {OUTSIDE: [(generations, holds, expected)]}
+
+
+def budgets_before(connection: Connection, day: int) -> dict[str, int]:
+    """Return the spending of budgets in the closed days before this one: of rows, and of archived days.
+
+    The caller holds the lock of the archive, so that no row is archived meanwhile.
+    """
+    _, budgets = openings(connection)
+    for closed in audit.closed_days(connection):
+        if closed.day < day:
+            for name, amount in read_day(connection, closed.day).budgets.items():
+                budgets[name] = budgets.get(name, 0) + amount
+    return budgets
+
+
+def date_of(day: int) -> str:
+    """Return a day as a date."""
+    return (dt.date(1970, 1, 1) + dt.timedelta(days=day)).isoformat()
