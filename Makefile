@@ -9,7 +9,7 @@ TORCH    ?= torch==2.13.0
 DATA_DIR ?= data
 MODEL    ?= large
 
-.PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos soak alerts check house bench bench-peers pin sbom clean
+.PHONY: help install dev dev-gpu serve test acceptance fuzz compatibility chaos soak alerts check house bench bench-peers pin sbom wheel clean
 
 help:           ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -84,5 +84,8 @@ pin: dev        ## pin the newest versions of all packages by hash
 sbom: dev       ## write a software bill of materials (CycloneDX) to sbom.cdx.json
 	@$(BIN)/python -m tools.sbom > sbom.cdx.json
 
+wheel: install  ## build the wheel and the source distribution into dist/
+	@$(BIN)/python -m tools.wheel dist
+
 clean:          ## remove the environment and all caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

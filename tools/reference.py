@@ -200,7 +200,7 @@ def _cli() -> str:
         text += f"\n## `minitoolai {name}`\n\n{parser.description}\n\n"
         rows = [("argument", "meaning")]
         for action in parser._actions:
-            if not isinstance(action, argparse._HelpAction):
+            if not isinstance(action, argparse._HelpAction) and action.help != argparse.SUPPRESS:
                 rows.append((f"`{_written(action)}`", action.help or ""))
         text += _table(*rows)
         example = (parser.epilog or "").removeprefix("example:").strip()

@@ -97,7 +97,7 @@ class Settings:
     models_dir: str = _setting("", "Folder of chat models from `minitoolai fetch`. Empty: `models` in the data folder.")
     demo_model: str = _setting(
         "large",
-        "Chat model of `serve --demo`. large: fetch one of 1.1 GB in the background; small: only what is installed.",
+        "Chat model of `serve --demo`. large: fetch one of 1.1 GB in the background; small: 98 MB if none is here.",
     )
     llama_model: str = _setting("", "GGUF file to use instead of the embedded model.")
     llama_mmproj: str = _setting("", "The mmproj GGUF file of a model that accepts images (vision).")

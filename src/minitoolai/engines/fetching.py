@@ -24,12 +24,16 @@ from pathlib import Path
 
 import msgspec
 
+from minitoolai.engines.child_process import child_environment
 from minitoolai.settings import Settings
 
 #: Free space that must remain, and the size of the blocks that are copied and hashed.
 SPARE_BYTES = 200_000_000
 BLOCK = 1 << 20
 
+#: The chat model that answers where nothing else is configured. `make install` installs its package; a wheel cannot
+#: depend on it, because its own dependencies compile llama.cpp.
+SMALL_MODEL = "smollm2-135m"
 #: Called with the number of bytes fetched so far and the size of the whole file.
 OnProgress = Callable[[int, int], None]
 
@@ -41,6 +45,7 @@ class FetchError(Exception):
 class FetchableModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Model that can be fetched, and the packages that contain its parts. See fetchable.toml."""
 
+    name: str
     title: str
     about: str
     licence: str
@@ -63,7 +68,9 @@ class FetchableModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 def fetchable_models() -> dict[str, FetchableModel]:
     """Return the models that can be fetched, by name."""
     text = (files("minitoolai") / "engines" / "fetchable.toml").read_text("utf-8")
-    return msgspec.convert(tomllib.loads(text), dict[str, FetchableModel])
+    return {
+        name: msgspec.convert({"name": name} | table, FetchableModel) for name, table in tomllib.loads(text).items()
+    }
 
 
 def models_dir(settings: Settings) -> Path:
@@ -106,6 +113,23 @@ def is_fetched(model: FetchableModel, folder: Path) -> bool:
     """Return True if the whole file is there. Its hash was checked before it got its name."""
     path = folder / model.file
     return path.is_file() and path.stat().st_size == model.size
+
+
+def find_file(model: FetchableModel, folder: Path) -> Path | None:
+    """Return the whole file of a model, installed or fetched, or None if it is not here."""
+    return find_installed(model) or (folder / model.file if is_fetched(model, folder) else None)
+
+
+def find_installed(model: FetchableModel) -> Path | None:
+    """Return the file of a model of one package if that package is installed. It is not imported."""
+    if len(model.wheels) > 1:
+        return None
+    package, _, member = model.member.format(number=1).partition("/")
+    spec = util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / member
+    return path if path.is_file() else None
 
 
 def remove(model: FetchableModel, folder: Path) -> bool:
@@ -189,9 +213,10 @@ def _downloader(programs: Sequence[str]) -> list[str]:
     for program in programs:
         if program == "pip" and util.find_spec("pip") is not None:
             return [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-cache-dir", "--dest"]
-        if program == "uv" and (uv := shutil.which("uv")) is not None:
-            return [uv, "pip", "install", "--no-cache", "--target"]
-    raise FetchError("pip is needed to fetch a model: install it with python -m ensurepip")
+        # uvx need not be on the PATH; it names its uv in the environment.
+        if program == "uv" and (uv := child_environment().get("UV") or shutil.which("uv")) is not None:
+            return [uv, "pip", "install", "--no-cache", "--python", sys.executable, "--target"]
+    raise FetchError("pip or uv is needed to fetch a model: install pip with python -m ensurepip")
 
 
 def _download(downloader: list[str], model: FetchableModel, number: int, scratch: Path) -> Iterator[bytes]:

