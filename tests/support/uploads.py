@@ -64,27 +64,29 @@ def send(connection: socket.socket, parts: Sequence[bytes | memoryview]) -> None
 
 
 def read_reply(connection: socket.socket, method: str = "POST") -> Reply:
-    """Read one whole answer: with a length, in chunks, or up to the end of the connection."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += _receive(connection)
-    start, _, body = data.partition(b"\r\n\r\n")
-    lines = start.decode("latin-1").split("\r\n")
+    """Read one whole answer: with a length, in chunks, or up to the end of the connection.
+
+    What follows an answer with a length is left for the next call.
+    """
+    start, body = b"", b""
+    while not start.endswith(b"\r\n\r\n"):
+        start += _receive(connection, 1)
+    lines = start.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
     status = int(lines[0].split(" ")[1])
     if status == 100 or method == "HEAD":
         return Reply(status, headers, b"")
     if "content-length" in headers:
-        while len(body) < int(headers["content-length"]):
-            body += _receive(connection)
+        while missing := int(headers["content-length"]) - len(body):
+            body += _receive(connection, missing)
     else:
         while not body.endswith(b"0\r\n\r\n"):
             body += _receive(connection)
     return Reply(status, headers, body)
 
 
-def _receive(connection: socket.socket) -> bytes:
-    data = connection.recv(65536)
+def _receive(connection: socket.socket, most: int = 65536) -> bytes:
+    data = connection.recv(most)
     if not data:
         raise ConnectionError("the server closed the connection before its answer was complete")
     return data
