@@ -51,7 +51,7 @@ class Llama:
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
-    settings = {"path": small_model_file(), "model": MODEL, "key": KEY, "slots": 4, "queue": 8, "context": 512}
+    settings = {"path": str(small_model_file()), "model": MODEL, "key": KEY, "slots": 4, "queue": 8, "context": 512}
     settings |= {"threads": 1, "embeds": False, "pooling": ""}
     command = [sys.executable, "-m", "minitoolai.engines.chat.llama_server"]
     with subprocess.Popen(
