@@ -109,7 +109,7 @@ def bare_engine() -> Iterator[tuple[int, str]]:
     key = random_text(32)
     settings = {
         "slots": 4, "queue": 128, "context": 4096, "threads": 1, "embeds": False, "pooling": "",
-        "path": small_model_file(), "model": "bare", "key": key,
+        "path": str(small_model_file()), "model": "bare", "key": key,
     }  # fmt: skip
     command = [sys.executable, "-m", "minitoolai.engines.chat.llama_server"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
