@@ -60,6 +60,10 @@ def seed_history(
 
 def count_usage(connection: Connection, account_id: int) -> None:
     """Make the usage by day of an account agree with its generations, which were written as rows."""
+    if connection.skip_locked:
+        # PostgreSQL would plan for the few rows that it knows of until its autovacuum has seen the new ones.
+        connection.execute("ANALYZE generations")
+        connection.execute("ANALYZE holds")
     for day in usage_days.wrong_days(connection, account_id, 0, 2**30):
         usage_days.rebuild(connection, account_id, day)
 
