@@ -60,7 +60,8 @@ def test_no_usage_within_its_limits_costs_more_than_its_hold(
 
 @given(prices(), usages())
 def test_the_stored_split_is_enough_to_repeat_the_calculation(prices: Prices, usage: Usage) -> None:
-    stored = prices.encoded_split(usage)
+    cost, stored = prices.charge(usage)
+    assert cost == prices.cost(usage)
     if stored is None:
         parts = [
             PricedUnits("", usage.prompt_tokens, prices.input),
@@ -84,7 +85,7 @@ def test_a_price_below_a_nano_dollar_is_rounded_once_per_request() -> None:
     assert prices.cost(Usage(1, 0)) == 38
     assert prices.cost(Usage(1000, 0)) == 37_500
     assert prices.cost(Usage(1, 1)) == 120
-    assert decode_parts(prices.encoded_split(Usage(2, 0)) or "") == [PricedUnits("input", 2, 37_500)]
+    assert decode_parts(prices.charge(Usage(2, 0))[1] or "") == [PricedUnits("input", 2, 37_500)]
 
 
 def test_a_tier_prices_the_whole_request_by_the_length_of_its_prompt() -> None:

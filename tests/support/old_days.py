@@ -74,7 +74,7 @@ def _one_request(books: TemporaryBooks, draw: random.Random, account: int, at_ms
     outcome = Outcome(
         state, usage.prompt_tokens, usage.completion_tokens, cached_units=number % 2,
         error_code="broken" if state == "failed" else None,
-        price_split=SPLIT.encoded_split(usage) if number % 4 == 0 else None,
+        price_split=SPLIT.charge(usage)[1] if number % 4 == 0 else None,
     )  # fmt: skip
     if generation.kind == "image":
         books.connection.execute("UPDATE generations SET state = 'running', attempt = 1 WHERE id = ?", (hold_id,))

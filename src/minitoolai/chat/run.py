@@ -436,10 +436,7 @@ class ChatRun:
 
     def cost_so_far(self) -> int:
         """Return the charge if the run ended now, in nano-dollars."""
-        return self._cost_of(self.usage_so_far())
-
-    def _cost_of(self, usage: Usage) -> int:
-        return self._prices.cost(self._sold(usage))
+        return self._prices.cost(self._sold(self.usage_so_far()))
 
     def _sold(self, usage: Usage) -> Usage:
         """Return the usage to charge for. An embedded engine's cache hits cost the full price."""
@@ -461,7 +458,7 @@ class ChatRun:
         is_last = self._service.forget(self)
         self.route.end_attempt(error)
         judgement = self._charged = self._judge()
-        cost = self._cost_of(judgement.usage)
+        cost, price_split = self._prices.charge(self._sold(judgement.usage))
         if judgement.doubts:
             self._report_doubts(judgement)
         if cost > self.reservation.amount:
@@ -473,7 +470,7 @@ class ChatRun:
             )
             self._service.charging.meters.fell_short(self.engine.name, cost - self.reservation.amount)
         self._charge = self._service.charging.settle(
-            self.reservation, cost, self._outcome(judgement, error), error=error, is_last=is_last
+            self.reservation, cost, self._outcome(judgement, error, price_split), error=error, is_last=is_last
         )
 
     def _report_doubts(self, judgement: Judgement) -> None:
@@ -491,7 +488,7 @@ class ChatRun:
                     judgement.usage.completion_tokens,
                 )
 
-    def _outcome(self, judgement: Judgement, error: ServiceError | None) -> Outcome:
+    def _outcome(self, judgement: Judgement, error: ServiceError | None, price_split: str | None) -> Outcome:
         first_s, usage, completion = self._first_token_s, judgement.usage, self._completion
         return Outcome(
             state=state_after(error),
@@ -506,7 +503,7 @@ class ChatRun:
             engine=self.route.fallback_engine,
             attempts=encode_attempts(self.route.attempts),
             upstream_cost=self._service.upstream_cost(self.request.model, self.engine.name, usage),
-            price_split=self._prices.encoded_split(self._sold(usage)),
+            price_split=price_split,
         )
 
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────

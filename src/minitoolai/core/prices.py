@@ -96,7 +96,7 @@ class Prices(msgspec.Struct, frozen=True):
         """Return the cost of a request in nano-dollars, rounded up."""
         if self.is_flat:
             return (usage.prompt_tokens * self.input + usage.completion_tokens * self.output) // PICO_PER_NANO
-        return to_nano(sum(part.units * part.price for part in self.split(usage)))
+        return _total(self.split(usage))
 
     def split(self, usage: Usage) -> list[PricedUnits]:
         """Return the tokens of a request by bucket, each token in one. A bucket without tokens is left out."""
@@ -106,16 +106,19 @@ class Prices(msgspec.Struct, frozen=True):
             parts.append(PricedUnits("request", 1, tier.request))
         return parts
 
-    def encoded_split(self, usage: Usage) -> str | None:
-        """Return the split as JSON, or None if the counts and prices of the generation's row say the same."""
+    def charge(self, usage: Usage) -> tuple[int, str | None]:
+        """Return the cost in nano-dollars, and the split as JSON.
+
+        The split is None if the counts and prices of the generation's row say the same.
+        """
         if self.is_flat:
-            return None
+            return self.cost(usage), None
         parts = self.split(usage)
-        if all(part.bucket in ("input", "output") and part.price == getattr(self, part.bucket) for part in parts) and (
-            self.input % PICO_PER_NANO == self.output % PICO_PER_NANO == 0
-        ):
-            return None
-        return _encode_parts(parts).decode()
+        is_whole = self.input % PICO_PER_NANO == self.output % PICO_PER_NANO == 0
+        is_plain = is_whole and all(
+            part.bucket in ("input", "output") and part.price == getattr(self, part.bucket) for part in parts
+        )
+        return _total(parts), None if is_plain else _encode_parts(parts).decode()
 
     def most_per_input(self, prompt_tokens: int) -> int:
         """Return the highest price of one token of a prompt of at most this many, in pico-dollars."""
@@ -140,6 +143,10 @@ class Prices(msgspec.Struct, frozen=True):
         """Yield the prices of every tier that a prompt of at most this many tokens can be in."""
         yield self
         yield from (tier.prices for tier in self.tiers if prompt_tokens > tier.above)
+
+
+def _total(parts: list[PricedUnits]) -> int:
+    return to_nano(sum(part.units * part.price for part in parts))
 
 
 def to_nano(pico: int) -> int:
