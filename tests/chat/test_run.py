@@ -11,7 +11,7 @@ import pytest
 
 from minitoolai.chat.run import ChatRun
 from minitoolai.core.clock import created_ms
-from minitoolai.core.errors import ClientLeft, EngineError, EngineRateLimited, EngineUnavailable
+from minitoolai.core.errors import ClientLeft, EngineRateLimited, EngineUnavailable
 from minitoolai.core.in_flight import HEARTBEAT_AFTER_S
 from minitoolai.engines.concurrency import ConcurrencyLimit
 from tests.support import manners
@@ -34,6 +34,8 @@ from tests.support.scripted_chats import (
     Stage,
     completion,
     event,
+    failed,
+    good,
     leaves,
     narrow,
     stream,
@@ -41,16 +43,6 @@ from tests.support.scripted_chats import (
     without_usage,
     word,
 )
-
-
-def good(name: str = "b", **options: Any) -> ScriptedEngine:
-    """Return an engine that responds at once."""
-    return ScriptedEngine(name, Attempt(*stream(*WORDS)), **options)
-
-
-def failed() -> EngineError:
-    return EngineError("it broke")
-
 
 # ── failover ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from typing import Any
 
 import pytest
 
@@ -33,6 +32,8 @@ from tests.support.scripted_chats import (
     SetUp,
     Stage,
     completion,
+    failed,
+    good,
     leaves,
     narrow,
     stops,
@@ -41,16 +42,6 @@ from tests.support.scripted_chats import (
     without_usage,
     word,
 )
-
-
-def good(name: str = "b", **options: Any) -> ScriptedEngine:
-    """Return an engine that responds at once."""
-    return ScriptedEngine(name, Attempt(*stream(*WORDS)), **options)
-
-
-def failed() -> EngineError:
-    return EngineError("it broke")
-
 
 # ── cancellation and draining ─────────────────────────────────────────────────────────────────────────────
 

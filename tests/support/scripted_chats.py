@@ -14,7 +14,7 @@ from minitoolai.billing.charging import Charging
 from minitoolai.chat.run import ChatRun
 from minitoolai.chat.service import ChatService
 from minitoolai.core.catalog import Catalog, ChatModel, EngineEntry
-from minitoolai.core.errors import ClientLeft, ServiceError
+from minitoolai.core.errors import ClientLeft, EngineError, ServiceError
 from minitoolai.core.in_flight import InFlight
 from minitoolai.core.inference import ChatRequest
 from minitoolai.core.models import Caller
@@ -481,3 +481,12 @@ def stops(after_s: float, reason: ServiceError) -> Callable[[ChatRun], None]:
 
 #: Makes a stage; the fixture `set_up`.
 SetUp = Callable[..., Stage]
+
+
+def good(name: str = "b", **options: Any) -> ScriptedEngine:
+    """Return an engine that responds at once."""
+    return ScriptedEngine(name, Attempt(*stream(*WORDS)), **options)
+
+
+def failed() -> EngineError:
+    return EngineError("it broke")
