@@ -1,4 +1,4 @@
-"""Floods of pipelined requests, endless headers, halves of requests and idle connections: nobody else notices."""
+"""A server flooded with pipelined, endless, incomplete or idle connections still serves its other clients."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_a_reset_by_e_mail_does_not_replace_the_second_factor(books: TemporaryBo
 
 def test_setting_up_needs_a_right_code_and_ends_other_sessions(books: TemporaryBooks) -> None:
     async def work(people: Users, user: User, secret: bytes, codes: list[str]) -> None:
-        # One that is on cannot be replaced by whoever has the session.
+        # A stolen session is not enough to replace an active second factor.
         other = totp.new_secret()
         assert await people.add_second_factor(user, other, code(books, other), "", compose) is None
         books.clock.forward(30)

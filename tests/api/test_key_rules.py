@@ -44,7 +44,7 @@ kind = "fake"
 model = "fake-1"
 tokens = 16
 """
-#: The server that the fallback leads to: another one of ours.
+#: Catalog of the second server, which the fallback uses as its upstream.
 FAR = FAKE + TEXT.format(name="fallback", engines='["quick"]')
 
 

@@ -1,4 +1,4 @@
-"""The audit of archived days: nothing is missing while they leave, and what was changed in the files is found."""
+"""The audit reports nothing while days are archived, and finds changes in the archived files afterwards."""
 
 from __future__ import annotations
 

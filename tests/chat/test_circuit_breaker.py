@@ -117,7 +117,7 @@ def test_an_engine_rests_until_its_cooldown_ends_and_while_it_is_probed() -> Non
     assert rig.breaker.is_resting(rig.now_s)
     rig.now_s += 9.9
     assert rig.breaker.is_resting(rig.now_s)
-    # Without requests nobody is refused any more.
+    # After ten seconds without a request, the breaker refuses nobody.
     rig.now_s += 0.2
     assert not rig.breaker.is_resting(rig.now_s)
     assert rig.begin(BOB)

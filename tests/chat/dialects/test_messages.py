@@ -222,7 +222,7 @@ def test_images(account: Account, native: Upstream, other: Upstream) -> None:
     content = [{"type": "image", "source": source}, far, {"type": "text", "text": "What?"}]
     for model in ("claude", "standin"):
         whole(account, model=model, messages=[{"role": "user", "content": content}])
-    # The native engine gets what was sent; for the other, the type is corrected.
+    # The native engine receives the request unchanged; for the other engine the type is corrected.
     assert native.last.body["messages"][0]["content"] == content
     urls = [part["image_url"]["url"] for part in other.last.body["messages"][0]["content"][:2]]
     assert urls == [f"data:image/png;base64,{data}", "https://93.184.216.34/a.png"]
