@@ -187,7 +187,7 @@ def test_a_late_event_of_an_archived_top_up_credits_nothing(books: TemporaryBook
     with books.connection.transaction():
         assert payments.payment_by_ref(books.connection, "cs_1") == payment
         assert money.transfer_difference(books.connection, books.clock, payment) == payment
-        # `late` claims that nothing was credited yet; the external reference of the old transfer prevents a second credit.
+        # `late` claims that nothing was credited yet; the reference of the old transfer prevents a second credit.
         money.transfer_difference(books.connection, books.clock, late)
         repeated = books.connection.execute("SELECT count(*) FROM transfers WHERE external_ref = 'payment:77:1'")
     assert repeated == [(1,)]
