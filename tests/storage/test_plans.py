@@ -193,7 +193,7 @@ def calls(account: int) -> dict[str, list[Callable[[Connection], object]]]:
     c.add(reports.oldest_unfinished_ms, account).add(reports.read_gauges, now, now)
     c.add(reports.recent_requests, account, 5, (now, 9)).add(reports.recent_requests, account, 5)
     c.add(reports.search_users, "x", 5)
-    c.add(reports.statement_page, account, below=None, before_ms=now, rows=5)
+    c.add(reports.newest_version, account).add(reports.statement_page, account, below=None, before_ms=now, rows=5)
     c.add(reports.usage_cells, account, day, now)
     c.add(reports._other_transfers, account, 1, 9).add(reports._usage_transfers, account, now, 5)
     for table in ("sessions", "mail_links", "email_changes", "webhook_events"):

@@ -166,8 +166,7 @@ def _statement_rows(
     connection: Connection, account_id: int, below: int | None, before_ms: int, wanted: int
 ) -> tuple[int, int, dict[int, StatementRow]]:
     """Return the bounds of the versions that are wanted, and those transfers that are in the database."""
-    newest = connection.execute("SELECT version FROM accounts WHERE id = ?", (account_id,))
-    above = (newest[0][0] if newest else 0) + 1
+    above = reports.newest_version(connection, account_id) + 1
     below = above if below is None else min(below, above)
     found = reports.statement_page(connection, account_id, below=below, before_ms=before_ms, rows=wanted)
     return max(below - wanted, 1), below, {row.version: row for row in found}

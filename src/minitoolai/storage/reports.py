@@ -184,6 +184,12 @@ def _usage_transfers(connection: Connection, account_id: int, before_ms: int, li
     ]
 
 
+def newest_version(connection: Connection, account_id: int) -> int:
+    """Return the number of transfers of an account, which is the version of its newest one."""
+    newest = connection.execute("SELECT version FROM accounts WHERE id = ?", (account_id,))
+    return int(newest[0][0]) if newest else 0
+
+
 #: Transfers in one part of a whole statement.
 STATEMENT_PART = 200
 
